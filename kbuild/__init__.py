@@ -1,0 +1,34 @@
+"""kbuild: the trained Kedro inference pipeline as an MLflow model and a reproducible image.
+
+The names below are loaded on first use, so that ``import kbuild`` imports neither mlflow, kedro nor docker.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kbuild.training.hook import MlflowPipelineHook
+    from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+    from kbuild.training.pyfunc import KedroPipelineModel
+
+__version__ = "0.1.0"
+__all__ = ["KedroPipelineModel", "MlflowPipelineHook", "PipelineML", "pipeline_ml_factory"]
+
+_HOMES = {
+    "KedroPipelineModel": "kbuild.training.pyfunc",
+    "MlflowPipelineHook": "kbuild.training.hook",
+    "PipelineML": "kbuild.training.pipeline_ml",
+    "pipeline_ml_factory": "kbuild.training.pipeline_ml",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""F2: from an environment spec to a lockfile."""

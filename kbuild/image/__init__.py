@@ -1,0 +1,1 @@
+"""F4: engines that build and publishers that deliver."""

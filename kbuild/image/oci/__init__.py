@@ -1,0 +1,1 @@
+"""The OCI formats as pure functions: no Docker here."""

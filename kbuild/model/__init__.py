@@ -1,0 +1,1 @@
+"""F1: from a model reference to the fetched model bundle."""

@@ -1,0 +1,1 @@
+"""F3: from a lockfile and a model bundle to a build plan and a build context."""

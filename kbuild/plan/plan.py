@@ -1,0 +1,84 @@
+"""BuildPlan: everything that determines the image, as pure data with its own digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kbuild.digest import Digest, digest_json
+from kbuild.platform import Platform
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerPlan:
+    """One ``COPY source/ /`` of the Dockerfile: a directory of the build context, and what decides its content."""
+
+    name: str
+    source: str
+    content: Digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageConfig:
+    """The run-time part of the image, in the OCI image-spec's words (config.md "config")."""
+
+    user: str
+    entrypoint: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    exposed_port: int
+    healthcheck: tuple[str, ...]
+    stop_signal: str
+    labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildPlan:
+    """``created`` is in seconds since 1970; ``from_line`` is what stands after FROM; ``template`` digests the rendered
+    Dockerfile's templates."""
+
+    base: Digest
+    base_name: str
+    from_line: str
+    platform: Platform
+    created: int
+    layers: tuple[LayerPlan, ...]
+    config: ImageConfig
+    dockerfile: Digest
+    annotations: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values; ``digest`` is over exactly this."""
+        return {
+            "base": str(self.base),
+            "base_name": self.base_name,
+            "from": self.from_line,
+            "platform": str(self.platform),
+            "created": self.created,
+            "layers": [
+                {"name": layer.name, "source": layer.source, "content": str(layer.content)} for layer in self.layers
+            ],
+            "config": {
+                "user": self.config.user,
+                "entrypoint": list(self.config.entrypoint),
+                "env": dict(self.config.env),
+                "exposed_port": self.config.exposed_port,
+                "healthcheck": list(self.config.healthcheck),
+                "stop_signal": self.config.stop_signal,
+                "labels": dict(self.config.labels),
+            },
+            "dockerfile": str(self.dockerfile),
+            "annotations": dict(self.annotations),
+        }
+
+    @property
+    def digest(self) -> Digest:
+        """The plan digest."""
+        return digest_json(self.to_json())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildContext:
+    """A directory that holds ``Dockerfile`` and one directory a layer, modes normalised to 0644/0755 (0777 links)."""
+
+    path: str
+    plan: BuildPlan

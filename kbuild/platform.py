@@ -1,0 +1,58 @@
+"""Platforms: the only place that knows both OCI's and conda's names for them.
+
+OCI image-spec, image-index.md "platform" (``linux/amd64``); conda's subdirs (``linux-64``).
+"""
+
+from __future__ import annotations
+
+import platform as _host
+from dataclasses import dataclass
+
+from kbuild.errors import PlatformError
+
+_SUBDIRS = {("linux", "amd64"): "linux-64", ("linux", "arm64"): "linux-aarch64"}
+_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Platform:
+    """An operating system and an architecture by their OCI names."""
+
+    os: str
+    architecture: str
+
+    def __str__(self) -> str:
+        return f"{self.os}/{self.architecture}"
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read ``linux/amd64``; raises PlatformError naming the known ones."""
+        os, _, architecture = text.partition("/")
+        if (os, architecture) not in _SUBDIRS:
+            raise PlatformError(f"unknown platform {text!r}", hint=f"known are {_known()}")
+        return cls(os, architecture)
+
+    @classmethod
+    def from_conda_subdir(cls, subdir: str) -> Platform:
+        """Read ``linux-64``; raises PlatformError naming the known ones."""
+        for (os, architecture), known in _SUBDIRS.items():
+            if known == subdir:
+                return cls(os, architecture)
+        raise PlatformError(f"no image can be built for conda platform {subdir!r}", hint=f"known are {_known()}")
+
+    @property
+    def conda_subdir(self) -> str:
+        """conda's name, such as ``linux-64``."""
+        return _SUBDIRS[self.os, self.architecture]
+
+
+def host_platform() -> Platform:
+    """The Linux platform of this machine's processor (images are Linux wherever they are built)."""
+    machine = _host.machine().lower()
+    if machine not in _MACHINES:
+        raise PlatformError(f"no image can be built for this machine's processor {machine!r}", hint="give --platform")
+    return Platform("linux", _MACHINES[machine])
+
+
+def _known() -> str:
+    return ", ".join("/".join(pair) for pair in _SUBDIRS)

@@ -1,0 +1,105 @@
+"""Starting processes: the only module that does. A ``Runner`` is handed to whoever needs one, never global."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kbuild.errors import ProgramNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a process ended: its words on both streams, decoded as UTF-8 with replacement."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Runner(Protocol):
+    """Runs a program to its end."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        on_line: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Completed:
+        """Run ``argv``; a return code other than 0 is a value, not an error.
+
+        ``env`` replaces the environment when given; ``on_line`` gets each line of stderr as it comes;
+        ``timeout`` is in seconds. Raises ProgramNotFound when ``argv[0]`` does not exist and TimeoutError
+        (the process is killed first) when it takes longer than ``timeout``.
+        """
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    on_line: Callable[[str], None] | None = None,
+    timeout: float | None = None,
+) -> Completed:
+    """The real ``Runner``."""
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise
+        raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
+    out: list[str] = []
+    err: list[str] = []
+    readers = [
+        threading.Thread(target=_collect, args=(process.stdout, out, None), daemon=True),
+        threading.Thread(target=_collect, args=(process.stderr, err, on_line), daemon=True),
+    ]
+    try:
+        for reader in readers:
+            reader.start()
+        if process.stdin is not None:
+            try:
+                process.stdin.write(stdin or "")
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # the program ended without reading; its return code tells more
+        process.wait(timeout)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s") from error
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for reader in readers:
+            reader.join()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+    return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
+
+
+def _collect(stream: object, into: list[str], on_line: Callable[[str], None] | None) -> None:
+    for line in stream:  # type: ignore[attr-defined]
+        into.append(line)
+        if on_line is not None:
+            on_line(line.rstrip("\n"))

@@ -1,0 +1,1 @@
+"""The serving wing: runs inside the image."""

@@ -1,0 +1,1 @@
+"""The training wing: runs inside Kedro and inside the image."""
