@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kbuild.digest import Digest, digest_json
@@ -80,5 +81,5 @@ class BuildPlan:
 class BuildContext:
     """A directory that holds ``Dockerfile`` and one directory a layer, modes normalised to 0644/0755 (0777 links)."""
 
-    path: str
+    path: Path
     plan: BuildPlan
