@@ -1,0 +1,236 @@
+"""A private Docker engine and a private registry for integration tests, on Debian and as root.
+
+The engine has its own data root, exec root, socket and bridge; both listen on 127.0.0.1 or a unix socket only and are
+stopped by process id. Where they cannot be had a test is skipped with the reason, except in CI, where that is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SUITE = "trixie"
+PINNED = "docker.io docker-cli docker-buildx containerd docker-registry"
+INSTALLED = ("docker.io", "docker-cli", "docker-buildx", "docker-registry", "iptables", "runc", "iproute2")
+PINS = f"""\
+Package: *
+Pin: release n={SUITE}
+Pin-Priority: -10
+
+Package: {PINNED}
+Pin: release n={SUITE}
+Pin-Priority: 600
+"""
+_APT = Path("/etc/apt")
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip the test when ``condition`` does not hold; fail it instead where ``CI=true``."""
+    if condition:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"not to be skipped in CI: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DockerEngine:
+    """A running private ``dockerd``. ``host`` is what stands in ``DOCKER_HOST``; ``containerd_store`` says how it stores."""
+
+    host: str
+    containerd_store: bool
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment in which ``docker`` talks to this engine."""
+        return {**os.environ, "DOCKER_HOST": self.host}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registry:
+    """A running private registry; ``address`` is ``127.0.0.1:port``."""
+
+    address: str
+
+
+def install_engine() -> None:
+    """Install Docker with BuildKit and a registry from Debian, unless they are there; skips where this cannot be done."""
+    if shutil.which("dockerd") and shutil.which("docker-registry") and _buildx_works():
+        return
+    require(os.geteuid() == 0, "installing Docker takes root")
+    require(shutil.which("apt-get") and _KEYRING.is_file(), "Docker is installed from Debian, and this is no Debian")
+    (_APT / "sources.list.d" / f"kbuild-{SUITE}.sources").write_text(
+        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {SUITE}\nComponents: main\nSigned-By: {_KEYRING}\n"
+    )
+    (_APT / "preferences.d" / f"kbuild-{SUITE}").write_text(PINS)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # policy-rc.d: the packages must not start the system's own daemon.
+    with _no_services():
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *INSTALLED]):
+            done = subprocess.run(["apt-get", "-q", *command], env=env, capture_output=True, text=True)
+            require(done.returncode == 0, f"apt-get {command[0]} failed: {done.stderr.strip()[-400:]}")
+
+
+@contextlib.contextmanager
+def start_engine(
+    folder: Path, *, containerd_store: bool = True, socket_path: Path | None = None
+) -> Iterator[DockerEngine]:
+    """A private ``dockerd`` that keeps everything below ``folder``; stopped by its process id on leaving."""
+    install_engine()
+    require(os.geteuid() == 0, "dockerd takes root")
+    folder.mkdir(parents=True, exist_ok=True)
+    # unix socket paths hold 107 bytes at most: the exec root (containerd's socket) goes to a short place
+    exec_root = Path(tempfile.mkdtemp(prefix="kbd-", dir="/run" if Path("/run").is_dir() else None))
+    address = socket_path or exec_root / "docker.sock"
+    config = folder / "daemon.json"
+    config.write_text(json.dumps({"features": {"containerd-snapshotter": containerd_store}}))
+    with _bridge() as bridge, (folder / "dockerd.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                "dockerd", f"--config-file={config}", f"--data-root={folder / 'data'}", f"--exec-root={exec_root}",
+                f"--pidfile={folder / 'dockerd.pid'}", f"--host=unix://{address}", *bridge,
+            ],
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _wait(lambda: _answers(address, process), f"dockerd did not start; see {folder / 'dockerd.log'}", process)
+            yield DockerEngine(host=f"unix://{address}", containerd_store=containerd_store)
+        finally:
+            _stop(process)
+            shutil.rmtree(exec_root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def start_registry(folder: Path, *, port: int = 0) -> Iterator[Registry]:
+    """A private registry on 127.0.0.1 that stores below ``folder``; stopped by its process id on leaving."""
+    install_engine()
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"127.0.0.1:{port or free_port()}"
+    config = folder / "registry.yml"
+    config.write_text(
+        "version: 0.1\n"
+        "log: {level: warn, accesslog: {disabled: true}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {json.dumps(str(folder / 'data'))}}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: {address}}}\n"
+    )
+    with (folder / "registry.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(config)], stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            _wait(lambda: _http_answers(address), f"the registry did not start; see {folder}", process)
+            yield Registry(address=address)
+        finally:
+            _stop(process)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _debian_mirror() -> str:
+    """The mirror that apt itself uses for this Debian release."""
+    for attempt in ("as it is", "after an update"):
+        if attempt == "after an update":
+            subprocess.run(["apt-get", "-q", "update"], capture_output=True, check=False)
+        listed = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(COMPONENT) $(REPO_URI)", "Identifier: Packages"],
+            capture_output=True, text=True, check=False,
+        ).stdout.split("\n")  # fmt: skip
+        mirrors = [line.removeprefix("main ") for line in listed if line.startswith("main ") and "security" not in line]
+        if mirrors:
+            return mirrors[0]
+    require(False, "apt has no Debian source configured")
+    raise AssertionError("unreachable")
+
+
+def _buildx_works() -> bool:
+    command = ["docker", "buildx", "version"]
+    return shutil.which("docker") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    policy = Path("/usr/sbin/policy-rc.d")
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink()
+
+
+@contextlib.contextmanager
+def _bridge() -> Iterator[list[str]]:
+    """The daemon's network options: a bridge of its own where the kernel lets us make one, else no network."""
+    name = f"kbd{os.getpid() % 100000}x{free_port() % 1000}"
+    subnet = f"172.29.{free_port() % 250}.1/24"
+    made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True).returncode == 0
+    if not made:
+        yield ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+        return
+    try:
+        subprocess.run(["ip", "addr", "add", subnet, "dev", name], check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        # Ports are published by the userland proxy, so the machine's firewall tables stay as they are.
+        yield [f"--bridge={name}", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false"]
+    finally:
+        subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)
+
+
+def _wait(ready: object, message: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    assert callable(ready)
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            require(False, message)
+        time.sleep(0.1)
+
+
+def _answers(address: Path, process: subprocess.Popen[bytes]) -> bool:
+    if not address.exists() or process.poll() is not None:
+        return False
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(address))
+            client.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return b" 200 " in client.recv(100)
+        except OSError:
+            return False
+
+
+def _http_answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/v2/", timeout=2) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
