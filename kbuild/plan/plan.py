@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.digest import Digest, digest_json
+from kbuild.digest import Digest, digest_bytes, digest_json
 from kbuild.platform import Platform
+
+BASE_CONTEXT = "kbuild-base"
+"""The name a Dockerfile's FROM gives to a base that is a local OCI layout (a named build context)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +37,10 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildPlan:
-    """``created`` is in seconds since 1970; ``from_line`` is what stands after FROM; ``template`` digests the rendered
-    Dockerfile's templates."""
+    """What an engine is asked for.
+
+    ``created`` is in seconds since 1970; ``from_line`` is what stands after FROM; ``dockerfile`` is the rendered text.
+    """
 
     base: Digest
     base_name: str
@@ -44,8 +49,8 @@ class BuildPlan:
     created: int
     layers: tuple[LayerPlan, ...]
     config: ImageConfig
-    dockerfile: Digest
     annotations: tuple[tuple[str, str], ...]
+    dockerfile: str
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values; ``digest`` is over exactly this."""
@@ -67,8 +72,8 @@ class BuildPlan:
                 "stop_signal": self.config.stop_signal,
                 "labels": dict(self.config.labels),
             },
-            "dockerfile": str(self.dockerfile),
             "annotations": dict(self.annotations),
+            "dockerfile": str(digest_bytes(self.dockerfile.encode())),
         }
 
     @property

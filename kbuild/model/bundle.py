@@ -1,0 +1,190 @@
+"""ModelBundle: a fetched model folder with the facts of its MLmodel file and its digest.
+
+Format of MLmodel, conda.yaml and the input example: https://mlflow.org/docs/latest/ml/model/ ("Storage Format").
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from kbuild.digest import Digest, digest_file, digest_json
+from kbuild.errors import InvalidModel
+
+# MLflow adds this file to a registered model's download: it says where from, not what.
+_NOT_CONTENT = frozenset({"registered_model_meta"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata."""
+
+    uri: str | None
+    run_id: str | None
+    model_id: str | None
+    created: int
+    python_version: str
+    mlflow_version: str | None
+    loader_module: str
+    flavors: tuple[str, ...]
+    conda_env: Mapping[str, Any]
+    constraints: str | None
+    signature: Mapping[str, Any] | None
+    input_example: str | None
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFile:
+    """One file of the bundle; ``path`` is relative, with forward slashes; ``size`` in bytes."""
+
+    path: str
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelBundle:
+    """A model folder on disk. ``digest`` depends on names and bytes of its files, not on where they lie."""
+
+    root: Path
+    files: tuple[ModelFile, ...]
+    facts: ModelFacts
+
+    @property
+    def digest(self) -> Digest:
+        """The model digest: over the sorted list of (path, sha256)."""
+        return digest_json([[file.path, str(file.digest)] for file in self.files])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def read_bundle(root: Path) -> ModelBundle:
+    """Read a model folder; raises InvalidModel for one that MLflow's pyfunc could not load."""
+    facts = _read_facts(root)
+    files = []
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            raise InvalidModel(f"{relative} is a symbolic link that leaves the model folder")
+        if path.is_file() and relative not in _NOT_CONTENT and "__pycache__" not in path.parts:
+            files.append(ModelFile(path=relative, size=path.stat().st_size, digest=digest_file(path)))
+    return ModelBundle(root=root, files=tuple(sorted(files, key=lambda file: file.path)), facts=facts)
+
+
+def _read_facts(root: Path) -> ModelFacts:
+    mlmodel = _read_yaml(root, "MLmodel")
+    flavors = mlmodel.get("flavors")
+    if not isinstance(flavors, dict):
+        raise InvalidModel("MLmodel has no flavors")
+    pyfunc = flavors.get("python_function")
+    if not isinstance(pyfunc, dict):
+        raise InvalidModel(
+            f"the model has no python_function flavor, only {', '.join(sorted(flavors)) or 'none'}",
+            hint="log it with a flavor that MLflow can serve",
+        )
+    conda_env, folder = _read_conda_env(root, pyfunc)
+    model_id, run_id = _text(mlmodel.get("model_id")), _text(mlmodel.get("run_id"))
+    return ModelFacts(
+        uri=f"models:/{model_id}" if model_id else _run_uri(run_id, _text(mlmodel.get("artifact_path"))),
+        run_id=run_id,
+        model_id=model_id,
+        created=_created(mlmodel.get("utc_time_created")),
+        python_version=_python_version(pyfunc, conda_env),
+        mlflow_version=_text(mlmodel.get("mlflow_version")),
+        loader_module=str(pyfunc.get("loader_module", "")),
+        flavors=tuple(sorted(flavors)),
+        conda_env=conda_env,
+        constraints=_read_text(folder / "constraints.txt"),
+        signature=_read_signature(mlmodel.get("signature")),
+        input_example=_example_path(root, mlmodel.get("saved_input_example_info")),
+        record=_read_record(mlmodel.get("metadata")),
+    )
+
+
+def _read_yaml(root: Path, name: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load((root / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidModel(f"the model has no file {name}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidModel(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise InvalidModel(f"{name} is no mapping")
+    return value
+
+
+def _read_conda_env(root: Path, pyfunc: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    env = pyfunc.get("env")
+    name = env.get("conda") if isinstance(env, dict) else env
+    if not isinstance(name, str):
+        raise InvalidModel(
+            "MLmodel names no conda environment, so nobody knows what the model needs",
+            hint="log the model with conda_env or pip_requirements",
+        )
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise InvalidModel(f"MLmodel names a conda environment outside the model: {name}")
+    return _read_yaml(root, name), (root / name).parent
+
+
+def _python_version(pyfunc: Mapping[str, Any], conda_env: Mapping[str, Any]) -> str:
+    version = pyfunc.get("python_version")
+    if isinstance(version, str):
+        return version
+    for dependency in conda_env.get("dependencies", ()):
+        if isinstance(dependency, str) and dependency.replace(" ", "").startswith("python="):
+            return dependency.replace(" ", "").removeprefix("python").lstrip("=")
+    raise InvalidModel("neither MLmodel nor conda.yaml says which Python version the model was trained with")
+
+
+def _read_signature(value: object) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return None
+    try:
+        return {part: json.loads(text) for part, text in value.items() if isinstance(text, str)}
+    except json.JSONDecodeError as error:
+        raise InvalidModel(f"the signature in MLmodel is not valid JSON: {error}") from error
+
+
+def _example_path(root: Path, info: object) -> str | None:
+    name = info.get("serving_input_path") if isinstance(info, dict) else None
+    return name if isinstance(name, str) and (root / name).is_file() else None
+
+
+def _read_record(metadata: object) -> dict[str, Any]:
+    record = metadata.get("kbuild") if isinstance(metadata, dict) else None
+    return record if isinstance(record, dict) else {}
+
+
+def _created(value: object) -> int:
+    if value is None:
+        return 0
+    try:
+        moment = datetime.datetime.fromisoformat(str(value))
+    except ValueError as error:
+        raise InvalidModel(f"utc_time_created in MLmodel is no time: {value!r}") from error
+    return int(moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp())
+
+
+def _run_uri(run_id: str | None, artifact_path: str | None) -> str | None:
+    # MLflow 3 writes an absolute artifact location here; only a relative one names the model in its run.
+    if run_id is None or artifact_path is None or artifact_path.startswith("/"):
+        return None
+    return None if ":" in artifact_path else f"runs:/{run_id}/{artifact_path}"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -1,0 +1,201 @@
+"""Fetching: from a ModelReference to a ModelBundle in a local folder, and files written back to the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kbuild.errors import AmbiguousModel, ModelNotFound, OutputError, RunWithoutModel, TrackingUnavailable
+from kbuild.model.bundle import ModelBundle, read_bundle
+from kbuild.model.reference import ModelReference
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow's own defaults wait for minutes on a server that is not there; a person is waiting here.
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class ModelStore(Protocol):
+    """Where models come from and where facts about them go back to."""
+
+    def fetch(self, reference: ModelReference, into: Path) -> ModelBundle:
+        """Bring the model's files below ``into``."""
+
+    def download(self, run_id: str, path: str, into: Path) -> Path | None:
+        """One file or folder of the run's own artifacts, or None when the run has none of that name."""
+
+    def upload(self, run_id: str, files: list[Path], path: str) -> None:
+        """Add files to the run's artifacts under ``path``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MlflowStore:
+    """The ``ModelStore`` of an MLflow tracking server or database, by its uri."""
+
+    tracking_uri: str
+    registry_uri: str | None = None
+
+    def fetch(self, reference: ModelReference, into: Path) -> ModelBundle:
+        """Bring the model's files below ``into`` (a local model folder is read where it lies).
+
+        Raises ModelNotFound, RunWithoutModel, AmbiguousModel, TrackingUnavailable or InvalidModel.
+        """
+        if reference.path is not None:
+            return read_bundle(reference.path)
+        with self._speaking(str(reference)):
+            client = self._client()
+            uri = _resolve(client, reference)
+            return read_bundle(self._download(uri, into))
+
+    def download(self, run_id: str, path: str, into: Path) -> Path | None:
+        """See ModelStore."""
+        with self._speaking(run_id):
+            client = self._client()
+            parent = path.rpartition("/")[0] or None
+            if path not in {item.path for item in client.list_artifacts(run_id, parent)}:
+                return None
+            return Path(client.download_artifacts(run_id, path, _made(into)))
+
+    def upload(self, run_id: str, files: list[Path], path: str) -> None:
+        """See ModelStore."""
+        with self._speaking(run_id):
+            client = self._client()
+            for file in files:
+                client.log_artifact(run_id, str(file), path)
+
+    def _download(self, uri: str, into: Path) -> Path:
+        import mlflow.artifacts
+
+        return Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=_made(into), tracking_uri=self.tracking_uri)
+        )
+
+    def _client(self) -> MlflowClient:
+        _require_database(self.tracking_uri)
+        import mlflow
+
+        # Downloads of models:/ uris ask MLflow's global registry setting, whatever client is at hand.
+        mlflow.set_tracking_uri(self.tracking_uri)
+        if self.registry_uri is not None:
+            mlflow.set_registry_uri(self.registry_uri)
+        return mlflow.MlflowClient(self.tracking_uri, self.registry_uri)
+
+    @contextmanager
+    def _speaking(self, what: str) -> Iterator[None]:
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
+        import requests
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise _translated(error, what, self.tracking_uri) from error
+        except requests.RequestException as error:
+            raise _unavailable(self.tracking_uri, error) from error
+        except OSError as error:
+            raise OutputError(f"the model's files cannot be stored: {error.strerror or error}") from error
+
+
+def _resolve(client: MlflowClient, reference: ModelReference) -> str:
+    match reference:
+        case ModelReference(model_id=str(model_id)):
+            return f"models:/{client.get_logged_model(model_id).model_id}"
+        case ModelReference(name=str(name), alias=str(alias)):
+            return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+        case ModelReference(name=str(name), version=str(version)):
+            return f"models:/{name}/{client.get_model_version(name, version).version}"
+        case ModelReference(run_id=str(run_id), name=name):
+            return _resolve_run(client, run_id, name)
+    raise ModelNotFound(f"{reference} is not kept by a tracking server")
+
+
+def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
+    run = client.get_run(run_id)
+    ids = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
+    logged = [client.get_logged_model(model_id) for model_id in dict.fromkeys(ids)]
+    ready = [model for model in logged if str(model.status) == "READY"]
+    chosen = [model for model in ready if name in (None, model.name)]
+    if len(chosen) == 1:
+        return f"models:/{chosen[0].model_id}"
+    if chosen:
+        names = ", ".join(f"models:/{model.model_id} ({model.name})" for model in chosen)
+        raise AmbiguousModel(f"run {run_id} logged {len(chosen)} models: {names}", hint="name one of them")
+    # MLflow 2 kept models among the run's artifacts, without a LoggedModel.
+    paths = [path for path in _artifact_models(client, run_id) if name in (None, path)]
+    if len(paths) == 1:
+        return f"runs:/{run_id}/{paths[0]}"
+    if paths:
+        names = ", ".join(f"runs:/{run_id}/{path}" for path in paths)
+        raise AmbiguousModel(f"run {run_id} logged {len(paths)} models: {names}", hint="name one of them")
+    if name is not None and ready:
+        known = ", ".join(str(model.name) for model in ready)
+        raise ModelNotFound(f"run {run_id} has no model {name!r}, only {known}")
+    unfinished = [model.name for model in logged if str(model.status) != "READY"]
+    detail = f" (its model {unfinished[0]!r} was never finished)" if unfinished else ""
+    raise RunWithoutModel(
+        f"run {run_id} logged no model{detail}",
+        hint="register a PipelineML in pipeline_registry.py and run the pipeline again; kbuild's hook logs it",
+    )
+
+
+def _artifact_models(client: MlflowClient, run_id: str) -> list[str]:
+    found = []
+    for item in client.list_artifacts(run_id):
+        if item.is_dir and any(
+            inner.path == f"{item.path}/MLmodel" for inner in client.list_artifacts(run_id, item.path)
+        ):
+            found.append(item.path)
+    return found
+
+
+def _require_database(uri: str) -> None:
+    """Refuse a sqlite uri without a file: MLflow would silently make an empty database there."""
+    if not uri.startswith("sqlite:///"):
+        return
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if not path.is_file():
+        raise ModelNotFound(
+            f"there is no MLflow database at {path}",
+            hint="run kbuild in the Kedro project's folder, or set MLFLOW_TRACKING_URI",
+        )
+
+
+def _translated(error: Any, what: str, uri: str) -> Exception:
+    code = getattr(error, "error_code", "")
+    text = " ".join(str(error.message if hasattr(error, "message") else error).split())
+    if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        return ModelNotFound(f"{what}: {text}", hint=f"asked {uri}; MLFLOW_TRACKING_URI chooses another server")
+    if code == "INVALID_PARAMETER_VALUE":
+        return ModelNotFound(f"{what}: {text}", hint=f"asked {uri}")
+    return _unavailable(uri, text)
+
+
+def _unavailable(uri: str, why: object) -> TrackingUnavailable:
+    text = _without_credentials(" ".join(str(why).split()))
+    uri = _without_credentials(uri)
+    return TrackingUnavailable(
+        f"the MLflow tracking server {uri} does not answer as one: {text[:300]}",
+        hint="check MLFLOW_TRACKING_URI and that the server runs",
+    )
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+def _made(folder: Path) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return str(folder)

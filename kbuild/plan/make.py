@@ -1,0 +1,149 @@
+"""make_plan: from a model bundle, a lockfile and a base to a build plan. Pure: reads nothing, asks nobody."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from kbuild.digest import Digest, digest_json
+from kbuild.environment.lockfile import Lockfile
+from kbuild.errors import PlatformError
+from kbuild.model.bundle import ModelBundle
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
+from kbuild.plan.render import Template, render_dockerfile
+from kbuild.platform import Platform
+
+PREFIX = "/opt/env"
+MODEL_PATH = "/opt/model"
+RUNTIME_PATH = "/opt/kbuild"
+PORT = 8080
+_USER = "65532:65532"
+
+
+def make_plan(
+    bundle: ModelBundle,
+    lockfile: Lockfile,
+    base: ResolvedBase,
+    *,
+    platform: Platform,
+    runtime: Digest,
+    recipe: str,
+    template: Template,
+    labels: Mapping[str, str] | None = None,
+) -> BuildPlan:
+    """Everything that determines the image.
+
+    ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are put in place, so that a
+    change of the recipe is a change of the plan. ``labels`` come on top of kbuild's own. Raises PlatformError for a
+    platform the lock does not cover, TemplateError and LabelError from rendering.
+    """
+    if platform not in lockfile.platforms:
+        locked = ", ".join(map(str, lockfile.platforms))
+        raise PlatformError(
+            f"the lockfile is for {locked}, not for {platform}", hint="run kbuild lock --platform again"
+        )
+    facts = bundle.facts
+    own_labels = {
+        "io.kbuild.base.digest": str(base.digest),
+        "io.kbuild.base.name": base.name,
+        "io.kbuild.lock.digest": str(lockfile.digest),
+        "io.kbuild.model.digest": str(bundle.digest),
+        "io.kbuild.model.uri": facts.uri,
+        "io.kbuild.run.id": facts.run_id,
+        "io.kbuild.mlflow.version": facts.mlflow_version,
+        "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
+        "org.opencontainers.image.created": rfc3339(facts.created),
+        "org.opencontainers.image.revision": _git_commit(facts.record),
+    }
+    stated = {key: value for key, value in own_labels.items() if value}
+    plan = BuildPlan(
+        base=base.digest,
+        base_name=base.name,
+        from_line=_from_line(base),
+        platform=platform,
+        created=facts.created,
+        layers=_layers(bundle, lockfile, base, platform, runtime, recipe),
+        config=ImageConfig(
+            user=_USER,
+            entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
+            env=_environment(),
+            exposed_port=PORT,
+            healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.healthcheck"),
+            stop_signal="SIGTERM",
+            labels=tuple(sorted({**stated, **(labels or {})}.items())),
+        ),
+        annotations=tuple(sorted((k, v) for k, v in stated.items() if k != "io.kbuild.signature")),
+        dockerfile="",
+    )
+    return replace(plan, dockerfile=render_dockerfile(plan, template))
+
+
+def rfc3339(seconds: int) -> str:
+    """Seconds since 1970 as ``2026-11-22T21:45:19Z`` (OCI annotations.md asks for RFC 3339)."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_project_code(path: str) -> bool:
+    """Whether a file of the bundle is code (MLflow keeps ``code_paths`` in ``code/``)."""
+    return path.startswith("code/")
+
+
+def _layers(
+    bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase, platform: Platform, runtime: Digest, recipe: str
+) -> tuple[LayerPlan, ...]:
+    packages = lockfile.for_platform(platform)
+    code = [[file.path, str(file.digest)] for file in bundle.files if is_project_code(file.path)]
+    model = [[file.path, str(file.digest)] for file in bundle.files if not is_project_code(file.path)]
+    layers = [
+        _layer("interpreter", [recipe, _sources(p.sha256 for p in packages if p.manager == "conda")]),
+        _layer("dependencies", [recipe, _sources(p.sha256 for p in packages if p.manager == "pip")]),
+        _layer("runtime", [recipe, str(runtime)]),
+        _layer("project", [recipe, code]),
+        _layer("model", [recipe, model]),
+    ]
+    if base.kind == "debs":
+        layers.insert(0, LayerPlan(name="base", source="base", content=base.digest))
+    # A model without code or a spec without pip packages has no such layer: COPY of nothing is an error.
+    empty = {name for name, there in (("project", code), ("dependencies", _pip(lockfile, platform))) if not there}
+    return tuple(layer for layer in layers if layer.name not in empty)
+
+
+def _layer(name: str, value: object) -> LayerPlan:
+    return LayerPlan(name=name, source=name, content=digest_json(value))
+
+
+def _sources(digests: Iterable[str]) -> list[str]:
+    return sorted(digests)
+
+
+def _pip(lockfile: Lockfile, platform: Platform) -> bool:
+    return any(package.manager == "pip" for package in lockfile.for_platform(platform))
+
+
+def _from_line(base: ResolvedBase) -> str:
+    if base.kind == "registry":
+        return str(base.reference)
+    return BASE_CONTEXT if base.kind == "layout" else "scratch"
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    return (
+        ("PATH", f"{PREFIX}/bin:/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/tmp"),  # noqa: S108  the only place a read-only container can write to
+        ("LANG", "C.UTF-8"),
+        ("PYTHONPATH", RUNTIME_PATH),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("PYTHONUNBUFFERED", "1"),
+        ("PYTHONNOUSERSITE", "1"),
+        ("DO_NOT_TRACK", "1"),
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("KBUILD_MODEL", MODEL_PATH),
+    )
+
+
+def _git_commit(record: Mapping[str, object]) -> str | None:
+    commit = record.get("git_commit")
+    return commit if isinstance(commit, str) else None

@@ -1,0 +1,61 @@
+"""Rendering: the Dockerfile of a plan, from Jinja templates whose blocks a user's template extends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from jinja2.sandbox import SandboxedEnvironment
+
+from kbuild.errors import LabelError, TemplateError
+from kbuild.plan.plan import BuildPlan
+from kbuild.plan.quoting import exec_form, quote_env, quote_label, quote_value
+from kbuild.resources import data_path
+
+DEFAULT_TEMPLATE = "model.Dockerfile.j2"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """The name of a shipped template, or a file of the user's (which may ``{% extends "model.Dockerfile.j2" %}``)."""
+
+    name: str = DEFAULT_TEMPLATE
+    file: Path | None = None
+
+
+def render_dockerfile(plan: BuildPlan, template: Template) -> str:
+    """The Dockerfile's text; raises TemplateError with file and line, or LabelError for a value it cannot carry."""
+    folders = [str(data_path("dockerfiles"))]
+    name = template.name
+    if template.file is not None:
+        if not template.file.is_file():
+            raise TemplateError(f"there is no template {template.file}")
+        folders.insert(0, str(template.file.parent))
+        name = template.file.name
+    environment = SandboxedEnvironment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(quote=quote_value, exec_form=exec_form)
+    environment.globals.update(label=quote_label, env=quote_env)
+    try:
+        text = environment.get_template(name).render(plan=plan, config=plan.config)
+    except jinja2.TemplateSyntaxError as error:
+        where = Path(error.filename).name if error.filename else error.name or name
+        raise TemplateError(f"{where}, line {error.lineno}: {error.message}") from error
+    except jinja2.TemplateNotFound as error:
+        raise TemplateError(
+            f"{name} extends or includes {error.name}, which is nowhere", hint=f"shipped is {DEFAULT_TEMPLATE}"
+        ) from error
+    except LabelError:
+        raise
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise TemplateError(f"{name} does not render: {' '.join(str(error).split())}") from error
+    if not text.isprintable() and any(ord(c) < 32 and c not in "\n\t" for c in text):
+        raise TemplateError(f"{name} rendered to text with control characters")
+    return text
