@@ -1,0 +1,89 @@
+"""The click group: commands are imported when they are called, errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+import kbuild
+from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
+
+_COMMANDS = {
+    "demo": "kbuild.cli.demo",
+    "image": "kbuild.cli.image",
+    "lock": "kbuild.cli.lock",
+    "render": "kbuild.cli.render",
+    "run": "kbuild.cli.run",
+    "verify": "kbuild.cli.verify",
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name, so that ``kbuild --help`` imports no engine."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{_COMMANDS[cmd_name]}.command is no click command")
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(kbuild.__version__, prog_name="kbuild")
+def cli() -> None:
+    """The model you trained, served as it was trained.
+
+    Start with "kbuild demo", or with "kbuild image RUN_ID" in a Kedro project whose training was logged.
+    Results go to stdout, progress and hints to stderr.
+    """
+
+
+def run() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader of stdout went away; Python would complain once more while closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:  # noqa: BLE001  the last place: no traceback may reach a user
+        code = _report(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    known = _known(error)
+    if os.environ.get("KBUILD_DEBUG"):
+        traceback.print_exception(error)
+    click.echo(f"error: {known.message}", err=True)
+    if known.hint:
+        click.echo(f"  {known.hint}", err=True)
+    return known.exit_code
+
+
+def _known(error: Exception) -> KbuildError:
+    if isinstance(error, KbuildError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kbuild"):
+        return ExtraNotInstalled(f"the Python package {error.name} is not installed")
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        return OutputError(text, hint="check free disk space and permissions")
+    return UnexpectedError(f"{type(error).__name__}: {text}")

@@ -1,0 +1,67 @@
+"""The project's commands. ``nox -s demo | tests | lint | integration | bench | minimum``; each makes its own venv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+
+def install(session: nox.Session, *extras: str) -> None:
+    """Install kbuild as users get it: built into a wheel, not linked to the checkout."""
+    # nox itself may have come by PYTHONPATH (see the README); its packages must not shadow the session's.
+    session.env["PYTHONPATH"] = ""
+    session.env["DO_NOT_TRACK"] = "1"
+    session.install("--quiet", f".[{','.join(extras)}]", silent=False)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train, lock, build, run and score the demo project; options go to ``kbuild demo``."""
+    install(session, "build", "demo")
+    session.run("kbuild", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The cheap tests: no network, no daemon."""
+    install(session, "build", "demo", "test")
+    session.run("pytest", *(session.posargs or ["tests"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, mypy and the floors."""
+    install(session, "build", "demo", "test", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    # The installed copy must not hide the checkout's modules from the import graph.
+    session.run("lint-imports", env={"PYTHONPATH": str(Path.cwd())})
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """The real things: conda-lock, Docker, registry, MLflow server. Needs Debian and root for the whole of it."""
+    install(session, "build", "demo", "test")
+    session.run("pytest", "integration", *session.posargs, env={"KBUILD_REPOSITORY": str(Path.cwd())})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks side by side with the peer; the table is printed and written as JSON."""
+    install(session, "build", "demo", "test")
+    session.run("python", "integration/bench.py", *session.posargs)
+
+
+@nox.session
+def minimum(session: nox.Session) -> None:
+    """The cheap tests on the oldest declared Kedro and MLflow."""
+    install(session, "build", "demo", "test")
+    session.install("--quiet", "kedro==1.0.*", "mlflow==3.1.*")
+    session.run("pytest", *(session.posargs or ["tests"]))

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbuild.errors import InvalidReference
+from kbuild.model.reference import ModelReference
+
+RUN = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (RUN, {"kind": "run", "run_id": RUN}),
+        (f" {RUN}\n", {"kind": "run", "run_id": RUN}),
+        (f"runs:/{RUN}", {"kind": "run", "run_id": RUN, "name": None}),
+        (f"runs:/{RUN}/model", {"kind": "run", "run_id": RUN, "name": "model"}),
+        (f"runs:/{RUN}/models/first", {"kind": "run", "name": "models/first"}),
+        (f"models:/m-{RUN}", {"kind": "logged", "model_id": f"m-{RUN}"}),
+        (f"m-{RUN}", {"kind": "logged", "model_id": f"m-{RUN}"}),
+        ("models:/churn/3", {"kind": "registered", "name": "churn", "version": "3"}),
+        ("models:/churn@champion", {"kind": "registered", "name": "churn", "alias": "champion"}),
+    ],
+)
+def test_forms(text: str, expected: dict[str, object]) -> None:
+    reference = ModelReference.parse(text)
+    assert {field: getattr(reference, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "  ", "models:/", "models:/churn", "models:/churn/latest", "models:/@x", "models:/churn@", "runs:/", "nope"],
+)
+def test_what_names_nothing_says_what_would(text: str) -> None:
+    with pytest.raises(InvalidReference) as caught:
+        ModelReference.parse(text)
+    assert "models:/<name>@<alias>" in str(caught.value.hint)
+
+
+def test_a_folder_with_mlmodel_is_a_model(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text("flavors: {}")
+    assert ModelReference.parse(str(tmp_path)).path == tmp_path
+    assert ModelReference.parse(f"file://{tmp_path}").path == tmp_path
+    assert ModelReference.parse(str(tmp_path / "MLmodel")).path == tmp_path
+
+
+def test_a_folder_without_mlmodel_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidReference, match="without an MLmodel"):
+        ModelReference.parse(str(tmp_path))
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="\x00"), max_size=60))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        reference = ModelReference.parse(text)
+    except InvalidReference:
+        return
+    assert reference.kind in ("run", "logged", "registered", "path")
