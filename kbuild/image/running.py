@@ -1,0 +1,28 @@
+"""RunningImage: a started image, whoever runs it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class RunningImage(Protocol):
+    """A process that serves on ``url`` (``http://127.0.0.1:PORT``) until it is stopped."""
+
+    @property
+    def url(self) -> str:
+        """Where the scoring server listens, without a final slash."""
+
+    def describe(self) -> str:
+        """What runs it, for people: ``Docker container 1a2b…`` or ``bubblewrap, process 123``."""
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+    def logs(self) -> str:
+        """What it wrote so far on both streams."""
+
+    def read_file(self, path: str) -> bytes | None:
+        """A file of the image by its absolute path, or None where there is none."""
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL after ten seconds; nothing of it is left behind."""

@@ -1,0 +1,1 @@
+"""F6: claims about a built image, checked on the image."""

@@ -1,0 +1,133 @@
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from kbuild.errors import ContainerFailed, VerificationFailed
+from kbuild.progress import Silent
+from kbuild.verify.golden import first_difference, verify_predictions
+from kbuild.verify.scoring import wait_until_ready
+
+
+@dataclass
+class FakeImage:
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    running: bool = True
+
+    def describe(self) -> str:
+        return "a thread"
+
+    def alive(self) -> bool:
+        return self.running
+
+    def logs(self) -> str:
+        return "first\nImportError: no module named x\n"
+
+    def read_file(self, path: str) -> bytes | None:
+        return self.files.get(path)
+
+    def stop(self) -> None:
+        self.running = False
+
+
+class Doubler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "inputs" not in asked:
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b'{"error_code": "BAD_REQUEST"}')
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"predictions": [2 * x for x in asked["inputs"]]}).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def image() -> Iterator[FakeImage]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Doubler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield FakeImage(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+
+
+def check(image: FakeImage, prediction: str | None = "p.json"):
+    return verify_predictions(image, model_path="/opt/model", example="x.json", prediction=prediction)
+
+
+def test_equal_predictions_pass(image: FakeImage) -> None:
+    image.files = {"/opt/model/x.json": b'{"inputs": [1.5]}', "/opt/model/p.json": b'{"predictions": [3.0]}'}
+    report = check(image)
+    assert report.compared and report.prediction == report.expected == {"predictions": [3.0]}
+
+
+def test_the_smallest_difference_fails_and_is_named(image: FakeImage) -> None:
+    image.files = {
+        "/opt/model/x.json": b'{"inputs": [1, 1.5]}',
+        "/opt/model/p.json": b'{"predictions": [2, 3.0000000000000004]}',
+    }
+    with pytest.raises(VerificationFailed, match=r"predictions\[1\]: expected 3.0000000000000004, got 3.0"):
+        check(image)
+
+
+def test_without_a_recorded_prediction_an_answer_is_enough_and_said_so(image: FakeImage) -> None:
+    image.files = {"/opt/model/x.json": b'{"inputs": [1]}'}
+    assert not check(image).compared
+    assert not check(image, None).compared
+
+
+def test_an_error_answer_fails_with_its_text(image: FakeImage) -> None:
+    image.files = {"/opt/model/x.json": b"{}"}
+    with pytest.raises(VerificationFailed, match="400.*BAD_REQUEST"):
+        check(image)
+
+
+def test_without_an_example_there_is_nothing_to_ask(image: FakeImage) -> None:
+    with pytest.raises(VerificationFailed, match="no input example"):
+        check(image)
+
+
+def test_ready_is_when_health_answers(image: FakeImage) -> None:
+    wait_until_ready(image, timeout=5, progress=Silent())
+
+
+def test_an_image_that_stopped_is_reported_with_its_last_words() -> None:
+    with pytest.raises(ContainerFailed, match="stopped before it answered.*no module named x"):
+        wait_until_ready(FakeImage("http://127.0.0.1:1", running=False), timeout=5, progress=Silent())
+
+
+def test_an_image_that_never_answers_is_given_up() -> None:
+    ticks = iter(range(100))
+    with pytest.raises(ContainerFailed, match="within 3 s"):
+        wait_until_ready(
+            FakeImage("http://127.0.0.1:1"),
+            timeout=3,
+            progress=Silent(),
+            clock=lambda: float(next(ticks)),
+            sleep=lambda _: None,
+        )
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "text"),
+    [
+        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "a[1].b: expected 2, got 3"),
+        ({"a": 1}, {"b": 1}, 'the answer: expected {"a": 1}, got {"b": 1}'),
+        ([1], [1, 2], "the answer: expected [1], got [1, 2]"),
+    ],
+)
+def test_first_difference(expected: object, got: object, text: str) -> None:
+    assert first_difference(expected, got) == text
