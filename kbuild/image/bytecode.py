@@ -1,0 +1,101 @@
+"""Bytecode for the image: ``.pyc`` files that are used whatever time their source shows (PEP 552, unchecked hash).
+
+Without them a container compiles everything it imports at each start, for its file system is read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.digest import Digest, digest_file, digest_json
+from kbuild.errors import BuildFailed, LockfileInvalid
+from kbuild.platform import Platform, host_platform
+from kbuild.process import Runner
+
+_WORKER = Path(__file__).with_name("bytecode_worker.py")
+# Bytecode depends on the interpreter and on the hash seed; nothing else of this machine's environment may count.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compiler:
+    """An interpreter that makes the image's bytecode; ``identity`` changes when its output may."""
+
+    python: Path
+    identity: Digest
+
+
+def can_compile(version: str, platform: Platform) -> bool:
+    """Whether ``find_compiler`` will find one, known before the interpreter is laid out."""
+    return platform == host_platform() or _is_running(version)
+
+
+def find_compiler(interpreter: Path, prefix: str, version: str, platform: Platform) -> Compiler | None:
+    """What can compile for the interpreter that lies at ``prefix`` below ``interpreter``.
+
+    The interpreter itself where it runs on this machine; for another platform the running one, if it is the same
+    version (bytecode does not depend on the processor); otherwise None, and the image starts slower.
+    """
+    if not can_compile(version, platform):
+        return None
+    if platform != host_platform():
+        return Compiler(python=Path(sys.executable), identity=digest_json([version, recipe_digest().hex]))
+    short = ".".join(version.split(".")[:2])
+    python = interpreter / prefix.lstrip("/") / "bin" / f"python{short}"
+    if not python.is_file():
+        raise LockfileInvalid(f"the locked python {version} has no bin/python{short}")
+    libraries = sorted(python.parent.parent.glob(f"lib/libpython{short}*.so*"))
+    parts = [digest_file(path).hex for path in (python, *libraries)]
+    return Compiler(python=python, identity=digest_json([version, parts, recipe_digest().hex]))
+
+
+def recipe_digest() -> Digest:
+    """Changes whenever the same source would be compiled to other bytes."""
+    return digest_file(_WORKER)
+
+
+def compile_tree(root: Path, prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
+    """Write bytecode for every ``.py`` file in the library of ``prefix`` below ``root``, which stands for ``/``.
+
+    Returns the in-image paths of files that are not valid Python and got none. The bytes depend neither on
+    ``root`` nor on ``jobs``. Raises BuildFailed when the interpreter does not run.
+    """
+    files = [(path, path[len(str(root)) :]) for path in _sources(f"{root}{prefix}/lib")]
+    if not files:
+        return ()
+    shares = [files[start::jobs] for start in range(min(jobs, len(files)))]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        skipped = pool.map(lambda share: _compile(share, compiler, run), shares)
+        return tuple(sorted(path for share in skipped for path in share))
+
+
+def _is_running(version: str) -> bool:
+    return sys.implementation.name == "cpython" and ".".join(map(str, sys.version_info[:3])) == version
+
+
+def _compile(files: Sequence[tuple[str, str]], compiler: Compiler, run: Runner) -> list[str]:
+    # -S -s: no site-packages; -B: the interpreter must not write beside its own library, which is the cache's.
+    argv = [str(compiler.python), "-S", "-s", "-B", "-W", "ignore", str(_WORKER)]
+    done = run(argv, env=_ENVIRONMENT, stdin=json.dumps({"files": files}))
+    if done.returncode != 0:
+        reason = done.stderr.strip().rsplit("\n", 1)[-1] or f"exit code {done.returncode}"
+        raise BuildFailed(
+            f"the image's interpreter does not run here to compile its packages: {reason}",
+            hint="its C library may be newer than this machine's; build on a machine like the one that trained",
+        )
+    skipped: list[str] = json.loads(done.stdout)["skipped"]
+    return skipped
+
+
+def _sources(root: str) -> list[str]:
+    found = []
+    for directory, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name != "__pycache__")
+        found += [f"{directory}/{name}" for name in sorted(files) if name.endswith(".py")]
+    return found

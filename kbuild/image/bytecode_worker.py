@@ -1,0 +1,63 @@
+"""Compiles Python files inside the image's own interpreter; started by bytecode.py, imports nothing of kbuild.
+
+Reads ``{"files": [[source, path in the image], ...]}`` as JSON from stdin and writes one ``.pyc`` a file, with the
+unchecked hash of PEP 552. Answers ``{"skipped": [...]}``: the files that are not valid Python.
+"""
+
+# ruff: noqa: PTH  pathlib would cost as much to import as a small wheel to compile
+
+import sys
+
+sys.path.pop(0)  # this file's own directory, whose modules would hide the standard library's
+
+import importlib.util
+import json
+import marshal
+import os
+import types
+
+
+def shared_strings(code: types.CodeType, held: list[str]) -> None:
+    """Hold every string of a code object, so that marshal always writes it as shared.
+
+    marshal marks objects that have more than one reference, and a string may have others for reasons outside
+    this file (any module loaded or compiled before may hold the same name): without this the bytes depend on them.
+    """
+    held.extend((code.co_name, code.co_filename, getattr(code, "co_qualname", "")))
+    held.extend(code.co_names + code.co_varnames + code.co_cellvars + code.co_freevars)
+    pending = list(code.co_consts)
+    while pending:
+        constant = pending.pop()
+        if isinstance(constant, str):
+            held.append(constant)
+        elif isinstance(constant, (tuple, frozenset)):
+            pending.extend(constant)
+        elif isinstance(constant, types.CodeType):
+            shared_strings(constant, held)
+
+
+def compile_file(source: str, shown: str) -> None:
+    with open(source, "rb") as file:
+        text = file.read()
+    code = compile(text, shown, "exec", dont_inherit=True)
+    held: list[str] = []
+    shared_strings(code, held)
+    target = importlib.util.cache_from_source(source)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with open(target, "wb") as file:
+        file.write(importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(text))
+        file.write(marshal.dumps(code))
+
+
+def main() -> None:
+    skipped = []
+    for source, shown in json.load(sys.stdin)["files"]:
+        try:
+            compile_file(source, shown)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # a template, or a test of the compiler
+            skipped.append(shown)
+    json.dump({"skipped": skipped}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Wheels under a destdir: PyPA's ``installer`` unpacks them for the image's interpreter, each one once a cache.
+
+Format: the binary distribution format (PEP 427 and its successors at packaging.python.org), RECORD and INSTALLER
+of the "Recording installed projects" specification.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from installer import install
+from installer.destinations import SchemeDictionaryDestination
+from installer.exceptions import InstallerError
+from installer.sources import WheelContentElement, WheelFile
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from kbuild.digest import Digest, digest_json
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import LockfileInvalid, SourceOnlyPackage
+from kbuild.image.bytecode import Compiler, compile_tree
+from kbuild.image.tree import cached_tree, normalise_tree
+from kbuild.platform import Platform
+from kbuild.process import Runner
+
+RECIPE = 1
+"""Changes whenever the same wheel would be laid out differently."""
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_LEGACY = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
+_NEWEST_GLIBC = 60  # the second number of a C library that is still far away
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelTarget:
+    """Where wheels are going to run: ``python`` is the exact version, ``prefix`` the in-image path."""
+
+    python: str
+    platform: Platform
+    prefix: str
+
+    @property
+    def short(self) -> str:
+        """``3.11``"""
+        return ".".join(self.python.split(".")[:2])
+
+    def supported(self) -> frozenset[Tag]:
+        """Every tag that the interpreter accepts on glibc Linux of any age."""
+        machine = _MACHINES[self.platform.architecture]
+        version = (int(self.short.split(".")[0]), int(self.short.split(".")[1]))
+        abi = f"cp{version[0]}{version[1]}"
+        platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(5, _NEWEST_GLIBC)]
+        platforms += [f"{legacy}_{machine}" for legacy in _LEGACY] + [f"linux_{machine}"]
+        return frozenset([*cpython_tags(version, [abi], platforms), *compatible_tags(version, abi, platforms)])
+
+    def schemes(self, distribution: str) -> dict[str, str]:
+        """The in-image directory of each of a wheel's schemes, as a conda or venv prefix has them."""
+        library = f"{self.prefix}/lib/python{self.short}/site-packages"
+        return {
+            "purelib": library,
+            "platlib": library,
+            "headers": f"{self.prefix}/include/python{self.short}/{distribution}",
+            "scripts": f"{self.prefix}/bin",
+            "data": self.prefix,
+        }
+
+
+def wheel_filename(package: LockedPackage) -> str:
+    """The wheel's file name; raises SourceOnlyPackage when the lock names another kind of file."""
+    name = unquote(package.filename)
+    if not name.endswith(".whl"):
+        raise SourceOnlyPackage(
+            f"{package.name} {package.version} is locked as {name}, which would have to be built",
+            hint="pin a version that has a wheel, or put a wheel of it on an index",
+        )
+    return name
+
+
+def required_glibc(filename: str, supported: frozenset[Tag]) -> tuple[int, int] | None:
+    """The oldest C library that the wheel promises to run with, None if it says nothing.
+
+    Raises LockfileInvalid when no tag of the wheel is among ``supported``.
+    """
+    try:
+        tags = parse_wheel_filename(filename)[3]
+    except InvalidWheelFilename as error:
+        raise LockfileInvalid(f"{filename} is not a wheel's name: {error}") from error
+    fitting = [tag for tag in tags if tag in supported]
+    if not fitting:
+        wanted = next(tag for tag in sorted(map(str, supported)) if "manylinux" in tag)
+        raise LockfileInvalid(
+            f"{filename} is made for another interpreter or platform (the image wants, for instance, {wanted})",
+            hint="lock again for this platform and Python version",
+        )
+    needs = [_glibc(tag.platform) for tag in fitting]
+    return None if None in needs else min(need for need in needs if need is not None)
+
+
+def cached_wheel(
+    wheel: Path, package: LockedPackage, *, target: WheelTarget, compiler: Compiler | None, cache: Path, run: Runner
+) -> Path:
+    """The tree of an installed and compiled wheel, made now if ``cache`` lacks it; read-only, starts at ``/``.
+
+    Raises LockfileInvalid for a wheel that breaks its own format, BuildFailed when it cannot be compiled.
+    """
+    key = wheel_key(target, compiler)
+    name = f"{package.sha256}-cp{target.short.replace('.', '')}-{key.hex[:12]}"
+
+    def make(root: Path) -> None:
+        _install(wheel, wheel_filename(package), target, root)
+        if compiler is not None:
+            compile_tree(root, target.prefix, compiler, run=run)
+        normalise_tree(root)
+
+    return cached_tree(cache / "wheels" / name, make)
+
+
+def wheel_key(target: WheelTarget, compiler: Compiler | None) -> Digest:
+    """What decides a tree besides the wheel's own bytes."""
+    return digest_json(
+        [
+            RECIPE,
+            target.prefix,
+            target.short,
+            str(target.platform),
+            None if compiler is None else str(compiler.identity),
+        ]
+    )
+
+
+class _Wheel(WheelFile):
+    """A wheel under its locked name, whatever its file is called, without anybody else's bytecode."""
+
+    def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
+        archive.filename = filename
+        super().__init__(archive)
+
+    def get_contents(self) -> Iterator[WheelContentElement]:
+        for element in super().get_contents():
+            if "__pycache__" not in element[0][0].split("/"):
+                yield element
+
+
+def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            source = _Wheel(archive, filename)
+            destination = SchemeDictionaryDestination(
+                target.schemes(source.distribution),
+                interpreter=f"{target.prefix}/bin/python",
+                script_kind="posix",
+                destdir=str(root),
+            )
+            install(source, destination, {"INSTALLER": b"kbuild\n"})
+    except (InstallerError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, FileExistsError) as error:
+        # installer asserts on entry points it cannot read, and raises KeyError for missing metadata files
+        raise LockfileInvalid(f"{filename} cannot be installed: {error or 'it has an entry point that is none'}") from (
+            error
+        )
+
+
+def _glibc(platform: str) -> tuple[int, int] | None:
+    legacy = _LEGACY.get(platform.split("_", 1)[0])
+    if legacy is not None:
+        return legacy
+    match = re.match(r"manylinux_(\d+)_(\d+)_", platform)
+    return None if match is None else (int(match[1]), int(match[2]))
