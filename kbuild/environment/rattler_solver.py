@@ -1,0 +1,115 @@
+"""The built-in conda solver: conda's ``create --dry-run --json`` face over py-rattler, run as its own process.
+
+conda-lock calls it as ``EXE create --prefix P --dry-run --json --override-channels --channel URL... SPEC...``, names
+the platform in ``CONDA_SUBDIR`` and the virtual packages in ``CONDA_OVERRIDE_*``, and reads
+``{"actions": {"FETCH": [...], "LINK": [...]}}``, or ``{"message": ...}`` after an exit code other than 0
+(conda_lock/conda_solver.py ``solve_specs_for_arch``, conda_lock/invoke_conda.py ``_get_conda_flags``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rattler import (
+    BuildString,
+    Channel,
+    ChannelConfig,
+    ChannelPriority,
+    GenericVirtualPackage,
+    PackageName,
+    Version,
+    solve,
+)
+from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
+
+# What ``--version`` answers: conda-lock only asks that something answers.
+_FACE_VERSION = "conda 24.1.0"
+# What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
+_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+_OVERRIDE = "CONDA_OVERRIDE_"
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
+    """Answer one call; returns the exit code and what to print on stdout."""
+    if "--version" in argv:
+        return 0, _FACE_VERSION
+    call = _parser().parse_intermixed_args(list(argv))
+    if call.command != "create":
+        return 1, _failure("CommandError", f"the built-in solver has no command {call.command!r}")
+    try:
+        records = asyncio.run(_solve(call.channel, call.specs, environ))
+    except SolverError as error:
+        return 1, _failure("UnsatisfiableError", str(error))
+    except InvalidMatchSpecError as error:
+        return 1, _failure("InvalidMatchSpec", str(error))
+    except GatewayError as error:
+        return 1, _failure("CondaHTTPError", str(error))
+    return 0, json.dumps({"success": True, "actions": {"FETCH": records, "LINK": records}})
+
+
+async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    config = ChannelConfig(environ.get("CONDA_CHANNEL_ALIAS") or "https://conda.anaconda.org/")
+    disabled = environ.get("CONDA_CHANNEL_PRIORITY") == "disabled"
+    records = await solve(
+        sources=[Channel(url, config) for url in expand_defaults(channels)],
+        specs=list(specs),
+        platforms=[environ["CONDA_SUBDIR"], "noarch"],
+        virtual_packages=[
+            GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
+            for name, version, build in virtual_packages(environ)
+        ],
+        channel_priority=ChannelPriority.Disabled if disabled else ChannelPriority.Strict,
+    )
+    return [json.loads(record.to_json()) for record in records]
+
+
+def expand_defaults(channels: Sequence[str]) -> list[str]:
+    """The channels with the name ``defaults`` replaced by the urls it stands for."""
+    return [url for channel in channels for url in (_DEFAULTS if channel == "defaults" else (channel,))]
+
+
+def virtual_packages(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Name, version and build of each ``CONDA_OVERRIDE_*`` that is set.
+
+    ``CONDA_OVERRIDE_ARCHSPEC`` holds a build string, the others hold a version (conda's docs, "Managing virtual
+    packages", "Overriding detected packages").
+    """
+    found = []
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(_OVERRIDE) or not value:
+            continue
+        name = f"__{variable.removeprefix(_OVERRIDE).lower()}"
+        found.append((name, "1", value) if name == "__archspec" else (name, value, "0"))
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kbuild-solver")
+    parser.add_argument("command")
+    parser.add_argument("--prefix")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--override-channels", action="store_true")
+    parser.add_argument("--channel", action="append", default=[])
+    parser.add_argument("specs", nargs="*")
+    return parser
+
+
+def _failure(exception_name: str, message: str) -> str:
+    # The shape of conda's own errors with --json; conda-lock shows ``message``.
+    return json.dumps({"success": False, "exception_name": exception_name, "message": f"{exception_name}: {message}"})
+
+
+if __name__ == "__main__":
+    _code, _answer = main(sys.argv[1:], os.environ)
+    sys.stdout.write(_answer + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # py-rattler's runtime threads can crash while the interpreter shuts down, so it is not let to.
+    os._exit(_code)
