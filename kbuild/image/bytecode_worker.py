@@ -4,7 +4,8 @@ Reads ``{"files": [[source, path in the image], ...]}`` as JSON from stdin and w
 unchecked hash of PEP 552. Answers ``{"skipped": [...]}``: the files that are not valid Python.
 """
 
-# ruff: noqa: PTH  pathlib would cost as much to import as a small wheel to compile
+# ruff: noqa: PTH
+# pathlib would cost as much to import as a small wheel to compile
 
 import sys
 

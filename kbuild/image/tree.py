@@ -4,7 +4,8 @@ A cached tree is read-only by agreement: staged trees are hard links to its file
 them writes into the cache. Modes and times are therefore normalised once, before a tree enters the cache.
 """
 
-# ruff: noqa: PTH  os on strings takes a third of the time of pathlib, over tens of thousands of files
+# ruff: noqa: PTH
+# os on strings takes a third of the time of pathlib, over tens of thousands of files
 
 from __future__ import annotations
 
