@@ -4,7 +4,7 @@ Reads ``{"files": [[source, path in the image], ...]}`` as JSON from stdin and w
 unchecked hash of PEP 552. Answers ``{"skipped": [...]}``: the files that are not valid Python.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH103, PTH120, PTH123
 # pathlib would cost as much to import as a small wheel to compile
 
 import sys

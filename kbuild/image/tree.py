@@ -4,7 +4,7 @@ A cached tree is read-only by agreement: staged trees are hard links to its file
 them writes into the cache. Modes and times are therefore normalised once, before a tree enters the cache.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH101, PTH112, PTH114, PTH115
 # os on strings takes a third of the time of pathlib, over tens of thousands of files
 
 from __future__ import annotations
