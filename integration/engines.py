@@ -1,7 +1,7 @@
 """A private Docker engine and a private registry for integration tests, on Debian and as root.
 
 The engine has its own data root, exec root, socket and bridge; both listen on 127.0.0.1 or a unix socket only and are
-stopped by process id. Where they cannot be had a test is skipped with the reason, except in CI, where that is a failure.
+stopped by process id. Where they cannot be had a test is skipped with the reason, except in CI: there it fails.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def require(condition: object, reason: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DockerEngine:
-    """A running private ``dockerd``. ``host`` is what stands in ``DOCKER_HOST``; ``containerd_store`` says how it stores."""
+    """A running private ``dockerd``. ``host`` is for ``DOCKER_HOST``; ``containerd_store`` says how it keeps images."""
 
     host: str
     containerd_store: bool
@@ -68,7 +68,7 @@ class Registry:
 
 
 def install_engine() -> None:
-    """Install Docker with BuildKit and a registry from Debian, unless they are there; skips where this cannot be done."""
+    """Install Docker with BuildKit and a registry from Debian, unless they are there; skips where that cannot be."""
     if shutil.which("dockerd") and shutil.which("docker-registry") and _buildx_works():
         return
     require(os.geteuid() == 0, "installing Docker takes root")
@@ -221,7 +221,7 @@ def _answers(address: Path, process: subprocess.Popen[bytes]) -> bool:
 
 def _http_answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/v2/", timeout=2) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://{address}/v2/", timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -1,39 +1,55 @@
-"""Engine: what executes a build context. Every engine ends in uncompressed layers and a config; packing is not its job."""
+"""Engine: what executes a build context.
+
+Every engine ends in uncompressed layers and a config; packing is not its job.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from kbuild.digest import Digest
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.plan import BuildContext
+from kbuild.process import Runner
 from kbuild.progress import Progress
 
+EngineName = Literal["native", "buildkit"]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RawLayer:
-    """An uncompressed layer tar on disk and the Dockerfile text that made it.
+# Loaded on first use: building with one engine never imports another's tools.
+ENGINES: dict[EngineName, str] = {
+    "native": "kbuild.image.native:NativeEngine",
+    "buildkit": "kbuild.image.buildkit:BuildKitEngine",
+}
 
-    ``diff_id`` is the digest of the tar. ``packed`` is set for a layer of the base image that already exists as a
-    compressed blob and must be carried over unchanged (media type, digest, size, path of the blob).
-    """
 
-    path: Path
-    diff_id: Digest
-    created_by: str
-    packed: PackedBlob | None = None
+class LayerSource(Protocol):
+    """An uncompressed layer tar, wherever it is."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The tar in pieces, the same bytes at each call; raises OSError."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedBlob:
-    """A layer blob as it lies in a layout."""
+    """A base image's layer as it lies in a layout; it is carried over unchanged. ``size`` is in bytes."""
 
     media_type: str
     digest: Digest
     size: int
+    diff_id: Digest
     path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawLayer:
+    """One layer and the Dockerfile text that made it."""
+
+    content: LayerSource | PackedBlob
+    created_by: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +68,17 @@ class Engine(Protocol):
     def probe(self) -> str:
         """One line about what was found (versions); raises EngineUnavailable when it cannot run here."""
 
-    def build(
-        self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress
-    ) -> EngineOutput:
-        """Execute; raises BuildFailed or UnsupportedInstruction. Writes only below ``workdir``."""
+    def build(self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress) -> EngineOutput:
+        """Execute; raises BuildFailed, UnsupportedInstruction, BaseImageError or OutputError.
+
+        Writes only below ``workdir``, which must outlive the output: layers may be read from it.
+        """
+
+
+def make_engine(name: EngineName, runner: Runner) -> Engine:
+    """The engine of that name, its processes started by ``runner``."""
+    module, _, kind = ENGINES[name].partition(":")
+    return cast(Engine, getattr(import_module(module), kind)(runner))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +93,10 @@ class LayerSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltImage:
-    """A finished image: an OCI layout directory, the manifest digest, the config digest (the image ID)."""
+    """A finished image: an OCI layout directory, the manifest digest, the config digest (the image ID).
+
+    ``size`` is the sum of all its blobs in bytes, ``engine`` the one that built it.
+    """
 
     layout: Path
     digest: Digest

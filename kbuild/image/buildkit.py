@@ -1,0 +1,201 @@
+"""The BuildKit engine: ``docker buildx build``, exported as an OCI image with uncompressed, time-free layers.
+
+Options: docs.docker.com/reference/cli/docker/buildx/build and BuildKit's docs/build-repro.md (SOURCE_DATE_EPOCH,
+``rewrite-timestamp``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.errors import BuildFailed, EngineUnavailable, InvalidImage, OutputError, ProgramNotFound
+from kbuild.image.base_layers import read_base
+from kbuild.image.engine import EngineOutput, RawLayer
+from kbuild.image.oci import layout as layouts
+from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.media import Compression, layer_compression
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.plan import BuildContext
+from kbuild.process import Completed, Runner
+from kbuild.progress import Progress
+
+_HISTORY_MARK = " # buildkit"
+_HINT = "build with --engine native, or start Docker 25 or newer with its containerd image store"
+_BUILDX_TIMEOUT = 30.0
+_STEP = re.compile(r"#\d+ (\[.*)")
+_ERROR = re.compile(r"(?:ERROR: )?(?:failed to (?:solve|build): )+")
+_OUTPUT_LINE = re.compile(r"#\d+ \d+\.\d+ (.*)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedLayer:
+    """A layer in the layout that BuildKit exported."""
+
+    path: Path
+    compression: Compression
+
+    def chunks(self) -> Iterator[bytes]:
+        """The layer's tar."""
+        return read_layer(self.path, self.compression)
+
+
+class BuildKitEngine:
+    """An ``Engine`` that asks a Docker daemon's BuildKit, found by ``docker``'s own settings (``DOCKER_HOST``)."""
+
+    name = "buildkit"
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def probe(self) -> str:
+        """Versions of the daemon and of buildx.
+
+        Raises EngineUnavailable saying what is missing: ``docker``, a daemon, buildx, or the daemon's containerd image
+        store, without which it cannot export OCI images.
+        """
+        server = self._ask(["docker", "version", "--format", "{{.Server.Version}}"], "no Docker daemon answers")
+        buildx = self._ask(["docker", "buildx", "version"], "docker has no buildx")
+        driver = self._ask(["docker", "buildx", "inspect"], "docker buildx has no builder")
+        if re.search(r"^Driver:\s+docker$", driver, re.M):
+            store = self._ask(["docker", "info", "--format", "{{json .DriverStatus}}"], "no Docker daemon answers")
+            if "io.containerd.snapshotter" not in store:
+                raise EngineUnavailable(
+                    f"Docker {server} keeps images in its old store, which cannot export OCI images",
+                    hint='set {"features": {"containerd-snapshotter": true}} in daemon.json and restart Docker, '
+                    "or build with --engine native",
+                )
+        return f"Docker {server}, buildx {(buildx.split() + ['unknown'])[1]}"
+
+    def build(self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress) -> EngineOutput:
+        """Execute the context's Dockerfile, RUN and several stages included.
+
+        The times of the files in the context are set (see ``stamp_times``). Raises EngineUnavailable, BuildFailed with
+        what BuildKit said, BaseImageError, and OutputError when ``workdir`` cannot hold the export.
+        """
+        below = read_base(base)
+        exported = workdir / "exported"
+        try:
+            shutil.rmtree(exported, ignore_errors=True)
+            exported.mkdir(parents=True)
+            stamp_times(context.path)
+            self._run(context, base, exported.with_suffix(".tar"), progress)
+            _unpack(exported.with_suffix(".tar"), exported)
+        except OSError as error:
+            raise OutputError(f"the image that BuildKit exports cannot be kept in {workdir}: {error}") from error
+        return _read_export(exported, below.layers)
+
+    def _ask(self, argv: list[str], failure: str) -> str:
+        try:
+            done = self._runner(argv, timeout=_BUILDX_TIMEOUT)
+        except ProgramNotFound as error:
+            raise EngineUnavailable("docker is not installed or not on the PATH", hint=_HINT) from error
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{failure} within {_BUILDX_TIMEOUT:g} s", hint=_HINT) from error
+        if done.returncode != 0:
+            said = _last_line(done.stderr)
+            raise EngineUnavailable(f"{failure}: {said}" if said else failure, hint=_HINT)
+        return done.stdout.strip()
+
+    def _run(self, context: BuildContext, base: ResolvedBase, target: Path, progress: Progress) -> None:
+        plan = context.plan
+        argv = [
+            "docker", "buildx", "build", "--progress=plain", "--provenance=false", "--sbom=false",
+            f"--platform={plan.platform}", "--build-arg=SOURCE_DATE_EPOCH=0",
+            f"--output=type=oci,dest={target},rewrite-timestamp=true,compression=uncompressed",
+            f"--file={context.path / 'Dockerfile'}",
+        ]  # fmt: skip
+        if base.kind != "debs" and base.path is not None:
+            argv.append(f"--build-context={plan.from_line}=oci-layout://{base.path.absolute()}@{base.digest}")
+        env = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+        try:
+            done = self._runner([*argv, str(context.path)], env=env, on_line=lambda line: _show(line, progress))
+        except ProgramNotFound as error:
+            raise EngineUnavailable("docker is not installed or not on the PATH", hint=_HINT) from error
+        if done.returncode != 0:
+            raise BuildFailed(f"BuildKit: {_reason(done)}")
+
+
+def stamp_times(folder: Path) -> None:
+    """Give every file and link below ``folder`` a time made from its content. Raises OSError.
+
+    BuildKit sends only what changed since its last look at a folder, and judges by size and time: with one time for all,
+    a changed file of the same size would stay behind, silently. And a file that an earlier COPY brought is left out of a
+    layer only when the times agree. So equal content gets equal times, other content others, whoever made the folder;
+    in the image all of them become 0.
+    """
+    for parent, folders, names in os.walk(folder):
+        for name in [*names, *(name for name in folders if Path(parent, name).is_symlink())]:
+            path = Path(parent, name)
+            wanted = _content_time(path)
+            if path.lstat().st_mtime_ns != wanted:
+                os.utime(path, ns=(wanted, wanted), follow_symlinks=False)
+
+
+def _content_time(path: Path) -> int:
+    """Nanoseconds since 1970, from 31 bits of seconds (what every file system can hold) and nanoseconds below 10^9."""
+    if stat.S_ISLNK(path.lstat().st_mode):
+        content = hashlib.sha256(os.fsencode(path.readlink()))
+    elif path.is_file():
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256")
+    else:
+        content = hashlib.sha256()
+    number = int.from_bytes(content.digest()[:12], "big")
+    return (1 + number % (2**31 - 2)) * 10**9 + number // 2**31 % 10**9
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as members:
+        members.extractall(folder, filter="data")
+    archive.unlink()
+
+
+def _read_export(exported: Path, below: tuple[RawLayer, ...]) -> EngineOutput:
+    """The exported image; its lowest layers are replaced by the base's own, which BuildKit may have rewritten."""
+    try:
+        image = layouts.find_manifest(exported)
+        manifest = layouts.read_manifest(exported, image.digest)
+        _, texts = layouts.read_history(exported, manifest)
+        config = layouts.read_json_blob(exported, manifest.config.digest)
+        kinds = [layer_compression(layer.media_type) for layer in manifest.layers]
+    except (InvalidImage, ValueError) as error:
+        raise BuildFailed(f"BuildKit exported an image that cannot be read: {error}") from error
+    if len(manifest.layers) < len(below):
+        raise BuildFailed(f"BuildKit exported {len(manifest.layers)} layers, its base image has {len(below)}")
+    layers = [
+        RawLayer(
+            content=ExportedLayer(path=layouts.blob_path(exported, layer.digest), compression=kind),
+            created_by=text.removesuffix(_HISTORY_MARK),
+        )
+        for layer, kind, text in zip(manifest.layers, kinds, texts, strict=True)
+    ]
+    return EngineOutput(layers=(*below, *layers[len(below) :]), config=dict(config.get("config") or {}))
+
+
+def _show(line: str, progress: Progress) -> None:
+    match = _STEP.match(line)
+    if match:
+        progress.note(match[1])
+
+
+def _reason(done: Completed) -> str:
+    """One line: the error that ``docker buildx`` ends with, and the last words of the step that failed."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    error = _ERROR.sub("", errors[-1]) if errors else _last_line(done.stderr) or f"exit code {done.returncode}"
+    said = [match[1] for line in lines if (match := _OUTPUT_LINE.match(line))]
+    tail = [line for line in said[-2:] if line and line not in error]
+    return f"{error} ({' | '.join(tail)})" if tail else error
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,176 @@
+"""Layer compression with the same bytes on every machine, and blobs written in one pass over their content."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import zstandard
+
+from kbuild.digest import Digest
+from kbuild.image.oci.media import Compression
+
+# RFC 1952: deflate, no flags, time 0, no extra flags, system unknown: zlib's own header would name the system.
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_GZIP_LEVEL = 6
+_ZSTD_LEVEL = 3
+_QUEUE = 8
+_READ = 1 << 20
+
+
+class Compressor(Protocol):
+    """A stream compressor: the bytes of ``compress`` in their order, then of ``flush``, are the compressed stream."""
+
+    def compress(self, data: bytes) -> bytes:
+        """Take in ``data`` and return what is ready."""
+
+    def flush(self) -> bytes:
+        """End the stream and return the rest."""
+
+
+class _Stored:
+    def compress(self, data: bytes) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+class _Gzip:
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._crc = 0
+        self._size = 0
+        self._header = _GZIP_HEADER
+
+    def compress(self, data: bytes) -> bytes:
+        self._crc = zlib.crc32(data, self._crc)
+        self._size += len(data)
+        ready, self._header = self._header + self._deflate.compress(data), b""
+        return ready
+
+    def flush(self) -> bytes:
+        trailer = self._crc.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little")
+        return self._header + self._deflate.flush() + trailer
+
+
+def make_compressor(compression: Compression) -> Compressor:
+    """A fresh compressor with kbuild's fixed settings: gzip level 6; zstd level 3, single-threaded, no checksum."""
+    if compression == "gzip":
+        return _Gzip()
+    if compression == "zstd":
+        return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=0, write_checksum=False).compressobj()
+    return _Stored()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenBlob:
+    """A blob and, for a layer, the digest of what is inside. ``size`` is of the blob in bytes."""
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+
+
+def write_blob(chunks: Iterable[bytes], compression: Compression, blobs: Path, *, scratch: str) -> WrittenBlob:
+    """Compress a stream into ``blobs/<hex>`` in one pass: hashed on this thread, compressed and written on another.
+
+    ``scratch`` names the temporary file below ``blobs``. Raises OSError, and whatever ``chunks`` raises; the temporary
+    file is then gone.
+    """
+    temporary = blobs / scratch
+    content = hashlib.sha256()
+    writer = _Writer(temporary, make_compressor(compression))
+    try:
+        with writer:
+            for chunk in chunks:
+                writer.put(chunk)
+                content.update(chunk)
+        digest = Digest(writer.hash.hexdigest())
+        temporary.replace(blobs / digest.hex)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return WrittenBlob(digest=digest, size=writer.size, diff_id=Digest(content.hexdigest()))
+
+
+def read_layer(path: Path, compression: Compression) -> Iterator[bytes]:
+    """The uncompressed bytes of a layer blob, in pieces.
+
+    Raises OSError, ``zlib.error`` or ``zstandard.ZstdError`` where the blob is damaged.
+    """
+    with path.open("rb") as file:
+        if compression == "zstd":
+            yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_READ, write_size=_READ)
+        elif compression == "gzip":
+            yield from _gunzip(iter(lambda: file.read(_READ), b""))
+        else:
+            yield from iter(lambda: file.read(_READ), b"")
+
+
+def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    # Several gzip members may follow each other (RFC 1952, 2.2): estargz and pigz write such layers.
+    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    for chunk in chunks:
+        data = chunk
+        while data:
+            if member.eof:
+                member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            yield member.decompress(data)
+            data = member.unused_data
+    if not member.eof:
+        raise zlib.error("the gzip stream ends too early")
+
+
+class _Writer:
+    """Compresses, hashes and writes on a thread of its own; leaving the block ends the stream and raises its error."""
+
+    def __init__(self, path: Path, compressor: Compressor) -> None:
+        self.hash = hashlib.sha256()
+        self.size = 0
+        self._file = path.open("wb", buffering=0)
+        self._compressor = compressor
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUE)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def put(self, chunk: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(chunk)
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        with self._file:
+            if kind is not None:
+                return
+            if self._error is not None:
+                raise self._error
+            self._write(self._compressor.flush())
+
+    def _work(self) -> None:
+        for chunk in iter(self._queue.get, None):
+            # After an error the rest is taken and dropped, so that the other side never waits for room.
+            if self._error is None:
+                try:
+                    self._write(self._compressor.compress(chunk))
+                except BaseException as error:  # noqa: BLE001 - raised again on the thread that waits
+                    self._error = error
+
+    def _write(self, data: bytes) -> None:
+        self.hash.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]

@@ -1,0 +1,142 @@
+"""Content descriptors and manifests (OCI image-spec: descriptor.md, manifest.md, image-index.md)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from kbuild.digest import Digest
+from kbuild.errors import InvalidImage
+from kbuild.image.oci import media
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descriptor:
+    """A pointer to a blob. ``size`` is in bytes; ``platform`` is ``(os, architecture)``, where an index tells it."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: tuple[tuple[str, str], ...] = ()
+    platform: tuple[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The descriptor's JSON object, properties in the order of the specification."""
+        value: dict[str, Any] = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
+        if self.annotations:
+            value["annotations"] = dict(self.annotations)
+        if self.platform is not None:
+            value["platform"] = {"architecture": self.platform[1], "os": self.platform[0]}
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Descriptor:
+        """Read a descriptor found at ``where`` (``manifest.layers[2]``); raises InvalidImage naming the place."""
+        entry = _object(value, where)
+        media_type, size = entry.get("mediaType"), entry.get("size")
+        if not isinstance(media_type, str):
+            raise InvalidImage(f"{where}.mediaType is not a string: {media_type!r}")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise InvalidImage(f"{where}.size is not a number of bytes: {size!r}")
+        try:
+            digest = Digest.parse(str(entry.get("digest")))
+        except ValueError as error:
+            raise InvalidImage(f"{where}.digest is {error}") from error
+        platform = entry.get("platform")
+        return cls(
+            media_type=media_type,
+            digest=digest,
+            size=size,
+            annotations=_annotations(entry, where),
+            platform=None if platform is None else _platform(platform, f"{where}.platform"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """An image manifest: the config's descriptor and the layers' from the lowest up."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's JSON object."""
+        value: dict[str, Any] = {
+            "schemaVersion": 2,
+            "mediaType": media.MANIFEST,
+            "config": self.config.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+        if self.annotations:
+            value["annotations"] = dict(self.annotations)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "manifest") -> Manifest:
+        """Read an image manifest, OCI's or Docker's schema 2; raises InvalidImage naming the place."""
+        entry = _object(value, where)
+        _require_schema(entry, where)
+        config = Descriptor.from_json(entry.get("config"), f"{where}.config")
+        layers = entry.get("layers")
+        if not isinstance(layers, list):
+            raise InvalidImage(f"{where}.layers is not a list")
+        return cls(
+            config=config,
+            layers=tuple(Descriptor.from_json(layer, f"{where}.layers[{n}]") for n, layer in enumerate(layers)),
+            annotations=_annotations(entry, where),
+        )
+
+
+def index_from_json(value: Any, where: str = "index") -> tuple[Descriptor, ...]:
+    """The manifests that an image index lists; raises InvalidImage naming the place."""
+    entry = _object(value, where)
+    _require_schema(entry, where)
+    manifests = entry.get("manifests")
+    if not isinstance(manifests, list):
+        raise InvalidImage(f"{where}.manifests is not a list")
+    return tuple(Descriptor.from_json(item, f"{where}.manifests[{n}]") for n, item in enumerate(manifests))
+
+
+def make_index(manifests: tuple[Descriptor, ...]) -> dict[str, Any]:
+    """An image index's JSON object."""
+    return {
+        "schemaVersion": 2,
+        "mediaType": media.INDEX,
+        "manifests": [manifest.to_json() for manifest in manifests],
+    }
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Decode JSON; raises InvalidImage naming ``where``."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InvalidImage(f"{where} is not JSON: {error}") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidImage(f"{where} is not a JSON object")
+    return value
+
+
+def _require_schema(entry: dict[str, Any], where: str) -> None:
+    if entry.get("schemaVersion") != 2:
+        raise InvalidImage(f"{where}.schemaVersion is {entry.get('schemaVersion')!r}, not 2")
+
+
+def _annotations(entry: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    value = entry.get("annotations") or {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for pair in value.items() for item in pair):
+        raise InvalidImage(f"{where}.annotations is not an object of strings")
+    return tuple(sorted(value.items()))
+
+
+def _platform(value: Any, where: str) -> tuple[str, str]:
+    entry = _object(value, where)
+    os, architecture = entry.get("os"), entry.get("architecture")
+    if not isinstance(os, str) or not isinstance(architecture, str):
+        raise InvalidImage(f"{where} does not name os and architecture")
+    return os, architecture

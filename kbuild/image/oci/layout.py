@@ -1,0 +1,183 @@
+"""Image layouts on disk (OCI image-spec image-layout.md): reading, and writing as a directory or one tar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kbuild.digest import Digest, canonical_json, digest_bytes
+from kbuild.errors import InvalidImage
+from kbuild.image.oci import media, tarball
+from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, make_index, parse_json
+from kbuild.image.oci.reference import ImageReference
+from kbuild.platform import Platform
+
+OCI_LAYOUT = "oci-layout"
+INDEX = "index.json"
+DOCKER_MANIFEST = "manifest.json"
+_VERSION = {"imageLayoutVersion": "1.0.0"}
+_REF_NAME = "org.opencontainers.image.ref.name"
+_CONTAINERD_NAME = "io.containerd.image.name"
+_NAMES = frozenset({_REF_NAME, _CONTAINERD_NAME})
+
+
+def blob_path(layout: Path, digest: Digest) -> Path:
+    """Where a blob lies in a layout."""
+    return layout / "blobs" / "sha256" / digest.hex
+
+
+def is_layout(folder: Path) -> bool:
+    """Whether the folder claims to be an image layout."""
+    return (folder / OCI_LAYOUT).is_file()
+
+
+def read_index(layout: Path) -> tuple[Descriptor, ...]:
+    """The manifests that ``index.json`` lists; raises InvalidImage."""
+    return index_from_json(parse_json(_read(layout / INDEX), INDEX), INDEX)
+
+
+def read_json_blob(layout: Path, digest: Digest) -> Any:
+    """A blob that is JSON, its digest checked; raises InvalidImage."""
+    data = _read(blob_path(layout, digest))
+    if digest_bytes(data) != digest:
+        raise InvalidImage(f"blob {digest} of {layout} does not have that digest")
+    return parse_json(data, f"blob {digest}")
+
+
+def find_manifest(layout: Path, *, digest: Digest | None = None, platform: Platform | None = None) -> Descriptor:
+    """The descriptor of one image manifest in a layout, indexes inside it followed.
+
+    With ``digest`` the manifest (or index) of that digest; with ``platform`` the one for it; with neither the only
+    one. Raises InvalidImage when there is none or several.
+    """
+    wanted = read_index(layout)
+    if digest is not None:
+        wanted = tuple(entry for entry in wanted if entry.digest == digest)
+    found = {entry.digest: entry for entry in _manifests(layout, wanted)}
+    # An entry that names no platform is not ruled out by one: an only image often does not.
+    matching = [
+        entry
+        for entry in found.values()
+        if platform is None or entry.platform in (None, (platform.os, platform.architecture))
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    what = " ".join(str(part) for part in (digest, platform) if part is not None) or "an image"
+    if matching:
+        choices = ", ".join(str(entry.digest) for entry in matching)
+        raise InvalidImage(f"{layout} holds several images: {choices}", hint="name one by its digest")
+    raise InvalidImage(f"{layout} does not hold {what}")
+
+
+def read_manifest(layout: Path, digest: Digest) -> Manifest:
+    """The image manifest with this digest; raises InvalidImage."""
+    return Manifest.from_json(read_json_blob(layout, digest), f"manifest {digest}")
+
+
+def read_history(layout: Path, manifest: Manifest) -> tuple[tuple[Digest, ...], tuple[str, ...]]:
+    """Diff ID and ``created_by`` of each layer from the lowest up; the text is empty where the config tells none.
+
+    Raises InvalidImage when config and manifest do not fit each other.
+    """
+    config = read_json_blob(layout, manifest.config.digest)
+    try:
+        diff_ids = tuple(Digest.parse(diff_id) for diff_id in config["rootfs"]["diff_ids"])
+        steps = [step for step in config.get("history") or [] if not step.get("empty_layer")]
+        texts = tuple(str(step.get("created_by", "")) for step in steps)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InvalidImage(f"config {manifest.config.digest} does not list its layers: {error!r}") from error
+    if len(diff_ids) != len(manifest.layers):
+        raise InvalidImage(f"config {manifest.config.digest} lists {len(diff_ids)} layers, not {len(manifest.layers)}")
+    return diff_ids, texts if len(texts) == len(diff_ids) else ("",) * len(diff_ids)
+
+
+def write_json_blob(layout: Path, value: Any, media_type: str) -> Descriptor:
+    """Store a value as canonical JSON; raises OSError."""
+    data = canonical_json(value)
+    digest = digest_bytes(data)
+    blob_path(layout, digest).write_bytes(data)
+    return Descriptor(media_type=media_type, digest=digest, size=len(data))
+
+
+def make_entrance(image: Descriptor, manifest: Manifest, reference: ImageReference | None) -> dict[str, bytes]:
+    """The files at a layout's top: ``oci-layout``, ``index.json``, and Docker's ``manifest.json``.
+
+    The last one is for engines without a containerd store. ``reference`` becomes the annotations by which
+    ``docker load`` and ``ctr import`` name the image.
+    """
+    named = () if reference is None or reference.tag is None else _name_annotations(reference)
+    entry = replace(image, annotations=tuple(sorted((*image.annotations, *named))))
+    docker = {
+        "Config": _inside(manifest.config.digest),
+        "RepoTags": [reference.with_tag(reference.tag).familiar] if reference is not None and named else None,
+        "Layers": [_inside(layer.digest) for layer in manifest.layers],
+    }
+    return {
+        OCI_LAYOUT: canonical_json(_VERSION),
+        INDEX: canonical_json(make_index((entry,))),
+        DOCKER_MANIFEST: canonical_json([docker]),
+    }
+
+
+def layout_tar(layout: Path, *, reference: ImageReference | None = None) -> Iterator[bytes]:
+    """The layout as a deterministic tar, in pieces: what ``docker load`` and ``skopeo oci-archive:`` read.
+
+    With ``reference`` the image inside is named by it, whatever the layout itself says. Raises OSError, InvalidImage.
+    """
+    tops = {name: _read(layout / name) for name in (OCI_LAYOUT, INDEX, DOCKER_MANIFEST) if (layout / name).is_file()}
+    if reference is not None:
+        image = find_manifest(layout)
+        # Names that the layout itself gave the image are replaced, not kept beside the new one.
+        plain = replace(image, annotations=tuple(a for a in image.annotations if a[0] not in _NAMES))
+        tops = make_entrance(plain, read_manifest(layout, image.digest), reference)
+    return tarball.tar_chunks(_tar_entries(layout, tops))
+
+
+def write_layout_tar(layout: Path, destination: Path, *, reference: ImageReference | None = None) -> None:
+    """``layout_tar`` into a file, whole or not at all; raises OSError, InvalidImage."""
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for chunk in layout_tar(layout, reference=reference):
+                file.write(chunk)
+        temporary.replace(destination)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _tar_entries(layout: Path, tops: dict[str, bytes]) -> Iterator[tarball.Entry]:
+    for name, data in tops.items():
+        yield tarball.Entry(name=name.encode(), kind=tarball.FILE, mode=0o644, size=len(data), source=data)
+    for folder in (b"blobs", b"blobs/sha256"):
+        yield tarball.Entry(name=folder, kind=tarball.DIRECTORY, mode=0o755)
+    for path in sorted((layout / "blobs" / "sha256").iterdir()):
+        blob = f"blobs/sha256/{path.name}".encode()
+        size = path.stat().st_size
+        yield tarball.Entry(name=blob, kind=tarball.FILE, mode=0o644, size=size, source=str(path))
+
+
+def _manifests(layout: Path, entries: tuple[Descriptor, ...]) -> Iterator[Descriptor]:
+    for entry in entries:
+        if entry.media_type in media.INDEXES:
+            yield from _manifests(layout, index_from_json(read_json_blob(layout, entry.digest), str(entry.digest)))
+        elif entry.media_type in media.MANIFESTS:
+            yield entry
+
+
+def _name_annotations(reference: ImageReference) -> tuple[tuple[str, str], ...]:
+    return ((_REF_NAME, str(reference.tag)), (_CONTAINERD_NAME, str(reference.with_tag(reference.tag))))
+
+
+def _inside(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InvalidImage(f"not a whole image layout: {path} is missing") from error

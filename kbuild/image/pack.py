@@ -1,0 +1,223 @@
+"""The one packer: whatever engine built it, compression, config, history and manifest are written here.
+
+So the digest of an image depends on its layers and its plan alone, not on the engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from kbuild.digest import Digest, digest_bytes
+from kbuild.errors import InvalidImage, OutputError
+from kbuild.image.engine import BuiltImage, EngineOutput, LayerSource, LayerSummary, PackedBlob, RawLayer
+from kbuild.image.oci import layout as layouts
+from kbuild.image.oci import media
+from kbuild.image.oci.compress import write_blob
+from kbuild.image.oci.config import make_config
+from kbuild.image.oci.descriptor import Descriptor, Manifest
+from kbuild.image.oci.reference import ImageReference
+from kbuild.plan.plan import BuildPlan
+from kbuild.progress import Progress
+
+# The tar of nothing. WORKDIR on a folder that exists gives one; what changes nothing is left out of the image.
+_EMPTY_TAR = digest_bytes(bytes(1024))
+# Each worker compresses on a second thread beside it.
+_WORKERS = max(1, min(8, (os.cpu_count() or 2) // 2))
+
+
+def pack(
+    output: EngineOutput,
+    plan: BuildPlan,
+    destination: Path,
+    *,
+    engine: str,
+    progress: Progress,
+    compression: media.Compression = "gzip",
+    reference: ImageReference | None = None,
+) -> BuiltImage:
+    """Write the OCI layout directory ``destination`` and tell what is in it.
+
+    An older layout at the same place is replaced, anything else in the way stays. Whole or not at all: it is made
+    beside the destination and renamed. Raises OutputError when it cannot be written (disk full, no permission).
+    """
+    _refuse_other(destination)
+    with writing(destination) as folder:
+        blobs = folder / "blobs" / "sha256"
+        blobs.mkdir(parents=True)
+        layers = _write_layers(output.layers, compression, blobs, progress)
+        config = make_config(
+            output.config,
+            platform=plan.platform,
+            created=plan.created,
+            diff_ids=[layer.diff_id for layer, _ in layers],
+            created_by=[layer.created_by for layer, _ in layers],
+        )
+        config_blob = layouts.write_json_blob(folder, config, media.CONFIG)
+        manifest = Manifest(
+            config=config_blob, layers=tuple(descriptor for _, descriptor in layers), annotations=plan.annotations
+        )
+        image = layouts.write_json_blob(folder, manifest.to_json(), media.MANIFEST)
+        image = replace(image, platform=(plan.platform.os, plan.platform.architecture))
+        for name, data in layouts.make_entrance(image, manifest, reference).items():
+            (folder / name).write_bytes(data)
+    blob_sizes = {blob.digest: blob.size for blob in (image, config_blob, *manifest.layers)}
+    return BuiltImage(
+        layout=destination,
+        digest=image.digest,
+        config_digest=config_blob.digest,
+        size=sum(blob_sizes.values()),
+        layers=tuple(summary for summary, _ in layers),
+        engine=engine,
+    )
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[Path]:
+    """A new folder beside ``destination`` that takes its place at the end; nothing is left of it after an error.
+
+    Raises OutputError for what the disk or its permissions refuse.
+    """
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        _replace(temporary, destination)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise output_error(error, destination) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def output_error(error: OSError, destination: Path) -> OutputError:
+    """The OutputError for what the system said while ``destination`` was being written."""
+    hint = {
+        errno.ENOSPC: "make room there, or name another place with --output",
+        errno.EDQUOT: "make room there, or name another place with --output",
+        errno.EACCES: "choose a place you may write to with --output",
+        errno.EROFS: "choose a place you may write to with --output",
+    }.get(error.errno or 0)
+    reason = error.strerror or str(error)
+    where = "" if error.filename is None or str(destination) in str(error.filename) else f" ({error.filename})"
+    return OutputError(f"cannot write {destination}: {reason}{where}", hint=hint)
+
+
+def _refuse_other(destination: Path) -> None:
+    if not destination.exists() or layouts.is_layout(destination):
+        return
+    if destination.is_dir() and not any(destination.iterdir()):
+        return
+    raise OutputError(
+        f"{destination} is there already and is no image layout", hint="remove it, or name another place with --output"
+    )
+
+
+def _replace(new: Path, destination: Path) -> None:
+    if not destination.exists():
+        new.rename(destination)
+        return
+    old = destination.with_name(f".{destination.name}.{os.getpid()}.old")
+    destination.rename(old)
+    new.rename(destination)
+    shutil.rmtree(old)
+
+
+def _write_layers(
+    layers: Sequence[RawLayer], compression: media.Compression, blobs: Path, progress: Progress
+) -> list[tuple[LayerSummary, Descriptor]]:
+    counter = _Counter(progress)
+
+    def write(numbered: tuple[int, RawLayer]) -> tuple[LayerSummary, Descriptor]:
+        number, layer = numbered
+        if isinstance(layer.content, PackedBlob):
+            return _carry_over(layer.content, layer.created_by, blobs)
+        return _write_layer(layer.content, layer.created_by, compression, blobs, f".layer{number}", counter)
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        written = list(pool.map(write, enumerate(layers)))
+    for summary, descriptor in written:
+        if summary.diff_id == _EMPTY_TAR:
+            (blobs / descriptor.digest.hex).unlink(missing_ok=True)
+    return [pair for pair in written if pair[0].diff_id != _EMPTY_TAR]
+
+
+def _write_layer(
+    source: LayerSource,
+    created_by: str,
+    compression: media.Compression,
+    blobs: Path,
+    scratch: str,
+    counter: _Counter,
+) -> tuple[LayerSummary, Descriptor]:
+    blob = write_blob(counter.counted(source.chunks()), compression, blobs, scratch=scratch)
+    summary = LayerSummary(digest=blob.digest, diff_id=blob.diff_id, size=blob.size, created_by=created_by)
+    return summary, Descriptor(media_type=media.LAYERS[compression], digest=blob.digest, size=blob.size)
+
+
+def _carry_over(blob: PackedBlob, created_by: str, blobs: Path) -> tuple[LayerSummary, Descriptor]:
+    target = blobs / blob.digest.hex
+    if not target.exists():
+        link_or_copy(blob.path, target)
+    try:
+        media_type = media.oci_layer_type(blob.media_type)
+    except ValueError as error:
+        raise InvalidImage(f"the base image has a layer that cannot be used: {error}") from error
+    summary = LayerSummary(digest=blob.digest, diff_id=blob.diff_id, size=blob.size, created_by=created_by)
+    return summary, Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
+
+    Only for blobs: they are named by their content and never changed in place.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, a file system without links, or a user who may not link: a copy says what is wrong.
+        shutil.copyfile(source, target)
+
+
+class _Counter:
+    """Adds up the bytes of layers that are written side by side."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            with self._lock:
+                self._done += len(chunk)
+                self._progress.count(self._done, None)
+            yield chunk
+
+
+def image_in(layout: Path, *, engine: str, digest: Digest | None = None) -> BuiltImage:
+    """A layout on disk as a BuiltImage; ``digest`` names one of several. Raises InvalidImage."""
+    image = layouts.find_manifest(layout, digest=digest)
+    manifest = layouts.read_manifest(layout, image.digest)
+    diff_ids, created_by = layouts.read_history(layout, manifest)
+    return BuiltImage(
+        layout=layout,
+        digest=image.digest,
+        config_digest=manifest.config.digest,
+        size=sum({blob.digest: blob.size for blob in (image, manifest.config, *manifest.layers)}.values()),
+        layers=tuple(
+            LayerSummary(digest=layer.digest, diff_id=diff_id, size=layer.size, created_by=text)
+            for layer, diff_id, text in zip(manifest.layers, diff_ids, created_by, strict=True)
+        ),
+        engine=engine,
+    )
