@@ -1,0 +1,1 @@
+"""Base images: what ``--base`` says, and bases assembled from Debian packages."""
