@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from kbuild.digest import Digest, digest_json
@@ -100,6 +101,20 @@ def stage_environment(
     )
 
 
+def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:
+    """Everything besides the lock that decides the two trees, known before anything is downloaded.
+
+    It depends on this machine only in that a foreign platform may get no bytecode here.
+    """
+    target = WheelTarget(python=python, platform=platform, prefix=prefix)
+    return digest_json([str(_interpreter_recipe(target)), str(wheel_key(target, None))])
+
+
+def _interpreter_recipe(target: WheelTarget) -> Digest:
+    bytecode = recipe_digest().hex if can_compile(target.python, target.platform) else None
+    return digest_json([_RECIPE, version("py-rattler"), target.prefix, str(target.platform), bytecode])
+
+
 def _check_wheels(wheels: Mapping[LockedPackage, Path], target: WheelTarget) -> tuple[int, int] | None:
     supported = target.supported()
     needs = [required_glibc(wheel_filename(package), supported) for package in wheels]
@@ -109,9 +124,8 @@ def _check_wheels(wheels: Mapping[LockedPackage, Path], target: WheelTarget) -> 
 def _lay_interpreter(
     conda: Mapping[LockedPackage, Path], target: WheelTarget, cache: Path, run: Runner
 ) -> tuple[Digest, Path]:
-    compiled = can_compile(target.python, target.platform)
     packages = sorted((package.filename, package.url, package.sha256) for package in conda)
-    key = digest_json([_RECIPE, target.prefix, packages, recipe_digest().hex if compiled else None])
+    key = digest_json([str(_interpreter_recipe(target)), packages])
 
     def make(root: Path) -> None:
         scratch = root / "scratch"

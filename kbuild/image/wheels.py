@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -124,6 +125,7 @@ def wheel_key(target: WheelTarget, compiler: Compiler | None) -> Digest:
     """What decides a tree besides the wheel's own bytes."""
     return digest_json(
         [
+            version("installer"),
             RECIPE,
             target.prefix,
             target.short,

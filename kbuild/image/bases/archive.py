@@ -145,7 +145,7 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
         return kept
     raise BaseImageError(
         f"no mirror has {package.name} {package.version} any more ({package.filename})",
-        hint="let kbuild pick today's packages by building without the recorded base, or set a mirror that keeps old ones",
+        hint="build without the recorded base to take today's packages, or set a mirror that keeps old ones",
     )
 
 

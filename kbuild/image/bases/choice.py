@@ -18,7 +18,7 @@ _HINT = "a base is a registry reference, ./an-oci-layout, or one of {suites}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseChoice:
-    """A base image that was asked for: exactly one of ``reference``, ``path`` and ``suite`` is set, as ``kind`` says."""
+    """A base image that was asked for: one of ``reference``, ``path`` and ``suite`` is set, as ``kind`` says."""
 
     kind: BaseKind
     text: str

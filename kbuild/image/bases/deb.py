@@ -92,8 +92,8 @@ def lay_out(packages: Mapping[str, bytes], root: Path) -> None:
         tree[f"var/lib/dpkg/status.d/{name}"] = (control, False)
     authorities = sorted(path for path in tree if path.startswith(_AUTHORITIES) and path.endswith(".crt"))
     bundle = b"".join(content for path in authorities if isinstance(content := tree[path][0], bytes))
-    added: dict[str, Content] = {path: None for path in _EMPTY}
-    added |= {path: text.encode() for path, text in _TEXTS.items()} | {_BUNDLE: bundle} | _LINKS
+    added: dict[str, Content] = {**dict.fromkeys(_EMPTY), **_LINKS, _BUNDLE: bundle}
+    added.update((path, text.encode()) for path, text in _TEXTS.items())
     tree |= {path: (content, False) for path, content in added.items()}
     for merged in ("bin", "sbin", "lib", "lib64"):
         if merged != "lib64" or any(path.startswith("usr/lib64/") for path in tree):

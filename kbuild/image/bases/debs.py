@@ -1,4 +1,4 @@
-"""A base image assembled from Debian packages: pinned by name, version and sha256, the same bytes from the same pins."""
+"""A base image assembled from Debian packages: pinned by sha256, and the same bytes from the same pins."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import BaseImageError
@@ -17,7 +18,7 @@ from kbuild.image.bases.debversion import version_key
 from kbuild.image.bases.sources import Archive, find_archives
 from kbuild.image.bases.suites import Suite
 from kbuild.image.tree import cached_tree, normalise_tree, writing
-from kbuild.plan.base import BasePackage, ResolvedBase
+from kbuild.plan.base import BaseKind, BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
@@ -30,7 +31,7 @@ def resolve_debs_base(
     suite: Suite,
     platform: Platform,
     *,
-    mirror: str = "",
+    mirror: str | None = None,
     recorded: Sequence[BasePackage] | None = None,
     cache: Path,
     run: Runner,
@@ -45,14 +46,14 @@ def resolve_debs_base(
     """
     with writing("the base image"):
         if recorded is None:
-            sources = find_archives(suite, mirror=mirror, apt=apt)
+            sources = find_archives(suite, mirror=mirror or "", apt=apt)
             packages = pick_packages(suite, platform, sources, fetch=fetch, run=run, progress=progress)
         else:
             packages = tuple(sorted(recorded, key=lambda package: package.name))
         digest = base_digest(platform, packages)
 
         def make(root: Path) -> None:
-            sources = find_archives(suite, mirror=mirror, apt=apt)
+            sources = find_archives(suite, mirror=mirror or "", apt=apt)
             uris = list(dict.fromkeys(source.uri for source in sources))
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 files = list(pool.map(lambda package: download_package(package, uris, cache, fetch), packages))
@@ -126,9 +127,9 @@ def base_record(base: ResolvedBase) -> dict[str, object]:
 def parse_base_record(value: object) -> ResolvedBase:
     """Read a base record; ``path`` is None, for files do not travel. Raises BaseImageError naming the bad field."""
     record = _table(value, "base")
-    kind = _text(record, "base.kind")
-    if kind not in ("registry", "layout", "debs"):
-        raise BaseImageError(f"base.kind: {kind!r} is none of registry, layout, debs")
+    kind = next((known for known in get_args(BaseKind) if known == record.get("kind")), None)
+    if kind is None:
+        raise BaseImageError(f"base.kind: {record.get('kind')!r} is none of {', '.join(get_args(BaseKind))}")
     packages = record.get("packages", [])
     if not isinstance(packages, list):
         raise BaseImageError("base.packages: not a list")

@@ -22,7 +22,7 @@ def version_key(version: str) -> Key:
 
 def _key(part: str) -> tuple[tuple[tuple[int, ...], int], ...]:
     # The pair of an empty text is at the end of each, so that a tilde, and nothing else, sorts before the end.
-    return tuple((tuple(map(_order, text)) + (0,), int(number or 0)) for text, number in _PIECE.findall(part))
+    return tuple(((*map(_order, text), 0), int(number or 0)) for text, number in _PIECE.findall(part))
 
 
 def _order(character: str) -> int:

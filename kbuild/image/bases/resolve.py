@@ -1,0 +1,66 @@
+"""Resolving a base: from what ``--base`` says to exact bytes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kbuild.errors import BaseImageError, InvalidImage
+from kbuild.image.bases.choice import BaseChoice, configured_mirror
+from kbuild.image.bases.debs import resolve_debs_base
+from kbuild.image.oci import layout as layouts
+from kbuild.image.registry import pull_image
+from kbuild.plan.base import ResolvedBase
+from kbuild.platform import Platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+
+def resolve_base(
+    choice: BaseChoice,
+    platform: Platform,
+    *,
+    recorded: ResolvedBase | None,
+    settings: Mapping[str, object],
+    cache: Path,
+    run: Runner,
+    progress: Progress,
+) -> ResolvedBase:
+    """The base that ``choice`` names, with its files below ``cache`` (a local layout stays where it is).
+
+    ``recorded`` is what an earlier build of the same model used; where it is of the same name it is taken again,
+    package by package or by digest. Raises BaseImageError, RegistryError or HashMismatch.
+    """
+    if recorded is not None and recorded.name != choice.text:
+        recorded = None
+    match choice:
+        case BaseChoice(suite=suite) if suite is not None:
+            return resolve_debs_base(
+                suite,
+                platform,
+                mirror=configured_mirror(suite, settings),
+                recorded=None if recorded is None else recorded.packages,
+                cache=cache,
+                run=run,
+                progress=progress,
+            )
+        case BaseChoice(path=path) if path is not None:
+            try:
+                image = layouts.find_manifest(path, platform=platform)
+            except InvalidImage as error:
+                raise BaseImageError(f"{choice.text} is no base image: {error.message}", hint=error.hint) from error
+            return ResolvedBase(kind="layout", name=f"oci:{path.name}", digest=image.digest, path=path.absolute())
+        case BaseChoice(reference=reference) if reference is not None:
+            if recorded is not None:
+                reference = reference.with_digest(recorded.digest)
+            pulled, layout = pull_image(reference, platform, cache=cache / "pulled", progress=progress)
+            return ResolvedBase(
+                kind="registry", name=choice.text, digest=pulled.digest, reference=str(pulled), path=layout
+            )
+    raise BaseImageError(f"{choice.text!r} names no base")
+
+
+def without_path(base: ResolvedBase) -> ResolvedBase:
+    """The part of a base that means the same on every machine."""
+    return replace(base, path=None)
