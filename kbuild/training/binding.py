@@ -1,0 +1,152 @@
+"""What ties an inference pipeline to its training pipeline, and the checks that it fits."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kbuild.errors import PipelineMLError
+from kbuild.training.plan import is_parameter, make_steps
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+
+DEFAULT_MODEL_NAME = "model"
+KPM_KWARGS = ("copy_mode", "runner")
+# What a user may decide of mlflow.pyfunc.log_model; python_model and artifacts come from the run itself.
+LOG_MODEL_KWARGS = (
+    "artifact_path",
+    "auth_policy",
+    "await_registration_for",
+    "code_paths",
+    "conda_env",
+    "extra_pip_requirements",
+    "input_example",
+    "metadata",
+    "model_config",
+    "model_type",
+    "name",
+    "params",
+    "pip_requirements",
+    "prompts",
+    "registered_model_name",
+    "resources",
+    "signature",
+    "step",
+    "streamable",
+    "tags",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binding:
+    """One inference pipeline and the names of the training nodes it belongs to."""
+
+    training_names: frozenset[str]
+    inference: Pipeline
+    input_name: str
+    kpm_kwargs: dict[str, Any]
+    log_model_kwargs: dict[str, Any]
+
+    def serves_like(self, other: Binding) -> bool:
+        """Whether both log the same model, from whichever training nodes."""
+        return (
+            self.input_name == other.input_name
+            and set(self.inference.nodes) == set(other.inference.nodes)
+            and _same(self.kpm_kwargs, other.kpm_kwargs)
+            and _same(self.log_model_kwargs, other.log_model_kwargs)
+        )
+
+
+def make_binding(
+    training: Pipeline,
+    inference: Pipeline,
+    input_name: str,
+    kpm_kwargs: Mapping[str, Any] | None,
+    log_model_kwargs: Mapping[str, Any] | None,
+) -> Binding:
+    """Check that the two pipelines fit; raises one PipelineMLError that names everything that does not."""
+    problems = [
+        *_find_pipeline_problems(training, inference, input_name),
+        *_find_unknown("kpm_kwargs", kpm_kwargs or {}, KPM_KWARGS),
+        *_find_unknown("log_model_kwargs", log_model_kwargs or {}, LOG_MODEL_KWARGS),
+    ]
+    log_model = dict(log_model_kwargs or {})
+    if "name" in log_model and "artifact_path" in log_model:
+        problems.append("log_model_kwargs has both 'name' and 'artifact_path'; keep 'name'")
+    if problems:
+        raise PipelineMLError("the training and inference pipelines do not fit: " + "; ".join(problems))
+    if "artifact_path" in log_model:
+        warnings.warn("log_model_kwargs: 'artifact_path' is taken as 'name', write 'name' instead", stacklevel=4)
+        log_model["name"] = log_model.pop("artifact_path")
+    log_model.setdefault("name", DEFAULT_MODEL_NAME)
+    return Binding(
+        training_names=frozenset(node.name for node in training.nodes),
+        inference=inference,
+        input_name=input_name,
+        kpm_kwargs=dict(kpm_kwargs or {}),
+        log_model_kwargs=log_model,
+    )
+
+
+def merge_bindings(mine: tuple[Binding, ...], theirs: tuple[Binding, ...]) -> tuple[Binding, ...]:
+    """Both, those that serve alike joined into one that knows the training nodes of both."""
+    merged = list(mine)
+    for each in theirs:
+        for position, known in enumerate(merged):
+            if known.serves_like(each):
+                merged[position] = replace(known, training_names=known.training_names | each.training_names)
+                break
+        else:
+            merged.append(each)
+    return tuple(merged)
+
+
+def _find_pipeline_problems(training: Pipeline, inference: Pipeline, input_name: str) -> list[str]:
+    if not inference.nodes:
+        return ["the inference pipeline has no nodes"]
+    problems = []
+    if input_name not in inference.inputs():
+        names = ", ".join(sorted(name for name in inference.inputs() if not is_parameter(name))) or "none"
+        problems.append(f"input_name {input_name!r} is no input of the inference pipeline (its inputs: {names})")
+    elif is_parameter(input_name):
+        problems.append(f"input_name {input_name!r} is a parameter, not a dataset")
+    known = {_strip(name) for name in training.datasets()}
+    needed = {name for name in inference.inputs() if name != input_name and not is_parameter(name)}
+    strangers = sorted(name for name in needed if _strip(name) not in known)
+    if strangers:
+        problems.append(
+            f"inference input(s) {', '.join(map(repr, strangers))} come neither out of training nor into it, "
+            "and are no parameters"
+        )
+    if not inference.outputs():
+        problems.append("the inference pipeline has no output")
+    try:
+        make_steps(inference)
+    except PipelineMLError as error:
+        problems.append(error.message)
+    return problems
+
+
+def _find_unknown(place: str, given: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
+    problems = []
+    for name in sorted(set(given) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        problems.append(f"{place} has unknown {name!r}: {advice}")
+    return problems
+
+
+def _strip(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _same(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    # Values may be tables, whose == gives no truth value; those are the same only when they are one object.
+    return set(mine) == set(theirs) and all(
+        mine[key] is theirs[key] or (type(mine[key]) is type(theirs[key]) and (mine[key] == theirs[key]) is True)
+        for key in mine
+    )

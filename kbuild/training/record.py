@@ -1,0 +1,317 @@
+"""record_model: log the inference pipeline of a training run to MLflow, whole and checked, or not at all.
+
+The model is first saved in a temporary folder, asked for its example, and loaded in a clean process. Only then is
+it logged, and what is logged are those same files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kbuild
+from kbuild.errors import RecordingError
+from kbuild.training.artifacts import extract_artifacts, find_dataset
+from kbuild.training.check import (
+    RECORDED_PREDICTION,
+    SERVING_REQUEST,
+    Answer,
+    ask_in_clean_process,
+    is_same_answer,
+)
+from kbuild.training.closure import find_owners, pin
+from kbuild.training.example import Example, make_example
+from kbuild.training.pinning import ModelEnvironment, make_environment
+from kbuild.training.pipeline_ml import PipelineML
+from kbuild.training.pyfunc import KedroPipelineModel
+from kbuild.training.settings import TrainingSettings
+from kbuild.training.shipping import Shipment, find_blocked, plan_shipment, stage_code
+from kbuild.training.tracing import find_pickled_modules
+from kbuild.training.tracking import GitState, quiet_mlflow
+
+# The key of kbuild's own record in the MLmodel file's metadata, and the version of its layout.
+METADATA_KEY = "kbuild"
+RECORD_FORMAT = 1
+# How often a package may be added that only loading the model showed to be needed.
+_MAX_ADDED_PACKAGES = 8
+_SAVE_KWARGS = ("auth_policy", "model_config", "resources", "streamable")
+_LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedModel:
+    """A model that was logged: ``model_uri`` is ``models:/<model id>``."""
+
+    run_id: str
+    model_id: str
+    model_uri: str
+    name: str
+
+
+def record_model(
+    pipeline_ml: PipelineML,
+    catalog: Any,
+    *,
+    run_id: str,
+    package_name: str | None = None,
+    settings: TrainingSettings | None = None,
+    captured: Mapping[str, Any] | None = None,
+    git: GitState | None = None,
+) -> RecordedModel:
+    """Log the model of a finished training run.
+
+    Args:
+        pipeline_ml: what ran; its inference pipeline is logged.
+        catalog: the catalog of that run.
+        run_id: the MLflow run to log to, at the tracking uri that MLflow is set to.
+        package_name: the project's package, whose code travels with the model.
+        settings: rows of the example, and whether to check in a clean process.
+        captured: data of in-memory datasets that the runner has released since.
+        git: the project's commit, for the model's metadata.
+
+    Raises RecordingError saying why the model could not be logged whole; nothing of it is left then.
+    """
+    settings = settings or TrainingSettings()
+    captured = captured or {}
+    with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
+        work = Path(folder)
+        model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
+        artifacts = extract_artifacts(model.sources, catalog, work / "inputs", captured)
+        model.load_artifacts(artifacts)
+        data, has_data = _find_data(model.input_name, catalog, captured)
+        example = make_example(
+            model, data, has_data=has_data, log_model_kwargs=pipeline_ml.log_model_kwargs, rows=settings.example_rows
+        )
+        shipment = plan_shipment(_find_modules(model), package_name)
+        draft = _Draft(
+            model=model,
+            artifacts=artifacts,
+            example=example,
+            shipment=shipment,
+            log_model_kwargs=pipeline_ml.log_model_kwargs,
+            git=git,
+        )
+        saved = _save_checked(draft, work, settings)
+        return _log(saved, pipeline_ml.log_model_kwargs, run_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Draft:
+    model: KedroPipelineModel
+    artifacts: dict[str, str]
+    example: Example
+    shipment: Shipment
+    log_model_kwargs: dict[str, Any]
+    git: GitState | None
+
+
+def _find_data(name: str, catalog: Any, captured: Mapping[str, Any]) -> tuple[Any, bool]:
+    from kedro.io import DatasetError
+
+    if name in captured:
+        return captured[name], True
+    dataset = find_dataset(name, catalog)
+    if dataset is None:
+        return None, False
+    try:
+        return dataset.load(), True
+    except DatasetError:
+        # Released, or never made in this run: the example says so if nothing else gives a signature.
+        return None, False
+
+
+def _find_modules(model: KedroPipelineModel) -> set[str]:
+    """Modules that the pickled model and its loaded inputs refer to."""
+    modules = find_pickled_modules(model)
+    for name, value in model.loaded_inputs.items():
+        modules |= find_pickled_modules(value) | model.sources[name].modules
+    return modules
+
+
+def _save_checked(draft: _Draft, work: Path, settings: TrainingSettings) -> Path:
+    """Save the model, record its prediction, check it; a package that turns out to be missing is added."""
+    code_paths = [*stage_code(draft.shipment.code, work / "code"), *draft.log_model_kwargs.get("code_paths", [])]
+    shipped = [Path(path).stem for path in code_paths]
+    requirements = list(draft.shipment.requirements)
+    for attempt in range(_MAX_ADDED_PACKAGES + 1):
+        environment = make_environment(requirements, draft.log_model_kwargs, work / f"environment-{attempt}")
+        saved = work / f"model-{attempt}"
+        _save(draft, environment, code_paths, saved)
+        recorded = _record_prediction(saved)
+        if not settings.check:
+            return saved
+        answer = ask_in_clean_process(
+            saved,
+            blocked=find_blocked(environment.closure.versions, shipped),
+            shipped=shipped,
+            timeout=settings.check_timeout,
+        )
+        if answer.error is None:
+            _compare(recorded, answer)
+            return saved
+        owners = find_owners().get(answer.missing or "", [])
+        if not owners or owners[0] in environment.closure.versions:
+            break
+        requirements.append(pin(owners[0]))
+        shutil.rmtree(saved)
+    raise RecordingError(
+        f"the model cannot be loaded and asked in a clean process: {answer.error}",
+        hint="what it imports must be in the project's package or in a package that it names; "
+        "[tool.kbuild.training] check = false in pyproject.toml turns the check off",
+    )
+
+
+def _save(draft: _Draft, environment: ModelEnvironment, code_paths: list[str], target: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    kwargs = _select(draft.log_model_kwargs, _SAVE_KWARGS)
+    # MLflow advises against pickled models at each save; the clean process has the last word on this one.
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
+    metadata = {**(draft.log_model_kwargs.get("metadata") or {}), METADATA_KEY: _make_metadata(draft)}
+    try:
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            python_model=draft.model,
+            artifacts=draft.artifacts,
+            signature=draft.example.signature,
+            input_example=draft.example.input_example,
+            conda_env=environment.conda_env,
+            code_paths=code_paths,
+            metadata=metadata,
+            **kwargs,
+        )
+    except MlflowException as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise RecordingError(f"MLflow cannot save the model: {error.message}{cause}") from error
+    finally:
+        logging.getLogger("mlflow.pyfunc").setLevel(logging.NOTSET)
+    for compiled in sorted(target.rglob("__pycache__")):
+        shutil.rmtree(compiled)
+    # MLflow notes where each artifact came from: a path of this machine, of no use to anybody else.
+    saved = Model.load(str(target))
+    for artifact in saved.flavors["python_function"].get("artifacts", {}).values():
+        artifact["uri"] = artifact["path"]
+    saved.save(str(target / "MLmodel"))
+
+
+def _make_metadata(draft: _Draft) -> dict[str, Any]:
+    has_example = draft.example.input_example is not None
+    record: dict[str, Any] = {
+        "format": RECORD_FORMAT,
+        "version": kbuild.__version__,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": f"{platform.system()}-{platform.machine()}".lower(),
+        "prediction": RECORDED_PREDICTION if has_example else None,
+    }
+    if draft.git is not None:
+        record |= {"git_commit": draft.git.commit, "git_dirty": draft.git.dirty}
+    return record
+
+
+def _record_prediction(saved: Path) -> str | None:
+    """Ask the saved model as the scoring server would, and keep the response beside the request, byte for byte."""
+    request = saved / SERVING_REQUEST
+    if not request.is_file():
+        return None
+    import mlflow.pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    # Loading puts the model's code folder first on the path, which is to be gone soon.
+    path = sys.path
+    try:
+        model = mlflow.pyfunc.load_model(str(saved))
+        schema = model.metadata.get_input_schema()
+        text = request.read_text(encoding="utf-8")
+        answer = scoring_server.invocations(text, "application/json", model, schema)
+    except Exception as error:  # the nodes are the user's code, which may raise anything
+        cause = _find_cause(error)
+        raise RecordingError(f"the model cannot answer its own input example: {cause}") from error
+    finally:
+        sys.path = path
+    if answer.status != 200:
+        raise RecordingError(f"the model cannot answer its own input example: {answer.response}")
+    (saved / RECORDED_PREDICTION).write_text(answer.response, encoding="utf-8")
+    return str(answer.response)
+
+
+def _find_cause(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {error}"
+
+
+def _compare(recorded: str | None, answer: Answer) -> None:
+    if recorded is None or answer.response is None:
+        return
+    if not is_same_answer(json.loads(recorded), json.loads(answer.response)):
+        raise RecordingError(
+            "in a clean process the model predicts something else than in training for the same example",
+            hint="see that the inference pipeline uses no state, clock or chance of its own",
+        )
+
+
+class _CheckedFiles:
+    """What ``Model.log`` takes for a flavor: it moves the checked files where MLflow wants them."""
+
+    def __init__(self, saved: Path, name: str) -> None:
+        self._saved = saved
+        self._name = name
+        self.model_id: str | None = None
+
+    def save_model(self, path: str, mlflow_model: Any, **_: Any) -> None:
+        from mlflow.models import Model
+
+        self.model_id = mlflow_model.model_id
+        shutil.move(self._saved, path)
+        checked = Model.load(path)
+        for name in ("flavors", "signature", "saved_input_example_info", "metadata", "model_size_bytes"):
+            setattr(mlflow_model, name, getattr(checked, name))
+        for name in ("resources", "auth_policy"):
+            setattr(mlflow_model, name, getattr(checked, name, None))
+        # MLflow puts the artifact store's location here, an absolute path with a local store.
+        mlflow_model.artifact_path = self._name
+        mlflow_model.save(str(Path(path) / "MLmodel"))
+
+
+def _log(saved: Path, log_model_kwargs: Mapping[str, Any], run_id: str) -> RecordedModel:
+    import mlflow
+    from mlflow.models import Model
+
+    name = log_model_kwargs["name"]
+    files = _CheckedFiles(saved, name)
+    kwargs = _select(log_model_kwargs, _LOG_KWARGS)
+    try:
+        # The clean process has done what MLflow's own validation would do, and more.
+        Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
+    except Exception as error:  # a store may raise anything: the model must not stay half-logged
+        problem = getattr(error, "message", None) or str(error)
+        left = _delete(mlflow.MlflowClient(), files.model_id)
+        raise RecordingError(f"the model could not be logged: {' '.join(problem.split())}{left}") from error
+    model_id = str(files.model_id)
+    return RecordedModel(run_id=run_id, model_id=model_id, model_uri=f"models:/{model_id}", name=name)
+
+
+def _delete(client: Any, model_id: str | None) -> str:
+    """Delete what MLflow began; returns what to tell when that fails too (MLflow has marked it FAILED by then)."""
+    if model_id is None:
+        return ""
+    try:
+        client.delete_logged_model(model_id)
+    except Exception as error:  # noqa: BLE001 - told with the first error, which matters more
+        return f" (and the failed model {model_id} could not be deleted: {error})"
+    return ""
+
+
+def _select(kwargs: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in names if name in kwargs}
