@@ -72,7 +72,7 @@ class BuildKitEngine:
                     hint='set {"features": {"containerd-snapshotter": true}} in daemon.json and restart Docker, '
                     "or build with --engine native",
                 )
-        return f"Docker {server}, buildx {(buildx.split() + ['unknown'])[1]}"
+        return f"Docker {server}, buildx {[*buildx.split(), 'unknown', 'unknown'][1]}"
 
     def build(self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress) -> EngineOutput:
         """Execute the context's Dockerfile, RUN and several stages included.
@@ -126,10 +126,10 @@ class BuildKitEngine:
 def stamp_times(folder: Path) -> None:
     """Give every file and link below ``folder`` a time made from its content. Raises OSError.
 
-    BuildKit sends only what changed since its last look at a folder, and judges by size and time: with one time for all,
-    a changed file of the same size would stay behind, silently. And a file that an earlier COPY brought is left out of a
-    layer only when the times agree. So equal content gets equal times, other content others, whoever made the folder;
-    in the image all of them become 0.
+    BuildKit sends only what changed since its last look at a folder, and judges by size and time: with one time for
+    all, a changed file of the same size would stay behind, silently. And a file that an earlier COPY brought is left
+    out of a layer only when the times agree. So equal content gets equal times, other content others, whoever made the
+    folder; in the image all of them become 0.
     """
     for parent, folders, names in os.walk(folder):
         for name in [*names, *(name for name in folders if Path(parent, name).is_symlink())]:

@@ -7,7 +7,8 @@ links, nor these folders. kbuild gives equal content equal times, so here a file
 brought the same one; a file of the base image, whose times are its own, always is.
 """
 
-# ruff: noqa: PTH - names in a build context are bytes and need not be UTF-8; pathlib takes none
+# Names in a build context are bytes, which need not be UTF-8; pathlib takes none.
+# ruff: noqa: PTH115, PTH116, PTH121, PTH123
 
 from __future__ import annotations
 

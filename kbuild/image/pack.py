@@ -27,6 +27,9 @@ from kbuild.image.oci.reference import ImageReference
 from kbuild.plan.plan import BuildPlan
 from kbuild.progress import Progress
 
+# Docker 26.1 loads zstd layers into both of its stores, as do registries, podman and containerd; it packs five times
+# faster than gzip and smaller. Docker 20.10 needs gzip.
+DEFAULT_COMPRESSION: media.Compression = "zstd"
 # The tar of nothing. WORKDIR on a folder that exists gives one; what changes nothing is left out of the image.
 _EMPTY_TAR = digest_bytes(bytes(1024))
 # Each worker compresses on a second thread beside it.
@@ -40,7 +43,7 @@ def pack(
     *,
     engine: str,
     progress: Progress,
-    compression: media.Compression = "gzip",
+    compression: media.Compression = DEFAULT_COMPRESSION,
     reference: ImageReference | None = None,
 ) -> BuiltImage:
     """Write the OCI layout directory ``destination`` and tell what is in it.
@@ -48,7 +51,7 @@ def pack(
     An older layout at the same place is replaced, anything else in the way stays. Whole or not at all: it is made
     beside the destination and renamed. Raises OutputError when it cannot be written (disk full, no permission).
     """
-    _refuse_other(destination)
+    refuse_other(destination)
     with writing(destination) as folder:
         blobs = folder / "blobs" / "sha256"
         blobs.mkdir(parents=True)
@@ -113,7 +116,8 @@ def output_error(error: OSError, destination: Path) -> OutputError:
     return OutputError(f"cannot write {destination}: {reason}{where}", hint=hint)
 
 
-def _refuse_other(destination: Path) -> None:
+def refuse_other(destination: Path) -> None:
+    """Raise OutputError for anything at ``destination`` but an image layout or an empty folder."""
     if not destination.exists() or layouts.is_layout(destination):
         return
     if destination.is_dir() and not any(destination.iterdir()):
