@@ -98,6 +98,63 @@ def run(
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
 
 
+class RunningProcess:
+    """A process that goes on by itself; it leads a session of its own, so that Ctrl-C does not reach it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process id on this machine."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its return code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout: float) -> int | None:
+        """Its return code once it has ended, None if it has not after ``timeout`` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; one that has ended gets none."""
+        self._process.send_signal(number)
+
+
+class Starter(Protocol):
+    """Starts a program and does not wait for it."""
+
+    def __call__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: Sequence[int] = ()
+    ) -> RunningProcess:
+        """Start ``argv`` with exactly ``env``; both of its streams are appended to ``log``, its stdin is empty.
+
+        ``pass_fds`` stay open in it under their numbers. Raises ProgramNotFound.
+        """
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: Sequence[int] = ()) -> RunningProcess:
+    """The real ``Starter``."""
+    with log.open("ab") as file:
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                pass_fds=tuple(pass_fds),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
+    return RunningProcess(process)
+
+
 def _collect(stream: object, into: list[str], on_line: Callable[[str], None] | None) -> None:
     for line in stream:  # type: ignore[attr-defined]
         into.append(line)
