@@ -6,11 +6,28 @@ Format: https://conda.github.io/conda-lock/output/#unified-lockfile and conda-lo
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
 
 from kbuild.digest import Digest, digest_bytes
+from kbuild.errors import LockfileInvalid, PlatformError
 from kbuild.platform import Platform
+
+INPUT_DIGEST_KEY = "kbuild_input_digest"
+"""Where ``metadata.custom_metadata`` of a lockfile records the digest of what it was made from."""
+
+CHANNEL_VARIABLE = "KBUILD_CHANNEL"
+"""Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_URL = re.compile(r"(https?|file)://\S+|\$\{?[A-Za-z_]\w*\}?/\S+")
+# Much faster than the pure Python one, and in every wheel of PyYAML.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -48,6 +65,137 @@ class Lockfile:
 
     def for_platform(self, platform: Platform) -> tuple[LockedPackage, ...]:
         """The packages of one platform, sorted by manager and name."""
-        return tuple(
-            sorted((p for p in self.packages if p.platform == platform), key=lambda p: (p.manager, p.name))
-        )
+        return tuple(sorted((p for p in self.packages if p.platform == platform), key=lambda p: (p.manager, p.name)))
+
+
+def read_lockfile(path: Path) -> Lockfile:
+    """Read and parse a lockfile; raises LockfileInvalid, also where the file cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LockfileInvalid(f"cannot read the lockfile {path}: {error.strerror}") from error
+    return parse_lockfile(content, source=str(path))
+
+
+def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
+    """Parse a unified lockfile (version 1).
+
+    Packages of other categories than ``main``, and of platforms that no image is built for, are left out. Raises one
+    LockfileInvalid that names every fault by its path, as ``package[3].hash.sha256``.
+    """
+    try:
+        document = yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise LockfileInvalid(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+    faults: list[str] = []
+    if not isinstance(document, Mapping):
+        raise LockfileInvalid(f"{source} is no lockfile: not a mapping")
+    if document.get("version") != 1:
+        raise LockfileInvalid(f"{source}: version is {document.get('version')!r}, only 1 is known")
+    metadata = _mapping(document.get("metadata"), "metadata", faults)
+    platforms = _platforms(metadata.get("platforms"), faults)
+    packages = [
+        package
+        for number, entry in enumerate(_sequence(document.get("package"), "package", faults))
+        if (package := _package(entry, f"package[{number}]", faults)) is not None
+    ]
+    _check_unique(packages, faults)
+    lockfile = Lockfile(
+        content=content,
+        packages=tuple(sorted(packages)),
+        platforms=platforms,
+        channels=_channels(metadata.get("channels"), faults),
+        input_digest=_input_digest(metadata, faults),
+    )
+    if faults:
+        raise LockfileInvalid(f"{source}: {'; '.join(faults)}", hint="make the lock again with kbuild lock")
+    return lockfile
+
+
+def _package(entry: Any, path: str, faults: list[str]) -> LockedPackage | None:
+    entry = _mapping(entry, path, faults)
+    if not entry or entry.get("category", "main") != "main":
+        return None
+    platform = _platform(entry.get("platform"), f"{path}.platform", faults)
+    manager = entry.get("manager")
+    if manager not in ("conda", "pip"):
+        faults.append(f"{path}.manager is {manager!r}, neither conda nor pip")
+    dependencies = _mapping(entry.get("dependencies") or {}, f"{path}.dependencies", faults)
+    package = LockedPackage(
+        name=_text(entry.get("name"), f"{path}.name", faults),
+        version=_text(entry.get("version"), f"{path}.version", faults),
+        manager="conda" if manager == "conda" else "pip",
+        platform=platform or Platform("linux", "amd64"),
+        url=_text(entry.get("url"), f"{path}.url", faults, _URL),
+        sha256=_text(
+            _mapping(entry.get("hash"), f"{path}.hash", faults).get("sha256"), f"{path}.hash.sha256", faults, _SHA256
+        ),
+        dependencies=tuple(sorted((str(name), str(version or "")) for name, version in dependencies.items())),
+    )
+    return package if platform is not None else None
+
+
+def _text(value: Any, path: str, faults: list[str], pattern: re.Pattern[str] | None = None) -> str:
+    if not isinstance(value, str) or not value:
+        faults.append(f"{path} is missing" if value is None else f"{path} is no text: {value!r}")
+        return ""
+    if pattern is not None and not pattern.fullmatch(value):
+        faults.append(f"{path} is not what it should be: {value!r}")
+    return value
+
+
+def _mapping(value: Any, path: str, faults: list[str]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        faults.append(f"{path} is missing" if value is None else f"{path} is no mapping")
+        return {}
+    return value
+
+
+def _sequence(value: Any, path: str, faults: list[str]) -> Sequence[Any]:
+    if not isinstance(value, list):
+        faults.append(f"{path} is missing" if value is None else f"{path} is no list")
+        return []
+    return value
+
+
+def _platform(value: Any, path: str, faults: list[str]) -> Platform | None:
+    subdir = _text(value, path, faults)
+    try:
+        return Platform.from_conda_subdir(subdir)
+    except PlatformError:
+        return None  # a lock may cover systems on which people only work
+
+
+def _platforms(value: Any, faults: list[str]) -> tuple[Platform, ...]:
+    names = _sequence(value, "metadata.platforms", faults)
+    known = (_platform(name, f"metadata.platforms[{number}]", faults) for number, name in enumerate(names))
+    return tuple(sorted({platform for platform in known if platform is not None}))
+
+
+def _channels(value: Any, faults: list[str]) -> tuple[str, ...]:
+    entries = _sequence(value, "metadata.channels", faults)
+    return tuple(
+        _text(entry.get("url") if isinstance(entry, Mapping) else entry, f"metadata.channels[{number}].url", faults)
+        for number, entry in enumerate(entries)
+    )
+
+
+def _input_digest(metadata: Mapping[str, Any], faults: list[str]) -> Digest | None:
+    custom = metadata.get("custom_metadata") or {}
+    recorded = custom.get(INPUT_DIGEST_KEY) if isinstance(custom, Mapping) else None
+    if recorded is None:
+        return None  # made by conda-lock itself, or by another tool
+    try:
+        return Digest.parse(str(recorded))
+    except ValueError as error:
+        faults.append(f"metadata.custom_metadata.{INPUT_DIGEST_KEY} is {error}")
+        return None
+
+
+def _check_unique(packages: Sequence[LockedPackage], faults: list[str]) -> None:
+    seen: set[tuple[str, str, Platform]] = set()
+    for package in packages:
+        key = (package.manager, package.name, package.platform)
+        if key in seen:
+            faults.append(f"package: {package.name} of {package.manager} is there twice for {package.platform}")
+        seen.add(key)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
+from kbuild.environment.credentials import hide_credentials
+from kbuild.environment.requirements import read_requirements
+from kbuild.errors import EnvironmentSpecError
 from kbuild.platform import Platform
 
 Interpreter = Literal["conda", "captured"]
+
+_MATCH_SPEC = re.compile(r"(?:(?P<channel>\S+)::)?(?P<name>[A-Za-z0-9_.-]+)\s*(?P<rest>[\s=<>!~*\[].*)?")
+_EXACT_PYTHON = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
+# conda's own default where an environment file names no channel (conda's docs, "default_channels").
+_DEFAULT_CHANNELS = ("defaults",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,3 +47,112 @@ class EnvironmentSpec:
     def digest(self) -> Digest:
         """Depends on every field and on nothing else."""
         return digest_json(asdict(self))
+
+
+def make_spec(
+    conda_env: Mapping[str, Any],
+    *,
+    files: Mapping[str, str],
+    python: str | None,
+    platforms: Sequence[Platform],
+    indexes: Sequence[str],
+    interpreter: Interpreter,
+    channels: Sequence[str] = (),
+) -> EnvironmentSpec:
+    """The spec of a model.
+
+    ``conda_env`` is its parsed ``conda.yaml``; ``files`` the text of its ``requirements.txt``, ``constraints.txt`` and
+    whatever else ``-r`` and ``-c`` lines may name, by path below the model; ``python`` the exact version that trained
+    it (``python_env.yaml``, or ``python_version`` of the MLmodel's python_function flavor), used where ``conda.yaml``
+    leaves it open. ``indexes`` are the user's (``package_indexes``); the model's own ``--index-url`` replaces the
+    first, its ``--extra-index-url`` come last. ``channels`` overrides those of ``conda.yaml``.
+
+    The order of packages does not matter. Raises one EnvironmentSpecError naming everything that cannot be locked.
+    """
+    problems: list[str] = []
+    specs, pip_lines = _split_dependencies(conda_env, problems)
+    asked = read_requirements(pip_lines, source="conda.yaml", files=files)
+    problems.extend(asked.problems)
+    exact = _exact_python(specs.pop("python", ""), python, problems)
+    specs.pop("pip", None)  # nothing is installed when the container starts; who needs pip asks for it under pip:
+    if problems:
+        raise EnvironmentSpecError(
+            f"the model's environment cannot be locked: {'; '.join(problems)}",
+            hint="name packages of an index with a version, and log the model again",
+        )
+    urls = [asked.index_url or "", *asked.extra_index_urls]
+    all_indexes = [*([urls[0], *indexes[1:]] if asked.index_url else indexes), *urls[1:]]
+    wanted = [channel for channel in channels or _listed(conda_env, "channels") if channel != "nodefaults"]
+    return EnvironmentSpec(
+        python=exact,
+        conda=tuple(sorted(set(specs.values()))),
+        pip=tuple(sorted({str(requirement) for requirement in asked.requirements}, key=_by_name)),
+        constraints=tuple(sorted({str(constraint) for constraint in asked.constraints}, key=_by_name)),
+        channels=tuple(_unique(hide_credentials(url, "CHANNEL")[0] for url in wanted or _DEFAULT_CHANNELS)),
+        indexes=tuple(_unique(hide_credentials(url, "INDEX")[0] for url in all_indexes)),
+        platforms=tuple(sorted(set(platforms))),
+        interpreter=interpreter,
+    )
+
+
+def _split_dependencies(conda_env: Mapping[str, Any], problems: list[str]) -> tuple[dict[str, str], list[str]]:
+    """conda MatchSpecs by package name, and the lines of the ``pip:`` list."""
+    specs: dict[str, str] = {}
+    pip_lines: list[str] = []
+    for dependency in _listed(conda_env, "dependencies"):
+        if isinstance(dependency, str):
+            match = _MATCH_SPEC.fullmatch(dependency.strip())
+            if match is None:
+                problems.append(f"{dependency!r} in conda.yaml: no conda package specification")
+            elif match["name"].lower() in specs:
+                problems.append(f"{dependency!r} in conda.yaml: {match['name']} is listed twice")
+            else:
+                specs[match["name"].lower()] = dependency.strip()
+        elif isinstance(dependency, Mapping) and set(dependency) == {"pip"}:
+            pip_lines.extend(str(line) for line in dependency["pip"] or ())
+        else:
+            problems.append(f"{dependency!r} in conda.yaml: neither a conda package nor a pip: list")
+    return specs, pip_lines
+
+
+def _exact_python(spec: str, trained: str | None, problems: list[str]) -> str:
+    match = _MATCH_SPEC.fullmatch(spec)
+    rest = ((match["rest"] if match else None) or "").strip()
+    version = rest.lstrip("= ").split("=")[0].split(" ")[0] if rest[:1] not in "<>!~" else ""
+    if _EXACT_PYTHON.fullmatch(version):
+        return version
+    if trained is None or not _EXACT_PYTHON.fullmatch(trained):
+        problems.append(f"{spec or 'no python'!r} in conda.yaml: the exact version of Python is not known")
+        return ""
+    if not _allows(rest, version, trained):
+        problems.append(f"{spec!r} in conda.yaml: the model was trained with Python {trained}")
+    return trained
+
+
+def _allows(rest: str, prefix: str, version: str) -> bool:
+    """Whether a conda version specification allows ``version``; conda's ``=3.11`` and ``3.11.*`` mean any 3.11."""
+    if not rest or prefix == "*":
+        return True
+    try:
+        asked = SpecifierSet(f"=={prefix.removesuffix('.*').rstrip('.')}.*" if prefix else rest.replace(" ", ""))
+    except InvalidSpecifier:
+        return False
+    return asked.contains(version, prereleases=True)
+
+
+def _listed(conda_env: Mapping[str, Any], key: str) -> list[Any]:
+    value = conda_env.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise EnvironmentSpecError(f"conda.yaml: {key} is no list")
+    return value
+
+
+def _by_name(requirement: str) -> tuple[str, str]:
+    name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
+    return canonicalize_name(name), requirement
+
+
+def _unique(urls: Any) -> list[str]:
+    return list(dict.fromkeys(urls))

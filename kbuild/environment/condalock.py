@@ -1,0 +1,145 @@
+"""CondaLockResolver: conda-lock, run as a process, turns an environment spec into a lockfile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.version import Version
+
+from kbuild.digest import Digest, digest_json
+from kbuild.environment.capture import capture_interpreter, check_version, running_interpreter
+from kbuild.environment.condalock_errors import source_only_hint
+from kbuild.environment.condalock_run import PlatformSolve
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, Lockfile, parse_lockfile
+from kbuild.environment.spec import EnvironmentSpec
+from kbuild.errors import (
+    ExtraNotInstalled,
+    InterpreterCaptureFailed,
+    LockfileInvalid,
+    ResolverFailed,
+    SourceOnlyPackage,
+)
+from kbuild.platform import host_platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+# Raised when the same spec would be locked differently by this module.
+_RECIPE = 1
+# Debian 12's; wheels for newer ones are rare, and conda-lock itself looks no further than manylinux_2_28.
+DEFAULT_GLIBC = "2.36"
+_HEADER = """\
+# Made by kbuild with conda-lock (unified format, version 1): every package by url and sha256. Do not edit.
+# $KBUILD_CHANNEL, where it stands, is the url of the local channel that holds the captured interpreter.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CondaLockResolver:
+    """A ``Resolver``.
+
+    ``channel`` is the local conda channel that a captured interpreter is put into. ``environ`` is the environment of
+    conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
+    line, None for an installed or the built-in one. ``glibc`` is the C library that images have at least.
+    """
+
+    run: Runner
+    channel: Path
+    environ: Mapping[str, str]
+    solver: Path | None = None
+    glibc: str = DEFAULT_GLIBC
+
+    def input_digest(self, spec: EnvironmentSpec) -> Digest:
+        """Digest of the spec, conda-lock's version, this module's recipe and the C library.
+
+        Not of the solver: any of them answers within the same constraints, and which one a machine has installed must
+        not make the locks of a team stale.
+        """
+        try:
+            version = metadata.version("conda-lock")
+        except metadata.PackageNotFoundError as error:
+            raise ExtraNotInstalled("conda-lock is not installed") from error
+        return digest_json(
+            {"spec": str(spec.digest), "conda-lock": version, "recipe": _RECIPE, "glibc": self.glibc},
+        )
+
+    def resolve(self, spec: EnvironmentSpec, *, progress: Progress) -> Lockfile:
+        """Solve for every platform of the spec; captures the interpreter first when the spec wants it.
+
+        The bytes of the answer depend on the spec and on what channels and indexes offer. Raises PackageNotFound,
+        VersionConflict, SourceOnlyPackage, IndexUnavailable, InterpreterCaptureFailed or ResolverFailed.
+        """
+        glibc, channels = self._interpreter(spec, progress)
+        digest = self.input_digest(spec)
+        documents = [
+            PlatformSolve(
+                spec=spec,
+                platform=platform,
+                channels=channels,
+                glibc=glibc,
+                input_digest=digest,
+                run=self.run,
+                environ={**self.environ, CHANNEL_VARIABLE: self.channel.resolve().as_uri()},
+                solver=self.solver,
+                progress=progress,
+            ).document()
+            for platform in spec.platforms
+        ]
+        try:
+            lockfile = parse_lockfile(_join(documents), source="conda-lock's answer")
+        except LockfileInvalid as error:
+            raise ResolverFailed(error.message, hint="every package needs a url and a sha256") from error
+        _check_wheels(spec, lockfile)
+        return lockfile
+
+    def _interpreter(self, spec: EnvironmentSpec, progress: Progress) -> tuple[str, tuple[str, ...]]:
+        """The C library and the channels to solve with."""
+        if spec.interpreter == "conda":
+            return self.glibc, spec.channels
+        others = [str(platform) for platform in spec.platforms if platform != host_platform()]
+        if others:
+            raise InterpreterCaptureFailed(
+                f"the captured interpreter runs on {host_platform()}, not on {', '.join(others)}",
+                hint="take the interpreter from a channel (--interpreter conda)",
+            )
+        layout = running_interpreter()
+        check_version(spec.python, layout)
+        captured = capture_interpreter(self.channel, run=self.run, progress=progress, layout=layout)
+        # The image must have the C library that the interpreter needs; its package says so in the lock.
+        glibc = str(max(Version(self.glibc), Version(captured.glibc)))
+        # No channel is asked unless a package other than the interpreter must come from one.
+        return glibc, (f"${CHANNEL_VARIABLE}", *(spec.channels if spec.conda else ()))
+
+
+def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
+    """One lockfile of the lockfiles of several platforms, without conda-lock's own comments and file names."""
+    first = documents[0]["metadata"]
+    joined = {
+        "version": 1,
+        "metadata": {
+            "content_hash": {
+                key: value for each in documents for key, value in each["metadata"]["content_hash"].items()
+            },
+            "channels": first["channels"],
+            "platforms": [name for each in documents for name in each["metadata"]["platforms"]],
+            "sources": first["sources"],
+            "custom_metadata": first["custom_metadata"],
+        },
+        "package": [package for each in documents for package in each["package"]],
+    }
+    return (_HEADER + str(yaml.safe_dump(joined, sort_keys=False))).encode()
+
+
+def _check_wheels(spec: EnvironmentSpec, lockfile: Lockfile) -> None:
+    """conda-lock falls back to a source distribution where no wheel fits; an image is made of wheels alone."""
+    without = [p for p in lockfile.packages if p.manager == "pip" and not p.filename.endswith(".whl")]
+    if without:
+        names = ", ".join(sorted({f"{package.name} {package.version} for {package.platform}" for package in without}))
+        raise SourceOnlyPackage(
+            f"no wheel for Python {spec.python}, only a source distribution: {names}",
+            hint=source_only_hint(without[0].name),
+        )

@@ -1,0 +1,182 @@
+"""What conda-lock's last words mean, as one of kbuild's errors.
+
+conda-lock reports through the traceback of its vendored poetry for packages of an index, and through the JSON of the
+conda solver for packages of a channel. Real outputs of both are in the tests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from kbuild.environment.credentials import without_credentials
+from kbuild.errors import (
+    IndexUnavailable,
+    KbuildError,
+    PackageNotFound,
+    ResolverFailed,
+    SourceOnlyPackage,
+    VersionConflict,
+)
+
+Releases = Callable[[str], Mapping[Version, list[str]]]
+"""Looks up the file names of each release of a package on the indexes."""
+
+_SOLVER_PROBLEM = re.compile(r"^\S*\.SolverProblemError: (?P<text>.+?)(?=^\S*(?:Error|Exception):|\Z)", re.M | re.S)
+_NO_MATCH = re.compile(
+    r"(?:Because |because |and )?(?P<parent>\S+(?: \([^)]*\))?) depends on (?P<name>\S+) \((?P<version>[^)]*)\) "
+    r"which doesn't match any versions"
+)
+_NOT_FOUND = re.compile(r"^\S*\.PackageNotFoundError: Package (?P<name>\S+) \((?P<version>[^)]*)\) not found", re.M)
+_REFUSED = re.compile(r"Authorization error accessing (?P<url>\S+)")
+_INDEX_DOWN = re.compile(
+    r"^(?:requests\.exceptions\.(?:\w*Connection\w*|\w*Timeout|SSLError|ProxyError|RetryError|ChunkedEncodingError)"
+    r"|\S*\.RepositoryError): (?P<text>.+)$",
+    re.M,
+)
+_HOST = re.compile(r"host='(?P<host>[^']+)'(?:, port=(?P<port>\d+))?|https?://(?P<netloc>[^/\s]+)")
+_CAUSE = re.compile(r"(?:\[Errno -?\d+\] (?P<errno>[^'\")]+)|(?P<http>\d{3} (?:Server|Client) Error))")
+
+_CONDA_FAILED = re.compile(
+    r"Could not lock the environment for platform (?P<subdir>\S+)\n(?P<text>.*?)\n    Command:", re.S
+)
+_CONDA_DOWN = re.compile(
+    r"CondaHTTPError|CondaSSLError|error sending request|Download error|Could not (?:resolve|connect)|"
+    r"Connection (?:refused|failed)|status code 5\d\d|HTTP 5\d\d"
+)
+_CONDA_MISSING = re.compile(
+    r"No candidates were found for (?P<spec>[^\n]+)"
+    r"|(?:nothing provides|does not exist|packages are not available|PackagesNotFoundError)"
+)
+_CONDA_CONFLICT = re.compile(
+    r"Unsatisfiable|Cannot solve|Could not solve|conflict|cannot be installed|is not installable", re.I
+)
+_ROOT = "-dummy-package-"
+_OFFERED = 3
+_LONGEST = 600
+_CONFLICT_HINT = "loosen one of them in the model's conda environment, and log the model again"
+
+
+def explain_failure(stderr: str, *, releases: Releases) -> KbuildError:
+    """The error behind the stderr of a conda-lock that failed."""
+    conda = _CONDA_FAILED.search(stderr)
+    if conda is not None:
+        return _conda_error(conda["text"])
+    refused = _REFUSED.search(stderr)
+    if refused is not None:  # poetry goes on as if the index had no such package
+        return IndexUnavailable(
+            f"the package index refuses {without_credentials(refused['url'])}",
+            hint="give its user and password in the url (PIP_INDEX_URL) or in ~/.netrc",
+        )
+    problem = _SOLVER_PROBLEM.search(stderr)
+    if problem is not None:
+        missing = _NO_MATCH.search(problem["text"])
+        if missing is not None:
+            return missing_release(
+                missing["name"], missing["version"], wanted_by=_owner(missing["parent"]), releases=releases
+            )
+        return VersionConflict(
+            f"the requirements cannot all hold: {_one_line(problem['text'])}", hint=_CONFLICT_HINT
+        )
+    absent = _NOT_FOUND.search(stderr)
+    if absent is not None:
+        return missing_release(absent["name"], absent["version"], wanted_by=None, releases=releases)
+    down = _INDEX_DOWN.search(stderr)
+    if down is not None:
+        return _index_down(down["text"])
+    return ResolverFailed(f"conda-lock failed: {_last_words(stderr)}")
+
+
+def missing_release(name: str, version: str, *, wanted_by: str | None, releases: Releases) -> KbuildError:
+    """The error for a package, or a version of it, that the solver did not get: absent, refused or source only."""
+    wanted = name if version in ("*", "") else f"{name} {version.removeprefix('==')}"
+    who = f", which {wanted_by} requires" if wanted_by else ""
+    try:
+        found = releases(name)
+        specifier = _specifier(version)
+    except IndexUnavailable as error:
+        return error
+    if not found:
+        return PackageNotFound(f"no package index has {name}{who}", hint="check the name, or add the index that has it")
+    here = [release for release in found if specifier.contains(release, prereleases=True)]
+    if here and all(not file.endswith(".whl") for release in here for file in found[release]):
+        return SourceOnlyPackage(
+            f"of {wanted}{who}, the package index has only source distributions",
+            hint=source_only_hint(name),
+        )
+    newest = sorted((release for release in found if not release.is_prerelease), reverse=True) or sorted(found)[::-1]
+    offer = ", ".join(map(str, newest[:_OFFERED]))
+    return PackageNotFound(
+        f"the package index has no {wanted}{who}",
+        hint=f"the newest it has of {name}: {offer}"
+        + (f"; ask for a version of {wanted_by.split()[0]} that takes one of them" if wanted_by else ""),
+    )
+
+
+def source_only_hint(name: str) -> str:
+    """What to do about a package without a wheel."""
+    return f"build a wheel of {name} (pip wheel) and offer it on your package index, or take the package from conda"
+
+
+def lagging_requirement(stderr: str) -> tuple[str, str] | None:
+    """Name and version of a release that the index has while it lacks what that release pins."""
+    missing = _NO_MATCH.search(stderr)
+    parent = re.fullmatch(r"(?P<name>\S+) \((?P<version>[^)<>=!~*|, ]+)\)", missing["parent"]) if missing else None
+    return (parent["name"], parent["version"]) if parent else None
+
+
+def _owner(parent: str) -> str | None:
+    return None if parent.startswith(_ROOT) else parent.replace("(", "").replace(")", "")
+
+
+def _specifier(version: str) -> SpecifierSet:
+    text = "" if version in ("*", "") else version
+    try:
+        return SpecifierSet(text if text[:1] in ("", "=", "<", ">", "!", "~") else f"=={text}")
+    except InvalidSpecifier:  # poetry joins ranges with ||, which PEP 440 has no word for
+        return SpecifierSet()
+
+
+def _index_down(text: str) -> IndexUnavailable:
+    host = _HOST.search(text)
+    where = (host["netloc"] or host["host"] + (f":{host['port']}" if host["port"] else "")) if host else "asked for"
+    cause = _CAUSE.search(text)
+    why = (cause["errno"] or cause["http"]).strip() if cause else _one_line(text)
+    return IndexUnavailable(
+        f"the package index {without_credentials(where)} does not answer: {why}",
+        hint="check the network, PIP_INDEX_URL and pip's configuration",
+    )
+
+
+def _conda_error(text: str) -> KbuildError:
+    said = re.sub(r"^(UnsatisfiableError|CondaHTTPError|InvalidMatchSpec): ", "", text.strip())
+    if _CONDA_DOWN.search(text):
+        host = _HOST.search(said)
+        causes = said.splitlines()[-1].removeprefix("Caused by: ")
+        where = without_credentials(host["netloc"]) if host and host["netloc"] else "asked for"
+        return IndexUnavailable(
+            f"the conda channel at {where} does not answer: {_one_line(causes)}",
+            hint="name a channel that can be reached (--channel), or take this interpreter (--interpreter captured)",
+        )
+    missing = _CONDA_MISSING.search(said)
+    if missing is not None and missing["spec"]:
+        spec = missing["spec"].strip().removesuffix(".").removesuffix("*").strip()
+        return PackageNotFound(f"no conda channel has {spec}", hint="check the name, the version and the channels")
+    if missing is not None:
+        return PackageNotFound(f"a conda package is missing: {_one_line(said)}", hint="check names and channels")
+    if _CONDA_CONFLICT.search(text):
+        return VersionConflict(f"the conda packages cannot all be installed: {_one_line(said)}", hint=_CONFLICT_HINT)
+    return ResolverFailed(f"the conda solver failed: {_one_line(said)}")
+
+
+def _one_line(text: str) -> str:
+    words = without_credentials(" ".join(text.replace(_ROOT, "the model").split()))
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+
+
+def _last_words(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith(" ")]
+    return _one_line(lines[-1]) if lines else "it said nothing"

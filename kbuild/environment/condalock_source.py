@@ -1,0 +1,144 @@
+"""The files that conda-lock is given for one platform, as texts.
+
+Formats: conda-lock's docs, "Source files" and "Virtual packages"; its lockfile models for the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from packaging.requirements import Requirement
+
+from kbuild.digest import Digest
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY
+from kbuild.environment.requirements import exact_version, plain_specifier
+from kbuild.platform import Platform
+
+ENVIRONMENT = "environment.yml"
+PYPROJECT = "pyproject.toml"
+LOCKFILE = "conda-lock.yml"
+VIRTUAL_PACKAGES = "virtual-packages.yml"
+NAMES = "conda-names.json"
+METADATA = "metadata.yml"
+
+# Python distributions whose conda package has another name; for all others the names are equal. conda-lock would
+# otherwise ask a third address for this table.
+_CONDA_NAMES = {
+    "dask-core": "dask",
+    "matplotlib-base": "matplotlib",
+    "msgpack-python": "msgpack",
+    "opencv": "opencv-python",
+    "py-xgboost": "xgboost",
+    "python-blosc2": "blosc2",
+    "python-build": "build",
+    "python-flatbuffers": "flatbuffers",
+    "python-graphviz": "graphviz",
+    "python-kubernetes": "kubernetes",
+    "python-xxhash": "xxhash",
+    "pytorch": "torch",
+    "seaborn-base": "seaborn",
+    "typing_extensions": "typing-extensions",
+}
+
+
+def make_source(
+    *,
+    python: str,
+    platform: Platform,
+    conda: Sequence[str],
+    pip: Mapping[str, Requirement],
+    pins: Mapping[str, Requirement],
+    channels: Sequence[str],
+    indexes: Sequence[str],
+    glibc: str,
+    input_digest: Digest,
+) -> dict[str, str]:
+    """File names and texts.
+
+    Two sources, because conda-lock adds conda's ``pip`` to an environment.yml with a ``pip:`` list, and nothing is
+    installed when the container starts. ``pins`` are the constraints: they become a *seed lockfile*, an older lock
+    that conda-lock updates. Its solver takes a locked version wherever one fits and a package is needed anyway, so a
+    constraint binds the version and asks for nothing, on this platform or any other.
+    """
+    subdir = platform.conda_subdir
+    files = {
+        ENVIRONMENT: _yaml(
+            {
+                "channels": list(channels),
+                "platforms": [subdir],
+                "category": "main",
+                "dependencies": [f"python =={python}", *conda],
+            }
+        ),
+        LOCKFILE: _seed(subdir, pins, channels),
+        VIRTUAL_PACKAGES: _yaml({"subdirs": {subdir: {"packages": _virtual_packages(platform, glibc)}}}),
+        NAMES: json.dumps(
+            {conda_name: {"conda_name": conda_name, "pypi_name": name} for conda_name, name in _CONDA_NAMES.items()}
+        ),
+        METADATA: _yaml({INPUT_DIGEST_KEY: str(input_digest)}),
+    }
+    if pip:
+        files[PYPROJECT] = _pyproject(subdir, pip, indexes)
+    return files
+
+
+def pip_name(conda_name: str) -> str:
+    """The Python distribution that a conda package provides."""
+    return _CONDA_NAMES.get(conda_name, conda_name)
+
+
+def _pyproject(subdir: str, pip: Mapping[str, Requirement], indexes: Sequence[str]) -> str:
+    # A JSON text of ASCII characters is a TOML value too.
+    requirements = [_requirement(requirement) for _, requirement in sorted(pip.items())]
+    return "\n".join(
+        [
+            "[project]",
+            'name = "model"',
+            'version = "0"',
+            f"dependencies = {json.dumps(requirements)}",
+            "[tool.conda-lock]",
+            f"platforms = {json.dumps([subdir])}",
+            'default-non-conda-source = "pip"',
+            f"pip-repositories = {json.dumps(list(indexes))}",
+            "allow-pypi-requests = false",
+            "",
+        ]
+    )
+
+
+def _requirement(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{plain_specifier(requirement.specifier)}"
+
+
+def _seed(subdir: str, pins: Mapping[str, Requirement], channels: Sequence[str]) -> str:
+    versions = {name: exact_version(requirement.specifier) for name, requirement in sorted(pins.items())}
+    packages = [
+        {
+            "name": name,
+            "version": str(version),
+            "manager": "pip",
+            "platform": subdir,
+            "dependencies": {},
+            "url": "seed",
+            "hash": {},
+            "category": "main",
+            "optional": False,
+        }
+        for name, version in versions.items()
+        if version is not None
+    ]
+    metadata = {"content_hash": {}, "channels": list(channels), "platforms": [subdir], "sources": []}
+    return _yaml({"version": 1, "metadata": metadata, "package": packages})
+
+
+def _virtual_packages(platform: Platform, glibc: str) -> dict[str, str]:
+    processor = {"amd64": "x86_64", "arm64": "aarch64"}[platform.architecture]
+    return {"__unix": "0", "__linux": "5.10", "__archspec": f"1 {processor}", "__glibc": glibc}
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False))

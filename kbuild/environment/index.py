@@ -1,0 +1,170 @@
+"""The package indexes of the user's own pip configuration, and what they offer.
+
+Formats: pip's docs, "Configuration"; PyPA's "Simple repository API" (PEP 503 and PEP 691).
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from urllib.parse import unquote, urljoin, urlsplit
+
+import requests
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import InvalidVersion, Version
+
+from kbuild.environment.credentials import expand_variables, hide_credentials, without_credentials
+from kbuild.errors import ConfigurationError, IndexUnavailable
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+# pip's order of precedence: its variables, the section of the command, the global section.
+_SECTIONS = (":env:", "install", "global")
+_ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Indexes:
+    """``urls`` are simple-API urls, the first the main one, with credentials replaced by variables;
+    ``environment`` holds the values of those variables and the certificates that pip trusts: for processes that talk
+    to the indexes, never to be written down."""
+
+    urls: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def credentials_for(self, url: str) -> tuple[str, str] | None:
+        """User and password for a url on the host of one of the indexes, None where the index has none."""
+        for index in self.urls:
+            parts = urlsplit(index)
+            userinfo, at, host = parts.netloc.rpartition("@")
+            if at and host == urlsplit(url).netloc:
+                user, _, password = userinfo.partition(":")
+                return expand_variables(user, self.environment), expand_variables(password, self.environment)
+        return None
+
+
+def package_indexes(*, run: Runner, environ: Mapping[str, str], progress: Progress) -> Indexes:
+    """The indexes that this interpreter's pip asks.
+
+    Indexes that are local folders are left out with a note: conda-lock cannot read them. Raises ConfigurationError
+    when nothing is left, or pip is told to use none.
+    """
+    settings = _pip_settings(run, environ)
+    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        raise ConfigurationError("pip is configured to use no index (no-index)", hint="set PIP_INDEX_URL")
+    listed = [settings.get("index-url") or _default_index(), *settings.get("extra-index-url", "").split()]
+    urls: list[str] = []
+    environment: dict[str, str] = {}
+    for url in listed:
+        if url is None:
+            continue
+        hidden, secrets = hide_credentials(url.rstrip("/"), "INDEX")
+        if urlsplit(url).scheme not in ("http", "https"):
+            progress.note(f"leaving out the package index {hidden}: only indexes on a server can be locked")
+            continue
+        urls.append(hidden)
+        environment |= secrets
+    if not urls:
+        raise ConfigurationError("no package index is configured", hint="set PIP_INDEX_URL")
+    if "cert" in settings and "REQUESTS_CA_BUNDLE" not in environ:
+        environment["REQUESTS_CA_BUNDLE"] = settings["cert"]
+    return Indexes(urls=tuple(dict.fromkeys(urls)), environment=environment)
+
+
+def _pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
+    completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
+    settings: dict[str, str] = {}
+    if completed.returncode != 0:  # an environment without pip: its variables are all there is
+        names = ("index-url", "extra-index-url", "no-index", "cert")
+        found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}
+        return {name: value for name, value in found.items() if value}
+    lines = (line.partition("=") for line in completed.stdout.splitlines() if "=" in line)
+    by_key = {key: value for key, _, value in lines}
+    for section in reversed(_SECTIONS):
+        for key, value in by_key.items():
+            if key.startswith(f"{section}."):
+                settings[key.removeprefix(f"{section}.")] = _unquoted(value)
+    return settings
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return str(ast.literal_eval(value))
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _default_index() -> str | None:
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return None
+    return str(PyPI.simple_url)
+
+
+def find_releases(
+    name: str, indexes: Iterable[str], *, environ: Mapping[str, str], session: requests.Session
+) -> dict[Version, list[str]]:
+    """The file names of every release of a package over all indexes, empty where none has it.
+
+    Raises IndexUnavailable when an index does not answer.
+    """
+    releases: dict[Version, list[str]] = {}
+    for index in indexes:
+        url = f"{expand_variables(index, environ).rstrip('/')}/{canonicalize_name(name)}/"
+        try:
+            response = session.get(url, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
+            if response.status_code == requests.codes.not_found:
+                continue
+            response.raise_for_status()
+        except requests.RequestException as error:
+            raise IndexUnavailable(
+                f"the package index {urlsplit(url).hostname} does not answer: {_reason(error)}"
+            ) from error
+        for filename in _filenames(response):
+            version = _version(filename)
+            if version is not None:
+                releases.setdefault(version, []).append(filename)
+    return releases
+
+
+def _reason(error: requests.RequestException) -> str:
+    return without_credentials(str(error)).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _filenames(response: requests.Response) -> list[str]:
+    if "json" in response.headers.get("Content-Type", ""):
+        return [str(file["filename"]) for file in response.json().get("files", [])]
+    parser = _Links()
+    parser.feed(response.text)
+    return [unquote(urlsplit(urljoin(response.url, href)).path.rsplit("/", 1)[-1]) for href in parser.hrefs]
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hrefs: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        href = dict(attrs).get("href") if tag == "a" else None
+        if href:
+            self.hrefs.append(href)
+
+
+def _version(filename: str) -> Version | None:
+    try:
+        if filename.endswith(".whl"):
+            return parse_wheel_filename(filename)[1]
+        return parse_sdist_filename(filename)[1]
+    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
+        return None  # eggs, installers and misnamed files of old releases

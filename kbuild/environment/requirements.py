@@ -1,0 +1,192 @@
+"""Requirements as pip reads them: lines of a requirements file, with the files they name.
+
+Format: pip's docs, "Requirements File Format"; PEP 508 through ``packaging.requirements``.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import Specifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from kbuild.platform import Platform
+
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:[= ]\s*|(?<=-[a-zA-Z]))?(?P<value>.*)")
+_SHORT = {"-c": "--constraint", "-r": "--requirement", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
+# Every package of a lock is a wheel anyway.
+_WITHOUT_EFFECT = frozenset({"--prefer-binary", "--only-binary"})
+_NOT_FROM_AN_INDEX = re.compile(r"(\w+\+)?\w+://|[./~]|.*\.(whl|zip|tar\.gz|tar\.bz2)$")
+
+
+@dataclass(kw_only=True, slots=True)
+class Requirements:
+    """What a set of requirement lines asks for; ``problems`` are the lines that cannot be locked, and why."""
+
+    requirements: list[Requirement] = field(default_factory=list)
+    constraints: list[Requirement] = field(default_factory=list)
+    index_url: str | None = None
+    extra_index_urls: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_requirements(lines: Iterable[str], *, source: str, files: Mapping[str, str]) -> Requirements:
+    """Read requirement lines of ``source``; ``files`` holds the text of every file ``-r`` and ``-c`` may name.
+
+    Paths are relative to the folder of the file that names them, or to the model's. Nothing raises: see ``problems``.
+    """
+    found = Requirements()
+    _read(lines, source, files, found, constraint=False, seen=frozenset())
+    return found
+
+
+def _read(
+    lines: Iterable[str],
+    source: str,
+    files: Mapping[str, str],
+    found: Requirements,
+    *,
+    constraint: bool,
+    seen: frozenset[str],
+) -> None:
+    for line in _logical_lines(lines):
+        if line.startswith("-"):
+            _read_option(line, source, files, found, constraint=constraint, seen=seen)
+            continue
+        problem: str | None = None
+        requirement: Requirement | None = None
+        if " --" in line:
+            problem = "options of a single requirement cannot be locked (kbuild records its own sha256)"
+        elif _NOT_FROM_AN_INDEX.match(line):
+            problem = "only packages of an index can be locked, no paths, archives or version control"
+        else:
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement as error:
+                problem = str(error).splitlines()[0]
+        if requirement is not None and requirement.url is not None:
+            problem = "only packages of an index can be locked, no urls or version control"
+        if problem is not None:
+            found.problems.append(f"{line!r} in {source}: {problem}")
+        elif requirement is not None:
+            (found.constraints if constraint else found.requirements).append(requirement)
+
+
+def _read_option(
+    line: str,
+    source: str,
+    files: Mapping[str, str],
+    found: Requirements,
+    *,
+    constraint: bool,
+    seen: frozenset[str],
+) -> None:
+    match = _OPTION.fullmatch(line)
+    name = _SHORT.get(match["name"], match["name"]) if match else line
+    try:
+        value = " ".join(shlex.split(match["value"])) if match else ""
+    except ValueError as error:
+        found.problems.append(f"{line!r} in {source}: {error}")
+        return
+    if name in ("--constraint", "--requirement"):
+        path = _find(value, source, files)
+        if path is None:
+            found.problems.append(f"{line!r} in {source}: the model has no file {value}")
+        elif path not in seen:
+            _read(
+                files[path].splitlines(),
+                path,
+                files,
+                found,
+                constraint=constraint or name == "--constraint",
+                seen=seen | {path},
+            )
+    elif name == "--index-url" and value:
+        found.index_url = value
+    elif name == "--extra-index-url" and value:
+        found.extra_index_urls.append(value)
+    elif name not in _WITHOUT_EFFECT:
+        found.problems.append(f"{line!r} in {source}: this option cannot be locked")
+
+
+def _find(name: str, source: str, files: Mapping[str, str]) -> str | None:
+    beside = (PurePosixPath(source).parent / name).as_posix()
+    return next((path for path in (beside, PurePosixPath(name).as_posix()) if path in files), None)
+
+
+def _logical_lines(lines: Iterable[str]) -> Iterable[str]:
+    joined = "\n".join(str(line) for line in lines).replace("\\\n", " ")
+    for line in joined.split("\n"):
+        text = _COMMENT.sub("", line).strip()
+        if text:
+            yield text
+
+
+def marker_environment(python: str, platform: Platform) -> dict[str, str]:
+    """PEP 508 marker values of CPython ``python`` (``3.11.7``) inside an image of ``platform``."""
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": python,
+        "os_name": "posix",
+        "platform_machine": {"amd64": "x86_64", "arm64": "aarch64"}[platform.architecture],
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": "Linux",
+        "platform_version": "",
+        "python_full_version": python,
+        "python_version": ".".join(python.split(".")[:2]),
+        "sys_platform": platform.os,
+        "extra": "",
+    }
+
+
+def applicable(requirements: Iterable[str], python: str, platform: Platform) -> dict[str, Requirement]:
+    """The requirements whose markers hold, by normalised name, without markers, one a name: extras and versions of
+    several lines for one package are joined."""
+    environment = marker_environment(python, platform)
+    merged: dict[str, Requirement] = {}
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate(environment):
+            continue
+        requirement.marker = None
+        name = canonicalize_name(requirement.name)
+        if name in merged:
+            merged[name].extras |= requirement.extras
+            merged[name].specifier &= requirement.specifier
+        else:
+            merged[name] = requirement
+    return merged
+
+
+def exact_version(specifier: SpecifierSet) -> Version | None:
+    """The version of ``==1.2.3`` (no wildcard), if that is all the specifier says."""
+    parts = list(specifier)
+    if len(parts) != 1 or parts[0].operator not in ("==", "===") or parts[0].version.endswith(".*"):
+        return None
+    return Version(parts[0].version)
+
+
+def plain_specifier(specifier: SpecifierSet) -> str:
+    """The specifier without ``~=`` and ``===``, which conda-lock's own parser does not know; sorted."""
+    plain: list[str] = []
+    for part in specifier:
+        plain.extend(_plain(part))
+    return ",".join(sorted(set(plain)))
+
+
+def _plain(part: Specifier) -> list[str]:
+    if part.operator == "===":
+        return [f"=={part.version}"]
+    if part.operator == "~=":
+        # PEP 440 "Compatible release": ~=2.2.1 is >=2.2.1,==2.2.*
+        release = Version(part.version).release[:-1]
+        return [f">={part.version}", f"=={'.'.join(map(str, release))}.*"]
+    return [str(part)]
