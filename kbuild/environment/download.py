@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_file
@@ -62,7 +61,7 @@ def fetch_packages(
     if not missing:
         return {package: found[package] for package in wanted}
     progress.note(f"Fetching {len(missing)} of {len(wanted)} packages")
-    with make_session() if session is None else _kept_open(session) as opened:
+    with make_session() if session is None else nullcontext(session) as opened:
         fetcher = _Fetcher(cache, channel, environ, indexes, opened, progress)
         with ThreadPoolExecutor(_THREADS) as pool:
             futures = {pool.submit(fetcher.fetch, package): package for package in missing}
@@ -178,18 +177,17 @@ class _Fetcher:
     def _remote_chunks(self, package: LockedPackage, url: str) -> Iterator[bytes]:
         auth = self._indexes.credentials_for(url) if self._indexes is not None else None
         try:
-            with self._session.get(url, stream=True, timeout=_TIMEOUT, auth=auth) as response:
+            # The bytes as they are: a server that compresses a wheel on the way would change its digest.
+            headers = {"Accept-Encoding": "identity"}
+            with self._session.get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
                 response.raise_for_status()
-                # Counting on raw bytes: a server that compresses a wheel on the way would change its digest.
                 yield from response.raw.stream(_CHUNK, decode_content=False)
         except requests.HTTPError as error:
             raise IndexUnavailable(
                 f"{urlsplit(url).hostname} does not give {package.filename}: {error.response.status_code}"
                 f" {error.response.reason}"
             ) from error
-        except (requests.RequestException, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
+        except (requests.RequestException, HTTPError) as error:
             raise IndexUnavailable(
                 f"{urlsplit(url).hostname} does not give {package.filename}: {_reason(error)}"
             ) from error
@@ -221,8 +219,3 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror}", hint="make space, or move the cache") from error
-
-
-@contextmanager
-def _kept_open(session: requests.Session) -> Iterator[requests.Session]:
-    yield session

@@ -127,11 +127,12 @@ def find_releases(
             if response.status_code == requests.codes.not_found:
                 continue
             response.raise_for_status()
+            filenames = _filenames(response)
         except requests.RequestException as error:
             raise IndexUnavailable(
                 f"the package index {urlsplit(url).hostname} does not answer: {_reason(error)}"
             ) from error
-        for filename in _filenames(response):
+        for filename in filenames:
             version = _version(filename)
             if version is not None:
                 releases.setdefault(version, []).append(filename)

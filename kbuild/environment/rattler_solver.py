@@ -22,6 +22,7 @@ from rattler import (
     ChannelConfig,
     ChannelPriority,
     GenericVirtualPackage,
+    MatchSpec,
     PackageName,
     Version,
     solve,
@@ -54,11 +55,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    config = ChannelConfig(environ.get("CONDA_CHANNEL_ALIAS") or "https://conda.anaconda.org/")
+    config = ChannelConfig(channel_alias(environ))
     disabled = environ.get("CONDA_CHANNEL_PRIORITY") == "disabled"
     records = await solve(
         sources=[Channel(url, config) for url in expand_defaults(channels)],
-        specs=list(specs),
+        # Lenient: conda-lock writes an exact version without an operator.
+        specs=[MatchSpec(spec, strict=False) for spec in specs],
         platforms=[environ["CONDA_SUBDIR"], "noarch"],
         virtual_packages=[
             GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
@@ -67,6 +69,11 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
         channel_priority=ChannelPriority.Disabled if disabled else ChannelPriority.Strict,
     )
     return [json.loads(record.to_json()) for record in records]
+
+
+def channel_alias(environ: Mapping[str, str]) -> str:
+    """The url that a channel given by name lies under (conda's setting ``channel_alias``)."""
+    return environ.get("CONDA_CHANNEL_ALIAS") or "https://conda.anaconda.org/"
 
 
 def expand_defaults(channels: Sequence[str]) -> list[str]:
