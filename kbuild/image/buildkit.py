@@ -31,7 +31,7 @@ _HISTORY_MARK = " # buildkit"
 _HINT = "build with --engine native, or start Docker 25 or newer with its containerd image store"
 _BUILDX_TIMEOUT = 30.0
 _STEP = re.compile(r"#\d+ (\[.*)")
-_ERROR = re.compile(r"(?:ERROR: )?(?:failed to (?:solve|build): )+")
+_ERROR = re.compile(r"^ERROR: (?:failed to (?:solve|build): )*")
 _OUTPUT_LINE = re.compile(r"#\d+ \d+\.\d+ (.*)")
 
 

@@ -86,9 +86,7 @@ class FileSystem:
 def copy_tree(lower: FileSystem, source: Path, target: bytes, owner: Ownership) -> list[Entry]:
     """The layer of ``COPY source/ /target/``; ``lower`` is brought up to it. Raises OSError and CopyConflict."""
     changes = _Changes(lower)
-    status = os.lstat(source)
-    mode = stat.S_IMODE(status.st_mode) if owner.mode is None else owner.mode
-    changes.make_folders(target, owner, last_mode=mode)
+    changes.make_folders(target, owner)
     for name, path, inner in _walk(os.fsencode(source), target):
         changes.add(name, path, inner, owner)
     return changes.layer()
@@ -97,7 +95,7 @@ def copy_tree(lower: FileSystem, source: Path, target: bytes, owner: Ownership) 
 def copy_file(lower: FileSystem, source: Path, target: bytes, owner: Ownership) -> list[Entry]:
     """The layer of ``COPY source /target``; ``lower`` is brought up to it. Raises OSError and CopyConflict."""
     changes = _Changes(lower)
-    changes.make_folders(target.rpartition(b"/")[0], owner, last_mode=0o755)
+    changes.make_folders(target.rpartition(b"/")[0], owner)
     changes.add(target, os.fsencode(source), os.stat(source), owner)
     return changes.layer()
 
@@ -105,7 +103,7 @@ def copy_file(lower: FileSystem, source: Path, target: bytes, owner: Ownership) 
 def make_folder(lower: FileSystem, target: bytes) -> list[Entry]:
     """The layer of ``WORKDIR /target``: the folders that are missing. Raises CopyConflict."""
     changes = _Changes(lower)
-    changes.make_folders(target, Ownership(), last_mode=0o755)
+    changes.make_folders(target, Ownership())
     return changes.layer()
 
 
@@ -115,14 +113,14 @@ class _Changes:
         self._changed: dict[bytes, Entry] = {}
         self._links: dict[tuple[int, int], bytes] = {}
 
-    def make_folders(self, target: bytes, owner: Ownership, *, last_mode: int) -> None:
+    def make_folders(self, target: bytes, owner: Ownership) -> None:
         parts = target.split(b"/") if target else []
         for depth in range(1, len(parts) + 1):
             name = b"/".join(parts[:depth])
             there = self._lower.get(name)
             if there is None:
-                mode = last_mode if depth == len(parts) else 0o755
-                self._set(Entry(name=name, kind=tarball.DIRECTORY, mode=mode, uid=owner.uid, gid=owner.gid))
+                # Whatever the source's mode or --chmod: the folders up to the target are made with 0755.
+                self._set(Entry(name=name, kind=tarball.DIRECTORY, mode=0o755, uid=owner.uid, gid=owner.gid))
             elif there.kind != tarball.DIRECTORY:
                 raise CopyConflict(f"/{os.fsdecode(name)} is no folder")
 

@@ -102,7 +102,8 @@ class DockerDaemon:
         """
         named = reference.with_tag(reference.tag or "latest")
         with _asked(f"cannot load {named.familiar}"):
-            for message in self._client.api.load_image(layout_tar(image.layout, reference=named)):
+            answer = self._client.api.load_image(layout_tar(image.layout, reference=named))  # type: ignore[no-untyped-call]
+            for message in answer:
                 if isinstance(message, dict) and message.get("error"):
                     raise InvalidImage(f"Docker {self.version} refuses the image: {message['error']}")
         found = self.find(named)
@@ -141,7 +142,7 @@ class DockerDaemon:
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - the one place that may be written
-                ports={f"{port}/tcp": ("127.0.0.1", host_port)},
+                ports={f"{port}/tcp": ("127.0.0.1", host_port or 0)},
                 labels={"io.kbuild": "run"},
             )
             try:

@@ -73,7 +73,8 @@ class RegistryAuth(requests.auth.AuthBase):
         if scheme.lower() == "basic":
             header = None if credentials is None else _basic(credentials)
         elif scheme.lower() == "bearer":
-            header = f"Bearer {self._fetch_token(dict(_PARAMETER.findall(rest)), credentials)}"
+            parameters: dict[str, str] = dict(_PARAMETER.findall(rest))
+            header = f"Bearer {self._fetch_token(parameters, credentials)}"
         else:
             header = None
         changed = header is not None and header != self._header

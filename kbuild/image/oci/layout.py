@@ -109,7 +109,9 @@ def make_entrance(image: Descriptor, manifest: Manifest, reference: ImageReferen
     ``docker load`` and ``ctr import`` name the image.
     """
     named = () if reference is None or reference.tag is None else _name_annotations(reference)
-    entry = replace(image, annotations=tuple(sorted((*image.annotations, *named))))
+    # Names that the image had elsewhere are replaced, not kept beside the new one.
+    others = (pair for pair in image.annotations if pair[0] not in _NAMES)
+    entry = replace(image, annotations=tuple(sorted((*others, *named))))
     docker = {
         "Config": _inside(manifest.config.digest),
         "RepoTags": [reference.with_tag(reference.tag).familiar] if reference is not None and named else None,
@@ -130,9 +132,7 @@ def layout_tar(layout: Path, *, reference: ImageReference | None = None) -> Iter
     tops = {name: _read(layout / name) for name in (OCI_LAYOUT, INDEX, DOCKER_MANIFEST) if (layout / name).is_file()}
     if reference is not None:
         image = find_manifest(layout)
-        # Names that the layout itself gave the image are replaced, not kept beside the new one.
-        plain = replace(image, annotations=tuple(a for a in image.annotations if a[0] not in _NAMES))
-        tops = make_entrance(plain, read_manifest(layout, image.digest), reference)
+        tops = make_entrance(image, read_manifest(layout, image.digest), reference)
     return tarball.tar_chunks(_tar_entries(layout, tops))
 
 
