@@ -65,25 +65,19 @@ def explain_failure(stderr: str, *, releases: Releases) -> KbuildError:
     conda = _CONDA_FAILED.search(stderr)
     if conda is not None:
         return _conda_error(conda["text"])
-    refused = _REFUSED.search(stderr)
-    if refused is not None:  # poetry goes on as if the index had no such package
-        return IndexUnavailable(
-            f"the package index refuses {without_credentials(refused['url'])}",
-            hint="give its user and password in the url (PIP_INDEX_URL) or in ~/.netrc",
-        )
     problem = _SOLVER_PROBLEM.search(stderr)
     if problem is not None:
         missing = _NO_MATCH.search(problem["text"])
         if missing is not None:
-            return missing_release(
+            return _refused(missing["name"], stderr) or missing_release(
                 missing["name"], missing["version"], wanted_by=_owner(missing["parent"]), releases=releases
             )
-        return VersionConflict(
-            f"the requirements cannot all hold: {_one_line(problem['text'])}", hint=_CONFLICT_HINT
-        )
+        return VersionConflict(f"the requirements cannot all hold: {_one_line(problem['text'])}", hint=_CONFLICT_HINT)
     absent = _NOT_FOUND.search(stderr)
     if absent is not None:
-        return missing_release(absent["name"], absent["version"], wanted_by=None, releases=releases)
+        return _refused(absent["name"], stderr) or missing_release(
+            absent["name"], absent["version"], wanted_by=None, releases=releases
+        )
     down = _INDEX_DOWN.search(stderr)
     if down is not None:
         return _index_down(down["text"])
@@ -126,6 +120,17 @@ def lagging_requirement(stderr: str) -> tuple[str, str] | None:
     missing = _NO_MATCH.search(stderr)
     parent = re.fullmatch(r"(?P<name>\S+) \((?P<version>[^)<>=!~*|, ]+)\)", missing["parent"]) if missing else None
     return (parent["name"], parent["version"]) if parent else None
+
+
+def _refused(name: str, stderr: str) -> IndexUnavailable | None:
+    # poetry goes on without the package where an index wants a password
+    for refused in _REFUSED.finditer(stderr):
+        if refused["url"].rstrip("/").endswith(f"/{name}"):
+            return IndexUnavailable(
+                f"the package index refuses {without_credentials(refused['url'])}",
+                hint="give its user and password in the url (PIP_INDEX_URL) or in ~/.netrc",
+            )
+    return None
 
 
 def _owner(parent: str) -> str | None:
