@@ -61,12 +61,17 @@ def recipe_digest() -> Digest:
 
 
 def compile_tree(root: Path, prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
-    """Write bytecode for every ``.py`` file in the library of ``prefix`` below ``root``, which stands for ``/``.
+    """Write bytecode for every ``.py`` file in the library of ``prefix`` below ``root``, see ``compile_folder``."""
+    return compile_folder(root, f"{prefix}/lib", compiler, run=run, jobs=jobs)
+
+
+def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
+    """Write bytecode for every ``.py`` file in the in-image ``folder`` below ``root``, which stands for ``/``.
 
     Returns the in-image paths of files that are not valid Python and got none. The bytes depend neither on
     ``root`` nor on ``jobs``. Raises BuildFailed when the interpreter does not run.
     """
-    files = [(path, path[len(str(root)) :]) for path in _sources(f"{root}{prefix}/lib")]
+    files = [(path, path[len(str(root)) :]) for path in _sources(f"{root}{folder}")]
     if not files:
         return ()
     shares = [files[start::jobs] for start in range(min(jobs, len(files)))]

@@ -7,7 +7,7 @@ processors. Each wheel, and the interpreter with its conda packages, is laid out
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import LockfileInvalid
-from kbuild.image.bytecode import Compiler, can_compile, compile_tree, find_compiler, recipe_digest
+from kbuild.image.bytecode import Compiler, can_compile, compile_folder, compile_tree, find_compiler, recipe_digest
 from kbuild.image.conda_packages import install_conda_packages
 from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.image.wheels import WheelTarget, cached_wheel, required_glibc, wheel_filename, wheel_key
@@ -108,6 +108,19 @@ def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX)
     """
     target = WheelTarget(python=python, platform=platform, prefix=prefix)
     return digest_json([str(_interpreter_recipe(target)), str(wheel_key(target, None))])
+
+
+def compile_code(trees: Sequence[Path], environment: StagedEnvironment, platform: Platform, *, run: Runner) -> None:
+    """Compile the code of staged trees that are no package, and normalise their modes and times.
+
+    Raises BuildFailed when the staged interpreter does not run here.
+    """
+    compiler = find_compiler(environment.interpreter, PREFIX, environment.python, platform)
+    for tree in trees:
+        if tree.is_dir():
+            if compiler is not None:
+                compile_folder(tree, "", compiler, run=run, jobs=_jobs())
+            normalise_tree(tree)
 
 
 def _interpreter_recipe(target: WheelTarget) -> Digest:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ class ModelFacts:
     """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata."""
 
     uri: str | None
+    name: str | None
     run_id: str | None
     model_id: str | None
     created: int
@@ -96,6 +98,7 @@ def _read_facts(root: Path) -> ModelFacts:
     model_id, run_id = _text(mlmodel.get("model_id")), _text(mlmodel.get("run_id"))
     return ModelFacts(
         uri=f"models:/{model_id}" if model_id else _run_uri(run_id, _text(mlmodel.get("artifact_path"))),
+        name=_name(_text(mlmodel.get("artifact_path")), _text(mlmodel.get("name"))),
         run_id=run_id,
         model_id=model_id,
         created=_created(mlmodel.get("utc_time_created")),
@@ -180,6 +183,11 @@ def _run_uri(run_id: str | None, artifact_path: str | None) -> str | None:
     if run_id is None or artifact_path is None or artifact_path.startswith("/"):
         return None
     return None if ":" in artifact_path else f"runs:/{run_id}/{artifact_path}"
+
+
+def _name(artifact_path: str | None, name: str | None) -> str | None:
+    # MLflow 3 writes an absolute artifact location where MLflow 2 wrote the model's name.
+    return name or (artifact_path if artifact_path and not re.match(r"/|\w+:", artifact_path) else None)
 
 
 def _text(value: object) -> str | None:

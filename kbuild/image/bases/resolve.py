@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from kbuild.errors import BaseImageError, InvalidImage
@@ -55,12 +54,8 @@ def resolve_base(
             if recorded is not None:
                 reference = reference.with_digest(recorded.digest)
             pulled, layout = pull_image(reference, platform, cache=cache / "pulled", progress=progress)
-            return ResolvedBase(
-                kind="registry", name=choice.text, digest=pulled.digest, reference=str(pulled), path=layout
-            )
+            if pulled.digest is not None:
+                return ResolvedBase(
+                    kind="registry", name=choice.text, digest=pulled.digest, reference=str(pulled), path=layout
+                )
     raise BaseImageError(f"{choice.text!r} names no base")
-
-
-def without_path(base: ResolvedBase) -> ResolvedBase:
-    """The part of a base that means the same on every machine."""
-    return replace(base, path=None)

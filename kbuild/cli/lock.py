@@ -1,0 +1,46 @@
+"""``kbuild lock``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kbuild.cli.options import json_option, lock_options, make_lock_request, make_tools, model_argument
+from kbuild.cli.show import Show
+from kbuild.workflow import lock_model
+
+
+@click.command("lock")
+@model_argument
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("conda-lock.yml"),
+    show_default=True,
+    help="Where to write the lockfile.",
+)
+@click.option("--force", is_flag=True, help="Resolve again even if a fresh lock is there.")
+@lock_options
+@json_option
+def command(model: str, output: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Pin every package of MODEL by url and sha256, at the versions it was trained with.
+
+    The lockfile is conda-lock's; it is also stored with the run and used by "kbuild image" while nothing changes.
+    """
+    show = Show()
+    tools, config = make_tools(show)
+    locked = lock_model(model, make_lock_request(config, options), tools, output=output, force=force)
+    managers = [package.manager for package in locked.lockfile.packages]
+    show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, lock {locked.origin}")
+    result = {
+        "lockfile": str(output),
+        "digest": str(locked.lockfile.digest),
+        "packages": len(managers),
+        "origin": locked.origin,
+        "seconds": show.seconds,
+    }
+    click.echo(json.dumps(result) if as_json else str(output))

@@ -1,0 +1,112 @@
+"""Options that several commands share, and what they are turned into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import platformdirs
+
+from kbuild.cli.config import ProjectConfig, read_project_config, tracking_uri
+from kbuild.cli.show import Show
+from kbuild.environment.locking import LockRequest
+from kbuild.errors import LabelError
+from kbuild.model.fetch import MlflowStore
+from kbuild.plan.render import Template
+from kbuild.platform import Platform, host_platform
+from kbuild.process import run
+from kbuild.workflow import ImageRequest, Tools
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+model_argument = click.argument("model", metavar="MODEL")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "native", "buildkit"]),
+    default="auto",
+    show_default=True,
+    help="What builds: native needs no daemon, buildkit is docker buildx.",
+)
+
+
+def lock_options(command: _Command) -> _Command:
+    """Add what decides the lock."""
+    for option in (
+        click.option(
+            "--interpreter",
+            type=click.Choice(["auto", "conda", "captured"]),
+            help="Where Python comes from: a conda channel, or the one running here, packaged. [default: auto]",
+        ),
+        click.option("--channel", "channels", multiple=True, help="Conda channel instead of the model's own; repeat."),
+        click.option("--platform", metavar="OS/ARCH", help="Such as linux/amd64.  [default: this machine's]"),
+        click.option(
+            "--lockfile", type=click.Path(path_type=Path), help="Use this conda-lock.yml; stop if it is stale."
+        ),
+        click.option("--locked", is_flag=True, help="Never resolve: stop unless a fresh lock is there."),
+    ):
+        command = option(command)
+    return command
+
+
+def build_options(command: _Command) -> _Command:
+    """Add what decides the image."""
+    for option in (
+        click.option("--base", help="name@sha256:…, an OCI layout, or debian:SUITE.  [default: this machine's suite]"),
+        click.option("--template", type=click.Path(path_type=Path), help="Your own Dockerfile template."),
+        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Image label; repeat."),
+    ):
+        command = option(command)
+    return lock_options(command)
+
+
+def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
+    """The workflow's tools for the folder the command was started in."""
+    here = Path.cwd()
+    config = read_project_config(here)
+    uri = tracking_uri(config, here)
+    store = MlflowStore(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or None)
+    return Tools(store=store, run=run, cache=cache_folder(), phases=show), config
+
+
+def cache_folder() -> Path:
+    """``KBUILD_CACHE_DIR``, else the user's cache folder."""
+    stated = os.environ.get("KBUILD_CACHE_DIR")
+    return Path(stated).absolute() if stated else Path(platformdirs.user_cache_dir("kbuild"))
+
+
+def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockRequest:
+    """From parsed options (see lock_options) and the project's configuration."""
+    platform = options["platform"]
+    return LockRequest(
+        platforms=(Platform.parse(platform) if platform else host_platform(),),
+        interpreter=options["interpreter"] or config.interpreter,
+        channels=tuple(options["channels"]) or config.channels,
+        lockfile=options["lockfile"],
+        locked=options["locked"],
+    )
+
+
+def make_image_request(config: ProjectConfig, model: str, engine: str, options: dict[str, Any]) -> ImageRequest:
+    """From parsed options (see build_options) and the project's configuration."""
+    template = options["template"] or config.template
+    return ImageRequest(
+        model=model,
+        lock=make_lock_request(config, options),
+        engine=engine,
+        base=options["base"] or config.base,
+        debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
+        template=Template(file=template),
+        labels=(*config.labels, *map(parse_label, options["labels"])),
+    )
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """Read ``KEY=VALUE``; raises LabelError."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise LabelError(f"--label {text!r} is not KEY=VALUE")
+    return key, value

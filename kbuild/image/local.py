@@ -1,0 +1,85 @@
+"""The images of this machine: layouts by digest, and which plan or reference led to which."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.digest import Digest, digest_json
+from kbuild.errors import InvalidImage
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.pack import image_in
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImages:
+    """A folder with ``<hex digest>/`` for each layout and one small file a name; every change is one rename."""
+
+    root: Path
+
+    def add(self, build: Callable[[Path], BuiltImage]) -> BuiltImage:
+        """Let ``build`` write a layout into an empty place and keep it under its digest."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        try:
+            image = build(scratch / "layout")
+            kept = self.root / image.digest.hex
+            if not kept.exists():
+                try:
+                    image.layout.rename(kept)
+                except OSError:
+                    # Somebody else built the same image meanwhile: one digest, one content.
+                    if not kept.is_dir():
+                        raise
+            return image_in(kept, engine=image.engine, digest=image.digest)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def name(self, image: BuiltImage, reference: ImageReference) -> None:
+        """Remember that ``reference`` means this image from now on."""
+        self._write("references", str(reference), image)
+
+    def record_plan(self, key: Digest, image: BuiltImage) -> None:
+        """Remember what a plan was built to."""
+        self._write("plans", str(key), image)
+
+    def by_plan(self, key: Digest) -> BuiltImage | None:
+        """The image that this plan was built to, if it is still here."""
+        return self._read("plans", str(key))
+
+    def by_reference(self, reference: ImageReference) -> BuiltImage | None:
+        """The image of this name, or of this digest whatever its name."""
+        if reference.digest is not None:
+            return self.by_digest(reference.digest)
+        return self._read("references", str(reference)) or self._read("references", str(reference.with_tag("latest")))
+
+    def by_digest(self, digest: Digest, *, engine: str = "unknown") -> BuiltImage | None:
+        """The image with this manifest digest."""
+        layout = self.root / digest.hex
+        return image_in(layout, engine=engine, digest=digest) if layout.is_dir() else None
+
+    def _entry(self, kind: str, key: str) -> Path:
+        return self.root / kind / digest_json(key).hex
+
+    def _write(self, kind: str, key: str, image: BuiltImage) -> None:
+        entry = self._entry(kind, key)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"key": key, "digest": str(image.digest), "engine": image.engine})
+        temporary = entry.with_name(f"{entry.name}.{os.getpid()}")
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(entry)
+
+    def _read(self, kind: str, key: str) -> BuiltImage | None:
+        try:
+            value = json.loads(self._entry(kind, key).read_text(encoding="utf-8"))
+            return self.by_digest(Digest.parse(value["digest"]), engine=value["engine"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidImage(f"{self._entry(kind, key)} is damaged", hint="remove it and build again") from error

@@ -1,0 +1,322 @@
+"""F7: from a model's name to a delivered image; the only module that knows every floor."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from kbuild.digest import Digest, digest_json
+from kbuild.environment.download import fetch_packages
+from kbuild.environment.locking import Locked, LockRequest, lock_bundle, write_lockfile
+from kbuild.errors import BaseImageError, OutputError, UnsupportedInstruction
+from kbuild.image.bases.choice import default_base, parse_base
+from kbuild.image.bases.records import BaseRecords
+from kbuild.image.bases.resolve import resolve_base
+from kbuild.image.docker import DockerDaemon
+from kbuild.image.engine import BuiltImage, EngineName, make_engine
+from kbuild.image.local import LocalImages
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.pack import pack
+from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
+from kbuild.image.rootfs import StagedEnvironment, compile_code, environment_recipe, stage_environment
+from kbuild.model.bundle import ModelBundle
+from kbuild.model.fetch import ModelStore
+from kbuild.model.reference import ModelReference
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.context import finish_context, stage_base, stage_model, stage_runtime
+from kbuild.plan.make import make_plan
+from kbuild.plan.plan import BuildContext, BuildPlan
+from kbuild.plan.render import Template
+from kbuild.plan.runtime import runtime_digest
+from kbuild.platform import Platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+
+class Phases(Protocol):
+    """Opens a named phase of the work and shows what happens inside."""
+
+    def __call__(self, phase: str) -> AbstractContextManager[Progress]:
+        """fetch, lock, base, stage, build, publish."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands."""
+
+    store: ModelStore
+    run: Runner
+    cache: Path
+    phases: Phases
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRequest:
+    """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit."""
+
+    model: str
+    lock: LockRequest
+    engine: str = "auto"
+    base: str | None = None
+    debian_mirror: str | None = None
+    template: Template = field(default_factory=Template)
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """Where the image goes besides the local images."""
+
+    tag: ImageReference | None = None
+    output: Path | None = None
+    load: bool = False
+    push: ImageReference | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageResult:
+    """``reference`` is ``name@sha256:…``; ``layout`` is where the OCI layout lies."""
+
+    image: BuiltImage
+    reference: str
+    layout: Path
+    plan: BuildPlan
+    model_digest: Digest
+    lock_digest: Digest
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    bundle: ModelBundle
+    locked: Locked
+    base: ResolvedBase
+    plan: BuildPlan
+    platform: Platform
+
+
+def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path | None, force: bool = False) -> Locked:
+    """Lock a model's environment, store the lock with its run and, when ``output`` is given, write it there."""
+    with _workdir(tools) as workdir:
+        bundle = _fetch(model, tools, workdir)
+        locked = _lock(bundle, request, tools, force=force)
+    if output is not None:
+        _write_lock(locked, output)
+    return locked
+
+
+def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> BuildContext:
+    """Write the Dockerfile and everything it copies into ``output``, which must not exist or be empty."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")
+    with _workdir(tools) as workdir:
+        prepared = _prepare(request, tools, workdir)
+        context = _stage(prepared, tools, workdir / "context")
+        try:
+            shutil.copytree(context.path, output, symlinks=True, dirs_exist_ok=True)
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(output, ignore_errors=True)
+            raise OutputError(f"cannot write {output}: {_reason(error)}") from error
+    return BuildContext(path=output, plan=context.plan)
+
+
+def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reuse: bool = True) -> ImageResult:
+    """Build the image of a model and deliver it.
+
+    With ``reuse`` an image that this machine already built from the same plan is taken as it is.
+    Raises whatever the floors raise; a delivery that fails leaves the built image among the local ones.
+    """
+    images = LocalImages(tools.cache / "images")
+    with _workdir(tools) as workdir:
+        prepared = _prepare(request, tools, workdir)
+        key = digest_json([str(prepared.plan.digest), request.engine])
+        image = images.by_plan(key) if reuse else None
+        reused = image is not None
+        if image is None:
+            context = _stage(prepared, tools, workdir / "context")
+            image = _build(request.engine, context, prepared.base, images, tools, workdir)
+            images.record_plan(key, image)
+    return _deliver(image, prepared, delivery, images, tools, reused=reused)
+
+
+def _prepare(request: ImageRequest, tools: Tools, workdir: Path) -> _Prepared:
+    bundle = _fetch(request.model, tools, workdir)
+    locked = _lock(bundle, request.lock, tools)
+    platform = request.lock.platforms[0]
+    base = _base(request, bundle, platform, tools)
+    plan = make_plan(
+        bundle,
+        locked.lockfile,
+        base,
+        platform=platform,
+        runtime=runtime_digest(),
+        recipe=str(environment_recipe(locked.spec.python, platform)),
+        template=request.template,
+        labels=dict(request.labels),
+    )
+    return _Prepared(bundle=bundle, locked=locked, base=base, plan=plan, platform=platform)
+
+
+def _fetch(model: str, tools: Tools, workdir: Path) -> ModelBundle:
+    reference = ModelReference.parse(model)
+    with tools.phases("fetch") as progress:
+        progress.note(f"fetching {reference}")
+        return tools.store.fetch(reference, workdir / "model")
+
+
+def _lock(bundle: ModelBundle, request: LockRequest, tools: Tools, *, force: bool = False) -> Locked:
+    with tools.phases("lock") as progress:
+        return lock_bundle(
+            bundle, request, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
+        )
+
+
+def _base(request: ImageRequest, bundle: ModelBundle, platform: Platform, tools: Tools) -> ResolvedBase:
+    choice = default_base() if request.base is None else parse_base(request.base)
+    records = BaseRecords(store=tools.store, cache=tools.cache / "base-records")
+    with tools.phases("base") as progress:
+        base = resolve_base(
+            choice,
+            platform,
+            recorded=records.read(bundle, platform, progress),
+            settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
+            cache=tools.cache,
+            run=tools.run,
+            progress=progress,
+        )
+        records.write(bundle, platform, base, progress)
+    return base
+
+
+def _stage(prepared: _Prepared, tools: Tools, context: Path) -> BuildContext:
+    packages = prepared.locked.lockfile.for_platform(prepared.platform)
+    with tools.phases("download") as progress:
+        downloads = fetch_packages(
+            packages,
+            cache=tools.cache / "downloads",
+            channel=prepared.locked.channel,
+            progress=progress,
+            environ=prepared.locked.environ,
+            indexes=prepared.locked.indexes,
+        )
+    with tools.phases("stage") as progress:
+        environment = stage_environment(
+            prepared.locked.lockfile,
+            prepared.platform,
+            downloads=downloads,
+            into=context,
+            cache=tools.cache,
+            run=tools.run,
+            progress=progress,
+        )
+        _check_glibc(prepared.base, environment)
+        if prepared.base.kind == "debs" and prepared.base.path is not None:
+            stage_base(prepared.base.path, context)
+        code = [stage_runtime(context), *stage_model(prepared.bundle, context)]
+        compile_code(code, environment, prepared.platform, run=tools.run)
+        return finish_context(context, prepared.plan)
+
+
+def _build(
+    engine: str, context: BuildContext, base: ResolvedBase, images: LocalImages, tools: Tools, workdir: Path
+) -> BuiltImage:
+    """Build with the engine of that name; ``auto`` is native, and buildkit for what native cannot execute."""
+    with tools.phases("build") as progress:
+        if engine in ("auto", "native"):
+            try:
+                return _build_with("native", context, base, images, tools, workdir, progress)
+            except UnsupportedInstruction as error:
+                if engine == "native":
+                    raise
+                progress.note(f"{error.message}; building with buildkit instead")
+        return _build_with("buildkit", context, base, images, tools, workdir, progress)
+
+
+def _build_with(
+    name: EngineName,
+    context: BuildContext,
+    base: ResolvedBase,
+    images: LocalImages,
+    tools: Tools,
+    workdir: Path,
+    progress: Progress,
+) -> BuiltImage:
+    engine = make_engine(name, tools.run)
+    progress.note(f"{name} engine: {engine.probe()}")
+    scratch = workdir / name
+    scratch.mkdir()
+    output = engine.build(context, base, workdir=scratch, progress=progress)
+    return images.add(lambda layout: pack(output, context.plan, layout, engine=name, progress=progress))
+
+
+def _deliver(
+    image: BuiltImage, prepared: _Prepared, delivery: Delivery, images: LocalImages, tools: Tools, *, reused: bool
+) -> ImageResult:
+    name = delivery.tag or delivery.push or _default_name(prepared.bundle)
+    images.name(image, name)
+    publishers: list[tuple[Publisher, ImageReference]] = []
+    if delivery.output is not None:
+        is_tar = delivery.output.suffix == ".tar"
+        publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=delivery.output), name))
+    if delivery.load:
+        publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
+    if delivery.push is not None:
+        publishers.append((RegistryPublisher(), delivery.push))
+    if publishers:
+        with tools.phases("publish") as progress:
+            for publisher, reference in publishers:
+                publisher.publish(image, reference, progress=progress)
+    written = delivery.output if delivery.output is not None and delivery.output.is_dir() else image.layout
+    return ImageResult(
+        image=image,
+        reference=name.with_digest(image.digest).familiar,
+        layout=written.absolute(),
+        plan=prepared.plan,
+        model_digest=prepared.bundle.digest,
+        lock_digest=prepared.locked.lockfile.digest,
+        reused=reused,
+    )
+
+
+def _default_name(bundle: ModelBundle) -> ImageReference:
+    """The model's own name where it has one that an image can carry, else ``model``."""
+    name = re.sub("[^a-z0-9]+", "-", (bundle.facts.name or "").lower()).strip("-")
+    return ImageReference.parse(name or "model")
+
+
+def _check_glibc(base: ResolvedBase, environment: StagedEnvironment) -> None:
+    """A wheel made for a newer C library than the base's would fail when it is imported: say so now."""
+    if base.glibc is None or environment.glibc is None:
+        return
+    has = tuple(int(part) for part in base.glibc.split("."))
+    if has < environment.glibc:
+        needs = ".".join(map(str, environment.glibc))
+        raise BaseImageError(
+            f"base image {base.name} has glibc {base.glibc}, but a package of the lock needs {needs}",
+            hint="choose a newer base with --base",
+        )
+
+
+@contextmanager
+def _workdir(tools: Tools) -> Iterator[Path]:
+    """A scratch folder in the cache, so that staged files are links and not copies."""
+    tools.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="work-", dir=tools.cache) as folder:
+        yield Path(folder)
+
+
+def _write_lock(locked: Locked, output: Path) -> None:
+    try:
+        write_lockfile(locked.lockfile, output)
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split())
