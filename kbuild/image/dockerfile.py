@@ -50,10 +50,14 @@ def parse_dockerfile(text: str) -> tuple[Instruction, ...]:
     parser = DockerfileParser(fileobj=io.BytesIO(text.encode()), env_replace=False)
     structure = [item for item in parser.structure if item["instruction"] != "COMMENT"]
     _refuse_skipped_lines(text, structure)
-    return tuple(
+    instructions = tuple(
         Instruction(name=item["instruction"], value=item["value"].strip(), line=item["startline"] + 1)
         for item in structure
     )
+    for instruction in instructions:
+        if not instruction.value:
+            instruction.fail("needs an argument")
+    return instructions
 
 
 def take_flags(instruction: Instruction) -> tuple[dict[str, str], str]:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from kbuild.digest import digest_bytes
+from kbuild.image.oci.compress import read_layer, write_blob
+from kbuild.image.oci.media import Compression
+
+DATA = b"".join(b"%d some text\n" % number for number in range(200_000))
+
+
+def chunks() -> Iterator[bytes]:
+    stream = io.BytesIO(DATA)
+    return iter(lambda: stream.read(70_000), b"")
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_one_pass_gives_blob_and_diff_id(tmp_path: Path, compression: Compression) -> None:
+    blob = write_blob(chunks(), compression, tmp_path, scratch=".new")
+    (file,) = tmp_path.iterdir()
+    assert file.name == blob.digest.hex == digest_bytes(file.read_bytes()).hex
+    assert file.stat().st_size == blob.size
+    assert blob.diff_id == digest_bytes(DATA)
+    assert b"".join(read_layer(file, compression)) == DATA
+
+
+def test_gzip_names_no_time_and_no_system(tmp_path: Path) -> None:
+    blob = write_blob(chunks(), "gzip", tmp_path, scratch=".new")
+    data = (tmp_path / blob.digest.hex).read_bytes()
+    assert data[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    assert gzip.decompress(data) == DATA
+
+
+def test_zstd_is_one_frame_that_anybody_reads(tmp_path: Path) -> None:
+    blob = write_blob(chunks(), "zstd", tmp_path, scratch=".new")
+    with zstandard.ZstdDecompressor().stream_reader((tmp_path / blob.digest.hex).read_bytes()) as reader:
+        assert reader.read() == DATA
+
+
+def test_an_error_while_reading_leaves_no_file(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"x" * 100
+        raise OSError(errno.EIO, "input/output error")
+
+    with pytest.raises(OSError, match="input/output error"):
+        write_blob(broken(), "zstd", tmp_path, scratch=".new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_stops_the_reader_too(tmp_path: Path) -> None:
+    (tmp_path / ".new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_blob((b"x" * (1 << 20) for _ in range(100)), "none", tmp_path, scratch=".new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gzip_members_one_after_the_other_are_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(gzip.compress(b"one") + gzip.compress(b"two"))
+    assert b"".join(read_layer(tmp_path / "blob", "gzip")) == b"onetwo"
+
+
+def test_a_cut_gzip_stream_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(gzip.compress(DATA)[:-20])
+    with pytest.raises(zlib.error):
+        list(read_layer(tmp_path / "blob", "gzip"))
