@@ -250,6 +250,12 @@ class ContainerFailed(KbuildError):
     exit_code = 46
 
 
+class ImageNotFound(KbuildError):
+    """No image of that name or digest here."""
+
+    exit_code = 47
+
+
 # Claims: 50-59
 
 

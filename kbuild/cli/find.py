@@ -1,0 +1,82 @@
+"""What "IMAGE" means on the command line: a layout, a tar, an image built here, or a model to be built first."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kbuild.cli.config import ProjectConfig
+from kbuild.cli.options import make_image_request
+from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference
+from kbuild.image.engine import BuiltImage
+from kbuild.image.local import LocalImages
+from kbuild.image.oci.layout import is_layout
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.pack import image_in
+from kbuild.model.reference import ModelReference
+from kbuild.workflow import Delivery, Tools, build_image
+
+_DEFAULTS: dict[str, Any] = {
+    "interpreter": None,
+    "channels": (),
+    "platform": None,
+    "lockfile": None,
+    "locked": False,
+    "base": None,
+    "template": None,
+    "labels": (),
+}
+
+
+@contextmanager
+def found_image(text: str, tools: Tools, config: ProjectConfig) -> Iterator[tuple[BuiltImage, ImageReference]]:
+    """The image that ``text`` names and a name for it; a model is built with default options if it was not yet.
+
+    Raises ImageNotFound saying what was looked for, and whatever building raises.
+    """
+    path = Path(text).expanduser()
+    if is_layout(path):
+        yield image_in(path, engine="unknown"), ImageReference.parse("kbuild-layout")
+    elif path.suffix == ".tar" and path.is_file():
+        with _unpacked(path, tools) as layout:
+            yield image_in(layout, engine="unknown"), ImageReference.parse("kbuild-layout")
+    elif (local := _local(text, tools)) is not None:
+        yield local
+    else:
+        try:
+            ModelReference.parse(text)
+        except InvalidReference as error:
+            raise ImageNotFound(
+                f"{text!r} is no image built here, no OCI layout or tar, and no model",
+                hint="build one with: kbuild image RUN_ID",
+            ) from error
+        result = build_image(make_image_request(config, text, "auto", _DEFAULTS), Delivery(), tools)
+        yield result.image, ImageReference.parse(result.reference).with_tag(None)
+
+
+def _local(text: str, tools: Tools) -> tuple[BuiltImage, ImageReference] | None:
+    try:
+        reference = ImageReference.parse(text)
+    except InvalidReference:
+        return None
+    image = LocalImages(tools.cache / "images").by_reference(reference)
+    return None if image is None else (image, reference.with_tag(reference.tag))
+
+
+@contextmanager
+def _unpacked(path: Path, tools: Tools) -> Iterator[Path]:
+    import tempfile
+
+    tools.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tar-", dir=tools.cache) as folder:
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(folder, filter="data")
+        except (tarfile.TarError, OSError) as error:
+            raise InvalidImage(f"{path} is no tar of an image layout: {error}") from error
+        if not is_layout(Path(folder)):
+            raise InvalidImage(f"{path} holds no OCI image layout")
+        yield Path(folder)

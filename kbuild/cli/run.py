@@ -1,0 +1,73 @@
+"""``kbuild run``."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from kbuild.cli.find import found_image
+from kbuild.cli.options import make_tools
+from kbuild.cli.show import Show
+from kbuild.errors import ContainerFailed
+from kbuild.image.start import start_image
+from kbuild.process import start
+from kbuild.verify.scoring import wait_until_ready
+
+
+@click.command("run")
+@click.argument("image")
+@click.option("--port", "-p", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: a free one]")
+@click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
+def command(image: str, port: int | None, timeout: float) -> None:
+    """Serve IMAGE on this machine until Ctrl-C; print its url when it is ready.
+
+    IMAGE is a name or digest that "kbuild image" printed, an OCI layout, its tar, or a model (built first if need be).
+    Docker runs it where there is one, else namespaces do (bubblewrap or unshare; KBUILD_RUNTIME chooses).
+    """
+    show = Show()
+    tools, config = make_tools(show)
+    stopped = _Stopped()
+    with found_image(image, tools, config) as (built, reference), tempfile.TemporaryDirectory() as folder:
+        with show("start") as progress:
+            running = start_image(
+                built,
+                reference,
+                port=port,
+                environment={},
+                cache=tools.cache,
+                log=Path(folder) / "log",
+                run=tools.run,
+                start=start,
+                progress=progress,
+            )
+            try:
+                wait_until_ready(running, timeout=timeout, progress=progress)
+            except BaseException:
+                running.stop()
+                raise
+        try:
+            click.echo(running.url)
+            show.say(f"{running.describe()} serves {reference.familiar}; Ctrl-C stops it")
+            while not stopped.asked:
+                if not running.alive():
+                    raise ContainerFailed(f"the image stopped by itself: {running.logs()[-500:].strip()}")
+                time.sleep(0.2)
+        finally:
+            running.stop()
+
+
+class _Stopped:
+    """Turns SIGTERM and SIGINT into a flag, so that the image is stopped and not left behind."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True

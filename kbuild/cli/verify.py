@@ -1,0 +1,37 @@
+"""``kbuild verify``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from kbuild.cli.find import found_image
+from kbuild.cli.options import json_option, make_tools
+from kbuild.cli.show import Show
+from kbuild.verify.image import verify_image
+
+
+@click.command("verify")
+@click.argument("image")
+@click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
+@json_option
+def command(image: str, timeout: float, as_json: bool) -> None:
+    """Start IMAGE, ask it the model's own input example, compare with the prediction recorded in training, stop it.
+
+    IMAGE is what "kbuild run" takes. The exit code is 0 when the answers are equal.
+    """
+    show = Show()
+    tools, config = make_tools(show)
+    with found_image(image, tools, config) as (built, reference), show("verify") as progress:
+        report = verify_image(built, reference, tools.run, cache=tools.cache, timeout=timeout, progress=progress)
+    if report.compared:
+        show.say("the image predicts what the trained model did")
+    else:
+        show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
+    click.echo(
+        json.dumps({"image": f"{reference.familiar}", "digest": str(built.digest), **asdict(report)})
+        if as_json
+        else str(built.digest)
+    )

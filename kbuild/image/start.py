@@ -1,0 +1,65 @@
+"""Starting an image: by Docker where a daemon answers, else in namespaces of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kbuild.errors import EngineUnavailable, RuntimeUnavailable
+from kbuild.image.docker import DockerDaemon
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.running import RunningImage
+from kbuild.image.runtimes import RUNTIMES, choose_runtime
+from kbuild.image.sandbox import make_order, start_sandbox
+from kbuild.image.unpack import unpack_image
+from kbuild.process import Runner, Starter
+from kbuild.progress import Progress
+
+RUNTIME_VARIABLE = "KBUILD_RUNTIME"
+"""auto (default), docker, bwrap or unshare."""
+
+
+def start_image(
+    image: BuiltImage,
+    reference: ImageReference,
+    *,
+    port: int | None,
+    environment: Mapping[str, str],
+    cache: Path,
+    log: Path,
+    run: Runner,
+    start: Starter,
+    progress: Progress,
+    environ: Mapping[str, str] = os.environ,
+) -> RunningImage:
+    """Start an image of this machine's, listening on 127.0.0.1 and ``port`` (None: a free one).
+
+    ``log`` is the file that a sandbox writes its output to. Raises RuntimeUnavailable when nothing here can run it,
+    ContainerFailed when it does not start.
+    """
+    wanted = environ.get(RUNTIME_VARIABLE) or "auto"
+    if wanted not in ("auto", "docker", *RUNTIMES):
+        known = ", ".join(("auto", "docker", *RUNTIMES))
+        raise RuntimeUnavailable(f"{RUNTIME_VARIABLE} is {wanted!r}", hint=f"known are {known}")
+    if wanted in ("auto", "docker"):
+        try:
+            daemon = DockerDaemon()
+        except EngineUnavailable as error:
+            if wanted == "docker":
+                raise
+            progress.note(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
+        else:
+            daemon.load(image, reference)
+            return daemon.run(reference, host_port=port, environment=environment, progress=progress)
+    runtime = choose_runtime(wanted, run=run)
+    unpacked = unpack_image(image.layout, digest=image.digest, cache=cache / "unpacked", progress=progress)
+    return start_sandbox(
+        make_order(unpacked, env=environment),
+        runtime=runtime,
+        start=start,
+        log=log,
+        port=port or 0,
+        stop_signal=str(unpacked.config.get("StopSignal") or "SIGTERM"),
+    )
