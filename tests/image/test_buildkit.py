@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import BuildFailed, EngineUnavailable, ProgramNotFound
+from kbuild.image.buildkit import BuildKitEngine, stamp_times
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
+from kbuild.platform import Platform
+from kbuild.process import Completed
+from kbuild.progress import Silent
+
+SCRATCH = ResolvedBase(kind="debs", name="scratch", digest=digest_bytes(b""))
+CONTAINERD = '[["driver-type","io.containerd.snapshotter.v1"]]'
+
+
+class FakeDocker:
+    """Answers by the words of the command line; what it was asked is in ``asked``."""
+
+    def __init__(self, **answers: tuple[int, str, str]) -> None:
+        self.answers = {
+            "version": (0, "26.1.5\n", ""),
+            "buildx_version": (0, "github.com/docker/buildx 0.13.1 x\n", ""),
+            "buildx_inspect": (0, "Name:   default\nDriver: docker\n", ""),
+            "info": (0, CONTAINERD, ""),
+            "buildx_build": (1, "", ""),
+            **answers,
+        }
+        self.asked: list[tuple[str, ...]] = []
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        on_line: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Completed:
+        self.asked.append(tuple(argv))
+        key = "_".join(argv[1:3]) if argv[1] == "buildx" else argv[1]
+        code, out, err = self.answers[key]
+        return Completed(tuple(argv), code, out, err)
+
+
+def make_context(folder: Path) -> BuildContext:
+    (folder / "Dockerfile").write_text("FROM scratch\n")
+    config = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
+    plan = BuildPlan(
+        base=SCRATCH.digest,
+        base_name="scratch",
+        from_line="scratch",
+        platform=Platform("linux", "amd64"),
+        created=0,
+        layers=(),
+        config=config,
+        annotations=(),
+        dockerfile="",
+    )
+    return BuildContext(path=folder, plan=plan)
+
+
+def test_the_probe_tells_versions() -> None:
+    assert BuildKitEngine(FakeDocker()).probe() == "Docker 26.1.5, buildx 0.13.1"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"version": (1, "", "Cannot connect to the Docker daemon.\n")}, "no Docker daemon answers: Cannot connect"),
+        ({"buildx_version": (1, "", "unknown command\n")}, "docker has no buildx"),
+        ({"info": (0, '[["Backing Filesystem","extfs"]]', "")}, "old store"),
+    ],
+)
+def test_the_probe_says_what_is_missing(answers: dict[str, tuple[int, str, str]], words: str) -> None:
+    with pytest.raises(EngineUnavailable, match=words) as caught:
+        BuildKitEngine(FakeDocker(**answers)).probe()
+    assert "--engine native" in str(caught.value.hint)
+
+
+def test_another_driver_needs_no_containerd_store() -> None:
+    docker = FakeDocker(buildx_inspect=(0, "Name: far\nDriver:   docker-container\n", ""), info=(0, "[]", ""))
+    assert BuildKitEngine(docker).probe()
+
+
+def test_no_docker_at_all() -> None:
+    def nothing(argv: Sequence[str], **_: object) -> Completed:
+        raise ProgramNotFound(f"{argv[0]} is not installed")
+
+    with pytest.raises(EngineUnavailable, match="not installed"):
+        BuildKitEngine(nothing).probe()
+
+
+def test_a_failed_build_is_one_line_with_what_the_step_said(tmp_path: Path) -> None:
+    said = (
+        "#5 [2/2] RUN make\n#5 0.101 cc: not found\n#5 ERROR: process did not complete\n------\n"
+        'ERROR: failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 127\n'
+    )
+    docker = FakeDocker(buildx_build=(1, "", said))
+    (tmp_path / "context").mkdir()
+    with pytest.raises(BuildFailed) as caught:
+        BuildKitEngine(docker).build(
+            make_context(tmp_path / "context"), SCRATCH, workdir=tmp_path / "work", progress=Silent()
+        )
+    assert caught.value.message == (
+        'BuildKit: process "/bin/sh -c make" did not complete successfully: exit code: 127 (cc: not found)'
+    )
+
+
+def test_the_build_asks_for_no_times_and_no_attestations(tmp_path: Path) -> None:
+    docker = FakeDocker()
+    (tmp_path / "context").mkdir()
+    with pytest.raises(BuildFailed):
+        BuildKitEngine(docker).build(
+            make_context(tmp_path / "context"), SCRATCH, workdir=tmp_path / "work", progress=Silent()
+        )
+    (argv,) = docker.asked
+    assert {"--provenance=false", "--sbom=false", "--build-arg=SOURCE_DATE_EPOCH=0"} <= set(argv)
+    assert any("rewrite-timestamp=true,compression=uncompressed" in word for word in argv)
+
+
+def test_equal_content_gets_equal_times_and_other_content_others(tmp_path: Path) -> None:
+    for name, content in (("a", "same"), ("b/c", "same"), ("d", "diff")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "link").symlink_to("b")
+    (tmp_path / "other").symlink_to("a")
+    stamp_times(tmp_path)
+    times = {name: os.lstat(tmp_path / name).st_mtime_ns for name in ("a", "b/c", "d", "link", "other")}
+    assert times["a"] == times["b/c"]
+    assert len(set(times.values())) == 4
+    assert all(0 < time < 2**31 * 10**9 for time in times.values())

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from kbuild.digest import Digest, canonical_json, digest_bytes
+from kbuild.errors import HashMismatch, RegistryError
+from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
+from kbuild.image.oci import media
+from kbuild.image.oci.descriptor import Descriptor, make_index
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.validate import validate_layout
+from kbuild.image.pack import pack
+from kbuild.image.publish import LayoutPublisher, RegistryPublisher, TarballPublisher
+from kbuild.image.registry import pull_image
+from kbuild.plan.plan import BuildPlan, ImageConfig
+from kbuild.platform import Platform
+from kbuild.progress import Silent
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+
+class FakeRegistry(ThreadingHTTPServer):
+    """The part of the distribution-spec that a push and a pull need, with Bearer tokens when ``user`` is set."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, tuple[str, bytes]] = {}
+        self.uploads = 0
+        self.user: str | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakeRegistry
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def answer(self, code: int, data: bytes = b"", **headers: str) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def refused(self) -> bool:
+        if self.server.user is None or self.headers.get("Authorization") == "Bearer good":
+            return False
+        challenge = f'Bearer realm="http://{self.server.address}/token",service="s",scope="repository:r:pull,push"'
+        self.answer(
+            401, b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}', WWW_Authenticate=challenge
+        )
+        return True
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if path == "/token":
+            expected = base64.b64encode(str(self.server.user).encode()).decode()
+            good = self.headers.get("Authorization") == f"Basic {expected}"
+            return self.answer(200, b'{"token":"good"}') if good else self.answer(401)
+        if self.refused():
+            return None
+        kind, name = path.split("/")[-2:]
+        if kind == "manifests" and name in self.server.manifests:
+            media_type, data = self.server.manifests[name]
+            return self.answer(200, data, Content_Type=media_type)
+        if kind == "blobs" and name in self.server.blobs:
+            return self.answer(200, self.server.blobs[name])
+        return self.answer(404, b'{"errors":[{"code":"NAME_UNKNOWN","message":"not known"}]}')
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        if not self.refused():
+            self.answer(202, Location="/v2/upload/1?state=x")
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.refused():
+            return None
+        target = urlsplit(self.path)
+        if "/upload/" in target.path:
+            self.server.uploads += 1
+            self.server.blobs[parse_qs(target.query)["digest"][0]] = data
+            return self.answer(201)
+        version = target.path.rpartition("/")[2]
+        for name in (version, str(digest_bytes(data))):
+            self.server.manifests[name] = (self.headers["Content-Type"], data)
+        return self.answer(201, Docker_Content_Digest=str(digest_bytes(data)))
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    (tmp_path / "docker").mkdir()
+    server = FakeRegistry()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.data
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> BuiltImage:
+    return make_image(tmp_path / "image", AMD64)
+
+
+def make_image(layout: Path, platform: Platform) -> BuiltImage:
+    config = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
+    plan = BuildPlan(
+        base=digest_bytes(b""),
+        base_name="",
+        from_line="scratch",
+        platform=platform,
+        created=0,
+        layers=(),
+        config=config,
+        annotations=(),
+        dockerfile="",
+    )
+    layers = tuple(RawLayer(content=Bytes(data * 2000), created_by="COPY x/ /") for data in (b"one", b"two"))
+    return pack(EngineOutput(layers=layers, config={}), plan, layout, engine="fake", progress=Silent())
+
+
+def push(image: BuiltImage, reference: ImageReference) -> ImageReference:
+    return RegistryPublisher().publish(image, reference, progress=Silent())
+
+
+def test_what_was_pushed_is_pulled_with_its_digest(registry: FakeRegistry, image: BuiltImage, tmp_path: Path) -> None:
+    reference = ImageReference.parse(f"{registry.address}/team/demo:1")
+    assert push(image, reference) == reference.with_digest(image.digest)
+    assert registry.uploads == 3
+    push(image, reference.with_tag("2"))
+    assert registry.uploads == 3
+    pulled, layout = pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+    assert pulled.digest == image.digest
+    validate_layout(layout)
+    registry.blobs.clear()
+    registry.manifests.clear()
+    assert pull_image(pulled, AMD64, cache=tmp_path / "cache", progress=Silent()) == (pulled, layout)
+
+
+def test_an_index_is_resolved_for_the_platform(registry: FakeRegistry, image: BuiltImage, tmp_path: Path) -> None:
+    reference = ImageReference.parse(f"{registry.address}/demo:1")
+    other = make_image(tmp_path / "arm", ARM64)
+    entries = []
+    for built, platform in ((image, AMD64), (other, ARM64)):
+        push(built, reference)
+        entries.append(
+            Descriptor(
+                media_type=media.MANIFEST,
+                digest=built.digest,
+                size=len(registry.manifests[str(built.digest)][1]),
+                platform=(platform.os, platform.architecture),
+            )
+        )
+    registry.manifests["multi"] = (media.INDEX, canonical_json(make_index(tuple(entries))))
+    pulled, _ = pull_image(reference.with_tag("multi"), ARM64, cache=tmp_path / "c", progress=Silent())
+    assert pulled.digest == other.digest
+    registry.manifests["multi"] = (media.INDEX, canonical_json(make_index((entries[0],))))
+    with pytest.raises(RegistryError, match="not there for linux/arm64"):
+        pull_image(reference.with_tag("multi"), ARM64, cache=tmp_path / "c", progress=Silent())
+
+
+def test_other_bytes_than_named_are_refused_and_not_kept(
+    registry: FakeRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    reference = push(image, ImageReference.parse(f"{registry.address}/demo:1"))
+    registry.blobs[str(image.layers[0].digest)] = b"x" * image.layers[0].size
+    with pytest.raises(HashMismatch, match=str(image.layers[0].digest)):
+        pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+    assert list((tmp_path / "cache").iterdir()) == []
+    registry.manifests[str(image.digest)] = (media.MANIFEST, b"{}")
+    with pytest.raises(HashMismatch, match="another manifest"):
+        pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+
+
+def test_no_such_image(registry: FakeRegistry, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="has no 127"):
+        pull_image(ImageReference.parse(f"{registry.address}/x:1"), AMD64, cache=tmp_path, progress=Silent())
+
+
+def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:1 does not answer") as caught:
+        pull_image(ImageReference.parse("127.0.0.1:1/x:1"), AMD64, cache=tmp_path / "c", progress=Silent())
+    assert "\n" not in caught.value.message
+
+
+def test_login_is_read_from_docker_and_its_lack_is_told(
+    registry: FakeRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    registry.user = "me:secret"
+    reference = ImageReference.parse(f"{registry.address}/demo:1")
+    with pytest.raises(RegistryError) as caught:
+        push(image, reference)
+    assert caught.value.hint == f"docker login {registry.address}"
+    login = {"auths": {registry.address: {"auth": base64.b64encode(b"me:secret").decode()}}}
+    (tmp_path / "docker/config.json").write_text(json.dumps(login))
+    assert push(image, reference).digest == image.digest
+
+
+def test_credential_helpers_are_asked(
+    registry: FakeRegistry, image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.user = "helped:word"
+    helper = tmp_path / "bin/docker-credential-test"
+    helper.parent.mkdir()
+    helper.write_text('#!/bin/sh\necho \'{"Username": "helped", "Secret": "word"}\'\n')
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{helper.parent}:/usr/bin:/bin")
+    (tmp_path / "docker/config.json").write_text(json.dumps({"credHelpers": {registry.address: "test"}}))
+    assert push(image, ImageReference.parse(f"{registry.address}/demo:1")).digest == image.digest
+
+
+def test_layouts_and_tars_are_whole_copies(image: BuiltImage, tmp_path: Path) -> None:
+    reference = ImageReference.parse("demo:1")
+    for target in ("copy", "copy"):
+        published = LayoutPublisher(destination=tmp_path / target).publish(image, reference, progress=Silent())
+    assert published == reference.with_digest(image.digest)
+    validate_layout(tmp_path / "copy")
+    TarballPublisher(destination=tmp_path / "new/image.tar").publish(image, reference, progress=Silent())
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["image.tar"]
+    assert Digest.parse(str(published.digest)) == image.digest
