@@ -112,7 +112,10 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str, root:
         os.symlink(member.linkname, target)
     elif member.islnk():
         parent, name = posixpath.split(_clean(member.linkname))
-        os.link(f"{_resolve(root, parent)}/{name}", target, follow_symlinks=False)
+        try:
+            os.link(f"{_resolve(root, parent)}/{name}", target, follow_symlinks=False)
+        except (FileNotFoundError, PermissionError) as error:  # PermissionError: it is a directory
+            raise InvalidImage(f"a layer links /{member.name} to /{member.linkname}, which is no file") from error
     else:
         source = archive.extractfile(member)
         with open(target, "wb") as file:

@@ -160,10 +160,9 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> Non
             )
             install(source, destination, {"INSTALLER": b"kbuild\n"})
     except (InstallerError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, FileExistsError) as error:
-        # installer asserts on entry points it cannot read, and raises KeyError for missing metadata files
-        raise LockfileInvalid(f"{filename} cannot be installed: {error or 'it has an entry point that is none'}") from (
-            error
-        )
+        # installer asserts, without a word, on entry points that it cannot read
+        reason = str(error) or "it has an entry point that cannot be read"
+        raise LockfileInvalid(f"{filename} cannot be installed: {reason}") from error
 
 
 def _glibc(platform: str) -> tuple[int, int] | None:

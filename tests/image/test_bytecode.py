@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import sys
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import Digest
+from kbuild.errors import BuildFailed
+from kbuild.image.bytecode import Compiler, can_compile, compile_tree, find_compiler
+from kbuild.platform import Platform, host_platform
+from kbuild.process import Completed, run
+
+HERE = Compiler(python=Path(sys.executable), identity=Digest("0" * 64))
+RUNNING = ".".join(map(str, sys.version_info[:3]))
+SOURCES = {
+    "a.py": "def f(x):\n    'doc'\n    return [x.append, {'k': (1, 'append')}, x in {'b', 'a', 'c'}]\n",
+    "b.py": "import os\nk = 'append'\nclass C:\n    def append(self, sep=os): return sep\n",
+    "pkg/__init__.py": "",
+    "pkg/template.py": "class {{ name }}:\n",
+    "pkg/zero.py": "x = 1\0\n",
+}
+
+
+def write(root: Path) -> Path:
+    for name, text in SOURCES.items():
+        path = root / "opt/env/lib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "opt/env/bin").mkdir()
+    (root / "opt/env/bin/tool.py").write_text("x = 1")
+    return root
+
+
+def bytecode(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.pyc")}
+
+
+def test_bytes_depend_neither_on_the_place_nor_on_the_number_of_processes(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "1"), write(tmp_path / "another/place")
+    assert compile_tree(one, "/opt/env", HERE, run=run, jobs=1) == compile_tree(two, "/opt/env", HERE, run=run, jobs=3)
+    assert bytecode(one) == bytecode(two)
+    assert len(bytecode(one)) == 3
+
+
+def test_invalid_sources_get_none_and_are_named(tmp_path: Path) -> None:
+    skipped = compile_tree(write(tmp_path), "/opt/env", HERE, run=run)
+    assert skipped == ("/opt/env/lib/pkg/template.py", "/opt/env/lib/pkg/zero.py")
+
+
+def test_a_file_is_unchecked_hashed_and_names_its_place_in_the_image(tmp_path: Path) -> None:
+    compile_tree(write(tmp_path), "/opt/env", HERE, run=run)
+    source = tmp_path / "opt/env/lib/a.py"
+    data = Path(importlib.util.cache_from_source(str(source))).read_bytes()
+    assert data[:4] == importlib.util.MAGIC_NUMBER
+    assert int.from_bytes(data[4:8], "little") == 0b01
+    assert data[8:16] == importlib.util.source_hash(source.read_bytes())
+    code = marshal.loads(data[16:])  # noqa: S302 written two lines above
+    assert code.co_filename == "/opt/env/lib/a.py"
+
+
+def test_an_interpreter_that_does_not_run_is_an_error(tmp_path: Path) -> None:
+    def broken(argv: object, **_: object) -> Completed:
+        return Completed((), 1, "", "x\n/lib/libc.so.6: version `GLIBC_2.99' not found\n")
+
+    with pytest.raises(BuildFailed, match=r"GLIBC_2\.99"):
+        compile_tree(write(tmp_path), "/opt/env", HERE, run=broken)
+
+
+def test_for_another_platform_only_the_same_version_compiles(tmp_path: Path) -> None:
+    other = next(p for p in map(Platform.parse, ("linux/amd64", "linux/arm64")) if p != host_platform())
+    assert can_compile("2.0.0", host_platform())
+    assert not can_compile("2.0.0", other)
+    assert find_compiler(tmp_path, "/opt/env", "2.0.0", other) is None
+    found = find_compiler(tmp_path, "/opt/env", RUNNING, other)
+    assert found is not None
+    assert found.python == Path(sys.executable)

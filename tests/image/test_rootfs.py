@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import digest_bytes, digest_file
+from kbuild.environment.lockfile import LockedPackage, Lockfile
+from kbuild.errors import BuildFailed, LockfileInvalid
+from kbuild.image.rootfs import StagedEnvironment, environment_recipe, stage_environment
+from kbuild.image.tree import tree_digest
+from kbuild.platform import host_platform
+from kbuild.process import run
+from kbuild.progress import Silent
+
+pytest.importorskip("rattler")
+HOST = host_platform()
+VERSION = ".".join(map(str, sys.version_info[:3]))
+SHORT = ".".join(map(str, sys.version_info[:2]))
+BUILT_AT = "/builder/placeholder_placeholder_placeholder"
+
+
+def make_interpreter(folder: Path) -> Path:
+    """A conda package whose python is a script that runs this one, with a prefix to be replaced in a text file."""
+    files = {
+        f"bin/python{SHORT}": f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode(),
+        f"lib/python{SHORT}/config.py": f"prefix = {BUILT_AT!r}\n".encode(),
+        f"lib/python{SHORT}/__pycache__/config.old.pyc": b"stale",
+    }
+    paths = [
+        {"_path": name, "path_type": "hardlink", "sha256": digest_bytes(data).hex, "size_in_bytes": len(data)}
+        | ({"prefix_placeholder": BUILT_AT, "file_mode": "text"} if BUILT_AT.encode() in data else {})
+        for name, data in files.items()
+    ]
+    index = {"name": "python", "version": VERSION, "build": "0", "build_number": 0, "depends": []}
+    index |= {"subdir": HOST.conda_subdir, "timestamp": 1700000000000}
+    files["info/index.json"] = json.dumps(index).encode()
+    files["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
+    files["info/files"] = "".join(f"{path['_path']}\n" for path in paths).encode()
+    package = folder / f"python-{VERSION}-0.tar.bz2"
+    with tarfile.open(package, "w:bz2") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o775 if name.startswith("bin/") else 0o600
+            archive.addfile(member, io.BytesIO(data))
+    return package
+
+
+def make_wheel(folder: Path, name: str, files: dict[str, str]) -> Path:
+    import zipfile
+
+    info = f"{name}-1.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+    }
+    path = folder / f"{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, text in files.items():
+            archive.writestr(entry, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{entry},,\n" for entry in [*files, f"{info}/RECORD"]))
+    return path
+
+
+def lock(*files: Path) -> tuple[Lockfile, dict[LockedPackage, Path]]:
+    downloads = {}
+    for file in files:
+        name, version = file.name.split("-")[:2]
+        package = LockedPackage(
+            name=name,
+            version=version,
+            manager="conda" if file.name.endswith(".bz2") else "pip",
+            platform=HOST,
+            url=f"https://channel/{file.name}",
+            sha256=digest_file(file).hex,
+        )
+        downloads[package] = file
+    lockfile = Lockfile(content=b"", packages=tuple(downloads), platforms=(HOST,), channels=(), input_digest=None)
+    return lockfile, downloads
+
+
+def stage(into: Path, cache: Path, *files: Path) -> StagedEnvironment:
+    lockfile, downloads = lock(*files)
+    return stage_environment(lockfile, HOST, downloads=downloads, into=into, cache=cache, run=run, progress=Silent())
+
+
+def test_two_places_and_two_umasks_give_the_same_trees(tmp_path: Path) -> None:
+    files = [
+        make_interpreter(tmp_path),
+        make_wheel(tmp_path, "one", {"space/__init__.py": "", "one.py": "def main(): ..."}),
+        make_wheel(tmp_path, "two", {"space/__init__.py": "", "two.py": "x = {{ name }"}),
+    ]
+    digests = []
+    for mask, place in ((0o022, "a"), (0o077, "somewhere/else")):
+        old = os.umask(mask)
+        try:
+            staged = stage(tmp_path / place, tmp_path / f"cache-{mask}", *files)
+        finally:
+            os.umask(old)
+        digests.append((tree_digest(staged.interpreter), tree_digest(staged.dependencies)))
+        for path in (tmp_path / place).rglob("*"):
+            if path.is_file() and path.suffix != ".bz2":
+                # The stand-in for python names the interpreter that runs this test; nothing names the stage.
+                assert str(tmp_path / place).encode() not in path.read_bytes(), path
+    assert digests[0] == digests[1]
+
+    library = staged.interpreter / f"opt/env/lib/python{SHORT}"
+    assert (library / "config.py").read_text() == "prefix = '/opt/env'\n"
+    tag = f"cpython-{SHORT.replace('.', '')}"
+    assert [path.name for path in (library / "__pycache__").iterdir()] == [f"config.{tag}.pyc"]
+    site = staged.dependencies / f"opt/env/lib/python{SHORT}/site-packages"
+    assert (site / f"__pycache__/one.{tag}.pyc").is_file()
+    assert not (site / f"__pycache__/two.{tag}.pyc").exists()
+    record = json.loads((staged.interpreter / f"opt/env/conda-meta/python-{VERSION}-0.json").read_text())
+    assert record["url"] == f"https://channel/python-{VERSION}-0.tar.bz2"
+    assert sorted(path.name for path in (staged.interpreter / "opt/env").iterdir()) == ["bin", "conda-meta", "lib"]
+    assert staged.python == VERSION
+    assert staged.bytecode
+
+
+def test_a_second_environment_takes_its_wheels_from_the_cache(tmp_path: Path) -> None:
+    python = make_interpreter(tmp_path)
+    one, two = (make_wheel(tmp_path, name, {f"{name}.py": ""}) for name in ("one", "two"))
+    first = stage(tmp_path / "a", tmp_path / "cache", python, one)
+    second = stage(tmp_path / "b", tmp_path / "cache", python, one, two)
+    site = f"opt/env/lib/python{SHORT}/site-packages/one.py"
+    assert (first.dependencies / site).stat().st_ino == (second.dependencies / site).stat().st_ino
+    assert first.interpreter_content == second.interpreter_content
+    assert first.dependencies_content != second.dependencies_content
+    assert len(list((tmp_path / "cache/wheels").iterdir())) == 2
+
+
+def test_two_wheels_that_disagree_are_named(tmp_path: Path) -> None:
+    wheels = [make_wheel(tmp_path, name, {"both.py": name}) for name in ("one", "two")]
+    with pytest.raises(LockfileInvalid, match=r"one 1 and two 1 both bring /opt/env/lib/.*/both\.py"):
+        stage(tmp_path / "a", tmp_path / "cache", make_interpreter(tmp_path), *wheels)
+
+
+def test_a_lock_without_python_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LockfileInvalid, match="no python"):
+        stage(tmp_path / "a", tmp_path / "cache", make_wheel(tmp_path, "one", {}))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_damaged_conda_package_is_one_line(tmp_path: Path) -> None:
+    package = make_interpreter(tmp_path)
+    package.write_bytes(b"no archive")
+    with pytest.raises(BuildFailed, match=r"conda packages cannot be installed: \S") as caught:
+        stage(tmp_path / "a", tmp_path / "cache", package)
+    assert "\n" not in caught.value.message
+    assert not list((tmp_path / "cache/interpreters").iterdir())
+
+
+def test_the_recipe_is_known_before_anything_is_staged() -> None:
+    assert environment_recipe(VERSION, HOST) == environment_recipe(VERSION, HOST)
+    assert environment_recipe(VERSION, HOST) != environment_recipe(VERSION, HOST, prefix="/srv/env")

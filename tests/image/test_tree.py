@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kbuild.errors import LockfileInvalid, OutputError
+from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    normalise_tree(root)
+    return root
+
+
+def test_normalised_trees_forget_umask_and_day(tmp_path: Path) -> None:
+    digests = []
+    for mask, name in ((0o022, "a"), (0o077, "somewhere/else")):
+        old = os.umask(mask)
+        try:
+            root = tmp_path / name
+            root.mkdir(parents=True)
+            (root / "bin").mkdir()
+            (root / "bin/run").write_text("#!/bin/sh")
+            (root / "bin/run").chmod(0o700)
+            (root / "tmp").mkdir()
+            (root / "text").write_text("x")
+            (root / "link").symlink_to("text")
+        finally:
+            os.umask(old)
+        normalise_tree(root, sticky=frozenset({"tmp"}))
+        digests.append(tree_digest(root))
+    assert digests[0] == digests[1]
+    modes = {name: stat.S_IMODE((root / name).stat().st_mode) for name in ("bin", "bin/run", "text", "tmp")}
+    assert modes == {"bin": 0o755, "bin/run": 0o755, "text": 0o644, "tmp": 0o1777}
+    assert (root / "link").lstat().st_mtime == 0
+
+
+def test_the_digest_sees_names_contents_modes_and_links(tmp_path: Path) -> None:
+    root = write(tmp_path / "t", {"a": "1", "d/b": "2"})
+    seen = {tree_digest(root)}
+    (root / "a").write_text("2")
+    os.utime(root / "a", (0, 0))
+    seen.add(tree_digest(root))
+    (root / "a").chmod(0o755)
+    seen.add(tree_digest(root))
+    (root / "a").rename(root / "c")
+    os.utime(root, (0, 0))
+    seen.add(tree_digest(root))
+    (root / "d/l").symlink_to("b")
+    os.utime(root / "d", (0, 0))
+    seen.add(tree_digest(root))
+    assert len(seen) == 5
+
+
+def test_a_pipe_is_no_part_of_a_package(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(OutputError, match="neither a file"):
+        normalise_tree(tmp_path)
+
+
+def test_links_share_the_cached_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "s", {"lib/a.py": "1"})
+    link_tree(source, tmp_path / "t", {}, "a 1")
+    assert (tmp_path / "t/lib/a.py").stat().st_ino == (source / "lib/a.py").stat().st_ino
+
+
+def test_equal_files_of_two_packages_are_welcome_and_bytecode_follows_the_first(tmp_path: Path) -> None:
+    one = write(tmp_path / "1", {"ns/__init__.py": "", "ns/__pycache__/__init__.pyc": "first", "ns/a.py": "a"})
+    two = write(tmp_path / "2", {"ns/__init__.py": "", "ns/__pycache__/__init__.pyc": "other", "ns/b.py": "b"})
+    owners: dict[str, str] = {}
+    link_tree(one, tmp_path / "t", owners, "one 1")
+    link_tree(two, tmp_path / "t", owners, "two 2")
+    assert (tmp_path / "t/ns/__pycache__/__init__.pyc").read_text() == "first"
+    assert owners["ns/b.py"] == "two 2"
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [({"x/y": "1"}, {"x/y": "2"}), ({"x": "1"}, {"x/y": "1"}), ({"x/y": "1"}, {"x": "1"})]
+)
+def test_different_files_of_two_packages_are_an_error(tmp_path: Path, one: dict[str, str], two: dict[str, str]) -> None:
+    owners: dict[str, str] = {}
+    link_tree(write(tmp_path / "1", one), tmp_path / "t", owners, "one 1")
+    with pytest.raises(LockfileInvalid, match="two 2 both bring /x"):
+        link_tree(write(tmp_path / "2", two), tmp_path / "t", owners, "two 2")
+
+
+def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    source = write(tmp_path / "s", {"a": "1"})
+    (source / "l").symlink_to("a")
+    normalise_tree(source)
+    monkeypatch.setattr(os, "link", refuse)
+    link_tree(source, tmp_path / "t", {}, "a 1")
+    os.utime(tmp_path / "t", (0, 0))
+    assert tree_digest(tmp_path / "t") == tree_digest(source)
+
+
+def test_a_cached_tree_is_made_once_and_never_seen_half_made(tmp_path: Path) -> None:
+    calls = []
+
+    def make(root: Path) -> None:
+        calls.append(root)
+        assert not (tmp_path / "c/x").exists()
+        (root / "f").write_text("1")
+
+    def fail(root: Path) -> None:
+        (root / "f").write_text("1")
+        raise OSError(28, "No space left on device", str(root / "f"))
+
+    with pytest.raises(OutputError, match="cannot write it: No space left"), writing("it"):
+        cached_tree(tmp_path / "c/x", fail)
+    assert list((tmp_path / "c").iterdir()) == []
+    assert cached_tree(tmp_path / "c/x", make) == cached_tree(tmp_path / "c/x", make)
+    assert len(calls) == 1
+
+
+def test_whoever_finishes_second_takes_the_first_ones_tree(tmp_path: Path) -> None:
+    def make(root: Path) -> None:
+        (root / "f").write_text("second")
+        make_directory(tmp_path / "x")
+        (tmp_path / "x/f").write_text("first")
+
+    assert (cached_tree(tmp_path / "x", make) / "f").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import LockfileInvalid, SourceOnlyPackage
+from kbuild.image.wheels import WheelTarget, cached_wheel, required_glibc, wheel_filename
+from kbuild.platform import Platform
+from kbuild.process import run
+
+AMD64 = Platform.parse("linux/amd64")
+TARGET = WheelTarget(python="3.11.7", platform=AMD64, prefix="/opt/env")
+SITE = "opt/env/lib/python3.11/site-packages"
+
+
+def package(filename: str, name: str = "demo", version: str = "1") -> LockedPackage:
+    return LockedPackage(
+        name=name, version=version, manager="pip", platform=AMD64, url=f"https://index/{filename}", sha256="0" * 64
+    )
+
+
+def make_wheel(path: Path, files: dict[str, str], name: str = "demo", version: str = "1") -> Path:
+    info = f"{name}-{version}.dist-info"
+    base = {f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"}
+    base[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    names = [*base, *files, f"{info}/RECORD"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, text in {**base, **files}.items():
+            kind = zipfile.ZipInfo(entry)
+            kind.external_attr = (0o100755 if entry.endswith(".sh") else 0o100600) << 16
+            archive.writestr(kind, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{entry},,\n" for entry in names))
+    return path
+
+
+def install(tmp_path: Path, files: dict[str, str]) -> Path:
+    # The file's own name is the download cache's affair: the lock knows the real one.
+    wheel = make_wheel(tmp_path / "3f2a", files)
+    locked = package("demo-1-py3-none-any.whl")
+    return cached_wheel(wheel, locked, target=TARGET, compiler=None, cache=tmp_path / "cache", run=run)
+
+
+def test_every_scheme_finds_its_place(tmp_path: Path) -> None:
+    root = install(
+        tmp_path,
+        {
+            "demo/__init__.py": "",
+            "demo/__pycache__/__init__.cpython-311.pyc": "stale",
+            "demo/tool.sh": "",
+            "demo-1.data/scripts/demo-script": "#!python\nprint()\n",
+            "demo-1.data/data/share/demo/x.txt": "x",
+            "demo-1.data/headers/demo.h": "h",
+            "demo-1.data/platlib/demo_native.py": "",
+            "demo-1.dist-info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n",
+        },
+    )
+    files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert files == {
+        f"{SITE}/demo/__init__.py",
+        f"{SITE}/demo/tool.sh",
+        f"{SITE}/demo_native.py",
+        *(f"{SITE}/demo-1.dist-info/{n}" for n in ("METADATA", "WHEEL", "RECORD", "INSTALLER", "entry_points.txt")),
+        "opt/env/bin/demo",
+        "opt/env/bin/demo-script",
+        "opt/env/share/demo/x.txt",
+        "opt/env/include/python3.11/demo/demo.h",
+    }
+    assert (root / "opt/env/bin/demo").read_text().startswith("#!/opt/env/bin/python\n")
+    assert (root / "opt/env/bin/demo-script").read_text() == "#!/opt/env/bin/python\nprint()\n"
+    assert (root / f"{SITE}/demo-1.dist-info/INSTALLER").read_text() == "kbuild\n"
+    record = (root / f"{SITE}/demo-1.dist-info/RECORD").read_text()
+    assert "../../../bin/demo,sha256=" in record
+    assert str(tmp_path) not in record
+    assert (root / f"{SITE}/demo/tool.sh").stat().st_mode & 0o777 == 0o755
+    assert (root / f"{SITE}/demo/__init__.py").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_wheel_is_installed_once_a_cache(tmp_path: Path) -> None:
+    first = install(tmp_path, {"demo.py": ""})
+    (tmp_path / "3f2a").unlink()
+    locked = package("demo-1-py3-none-any.whl")
+    again = cached_wheel(tmp_path / "3f2a", locked, target=TARGET, compiler=None, cache=tmp_path / "cache", run=run)
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"demo-1.dist-info/entry_points.txt": "[console_scripts]\nx = not an entry point!\n"},
+        {"../../../../../../etc/passwd": "x"},
+        {"demo-1.data/elsewhere/x": "x"},
+        {"other-2.dist-info/METADATA": ""},
+    ],
+)
+def test_a_wheel_that_breaks_its_format_is_named(tmp_path: Path, files: dict[str, str]) -> None:
+    with pytest.raises(LockfileInvalid, match=r"demo-1-py3-none-any\.whl cannot be installed: \S"):
+        install(tmp_path, files)
+    assert not list((tmp_path / "cache/wheels").iterdir())
+
+
+def test_a_file_that_is_no_zip_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"<html>")
+    with pytest.raises(LockfileInvalid, match="not a zip file"):
+        cached_wheel(
+            tmp_path / "x",
+            package("demo-1-py3-none-any.whl"),
+            target=TARGET,
+            compiler=None,
+            cache=tmp_path / "c",
+            run=run,
+        )
+
+
+@pytest.mark.parametrize(
+    ("filename", "glibc"),
+    [
+        ("demo-1-py3-none-any.whl", None),
+        ("demo-1-py2.py3-none-any.whl", None),
+        ("demo-1-cp311-cp311-linux_x86_64.whl", None),
+        ("demo-1-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl", (2, 27)),
+        ("demo-1-cp39-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64.whl", (2, 17)),
+        ("demo-1-cp311-cp311-manylinux1_x86_64.whl", (2, 5)),
+    ],
+)
+def test_fitting_wheels_tell_their_c_library(filename: str, glibc: tuple[int, int] | None) -> None:
+    assert required_glibc(filename, TARGET.supported()) == glibc
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "demo-1-cp312-cp312-manylinux_2_17_x86_64.whl",
+        "demo-1-cp311-cp311-manylinux_2_17_aarch64.whl",
+        "demo-1-cp311-cp311-musllinux_1_2_x86_64.whl",
+        "demo-1-cp311-cp311-macosx_11_0_arm64.whl",
+        "demo-1-py3-none-win_amd64.whl",
+        "demo.whl",
+    ],
+)
+def test_other_wheels_are_refused(filename: str) -> None:
+    with pytest.raises(LockfileInvalid, match="demo"):
+        required_glibc(filename, TARGET.supported())
+
+
+def test_a_source_distribution_is_refused_by_name() -> None:
+    with pytest.raises(SourceOnlyPackage, match=r"demo 1 is locked as demo-1\.tar\.gz"):
+        wheel_filename(package("demo-1.tar.gz"))
+
+
+def test_a_local_version_is_unquoted() -> None:
+    assert wheel_filename(package("torch-2.1%2Bcpu-py3-none-any.whl#sha256=0")) == "torch-2.1+cpu-py3-none-any.whl"
+
+
+@given(st.text(max_size=40))
+def test_any_name_is_a_wheel_or_refused(text: str) -> None:
+    try:
+        required_glibc(f"{text}.whl", TARGET.supported())
+    except LockfileInvalid as error:
+        assert error.message
