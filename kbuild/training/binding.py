@@ -43,9 +43,10 @@ LOG_MODEL_KWARGS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
-    """One inference pipeline and the names of the training nodes it belongs to."""
+    """One inference pipeline, and the training it belongs to: node names, and what it makes for inference."""
 
     training_names: frozenset[str]
+    made_names: frozenset[str]
     inference: Pipeline
     input_name: str
     kpm_kwargs: dict[str, Any]
@@ -85,6 +86,7 @@ def make_binding(
     log_model.setdefault("name", DEFAULT_MODEL_NAME)
     return Binding(
         training_names=frozenset(node.name for node in training.nodes),
+        made_names=frozenset(training.all_outputs() & inference.inputs() - {input_name}),
         inference=inference,
         input_name=input_name,
         kpm_kwargs=dict(kpm_kwargs or {}),
@@ -98,7 +100,11 @@ def merge_bindings(mine: tuple[Binding, ...], theirs: tuple[Binding, ...]) -> tu
     for each in theirs:
         for position, known in enumerate(merged):
             if known.serves_like(each):
-                merged[position] = replace(known, training_names=known.training_names | each.training_names)
+                merged[position] = replace(
+                    known,
+                    training_names=known.training_names | each.training_names,
+                    made_names=known.made_names | each.made_names,
+                )
                 break
         else:
             merged.append(each)

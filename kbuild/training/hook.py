@@ -98,7 +98,8 @@ class MlflowPipelineHook:
                 self._end("FAILED")
                 raise
             self._end("FINISHED")
-        click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}")
+        reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
+        click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}")
 
     @hook_impl  # type: ignore[untyped-decorator]
     def on_pipeline_error(self) -> None:

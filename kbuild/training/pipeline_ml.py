@@ -69,7 +69,7 @@ class PipelineML(Pipeline):  # type: ignore[misc]
         if len(self._bindings) > 1:
             inputs = ", ".join(repr(each.input_name) for each in self._bindings)
             raise PipelineMLError(
-                f"{len(self._bindings)} training pipelines with different inference pipelines "
+                f"{len(self._bindings)} training pipelines that serve different models "
                 f"(of inputs {inputs}) were put together, so there is no one model to log",
                 hint="run them one by one: kedro run --pipelines <one of them>",
             )
@@ -105,6 +105,11 @@ class PipelineML(Pipeline):  # type: ignore[misc]
         """Whether any node of the training pipeline is left after filtering."""
         names = {node.name for node in self._plain_nodes}
         return any(each.training_names & names for each in self._bindings)
+
+    @property
+    def reused_names(self) -> list[str]:
+        """Inference inputs that training makes, but not the nodes that are left after filtering; sorted."""
+        return sorted(self.binding.made_names - self.all_outputs())
 
     def extract_pipeline_artifacts(
         self, catalog: Any, parameters_saving_folder: str | Path | None = None

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from kbuild.training.closure import find_owners, pin
 from kbuild.training.example import Example, make_example
 from kbuild.training.pinning import ModelEnvironment, make_environment
 from kbuild.training.pipeline_ml import PipelineML
+from kbuild.training.publish import log_checked_files
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.training.settings import TrainingSettings
 from kbuild.training.shipping import Shipment, find_blocked, plan_shipment, stage_code
@@ -43,17 +44,17 @@ RECORD_FORMAT = 1
 # How often a package may be added that only loading the model showed to be needed.
 _MAX_ADDED_PACKAGES = 8
 _SAVE_KWARGS = ("auth_policy", "model_config", "resources", "streamable")
-_LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedModel:
-    """A model that was logged: ``model_uri`` is ``models:/<model id>``."""
+    """A model that was logged: ``model_uri`` is ``models:/<model id>``; ``reused`` inputs are of an earlier run."""
 
     run_id: str
     model_id: str
     model_uri: str
     name: str
+    reused: tuple[str, ...]
 
 
 def record_model(
@@ -98,9 +99,17 @@ def record_model(
             shipment=shipment,
             log_model_kwargs=pipeline_ml.log_model_kwargs,
             git=git,
+            reused=tuple(pipeline_ml.reused_names),
         )
         saved = _save_checked(draft, work, settings)
-        return _log(saved, pipeline_ml.log_model_kwargs, run_id)
+        model_id = log_checked_files(saved, pipeline_ml.log_model_kwargs, run_id)
+    return RecordedModel(
+        run_id=run_id,
+        model_id=model_id,
+        model_uri=f"models:/{model_id}",
+        name=pipeline_ml.log_model_kwargs["name"],
+        reused=draft.reused,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +120,7 @@ class _Draft:
     shipment: Shipment
     log_model_kwargs: dict[str, Any]
     git: GitState | None
+    reused: tuple[str, ...]
 
 
 def _find_data(name: str, catalog: Any, captured: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -174,7 +184,7 @@ def _save(draft: _Draft, environment: ModelEnvironment, code_paths: list[str], t
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    kwargs = _select(draft.log_model_kwargs, _SAVE_KWARGS)
+    kwargs = {name: draft.log_model_kwargs[name] for name in _SAVE_KWARGS if name in draft.log_model_kwargs}
     # MLflow advises against pickled models at each save; the clean process has the last word on this one.
     logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
     metadata = {**(draft.log_model_kwargs.get("metadata") or {}), METADATA_KEY: _make_metadata(draft)}
@@ -214,6 +224,8 @@ def _make_metadata(draft: _Draft) -> dict[str, Any]:
         "platform": f"{platform.system()}-{platform.machine()}".lower(),
         "prediction": RECORDED_PREDICTION if has_example else None,
     }
+    if draft.reused:
+        record["reused_inputs"] = list(draft.reused)
     if draft.git is not None:
         record |= {"git_commit": draft.git.commit, "git_dirty": draft.git.dirty}
     return record
@@ -259,59 +271,3 @@ def _compare(recorded: str | None, answer: Answer) -> None:
             "in a clean process the model predicts something else than in training for the same example",
             hint="see that the inference pipeline uses no state, clock or chance of its own",
         )
-
-
-class _CheckedFiles:
-    """What ``Model.log`` takes for a flavor: it moves the checked files where MLflow wants them."""
-
-    def __init__(self, saved: Path, name: str) -> None:
-        self._saved = saved
-        self._name = name
-        self.model_id: str | None = None
-
-    def save_model(self, path: str, mlflow_model: Any, **_: Any) -> None:
-        from mlflow.models import Model
-
-        self.model_id = mlflow_model.model_id
-        shutil.move(self._saved, path)
-        checked = Model.load(path)
-        for name in ("flavors", "signature", "saved_input_example_info", "metadata", "model_size_bytes"):
-            setattr(mlflow_model, name, getattr(checked, name))
-        for name in ("resources", "auth_policy"):
-            setattr(mlflow_model, name, getattr(checked, name, None))
-        # MLflow puts the artifact store's location here, an absolute path with a local store.
-        mlflow_model.artifact_path = self._name
-        mlflow_model.save(str(Path(path) / "MLmodel"))
-
-
-def _log(saved: Path, log_model_kwargs: Mapping[str, Any], run_id: str) -> RecordedModel:
-    import mlflow
-    from mlflow.models import Model
-
-    name = log_model_kwargs["name"]
-    files = _CheckedFiles(saved, name)
-    kwargs = _select(log_model_kwargs, _LOG_KWARGS)
-    try:
-        # The clean process has done what MLflow's own validation would do, and more.
-        Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
-    except Exception as error:  # a store may raise anything: the model must not stay half-logged
-        problem = getattr(error, "message", None) or str(error)
-        left = _delete(mlflow.MlflowClient(), files.model_id)
-        raise RecordingError(f"the model could not be logged: {' '.join(problem.split())}{left}") from error
-    model_id = str(files.model_id)
-    return RecordedModel(run_id=run_id, model_id=model_id, model_uri=f"models:/{model_id}", name=name)
-
-
-def _delete(client: Any, model_id: str | None) -> str:
-    """Delete what MLflow began; returns what to tell when that fails too (MLflow has marked it FAILED by then)."""
-    if model_id is None:
-        return ""
-    try:
-        client.delete_logged_model(model_id)
-    except Exception as error:  # noqa: BLE001 - told with the first error, which matters more
-        return f" (and the failed model {model_id} could not be deleted: {error})"
-    return ""
-
-
-def _select(kwargs: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in names if name in kwargs}

@@ -1,0 +1,84 @@
+"""A tiny Kedro project and an MLflow store, both made once and copied."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+with warnings.catch_warnings():
+    # MLflow and Kedro warn of their own type hints and dependencies while they are imported.
+    warnings.simplefilter("ignore")
+    import kedro.framework.session
+    import kedro_datasets.json.json_dataset
+    import kedro_datasets.pandas.csv_dataset
+    import kedro_datasets.pickle.pickle_dataset
+    import mlflow
+    import mlflow.pyfunc.scoring_server
+
+PACKAGE = "tinyshop"
+FUNCTIONS = '''
+    """Functions of a tiny project."""
+
+    import pandas as pd
+
+
+    def make_orders():
+        return pd.DataFrame({"price": [10.0, 20.0, 30.0], "count": [1, 2, 3]})
+
+
+    def fit(orders):
+        return {"factor": float(orders["price"].mean())}
+
+
+    def score(orders, factors, bonus):
+        return pd.DataFrame({"total": orders["price"] * orders["count"] * factors["factor"] + bonus})
+
+
+    def split_score(orders, factors):
+        return orders * factors["factor"], len(orders)
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module ``tinyshop.functions`` of a package in ``tmp_path/src``, forgotten again afterwards."""
+    home = tmp_path / "src" / PACKAGE
+    home.mkdir(parents=True)
+    (home / "__init__.py").write_text('"""A tiny project."""\n')
+    (home / "functions.py").write_text(textwrap.dedent(FUNCTIONS).lstrip())
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    from importlib import import_module
+
+    yield import_module(f"{PACKAGE}.functions")
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated MLflow database."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+    """A client of a store in ``tmp_path``, which MLflow's own variable names."""
+    path = tmp_path / "store" / "mlflow.db"
+    path.parent.mkdir()
+    shutil.copyfile(empty_store, path)
+    uri = f"sqlite:///{path}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(path.parent)
+    yield mlflow.MlflowClient(uri)
+    mlflow.end_run()
