@@ -19,7 +19,7 @@ from kbuild.image.pack import image_in
 from kbuild.model.reference import ModelReference
 from kbuild.workflow import Delivery, Tools, build_image
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "interpreter": None,
     "channels": (),
     "platform": None,
@@ -53,7 +53,7 @@ def found_image(text: str, tools: Tools, config: ProjectConfig) -> Iterator[tupl
                 f"{text!r} is no image built here, no OCI layout or tar, and no model",
                 hint="build one with: kbuild image RUN_ID",
             ) from error
-        result = build_image(make_image_request(config, text, "auto", _DEFAULTS), Delivery(), tools)
+        result = build_image(make_image_request(config, text, "auto", DEFAULTS), Delivery(), tools)
         yield result.image, ImageReference.parse(result.reference).with_tag(None)
 
 

@@ -1,0 +1,82 @@
+"""``kbuild demo``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from kbuild.cli.config import ProjectConfig
+from kbuild.cli.find import DEFAULTS
+from kbuild.cli.options import cache_folder, engine_option, json_option, make_image_request
+from kbuild.cli.show import Show
+from kbuild.demo import IMAGE, DemoResult, run_demo
+from kbuild.model.fetch import MlflowStore
+from kbuild.process import run
+from kbuild.workflow import Tools
+
+
+@click.command("demo")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("kbuild-demo"),
+    show_default=True,
+    help="Where the project and its MLflow store are kept.",
+)
+@engine_option
+@json_option
+def command(folder: Path, engine: str, as_json: bool) -> None:
+    """Train the shipped project, build the image of its model, run it and compare its prediction with training's."""
+    show = Show()
+    folder = folder.absolute()
+    config = ProjectConfig(root=folder)
+    show.say("kbuild demo: a Kedro pipeline is trained, and exactly that model is served from an image")
+
+    def make_tools(project: Path) -> Tools:
+        # The store that the project's training hook writes to.
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
+        store = MlflowStore(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+        return Tools(store=store, run=run, cache=cache_folder(), phases=show)
+
+    result = run_demo(folder, lambda run_id: make_image_request(config, run_id, engine, DEFAULTS), make_tools)
+    _tell(show, result)
+    if as_json:
+        click.echo(json.dumps(_to_json(result, show.seconds)))
+    else:
+        click.echo(result.image.reference)
+        click.echo(json.dumps(result.prediction))
+
+
+def _tell(show: Show, result: DemoResult) -> None:
+    size = result.image.image.size / 1e6
+    show.say("")
+    show.say(f"{result.image.reference}, {size:.0f} MB, built by the {result.image.image.engine} engine")
+    show.say(f"served by {result.runtime}; its prediction equals the one recorded in training")
+    show.say("")
+    show.say("What to type next:")
+    show.say(f"  cd {result.folder}")
+    show.say(f"  kbuild run {IMAGE.familiar} --port 8080      # serve it; then, in another terminal:")
+    show.say(
+        "  curl -H 'Content-Type: application/json' -d @mlartifacts/models/*/artifacts/serving_input_example.json \\"
+    )
+    show.say("       http://127.0.0.1:8080/invocations")
+    show.say(f"  kbuild lock {result.run_id}      # every package by url and sha256")
+    show.say(f"  kbuild render {result.run_id} -o context      # the Dockerfile and what it copies")
+    show.say("")
+
+
+def _to_json(result: DemoResult, seconds: dict[str, float]) -> dict[str, object]:
+    return {
+        "dir": str(result.folder),
+        "run_id": result.run_id,
+        "image": result.image.reference,
+        "digest": str(result.image.image.digest),
+        "engine": result.image.image.engine,
+        "prediction": result.prediction,
+        "expected": result.expected,
+        "seconds": seconds,
+    }
