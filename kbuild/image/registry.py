@@ -47,9 +47,13 @@ class RegistryClient:
         self._reference = reference
         self._session = requests.Session()
         retry = Retry(
-            total=3, connect=1, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), allowed_methods=("GET", "HEAD"),
+            total=3,
+            connect=1,
+            backoff_factor=0.5,
+            status_forcelist=(429, 502, 503, 504),
+            allowed_methods=("GET", "HEAD"),
             raise_on_status=False,
-        )  # fmt: skip
+        )
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))
         self._auth = RegistryAuth(reference.registry, self._session)

@@ -55,15 +55,16 @@ def header(entry: Entry) -> bytes:
     """The header blocks of one member, its PAX record before it where one is needed."""
     name = entry.name + b"/" if entry.kind == DIRECTORY else entry.name
     records: dict[bytes, bytes] = {}
-    split = _split_name(name)
-    if split is None or not name.isascii():
-        records[b"path"] = name
     if len(entry.link) > 100 or not entry.link.isascii():
         records[b"linkpath"] = entry.link
     if entry.size >= _MAX_OCTAL_SIZE:
         records[b"size"] = b"%d" % entry.size
+    split = _split_name(name) if name.isascii() else None
     if split is not None and not records:
         return _ustar(entry, name=split[1], prefix=split[0], size=entry.size, link=entry.link)
+    # Once there is a record at all, a long name goes into it too, even one that ustar could split.
+    if len(name) > 100 or not name.isascii():
+        records[b"path"] = name
     data = b"".join(_record(key, records[key]) for key in sorted(records))
     size = 0 if b"size" in records else entry.size
     plain = _ustar(entry, name=_short_name(name), prefix=b"", size=size, link=_ascii(entry.link)[:100])
