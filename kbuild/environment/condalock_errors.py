@@ -168,7 +168,7 @@ def _conda_error(text: str) -> KbuildError:
         )
     missing = _CONDA_MISSING.search(said)
     if missing is not None and missing["spec"]:
-        spec = missing["spec"].strip().removesuffix(".").removesuffix("*").strip()
+        spec = missing["spec"].strip().removesuffix(".").removesuffix(" *")
         return PackageNotFound(f"no conda channel has {spec}", hint="check the name, the version and the channels")
     if missing is not None:
         return PackageNotFound(f"a conda package is missing: {_one_line(said)}", hint="check names and channels")

@@ -1,0 +1,233 @@
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kbuild.environment.condalock import CondaLockResolver
+from kbuild.environment.condalock_source import make_source
+from kbuild.environment.requirements import applicable
+from kbuild.environment.spec import EnvironmentSpec
+from kbuild.errors import (
+    InterpreterCaptureFailed,
+    PackageNotFound,
+    ResolverFailed,
+    SourceOnlyPackage,
+    VersionConflict,
+)
+from kbuild.platform import Platform
+from kbuild.process import Completed
+from kbuild.progress import Silent
+
+AMD64 = Platform("linux", "amd64")
+ARM64 = Platform("linux", "arm64")
+OUTPUTS = Path(__file__).parent / "condalock_outputs"
+
+
+def spec_of(**more: Any) -> EnvironmentSpec:
+    values: dict[str, Any] = {
+        "python": "3.11.7",
+        "conda": (),
+        "pip": ("six",),
+        "constraints": (),
+        "channels": ("https://conda.example/main",),
+        "indexes": ("https://index.example/simple",),
+        "platforms": (AMD64,),
+        "interpreter": "conda",
+    }
+    return EnvironmentSpec(**(values | more))
+
+
+def locked(name: str, version: str, **more: Any) -> dict[str, Any]:
+    wheel = f"https://files.example/{name}-{version}-py3-none-any.whl"
+    return {
+        "name": name,
+        "version": version,
+        "manager": "pip",
+        "dependencies": {},
+        "url": wheel,
+        "hash": {"sha256": "b" * 64},
+        "category": "main",
+        "optional": False,
+    } | more
+
+
+@dataclass
+class FakeCondaLock:
+    """A ``Runner`` that answers as conda-lock does: with a file in its working directory, or words and a code."""
+
+    answer: Callable[[Mapping[str, str]], list[dict[str, Any]] | str]
+    questions: list[dict[str, str]] = field(default_factory=list)
+    environs: list[dict[str, str]] = field(default_factory=list)
+    argvs: list[Sequence[str]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        on_line: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Completed:
+        assert cwd is not None
+        assert env is not None
+        files = {path.name: path.read_text() for path in cwd.iterdir()}
+        self.argvs.append(argv)
+        self.questions.append(files)
+        self.environs.append(dict(env))
+        answer = self.answer(files)
+        if isinstance(answer, str):
+            return Completed(tuple(argv), 1, "", answer)
+        source = yaml.safe_load(files["environment.yml"])
+        subdir = source["platforms"][0]
+        metadata = {
+            "content_hash": {subdir: "0" * 64},
+            "channels": [{"url": channel, "used_env_vars": []} for channel in source["channels"]],
+            "platforms": [subdir],
+            "sources": ["environment.yml"],
+            "custom_metadata": yaml.safe_load(files["metadata.yml"]),
+        }
+        packages = [package | {"platform": subdir} for package in answer]
+        text = yaml.safe_dump({"version": 1, "metadata": metadata, "package": packages})
+        (cwd / "conda-lock.yml").write_text(f"# at {cwd}\n{text}")
+        return Completed(tuple(argv), 0, "", "")
+
+
+def resolver(run: FakeCondaLock, tmp_path: Path, environ: Mapping[str, str] | None = None) -> CondaLockResolver:
+    return CondaLockResolver(run=run, channel=tmp_path, environ=environ or {}, solver=Path("conda"))
+
+
+def test_the_lock_records_its_input_digest_and_nothing_of_the_machine(tmp_path: Path) -> None:
+    spec = spec_of()
+    run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])
+    one = resolver(run, tmp_path / "a").resolve(spec, progress=Silent())
+    other = resolver(run, tmp_path / "b").resolve(spec, progress=Silent())
+    assert one.content == other.content
+    assert one.input_digest == resolver(run, tmp_path).input_digest(spec)
+    assert str(tmp_path).encode() not in one.content
+    assert [package.version for package in one.packages] == ["1.16.0"]
+
+
+def test_the_input_digest_depends_on_the_spec_and_the_c_library_but_not_on_the_solver(tmp_path: Path) -> None:
+    def digest(spec: EnvironmentSpec, **more: Any) -> object:
+        return CondaLockResolver(run=FakeCondaLock(lambda _: []), channel=tmp_path, environ={}, **more).input_digest(
+            spec
+        )
+
+    assert digest(spec_of()) == digest(spec_of(), solver=Path("mamba"))
+    assert digest(spec_of()) != digest(spec_of(pip=("six", "idna")))
+    assert digest(spec_of()) != digest(spec_of(), glibc="2.28")
+
+
+def test_what_conda_lock_is_asked(tmp_path: Path) -> None:
+    run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])
+    environ = {"PATH": "/bin", "CONDA_OVERRIDE_GLIBC": "2.1", "POETRY_INSTALLER_NO_BINARY": ":all:", "KEPT": "s"}
+    spec = spec_of(
+        conda=("numpy >=1.26",), pip=("Foo[b,a]~=1.2.3; python_version > '3'",), constraints=("six==1.16.0",)
+    )
+    resolver(run, tmp_path, environ).resolve(spec, progress=Silent())
+    files = run.questions[0]
+    assert yaml.safe_load(files["environment.yml"])["dependencies"] == ["python ==3.11.7", "numpy >=1.26"]
+    assert 'dependencies = ["Foo[a,b]==1.2.*,>=1.2.3"]' in files["pyproject.toml"]
+    assert 'pip-repositories = ["https://index.example/simple"]' in files["pyproject.toml"]
+    assert "allow-pypi-requests = false" in files["pyproject.toml"]
+    assert yaml.safe_load(files["virtual-packages.yml"])["subdirs"]["linux-64"]["packages"]["__glibc"] == "2.36"
+    assert "--strip-auth" in run.argvs[0]
+    given = run.environs[0]
+    assert given["KEPT"] == "s"
+    assert "CONDA_OVERRIDE_GLIBC" not in given
+    assert "POETRY_INSTALLER_NO_BINARY" not in given
+    assert given["KBUILD_CHANNEL"] == tmp_path.resolve().as_uri()
+
+
+def test_constraints_are_a_seed_that_asks_for_nothing() -> None:
+    files = make_source(
+        python="3.11.7",
+        platform=ARM64,
+        conda=(),
+        pip={},
+        pins=applicable(["six==1.16.0", "idna<4", "greenlet==3; platform_machine == 'x86_64'"], "3.11.7", ARM64),
+        channels=("c",),
+        indexes=(),
+        glibc="2.36",
+        input_digest=spec_of().digest,
+    )
+    seed = yaml.safe_load(files["conda-lock.yml"])
+    assert [(package["name"], package["version"]) for package in seed["package"]] == [("six", "1.16.0")]
+    assert "pyproject.toml" not in files
+
+
+def test_a_constraint_that_is_missed_is_asked_for_in_the_next_round(tmp_path: Path) -> None:
+    def answer(files: Mapping[str, str]) -> list[dict[str, Any]]:
+        pinned = "six==1.15.0" in files["pyproject.toml"]
+        conda = "pytorch ==2.1" in files["environment.yml"]
+        torch = locked("pytorch", "2.1" if conda else "2.2", manager="conda", dependencies={"python": ">=3"})
+        library = locked("xxhash", "0.8", manager="conda")  # shares the name of a distribution, needs no python
+        return [locked("six", "1.15.0" if pinned else "1.16.0"), locked("certifi", "1"), torch, library]
+
+    run = FakeCondaLock(answer)
+    spec = spec_of(pip=("dateutil",), constraints=("six==1.15.0", "flask==3", "torch==2.1", "xxhash==3"))
+    lock = resolver(run, tmp_path).resolve(spec, progress=Silent())
+    assert {package.name: package.version for package in lock.packages} == {
+        "six": "1.15.0",
+        "certifi": "1",
+        "pytorch": "2.1",
+        "xxhash": "0.8",
+    }
+    assert "six" not in run.questions[0]["pyproject.toml"]
+    assert len(run.questions) == 2
+
+
+def test_a_constraint_that_is_never_kept_is_a_conflict(tmp_path: Path) -> None:
+    run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])
+    with pytest.raises(VersionConflict, match=r"six==1\.15\.0 became 1\.16\.0"):
+        resolver(run, tmp_path).resolve(spec_of(constraints=("six==1.15.0",)), progress=Silent())
+
+
+def test_platforms_are_asked_one_by_one_and_joined(tmp_path: Path) -> None:
+    run = FakeCondaLock(lambda files: [locked("six", "1")] if "greenlet" not in files["pyproject.toml"] else [])
+    spec = spec_of(pip=("six", "greenlet; platform_machine == 'aarch64'"), platforms=(AMD64, ARM64))
+    lock = resolver(run, tmp_path).resolve(spec, progress=Silent())
+    assert lock.platforms == (AMD64, ARM64)
+    assert [(package.name, package.platform) for package in lock.packages] == [("six", AMD64)]
+
+
+def test_source_distributions_are_named(tmp_path: Path) -> None:
+    sdist = locked("docopt", "0.6.2", url="https://files.example/docopt-0.6.2.tar.gz")
+    run = FakeCondaLock(lambda _: [locked("six", "1"), sdist])
+    with pytest.raises(SourceOnlyPackage, match=r"docopt 0\.6\.2 for linux/amd64"):
+        resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
+
+
+def test_an_index_without_hashes(tmp_path: Path) -> None:
+    run = FakeCondaLock(lambda _: [locked("six", "1", hash={})])
+    with pytest.raises(ResolverFailed, match=r"package\[0\]\.hash\.sha256 is missing"):
+        resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
+
+
+def test_an_index_that_lags_is_answered_with_the_newest_that_solves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(files: Mapping[str, str]) -> list[dict[str, Any]] | str:
+        if "mlflow<3.18.0" in files["pyproject.toml"]:
+            return [locked("mlflow", "3.17.2")]
+        return (OUTPUTS / "index_lags.txt").read_text()
+
+    monkeypatch.setattr("kbuild.environment.condalock_run.find_releases", lambda *_, **__: {})
+    with pytest.raises(PackageNotFound) as caught:
+        resolver(FakeCondaLock(answer), tmp_path).resolve(spec_of(pip=("mlflow==3.18.0",)), progress=Silent())
+    assert caught.value.hint == "mlflow 3.17.2 solves here; log the model with that version"
+
+
+def test_the_interpreter_is_captured_for_this_machine_and_this_python_only(tmp_path: Path) -> None:
+    run = FakeCondaLock(lambda _: [])
+    with pytest.raises(InterpreterCaptureFailed, match=r"trained with Python 3\.1\.4"):
+        resolver(run, tmp_path, os.environ).resolve(spec_of(interpreter="captured", python="3.1.4"), progress=Silent())
+    with pytest.raises(InterpreterCaptureFailed, match="not on linux"):
+        resolver(run, tmp_path).resolve(spec_of(interpreter="captured", platforms=(AMD64, ARM64)), progress=Silent())
+    assert run.questions == []

@@ -1,0 +1,93 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kbuild.environment.rattler_solver import expand_defaults, virtual_packages
+from kbuild.environment.solver import find_solver, write_built_in_solver
+
+
+def test_an_installed_solver_is_preferred_fastest_first(tmp_path: Path) -> None:
+    installed = {"conda": "/c/conda", "mamba": "/c/mamba"}
+    assert find_solver(tmp_path, which=installed.get) == Path("/c/mamba")
+    assert find_solver(tmp_path, which=lambda _: None) == tmp_path / "kbuild-solver"
+
+
+def test_virtual_packages_come_from_condas_variables() -> None:
+    environ = {"CONDA_OVERRIDE_GLIBC": "2.36", "CONDA_OVERRIDE_ARCHSPEC": "x86_64", "CONDA_OVERRIDE_CUDA": "", "X": "1"}
+    assert virtual_packages(environ) == [("__archspec", "1", "x86_64"), ("__glibc", "2.36", "0")]
+
+
+def test_defaults_is_a_name_for_several_channels() -> None:
+    assert expand_defaults(["a", "defaults"])[0] == "a"
+    assert all(url.startswith("https://") for url in expand_defaults(["defaults"]))
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Path:
+    def record(name: str, version: str, *depends: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "version": version,
+            "build": "0",
+            "build_number": 0,
+            "depends": list(depends),
+            "md5": "0" * 32,
+            "sha256": "a" * 64,
+            "subdir": "linux-64",
+        }
+
+    records = [
+        record("python", "3.11.7", "__glibc >=2.30"),
+        record("python", "3.12.1"),
+        record("x", "1", "python 3.10.*"),
+    ]
+    packages = {f"{r['name']}-{r['version']}-0.conda": r for r in records}
+    for subdir, offered in (("linux-64", packages), ("noarch", {})):
+        (tmp_path / subdir).mkdir()
+        repodata = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": offered, "repodata_version": 1}
+        (tmp_path / subdir / "repodata.json").write_text(json.dumps(repodata))
+    return tmp_path
+
+
+def solve(channel: Path, *specs: str, glibc: str = "2.36") -> subprocess.CompletedProcess[str]:
+    solver = write_built_in_solver(channel)
+    flags = ["--prefix", "p", "--dry-run", "--json", "--override-channels", "--channel", channel.as_uri()]
+    environ = {**os.environ, "CONDA_SUBDIR": "linux-64", "CONDA_OVERRIDE_GLIBC": glibc}
+    return subprocess.run(
+        [solver, "create", *flags, *specs], env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_the_built_in_solver_answers_as_conda_does(channel: Path) -> None:
+    done = solve(channel, "python 3.11.7")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["success"]) == (0, True)
+    (fetched,) = answer["actions"]["FETCH"]
+    assert fetched["url"] == f"{channel.as_uri()}/linux-64/python-3.11.7-0.conda"
+    assert (fetched["sha256"], fetched["md5"], fetched["depends"]) == ("a" * 64, "0" * 32, ["__glibc >=2.30"])
+
+
+@pytest.mark.parametrize(
+    ("specs", "glibc", "kind"),
+    [
+        (("gone",), "2.36", "UnsatisfiableError"),
+        (("x", "python 3.12.*"), "2.36", "UnsatisfiableError"),
+        (("python 3.11.7",), "2.28", "UnsatisfiableError"),
+        (("python [",), "2.36", "InvalidMatchSpec"),
+    ],
+)
+def test_its_failures_are_condas_json(channel: Path, specs: tuple[str, ...], glibc: str, kind: str) -> None:
+    done = solve(channel, *specs, glibc=glibc)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["exception_name"]) == (1, kind)
+    assert answer["message"].startswith(f"{kind}: ")
+
+
+def test_other_commands_are_refused(channel: Path) -> None:
+    solver = write_built_in_solver(channel)
+    done = subprocess.run([solver, "install", "x"], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, json.loads(done.stdout)["exception_name"]) == (1, "CommandError")
+    assert subprocess.run([solver, "--version"], capture_output=True, check=True, timeout=60).stdout

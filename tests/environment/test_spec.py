@@ -1,0 +1,123 @@
+from typing import Any
+
+import pytest
+
+from kbuild.environment.spec import EnvironmentSpec, make_spec
+from kbuild.errors import EnvironmentSpecError
+from kbuild.platform import Platform
+
+ENV = {
+    "channels": ["conda-forge"],
+    "dependencies": ["python=3.11.7", "pip<=24.0", {"pip": ["mlflow==3.17.2", "-c constraints.txt"]}],
+    "name": "mlflow-env",
+}
+
+
+def spec_of(env: dict[str, Any], **more: Any) -> EnvironmentSpec:
+    return make_spec(
+        env,
+        **{
+            "files": {"constraints.txt": "numpy==2.0.1\nClick==8.1.7"},
+            "python": "3.11.7",
+            "platforms": [Platform("linux", "amd64")],
+            "indexes": ["https://index.example/simple", "https://second.example/simple"],
+            "interpreter": "conda",
+            **more,
+        },
+    )
+
+
+def with_dependencies(*dependencies: Any) -> dict[str, Any]:
+    return {"channels": ["conda-forge"], "dependencies": list(dependencies)}
+
+
+def test_what_mlflow_writes() -> None:
+    spec = spec_of(ENV)
+    assert spec.python == "3.11.7"
+    assert spec.conda == ()
+    assert spec.pip == ("mlflow==3.17.2",)
+    assert spec.constraints == ("Click==8.1.7", "numpy==2.0.1")
+    assert spec.channels == ("conda-forge",)
+
+
+def test_the_order_of_packages_does_not_matter_but_that_of_channels_does() -> None:
+    one = with_dependencies("python=3.11.7", "scipy", "numpy", {"pip": ["b", "a"]})
+    other = with_dependencies("numpy", {"pip": ["a", "b"]}, "scipy", "python=3.11.7")
+    assert spec_of(one).digest == spec_of(other).digest
+    assert spec_of(one | {"channels": ["x", "y"]}).digest != spec_of(one | {"channels": ["y", "x"]}).digest
+
+
+@pytest.mark.parametrize("field", ["python", "platforms", "indexes", "interpreter", "channels", "files"])
+def test_every_input_changes_the_digest(field: str) -> None:
+    other: dict[str, Any] = {
+        "python": "3.11.8",
+        "platforms": [Platform("linux", "arm64")],
+        "indexes": ["https://other.example/simple"],
+        "interpreter": "captured",
+        "channels": ["other"],
+        "files": {"constraints.txt": "numpy==2.0.2"},
+    }
+    env = with_dependencies("python", {"pip": ["mlflow", "-c constraints.txt"]})
+    assert spec_of(env).digest != spec_of(env, **{field: other[field]}).digest
+
+
+@pytest.mark.parametrize(
+    ("asked", "exact"),
+    [
+        ("python=3.10.2", "3.10.2"),
+        ("python==3.10.2", "3.10.2"),
+        ("python 3.10.2", "3.10.2"),
+        ("python=3.10.2=h12debd9_1", "3.10.2"),
+        ("python=3.11", "3.11.7"),
+        ("python 3.11.*", "3.11.7"),
+        ("python>=3.10,<3.12", "3.11.7"),
+        ("python >=3.10", "3.11.7"),
+        ("python", "3.11.7"),
+        ("conda-forge::python=3.11", "3.11.7"),
+    ],
+)
+def test_the_exact_python(asked: str, exact: str) -> None:
+    assert spec_of(with_dependencies(asked)).python == exact
+
+
+@pytest.mark.parametrize("asked", ["python=3.10", "python>=3.12", "python 3.1.*", "python<3"])
+def test_another_python_than_trained_is_an_error(asked: str) -> None:
+    with pytest.raises(EnvironmentSpecError, match=r"trained with Python 3\.11\.7"):
+        spec_of(with_dependencies(asked))
+
+
+def test_an_unknown_python_is_an_error() -> None:
+    with pytest.raises(EnvironmentSpecError, match="exact version of Python is not known"):
+        spec_of(with_dependencies("python=3.11"), python=None)
+
+
+def test_channels() -> None:
+    assert spec_of(ENV | {"channels": ["nodefaults", "x", "x"]}).channels == ("x",)
+    assert spec_of(ENV | {"channels": []}).channels == ("defaults",)
+    assert spec_of(ENV, channels=["mine"]).channels == ("mine",)
+    secret = spec_of(ENV | {"channels": ["https://me:secret@conda.example/t/token/x"]})
+    assert "secret" not in repr(secret)
+    assert "token/" not in repr(secret)
+
+
+def test_the_models_own_indexes() -> None:
+    lines = {"pip": ["six", "--index-url https://u:pw@own.example/simple", "--extra-index-url https://more.example/s"]}
+    assert spec_of(with_dependencies("python", lines)).indexes == (
+        "https://${KBUILD_INDEX_OWN_EXAMPLE_USER}:${KBUILD_INDEX_OWN_EXAMPLE_PASSWORD}@own.example/simple",
+        "https://second.example/simple",
+        "https://more.example/s",
+    )
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    env = with_dependencies("python", "numpy", "numpy<2", {"npm": ["x"]}, {"pip": ["git+https://e.example/x", "./y"]})
+    with pytest.raises(EnvironmentSpecError) as caught:
+        spec_of(env)
+    for part in ("listed twice", "npm", "git+https://e.example/x", "./y"):
+        assert part in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_dependencies_that_are_no_list() -> None:
+    with pytest.raises(EnvironmentSpecError, match="no list"):
+        spec_of({"dependencies": "python"})
