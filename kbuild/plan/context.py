@@ -66,6 +66,7 @@ def _place(source: Path, target: Path, root: Path) -> None:
     while folder != root.parent and not folder.exists():
         missing.append(folder)
         folder = folder.parent
+    root.parent.mkdir(parents=True, exist_ok=True)
     for made in reversed(missing):
         made.mkdir()
         made.chmod(_DIRECTORY_MODE)

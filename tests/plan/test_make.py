@@ -1,0 +1,124 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.environment.lockfile import Lockfile
+from kbuild.errors import LabelError, PlatformError
+from kbuild.model.bundle import ModelBundle, ModelFile
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.make import make_plan, rfc3339
+from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
+from kbuild.plan.render import Template
+from kbuild.platform import Platform
+
+AMD64 = Platform("linux", "amd64")
+
+
+def make(bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase, **changes: Any) -> BuildPlan:
+    arguments: dict[str, Any] = {
+        "platform": AMD64,
+        "runtime": digest_bytes(b"runtime"),
+        "recipe": "1",
+        "template": Template(),
+        **changes,
+    }
+    return make_plan(bundle, lockfile, base, **arguments)
+
+
+def names(plan: BuildPlan) -> list[str]:
+    return [layer.name for layer in plan.layers]
+
+
+def test_layers_go_from_what_changes_least_to_what_changes_most(bundle, lockfile, base) -> None:
+    plan = make(bundle, lockfile, base)
+    assert names(plan) == ["base", "interpreter", "dependencies", "runtime", "project", "model"]
+
+
+def test_a_registry_base_is_no_layer_of_ours(bundle, lockfile, base) -> None:
+    registry = replace(base, kind="registry", reference="docker.io/library/debian@sha256:0")
+    plan = make(bundle, lockfile, registry)
+    assert plan.from_line == "docker.io/library/debian@sha256:0"
+    assert names(plan)[0] == "interpreter"
+    assert make(bundle, lockfile, replace(base, kind="layout")).from_line == BASE_CONTEXT
+
+
+def test_layers_that_would_be_empty_are_left_out(bundle, lockfile, base) -> None:
+    no_code = replace(bundle, files=tuple(f for f in bundle.files if not f.path.startswith("code/")))
+    no_pip = replace(lockfile, packages=lockfile.packages[:1])
+    assert names(make(no_code, no_pip, base)) == ["base", "interpreter", "runtime", "model"]
+
+
+def changed(plan: BuildPlan, other: BuildPlan) -> list[str]:
+    return [one.name for one, two in zip(plan.layers, other.layers, strict=True) if one != two]
+
+
+def test_each_change_changes_its_own_layer_alone(bundle, lockfile, base) -> None:
+    plan = make(bundle, lockfile, base)
+    other = digest_bytes(b"other")
+    files = {
+        "project": replace(bundle.files[2], digest=other),
+        "model": replace(bundle.files[0], digest=other),
+    }
+    for name, file in files.items():
+        new = tuple(file if old.path == file.path else old for old in bundle.files)
+        after = make(replace(bundle, files=new), lockfile, base)
+        assert changed(plan, after) == [name]
+        assert plan.digest != after.digest
+    interpreter = replace(lockfile.packages[0], sha256=other.hex)
+    assert changed(plan, make(bundle, replace(lockfile, packages=(interpreter, *lockfile.packages[1:])), base)) == [
+        "interpreter"
+    ]
+    wheel = replace(lockfile.packages[1], sha256=other.hex)
+    packages = (lockfile.packages[0], wheel, lockfile.packages[2])
+    assert changed(plan, make(bundle, replace(lockfile, packages=packages), base)) == ["dependencies"]
+    assert changed(plan, make(bundle, lockfile, base, runtime=other)) == ["runtime"]
+
+
+def test_the_order_of_files_and_packages_does_not_matter(bundle, lockfile, base) -> None:
+    shuffled = replace(lockfile, packages=lockfile.packages[::-1])
+    assert make(bundle, shuffled, base).layers == make(bundle, lockfile, base).layers
+
+
+def test_labels_tell_where_the_image_comes_from(bundle, lockfile, base) -> None:
+    labels = dict(make(bundle, lockfile, base, labels={"team": "a"}).config.labels)
+    assert labels["io.kbuild.model.uri"] == "models:/m-1"
+    assert labels["io.kbuild.run.id"] == "b" * 32
+    assert labels["io.kbuild.model.digest"] == str(bundle.digest)
+    assert labels["io.kbuild.lock.digest"] == str(lockfile.digest)
+    assert labels["org.opencontainers.image.revision"] == "c" * 40
+    assert labels["org.opencontainers.image.created"] == "2026-11-22T21:45:19Z"
+    assert labels["team"] == "a"
+
+
+def test_what_is_unknown_has_no_label(bundle, lockfile, base) -> None:
+    facts = replace(bundle.facts, uri=None, run_id=None, record={}, signature=None)
+    labels = dict(make(replace(bundle, facts=facts), lockfile, base).config.labels)
+    assert not {"io.kbuild.model.uri", "io.kbuild.run.id", "io.kbuild.signature"} & labels.keys()
+    assert "None" not in labels.values()
+
+
+def test_the_image_is_not_run_as_root_and_needs_no_shell(bundle, lockfile, base) -> None:
+    config = make(bundle, lockfile, base).config
+    assert config.user == "65532:65532"
+    assert config.entrypoint[0].startswith("/") and config.healthcheck[0].startswith("/")
+
+
+def test_a_label_with_a_newline_is_refused(bundle, lockfile, base) -> None:
+    with pytest.raises(LabelError, match="label note"):
+        make(bundle, lockfile, base, labels={"note": "a\nb"})
+
+
+def test_a_platform_that_is_not_locked_is_refused(bundle, lockfile, base) -> None:
+    with pytest.raises(PlatformError, match="linux/amd64, not for linux/arm64"):
+        make(bundle, lockfile, base, platform=Platform("linux", "arm64"))
+
+
+def test_time_is_written_in_utc() -> None:
+    assert rfc3339(0) == "1970-01-01T00:00:00Z"
+
+
+def test_a_file_added_is_another_plan(bundle, lockfile, base) -> None:
+    more = replace(bundle, files=(*bundle.files, ModelFile(path="z", size=0, digest=digest_bytes(b""))))
+    assert make(more, lockfile, base).digest != make(bundle, lockfile, base).digest

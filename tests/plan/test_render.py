@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+from dockerfile_parse import DockerfileParser
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import TemplateError
+from kbuild.plan.make import make_plan
+from kbuild.plan.render import Template
+from kbuild.platform import Platform
+
+
+@pytest.fixture
+def render(bundle, lockfile, base):
+    def render(template: Template = Template()) -> str:  # noqa: B008
+        return make_plan(
+            bundle,
+            lockfile,
+            base,
+            platform=Platform("linux", "amd64"),
+            runtime=digest_bytes(b""),
+            recipe="1",
+            template=template,
+        ).dockerfile
+
+    return render
+
+
+def own(tmp_path: Path, text: str) -> Template:
+    file = tmp_path / "my.Dockerfile.j2"
+    file.write_text(text)
+    return Template(file=file)
+
+
+def instructions(text: str, tmp_path: Path) -> list[tuple[str, str]]:
+    parser = DockerfileParser(str(tmp_path))
+    parser.content = text
+    return [(step["instruction"], step["value"]) for step in parser.structure]
+
+
+def test_the_default_dockerfile_has_no_run(render, tmp_path) -> None:
+    steps = instructions(render(), tmp_path)
+    kinds = [kind for kind, _ in steps]
+    assert "RUN" not in kinds
+    assert kinds[0] == "FROM" and kinds[-1] == "ENTRYPOINT"
+    assert kinds.count("COPY") == 6
+    assert ("USER", "65532:65532") in steps
+    assert ("EXPOSE", "8080") in steps
+    assert {"HEALTHCHECK", "STOPSIGNAL", "LABEL", "ENV"} <= set(kinds)
+
+
+def test_labels_with_quotes_and_dollars_stay_on_their_line(render) -> None:
+    line = next(line for line in render().splitlines() if "io.kbuild.signature" in line)
+    assert r"\\\"quoted\\\" \$name" in line
+
+
+def test_a_template_of_the_users_own_fills_a_block(render, tmp_path) -> None:
+    template = own(tmp_path, '{% extends "model.Dockerfile.j2" %}{% block before_user %}\nRUN echo hi\n{% endblock %}')
+    text = render(template)
+    assert text.index("COPY") < text.index("RUN echo hi") < text.index("USER")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{% extends "model.Dockerfile.j2" %}\n{% block x %}', "my.Dockerfile.j2, line 2"),
+        ("FROM {{ nothing }}", "my.Dockerfile.j2 does not render: 'nothing' is undefined"),
+        ("FROM {{ plan.nothing }}", "has no attribute 'nothing'"),
+        ('{% extends "no.j2" %}', "extends or includes no.j2, which is nowhere"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ plan.layers | no_filter }}", "line 1: No filter named 'no_filter'"),
+        ("{{ ''.__class__.__mro__ }}", "does not render"),
+    ],
+)
+def test_a_broken_template_is_one_line_with_its_place(render, tmp_path, text: str, message: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        render(own(tmp_path, text))
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_template_that_is_not_there_is_named(render, tmp_path) -> None:
+    with pytest.raises(TemplateError, match="there is no template"):
+        render(Template(file=tmp_path / "nowhere.j2"))
