@@ -146,13 +146,13 @@ class _Fetcher:
         target = _cache_path(package, self._cache)
         partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         state = hashlib.sha256()
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _writing(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with partial.open("wb") as file:
-                    for chunk in self._chunks(package, url):
-                        state.update(chunk)
-                        file.write(chunk)
+            with _writing(target), partial.open("wb") as file:
+                for chunk in self._chunks(package, url):
+                    state.update(chunk)
+                    file.write(chunk)
             if state.hexdigest() != package.sha256:
                 raise HashMismatch(
                     f"{package.filename}: expected sha256 {package.sha256}, got {state.hexdigest()}",

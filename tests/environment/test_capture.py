@@ -1,0 +1,193 @@
+import io
+import json
+import os
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from kbuild.environment.capture import (
+    PLACEHOLDER,
+    CapturedInterpreter,
+    InterpreterLayout,
+    capture_interpreter,
+    check_version,
+    running_interpreter,
+    without_machine_paths,
+)
+from kbuild.environment.elf import is_elf, required_glibc
+from kbuild.errors import InterpreterCaptureFailed, OutputError
+from kbuild.process import Completed
+from kbuild.progress import Silent
+
+FACTS = "build_time_vars = {'prefix': '/opt/py', 'LIBS': '-L/opt/py/lib', 'abs_builddir': '/tmp/b', 'SRC': '/tmp/b/x'}"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> InterpreterLayout:
+    """A Python installation of text files; what is an ELF file in a real one is left to the real one."""
+    root = tmp_path / "python"
+    stdlib = root / "lib" / "python3.11"
+    for name in (
+        "os.py",
+        "LICENSE.txt",
+        "encodings/utf_8.py",
+        "encodings/__pycache__/utf_8.pyc",
+        "lib-dynload/_ssl.cpython-311-x86_64-linux-gnu.so",
+        "lib-dynload/_tkinter.cpython-311-x86_64-linux-gnu.so",
+        "lib-dynload/_testcapi.cpython-311-x86_64-linux-gnu.so",
+        "unittest/case.py",
+        "unittest/test/test_case.py",
+        "test/regrtest.py",
+        "idlelib/idle.py",
+        "tkinter/__init__.py",
+        "ensurepip/__init__.py",
+        "lib2to3/main.py",
+        "config-3.11-x86_64-linux-gnu/Makefile",
+        "config-3.11-x86_64-linux-gnu/libpython3.11.a",
+        "site-packages/numpy/__init__.py",
+        "dist-packages/apt.py",
+        "EXTERNALLY-MANAGED",
+    ):
+        path = stdlib / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (stdlib / "_sysconfigdata__linux_x86_64-linux-gnu.py").write_text(FACTS)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "linked.py").write_text("linked")
+    (stdlib / "linked.py").symlink_to(tmp_path / "etc" / "linked.py")
+    (stdlib / "sitecustomize.py").symlink_to(tmp_path / "etc" / "gone.py")
+    (root / "bin").mkdir()
+    (root / "bin" / "python3.11").write_text("program")
+    return InterpreterLayout(
+        version="3.11.7", executable=root / "bin" / "python3.11", stdlib=stdlib, prefix=Path("/opt/py")
+    )
+
+
+def no_tools(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    on_line: Callable[[str], None] | None = None,
+    timeout: float | None = None,
+) -> Completed:
+    return Completed(tuple(argv), 0, "", "")
+
+
+def capture(channel: Path, layout: InterpreterLayout) -> CapturedInterpreter:
+    return capture_interpreter(channel, run=no_tools, progress=Silent(), layout=layout)
+
+
+def contents(package: Path, part: str) -> dict[str, tarfile.TarInfo]:
+    return {member.name: member for member in _tar(package, part).getmembers()}
+
+
+def text(package: Path, part: str, name: str) -> str:
+    file = _tar(package, part).extractfile(name)
+    assert file is not None
+    return file.read().decode()
+
+
+def _tar(package: Path, part: str) -> tarfile.TarFile:
+    with zipfile.ZipFile(package) as archive:
+        (name,) = (name for name in archive.namelist() if name.startswith(f"{part}-"))
+        with zstandard.ZstdDecompressor().stream_reader(archive.read(name)) as frame:
+            return tarfile.TarFile(fileobj=io.BytesIO(frame.read()))
+
+
+def test_what_goes_into_the_package(layout: InterpreterLayout, tmp_path: Path) -> None:
+    package = capture(tmp_path / "channel", layout).package
+    members = contents(package, "pkg")
+    assert sorted(members) == [
+        "bin/python",
+        "bin/python3",
+        "bin/python3.11",
+        "lib/python3.11/LICENSE.txt",
+        "lib/python3.11/_sysconfigdata__linux_x86_64-linux-gnu.py",
+        "lib/python3.11/dist-packages",
+        "lib/python3.11/encodings/utf_8.py",
+        "lib/python3.11/lib-dynload/_ssl.cpython-311-x86_64-linux-gnu.so",
+        "lib/python3.11/linked.py",
+        "lib/python3.11/os.py",
+        "lib/python3.11/site-packages/README.txt",
+        "lib/python3.11/unittest/case.py",
+    ]
+    assert members["bin/python3.11"].mode == 0o755
+    assert members["lib/python3.11/linked.py"].isfile()
+    assert members["lib/python3.11/dist-packages"].linkname == "site-packages"
+    assert {(member.mtime, member.uid, member.uname) for member in members.values()} == {(0, 0, "")}
+
+
+def test_paths_of_the_machine_become_a_placeholder_that_installers_replace(
+    layout: InterpreterLayout, tmp_path: Path
+) -> None:
+    package = capture(tmp_path / "channel", layout).package
+    name = "lib/python3.11/_sysconfigdata__linux_x86_64-linux-gnu.py"
+    assert text(package, "pkg", name) == FACTS.replace("/opt/py", PLACEHOLDER).replace("/tmp/b", f"{PLACEHOLDER}/src")
+    entries = json.loads(text(package, "info", "info/paths.json"))["paths"]
+    assert [entry["_path"] for entry in entries if "prefix_placeholder" in entry] == [name]
+
+
+def test_only_whole_prefixes_are_replaced() -> None:
+    given = "'/usr' '/usr/lib:/usr' '-I/usr/include' '/usr/lib2' '/x/usr' '/usrlocal' '/usr-x'"
+    made = without_machine_paths(given, "/usr").replace(PLACEHOLDER, "@")
+    assert made == "'@' '@/lib:@' '-I@/include' '@/lib2' '/x/usr' '/usrlocal' '/usr-x'"
+
+
+def test_the_same_bytes_from_two_folders_umasks_and_days(layout: InterpreterLayout, tmp_path: Path) -> None:
+    one = capture(tmp_path / "one", layout)
+    os.utime(layout.stdlib / "os.py", (1, 1))
+    before = os.umask(0o077)
+    try:
+        other = capture(tmp_path / "elsewhere" / "two", layout)
+    finally:
+        os.umask(before)
+    assert (one.sha256, one.package.name) == (other.sha256, other.package.name)
+    (layout.stdlib / "os.py").write_text("changed")
+    assert capture(tmp_path / "three", layout).sha256 != one.sha256
+
+
+def test_the_channel_offers_the_package(layout: InterpreterLayout, tmp_path: Path) -> None:
+    captured = capture(tmp_path, layout)
+    (record,) = json.loads((captured.package.parent / "repodata.json").read_text())["packages.conda"].values()
+    assert record["sha256"] == captured.sha256.hex
+    assert (record["name"], record["version"], record["depends"]) == (
+        "python",
+        "3.11.7",
+        [f"__glibc >={captured.glibc}"],
+    )
+    assert record["build"].endswith("_cpython")
+    assert json.loads((tmp_path / "noarch" / "repodata.json").read_text())["packages.conda"] == {}
+
+
+def test_a_tool_that_fails_is_named(layout: InterpreterLayout, tmp_path: Path) -> None:
+    def failing(argv: Sequence[str], **_: object) -> Completed:
+        return Completed(tuple(argv), 1, "", "some\nno such section\n")
+
+    layout = replace(layout, executable=Path(sys.executable).resolve())  # an ELF file, so that tools are called
+    with pytest.raises(InterpreterCaptureFailed, match="strip failed on a file of the interpreter: no such section"):
+        capture_interpreter(tmp_path / "channel", run=failing, progress=Silent(), layout=layout)
+
+
+def test_a_channel_that_cannot_be_written(layout: InterpreterLayout, tmp_path: Path) -> None:
+    (tmp_path / "channel").touch()
+    with pytest.raises(OutputError, match="cannot write the captured interpreter"):
+        capture(tmp_path / "channel", layout)
+
+
+def test_the_running_interpreter() -> None:
+    layout = running_interpreter()
+    check_version(".".join(map(str, sys.version_info[:3])), layout)
+    assert (layout.stdlib / "os.py").is_file()
+    assert is_elf(layout.executable)
+    major, minor = required_glibc([layout.executable])
+    assert (2, 0) < (major, minor) < (3, 0)
+    with pytest.raises(InterpreterCaptureFailed, match=r"trained with Python 3\.99\.1"):
+        check_version("3.99.1", layout)

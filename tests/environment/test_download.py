@@ -1,0 +1,126 @@
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from kbuild.environment.download import fetch_packages, resolve_url
+from kbuild.environment.index import Indexes
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import ConfigurationError, HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
+from kbuild.platform import Platform
+from kbuild.progress import Silent
+
+WHEEL = "application/octet-stream"
+
+
+def package(name: str, data: bytes, url: str, **more: Any) -> LockedPackage:
+    values: dict[str, Any] = {
+        "name": name,
+        "version": "1",
+        "manager": "pip",
+        "platform": Platform("linux", "amd64"),
+        "url": url,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return LockedPackage(**(values | more))
+
+
+def fetch(*packages: LockedPackage, cache: Path, channel: Path | None = None, **more: Any) -> dict[LockedPackage, Path]:
+    return fetch_packages(packages, cache=cache, channel=channel, progress=Silent(), environ={}, **more)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_packages_are_fetched_once(site: Any, tmp_path: Path) -> None:
+    wanted = []
+    for number in range(30):
+        data = bytes([number]) * 100_000
+        site.pages[f"/p{number}-1-py3-none-any.whl"] = (200, WHEEL, data)
+        wanted.append(package(f"p{number}", data, f"{site.url}/p{number}-1-py3-none-any.whl#x"))
+    found = fetch(*wanted, wanted[0], cache=tmp_path)
+    assert list(found) == wanted
+    assert all(path.read_bytes()[0] == number for number, path in enumerate(found.values()))
+    assert found[wanted[3]].name == "p3-1-py3-none-any.whl"
+    asked = len(site.seen)
+    assert fetch(*wanted, cache=tmp_path) == found
+    assert len(site.seen) == asked == 30
+
+
+def test_other_bytes_than_the_locked_ones_leave_nothing(site: Any, tmp_path: Path) -> None:
+    site.pages["/x-1-py3-none-any.whl"] = (200, WHEEL, b"other")
+    with pytest.raises(HashMismatch) as caught:
+        fetch(package("x", b"locked", f"{site.url}/x-1-py3-none-any.whl"), cache=tmp_path)
+    assert hashlib.sha256(b"locked").hexdigest() in caught.value.message
+    assert hashlib.sha256(b"other").hexdigest() in caught.value.message
+    assert caught.value.message.startswith("x-1-py3-none-any.whl: ")
+    assert files_below(tmp_path) == []
+
+
+def test_one_failure_of_many_is_the_one_raised(site: Any, tmp_path: Path) -> None:
+    wanted = [package("gone", b"", f"{site.url}/gone.whl")]
+    for number in range(20):
+        site.pages[f"/{number}.whl"] = (200, WHEEL, b"x")
+        wanted.append(package(f"p{number}", b"x", f"{site.url}/{number}.whl"))
+    with pytest.raises(IndexUnavailable, match=r"127\.0\.0\.1 does not give gone\.whl: 404"):
+        fetch(*wanted, cache=tmp_path)
+    assert not [name for name in files_below(tmp_path) if name.startswith(".")]
+
+
+def test_a_server_that_is_down(tmp_path: Path) -> None:
+    with requests.Session() as session, pytest.raises(IndexUnavailable, match=r"does not give x\.whl"):
+        fetch(package("x", b"", "http://127.0.0.1:9/x.whl"), cache=tmp_path, session=session)  # no retries
+
+
+def test_credentials_of_an_index_are_used_on_its_host_only(site: Any, tmp_path: Path) -> None:
+    site.pages["/f/x.whl"] = (200, WHEEL, b"x")
+    host = site.url.removeprefix("http://")
+    indexes = Indexes(urls=(f"http://${{U}}:${{P}}@{host}/simple",), environment={"U": "me", "P": "pw"})
+    fetch(package("x", b"x", f"{site.url}/f/x.whl"), cache=tmp_path / "a", indexes=indexes)
+    fetch(package("x", b"x", f"{site.url}/f/x.whl"), cache=tmp_path / "b")
+    assert [authorization for _, authorization in site.seen] == ["Basic bWU6cHc=", None]
+
+
+def test_a_cache_that_cannot_be_written(site: Any, tmp_path: Path) -> None:
+    site.pages["/x.whl"] = (200, WHEEL, b"x")
+    (tmp_path / "cache").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        fetch(package("x", b"x", f"{site.url}/x.whl"), cache=tmp_path / "cache")
+
+
+def captured(data: bytes) -> LockedPackage:
+    return package("python", data, "$KBUILD_CHANNEL/linux-64/python-1-h0_0_cpython.conda", manager="conda")
+
+
+def test_a_captured_package_is_found_by_its_sha256_under_any_name(tmp_path: Path) -> None:
+    channel = tmp_path / "my channel"
+    channel.mkdir()
+    (channel / "other.conda").write_bytes(b"other")
+    (channel / "renamed.conda").write_bytes(b"interpreter")
+    wanted = captured(b"interpreter")
+    path = fetch(wanted, cache=tmp_path / "cache", channel=channel)[wanted]
+    assert (path.name, path.read_bytes()) == ("python-1-h0_0_cpython.conda", b"interpreter")
+    (channel / "renamed.conda").unlink()
+    assert fetch(wanted, cache=tmp_path / "cache", channel=None)[wanted] == path
+
+
+@pytest.mark.parametrize("with_channel", [True, False])
+def test_a_captured_package_that_is_not_here(tmp_path: Path, with_channel: bool) -> None:
+    with pytest.raises(InterpreterCaptureFailed, match="not on this machine"):
+        fetch(captured(b"x"), cache=tmp_path / "cache", channel=tmp_path if with_channel else None)
+
+
+def test_variables_in_urls(tmp_path: Path) -> None:
+    remote = package("x", b"", "https://$HOST/x.whl")
+    assert resolve_url(remote, channel=None, environ={"HOST": "a.example"}) == "https://a.example/x.whl"
+    with pytest.raises(ConfigurationError, match="HOST"):
+        resolve_url(remote, channel=None, environ={})
+    assert resolve_url(captured(b""), channel=tmp_path / "a b", environ={}) == (
+        f"{(tmp_path / 'a b').as_uri()}/linux-64/python-1-h0_0_cpython.conda"
+    )
+    assert resolve_url(captured(b""), channel=None, environ={"KBUILD_CHANNEL": "https://c.example"}).startswith(
+        "https://c.example/linux-64/"
+    )
