@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.errors import BaseImageError, HashMismatch, ProgramNotFound
+from kbuild.errors import BaseImageError, HashMismatch, OutputError, ProgramNotFound
 from kbuild.image.bases.archive import shown
 from kbuild.image.bases.debs import base_record, glibc_version, parse_base_record, resolve_debs_base
 from kbuild.image.bases.suites import Suite
@@ -194,6 +195,18 @@ def test_wrong_bytes_are_refused(suite: Suite, mirror: Mirror, tmp_path: Path) -
     mirror.files["http://m/security/dists/bookworm-security/main/binary-amd64/Packages.xz"] = b"x"
     with pytest.raises(HashMismatch, match=r"Packages\.xz has sha256"):
         resolve(suite, mirror, tmp_path / "c")
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    suite: Suite, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="cannot write the base image: No space left"):
+        resolve(suite, mirror, tmp_path / "c")
+    assert [path for path in (tmp_path / "c").rglob("*") if path.is_file()] == []
 
 
 def test_what_is_missing_is_named(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:

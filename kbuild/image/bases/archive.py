@@ -86,7 +86,10 @@ def read_release(archive: Archive, *, fetch: Fetch, run: Runner, progress: Progr
         content, detached = fetch(f"{base}/Release"), fetch(f"{base}/Release.gpg")
     if content is None:
         if archive.required:
-            raise BaseImageError(f"{shown(archive.uri)} has no suite {archive.pocket}", hint="set another mirror")
+            raise BaseImageError(
+                f"{shown(archive.uri)} has no suite {archive.pocket}",
+                hint="set KBUILD_DEBIAN_MIRROR to a mirror that has it",
+            )
         progress.note(f"no {archive.pocket} on {shown(archive.uri)}")
         return None
     verified = _verify(content, detached, archive, run, progress)
@@ -112,15 +115,18 @@ def read_packages(
         index = _index(release, f"{component}/binary-{architecture}/Packages", fetch)
         for match in pattern.finditer(index):
             fields = read_fields(match[0])
-            found.append(
-                BasePackage(
+            try:
+                package = BasePackage(
                     name=fields["package"],
                     version=fields["version"],
                     architecture=fields["architecture"],
                     sha256=fields["sha256"],
                     filename=fields["filename"],
                 )
-            )
+            except KeyError as error:
+                where = shown(release.archive.uri)
+                raise BaseImageError(f"{where} lists {fields['package']} without its {error.args[0]}") from error
+            found.append(package)
     return found
 
 
@@ -139,9 +145,12 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
         _check(content, package.sha256, f"{shown(uri)}/{package.filename}")
         kept.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=kept.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(kept)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(kept)
+        finally:
+            Path(name).unlink(missing_ok=True)
         return kept
     raise BaseImageError(
         f"no mirror has {package.name} {package.version} any more ({package.filename})",
