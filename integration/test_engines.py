@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import requests
@@ -261,6 +262,42 @@ def test_a_failing_run_says_why_in_one_line(tmp_path: Path, busybox: Path, docke
         build("buildkit", context, tmp_path)
     assert "No such file or directory" in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_trees_give_one_digest(tmp_path: Path, busybox: Path, docker_host: DockerEngine, seed: int) -> None:
+    random = Random(seed)  # noqa: S311 - a seed, so that a failure can be had again
+    dockerfile = "FROM {from_line}\n" + "".join(
+        f"COPY {random.choice(['', '', '--chown=7:8 ', '--chmod=0711 '])}{layer}/ /\n"
+        for layer in ("base", "lib", "model")
+    )
+    context = make_context(tmp_path / "context", busybox, dockerfile=dockerfile)
+    for layer in ("base", "lib", "model"):
+        scatter(context.path / layer, random)
+    assert build("native", context, tmp_path / "native").digest == build("buildkit", context, tmp_path / "kit").digest
+
+
+def scatter(folder: Path, random: Random) -> None:
+    """Folders, files, links and hard links whose names meet those of the other layers."""
+    parts = ["a", "b", "ä", "x.y", "x", "x-", "n" * 60]
+    files: list[Path] = []
+    for _ in range(random.randint(3, 12)):
+        parent = folder.joinpath(*random.choices(parts, k=random.randint(0, 3)))
+        parent.mkdir(parents=True, exist_ok=True)
+        path = parent / f"f-{random.choice(parts)}"
+        kind = random.random()
+        if path.is_symlink() or path.exists():
+            continue
+        if kind < 0.2:
+            path.symlink_to(random.choice(["a", "../b", LONG + LONG, "ö"]))
+        elif kind < 0.35 and files:
+            os.link(random.choice(files), path)
+        else:
+            write(path, random.choice([b"", b"1", b"2", b"big" * 500]), mode=random.choice([0o644, 0o755]))
+            files.append(path)
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink() and path.name != "tmp":
+            path.chmod(0o755 if random.random() < 0.8 else 0o700)
 
 
 @pytest.mark.parametrize("conflict", ["file over folder", "folder over file", "folder over link"])

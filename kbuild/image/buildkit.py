@@ -120,7 +120,10 @@ class BuildKitEngine:
         except ProgramNotFound as error:
             raise EngineUnavailable("docker is not installed or not on the PATH", hint=_HINT) from error
         if done.returncode != 0:
-            raise BuildFailed(f"BuildKit: {_reason(done)}")
+            reason = _reason(done)
+            if str(target) in reason:
+                raise OutputError(f"the image that BuildKit exports cannot be kept: {reason}")
+            raise BuildFailed(f"BuildKit: {reason}")
 
 
 def stamp_times(folder: Path) -> None:
