@@ -73,7 +73,7 @@ class RegistryAuth(requests.auth.AuthBase):
         if scheme.lower() == "basic":
             header = None if credentials is None else _basic(credentials)
         elif scheme.lower() == "bearer":
-            parameters: dict[str, str] = dict(_PARAMETER.findall(rest))
+            parameters = {name: value for name, value in _PARAMETER.findall(rest)}  # noqa: C416 - typed pairs
             header = f"Bearer {self._fetch_token(parameters, credentials)}"
         else:
             header = None
