@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import sys
@@ -41,7 +42,7 @@ _C_LIBRARY = re.compile(
     r"(ld-linux[\w-]*|linux-vdso|linux-gate|libc|libm|libmvec|libpthread|libdl|librt|libutil|libresolv|libanl"
     r"|libthread_db|libBrokenLocale)\.so\.\d+"
 )
-_LDD_FOUND = re.compile(r"\t(?P<name>\S+) => (?P<path>/\S+) \(0x[0-9a-f]+\)")
+_LDD_FOUND = re.compile(r"\t(?P<name>\S+) => (?P<path>/.+) \(0x[0-9a-f]+\)")
 _BUILD_FACTS = "_sysconfigdata"
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -76,6 +77,8 @@ def running_interpreter() -> InterpreterLayout:
     if sys.implementation.name != "cpython" or sys.platform != "linux" or sys.abiflags:
         kind = f"{sys.implementation.name}{sys.abiflags} on {sys.platform}"
         raise InterpreterCaptureFailed(f"only a release build of CPython on Linux can be captured, not {kind}")
+    if platform.libc_ver()[0] != "glibc":
+        raise InterpreterCaptureFailed("only an interpreter linked with glibc can be captured")
     short = sysconfig.get_python_version()
     executable = Path(sys.base_prefix) / "bin" / f"python{short}"
     if not executable.exists():
@@ -106,20 +109,20 @@ def capture_interpreter(
     OutputError.
     """
     layout = layout or running_interpreter()
-    platform = host_platform()
+    target = host_platform()
     progress.note(f"Capturing Python {layout.version} from {layout.prefix}")
-    folder = channel / platform.conda_subdir
+    folder = channel / target.conda_subdir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="kbuild-capture-") as scratch:
-            package, glibc = _write(layout, Path(scratch), folder, platform, run)
+            package, glibc = _write(layout, Path(scratch), folder, target, run)
         write_repodata(channel, package)
     except OSError as error:
         raise OutputError(f"cannot write the captured interpreter below {channel}: {error.strerror}") from error
     progress.note(f"Captured {package.path.name}, {package.record['size'] / 1e6:.1f} MB, needs glibc {glibc}")
     return CapturedInterpreter(
         python=layout.version,
-        platform=platform,
+        platform=target,
         channel=channel,
         package=package.path,
         sha256=package.sha256,
@@ -128,7 +131,7 @@ def capture_interpreter(
 
 
 def _write(
-    layout: InterpreterLayout, stage: Path, folder: Path, platform: Platform, run: Runner
+    layout: InterpreterLayout, stage: Path, folder: Path, target: Platform, run: Runner
 ) -> tuple[WrittenPackage, str]:
     elves = _bundle_libraries(_stage_files(layout, stage), stage / "lib", run)
     glibc = ".".join(map(str, required_glibc(elves)))
@@ -137,9 +140,9 @@ def _write(
         "version": layout.version,
         "depends": [f"__glibc >={glibc}"],
         "license": "PSF-2.0",
-        "subdir": platform.conda_subdir,
-        "arch": _ARCHITECTURES[platform.architecture],
-        "platform": platform.os,
+        "subdir": target.conda_subdir,
+        "arch": _ARCHITECTURES[target.architecture],
+        "platform": target.os,
         "python_site_packages_path": f"lib/{layout.stdlib.name}/site-packages",
     }
     files = [
@@ -199,7 +202,7 @@ def without_machine_paths(text: str, prefix: str) -> str:
     if build is not None:
         text = text.replace(build[1], f"{PLACEHOLDER}/src")
     whole = rf"{re.escape(prefix)}(?![\w.-])"
-    return re.sub(rf"(?<![\w./-]){whole}|(?<=-[LIR]){whole}", PLACEHOLDER, text)
+    return re.sub(rf"(?<![\w/-]){whole}|(?<=-[LIR]){whole}", PLACEHOLDER, text)
 
 
 def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner) -> list[Path]:

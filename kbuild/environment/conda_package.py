@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -67,8 +69,7 @@ def write_package(
         "info/files": "".join(f"{file.path}\n" for file in ordered).encode(),
     }
     target = folder / f"{stem}.conda"
-    partial = folder / f".{stem}.partial"
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with _replacing(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(_member("metadata.json"), "w") as member:
             member.write(canonical_json({"conda_pkg_format_version": 2}))
         with archive.open(_member(f"pkg-{stem}.tar.zst"), "w", force_zip64=True) as member, _Tar(member) as tar:
@@ -77,7 +78,6 @@ def write_package(
         with archive.open(_member(f"info-{stem}.tar.zst"), "w") as member, _Tar(member) as tar:
             for name, data in sorted(info.items()):
                 tar.addfile(_tar_entry(name, size=len(data)), io.BytesIO(data))
-    partial.replace(target)
     record = {
         **index,
         "md5": _md5(target),
@@ -96,13 +96,20 @@ def write_repodata(channel: Path, package: WrittenPackage) -> None:
     for name, packages in ((subdir, {package.path.name: dict(package.record)}), ("noarch", {})):
         folder = channel / name
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / ".repodata.partial"
-        partial.write_bytes(
-            canonical_json(
-                {"info": {"subdir": name}, "packages": {}, "packages.conda": packages, "repodata_version": 1}
-            )
-        )
-        partial.replace(folder / "repodata.json")
+        repodata = {"info": {"subdir": name}, "packages": {}, "packages.conda": packages, "repodata_version": 1}
+        with _replacing(folder / "repodata.json") as partial:
+            partial.write_bytes(canonical_json(repodata))
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A path of this process alone, that becomes ``target`` when all went well."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _paths_entry(file: PackagedFile) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_file
-from kbuild.environment.credentials import expand_variables, without_credentials
-from kbuild.environment.index import Indexes
+from kbuild.environment.credentials import expand_variables
+from kbuild.environment.index import Indexes, network_reason
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.progress import Progress
@@ -175,7 +175,7 @@ class _Fetcher:
             yield chunk
 
     def _remote_chunks(self, package: LockedPackage, url: str) -> Iterator[bytes]:
-        auth = self._indexes.credentials_for(url) if self._indexes is not None else None
+        auth = self._indexes.credentials_for(url, self._environ) if self._indexes is not None else None
         try:
             # The bytes as they are: a server that compresses a wheel on the way would change its digest.
             headers = {"Accept-Encoding": "identity"}
@@ -189,7 +189,8 @@ class _Fetcher:
             ) from error
         except (requests.RequestException, HTTPError) as error:
             raise IndexUnavailable(
-                f"{urlsplit(url).hostname} does not give {package.filename}: {_reason(error)}"
+                f"{urlsplit(url).hostname} does not give {package.filename}: {network_reason(error)}",
+                hint="check the network and the proxy, then run it again: what was fetched is kept",
             ) from error
 
 
@@ -206,11 +207,6 @@ def _local_chunks(package: LockedPackage, url: str) -> Iterator[bytes]:
 
 def _cache_path(package: LockedPackage, cache: Path) -> Path:
     return cache / Digest(package.sha256).hex / package.filename
-
-
-def _reason(error: Exception) -> str:
-    text = without_credentials(str(error))
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Formats: pip's docs, "Configuration"; PyPA's "Simple repository API" (PEP 503 an
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from kbuild.progress import Progress
 _SECTIONS = (":env:", "install", "global")
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _TIMEOUT = 15.0
+_ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +44,18 @@ class Indexes:
     urls: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def credentials_for(self, url: str) -> tuple[str, str] | None:
-        """User and password for a url on the host of one of the indexes, None where the index has none."""
+    def credentials_for(self, url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+        """User and password for a url on the host of one of the indexes, None where the index has none.
+
+        Raises ConfigurationError for variables that neither ``environ`` nor the indexes set.
+        """
+        values = {**environ, **self.environment}
         for index in self.urls:
             parts = urlsplit(index)
             userinfo, at, host = parts.netloc.rpartition("@")
             if at and host == urlsplit(url).netloc:
                 user, _, password = userinfo.partition(":")
-                return expand_variables(user, self.environment), expand_variables(password, self.environment)
+                return expand_variables(user, values), expand_variables(password, values)
         return None
 
 
@@ -130,7 +136,7 @@ def find_releases(
             filenames = _filenames(response)
         except requests.RequestException as error:
             raise IndexUnavailable(
-                f"the package index {urlsplit(url).hostname} does not answer: {_reason(error)}"
+                f"the package index {urlsplit(url).hostname} does not answer: {network_reason(error)}"
             ) from error
         for filename in filenames:
             version = _version(filename)
@@ -139,8 +145,13 @@ def find_releases(
     return releases
 
 
-def _reason(error: requests.RequestException) -> str:
-    return without_credentials(str(error)).splitlines()[0] if str(error) else type(error).__name__
+def network_reason(error: Exception) -> str:
+    """Why a request failed, in a few words and without credentials: the system's own where it has any."""
+    text = without_credentials(str(error))
+    system = _ERRNO.search(text)
+    if system is not None:
+        return system[1].strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _filenames(response: requests.Response) -> list[str]:

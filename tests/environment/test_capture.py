@@ -136,9 +136,9 @@ def test_paths_of_the_machine_become_a_placeholder_that_installers_replace(
 
 
 def test_only_whole_prefixes_are_replaced() -> None:
-    given = "'/usr' '/usr/lib:/usr' '-I/usr/include' '/usr/lib2' '/x/usr' '/usrlocal' '/usr-x'"
+    given = "'/usr' './usr' '/usr/lib:/usr' '-I/usr/include' '/usr/lib2' '/x/usr' '/usrlocal' '/usr-x'"
     made = without_machine_paths(given, "/usr").replace(PLACEHOLDER, "@")
-    assert made == "'@' '@/lib:@' '-I@/include' '@/lib2' '/x/usr' '/usrlocal' '/usr-x'"
+    assert made == "'@' '.@' '@/lib:@' '-I@/include' '@/lib2' '/x/usr' '/usrlocal' '/usr-x'"
 
 
 def test_the_same_bytes_from_two_folders_umasks_and_days(layout: InterpreterLayout, tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_credentials_and_certificates_go_to_processes_only() -> None:
     found = indexes("global.index-url='https://me:p%40ss@a.example/simple'\nglobal.cert='/ca.pem'")
     assert found.urls == ("https://${KBUILD_INDEX_A_EXAMPLE_USER}:${KBUILD_INDEX_A_EXAMPLE_PASSWORD}@a.example/simple",)
     assert found.environment["REQUESTS_CA_BUNDLE"] == "/ca.pem"
-    assert found.credentials_for("https://a.example/files/x.whl") == ("me", "p@ss")
-    assert found.credentials_for("https://b.example/files/x.whl") is None
+    assert found.credentials_for("https://a.example/files/x.whl", {}) == ("me", "p@ss")
+    assert found.credentials_for("https://b.example/files/x.whl", {}) is None
     assert "p@ss" not in repr(found)
     assert "REQUESTS_CA_BUNDLE" not in indexes("global.cert='/ca.pem'", {"REQUESTS_CA_BUNDLE": "/mine"}).environment
 
