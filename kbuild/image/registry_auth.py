@@ -73,7 +73,7 @@ class RegistryAuth(requests.auth.AuthBase):
         if scheme.lower() == "basic":
             header = None if credentials is None else _basic(credentials)
         elif scheme.lower() == "bearer":
-            parameters = {name: value for name, value in _PARAMETER.findall(rest)}  # noqa: C416 - typed pairs
+            parameters: dict[str, str] = {match[1]: match[2] for match in _PARAMETER.finditer(rest)}
             header = f"Bearer {self._fetch_token(parameters, credentials)}"
         else:
             header = None
