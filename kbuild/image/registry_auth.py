@@ -85,7 +85,7 @@ class RegistryAuth(requests.auth.AuthBase):
         realm = challenge.get("realm", "")
         query = {key: challenge[key] for key in ("service", "scope") if key in challenge}
         if credentials is not None and credentials.identity_token is not None:
-            form = {
+            form: dict[str, str] = {
                 **query,
                 "grant_type": "refresh_token",
                 "client_id": _CLIENT,
