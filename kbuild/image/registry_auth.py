@@ -83,9 +83,9 @@ class RegistryAuth(requests.auth.AuthBase):
 
     def _fetch_token(self, challenge: dict[str, str], credentials: Credentials | None) -> str:
         realm = challenge.get("realm", "")
-        query = {key: challenge[key] for key in ("service", "scope") if key in challenge}
+        query: dict[str, str] = {key: challenge[key] for key in ("service", "scope") if key in challenge}
         if credentials is not None and credentials.identity_token is not None:
-            form: dict[str, str] = {
+            form = {
                 **query,
                 "grant_type": "refresh_token",
                 "client_id": _CLIENT,
