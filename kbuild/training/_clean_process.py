@@ -17,32 +17,45 @@ from pathlib import Path
 from typing import Any
 
 
-class ImageImports(importlib.abc.MetaPathFinder):
-    """Hides what the image would not have, and finds what the model ships nowhere but in the model."""
+class ShippedImports(importlib.abc.MetaPathFinder):
+    """Finds the modules that the model ships, in the model's own code."""
 
-    def __init__(self, code: Path, shipped: list[str], blocked: list[str]) -> None:
+    def __init__(self, code: Path, shipped: list[str]) -> None:
         self._code = [str(code)]
         self._shipped = set(shipped)
-        self._blocked = set(blocked)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """The model's own module, an error for a hidden one, None to let the other finders look."""
-        if path is not None:
+        """The spec of a shipped top-level module, None for any other."""
+        if path is not None or fullname not in self._shipped:
             return None
-        if fullname in self._blocked:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        if fullname not in self._shipped:
+        return importlib.machinery.PathFinder.find_spec(fullname, self._code)
+
+
+class HiddenImports:
+    """Another finder, which no longer finds certain top-level modules: as if they were not installed."""
+
+    def __init__(self, finder: Any, hidden: set[str]) -> None:
+        self._finder = finder
+        self._hidden = hidden
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """What the other finder says, None for what is hidden."""
+        if path is None and fullname in self._hidden:
             return None
-        found = importlib.machinery.PathFinder.find_spec(fullname, self._code)
-        if found is None:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+        found: importlib.machinery.ModuleSpec | None = self._finder.find_spec(fullname, path, target)
         return found
+
+    def __getattr__(self, name: str) -> Any:
+        # importlib.metadata looks for distributions through these finders too.
+        return getattr(self._finder, name)
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """Load and predict; errors become the answer, since the caller is another process."""
     model_folder = Path(task["model"])
-    sys.meta_path.insert(0, ImageImports(model_folder / "code", task["shipped"], task["blocked"]))
+    hidden = {*task["blocked"], *task["shipped"]}
+    shipped = ShippedImports(model_folder / "code", task["shipped"])
+    sys.meta_path[:] = [shipped, *(HiddenImports(finder, hidden) for finder in sys.meta_path)]
     try:
         import mlflow.pyfunc
         from mlflow.pyfunc import scoring_server

@@ -168,7 +168,8 @@ def _save_checked(draft: _Draft, work: Path, settings: TrainingSettings) -> Path
             _compare(recorded, answer)
             return saved
         owners = find_owners().get(answer.missing or "", [])
-        if not owners or owners[0] in environment.closure.versions:
+        chosen = any(draft.log_model_kwargs.get(name) for name in ("conda_env", "pip_requirements"))
+        if chosen or not owners or owners[0] in environment.closure.versions:
             break
         requirements.append(pin(owners[0]))
         shutil.rmtree(saved)

@@ -15,10 +15,10 @@ import pytest
 with warnings.catch_warnings():
     # MLflow and Kedro warn of their own type hints and dependencies while they are imported.
     warnings.simplefilter("ignore")
-    import kedro.framework.session
+    import kedro.framework.session  # noqa: F401
     import kedro_datasets.json.json_dataset
     import kedro_datasets.pandas.csv_dataset
-    import kedro_datasets.pickle.pickle_dataset
+    import kedro_datasets.pickle.pickle_dataset  # noqa: F401
     import mlflow
     import mlflow.pyfunc.scoring_server
 

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+
+from kbuild.errors import ConfigurationError, RecordingError
+from kbuild.training.check import is_same_answer
+from kbuild.training.example import Example, make_example, take_rows
+from kbuild.training.pyfunc import KedroPipelineModel
+from kbuild.training.settings import TrainingSettings, default_artifact_uri, default_tracking_uri, read_settings
+
+PARAMETERS = {
+    "scalar": 2,
+    "share": 0.5,
+    "word": "a",
+    "yes": True,
+    "many": [1, 2],
+    "mixed": [1, "a"],
+    "none": None,
+    "table": {"a": 1},
+    "empty": [],
+}
+TABLE = pd.DataFrame({"a": range(10), "b": [0.5] * 10})
+
+
+def work(x: Any, *parameters: Any) -> Any:
+    if isinstance(x, str):
+        raise ValueError("no words")
+    return x * parameters[0]
+
+
+def make_model() -> KedroPipelineModel:
+    names = [f"params:{name}" for name in PARAMETERS]
+    catalog = DataCatalog({name: MemoryDataset(PARAMETERS[name.removeprefix("params:")]) for name in names})
+    model = KedroPipelineModel(
+        pipeline=Pipeline([node(work, ["x", *names], "y", name="work")]), catalog=catalog, input_name="x"
+    )
+    model.load_artifacts(model.extract_pipeline_artifacts())
+    return model
+
+
+def make(data: Any = TABLE, *, has_data: bool = True, rows: int = 5, **kwargs: Any) -> Example:
+    return make_example(make_model(), data, has_data=has_data, log_model_kwargs=kwargs, rows=rows)
+
+
+def test_everything_is_inferred() -> None:
+    made = make()
+    assert made.signature is not None
+    assert made.signature.inputs.input_names() == ["a", "b"]
+    assert made.signature.outputs.input_names() == ["a", "b"]
+    parameters = {each.name: each.default for each in made.signature.params.params}
+    assert parameters == {"scalar": 2, "share": 0.5, "word": "a", "yes": True, "many": [1, 2]}
+    assert len(made.input_example) == 5
+
+
+def test_what_the_user_gives_is_kept() -> None:
+    signature = make().signature
+    example = TABLE.tail(1)
+    made = make(signature=signature, input_example=example)
+    assert made.signature is signature
+    assert made.input_example is example
+    assert make(signature=None, input_example=None) == Example(signature=None, input_example=None)
+    assert make(signature=False, input_example=False) == Example(signature=None, input_example=None)
+    assert make(rows=0).input_example is None
+
+
+def test_without_data_an_example_is_enough() -> None:
+    made = make(None, has_data=False, input_example=(TABLE.head(2), {"scalar": 3}))
+    assert made.signature is not None
+    assert made.signature.inputs.input_names() == ["a", "b"]
+
+
+def test_without_either_it_says_what_to_do() -> None:
+    with pytest.raises(RecordingError, match="no data of the inference input 'x'") as caught:
+        make(None, has_data=False)
+    assert "signature and input_example" in (caught.value.hint or "")
+    assert make(None, has_data=False, signature=None).signature is None
+
+
+def test_a_pipeline_that_fails_on_its_training_data_is_told() -> None:
+    with pytest.raises(RecordingError, match="ValueError: no words in the inference node 'work'"):
+        make("words")
+
+
+def test_what_mlflow_refuses_to_describe_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise mlflow.exceptions.MlflowException("strange type")
+
+    monkeypatch.setattr(mlflow.models, "infer_signature", refuse)
+    with pytest.raises(RecordingError, match=r"cannot infer a signature \(complex to complex\): strange type"):
+        make(1j)
+
+
+@pytest.mark.parametrize(
+    ("data", "taken"),
+    [([1, 2, 3], [1, 2]), ({"a": 1}, {"a": 1}), ("word", "word"), (object, None), (pd.Series([1]), None)],
+)
+def test_rows_of_other_types(data: Any, taken: Any) -> None:
+    assert take_rows(data, 2) == taken
+
+
+def test_rows_of_tables_and_arrays() -> None:
+    assert take_rows(np.arange(6).reshape(3, 2), 2).tolist() == [[0, 1], [2, 3]]
+    taken = take_rows(TABLE.iloc[3:], 2)
+    assert taken.index.tolist() == [0, 1]
+    assert taken["a"].tolist() == [3, 4]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_an_answer_is_the_same_as_itself(value: Any) -> None:
+    assert is_same_answer(value, value)
+    assert not is_same_answer(value, [value])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (1.0, 1.0 + 1e-9, True),
+        (1.0, 1.001, False),
+        (1, 1.0, True),
+        (True, 1, False),
+        (float("nan"), float("nan"), True),
+        (float("nan"), 1.0, False),
+        (None, 0, False),
+        ("a", "b", False),
+        ([1, 2], [1], False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": [1.0, {"b": None}]}, {"a": [1.0, {"b": None}]}, True),
+    ],
+)
+def test_which_answers_are_the_same(one: Any, other: Any, same: bool) -> None:
+    assert is_same_answer(one, other) is same
+    assert is_same_answer(other, one) is same
+
+
+def test_settings_are_read(tmp_path: Path) -> None:
+    assert read_settings(tmp_path) == TrainingSettings()
+    (tmp_path / "pyproject.toml").write_text("[tool.kbuild.training]\nexample_rows = 2\ncheck = false\n")
+    assert read_settings(tmp_path) == TrainingSettings(example_rows=2, check=False)
+    (tmp_path / "pyproject.toml").write_text("[tool.kbuild.training]\ncheck_timeout = 5\n")
+    assert read_settings(tmp_path).check_timeout == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[tool.kbuild.training]\nchek = true\nexample_rows = -1\n", "'chek' is unknown.*'example_rows' cannot be -1"),
+        ("[tool.kbuild.training]\ncheck = 1\n", "'check' cannot be 1"),
+        ("[tool.kbuild.training]\nexample_rows = true\n", "'example_rows' cannot be True"),
+        ("[tool", "cannot be read"),
+    ],
+)
+def test_impossible_settings_are_told(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=match):
+        read_settings(tmp_path)
+
+
+def test_the_default_store_is_in_the_project(tmp_path: Path) -> None:
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_artifact_uri(tmp_path) == f"file://{tmp_path}/mlartifacts"

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import subprocess
+import textwrap
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import mlflow
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+from kedro.runner import ParallelRunner, ThreadRunner
+
+from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
+from kbuild.training.hook import MlflowPipelineHook
+from kbuild.training.tracking import GitState, make_tags, read_git_state
+
+# Kedro warns of its own dependencies, MLflow and pandas of each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FILES = {
+    "pyproject.toml": """
+        [tool.kedro]
+        package_name = "hooked"
+        project_name = "hooked"
+        kedro_init_version = "1.0.0"
+        source_dir = "src"
+
+        [tool.kbuild.training]
+        check = false
+    """,
+    "src/hooked/__init__.py": "",
+    "src/hooked/functions.py": """
+        import pandas as pd
+
+        def read():
+            return pd.DataFrame({"x": [1.0, 2.0, 3.0]})
+
+        def clean(raw):
+            return raw.dropna()
+
+        def fit(table):
+            return {"mean": float(table["x"].mean())}
+
+        def measure(weights):
+            return weights["mean"]
+
+        def predict(table, weights, scale):
+            return table * weights["mean"] * scale
+
+        def fail(weights):
+            raise ZeroDivisionError("on purpose")
+    """,
+    "src/hooked/settings.py": """
+        from kbuild.training.hook import MlflowPipelineHook
+
+        # Registered here, and not by the entry point, so that it is there once however kbuild is installed.
+        HOOKS = (MlflowPipelineHook(),)
+        DISABLE_HOOKS_FOR_PLUGINS = ("kbuild",)
+    """,
+    "src/hooked/pipeline_registry.py": """
+        from kbuild import pipeline_ml_factory
+        from kedro.pipeline import Pipeline, node, pipeline
+        from hooked import functions as f
+
+        def register_pipelines():
+            training = Pipeline([
+                node(f.read, None, "raw", name="read", tags="data"),
+                node(f.clean, "raw", "table", name="clean", tags="data"),
+                node(f.fit, "table", "weights", name="fit", tags="learn"),
+                node(f.measure, "weights", "score", name="measure", tags="measure"),
+            ])
+            inference = Pipeline([
+                node(f.clean, "raw", "cleaned", name="clean_new"),
+                node(f.predict, ["cleaned", "weights", "params:scale"], "answer", name="predict"),
+            ])
+            bound = pipeline_ml_factory(training, inference, "raw")
+            in_memory = pipeline_ml_factory(
+                pipeline(training, outputs={"weights": "fresh"}),
+                pipeline(inference, inputs={"weights": "fresh"}),
+                "raw",
+                log_model_kwargs={"name": "in_memory"},
+            )
+            failing = pipeline_ml_factory(
+                training + Pipeline([node(f.fail, "weights", None, name="fail")]), inference, "raw"
+            )
+            report = Pipeline([node(f.measure, "weights", "report", name="report")])
+            return {
+                "__default__": bound + report,
+                "training": bound,
+                "report": report,
+                "in_memory": in_memory,
+                "failing": failing,
+                "wrapped": pipeline(bound, namespace="night"),
+            }
+    """,
+    "conf/base/catalog.yml": """
+        table:
+          type: pickle.PickleDataset
+          filepath: data/table.pkl
+        weights:
+          type: json.JSONDataset
+          filepath: data/weights.json
+    """,
+    "conf/base/parameters.yml": "scale: 2.0\n",
+    "conf/local/.gitkeep": "",
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("project")
+    for name, text in FILES.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(textwrap.dedent(text).lstrip())
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DO_NOT_TRACK", "1")
+    patch.syspath_prepend(str(home / "src"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bootstrap_project(home)
+        yield home
+    patch.undo()
+
+
+def run(project: Path, **kwargs: Any) -> None:
+    with KedroSession.create(project_path=project) as session:
+        session.run(**kwargs)
+
+
+def find_runs(store: mlflow.MlflowClient) -> list[Any]:
+    experiment = store.get_experiment_by_name("hooked")
+    return [] if experiment is None else list(store.search_runs([experiment.experiment_id]))
+
+
+def find_models(store: mlflow.MlflowClient) -> list[Any]:
+    experiment = store.get_experiment_by_name("hooked")
+    return [] if experiment is None else list(store.search_logged_models([experiment.experiment_id]))
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "one pipeline": {"pipeline_names": ["training"]},
+    "several pipelines": {"pipeline_names": ["report", "training"]},
+    "the other order": {"pipeline_names": ["training", "report"]},
+    "tags": {"tags": ["data", "learn"], "pipeline_names": ["training"]},
+    "to nodes": {"to_nodes": ["fit"]},
+    "from nodes": {"from_nodes": ["fit"]},
+    "to outputs": {"to_outputs": ["weights"]},
+    "threads": {"runner": ThreadRunner()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_run_logs_the_model(
+    project: Path, store: mlflow.MlflowClient, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if form == "from nodes":
+        # Only what is in a file can be taken up again, and the input itself is not.
+        with pytest.raises(RecordingError, match="no data of the inference input 'raw'"):
+            run(project, **FORMS[form])
+        assert [each.info.status for each in find_runs(store)] == ["FAILED"]
+        assert find_models(store) == []
+        return
+    run(project, **FORMS[form])
+    (model,) = find_models(store)
+    (logged,) = find_runs(store)
+    assert logged.info.status == "FINISHED"
+    assert model.source_run_id == logged.info.run_id
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Logged model")]
+    assert lines == [f"Logged model models:/{model.model_id} in run {logged.info.run_id}"]
+    assert mlflow.active_run() is None
+
+
+def test_inputs_that_are_only_in_memory(project: Path, store: mlflow.MlflowClient) -> None:
+    run(project, pipeline_names=["in_memory"])
+    (model,) = find_models(store)
+    loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+    assert model.name == "in_memory"
+    assert loaded.predict(loaded.input_example)["x"].tolist() == [4.0, 8.0, 12.0]
+
+
+@pytest.mark.parametrize("runner", [ThreadRunner(), ParallelRunner(max_workers=1)])
+def test_inputs_in_memory_of_other_runners(project: Path, store: mlflow.MlflowClient, runner: Any) -> None:
+    """Kedro keeps what passes between processes until the run is over, so nothing has to be captured there."""
+    run(project, pipeline_names=["in_memory"], runner=runner)
+    assert [model.name for model in find_models(store)] == ["in_memory"]
+
+
+def test_what_kedro_was_asked_is_tagged(project: Path, store: mlflow.MlflowClient) -> None:
+    run(project, pipeline_names=["training"], to_nodes=["measure"])
+    (logged,) = find_runs(store)
+    assert logged.data.tags["kedro.pipeline_names"] == '["training"]'
+    assert logged.data.tags["kedro.to_nodes"] == '["measure"]'
+    assert logged.data.tags["mlflow.source.name"] == "hooked"
+    assert str(project) not in str(logged.data.tags)
+
+
+def test_a_plain_run_leaves_mlflow_alone(
+    project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(project, pipeline_names=["training"])
+    before = len(find_runs(store))
+    run(project, pipeline_names=["report"])
+    assert len(find_runs(store)) == before
+    run(project, node_names=["report"])
+    assert len(find_runs(store)) == before
+
+
+def test_a_wrapped_training_pipeline_stops_the_run_before_it_starts(project: Path, store: mlflow.MlflowClient) -> None:
+    with pytest.raises(PipelineMLError, match=r"night\.clean, .* run without their inference pipeline") as caught:
+        run(project, pipeline_names=["wrapped"])
+    assert "call pipeline_ml_factory() on the results" in (caught.value.hint or "")
+    assert find_runs(store) == []
+
+
+def test_two_models_in_one_run_are_refused(project: Path, store: mlflow.MlflowClient) -> None:
+    with pytest.raises(PipelineMLError, match="serve different models") as caught:
+        both = MlflowPipelineHook()
+        from kedro.framework.project import pipelines
+
+        pipeline = Pipeline([]) + pipelines["training"] + rename(pipelines["in_memory"])
+        both.before_pipeline_run(run_params={}, pipeline=pipeline, catalog=DataCatalog())
+    assert "one by one" in (caught.value.hint or "")
+
+
+def rename(pipeline_ml: Any) -> Any:
+    from kbuild import pipeline_ml_factory
+
+    training = Pipeline([node(lambda: 1, None, "fresh", name="other")])
+    return pipeline_ml_factory(training, pipeline_ml.inference, "raw", log_model_kwargs={"name": "in_memory"})
+
+
+def test_a_training_that_fails_ends_its_run_as_failed(project: Path, store: mlflow.MlflowClient) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(project, pipeline_names=["failing"])
+    assert [each.info.status for each in find_runs(store)] == ["FAILED"]
+    assert mlflow.active_run() is None
+
+
+def test_a_run_of_the_user_is_used_and_left_open(project: Path, store: mlflow.MlflowClient) -> None:
+    mlflow.set_tracking_uri(None)
+    with mlflow.start_run() as mine:
+        run(project)
+        active = mlflow.active_run()
+        assert active is not None
+        assert active.info.run_id == mine.info.run_id
+    logged = store.get_run(mine.info.run_id)
+    assert len(logged.outputs.model_outputs) == 1
+    assert logged.data.tags["kedro.run_id"]
+    assert find_runs(store) == []
+
+
+def test_without_a_variable_the_store_is_in_the_project(
+    project: Path, store: mlflow.MlflowClient, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (project / "mlflow.db").write_bytes(empty_store.read_bytes())
+    run(project)
+    assert not mlflow.tracking.is_tracking_uri_set()
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    (model,) = find_models(client)
+    assert model.artifact_location.startswith(f"file://{project}/mlartifacts/")
+    # What kbuild's other commands do, started in the project's folder.
+    monkeypatch.chdir(project)
+    assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").metadata.run_id == find_runs(client)[0].info.run_id
+
+
+def test_a_server_that_is_down_stops_the_run_before_it_starts(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingUnavailable, match="no MLflow run could be started") as caught:
+        run(project)
+    assert "\n" not in caught.value.message
+
+
+def test_errors_are_one_line_on_kedro_command_line(project: Path, store: mlflow.MlflowClient) -> None:
+    with pytest.raises(PipelineMLError) as caught:
+        run(project, pipeline_names=["wrapped"])
+    error: Any = caught.value
+    assert isinstance(error, click.ClickException)
+    assert isinstance(error, KbuildError)
+    assert error.exit_code == 16
+    assert error.format_message().count("\n") == 1
+
+
+def test_a_run_that_is_abandoned_is_killed(project: Path, store: mlflow.MlflowClient) -> None:
+    from kedro.framework.project import pipelines
+
+    hook = MlflowPipelineHook()
+    catalog = DataCatalog({"raw": MemoryDataset()})
+    hook.before_pipeline_run(
+        run_params={"project_path": str(project)}, pipeline=Pipeline([]) + pipelines["training"], catalog=catalog
+    )
+    hook._abandon()
+    hook._abandon()
+    assert [each.info.status for each in find_runs(store)] == ["KILLED"]
+
+
+def test_the_state_of_a_repository(tmp_path: Path) -> None:
+    assert read_git_state(tmp_path) is None
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init")
+    (tmp_path / "a").write_text("")
+    git("add", "a")
+    git("commit", "-m", "a")
+    assert read_git_state(tmp_path) == GitState(commit=git("rev-parse", "HEAD"), dirty=False)
+    (tmp_path / "a").write_text("b")
+    state = read_git_state(tmp_path)
+    assert state is not None
+    assert state.dirty
+    tags = make_tags({"tags": (), "namespaces": {"b", "a"}, "runtime_params": {"p": 1}}, state, "me")
+    assert tags == {
+        "kedro.namespaces": '["a", "b"]',
+        "kedro.runtime_params": '{"p": 1}',
+        "mlflow.source.name": "me",
+        "mlflow.source.git.commit": state.commit,
+        "mlflow.source.git.dirty": "true",
+    }

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+
+from kbuild.errors import RecordingError
+from kbuild.training import closure as closure_module
+from kbuild.training.closure import find_closure, find_owners, is_local, pin
+from kbuild.training.pinning import _read_lines, make_environment
+
+
+class FakeDistribution:
+    def __init__(self, name: str, requires: list[str] | None = None, files: dict[str, str] | None = None) -> None:
+        self.name = name
+        self.version = "1.0"
+        self.requires = requires
+        self._files = files or {}
+
+    def read_text(self, name: str) -> str | None:
+        return self._files.get(name)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDistribution]:
+    world: dict[str, FakeDistribution] = {}
+
+    def distribution(name: str) -> FakeDistribution:
+        if name not in world:
+            raise closure_module.metadata.PackageNotFoundError(name)
+        return world[name]
+
+    monkeypatch.setattr(closure_module.metadata, "distribution", distribution)
+    return world
+
+
+def add(world: dict[str, FakeDistribution], name: str, *requires: str, **files: str) -> None:
+    files = {key.replace("__", "."): value for key, value in files.items()}
+    world[name] = FakeDistribution(name, list(requires) or None, files)
+
+
+def close(*requirements: str) -> set[str]:
+    return set(find_closure(map(Requirement, requirements)).versions)
+
+
+def test_the_closure_follows_markers_extras_and_circles(installed: dict[str, FakeDistribution]) -> None:
+    add(installed, "top", "Under_Score>=1", "other; python_version < '3'", "opt; extra == 'more'", "ring[loop]")
+    add(installed, "under-score", "top")
+    add(installed, "opt")
+    add(installed, "other")
+    add(installed, "ring", "gone", "looped; extra == 'loop'", "ring[deep]; extra == 'loop'", "deepest; extra == 'deep'")
+    add(installed, "looped")
+    add(installed, "deepest")
+    assert close("top") == {"top", "under-score", "ring", "looped", "deepest"}
+    assert close("top[more]") == {"top", "under-score", "ring", "looped", "deepest", "opt"}
+    assert close("gone") == set()
+
+
+def test_constraints_are_exact_and_sorted(installed: dict[str, FakeDistribution]) -> None:
+    add(installed, "b", "a")
+    add(installed, "a")
+    assert find_closure([Requirement("b")]).make_constraints() == ["a==1.0", "b==1.0"]
+
+
+@pytest.mark.parametrize(
+    ("files", "local"),
+    [
+        ({}, False),
+        ({"direct_url.json": '{"url": "file:///here", "dir_info": {"editable": true}}'}, True),
+        ({"direct_url.json": '{"url": "https://host/x.whl", "archive_info": {}}'}, True),
+        ({"direct_url.json": '{"url": "file:///build", "dir_info": {}}', "INSTALLER": "conda\n"}, False),
+    ],
+)
+def test_what_no_index_has(files: dict[str, str], local: bool) -> None:
+    assert is_local(FakeDistribution("x", files=files)) is local  # type: ignore[arg-type]
+
+
+def test_a_broken_dependency_is_told(installed: dict[str, FakeDistribution]) -> None:
+    add(installed, "bad", "not a requirement!")
+    with pytest.raises(RecordingError, match="bad is installed with an invalid dependency"):
+        close("bad")
+
+
+def test_the_closure_of_what_is_really_installed() -> None:
+    closure = find_closure([Requirement("pandas")])
+    assert {"pandas", "numpy", "python-dateutil", "six"} <= set(closure.versions)
+    assert f"numpy=={version('numpy')}" in closure.make_constraints()
+    assert str(pin("numpy")) == f"numpy=={version('numpy')}"
+    assert find_owners()["yaml"] == ["pyyaml"]
+    with pytest.raises(RecordingError, match="is not installed"):
+        pin("surely-not-there")
+
+
+def make(tmp_path: Path, requirements: list[str] | None = None, **kwargs: Any) -> tuple[dict[str, Any], list[str]]:
+    listed = [Requirement(each) for each in requirements or [str(pin("mlflow")), str(pin("numpy"))]]
+    environment = make_environment(listed, kwargs, tmp_path)
+    return environment.conda_env, (tmp_path / "constraints.txt").read_text().splitlines()
+
+
+def get_pip(conda_env: dict[str, Any]) -> list[str]:
+    pip: list[str] = conda_env["dependencies"][-1]["pip"]
+    return pip
+
+
+def test_the_environment_is_exact(tmp_path: Path) -> None:
+    conda_env, constraints = make(tmp_path)
+    assert conda_env["channels"] == ["conda-forge"]
+    assert conda_env["dependencies"][:2] == [f"python={platform.python_version()}", "pip"]
+    assert get_pip(conda_env) == [
+        f"mlflow=={version('mlflow')}",
+        f"numpy=={version('numpy')}",
+        f"-c {tmp_path / 'constraints.txt'}",
+    ]
+    assert f"mlflow-skinny=={version('mlflow-skinny')}" in constraints
+    names = [line.partition("==")[0] for line in constraints]
+    assert names == sorted(names)
+
+
+def test_mlflow_reads_what_is_written(tmp_path: Path) -> None:
+    from mlflow.utils.environment import _process_conda_env
+
+    conda_env, constraints = make(tmp_path)
+    written, requirements, read = _process_conda_env(conda_env)
+    assert read == constraints
+    assert requirements[-1] == "-c constraints.txt"
+    assert str(tmp_path) not in yaml.safe_dump(written)
+
+
+def test_the_user_own_requirements_replace_and_extend(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("six  # why\n")
+    (tmp_path / "requirements.txt").write_text("# mine\nnumpy\n-r more.txt\n--no-binary :all:\n")
+    conda_env, _ = make(tmp_path, pip_requirements=str(tmp_path / "requirements.txt"))
+    assert get_pip(conda_env)[:-1] == ["numpy", "six", "--no-binary :all:"]
+    conda_env, _ = make(tmp_path, extra_pip_requirements=["six", "numpy>=1"])
+    assert get_pip(conda_env)[:-1] == [f"mlflow=={version('mlflow')}", "six", "numpy>=1"]
+
+
+def test_a_conda_env_keeps_what_it_says(tmp_path: Path) -> None:
+    given = {"channels": ["mine"], "dependencies": ["python=3.12", {"pip": ["six"]}]}
+    for form in (given, tmp_path / "conda.yaml", str(tmp_path / "conda.yaml")):
+        (tmp_path / "conda.yaml").write_text(yaml.safe_dump(given))
+        conda_env, constraints = make(tmp_path, conda_env=form)
+        assert conda_env["channels"] == ["mine"]
+        assert conda_env["dependencies"][0] == "python=3.12"
+        assert constraints == [f"six=={version('six')}"]
+
+
+def test_a_pin_of_the_user_is_stronger_than_what_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("python-dateutil<1\n")
+    _, constraints = make(tmp_path, pip_requirements=["pandas", "numpy<1", f"-c {tmp_path / 'mine.txt'}"])
+    names = {line.partition("==")[0] for line in constraints}
+    assert "pandas" in names
+    assert not {"numpy", "python-dateutil"} & names
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"conda_env": {}, "pip_requirements": ["a"], "extra_pip_requirements": ["b"]}, "give one of them"),
+        ({"pip_requirements": "nowhere.txt"}, "cannot be read"),
+        ({"conda_env": ["a"]}, "must be a mapping"),
+        ({"conda_env": {"channels": []}}, "must be a mapping"),
+    ],
+)
+def test_unusable_requirements_are_told(tmp_path: Path, kwargs: dict[str, Any], match: str) -> None:
+    with pytest.raises(RecordingError, match=match):
+        make(tmp_path, **kwargs)
+
+
+def test_broken_yaml_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "conda.yaml").write_text("a: [")
+    with pytest.raises(RecordingError, match="no YAML") as caught:
+        make(tmp_path, conda_env=str(tmp_path / "conda.yaml"))
+    assert "\n" not in caught.value.message
+
+
+def test_a_package_of_no_index_is_named(tmp_path: Path, installed: dict[str, FakeDistribution]) -> None:
+    add(installed, "indexed", "mine")
+    add(installed, "mine", direct_url__json='{"url": "file:///here", "dir_info": {}}')
+    with pytest.raises(RecordingError, match=r"^mine was installed from a folder"):
+        make(tmp_path, ["indexed"])
+
+
+WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
+
+
+@given(st.lists(WORDS | st.just("# comment") | st.just("")))
+def test_lines_are_kept_in_order_without_comments(lines: list[str]) -> None:
+    assert list(_read_lines([f"  {line} # why" if line else line for line in lines])) == [
+        line for line in lines if line and not line.startswith("#")
+    ]

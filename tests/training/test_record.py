@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+from kedro_datasets.json.json_dataset import JSONDataset
+
+from kbuild.errors import RecordingError
+from kbuild.training import publish
+from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+from kbuild.training.record import RecordedModel, record_model
+from kbuild.training.settings import TrainingSettings
+from kbuild.training.tracking import GitState
+
+# MLflow and pandas warn of each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+UNCHECKED = TrainingSettings(check=False)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, package: ModuleType) -> DataCatalog:
+    made = DataCatalog(
+        {
+            "orders": MemoryDataset(package.make_orders()),
+            "factors": JSONDataset(filepath=str(tmp_path / "data" / "factors.json")),
+            "params:bonus": MemoryDataset(0.5),
+        }
+    )
+    made.save("factors", {"factor": 2.0})
+    return made
+
+
+def bind(function: Any, package: ModuleType, **log_model_kwargs: Any) -> PipelineML:
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit")])
+    inference = Pipeline([node(function, ["orders", "factors", "params:bonus"], "totals", name="score")])
+    return pipeline_ml_factory(training, inference, "orders", log_model_kwargs=log_model_kwargs)
+
+
+def record(pipeline_ml: PipelineML, catalog: DataCatalog, **kwargs: Any) -> RecordedModel:
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    options: dict[str, Any] = {"run_id": run_id, "package_name": "tinyshop", "settings": UNCHECKED, **kwargs}
+    return record_model(pipeline_ml, catalog, **options)
+
+
+def find_models(store: mlflow.MlflowClient) -> list[Any]:
+    return list(store.search_logged_models(["0"]))
+
+
+def test_a_whole_checked_model_is_logged(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "src" / "tinyshop" / "functions.py").write_text(
+        (tmp_path / "src" / "tinyshop" / "functions.py").read_text() + "\n# more\n"
+    )
+    recorded = record(
+        bind(package.score, package, name="shop", metadata={"mine": 1}, tags={"team": "a"}),
+        catalog,
+        settings=TrainingSettings(example_rows=2),
+        git=GitState(commit="a" * 40, dirty=True),
+    )
+    assert (recorded.name, recorded.model_uri) == ("shop", f"models:/{recorded.model_id}")
+    logged = store.get_logged_model(recorded.model_id)
+    assert str(logged.status) == "READY"
+    assert logged.tags["team"] == "a"
+    outputs = store.get_run(recorded.run_id).outputs.model_outputs
+    assert [each.model_id for each in outputs] == [recorded.model_id]
+
+    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path / "out")))
+    model = yaml.safe_load((folder / "MLmodel").read_text())
+    assert model["run_id"] == recorded.run_id
+    assert model["metadata"]["mine"] == 1
+    kept = model["metadata"]["kbuild"]
+    assert kept["format"] == 1
+    assert kept["git_commit"] == "a" * 40
+    assert kept["git_dirty"] is True
+    assert kept["prediction"] == "recorded_prediction.json"
+    assert model["signature"]["outputs"] is not None
+    assert json.loads((folder / "recorded_prediction.json").read_text()) == {
+        "predictions": [{"total": 20.5}, {"total": 80.5}]
+    }
+    assert len(json.loads((folder / "serving_input_example.json").read_text())["dataframe_split"]["data"]) == 2
+    assert "-c constraints.txt" in (folder / "requirements.txt").read_text()
+    assert "kedro" not in (folder / "requirements.txt").read_text()
+    assert (folder / "code" / "tinyshop" / "functions.py").is_file()
+    everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert str(tmp_path).encode() not in everything
+    assert not list(folder.rglob("__pycache__"))
+
+
+def test_the_logged_model_answers(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
+    recorded = record(bind(package.score, package), catalog)
+    model = mlflow.pyfunc.load_model(recorded.model_uri)
+    answer = model.predict(package.make_orders(), params={"bonus": 1.0})
+    assert answer["total"].tolist() == [21.0, 81.0, 181.0]
+
+
+def test_released_data_is_taken_from_what_was_captured(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
+) -> None:
+    orders = package.make_orders()
+    catalog["orders"] = MemoryDataset()
+    with pytest.raises(RecordingError, match="no data of the inference input 'orders'"):
+        record(bind(package.score, package), catalog)
+    assert record(bind(package.score, package), catalog, captured={"orders": orders}).model_id
+    assert record(bind(package.score, package, signature=None), catalog).model_id
+
+
+def test_inputs_of_an_earlier_run_are_noted(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
+) -> None:
+    training = Pipeline(
+        [node(package.fit, "orders", "factors", name="fit"), node(lambda o: 1, "orders", "size", name="size")]
+    )
+    bound = pipeline_ml_factory(training, bind(package.score, package).inference, "orders").only_nodes("size")
+    recorded = record(bound, catalog)
+    assert recorded.reused == ("factors",)
+    info = mlflow.models.get_model_info(recorded.model_uri)
+    assert info.metadata["kbuild"]["reused_inputs"] == ["factors"]
+
+
+def test_an_example_may_be_refused(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
+    recorded = record(bind(package.score, package, input_example=False), catalog)
+    assert mlflow.models.get_model_info(recorded.model_uri).metadata["kbuild"]["prediction"] is None
+
+
+def add_module(tmp_path: Path, name: str, text: str) -> ModuleType:
+    from importlib import import_module, invalidate_caches
+
+    (tmp_path / "src" / "tinyshop" / f"{name}.py").write_text(textwrap.dedent(text))
+    invalidate_caches()
+    return import_module(f"tinyshop.{name}")
+
+
+def assert_nothing_is_left(store: mlflow.MlflowClient) -> None:
+    assert find_models(store) == []
+
+
+def test_a_package_that_only_the_check_finds_is_added(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    dynamic = add_module(
+        tmp_path,
+        "dynamic",
+        """
+        from importlib import import_module
+
+        def score(orders, factors, bonus):
+            import_module("hypothesis")
+            return orders[["price"]] * factors["factor"] + bonus
+        """,
+    )
+    recorded = record(bind(dynamic.score, package), catalog, settings=TrainingSettings())
+    assert "hypothesis==" in Path(mlflow.pyfunc.get_model_dependencies(recorded.model_uri)).read_text()
+
+
+def test_what_the_user_says_it_needs_is_not_added_to(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    uses = add_module(
+        tmp_path, "uses", "import sklearn\n\n\ndef score(orders, factors, bonus):\n    return orders[['price']]\n"
+    )
+    bound = bind(uses.score, package, pip_requirements=["mlflow-skinny", "pandas", "cloudpickle"])
+    with pytest.raises(RecordingError, match="No module named 'sklearn'"):
+        record(bound, catalog, settings=TrainingSettings())
+    assert_nothing_is_left(store)
+
+
+def test_code_that_would_not_be_in_the_image_fails_the_check(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "hidden_helper.py").write_text("FACTOR = 3\n")
+    module = add_module(
+        tmp_path,
+        "sneaky",
+        """
+        import importlib
+
+        def score(orders, factors, bonus):
+            return orders[["price"]] * importlib.import_module("hidden_" + "helper").FACTOR
+        """,
+    )
+    sys.path.insert(0, str(elsewhere))
+    try:
+        with pytest.raises(RecordingError, match=r"in a clean process: .*No module named 'hidden_helper'") as caught:
+            record(bind(module.score, package), catalog, settings=TrainingSettings())
+    finally:
+        sys.path.remove(str(elsewhere))
+        sys.modules.pop("hidden_helper", None)
+    assert "check = false" in (caught.value.hint or "")
+    assert_nothing_is_left(store)
+
+
+def test_a_model_that_answers_otherwise_elsewhere_is_refused(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    module = add_module(
+        tmp_path,
+        "moody",
+        """
+        import os
+
+        def score(orders, factors, bonus):
+            return orders[["price"]] * os.getpid()
+        """,
+    )
+    with pytest.raises(RecordingError, match="predicts something else than in training"):
+        record(bind(module.score, package), catalog, settings=TrainingSettings())
+    assert_nothing_is_left(store)
+
+
+def test_a_check_that_takes_too_long_is_stopped(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient
+) -> None:
+    with pytest.raises(RecordingError, match=r"within 0\.01 seconds"):
+        record(bind(package.score, package), catalog, settings=TrainingSettings(check_timeout=0.01))
+    assert_nothing_is_left(store)
+
+
+def test_an_output_that_json_cannot_carry_is_told(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    module = add_module(tmp_path, "odd", "def score(orders, factors, bonus):\n    return {'a': object()}\n")
+    with pytest.raises(RecordingError, match="cannot answer its own input example"):
+        record(bind(module.score, package), catalog)
+    assert_nothing_is_left(store)
+
+
+def test_a_store_that_fails_half_way_keeps_no_model(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", refuse)
+    with pytest.raises(RecordingError, match="could not be logged: No space left"):
+        record(bind(package.score, package), catalog)
+    assert_nothing_is_left(store)
+
+
+def test_what_cannot_even_be_deleted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def delete_logged_model(self, model_id: str) -> None:
+            raise OSError("gone")
+
+    assert "m-1 could not be deleted: gone" in publish._delete(Client(), "m-1")
+    assert publish._delete(Client(), None) == ""
+
+
+def test_a_registered_model(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
+    recorded = record(bind(package.score, package, registered_model_name="shop"), catalog)
+    version = store.get_model_version("shop", "1")
+    assert version.run_id == recorded.run_id
+    answer = mlflow.pyfunc.load_model("models:/shop/1").predict(package.make_orders())
+    assert isinstance(answer, pd.DataFrame)
