@@ -45,7 +45,7 @@ def test_a_suite_is_assembled() -> None:
     assert "libc6" in choice.suite.packages
 
 
-@pytest.mark.parametrize("text", ["", "Not A Name", "oci:", "x\ny", "debian:bookworm@sha256:1"])
+@pytest.mark.parametrize("text", ["", "Not A Name", "oci:", "x\ny", "debian:bookworm@sha256:1", "~no-such-user/x"])
 def test_the_rest_is_refused_with_what_is_known(text: str) -> None:
     with pytest.raises(BaseImageError) as caught:
         parse_base(text)

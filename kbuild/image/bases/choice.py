@@ -40,7 +40,10 @@ def parse_base(text: str) -> BaseChoice:
         path = text.removeprefix("oci:")
         if not path or "\0" in path:
             raise BaseImageError(f"{text!r} names no OCI layout directory", hint=hint)
-        return BaseChoice(kind="layout", text=text, path=Path(path).expanduser())
+        try:
+            return BaseChoice(kind="layout", text=text, path=Path(path).expanduser())
+        except RuntimeError as error:  # ~somebody
+            raise BaseImageError(f"{text!r} names the home of a user that is not there", hint=hint) from error
     distribution, _, name = text.partition(":")
     suite = find_suite(distribution, name)
     if suite is not None:
