@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from engines import DockerEngine, Registry, start_engine, start_registry
+from tool import Tool, Trained
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,22 @@ def docker_host(docker_engine: DockerEngine, monkeypatch: pytest.MonkeyPatch) ->
     """The private engine, made the one that ``docker`` and kbuild find."""
     monkeypatch.setenv("DOCKER_HOST", docker_engine.host)
     return docker_engine
+
+
+@pytest.fixture(scope="session")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Tool:
+    """kbuild with one cache for the whole session; no Docker is found unless a test names one."""
+    folder = tmp_path_factory.mktemp("kbuild")
+    return Tool(cache=folder / "cache", environment={"DOCKER_HOST": f"unix://{folder}/no-docker.sock"})
+
+
+@pytest.fixture(scope="session")
+def demo(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``kbuild demo --json`` printed, run once, without Docker and without conda."""
+    return tool("demo", "--dir", tmp_path_factory.mktemp("demo") / "project", "--json").json
+
+
+@pytest.fixture(scope="session")
+def trained(demo: dict[str, Any]) -> Trained:
+    """The demo's project and run."""
+    return Trained(folder=Path(demo["dir"]), run_id=demo["run_id"])

@@ -1,0 +1,100 @@
+"""Running kbuild and its neighbours as a user does: as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+PROJECT = Path(__file__).parent / "projects" / "diabetes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def error_lines(self) -> list[str]:
+        """What it says went wrong, progress left out."""
+        lines = self.err.splitlines()
+        start = next((i for i, line in enumerate(lines) if line.startswith("error: ")), len(lines))
+        return lines[start:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """kbuild with a cache and, where given, a tracking uri of its own."""
+
+    cache: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, *argv: str | Path, cwd: Path | None = None, code: int | None = 0, **environment: str) -> Done:
+        """``kbuild …``; fails the test when the exit code is not ``code`` (None: any)."""
+        done = self.run([BIN / "kbuild", *argv], cwd=cwd, **environment)
+        assert code is None or done.code == code, f"exit code {done.code}, not {code}\n{done.err[-4000:]}\n{done.out}"
+        return done
+
+    def run(self, argv: list[str | Path], *, cwd: Path | None = None, **environment: str) -> Done:
+        """Any program in the same environment."""
+        done = subprocess.run(
+            [str(word) for word in argv], cwd=cwd, env=self.environ(**environment), capture_output=True, text=True
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def environ(self, **environment: str) -> dict[str, str]:
+        """This process's environment without what would reach into other folders or servers."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "KBUILD_", "PYTHONPATH"))}
+        return {
+            **inherited,
+            "DO_NOT_TRACK": "1",
+            "KBUILD_CACHE_DIR": str(self.cache),
+            **self.environment,
+            **environment,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A project folder with a logged run."""
+
+    folder: Path
+    run_id: str
+
+
+def copy_project(target: Path, source: Path = PROJECT) -> Path:
+    """A fresh copy of a project, without what runs leave behind."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.db", "mlartifacts"))
+    return target
+
+
+@contextmanager
+def running(argv: list[str | Path], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process, ended by its own pid."""
+    with log.open("wb") as out:
+        process = subprocess.Popen([str(word) for word in argv], stdout=out, stderr=subprocess.STDOUT, **options)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
