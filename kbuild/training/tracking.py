@@ -18,6 +18,7 @@ from kbuild.training.settings import default_artifact_uri, default_tracking_uri
 # Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
 _RUN_PARAMS = (
     "run_id",
+    "session_id",
     "env",
     "kedro_version",
     "pipeline_names",
