@@ -91,7 +91,7 @@ def test_without_a_recorded_prediction_an_answer_is_enough_and_said_so(image: Fa
 
 def test_an_error_answer_fails_with_its_text(image: FakeImage) -> None:
     image.files = {"/opt/model/x.json": b"{}"}
-    with pytest.raises(VerificationFailed, match="400.*BAD_REQUEST"):
+    with pytest.raises(VerificationFailed, match=r"400.*BAD_REQUEST"):
         check(image)
 
 
@@ -105,7 +105,7 @@ def test_ready_is_when_health_answers(image: FakeImage) -> None:
 
 
 def test_an_image_that_stopped_is_reported_with_its_last_words() -> None:
-    with pytest.raises(ContainerFailed, match="stopped before it answered.*no module named x"):
+    with pytest.raises(ContainerFailed, match=r"stopped before it answered.*no module named x"):
         wait_until_ready(FakeImage("http://127.0.0.1:1", running=False), timeout=5, progress=Silent())
 
 
