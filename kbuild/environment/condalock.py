@@ -15,7 +15,7 @@ from kbuild.digest import Digest, digest_json
 from kbuild.environment.capture import capture_interpreter, check_version, running_interpreter
 from kbuild.environment.condalock_errors import source_only_hint
 from kbuild.environment.condalock_run import PlatformSolve
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, Lockfile, parse_lockfile
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, CONTENT_DIGEST_KEY, Lockfile, content_digest, parse_lockfile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ExtraNotInstalled,
@@ -118,6 +118,7 @@ class CondaLockResolver:
 def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
     """One lockfile of the lockfiles of several platforms, without conda-lock's own comments and file names."""
     first = documents[0]["metadata"]
+    packages = [package for each in documents for package in each["package"]]
     joined = {
         "version": 1,
         "metadata": {
@@ -127,9 +128,9 @@ def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
             "channels": first["channels"],
             "platforms": [name for each in documents for name in each["metadata"]["platforms"]],
             "sources": first["sources"],
-            "custom_metadata": first["custom_metadata"],
+            "custom_metadata": {**first["custom_metadata"], CONTENT_DIGEST_KEY: str(content_digest(packages))},
         },
-        "package": [package for each in documents for package in each["package"]],
+        "package": packages,
     }
     return (_HEADER + str(yaml.safe_dump(joined, sort_keys=False))).encode()
 

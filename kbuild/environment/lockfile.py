@@ -6,6 +6,7 @@ Format: https://conda.github.io/conda-lock/output/#unified-lockfile and conda-lo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import Any, Literal
 
 import yaml
 
-from kbuild.digest import Digest, digest_bytes
+from kbuild.digest import Digest, digest_bytes, digest_json
 from kbuild.errors import LockfileInvalid, PlatformError
 from kbuild.platform import Platform
 
 INPUT_DIGEST_KEY = "kbuild_input_digest"
 """Where ``metadata.custom_metadata`` of a lockfile records the digest of what it was made from."""
+
+CONTENT_DIGEST_KEY = "kbuild_content_digest"
+"""Where ``metadata.custom_metadata`` records the digest of the packages, so that a lock edited by hand shows."""
 
 CHANNEL_VARIABLE = "KBUILD_CHANNEL"
 """Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
@@ -110,6 +114,15 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     if faults:
         raise LockfileInvalid(f"{source}: {'; '.join(faults)}", hint="make the lock again with kbuild lock")
     return lockfile
+
+
+def content_digest(packages: Sequence[Any]) -> Digest:
+    """The digest of the ``package`` list as it was parsed from YAML.
+
+    It shows an edit by hand, not a forgery: whoever edits the list can take its digest anew. What YAML knows and JSON
+    does not (dates) counts by its text.
+    """
+    return digest_json(json.loads(json.dumps(packages, default=str)))
 
 
 def _package(entry: Any, path: str, faults: list[str]) -> LockedPackage | None:
