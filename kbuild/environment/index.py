@@ -1,6 +1,6 @@
 """The package indexes of the user's own pip configuration, and what they offer.
 
-Formats: pip's docs, "Configuration"; PyPA's "Simple repository API" (PEP 503 and PEP 691).
+Formats: pip's docs, "Configuration"; PyPA's "Simple repository API" (PEP 503, PEP 592 and PEP 691).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
@@ -118,6 +119,15 @@ def _default_index() -> str | None:
     return str(PyPI.simple_url)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexFile:
+    """A file of a package as an index lists it. ``yanked`` is the reason for its withdrawal, often empty, else None."""
+
+    filename: str
+    sha256: str | None
+    yanked: str | None
+
+
 def find_releases(
     name: str, indexes: Iterable[str], *, environ: Mapping[str, str], session: requests.Session
 ) -> dict[Version, list[str]]:
@@ -126,6 +136,21 @@ def find_releases(
     Raises IndexUnavailable when an index does not answer.
     """
     releases: dict[Version, list[str]] = {}
+    for file in find_files(name, indexes, environ=environ, session=session):
+        version = _version(file.filename)
+        if version is not None:
+            releases.setdefault(version, []).append(file.filename)
+    return releases
+
+
+def find_files(
+    name: str, indexes: Iterable[str], *, environ: Mapping[str, str], session: requests.Session
+) -> list[IndexFile]:
+    """Every file of a package over all indexes, empty where none has it.
+
+    Raises IndexUnavailable when an index does not answer, or answers with something that is no index page.
+    """
+    found: list[IndexFile] = []
     for index in indexes:
         url = f"{expand_variables(index, environ).rstrip('/')}/{canonicalize_name(name)}/"
         try:
@@ -133,16 +158,12 @@ def find_releases(
             if response.status_code == requests.codes.not_found:
                 continue
             response.raise_for_status()
-            filenames = _filenames(response)
-        except requests.RequestException as error:
+            found += _files(response)
+        except (requests.RequestException, AttributeError, KeyError, TypeError) as error:
             raise IndexUnavailable(
                 f"the package index {urlsplit(url).hostname} does not answer: {network_reason(error)}"
             ) from error
-        for filename in filenames:
-            version = _version(filename)
-            if version is not None:
-                releases.setdefault(version, []).append(filename)
-    return releases
+    return found
 
 
 def network_reason(error: Exception) -> str:
@@ -154,23 +175,45 @@ def network_reason(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _filenames(response: requests.Response) -> list[str]:
+def _files(response: requests.Response) -> list[IndexFile]:
     if "json" in response.headers.get("Content-Type", ""):
-        return [str(file["filename"]) for file in response.json().get("files", [])]
+        return [_json_file(file) for file in response.json().get("files", [])]
     parser = _Links()
     parser.feed(response.text)
-    return [unquote(urlsplit(urljoin(response.url, href)).path.rsplit("/", 1)[-1]) for href in parser.hrefs]
+    return [_html_file(urljoin(response.url, href), yanked) for href, yanked in parser.links]
+
+
+def _json_file(file: Mapping[str, Any]) -> IndexFile:
+    yanked = file.get("yanked", False)
+    return IndexFile(
+        filename=str(file["filename"]),
+        sha256=(file.get("hashes") or {}).get("sha256"),
+        yanked=None if yanked is False else "" if yanked is True else str(yanked),
+    )
+
+
+def _html_file(url: str, yanked: str | None) -> IndexFile:
+    parts = urlsplit(url)
+    algorithm, _, digest = parts.fragment.partition("=")
+    return IndexFile(
+        filename=unquote(parts.path.rsplit("/", 1)[-1]),
+        sha256=digest if algorithm == "sha256" else None,
+        yanked=yanked,
+    )
 
 
 class _Links(HTMLParser):
+    """Each link and, where it is yanked, why (PEP 592, ``data-yanked``)."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.hrefs: list[str] = []
+        self.links: list[tuple[str, str | None]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        href = dict(attrs).get("href") if tag == "a" else None
+        found = dict(attrs)
+        href = found.get("href") if tag == "a" else None
         if href:
-            self.hrefs.append(href)
+            self.links.append((href, (found["data-yanked"] or "") if "data-yanked" in found else None))
 
 
 def _version(filename: str) -> Version | None:
