@@ -51,6 +51,12 @@ class ExtraNotInstalled(KbuildError):
     default_hint = "pip install 'kbuild[build]'"
 
 
+class EnvironmentUnfit(KbuildError):
+    """``kbuild doctor`` found something that stops the work."""
+
+    exit_code = 6
+
+
 # Models: 10-19
 
 
@@ -275,3 +281,25 @@ class AuditIncomplete(KbuildError):
     """The audit could not check everything, so nothing is called clean."""
 
     exit_code = 52
+
+
+# Triggers: 60-69
+
+
+class TriggerFailed(KbuildError):
+    """What was to follow a training run could not be started, or failed."""
+
+    exit_code = 60
+
+
+class SignatureRefused(KbuildError):
+    """A webhook's body that its signature or its time does not vouch for."""
+
+    exit_code = 61
+
+
+class DeliveryFailed(KbuildError):
+    """A receiver that does not answer or refuses; what it was to get is kept in the outbox."""
+
+    exit_code = 62
+    default_hint = "it is kept; send it again with: kbuild trigger --flush"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
     from kedro.pipeline.node import Node
 
+    from kbuild.training.config import ProjectConfig
     from kbuild.training.pipeline_ml import PipelineML
+    from kbuild.training.record import RecordedModel
     from kbuild.training.tracking import GitState, TrainingRun
 
 
@@ -31,6 +33,8 @@ class _Training:
     """A training run under way, and the data of its inference inputs that the runner would release."""
 
     run: TrainingRun
+    tracking_uri: str
+    config: ProjectConfig
     git: GitState | None
     wanted: frozenset[str]
     captured: dict[str, Any] = field(default_factory=dict)
@@ -44,6 +48,12 @@ class MlflowPipelineHook:
 
     def __init__(self) -> None:
         self._training: _Training | None = None
+        self._config_loader: Any = None
+
+    @hook_impl  # type: ignore[untyped-decorator]
+    def after_context_created(self, context: Any) -> None:
+        """Keep the session's config loader, which knows the environment that kbuild.yml is read from."""
+        self._config_loader = context.config_loader
 
     # Last, so that a run that another hook starts for this pipeline is there already.
     @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
@@ -53,14 +63,24 @@ class MlflowPipelineHook:
             pipeline_ml = _find_pipeline_ml(pipeline)
             if pipeline_ml is None:
                 return
+            import mlflow
+
+            from kbuild.training.config import read_config
             from kbuild.training.tracking import make_tags, read_git_state, start_training_run
 
             binding = pipeline_ml.binding
             project_path = _get_project_path(run_params)
             name = _get_package_name() or project_path.name
+            config = read_config(project_path, env=run_params.get("env"), loader=self._config_loader)
             git = read_git_state(project_path)
-            run = start_training_run(project_path, name, make_tags(run_params, git, name))
-            self._training = _Training(run=run, git=git, wanted=_find_released(binding.inference, pipeline_ml, catalog))
+            tags = {**config.training.tags, **make_tags(run_params, git, name)}
+            self._training = _Training(
+                run=start_training_run(project_path, name, tags),
+                tracking_uri=mlflow.get_tracking_uri(),
+                config=config,
+                git=git,
+                wanted=_find_released(binding.inference, pipeline_ml, catalog),
+            )
             atexit.register(self._abandon)
 
     @hook_impl  # type: ignore[untyped-decorator]
@@ -70,19 +90,37 @@ class MlflowPipelineHook:
         if training is not None and dataset_name in training.wanted and not inspect.isgeneratorfunction(node.func):
             training.captured[dataset_name] = data
 
-    # First, so that a run that another hook ends after this pipeline is still open.
-    @hook_impl(tryfirst=True)  # type: ignore[untyped-decorator]
-    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Log the model, say so in one line, and end the run."""
+    # A wrapper, and the outermost: the model is logged before another hook ends the run, and told of after that.
+    @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any
+    ) -> Generator[None, Any, Any]:
+        """Log the model, say so in one line, end the run, and do what is to follow it."""
+        training, recorded = self._training, self._log(run_params, pipeline, catalog)
+        result = yield
+        if training is not None and recorded is not None:
+            from kbuild.training.trigger import follow
+
+            line = follow(
+                training.config,
+                recorded,
+                tracking_uri=training.tracking_uri,
+                project=_get_package_name() or _get_project_path(run_params).name,
+                git=training.git,
+            )
+            if line is not None:
+                click.echo(line)
+        return result
+
+    def _log(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> RecordedModel | None:
         training = self._training
         if training is None:
-            return
+            return None
         with _one_line_errors():
             pipeline_ml = _find_pipeline_ml(pipeline)
             if pipeline_ml is None:
                 raise UnexpectedError("a training run ended with another pipeline than it began with")
             from kbuild.training.record import record_model
-            from kbuild.training.settings import read_settings
 
             try:
                 recorded = record_model(
@@ -90,7 +128,7 @@ class MlflowPipelineHook:
                     catalog,
                     run_id=training.run.run_id,
                     package_name=_get_package_name(),
-                    settings=read_settings(_get_project_path(run_params)),
+                    settings=training.config.training,
                     captured=training.captured,
                     git=training.git,
                 )
@@ -100,6 +138,7 @@ class MlflowPipelineHook:
             self._end("FINISHED")
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
         click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}")
+        return recorded
 
     @hook_impl  # type: ignore[untyped-decorator]
     def on_pipeline_error(self) -> None:

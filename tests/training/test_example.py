@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
-from kbuild.errors import ConfigurationError, RecordingError
+from kbuild.errors import RecordingError
 from kbuild.training.check import is_same_answer
 from kbuild.training.example import Example, make_example, take_rows
 from kbuild.training.pyfunc import KedroPipelineModel
-from kbuild.training.settings import TrainingSettings, default_artifact_uri, default_tracking_uri, read_settings
+from kbuild.training.settings import default_artifact_uri, default_tracking_uri
 
 PARAMETERS = {
     "scalar": 2,
@@ -147,29 +147,6 @@ def test_an_answer_is_the_same_as_itself(value: Any) -> None:
 def test_which_answers_are_the_same(one: Any, other: Any, same: bool) -> None:
     assert is_same_answer(one, other) is same
     assert is_same_answer(other, one) is same
-
-
-def test_settings_are_read(tmp_path: Path) -> None:
-    assert read_settings(tmp_path) == TrainingSettings()
-    (tmp_path / "pyproject.toml").write_text("[tool.kbuild.training]\nexample_rows = 2\ncheck = false\n")
-    assert read_settings(tmp_path) == TrainingSettings(example_rows=2, check=False)
-    (tmp_path / "pyproject.toml").write_text("[tool.kbuild.training]\ncheck_timeout = 5\n")
-    assert read_settings(tmp_path).check_timeout == 5
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("[tool.kbuild.training]\nchek = true\nexample_rows = -1\n", "'chek' is unknown.*'example_rows' cannot be -1"),
-        ("[tool.kbuild.training]\ncheck = 1\n", "'check' cannot be 1"),
-        ("[tool.kbuild.training]\nexample_rows = true\n", "'example_rows' cannot be True"),
-        ("[tool", "cannot be read"),
-    ],
-)
-def test_impossible_settings_are_told(tmp_path: Path, text: str, match: str) -> None:
-    (tmp_path / "pyproject.toml").write_text(text)
-    with pytest.raises(ConfigurationError, match=match):
-        read_settings(tmp_path)
 
 
 def test_the_default_store_is_in_the_project(tmp_path: Path) -> None:
