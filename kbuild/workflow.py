@@ -28,6 +28,7 @@ from kbuild.image.rootfs import StagedEnvironment, compile_code, environment_rec
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.model.reference import ModelReference
+from kbuild.model.tags import Tag, write_tags
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.context import finish_context, stage_base, stage_model, stage_runtime
 from kbuild.plan.make import make_plan
@@ -81,7 +82,10 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageResult:
-    """``reference`` is ``name@sha256:…``; ``layout`` is where the OCI layout lies."""
+    """``reference`` is ``name@sha256:…``; ``layout`` is where the OCI layout lies.
+
+    ``pushed`` is the reference by digest that a registry now has; ``untagged`` says why the model's run was not tagged.
+    """
 
     image: BuiltImage
     reference: str
@@ -90,6 +94,8 @@ class ImageResult:
     model_digest: Digest
     lock_digest: Digest
     reused: bool
+    pushed: str | None = None
+    untagged: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,6 +267,7 @@ def _deliver(
     name = delivery.tag or delivery.push or _default_name(prepared.bundle)
     images.name(image, name)
     publishers: list[tuple[Publisher, ImageReference]] = []
+    pushed: str | None = None
     if delivery.output is not None:
         is_tar = delivery.output.suffix == ".tar"
         publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=delivery.output), name))
@@ -268,19 +275,31 @@ def _deliver(
         publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
     if delivery.push is not None:
         publishers.append((RegistryPublisher(), delivery.push))
+        pushed = delivery.push.with_digest(image.digest).familiar
     if publishers:
         with tools.phases("publish") as progress:
             for publisher, reference in publishers:
                 publisher.publish(image, reference, progress=progress)
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else image.layout
+    built = name.with_digest(image.digest).familiar
+    facts = prepared.bundle.facts
+    tags = {
+        Tag.IMAGE: built,
+        Tag.IMAGE_DIGEST: str(image.digest),
+        Tag.MODEL_DIGEST: str(prepared.bundle.digest),
+        Tag.LOCK_DIGEST: str(prepared.locked.lockfile.digest),
+        **({} if pushed is None else {Tag.PUSHED: pushed}),
+    }
     return ImageResult(
         image=image,
-        reference=name.with_digest(image.digest).familiar,
+        reference=built,
         layout=written.absolute(),
         plan=prepared.plan,
         model_digest=prepared.bundle.digest,
         lock_digest=prepared.locked.lockfile.digest,
         reused=reused,
+        pushed=pushed,
+        untagged=write_tags(tags, facts.run_id, facts.model_id, tools.store),
     )
 
 

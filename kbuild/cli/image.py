@@ -43,7 +43,7 @@ def command(
     tools, config = make_tools(show)
     request = make_image_request(config, model, engine, options)
     delivery = Delivery(
-        tag=None if tag is None else ImageReference.parse(tag),
+        tag=parse_tag(tag or config.tag),
         output=output,
         load=load,
         push=None if push is None else ImageReference.parse(push),
@@ -51,7 +51,14 @@ def command(
     result = build_image(request, delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")
+    if result.untagged is not None:
+        show.say(f"the run is not tagged with this image: {result.untagged}", style="yellow")
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
+
+
+def parse_tag(text: str | None) -> ImageReference | None:
+    """The name that an image is to have; raises InvalidReference."""
+    return None if text is None else ImageReference.parse(text)
 
 
 def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
@@ -70,5 +77,7 @@ def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
             {"digest": str(layer.digest), "diff_id": str(layer.diff_id), "size": layer.size, "by": layer.created_by}
             for layer in result.image.layers
         ],
+        "pushed": result.pushed,
+        "tagged": result.untagged is None,
         "seconds": seconds,
     }

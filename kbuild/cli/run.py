@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from kbuild.cli.find import found_image
-from kbuild.cli.options import make_tools
+from kbuild.cli.options import env_option, make_tools
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
 from kbuild.image.start import start_image
@@ -23,6 +23,7 @@ from kbuild.verify.scoring import wait_until_ready
 @click.argument("image")
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: a free one]")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
+@env_option
 def command(image: str, port: int | None, timeout: float) -> None:
     """Serve IMAGE on this machine until Ctrl-C; print its url when it is ready.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from kbuild.model.reference import ModelReference
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 # MLflow's own defaults wait for minutes on a server that is not there; a person is waiting here.
 _PATIENCE = {
@@ -37,6 +38,9 @@ class ModelStore(Protocol):
 
     def upload(self, run_id: str, files: list[Path], path: str) -> None:
         """Add files to the run's artifacts under ``path``."""
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+        """Tag the run, and the registered versions of its models, of ``model_id`` alone where one is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +77,18 @@ class MlflowStore:
             client = self._client()
             for file in files:
                 client.log_artifact(run_id, str(file), path)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+        """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
+        with self._speaking(run_id):
+            client = self._client()
+            for name, value in tags.items():
+                client.set_tag(run_id, name, value)
+            for version in client.search_model_versions(f"run_id = '{run_id}'"):
+                # MLflow 2 knew no model ids; a run had one model of a name then.
+                if model_id in (None, getattr(version, "model_id", None)) or not getattr(version, "model_id", None):
+                    for name, value in tags.items():
+                        client.set_model_version_tag(version.name, version.version, name, value)
 
     def _download(self, uri: str, into: Path) -> Path:
         import mlflow.artifacts
@@ -124,7 +140,7 @@ def _resolve(client: MlflowClient, reference: ModelReference) -> str:
 def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
     run = client.get_run(run_id)
     ids = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
-    logged = [client.get_logged_model(model_id) for model_id in dict.fromkeys(ids)]
+    logged = [model for model_id in dict.fromkeys(ids) for model in _find_logged(client, model_id)]
     ready = [model for model in logged if str(model.status) == "READY"]
     chosen = [model for model in ready if name in (None, model.name)]
     if len(chosen) == 1:
@@ -148,6 +164,18 @@ def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
         f"run {run_id} logged no model{detail}",
         hint="register a PipelineML in pipeline_registry.py and run the pipeline again; kbuild's hook logs it",
     )
+
+
+def _find_logged(client: MlflowClient, model_id: str) -> list[LoggedModel]:
+    """The model, or nothing: a run goes on naming a model that was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return [client.get_logged_model(model_id)]
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return []
 
 
 def _artifact_models(client: MlflowClient, run_id: str) -> list[str]:

@@ -20,6 +20,8 @@ PREFIX = "/opt/env"
 MODEL_PATH = "/opt/model"
 RUNTIME_PATH = "/opt/kbuild"
 PORT = 8080
+LABEL_MODEL_URI = "io.kbuild.model.uri"
+LABEL_RUN_ID = "io.kbuild.run.id"
 _USER = "65532:65532"
 
 
@@ -51,8 +53,8 @@ def make_plan(
         "io.kbuild.base.name": base.name,
         "io.kbuild.lock.digest": str(lockfile.digest),
         "io.kbuild.model.digest": str(bundle.digest),
-        "io.kbuild.model.uri": facts.uri,
-        "io.kbuild.run.id": facts.run_id,
+        LABEL_MODEL_URI: facts.uri,
+        LABEL_RUN_ID: facts.run_id,
         "io.kbuild.mlflow.version": facts.mlflow_version,
         "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
         "org.opencontainers.image.created": rfc3339(facts.created),

@@ -1,0 +1,39 @@
+"""What is written back to MLflow: tags on the run of a model and on the model's registered versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from kbuild.errors import KbuildError
+from kbuild.model.fetch import ModelStore
+
+
+class Tag(StrEnum):
+    """Names of the tags. Images are told by name and digest, all digests as ``sha256:…``.
+
+    VERIFY is ``passed``, ``failed``, or ``answered`` where the model recorded no prediction to compare with;
+    VERIFIED_DIGEST says of which image that is true. PUSHED is the reference by digest in a registry.
+    """
+
+    IMAGE = "kbuild.image"
+    IMAGE_DIGEST = "kbuild.image_digest"
+    PUSHED = "kbuild.pushed"
+    MODEL_DIGEST = "kbuild.model_digest"
+    LOCK_DIGEST = "kbuild.lock_digest"
+    VERIFY = "kbuild.verify"
+    VERIFIED_DIGEST = "kbuild.verified_digest"
+
+
+def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_id: str | None, store: ModelStore) -> str | None:
+    """Tag the run of a model and the model's versions; returns None, or why that could not be.
+
+    Not an error: an image is whole without them, and a model from a folder may name a run of another server.
+    """
+    if run_id is None:
+        return "the model names no run"
+    try:
+        store.set_tags(run_id, {str(tag): value for tag, value in tags.items()}, model_id=model_id)
+    except KbuildError as error:
+        return error.message
+    return None
