@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -21,6 +20,7 @@ from kbuild.digest import Digest
 from kbuild.environment import condalock_source as source
 from kbuild.environment.condalock_errors import explain_failure, lagging_requirement
 from kbuild.environment.credentials import without_credentials
+from kbuild.environment.download import make_session
 from kbuild.environment.index import find_releases
 from kbuild.environment.requirements import applicable
 from kbuild.environment.solver import find_solver
@@ -79,7 +79,7 @@ class PlatformSolve:
         document, stderr = self._ask(conda, pip, pins)
         if document is not None:
             return document
-        with requests.Session() as session:
+        with make_session(self.environ) as session:
             error = explain_failure(
                 stderr,
                 releases=lambda name: find_releases(name, self.spec.indexes, environ=self.environ, session=session),

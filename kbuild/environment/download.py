@@ -29,9 +29,13 @@ _TIMEOUT = (15.0, 60.0)
 _RETRY = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 
 
-def make_session() -> requests.Session:
-    """A session that tries again what may pass, with backoff, on as many connections as there are threads."""
+def make_session(environ: Mapping[str, str]) -> requests.Session:
+    """A session that tries again what may pass, with backoff, on as many connections as there are threads.
+
+    It trusts the certificates that ``REQUESTS_CA_BUNDLE`` of ``environ`` names: pip's own, where pip is told of any.
+    """
     session = requests.Session()
+    session.verify = environ.get("REQUESTS_CA_BUNDLE") or True
     adapter = HTTPAdapter(max_retries=_RETRY, pool_maxsize=_THREADS)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
@@ -61,7 +65,7 @@ def fetch_packages(
     if not missing:
         return {package: found[package] for package in wanted}
     progress.note(f"Fetching {len(missing)} of {len(wanted)} packages")
-    with make_session() if session is None else nullcontext(session) as opened:
+    with make_session(environ) if session is None else nullcontext(session) as opened:
         fetcher = _Fetcher(cache, channel, environ, indexes, opened, progress)
         with ThreadPoolExecutor(_THREADS) as pool:
             futures = {pool.submit(fetcher.fetch, package): package for package in missing}

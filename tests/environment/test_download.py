@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import requests
 
-from kbuild.environment.download import fetch_packages, resolve_url
+from kbuild.environment.download import fetch_packages, make_session, resolve_url
 from kbuild.environment.index import Indexes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import ConfigurationError, HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
@@ -127,3 +127,8 @@ def test_variables_in_urls(tmp_path: Path) -> None:
     assert resolve_url(captured(b""), channel=None, environ={"KBUILD_CHANNEL": "https://c.example"}).startswith(
         "https://c.example/linux-64/"
     )
+
+
+def test_a_session_trusts_what_pip_trusts() -> None:
+    assert make_session({"REQUESTS_CA_BUNDLE": "/etc/company.pem"}).verify == "/etc/company.pem"
+    assert make_session({}).verify is True
