@@ -20,7 +20,8 @@ from kbuild.verify.image import verify_image
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Tools, build_image
 
 IMAGE = ImageReference.parse("diabetes:demo")
-_LOGGED = re.compile(r"Logged model (?P<uri>models:/\S+) in run (?P<run>[0-9a-f]{32})")
+REQUEST_NAME = "request.json"
+_LOGGED = re.compile(r"Logged model models:/(?P<model>m-[0-9a-f]+) in run (?P<run>[0-9a-f]{32})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +52,10 @@ def copy_project(folder: Path) -> None:
 
 
 def train(folder: Path, run: Runner, progress: Progress) -> str:
-    """``kedro run`` in the project; returns the MLflow run's id. Raises RecordingError when training fails."""
+    """``kedro run`` in the project; returns the MLflow run's id. Raises RecordingError when training fails.
+
+    A request to try the served model with is left in the project as ``request.json``.
+    """
     # The demo keeps everything in its folder, whatever server this shell is set to.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     done = run(
@@ -66,6 +70,8 @@ def train(folder: Path, run: Runner, progress: Progress) -> str:
         raise RecordingError(
             f"kedro run failed: {' / '.join(lines[-3:])}", hint=f"see for yourself: cd {folder}; kedro run"
         )
+    model = folder / "mlartifacts" / "models" / logged["model"] / "artifacts"
+    shutil.copyfile(model / "serving_input_example.json", folder / REQUEST_NAME)
     return logged["run"]
 
 

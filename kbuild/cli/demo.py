@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ from kbuild.cli.config import ProjectConfig
 from kbuild.cli.find import DEFAULTS
 from kbuild.cli.options import cache_folder, engine_option, json_option, make_image_request
 from kbuild.cli.show import Show
-from kbuild.demo import IMAGE, DemoResult, run_demo
+from kbuild.demo import IMAGE, REQUEST_NAME, DemoResult, run_demo
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import run
 from kbuild.workflow import Tools
@@ -53,20 +55,25 @@ def command(folder: Path, engine: str, as_json: bool) -> None:
 
 def _tell(show: Show, result: DemoResult) -> None:
     size = result.image.image.size / 1e6
+    kbuild = _program()
     show.say("")
     show.say(f"{result.image.reference}, {size:.0f} MB, built by the {result.image.image.engine} engine")
     show.say(f"served by {result.runtime}; its prediction equals the one recorded in training")
     show.say("")
     show.say("What to type next:")
     show.say(f"  cd {result.folder}")
-    show.say(f"  kbuild run {IMAGE.familiar} --port 8080      # serve it; then, in another terminal:")
-    show.say(
-        "  curl -H 'Content-Type: application/json' -d @mlartifacts/models/*/artifacts/serving_input_example.json \\"
-    )
-    show.say("       http://127.0.0.1:8080/invocations")
-    show.say(f"  kbuild lock {result.run_id}      # every package by url and sha256")
-    show.say(f"  kbuild render {result.run_id} -o context      # the Dockerfile and what it copies")
+    show.say(f"  {kbuild} run {IMAGE.familiar} --port 8080      # serve it; then, in another terminal here:")
+    show.say(f"  curl -H 'Content-Type: application/json' -d @{REQUEST_NAME} http://127.0.0.1:8080/invocations")
+    show.say(f"  {kbuild} lock {result.run_id}      # every package by url and sha256")
+    show.say(f"  {kbuild} render {result.run_id} -o context      # the Dockerfile and what it copies")
     show.say("")
+
+
+def _program() -> str:
+    """What to type for kbuild: its name where the shell finds this very one, else its path."""
+    here = Path(sys.argv[0]).absolute()
+    found = shutil.which("kbuild")
+    return "kbuild" if here.name != "kbuild" or (found is not None and Path(found).absolute() == here) else str(here)
 
 
 def _to_json(result: DemoResult, seconds: dict[str, float]) -> dict[str, object]:
