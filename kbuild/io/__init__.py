@@ -1,0 +1,1 @@
+"""What catalog.yml files name."""
