@@ -24,7 +24,8 @@ _NOT_CONTENT = frozenset({"registered_model_meta"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata."""
+    """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata;
+    ``pickled`` are the files that a flavor names as pickles."""
 
     uri: str | None
     name: str | None
@@ -40,6 +41,7 @@ class ModelFacts:
     signature: Mapping[str, Any] | None
     input_example: str | None
     record: Mapping[str, Any]
+    pickled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +113,7 @@ def _read_facts(root: Path) -> ModelFacts:
         signature=_read_signature(mlmodel.get("signature")),
         input_example=_example_path(root, mlmodel.get("saved_input_example_info")),
         record=_read_record(mlmodel.get("metadata")),
+        pickled=_pickled(flavors),
     )
 
 
@@ -166,6 +169,16 @@ def _example_path(root: Path, info: object) -> str | None:
 def _read_record(metadata: object) -> dict[str, Any]:
     record = metadata.get("kbuild") if isinstance(metadata, dict) else None
     return record if isinstance(record, dict) else {}
+
+
+def _pickled(flavors: Mapping[str, Any]) -> tuple[str, ...]:
+    named = (
+        flavor.get(key)
+        for flavor in flavors.values()
+        if isinstance(flavor, dict)
+        for key in ("python_model", "pickled_model")
+    )
+    return tuple(sorted({name for name in named if isinstance(name, str)}))
 
 
 def _created(value: object) -> int:

@@ -1,0 +1,62 @@
+"""What a check answers: findings, and what it could not look at. Both are values; neither is ever dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["low", "medium", "high", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+
+
+def is_at_least(severity: Severity, threshold: Severity) -> bool:
+    """Whether ``severity`` is as bad as ``threshold`` or worse."""
+    return SEVERITIES.index(severity) >= SEVERITIES.index(threshold)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something wrong.
+
+    ``id`` names the kind (``lock-edited``) or the advisory (``PYSEC-2024-1``), ``aliases`` its other names. ``where``
+    is a package (``pip:jinja2``) or a file of the model. ``evidence`` is what was seen, ``remedy`` what to do.
+    """
+
+    id: str
+    check: str
+    severity: Severity
+    where: str
+    version: str | None = None
+    evidence: str
+    remedy: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unchecked:
+    """Something that could not be looked at, and so is not known to be good."""
+
+    check: str
+    where: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a check got its knowledge. ``date`` is the day of the newest entry, for what is not asked live."""
+
+    name: str
+    date: str | None = None
+    records: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """The answer of one check; ``looked_at`` counts what it checked (packages or files)."""
+
+    check: str
+    findings: tuple[Finding, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
+    sources: tuple[Source, ...] = ()
+    looked_at: int = 0

@@ -1,0 +1,202 @@
+"""What lies in an image, as plain values, from the metadata files inside it.
+
+Formats: PyPA's "Core metadata specifications" and "Recording installed projects" (``*.dist-info/METADATA``,
+``RECORD``); conda's ``conda-meta/*.json`` (conda's docs, "Environment metadata").
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import email.parser
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from packaging.utils import canonicalize_name
+
+from kbuild.digest import Digest, digest_json
+from kbuild.errors import InvalidImage
+
+_NOT_LICENSES = frozenset({"", "UNKNOWN", "OSI Approved"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFile:
+    """A file of the image; ``data`` only where it was asked for."""
+
+    digest: Digest
+    size: int
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distribution:
+    """An installed Python distribution; ``changed`` are files whose bytes are not those that its RECORD names."""
+
+    name: str
+    version: str
+    path: str
+    license: str | None
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CondaRecord:
+    """An installed conda package."""
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    sha256: str | None
+    license: str | None
+    files: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFacts:
+    """``subdir`` is conda's name of the platform; ``model_digest`` is computed from the files, None without a model.
+
+    ``unowned`` are files in site-packages that no distribution and no conda package brought.
+    """
+
+    digest: str
+    subdir: str
+    labels: Mapping[str, str]
+    distributions: tuple[Distribution, ...]
+    conda: tuple[CondaRecord, ...]
+    unowned: tuple[str, ...]
+    model_digest: Digest | None
+
+    @property
+    def python(self) -> str | None:
+        """The interpreter's version as its conda package says."""
+        return next((record.version for record in self.conda if record.name == "python"), None)
+
+
+def wants_bytes(path: str, prefix: str) -> bool:
+    """Whether ``read_facts`` needs the content of this file, not its digest alone."""
+    folder, name = posixpath.split(path)
+    if folder == f"{prefix}/conda-meta":
+        return name.endswith(".json")
+    return folder.endswith(".dist-info") and name in ("METADATA", "RECORD")
+
+
+def make_image_facts(
+    files: Mapping[str, ImageFile],
+    *,
+    digest: str,
+    subdir: str,
+    labels: Mapping[str, str],
+    prefix: str,
+    model_path: str,
+) -> ImageFacts:
+    """From the image's files below ``prefix`` and ``model_path`` (relative paths). Raises InvalidImage."""
+    conda = tuple(_conda(path, files[path]) for path in sorted(files) if _is_conda_meta(path, prefix))
+    infos = sorted({posixpath.dirname(path) for path in files if path.endswith(".dist-info/METADATA")})
+    owned = {f"{prefix}/{name}" for record in conda for name in record.files}
+    distributions = []
+    for info in infos:
+        distribution, brought = _distribution(info, files)
+        distributions.append(distribution)
+        owned |= brought
+    return ImageFacts(
+        digest=digest,
+        subdir=subdir,
+        labels=labels,
+        distributions=tuple(distributions),
+        conda=conda,
+        unowned=tuple(path for path in sorted(files) if "/site-packages/" in path and _counts(path, owned)),
+        model_digest=_model_digest(files, model_path),
+    )
+
+
+def _is_conda_meta(path: str, prefix: str) -> bool:
+    return posixpath.dirname(path) == f"{prefix}/conda-meta" and path.endswith(".json")
+
+
+def _counts(path: str, owned: set[str]) -> bool:
+    # Bytecode is made while the image is built, of files that are themselves checked.
+    return path not in owned and not path.endswith(".pyc")
+
+
+def _conda(path: str, file: ImageFile) -> CondaRecord:
+    try:
+        value = json.loads(file.data or b"")
+        return CondaRecord(
+            name=str(value["name"]),
+            version=str(value["version"]),
+            build=str(value.get("build", "")),
+            subdir=str(value.get("subdir", "")),
+            sha256=value.get("sha256"),
+            license=value.get("license") or None,
+            files=frozenset(map(str, value.get("files", ()))),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidImage(f"/{path} of the image is no conda package record: {error!r}") from error
+
+
+def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distribution, set[str]]:
+    """The distribution, and the paths that its RECORD lists."""
+    metadata = email.parser.BytesParser().parsebytes(files[f"{info}/METADATA"].data or b"", headersonly=True)
+    site = posixpath.dirname(info)
+    owned: set[str] = set()
+    changed, missing = [], []
+    record = files.get(f"{info}/RECORD")
+    for path, wanted in _record((record.data if record is not None else None) or b""):
+        place = posixpath.normpath(posixpath.join(site, path)).lstrip("/")
+        owned.add(place)
+        file = files.get(place)
+        if file is None:
+            # Bytecode that a wheel lists is made anew, or left out.
+            missing += [path] if not path.endswith(".pyc") else []
+        elif wanted is not None and file.digest != wanted:
+            changed.append(path)
+    distribution = Distribution(
+        name=canonicalize_name(str(metadata.get("Name") or posixpath.basename(info).partition("-")[0])),
+        version=str(metadata.get("Version") or ""),
+        path=info,
+        license=_license(metadata),
+        changed=tuple(sorted(changed)),
+        missing=tuple(sorted(missing)),
+    )
+    return distribution, owned
+
+
+def _record(data: bytes) -> Iterator[tuple[str, Digest | None]]:
+    for row in csv.reader(data.decode("utf-8", errors="replace").splitlines()):
+        if len(row) < 2 or not row[0]:
+            continue
+        algorithm, _, encoded = row[1].partition("=")
+        yield row[0], _decoded(encoded) if algorithm == "sha256" else None
+
+
+def _decoded(encoded: str) -> Digest | None:
+    try:
+        return Digest(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex())
+    except ValueError:
+        return None
+
+
+def _license(metadata: email.message.Message) -> str | None:
+    expression = metadata.get("License-Expression")
+    if expression:
+        return str(expression).strip()
+    classifiers = (str(each).split(" :: ") for each in metadata.get_all("Classifier") or ())
+    names = [parts[-1] for parts in classifiers if parts[0] == "License" and parts[-1] not in _NOT_LICENSES]
+    text = str(metadata.get("License") or "").strip()
+    # Old metadata often holds the whole text of a licence here.
+    if text not in _NOT_LICENSES and "\n" not in text and len(text) < 80:
+        return text
+    return " AND ".join(sorted(set(names))) or None
+
+
+def _model_digest(files: Mapping[str, ImageFile], model_path: str) -> Digest | None:
+    """As ``ModelBundle.digest``: over the sorted list of (path, sha256), compiled files left out."""
+    start = f"{model_path}/"
+    below = sorted(path for path in files if path.startswith(start) and "__pycache__" not in path.split("/"))
+    content = [[path.removeprefix(start), str(files[path].digest)] for path in below]
+    return digest_json(content) if content else None

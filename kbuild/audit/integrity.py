@@ -1,0 +1,146 @@
+"""Lock integrity: every package by url and sha256, from where it may come, and the lock as it was made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
+from kbuild.audit.lockview import LockEntry, LockView
+from kbuild.audit.policy import Policy
+from kbuild.audit.subject import Subject
+from kbuild.environment.credentials import without_credentials
+from kbuild.environment.lockfile import CHANNEL_VARIABLE
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
+_LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
+
+
+class IntegrityCheck:
+    """A ``Check`` of the lockfile alone and of the digests that were recorded when it was made."""
+
+    id = "lock"
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def run(self, subject: Subject) -> CheckResult:
+        """See Check."""
+        lock = subject.lock
+        if lock is None:
+            nothing = Unchecked(
+                check=self.id, where="lock", reason="there is no lockfile", remedy=f"make one: {subject.remake}"
+            )
+            return CheckResult(check=self.id, unchecked=(nothing,))
+        findings = [finding for entry in lock.entries for finding in self._entry(entry, lock, subject)]
+        findings += [*_edited(lock, subject), *_stale(lock, subject)]
+        return CheckResult(check=self.id, findings=tuple(findings), looked_at=len(lock.entries))
+
+    def _entry(self, entry: LockEntry, lock: LockView, subject: Subject) -> Iterator[Finding]:
+        def finding(name: str, severity: Severity, evidence: str, remedy: str | None = None) -> Finding:
+            return Finding(
+                id=name,
+                check=self.id,
+                severity=severity,
+                where=entry.where,
+                version=entry.version,
+                evidence=f"{entry.place}: {evidence}",
+                remedy=remedy or f"make the lock again: {subject.remake} --force",
+            )
+
+        if entry.sha256 is None or not _SHA256.fullmatch(entry.sha256):
+            yield finding("lock-no-sha256", "high", f"its sha256 is {entry.sha256 or 'missing'}")
+        if entry.url is None:
+            yield finding("lock-no-url", "high", "it has no url")
+            return
+        url = without_credentials(entry.url)
+        pinned = f"depend on a released version of {entry.name} from an index, log the model again and lock it"
+        if _VCS.match(entry.url):
+            yield finding("lock-vcs", "high", f"it comes from version control: {url}", pinned)
+        elif entry.url.startswith(("file:", "/", "./", "../")):
+            yield finding("lock-path", "high", f"it comes from a folder of one machine: {url}", pinned)
+        else:
+            yield from self._origin(entry, lock, url, finding)
+        if url != entry.url:
+            yield finding("lock-credentials", "high", f"credentials are written in its url: {url}")
+        if entry.manager == "pip" and not entry.filename.endswith(".whl") and not _VCS.match(entry.url):
+            yield finding(
+                "lock-sdist",
+                "medium",
+                f"it is a source distribution ({entry.filename}), whose build runs code and is not pinned",
+                f"choose a version of {entry.name} that has a wheel, or build one for your index",
+            )
+
+    def _origin(self, entry: LockEntry, lock: LockView, url: str, finding: _Maker) -> Iterator[Finding]:
+        if entry.manager == "conda" and entry.url is not None and entry.url.startswith(_LOCAL_CHANNEL):
+            return
+        if entry.manager == "conda":
+            allowed, key = self._policy.allowed_channels or lock.channels, "allowed-channels"
+        else:
+            allowed, key = self._policy.allowed_indexes, "allowed-indexes"
+        if allowed and not any(_is_below(url, place) for place in allowed):
+            stated = ", ".join(map(without_credentials, allowed))
+            yield finding(
+                "lock-origin",
+                "high",
+                f"it comes from {url}, which is not below {stated}",
+                f"add its origin to [tool.kbuild.audit] {key} or lock from an allowed one",
+            )
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+            yield finding("lock-plain-http", "low", f"it is fetched without encryption: {url}", "use https")
+
+
+def _edited(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """A lock that is not the one that was made: by the digest inside it, and by those recorded elsewhere."""
+    evidence = []
+    if lock.content_matches is False:
+        evidence.append("its packages are not those that the content digest inside it was taken of")
+    evidence += [
+        f"{known.place} records {known.digest}, the lock is {lock.digest}"
+        for known in subject.known_locks
+        if known.digest != str(lock.digest)
+    ]
+    if evidence:
+        yield Finding(
+            id="lock-edited",
+            check="lock",
+            severity="high",
+            where="conda-lock.yml",
+            evidence="; ".join(evidence),
+            remedy=f"throw the edited lock away and make it again: {subject.remake} --force",
+        )
+
+
+def _stale(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    fresh = subject.fresh_inputs
+    if fresh is None or lock.input_digest in {str(digest) for digest in fresh}:
+        return
+    if lock.input_digest is None:
+        evidence = "it records no input digest, so nobody knows which model it was made for"
+    else:
+        evidence = "the model, its channels, the package index or conda-lock's version changed since it was made"
+    yield Finding(
+        id="lock-stale",
+        check="lock",
+        severity="medium",
+        where="conda-lock.yml",
+        evidence=evidence,
+        remedy=f"make it again: {subject.remake}",
+    )
+
+
+class _Maker(Protocol):
+    def __call__(self, name: str, severity: Severity, evidence: str, remedy: str | None = None) -> Finding:
+        """A finding of one entry."""
+
+
+def _is_below(url: str, place: str) -> bool:
+    """Whether a package's url lies below a channel or index, given as url or as conda's short channel name."""
+    place = without_credentials(place).rstrip("/")
+    if "://" in place or place.startswith("$"):
+        return url == place or url.startswith(f"{place}/")
+    return f"/{place}/" in urlsplit(url).path

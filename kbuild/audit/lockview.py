@@ -1,0 +1,117 @@
+"""A lockfile as it is, faults included: what ``environment.lockfile`` refuses to read, audit has to show.
+
+Format: conda-lock's unified lockfile, version 1 (see ``kbuild.environment.lockfile``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from packaging.utils import canonicalize_name
+
+from kbuild.digest import Digest, digest_bytes
+from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest
+from kbuild.errors import LockfileInvalid
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockEntry:
+    """One ``package[n]`` of category ``main``; what is missing or no text is None."""
+
+    place: str
+    name: str
+    version: str
+    manager: str
+    subdir: str
+    url: str | None
+    sha256: str | None
+    dependencies: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """``pip:jinja2``: what findings call it."""
+        return f"{self.manager}:{self.name}"
+
+    @property
+    def filename(self) -> str:
+        """The last part of the url, without query or fragment."""
+        return (self.url or "").split("#", 1)[0].split("?", 1)[0].rsplit("/", 1)[-1]
+
+    @property
+    def canonical(self) -> str:
+        """The name as Python's indexes compare names."""
+        return canonicalize_name(self.name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockView:
+    """A lockfile's bytes and what they say. ``content_matches`` is None where the lock records no content digest."""
+
+    content: bytes
+    entries: tuple[LockEntry, ...]
+    channels: tuple[str, ...]
+    input_digest: str | None
+    content_matches: bool | None
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the file's bytes, as ``Lockfile.digest``."""
+        return digest_bytes(self.content)
+
+    def unique(self) -> tuple[LockEntry, ...]:
+        """One entry for each manager, name and version, whatever the platforms."""
+        return tuple({(entry.manager, entry.canonical, entry.version): entry for entry in self.entries}.values())
+
+
+def view_lock(content: bytes, *, source: str) -> LockView:
+    """Read a lockfile; raises LockfileInvalid only for what is no unified lockfile at all."""
+    try:
+        document = yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise LockfileInvalid(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+    packages = document.get("package") if isinstance(document, Mapping) else None
+    if not isinstance(document, Mapping) or document.get("version") != 1 or not isinstance(packages, list):
+        raise LockfileInvalid(f"{source} is no unified lockfile of version 1")
+    metadata = _mapping(document.get("metadata"))
+    custom = _mapping(metadata.get("custom_metadata"))
+    channels = metadata.get("channels")
+    recorded = custom.get(CONTENT_DIGEST_KEY)
+    entries = (_entry(entry, f"package[{number}]") for number, entry in enumerate(packages))
+    return LockView(
+        content=content,
+        entries=tuple(entry for entry in entries if entry is not None),
+        channels=tuple(str(_mapping(each).get("url", each)) for each in channels if each)
+        if isinstance(channels, list)
+        else (),
+        input_digest=_text(custom.get(INPUT_DIGEST_KEY)),
+        content_matches=None if recorded is None else recorded == str(content_digest(packages)),
+    )
+
+
+def _entry(value: Any, place: str) -> LockEntry | None:
+    entry = _mapping(value)
+    if entry.get("category", "main") != "main":
+        return None
+    return LockEntry(
+        place=place,
+        name=_text(entry.get("name")) or place,
+        version=str(entry.get("version") or ""),
+        manager=_text(entry.get("manager")) or "unknown",
+        subdir=_text(entry.get("platform")) or "",
+        url=_text(entry.get("url")),
+        sha256=_text(_mapping(entry.get("hash")).get("sha256")),
+        dependencies=tuple(sorted(map(str, _mapping(entry.get("dependencies"))))),
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,155 @@
+"""The report of an audit: its verdict, and the JSON form whose schema is ``schema/report.schema.json``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Severity, Source, Unchecked, is_at_least
+from kbuild.audit.policy import Ignore, Policy
+from kbuild.audit.subject import Subject
+
+FORMAT = 1
+Verdict = Literal["clean", "findings", "incomplete"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """A finding, or something unchecked, that the policy accepts for now."""
+
+    item: Finding | Unchecked
+    reason: str
+    expires: datetime.date
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditReport:
+    """``digests`` are those of the lock, the model and the image, as far as they were audited.
+
+    ``expired`` are ignores whose day has passed: what they covered counts again. ``unused`` covered nothing.
+    """
+
+    reference: str
+    kind: str
+    date: datetime.date
+    fail_on: Severity
+    digests: tuple[tuple[str, str], ...]
+    checks: tuple[tuple[str, int], ...]
+    findings: tuple[Finding, ...]
+    unchecked: tuple[Unchecked, ...]
+    accepted: tuple[Accepted, ...]
+    expired: tuple[Ignore, ...]
+    unused: tuple[Ignore, ...]
+    sources: tuple[Source, ...]
+
+    @property
+    def failing(self) -> tuple[Finding, ...]:
+        """Findings at or above ``fail_on``."""
+        return tuple(finding for finding in self.findings if is_at_least(finding.severity, self.fail_on))
+
+    @property
+    def verdict(self) -> Verdict:
+        """findings: some fail; else incomplete: something could not be checked; else clean."""
+        if self.failing:
+            return "findings"
+        return "incomplete" if self.unchecked else "clean"
+
+    def counts(self) -> dict[str, int]:
+        """How many findings of each severity, the worst first."""
+        severities = [finding.severity for finding in self.findings]
+        return {severity: severities.count(severity) for severity in reversed(SEVERITIES)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": FORMAT,
+            "reference": self.reference,
+            "kind": self.kind,
+            "date": self.date.isoformat(),
+            "verdict": self.verdict,
+            "fail_on": self.fail_on,
+            "counts": self.counts(),
+            "digests": dict(self.digests),
+            "checks": [{"id": check, "looked_at": number} for check, number in self.checks],
+            "findings": [_item(finding) for finding in self.findings],
+            "unchecked": [_item(each) for each in self.unchecked],
+            "accepted": [
+                {**_item(each.item), "accepted": each.reason, "expires": each.expires.isoformat()}
+                for each in self.accepted
+            ],
+            "expired_ignores": [_ignore(ignore) for ignore in self.expired],
+            "unused_ignores": [_ignore(ignore) for ignore in self.unused],
+            "sources": [asdict(source) for source in self.sources],
+        }
+
+
+def make_report(
+    subject: Subject, results: Sequence[CheckResult], policy: Policy, *, today: datetime.date, fail_on: Severity
+) -> AuditReport:
+    """Join the checks' answers and take out what the policy accepts on the day ``today``."""
+    findings: list[Finding] = []
+    unchecked: list[Unchecked] = []
+    accepted: list[Accepted] = []
+    used: set[Ignore] = set()
+    items: list[Finding | Unchecked] = []
+    for result in results:
+        items += [*result.findings, *result.unchecked]
+    for item in items:
+        covering = [ignore for ignore in policy.ignores if ignore.covers(item)]
+        used.update(covering)
+        valid = [ignore for ignore in covering if today <= ignore.expires]
+        if valid:
+            accepted.append(Accepted(item=item, reason=valid[0].reason, expires=valid[0].expires))
+        elif isinstance(item, Finding):
+            findings.append(item)
+        else:
+            unchecked.append(item)
+    return AuditReport(
+        reference=subject.reference,
+        kind=subject.kind,
+        date=today,
+        fail_on=fail_on,
+        digests=tuple(_digests(subject).items()),
+        checks=tuple((result.check, result.looked_at) for result in results),
+        findings=tuple(sorted(findings, key=_order)),
+        unchecked=tuple(sorted(set(unchecked), key=lambda each: (each.check, each.where, each.reason))),
+        accepted=tuple(accepted),
+        expired=tuple(ignore for ignore in policy.ignores if today > ignore.expires),
+        unused=tuple(ignore for ignore in policy.ignores if ignore not in used),
+        sources=tuple(dict.fromkeys(source for result in results for source in result.sources)),
+    )
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON schema of ``AuditReport.to_json``."""
+    text = files("kbuild.audit").joinpath("schema", "report.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def _order(finding: Finding) -> tuple[int, str, str, str]:
+    return (-SEVERITIES.index(finding.severity), finding.check, finding.where, finding.id)
+
+
+def _digests(subject: Subject) -> dict[str, str]:
+    found = {
+        "image": None if subject.image is None else subject.image.digest,
+        "lock": None if subject.lock is None else str(subject.lock.digest),
+        "model": None if subject.bundle is None else str(subject.bundle.digest),
+    }
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def _item(item: Finding | Unchecked) -> dict[str, Any]:
+    value = asdict(item)
+    if isinstance(item, Finding):
+        value["aliases"] = list(item.aliases)
+    return value
+
+
+def _ignore(ignore: Ignore) -> dict[str, Any]:
+    return {**asdict(ignore), "expires": ignore.expires.isoformat()}

@@ -1,0 +1,94 @@
+"""What is audited, as values: nothing here is fetched by a check itself, except what its own service answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from packaging.utils import canonicalize_name
+
+from kbuild.audit.finding import CheckResult
+from kbuild.audit.image_facts import ImageFacts
+from kbuild.audit.lockview import LockView
+from kbuild.digest import Digest
+from kbuild.model.bundle import ModelBundle
+
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*==\s*(?P<version>[^\s;#*]+)\s*(?:[;#].*)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """The environment that trained the model.
+
+    ``versions`` by canonical name; ``direct`` are the names that the model asks for itself; ``whole`` tells whether
+    ``versions`` covers the dependency closure or only the pins of ``conda.yaml``.
+    """
+
+    python: str
+    versions: dict[str, str]
+    direct: frozenset[str]
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownDigest:
+    """A digest that was written down when the lock was made or used: ``place`` says where."""
+
+    place: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """``reference`` is what the user typed. What is not part of the audit is None.
+
+    ``known_locks`` are digests that the lock should have; ``fresh_inputs`` the input digests a lock of this model may
+    record, None where there is no model to ask.
+    """
+
+    reference: str
+    kind: Literal["model", "image", "lock"]
+    lock: LockView | None = None
+    bundle: ModelBundle | None = None
+    trained: Trained | None = None
+    image: ImageFacts | None = None
+    known_locks: tuple[KnownDigest, ...] = ()
+    known_models: tuple[KnownDigest, ...] = ()
+    fresh_inputs: frozenset[Digest] | None = None
+    remake: str = "kbuild lock"
+    """The command that makes the lock again."""
+
+
+class Check(Protocol):
+    """One check. What it cannot look at it returns as Unchecked; it raises nothing for it."""
+
+    id: str
+
+    def run(self, subject: Subject) -> CheckResult:
+        """Look at whatever of the subject is there."""
+
+
+def read_trained(bundle: ModelBundle) -> Trained:
+    """The training environment as the model's ``constraints.txt``, ``conda.yaml`` and MLmodel tell it."""
+    facts = bundle.facts
+    pip_lines = [
+        str(line)
+        for dependency in facts.conda_env.get("dependencies") or ()
+        if isinstance(dependency, dict)
+        for line in dependency.get("pip") or ()
+    ]
+    closure = _pins((facts.constraints or "").splitlines())
+    direct = _pins(pip_lines)
+    recorded = facts.record.get("python")
+    return Trained(
+        python=recorded if isinstance(recorded, str) else facts.python_version,
+        versions={**direct, **closure},
+        direct=frozenset(direct),
+        whole=bool(closure),
+    )
+
+
+def _pins(lines: list[str]) -> dict[str, str]:
+    matches = (_PIN.fullmatch(re.sub(r"\[.*?\]", "", line.strip())) for line in lines)
+    return {canonicalize_name(match["name"]): match["version"] for match in matches if match is not None}
