@@ -72,12 +72,15 @@ class ImageRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """Where the image goes besides the local images."""
+    """Where the image goes besides the local images.
+
+    ``push`` is the text of a reference in which ``{run_id}`` and ``{model_id}`` are filled in.
+    """
 
     tag: ImageReference | None = None
     output: Path | None = None
     load: bool = False
-    push: ImageReference | None = None
+    push: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,7 +267,9 @@ def _build_with(
 def _deliver(
     image: BuiltImage, prepared: _Prepared, delivery: Delivery, images: LocalImages, tools: Tools, *, reused: bool
 ) -> ImageResult:
-    name = delivery.tag or delivery.push or _default_name(prepared.bundle)
+    facts = prepared.bundle.facts
+    push = None if delivery.push is None else fill_push(delivery.push, facts.run_id, facts.model_id)
+    name = delivery.tag or push or _default_name(prepared.bundle)
     images.name(image, name)
     publishers: list[tuple[Publisher, ImageReference]] = []
     pushed: str | None = None
@@ -273,16 +278,15 @@ def _deliver(
         publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=delivery.output), name))
     if delivery.load:
         publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
-    if delivery.push is not None:
-        publishers.append((RegistryPublisher(), delivery.push))
-        pushed = delivery.push.with_digest(image.digest).familiar
+    if push is not None:
+        publishers.append((RegistryPublisher(), push))
+        pushed = push.with_digest(image.digest).familiar
     if publishers:
         with tools.phases("publish") as progress:
             for publisher, reference in publishers:
                 publisher.publish(image, reference, progress=progress)
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else image.layout
     built = name.with_digest(image.digest).familiar
-    facts = prepared.bundle.facts
     tags = {
         Tag.IMAGE: built,
         Tag.IMAGE_DIGEST: str(image.digest),
@@ -301,6 +305,11 @@ def _deliver(
         pushed=pushed,
         untagged=write_tags(tags, facts.run_id, facts.model_id, tools.store),
     )
+
+
+def fill_push(text: str, run_id: str | None, model_id: str | None) -> ImageReference:
+    """The reference that a text with ``{run_id}`` and ``{model_id}`` means; raises InvalidReference."""
+    return ImageReference.parse(text.replace("{run_id}", run_id or "").replace("{model_id}", model_id or ""))
 
 
 def _default_name(bundle: ModelBundle) -> ImageReference:

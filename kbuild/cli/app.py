@@ -14,10 +14,13 @@ from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, Unexpecte
 
 _COMMANDS = {
     "demo": "kbuild.cli.demo",
+    "doctor": "kbuild.cli.doctor",
     "image": "kbuild.cli.image",
+    "init": "kbuild.cli.init",
     "lock": "kbuild.cli.lock",
     "render": "kbuild.cli.render",
     "run": "kbuild.cli.run",
+    "trigger": "kbuild.cli.trigger",
     "verify": "kbuild.cli.verify",
 }
 
@@ -64,11 +67,11 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:  # noqa: BLE001  the last place: no traceback may reach a user
-        code = _report(error)
+        code = report(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _report(error: Exception) -> int:
+def report(error: Exception) -> int:
     known = _known(error)
     if os.environ.get("KBUILD_DEBUG"):
         traceback.print_exception(error)

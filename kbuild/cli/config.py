@@ -5,8 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
+
 from kbuild.training.config import ProjectConfig as ProjectConfig
 from kbuild.training.config import read_config, read_pyproject
+
+_ENV = "kbuild.env"
+
+
+def _keep_env(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    ctx.meta[_ENV] = value
+
+
+env_option = click.option(
+    "--env",
+    "-e",
+    envvar="KEDRO_ENV",
+    metavar="NAME",
+    expose_value=False,
+    callback=_keep_env,
+    help="Kedro environment whose conf/NAME/kbuild.yml counts.  [default: local]",
+)
+"""For every command that calls ``project_config``, which finds what was chosen."""
+
+
+def project_config() -> ProjectConfig:
+    """Of the project the command was started in, in the environment that ``--env`` names."""
+    context = click.get_current_context(silent=True)
+    return read_project_config(Path.cwd(), None if context is None else context.meta.get(_ENV))
 
 
 def read_project_config(start: Path, env: str | None = None) -> ProjectConfig:

@@ -11,7 +11,7 @@ import click
 from kbuild.cli.options import build_options, engine_option, json_option, make_image_request, make_tools, model_argument
 from kbuild.cli.show import Show
 from kbuild.image.oci.reference import ImageReference
-from kbuild.workflow import Delivery, ImageResult, build_image
+from kbuild.workflow import Delivery, ImageResult, build_image, fill_push
 
 
 @click.command("image")
@@ -21,7 +21,11 @@ from kbuild.workflow import Delivery, ImageResult, build_image
 @build_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write an OCI layout folder, or FILE.tar.")
 @click.option("--load", is_flag=True, help="Also load it into the Docker engine.")
-@click.option("--push", metavar="REFERENCE", help="Also push it, such as to registry.example/churn:1.")
+@click.option(
+    "--push",
+    metavar="REFERENCE",
+    help="Also push it, such as to registry.example/churn:1; {run_id} and {model_id} are filled in.",
+)
 @click.option("--no-cache", is_flag=True, help="Build again even if this very plan was built before.")
 @json_option
 def command(
@@ -46,8 +50,10 @@ def command(
         tag=parse_tag(tag or config.tag),
         output=output,
         load=load,
-        push=None if push is None else ImageReference.parse(push),
+        push=push,
     )
+    if push is not None:
+        fill_push(push, "0", "0")  # what is no reference is told before the work, not after it
     result = build_image(request, delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
-from kbuild.cli.config import ProjectConfig, read_project_config, tracking_uri
+from kbuild.cli.config import ProjectConfig, env_option, project_config, tracking_uri
 from kbuild.cli.show import Show
 from kbuild.environment.locking import LockRequest
 from kbuild.errors import LabelError
@@ -23,23 +23,6 @@ from kbuild.workflow import ImageRequest, Tools
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 model_argument = click.argument("model", metavar="MODEL")
-_ENV = "kbuild.env"
-
-
-def _keep_env(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    ctx.meta[_ENV] = value
-
-
-env_option = click.option(
-    "--env",
-    "-e",
-    envvar="KEDRO_ENV",
-    metavar="NAME",
-    expose_value=False,
-    callback=_keep_env,
-    help="Kedro environment whose conf/NAME/kbuild.yml counts.  [default: local]",
-)
-"""For every command that calls ``make_tools`` or ``project_config``, which find what was chosen."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 engine_option = click.option(
     "--engine",
@@ -87,12 +70,6 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     uri = tracking_uri(config, Path.cwd())
     store = MlflowStore(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or None)
     return Tools(store=store, run=run, cache=cache_folder(), phases=show), config
-
-
-def project_config() -> ProjectConfig:
-    """Of the project the command was started in, in the environment that ``--env`` names."""
-    context = click.get_current_context(silent=True)
-    return read_project_config(Path.cwd(), None if context is None else context.meta.get(_ENV))
 
 
 def cache_folder() -> Path:

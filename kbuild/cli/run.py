@@ -10,8 +10,9 @@ from types import FrameType
 
 import click
 
+from kbuild.cli.config import env_option
 from kbuild.cli.find import found_image
-from kbuild.cli.options import env_option, make_tools
+from kbuild.cli.options import make_tools
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
 from kbuild.image.start import start_image

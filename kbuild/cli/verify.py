@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 import click
 
+from kbuild.cli.config import env_option
 from kbuild.cli.find import found_image
-from kbuild.cli.options import env_option, json_option, make_tools
+from kbuild.cli.options import json_option, make_tools
 from kbuild.cli.show import Show
 from kbuild.errors import VerificationFailed
 from kbuild.verify.image import verify_image

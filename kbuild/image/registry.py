@@ -60,6 +60,10 @@ class RegistryClient:
         host = _HOSTS.get(reference.registry, reference.registry)
         self._root = f"{'http' if _is_loopback(host) else 'https'}://{host}/v2/{reference.repository}/"
 
+    def check_access(self) -> None:
+        """Ask whether the registry is there and takes our credentials (distribution-spec "end-1", GET /v2/)."""
+        self._expect(self._request("GET", urljoin(self._root, "/v2/")), 200)
+
     def read_manifest(self, version: str) -> tuple[str, bytes]:
         """Media type and exact bytes of the manifest or index of a tag or digest."""
         response = self._request("GET", f"manifests/{version}", headers={"Accept": _ACCEPT}, stream=True)

@@ -78,6 +78,11 @@ class MlflowStore:
             for file in files:
                 client.log_artifact(run_id, str(file), path)
 
+    def ping(self) -> None:
+        """Ask the store anything; raises TrackingUnavailable, or ModelNotFound where no database is yet."""
+        with self._speaking("the experiments"):
+            self._client().search_experiments(max_results=1)
+
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
         with self._speaking(run_id):

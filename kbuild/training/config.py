@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,8 +141,10 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
     from kedro.config import OmegaConfigLoader
 
     patterns = {CONFIG_KEY: list(CONFIG_PATTERNS)}
-    loader = OmegaConfigLoader(str(conf), env=chosen, base_env=_BASE_ENV, config_patterns=patterns)
-    return _load(loader)
+    with warnings.catch_warnings():
+        # Kedro calls its libraries by names that they deprecate.
+        warnings.simplefilter("ignore")
+        return _load(OmegaConfigLoader(str(conf), env=chosen, base_env=_BASE_ENV, config_patterns=patterns))
 
 
 def _load(loader: Any) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def _load(loader: Any) -> dict[str, Any]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "yaml":
             raise
-        raise ConfigurationError(f"kbuild.yml is not valid YAML: {_first_lines(error)}") from error
+        raise ConfigurationError(f"kbuild.yml cannot be read: {_first_lines(error)}") from error
     return dict(found)
 
 

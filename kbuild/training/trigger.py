@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kbuild.errors import KbuildError
 from kbuild.process import run, start
 from kbuild.training.config import ProjectConfig
-from kbuild.training.record import RecordedModel
-from kbuild.training.tracking import GitState
 from kbuild.trigger.background import ENDED, ask_mlflow
 from kbuild.trigger.event import make_event
 from kbuild.trigger.fire import Site, fire
+
+if TYPE_CHECKING:
+    from kbuild.training.record import RecordedModel
+    from kbuild.training.tracking import GitState
 
 
 def follow(

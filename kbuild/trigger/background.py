@@ -14,6 +14,7 @@ from pathlib import Path
 from kbuild.errors import KbuildError, TriggerFailed
 from kbuild.process import Runner, Starter
 from kbuild.trigger.outbox import write_whole
+from kbuild.trigger.settings import LocalTrigger
 
 KBUILD = (sys.executable, "-P", "-m", "kbuild")
 """``kbuild`` with this interpreter, whatever is on the PATH and in the working directory."""
@@ -120,7 +121,7 @@ def ask_mlflow(run_id: str, tracking_uri: str | None = None) -> str:
         raise TriggerFailed(f"the MLflow tracking server does not tell of run {run_id}: {error.message}") from error
 
 
-def make_local_steps(model_uri: str, *, verify: bool, audit: bool, push: str | None, env: str | None) -> list[Step]:
+def make_local_steps(model_uri: str, trigger: LocalTrigger, *, env: str | None) -> list[Step]:
     """Lock, image, verify, audit, push: what is wrong is found before anybody can pull it."""
     chosen = () if env is None else ("--env", env)
 
@@ -128,12 +129,12 @@ def make_local_steps(model_uri: str, *, verify: bool, audit: bool, push: str | N
         return Step(name=name, argv=(*KBUILD, *argv, *chosen))
 
     steps = [make("lock", "lock", model_uri, "--output", os.devnull), make("image", "image", model_uri)]
-    if verify:
+    if trigger.verify:
         steps.append(make("verify", "verify", _IMAGE))
-    if audit:
+    if trigger.audit:
         steps.append(make("audit", "audit", model_uri))
-    if push is not None:
-        steps.append(make("push", "image", model_uri, "--push", push))
+    if trigger.push is not None:
+        steps.append(make("push", "image", model_uri, "--push", trigger.push))
     return steps
 
 

@@ -55,10 +55,7 @@ def fire(trigger: Trigger, event: TrainingEvent, site: Site, *, ended: bool) -> 
     """
     match trigger:
         case LocalTrigger():
-            push = None if trigger.push is None else event.fill(trigger.push)
-            steps = make_local_steps(
-                event.model_uri, verify=trigger.verify, audit=trigger.audit, push=push, env=event.env
-            )
+            steps = make_local_steps(event.model_uri, trigger, env=event.env)
             started = _background(event, site, steps)
             return f"the image is built in the background: process {started.pid}, log {started.log}"
         case CommandTrigger():

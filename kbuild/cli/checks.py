@@ -1,0 +1,257 @@
+"""The checks of ``kbuild doctor``: each looks at one thing that the work needs, and says what to type to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+
+from kbuild.cli.config import ProjectConfig, tracking_uri
+from kbuild.cli.options import cache_folder
+from kbuild.environment.channels import answers_as_channel, channel_urls
+from kbuild.environment.credentials import without_credentials
+from kbuild.environment.index import find_releases, package_indexes
+from kbuild.environment.solver import find_solver
+from kbuild.errors import ConfigurationError, EngineUnavailable, KbuildError, RegistryError, RuntimeUnavailable
+from kbuild.image.bases.choice import default_base, parse_base
+from kbuild.image.docker import DockerDaemon
+from kbuild.image.engine import make_engine
+from kbuild.image.registry import RegistryClient
+from kbuild.image.runtimes import choose_runtime
+from kbuild.image.start import RUNTIME_VARIABLE
+from kbuild.model.fetch import MlflowStore
+from kbuild.process import Runner
+from kbuild.progress import Silent
+from kbuild.trigger.fire import Site
+from kbuild.trigger.settings import GithubTrigger, GitlabTrigger, WebhookTrigger
+from kbuild.workflow import fill_push
+
+Status = Literal["ok", "warn", "fail"]
+_SUPPORTED = {"kedro": ">=1.0,<2", "mlflow": ">=3.1,<4"}
+_PYTHON = SpecifierSet(">=3.11,<3.14")
+# An environment and its layers take about 1.5 GB, downloads as much again.
+_LITTLE, _TOO_LITTLE = 8e9, 3e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What was looked at, how it is, and for all but ok what to type."""
+
+    name: str
+    status: Status
+    detail: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patient:
+    """What is examined; ``problem`` is why the configuration could not be read."""
+
+    config: ProjectConfig
+    problem: KbuildError | None
+    site: Site
+    run: Runner
+    environ: Mapping[str, str]
+
+
+def examine(patient: Patient) -> Iterator[Check]:
+    """Every check in its order; none raises, and none waits longer than half a minute."""
+    for name, look in _CHECKS.items():
+        try:
+            yield from look(patient)
+        except KbuildError as error:
+            yield Check(name=name, status="fail", detail=error.message, hint=error.hint)
+        except (OSError, ValueError) as error:
+            yield Check(name=name, status="fail", detail=f"{type(error).__name__}: {error}")
+
+
+def _configuration(patient: Patient) -> Iterator[Check]:
+    if patient.problem is not None:
+        yield Check(name="configuration", status="fail", detail=patient.problem.message, hint=patient.problem.hint)
+    elif patient.config.root is None:
+        yield Check(
+            name="configuration",
+            status="warn",
+            detail="this folder is in no Kedro project; defaults are used",
+            hint="go to the project's folder",
+        )
+    else:
+        yield Check(name="configuration", status="ok", detail=f"project {patient.config.root}")
+
+
+def _versions(patient: Patient) -> Iterator[Check]:
+    found = {"python": platform.python_version()}
+    wrong = [] if found["python"] in _PYTHON else [f"Python {found['python']} is not {_PYTHON}"]
+    for name, wanted in _SUPPORTED.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            wrong.append(f"{name} is not installed")
+            continue
+        if not SpecifierSet(wanted).contains(found[name], prereleases=True):
+            wrong.append(f"{name} {found[name]} is not {wanted}")
+    hint = " ".join(["pip install", *(f"'{name}{wanted}'" for name, wanted in _SUPPORTED.items())])
+    listed = ", ".join(f"{name} {text}" for name, text in found.items())
+    yield Check(name="versions", status="fail" if wrong else "ok", detail="; ".join(wrong) or listed, hint=hint)
+
+
+def _tracking(patient: Patient) -> Iterator[Check]:
+    uri = tracking_uri(patient.config, Path.cwd())
+    shown = without_credentials(uri)
+    MlflowStore(tracking_uri=uri, registry_uri=patient.environ.get("MLFLOW_REGISTRY_URI") or None).ping()
+    yield Check(name="tracking", status="ok", detail=f"{shown} answers")
+
+
+def _index(patient: Patient) -> Iterator[Check]:
+    import requests
+
+    found = package_indexes(run=patient.run, environ=patient.environ, progress=Silent())
+    with requests.Session() as session:
+        releases = find_releases(
+            "mlflow", found.urls, environ={**patient.environ, **found.environment}, session=session
+        )
+    hosts = ", ".join(map(without_credentials, found.urls))
+    if releases:
+        yield Check(name="index", status="ok", detail=f"{hosts} answers, newest mlflow {max(releases)}")
+    else:
+        yield Check(
+            name="index",
+            status="fail",
+            detail=f"{hosts} has no release of mlflow",
+            hint="pip config set global.index-url URL",
+        )
+
+
+def _channels(patient: Patient) -> Iterator[Check]:
+    channels = patient.config.channels or ("conda-forge",)
+    for name, url in zip(channels, channel_urls(channels, patient.environ), strict=False):
+        shown = without_credentials(url)
+        if answers_as_channel(url):
+            yield Check(name="channels", status="ok", detail=f"{shown} answers")
+        elif patient.config.interpreter == "conda":
+            hint = "CONDA_CHANNEL_ALIAS=URL, or interpreter: captured in kbuild.yml"
+            yield Check(name="channels", status="fail", detail=f"{shown} does not answer", hint=hint)
+        else:
+            yield Check(
+                name="channels",
+                status="warn",
+                detail=f"{name} does not answer at {shown}: images get the interpreter that runs here",
+                hint="CONDA_CHANNEL_ALIAS=URL for a mirror; nothing, if that is what you want",
+            )
+
+
+def _solver(patient: Patient) -> Iterator[Check]:
+    with tempfile.TemporaryDirectory(prefix="kbuild-doctor-") as folder:
+        solver = find_solver(Path(folder))
+        done = patient.run([str(solver), "--version"], timeout=60)
+    if done.returncode == 0:
+        yield Check(name="solver", status="ok", detail=f"{solver.name} {done.stdout.strip()}".strip())
+    else:
+        words = done.stderr.strip().rpartition("\n")[2]
+        yield Check(
+            name="solver", status="fail", detail=f"{solver.name} fails: {words}", hint="pip install 'kbuild[build]'"
+        )
+
+
+def _engine(patient: Patient) -> Iterator[Check]:
+    yield Check(name="engine", status="ok", detail=f"native: {make_engine('native', patient.run).probe()}")
+    try:
+        yield Check(name="engine", status="ok", detail=f"buildkit: {make_engine('buildkit', patient.run).probe()}")
+    except KbuildError as error:
+        yield Check(
+            name="engine", status="warn", detail=f"no buildkit: {error.message}", hint=error.hint or "install Docker"
+        )
+
+
+def _runtime(patient: Patient) -> Iterator[Check]:
+    wanted = patient.environ.get(RUNTIME_VARIABLE) or "auto"
+    try:
+        if wanted in ("auto", "docker"):
+            yield Check(name="runtime", status="ok", detail=f"Docker {DockerDaemon().version} runs images")
+            return
+    except EngineUnavailable:
+        if wanted == "docker":
+            raise
+    try:
+        yield Check(name="runtime", status="ok", detail=f"{choose_runtime(wanted, run=patient.run).name} runs images")
+    except RuntimeUnavailable as error:
+        yield Check(name="runtime", status="warn", detail=f"no run and no verify: {error.message}", hint=error.hint)
+
+
+def _base(patient: Patient) -> Iterator[Check]:
+    choice = default_base() if patient.config.base is None else parse_base(patient.config.base)
+    yield Check(name="base", status="ok", detail=f"{patient.config.base or choice}")
+
+
+def _registry(patient: Patient) -> Iterator[Check]:
+    if patient.config.push is None:
+        yield Check(
+            name="registry",
+            status="warn",
+            detail="kbuild.yml has no push: nothing is pushed unless --push says where",
+            hint="push: registry.example/name:{run_id}",
+        )
+        return
+    reference = fill_push(patient.config.push, "0", "0")
+    try:
+        RegistryClient(reference).check_access()
+    except RegistryError as error:
+        yield Check(name="registry", status="fail", detail=error.message, hint=error.hint)
+    else:
+        yield Check(name="registry", status="ok", detail=f"{reference.registry} answers and lets us in")
+
+
+def _disk(patient: Patient) -> Iterator[Check]:
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    if not os.access(cache, os.W_OK):
+        raise ConfigurationError(f"the cache {cache} cannot be written", hint="KBUILD_CACHE_DIR=FOLDER")
+    free = shutil.disk_usage(cache).free
+    status: Status = "fail" if free < _TOO_LITTLE else "warn" if free < _LITTLE else "ok"
+    detail = f"{free / 1e9:.1f} GB free in {cache}"
+    yield Check(name="disk", status=status, detail=detail, hint=f"KBUILD_CACHE_DIR=FOLDER, or rm -r {cache}")
+
+
+def _trigger(patient: Patient) -> Iterator[Check]:
+    trigger = patient.config.trigger
+    if trigger is None:
+        yield Check(name="trigger", status="ok", detail="none: nothing follows training")
+    else:
+        variable = None
+        if isinstance(trigger, WebhookTrigger):
+            variable = trigger.secret_env
+        elif isinstance(trigger, GithubTrigger | GitlabTrigger):
+            variable = trigger.token_env
+        if variable is not None and not patient.environ.get(variable):
+            detail = f"{trigger.kind}: the environment variable {variable} is not set"
+            yield Check(name="trigger", status="fail", detail=detail, hint=f"export {variable}=…")
+        else:
+            yield Check(name="trigger", status="ok", detail=trigger.kind)
+    waiting = patient.site.outbox.messages()
+    if waiting:
+        detail = f"{len(waiting)} messages wait in {patient.site.outbox.folder}"
+        yield Check(name="outbox", status="warn", detail=detail, hint="kbuild trigger --flush")
+
+
+_CHECKS: Mapping[str, Callable[[Patient], Iterator[Check]]] = {
+    "configuration": _configuration,
+    "versions": _versions,
+    "tracking": _tracking,
+    "index": _index,
+    "channels": _channels,
+    "solver": _solver,
+    "engine": _engine,
+    "runtime": _runtime,
+    "base": _base,
+    "registry": _registry,
+    "disk": _disk,
+    "trigger": _trigger,
+}
