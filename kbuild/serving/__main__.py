@@ -1,31 +1,44 @@
 """``python -m kbuild.serving``: load the model at ``KBUILD_MODEL`` and serve MLflow's scoring protocol.
 
-Environment: ``KBUILD_MODEL`` (default /opt/model), ``KBUILD_HOST`` (0.0.0.0), ``KBUILD_PORT`` (8080),
-``KBUILD_LOG_LEVEL`` (warning).
+Environment, with defaults: ``KBUILD_MODEL`` (/opt/model), ``KBUILD_HOST`` (0.0.0.0), ``KBUILD_PORT`` (8080),
+``KBUILD_WORKERS`` (one a processor), ``KBUILD_THREADS`` (1, predicting in each worker), ``KBUILD_QUEUE`` (64 requests
+waiting in each), ``KBUILD_TIMEOUT`` (60 s), ``KBUILD_GRACE`` (30 s to finish after SIGTERM), ``KBUILD_MAX_BODY_BYTES``
+(64 MiB), ``KBUILD_TOKEN`` or ``KBUILD_TOKEN_FILE``, ``KBUILD_TLS_CERT`` with ``KBUILD_TLS_KEY``, ``KBUILD_LOG_LEVEL``
+(warning), ``KBUILD_ACCESS_LOG`` (0), ``KBUILD_STACK_TRACES`` (0, in error bodies).
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from kbuild.errors import KbuildError
-from kbuild.serving.settings import Settings
+from kbuild.serving.supervisor import leave
 
 
 def main() -> int:
     """Serve until SIGTERM; returns the exit code."""
+    # The kernel drops signals that process 1 of a container does not handle.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
     try:
-        settings = Settings.from_environment()
-        from kbuild.serving.app import serve
+        from kbuild.serving.settings import Settings
 
-        serve(settings)
+        settings = Settings.from_environment()
+        from kbuild.serving.server import serve
+
+        return serve(settings)
     except KbuildError as error:
         print(f"kbuild.serving: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A prediction that hangs must not keep the process: its thread is never joined.
+    os._exit(code)

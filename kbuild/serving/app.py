@@ -1,48 +1,250 @@
-"""The scoring server: MLflow's own app (``mlflow.pyfunc.scoring_server``) under uvicorn.
+"""The ASGI app: operations, the model's answers, and MLflow's own app for every other path.
 
-Protocol: https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally ("Inference Server Specification").
+ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import logging
-from pathlib import Path
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from uuid import uuid4
 
-import kbuild
-from kbuild.errors import InvalidModel
+from kbuild.serving import reply as replies
+from kbuild.serving.about import make_info, make_metadata
+from kbuild.serving.gate import Gate, GateFull, GateTimeout
+from kbuild.serving.logs import LOGGER
+from kbuild.serving.metrics import CONTENT_TYPE, Metrics
+from kbuild.serving.model import ServedModel
+from kbuild.serving.page import Site
+from kbuild.serving.reply import HTML, JSON, Reply
 from kbuild.serving.settings import Settings
+from kbuild.serving.warmup import warm_up
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Work = Callable[[bytes], tuple[Reply, bool]]
+
+_log = logging.getLogger(LOGGER)
+_access = logging.getLogger(f"{LOGGER}.access")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_HEALTH = ("/livez", "/readyz", "/ping", "/health")
+_COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_UNSUPPORTED = Reply(
+    status=415,
+    body=b"This predictor only supports the following content types: Types: "
+    b"['text/csv', 'application/json', 'application/vnd.apache.parquet']. Got 'None'.",
+    content_type=replies.TEXT,
+)
 
 
-def serve(settings: Settings) -> None:
-    """Load the model, then answer until a signal ends the process; raises InvalidModel when it does not load."""
-    import uvicorn
-
-    app = load_app(settings.model)
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level=settings.log_level, access_log=False)
+class _TooLarge(Exception):
+    """The body is above the limit."""
 
 
-def load_app(model: Path) -> Any:
-    """MLflow's FastAPI app around the model in folder ``model``."""
-    prefer_model_code(model)
-    import mlflow.pyfunc
-    from mlflow.pyfunc import scoring_server
-
-    # Kedro's own loggers would write many lines a request.
-    logging.getLogger("kedro").setLevel(logging.WARNING)
-    try:
-        loaded = mlflow.pyfunc.load_model(str(model))
-    except Exception as error:  # noqa: BLE001  loading runs the model's code: anything can come out of it
-        reason = " ".join(str(error).split())
-        raise InvalidModel(f"the model in {model} does not load: {type(error).__name__}: {reason}") from error
-    return scoring_server.init(loaded)
+class _Gone(Exception):
+    """The client closed the connection."""
 
 
-def prefer_model_code(model: Path) -> None:
-    """Let a model that carries its own part of kbuild use that, not the one this server came with.
+class ServingApp:
+    """One worker's app. It answers 503 until the model has predicted its own example."""
 
-    The server's ``kbuild`` package is already imported, so putting the model's copy on ``sys.path`` is not enough.
-    """
-    carried = model / "code" / "kbuild"
-    if carried.is_dir():
-        kbuild.__path__.insert(0, str(carried))
+    def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics) -> None:
+        self.ready = False
+        self._model = model
+        self._settings = settings
+        self._metrics = metrics
+        self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
+        self._site = Site(model.facts)
+        self._metadata = Reply(status=200, body=make_metadata(model.facts))
+        self._info = make_info(model.facts)
+        self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
+        self._warming: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection scope."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            kind = (await receive())["type"]
+            if kind == "lifespan.startup":
+                self._warming = asyncio.create_task(self._warm())
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+
+    async def _warm(self) -> None:
+        # No deadline here: a slow first prediction is what warm-up is for.
+        await self._gate.run(self._gate.enter(), lambda: warm_up(self._model), timeout=86400)
+        self.ready = True
+        self._metrics.set_ready()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+        path = scope["path"]
+        status = 0
+        try:
+            reply = await self._reply(path, scope["method"], headers, receive)
+            if reply is None:
+                status = await self._pass_on(scope, receive, send, request_id)
+            else:
+                status = reply.status
+                await _send(reply, scope["method"], send, request_id)
+        except _Gone:
+            pass  # nobody is there to be answered
+        finally:
+            seconds = time.perf_counter() - begun
+            self._metrics.count(_handler(path), status, seconds)
+            if _access.isEnabledFor(logging.INFO):
+                fields = {
+                    "request_id": request_id.decode(),
+                    "method": scope["method"],
+                    "path": path,
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                }
+                _access.info("request", extra={"fields": fields})
+
+    async def _reply(self, path: str, method: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply | None:
+        """The answer, None where it is MLflow's own app that answers."""
+        get = method in ("GET", "HEAD")
+        if path in _HEALTH and method == "GET":
+            return self._health(path)
+        if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+            return replies.UNAUTHORIZED
+        if path == "/invocations" and method == "POST":
+            if b"content-type" not in headers:
+                return _UNSUPPORTED
+            return await self._predict(headers, receive, self._ask(headers[b"content-type"].decode("latin-1")))
+        if path == "/" and get:
+            return Reply(status=200, body=self._site.page(), content_type=HTML, headers=self._site.headers)
+        if path == "/" and method == "POST":
+            return await self._predict(headers, receive, self._submit)
+        if path == "/docs" and get:
+            return Reply(status=200, body=self._site.docs, content_type=HTML, headers=self._site.headers)
+        if path == "/openapi.json" and get:
+            return Reply(status=200, body=self._site.openapi)
+        if path == "/metadata" and get:
+            return self._metadata
+        if path == "/metrics" and get:
+            return Reply(status=200, body=self._metrics.render(self._info), content_type=CONTENT_TYPE)
+        # Of the pages that FastAPI brings, this one loads its scripts from elsewhere.
+        if path == "/redoc":
+            return Reply(status=404, body=b'{"detail":"Not Found"}')
+        return None
+
+    def _health(self, path: str) -> Reply:
+        # MLflow's body for /ping and /health is a line feed.
+        alive = Reply(status=200, body=b"\n")
+        if path == "/livez" or (self.ready and self._metrics.all_ready()):
+            return alive
+        return replies.NOT_READY
+
+    def _ask(self, content_type: str) -> Work:
+        return lambda body: self._model.answer(body, content_type)
+
+    def _submit(self, body: bytes) -> tuple[Reply, bool]:
+        request = self._site.read_form(body)
+        answer = None if request is None else self._model.answer(request, JSON)[0]
+        page = self._site.page(form=body, answer=answer)
+        status = 200 if answer is not None and answer.status == 200 else 400
+        return Reply(status=status, body=page, content_type=HTML, headers=self._site.headers), False
+
+    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, work: Work) -> Reply:
+        if not self.ready:
+            return replies.NOT_READY
+        limit, timeout = self._settings.max_body, self._settings.timeout
+        deadline = time.monotonic() + timeout
+        try:
+            ticket = self._gate.enter()
+        except GateFull:
+            return replies.FULL
+        handed_on = False
+        try:
+            if _length(headers) > limit:
+                return replies.too_large(limit)
+            body = await asyncio.wait_for(_read(receive, limit), timeout)
+            handed_on = True
+            reply, short = await self._gate.run(ticket, lambda: work(body), timeout=deadline - time.monotonic())
+            if short:
+                self._metrics.count_fast()
+            return reply
+        except _TooLarge:
+            return replies.too_large(limit)
+        except GateTimeout:
+            return replies.TIMED_OUT
+        except TimeoutError:
+            return replies.SLOW_CLIENT
+        finally:
+            if not handed_on:
+                ticket.give_back()
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
+        status = 0
+
+        async def send_with_headers(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], *_COMMON, (b"x-request-id", request_id)]}
+            await send(message)
+
+        await self._model.app(scope, receive, send_with_headers)
+        return status
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    """The request's body; raises _TooLarge as soon as there is more than ``limit`` bytes of it."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _TooLarge
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _send(reply: Reply, method: str, send: Send, request_id: bytes) -> None:
+    headers = [
+        (b"content-length", str(len(reply.body)).encode()),
+        (b"content-type", reply.content_type.encode()),
+        *_COMMON,
+        (b"x-request-id", request_id),
+        *((name.encode(), value.encode("latin-1")) for name, value in reply.headers),
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+
+
+def _length(headers: Mapping[bytes, bytes]) -> int:
+    # h11 has refused a Content-Length that is no number; isdigit() is for servers that do not.
+    text = headers.get(b"content-length", b"0")
+    return int(text) if text.isdigit() else 0
+
+
+def _handler(path: str) -> str:
+    if path == "/invocations":
+        return "invocations"
+    if path in _HEALTH:
+        return "health"
+    return "page" if path in ("/", "/docs", "/openapi.json") else "other"

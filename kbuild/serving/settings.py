@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.errors import ConfigurationError
+from kbuild.serving.cpus import count_cpus
 
 _LEVELS = ("critical", "error", "warning", "info", "debug")
+_YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """``port`` is a TCP port, 1 to 65535."""
+    """``port`` is a TCP port, 1 to 65535; ``timeout`` and ``grace`` are seconds; ``token`` is never shown.
+
+    ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
+    """
 
     model: Path
     host: str
     port: int
     log_level: str
+    workers: int = 1
+    threads: int = 1
+    queue: int = 64
+    timeout: float = 60.0
+    grace: float = 30.0
+    max_body: int = 64 * 2**20
+    access_log: bool = False
+    stack_traces: bool = False
+    token: str | None = field(default=None, repr=False)
+    certificate: Path | None = None
+    key: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -27,11 +43,27 @@ class Settings:
         level = environment.get("KBUILD_LOG_LEVEL", "warning").lower()
         if level not in _LEVELS:
             raise ConfigurationError(f"KBUILD_LOG_LEVEL is {level!r}, not one of {', '.join(_LEVELS)}")
+        certificate, key = (_file(environment, name) for name in ("KBUILD_TLS_CERT", "KBUILD_TLS_KEY"))
+        if (certificate is None) != (key is None):
+            raise ConfigurationError("KBUILD_TLS_CERT and KBUILD_TLS_KEY go together")
+        # The variable that mlflow models serve --timeout sets counts where ours does not.
+        timeout = "KBUILD_TIMEOUT" if "KBUILD_TIMEOUT" in environment else "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
         return cls(
             model=Path(environment.get("KBUILD_MODEL", "/opt/model")),
             host=environment.get("KBUILD_HOST", "0.0.0.0"),  # noqa: S104  a container is reached from outside
             port=read_port(environment),
             log_level=level,
+            workers=_whole(environment, "KBUILD_WORKERS", None, 1, 1024) or count_cpus(),
+            threads=_whole(environment, "KBUILD_THREADS", 1, 1, 1024),
+            queue=_whole(environment, "KBUILD_QUEUE", 64, 0, 1_000_000),
+            timeout=_seconds(environment, timeout, 60.0),
+            grace=_seconds(environment, "KBUILD_GRACE", 30.0),
+            max_body=_whole(environment, "KBUILD_MAX_BODY_BYTES", 64 * 2**20, 1, 2**40),
+            access_log=_flag(environment, "KBUILD_ACCESS_LOG"),
+            stack_traces=_flag(environment, "KBUILD_STACK_TRACES"),
+            token=_token(environment),
+            certificate=certificate,
+            key=key,
         )
 
 
@@ -41,3 +73,52 @@ def read_port(environment: Mapping[str, str] = os.environ) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise ConfigurationError(f"KBUILD_PORT is {text!r}, not a port from 1 to 65535")
     return int(text)
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int | None, lowest: int, highest: int) -> int:
+    text = environment.get(name)
+    if text is None:
+        return default or 0
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or not lowest <= int(text) <= highest:
+        raise ConfigurationError(f"{name} is {text!r}, not a whole number from {lowest} to {highest}")
+    return int(text)
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name)
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86400:
+        raise ConfigurationError(f"{name} is {text!r}, not a number of seconds up to 86400")
+    return value
+
+
+def _flag(environment: Mapping[str, str], name: str) -> bool:
+    text = environment.get(name, "")
+    if text.lower() not in _YES:
+        raise ConfigurationError(f"{name} is {text!r}, not 1 or 0")
+    return _YES[text.lower()]
+
+
+def _file(environment: Mapping[str, str], name: str) -> Path | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    if not os.access(text, os.R_OK) or not Path(text).is_file():
+        raise ConfigurationError(f"{name} names {text}, which is no file that can be read")
+    return Path(text)
+
+
+def _token(environment: Mapping[str, str]) -> str | None:
+    file = _file(environment, "KBUILD_TOKEN_FILE")
+    token = environment.get("KBUILD_TOKEN")
+    if file is not None and token is not None:
+        raise ConfigurationError("KBUILD_TOKEN and KBUILD_TOKEN_FILE are both set; which counts?")
+    if file is not None:
+        token = file.read_text("utf-8", "replace").strip()
+    # An empty token is a mistake that would leave the door open.
+    if token is not None and (not token or not token.isascii() or any(c.isspace() for c in token)):
+        raise ConfigurationError("the token is empty, or has characters that no HTTP header carries")
+    return token

@@ -1,0 +1,129 @@
+"""Request data to a table, the way MLflow's parsing and schema enforcement end up, in one step.
+
+Only what surely ends up the same is read here. Everything else raises Unusual, and MLflow reads it:
+``mlflow.utils.proto_json_utils.dataframe_from_parsed_json`` and ``parse_tf_serving_input``, then
+``mlflow.models.utils._enforce_schema``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Values = Sequence[Any]
+Reader = Callable[[Values], Any]
+FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
+
+
+class Unusual(Exception):
+    """A request for MLflow's own path: perhaps wrong, perhaps only rare."""
+
+
+class TableReader:
+    """Reads tables of named columns; ``types`` are MLflow's type names by column, in the signature's order."""
+
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self.names = tuple(types)
+        self._readers = {name: READERS[kind] for name, kind in types.items()}
+        # MLflow's tensor forms make numpy strings of text, which is another road with other turns.
+        self._numbers_only = not any(kind == "string" for kind in types.values())
+
+    def read(self, kind: str, data: Any) -> pd.DataFrame:
+        """The table in one of FORMATS; raises Unusual."""
+        if kind == "dataframe_split":
+            columns = self._split(data)
+        elif kind == "dataframe_records":
+            columns = self._records(data)
+        elif not self._numbers_only:
+            raise Unusual
+        else:
+            columns = self._records(data) if kind == "instances" else self._inputs(data)
+        return pd.DataFrame({name: read(columns[name]) for name, read in self._readers.items()})
+
+    def _split(self, data: Any) -> Mapping[str, Values]:
+        if type(data) is not dict or data.keys() != {"columns", "data"}:
+            raise Unusual
+        names, rows = data["columns"], data["data"]
+        if type(names) is not list or type(rows) is not list or not rows or len(names) != len(self.names):
+            raise Unusual
+        if not all(type(row) is list for row in rows) or any(type(name) is not str for name in names):
+            raise Unusual
+        try:
+            columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        except ValueError as error:
+            raise Unusual from error
+        if columns.keys() != self._readers.keys():
+            raise Unusual
+        return columns
+
+    def _records(self, data: Any) -> Mapping[str, Values]:
+        if type(data) is not list or not data:
+            raise Unusual
+        count = len(self.names)
+        if not all(type(row) is dict and len(row) == count for row in data):
+            raise Unusual
+        try:
+            return {name: [row[name] for row in data] for name in self.names}
+        except KeyError as error:
+            raise Unusual from error
+
+    def _inputs(self, data: Any) -> Mapping[str, Values]:
+        if type(data) is not dict or data.keys() != self._readers.keys():
+            raise Unusual
+        if not all(type(values) is list for values in data.values()) or len({*map(len, data.values())}) != 1:
+            raise Unusual
+        return data
+
+
+def _array(values: Values, kinds: str) -> Any:
+    if not values:
+        raise Unusual
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError) as error:
+        raise Unusual from error
+    if array.ndim != 1 or array.dtype.kind not in kinds or array.dtype.itemsize > 8:
+        raise Unusual
+    return array
+
+
+def _read_double(values: Values) -> Any:
+    try:
+        return _array(values, "fi").astype(np.float64, copy=False)
+    except Unusual:
+        # null is NaN among numbers. numpy would also read "1.5" as a number.
+        if not values or not {*map(type, values)} <= {float, type(None)}:
+            raise
+        return np.array(values, dtype=np.float64)
+
+
+def _read_float(values: Values) -> Any:
+    return _array(values, "f").astype(np.float32)
+
+
+def _read_long(values: Values) -> Any:
+    return _array(values, "i")
+
+
+def _read_boolean(values: Values) -> Any:
+    return _array(values, "b")
+
+
+def _read_string(values: Values) -> Any:
+    if {*map(type, values)} != {str}:
+        raise Unusual
+    # By the version of pandas this infers what a table read from JSON infers.
+    return pd.Series(values if type(values) is list else list(values))
+
+
+READERS: dict[str, Reader] = {
+    "double": _read_double,
+    "float": _read_float,
+    "long": _read_long,
+    "boolean": _read_boolean,
+    "string": _read_string,
+}
+"""By the names of ``mlflow.types.DataType``; a signature with any other type is MLflow's own."""

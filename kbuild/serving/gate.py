@@ -1,0 +1,74 @@
+"""The gate before the model: a bounded number of requests at a time, each with a deadline.
+
+A prediction that runs cannot be stopped in Python. So its place is given back when its thread is done, not when its
+client was told 504: work that hangs makes the server full, and a full server says so at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class GateFull(Exception):
+    """Every place is taken."""
+
+
+class GateTimeout(Exception):
+    """The work was not done in time; if it had not begun it never will."""
+
+
+class Ticket:
+    """A place; given back exactly once."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate: Gate | None = gate
+
+    def give_back(self) -> None:
+        """Free the place; a second time does nothing."""
+        if self._gate is not None:
+            gate, self._gate = self._gate, None
+            gate.taken -= 1
+            gate.tell(gate.taken)
+
+
+class Gate:
+    """``threads`` places that work and ``queue`` that wait; used from one event loop only.
+
+    ``tell`` is called with how many are taken, whenever that changes.
+    """
+
+    def __init__(self, *, threads: int, queue: int, tell: Callable[[int], None]) -> None:
+        self.taken = 0
+        self.tell = tell
+        self._places = threads + queue
+        self._pool = ThreadPoolExecutor(threads, "predict")
+
+    def enter(self) -> Ticket:
+        """Take a place; raises GateFull."""
+        if self.taken >= self._places:
+            raise GateFull
+        self.taken += 1
+        self.tell(self.taken)
+        return Ticket(self)
+
+    async def run(self, ticket: Ticket, work: Callable[[], T], *, timeout: float) -> T:
+        """The result of ``work``, run in a thread; uses up the ticket. Raises GateTimeout after ``timeout`` s."""
+        loop = asyncio.get_running_loop()
+        future = self._pool.submit(work)
+
+        def done(_: Future[T]) -> None:
+            loop.call_soon_threadsafe(ticket.give_back)
+
+        future.add_done_callback(done)
+        waiting = asyncio.wrap_future(future)
+        finished, _ = await asyncio.wait({waiting}, timeout=timeout)
+        if not finished:
+            # Cancels what has not begun; what runs goes on and keeps its place.
+            waiting.cancel()
+            raise GateTimeout
+        return waiting.result()

@@ -1,0 +1,75 @@
+"""Loading, then serving in one process or in several."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+
+from kbuild.serving.app import ServingApp
+from kbuild.serving.cpus import count_cpus
+from kbuild.serving.listening import LoadingAnswers, listen
+from kbuild.serving.logs import configure_logging, quieten_packages
+from kbuild.serving.metrics import Metrics
+from kbuild.serving.model import ServedModel, load_model
+from kbuild.serving.settings import Settings
+from kbuild.serving.supervisor import Supervisor
+
+
+def serve(settings: Settings) -> int:
+    """Load the model, then answer until a signal ends the process; returns the exit code.
+
+    Raises InvalidModel when it does not load, ConfigurationError when it cannot listen.
+    """
+    configure_logging(settings.log_level, access=settings.access_log)
+    _share_processors(settings.workers)
+    sockets = listen(settings.host, settings.port, settings.workers)
+    model = _load(settings, sockets)
+    quieten_packages(settings.log_level)
+    metrics = Metrics(settings.workers)
+    if settings.workers > 1:
+        supervisor = Supervisor(
+            settings.workers,
+            lambda worker: _work(worker, sockets, model, settings, metrics),
+            grace=settings.grace,
+        )
+        return supervisor.run()
+    gc.collect()
+    gc.freeze()
+    _work(0, sockets, model, settings, metrics)
+    return 0
+
+
+def _load(settings: Settings, sockets: list[socket.socket]) -> ServedModel:
+    if settings.certificate is not None:
+        return load_model(settings.model, stack_traces=settings.stack_traces)
+    with LoadingAnswers(sockets):
+        return load_model(settings.model, stack_traces=settings.stack_traces)
+
+
+def _work(worker: int, sockets: list[socket.socket], model: ServedModel, settings: Settings, metrics: Metrics) -> None:
+    """One worker's life."""
+    import uvicorn
+
+    metrics.use_slot(worker)
+    config = uvicorn.Config(
+        ServingApp(model, settings, metrics),
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, int(settings.grace)),
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.key,
+    )
+    uvicorn.Server(config).run(sockets=[sockets[worker]])
+
+
+def _share_processors(workers: int) -> None:
+    """Let the workers' own thread pools share the processors, unless the environment says otherwise."""
+    if workers > 1:
+        share = str(max(1, count_cpus() // workers))
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, share)

@@ -1,0 +1,34 @@
+"""The first prediction, before anybody else's: on the model's own example, compared with what training recorded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+from kbuild.serving.logs import LOGGER
+from kbuild.serving.model import ServedModel
+from kbuild.serving.reply import JSON
+
+_log = logging.getLogger(LOGGER)
+
+
+def warm_up(model: ServedModel) -> bool:
+    """Whether the example was answered as recorded; True also where there is no example or no record.
+
+    A difference or an error is logged, and the model served none the less, as MLflow's own server would.
+    """
+    if model.facts.example is None:
+        return True
+    begun = time.perf_counter()
+    reply, short = model.answer(model.facts.example, JSON)
+    fields = {"seconds": round(time.perf_counter() - begun, 3), "short_way": short}
+    if reply.status != 200:
+        text = reply.body.decode("utf-8", "replace")[:500]
+        _log.error("the model fails on its own input example: %s", text, extra={"fields": fields})
+        return False
+    if model.facts.recorded is not None and json.loads(reply.body) != json.loads(model.facts.recorded):
+        _log.warning("the model does not predict what it did in training", extra={"fields": fields})
+        return False
+    _log.info("the model predicted its input example", extra={"fields": fields})
+    return True
