@@ -71,7 +71,7 @@ def make_plan(
         config=ImageConfig(
             user=_USER,
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
-            env=_environment(),
+            env=(*_environment(), *_served(bundle, lockfile)),
             exposed_port=PORT,
             healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.healthcheck"),
             stop_signal="SIGTERM",
@@ -144,6 +144,14 @@ def _environment() -> tuple[tuple[str, str], ...]:
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("KBUILD_MODEL", MODEL_PATH),
     )
+
+
+def _served(bundle: ModelBundle, lockfile: Lockfile) -> Iterable[tuple[str, str]]:
+    """What the scoring server tells at /metadata beside what the MLmodel says."""
+    if bundle.facts.uri:
+        yield "KBUILD_MODEL_URI", bundle.facts.uri
+    yield "KBUILD_MODEL_DIGEST", str(bundle.digest)
+    yield "KBUILD_LOCK_DIGEST", str(lockfile.digest)
 
 
 def _git_commit(record: Mapping[str, object]) -> str | None:
