@@ -20,7 +20,14 @@ from kbuild.environment.channels import answers_as_channel, channel_urls
 from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index import find_releases, package_indexes
 from kbuild.environment.solver import find_solver
-from kbuild.errors import ConfigurationError, EngineUnavailable, KbuildError, RegistryError, RuntimeUnavailable
+from kbuild.errors import (
+    ConfigurationError,
+    EngineUnavailable,
+    KbuildError,
+    ModelNotFound,
+    RegistryError,
+    RuntimeUnavailable,
+)
 from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import make_engine
@@ -106,8 +113,13 @@ def _versions(patient: Patient) -> Iterator[Check]:
 def _tracking(patient: Patient) -> Iterator[Check]:
     uri = tracking_uri(patient.config, Path.cwd())
     shown = without_credentials(uri)
-    MlflowStore(tracking_uri=uri, registry_uri=patient.environ.get("MLFLOW_REGISTRY_URI") or None).ping()
-    yield Check(name="tracking", status="ok", detail=f"{shown} answers")
+    try:
+        MlflowStore(tracking_uri=uri, registry_uri=patient.environ.get("MLFLOW_REGISTRY_URI") or None).ping()
+    except ModelNotFound as error:
+        hint = "kedro run, or MLFLOW_TRACKING_URI=URL"
+        yield Check(name="tracking", status="warn", detail=f"nothing was logged yet: {error.message}", hint=hint)
+    else:
+        yield Check(name="tracking", status="ok", detail=f"{shown} answers")
 
 
 def _index(patient: Patient) -> Iterator[Check]:
@@ -188,7 +200,7 @@ def _runtime(patient: Patient) -> Iterator[Check]:
 
 def _base(patient: Patient) -> Iterator[Check]:
     choice = default_base() if patient.config.base is None else parse_base(patient.config.base)
-    yield Check(name="base", status="ok", detail=f"{patient.config.base or choice}")
+    yield Check(name="base", status="ok", detail=choice.text)
 
 
 def _registry(patient: Patient) -> Iterator[Check]:

@@ -8,9 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kbuild.cli.checks import Check, Patient, examine
 from kbuild.cli.config import ProjectConfig, env_option, find_project, project_config, tracking_uri
@@ -19,7 +16,7 @@ from kbuild.errors import ConfigurationError, EnvironmentUnfit
 from kbuild.process import run
 from kbuild.training.trigger import make_site
 
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command("doctor")
@@ -61,15 +58,10 @@ def _root() -> Path | None:
 
 def _show(check: Check) -> None:
     """One row at a time: some checks take seconds, and somebody waits."""
-    table = Table.grid(padding=(0, 1))
-    table.add_column(width=4)
-    table.add_column(width=13)
-    table.add_column(overflow="fold")
-    table.add_row(Text(check.status, style=_STYLES[check.status]), check.name, Text(check.detail))
+    click.echo(f"{click.style(f'{check.status:<4}', fg=_COLOURS[check.status])} {check.name:<13} {check.detail}")
     hint = _hint(check)
     if hint is not None:
-        table.add_row("", "", Text(f"→ {hint}", style="bold"))
-    Console(highlight=False).print(table)
+        click.echo(f"{'':<18} -> {hint}")
 
 
 def _hint(check: Check) -> str | None:
