@@ -72,6 +72,7 @@ def run() -> None:
 
 
 def report(error: Exception) -> int:
+    """Show an error as its one line and hint; returns the exit code."""
     known = _known(error)
     if os.environ.get("KBUILD_DEBUG"):
         traceback.print_exception(error)
