@@ -17,6 +17,7 @@ import click
 from kedro.framework.hooks import hook_impl
 
 from kbuild.errors import KbuildError, PipelineMLError, UnexpectedError
+from kbuild.training import kedro_mlflow
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -62,6 +63,8 @@ class MlflowPipelineHook:
         with _one_line_errors():
             pipeline_ml = _find_pipeline_ml(pipeline)
             if pipeline_ml is None:
+                if kedro_mlflow.is_theirs(pipeline):
+                    click.echo(kedro_mlflow.THEY_LOG)
                 return
             import mlflow
 
@@ -137,7 +140,8 @@ class MlflowPipelineHook:
                 raise
             self._end("FINISHED")
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
-        click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}")
+        neighbour = kedro_mlflow.WE_LOG if kedro_mlflow.is_active() else ""
+        click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
         return recorded
 
     @hook_impl  # type: ignore[untyped-decorator]
