@@ -36,6 +36,8 @@ class DriftCheck:
                         remedy="log it with kbuild's hook, which writes constraints.txt",
                     )
                 )
+        if subject.lock is not None:
+            findings += _other_lock(subject, subject.lock)
         if subject.image is not None:
             looked_at += len(subject.image.distributions) + len(subject.image.conda)
             findings += _image_by_itself(subject.image)
@@ -66,6 +68,13 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Ite
             yield _finding("drift-not-trained", "low", entry.where, evidence, again, entry)
     for name in sorted(trained.direct - locked):
         yield _finding("drift-not-locked", "high", f"pip:{name}", "the model asks for it, the lock lacks it", again)
+
+
+def _other_lock(subject: Subject, lock: LockView) -> Iterator[Finding]:
+    for known in subject.built_from:
+        if known.digest != str(lock.digest):
+            evidence = f"{known.place} was built from the lock {known.digest}, this one is {lock.digest}"
+            yield _finding("drift-lock", "high", "conda-lock.yml", evidence, _REBUILD)
 
 
 def _image_against_lock(image: ImageFacts, lock: LockView) -> Iterator[Finding]:

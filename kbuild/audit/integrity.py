@@ -101,7 +101,7 @@ def _edited(lock: LockView, subject: Subject) -> Iterator[Finding]:
         evidence.append("its packages are not those that the content digest inside it was taken of")
     evidence += [
         f"{known.place} records {known.digest}, the lock is {lock.digest}"
-        for known in subject.known_locks
+        for known in subject.stored_locks
         if known.digest != str(lock.digest)
     ]
     if evidence:

@@ -33,7 +33,7 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownDigest:
-    """A digest that was written down when the lock was made or used: ``place`` says where."""
+    """A digest that something else was recorded with: ``place`` says where."""
 
     place: str
     digest: str
@@ -43,8 +43,9 @@ class KnownDigest:
 class Subject:
     """``reference`` is what the user typed. What is not part of the audit is None.
 
-    ``known_locks`` are digests that the lock should have; ``fresh_inputs`` the input digests a lock of this model may
-    record, None where there is no model to ask.
+    ``stored_locks`` are digests of the lock where it is kept; ``built_from`` those of locks that images say they were
+    built from; ``known_models`` digests that the model should have. ``fresh_inputs`` are the input digests a lock of
+    this model may record, None where there is no model to ask.
     """
 
     reference: str
@@ -53,7 +54,8 @@ class Subject:
     bundle: ModelBundle | None = None
     trained: Trained | None = None
     image: ImageFacts | None = None
-    known_locks: tuple[KnownDigest, ...] = ()
+    stored_locks: tuple[KnownDigest, ...] = ()
+    built_from: tuple[KnownDigest, ...] = ()
     known_models: tuple[KnownDigest, ...] = ()
     fresh_inputs: frozenset[Digest] | None = None
     remake: str = "kbuild lock"

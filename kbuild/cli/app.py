@@ -13,7 +13,9 @@ import kbuild
 from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
 
 _COMMANDS = {
+    "audit": "kbuild.cli.audit",
     "demo": "kbuild.cli.demo",
+    "diff": "kbuild.cli.diff",
     "doctor": "kbuild.cli.doctor",
     "image": "kbuild.cli.image",
     "init": "kbuild.cli.init",

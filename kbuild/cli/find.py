@@ -37,15 +37,10 @@ def found_image(text: str, tools: Tools, config: ProjectConfig) -> Iterator[tupl
 
     Raises ImageNotFound saying what was looked for, and whatever building raises.
     """
-    path = Path(text).expanduser()
-    if is_layout(path):
-        yield image_in(path, engine="unknown"), ImageReference.parse("kbuild-layout")
-    elif path.suffix == ".tar" and path.is_file():
-        with _unpacked(path, tools) as layout:
-            yield image_in(layout, engine="unknown"), ImageReference.parse("kbuild-layout")
-    elif (local := _local(text, tools)) is not None:
-        yield local
-    else:
+    with existing_image(text, tools) as found:
+        if found is not None:
+            yield found
+            return
         try:
             ModelReference.parse(text)
         except InvalidReference as error:
@@ -55,6 +50,19 @@ def found_image(text: str, tools: Tools, config: ProjectConfig) -> Iterator[tupl
             ) from error
         result = build_image(make_image_request(config, text, "auto", DEFAULTS), Delivery(), tools)
         yield result.image, ImageReference.parse(result.reference).with_tag(None)
+
+
+@contextmanager
+def existing_image(text: str, tools: Tools) -> Iterator[tuple[BuiltImage, ImageReference] | None]:
+    """The layout, tar or image built here that ``text`` names and a name for it, None where it names none of these."""
+    path = Path(text).expanduser()
+    if is_layout(path):
+        yield image_in(path, engine="unknown"), ImageReference.parse("kbuild-layout")
+    elif path.suffix == ".tar" and path.is_file():
+        with _unpacked(path, tools) as layout:
+            yield image_in(layout, engine="unknown"), ImageReference.parse("kbuild-layout")
+    else:
+        yield _local(text, tools)
 
 
 def _local(text: str, tools: Tools) -> tuple[BuiltImage, ImageReference] | None:

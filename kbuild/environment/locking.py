@@ -93,6 +93,19 @@ def lock_bundle(
     return locked
 
 
+def fresh_inputs(
+    bundle: ModelBundle, request: LockRequest, indexes: Indexes, *, cache: Path, run: Runner, environ: Mapping[str, str]
+) -> frozenset[Digest]:
+    """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
+    resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ)
+    return frozenset(_candidates(_read_spec(bundle, request, indexes), request, resolver))
+
+
+def cached_locks(cache: Path) -> list[Path]:
+    """Every lockfile that this machine has made and still keeps."""
+    return sorted((cache / "locks").glob(f"*/{LOCKFILE_NAME}"))
+
+
 def _resolve(
     bundle: ModelBundle,
     spec: EnvironmentSpec,

@@ -27,6 +27,14 @@ _PATIENCE = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """What a tracking server tells of a run."""
+
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+
+
 class ModelStore(Protocol):
     """Where models come from and where facts about them go back to."""
 
@@ -38,6 +46,12 @@ class ModelStore(Protocol):
 
     def upload(self, run_id: str, files: list[Path], path: str) -> None:
         """Add files to the run's artifacts under ``path``."""
+
+    def read_run(self, run_id: str) -> RunFacts:
+        """Tags and parameters of a run."""
+
+    def registered(self) -> list[str]:
+        """``models:/NAME/VERSION`` of the newest version of every registered model and of those with an alias."""
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
         """Tag the run, and the registered versions of its models, of ``model_id`` alone where one is named."""
@@ -82,6 +96,30 @@ class MlflowStore:
         """Ask the store anything; raises TrackingUnavailable, or ModelNotFound where no database is yet."""
         with self._speaking("the experiments"):
             self._client().search_experiments(max_results=1)
+
+    def read_run(self, run_id: str) -> RunFacts:
+        """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
+        with self._speaking(run_id):
+            data = self._client().get_run(run_id).data
+            return RunFacts(tags=dict(data.tags), parameters=dict(data.params))
+
+    def registered(self) -> list[str]:
+        """See ModelStore. Raises TrackingUnavailable."""
+        with self._speaking("the registered models"):
+            client = self._client()
+            found: list[str] = []
+            token = None
+            while True:
+                page = client.search_registered_models(max_results=100, page_token=token)
+                for model in page:
+                    # A search tells the aliases, but of the versions not reliably the newest.
+                    versions = client.search_model_versions(f"name = '{model.name}'")
+                    newest = {str(max(int(each.version) for each in versions))} if versions else set()
+                    chosen = newest | {str(version) for version in (model.aliases or {}).values()}
+                    found += [f"models:/{model.name}/{version}" for version in sorted(chosen, key=int)]
+                token = page.token
+                if not token:
+                    return found
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""

@@ -13,7 +13,8 @@ class Tag(StrEnum):
     """Names of the tags. Images are told by name and digest, all digests as ``sha256:…``.
 
     VERIFY is ``passed``, ``failed``, or ``answered`` where the model recorded no prediction to compare with;
-    VERIFIED_DIGEST says of which image that is true. PUSHED is the reference by digest in a registry.
+    VERIFIED_DIGEST says of which image that is true. AUDIT is ``clean``, ``findings`` or ``incomplete`` on the day
+    AUDIT_DATE, of the lock with the digest AUDITED_LOCK. PUSHED is the reference by digest in a registry.
     """
 
     IMAGE = "kbuild.image"
@@ -23,6 +24,9 @@ class Tag(StrEnum):
     LOCK_DIGEST = "kbuild.lock_digest"
     VERIFY = "kbuild.verify"
     VERIFIED_DIGEST = "kbuild.verified_digest"
+    AUDIT = "kbuild.audit"
+    AUDIT_DATE = "kbuild.audit_date"
+    AUDITED_LOCK = "kbuild.audited_lock"
 
 
 def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_id: str | None, store: ModelStore) -> str | None:

@@ -1,0 +1,203 @@
+"""``kbuild audit``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kbuild.audit.finding import SEVERITIES
+from kbuild.audit.policy import SERVICES, Policy, parse_policy
+from kbuild.audit.report import FORMAT
+from kbuild.audit.text import markdown, summary, summary_table, table
+from kbuild.auditing import Audited, Auditor, AuditRequest
+from kbuild.cli.config import ProjectConfig, env_option
+from kbuild.cli.find import DEFAULTS, existing_image
+from kbuild.cli.options import make_lock_request, make_tools
+from kbuild.cli.show import Show
+from kbuild.errors import (
+    AuditFindings,
+    AuditIncomplete,
+    ConfigurationError,
+    InvalidReference,
+    KbuildError,
+    OutputError,
+)
+from kbuild.model.reference import ModelReference
+from kbuild.workflow import Tools
+
+FORMATS = ("table", "json", "markdown", "cyclonedx")
+_LOCK_SUFFIXES = (".yml", ".yaml")
+
+
+@click.command("audit")
+@click.argument("reference", required=False)
+@click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the report here instead of to stdout.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(SEVERITIES),
+    help="The least severity that fails.  [default: low, or the project's fail-on]",
+)
+@click.option("--advisories", metavar="PATH|URL", help="OSV records: a file, a folder, a .tar.gz or .zip, or a url.")
+@click.option(
+    "--service",
+    type=click.Choice(SERVICES),
+    help="Online advisories: of your package index, of OSV, or none.  [default: pypi; none with --advisories]",
+)
+@click.option("--offline", is_flag=True, help="Ask neither services nor the package index.")
+@click.option("--lockfile", type=click.Path(path_type=Path), help="Audit with this conda-lock.yml, not the stored one.")
+@click.option("--image", "image", metavar="IMAGE", help="Also the image of MODEL: a name, a layout or a tar.")
+@click.option("--today", metavar="DATE", help="The day that expiry dates are compared with.  [default: today]")
+@click.option("--no-record", is_flag=True, help="Do not write report, SBOM and tags to the MLflow run.")
+@env_option
+def command(reference: str | None, all_registered: bool, form: str, output: Path | None, **options: Any) -> None:
+    """Audit REFERENCE: a model, an image, or a conda-lock.yml.
+
+    A model is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a folder; an image is one built
+    here, an OCI layout or a tar. The exit code is 0 when all is clean, 51 for findings, and 52 when something could
+    not be checked.
+    """
+    if (reference is None) != all_registered:
+        raise click.UsageError("give a REFERENCE or --all-registered")
+    if all_registered and form == "cyclonedx":
+        raise click.UsageError("--format cyclonedx is of one model")
+    show = Show()
+    tools, config = make_tools(show)
+    auditor = Auditor(_request(config, options), tools)
+    if reference is not None:
+        audited = _audit(reference, options["image"], auditor, tools)
+        _deliver(_render(audited, form, to_terminal=output is None), output)
+        _tell(show, audited)
+        _exit(audited.report.verdict, audited.report.reference)
+        return
+    results = list(auditor.audit_registered())
+    _deliver(_render_all(results, form), output)
+    verdicts = [_verdict(result) for _, result in results]
+    if not verdicts:
+        show.say("no model is registered")
+    worst = "findings" if "findings" in verdicts else "clean" if set(verdicts) <= {"clean"} else "incomplete"
+    _exit(worst, f"{sum(each == worst for each in verdicts)} of {len(verdicts)} registered models")
+
+
+def _request(config: ProjectConfig, options: dict[str, Any]) -> AuditRequest:
+    policy = parse_policy(config.audit, source="the project's configuration")
+    policy = _override(policy, options)
+    return AuditRequest(
+        policy=policy,
+        today=_date(options["today"]),
+        fail_on=policy.fail_on,
+        lock=make_lock_request(config, DEFAULTS),
+        lockfile=options["lockfile"],
+        offline=options["offline"],
+        record=not options["no_record"],
+    )
+
+
+def _override(policy: Policy, options: dict[str, Any]) -> Policy:
+    if options["advisories"] is not None:
+        policy = replace(policy, advisories=options["advisories"])
+    if options["service"] is not None:
+        policy = replace(policy, service=options["service"])
+    return replace(policy, fail_on=options["fail_on"] or policy.fail_on)
+
+
+def _date(text: str | None) -> datetime.date:
+    if text is None:
+        return datetime.datetime.now(datetime.UTC).date()
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--today {text!r} is no date such as 2027-01-31") from error
+
+
+def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools) -> Audited:
+    path = Path(reference).expanduser()
+    if path.is_file() and path.suffix in _LOCK_SUFFIXES:
+        return auditor.audit_lock(path)
+    with existing_image(reference, tools) as found:
+        if found is not None:
+            return auditor.audit_image(found[0], reference)
+    try:
+        model = ModelReference.parse(reference)
+    except InvalidReference as error:
+        raise InvalidReference(
+            f"{reference!r} is no model, no image built here, no OCI layout or tar, and no conda-lock.yml",
+            hint=error.hint,
+        ) from error
+    if image is None:
+        return auditor.audit_model(model)
+    with existing_image(image, tools) as found:
+        if found is None:
+            raise InvalidReference(f"{image!r} is no image built here and no OCI layout or tar")
+        return auditor.audit_model(model, image=found[0])
+
+
+def _render(audited: Audited, form: str, *, to_terminal: bool) -> str:
+    if form == "json":
+        return json.dumps(audited.report.to_json(), indent=2) + "\n"
+    if form == "cyclonedx":
+        return audited.sbom + "\n"
+    if form == "markdown":
+        return markdown(audited.report)
+    colour = to_terminal and sys.stdout.isatty()
+    return table(audited.report, width=_width(), colour=colour)
+
+
+def _render_all(results: list[tuple[str, Audited | KbuildError]], form: str) -> str:
+    reports = [result.report for _, result in results if isinstance(result, Audited)]
+    if form == "json":
+        verdicts = [_verdict(result) for _, result in results]
+        worst = "findings" if "findings" in verdicts else "clean" if set(verdicts) <= {"clean"} else "incomplete"
+        errors = [
+            {"reference": text, "error": result.message} for text, result in results if isinstance(result, KbuildError)
+        ]
+        value = {"format": FORMAT, "verdict": worst, "reports": [each.to_json() for each in reports], "errors": errors}
+        return json.dumps(value, indent=2) + "\n"
+    rows = [(text, _line(result)) for text, result in results]
+    if form == "markdown":
+        lines = [f"- `{text}`: {line}" for text, line in rows]
+        return "\n".join(["### kbuild audit", "", *lines, "", *map(markdown, reports)]) + "\n"
+    tables = [table(each, width=_width(), colour=False) for each in reports if each.verdict != "clean"]
+    return "".join([*tables, summary_table(rows, width=_width(), colour=False)])
+
+
+def _verdict(result: Audited | KbuildError) -> str:
+    return result.report.verdict if isinstance(result, Audited) else "incomplete"
+
+
+def _line(result: Audited | KbuildError) -> str:
+    return summary(result.report) if isinstance(result, Audited) else f"incomplete: {result.message}"
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _tell(show: Show, audited: Audited) -> None:
+    if audited.recorded_in is not None:
+        show.say(f"report and SBOM are with run {audited.recorded_in}")
+
+
+def _exit(verdict: str, what: str) -> None:
+    if verdict == "findings":
+        raise AuditFindings(f"the audit of {what} has findings", hint="each says what to do")
+    if verdict == "incomplete":
+        raise AuditIncomplete(f"not everything of {what} could be checked", hint="the report says what, and why")
