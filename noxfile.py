@@ -53,6 +53,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def readme(session: nox.Session) -> None:
+    """Write the README's command reference and exit codes anew."""
+    install(session, "build")
+    session.run("python", "tests/readme_reference.py")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks side by side with the peer; the table is printed and written as JSON."""
     install(session, "build", "demo", "test")

@@ -1,0 +1,89 @@
+"""Benchmarks, side by side in one run: ``nox -s bench``; ``nox -s bench -- serving`` for the scoring server.
+
+Whole processes are timed, medians of several runs are shown, and what counts is the ratio: the machine is what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from engines import start_engine
+from tool import Tool
+
+_PACKAGES = ("kbuild", "mlflow", "kedro", "conda-lock", "py-rattler", "zstandard")
+
+
+def timed(action: Callable[[], object], times: int) -> float:
+    """The median of ``times`` runs, in seconds."""
+    seconds = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def measure(folder: Path, docker_host: str | None, times: int) -> dict[str, float]:
+    """Seconds of each step on the demo's model."""
+    tool = Tool(cache=folder / "cache", environment={"DOCKER_HOST": docker_host or f"unix://{folder}/none.sock"})
+    demo = tool("demo", "--dir", folder / "project", "--json").json
+    here, run_id = Path(demo["dir"]), demo["run_id"]
+    cold = {
+        "cold lock": demo["seconds"]["lock"],
+        "cold stage (packages laid out and compiled)": demo["seconds"]["stage"],
+    }
+    lock = ["lock", run_id, "-o", folder / "conda-lock.yml"]
+    steps: dict[str, Callable[[], object]] = {
+        "kbuild lock, nothing changed": lambda: tool(*lock, cwd=here),
+        "kbuild image, nothing changed": lambda: tool("image", run_id, cwd=here),
+        "kbuild image --no-cache, native": lambda: tool("image", run_id, "--no-cache", cwd=here),
+    }
+    if docker_host is not None:
+        steps["kbuild image --no-cache, buildkit"] = lambda: tool(
+            "image", run_id, "--no-cache", "--engine", "buildkit", cwd=here
+        )
+    return {**cold, **{name: timed(step, times) for name, step in steps.items()}}
+
+
+def main() -> None:
+    """Print a table and write ``bench.json``."""
+    if sys.argv[1:2] == ["serving"]:
+        sys.argv = sys.argv[1:]
+        runpy.run_path(str(Path(__file__).with_name("bench_serving.py")), run_name="__main__")
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("bench.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            with start_engine(folder / "dockerd") as engine:
+                seconds = measure(folder, engine.host, options.times)
+        else:
+            print("no root, so no private Docker engine: buildkit is left out", file=sys.stderr)
+            seconds = measure(folder, None, options.times)
+    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    result = {"machine": machine, "versions": {p: version(p) for p in _PACKAGES}, "seconds": seconds}
+    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    native = seconds["kbuild image --no-cache, native"]
+    print(f"{'step':<48} {'seconds':>8} {'of native build':>16}")
+    for step, took in seconds.items():
+        print(f"{step:<48} {took:>8.2f} {took / native:>16.2f}")
+
+
+if __name__ == "__main__":
+    main()

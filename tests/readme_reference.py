@@ -1,0 +1,58 @@
+"""Writes the parts of the README that the code decides: ``python tests/readme_reference.py``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+import kbuild.errors
+from kbuild.cli.app import cli
+from kbuild.errors import KbuildError
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its name."""
+    context = click.Context(cli, info_name="kbuild")
+    found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
+def reference() -> str:
+    """``--help`` of every command, 100 columns wide."""
+    parts = []
+    for name, command in commands().items():
+        context = click.Context(command, info_name=f"kbuild {name}", max_content_width=100, terminal_width=100)
+        parts.append(f"### kbuild {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def exit_codes() -> str:
+    """A table of the error classes: code, what it means."""
+    classes = [c for _, c in inspect.getmembers(kbuild.errors, inspect.isclass) if issubclass(c, KbuildError)]
+    meanings = {0: "success", 1: "an error nobody foresaw; a defect", 2: "a command line that was not understood"}
+    meanings |= {c.exit_code: " ".join((c.__doc__ or "").split()) for c in classes if c.exit_code > 2}
+    meanings |= {130: "stopped by Ctrl-C"}
+    rows = [f"| {code} | {meanings[code].removesuffix('.')} |" for code in sorted(meanings)]
+    return "\n".join(["| code | meaning |", "|---|---|", *rows, ""])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"reference": reference, "exit codes": exit_codes}
+
+
+def render(readme: str, name: str) -> str:
+    """The README with one of its blocks written anew."""
+    pattern = re.compile(rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    assert pattern.search(readme), f"the README has no marks for {name}"
+    return pattern.sub(lambda match: f"{match[1]}\n{BLOCKS[name]()}\n{match[2]}", readme)
+
+
+if __name__ == "__main__":
+    path = Path(__file__).parent.parent / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for block in BLOCKS:
+        text = render(text, block)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,59 @@
+"""The README's commands exist, and its reference is what the commands say of themselves."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from readme_reference import BLOCKS, commands, render  # noqa: E402
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_the_reference_is_what_the_commands_say(name: str) -> None:
+    assert render(README, name) == README, "nox -s readme writes it anew"
+
+
+def shown() -> list[str]:
+    """Every kbuild command line in a console block."""
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return sorted({line for line in lines if line.startswith("kbuild ")})
+
+
+def test_commands_are_shown() -> None:
+    assert len(shown()) >= 5
+
+
+@pytest.mark.parametrize("line", shown())
+def test_every_command_shown_is_parsed(line: str) -> None:
+    name, *argv = shlex.split(line)[1:]
+    command = commands()[name]
+    context = command.make_context(name, list(argv), resilient_parsing=False)
+    assert context.params
+
+
+@pytest.mark.parametrize("session", ["demo", "tests"])
+def test_the_quick_start_is_one_line_that_makes_its_own_environment(session: str) -> None:
+    line = f"python3 -m pip install -qq --target .tools nox && PYTHONPATH=.tools python3 -m nox -s {session}"
+    assert f"```console\n{line}\n```" in README
+    assert f"def {session}(session: nox.Session)" in (ROOT / "noxfile.py").read_text()
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    line = "python3 -m pip install -qq --target .tools nox && PYTHONPATH=.tools python3 -m nox -s tests"
+    assert line in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_help_of_the_group_lists_every_command() -> None:
+    from kbuild.cli.app import cli
+
+    help_text = CliRunner().invoke(cli, ["--help"]).output
+    assert [name for name in commands() if name not in help_text] == []
