@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,24 +13,30 @@ from typing import Protocol
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.download import fetch_packages
+from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking import Locked, LockRequest, lock_bundle, write_lockfile
 from kbuild.errors import BaseImageError, OutputError, UnsupportedInstruction
 from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
+from kbuild.image.buildkit import stamp_times
 from kbuild.image.docker import DockerDaemon
-from kbuild.image.engine import BuiltImage, EngineName, make_engine
+from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, PackedBlob, make_engine
+from kbuild.image.layer_cache import LayerCache, layer_keys
 from kbuild.image.local import LocalImages
+from kbuild.image.native import copies_plan
 from kbuild.image.oci.reference import ImageReference
-from kbuild.image.pack import pack
+from kbuild.image.pack import DEFAULT_COMPRESSION, pack
 from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
-from kbuild.image.rootfs import StagedEnvironment, compile_code, environment_recipe, stage_environment
+from kbuild.image.rootfs import Environment, environment_recipe
+from kbuild.image.staging import Stage, complete, needed_layers
+from kbuild.image.wheel_facts import split_wheels
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.model.reference import ModelReference
 from kbuild.model.tags import Tag, write_tags
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.context import finish_context, stage_base, stage_model, stage_runtime
+from kbuild.plan.context import finish_context
 from kbuild.plan.make import make_plan
 from kbuild.plan.plan import BuildContext, BuildPlan
 from kbuild.plan.render import Template
@@ -108,6 +114,7 @@ class _Prepared:
     base: ResolvedBase
     plan: BuildPlan
     platform: Platform
+    stage: Stage
 
 
 def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path | None, force: bool = False) -> Locked:
@@ -126,9 +133,11 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")
     with _workdir(tools) as workdir:
         prepared = _prepare(request, tools, workdir)
-        context = _stage(prepared, tools, workdir / "context")
+        context = complete(_stage(prepared, tools, workdir / "context", {}))
         try:
+            # Copies, not links: the user may change them, and their times are set.
             shutil.copytree(context.path, output, symlinks=True, dirs_exist_ok=True)
+            stamp_times(output)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(output, ignore_errors=True)
             raise OutputError(f"cannot write {output}: {_reason(error)}") from error
@@ -148,8 +157,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         image = images.by_plan(key) if reuse else None
         reused = image is not None
         if image is None:
-            context = _stage(prepared, tools, workdir / "context")
-            image = _build(request.engine, context, prepared.base, images, tools, workdir)
+            image = _build(request.engine, prepared, images, tools, workdir, reuse=reuse)
             images.record_plan(key, image)
     return _deliver(image, prepared, delivery, images, tools, reused=reused)
 
@@ -159,6 +167,11 @@ def _prepare(request: ImageRequest, tools: Tools, workdir: Path) -> _Prepared:
     locked = _lock(bundle, request.lock, tools)
     platform = request.lock.platforms[0]
     base = _base(request, bundle, platform, tools)
+    packages = locked.lockfile.for_platform(platform)
+    environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
+    _check_glibc(base, environment)
+    wheels = tuple(package for package in packages if package.manager == "pip")
+    groups = split_wheels(wheels, cache=tools.cache, download=lambda: _download(locked, packages, tools))
     plan = make_plan(
         bundle,
         locked.lockfile,
@@ -166,10 +179,13 @@ def _prepare(request: ImageRequest, tools: Tools, workdir: Path) -> _Prepared:
         platform=platform,
         runtime=runtime_digest(),
         recipe=str(environment_recipe(locked.spec.python, platform)),
+        groups=groups,
         template=request.template,
         labels=dict(request.labels),
     )
-    return _Prepared(bundle=bundle, locked=locked, base=base, plan=plan, platform=platform)
+    owned = bundle.root.is_relative_to(workdir)
+    stage = Stage(bundle=bundle, owned=owned, base=base, environment=environment, groups=groups)
+    return _Prepared(bundle=bundle, locked=locked, base=base, plan=plan, platform=platform, stage=stage)
 
 
 def _fetch(model: str, tools: Tools, workdir: Path) -> ModelBundle:
@@ -203,48 +219,59 @@ def _base(request: ImageRequest, bundle: ModelBundle, platform: Platform, tools:
     return base
 
 
-def _stage(prepared: _Prepared, tools: Tools, context: Path) -> BuildContext:
-    packages = prepared.locked.lockfile.for_platform(prepared.platform)
+def _download(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -> dict[LockedPackage, Path]:
     with tools.phases("download") as progress:
-        downloads = fetch_packages(
+        return fetch_packages(
             packages,
             cache=tools.cache / "downloads",
-            channel=prepared.locked.channel,
+            channel=locked.channel,
             progress=progress,
-            environ=prepared.locked.environ,
-            indexes=prepared.locked.indexes,
+            environ=locked.environ,
+            indexes=locked.indexes,
         )
+
+
+def _stage(prepared: _Prepared, tools: Tools, folder: Path, packed: Mapping[str, PackedBlob]) -> BuildContext:
+    """The context of the layers that are not packed yet; their directories may lie in the cache."""
+    names = needed_layers(prepared.plan, packed)
+    packages = prepared.stage.packages(names)
+    downloads = _download(prepared.locked, packages, tools) if packages else {}
     with tools.phases("stage") as progress:
-        environment = stage_environment(
-            prepared.locked.lockfile,
-            prepared.platform,
-            downloads=downloads,
-            into=context,
-            cache=tools.cache,
-            run=tools.run,
-            progress=progress,
-        )
-        _check_glibc(prepared.base, environment)
-        if prepared.base.kind == "debs" and prepared.base.path is not None:
-            stage_base(prepared.base.path, context)
-        code = [stage_runtime(context), *stage_model(prepared.bundle, context)]
-        compile_code(code, environment, prepared.platform, run=tools.run)
-        return finish_context(context, prepared.plan)
+        trees = prepared.stage.lay(names, downloads, into=folder, progress=progress)
+        return finish_context(folder, prepared.plan, trees)
 
 
 def _build(
-    engine: str, context: BuildContext, base: ResolvedBase, images: LocalImages, tools: Tools, workdir: Path
+    engine: str, prepared: _Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
 ) -> BuiltImage:
     """Build with the engine of that name; ``auto`` is native, and buildkit for what native cannot execute."""
-    with tools.phases("build") as progress:
-        if engine in ("auto", "native"):
-            try:
-                return _build_with("native", context, base, images, tools, workdir, progress)
-            except UnsupportedInstruction as error:
-                if engine == "native":
-                    raise
+    if engine in ("auto", "native"):
+        try:
+            return _build_native(prepared, images, tools, workdir, reuse=reuse)
+        except UnsupportedInstruction as error:
+            if engine == "native":
+                raise
+            with tools.phases("build") as progress:
                 progress.note(f"{error.message}; building with buildkit instead")
-        return _build_with("buildkit", context, base, images, tools, workdir, progress)
+    context = complete(_stage(prepared, tools, workdir / "whole", {}))
+    with tools.phases("build") as progress:
+        return _build_with("buildkit", context, prepared.base, images, tools, workdir, progress)
+
+
+def _build_native(prepared: _Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
+    """What earlier builds packed is taken, where the Dockerfile's layers follow from the plan."""
+    plan = prepared.plan
+    cache = LayerCache(root=tools.cache / "layers", compression=DEFAULT_COMPRESSION)
+    known = NOTHING_KNOWN
+    if copies_plan(plan):
+        keys = layer_keys(plan)
+        found = {source: cache.get(key) for source, key in keys.items()} if reuse else {}
+        known = KnownLayers(keys=keys, packed={source: blob for source, blob in found.items() if blob is not None})
+    context = _stage(prepared, tools, workdir / "context", known.packed)
+    with tools.phases("build") as progress:
+        if known.packed:
+            progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
+        return _build_with("native", context, prepared.base, images, tools, workdir, progress, known, cache)
 
 
 def _build_with(
@@ -255,13 +282,15 @@ def _build_with(
     tools: Tools,
     workdir: Path,
     progress: Progress,
+    known: KnownLayers = NOTHING_KNOWN,
+    cache: LayerCache | None = None,
 ) -> BuiltImage:
     engine = make_engine(name, tools.run)
     progress.note(f"{name} engine: {engine.probe()}")
     scratch = workdir / name
     scratch.mkdir()
-    output = engine.build(context, base, workdir=scratch, progress=progress)
-    return images.add(lambda layout: pack(output, context.plan, layout, engine=name, progress=progress))
+    output = engine.build(context, base, workdir=scratch, progress=progress, known=known)
+    return images.add(lambda layout: pack(output, context.plan, layout, engine=name, progress=progress, cache=cache))
 
 
 def _deliver(
@@ -318,7 +347,7 @@ def _default_name(bundle: ModelBundle) -> ImageReference:
     return ImageReference.parse(name or "model")
 
 
-def _check_glibc(base: ResolvedBase, environment: StagedEnvironment) -> None:
+def _check_glibc(base: ResolvedBase, environment: Environment) -> None:
     """A wheel made for a newer C library than the base's would fail when it is imported: say so now."""
     if base.glibc is None or environment.glibc is None:
         return

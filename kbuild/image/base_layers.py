@@ -17,6 +17,8 @@ from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.plan.base import ResolvedBase
 
+_READ = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseImage:
@@ -65,7 +67,7 @@ def layer_members(blob: PackedBlob) -> Iterator[tarfile.TarInfo]:
     """The members of a layer blob in their order, their content skipped; raises BaseImageError when it is damaged."""
     try:
         chunks = read_layer(blob.path, layer_compression(blob.media_type))
-        with tarfile.open(fileobj=cast(IO[bytes], _Stream(chunks)), mode="r|") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], _Stream(chunks)), mode="r|", bufsize=_READ) as archive:
             yield from archive
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, FileNotFoundError) as error:
         raise BaseImageError(f"layer {blob.digest} of the base image cannot be read: {error}") from error

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kbuild.errors import BuildFailed, EngineUnavailable, InvalidImage, OutputError, ProgramNotFound
 from kbuild.image.base_layers import read_base
-from kbuild.image.engine import EngineOutput, RawLayer
+from kbuild.image.engine import NOTHING_KNOWN, EngineOutput, KnownLayers, RawLayer
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.media import Compression, layer_compression
@@ -74,10 +74,19 @@ class BuildKitEngine:
                 )
         return f"Docker {server}, buildx {[*buildx.split(), 'unknown', 'unknown'][1]}"
 
-    def build(self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress) -> EngineOutput:
+    def build(
+        self,
+        context: BuildContext,
+        base: ResolvedBase,
+        *,
+        workdir: Path,
+        progress: Progress,
+        known: KnownLayers = NOTHING_KNOWN,
+    ) -> EngineOutput:
         """Execute the context's Dockerfile, RUN and several stages included.
 
-        The times of the files in the context are set (see ``stamp_times``). Raises EngineUnavailable, BuildFailed with
+        It knows better than we what is packed already, and asks for the whole context. The times of the files there are
+        set (see ``stamp_times``). Raises EngineUnavailable, BuildFailed with
         what BuildKit said, BaseImageError, and OutputError when ``workdir`` cannot hold the export.
         """
         below = read_base(base)

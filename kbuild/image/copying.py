@@ -46,6 +46,12 @@ class FileSystem:
     def __init__(self) -> None:
         self._entries: dict[bytes, Entry] = {}
 
+    def copy(self) -> FileSystem:
+        """Another one with the same entries."""
+        other = FileSystem()
+        other._entries = dict(self._entries)
+        return other
+
     def get(self, name: bytes) -> Entry | None:
         """The entry at a path, or None."""
         return self._entries.get(name)

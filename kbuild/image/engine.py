@@ -5,8 +5,8 @@ Every engine ends in uncompressed layers and a config; packing is not its job.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -46,10 +46,11 @@ class PackedBlob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawLayer:
-    """One layer and the Dockerfile text that made it."""
+    """One layer and the Dockerfile text that made it; ``key`` is set where it may be kept for other images."""
 
     content: LayerSource | PackedBlob
     created_by: str
+    key: Digest | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,17 @@ class EngineOutput:
     config: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownLayers:
+    """By the source of their COPY: the keys of the plan's layers, and those that are packed already."""
+
+    keys: Mapping[str, Digest] = field(default_factory=dict)
+    packed: Mapping[str, PackedBlob] = field(default_factory=dict)
+
+
+NOTHING_KNOWN = KnownLayers()
+
+
 class Engine(Protocol):
     """Executes the rendered Dockerfile of a build context."""
 
@@ -68,9 +80,18 @@ class Engine(Protocol):
     def probe(self) -> str:
         """One line about what was found (versions); raises EngineUnavailable when it cannot run here."""
 
-    def build(self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress) -> EngineOutput:
+    def build(
+        self,
+        context: BuildContext,
+        base: ResolvedBase,
+        *,
+        workdir: Path,
+        progress: Progress,
+        known: KnownLayers = NOTHING_KNOWN,
+    ) -> EngineOutput:
         """Execute; raises BuildFailed, UnsupportedInstruction, BaseImageError or OutputError.
 
+        The directories of layers in ``known.packed`` need not be there, where ``copies_plan`` says that it is so.
         Writes only below ``workdir``, which must outlive the output: layers may be read from it.
         """
 

@@ -24,14 +24,16 @@ from kbuild.image.dockerfile import (
     split_words,
     take_flags,
 )
-from kbuild.image.engine import EngineOutput, PackedBlob, RawLayer
+from kbuild.image.engine import NOTHING_KNOWN, EngineOutput, KnownLayers, LayerSource, PackedBlob, RawLayer
 from kbuild.image.oci.config import DEFAULT_PATH
 from kbuild.image.oci.tarball import DIRECTORY, Entry, tar_chunks
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext
+from kbuild.plan.plan import BuildContext, BuildPlan
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
+# Instructions that make or change files, or decide where COPY puts them.
+_LAYER_MAKERS = ("COPY", "ADD", "RUN", "WORKDIR")
 _WILDCARD = re.compile(r"[*?\[]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -60,14 +62,22 @@ class NativeEngine:
         """Always there."""
         return "native engine, no daemon"
 
-    def build(self, context: BuildContext, base: ResolvedBase, *, workdir: Path, progress: Progress) -> EngineOutput:
+    def build(
+        self,
+        context: BuildContext,
+        base: ResolvedBase,
+        *,
+        workdir: Path,
+        progress: Progress,
+        known: KnownLayers = NOTHING_KNOWN,
+    ) -> EngineOutput:
         """Execute the context's Dockerfile; the layers are read from the context when they are packed.
 
         Raises UnsupportedInstruction or BuildFailed naming the line, BaseImageError, and OutputError when the context
         cannot be read.
         """
         instructions = parse_dockerfile((context.path / "Dockerfile").read_text(encoding="utf-8"))
-        build = _Build(context, base, progress)
+        build = _Build(context, base, progress, known if copies_plan(context.plan) else NOTHING_KNOWN)
         try:
             for instruction in instructions:
                 build.execute(instruction)
@@ -76,10 +86,22 @@ class NativeEngine:
         return build.output(instructions)
 
 
+def copies_plan(plan: BuildPlan) -> bool:
+    """Whether the Dockerfile's layers are the plan's and no others, as the shipped template makes them.
+
+    Only then a layer's bytes follow from the plan alone, and may be taken from an earlier build.
+    """
+    instructions = [each for each in parse_dockerfile(plan.dockerfile) if each.name in _LAYER_MAKERS]
+    wanted = [[f"{layer.source}/", "/"] for layer in plan.layers]
+    return [exec_form(each.value) for each in instructions] == wanted and all(i.name == "COPY" for i in instructions)
+
+
 class _Build:
     """The state of one execution: file system, config and layers so far."""
 
-    def __init__(self, context: BuildContext, base: ResolvedBase, progress: Progress) -> None:
+    def __init__(self, context: BuildContext, base: ResolvedBase, progress: Progress, known: KnownLayers) -> None:
+        self._known = known
+        self._below: dict[tuple[str, ...], FileSystem] = {}
         self._context = context
         self._base = base
         self._progress = progress
@@ -145,6 +167,10 @@ class _Build:
         if len(words) > 2:
             instruction.unsupported("the native engine copies one source at a time")
         self._progress.note(f"COPY {words[0]}")
+        name = words[0].removesuffix("/")
+        if name in self._known.keys:
+            self._add_known(instruction, name, f"COPY {' '.join(words)}")
+            return
         try:
             entries = self._copy(instruction, words[0], words[1], owner)
         except CopyConflict as error:
@@ -152,11 +178,32 @@ class _Build:
         flag_text = "".join(f"--{name}={flags[name]} " for name in ("chown", "chmod") if name in flags)
         self._add(entries, f"COPY {flag_text}{' '.join(words)}")
 
+    def _add_known(self, instruction: Instruction, name: str, created_by: str) -> None:
+        """The layer of the plan with this name: as it was packed before, or over the layers that it may meet."""
+        content: LayerSource | PackedBlob | None = self._known.packed.get(name)
+        if content is None:
+            over = next(layer.over for layer in self._context.plan.layers if layer.source == name)
+            try:
+                entries = copy_tree(self._below_of(over).copy(), self._context.tree(name), b"", Ownership())
+            except CopyConflict as error:
+                instruction.fail(str(error))
+            content = CopiedLayer(entries=tuple(entries))
+        self._layers.append(RawLayer(content=content, created_by=created_by, key=self._known.keys[name]))
+
+    def _below_of(self, over: tuple[str, ...]) -> FileSystem:
+        if not over:
+            return self._files
+        if over not in self._below:
+            files = self._below_of(over[:-1]).copy()
+            copy_tree(files, self._context.tree(over[-1]), b"", Ownership())
+            self._below[over] = files
+        return self._below[over]
+
     def _copy(self, instruction: Instruction, source: str, target: str, owner: Ownership) -> list[Entry]:
         if _WILDCARD.search(source):
             instruction.unsupported("the native engine reads no wildcards")
         # As in BuildKit, "..", "." and a leading slash stay inside the context.
-        path = self._context.path / posixpath.normpath(f"/{source}").strip("/")
+        path = self._in_context(posixpath.normpath(f"/{source}").strip("/"))
         if not path.exists() or path.is_symlink():
             instruction.fail(f"{source} is not in the build context")
         into_folder = target.endswith(("/", "/."))
@@ -167,6 +214,10 @@ class _Build:
         if into_folder or not full or (there is not None and there.kind == DIRECTORY):
             full = posixpath.join(full, path.name)
         return copy_file(self._files, path, full.encode(), owner)
+
+    def _in_context(self, source: str) -> Path:
+        top, _, inside = source.partition("/")
+        return self._context.tree(top) / inside if top in self._context.trees else self._context.path / source
 
     def _do_workdir(self, instruction: Instruction) -> None:
         text = expand(instruction.value, self._env, instruction)

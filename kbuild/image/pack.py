@@ -18,12 +18,14 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage, OutputError
 from kbuild.image.engine import BuiltImage, EngineOutput, LayerSource, LayerSummary, PackedBlob, RawLayer
+from kbuild.image.layer_cache import LayerCache
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.compress import write_blob
 from kbuild.image.oci.config import make_config
 from kbuild.image.oci.descriptor import Descriptor, Manifest
 from kbuild.image.oci.reference import ImageReference
+from kbuild.image.tree import link_or_copy
 from kbuild.plan.plan import BuildPlan
 from kbuild.progress import Progress
 
@@ -45,17 +47,19 @@ def pack(
     progress: Progress,
     compression: media.Compression = DEFAULT_COMPRESSION,
     reference: ImageReference | None = None,
+    cache: LayerCache | None = None,
 ) -> BuiltImage:
     """Write the OCI layout directory ``destination`` and tell what is in it.
 
     An older layout at the same place is replaced, anything else in the way stays. Whole or not at all: it is made
-    beside the destination and renamed. Raises OutputError when it cannot be written (disk full, no permission).
+    beside the destination and renamed. Layers with a key are kept in ``cache``.
+    Raises OutputError when it cannot be written (disk full, no permission).
     """
     refuse_other(destination)
     with writing(destination) as folder:
         blobs = folder / "blobs" / "sha256"
         blobs.mkdir(parents=True)
-        layers = _write_layers(output.layers, compression, blobs, progress)
+        layers = _write_layers(output.layers, compression, blobs, progress, cache)
         config = make_config(
             output.config,
             platform=plan.platform,
@@ -138,7 +142,11 @@ def _replace(new: Path, destination: Path) -> None:
 
 
 def _write_layers(
-    layers: Sequence[RawLayer], compression: media.Compression, blobs: Path, progress: Progress
+    layers: Sequence[RawLayer],
+    compression: media.Compression,
+    blobs: Path,
+    progress: Progress,
+    cache: LayerCache | None,
 ) -> list[tuple[LayerSummary, Descriptor]]:
     counter = _Counter(progress)
 
@@ -146,7 +154,12 @@ def _write_layers(
         number, layer = numbered
         if isinstance(layer.content, PackedBlob):
             return _carry_over(layer.content, layer.created_by, blobs)
-        return _write_layer(layer.content, layer.created_by, compression, blobs, f".layer{number}", counter)
+        summary, descriptor = _write_layer(
+            layer.content, layer.created_by, compression, blobs, f".layer{number}", counter
+        )
+        if layer.key is not None and cache is not None:
+            cache.put(layer.key, _as_blob(summary, descriptor, blobs))
+        return summary, descriptor
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         written = list(pool.map(write, enumerate(layers)))
@@ -169,6 +182,16 @@ def _write_layer(
     return summary, Descriptor(media_type=media.LAYERS[compression], digest=blob.digest, size=blob.size)
 
 
+def _as_blob(summary: LayerSummary, descriptor: Descriptor, blobs: Path) -> PackedBlob:
+    return PackedBlob(
+        media_type=descriptor.media_type,
+        digest=summary.digest,
+        size=summary.size,
+        diff_id=summary.diff_id,
+        path=blobs / summary.digest.hex,
+    )
+
+
 def _carry_over(blob: PackedBlob, created_by: str, blobs: Path) -> tuple[LayerSummary, Descriptor]:
     target = blobs / blob.digest.hex
     if not target.exists():
@@ -179,18 +202,6 @@ def _carry_over(blob: PackedBlob, created_by: str, blobs: Path) -> tuple[LayerSu
         raise InvalidImage(f"the base image has a layer that cannot be used: {error}") from error
     summary = LayerSummary(digest=blob.digest, diff_id=blob.diff_id, size=blob.size, created_by=created_by)
     return summary, Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
-
-    Only for blobs: they are named by their content and never changed in place.
-    """
-    try:
-        os.link(source, target)
-    except OSError:
-        # Another file system, a file system without links, or a user who may not link: a copy says what is wrong.
-        shutil.copyfile(source, target)
 
 
 class _Counter:

@@ -11,8 +11,9 @@ from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.reference import ImageReference
-from kbuild.image.pack import link_or_copy, output_error, refuse_other, writing
+from kbuild.image.pack import output_error, refuse_other, writing
 from kbuild.image.registry import push_image
+from kbuild.image.tree import link_or_copy
 from kbuild.progress import Progress
 
 

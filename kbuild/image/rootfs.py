@@ -7,9 +7,8 @@ processors. Each wheel, and the interpreter with its conda packages, is laid out
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from kbuild.image.bytecode import Compiler, can_compile, compile_folder, compile
 from kbuild.image.conda_packages import install_conda_packages
 from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.image.wheels import WheelTarget, cached_wheel, required_glibc, wheel_filename, wheel_key
+from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
@@ -30,75 +30,75 @@ PREFIX = "/opt/env"
 _RECIPE = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StagedEnvironment:
-    """Two trees to be copied to ``/``. Their files are hard links into the cache: read-only.
+class Environment:
+    """The trees of a lock's packages on one platform, each laid out when it is first asked for.
 
-    ``python`` is the interpreter's version, ``3.11.7``; ``glibc`` the oldest C library that every wheel promises to
-    run with (None: no wheel says); ``bytecode`` is False where nothing here could compile for the platform.
-    The two contents are digests of everything that decides a tree, cheap because the packages are not read again.
+    A tree's files are in the cache, or hard links into it: read-only. ``cache`` should lie on the file system of
+    ``into``: then files are links, otherwise copies. Not for several threads.
     """
 
-    interpreter: Path
-    dependencies: Path
-    interpreter_content: Digest
-    dependencies_content: Digest
-    python: str
-    glibc: tuple[int, int] | None
-    bytecode: bool
+    def __init__(
+        self,
+        lockfile: Lockfile,
+        platform: Platform,
+        *,
+        cache: Path,
+        prefix: str = PREFIX,
+        run: Runner,
+    ) -> None:
+        """Raises LockfileInvalid (no interpreter, a wheel for another platform) and SourceOnlyPackage."""
+        packages = lockfile.for_platform(platform)
+        self._conda = [package for package in packages if package.manager == "conda"]
+        python = next((package.version for package in self._conda if package.name == "python"), None)
+        if python is None:
+            raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
+        self._target = WheelTarget(python=python, platform=platform, prefix=prefix)
+        self.glibc = _check_wheels([package for package in packages if package.manager == "pip"], self._target)
+        self._cache, self._run = cache, run
 
+    def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
+        """The packages whose files are needed to lay these layers out; the interpreter compiles all of them."""
+        wanted = set(names)
+        found = [] if cached_interpreter(self._conda, self._target, self._cache).is_dir() else list(self._conda)
+        return found + [package for group in groups if group.name in wanted for package in group.packages]
 
-def stage_environment(
-    lockfile: Lockfile,
-    platform: Platform,
-    *,
-    downloads: Mapping[LockedPackage, Path],
-    into: Path,
-    cache: Path,
-    prefix: str = PREFIX,
-    run: Runner,
-    progress: Progress,
-) -> StagedEnvironment:
-    """Stage the packages of one platform as ``into/interpreter`` and ``into/dependencies``, which must not exist yet.
+    def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:
+        """The interpreter and the other conda packages; raises BuildFailed and OutputError."""
+        with writing("the environment"):
+            return _lay_interpreter(self._conda, downloads, self._target, self._cache, self._run)
 
-    ``downloads`` holds a verified local file for each package. ``cache`` should lie on the file system of ``into``:
-    then files are hard links, otherwise copies. Raises LockfileInvalid (no interpreter, a wheel for another
-    platform, two wheels with different contents for one file), SourceOnlyPackage, BuildFailed and OutputError.
-    """
-    packages = lockfile.for_platform(platform)
-    conda = {package: downloads[package] for package in packages if package.manager == "conda"}
-    wheels = {package: downloads[package] for package in packages if package.manager == "pip"}
-    python = next((package.version for package in conda if package.name == "python"), None)
-    if python is None:
-        raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
-    target = WheelTarget(python=python, platform=platform, prefix=prefix)
-    glibc = _check_wheels(wheels, target)
-    interpreter, dependencies = into / "interpreter", into / "dependencies"
-    with writing("the environment"):
-        into.mkdir(parents=True, exist_ok=True)
-        progress.note(f"installing Python {python}" + (f" and {n} conda packages" if (n := len(conda) - 1) else ""))
-        key, tree = _lay_interpreter(conda, target, cache, run)
-        link_tree(tree, interpreter, {}, "python")
-        compiler = find_compiler(tree, prefix, python, platform)
+    def wheels(
+        self, groups: Sequence[PackageGroup], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
+    ) -> dict[str, Path]:
+        """The tree of each group, below ``into`` where it is made of several; ``downloads`` has a file a package.
+
+        Raises LockfileInvalid (two wheels with different contents for one file, a damaged wheel), BuildFailed and
+        OutputError.
+        """
+        compiler = self.compiler(downloads)
         if compiler is None:
-            progress.note(f"no Python {python} here to compile for {platform}: the image starts without bytecode")
-        progress.note(f"installing {len(wheels)} wheels")
-        trees = _lay_wheels(wheels, target, compiler, cache, run, progress)
-        owners: dict[str, str] = {}
-        make_directory(dependencies)
-        for package, tree in trees.items():
-            link_tree(tree, dependencies, owners, f"{package.name} {package.version}")
-        reset_directory_times(interpreter)
-        reset_directory_times(dependencies)
-    return StagedEnvironment(
-        interpreter=interpreter,
-        dependencies=dependencies,
-        interpreter_content=key,
-        dependencies_content=digest_json([str(wheel_key(target, compiler)), sorted(p.sha256 for p in wheels)]),
-        python=python,
-        glibc=glibc,
-        bytecode=compiler is not None,
-    )
+            progress.note(f"no Python {self._target.python} here to compile: the image starts without bytecode")
+        wanted = [package for group in groups for package in group.packages]
+        progress.note(f"installing {len(wanted)} wheels")
+        with writing("the environment"):
+            trees = _lay_wheels(wanted, downloads, self._target, compiler, self._cache, self._run, progress)
+            return {group.name: _join(group, trees, into) for group in groups}
+
+    def compiler(self, downloads: Mapping[LockedPackage, Path]) -> Compiler | None:
+        """What compiles for the image, None where nothing here can."""
+        target = self._target
+        return find_compiler(self.interpreter(downloads), target.prefix, target.python, target.platform)
+
+    def compile(self, trees: Sequence[Path], downloads: Mapping[LockedPackage, Path]) -> None:
+        """Compile the code of trees that are no package, and normalise their modes and times.
+
+        Raises BuildFailed when the image's interpreter does not run here.
+        """
+        compiler = self.compiler(downloads)
+        for tree in trees:
+            if compiler is not None:
+                compile_folder(tree, "", compiler, run=self._run, jobs=_jobs())
+            normalise_tree(tree)
 
 
 def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:
@@ -110,64 +110,60 @@ def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX)
     return digest_json([str(_interpreter_recipe(target)), str(wheel_key(target, None))])
 
 
-def compile_code(trees: Sequence[Path], environment: StagedEnvironment, platform: Platform, *, run: Runner) -> None:
-    """Compile the code of staged trees that are no package, and normalise their modes and times.
-
-    Raises BuildFailed when the staged interpreter does not run here.
-    """
-    compiler = find_compiler(environment.interpreter, PREFIX, environment.python, platform)
-    for tree in trees:
-        if tree.is_dir():
-            if compiler is not None:
-                compile_folder(tree, "", compiler, run=run, jobs=_jobs())
-            normalise_tree(tree)
-
-
 def _interpreter_recipe(target: WheelTarget) -> Digest:
     bytecode = recipe_digest().hex if can_compile(target.python, target.platform) else None
     return digest_json([_RECIPE, version("py-rattler"), target.prefix, str(target.platform), bytecode])
 
 
-def _check_wheels(wheels: Mapping[LockedPackage, Path], target: WheelTarget) -> tuple[int, int] | None:
+def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> tuple[int, int] | None:
     supported = target.supported()
     needs = [required_glibc(wheel_filename(package), supported) for package in wheels]
     return max((need for need in needs if need is not None), default=None)
 
 
-def _lay_interpreter(
-    conda: Mapping[LockedPackage, Path], target: WheelTarget, cache: Path, run: Runner
-) -> tuple[Digest, Path]:
+def cached_interpreter(conda: Iterable[LockedPackage], target: WheelTarget, cache: Path) -> Path:
+    """Where the interpreter's tree is or will be."""
     packages = sorted((package.filename, package.url, package.sha256) for package in conda)
-    key = digest_json([str(_interpreter_recipe(target)), packages])
+    return cache / "interpreters" / digest_json([str(_interpreter_recipe(target)), packages]).hex
 
+
+def _lay_interpreter(
+    conda: Sequence[LockedPackage],
+    downloads: Mapping[LockedPackage, Path],
+    target: WheelTarget,
+    cache: Path,
+    run: Runner,
+) -> Path:
     def make(root: Path) -> None:
         scratch = root / "scratch"
         scratch.mkdir()
-        install_conda_packages(conda, root=root, prefix=target.prefix, scratch=scratch, run=run)
+        archives = {package: downloads[package] for package in conda}
+        install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=run)
         compiler = find_compiler(root, target.prefix, target.python, target.platform)
         if compiler is not None:
             compile_tree(root, target.prefix, compiler, run=run, jobs=_jobs())
         normalise_tree(root)
 
-    return key, cached_tree(cache / "interpreters" / key.hex, make)
+    return cached_tree(cached_interpreter(conda, target, cache), make)
 
 
 def _lay_wheels(
-    wheels: Mapping[LockedPackage, Path],
+    wheels: Sequence[LockedPackage],
+    downloads: Mapping[LockedPackage, Path],
     target: WheelTarget,
     compiler: Compiler | None,
     cache: Path,
     run: Runner,
     progress: Progress,
 ) -> dict[LockedPackage, Path]:
-    """The cached tree of each wheel in the order of ``wheels``; the largest are begun first, to end together."""
+    """The cached tree of each wheel; the largest are begun first, to end together."""
     trees: dict[LockedPackage, Path] = {}
     with ThreadPoolExecutor(_jobs()) as pool:
         futures = {
             pool.submit(
-                cached_wheel, wheels[package], package, target=target, compiler=compiler, cache=cache, run=run
+                cached_wheel, downloads[package], package, target=target, compiler=compiler, cache=cache, run=run
             ): package
-            for package in sorted(wheels, key=lambda p: (-wheels[p].stat().st_size, p))
+            for package in sorted(wheels, key=lambda p: (-downloads[p].stat().st_size, p))
         }
         try:
             for future in as_completed(futures):
@@ -176,7 +172,19 @@ def _lay_wheels(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return {package: trees[package] for package in wheels}
+    return trees
+
+
+def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], into: Path) -> Path:
+    if len(group.packages) == 1:
+        return trees[group.packages[0]]
+    owners: dict[str, str] = {}
+    root = into / group.name
+    make_directory(root)
+    for package in group.packages:
+        link_tree(trees[package], root, owners, f"{package.name} {package.version}")
+    reset_directory_times(root)
+    return root
 
 
 def _jobs() -> int:

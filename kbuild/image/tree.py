@@ -58,6 +58,31 @@ def cached_tree(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
+
+    Only for blobs: they are named by their content and never changed in place.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, a file system without links, or a user who may not link: a copy says what is wrong.
+        shutil.copyfile(source, target)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all: whoever reads meanwhile sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:16]}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def normalise_tree(root: Path, *, sticky: frozenset[str] = frozenset()) -> None:
     """Directories 0755, files 0755 or 0644 by their owner's execute bit, every time 0.
 
@@ -78,11 +103,12 @@ def normalise_tree(root: Path, *, sticky: frozenset[str] = frozenset()) -> None:
         os.utime(directory, (0, 0))
 
 
-def link_tree(source: Path, target: Path, owners: dict[str, str], owner: str) -> None:
+def link_tree(source: Path, target: Path, owners: dict[str, str], owner: str, *, exact: bool = False) -> None:
     """Add a normalised tree to ``target`` by hard links, or by copies where links cannot be made.
 
     ``owners`` collects which package brought each file. The same file with the same content may come twice;
-    bytecode follows the source that came first. Raises LockfileInvalid when contents differ.
+    bytecode follows the source that came first. ``exact`` keeps the modes of directories too.
+    Raises LockfileInvalid when contents differ.
     """
     make_directory(target)
     pending = [""]
@@ -96,6 +122,8 @@ def link_tree(source: Path, target: Path, owners: dict[str, str], owner: str) ->
                     if path in owners:
                         raise _conflict(path, owners[path], owner)
                     make_directory(Path(there))
+                    if exact:
+                        os.chmod(there, stat.S_IMODE(entry.stat().st_mode))
                     pending.append(f"{path}/")
                 elif path in owners:
                     if "/__pycache__/" not in path and not _same(entry.path, there):

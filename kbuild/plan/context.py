@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from kbuild.errors import OutputError
-from kbuild.model.bundle import ModelBundle
-from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH, is_project_code
+from kbuild.model.bundle import ModelBundle, ModelFile
+from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
 from kbuild.plan.plan import BuildContext, BuildPlan
 from kbuild.plan.runtime import runtime_files
 
@@ -17,50 +17,36 @@ _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
 
 
-def stage_runtime(context: Path) -> Path:
-    """Put kbuild's serving part below ``runtime/``; returns that directory."""
-    root = context / "runtime"
+def stage_runtime(root: Path) -> None:
+    """Put kbuild's serving part below ``root``."""
     for name, source in runtime_files().items():
-        _place(source, root / RUNTIME_PATH.lstrip("/") / name, root)
-    return root
+        _place(source, root / RUNTIME_PATH.lstrip("/") / name, root, shutil.copyfile)
 
 
-def stage_model(bundle: ModelBundle, context: Path) -> tuple[Path, Path]:
-    """Put the bundle's code below ``project/`` and its other files below ``model/``; returns both directories."""
-    project, model = context / "project", context / "model"
-    for file in bundle.files:
-        root = project if is_project_code(file.path) else model
-        _place(bundle.root / file.path, root / MODEL_PATH.lstrip("/") / file.path, root)
-    return project, model
+def stage_files(bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, move: bool) -> None:
+    """Put files of the bundle below ``root``; ``move`` where the bundle is a copy of ours, that nobody else reads."""
+    for file in files:
+        target = root / MODEL_PATH.lstrip("/") / file.path
+        _place(bundle.root / file.path, target, root, _link if move else shutil.copyfile)
 
 
-def stage_base(tree: Path, context: Path) -> Path:
-    """Link an assembled base below ``base/``; links, modes and empty directories are kept."""
-    root = context / "base"
-    shutil.copytree(tree, root, symlinks=True, copy_function=link_or_copy)
-    return root
-
-
-def finish_context(context: Path, plan: BuildPlan) -> BuildContext:
-    """Write ``Dockerfile`` and ``plan.json``; raises OutputError when a layer of the plan is not there."""
-    missing = [layer.source for layer in plan.layers if not (context / layer.source).is_dir()]
-    if missing:
-        raise OutputError(f"the build context has no {', '.join(missing)}")
+def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | None = None) -> BuildContext:
+    """Write ``Dockerfile`` and ``plan.json``; ``trees`` are layers' directories that lie elsewhere."""
+    context.mkdir(parents=True, exist_ok=True)
     (context / "Dockerfile").write_text(plan.dockerfile, encoding="utf-8")
     (context / "plan.json").write_text(json.dumps(plan.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return BuildContext(path=context, plan=plan)
+    return BuildContext(path=context, plan=plan, trees=trees or {})
 
 
-def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A hard link where the file system allows one, else a copy."""
+def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
 
 
-def _place(source: Path, target: Path, root: Path) -> None:
-    """Copy one file; the modes of it and of the directories made for it do not depend on the umask."""
+def _place(source: Path, target: Path, root: Path, bring: Callable[[Path, Path], object]) -> None:
+    """Bring one file; the modes of it and of the directories made for it do not depend on the umask."""
     missing = []
     folder = target.parent
     while folder != root.parent and not folder.exists():
@@ -70,5 +56,5 @@ def _place(source: Path, target: Path, root: Path) -> None:
     for made in reversed(missing):
         made.mkdir()
         made.chmod(_DIRECTORY_MODE)
-    shutil.copyfile(source, target)
+    bring(source, target)
     target.chmod(_FILE_MODE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kbuild.digest import Digest, digest_json
@@ -14,6 +14,7 @@ from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
 from kbuild.plan.render import Template, render_dockerfile
+from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
 from kbuild.platform import Platform
 
 PREFIX = "/opt/env"
@@ -22,6 +23,9 @@ RUNTIME_PATH = "/opt/kbuild"
 PORT = 8080
 LABEL_MODEL_URI = "io.kbuild.model.uri"
 LABEL_RUN_ID = "io.kbuild.run.id"
+BASE_LAYER = "base"
+INTERPRETER_LAYER = "interpreter"
+RUNTIME_LAYER = "runtime"
 _USER = "65532:65532"
 
 
@@ -33,14 +37,16 @@ def make_plan(
     platform: Platform,
     runtime: Digest,
     recipe: str,
+    groups: Sequence[PackageGroup],
     template: Template,
     labels: Mapping[str, str] | None = None,
 ) -> BuildPlan:
     """Everything that determines the image.
 
     ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are put in place, so that a
-    change of the recipe is a change of the plan. ``labels`` come on top of kbuild's own. Raises PlatformError for a
-    platform the lock does not cover, TemplateError and LabelError from rendering.
+    change of the recipe is a change of the plan; ``groups`` are the lock's wheels, split into layers. ``labels`` come
+    on top of kbuild's own. Raises PlatformError for a platform the lock does not cover, TemplateError and LabelError
+    from rendering.
     """
     if platform not in lockfile.platforms:
         locked = ", ".join(map(str, lockfile.platforms))
@@ -67,7 +73,7 @@ def make_plan(
         from_line=_from_line(base),
         platform=platform,
         created=facts.created,
-        layers=_layers(bundle, lockfile, base, platform, runtime, recipe),
+        layers=_layers(bundle, lockfile, base, platform, runtime, recipe, groups),
         config=ImageConfig(
             user=_USER,
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
@@ -88,41 +94,37 @@ def rfc3339(seconds: int) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def is_project_code(path: str) -> bool:
-    """Whether a file of the bundle is code (MLflow keeps ``code_paths`` in ``code/``)."""
-    return path.startswith("code/")
-
-
 def _layers(
-    bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase, platform: Platform, runtime: Digest, recipe: str
+    bundle: ModelBundle,
+    lockfile: Lockfile,
+    base: ResolvedBase,
+    platform: Platform,
+    runtime: Digest,
+    recipe: str,
+    groups: Sequence[PackageGroup],
 ) -> tuple[LayerPlan, ...]:
+    """From what changes least to what changes most. A layer that would be empty is left out: COPY of nothing fails."""
     packages = lockfile.for_platform(platform)
-    code = [[file.path, str(file.digest)] for file in bundle.files if is_project_code(file.path)]
-    model = [[file.path, str(file.digest)] for file in bundle.files if not is_project_code(file.path)]
-    layers = [
-        _layer("interpreter", [recipe, _sources(p.sha256 for p in packages if p.manager == "conda")]),
-        _layer("dependencies", [recipe, _sources(p.sha256 for p in packages if p.manager == "pip")]),
-        _layer("runtime", [recipe, str(runtime)]),
-        _layer("project", [recipe, code]),
-        _layer("model", [recipe, model]),
-    ]
-    if base.kind == "debs":
-        layers.insert(0, LayerPlan(name="base", source="base", content=base.digest))
-    # A model without code or a spec without pip packages has no such layer: COPY of nothing is an error.
-    empty = {name for name, there in (("project", code), ("dependencies", _pip(lockfile, platform))) if not there}
-    return tuple(layer for layer in layers if layer.name not in empty)
+    lowest = (BASE_LAYER,) if base.kind == "debs" else ()
+    # Packages and code are compiled by the interpreter, so its bytes decide theirs.
+    compiled = (*lowest, INTERPRETER_LAYER)
+    conda = [recipe, _sources(package.sha256 for package in packages if package.manager == "conda")]
+    layers = [LayerPlan(name=name, source=name, content=base.digest) for name in lowest]
+    layers.append(_layer(INTERPRETER_LAYER, conda, lowest))
+    layers += [_layer(group.name, [recipe, _sources(p.sha256 for p in group.packages)], compiled) for group in groups]
+    layers.append(_layer(RUNTIME_LAYER, [recipe, str(runtime)], compiled))
+    for name, files in split_model(bundle).items():
+        content = [recipe, [[file.path, str(file.digest)] for file in files]]
+        layers.append(_layer(name, content, compiled if name == PROJECT_LAYER else lowest))
+    return tuple(layers)
 
 
-def _layer(name: str, value: object) -> LayerPlan:
-    return LayerPlan(name=name, source=name, content=digest_json(value))
+def _layer(name: str, value: object, over: tuple[str, ...]) -> LayerPlan:
+    return LayerPlan(name=name, source=name, content=digest_json(value), over=over)
 
 
 def _sources(digests: Iterable[str]) -> list[str]:
     return sorted(digests)
-
-
-def _pip(lockfile: Lockfile, platform: Platform) -> bool:
-    return any(package.manager == "pip" for package in lockfile.for_platform(platform))
 
 
 def _from_line(base: ResolvedBase) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ BASE_CONTEXT = "kbuild-base"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerPlan:
-    """One ``COPY source/ /`` of the Dockerfile: a directory of the build context, and what decides its content."""
+    """One ``COPY source/ /`` of the Dockerfile: a directory of the build context, and what decides its content.
+
+    ``over`` names the lower layers whose files may also decide what is in this one; it has none in common with others.
+    """
 
     name: str
     source: str
     content: Digest
+    over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +89,15 @@ class BuildPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildContext:
-    """A directory that holds ``Dockerfile`` and one directory a layer, modes normalised to 0644/0755 (0777 links)."""
+    """A directory that holds ``Dockerfile`` and one directory a layer, modes normalised to 0644/0755 (0777 links).
+
+    An engine that runs here may read a layer's directory elsewhere: ``trees`` has those that are not in ``path``.
+    """
 
     path: Path
     plan: BuildPlan
+    trees: Mapping[str, Path] = field(default_factory=dict)
+
+    def tree(self, source: str) -> Path:
+        """Where the directory of a layer is."""
+        return self.trees.get(source, self.path / source)

@@ -11,9 +11,14 @@ from kbuild.plan.base import ResolvedBase
 from kbuild.plan.make import make_plan, rfc3339
 from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
 from kbuild.plan.render import Template
+from kbuild.plan.split import WheelFacts, split_packages
 from kbuild.platform import Platform
 
 AMD64 = Platform("linux", "amd64")
+FACTS = {
+    "numpy": WheelFacts(size=50_000_000, paths=frozenset({"site/numpy/__init__.py"})),
+    "mlflow": WheelFacts(size=1, paths=frozenset({"site/mlflow/__init__.py"})),
+}
 
 
 def make(bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase, **changes: Any) -> BuildPlan:
@@ -21,6 +26,7 @@ def make(bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase, **changes:
         "platform": AMD64,
         "runtime": digest_bytes(b"runtime"),
         "recipe": "1",
+        "groups": split_packages({p: FACTS[p.name] for p in lockfile.packages if p.manager == "pip"}),
         "template": Template(),
         **changes,
     }
@@ -33,7 +39,7 @@ def names(plan: BuildPlan) -> list[str]:
 
 def test_layers_go_from_what_changes_least_to_what_changes_most(bundle, lockfile, base) -> None:
     plan = make(bundle, lockfile, base)
-    assert names(plan) == ["base", "interpreter", "dependencies", "runtime", "project", "model"]
+    assert names(plan) == ["base", "interpreter", "package-numpy", "dependencies", "runtime", "project", "model"]
 
 
 def test_a_registry_base_is_no_layer_of_ours(bundle, lockfile, base) -> None:
@@ -72,7 +78,7 @@ def test_each_change_changes_its_own_layer_alone(bundle, lockfile, base) -> None
     ]
     wheel = replace(lockfile.packages[1], sha256=other.hex)
     packages = (lockfile.packages[0], wheel, lockfile.packages[2])
-    assert changed(plan, make(bundle, replace(lockfile, packages=packages), base)) == ["dependencies"]
+    assert changed(plan, make(bundle, replace(lockfile, packages=packages), base)) == ["package-numpy"]
     assert changed(plan, make(bundle, lockfile, base, runtime=other)) == ["runtime"]
 
 
@@ -122,3 +128,15 @@ def test_time_is_written_in_utc() -> None:
 def test_a_file_added_is_another_plan(bundle, lockfile, base) -> None:
     more = replace(bundle, files=(*bundle.files, ModelFile(path="z", size=0, digest=digest_bytes(b""))))
     assert make(more, lockfile, base).digest != make(bundle, lockfile, base).digest
+
+
+def test_a_layer_names_the_layers_whose_files_it_may_meet(bundle, lockfile, base) -> None:
+    over = {layer.name: layer.over for layer in make(bundle, lockfile, base).layers}
+    assert (
+        over["package-numpy"] == over["dependencies"] == over["runtime"] == over["project"] == ("base", "interpreter")
+    )
+    assert over["interpreter"] == over["model"] == ("base",)
+    assert {layer.over for layer in make(bundle, lockfile, replace(base, kind="layout")).layers} == {
+        (),
+        ("interpreter",),
+    }

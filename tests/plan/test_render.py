@@ -20,6 +20,7 @@ def render(bundle, lockfile, base):
             platform=Platform("linux", "amd64"),
             runtime=digest_bytes(b""),
             recipe="1",
+            groups=(),
             template=template,
         ).dockerfile
 
@@ -43,7 +44,7 @@ def test_the_default_dockerfile_has_no_run(render, tmp_path) -> None:
     kinds = [kind for kind, _ in steps]
     assert "RUN" not in kinds
     assert kinds[0] == "FROM" and kinds[-1] == "ENTRYPOINT"
-    assert kinds.count("COPY") == 6
+    assert kinds.count("COPY") == 5
     assert ("USER", "65532:65532") in steps
     assert ("EXPOSE", "8080") in steps
     assert {"HEALTHCHECK", "STOPSIGNAL", "LABEL", "ENV"} <= set(kinds)

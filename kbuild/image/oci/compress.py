@@ -21,6 +21,12 @@ _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
 _QUEUE = 8
+SETTINGS: dict[Compression, str] = {
+    "none": "stored",
+    "gzip": f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level {_GZIP_LEVEL}",
+    "zstd": f"zstd {zstandard.ZSTD_VERSION}, level {_ZSTD_LEVEL}",
+}
+"""What besides the content decides compressed bytes: another version of a library may write others."""
 _READ = 1 << 20
 
 

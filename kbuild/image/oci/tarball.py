@@ -14,6 +14,8 @@ from kbuild.errors import InvalidImage
 
 FILE, HARD_LINK, SYMLINK, DIRECTORY, FIFO = b"0", b"1", b"2", b"5", b"6"
 CHUNK = 1 << 20
+RECIPE = 1
+"""Changes whenever the same folder would become other tar bytes."""
 _BLOCK = 512
 _PAX_HEADER = b"x"
 _MAX_OCTAL_SIZE = 8**11

@@ -1,0 +1,117 @@
+"""Which packages share a layer: the heavy ones get one of their own, so that models with common packages share it.
+
+The answer depends on the lock alone: on the wheels' sizes and paths, which its hashes pin, never on what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from packaging.utils import canonicalize_name
+
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.model.bundle import ModelBundle, ModelFile
+
+RULE = 1
+"""Changes whenever the same wheels would be split differently."""
+
+DEPENDENCIES = "dependencies"
+"""The layer of the packages that are not heavy."""
+
+PROJECT_LAYER = "project"
+MODEL_LAYER = "model"
+
+# An image may have 127 layers in Docker's overlay store, and every layer costs a request to each registry.
+_OWN_LAYERS = 10
+_HEAVY = 8_000_000
+_LARGE_ARTIFACTS = 12
+_LARGE = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelFacts:
+    """What a wheel's directory says: bytes of its files when unpacked, and where they go."""
+
+    size: int
+    paths: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageGroup:
+    """Wheels that are one layer; ``name`` is also its folder in the build context."""
+
+    name: str
+    packages: tuple[LockedPackage, ...]
+
+
+def split_packages(facts: Mapping[LockedPackage, WheelFacts]) -> tuple[PackageGroup, ...]:
+    """The groups from the largest down, then the one of everything else.
+
+    Wheels that bring the same path are in the same group, so no file of one group can hide one of another: a group's
+    layer is the same bytes whatever other groups there are.
+    """
+    families = _families(facts)
+    sized = sorted((-sum(facts[package].size for package in family), family) for family in families)
+    heavy = [family for size, family in sized if -size >= _HEAVY][:_OWN_LAYERS]
+    groups = [
+        PackageGroup(name=f"package-{canonicalize_name(_largest(family, facts).name)}", packages=family)
+        for family in heavy
+    ]
+    rest = sorted(package for _, family in sized if family not in heavy for package in family)
+    if rest:
+        groups.append(PackageGroup(name=DEPENDENCIES, packages=tuple(rest)))
+    return tuple(groups)
+
+
+def split_model(bundle: ModelBundle) -> dict[str, tuple[ModelFile, ...]]:
+    """Layer name -> files of the bundle: ``project`` (its code), ``model``, and one layer for each large artifact."""
+    large = sorted((file for file in bundle.files if file.size >= _LARGE), key=lambda file: (-file.size, file.path))
+    own = {file.path: f"artifact-{file.digest.hex[:12]}" for file in large[:_LARGE_ARTIFACTS]}
+    found: dict[str, list[ModelFile]] = {PROJECT_LAYER: [], MODEL_LAYER: []}
+    for file in bundle.files:
+        # MLflow keeps code_paths in code/
+        name = own.get(file.path) or (PROJECT_LAYER if file.path.startswith("code/") else MODEL_LAYER)
+        found.setdefault(name, []).append(file)
+    order = [PROJECT_LAYER, *sorted(set(found) - {PROJECT_LAYER, MODEL_LAYER}), MODEL_LAYER]
+    return {name: tuple(found[name]) for name in order if found[name]}
+
+
+def _families(facts: Mapping[LockedPackage, WheelFacts]) -> list[tuple[LockedPackage, ...]]:
+    """Packages joined where a path of one is a path, or a folder, of another."""
+    head = {package: package for package in facts}
+
+    def find(package: LockedPackage) -> LockedPackage:
+        while head[package] != package:
+            package = head[package]
+        return package
+
+    files: dict[str, LockedPackage] = {}
+    folders: dict[str, list[LockedPackage]] = {}
+    for package in sorted(facts):
+        for path in facts[package].paths:
+            other = files.setdefault(path, package)
+            head[find(package)] = find(other)
+        for folder in _folders(facts[package].paths):
+            folders.setdefault(folder, []).append(package)
+    for path, package in files.items():
+        for other in folders.get(path, ()):
+            head[find(other)] = find(package)
+    joined: dict[LockedPackage, list[LockedPackage]] = {}
+    for package in sorted(facts):
+        joined.setdefault(find(package), []).append(package)
+    return [tuple(family) for family in joined.values()]
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _largest(family: tuple[LockedPackage, ...], facts: Mapping[LockedPackage, WheelFacts]) -> LockedPackage:
+    return min(family, key=lambda package: (-facts[package].size, package))
