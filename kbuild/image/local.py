@@ -43,7 +43,7 @@ class LocalImages:
 
     def name(self, image: BuiltImage, reference: ImageReference) -> None:
         """Remember that ``reference`` means this image from now on."""
-        self._write("references", str(reference), image)
+        self._write("references", str(_named(reference)), image)
 
     def record_plan(self, key: Digest, image: BuiltImage) -> None:
         """Remember what a plan was built to."""
@@ -57,7 +57,7 @@ class LocalImages:
         """The image of this name, or of this digest whatever its name."""
         if reference.digest is not None:
             return self.by_digest(reference.digest)
-        return self._read("references", str(reference)) or self._read("references", str(reference.with_tag("latest")))
+        return self._read("references", str(_named(reference)))
 
     def by_digest(self, digest: Digest, *, engine: str = "unknown") -> BuiltImage | None:
         """The image with this manifest digest."""
@@ -83,3 +83,8 @@ class LocalImages:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidImage(f"{self._entry(kind, key)} is damaged", hint="remove it and build again") from error
+
+
+def _named(reference: ImageReference) -> ImageReference:
+    # As everywhere with images: who names no tag means latest.
+    return reference.with_tag(reference.tag or "latest")

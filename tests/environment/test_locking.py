@@ -1,0 +1,241 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kbuild.digest import digest_bytes
+from kbuild.environment import locking
+from kbuild.environment.index import Indexes
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
+from kbuild.environment.locking import Locked, LockRequest, lock_bundle
+from kbuild.environment.spec import EnvironmentSpec
+from kbuild.errors import HashMismatch, LockfileStale, PackageNotFound, TrackingUnavailable
+from kbuild.model.bundle import ModelBundle, ModelFacts
+from kbuild.platform import Platform
+from kbuild.progress import Silent
+
+AMD64 = Platform("linux", "amd64")
+CAPTURED = b"a captured interpreter"
+
+
+class FakeStore:
+    """A run's artifacts in a dictionary."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.down = False
+
+    def fetch(self, reference: Any, into: Path) -> Any:
+        raise NotImplementedError
+
+    def download(self, run_id: str, path: str, into: Path) -> Path | None:
+        if self.down:
+            raise TrackingUnavailable("down")
+        if path not in self.files:
+            return None
+        into.mkdir(parents=True, exist_ok=True)
+        (into / "file").write_bytes(self.files[path])
+        return into / "file"
+
+    def upload(self, run_id: str, files: list[Path], path: str) -> None:
+        if self.down:
+            raise TrackingUnavailable("down")
+        self.files |= {f"{path}/{file.name}": file.read_bytes() for file in files}
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+        raise NotImplementedError
+
+
+class FakeResolver:
+    """Locks what is asked for, and counts how often."""
+
+    def __init__(self, channel: Path) -> None:
+        self.channel = channel
+        self.asked: list[EnvironmentSpec] = []
+        self.fails = False
+
+    def input_digest(self, spec: EnvironmentSpec):
+        return spec.digest
+
+    def resolve(self, spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
+        if self.fails:
+            raise PackageNotFound("no such package")
+        self.asked.append(spec)
+        package = self.channel / "linux-64" / "python.conda"
+        package.parent.mkdir(parents=True, exist_ok=True)
+        package.write_bytes(CAPTURED)
+        return parse_lockfile(lock_text(spec), source="fake")
+
+
+def lock_text(spec: EnvironmentSpec) -> bytes:
+    package = {
+        "name": "python",
+        "version": spec.python,
+        "manager": "conda",
+        "platform": "linux-64",
+        "dependencies": {},
+        "url": "$KBUILD_CHANNEL/linux-64/python.conda",
+        "hash": {"sha256": digest_bytes(CAPTURED).hex},
+        "category": "main",
+        "optional": False,
+    }
+    metadata = {
+        "content_hash": {"linux-64": "0"},
+        "channels": [{"url": "conda-forge", "used_env_vars": []}],
+        "platforms": ["linux-64"],
+        "sources": [],
+        "custom_metadata": {INPUT_DIGEST_KEY: str(spec.digest)},
+    }
+    return yaml.safe_dump({"version": 1, "metadata": metadata, "package": [package]}).encode()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> ModelBundle:
+    root = tmp_path / "model"
+    root.mkdir()
+    facts = ModelFacts(
+        uri=None,
+        name=None,
+        run_id="b" * 32,
+        model_id=None,
+        created=0,
+        python_version="3.11.7",
+        mlflow_version=None,
+        loader_module="",
+        flavors=(),
+        conda_env={"channels": ["conda-forge"], "dependencies": ["python=3.11.7", {"pip": ["six==1.17.0"]}]},
+        constraints=None,
+        signature=None,
+        input_example=None,
+        record={},
+    )
+    return ModelBundle(root=root, files=(), facts=facts)
+
+
+class Bench:
+    """Everything that lock_bundle needs, on one machine; ``elsewhere`` is another machine with the same store."""
+
+    def __init__(self, bundle: ModelBundle, folder: Path, store: FakeStore, patch: pytest.MonkeyPatch) -> None:
+        self.bundle, self.cache, self.store = bundle, folder, store
+        self.resolver = FakeResolver(folder / "channel")
+        patch.setattr(locking, "CondaLockResolver", lambda **_: self.resolver)
+        patch.setattr(locking, "package_indexes", lambda **_: Indexes(urls=("https://index.example/simple",)))
+        patch.setattr(locking, "choose_interpreter", lambda *_, **__: "captured")
+
+    def lock(self, *, force: bool = False, **request: Any) -> Locked:
+        return lock_bundle(
+            self.bundle,
+            LockRequest(platforms=(AMD64,), **request),
+            store=self.store,
+            cache=self.cache,
+            run=None,  # type: ignore[arg-type]
+            progress=Silent(),
+            environ={},
+            force=force,
+        )
+
+
+@pytest.fixture
+def bench(bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(bundle, tmp_path / "one", FakeStore(), monkeypatch)
+
+
+def test_the_first_lock_is_resolved_and_stored_with_the_run(bench: Bench) -> None:
+    locked = bench.lock()
+    assert locked.origin == "resolved" and locked.spec.interpreter == "captured"
+    assert bench.store.files["kbuild/conda-lock.yml"] == locked.lockfile.content
+    assert bench.store.files["kbuild/packages/linux-64/python.conda"] == CAPTURED
+
+
+def test_a_fresh_lock_of_the_run_is_used_and_not_resolved_again(bench: Bench) -> None:
+    first = bench.lock()
+    again = bench.lock()
+    assert again.origin == "stored with the run"
+    assert again.lockfile == first.lockfile
+    assert len(bench.resolver.asked) == 1
+
+
+def test_another_machine_gets_the_captured_package_from_the_run(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.lock()
+    other = Bench(bench.bundle, tmp_path / "two", bench.store, monkeypatch)
+    locked = other.lock()
+    assert locked.origin == "stored with the run"
+    assert (locked.channel / "linux-64" / "python.conda").read_bytes() == CAPTURED
+    assert other.resolver.asked == []
+
+
+def test_a_captured_package_that_is_damaged_or_gone_is_said(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.lock()
+    bench.store.files["kbuild/packages/linux-64/python.conda"] = b"other bytes"
+    other = Bench(bench.bundle, tmp_path / "two", bench.store, monkeypatch)
+    with pytest.raises(HashMismatch, match=r"python\.conda"):
+        other.lock()
+    del bench.store.files["kbuild/packages/linux-64/python.conda"]
+    with pytest.raises(HashMismatch, match=r"python\.conda"):
+        other.lock()
+
+
+def test_a_lock_that_is_stale_is_made_anew(bench: Bench) -> None:
+    bench.lock()
+    env = {"channels": ["conda-forge"], "dependencies": ["python=3.11.7", {"pip": ["six==1.16.0"]}]}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+    assert bench.lock().origin == "resolved"
+    assert len(bench.resolver.asked) == 2
+
+
+def test_force_resolves_again(bench: Bench) -> None:
+    bench.lock()
+    assert bench.lock(force=True).origin == "resolved"
+
+
+def test_locked_never_resolves(bench: Bench) -> None:
+    with pytest.raises(LockfileStale, match="--locked") as caught:
+        bench.lock(locked=True)
+    assert "kbuild lock" in str(caught.value.hint)
+    bench.lock()
+    assert bench.lock(locked=True).origin == "stored with the run"
+
+
+def test_a_given_lockfile_is_used_or_refused(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "given.yml"
+    path.write_bytes(bench.lock().lockfile.content)
+    assert bench.lock(lockfile=path).origin == "given"
+    env = {"channels": [], "dependencies": ["python=3.11.7", {"pip": ["six==1.16.0"]}]}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+    with pytest.raises(LockfileStale, match=r"given\.yml"):
+        bench.lock(lockfile=path)
+
+
+def test_without_a_store_the_cache_remembers(bench: Bench) -> None:
+    bench.store.down = True
+    assert bench.lock().origin == "resolved"
+    assert bench.lock().origin == "cached"
+    bench.store.down = False
+    assert bench.lock().origin == "cached"
+    assert bench.lock().origin == "stored with the run"
+
+
+def test_a_resolver_that_fails_leaves_no_lock(bench: Bench) -> None:
+    bench.resolver.fails = True
+    with pytest.raises(PackageNotFound):
+        bench.lock()
+    assert not list(bench.cache.rglob("conda-lock.yml"))
+    assert bench.store.files == {}
+
+
+def test_what_decides_the_environment_decides_the_digest(bench: Bench, tmp_path: Path) -> None:
+    first = bench.lock().spec
+    (bench.bundle.root / "constraints.txt").write_text("six==1.17.0\n")
+    (bench.bundle.root / "requirements.txt").write_text("-c constraints.txt\n")
+    env = {"dependencies": ["python=3.11.7", {"pip": ["six==1.17.0", "-c constraints.txt"]}], "channels": []}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+    second = bench.lock().spec
+    assert second.constraints == ("six==1.17.0",)
+    assert first.digest != second.digest

@@ -1,0 +1,120 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import InvalidImage
+from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
+from kbuild.image.local import LocalImages
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.pack import pack
+from kbuild.plan.plan import BuildPlan, ImageConfig
+from kbuild.platform import Platform
+from kbuild.progress import Silent
+
+CONFIG = ImageConfig(user="1", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="SIGTERM", labels=())
+PLAN = BuildPlan(
+    base=digest_bytes(b""),
+    base_name="none",
+    from_line="scratch",
+    platform=Platform("linux", "amd64"),
+    created=0,
+    layers=(),
+    config=CONFIG,
+    annotations=(),
+    dockerfile="",
+)
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def chunks(self):
+        yield self._data
+
+
+def built(layout: Path, text: bytes) -> BuiltImage:
+    output = EngineOutput(layers=(RawLayer(content=Bytes(text), created_by="COPY"),), config={})
+    return pack(output, PLAN, layout, engine="native", progress=Silent())
+
+
+def add(images: LocalImages, text: bytes) -> BuiltImage:
+    return images.add(lambda layout: built(layout, text))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> LocalImages:
+    return LocalImages(tmp_path / "images")
+
+
+def parse(text: str) -> ImageReference:
+    return ImageReference.parse(text)
+
+
+def test_an_image_is_kept_under_its_digest_and_nothing_else_is_left(images: LocalImages) -> None:
+    image = add(images, b"one")
+    assert image.layout == images.root / image.digest.hex
+    assert [path.name for path in images.root.iterdir()] == [image.digest.hex]
+    assert images.by_digest(image.digest) is not None
+    assert add(images, b"one") == image
+
+
+def test_a_build_that_fails_leaves_nothing(images: LocalImages) -> None:
+    def fail(layout: Path) -> BuiltImage:
+        layout.mkdir()
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        images.add(fail)
+    assert list(images.root.iterdir()) == []
+
+
+def test_names_mean_the_last_image_of_that_name(images: LocalImages) -> None:
+    one, two = add(images, b"one"), add(images, b"two")
+    images.name(one, parse("churn:1"))
+    images.name(two, parse("churn:2"))
+    images.name(one, parse("churn"))
+    assert images.by_reference(parse("churn:1")) == one
+    assert images.by_reference(parse("churn:2")) == two
+    assert images.by_reference(parse("churn")) == images.by_reference(parse("churn:latest")) == one
+    images.name(two, parse("churn:latest"))
+    assert images.by_reference(parse("churn")) == two
+
+
+def test_another_tag_is_another_image_and_not_the_latest(images: LocalImages) -> None:
+    images.name(add(images, b"one"), parse("churn:latest"))
+    assert images.by_reference(parse("churn:3")) is None
+    assert images.by_reference(parse("other")) is None
+
+
+def test_a_digest_is_found_whatever_the_name(images: LocalImages) -> None:
+    image = add(images, b"one")
+    found = images.by_reference(parse("whatever").with_digest(image.digest))
+    assert found is not None and found.digest == image.digest
+    assert images.by_reference(parse("whatever").with_digest(digest_bytes(b"none"))) is None
+
+
+def test_plans_lead_to_images_while_these_are_there(images: LocalImages) -> None:
+    image = add(images, b"one")
+    key = digest_bytes(b"plan")
+    assert images.by_plan(key) is None
+    images.record_plan(key, image)
+    assert images.by_plan(key) == image
+    image.layout.rename(image.layout.with_name("gone"))
+    assert images.by_plan(key) is None
+
+
+def test_a_damaged_entry_is_named(images: LocalImages) -> None:
+    images.name(add(images, b"one"), parse("churn:1"))
+    [entry] = (images.root / "references").iterdir()
+    for content in ("", "{}", json.dumps({"digest": "x", "engine": "native"})):
+        entry.write_text(content)
+        with pytest.raises(InvalidImage, match="is damaged"):
+            images.by_reference(parse("churn:1"))
+
+
+def test_replacing_fields_makes_another_plan() -> None:
+    assert replace(PLAN, created=1).digest != PLAN.digest
