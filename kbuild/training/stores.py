@@ -139,7 +139,7 @@ def find_run_model(client: MlflowClient, run_id: str, name: str) -> str:
     if any(item.path == f"{name}/MLmodel" for item in client.list_artifacts(run_id, name)):
         return f"runs:/{run_id}/{name}"
     names = sorted({str(model.name) for model in ready})
-    known = f"it has {', '.join(map(repr, names))}" if names else "it logged no model"
+    known = f"it has {', '.join(map(repr, names))}; name one of these" if names else "it logged none"
     raise ModelMissing(f"run {run_id} has no model {name!r}: {known}")
 
 
