@@ -169,7 +169,14 @@ def _find_fresh(
 
 
 def write_lockfile(lockfile: Lockfile, path: Path) -> None:
-    """Write the lockfile's bytes whole or not at all; raises OSError."""
+    """Write the lockfile's bytes whole or not at all; raises OSError.
+
+    A device or pipe (``/dev/null``, ``/dev/stdout``) is written to: a rename would put a file in its place, and for
+    root that is the whole machine's.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(lockfile.content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

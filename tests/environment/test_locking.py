@@ -1,4 +1,6 @@
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,14 @@ def test_what_decides_the_environment_decides_the_digest(bench: Bench, tmp_path:
     second = bench.lock().spec
     assert second.constraints == ("six==1.17.0",)
     assert first.digest != second.digest
+
+
+def test_a_pipe_is_written_to_and_not_replaced(bench: Bench, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lockfile = bench.lock().lockfile
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        locking.write_lockfile(lockfile, pipe)
+        assert read.result(10) == lockfile.content
+    assert pipe.is_fifo()
