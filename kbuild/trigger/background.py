@@ -121,14 +121,14 @@ def ask_mlflow(run_id: str, tracking_uri: str | None = None) -> str:
         raise TriggerFailed(f"the MLflow tracking server does not tell of run {run_id}: {error.message}") from error
 
 
-def make_local_steps(model_uri: str, trigger: LocalTrigger, *, env: str | None) -> list[Step]:
+def make_local_steps(model_uri: str, trigger: LocalTrigger, *, lockfile: Path, env: str | None) -> list[Step]:
     """Lock, image, verify, audit, push: what is wrong is found before anybody can pull it."""
     chosen = () if env is None else ("--env", env)
 
     def make(name: str, *argv: str) -> Step:
         return Step(name=name, argv=(*KBUILD, *argv, *chosen))
 
-    steps = [make("lock", "lock", model_uri, "--output", os.devnull), make("image", "image", model_uri)]
+    steps = [make("lock", "lock", model_uri, "--output", str(lockfile)), make("image", "image", model_uri)]
     if trigger.verify:
         steps.append(make("verify", "verify", _IMAGE))
     if trigger.audit:

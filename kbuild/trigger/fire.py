@@ -55,7 +55,8 @@ def fire(trigger: Trigger, event: TrainingEvent, site: Site, *, ended: bool) -> 
     """
     match trigger:
         case LocalTrigger():
-            steps = make_local_steps(event.model_uri, trigger, env=event.env)
+            lockfile = site.state.absolute() / _JOBS / f"{event.run_id}.conda-lock.yml"
+            steps = make_local_steps(event.model_uri, trigger, lockfile=lockfile, env=event.env)
             started = _background(event, site, steps)
             return f"the image is built in the background: process {started.pid}, log {started.log}"
         case CommandTrigger():
