@@ -1,10 +1,12 @@
 import http.server
 import threading
+from pathlib import Path
 
 import pytest
 
 from kbuild.errors import ConfigurationError
 from kbuild.serving import healthcheck
+from kbuild.serving.cpus import count_cpus
 from kbuild.serving.settings import Settings
 
 
@@ -45,3 +47,54 @@ def test_healthcheck_says_what_the_server_says(monkeypatch: pytest.MonkeyPatch, 
 def test_healthcheck_without_a_server_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KBUILD_PORT", "1")
     assert healthcheck.main() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("KBUILD_WORKERS", "0"), ("KBUILD_THREADS", "-1"), ("KBUILD_QUEUE", "x"), ("KBUILD_TIMEOUT", "0"),
+     ("KBUILD_TIMEOUT", "nan"), ("KBUILD_GRACE", "soon"), ("KBUILD_MAX_BODY_BYTES", "1e6"),
+     ("KBUILD_ACCESS_LOG", "perhaps"), ("KBUILD_TOKEN", ""), ("KBUILD_TOKEN", "a b"),
+     ("KBUILD_TOKEN_FILE", "/nowhere"), ("KBUILD_TLS_CERT", "/nowhere")],
+)  # fmt: skip
+def test_a_wrong_variable_is_named(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match="token" if name == "KBUILD_TOKEN" else name):
+        Settings.from_environment({name: text})
+
+
+def test_the_token_can_come_from_a_file_and_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    settings = Settings.from_environment({"KBUILD_TOKEN_FILE": str(file)})
+    assert settings.token == "s3cret"  # noqa: S105
+    assert "s3cret" not in repr(settings)
+    with pytest.raises(ConfigurationError, match="both"):
+        Settings.from_environment({"KBUILD_TOKEN_FILE": str(file), "KBUILD_TOKEN": "x"})
+
+
+def test_certificate_and_key_go_together(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("")
+    with pytest.raises(ConfigurationError, match="go together"):
+        Settings.from_environment({"KBUILD_TLS_CERT": str(tmp_path / "c")})
+
+
+def test_mlflows_own_timeout_counts_where_ours_is_not_set() -> None:
+    assert Settings.from_environment({"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "7"}).timeout == 7
+    both = {"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "7", "KBUILD_TIMEOUT": "1.5"}
+    assert Settings.from_environment(both).timeout == 1.5
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [({"cpu.max": "100000 100000"}, 1), ({"cpu.max": "150000 100000"}, 1), ({"cpu.max": "10000 100000"}, 1),
+     ({"cpu.max": "200000 100000"}, 2), ({"cpu.max": "max 100000"}, 4), ({}, 4), ({"cpu.max": "junk"}, 4),
+     ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+     ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4)],
+)  # fmt: skip
+def test_processors_are_cut_by_the_cgroup(
+    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert count_cpus(tmp_path) == cpus

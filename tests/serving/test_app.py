@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import asgi
+import models
+import pytest
+
+from kbuild.serving.model import ServedModel
+from kbuild.serving.reply import Reply
+from kbuild.serving.warmup import warm_up
+
+JSON = {"content-type": "application/json"}
+ROW = json.dumps({"dataframe_records": [{"a": 1.5, "b": 2.5, "c": 3}]}).encode()
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Any:
+    return models.make_model("numbers", tmp_path)
+
+
+def slow_app(loaded: Any, folder: Path, work: Any, **changes: Any) -> Any:
+    """Our app around a model that does ``work`` for an answer."""
+    app = asgi.serve(loaded, folder, **changes)
+
+    def answer(body: bytes, content_type: str) -> Reply:
+        return Reply(status=200, body=work(body))
+
+    old = app._model
+    app._model = ServedModel(facts=old.facts, app=old.app, fast=None, slow=answer)
+    return app
+
+
+def ask(app: Any, *args: Any, **kwargs: Any) -> asgi.Answer:
+    return asyncio.run(asgi.call(app, *args, **kwargs))
+
+
+def test_nothing_is_predicted_and_nothing_healthy_before_the_model_is_warm(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path)
+    app.ready = False
+    for method, path in (("GET", "/readyz"), ("GET", "/health"), ("GET", "/ping"), ("POST", "/invocations")):
+        status, headers, _ = ask(app, method, path, ROW, JSON)
+        assert (status, headers["retry-after"]) == (503, "1")
+    assert ask(app, "GET", "/livez")[0] == 200
+
+
+def test_one_worker_alone_does_not_make_a_container_ready(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path, workers=2)
+    assert ask(app, "GET", "/readyz")[0] == 503
+    app._metrics.use_slot(1)
+    app._metrics.set_ready()
+    assert ask(app, "GET", "/readyz")[0] == 200
+
+
+def test_lifespan_warms_the_model_up(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path)
+    app.ready = False
+
+    async def live() -> None:
+        messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        sent: list[str] = []
+
+        async def send(message: dict[str, str]) -> None:
+            sent.append(message["type"])
+
+        await messages.put({"type": "lifespan.startup"})
+        task = asyncio.create_task(app({"type": "lifespan"}, messages.get, send))
+        while not app.ready:
+            await asyncio.sleep(0.01)
+        await messages.put({"type": "lifespan.shutdown"})
+        await task
+        assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    asyncio.run(asyncio.wait_for(live(), 10))
+
+
+@pytest.mark.parametrize("headers", [JSON, {**JSON, "content-length": "5"}])
+def test_a_body_above_the_limit_is_413(loaded: Any, tmp_path: Path, headers: dict[str, str]) -> None:
+    app = asgi.serve(loaded, tmp_path, max_body=len(ROW) - 1)
+    assert ask(app, "POST", "/invocations", ROW, headers, parts=3)[0] == 413
+    assert app._gate.taken == 0
+    assert ask(asgi.serve(loaded, tmp_path, max_body=len(ROW)), "POST", "/invocations", ROW, JSON, parts=3)[0] == 200
+
+
+def test_a_full_server_says_so_and_recovers(loaded: Any, tmp_path: Path) -> None:
+    gate = threading.Event()
+    app = slow_app(loaded, tmp_path, lambda body: gate.wait(10) and body, threads=1, queue=1)
+
+    async def crowd() -> None:
+        waiting = [asyncio.create_task(asgi.call(app, "POST", "/invocations", ROW, JSON)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        status, headers, body = await asgi.call(app, "POST", "/invocations", ROW, JSON)
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["error_code"] == "TEMPORARILY_UNAVAILABLE"
+        gate.set()
+        assert [answer[0] for answer in await asyncio.gather(*waiting)] == [200, 200]
+        await asyncio.sleep(0.05)
+        assert app._gate.taken == 0
+        assert (await asgi.call(app, "POST", "/invocations", ROW, JSON))[0] == 200
+
+    asyncio.run(crowd())
+
+
+def test_what_timed_out_keeps_its_place_and_what_waited_never_runs(loaded: Any, tmp_path: Path) -> None:
+    gate, ran = threading.Event(), []
+
+    def work(body: bytes) -> bytes:
+        ran.append(body)
+        gate.wait(10)
+        return body
+
+    app = slow_app(loaded, tmp_path, work, threads=1, queue=1, timeout=0.2)
+
+    async def hang() -> None:
+        tasks = [asyncio.create_task(asgi.call(app, "POST", "/invocations", b"%d" % n, JSON)) for n in range(2)]
+        answers = await asyncio.gather(*tasks)
+        assert [(answer[0], answer[2]) for answer in answers] == [(504, b"Request processing time exceeded limit")] * 2
+        await asyncio.sleep(0.05)
+        assert app._gate.taken == 1
+        gate.set()
+        await asyncio.sleep(0.1)
+        assert (app._gate.taken, ran) == (0, [b"0"])
+
+    asyncio.run(hang())
+
+
+def test_a_client_that_does_not_finish_is_408(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path, timeout=0.1)
+
+    async def stall() -> int:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if sent:
+                await asyncio.sleep(60)
+            sent.append({})
+            return {"type": "http.request", "body": b"{", "more_body": True}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")]
+        await app({"type": "http", "method": "POST", "path": "/invocations", "headers": headers}, receive, send)
+        return int(sent[1]["status"])
+
+    assert asyncio.run(stall()) == 408
+    assert app._gate.taken == 0
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_probes(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path, token="s3cret")  # noqa: S106
+    for method, path in (("POST", "/invocations"), ("GET", "/"), ("GET", "/metrics"), ("GET", "/version")):
+        assert ask(app, method, path, ROW, {**JSON, "authorization": "Bearer wrong"})[0] == 401
+        assert ask(app, method, path, ROW, JSON)[1]["www-authenticate"] == "Bearer"
+        assert ask(app, method, path, ROW, {**JSON, "authorization": "Bearer s3cret"})[0] == 200
+    assert all(ask(app, "GET", path)[0] == 200 for path in ("/livez", "/readyz", "/ping", "/health"))
+
+
+def test_errors_of_the_model_show_no_code_unless_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = models.make_model("mixed", tmp_path)
+    body = json.dumps({"dataframe_records": [{"x": 1.5, "n": 13, "flag": True, "text": "a"}]}).encode()
+    status, _, text = ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", body, JSON)
+    assert status == 400
+    assert b"Traceback" not in text
+    assert "13 is not served" in caplog.records[-1].fields["traceback"]  # type: ignore[attr-defined]
+    assert b"Traceback" in ask(asgi.serve(loaded, tmp_path, stack_traces=True), "POST", "/invocations", body, JSON)[2]
+
+
+def test_json_nested_too_deeply_is_refused(loaded: Any, tmp_path: Path) -> None:
+    assert ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", b"[" * 100_000, JSON)[0] == 400
+
+
+def test_no_content_type_is_415(loaded: Any, tmp_path: Path) -> None:
+    assert ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", ROW)[0] == 415
+
+
+def test_request_ids_are_kept_when_they_are_harmless(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path)
+    assert ask(app, "GET", "/version", b"", {"x-request-id": "abc-1"})[1]["x-request-id"] == "abc-1"
+    assert ask(app, "GET", "/version", b"", {"x-request-id": "a b"})[1]["x-request-id"] != "a b"
+    assert ask(app, "GET", "/version")[1]["x-content-type-options"] == "nosniff"
+
+
+def test_metrics_count_what_happened(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path)
+    ask(app, "POST", "/invocations", ROW, JSON)
+    ask(app, "POST", "/invocations", b"{", JSON)
+    status, headers, body = ask(app, "GET", "/metrics")
+    lines = body.decode().splitlines()
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert 'http_requests_total{handler="invocations",status="200"} 1' in lines
+    assert 'http_requests_total{handler="invocations",status="400"} 1' in lines
+    assert 'http_request_duration_seconds_bucket{handler="invocations",le="+Inf"} 2' in lines
+    assert "kbuild_fast_answers_total 1" in lines
+    assert "http_requests_in_progress 0" in lines
+
+
+def test_metadata_tells_what_is_served(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBUILD_LOCK_DIGEST", "sha256:1")
+    told = json.loads(ask(asgi.serve(loaded, tmp_path), "GET", "/metadata")[2])
+    assert told["lock_digest"] == "sha256:1"
+    assert [column["name"] for column in told["signature"]["inputs"]] == ["a", "b", "c"]
+
+
+def with_example(app: Any, recorded: bytes | None) -> ServedModel:
+    from dataclasses import replace
+
+    old = app._model
+    return ServedModel(
+        facts=replace(old.facts, example=ROW, recorded=recorded), app=old.app, fast=old.fast, slow=old.slow
+    )
+
+
+def test_warm_up_compares_with_training(loaded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = asgi.serve(loaded, tmp_path)
+    recorded = ask(app, "POST", "/invocations", ROW, JSON)[2]
+    assert warm_up(with_example(app, recorded)) and not caplog.records
+    assert warm_up(with_example(app, None)) and not caplog.records
+    assert not warm_up(with_example(app, b'{"predictions": []}'))
+    assert "does not predict what it did in training" in caplog.text
+
+
+def test_many_at_a_time_get_each_their_own(tmp_path: Path) -> None:
+    app = asgi.serve(models.make_model("mixed", tmp_path), tmp_path, threads=4, queue=300)
+
+    async def crowd() -> None:
+        async def one(number: int) -> None:
+            row = {"x": float(number), "n": number + 20, "flag": True, "text": str(number)}
+            body = json.dumps({"dataframe_records": [row], "params": {"times": number}}).encode()
+            status, _, text = await asgi.call(app, "POST", "/invocations", body, JSON)
+            (told,) = json.loads(text)["predictions"]
+            assert status == 200 and told["text"] == str(number) and told["params"] == f"2.0 {number} 'é'"
+
+        await asyncio.gather(*(one(number) for number in range(200)))
+
+    begun = time.monotonic()
+    asyncio.run(crowd())
+    assert time.monotonic() - begun < 30

@@ -1,0 +1,153 @@
+"""Our /invocations against MLflow's own app of the same model: status, content type and body, byte for byte.
+
+One difference is meant: MLflow's error bodies carry ``stack_trace``, ours log it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import asgi
+import mlflow.pyfunc.scoring_server
+import models
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+CASES = json.loads((Path(__file__).parent / "conformance.json").read_text("utf-8"))
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+    """MLflow's app and ours, by the name of the model."""
+    made = {}
+    for name in models.SIGNATURES:
+        folder = tmp_path_factory.mktemp(name)
+        loaded = models.make_model(name, folder)
+        made[name] = (mlflow.pyfunc.scoring_server.init(loaded), asgi.serve(loaded, folder))
+    return made
+
+
+def ask_both(pair: tuple[Any, Any], body: bytes, headers: dict[str, str]) -> tuple[Any, Any]:
+    async def ask() -> tuple[Any, Any]:
+        try:
+            status, theirs, text = await asgi.call(pair[0], "POST", "/invocations", body, headers)
+        except Exception:  # noqa: BLE001  what escapes the app is 500 under any server
+            status, theirs, text = 500, {"content-type": "text/plain; charset=utf-8"}, b"Internal Server Error"
+        if status >= 400 and b'"stack_trace"' in text:
+            told = json.loads(text)
+            told.pop("stack_trace", None)
+            text = json.dumps(told).encode()
+        ours = await asgi.call(pair[1], "POST", "/invocations", body, headers)
+        return (status, theirs["content-type"], text), (ours[0], ours[1]["content-type"], ours[2])
+
+    return asyncio.run(ask())
+
+
+def test_the_table_is_as_long_as_promised() -> None:
+    assert len(CASES) >= 150
+    assert len({(case["model"], case["name"]) for case in CASES}) == len(CASES)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", models.SIGNATURES)
+def test_every_case_is_answered_as_mlflow_answers(model: str, pairs: dict[str, tuple[Any, Any]]) -> None:
+    different = []
+    for case in (case for case in CASES if case["model"] == model):
+        body = case["body"].encode("utf-8", "surrogatepass")
+        theirs, ours = ask_both(pairs[model], body, {"content-type": case["content_type"]})
+        if theirs != ours:
+            different.append((case["name"], theirs, ours))
+    assert different == []
+
+
+def test_the_short_way_is_taken_where_it_is_meant(pairs: dict[str, tuple[Any, Any]]) -> None:
+    fast = [
+        case["name"]
+        for case in CASES
+        if (way := pairs[case["model"]][1]._model.fast) is not None
+        and way.answer(case["body"].encode("utf-8", "surrogatepass")) is not None
+    ]
+    assert len(fast) >= 80
+    assert {"split one row", "records two", "inputs rows", "instances rows", "params one", "split unicode"} <= {*fast}
+
+
+NUMBER = st.one_of(
+    st.floats(), st.integers(-(2**64), 2**64), st.booleans(), st.none(), st.sampled_from(["1", "a", [], {}])
+)
+WELL = {
+    "x": st.one_of(st.floats(), st.integers(-(2**53), 2**53), st.none()),
+    "n": st.integers(-(2**63), 2**63 - 1),
+    "flag": st.booleans(),
+    "text": st.text(),
+}
+ANY = {name: st.one_of(good, good, good, NUMBER) for name, good in WELL.items()}
+
+
+def make_request(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if kind == "dataframe_split":
+        return {kind: {"columns": list(WELL), "data": [[row[name] for name in WELL] for row in rows]}}
+    return {kind: {name: [row[name] for row in rows] for name in WELL} if kind == "inputs" else rows}
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.one_of(st.lists(st.fixed_dictionaries(WELL), max_size=4), st.lists(st.fixed_dictionaries(ANY), max_size=3)),
+    kind=st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances"]),
+)
+def test_random_tables_are_answered_as_mlflow_answers(
+    rows: list[dict[str, Any]], kind: str, pairs: dict[str, tuple[Any, Any]]
+) -> None:
+    theirs, ours = ask_both(pairs["mixed"], json.dumps(make_request(kind, rows)).encode(), JSON)
+    assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.one_of(st.binary(max_size=60), st.recursive(NUMBER, st.lists, max_leaves=8).map(json.dumps)))
+def test_random_bodies_are_answered_as_mlflow_answers(body: bytes | str, pairs: dict[str, tuple[Any, Any]]) -> None:
+    theirs, ours = ask_both(pairs["mixed"], body if isinstance(body, bytes) else body.encode(), JSON)
+    assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.fixed_dictionaries(WELL), min_size=1, max_size=5))
+def test_the_table_itself_is_the_one_mlflow_makes(rows: list[dict[str, Any]]) -> None:
+    from mlflow.models.utils import _enforce_schema
+    from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
+
+    from kbuild.serving.columns import TableReader, Unusual
+
+    schema = models.make_signature("mixed").inputs
+    for kind in ("dataframe_split", "dataframe_records"):
+        data = make_request(kind, rows)[kind]
+        try:
+            ours = TableReader(models.MIXED).read(kind, data)
+        except Unusual:
+            continue
+        theirs = _enforce_schema(dataframe_from_parsed_json(data, kind.removeprefix("dataframe_"), schema), schema)
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+        assert [block.dtype for block in ours._mgr.blocks] == [block.dtype for block in theirs._mgr.blocks]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/ping"), ("GET", "/health"), ("GET", "/version"), ("GET", "/nope"), ("GET", "/invocations"),
+     ("POST", "/ping"), ("PUT", "/invocations"), ("DELETE", "/version"), ("POST", "/invocations/"), ("HEAD", "/ping")],
+)  # fmt: skip
+def test_other_paths_are_answered_as_mlflow_answers(method: str, path: str, pairs: dict[str, tuple[Any, Any]]) -> None:
+    async def ask() -> None:
+        theirs, ours = [await asgi.call(app, method, path) for app in pairs["mixed"]]
+        assert (ours[0], ours[2]) == (theirs[0], theirs[2])
+        for header in ("content-type", "allow", "location", "content-length"):
+            assert ours[1].get(header) == theirs[1].get(header)
+
+    asyncio.run(ask())

@@ -1,0 +1,121 @@
+"""The server as a process: signals, workers, sockets."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kbuild.errors import ConfigurationError
+from kbuild.serving.listening import LoadingAnswers, listen
+
+# Workers of a supervisor whose work is to tell their number and to wait; "die" makes them die at once.
+WORKERS = """
+import os, signal, sys, time
+from kbuild.serving.supervisor import Supervisor
+def work(number):
+    os.write(1, f"{number} {os.getpid()}\n".encode())
+    if "die" in sys.argv:
+        os._exit(3)
+    time.sleep(60)
+sys.exit(Supervisor(2, work, grace=1).run())
+"""
+
+
+@contextmanager
+def started(*argv: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *argv], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_line(process: subprocess.Popen[str]) -> list[int]:
+    assert process.stdout is not None
+    return [int(word) for word in process.stdout.readline().split()]
+
+
+def test_a_dead_worker_is_replaced_and_all_stop_together() -> None:
+    with started("-c", WORKERS) as process:
+        pids = dict(read_line(process) for _ in range(2))
+        assert set(pids) == {0, 1}
+        os.kill(pids[1], signal.SIGKILL)
+        number, pid = read_line(process)
+        assert number == 1 and pid != pids[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert not Path(f"/proc/{pids[0]}").exists() and not Path(f"/proc/{pid}").exists()
+
+
+def test_workers_that_cannot_live_end_the_server() -> None:
+    with started("-c", WORKERS, "die") as process:
+        assert process.wait(20) == 1
+
+
+def test_a_model_that_is_none_is_one_line(tmp_path: Path) -> None:
+    with started("-m", "kbuild.serving", KBUILD_MODEL=str(tmp_path), KBUILD_HOST="127.0.0.1", KBUILD_PORT="0") as wrong:
+        assert wrong.wait(20) == 3
+        assert wrong.communicate()[1].startswith("kbuild.serving: KBUILD_PORT")
+
+
+def test_a_signal_before_the_model_is_loaded_ends_the_process_at_once(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text("")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {"KBUILD_MODEL": str(tmp_path), "KBUILD_HOST": "127.0.0.1", "KBUILD_PORT": str(port)}
+    with started("-m", "kbuild.serving", **environment) as process:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+def test_while_loading_only_livez_is_200() -> None:
+    sockets = listen("127.0.0.1", 0, 1)
+    port = sockets[0].getsockname()[1]
+
+    def get(path: str) -> tuple[int, str | None]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.status, answer.getheader("Retry-After")
+
+    with LoadingAnswers(sockets):
+        assert get("/livez") == (200, None)
+        assert get("/health") == (503, "1")
+        assert get("/invocations") == (503, "1")
+    sockets[0].close()
+
+
+def test_sockets_share_an_address_and_send_at_once() -> None:
+    sockets = listen("127.0.0.1", 0, 1)
+    assert sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    port = sockets[0].getsockname()[1]
+    with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"):
+        listen("127.0.0.1", port, 1)
+    sockets[0].close()
+    several = listen("127.0.0.1", port, 3)
+    assert {each.getsockname()[1] for each in several} == {port}
+    for each in several:
+        each.close()
