@@ -23,7 +23,7 @@ WORKERS = """
 import os, signal, sys, time
 from kbuild.serving.supervisor import Supervisor
 def work(number):
-    os.write(1, f"{number} {os.getpid()}\n".encode())
+    os.write(1, f"{number} {os.getpid()}\\n".encode())
     if "die" in sys.argv:
         os._exit(3)
     time.sleep(60)
