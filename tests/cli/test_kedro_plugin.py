@@ -1,0 +1,93 @@
+"""``kedro kbuild``: kbuild's commands in Kedro's own program."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kbuild.cli import kedro_plugin
+from kbuild.errors import PipelineMLError
+
+
+def test_kedro_finds_the_plugin() -> None:
+    (found,) = (each for each in entry_points(group="kedro.project_commands") if each.name == "kbuild")
+    assert found.load() is kedro_plugin.commands
+    assert list(kedro_plugin.commands.commands) == ["kbuild"]
+
+
+def test_every_kedro_command_imports_it_so_it_imports_little() -> None:
+    heavy = ("mlflow", "kedro", "docker", "rich", "pandas", "kbuild.cli.app")
+    code = f"import sys, kbuild.cli.kedro_plugin; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_commands_are_those_of_the_program() -> None:
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "--help"])
+    assert result.exit_code == 0, result.output
+    for name in ("audit", "image", "init", "modelify"):
+        assert name in result.output
+    group: Any = kedro_plugin.kbuild_group
+    with click.Context(group) as context:
+        for name in ("audit", "image", "init"):
+            assert group.get_command(context, name) is importlib.import_module(f"kbuild.cli.{name}").command
+        assert group.get_command(context, "demo") is None
+
+
+def test_errors_are_one_line_with_their_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PipelineMLError("there is no pipeline 'x'", hint="register it")
+
+    monkeypatch.setattr("kbuild.cli.modelify.modelify", refuse)
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "modelify", "-p", "x", "-i", "y"])
+    assert result.exit_code == 16
+    assert result.stderr == "error: there is no pipeline 'x'\n  register it\n"
+
+
+def test_a_command_line_that_cannot_be_is_clicks_own_affair() -> None:
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "modelify", "-p", "x"])
+    assert result.exit_code == 2
+    assert "Missing option '--input-name'" in result.stderr
+
+
+def test_without_the_build_tools_the_rest_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> Any:
+        if name == "kbuild.cli.image":
+            raise ModuleNotFoundError("No module named 'docker'", name="docker")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(kedro_plugin, "importlib", type("Fake", (), {"import_module": staticmethod(find)}))
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "--help"])
+    assert result.exit_code == 0
+    assert "not installed" in result.output
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "image", "abc", "--tag", "x"])
+    assert result.exit_code == 5
+    assert result.stderr.startswith("error: kbuild's build tools are not installed (docker is missing)")
+
+
+def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def take(request: Any, folder: Any, env: Any) -> Any:
+        seen.append(request)
+        return type("Recorded", (), {"name": "m", "run_id": "r", "model_uri": "models:/m-1"})
+
+    monkeypatch.setattr("kbuild.cli.modelify.modelify", take)
+    command = ["kbuild", "modelify", "-p", "inference", "-i", "table"]
+    result = CliRunner().invoke(kedro_plugin.commands, command)
+    assert (result.exit_code, result.stdout) == (0, "models:/m-1\n")
+    assert (seen[-1].training, seen[-1].kpm_kwargs, seen[-1].log_model_kwargs) == (None, {}, {})
+    more = ["--no-infer-signature", "--copy-mode", '{"a": "copy"}', "--model-name", "x", "--code-paths", "."]
+    assert CliRunner().invoke(kedro_plugin.commands, [*command, *more]).exit_code == 0
+    assert seen[-1].kpm_kwargs == {"copy_mode": {"a": "copy"}}
+    assert seen[-1].log_model_kwargs == {"name": "x", "code_paths": ["."], "signature": None, "input_example": False}
+    result = CliRunner().invoke(kedro_plugin.commands, [*command, "--copy-mode", "{a"])
+    assert result.exit_code == 3
+    assert "--copy-mode is no JSON" in result.stderr
