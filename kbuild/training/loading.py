@@ -148,7 +148,7 @@ def _differs(name: str, code: Path) -> bool:
 
 def _describe_missing(error: ModuleNotFoundError, folder: Path) -> str:
     wanted = " ".join(_find_uninstalled(folder / "requirements.txt"))
-    advice = f"pip install {wanted}" if wanted else "its requirements name nothing more: it was logged without that code"
+    advice = f"pip install {wanted}" if wanted else "its requirements are all here: it was logged without that code"
     return f"the model needs the module {error.name!r}, which this environment does not have; {advice}"
 
 
