@@ -262,6 +262,20 @@ class ImageNotFound(KbuildError):
     exit_code = 47
 
 
+class CacheInUse(KbuildError):
+    """Something is to be removed from the cache while another command works with it."""
+
+    exit_code = 48
+    default_hint = "wait for it, or stop it"
+
+
+class CacheDamaged(KbuildError):
+    """Files of the cache that are not what they were."""
+
+    exit_code = 49
+    default_hint = "kbuild cache verify --remove takes them out; they are made or fetched again when needed"
+
+
 # Claims: 50-59
 
 

@@ -20,6 +20,7 @@ from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
 from kbuild.image.buildkit import stamp_times
+from kbuild.image.cache import DEFAULT_LIMIT, keep_within, using_cache
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, PackedBlob, make_engine
 from kbuild.image.layer_cache import LayerCache, layer_keys
@@ -61,6 +62,7 @@ class Tools:
     run: Runner
     cache: Path
     phases: Phases
+    cache_limit: int = DEFAULT_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +161,10 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         if image is None:
             image = _build(request.engine, prepared, images, tools, workdir, reuse=reuse)
             images.record_plan(key, image)
-    return _deliver(image, prepared, delivery, images, tools, reused=reused)
+        result = _deliver(image, prepared, delivery, images, tools, reused=reused)
+    if not reused:
+        keep_within(tools.cache, limit=tools.cache_limit)
+    return result
 
 
 def _prepare(request: ImageRequest, tools: Tools, workdir: Path) -> _Prepared:
@@ -363,8 +368,7 @@ def _check_glibc(base: ResolvedBase, environment: Environment) -> None:
 @contextmanager
 def _workdir(tools: Tools) -> Iterator[Path]:
     """A scratch folder in the cache, so that staged files are links and not copies."""
-    tools.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="work-", dir=tools.cache) as folder:
+    with using_cache(tools.cache), tempfile.TemporaryDirectory(prefix="work-", dir=tools.cache) as folder:
         yield Path(folder)
 
 

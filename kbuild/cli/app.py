@@ -14,6 +14,7 @@ from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, Unexpecte
 
 _COMMANDS = {
     "audit": "kbuild.cli.audit",
+    "cache": "kbuild.cli.cache",
     "demo": "kbuild.cli.demo",
     "diff": "kbuild.cli.diff",
     "doctor": "kbuild.cli.doctor",

@@ -14,6 +14,7 @@ from kbuild.cli.config import ProjectConfig, env_option, project_config, trackin
 from kbuild.cli.show import Show
 from kbuild.environment.locking import LockRequest
 from kbuild.errors import LabelError
+from kbuild.image.cache import DEFAULT_LIMIT, parse_size
 from kbuild.model.fetch import MlflowStore
 from kbuild.plan.render import Template
 from kbuild.platform import Platform, host_platform
@@ -69,13 +70,18 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     config = project_config()
     uri = tracking_uri(config, Path.cwd())
     store = MlflowStore(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or None)
-    return Tools(store=store, run=run, cache=cache_folder(), phases=show), config
+    return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show), config
 
 
 def cache_folder() -> Path:
     """``KBUILD_CACHE_DIR``, else the user's cache folder."""
     stated = os.environ.get("KBUILD_CACHE_DIR")
     return Path(stated).absolute() if stated else Path(platformdirs.user_cache_dir("kbuild"))
+
+
+def cache_limit() -> int:
+    """Bytes the cache may hold: ``KBUILD_CACHE_LIMIT``; raises ConfigurationError."""
+    return parse_size(os.environ.get("KBUILD_CACHE_LIMIT") or str(DEFAULT_LIMIT))
 
 
 def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockRequest:

@@ -20,7 +20,7 @@ from kbuild.image.engine import PackedBlob
 from kbuild.image.oci import media
 from kbuild.image.oci.compress import SETTINGS
 from kbuild.image.oci.tarball import RECIPE
-from kbuild.image.tree import link_or_copy, write_whole
+from kbuild.image.tree import link_or_copy, mark_used, write_whole
 from kbuild.plan.plan import BuildPlan
 
 
@@ -48,8 +48,7 @@ class LayerCache:
                 return None
             if value["stamp"] != _stamp(blob.path):
                 self._write(key, blob)
-            else:
-                os.utime(record)  # the least recently used are removed first
+            mark_used(blob.path)
         except FileNotFoundError:
             return None  # never made, or removed by somebody else just now
         except (ValueError, KeyError, TypeError):

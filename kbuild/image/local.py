@@ -13,8 +13,10 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import image_in
+from kbuild.image.tree import mark_used
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class LocalImages:
         try:
             image = build(scratch / "layout")
             kept = self.root / image.digest.hex
+            if kept.exists() and not _is_whole(image_in(kept, engine=image.engine, digest=image.digest)):
+                kept.rename(scratch / "damaged")
             if not kept.exists():
                 try:
                     image.layout.rename(kept)
@@ -50,8 +54,9 @@ class LocalImages:
         self._write("plans", str(key), image)
 
     def by_plan(self, key: Digest) -> BuiltImage | None:
-        """The image that this plan was built to, if it is still here."""
-        return self._read("plans", str(key))
+        """The image that this plan was built to, if it is still here and whole."""
+        image = self._read("plans", str(key))
+        return image if image is not None and _is_whole(image) else None
 
     def by_reference(self, reference: ImageReference) -> BuiltImage | None:
         """The image of this name, or of this digest whatever its name."""
@@ -62,7 +67,10 @@ class LocalImages:
     def by_digest(self, digest: Digest, *, engine: str = "unknown") -> BuiltImage | None:
         """The image with this manifest digest."""
         layout = self.root / digest.hex
-        return image_in(layout, engine=engine, digest=digest) if layout.is_dir() else None
+        if not layout.is_dir():
+            return None
+        mark_used(layout)
+        return image_in(layout, engine=engine, digest=digest)
 
     def _entry(self, kind: str, key: str) -> Path:
         return self.root / kind / digest_json(key).hex
@@ -88,3 +96,9 @@ class LocalImages:
 def _named(reference: ImageReference) -> ImageReference:
     # As everywhere with images: who names no tag means latest.
     return reference.with_tag(reference.tag or "latest")
+
+
+def _is_whole(image: BuiltImage) -> bool:
+    """Whether every layer is there in its size; manifest and config were read, and their digests with them."""
+    paths = [(blob_path(image.layout, layer.digest), layer.size) for layer in image.layers]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)

@@ -9,6 +9,7 @@ them writes into the cache. Modes and times are therefore normalised once, befor
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import filecmp
 import hashlib
@@ -16,6 +17,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,7 @@ def cached_tree(path: Path, make: Callable[[Path], None]) -> Path:
     Two processes may make the same tree at once; the first to finish wins and both see a whole one.
     """
     if path.is_dir():
+        mark_used(path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}-", dir=path.parent))
@@ -56,6 +59,13 @@ def cached_tree(path: Path, make: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path
+
+
+def mark_used(path: Path) -> None:
+    """Set the access time to now: the cache keeps what was used last. The modification time stays."""
+    # A cache on a read-only disk, or of another user, still serves.
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def link_or_copy(source: Path, target: Path) -> None:

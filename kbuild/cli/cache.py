@@ -1,0 +1,86 @@
+"""``kbuild cache``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from kbuild.cli.options import cache_folder, cache_limit, json_option
+from kbuild.cli.show import Show
+from kbuild.errors import CacheDamaged
+from kbuild.image.cache import KINDS, damaged, list_cache, parse_size, prune_cache, using_cache
+
+
+@click.group("cache")
+def command() -> None:
+    """Look at, shrink and check what kbuild keeps between builds.
+
+    It lies in KBUILD_CACHE_DIR and holds KBUILD_CACHE_LIMIT (20 GB) at most: the least recently used goes first.
+    Everything in it can be made or fetched again.
+    """
+
+
+@command.command("info")
+@json_option
+def info(as_json: bool) -> None:
+    """Where the cache is and what is in it."""
+    cache = cache_folder()
+    entries = list_cache(cache)
+    kinds = {
+        kind: {
+            "entries": sum(entry.kind == kind for entry in entries),
+            "size": sum(entry.size for entry in entries if entry.kind == kind),
+        }
+        for kind in KINDS
+    }
+    total = sum(entry.size for entry in entries)
+    if as_json:
+        click.echo(json.dumps({"path": str(cache), "size": total, "limit": cache_limit(), "kinds": kinds}))
+        return
+    click.echo(f"{cache}: {total / 1e9:.2f} of {cache_limit() / 1e9:g} GB")
+    for kind, facts in kinds.items():
+        click.echo(f"  {kind:<13} {facts['entries']:>6} {facts['size'] / 1e6:>10.1f} MB")
+
+
+@command.command("prune")
+@click.option("--limit", metavar="SIZE", help='What may stay, such as "5 GB"; 0 removes all.  [default: the limit]')
+@json_option
+def prune(limit: str | None, as_json: bool) -> None:
+    """Remove the least recently used until the rest is within the limit, and what killed builds left behind."""
+    removed = prune_cache(cache_folder(), limit=cache_limit() if limit is None else parse_size(limit))
+    freed = sum(entry.size for entry in removed)
+    if as_json:
+        click.echo(json.dumps({"removed": [str(entry.path) for entry in removed], "freed": freed}))
+    else:
+        click.echo(f"removed {len(removed)} entries, {freed / 1e6:.1f} MB")
+
+
+@command.command("verify")
+@click.option("--remove", is_flag=True, help="Remove what is damaged; it is made or fetched again when needed.")
+@json_option
+def verify(remove: bool, as_json: bool) -> None:
+    """Read everything and compare it with its digest: downloads, layers, images, installed wheels."""
+    cache = cache_folder()
+    show = Show()
+    with using_cache(cache), show("verify"):
+        found = list(damaged(cache))
+    entries = {_entry(cache, path) for path, _ in found}
+    if remove and entries:
+        prune_cache(cache, limit=10**18, also=entries)
+    if as_json:
+        click.echo(json.dumps({"damaged": [{"path": str(path), "reason": reason} for path, reason in found]}))
+    else:
+        for path, reason in found:
+            click.echo(f"{path} {reason}")
+    if found and not remove:
+        raise CacheDamaged(f"{len(found)} files in {cache} are damaged")
+    show.say("nothing is damaged" if not found else f"removed {len(entries)} damaged entries")
+
+
+def _entry(cache: Path, path: Path) -> Path:
+    """The entry of the cache that a file belongs to."""
+    parts = path.relative_to(cache).parts
+    depth = 3 if parts[0] in ("layers", "pulled", "unpacked") else 2
+    return cache.joinpath(*parts[:depth])

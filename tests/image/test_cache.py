@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import CacheInUse, ConfigurationError
+from kbuild.image.cache import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
+
+
+def fill(cache: Path, name: str, *, used: int, data: bytes = b"x" * 8192) -> Path:
+    """A file of the cache, and the access time of its entry in seconds."""
+    path = cache / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path.parent, (used, 0))
+    return path
+
+
+def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Path) -> None:
+    old = fill(tmp_path, "wheels/a/file", used=100)
+    new = fill(tmp_path, "interpreters/b/file", used=200)
+    (tmp_path / "work-1").mkdir()
+    (tmp_path / "wheels/.half-made").mkdir()
+    entries = list_cache(tmp_path)
+    assert [entry.path.name for entry in entries] == ["a", "b"]
+    removed = prune_cache(tmp_path, limit=entries[1].size)
+    assert [entry.path.name for entry in removed] == ["a"]
+    assert new.exists() and not old.exists()
+    assert not (tmp_path / "work-1").exists() and not list((tmp_path / "wheels").iterdir())
+    assert prune_cache(tmp_path, limit=0) and not list_cache(tmp_path)
+
+
+def test_linked_files_count_once(tmp_path: Path) -> None:
+    blob = fill(tmp_path, "images/one/blob", used=1)
+    alone = list_cache(tmp_path)[0].size
+    (tmp_path / "layers/sha256").mkdir(parents=True)
+    os.link(blob, tmp_path / "layers/sha256/blob")
+    assert sum(entry.size for entry in list_cache(tmp_path)) == alone
+
+
+def test_nothing_is_removed_while_somebody_works(tmp_path: Path) -> None:
+    path = fill(tmp_path, "wheels/a/file", used=1)
+    with using_cache(tmp_path), using_cache(tmp_path):
+        with pytest.raises(CacheInUse):
+            prune_cache(tmp_path, limit=0)
+        keep_within(tmp_path, limit=0)
+    assert path.exists()
+    keep_within(tmp_path, limit=0)
+    assert not path.exists()
+
+
+def test_what_was_just_used_stays_and_measuring_waits(tmp_path: Path) -> None:
+    path = fill(tmp_path, "images/new/file", used=2**33)
+    keep_within(tmp_path, limit=0)
+    assert path.exists()
+    os.utime(path.parent, (1, 1))
+    keep_within(tmp_path, limit=0)
+    assert path.exists()
+    keep_within(tmp_path, limit=0, every=0)
+    assert not path.exists()
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    good, bad = digest_bytes(b"good").hex, digest_bytes(b"bad").hex
+    fill(tmp_path, f"downloads/{good}/a.whl", used=1, data=b"good")
+    fill(tmp_path, f"layers/sha256/{good}", used=1, data=b"good")
+    record = tmp_path / "wheels/w/opt/env/lib/site-packages/a-1.dist-info/RECORD"
+    value = base64.urlsafe_b64encode(hashlib.sha256(b"x").digest()).rstrip(b"=").decode()
+    fill(tmp_path, "wheels/w/opt/env/lib/site-packages/a.py", used=1, data=b"x")
+    record.parent.mkdir()
+    record.write_text(f"a.py,sha256={value},1\n../b.py,sha256={value},1\na-1.dist-info/RECORD,,\n")
+    assert [path.name for path, _ in damaged(tmp_path)] == ["b.py"]
+    fill(tmp_path, "wheels/w/opt/env/lib/site-packages/a.py", used=1, data=b"y")
+    fill(tmp_path, f"downloads/{bad}/a.whl", used=1, data=b"good")
+    fill(tmp_path, f"layers/sha256/{bad}", used=1, data=b"good")
+    fill(tmp_path, f"images/{good}/blobs/sha256/{bad}", used=1, data=b"good")
+    assert len(list(damaged(tmp_path))) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20 GB", 20 * 10**9), ("1.5g", 1_500_000_000), ("0", 0), ("500M", 5 * 10**8), ("7b", 7)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "5 parsecs", "1e99", "nan"])
+def test_other_text_is_no_size(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_size(text)
