@@ -12,19 +12,20 @@ import click
 import kbuild
 from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
 
+# Name -> module and the line that "kbuild --help" shows, so that it need not import what it lists.
 _COMMANDS = {
-    "audit": "kbuild.cli.audit",
-    "cache": "kbuild.cli.cache",
-    "demo": "kbuild.cli.demo",
-    "diff": "kbuild.cli.diff",
-    "doctor": "kbuild.cli.doctor",
-    "image": "kbuild.cli.image",
-    "init": "kbuild.cli.init",
-    "lock": "kbuild.cli.lock",
-    "render": "kbuild.cli.render",
-    "run": "kbuild.cli.run",
-    "trigger": "kbuild.cli.trigger",
-    "verify": "kbuild.cli.verify",
+    "audit": ("kbuild.cli.audit", "What a model is made of, and what is wrong with it."),
+    "cache": ("kbuild.cli.cache", "Look at, shrink and check what is kept between builds."),
+    "demo": ("kbuild.cli.demo", "Train, lock, build, run and ask the shipped project."),
+    "diff": ("kbuild.cli.diff", "What differs between two runs or two images."),
+    "doctor": ("kbuild.cli.doctor", "Look at everything that is needed, and say what to type."),
+    "image": ("kbuild.cli.image", "Build the image that serves a model."),
+    "init": ("kbuild.cli.init", "Write kbuild.yml and CI jobs into a Kedro project."),
+    "lock": ("kbuild.cli.lock", "Pin every package of a model by url and sha256."),
+    "render": ("kbuild.cli.render", "Write the Dockerfile and what it copies."),
+    "run": ("kbuild.cli.run", "Serve an image on this machine."),
+    "trigger": ("kbuild.cli.trigger", "Deliver, list or check what follows training."),
+    "verify": ("kbuild.cli.verify", "Compare an image's answers with training's."),
 }
 
 
@@ -37,10 +38,15 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        module, _ = _COMMANDS[cmd_name]
+        command = importlib.import_module(module).command
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name]}.command is no click command")
+            raise TypeError(f"{module}.command is no click command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(_COMMANDS.items())])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

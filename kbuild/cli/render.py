@@ -9,6 +9,8 @@ import click
 
 from kbuild.cli.options import build_options, make_image_request, make_tools, model_argument
 from kbuild.cli.show import Show
+from kbuild.image.bases.choice import parse_base
+from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
 from kbuild.workflow import render_context
 
 
@@ -20,6 +22,15 @@ def command(model: str, output: Path, **options: Any) -> None:
     """Write the Dockerfile and build context of MODEL, for "docker build" without kbuild."""
     show = Show()
     tools, config = make_tools(show)
-    context = render_context(make_image_request(config, model, "auto", options), tools, output=output)
-    show.say(f"build it with: docker build {context.path}")
+    request = make_image_request(config, model, "auto", options)
+    context = render_context(request, tools, output=output)
+    show.say(f"build it with: docker build {_base_option(request.base, context.plan)}{context.path}")
     click.echo(str(context.path))
+
+
+def _base_option(base: str | None, plan: BuildPlan) -> str:
+    """What ``docker build`` has to be told of a base that is a local layout; other bases stand in the Dockerfile."""
+    if base is None or plan.from_line != BASE_CONTEXT:
+        return ""
+    path = parse_base(base).path
+    return "" if path is None else f"--build-context {BASE_CONTEXT}=oci-layout://{path.absolute()}@{plan.base} "

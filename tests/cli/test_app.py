@@ -1,0 +1,94 @@
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+
+from kbuild.cli import app
+from kbuild.errors import ModelNotFound
+
+
+def outcome(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], act: Callable[[], object]):
+    """Exit code and stderr of a command line whose one command does ``act``."""
+
+    def main(*, standalone_mode: bool) -> object:
+        return act()
+
+    monkeypatch.setattr(app.cli, "main", main)
+    with pytest.raises(SystemExit) as caught:
+        app.run()
+    return caught.value.code, capsys.readouterr().err
+
+
+def fail(error: BaseException) -> Callable[[], object]:
+    def act() -> object:
+        raise error
+
+    return act
+
+
+@pytest.fixture(autouse=True)
+def no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KBUILD_DEBUG", raising=False)
+
+
+def test_success_is_zero(monkeypatch, capsys) -> None:
+    assert outcome(monkeypatch, capsys, lambda: None) == (0, "")
+
+
+def test_an_error_of_ours_is_its_line_its_hint_and_its_code(monkeypatch, capsys) -> None:
+    code, err = outcome(monkeypatch, capsys, fail(ModelNotFound("no run x", hint="look elsewhere")))
+    assert (code, err) == (11, "error: no run x\n  look elsewhere\n")
+
+
+def test_what_nobody_foresaw_is_one_line_and_code_one(monkeypatch, capsys) -> None:
+    code, err = outcome(monkeypatch, capsys, fail(ZeroDivisionError("division\nby zero")))
+    assert code == 1
+    assert err.startswith("error: ZeroDivisionError: division by zero\n")
+    assert "KBUILD_DEBUG=1" in err and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("KBUILD_DEBUG", "1")
+    assert "Traceback" in outcome(monkeypatch, capsys, fail(ModelNotFound("no")))[1]
+
+
+def test_the_system_saying_no_is_an_output_error(monkeypatch, capsys) -> None:
+    code, err = outcome(monkeypatch, capsys, fail(OSError(28, "No space left on device", "/x")))
+    assert code == 42 and "No space left on device" in err
+
+
+def test_a_missing_build_tool_says_how_to_install_it(monkeypatch, capsys) -> None:
+    code, err = outcome(monkeypatch, capsys, fail(ModuleNotFoundError("No module named 'x'", name="x")))
+    assert code == 5 and "kbuild[build]" in err
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
+    assert outcome(monkeypatch, capsys, fail(KeyboardInterrupt())) == (130, "stopped\n")
+
+
+def test_a_bad_option_is_two_with_usage(monkeypatch, capsys) -> None:
+    code, err = outcome(monkeypatch, capsys, fail(click.UsageError("No such option: --x")))
+    assert code == 2 and "No such option" in err
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["--version"], 0), (["--help"], 0), (["nothing"], 2), (["image"], 2)])
+def test_the_program_itself(argv: list[str], code: int) -> None:
+    done = subprocess.run([sys.executable, "-m", "kbuild", *argv], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_help_imports_no_engine_and_no_mlflow() -> None:
+    code = """
+import sys
+from kbuild.cli.app import cli
+try:
+    cli.main(["--help"])
+except SystemExit:
+    pass
+print([name for name in ("mlflow", "docker", "rattler", "kedro") if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
