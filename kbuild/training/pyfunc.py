@@ -152,7 +152,10 @@ class KedroPipelineModel(PythonModel):  # type: ignore[misc]
         return sorted(name.removeprefix("params:") for name in self.sources if name.startswith("params:"))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
+        # A model that was loaded is copied, sent or put into another model whole; one that is being logged is not,
+        # since its values become the model's artifacts.
+        loaded = {} if self._catalog is not None or self._values is None else {"values": dict(self._values)}
+        return loaded | {
             "format": STATE_FORMAT,
             "input_name": self.input_name,
             "output_names": list(self.output_names),
@@ -177,6 +180,7 @@ class KedroPipelineModel(PythonModel):  # type: ignore[misc]
         self._catalog = None
         self._steps = [Step(**step) for step in state["steps"]]
         self._compile()
+        self._values = state.get("values")
 
 
 def _check_runner(runner: Any, kind: type[PipelineMLError] | type[PredictionError]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 import pickletools
 import sys
@@ -172,6 +173,15 @@ def test_a_loaded_model_answers_without_a_catalog(package: ModuleType, catalog: 
     assert loaded.predict(None, package.make_orders())["total"].tolist() == [20.5, 80.5, 180.5]
     with pytest.raises(InvalidModel, match=r"lacks the artifact\(s\) params:bonus"):
         loaded.load_context(SimpleNamespace(artifacts={"factors": artifacts["factors"]}))
+
+
+def test_a_loaded_model_is_copied_whole(package: ModuleType, catalog: DataCatalog) -> None:
+    loaded: KedroPipelineModel = pickle.loads(pickle.dumps(make_model(package, catalog)))
+    assert "values" not in loaded.__getstate__(), "nothing was loaded yet"
+    loaded.load_artifacts(make_model(package, catalog).extract_pipeline_artifacts())
+    table = pd.DataFrame({"price": [2.0], "count": [3]})
+    for copied in (copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
+        pd.testing.assert_frame_equal(copied.predict(None, table), loaded.predict(None, table))
 
 
 # MLflow gives its advice as warnings.
