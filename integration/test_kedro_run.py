@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tool import BIN, Done, Tool, Trained, copy_project
+import requests
+from tool import BIN, Done, Tool, Trained, copy_project, served
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,9 @@ def test_a_model_of_kedro_mlflow_builds_and_serves(tool: Tool, trained: Trained,
     folder = copy_project(tmp_path / "project")
     registry = folder / "src/diabetes/pipeline_registry.py"
     text = registry.read_text().replace("from kbuild import", "from kedro_mlflow.pipeline import")
+    # kedro-mlflow leaves it to its user to send the project's code along.
+    text = text.replace('"patients")', '"patients", log_model_kwargs={"code_paths": ["src/diabetes"]})')
+    assert "code_paths" in text
     registry.write_text(text)
     (folder / "conf/base/mlflow.yml").write_text("server:\n  mlflow_tracking_uri: sqlite:///mlflow.db\n")
     done = tool.run([venv / "bin/python", "-m", "kedro", "run"], cwd=folder, PYTHONWARNINGS="ignore", PYTHONPATH="src")
@@ -78,5 +82,9 @@ print(model.model_id)
 """
     found = tool.run([BIN / "python", "-c", code], cwd=folder)
     assert found.code == 0, found.err
-    verified = tool("verify", f"models:/{found.out.split()[-1]}", "--json", cwd=folder)
-    assert verified.json["prediction"]["predictions"]
+    request = (trained.folder / "request.json").read_bytes()
+    with served(tool, f"models:/{found.out.split()[-1]}", folder) as url:
+        headers = {"Content-Type": "application/json"}
+        answer = requests.post(f"{url}/invocations", data=request, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["predictions"]) == 5

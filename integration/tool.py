@@ -98,3 +98,18 @@ def running(argv: list[str | Path], log: Path, **options: Any) -> Iterator[subpr
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def served(tool: Tool, image: str, cwd: Path) -> Iterator[str]:
+    """``kbuild run IMAGE``: yields the url it prints, and expects a clean end."""
+    argv = [str(BIN / "kbuild"), "run", image]
+    with subprocess.Popen(
+        argv, cwd=cwd, env=tool.environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
