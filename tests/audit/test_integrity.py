@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kbuild.audit.integrity import IntegrityCheck
+from kbuild.audit.lockview import view_lock
+from kbuild.audit.policy import Policy
+from kbuild.audit.subject import KnownDigest, Subject
+from kbuild.digest import digest_bytes
+from kbuild.errors import LockfileInvalid
+
+
+def ids(lock: Any, policy: Policy | None = None, **subject: Any) -> list[str]:
+    result = IntegrityCheck(policy or Policy()).run(Subject(reference="x", kind="lock", lock=lock, **subject))
+    assert all(each.evidence and each.remedy for each in result.findings)
+    assert result.unchecked == ()
+    return [each.id for each in result.findings]
+
+
+CLEAN_CONDA = {"url": "$KBUILD_CHANNEL/linux-64/python-3.11.7-h1_0.conda"}
+
+
+def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(
+        make_entry("six", "1.17.0"),
+        make_entry("xz", "5", "conda"),
+        make_entry("python", "3.11.7", "conda", **CLEAN_CONDA),
+    )
+    assert ids(lock) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hash": {"md5": "0" * 32}}, ["lock-no-sha256"]),
+        ({"hash": {"sha256": "XYZ"}}, ["lock-no-sha256"]),
+        ({"url": None}, ["lock-no-url"]),
+        ({"url": "git+https://git.example/x.git@main"}, ["lock-vcs"]),
+        ({"url": "https://git.example/x.git@v1"}, ["lock-vcs"]),
+        ({"url": "file:///home/me/x-1-py3-none-any.whl"}, ["lock-path"]),
+        ({"url": "../x-1-py3-none-any.whl"}, ["lock-path"]),
+        ({"url": "https://files.example/x-1.tar.gz"}, ["lock-sdist"]),
+        ({"url": "http://files.example/x-1-py3-none-any.whl"}, ["lock-plain-http"]),
+        ({"url": "http://127.0.0.1:8/x-1-py3-none-any.whl"}, []),
+        ({"url": "https://me:secret@files.example/x-1-py3-none-any.whl"}, ["lock-credentials"]),
+    ],
+)
+def test_a_package_s_faults(make_lock: Any, make_entry: Any, change: dict[str, Any], expected: list[str]) -> None:
+    assert ids(make_lock(make_entry("x", "1", **change))) == expected
+
+
+def test_no_secret_is_shown(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("x", "1", url="http://me:secret@files.example/t/tok/x-1.tar.gz"))
+    policy = Policy(allowed_indexes=("https://you:hidden@ok.example/",))
+    result = IntegrityCheck(policy).run(Subject(reference="x", kind="lock", lock=lock))
+    assert result.findings
+    assert "secret" not in str(result)
+    assert "hidden" not in str(result)
+
+
+def test_only_allowed_origins(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("x", "1"), make_entry("y", "1", "conda"))
+    assert ids(lock, Policy(allowed_channels=("forge",), allowed_indexes=("https://files.example/",))) == []
+    assert ids(lock, Policy(allowed_channels=("for",), allowed_indexes=("https://files.exam",))) == ["lock-origin"] * 2
+    strange = make_lock(make_entry("y", "1", "conda"), channels=("https://conda.example/other",))
+    assert ids(strange) == ["lock-origin"]
+
+
+def test_a_lock_edited_by_hand(make_lock_bytes: Any, make_entry: Any) -> None:
+    content = make_lock_bytes(make_entry("six", "1.17.0"))
+    edited = view_lock(content.replace(b"1.17.0", b"1.16.0"), source="x")
+    assert ids(edited) == ["lock-edited"]
+    commented = view_lock(b"# looked at\n" + content, source="x")
+    assert ids(commented) == []
+    stored = KnownDigest(place="run 1", digest=str(digest_bytes(content)))
+    assert ids(commented, stored_locks=(stored,)) == ["lock-edited"]
+    assert ids(view_lock(content, source="x"), stored_locks=(stored,)) == []
+
+
+def test_staleness_is_told_where_the_model_is_known(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("six", "1.17.0"))
+    assert ids(lock, fresh_inputs=None) == []
+    assert ids(lock, fresh_inputs=frozenset({digest_bytes(b"")})) == ["lock-stale"]
+
+
+def test_no_lock_is_unchecked() -> None:
+    result = IntegrityCheck(Policy()).run(Subject(reference="x", kind="model", remake="kbuild lock abc"))
+    assert [each.remedy for each in result.unchecked] == ["make one: kbuild lock abc"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1, 2]", b"version: 2\npackage: []\n", b"a: [", b""])
+def test_what_is_no_lock(content: bytes) -> None:
+    with pytest.raises(LockfileInvalid, match=r"this\.yml"):
+        view_lock(content, source="this.yml")

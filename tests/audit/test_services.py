@@ -1,0 +1,142 @@
+"""pip-audit's classes against a server that speaks the protocols of the real ones."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from kbuild.audit.services import NotKnown, OnlineService, make_osv_service, make_pypi_service
+
+RELEASE = {
+    "info": {"name": "jinja2"},
+    "vulnerabilities": [
+        {
+            "id": "PYSEC-2014-8",
+            "aliases": ["CVE-2014-1402"],
+            "details": "bad\ncache",
+            "fixed_in": ["2.10", "2.7.2"],
+            "withdrawn": None,
+            "summary": None,
+        },
+        {"id": "PYSEC-0", "aliases": [], "details": "", "fixed_in": [], "withdrawn": "2020-01-01T00:00:00Z"},
+    ],
+}
+OSV = {
+    "vulns": [
+        {
+            "id": "GHSA-8r7q",
+            "modified": "2026-01-01T00:00:00Z",
+            "summary": "bad",
+            "aliases": ["CVE-2014-1402"],
+            "database_specific": {"severity": "MODERATE"},
+            "affected": [
+                {
+                    "package": {"name": "jinja2", "ecosystem": "PyPI"},
+                    "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.7.2"}]}],
+                }
+            ],
+        }
+    ]
+}
+PAGES = {
+    "/pypi/jinja2/2.4.1/json": RELEASE,
+    "/pypi/six/1.17.0/json": {"info": {}, "vulnerabilities": []},
+    "/pypi/mirror/1.0/json": {"info": {}},
+    "/pypi/broken/1.0/json": ["no", "release"],
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers.get("Authorization")))  # type: ignore[attr-defined]
+        if self.path == "/pypi/failing/1.0/json":
+            self.answer(503, {})
+        else:
+            self.answer(200 if self.path in PAGES else 404, PAGES.get(self.path, {}))
+
+    def do_POST(self) -> None:
+        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, query))  # type: ignore[attr-defined]
+        self.answer(200, OSV if query["package"]["name"] == "jinja2" else {})
+
+    def answer(self, status: int, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    running: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.seen = []
+    running.url = f"http://127.0.0.1:{running.server_port}"
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+@pytest.fixture
+def pypi(server: Any) -> OnlineService:
+    return make_pypi_service(f"{server.url}/simple", credentials=lambda _: ("user", "word"))
+
+
+def test_the_index_is_asked_where_it_is_with_its_credentials(pypi: OnlineService, server: Any) -> None:
+    answer = pypi.query("jinja2", "2.4.1")
+    assert not isinstance(answer, NotKnown)
+    [found] = answer
+    assert (found.id, found.aliases, found.fixed) == ("PYSEC-2014-8", ("CVE-2014-1402",), ("2.7.2", "2.10"))
+    assert server.seen == [("/pypi/jinja2/2.4.1/json", "Basic dXNlcjp3b3Jk")]
+    assert pypi.query("six", "1.17.0") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "reason"),
+    [
+        ("absent", "1.0", "does not know absent 1.0"),
+        ("mirror", "1.0", "keeps no advisories"),
+        ("failing", "1.0", "503"),
+        ("broken", "1.0", "no answer of its protocol"),
+        ("odd", "not a version", "no version"),
+    ],
+)
+def test_what_is_no_answer_is_not_taken_for_none(pypi: OnlineService, name: str, version: str, reason: str) -> None:
+    answer = pypi.query(name, version)
+    assert isinstance(answer, NotKnown)
+    assert reason in answer.reason
+    assert not answer.down
+
+
+def test_osv_gives_whole_records(server: Any) -> None:
+    service = make_osv_service(f"{server.url}/v1/query")
+    answer = service.query("jinja2", "2.4.1")
+    assert not isinstance(answer, NotKnown)
+    [found] = answer
+    assert found.record is not None
+    assert found.record["database_specific"] == {"severity": "MODERATE"}
+    assert server.seen == [("/v1/query", {"package": {"name": "jinja2", "ecosystem": "PyPI"}, "version": "2.4.1"})]
+    assert service.query("six", "1.17.0") == ()
+
+
+def test_a_dead_service_is_down(server: Any) -> None:
+    for service in (
+        make_pypi_service("http://127.0.0.1:9/simple", credentials=lambda _: None),
+        make_osv_service("http://127.0.0.1:9/"),
+    ):
+        answer = service.query("six", "1.17.0")
+        assert isinstance(answer, NotKnown)
+        assert answer.down
+        assert "127.0.0.1:9" in answer.reason

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kbuild.audit.advisories import AdvisoryDatabase, read_advisories
+from kbuild.audit.finding import CheckResult
+from kbuild.audit.image_facts import CondaRecord, ImageFacts
+from kbuild.audit.lockview import LockView
+from kbuild.audit.services import NotKnown, Vulnerability
+from kbuild.audit.subject import Subject, Trained
+from kbuild.audit.vulnerabilities import VulnerabilityCheck
+
+TODAY = date(2026, 11, 22)
+
+
+def osv(name: str, id: str, fixed: str, ecosystem: str = "PyPI", **more: Any) -> dict[str, Any]:
+    affected = {
+        "package": {"ecosystem": ecosystem, "name": name},
+        "ranges": [
+            {
+                "type": "ECOSYSTEM" if ecosystem == "PyPI" else "SEMVER",
+                "events": [{"introduced": "0"}, {"fixed": fixed}],
+            }
+        ],
+    }
+    return {"id": id, "modified": "2026-11-01T00:00:00Z", "summary": f"{name} is bad", "affected": [affected]} | more
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> AdvisoryDatabase:
+    records = [
+        osv("Jinja2", "PYSEC-1", "2.7.2", aliases=["CVE-1"]),
+        osv("jinja2", "GHSA-1", "2.7.2", aliases=["CVE-1"], database_specific={"severity": "CRITICAL"}),
+        osv("jinja2", "PYSEC-2", "9", withdrawn="2026-11-02T00:00:00Z"),
+        osv(
+            "torch",
+            "PYSEC-3",
+            "2.0",
+            severity=[{"type": "CVSS_V3", "score": "CVSS:3.1/AV:L/AC:H/PR:H/UI:R/S:U/C:L/I:N/A:N"}],
+        ),
+        osv("python", "BIT-python-1", "3.11.5", ecosystem="Bitnami"),
+    ]
+    for number, record in enumerate(records):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(record))
+    return read_advisories(str(tmp_path))
+
+
+class FakeService:
+    name = "the fake"
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers, self.asked = answers, []
+
+    def query(self, name: str, version: str) -> tuple[Vulnerability, ...] | NotKnown:
+        self.asked.append(name)
+        return self.answers.get(name, ())
+
+
+def check(
+    lock: LockView | None, database: AdvisoryDatabase | None = None, *services: Any, **subject: Any
+) -> CheckResult:
+    unavailable = subject.pop("unavailable", None)
+    made = VulnerabilityCheck(database=database, services=services, today=TODAY, max_age=90, unavailable=unavailable)
+    return made.run(Subject(reference="x", kind="lock", lock=lock, **subject))
+
+
+def test_records_of_one_vulnerability_make_one_finding(database: Any, make_lock: Any, make_entry: Any) -> None:
+    result = check(make_lock(make_entry("jinja2", "2.4.1"), make_entry("six", "1.17.0")), database)
+    [finding] = result.findings
+    assert {finding.id, *finding.aliases} == {"PYSEC-1", "GHSA-1", "CVE-1"}
+    assert (finding.severity, finding.where, finding.version) == ("critical", "pip:jinja2", "2.4.1")
+    assert "2.7.2" in finding.remedy
+    assert result.unchecked == ()
+    assert result.sources[0].date == "2026-11-01"
+
+
+def test_severity_comes_from_the_vector(database: Any, make_lock: Any, make_entry: Any) -> None:
+    [finding] = check(make_lock(make_entry("torch", "1.0")), database).findings
+    assert finding.severity == "low"
+
+
+def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("jinja2", "2.4.1", "conda"), make_entry("pytorch", "1.0", "conda"))
+    by_table = check(lock, database)
+    assert [each.id for each in by_table.findings] == ["PYSEC-3"]
+    assert [each.where for each in by_table.unchecked] == ["conda:jinja2"]
+    trained = Trained(python="3.11.7", versions={"jinja2": "2.4.1"}, direct=frozenset(), whole=True)
+    assert {each.where for each in check(lock, database, trained=trained).findings} == {"conda:jinja2", "conda:pytorch"}
+    other = Trained(python="3.11.7", versions={"jinja2": "2.5"}, direct=frozenset(), whole=True)
+    assert [each.where for each in check(lock, database, trained=other).unchecked] == ["conda:jinja2"]
+    record = CondaRecord(
+        name="jinja2",
+        version="2.4.1",
+        build="",
+        subdir="",
+        sha256=None,
+        license=None,
+        files=frozenset({"lib/python3.11/site-packages/Jinja2-2.4.1.dist-info/METADATA"}),
+    )
+    facts = ImageFacts(
+        digest="sha256:" + "0" * 64,
+        subdir="linux-64",
+        labels={},
+        distributions=(),
+        conda=(record,),
+        unowned=(),
+        model_digest=None,
+    )
+    assert check(lock, database, image=facts).unchecked == ()
+
+
+def test_the_interpreter_is_looked_up_where_advisories_of_it_exist(
+    database: Any, make_lock: Any, make_entry: Any, tmp_path: Path
+) -> None:
+    old = check(make_lock(make_entry("python", "3.11.4", "conda")), database)
+    assert [each.id for each in old.findings] == ["BIT-python-1"]
+    fine = check(make_lock(make_entry("python", "3.11.7", "conda")), database)
+    assert (fine.findings, fine.unchecked) == ((), ())
+    (tmp_path / "4.yaml").unlink()
+    unknown = check(make_lock(make_entry("python", "3.11.7", "conda")), read_advisories(str(tmp_path)))
+    assert [each.where for each in unknown.unchecked] == ["conda:python"]
+
+
+def test_nothing_to_ask_is_never_clean(make_lock: Any, make_entry: Any, database: Any) -> None:
+    lock = make_lock(make_entry("six", "1.17.0"))
+    assert check(lock).unchecked
+    assert check(None, database).unchecked
+    assert check(lock, unavailable="the server is down").unchecked[0].reason == "the server is down"
+
+
+def test_old_advisories_are_told(database: Any, make_lock: Any, make_entry: Any) -> None:
+    made = VulnerabilityCheck(database=database, services=(), today=date(2027, 6, 1), max_age=90)
+    [unchecked] = made.run(Subject(reference="x", kind="lock", lock=make_lock(make_entry("six", "1")))).unchecked
+    assert "2026-11-01, 212 days ago" in unchecked.reason
+
+
+def test_services_answer_for_one_package_each(make_lock: Any, make_entry: Any) -> None:
+    bad = Vulnerability(id="PYSEC-9", aliases=("CVE-9",), summary="bad", fixed=("2",))
+    service = FakeService({"a": (bad,), "b": NotKnown(reason="not here")})
+    result = check(make_lock(*(make_entry(name, "1") for name in "abc")), None, service)
+    assert [(each.id, each.severity) for each in result.findings] == [("PYSEC-9", "high")]
+    assert [(each.where, each.reason) for each in result.unchecked] == [("pip:b", "not here")]
+
+
+def test_a_service_that_is_down_is_asked_once(make_lock: Any, make_entry: Any) -> None:
+    service = FakeService({name: NotKnown(reason="down", down=True) for name in "abc"})
+    result = check(make_lock(*(make_entry(name, "1") for name in "abc")), None, service)
+    assert len(result.unchecked) == 3
+    assert service.asked == ["a"]
