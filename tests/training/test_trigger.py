@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from kbuild.training import trigger as following
+from kbuild.training.config import ProjectConfig
+from kbuild.training.record import RecordedModel
+from kbuild.training.tracking import GitState
+from kbuild.training.trigger import follow
+from kbuild.trigger.settings import CommandTrigger, WebhookTrigger
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+HOOK = WebhookTrigger(url="http://127.0.0.1:9/x", retries=0)
+
+
+def recorded(run_id: str) -> RecordedModel:
+    return RecordedModel(run_id=run_id, model_id="m-1", model_uri="models:/m-1", name="model", reused=())
+
+
+def tell(config: ProjectConfig, run_id: str, uri: str) -> str | None:
+    return follow(config, recorded(run_id), tracking_uri=uri, project="shop", git=GitState(commit="c", dirty=False))
+
+
+def make_run(store: mlflow.MlflowClient, *, ended: bool) -> str:
+    run_id: str = store.create_run("0").info.run_id
+    if ended:
+        store.set_terminated(run_id)
+    return run_id
+
+
+def test_without_a_trigger_nothing_is_asked() -> None:
+    assert tell(ProjectConfig(), "r", "http://127.0.0.1:9") is None
+
+
+def test_a_receiver_that_is_down_does_not_fail_training(
+    store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KBUILD_WEBHOOK_SECRET", "hush")
+    config = ProjectConfig(root=tmp_path, state=tmp_path / "state", trigger=HOOK, remotes={"webhook": HOOK})
+    line = tell(config, make_run(store, ended=True), store.tracking_uri)
+    assert line is not None and line.startswith("Trigger webhook: webhook was not told: 127.0.0.1:9 does not answer")
+    assert line.endswith("(it is kept; send it again with: kbuild trigger --flush). The model is logged all the same.")
+    assert len(list((tmp_path / "state" / "outbox").glob("*.json"))) == 1
+
+
+def test_a_tracking_server_that_fails_does_not_fail_training(tmp_path: Path, store: mlflow.MlflowClient) -> None:
+    config = ProjectConfig(root=tmp_path, trigger=HOOK)
+    line = tell(config, "f" * 32, store.tracking_uri)
+    assert line is not None and "does not tell of run" in line and "logged all the same" in line
+
+
+def test_a_defect_does_not_fail_training(
+    store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> str:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(following, "fire", fail)
+    config = ProjectConfig(root=tmp_path, trigger=CommandTrigger(argv=("x",)))
+    line = tell(config, make_run(store, ended=True), store.tracking_uri)
+    assert line == "Trigger command: ZeroDivisionError: on purpose. The model is logged all the same."
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_whether_the_run_has_ended_is_asked(
+    ended: bool, store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def fire(*arguments: Any, ended: bool) -> str:
+        asked.append(ended)
+        return "done"
+
+    monkeypatch.setattr(following, "fire", fire)
+    config = ProjectConfig(root=tmp_path, trigger=HOOK)
+    assert tell(config, make_run(store, ended=ended), store.tracking_uri) == "Trigger webhook: done"
+    assert asked == [ended]
