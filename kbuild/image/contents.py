@@ -5,6 +5,7 @@ Format: OCI image-spec layer.md (change sets, whiteouts, opaque directories).
 
 from __future__ import annotations
 
+import io
 import posixpath
 import shutil
 import tarfile
@@ -137,6 +138,7 @@ class _Reader:
         if self._wants_bytes(path):
             data = content.read()
             self._put(path, ImageFile(digest=digest_bytes(data), size=len(data), data=data))
+            self._write(path, io.BytesIO(data))
         elif target is None:
             digest = digest_chunks(iter(lambda: content.read(_READ), b""))
             self._put(path, ImageFile(digest=digest, size=member.size))

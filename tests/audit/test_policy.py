@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import tomllib
+from datetime import date
+from typing import Any
+
+import pytest
+
+from kbuild.audit.finding import CheckResult, Finding, Unchecked
+from kbuild.audit.policy import parse_policy
+from kbuild.audit.report import AuditReport, make_report
+from kbuild.audit.subject import Subject
+from kbuild.errors import ConfigurationError
+
+TEXT = """
+allowed-channels = ["conda-forge"]
+allowed-indexes = ["https://pypi.example/"]
+advisories = "advisories.tar.gz"
+service = "osv"
+osv-url = "http://127.0.0.1:1/v1/query"
+fail-on = "high"
+max-advisory-age = 30
+[[ignore]]
+id = "CVE-1"
+package = "Jinja2"
+reason = "the template is our own"
+expires = 2026-12-31
+[[ignore]]
+id = "unchecked"
+package = "python"
+reason = "looked at by the platform team"
+expires = "2026-12-01"
+"""
+
+
+def finding(**changes: Any) -> Finding:
+    given = {"id": "PYSEC-1", "check": "v", "severity": "high", "where": "pip:jinja2", "evidence": "e", "remedy": "r"}
+    return Finding(**({**given, "aliases": ("CVE-1",)} | changes))
+
+
+def unchecked(where: str) -> Unchecked:
+    return Unchecked(check="v", where=where, reason="r", remedy="m")
+
+
+def report(*items: Any, today: date = date(2026, 11, 22), fail_on: Any = "low") -> AuditReport:
+    result = CheckResult(
+        check="v",
+        findings=tuple(each for each in items if isinstance(each, Finding)),
+        unchecked=tuple(each for each in items if isinstance(each, Unchecked)),
+    )
+    policy = parse_policy(tomllib.loads(TEXT))
+    return make_report(Subject(reference="x", kind="lock"), [result], policy, today=today, fail_on=fail_on)
+
+
+def test_every_key_is_read() -> None:
+    policy = parse_policy(tomllib.loads(TEXT))
+    assert policy.allowed_channels == ("conda-forge",)
+    assert (policy.service, policy.fail_on, policy.max_advisory_age) == ("osv", "high", 30)
+    assert [each.expires for each in policy.ignores] == [date(2026, 12, 31), date(2026, 12, 1)]
+    assert parse_policy({}).fail_on == "low"
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ({"allowed-chanels": []}, "allowed-chanels is unknown"),
+        ({"allowed-channels": "conda-forge"}, "allowed-channels has to be a list"),
+        ({"fail-on": "bad"}, "fail-on has to be one of low, medium, high, critical"),
+        ({"service": "snyk"}, "service has to be one of"),
+        ({"max-advisory-age": True}, "max-advisory-age has to be a number of days"),
+        ({"advisories": 1}, "advisories has to be a text"),
+        ({"ignore": {"id": "X"}}, "ignore has to be a list of tables"),
+        ({"ignore": ["X"]}, r"ignore\[0\] has to be a table"),
+        ({"ignore": [{"id": "X", "expires": "2027-01-01"}]}, r"ignore\[0\]\.reason is missing"),
+        ({"ignore": [{"id": "X", "reason": "r"}]}, r"ignore\[0\]\.expires has to be a date"),
+        ({"ignore": [{"id": "X", "reason": "r", "expires": "soon"}]}, r"ignore\[0\]\.expires has to be a date"),
+        (
+            {"ignore": [{"id": "X", "reason": "r", "expires": "2027-01-01", "who": "me"}]},
+            r"ignore\[0\]\.who is unknown",
+        ),
+    ],
+)
+def test_every_fault_is_named(table: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=fault):
+        parse_policy(table)
+
+
+def test_an_ignore_covers_ids_aliases_and_unchecked_packages_until_its_day() -> None:
+    accepted = report(finding(), unchecked("conda:python"))
+    assert (accepted.verdict, accepted.findings, len(accepted.accepted)) == ("clean", (), 2)
+    last = report(finding(), today=date(2026, 12, 31))
+    assert last.verdict == "clean"
+    assert [each.id for each in last.expired] == ["unchecked"]
+    expired = report(finding(), today=date(2027, 1, 1))
+    assert (expired.verdict, len(expired.findings), len(expired.expired)) == ("findings", 1, 2)
+
+
+def test_an_ignore_covers_nothing_else() -> None:
+    other = report(finding(where="pip:flask"), unchecked("conda:openssl"))
+    assert (other.verdict, len(other.findings), len(other.unchecked)) == ("findings", 1, 1)
+    assert len(other.unused) == 2
+
+
+def test_the_verdict() -> None:
+    low = finding(id="X", aliases=(), severity="low")
+    assert report().verdict == "clean"
+    assert report(low).verdict == "findings"
+    assert report(low, fail_on="medium").verdict == "clean"
+    assert report(low, unchecked("a"), fail_on="medium").verdict == "incomplete"
+    assert report(low, unchecked("a")).verdict == "findings"

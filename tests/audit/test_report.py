@@ -1,0 +1,154 @@
+"""The formats: JSON against its schema, CycloneDX against its own, markdown and the table."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from jsonschema import Draft202012Validator
+
+from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
+from kbuild.audit.policy import parse_policy
+from kbuild.audit.report import AuditReport, make_report, report_schema
+from kbuild.audit.sbom import make_sbom
+from kbuild.audit.subject import Subject, read_trained
+from kbuild.audit.text import markdown, summary, table
+
+NASTY = "a | b\n<script>`x`</script> [l](u) \\ *b* _i_ ![i](u)"
+POLICY = """
+[[ignore]]
+id = "CVE-7"
+reason = "known"
+expires = 2030-01-01
+[[ignore]]
+id = "unchecked"
+package = "xz"
+reason = "looked at"
+expires = 2030-01-01
+[[ignore]]
+id = "CVE-8"
+reason = "was known"
+expires = 2020-01-01
+"""
+
+
+@pytest.fixture
+def subject(make_bundle: Any, make_lock: Any, make_entry: Any) -> Subject:
+    bundle = make_bundle(files={"code/x.py": b"1", "python_model.pkl": b"2"})
+    lock = make_lock(
+        make_entry("six", "1.17.0"),
+        make_entry("jinja2", "2.4.1", dependencies={"Six": ">=1"}),
+        make_entry("python", "3.11.7", "conda"),
+        make_entry("odd", "1", hash={}, url="git+https://me:secret@git.example/odd"),
+    )
+    return Subject(reference="runs:/1", kind="model", bundle=bundle, lock=lock, trained=read_trained(bundle))
+
+
+@pytest.fixture
+def report(subject: Subject) -> AuditReport:
+    finding = Finding(
+        id="PYSEC-1",
+        check="vulnerabilities",
+        severity="high",
+        where="pip:jinja2",
+        version="2.4.1",
+        evidence=NASTY,
+        remedy="train with jinja2 2.7.2",
+        aliases=("CVE-1",),
+    )
+    result = CheckResult(
+        check="vulnerabilities",
+        findings=(finding, replace(finding, id="CVE-7", aliases=())),
+        unchecked=(
+            Unchecked(check="vulnerabilities", where="conda:python", reason="not known", remedy="do"),
+            Unchecked(check="vulnerabilities", where="conda:xz", reason="not known", remedy="do"),
+        ),
+        sources=(Source(name="advisories.tar.gz", date="2026-11-01", records=5),),
+        looked_at=4,
+    )
+    policy = parse_policy(tomllib.loads(POLICY))
+    return make_report(subject, [result], policy, today=date(2026, 11, 22), fail_on="low")
+
+
+def test_json_keeps_to_the_shipped_schema(report: AuditReport) -> None:
+    schema = report_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    value = json.loads(json.dumps(report.to_json()))
+    validator.validate(value)
+    assert value["verdict"] == "findings"
+    assert value["counts"] == {"critical": 0, "high": 1, "medium": 0, "low": 0}
+    assert not validator.is_valid({**value, "verdict": "fine"})
+    assert not validator.is_valid({**value, "more": 1})
+    several = {"format": 1, "verdict": "findings", "reports": [value], "errors": [{"reference": "m", "error": "e"}]}
+    validator.validate(several)
+
+
+def test_the_sbom_is_valid_and_depends_on_no_clock(subject: Subject, report: AuditReport) -> None:
+    text = make_sbom(subject, report)
+    assert text == make_sbom(subject, report)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bom = json.loads(text)
+    model = bom["metadata"]["component"]
+    assert (model["type"], model["name"]) == ("machine-learning-model", "model")
+    assert bom["metadata"]["timestamp"] == "2026-11-22T22:26:00+00:00"
+    assert {each["name"] for each in model["components"]} == {
+        "MLmodel",
+        "conda.yaml",
+        "constraints.txt",
+        "code/x.py",
+        "python_model.pkl",
+    }
+    components = {each["name"]: each for each in bom["components"]}
+    assert components["jinja2"]["purl"] == "pkg:pypi/jinja2@2.4.1"
+    assert components["python"]["purl"] == (
+        "pkg:conda/python@3.11.7?build=h1_0&channel=https://conda.example/forge&subdir=linux-64"
+    )
+    assert components["six"]["hashes"][0]["alg"] == "SHA-256"
+    assert "secret" not in text
+    depends = {each["ref"]: each.get("dependsOn", []) for each in bom["dependencies"]}
+    assert depends["pip/linux-64/jinja2@2.4.1"] == ["pip/linux-64/six@1.17.0"]
+    assert "pip/linux-64/six@1.17.0" not in depends["model"]
+    [vulnerability] = bom["vulnerabilities"]
+    assert vulnerability["affects"] == [{"ref": "pip/linux-64/jinja2@2.4.1"}]
+    properties = {each["name"]: each["value"] for each in bom["metadata"]["properties"]}
+    assert properties["kbuild:audit:verdict"] == "findings"
+
+
+def test_markdown_cannot_be_broken_out_of(report: AuditReport) -> None:
+    text = markdown(report)
+    assert text.startswith("### kbuild audit: findings: 1 finding \\(".replace("\\(", "("))
+    [row] = [line for line in text.splitlines() if line.startswith("| high")]
+    assert row.replace("\\|", "").count("|") == 6
+    assert "<script>" not in text.replace("\\<", "")
+    assert "accepted until 2030-01-01: CVE-7" in text
+    assert "the ignore of CVE-8 expired on 2020-01-01" in text
+
+
+def test_the_table_says_everything(report: AuditReport) -> None:
+    text = table(report, width=200, colour=False)
+    for part in (
+        "PYSEC-1",
+        "pip:jinja2 2.4.1",
+        "train with jinja2 2.7.2",
+        "not known",
+        "newest of 2026-11-01, 5 records",
+    ):
+        assert part in text
+    assert "\x1b" not in text
+    assert "\x1b" in table(report, width=200, colour=True)
+    assert summary(report) == "findings: 1 finding (1 high), 1 not checked, 2 accepted"
+
+
+def test_a_lock_alone_is_a_subject(make_lock: Any, make_entry: Any) -> None:
+    subject = Subject(reference="conda-lock.yml", kind="lock", lock=make_lock(make_entry("six", "1.17.0")))
+    empty = make_report(subject, [], parse_policy({}), today=date(2026, 11, 22), fail_on="low")
+    Draft202012Validator(report_schema()).validate(empty.to_json())
+    assert json.loads(make_sbom(subject, empty))["metadata"]["component"]["name"] == "conda-lock.yml"
+    assert summary(empty) == "clean: 0 findings"

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import Digest, digest_bytes
+from kbuild.errors import InvalidImage
+from kbuild.image.contents import ImageContents, read_contents
+from kbuild.progress import Silent
+
+Layer = list[tuple[str, bytes | str | None]]
+
+
+def tar(members: Layer) -> bytes:
+    """bytes: a file; text: a hard link to it; None: a directory."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type = tarfile.DIRTYPE
+            elif isinstance(content, str):
+                info.type, info.linkname = tarfile.LNKTYPE, content
+            else:
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content if isinstance(content, bytes) else b""))
+    return file.getvalue()
+
+
+def make_layout(folder: Path, layers: list[Layer]) -> Digest:
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        (blobs / name).write_bytes(data)
+        return f"sha256:{name}"
+
+    def descriptor(data: bytes, kind: str) -> dict[str, object]:
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": put(data), "size": len(data)}
+
+    packed = [descriptor(gzip.compress(tar(layer), mtime=0), "layer.v1.tar+gzip") for layer in layers]
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "config": {"Labels": {"a": "b"}, "Env": ["X=1=2"]},
+        "rootfs": {"type": "layers", "diff_ids": []},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "config": descriptor(json.dumps(config).encode(), "config.v1+json"),
+        "layers": packed,
+    }
+    return Digest.parse(put(json.dumps(manifest).encode()))
+
+
+def read(folder: Path, digest: Digest, into: Path | None = None) -> ImageContents:
+    return read_contents(
+        folder,
+        digest,
+        folders=("opt/env", "/opt/model"),
+        wants_bytes=lambda path: path.endswith("METADATA"),
+        extract=None if into is None else ("/opt/model", into),
+        progress=Silent(),
+    )
+
+
+def test_the_topmost_layer_counts(tmp_path: Path) -> None:
+    digest = make_layout(
+        tmp_path / "image",
+        [
+            [("opt", None), ("opt/env/a", b"1"), ("opt/env/gone", b"1"), ("opt/env/dir/x", b"1"), ("etc/passwd", b"r")],
+            [
+                ("./opt/env/a", b"2"),
+                ("opt/env/.wh.gone", b""),
+                ("opt/env/b", "opt/env/a"),
+                ("opt/env/dir", b"now a file"),
+            ],
+            [("opt/model/keep", b"old"), ("opt/model/sub/old", b"old")],
+            [
+                ("opt/model/.wh..wh..opq", b""),
+                ("opt/model/m/METADATA", b"new"),
+                ("opt/model/link", "opt/model/m/METADATA"),
+            ],
+        ],
+    )
+    into = tmp_path / "model"
+    contents = read(tmp_path / "image", digest, into)
+    assert {path: file.digest for path, file in contents.files.items()} == {
+        "opt/env/a": digest_bytes(b"2"),
+        "opt/env/b": digest_bytes(b"2"),
+        "opt/env/dir": digest_bytes(b"now a file"),
+        "opt/model/m/METADATA": digest_bytes(b"new"),
+        "opt/model/link": digest_bytes(b"new"),
+    }
+    assert contents.files["opt/model/m/METADATA"].data == b"new"
+    assert contents.files["opt/env/a"].data is None
+    assert contents.labels == {"a": "b"}
+    assert contents.variable("X") == "1=2"
+    assert sorted(str(path.relative_to(into)) for path in into.rglob("*") if path.is_file()) == ["link", "m/METADATA"]
+    assert (into / "link").read_bytes() == b"new"
+
+
+def test_a_path_does_not_leave_its_folder(tmp_path: Path) -> None:
+    digest = make_layout(tmp_path / "image", [[("opt/model/../../../evil", b"x"), ("/opt/model/a", b"1")]])
+    contents = read(tmp_path / "image", digest, tmp_path / "model")
+    assert list(contents.files) == ["opt/model/a"]
+    assert not (tmp_path / "evil").exists()
+
+
+def test_missing_and_damaged_layers(tmp_path: Path) -> None:
+    digest = make_layout(tmp_path / "image", [[("opt/env/a", b"1" * 5000)]])
+    largest = max((tmp_path / "image/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    layer = next(p for p in (tmp_path / "image/blobs/sha256").iterdir() if p.read_bytes()[:2] == b"\x1f\x8b")
+    layer.write_bytes(layer.read_bytes()[:-20])
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        read(tmp_path / "image", digest)
+    layer.unlink()
+    with pytest.raises(InvalidImage, match="is missing"):
+        read(tmp_path / "image", digest)
+    assert largest.name
