@@ -17,7 +17,7 @@ import kbuild
 from kbuild.errors import InvalidModel
 from kbuild.serving.fast import FastPath, make_fast_path
 from kbuild.serving.logs import LOGGER
-from kbuild.serving.reply import FAILED, JSON, TEXT, TOO_DEEP, Reply
+from kbuild.serving.reply import FAILED, JSON, TEXT, TOO_DEEP, TOO_LONG, Reply
 
 _log = logging.getLogger(LOGGER)
 
@@ -112,6 +112,12 @@ def make_slow_path(loaded: Any, *, stack_traces: bool) -> Callable[[bytes, str],
             return Reply(status=error.get_http_status_code(), body=json.dumps(told).encode())
         except RecursionError:
             return TOO_DEEP
+        except ValueError as error:
+            # Python refuses to read a whole number of thousands of digits (sys.set_int_max_str_digits).
+            if "integer string conversion" in str(error):
+                return TOO_LONG
+            _log.exception("MLflow's scoring server failed")
+            return FAILED
         except Exception:  # noqa: BLE001  MLflow's app answers 500 to whatever else comes out of it
             _log.exception("MLflow's scoring server failed")
             return FAILED

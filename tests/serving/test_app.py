@@ -175,6 +175,10 @@ def test_json_nested_too_deeply_is_refused(loaded: Any, tmp_path: Path) -> None:
     assert ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", b"[" * 100_000, JSON)[0] == 400
 
 
+def test_numbers_of_thousands_of_digits_are_refused(loaded: Any, tmp_path: Path) -> None:
+    assert ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", b"9" * 10_000, JSON)[0] == 400
+
+
 def test_no_content_type_is_415(loaded: Any, tmp_path: Path) -> None:
     assert ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", ROW)[0] == 415
 
