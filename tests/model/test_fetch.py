@@ -33,11 +33,17 @@ class Logged:
     model_id: str
 
 
+@pytest.fixture(autouse=True)
+def own_settings(logged: Logged) -> Iterator[None]:
+    """The store sets MLflow's tracking uri for the process; other tests are not to see that."""
+    yield
+    mlflow.set_tracking_uri(None)
+
+
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("e", (folder / "artifacts").as_uri())
@@ -60,7 +66,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     yield Logged(
         store=MlflowStore(tracking_uri=uri), one=one, two=two, none=none, deleted=deleted, model_id=str(models[0])
     )
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
