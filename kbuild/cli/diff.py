@@ -8,23 +8,33 @@ import click
 
 from kbuild.auditing import compare_models
 from kbuild.cli.config import env_option
+from kbuild.cli.find import existing_image
 from kbuild.cli.options import json_option, make_tools
 from kbuild.cli.show import Show
+from kbuild.image.cache import using_cache
+from kbuild.image.diff import diff_images
 from kbuild.model.reference import ModelReference
 
 
 @click.command("diff")
-@click.argument("before", metavar="RUN_A")
-@click.argument("after", metavar="RUN_B")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
 @json_option
 @env_option
 def command(before: str, after: str, as_json: bool) -> None:
-    """What differs from RUN_A to RUN_B: packages, code, parameters, artifacts, signature.
+    """What differs from A to B, two runs or two images.
 
-    Both are anything that names a model. Packages are compared by the locks stored with the runs, where both have
-    one. The exit code is 0 whether they differ or not.
+    Of runs: packages, code, parameters, artifacts, signature; runs are anything that names a model, and packages are
+    compared by the locks stored with them, where both have one. Of images (a name or digest that "kbuild image"
+    printed, an OCI layout or its tar): layers, config, packages, files. The exit code is 0 whether they differ or not.
     """
     show = Show()
     tools, _ = make_tools(show)
+    with using_cache(tools.cache), existing_image(before, tools) as one, existing_image(after, tools) as other:
+        if one is not None and other is not None:
+            with show("compare"):
+                images = diff_images(one[0], other[0])
+            click.echo(json.dumps(images.to_json()) if as_json else images.to_text(), nl=as_json)
+            return
     difference = compare_models(ModelReference.parse(before), ModelReference.parse(after), tools)
     click.echo(json.dumps(difference.to_json()) if as_json else difference.to_text(), nl=as_json)

@@ -15,6 +15,7 @@ from kbuild.cli.find import found_image
 from kbuild.cli.options import make_tools
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
+from kbuild.image.cache import using_cache
 from kbuild.image.start import start_image
 from kbuild.process import start
 from kbuild.verify.scoring import wait_until_ready
@@ -34,7 +35,11 @@ def command(image: str, port: int | None, timeout: float) -> None:
     show = Show()
     tools, config = make_tools(show)
     stopped = _Stopped()
-    with found_image(image, tools, config) as (built, reference), tempfile.TemporaryDirectory() as folder:
+    with (
+        using_cache(tools.cache),
+        found_image(image, tools, config) as (built, reference),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         with show("start") as progress:
             running = start_image(
                 built,

@@ -93,8 +93,8 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before:
     if not cache.is_dir():
         return []
     with _lock(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        _remove_leftovers(cache)
         entries = list_cache(cache)
+        _remove_leftovers(cache)
         total = sum(entry.size for entry in entries)
         removed = []
         for entry in sorted(entries, key=lambda entry: entry.path not in also):

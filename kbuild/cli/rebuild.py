@@ -1,0 +1,47 @@
+"""``kbuild verify --rebuild``: an image built once more from what it says, with nothing kept from before."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import zstandard
+
+from kbuild.cli.config import ProjectConfig
+from kbuild.cli.find import DEFAULTS
+from kbuild.cli.options import make_image_request
+from kbuild.cli.show import Show
+from kbuild.image.engine import BuiltImage
+from kbuild.verify.rebuild import RebuildReport, carry_downloads, judge, read_claims
+from kbuild.workflow import Delivery, Tools, build_image
+
+
+def rebuild(
+    image: BuiltImage, tools: Tools, config: ProjectConfig, show: Show, *, reuse_downloads: bool
+) -> RebuildReport:
+    """Build the image's model again in a clean cache, under the lock and on the base stored with its run.
+
+    Raises what building raises, LockfileStale where the run has no lock that fits.
+    """
+    claims = read_claims(image)
+    tools.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="work-rebuild-", dir=tools.cache) as folder:
+        clean = Path(folder)
+        if reuse_downloads:
+            with show("check") as progress:
+                progress.note(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
+        stated = {"platform": str(claims.platform), "locked": True, "base": claims.base}
+        labels = [f"{key}={value}" for key, value in claims.labels]
+        request = make_image_request(config, claims.model, "native", {**DEFAULTS, **stated, "labels": labels})
+        result = build_image(request, Delivery(), replace(tools, cache=clean), reuse=False)
+        versions = {
+            "python": platform.python_version(),
+            "kbuild": version("kbuild"),
+            "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        }
+        return judge(
+            image, result.image, claims, versions=versions, reused_downloads=reuse_downloads, seconds=dict(show.seconds)
+        )

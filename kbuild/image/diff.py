@@ -1,0 +1,284 @@
+"""What differs between two images: layers, config, packages, files.
+
+Files are compared as the layers leave them, one on the other (OCI image-spec layer.md); nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import zstandard
+
+from kbuild.digest import digest_bytes, digest_chunks
+from kbuild.errors import InvalidImage
+from kbuild.image.engine import BuiltImage, LayerSummary
+from kbuild.image.oci import layout as layouts
+from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.media import layer_compression
+
+_READ = 1 << 20
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_KINDS = {b"0": "file", b"\0": "file", b"1": "hard link", b"2": "link", b"5": "folder", b"6": "pipe"}
+_DIST_INFO = re.compile(r".*/site-packages/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info/METADATA")
+_CONDA = re.compile(r".*/conda-meta/(?P<name>[^/]+)-(?P<version>[^/-]+)-(?P<build>[^/-]+)\.json")
+_DEBIAN = re.compile(r"var/lib/dpkg/status\.d/[^/]+")
+_VERSION = re.compile(rb"^Version: (\S+)$", re.M)
+_SHOWN = 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileFacts:
+    """A path of an image as its tar member tells it; ``size`` in bytes, ``mtime`` in seconds since 1970."""
+
+    kind: str
+    mode: str
+    owner: str
+    mtime: int
+    size: int
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """``name`` is there with ``before`` in the first image and with ``after`` in the second; None: it is not there."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+    def to_text(self) -> str:
+        """One line."""
+        if self.before is None:
+            return f"+ {self.name} {self.after}"
+        if self.after is None:
+            return f"- {self.name} {self.before}"
+        return f"~ {self.name} {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageDiff:
+    """The changes from one image to another, by what they are about; all empty for one digest."""
+
+    before: str
+    after: str
+    layers: tuple[Change, ...] = ()
+    config: tuple[Change, ...] = ()
+    packages: tuple[Change, ...] = ()
+    files: tuple[Change, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Whether the images are one."""
+        return self.before == self.after
+
+    def to_json(self) -> dict[str, Any]:
+        """The diff as JSON values."""
+        parts = {
+            part: [{"name": c.name, "before": c.before, "after": c.after} for c in getattr(self, part)]
+            for part in ("layers", "config", "packages", "files")
+        }
+        return {"before": self.before, "after": self.after, "same": self.same, **parts}
+
+    def to_text(self) -> str:
+        """Lines for people, the many files cut short; ends with a newline."""
+        if self.same:
+            return f"the same image: {self.before}\n"
+        lines = [f"{self.before} -> {self.after}"]
+        for part in ("layers", "config", "packages", "files"):
+            changes = getattr(self, part)
+            if changes:
+                lines.append(f"{part}: {len(changes)} differ")
+                lines += [f"  {change.to_text()}" for change in changes[:_SHOWN]]
+                lines += [f"  and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else []
+        return "\n".join(lines) + "\n"
+
+
+def diff_images(before: BuiltImage, after: BuiltImage) -> ImageDiff:
+    """Compare two images of layouts. Layers that both have are not read.
+
+    So where a path is both in a common layer and in another, it may be called added instead of changed.
+    Raises InvalidImage for damaged layers.
+    """
+    if before.digest == after.digest:
+        return ImageDiff(before=str(before.digest), after=str(after.digest))
+    same = _common(before.layers, after.layers)
+    one, other = _Files(), _Files()
+    one.apply(before, same)
+    other.apply(after, same)
+    return ImageDiff(
+        before=str(before.digest),
+        after=str(after.digest),
+        layers=_changes(_layer_facts(before), _layer_facts(after)),
+        config=_changes(_config_facts(before), _config_facts(after)),
+        packages=_changes(one.packages, other.packages),
+        files=_file_changes(one.files, other.files),
+    )
+
+
+def _common(one: tuple[LayerSummary, ...], other: tuple[LayerSummary, ...]) -> frozenset[str]:
+    """The diff IDs of layers that both images have: what differs between the images is in the others."""
+    return frozenset({str(layer.diff_id) for layer in one} & {str(layer.diff_id) for layer in other})
+
+
+def _layer_facts(image: BuiltImage) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, layer in enumerate(image.layers):
+        name = layer.created_by or f"layer {number}"
+        while name in found:
+            name += "'"
+        found[name] = f"{layer.diff_id} ({layer.size} bytes packed as {layer.digest})"
+    return found
+
+
+def _config_facts(image: BuiltImage) -> dict[str, str]:
+    manifest = layouts.read_manifest(image.layout, image.digest)
+    config = layouts.read_json_blob(image.layout, image.config_digest)
+    config.pop("rootfs", None)
+    facts = {f"annotation {key}": value for key, value in manifest.annotations}
+    _flatten("", config, facts)
+    return facts
+
+
+def _flatten(path: str, value: Any, into: dict[str, str]) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _flatten(f"{path}.{key}" if path else str(key), inner, into)
+    elif path.endswith("Env") and isinstance(value, list):
+        for pair in value:
+            name, _, text = str(pair).partition("=")
+            into[f"{path}.{name}"] = text
+    else:
+        into[path] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(
+        Change(name=name, before=before.get(name), after=after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def _file_changes(before: Mapping[str, FileFacts], after: Mapping[str, FileFacts]) -> tuple[Change, ...]:
+    changes = []
+    for path in sorted({*before, *after}):
+        one, other = before.get(path), after.get(path)
+        if one is None or other is None:
+            texts = [None if each is None else _all(each) for each in (one, other)]
+            changes.append(Change(name=f"/{path}", before=texts[0], after=texts[1]))
+        elif one != other:
+            facts = [
+                name for name in ("kind", "mode", "owner", "mtime", "size", "content")
+                if getattr(one, name) != getattr(other, name)
+            ]  # fmt: skip
+            told = [", ".join(f"{name} {getattr(each, name)}" for name in facts) for each in (one, other)]
+            changes.append(Change(name=f"/{path}", before=told[0], after=told[1]))
+    return tuple(changes)
+
+
+def _all(facts: FileFacts) -> str:
+    return f"{facts.kind} {facts.mode} {facts.owner} {facts.size} bytes"
+
+
+class _Files:
+    """The file system of an image, and the packages that it says are in it."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, FileFacts] = {}
+        self._debian: dict[str, str] = {}
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """``pip numpy`` -> version, by the names of files that packagers write; a damaged image still has those."""
+        found = {}
+        for path in self.files:
+            if match := _DIST_INFO.fullmatch(path):
+                found[f"pip {match['name']}"] = match["version"]
+            elif match := _CONDA.fullmatch(path):
+                found[f"conda {match['name']}"] = f"{match['version']}-{match['build']}"
+            elif path in self._debian:
+                found[f"debian {posixpath.basename(path)}"] = self._debian[path]
+        return found
+
+    def apply(self, image: BuiltImage, same: frozenset[str]) -> None:
+        manifest = layouts.read_manifest(image.layout, image.digest)
+        for layer, summary in zip(manifest.layers, image.layers, strict=True):
+            if str(summary.diff_id) in same:
+                continue
+            blob = layouts.blob_path(image.layout, layer.digest)
+            try:
+                chunks = _Stream(read_layer(blob, layer_compression(layer.media_type)))
+                with tarfile.open(fileobj=cast(IO[bytes], chunks), mode="r|", bufsize=_READ) as archive:
+                    for member in archive:
+                        self._add(archive, member)
+            except (OSError, tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
+                raise InvalidImage(f"layer {layer.digest} of {image.layout} cannot be read: {error}") from error
+
+    def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        path = posixpath.normpath(f"/{member.name}").lstrip("/")
+        folder, name = posixpath.split(path)
+        if name == _OPAQUE:
+            self._remove_below(folder)
+        elif name.startswith(_WHITEOUT):
+            hidden = posixpath.join(folder, name.removeprefix(_WHITEOUT))
+            self.files.pop(hidden, None)
+            self._remove_below(hidden)
+        elif path:
+            if not member.isdir() and path in self.files and self.files[path].kind == "folder":
+                self._remove_below(path)
+            data = _small_content(archive, member) if _DEBIAN.fullmatch(path) else None
+            version = None if data is None else _VERSION.search(data)
+            if version is not None:
+                self._debian[path] = version[1].decode()
+            self.files[path] = _facts(archive, member, data)
+
+    def _remove_below(self, folder: str) -> None:
+        for path in [path for path in self.files if path.startswith(f"{folder}/" if folder else "")]:
+            del self.files[path]
+
+
+def _small_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    file = archive.extractfile(member) if member.isreg() else None
+    return None if file is None else file.read()
+
+
+def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo, data: bytes | None) -> FileFacts:
+    content = ""
+    file = archive.extractfile(member) if member.isreg() and data is None else None
+    if data is not None:
+        content = str(digest_bytes(data))
+    elif file is not None:
+        content = str(digest_chunks(iter(lambda: file.read(_READ), b"")))
+    elif member.issym() or member.islnk():
+        content = member.linkname
+    return FileFacts(
+        kind=_KINDS.get(member.type, "special file"),
+        mode=f"{member.mode:04o}",
+        owner=f"{member.uid}:{member.gid}",
+        mtime=int(member.mtime),
+        size=member.size,
+        content=content,
+    )
+
+
+class _Stream:
+    """Chunks as the file object that ``tarfile`` reads a stream from."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size and (chunk := next(self._chunks, b"")):
+            self._rest += chunk
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data

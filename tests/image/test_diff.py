@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import InvalidImage
+from kbuild.image.diff import diff_images
+from kbuild.image.engine import BuiltImage, make_engine
+from kbuild.image.oci.layout import blob_path
+from kbuild.image.pack import pack
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
+from kbuild.platform import Platform
+from kbuild.process import run
+from kbuild.progress import Silent
+from kbuild.verify.rebuild import carry_downloads, read_claims
+
+BASE = ResolvedBase(kind="debs", name="scratch", digest=digest_bytes(b""))
+SITE = "opt/env/lib/python3.11/site-packages"
+FILES = {
+    "base/var/lib/dpkg/status.d/libc6": "Package: libc6\nVersion: 2.36-9\n",
+    "lib/opt/env/conda-meta/python-3.11.7-0_cpython.json": "{}",
+    f"lib/{SITE}/numpy-1.0.dist-info/METADATA": "Name: numpy\n",
+    "model/m/weights": "one",
+    "model/m/same": "same",
+}
+LABELS = 'LABEL "io.kbuild.model.uri"="models:/m-1" "io.kbuild.base.name"="debian:bookworm" "team"="a"\n'
+
+
+def build(folder: Path, files: dict[str, str], *, more: str = "", mode: int = 0o644, created: int = 0) -> BuiltImage:
+    context = folder / "context"
+    for name, text in files.items():
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text(text)
+        (context / name).chmod(0o644)
+    (context / "model/m/weights").chmod(mode)
+    tops = sorted({name.split("/")[0] for name in files})
+    dockerfile = "FROM scratch\n" + "".join(f"COPY {top}/ /\n" for top in tops) + LABELS + more
+    (context / "Dockerfile").write_text(dockerfile)
+    config = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
+    plan = BuildPlan(
+        base=BASE.digest,
+        base_name="scratch",
+        from_line="scratch",
+        platform=Platform("linux", "amd64"),
+        created=created,
+        layers=(),
+        config=config,
+        annotations=(),
+        dockerfile=dockerfile,
+    )
+    output = make_engine("native", run).build(
+        BuildContext(path=context, plan=plan), BASE, workdir=folder, progress=Silent()
+    )
+    return pack(output, plan, folder / "image", engine="native", progress=Silent())
+
+
+def lines(before: BuiltImage, after: BuiltImage, part: str) -> list[str]:
+    return [change.to_text() for change in getattr(diff_images(before, after), part)]
+
+
+def test_one_digest_is_one_image(tmp_path: Path) -> None:
+    diff = diff_images(build(tmp_path / "a", FILES), build(tmp_path / "b", FILES))
+    assert diff.same
+    assert diff.to_json()["files"] == []
+    assert diff.to_text().startswith("the same image: sha256:")
+
+
+def test_each_change_is_named_by_what_changed(tmp_path: Path) -> None:
+    before = build(tmp_path / "a", FILES)
+    files = {**FILES, "model/m/weights": "other", "model/m/new": ""}
+    del files["model/m/same"]
+    after = build(tmp_path / "b", files, mode=0o755)
+    found = lines(before, after, "files")
+    assert [line.split()[:2] for line in found] == [["+", "/m/new"], ["-", "/m/same"], ["~", "/m/weights"]]
+    assert "mode 0644, size 3, content sha256:" in found[2] and "-> mode 0755, size 5" in found[2]
+    assert len(lines(before, after, "layers")) == 1
+    assert not diff_images(before, after).packages
+    json.dumps(diff_images(before, after).to_json())
+
+
+def test_packages_of_all_three_kinds(tmp_path: Path) -> None:
+    before = build(tmp_path / "a", FILES)
+    files = {name.replace("numpy-1.0", "numpy-1.1").replace("3.11.7-0", "3.11.8-1"): t for name, t in FILES.items()}
+    files["base/var/lib/dpkg/status.d/libc6"] = "Package: libc6\nVersion: 2.36-10\n"
+    after = build(tmp_path / "b", files)
+    assert lines(before, after, "packages") == [
+        "~ debian libc6 2.36-9 -> 2.36-10",
+        "~ conda python 3.11.7-0_cpython -> 3.11.8-1_cpython",
+        "~ pip numpy 1.0 -> 1.1",
+    ]
+
+
+def test_config_by_key(tmp_path: Path) -> None:
+    before = build(tmp_path / "a", FILES, more="ENV A=1 B=2\n")
+    after = build(tmp_path / "b", FILES, more="ENV A=1 B=3\nUSER 5\n", created=7)
+    found = lines(before, after, "config")
+    assert "~ config.Env.B 2 -> 3" in found and "+ config.User 5" in found
+    assert any(line.startswith("~ created 1970-01-01T00:00:00Z -> ") for line in found)
+    assert not any("Env.A" in line for line in found)
+
+
+def test_a_damaged_layer_is_told(tmp_path: Path) -> None:
+    before = build(tmp_path / "a", FILES)
+    after = build(tmp_path / "b", {**FILES, "model/m/weights": "other"})
+    blob_path(after.layout, after.layers[-1].digest).write_bytes(b"none")
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        diff_images(before, after)
+
+
+def test_what_an_image_claims(tmp_path: Path) -> None:
+    image = build(tmp_path / "a", FILES, more='LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d"\n')
+    claims = read_claims(image)
+    assert (claims.model, claims.base, claims.labels) == ("models:/m-1", "debian:bookworm", (("team", "a"),))
+    with pytest.raises(InvalidImage, match=r"no label io\.kbuild\.lock\.digest"):
+        read_claims(build(tmp_path / "b", FILES))
+
+
+def test_only_downloads_that_hold_are_carried(tmp_path: Path) -> None:
+    good, bad = digest_bytes(b"good").hex, digest_bytes(b"bad").hex
+    for name in (f"downloads/{good}/a.whl", f"downloads/{bad}/b.whl", f"debs/{good}.deb", f"debs/{bad}.deb"):
+        (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache" / name).write_bytes(b"good")
+    assert carry_downloads(tmp_path / "cache", tmp_path / "clean") == 2
+    kept = sorted(path.name for path in (tmp_path / "clean").rglob("*") if path.is_file())
+    assert kept == sorted(["a.whl", f"{good}.deb"])
