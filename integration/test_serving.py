@@ -254,7 +254,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def browser(driver: str, profile: Path) -> Iterator[Any]:
-    """A new window; called with method, path and body of a WebDriver command (https://www.w3.org/TR/webdriver2/)."""
+    """A new window, called with method, path and body of a command (https://www.w3.org/TR/webdriver2/).
+
+    It gives the command's value, None for an element of a page that is gone.
+    """
     chrome = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
     wanted = {"browserName": "chrome", "goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
     made = requests.post(f"{driver}/session", json={"capabilities": {"alwaysMatch": wanted}}, timeout=60).json()
@@ -262,8 +265,9 @@ def browser(driver: str, profile: Path) -> Iterator[Any]:
 
     def command(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         answer = requests.request(method, session + path, json=body if method == "POST" else None, timeout=60)
-        assert answer.ok, answer.text
-        return answer.json()["value"]
+        value = answer.json()["value"]
+        assert answer.ok or value["error"] == "stale element reference", answer.text
+        return value if answer.ok else None
 
     try:
         yield command
@@ -279,16 +283,24 @@ def test_a_person_tries_the_model_in_a_browser(trained_model: Path, driver: str,
             (found,) = do("POST", "/element", {"using": "css selector", "value": selector}).values()
             return f"/element/{found}"
 
+        def submit(button: str) -> None:
+            page = find("html")
+            do("POST", f"{find(button)}/click", {})
+            deadline = time.monotonic() + 20
+            while do("GET", f"{page}/name") is not None:
+                assert time.monotonic() < deadline, "the form was not sent"
+                time.sleep(0.05)
+
         do("POST", "/url", {"url": url})
-        do("POST", f"{find('#row button')}/click", {})
+        submit("#row button")
         assert do("GET", f"{find('#result tbody tr')}/text") == f"{recorded[0]['progression']} false"
-        do("POST", f"{find('#json button')}/click", {})
+        submit("#json button")
         rows = do("GET", f"{find('#result tbody')}/text").splitlines()
         assert rows == [f"{each['progression']} {str(each['high_risk']).lower()}" for each in recorded]
         field = find("input[name='input.age']")
         do("POST", f"{field}/clear", {})
         do("POST", f"{field}/value", {"text": "old"})
-        do("POST", f"{find('#row button')}/click", {})
+        submit("#row button")
         assert "age" in do("GET", f"{find('#result.error')}/text")
         (tmp_path / "page.png").write_bytes(base64.b64decode(do("GET", "/screenshot")))
         do("POST", "/url", {"url": f"{url}/docs"})
