@@ -75,7 +75,7 @@ def test_the_topmost_layer_counts(tmp_path: Path) -> None:
     digest = make_layout(
         tmp_path / "image",
         [
-            [("opt", None), ("opt/env/a", b"1"), ("opt/env/gone", b"1"), ("opt/env/dir/x", b"1"), ("etc/passwd", b"r")],
+            [("opt", None), ("opt/env/a", b"1"), ("opt/env/gone", b"1"), ("opt/env/dir/x", b"1"), ("etc/x", b"r")],
             [
                 ("./opt/env/a", b"2"),
                 ("opt/env/.wh.gone", b""),
@@ -116,7 +116,6 @@ def test_a_path_does_not_leave_its_folder(tmp_path: Path) -> None:
 
 def test_missing_and_damaged_layers(tmp_path: Path) -> None:
     digest = make_layout(tmp_path / "image", [[("opt/env/a", b"1" * 5000)]])
-    largest = max((tmp_path / "image/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     layer = next(p for p in (tmp_path / "image/blobs/sha256").iterdir() if p.read_bytes()[:2] == b"\x1f\x8b")
     layer.write_bytes(layer.read_bytes()[:-20])
     with pytest.raises(InvalidImage, match="cannot be read"):
@@ -124,4 +123,3 @@ def test_missing_and_damaged_layers(tmp_path: Path) -> None:
     layer.unlink()
     with pytest.raises(InvalidImage, match="is missing"):
         read(tmp_path / "image", digest)
-    assert largest.name
