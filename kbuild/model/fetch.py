@@ -35,6 +35,9 @@ class RunFacts:
     parameters: Mapping[str, str]
 
 
+_MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
+
+
 class ModelStore(Protocol):
     """Where models come from and where facts about them go back to."""
 
@@ -128,8 +131,10 @@ class MlflowStore:
             for name, value in tags.items():
                 client.set_tag(run_id, name, value)
             for version in client.search_model_versions(f"run_id = '{run_id}'"):
-                # MLflow 2 knew no model ids; a run had one model of a name then.
-                if model_id in (None, getattr(version, "model_id", None)) or not getattr(version, "model_id", None):
+                # The open-source registry keeps no model id, but the model's own uri or folder, which has it.
+                # A version that MLflow 2 registered has none there: a run had one model of a name then.
+                found = _MODEL_ID.search(str(version.source))
+                if model_id is None or found is None or found[0] == model_id:
                     for name, value in tags.items():
                         client.set_model_version_tag(version.name, version.version, name, value)
 
