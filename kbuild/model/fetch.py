@@ -194,6 +194,7 @@ def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
     if len(chosen) == 1:
         return f"models:/{chosen[0].model_id}"
     if chosen:
+        chosen.sort(key=lambda model: (str(model.name), str(model.model_id)))  # MLflow has no order of its own
         names = ", ".join(f"models:/{model.model_id} ({model.name})" for model in chosen)
         raise AmbiguousModel(f"run {run_id} logged {len(chosen)} models: {names}", hint="name one of them")
     # MLflow 2 kept models among the run's artifacts, without a LoggedModel.
