@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kbuild.cli.audit import FORMATS, command
+from kbuild.errors import AuditFindings, AuditIncomplete
+
+LOCK = """\
+version: 1
+metadata:
+  channels: []
+  platforms: [linux-64]
+package:
+- name: jinja2
+  version: 2.4.1
+  manager: pip
+  platform: linux-64
+  url: https://files.example/jinja2-2.4.1-py3-none-any.whl
+  hash: {sha256: '0000000000000000000000000000000000000000000000000000000000000000'}
+"""
+RECORD = {
+    "id": "PYSEC-2014-8",
+    "modified": "2026-11-01T00:00:00Z",
+    "affected": [{"package": {"ecosystem": "PyPI", "name": "jinja2"}, "versions": ["2.4.1"]}],
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No network is asked: pip has an index, and the commands are told to be offline."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    (tmp_path / "conda-lock.yml").write_text(LOCK)
+    (tmp_path / "advisories.json").write_text(json.dumps(RECORD))
+    return tmp_path
+
+
+def audit(*argv: str) -> Result:
+    return CliRunner().invoke(command, ["conda-lock.yml", "--offline", "--today", "2026-11-22", *argv])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_names_the_finding_and_the_verdict(form: str) -> None:
+    done = audit("--advisories", "advisories.json", "--format", form)
+    assert isinstance(done.exception, AuditFindings)
+    assert "PYSEC-2014-8" in done.stdout
+    assert "findings" in done.stdout
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_names_what_was_not_checked(form: str, folder: Path) -> None:
+    done = audit("--format", form, "--output", "report")
+    assert isinstance(done.exception, AuditIncomplete)
+    assert done.stdout == ""
+    assert "incomplete" in (folder / "report").read_text()
+
+
+def test_fail_on_lets_lesser_findings_pass(folder: Path) -> None:
+    policy = '[[tool.kbuild.audit.ignore]]\nid = "unchecked"\nreason = "offline"\nexpires = 2099-01-01\n'
+    (folder / "pyproject.toml").write_text(policy)
+    failing = audit("--advisories", "advisories.json", "--fail-on", "high", "--format", "json")
+    assert isinstance(failing.exception, AuditFindings)
+    passing = audit("--advisories", "advisories.json", "--fail-on", "critical", "--format", "json")
+    assert passing.exit_code == 0, passing.exception
+    report = json.loads(passing.stdout)
+    assert (report["verdict"], report["counts"]["high"], len(report["accepted"])) == ("clean", 1, 1)
+
+
+def test_one_reference_or_all() -> None:
+    for argv in ([], ["conda-lock.yml", "--all-registered"]):
+        done = CliRunner().invoke(command, argv)
+        assert done.exit_code == 2
+        assert "--all-registered" in done.stderr
