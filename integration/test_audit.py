@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -118,14 +119,15 @@ def drift_image(source: Path, target: Path) -> Path:
     index = json.loads((target / "index.json").read_text())
     manifest = load(index["manifests"][0])
     config = load(manifest["config"])
-    version = f"python{'.'.join(config_python(blobs, manifest))}"
-    site = f"opt/env/lib/{version}/site-packages"
+    # The interpreter of the demo is the one that runs here.
+    site = f"opt/env/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    info = f"{site}/six-1.16.0.dist-info"
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, data in (
             (f"{site}/.wh.six-1.17.0.dist-info", b""),
-            (f"{site}/six-1.16.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: six\nVersion: 1.16.0\n"),
-            (f"{site}/six-1.16.0.dist-info/RECORD", b"six.py,,\nsix-1.16.0.dist-info/METADATA,,\n"),
+            (f"{info}/METADATA", b"Metadata-Version: 2.1\nName: six\nVersion: 1.16.0\n"),
+            (f"{info}/RECORD", b"six.py,,\nsix-1.16.0.dist-info/METADATA,,\nsix-1.16.0.dist-info/RECORD,,\n"),
         ):
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -137,14 +139,6 @@ def drift_image(source: Path, target: Path) -> Path:
     index["manifests"][0] |= put(json.dumps(manifest).encode())
     (target / "index.json").write_text(json.dumps(index))
     return target
-
-
-def config_python(blobs: Path, manifest: dict[str, Any]) -> tuple[str, str]:
-    """Major and minor version of this interpreter, which is the one that was captured."""
-    import sys
-
-    assert blobs.is_dir() and manifest["layers"]
-    return str(sys.version_info.major), str(sys.version_info.minor)
 
 
 def test_five_planted_faults_are_found(
@@ -274,7 +268,7 @@ def test_diff_of_two_runs(tool: Tool, trained: Trained, tmp_path: Path) -> None:
     assert [each["name"] for each in difference["code"]] == ["code/diabetes/answer.py"]
     assert difference["packages"] == []
     changed = {each["name"]: (each["before"], each["after"]) for each in difference["parameters"]}
-    assert changed["decimals"] == ("1", "2")
+    assert changed["params:decimals"] == ("1", "2")
     assert "artifacts/params_decimals.json" in {each["name"] for each in difference["artifacts"]}
 
 

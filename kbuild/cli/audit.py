@@ -16,7 +16,8 @@ from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES, Policy, parse_policy
 from kbuild.audit.report import FORMAT
 from kbuild.audit.text import markdown, summary, summary_table, table
-from kbuild.auditing import Audited, Auditor, AuditRequest
+from kbuild.auditing.auditor import Auditor
+from kbuild.auditing.request import Audited, AuditRequest
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import DEFAULTS, existing_image
 from kbuild.cli.options import make_lock_request, make_tools

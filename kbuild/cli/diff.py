@@ -6,7 +6,7 @@ import json
 
 import click
 
-from kbuild.auditing import compare_models
+from kbuild.auditing.difference import compare_models
 from kbuild.cli.config import env_option
 from kbuild.cli.find import existing_image
 from kbuild.cli.options import json_option, make_tools

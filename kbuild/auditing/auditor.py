@@ -1,4 +1,4 @@
-"""F7: from what a user names to an audited subject: lock, model and image gathered, checked, and written back."""
+"""Auditor: gathers lock, model and image of what a user names, runs the checks, and writes the report back."""
 
 from __future__ import annotations
 
@@ -8,70 +8,30 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-import requests
-
-from kbuild.audit.advisories import AdvisoryDatabase, read_advisories
-from kbuild.audit.compare import Difference, Side, compare
-from kbuild.audit.drift import DriftCheck
-from kbuild.audit.finding import CheckResult, Severity, Unchecked
-from kbuild.audit.image_facts import ImageFacts, make_image_facts, wants_bytes
-from kbuild.audit.integrity import IntegrityCheck
+from kbuild.audit.finding import CheckResult, Unchecked
+from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockView, view_lock
-from kbuild.audit.pickles import PickleCheck
-from kbuild.audit.policy import Policy, ServiceName
-from kbuild.audit.releases import Lookup, ReleaseCheck
-from kbuild.audit.report import AuditReport, make_report
+from kbuild.audit.report import make_report
 from kbuild.audit.sbom import make_sbom
-from kbuild.audit.services import Service, make_osv_service, make_pypi_service
-from kbuild.audit.subject import Check, KnownDigest, Subject, read_trained
-from kbuild.audit.vulnerabilities import VulnerabilityCheck
+from kbuild.audit.subject import KnownDigest, Subject, read_trained
+from kbuild.auditing.checks import find_network, make_checks
+from kbuild.auditing.images import read_image
+from kbuild.auditing.request import Audited, AuditRequest
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.index import Indexes, find_files, package_indexes
-from kbuild.environment.locking import LOCKFILE_NAME, RUN_FOLDER, LockRequest, cached_locks, fresh_inputs
-from kbuild.errors import ConfigurationError, IndexUnavailable, KbuildError, LockfileInvalid, ModelNotFound
-from kbuild.image.contents import read_config, read_contents
+from kbuild.environment.locking import LOCKFILE_NAME, RUN_FOLDER, cached_locks, fresh_inputs
+from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
 from kbuild.image.engine import BuiltImage
 from kbuild.image.local import LocalImages
-from kbuild.image.rootfs import PREFIX
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.reference import ModelReference
 from kbuild.model.tags import Tag, write_tags
-from kbuild.plan.make import MODEL_PATH
 from kbuild.progress import Progress
 from kbuild.workflow import Tools
 
 REPORT_NAME = "audit.json"
 SBOM_NAME = "sbom.cdx.json"
-_PYTHON = "/bin/python"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditRequest:
-    """How to audit. ``today`` decides which ignores have expired and how old advisories are.
-
-    ``offline`` asks no network for advisories or releases; ``lockfile`` is used instead of the stored lock.
-    """
-
-    policy: Policy
-    today: date
-    fail_on: Severity
-    lock: LockRequest
-    lockfile: Path | None = None
-    offline: bool = False
-    record: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Audited:
-    """The report, the SBOM as CycloneDX JSON, and the run it was written to, where it was."""
-
-    report: AuditReport
-    sbom: str
-    recorded_in: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,9 +52,8 @@ class Auditor:
         self._request = request
         self._tools = tools
         with tools.phases("prepare") as progress:
-            self._indexes, self._no_indexes = _indexes(tools, environ, progress)
-            self._environ = {**environ, **(self._indexes.environment if self._indexes is not None else {})}
-            self._checks = self._make_checks(progress)
+            self._network = find_network(tools, environ, progress)
+            self._checks = make_checks(request, self._network, progress)
 
     def audit_lock(self, path: Path) -> Audited:
         """A lockfile by itself: nothing is known of a model or an image. Raises LockfileInvalid."""
@@ -119,7 +78,7 @@ class Auditor:
             if image is None:
                 return self._audit(_recall(gathered, tags))
             with self._tools.phases("image") as progress:
-                facts, _ = _read_image(image, None, progress)
+                facts, _ = read_image(image, None, progress)
             known = KnownDigest(place=str(reference), digest=str(bundle.digest))
             return self._audit(_with_image(gathered, facts, (known,)))
 
@@ -127,7 +86,7 @@ class Auditor:
         """An image with the model inside it and the lock that it names. Raises InvalidImage or InvalidModel."""
         with self._workdir() as workdir:
             with self._tools.phases("image") as progress:
-                facts, model = _read_image(image, workdir / "model", progress)
+                facts, model = read_image(image, workdir / "model", progress)
             with self._tools.phases("fetch") as progress:
                 if model is None:
                     missing = Unchecked(
@@ -230,18 +189,18 @@ class Auditor:
         if lock is None or lock.input_digest is None:
             return None if lock is None else frozenset()
         try:
-            if self._indexes is None:
-                raise ConfigurationError(self._no_indexes)
+            if self._network.indexes is None:
+                raise ConfigurationError(self._network.reason)
             subdirs = {entry.subdir for entry in lock.entries}
             platforms = tuple(each for each in self._request.lock.platforms if each.conda_subdir in subdirs)
             request = replace(self._request.lock, platforms=platforms or self._request.lock.platforms)
             return fresh_inputs(
                 bundle,
                 request,
-                self._indexes,
+                self._network.indexes,
                 cache=self._tools.cache,
                 run=self._tools.run,
-                environ=self._environ,
+                environ=self._network.environ,
             )
         except KbuildError as error:
             reason = f"whether the lock is fresh cannot be told: {error.message}"
@@ -270,56 +229,6 @@ class Auditor:
         if image is None:
             progress.note(f"its image {tags.get(Tag.IMAGE, stated)} is not here and not audited; name it to audit it")
         return image
-
-    def _make_checks(self, progress: Progress) -> list[Check]:
-        request, policy = self._request, self._request.policy
-        database: AdvisoryDatabase | None = None
-        unavailable = None
-        if policy.advisories is not None:
-            progress.note("reading the advisories")
-            try:
-                database = read_advisories(policy.advisories)
-            except IndexUnavailable as error:
-                unavailable = error.message
-        return [
-            IntegrityCheck(policy),
-            DriftCheck(),
-            VulnerabilityCheck(
-                database=database,
-                services=self._services(),
-                today=request.today,
-                max_age=policy.max_advisory_age,
-                unavailable=unavailable,
-            ),
-            ReleaseCheck(self._lookup()),
-            PickleCheck(),
-        ]
-
-    def _services(self) -> list[Service]:
-        policy = self._request.policy
-        default: ServiceName = "none" if policy.advisories is not None else "pypi"
-        name = "none" if self._request.offline else policy.service or default
-        if name == "osv":
-            return [make_osv_service(policy.osv_url)]
-        if name == "none":
-            return []
-        if policy.pypi_url is not None:
-            return [make_pypi_service(policy.pypi_url, credentials=lambda _: None)]
-        if self._indexes is None:
-            return []
-        parts = urlsplit(self._indexes.urls[0])
-        url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        return [make_pypi_service(url, credentials=self._credentials)]
-
-    def _credentials(self, url: str) -> tuple[str, str] | None:
-        return None if self._indexes is None else self._indexes.credentials_for(url, self._environ)
-
-    def _lookup(self) -> Lookup | None:
-        indexes = self._indexes
-        if self._request.offline or indexes is None:
-            return None
-        session = requests.Session()
-        return lambda name: find_files(name, indexes.urls, environ=self._environ, session=session)
 
     def _record(self, audited: Audited, gathered: _Gathered, progress: Progress) -> Audited:
         """Write the report and the SBOM to the run; a store that refuses is told in a note."""
@@ -358,72 +267,6 @@ _LOCK_LABEL = "io.kbuild.lock.digest"
 _ASK = "see that pip's index is configured (pip config list), and audit again"
 
 
-def compare_models(before: ModelReference, after: ModelReference, tools: Tools) -> Difference:
-    """What differs between two models and their runs. Raises what fetching them does."""
-    tools.cache.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="diff-", dir=tools.cache) as folder,
-        tools.phases("fetch") as progress,
-    ):
-        one = _side(before, Path(folder) / "before", tools, progress)
-        other = _side(after, Path(folder) / "after", tools, progress)
-        return compare(one, other)
-
-
-def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Progress) -> Side:
-    progress.note(f"fetching {reference}")
-    bundle = tools.store.fetch(reference, workdir / "model")
-    run_id = bundle.facts.run_id
-    lock: LockView | None = None
-    parameters: dict[str, str] = {}
-    if run_id is not None:
-        try:
-            parameters = dict(tools.store.read_run(run_id).parameters)
-            path = tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
-            lock = None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
-        except ModelNotFound:
-            progress.note(f"run {run_id} is not on this tracking server: its parameters and lock are not compared")
-    return Side(reference=str(reference), bundle=bundle, lock=lock, parameters=parameters)
-
-
-def _read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ImageFacts, Path | None]:
-    """The facts of an image, and its model's files in ``model_into`` where there are any."""
-    _, config = read_config(image.layout, image.digest)
-    prefix = _prefix(config).lstrip("/")
-    contents = read_contents(
-        image.layout,
-        image.digest,
-        folders=(prefix, _model_path(config)),
-        wants_bytes=lambda path: wants_bytes(path, prefix),
-        extract=None if model_into is None else (_model_path(config), model_into),
-        progress=progress,
-    )
-    facts = make_image_facts(
-        contents.files,
-        digest=str(contents.digest),
-        subdir=contents.platform.conda_subdir,
-        labels=contents.labels,
-        prefix=prefix,
-        model_path=_model_path(config),
-    )
-    has_model = model_into is not None and (model_into / "MLmodel").is_file()
-    return facts, model_into if has_model else None
-
-
-def _prefix(config: Mapping[str, object]) -> str:
-    """Where the environment lies: above the interpreter that the image starts, else where kbuild puts it."""
-    entrypoint = config.get("Entrypoint")
-    first = str(entrypoint[0]) if isinstance(entrypoint, list) and entrypoint else ""
-    return first.removesuffix(_PYTHON) if first.startswith("/") and first.endswith(_PYTHON) else PREFIX
-
-
-def _model_path(config: Mapping[str, object]) -> str:
-    """The model's folder without its leading slash."""
-    variables = config.get("Env")
-    stated = dict(str(each).partition("=")[::2] for each in variables) if isinstance(variables, list) else {}
-    return (stated.get("KBUILD_MODEL") or MODEL_PATH).strip("/")
-
-
 def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...]) -> _Gathered:
     label = facts.labels.get(_LOCK_LABEL)
     built_from = () if label is None else (KnownDigest(place=f"the image {facts.digest}", digest=label),)
@@ -438,13 +281,6 @@ def _recall(gathered: _Gathered, tags: Mapping[str, str]) -> _Gathered:
         return gathered
     known = KnownDigest(place=f"the image {tags.get(Tag.IMAGE, 'of this run')}", digest=stated)
     return replace(gathered, subject=replace(gathered.subject, built_from=(known,)))
-
-
-def _indexes(tools: Tools, environ: Mapping[str, str], progress: Progress) -> tuple[Indexes | None, str]:
-    try:
-        return package_indexes(run=tools.run, environ=environ, progress=progress), ""
-    except KbuildError as error:
-        return None, error.message
 
 
 def _read_file(path: Path) -> bytes:
