@@ -23,6 +23,9 @@ from kbuild.image.oci.reference import ImageReference
 from kbuild.progress import Progress
 
 _STOP_SECONDS = 10
+# How containerd ends its message when its garbage collector took a layer that the new image shares with the one that
+# had its name before, while the new one was being unpacked. Loading it again brings the layer back.
+_COLLECTED = "does not exist: not found"
 _HINT = "start Docker, or say where it is with DOCKER_HOST"
 
 
@@ -41,10 +44,14 @@ class LoadedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DockerContainer:
-    """A running container, a ``RunningImage``; ``url`` is ``http://127.0.0.1:PORT``."""
+    """A running container, a ``RunningImage``; ``url`` is ``http://127.0.0.1:PORT``.
+
+    ``passing`` is the name of an image that was loaded for this container alone, and goes when it does.
+    """
 
     container: Container
     url: str
+    passing: ImageReference | None = None
 
     def describe(self) -> str:
         """``Docker container 1a2b…``."""
@@ -80,6 +87,8 @@ class DockerContainer:
             try:
                 self.container.stop(timeout=_STOP_SECONDS)
                 self.container.remove(force=True, v=True)
+                if self.passing is not None:
+                    self.container.client.images.remove(self.passing.familiar, force=True)
             except NotFound:
                 pass  # somebody removed it already
 
@@ -101,15 +110,23 @@ class DockerDaemon:
         Raises InvalidImage when the daemon refuses it or what it then has is another image.
         """
         named = reference.with_tag(reference.tag or "latest")
-        with _asked(f"cannot load {named.familiar}"):
-            answer = self._client.api.load_image(layout_tar(image.layout, reference=named))  # type: ignore[no-untyped-call]
-            for message in answer:
-                if isinstance(message, dict) and message.get("error"):
-                    raise InvalidImage(f"Docker {self.version} refuses the image: {message['error']}")
+        problem = self._load(image, named)
+        if problem is not None and problem.endswith(_COLLECTED):
+            problem = self._load(image, named)
+        if problem is not None:
+            raise InvalidImage(f"Docker {self.version} refuses the image: {problem}")
         found = self.find(named)
         if found not in (image.digest, image.config_digest):
             raise InvalidImage(f"Docker {self.version} has {found} as {named.familiar}, not {image.digest}")
         return LoadedImage(reference=named, id=found, keeps_digest=found == image.digest)
+
+    def _load(self, image: BuiltImage, named: ImageReference) -> str | None:
+        with _asked(f"cannot load {named.familiar}"):
+            answer = self._client.api.load_image(layout_tar(image.layout, reference=named))  # type: ignore[no-untyped-call]
+            for message in answer:
+                if isinstance(message, dict) and message.get("error"):
+                    return str(message["error"])
+        return None
 
     def find(self, reference: ImageReference) -> Digest | None:
         """The daemon's ID of an image, or None where it has none of that name."""
@@ -126,11 +143,12 @@ class DockerDaemon:
         port: int = 8080,
         host_port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        passing: bool = False,
         progress: Progress,
     ) -> DockerContainer:
         """Start an image that listens on ``port``, reachable from this machine alone.
 
-        ``host_port`` None takes a free one. Its root file system is read-only with a temporary ``/tmp``, and it has no
+        ``host_port`` None takes a free one; ``passing`` removes the image's name when the container is stopped. Its root file system is read-only with a temporary ``/tmp``, and it has no
         capabilities. Raises ContainerFailed when it does not start or stops at once.
         """
         progress.note(f"docker run {reference.familiar}")
@@ -147,7 +165,11 @@ class DockerDaemon:
             )
             try:
                 container.start()
-                return DockerContainer(container=container, url=f"http://127.0.0.1:{_published(container, port)}")
+                return DockerContainer(
+                    container=container,
+                    url=f"http://127.0.0.1:{_published(container, port)}",
+                    passing=reference if passing else None,
+                )
             except BaseException:
                 container.remove(force=True, v=True)
                 raise

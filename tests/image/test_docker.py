@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kbuild.errors import EngineUnavailable
+from kbuild.digest import digest_bytes
+from kbuild.errors import EngineUnavailable, InvalidImage
 from kbuild.image.docker import DockerDaemon
+from kbuild.image.oci.reference import ImageReference
 
 
 # docker-py leaves its socket open when nobody answers; the collector says so, here and not in a later test.
@@ -25,3 +28,35 @@ def test_an_address_that_makes_no_sense_is_told_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DOCKER_HOST", "nonsense://x")
     with pytest.raises(EngineUnavailable):
         DockerDaemon()
+
+
+class Api:
+    """A daemon's ``load_image`` that says one thing after another."""
+
+    def __init__(self, *answers: list[dict[str, str]]) -> None:
+        self.answers = list(answers)
+
+    def load_image(self, data: object) -> list[dict[str, str]]:
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("first", "loads"),
+    [("parent snapshot sha256:1 does not exist: not found", 2), ("no space left on device", 1)],
+)
+def test_a_layer_that_was_collected_meanwhile_is_loaded_again(
+    first: str, loads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Api([{"stream": "loading"}, {"error": first}], [{"stream": "loaded"}])
+    daemon = DockerDaemon.__new__(DockerDaemon)
+    daemon._client, daemon.version = SimpleNamespace(api=api), "26.1"
+    digest = digest_bytes(b"manifest")
+    image = SimpleNamespace(layout=Path("/nowhere"), digest=digest, config_digest=digest)
+    monkeypatch.setattr("kbuild.image.docker.layout_tar", lambda *_, **__: iter(()))
+    monkeypatch.setattr(DockerDaemon, "find", lambda *_: digest)
+    if loads == 2:
+        assert daemon.load(image, ImageReference.parse("churn")).keeps_digest
+    else:
+        with pytest.raises(InvalidImage, match="refuses the image: no space left"):
+            daemon.load(image, ImageReference.parse("churn"))
+    assert len(api.answers) == 2 - loads
