@@ -77,7 +77,7 @@ def train(folder: Path, run: Runner, progress: Progress) -> str:
 
 def score(result: ImageResult, tools: Tools, progress: Progress) -> tuple[Any, Any, str]:
     """The served prediction, the recorded one and what ran the image; raises VerificationFailed if they differ."""
-    report = verify_image(result.image, IMAGE, tools.run, cache=tools.cache, timeout=180, progress=progress)
+    report = verify_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress)
     return report.prediction, report.expected, report.runtime
 
 

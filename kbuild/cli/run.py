@@ -43,7 +43,6 @@ def command(image: str, port: int | None, timeout: float) -> None:
         with show("start") as progress:
             running = start_image(
                 built,
-                reference,
                 port=port,
                 environment={},
                 cache=tools.cache,

@@ -47,9 +47,7 @@ def command(
     with using_cache(tools.cache), found_image(image, tools, config) as (built, reference):
         try:
             with show("verify") as progress:
-                report = verify_image(
-                    built, reference, tools.run, cache=tools.cache, timeout=timeout, progress=progress
-                )
+                report = verify_image(built, tools.run, cache=tools.cache, timeout=timeout, progress=progress)
         except VerificationFailed:
             _tell_untagged(show, write_verdict(built, "failed", tools.store))
             raise

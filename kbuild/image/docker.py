@@ -87,7 +87,7 @@ class DockerContainer:
             try:
                 self.container.stop(timeout=_STOP_SECONDS)
                 self.container.remove(force=True, v=True)
-                if self.passing is not None:
+                if self.passing is not None and self.container.client is not None:
                     self.container.client.images.remove(self.passing.familiar, force=True)
             except NotFound:
                 pass  # somebody removed it already

@@ -23,7 +23,6 @@ RUNTIME_VARIABLE = "KBUILD_RUNTIME"
 
 def start_image(
     image: BuiltImage,
-    reference: ImageReference,
     *,
     port: int | None,
     environment: Mapping[str, str],
@@ -51,8 +50,10 @@ def start_image(
                 raise
             progress.note(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
         else:
-            daemon.load(image, reference)
-            return daemon.run(reference, host_port=port, environment=environment, progress=progress)
+            # A name of its own: the user's tags stay where they are, and no other process can mean another image by it.
+            name = ImageReference.parse(f"kbuild/run:{image.digest.hex}")
+            daemon.load(image, name)
+            return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
     runtime = choose_runtime(wanted, run=run)
     unpacked = unpack_image(image.layout, digest=image.digest, cache=cache / "unpacked", progress=progress)
     return start_sandbox(

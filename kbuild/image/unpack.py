@@ -91,11 +91,19 @@ def apply_layer(chunks: Iterator[bytes], root: Path) -> None:
             if name == _OPAQUE:
                 _empty(folder, written)
             elif name.startswith(_WHITEOUT):
-                _remove(f"{folder}/{name.removeprefix(_WHITEOUT)}")
+                _remove(f"{folder}/{_hidden(name, member.name)}")
             else:
                 target = f"{folder}/{name}"
                 _place(archive, member, target, root)
                 written.add(target)
+
+
+def _hidden(name: str, member: str) -> str:
+    """What a whiteout hides (OCI image-spec layer.md "Whiteouts"): one name in its folder, never a way out of it."""
+    hidden = name.removeprefix(_WHITEOUT)
+    if hidden in ("", ".", ".."):
+        raise InvalidImage(f"a layer holds the whiteout /{member}, which names no file")
+    return hidden
 
 
 def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str, root: Path) -> None:

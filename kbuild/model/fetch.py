@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kbuild.errors import AmbiguousModel, ModelNotFound, OutputError, RunWithoutModel, TrackingUnavailable
+from kbuild.errors import AmbiguousModel, KbuildError, ModelNotFound, OutputError, RunWithoutModel, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.reference import ModelReference
 
@@ -249,9 +249,10 @@ def _require_database(uri: str) -> None:
         )
 
 
-def _translated(error: Any, what: str, uri: str) -> Exception:
+def _translated(error: Any, what: str, uri: str) -> KbuildError:
     code = getattr(error, "error_code", "")
-    text = " ".join(str(error.message if hasattr(error, "message") else error).split())
+    text = _without_credentials(" ".join(str(error.message if hasattr(error, "message") else error).split()))
+    uri = _without_credentials(uri)
     if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
         return ModelNotFound(f"{what}: {text}", hint=f"asked {uri}; MLFLOW_TRACKING_URI chooses another server")
     if code == "INVALID_PARAMETER_VALUE":

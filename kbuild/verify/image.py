@@ -9,7 +9,6 @@ import yaml
 
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage
-from kbuild.image.oci.reference import ImageReference
 from kbuild.image.running import RunningImage
 from kbuild.image.start import start_image
 from kbuild.plan.make import MODEL_PATH
@@ -20,7 +19,7 @@ from kbuild.verify.scoring import wait_until_ready
 
 
 def verify_image(
-    image: BuiltImage, reference: ImageReference, run: Runner, *, cache: Path, timeout: float, progress: Progress
+    image: BuiltImage, run: Runner, *, cache: Path, timeout: float, progress: Progress
 ) -> VerificationReport:
     """Start the image on a free port, compare its answer to the model's input example, and stop it.
 
@@ -29,7 +28,6 @@ def verify_image(
     with tempfile.TemporaryDirectory(prefix="kbuild-verify-") as folder:
         running = start_image(
             image,
-            reference,
             port=None,
             environment={},
             cache=cache,

@@ -169,3 +169,12 @@ def test_a_damaged_layer_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InvalidImage, match="missing or damaged"):
         unpack_image(layout, cache=tmp_path / "c", progress=Silent())
     assert list((tmp_path / "c/rootfs").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "etc/.wh...", "etc/.wh.."])
+def test_a_whiteout_removes_nothing_outside_its_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "neighbour").write_text("keep")
+    with pytest.raises(InvalidImage, match="whiteout"):
+        apply(tmp_path / "root", [("etc", None), ("etc/file", "x"), (name, "")])
+    assert (tmp_path / "neighbour").read_text() == "keep"
+    assert (tmp_path / "root" / "etc" / "file").exists()

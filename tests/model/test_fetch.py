@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from kbuild.errors import (
     AmbiguousModel,
@@ -13,6 +14,7 @@ from kbuild.errors import (
     RunWithoutModel,
     TrackingUnavailable,
 )
+from kbuild.model import fetch as fetching
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.reference import ModelReference
@@ -122,6 +124,16 @@ def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path) -> 
     with pytest.raises(TrackingUnavailable, match=r"127\.0\.0\.1:9") as caught:
         store.fetch(ModelReference.parse("f" * 32), tmp_path)
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("code", ["RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INTERNAL_ERROR"])
+def test_no_error_shows_the_password_of_the_tracking_uri(code: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    error = MlflowException("API request to https://me:secret@host.example/api failed", ErrorCode.Value(code))
+    shown = fetching._translated(error, "run x", "https://me:secret@host.example")
+    assert "secret" not in f"{shown.message} {shown.hint}"
+    assert "host.example" in f"{shown.message} {shown.hint}"
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
