@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
@@ -64,6 +67,9 @@ class IntegrityCheck:
             yield finding("lock-path", "high", f"it comes from a folder of one machine: {url}", pinned)
         else:
             yield from self._origin(entry, lock, url, finding)
+        named = _version_of(entry)
+        if named is not None and named != entry.version:
+            yield finding("lock-other-file", "high", f"it says {entry.version}, but its file is {entry.filename}")
         if url != entry.url:
             yield finding("lock-credentials", "high", f"credentials are written in its url: {url}")
         if entry.manager == "pip" and not entry.filename.endswith(".whl") and not _VCS.match(entry.url):
@@ -136,6 +142,21 @@ def _stale(lock: LockView, subject: Subject) -> Iterator[Finding]:
 class _Maker(Protocol):
     def __call__(self, name: str, severity: Severity, evidence: str, remedy: str | None = None) -> Finding:
         """A finding of one entry."""
+
+
+def _version_of(entry: LockEntry) -> str | None:
+    """The version in the file's name, in the entry's spelling where they are equal; None where the name tells none.
+
+    Wheels: PyPA's "Binary distribution format"; conda: NAME-VERSION-BUILD.
+    """
+    if entry.manager == "conda":
+        before, _, rest = entry.filename.partition(f"{entry.name}-")
+        return rest.partition("-")[0] if not before and rest else None
+    try:
+        version = parse_wheel_filename(entry.filename)[1]
+        return entry.version if version == Version(entry.version) else str(version)
+    except (InvalidWheelFilename, InvalidVersion):
+        return None
 
 
 def _is_below(url: str, place: str) -> bool:

@@ -77,7 +77,7 @@ class OnlineService:
             # pip-audit reads the answer without looking whether it is one.
             return NotKnown(reason=f"{self.name} gives no answer of its protocol: {error!r}")
         if isinstance(answered, SkippedDependency):
-            return NotKnown(reason=f"{self.name} does not know {name} {version}")
+            return NotKnown(reason=f"{self.name} does not know this release")
         if self._session.silent:
             return NotKnown(reason=f"{self.name} has {name}, but keeps no advisories")
         return tuple(

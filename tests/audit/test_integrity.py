@@ -44,6 +44,10 @@ def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
         ({"url": "https://files.example/x-1.tar.gz"}, ["lock-sdist"]),
         ({"url": "http://files.example/x-1-py3-none-any.whl"}, ["lock-plain-http"]),
         ({"url": "http://127.0.0.1:8/x-1-py3-none-any.whl"}, []),
+        ({"url": "https://files.example/x-2-py3-none-any.whl"}, ["lock-other-file"]),
+        ({"url": "https://files.example/x-1.0-py3-none-any.whl"}, []),
+        ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-1.2-h1_0.conda"}, ["lock-other-file"]),
+        ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-1-h1_0.conda"}, []),
         ({"url": "https://me:secret@files.example/x-1-py3-none-any.whl"}, ["lock-credentials"]),
     ],
 )

@@ -106,7 +106,7 @@ def test_the_index_is_asked_where_it_is_with_its_credentials(pypi: OnlineService
 @pytest.mark.parametrize(
     ("name", "version", "reason"),
     [
-        ("absent", "1.0", "does not know absent 1.0"),
+        ("absent", "1.0", "does not know this release"),
         ("mirror", "1.0", "keeps no advisories"),
         ("failing", "1.0", "503"),
         ("broken", "1.0", "no answer of its protocol"),
