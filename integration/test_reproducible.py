@@ -1,0 +1,137 @@
+"""The same image, whoever builds it, wherever and however often; and nothing corrupt after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from engines import DockerEngine
+from tool import BIN, Tool, Trained
+
+KILLS = int(os.environ.get("KBUILD_KILLS", "10"))
+# What nobody should have to download or compile again for each of these builds.
+SHARED = ("downloads", "debs", "channel", "locks", "base-records", "bases")
+
+
+@pytest.fixture(scope="module")
+def digest(tool: Tool, trained: Trained) -> str:
+    """The digest that every build has to give."""
+    return image(tool, trained)
+
+
+def image(tool: Tool, trained: Trained, *options: str, **environment: str) -> str:
+    """The digest of one build."""
+    return str(tool("image", trained.run_id, *options, "--json", cwd=trained.folder, **environment).json["digest"])
+
+
+def cold(tool: Tool, folder: Path, *, keep: tuple[str, ...] = SHARED) -> Tool:
+    """kbuild with a cache of its own that starts with copies of some parts of the session's."""
+    for name in keep:
+        if (tool.cache / name).is_dir():
+            shutil.copytree(tool.cache / name, folder / name, symlinks=True, copy_function=os.link)
+    return Tool(cache=folder, environment=tool.environment)
+
+
+@pytest.fixture
+def fresh(tool: Tool, tmp_path: Path) -> Iterator[Tool]:
+    """A cache with installed packages but without a single packed layer or image."""
+    yield cold(tool, tmp_path / "cache", keep=(*SHARED, "wheels", "interpreters"))
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+def test_reproducible_from_nothing_under_another_umask_zone_and_seed(
+    tool: Tool, trained: Trained, digest: str, tmp_path: Path
+) -> None:
+    """Every wheel is installed and compiled again, in another folder; the verdict is a report."""
+    report = tmp_path / "report.json"
+    old = os.umask(0o077)
+    try:
+        tool(
+            "verify", "--rebuild", "--reuse-downloads", "--report", report, f"model@{digest}",
+            cwd=trained.folder, TZ="Pacific/Kiritimati", LC_ALL="C", PYTHONHASHSEED="4711",
+        )  # fmt: skip
+    finally:
+        os.umask(old)
+    assert json.loads(report.read_text())["same"] is True
+
+
+def test_reproducible_with_touched_files_and_from_packed_layers(
+    tool: Tool, trained: Trained, digest: str, fresh: Tool
+) -> None:
+    for path in (fresh.cache / "downloads").rglob("*.whl"):
+        os.utime(path, (1, 1))
+    assert image(fresh, trained, "--no-cache", PYTHONHASHSEED="1") == digest
+    assert image(fresh, trained) == digest
+    (warm,) = list((fresh.cache / "images/plans").iterdir())
+    warm.unlink()
+    shutil.rmtree(fresh.cache / "wheels")
+    assert image(fresh, trained) == digest
+    assert not (fresh.cache / "wheels").exists()
+
+
+@pytest.mark.skipif("KBUILD_FULL" not in os.environ, reason="BuildKit takes minutes for a whole environment")
+def test_reproducible_by_buildkit(tool: Tool, trained: Trained, digest: str, docker_engine: DockerEngine) -> None:
+    assert image(tool, trained, "--engine", "buildkit", DOCKER_HOST=docker_engine.host) == digest
+
+
+def test_reproducible_or_named(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:
+    """A planted leak: a file of a cached package that names the builder, and another mode."""
+    (leak,) = (fresh.cache / "wheels").glob("*/opt/env/lib/python3*/site-packages/cloudpickle/__init__.py")
+    text = leak.read_bytes()
+    leak.unlink()
+    leak.write_bytes(text + b"# built in /home/me\n")
+    leak.chmod(0o755)
+    changed = image(fresh, trained)
+    assert changed != digest
+    # The two images are in two caches: the layout of one is named by its folder.
+    layout = fresh.cache / "images" / changed.removeprefix("sha256:")
+    found = tool("diff", f"model@{digest}", layout, "--json").json
+    (file,) = [change for change in found["files"] if change["name"].endswith("cloudpickle/__init__.py")]
+    assert "mode 0644" in file["before"] and "mode 0755" in file["after"] and "content" in file["after"]
+    assert found["packages"] == [] and len(found["layers"]) == 1
+    assert fresh("cache", "verify", code=49).out.count("cloudpickle/__init__.py") == 1
+    fresh("cache", "verify", "--remove")
+    shutil.rmtree(fresh.cache / "layers")
+    assert image(fresh, trained, "--no-cache") == digest
+
+
+def test_reproducible_after_being_killed_at_any_moment(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:
+    """KBUILD_KILLS says how often. Installed packages of the smaller wheels are made again each time."""
+    moments = random.Random(4)  # noqa: S311 - a seed, so that a failure can be had again
+    begin = time.monotonic()
+    assert image(fresh, trained) == digest
+    whole = time.monotonic() - begin
+    for number in range(KILLS):
+        for name in ("layers", "images", "splits"):
+            shutil.rmtree(fresh.cache / name, ignore_errors=True)
+        for path in sorted((fresh.cache / "wheels").iterdir())[number::10]:
+            shutil.rmtree(path)
+        process = subprocess.Popen(
+            [str(BIN / "kbuild"), "image", trained.run_id],
+            cwd=trained.folder, env=fresh.environ(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(whole * moments.uniform(0.2, 1.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if number % 5 == 4:
+            assert image(fresh, trained) == digest
+    assert image(fresh, trained) == digest
+    assert fresh("cache", "verify", "--json").json == {"damaged": []}
+    fresh("cache", "prune")
+    assert not list(fresh.cache.glob("work-*"))
+
+
+def test_reproducible_by_two_builds_at_once(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda seed: image(fresh, trained, "--no-cache", PYTHONHASHSEED=seed), "12"))
+    assert found == [digest, digest]
