@@ -36,7 +36,7 @@ def rebuild(
         stated = {"platform": str(claims.platform), "locked": True, "base": claims.base}
         labels = [f"{key}={value}" for key, value in claims.labels]
         request = make_image_request(config, claims.model, "native", {**DEFAULTS, **stated, "labels": labels})
-        result = build_image(request, Delivery(), replace(tools, cache=clean), reuse=False)
+        result = build_image(request, Delivery(record=False), replace(tools, cache=clean), reuse=False)
         versions = {
             "python": platform.python_version(),
             "kbuild": version("kbuild"),

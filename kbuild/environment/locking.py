@@ -157,7 +157,7 @@ def _find_fresh(
         if given.input_digest is None or given.input_digest not in candidates:
             raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=_mend(bundle))
         return given, candidates[given.input_digest], "given"
-    stored = _stored(bundle, store, cache, progress)
+    stored = _stored(bundle, store, progress)
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
         return stored, candidates[stored.input_digest], "stored with the run"
     if stored is not None:
@@ -218,20 +218,18 @@ def _cached(cache: Path, digest: Digest) -> Path:
     return cache / "locks" / digest.hex / LOCKFILE_NAME
 
 
-def _stored(bundle: ModelBundle, store: ModelStore, cache: Path, progress: Progress) -> Lockfile | None:
+def _stored(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
     run_id = bundle.facts.run_id
     if run_id is None:
         return None
-    scratch = cache / "stored-locks" / run_id
     try:
-        path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", scratch)
-        return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
+        with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
+            path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
+            return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
     except KbuildError as error:
         # A model fetched from a folder may name a run of a server that is not this one.
         progress.note(f"no lock from run {run_id}: {error.message}")
         return None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _bring_packages(locked: Locked, bundle: ModelBundle, store: ModelStore, scratch: Path) -> None:

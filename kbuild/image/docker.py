@@ -148,8 +148,9 @@ class DockerDaemon:
     ) -> DockerContainer:
         """Start an image that listens on ``port``, reachable from this machine alone.
 
-        ``host_port`` None takes a free one; ``passing`` removes the image's name when the container is stopped. Its root file system is read-only with a temporary ``/tmp``, and it has no
-        capabilities. Raises ContainerFailed when it does not start or stops at once.
+        ``host_port`` None takes a free one; ``passing`` removes the image's name when the container is stopped.
+        Its root file system is read-only with a temporary ``/tmp``, and it has no capabilities.
+        Raises ContainerFailed when it does not start or stops at once.
         """
         progress.note(f"docker run {reference.familiar}")
         with _asked(f"cannot run {reference.familiar}"):

@@ -20,8 +20,8 @@ from kbuild.errors import InvalidImage, OutputError
 from kbuild.image.engine import BuiltImage, EngineOutput, LayerSource, LayerSummary, PackedBlob, RawLayer
 from kbuild.image.layer_cache import LayerCache
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci import media
-from kbuild.image.oci.compress import write_blob
+from kbuild.image.oci import media, tarball
+from kbuild.image.oci.compress import SETTINGS, write_blob
 from kbuild.image.oci.config import make_config
 from kbuild.image.oci.descriptor import Descriptor, Manifest
 from kbuild.image.oci.reference import ImageReference
@@ -32,6 +32,9 @@ from kbuild.progress import Progress
 # Docker 26.1 loads zstd layers into both of its stores, as do registries, podman and containerd; it packs five times
 # faster than gzip and smaller. Docker 20.10 needs gzip.
 DEFAULT_COMPRESSION: media.Compression = "zstd"
+_RECIPE = 1
+# Changes whenever the same layers and plan would be packed to other bytes.
+PACKING = [_RECIPE, tarball.RECIPE, DEFAULT_COMPRESSION, SETTINGS[DEFAULT_COMPRESSION]]
 # The tar of nothing. WORKDIR on a folder that exists gives one; what changes nothing is left out of the image.
 _EMPTY_TAR = digest_bytes(bytes(1024))
 # Each worker compresses on a second thread beside it.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kbuild.errors import KbuildError
+from kbuild.errors import BaseImageError, KbuildError
 from kbuild.image.bases.debs import base_record, parse_base_record
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
@@ -18,33 +19,47 @@ from kbuild.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """The bases a model was built on, by what ``--base`` said; ``first`` is the one used when nobody says."""
+
+    first: str | None = None
+    bases: Mapping[str, ResolvedBase] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BaseRecords:
-    """Records in the run's artifacts (``kbuild/base-linux-64.json``) and, for models without a run, in ``cache``."""
+    """Records in the run's artifacts (``kbuild/bases-linux-64.json``) and, for models without a run, in ``cache``."""
 
     store: ModelStore
     cache: Path
     folder: str = "kbuild"
 
-    def read(self, bundle: ModelBundle, platform: Platform, progress: Progress) -> ResolvedBase | None:
-        """The base of an earlier build; a record that cannot be read is told in a note and counts as none."""
+    def read(self, bundle: ModelBundle, platform: Platform, progress: Progress) -> Recorded:
+        """What earlier builds used; a record that cannot be read is told in a note and counts as none."""
         here = self._here(bundle, platform)
         run_id = bundle.facts.run_id
-        scratch = here.with_suffix(".download")
         try:
             if not here.is_file() and run_id is not None:
-                found = self.store.download(run_id, f"{self.folder}/{_name(platform)}", scratch)
-                if found is not None:
-                    self._keep(here, found.read_bytes())
-            return parse_base_record(json.loads(here.read_bytes())) if here.is_file() else None
+                with tempfile.TemporaryDirectory(prefix="kbuild-base-") as scratch:
+                    path = f"{self.folder}/{_name(platform)}"
+                    found = self.store.download(run_id, path, Path(scratch) / "record")
+                    if found is not None:
+                        self._keep(here, found.read_bytes())
+            return _parse(json.loads(here.read_bytes())) if here.is_file() else Recorded()
         except (KbuildError, ValueError) as error:
             progress.note(f"no record of an earlier base: {' '.join(str(error).split())}")
-            return None
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            return Recorded()
 
-    def write(self, bundle: ModelBundle, platform: Platform, base: ResolvedBase, progress: Progress) -> None:
-        """Keep ``base`` for later builds of this model, unless that very record is kept already."""
-        content = (json.dumps(base_record(base), indent=2, sort_keys=True) + "\n").encode()
+    def write(
+        self, bundle: ModelBundle, platform: Platform, earlier: Recorded, base: ResolvedBase, progress: Progress
+    ) -> None:
+        """Add ``base`` to what earlier builds used, unless that very record is kept already."""
+        bases = {**earlier.bases, base.name: base}
+        record = {
+            "first": earlier.first or base.name,
+            "bases": {name: base_record(each) for name, each in bases.items()},
+        }
+        content = (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
         here = self._here(bundle, platform)
         if here.is_file() and here.read_bytes() == content:
             return
@@ -52,14 +67,13 @@ class BaseRecords:
         run_id = bundle.facts.run_id
         if run_id is None:
             return
-        upload = here.parent / here.stem / _name(platform)
-        self._keep(upload, content)
         try:
-            self.store.upload(run_id, [upload], self.folder)
+            with tempfile.TemporaryDirectory(prefix="kbuild-base-") as scratch:
+                file = Path(scratch) / _name(platform)
+                file.write_bytes(content)
+                self.store.upload(run_id, [file], self.folder)
         except KbuildError as error:
             progress.note(f"the base could not be recorded with the run: {error.message}")
-        finally:
-            shutil.rmtree(upload.parent, ignore_errors=True)
 
     def _here(self, bundle: ModelBundle, platform: Platform) -> Path:
         return self.cache / f"{bundle.digest.hex}-{platform.conda_subdir}.json"
@@ -71,5 +85,13 @@ class BaseRecords:
         temporary.replace(path)
 
 
+def _parse(value: object) -> Recorded:
+    record = value if isinstance(value, dict) else {}
+    first, bases = record.get("first"), record.get("bases")
+    if not isinstance(first, str) or not isinstance(bases, dict):
+        raise BaseImageError("bases: not a record of bases")
+    return Recorded(first=first, bases={str(name): parse_base_record(each) for name, each in bases.items()})
+
+
 def _name(platform: Platform) -> str:
-    return f"base-{platform.conda_subdir}.json"
+    return f"bases-{platform.conda_subdir}.json"

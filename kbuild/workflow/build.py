@@ -1,17 +1,17 @@
-"""F7: from a model's name to a delivered image; the only module that knows every floor."""
+"""From a model's name to a built image."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from kbuild.digest import Digest, digest_json
+from packaging.version import Version
+
+from kbuild.digest import digest_json
 from kbuild.environment.download import fetch_packages
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking import Locked, LockRequest, lock_bundle, write_lockfile
@@ -20,22 +20,17 @@ from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
 from kbuild.image.buildkit import stamp_times
-from kbuild.image.cache import DEFAULT_LIMIT, keep_within, using_cache
-from kbuild.image.docker import DockerDaemon
+from kbuild.image.cache import keep_within, using_cache
 from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, PackedBlob, make_engine
 from kbuild.image.layer_cache import LayerCache, layer_keys
 from kbuild.image.local import LocalImages
 from kbuild.image.native import copies_plan
-from kbuild.image.oci.reference import ImageReference
-from kbuild.image.pack import DEFAULT_COMPRESSION, pack
-from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
+from kbuild.image.pack import DEFAULT_COMPRESSION, PACKING, pack
 from kbuild.image.rootfs import Environment, environment_recipe
 from kbuild.image.staging import Stage, complete, needed_layers
 from kbuild.image.wheel_facts import split_wheels
 from kbuild.model.bundle import ModelBundle
-from kbuild.model.fetch import ModelStore
 from kbuild.model.reference import ModelReference
-from kbuild.model.tags import Tag, write_tags
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.context import finish_context
 from kbuild.plan.make import make_plan
@@ -43,26 +38,9 @@ from kbuild.plan.plan import BuildContext, BuildPlan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import Platform
-from kbuild.process import Runner
 from kbuild.progress import Progress
-
-
-class Phases(Protocol):
-    """Opens a named phase of the work and shows what happens inside."""
-
-    def __call__(self, phase: str) -> AbstractContextManager[Progress]:
-        """fetch, lock, base, stage, build, publish."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tools:
-    """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands."""
-
-    store: ModelStore
-    run: Runner
-    cache: Path
-    phases: Phases
-    cache_limit: int = DEFAULT_LIMIT
+from kbuild.workflow.delivery import Delivery, ImageResult, deliver
+from kbuild.workflow.tools import Tools
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,37 +54,6 @@ class ImageRequest:
     debian_mirror: str | None = None
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
-    """Where the image goes besides the local images.
-
-    ``push`` is the text of a reference in which ``{run_id}`` and ``{model_id}`` are filled in.
-    """
-
-    tag: ImageReference | None = None
-    output: Path | None = None
-    load: bool = False
-    push: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageResult:
-    """``reference`` is ``name@sha256:…``; ``layout`` is where the OCI layout lies.
-
-    ``pushed`` is the reference by digest that a registry now has; ``untagged`` says why the model's run was not tagged.
-    """
-
-    image: BuiltImage
-    reference: str
-    layout: Path
-    plan: BuildPlan
-    model_digest: Digest
-    lock_digest: Digest
-    reused: bool
-    pushed: str | None = None
-    untagged: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,27 +101,36 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     """
     images = LocalImages(tools.cache / "images")
     with _workdir(tools) as workdir:
-        prepared = _prepare(request, tools, workdir)
-        key = digest_json([str(prepared.plan.digest), request.engine])
+        prepared = _prepare(request, tools, workdir, record=delivery.record)
+        key = digest_json([str(prepared.plan.digest), request.engine, PACKING])
         image = images.by_plan(key) if reuse else None
         reused = image is not None
         if image is None:
             image = _build(request.engine, prepared, images, tools, workdir, reuse=reuse)
             images.record_plan(key, image)
-        result = _deliver(image, prepared, delivery, images, tools, reused=reused)
+        result = deliver(
+            image,
+            prepared.bundle,
+            prepared.locked.lockfile,
+            prepared.plan,
+            delivery,
+            images,
+            tools,
+            reused=reused,
+        )
     if not reused:
         keep_within(tools.cache, limit=tools.cache_limit)
     return result
 
 
-def _prepare(request: ImageRequest, tools: Tools, workdir: Path) -> _Prepared:
+def _prepare(request: ImageRequest, tools: Tools, workdir: Path, *, record: bool = True) -> _Prepared:
     bundle = _fetch(request.model, tools, workdir)
     locked = _lock(bundle, request.lock, tools)
     platform = request.lock.platforms[0]
-    base = _base(request, bundle, platform, tools)
+    base = _base(request, bundle, platform, tools, record=record)
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
-    _check_glibc(base, environment)
+    _check_glibc(base, environment, packages)
     wheels = tuple(package for package in packages if package.manager == "pip")
     groups = split_wheels(wheels, cache=tools.cache, download=lambda: _download(locked, packages, tools))
     plan = make_plan(
@@ -207,20 +163,26 @@ def _lock(bundle: ModelBundle, request: LockRequest, tools: Tools, *, force: boo
         )
 
 
-def _base(request: ImageRequest, bundle: ModelBundle, platform: Platform, tools: Tools) -> ResolvedBase:
-    choice = default_base() if request.base is None else parse_base(request.base)
+def _base(
+    request: ImageRequest, bundle: ModelBundle, platform: Platform, tools: Tools, *, record: bool
+) -> ResolvedBase:
+    """The base asked for; where nobody asks, the one this model was first built on, and at first the default."""
     records = BaseRecords(store=tools.store, cache=tools.cache / "base-records")
     with tools.phases("base") as progress:
+        recorded = records.read(bundle, platform, progress)
+        name = request.base or recorded.first
+        choice = default_base() if name is None else parse_base(name)
         base = resolve_base(
             choice,
             platform,
-            recorded=records.read(bundle, platform, progress),
+            recorded=recorded.bases.get(choice.text),
             settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
             cache=tools.cache,
             run=tools.run,
             progress=progress,
         )
-        records.write(bundle, platform, base, progress)
+        if record:
+            records.write(bundle, platform, recorded, base, progress)
     return base
 
 
@@ -298,69 +260,14 @@ def _build_with(
     return images.add(lambda layout: pack(output, context.plan, layout, engine=name, progress=progress, cache=cache))
 
 
-def _deliver(
-    image: BuiltImage, prepared: _Prepared, delivery: Delivery, images: LocalImages, tools: Tools, *, reused: bool
-) -> ImageResult:
-    facts = prepared.bundle.facts
-    push = None if delivery.push is None else fill_push(delivery.push, facts.run_id, facts.model_id)
-    name = delivery.tag or push or _default_name(prepared.bundle)
-    images.name(image, name)
-    publishers: list[tuple[Publisher, ImageReference]] = []
-    pushed: str | None = None
-    if delivery.output is not None:
-        is_tar = delivery.output.suffix == ".tar"
-        publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=delivery.output), name))
-    if delivery.load:
-        publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
-    if push is not None:
-        publishers.append((RegistryPublisher(), push))
-        pushed = push.with_digest(image.digest).familiar
-    if publishers:
-        with tools.phases("publish") as progress:
-            for publisher, reference in publishers:
-                publisher.publish(image, reference, progress=progress)
-    written = delivery.output if delivery.output is not None and delivery.output.is_dir() else image.layout
-    built = name.with_digest(image.digest).familiar
-    tags = {
-        Tag.IMAGE: built,
-        Tag.IMAGE_DIGEST: str(image.digest),
-        Tag.MODEL_DIGEST: str(prepared.bundle.digest),
-        Tag.LOCK_DIGEST: str(prepared.locked.lockfile.digest),
-        **({} if pushed is None else {Tag.PUSHED: pushed}),
-    }
-    return ImageResult(
-        image=image,
-        reference=built,
-        layout=written.absolute(),
-        plan=prepared.plan,
-        model_digest=prepared.bundle.digest,
-        lock_digest=prepared.locked.lockfile.digest,
-        reused=reused,
-        pushed=pushed,
-        untagged=write_tags(tags, facts.run_id, facts.model_id, tools.store),
-    )
-
-
-def fill_push(text: str, run_id: str | None, model_id: str | None) -> ImageReference:
-    """The reference that a text with ``{run_id}`` and ``{model_id}`` means; raises InvalidReference."""
-    return ImageReference.parse(text.replace("{run_id}", run_id or "").replace("{model_id}", model_id or ""))
-
-
-def _default_name(bundle: ModelBundle) -> ImageReference:
-    """The model's own name where it has one that an image can carry, else ``model``."""
-    name = re.sub("[^a-z0-9]+", "-", (bundle.facts.name or "").lower()).strip("-")
-    return ImageReference.parse(name or "model")
-
-
-def _check_glibc(base: ResolvedBase, environment: Environment) -> None:
-    """A wheel made for a newer C library than the base's would fail when it is imported: say so now."""
-    if base.glibc is None or environment.glibc is None:
-        return
-    has = tuple(int(part) for part in base.glibc.split("."))
-    if has < environment.glibc:
-        needs = ".".join(map(str, environment.glibc))
+def _check_glibc(base: ResolvedBase, environment: Environment, packages: Sequence[LockedPackage]) -> None:
+    """What was made for a newer C library than the base's would fail when it is started: say so now."""
+    asked = [Version(text.lstrip(">=")) for p in packages for name, text in p.dependencies if name == "__glibc"]
+    if environment.glibc is not None:
+        asked.append(Version(".".join(map(str, environment.glibc))))
+    if base.glibc is not None and asked and Version(base.glibc) < max(asked):
         raise BaseImageError(
-            f"base image {base.name} has glibc {base.glibc}, but a package of the lock needs {needs}",
+            f"base image {base.name} has glibc {base.glibc}, but a package of the lock needs {max(asked)}",
             hint="choose a newer base with --base",
         )
 

@@ -1,0 +1,31 @@
+"""What the work is done with."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kbuild.image.cache import DEFAULT_LIMIT
+from kbuild.model.fetch import ModelStore
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+
+class Phases(Protocol):
+    """Opens a named phase of the work and shows what happens inside."""
+
+    def __call__(self, phase: str) -> AbstractContextManager[Progress]:
+        """fetch, lock, base, stage, build, publish."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands."""
+
+    store: ModelStore
+    run: Runner
+    cache: Path
+    phases: Phases
+    cache_limit: int = DEFAULT_LIMIT
