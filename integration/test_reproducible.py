@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from engines import DockerEngine
 from tool import BIN, Tool, Trained
 
 KILLS = int(os.environ.get("KBUILD_KILLS", "10"))
@@ -76,11 +75,6 @@ def test_reproducible_with_touched_files_and_from_packed_layers(
     shutil.rmtree(fresh.cache / "wheels")
     assert image(fresh, trained) == digest
     assert not (fresh.cache / "wheels").exists()
-
-
-@pytest.mark.skipif("KBUILD_FULL" not in os.environ, reason="BuildKit takes minutes for a whole environment")
-def test_reproducible_by_buildkit(tool: Tool, trained: Trained, digest: str, docker_engine: DockerEngine) -> None:
-    assert image(tool, trained, "--engine", "buildkit", DOCKER_HOST=docker_engine.host) == digest
 
 
 def test_reproducible_or_named(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:

@@ -175,7 +175,9 @@ def pull_image(
     for again. Raises RegistryError, HashMismatch, InvalidImage, or OutputError when the cache cannot be written.
     """
     if reference.digest is not None and layouts.is_layout(cache / reference.digest.hex):
-        return reference.with_digest(reference.digest), cache / reference.digest.hex
+        kept = cache / reference.digest.hex
+        _check_platform(kept, layouts.read_manifest(kept, reference.digest), platform, reference)
+        return reference.with_digest(reference.digest), kept
     client = RegistryClient(reference)
     media_type, data = client.read_manifest(str(reference.digest or reference.tag or "latest"))
     _check(reference, reference.digest, data)
@@ -187,8 +189,10 @@ def pull_image(
         raise InvalidImage(f"{reference} is no image: its media type is {media_type}")
     digest = digest_bytes(data)
     target = cache / digest.hex
-    if not layouts.is_layout(target):
-        manifest = Manifest.from_json(parse_json(data, str(reference)), str(reference))
+    manifest = Manifest.from_json(parse_json(data, str(reference)), str(reference))
+    if layouts.is_layout(target):
+        _check_platform(target, manifest, platform, reference)
+    else:
         with writing(target) as folder:
             (folder / "blobs" / "sha256").mkdir(parents=True)
             for blob in dict.fromkeys((manifest.config, *manifest.layers)):
@@ -267,9 +271,8 @@ def _for_platform(entries: tuple[Descriptor, ...], platform: Platform, reference
 
 
 def _check_platform(layout: Path, manifest: Manifest, platform: Platform, reference: ImageReference) -> None:
-    config = layouts.read_json_blob(layout, manifest.config.digest)
-    found = (config.get("os"), config.get("architecture")) if isinstance(config, dict) else None
-    if found != (platform.os, platform.architecture):
+    found = layouts.read_platform(layout, manifest)
+    if found != str(platform):
         raise RegistryError(f"{reference} is not there for {platform}", hint=f"it is for {found}")
 
 

@@ -165,6 +165,17 @@ def test_what_was_pushed_is_pulled_with_its_digest(registry: FakeRegistry, image
     assert pull_image(pulled, AMD64, cache=tmp_path / "cache", progress=Silent()) == (pulled, layout)
 
 
+def test_what_was_pulled_is_still_for_its_own_platform_alone(
+    registry: FakeRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    reference = ImageReference.parse(f"{registry.address}/demo:1")
+    push(image, reference)
+    pulled, _ = pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+    for name in (reference, pulled):
+        with pytest.raises(RegistryError, match="not there for linux/arm64"):
+            pull_image(name, ARM64, cache=tmp_path / "cache", progress=Silent())
+
+
 def test_an_index_is_resolved_for_the_platform(registry: FakeRegistry, image: BuiltImage, tmp_path: Path) -> None:
     reference = ImageReference.parse(f"{registry.address}/demo:1")
     other = make_image(tmp_path / "arm", ARM64)

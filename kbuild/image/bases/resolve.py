@@ -47,8 +47,11 @@ def resolve_base(
         case BaseChoice(path=path) if path is not None:
             try:
                 image = layouts.find_manifest(path, platform=platform)
+                found = layouts.read_platform(path, layouts.read_manifest(path, image.digest))
             except InvalidImage as error:
                 raise BaseImageError(f"{choice.text} is no base image: {error.message}", hint=error.hint) from error
+            if found != str(platform):
+                raise BaseImageError(f"{choice.text} is for {found}, not for {platform}")
             return ResolvedBase(kind="layout", name=f"oci:{path.name}", digest=image.digest, path=path.absolute())
         case BaseChoice(reference=reference) if reference is not None:
             if recorded is not None:

@@ -77,6 +77,12 @@ def read_manifest(layout: Path, digest: Digest) -> Manifest:
     return Manifest.from_json(read_json_blob(layout, digest), f"manifest {digest}")
 
 
+def read_platform(layout: Path, manifest: Manifest) -> str:
+    """``os/architecture`` as the image's config has them (config.md); raises InvalidImage."""
+    config = read_json_blob(layout, manifest.config.digest)
+    return f"{config.get('os')}/{config.get('architecture')}" if isinstance(config, dict) else "nothing"
+
+
 def read_history(layout: Path, manifest: Manifest) -> tuple[tuple[Digest, ...], tuple[str, ...]]:
     """Diff ID and ``created_by`` of each layer from the lowest up; the text is empty where the config tells none.
 
