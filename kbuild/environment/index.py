@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import takewhile
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -24,7 +25,7 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from kbuild.environment.credentials import expand_variables, hide_credentials, without_credentials
+from kbuild.environment.credentials import hide_credentials, split_credentials, without_credentials
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
 from kbuild.progress import Progress
@@ -48,16 +49,24 @@ class Indexes:
     def credentials_for(self, url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         """User and password for a url on the host of one of the indexes, None where the index has none.
 
-        Raises ConfigurationError for variables that neither ``environ`` nor the indexes set.
+        Of several indexes on that host it is the one whose path begins as the url's does for longest, and of those
+        the first with credentials. Raises ConfigurationError for variables that neither ``environ`` nor the indexes
+        set.
         """
-        values = {**environ, **self.environment}
-        for index in self.urls:
-            parts = urlsplit(index)
-            userinfo, at, host = parts.netloc.rpartition("@")
-            if at and host == urlsplit(url).netloc:
-                user, _, password = userinfo.partition(":")
-                return expand_variables(user, values), expand_variables(password, values)
-        return None
+        wanted = urlsplit(url)
+        there = [index for index in self.urls if urlsplit(index).netloc.rpartition("@")[2] == wanted.netloc]
+        if not there:
+            return None
+        nearest = max(
+            there, key=lambda index: (_shared(urlsplit(index).path, wanted.path), "@" in urlsplit(index).netloc)
+        )
+        return split_credentials(nearest, {**environ, **self.environment})[1]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many of their first path segments are equal."""
+    pairs = zip(one.strip("/").split("/"), other.strip("/").split("/"), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def package_indexes(*, run: Runner, environ: Mapping[str, str], progress: Progress) -> Indexes:
@@ -75,7 +84,7 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str], progress: Progre
     for url in listed:
         if url is None:
             continue
-        hidden, secrets = hide_credentials(url.rstrip("/"), "INDEX")
+        hidden, secrets = hide_credentials(url.rstrip("/"), "INDEX", taken=environment)
         if urlsplit(url).scheme not in ("http", "https"):
             progress.note(f"leaving out the package index {hidden}: only indexes on a server can be locked")
             continue
@@ -152,9 +161,10 @@ def find_files(
     """
     found: list[IndexFile] = []
     for index in indexes:
-        url = f"{expand_variables(index, environ).rstrip('/')}/{canonicalize_name(name)}/"
+        base, auth = split_credentials(index, environ)
+        url = f"{base.rstrip('/')}/{canonicalize_name(name)}/"
         try:
-            response = session.get(url, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
+            response = session.get(url, auth=auth, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
             if response.status_code == requests.codes.not_found:
                 continue
             response.raise_for_status()

@@ -1,3 +1,4 @@
+import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,33 @@ def test_an_index_that_answers_nonsense(site: Any, session: requests.Session, pa
     site.pages["/a/x/"] = page
     with pytest.raises(IndexUnavailable, match=r"127\.0\.0\.1 does not answer"):
         find_releases("x", [f"{site.url}/a"], environ={}, session=session)
+
+
+def test_two_indexes_of_one_host_keep_their_own_passwords() -> None:
+    found = indexes(
+        "global.index-url='https://me:A@a.example/1/simple'\n"
+        "global.extra-index-url='https://me:B@a.example/2/simple https://a.example/3/simple'"
+    )
+    assert found.urls[1] == (
+        "https://${KBUILD_INDEX_A_EXAMPLE_USER}:${KBUILD_INDEX_A_EXAMPLE_PASSWORD_2}@a.example/2/simple"
+    )
+    assert found.credentials_for("https://a.example/1/files/x.whl", {}) == ("me", "A")
+    assert found.credentials_for("https://a.example/2/files/x.whl", {}) == ("me", "B")
+    assert found.credentials_for("https://a.example/3/files/x.whl", {}) is None
+    assert found.credentials_for("https://a.example/files/x.whl", {}) == ("me", "A")
+
+
+def test_a_password_that_no_url_could_hold_is_sent_as_a_header(site: Any, session: requests.Session) -> None:
+    site.pages["/s/x/"] = (200, "text/html", b'<a href="x-1.0.tar.gz">x</a>')
+    listing = f"global.index-url='{site.url.replace('//', '//me:p%2Fss%23x@')}/s'"
+    found = indexes(listing)
+    assert list(find_releases("x", found.urls, environ=found.environment, session=session)) == [Version("1.0")]
+    expected = base64.b64encode(b"me:p/ss#x").decode()
+    assert site.seen == [("/s/x/", f"Basic {expected}")]
+
+
+def test_an_index_that_fails_is_named_without_its_password(session: requests.Session) -> None:
+    found = indexes("global.index-url='http://me:p%2Fss%23x@127.0.0.1:1/s'")
+    with pytest.raises(IndexUnavailable) as caught:
+        find_releases("x", found.urls, environ=found.environment, session=session)
+    assert caught.value.message == "the package index 127.0.0.1 does not answer: Connection refused"
