@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from kbuild.errors import ProgramNotFound
+
+# How long a killed program's streams are read on for, in seconds.
+_LAST_WORDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,9 @@ class Runner(Protocol):
         """Run ``argv``; a return code other than 0 is a value, not an error.
 
         ``env`` replaces the environment when given; ``on_line`` gets each line of stderr as it comes;
-        ``timeout`` is in seconds. Raises ProgramNotFound when ``argv[0]`` does not exist and TimeoutError
-        (the process is killed first) when it takes longer than ``timeout``.
+        ``timeout`` is in seconds, until the program and all that hold its streams have ended. Raises ProgramNotFound
+        when ``argv[0]`` does not exist and TimeoutError when it takes longer than ``timeout``; then, and on Ctrl-C,
+        the program and what it started are killed first.
         """
 
 
@@ -63,6 +71,8 @@ def run(
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
+            # A group of its own: what the program starts in turn can be ended with it.
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():
@@ -70,32 +80,39 @@ def run(
         raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
     out: list[str] = []
     err: list[str] = []
-    readers = [
+    # The threads close their streams: a stream cannot be closed while another thread reads it.
+    threads = [
         threading.Thread(target=_collect, args=(process.stdout, out, None), daemon=True),
         threading.Thread(target=_collect, args=(process.stderr, err, on_line), daemon=True),
     ]
+    if process.stdin is not None:
+        threads.append(threading.Thread(target=_feed, args=(process.stdin, stdin or ""), daemon=True))
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended = False
     try:
-        for reader in readers:
-            reader.start()
-        if process.stdin is not None:
-            try:
-                process.stdin.write(stdin or "")
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # the program ended without reading; its return code tells more
+        for thread in threads:
+            thread.start()
         process.wait(timeout)
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s") from error
+        for thread in threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        ended = not any(thread.is_alive() for thread in threads)
+    except subprocess.TimeoutExpired:
+        pass  # told below, when all of it has been ended
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for reader in readers:
-            reader.join()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        if not ended:
+            _kill_group(process)
+            for thread in threads:
+                # A process that left the group may hold the streams for ever; nobody waits for that.
+                thread.join(_LAST_WORDS)
+    if not ended:
+        raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s")
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended meanwhile
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class RunningProcess:
@@ -155,8 +172,15 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: S
     return RunningProcess(process)
 
 
-def _collect(stream: object, into: list[str], on_line: Callable[[str], None] | None) -> None:
-    for line in stream:  # type: ignore[attr-defined]
-        into.append(line)
-        if on_line is not None:
-            on_line(line.rstrip("\n"))
+def _feed(stream: IO[str], text: str) -> None:
+    # A program that ends without reading is no error here; its return code tells more.
+    with contextlib.suppress(BrokenPipeError), stream:
+        stream.write(text)
+
+
+def _collect(stream: IO[str], into: list[str], on_line: Callable[[str], None] | None) -> None:
+    with stream:
+        for line in stream:
+            into.append(line)
+            if on_line is not None:
+                on_line(line.rstrip("\n"))

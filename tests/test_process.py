@@ -1,4 +1,8 @@
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,3 +51,43 @@ def test_a_missing_program_is_named(tmp_path: Path) -> None:
 def test_what_takes_too_long_is_ended() -> None:
     with pytest.raises(TimeoutError):
         run(python("import time; time.sleep(60)"), timeout=0.2)
+
+
+@pytest.mark.parametrize("script", ["sleep 20 & wait", "sleep 20 & exit 0"])
+def test_what_its_children_hold_open_is_ended_too(script: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"longer than 0\.3 s"):
+        run(["sh", "-c", script], timeout=0.3)
+    assert time.monotonic() - began < 5
+
+
+def test_ctrl_c_ends_the_children_of_the_program(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = f"sleep 30 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"
+    parent = subprocess.Popen(
+        python(f"from kbuild.process import run; run(['sh', '-c', {script!r}])"), stderr=subprocess.PIPE
+    )
+    while not pid.exists():
+        assert parent.poll() is None
+        time.sleep(0.02)
+    os.kill(parent.pid, signal.SIGINT)
+    _, said = parent.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in said
+    for _ in range(100):
+        if not _runs(int(pid.read_text())):
+            return
+        time.sleep(0.05)
+    pytest.fail("the grandchild goes on")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_program_that_does_not_read_its_stdin_is_ended_in_time() -> None:
+    with pytest.raises(TimeoutError):
+        run(["sleep", "20"], stdin="x" * 1_000_000, timeout=0.3)
