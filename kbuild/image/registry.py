@@ -56,9 +56,9 @@ class RegistryClient:
         )
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))
-        self._auth = RegistryAuth(reference.registry, self._session)
         host = _HOSTS.get(reference.registry, reference.registry)
         self._root = f"{'http' if _is_loopback(host) else 'https'}://{host}/v2/{reference.repository}/"
+        self._auth = RegistryAuth(reference.registry, self._root, self._session)
 
     def check_access(self) -> None:
         """Ask whether the registry is there and takes our credentials (distribution-spec "end-1", GET /v2/)."""
@@ -125,7 +125,8 @@ class RegistryClient:
         with self._explained():
             response = self._send(method, url, options)
             challenge = response.headers.get("WWW-Authenticate", "")
-            if response.status_code == 401 and self._auth.answer(challenge):
+            # Another host's challenge could name any place for the credentials to go to.
+            if response.status_code == 401 and self._auth.is_own(response.url) and self._auth.answer(challenge):
                 response.close()
                 response = self._send(method, url, options)
         return response

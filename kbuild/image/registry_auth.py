@@ -51,17 +51,25 @@ def read_credentials(registry: str) -> Credentials | None:
 
 
 class RegistryAuth(requests.auth.AuthBase):
-    """Puts the header that ``answer`` obtained on each request; setting it also keeps ``.netrc`` out."""
+    """Puts the header that ``answer`` obtained on each request; setting it also keeps ``.netrc`` out.
 
-    def __init__(self, registry: str, session: requests.Session) -> None:
+    Only the host of ``root`` is sent it: an upload's ``Location`` may name another one.
+    """
+
+    def __init__(self, registry: str, root: str, session: requests.Session) -> None:
         self._registry = registry
+        self._root = root
         self._session = session
         self._header: str | None = None
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._header is not None:
+        if self._header is not None and self.is_own(request.url or ""):
             request.headers["Authorization"] = self._header
         return request
+
+    def is_own(self, url: str) -> bool:
+        """Whether a url is the registry's own, by the rule that ``requests`` has for redirects."""
+        return not self._session.should_strip_auth(self._root, url)  # type: ignore[no-untyped-call]
 
     def answer(self, challenge: str) -> bool:
         """Take up a ``WWW-Authenticate`` challenge; False where there is nothing (new) to say to it.

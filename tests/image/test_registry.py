@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -38,6 +39,8 @@ class FakeRegistry(ThreadingHTTPServer):
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.uploads = 0
         self.user: str | None = None
+        self.upload_host = ""
+        self.seen: list[tuple[str, str | None]] = []
 
     @property
     def address(self) -> str:
@@ -59,6 +62,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def refused(self) -> bool:
+        self.server.seen.append((self.path, self.headers.get("Authorization")))
         if self.server.user is None or self.headers.get("Authorization") == "Bearer good":
             return False
         challenge = f'Bearer realm="http://{self.server.address}/token",service="s",scope="repository:r:pull,push"'
@@ -70,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/token":
+            self.server.seen.append((self.path, self.headers.get("Authorization")))
             expected = base64.b64encode(str(self.server.user).encode()).decode()
             good = self.headers.get("Authorization") == f"Basic {expected}"
             return self.answer(200, b'{"token":"good"}') if good else self.answer(401)
@@ -87,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if not self.refused():
-            self.answer(202, Location="/v2/upload/1?state=x")
+            self.answer(202, Location=f"{self.server.upload_host}/v2/upload/1?state=x")
 
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
@@ -104,10 +109,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(201, Docker_Content_Digest=str(digest_bytes(data)))
 
 
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    (tmp_path / "docker").mkdir()
+@contextmanager
+def serving() -> Iterator[FakeRegistry]:
     server = FakeRegistry()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -115,6 +118,14 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRe
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    (tmp_path / "docker").mkdir()
+    with serving() as server:
+        yield server
 
 
 class Bytes:
@@ -234,6 +245,26 @@ def test_login_is_read_from_docker_and_its_lack_is_told(
     login = {"auths": {registry.address: {"auth": base64.b64encode(b"me:secret").decode()}}}
     (tmp_path / "docker/config.json").write_text(json.dumps(login))
     assert push(image, reference).digest == image.digest
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_another_host_that_takes_uploads_gets_no_credentials(
+    registry: FakeRegistry, image: BuiltImage, tmp_path: Path, asks: bool
+) -> None:
+    registry.user = "me:secret"
+    login = {"auths": {registry.address: {"auth": base64.b64encode(b"me:secret").decode()}}}
+    (tmp_path / "docker/config.json").write_text(json.dumps(login))
+    with serving() as other:
+        other.user = "me:secret" if asks else None
+        registry.upload_host = f"http://{other.address}"
+        reference = ImageReference.parse(f"{registry.address}/demo:1")
+        if asks:
+            with pytest.raises(RegistryError, match="refuses access"):
+                push(image, reference)
+        else:
+            push(image, reference)
+        assert other.seen
+        assert not [(path, header) for path, header in other.seen if header is not None]
 
 
 def test_credential_helpers_are_asked(
