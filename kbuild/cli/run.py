@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +34,8 @@ def command(image: str, port: int | None, timeout: float) -> None:
     IMAGE is a name or digest that "kbuild image" printed, an OCI layout, its tar, or a model (built first if need be).
     Docker runs it where there is one, else namespaces do (bubblewrap or unshare; KBUILD_RUNTIME chooses).
     """
+    if port is not None:
+        _check_free(port)
     show = Show()
     tools, config = make_tools(show)
     stopped = _Stopped()
@@ -40,6 +44,8 @@ def command(image: str, port: int | None, timeout: float) -> None:
         found_image(image, tools, config) as (built, reference),
         tempfile.TemporaryDirectory() as folder,
     ):
+        if port is not None:
+            _check_free(port)
         with show("start") as progress:
             running = start_image(
                 built,
@@ -65,6 +71,19 @@ def command(image: str, port: int | None, timeout: float) -> None:
                 time.sleep(0.2)
         finally:
             running.stop()
+
+
+def _check_free(port: int) -> None:
+    """Another server on that port would be taken for the image when it answers that it is ready."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        # Ports that only root may have are Docker's to open, or to refuse.
+        if error.errno == errno.EADDRINUSE:
+            raise ContainerFailed(
+                f"port {port} of 127.0.0.1 is taken by another server",
+                hint="name another one with --port, or none to get a free one",
+            ) from error
 
 
 class _Stopped:
