@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +47,19 @@ def extract_artifacts(
     captured = captured or {}
     found: dict[str, Path] = {}
     missing: list[str] = []
-    for name, source in sources.items():
+    for number, (name, source) in enumerate(sources.items()):
         dataset = find_dataset(name, catalog)
+        # A folder for each: two names may become one file name.
+        own = target / str(number)
         try:
             if source.kind == "dataset" and dataset is not None:
-                found[name] = _fetch(name, dataset, target)
+                found[name] = _fetch(name, dataset, own)
             elif name in captured:
-                found[name] = _stage(name, captured[name], target)
+                found[name] = _stage(name, captured[name], own)
             elif dataset is None:
                 missing.append(f"{name!r} is in no catalog")
             else:
-                found[name] = _stage(name, _load(name, dataset), target)
+                found[name] = _stage(name, _load(name, dataset), own)
         except _NoData as error:
             missing.append(str(error))
     if missing:
@@ -129,7 +132,7 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path:
     protocol = getattr(dataset, "_protocol", "file")
     if protocol in _LOCAL_PROTOCOLS:
         return Path(path).resolve()
-    fetched = target / _safe(name) / Path(path).name
+    fetched = target / Path(path).name
     fetched.parent.mkdir(parents=True, exist_ok=True)
     try:
         dataset._fs.get(path, str(fetched), recursive=bool(dataset._fs.isdir(path)))
@@ -149,6 +152,7 @@ def _load(name: str, dataset: Any) -> Any:
 
 def _stage(name: str, value: Any, target: Path) -> Path:
     """Write a value as JSON, where that gives it back unchanged (parameters mostly do), else as a pickle."""
+    target.mkdir(parents=True, exist_ok=True)
     if is_parameter(name):
         try:
             text = json.dumps(value, ensure_ascii=False, indent=1)
@@ -191,7 +195,8 @@ def _rename_doubles(found: Mapping[str, Path], target: Path) -> dict[str, Path]:
     renamed = {}
     for name, path in found.items():
         if path.name in seen:
-            copied = target / f"{len(seen)}-{_safe(name)}{path.suffix}"
+            names = (f"{number}-{_safe(name)}{path.suffix}" for number in count(len(seen)))
+            copied = target / next(each for each in names if each not in seen and not (target / each).exists())
             if path.is_dir():
                 shutil.copytree(path, copied)
             else:

@@ -183,3 +183,14 @@ def test_broken_models_are_told_in_one_line(tmp_path: Path) -> None:
 def test_names_become_file_names(name: str) -> None:
     assert "/" not in _safe(name)
     assert "\\" not in _safe(name)
+
+
+def test_names_that_become_one_file_name_keep_their_own_values(tmp_path: Path) -> None:
+    values = {"model:en": 1, "model_en": 2, "model en": {3}, "1-model_en": 4, "2-model_en": 5}
+    catalog = DataCatalog({name: MemoryDataset(value) for name, value in values.items()})
+    sources = describe_inputs(values, catalog)
+    uris = extract_artifacts(sources, catalog, tmp_path / "out")
+    assert len({Path(uri).name for uri in uris.values()}) == len(values)
+    assert {name: load_input(name, sources[name], uri) for name, uri in uris.items()} == values
+    again = extract_artifacts(sources, catalog, tmp_path / "again")
+    assert {name: Path(uri).name for name, uri in again.items()} == {name: Path(uri).name for name, uri in uris.items()}
