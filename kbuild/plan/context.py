@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+from kbuild.errors import InvalidModel
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
 from kbuild.plan.plan import BuildContext, BuildPlan
@@ -15,6 +18,7 @@ from kbuild.plan.runtime import runtime_files
 
 _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
+_CHUNK = 1 << 20
 
 
 def stage_runtime(root: Path) -> None:
@@ -24,10 +28,13 @@ def stage_runtime(root: Path) -> None:
 
 
 def stage_files(bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, move: bool) -> None:
-    """Put files of the bundle below ``root``; ``move`` where the bundle is a copy of ours, that nobody else reads."""
+    """Put files of the bundle below ``root``; ``move`` where the bundle is a copy of ours, that nobody else reads.
+
+    Else the folder is the user's: raises InvalidModel where a file is no longer the one that the bundle names.
+    """
     for file in files:
         target = root / MODEL_PATH.lstrip("/") / file.path
-        _place(bundle.root / file.path, target, root, _link if move else shutil.copyfile)
+        _place(bundle.root / file.path, target, root, _link if move else partial(_copy_checked, file=file))
 
 
 def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | None = None) -> BuildContext:
@@ -36,6 +43,25 @@ def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | N
     (context / "Dockerfile").write_text(plan.dockerfile, encoding="utf-8")
     (context / "plan.json").write_text(json.dumps(plan.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return BuildContext(path=context, plan=plan, trees=trees or {})
+
+
+def _copy_checked(source: Path, target: Path, *, file: ModelFile) -> None:
+    state = hashlib.sha256()
+    try:
+        with source.open("rb") as reader, target.open("wb") as writer:
+            while chunk := reader.read(_CHUNK):
+                state.update(chunk)
+                writer.write(chunk)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise _changed(file) from error
+    if state.hexdigest() != file.digest.hex:
+        raise _changed(file)
+
+
+def _changed(file: ModelFile) -> InvalidModel:
+    return InvalidModel(
+        f"{file.path} of the model folder changed during the build", hint="build again when nothing writes to it"
+    )
 
 
 def _link(source: Path, target: Path) -> None:
