@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import RecordingError
+from kbuild.process import run
 
 SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
@@ -61,16 +61,8 @@ def ask_in_clean_process(
         # A store in the empty folder, in case something in MLflow asks for one.
         variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{empty}/unused.db"
         try:
-            done = subprocess.run(
-                [python, "-I", str(_SCRIPT), str(job)],
-                cwd=empty,
-                env=variables,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
+            done = run([python, "-I", str(_SCRIPT), str(job)], cwd=empty, env=variables, timeout=timeout)
+        except TimeoutError as error:
             raise RecordingError(
                 f"the model was not loaded in a clean process within {timeout:g} seconds",
                 hint="raise check_timeout in pyproject.toml, [tool.kbuild.training]",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.errors import TrackingUnavailable
+from kbuild.errors import ProgramNotFound, TrackingUnavailable
+from kbuild.process import run as run_program
 from kbuild.training.settings import default_artifact_uri, default_tracking_uri
 
 # Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
@@ -68,8 +68,8 @@ def read_git_state(project_path: Path) -> GitState | None:
 
 def _ask_git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
+        done = run_program(["git", *arguments], cwd=folder)
+    except (ProgramNotFound, OSError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 

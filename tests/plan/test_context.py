@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.digest import digest_bytes
+from kbuild.errors import InvalidModel
 from kbuild.plan.context import finish_context, stage_files, stage_runtime
 from kbuild.plan.make import make_plan
 from kbuild.plan.render import Template
@@ -42,11 +43,22 @@ def test_modes_do_not_depend_on_the_umask_nor_on_the_source(bundle, tmp_path, mo
     assert ((bundle.root / "MLmodel").stat().st_mode & 0o777 == 0o600) is not move
 
 
+@pytest.mark.parametrize("changed", [b"flavors: {x}", b"flavors: []", None])
+def test_a_model_that_changes_while_it_is_built_is_refused(bundle, tmp_path, changed) -> None:
+    path = bundle.root / "MLmodel"
+    path.unlink()
+    if changed is not None:
+        path.write_bytes(changed)
+    with pytest.raises(InvalidModel, match=r"MLmodel .*changed during the build"):
+        stage_files(bundle, split_model(bundle)["model"], tmp_path / "context/model", move=False)
+
+
 def test_the_runtime_is_what_serves_and_nothing_that_builds(tmp_path) -> None:
     stage_runtime(tmp_path)
     names = files(tmp_path)
     assert "opt/kbuild/kbuild/serving/__main__.py" in names
     assert "opt/kbuild/kbuild/training/pyfunc.py" in names
+    assert "opt/kbuild/kbuild/process.py" in names
     assert not [name for name in names if "/cli/" in name or "/image/" in name or name.endswith("workflow.py")]
 
 
