@@ -47,7 +47,9 @@ def command(
     The model is checked as after a training run.
     """
     # Only what was said: a registered PipelineML of these two pipelines may have said the rest.
-    log_model_kwargs = {name: value for name, value in {"name": model_name, **options}.items() if value}
+    log_model_kwargs = {
+        name: value for name, value in {"name": model_name, **options}.items() if value not in (None, "", ())
+    }
     if "code_paths" in log_model_kwargs:
         log_model_kwargs["code_paths"] = list(log_model_kwargs["code_paths"])
     if infer_signature is not None:

@@ -84,10 +84,26 @@ def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(kedro_plugin.commands, command)
     assert (result.exit_code, result.stdout) == (0, "models:/m-1\n")
     assert (seen[-1].training, seen[-1].kpm_kwargs, seen[-1].log_model_kwargs) == (None, {}, {})
-    more = ["--no-infer-signature", "--copy-mode", '{"a": "copy"}', "--model-name", "x", "--code-paths", "."]
+    more = [
+        "--no-infer-signature",
+        "--copy-mode",
+        '{"a": "copy"}',
+        "--model-name",
+        "x",
+        "--code-paths",
+        ".",
+        "--await-registration-for",
+        "0",
+    ]
     assert CliRunner().invoke(kedro_plugin.commands, [*command, *more]).exit_code == 0
     assert seen[-1].kpm_kwargs == {"copy_mode": {"a": "copy"}}
-    assert seen[-1].log_model_kwargs == {"name": "x", "code_paths": ["."], "signature": None, "input_example": False}
+    assert seen[-1].log_model_kwargs == {
+        "name": "x",
+        "await_registration_for": 0,
+        "code_paths": ["."],
+        "signature": None,
+        "input_example": False,
+    }
     result = CliRunner().invoke(kedro_plugin.commands, [*command, "--copy-mode", "{a"])
     assert result.exit_code == 3
     assert "--copy-mode is no JSON" in result.stderr
