@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import require
 from tool import BIN, Done, Tool, Trained, copy_project, running
 
 WARD = Path(__file__).parent / "projects" / "ward"
@@ -247,8 +248,7 @@ def kedro_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("kedro-mlflow")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
     done = subprocess.run([*command, "kedro-mlflow==2.0.3"], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"kedro-mlflow does not resolve here: {done.stderr.strip().splitlines()[-1]}")
+    require(done.returncode == 0, f"kedro-mlflow does not install: {done.stderr.strip()[-400:]}")
     return str(folder)
 
 
