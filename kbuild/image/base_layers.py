@@ -13,7 +13,7 @@ import zstandard
 from kbuild.errors import BaseImageError, InvalidImage
 from kbuild.image.engine import PackedBlob, RawLayer
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.plan.base import ResolvedBase
 
@@ -67,25 +67,7 @@ def layer_members(blob: PackedBlob) -> Iterator[tarfile.TarInfo]:
     """The members of a layer blob in their order, their content skipped; raises BaseImageError when it is damaged."""
     try:
         chunks = read_layer(blob.path, layer_compression(blob.media_type))
-        with tarfile.open(fileobj=cast(IO[bytes], _Stream(chunks)), mode="r|", bufsize=_READ) as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
             yield from archive
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, FileNotFoundError) as error:
         raise BaseImageError(f"layer {blob.digest} of the base image cannot be read: {error}") from error
-
-
-class _Stream:
-    """Chunks as the file object that ``tarfile`` reads a stream from."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        parts = [self._rest]
-        have = len(self._rest)
-        while have < size and (chunk := next(self._chunks, b"")):
-            parts.append(chunk)
-            have += len(chunk)
-        data = b"".join(parts)
-        self._rest = data[size:]
-        return data[:size]

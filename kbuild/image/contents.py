@@ -21,7 +21,7 @@ from kbuild.audit.image_facts import ImageFile
 from kbuild.digest import Digest, digest_bytes, digest_chunks
 from kbuild.errors import InvalidImage
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.platform import Platform
 from kbuild.progress import Progress
@@ -107,7 +107,7 @@ class _Reader:
     def apply(self, chunks: Iterator[bytes]) -> None:
         """One layer on top of those before."""
         written: set[str] = set()
-        with tarfile.open(fileobj=cast(IO[bytes], _Stream(chunks)), mode="r|", bufsize=_READ) as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
             for member in archive:
                 path = posixpath.normpath(f"/{member.name}").lstrip("/")
                 folder, name = posixpath.split(path)
@@ -179,18 +179,3 @@ class _Reader:
             target = self._target(each)
             if target is not None:
                 target.unlink(missing_ok=True)
-
-
-class _Stream:
-    """Chunks as the file object that ``tarfile`` reads a stream from."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """As a file's read."""
-        while len(self._rest) < size and (chunk := next(self._chunks, b"")):
-            self._rest += chunk
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data

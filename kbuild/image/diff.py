@@ -10,7 +10,7 @@ import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -20,7 +20,7 @@ from kbuild.digest import digest_bytes, digest_chunks
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, LayerSummary
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 
 _READ = 1 << 20
@@ -216,7 +216,7 @@ class _Files:
                 continue
             blob = layouts.blob_path(image.layout, layer.digest)
             try:
-                chunks = _Stream(read_layer(blob, layer_compression(layer.media_type)))
+                chunks = ChunkStream(read_layer(blob, layer_compression(layer.media_type)))
                 with tarfile.open(fileobj=cast(IO[bytes], chunks), mode="r|", bufsize=_READ) as archive:
                     for member in archive:
                         self._add(archive, member)
@@ -268,17 +268,3 @@ def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo, data: bytes | None
         size=member.size,
         content=content,
     )
-
-
-class _Stream:
-    """Chunks as the file object that ``tarfile`` reads a stream from."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size and (chunk := next(self._chunks, b"")):
-            self._rest += chunk
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data

@@ -120,6 +120,25 @@ def read_layer(path: Path, compression: Compression) -> Iterator[bytes]:
             yield from iter(lambda: file.read(_READ), b"")
 
 
+class ChunkStream:
+    """Chunks as the file object that ``tarfile`` reads a stream from."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """``size`` bytes, fewer only at the end."""
+        parts = [self._rest]
+        have = len(self._rest)
+        while have < size and (chunk := next(self._chunks, b"")):
+            parts.append(chunk)
+            have += len(chunk)
+        data = b"".join(parts)
+        self._rest = data[size:]
+        return data[:size]
+
+
 def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     # Several gzip members may follow each other (RFC 1952, 2.2): estargz and pigz write such layers.
     member = zlib.decompressobj(zlib.MAX_WBITS | 16)

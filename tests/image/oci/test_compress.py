@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from kbuild.digest import digest_bytes
-from kbuild.image.oci.compress import read_layer, write_blob
+from kbuild.image.oci.compress import ChunkStream, read_layer, write_blob
 from kbuild.image.oci.media import Compression
 
 DATA = b"".join(b"%d some text\n" % number for number in range(200_000))
@@ -30,6 +30,15 @@ def test_one_pass_gives_blob_and_diff_id(tmp_path: Path, compression: Compressio
     assert file.stat().st_size == blob.size
     assert blob.diff_id == digest_bytes(DATA)
     assert b"".join(read_layer(file, compression)) == DATA
+
+
+@pytest.mark.parametrize("size", [1, 999, 70_000, 1 << 20])
+def test_chunks_are_read_as_a_file(size: int) -> None:
+    stream = ChunkStream(chunks())
+    pieces = list(iter(lambda: stream.read(size), b"")) if size > 1 else [stream.read(1), stream.read(len(DATA))]
+    assert b"".join(pieces) == DATA
+    assert {len(piece) for piece in pieces[:-1]} == {size}
+    assert stream.read(size) == b""
 
 
 def test_gzip_names_no_time_and_no_system(tmp_path: Path) -> None:
