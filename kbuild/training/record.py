@@ -187,7 +187,9 @@ def _save(draft: _Draft, environment: ModelEnvironment, code_paths: list[str], t
 
     kwargs = {name: draft.log_model_kwargs[name] for name in _SAVE_KWARGS if name in draft.log_model_kwargs}
     # MLflow advises against pickled models at each save; the clean process has the last word on this one.
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
+    logger = logging.getLogger("mlflow.pyfunc")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     metadata = {**(draft.log_model_kwargs.get("metadata") or {}), METADATA_KEY: _make_metadata(draft)}
     try:
         mlflow.pyfunc.save_model(
@@ -205,7 +207,7 @@ def _save(draft: _Draft, environment: ModelEnvironment, code_paths: list[str], t
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise RecordingError(f"MLflow cannot save the model: {error.message}{cause}") from error
     finally:
-        logging.getLogger("mlflow.pyfunc").setLevel(logging.NOTSET)
+        logger.setLevel(level)
     for compiled in sorted(target.rglob("__pycache__")):
         shutil.rmtree(compiled)
     # MLflow notes where each artifact came from: a path of this machine, of no use to anybody else.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import textwrap
 from pathlib import Path
@@ -95,6 +96,17 @@ def test_a_whole_checked_model_is_logged(
     everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert str(tmp_path).encode() not in everything
     assert not list(folder.rglob("__pycache__"))
+
+
+def test_the_users_log_level_comes_back(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
+    logger = logging.getLogger("mlflow.pyfunc")
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    try:
+        record(bind(package.score, package), catalog, settings=UNCHECKED)
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(before)
 
 
 def test_the_logged_model_answers(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
