@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults wait for minutes on a server that is not there; a person is waiting here.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -149,7 +150,6 @@ class MlflowStore:
         _require_database(self.tracking_uri)
         import mlflow
 
-        # Downloads of models:/ uris ask MLflow's global registry setting, whatever client is at hand.
         mlflow.set_tracking_uri(self.tracking_uri)
         if self.registry_uri is not None:
             mlflow.set_registry_uri(self.registry_uri)
@@ -163,13 +163,33 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            yield
+            with _settings_kept():
+                yield
         except MlflowException as error:
             raise _translated(error, what, self.tracking_uri) from error
         except requests.RequestException as error:
             raise _unavailable(self.tracking_uri, error) from error
         except OSError as error:
             raise OutputError(f"the model's files cannot be stored: {error.strerror or error}") from error
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Leave the process's tracking uri as it was: downloads of models:/ uris ask it, whatever client is at hand.
+
+    MLflow keeps it in a variable of its own and writes it into the environment, and tells the two apart nowhere.
+    """
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    variable = os.environ.get(_TRACKING_VARIABLE)
+    setting = utils._tracking_uri
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(setting)
+        if variable is not None:
+            os.environ[_TRACKING_VARIABLE] = variable
 
 
 def _resolve(client: MlflowClient, reference: ModelReference) -> str:

@@ -35,13 +35,6 @@ class Logged:
     model_id: str
 
 
-@pytest.fixture(autouse=True)
-def own_settings(logged: Logged) -> Iterator[None]:
-    """The store sets MLflow's tracking uri for the process; other tests are not to see that."""
-    yield
-    mlflow.set_tracking_uri(None)
-
-
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     folder = tmp_path_factory.mktemp("store")
@@ -65,10 +58,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     client.delete_logged_model(gone[0])
     version = mlflow.register_model(f"models:/{models[0]}", "churn")
     client.set_registered_model_alias("churn", "champion", version.version)
+    mlflow.set_tracking_uri(None)
     yield Logged(
         store=MlflowStore(tracking_uri=uri), one=one, two=two, none=none, deleted=deleted, model_id=str(models[0])
     )
-    mlflow.set_tracking_uri(None)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -134,6 +127,18 @@ def test_no_error_shows_the_password_of_the_tracking_uri(code: str) -> None:
     shown = fetching._translated(error, "run x", "https://me:secret@host.example")
     assert "secret" not in f"{shown.message} {shown.hint}"
     assert "host.example" in f"{shown.message} {shown.hint}"
+
+
+def test_asking_one_store_leaves_mlflow_set_to_another(logged: Logged, tmp_path: Path) -> None:
+    assert not mlflow.tracking.is_tracking_uri_set()
+    fetch(logged, logged.one, tmp_path)
+    assert not mlflow.tracking.is_tracking_uri_set()
+    mlflow.set_tracking_uri("sqlite:///other.db")
+    try:
+        fetch(logged, logged.one, tmp_path)
+        assert mlflow.get_tracking_uri() == "sqlite:///other.db"
+    finally:
+        mlflow.set_tracking_uri(None)
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
