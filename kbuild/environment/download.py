@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_file
-from kbuild.environment.credentials import expand_variables
+from kbuild.environment.credentials import expand_variables, split_credentials
 from kbuild.environment.index import Indexes, network_reason
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
@@ -143,8 +143,11 @@ class _Fetcher:
         self._stopped.set()
 
     def fetch(self, package: LockedPackage) -> Path:
+        auth = None
         if package.url.startswith(f"${CHANNEL_VARIABLE}/") and self._channel is not None:
             url = find_captured(package, self._channel).resolve().as_uri()
+        elif package.manager == "pip" and "@" in urlsplit(package.url).netloc:
+            url, auth = split_credentials(package.url, self._environ)
         else:
             url = resolve_url(package, channel=self._channel, environ=self._environ)
         target = _cache_path(package, self._cache)
@@ -154,7 +157,7 @@ class _Fetcher:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _writing(target), partial.open("wb") as file:
-                for chunk in self._chunks(package, url):
+                for chunk in self._chunks(package, url, auth):
                     state.update(chunk)
                     file.write(chunk)
             if state.hexdigest() != package.sha256:
@@ -168,8 +171,8 @@ class _Fetcher:
             partial.unlink(missing_ok=True)
         return target
 
-    def _chunks(self, package: LockedPackage, url: str) -> Iterator[bytes]:
-        chunks = _local_chunks(package, url) if url.startswith("file:") else self._remote_chunks(package, url)
+    def _chunks(self, package: LockedPackage, url: str, auth: tuple[str, str] | None) -> Iterator[bytes]:
+        chunks = _local_chunks(package, url) if url.startswith("file:") else self._remote_chunks(package, url, auth)
         for chunk in chunks:
             if self._stopped.is_set():
                 raise _Stopped
@@ -178,8 +181,9 @@ class _Fetcher:
                 self._progress.count(self._done, None)
             yield chunk
 
-    def _remote_chunks(self, package: LockedPackage, url: str) -> Iterator[bytes]:
-        auth = self._indexes.credentials_for(url, self._environ) if self._indexes is not None else None
+    def _remote_chunks(self, package: LockedPackage, url: str, auth: tuple[str, str] | None) -> Iterator[bytes]:
+        if auth is None and self._indexes is not None:
+            auth = self._indexes.credentials_for(url, self._environ)
         try:
             # The bytes as they are: a server that compresses a wheel on the way would change its digest.
             headers = {"Accept-Encoding": "identity"}

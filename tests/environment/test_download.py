@@ -1,3 +1,4 @@
+import base64
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,11 @@ def test_variables_in_urls(tmp_path: Path) -> None:
 def test_a_session_trusts_what_pip_trusts() -> None:
     assert make_session({"REQUESTS_CA_BUNDLE": "/etc/company.pem"}).verify == "/etc/company.pem"
     assert make_session({}).verify is True
+
+
+def test_a_password_that_no_url_could_hold_is_sent_as_a_header(site: Any, tmp_path: Path) -> None:
+    site.pages["/x-1-py3-none-any.whl"] = (200, WHEEL, b"x")
+    url = f"{site.url.replace('//', '//${U}:${P}@')}/x-1-py3-none-any.whl"
+    wanted = package("x", b"x", url)
+    fetch_packages([wanted], cache=tmp_path, channel=None, progress=Silent(), environ={"U": "me", "P": "p/ss#x"})
+    assert site.seen == [("/x-1-py3-none-any.whl", f"Basic {base64.b64encode(b'me:p/ss#x').decode()}")]
