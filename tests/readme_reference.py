@@ -35,7 +35,8 @@ def exit_codes() -> str:
     classes = [c for _, c in inspect.getmembers(kbuild.errors, inspect.isclass) if issubclass(c, KbuildError)]
     meanings = {0: "success", 1: "an error nobody foresaw; a defect", 2: "a command line that was not understood"}
     meanings |= {c.exit_code: " ".join((c.__doc__ or "").split()) for c in classes if c.exit_code > 2}
-    meanings |= {130: "stopped by Ctrl-C", 141: "the reader of its output went away"}
+    meanings |= {129: "stopped because its terminal went away", 130: "stopped by Ctrl-C"}
+    meanings |= {141: "the reader of its output went away", 143: "stopped by SIGTERM"}
     rows = [f"| {code} | {meanings[code].removesuffix('.')} |" for code in sorted(meanings)]
     return "\n".join(["| code | meaning |", "|---|---|", *rows, ""])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 
 import click
 
@@ -61,6 +63,9 @@ def cli() -> None:
 
 def run() -> None:
     """Run the command line and exit with its code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _end)
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -78,6 +83,11 @@ def run() -> None:
     except Exception as error:  # noqa: BLE001  the last place: no traceback may reach a user
         code = report(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Unwind, so that programs that were started, which lead groups of their own, end too."""
+    sys.exit(128 + number)
 
 
 def report(error: Exception) -> int:

@@ -1,6 +1,8 @@
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -92,3 +94,26 @@ print([name for name in ("mlflow", "docker", "rattler", "kedro") if name in sys.
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_sigterm_ends_what_was_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = f"sleep 30 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"
+    code = f"""
+from kbuild.cli import app
+from kbuild.process import run
+app.cli.main = lambda standalone_mode: run(["sh", "-c", {script!r}])
+app.run()
+"""
+    program = subprocess.Popen([sys.executable, "-c", code])
+    while not pid.exists():
+        assert program.poll() is None
+        time.sleep(0.02)
+    program.terminate()
+    assert program.wait(20) == 143
+    stat = Path(f"/proc/{pid.read_text().strip()}/stat")
+    for _ in range(100):
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("what it started goes on")
