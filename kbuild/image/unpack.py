@@ -25,7 +25,7 @@ import zstandard
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.tree import cached_tree, writing
 from kbuild.platform import host_platform
@@ -81,7 +81,7 @@ def unpack_image(layout: Path, *, digest: Digest | None = None, cache: Path, pro
 def apply_layer(chunks: Iterator[bytes], root: Path) -> None:
     """Apply one uncompressed layer to ``root``; raises InvalidImage for a path that leads nowhere good."""
     written: set[str] = set()
-    with tarfile.open(fileobj=cast(IO[bytes], _Stream(chunks)), mode="r|", bufsize=_READ) as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
         for member in archive:
             path = _clean(member.name)
             if path == "":
@@ -191,17 +191,3 @@ def _remove(path: str) -> None:
 
 def _is_directory(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
-
-
-class _Stream:
-    """Chunks as the file object that ``tarfile`` reads a stream from."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size and (chunk := next(self._chunks, b"")):
-            self._rest += chunk
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
