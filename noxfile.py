@@ -49,7 +49,8 @@ def lint(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """The real things: conda-lock, Docker, registry, MLflow server. Needs Debian and root for the whole of it."""
     install(session, "build", "demo", "test")
-    session.run("pytest", "integration", *session.posargs, env={"KBUILD_REPOSITORY": str(Path.cwd())})
+    # A file a worker: its tests share what they build, and two cores are what CI has.
+    session.run("pytest", "integration", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session

@@ -7,6 +7,7 @@ stopped by process id. Where they cannot be had a test is skipped with the reaso
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -67,10 +68,22 @@ class Registry:
     address: str
 
 
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """One process of the test run at a time: apt has one lock, and two workers may need it at once."""
+    with (Path(tempfile.gettempdir()) / "kbuild-integration-apt.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def install_engine() -> None:
     """Install Docker with BuildKit and a registry from Debian, unless they are there; skips where that cannot be."""
-    if shutil.which("dockerd") and shutil.which("docker-registry") and _buildx_works():
-        return
+    with only_one():
+        if not (shutil.which("dockerd") and shutil.which("docker-registry") and _buildx_works()):
+            _install_engine()
+
+
+def _install_engine() -> None:
     require(os.geteuid() == 0, "installing Docker takes root")
     require(shutil.which("apt-get") and _KEYRING.is_file(), "Docker is installed from Debian, and this is no Debian")
     (_APT / "sources.list.d" / f"kbuild-{SUITE}.sources").write_text(

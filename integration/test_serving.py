@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import requests
-from engines import free_port, require
+from engines import free_port, only_one, require
 from tool import BIN, Trained, running
 
 TESTS = Path(__file__).parent.parent / "tests" / "serving"
@@ -229,16 +229,22 @@ def test_tls_and_token(mixed: Path, tmp_path: Path) -> None:
         assert requests.get(f"{url}/version", verify=certificate, timeout=10).status_code == 401
 
 
+def _install_chromium() -> None:
+    if shutil.which("chromium") and shutil.which("chromedriver"):
+        return
+    require(os.geteuid() == 0 and shutil.which("apt-get"), "installing Chromium takes root and Debian")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    packages = ["chromium", "chromium-driver", "fonts-dejavu-core"]
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        done = subprocess.run(["apt-get", "-q", *words], env=env, capture_output=True, text=True)
+        require(done.returncode == 0, f"apt-get {words[0]} failed: {done.stderr.strip()[-400:]}")
+
+
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The url of a running chromedriver; Chromium comes from Debian where it is not there."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        require(os.geteuid() == 0 and shutil.which("apt-get"), "installing Chromium takes root and Debian")
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        packages = ["chromium", "chromium-driver", "fonts-dejavu-core"]
-        for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-            done = subprocess.run(["apt-get", "-q", *words], env=env, capture_output=True, text=True)
-            require(done.returncode == 0, f"apt-get {words[0]} failed: {done.stderr.strip()[-400:]}")
+    with only_one():
+        _install_chromium()
     port = free_port()
     with running(["chromedriver", f"--port={port}"], tmp_path_factory.mktemp("driver") / "log"):
         url = f"http://127.0.0.1:{port}"
