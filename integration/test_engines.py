@@ -39,7 +39,7 @@ COPY model/ /
 COPY --chown=5:6 --chmod=0750 model/ /opt/x/
 ENV PATH="/opt/bin:${{PATH}}" GREETING="a \\"quoted\\" \\$5 \\\\ value" OTHER='single $PATH'
 LABEL "org.example.a b"="x y" plain=value
-WORKDIR /work/dir
+WORKDIR /srv/dir
 WORKDIR /etc
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=1m30s --retries=3 CMD ["/bin/true"]
