@@ -211,13 +211,14 @@ def test_verify_and_run_serve_it_without_docker(tool: Tool, trained: Trained, de
     port = free_port()
     argv = [BIN / "kbuild", "run", "diabetes:demo", "--port", str(port)]
     process = subprocess.Popen(argv, env=tool.environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         assert process.stdout.readline().strip() == f"http://127.0.0.1:{port}"
         assert http(f"http://127.0.0.1:{port}/ping")[0] == 200
     finally:
         process.terminate()
         assert process.wait(20) == 0
+        process.stdout.close()
     with pytest.raises(requests.ConnectionError):
         http(f"http://127.0.0.1:{port}/ping")
 
@@ -242,8 +243,12 @@ def test_push_to_a_registry_and_build_on_it_as_base(
     name = f"{registry.address}/models/diabetes:1"
     pushed = tool("image", trained.run_id, "--push", name, cwd=trained.folder)
     assert pushed.out.strip() == f"{registry.address}/models/diabetes@{demo['digest']}"
-    status, _ = http(f"http://{registry.address}/v2/models/diabetes/manifests/{demo['digest']}")
-    assert status == 200
+    manifest = requests.get(
+        f"http://{registry.address}/v2/models/diabetes/manifests/{demo['digest']}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        timeout=30,
+    )
+    assert manifest.status_code == 200, manifest.text
     below = tool("image", trained.run_id, "--json", cwd=trained.folder).json["layers"]
     based = tool("image", trained.run_id, "--base", name, "--json", cwd=trained.folder).json
     assert based["digest"] != demo["digest"]
