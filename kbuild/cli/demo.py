@@ -72,7 +72,8 @@ def _tell(show: Show, result: DemoResult) -> None:
 def _program() -> str:
     """What to type for kbuild: its name where the shell finds this very one, else its path."""
     here = Path(sys.argv[0]).absolute()
-    found = shutil.which("kbuild")
+    # Under nox the PATH is nox's own: the shell that the user goes on in does not find the program by its name.
+    found = None if "NOX_CURRENT_SESSION" in os.environ else shutil.which("kbuild")
     return "kbuild" if here.name != "kbuild" or (found is not None and Path(found).absolute() == here) else str(here)
 
 
