@@ -183,7 +183,7 @@ def test_a_killed_worker_is_replaced_and_others_go_on(mixed: Path, tmp_path: Pat
 def test_fuzzed_bodies_never_make_it_fall(mixed: Path, tmp_path: Path) -> None:
     """Broken and hostile bodies: no traceback, no answer above 499 but MLflow's own, and it lives on."""
     cases = [c["body"].encode("utf-8", "surrogatepass") for c in json.loads((TESTS / "conformance.json").read_text())]
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)  # noqa: S311 - a seed, so that a failure can be had again
     with ours(mixed, tmp_path, KBUILD_WORKERS="1", KBUILD_MAX_BODY_BYTES="100000") as (url, process):
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
         for _ in range(1500):

@@ -23,7 +23,7 @@ from engines import DockerEngine, free_port, install_engine
 from tool import BIN, Tool, copy_project, running
 
 USER, PASSWORD = "builder", "correct horse"
-SECRET = "shared between training and its receiver"  # noqa: S105
+SECRET = "shared between training and its receiver"  # noqa: S105 - of this test alone
 ADVISORY = {
     "id": "PYSEC-2020-1",
     "modified": "2020-01-01T00:00:00Z",
