@@ -17,6 +17,7 @@ from uuid import uuid4
 from kbuild.serving import reply as replies
 from kbuild.serving.about import make_info, make_metadata
 from kbuild.serving.gate import Gate, GateFull, GateTimeout
+from kbuild.serving.limits import Limits
 from kbuild.serving.logs import LOGGER
 from kbuild.serving.metrics import CONTENT_TYPE, Metrics
 from kbuild.serving.model import ServedModel
@@ -60,6 +61,7 @@ class ServingApp:
         self._settings = settings
         self._metrics = metrics
         self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
+        self._limits = Limits(depth=settings.max_depth, rows=settings.max_rows, columns=settings.max_columns)
         self._site = Site(model.facts)
         self._metadata = Reply(status=200, body=make_metadata(model.facts))
         self._info = make_info(model.facts)
@@ -155,11 +157,11 @@ class ServingApp:
         return replies.NOT_READY
 
     def _ask(self, content_type: str) -> Work:
-        return lambda body: self._model.answer(body, content_type)
+        return lambda body: self._model.answer(body, content_type, self._limits)
 
     def _submit(self, body: bytes) -> tuple[Reply, bool]:
         request = self._site.read_form(body)
-        answer = None if request is None else self._model.answer(request, JSON)[0]
+        answer = None if request is None else self._model.answer(request, JSON, self._limits)[0]
         page = self._site.page(form=body, answer=answer)
         status = 200 if answer is not None and answer.status == 200 else 400
         return Reply(status=status, body=page, content_type=HTML, headers=self._site.headers), False

@@ -16,6 +16,7 @@ from typing import Any
 import kbuild
 from kbuild.errors import InvalidModel
 from kbuild.serving.fast import FastPath, make_fast_path
+from kbuild.serving.limits import Limits
 from kbuild.serving.logs import LOGGER
 from kbuild.serving.reply import FAILED, JSON, TEXT, TOO_DEEP, TOO_LONG, Reply
 
@@ -48,8 +49,12 @@ class ServedModel:
     fast: FastPath | None
     slow: Callable[[bytes, str], Reply]
 
-    def answer(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
+    def answer(self, body: bytes, content_type: str, limits: Limits | None = None) -> tuple[Reply, bool]:
         """The reply to ``POST /invocations``, and whether the short way gave it."""
+        # The short way takes no table but one of the signature's columns, so only its rows are counted before.
+        large = limits is not None and limits.is_large(body)
+        if limits is not None and large and (refused := limits.check(body, content_type)):
+            return refused, False
         if self.fast is not None and content_type in ("application/json", "application/json; charset=utf-8"):
             try:
                 found = self.fast.answer(body)
@@ -57,6 +62,8 @@ class ServedModel:
                 return TOO_DEEP, True
             if found is not None:
                 return Reply(status=200, body=found), True
+        if limits is not None and not large and (refused := limits.check(body, content_type)):
+            return refused, False
         return self.slow(body, content_type), False
 
 

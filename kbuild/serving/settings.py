@@ -31,6 +31,9 @@ class Settings:
     timeout: float = 60.0
     grace: float = 30.0
     max_body: int = 64 * 2**20
+    max_depth: int = 100
+    max_rows: int = 1_000_000
+    max_columns: int = 10_000
     access_log: bool = False
     stack_traces: bool = False
     token: str | None = field(default=None, repr=False)
@@ -59,6 +62,9 @@ class Settings:
             timeout=_seconds(environment, timeout, 60.0),
             grace=_seconds(environment, "KBUILD_GRACE", 30.0),
             max_body=_whole(environment, "KBUILD_MAX_BODY_BYTES", 64 * 2**20, 1, 2**40),
+            max_depth=_whole(environment, "KBUILD_MAX_DEPTH", 100, 1, 100_000),
+            max_rows=_whole(environment, "KBUILD_MAX_ROWS", 1_000_000, 1, 2**40),
+            max_columns=_whole(environment, "KBUILD_MAX_COLUMNS", 10_000, 1, 2**40),
             access_log=_flag(environment, "KBUILD_ACCESS_LOG"),
             stack_traces=_flag(environment, "KBUILD_STACK_TRACES"),
             token=_token(environment),
