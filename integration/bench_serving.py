@@ -113,7 +113,7 @@ def served(argv: list[str], environment: dict[str, str], port: int, question: by
             argv, env={**kept, "DO_NOT_TRACK": "1", **environment}, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            while not _answers(port, question):
+            while not answers(port, question):
                 if process.poll() is not None or time.monotonic() - begun > 120:
                     log.seek(0)
                     raise SystemExit(f"{argv[0]} did not start: {log.read()[-500:].decode()}")
@@ -125,7 +125,7 @@ def served(argv: list[str], environment: dict[str, str], port: int, question: by
             process.wait(30)
 
 
-def _answers(port: int, question: bytes) -> bool:
+def answers(port: int, question: bytes) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("POST", "/invocations", question, JSON)
