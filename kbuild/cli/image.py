@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import build_options, engine_option, json_option, make_image_request, make_tools, model_argument
+from kbuild.cli.options import (
+    build_options,
+    compression_option,
+    engine_option,
+    json_option,
+    make_image_request,
+    make_tools,
+    model_argument,
+)
 from kbuild.cli.show import Show
 from kbuild.image.oci.reference import ImageReference
 from kbuild.workflow import Delivery, ImageResult, build_image, fill_push
@@ -19,6 +27,7 @@ from kbuild.workflow import Delivery, ImageResult, build_image, fill_push
 @click.option("--tag", "-t", help="Name of the image, such as churn:1.")
 @engine_option
 @build_options
+@compression_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write an OCI layout folder, or FILE.tar.")
 @click.option("--load", is_flag=True, help="Also load it into the Docker engine.")
 @click.option(

@@ -15,7 +15,7 @@ from kbuild.cli.show import Show
 from kbuild.environment.locking import LockRequest
 from kbuild.errors import LabelError
 from kbuild.image.cache import DEFAULT_LIMIT, parse_size
-from kbuild.model.fetch import MlflowStore
+from kbuild.model.lean import open_store
 from kbuild.plan.render import Template
 from kbuild.platform import Platform, host_platform
 from kbuild.process import run
@@ -31,6 +31,13 @@ engine_option = click.option(
     default="auto",
     show_default=True,
     help="What builds: native needs no daemon, buildkit is docker buildx.",
+)
+
+
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip"]),
+    help="How layers are packed; gzip for what knows no zstd, such as Docker before 23.  [default: zstd]",
 )
 
 
@@ -69,7 +76,7 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     """The workflow's tools for the folder the command was started in."""
     config = project_config()
     uri = tracking_uri(config, Path.cwd())
-    store = MlflowStore(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or None)
+    store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None)
     return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show), config
 
 
@@ -107,6 +114,7 @@ def make_image_request(config: ProjectConfig, model: str, engine: str, options: 
         debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
         template=Template(file=template),
         labels=(*config.labels, *map(parse_label, options["labels"])),
+        compression=options.get("compression") or config.compression,
     )
 
 

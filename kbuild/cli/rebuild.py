@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+import zlib
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,13 +34,19 @@ def rebuild(
         if reuse_downloads:
             with show("check") as progress:
                 progress.note(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
-        stated = {"platform": str(claims.platform), "locked": True, "base": claims.base}
+        stated = {
+            "platform": str(claims.platform),
+            "locked": True,
+            "base": claims.base,
+            "compression": claims.compression,
+        }
         labels = [f"{key}={value}" for key, value in claims.labels]
         request = make_image_request(config, claims.model, "native", {**DEFAULTS, **stated, "labels": labels})
         result = build_image(request, Delivery(record=False), replace(tools, cache=clean), reuse=False)
         versions = {
             "python": platform.python_version(),
             "kbuild": version("kbuild"),
+            "zlib": zlib.ZLIB_RUNTIME_VERSION,
             "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
         }
         return judge(

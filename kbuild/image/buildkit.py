@@ -175,7 +175,7 @@ def _read_export(exported: Path, below: tuple[RawLayer, ...]) -> EngineOutput:
     try:
         image = layouts.find_manifest(exported)
         manifest = layouts.read_manifest(exported, image.digest)
-        _, texts = layouts.read_history(exported, manifest)
+        diff_ids, texts = layouts.read_history(exported, manifest)
         config = layouts.read_json_blob(exported, manifest.config.digest)
         kinds = [layer_compression(layer.media_type) for layer in manifest.layers]
     except (InvalidImage, ValueError) as error:
@@ -186,8 +186,9 @@ def _read_export(exported: Path, below: tuple[RawLayer, ...]) -> EngineOutput:
         RawLayer(
             content=ExportedLayer(path=layouts.blob_path(exported, layer.digest), compression=kind),
             created_by=text.removesuffix(_HISTORY_MARK),
+            diff_id=diff_id,
         )
-        for layer, kind, text in zip(manifest.layers, kinds, texts, strict=True)
+        for layer, kind, text, diff_id in zip(manifest.layers, kinds, texts, diff_ids, strict=True)
     ]
     return EngineOutput(layers=(*below, *layers[len(below) :]), config=dict(config.get("config") or {}))
 

@@ -18,6 +18,7 @@ from docker.models.containers import Container
 from kbuild.digest import Digest
 from kbuild.errors import ContainerFailed, EngineUnavailable, InvalidImage, OutputError
 from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.docker_archive import docker_archive
 from kbuild.image.oci.layout import layout_tar
 from kbuild.image.oci.reference import ImageReference
 from kbuild.progress import Progress
@@ -26,6 +27,8 @@ _STOP_SECONDS = 10
 # How containerd ends its message when its garbage collector took a layer that the new image shares with the one that
 # had its name before, while the new one was being unpacked. Loading it again brings the layer back.
 _COLLECTED = "does not exist: not found"
+# How Docker before 23 says that it cannot decompress a layer: it takes zstd for a plain tar.
+_NO_ZSTD = "invalid tar header"
 _HINT = "start Docker, or say where it is with DOCKER_HOST"
 
 
@@ -34,12 +37,14 @@ class LoadedImage:
     """An image in a daemon. ``id`` is what the daemon calls it.
 
     That is the manifest digest in a containerd image store (``keeps_digest``), the config digest in the older store,
-    which makes manifests anew when it pushes.
+    which makes manifests anew when it pushes. ``unpacked``: it could not read how the layers are packed, and was given
+    them plain.
     """
 
     reference: ImageReference
     id: Digest
     keeps_digest: bool
+    unpacked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,19 +115,22 @@ class DockerDaemon:
         Raises InvalidImage when the daemon refuses it or what it then has is another image.
         """
         named = reference.with_tag(reference.tag or "latest")
-        problem = self._load(image, named)
+        problem = self._load(layout_tar(image.layout, reference=named), named)
         if problem is not None and problem.endswith(_COLLECTED):
-            problem = self._load(image, named)
+            problem = self._load(layout_tar(image.layout, reference=named), named)
+        unpacked = problem is not None and _NO_ZSTD in problem
+        if unpacked:
+            problem = self._load(docker_archive(image.layout, image.digest, named), named)
         if problem is not None:
             raise InvalidImage(f"Docker {self.version} refuses the image: {problem}")
         found = self.find(named)
         if found not in (image.digest, image.config_digest):
             raise InvalidImage(f"Docker {self.version} has {found} as {named.familiar}, not {image.digest}")
-        return LoadedImage(reference=named, id=found, keeps_digest=found == image.digest)
+        return LoadedImage(reference=named, id=found, keeps_digest=found == image.digest, unpacked=unpacked)
 
-    def _load(self, image: BuiltImage, named: ImageReference) -> str | None:
+    def _load(self, archive: Iterator[bytes], named: ImageReference) -> str | None:
         with _asked(f"cannot load {named.familiar}"):
-            answer = self._client.api.load_image(layout_tar(image.layout, reference=named))  # type: ignore[no-untyped-call]
+            answer = self._client.api.load_image(archive)  # type: ignore[no-untyped-call]
             for message in answer:
                 if isinstance(message, dict) and message.get("error"):
                     return str(message["error"])

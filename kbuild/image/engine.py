@@ -46,11 +46,15 @@ class PackedBlob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawLayer:
-    """One layer and the Dockerfile text that made it; ``key`` is set where it may be kept for other images."""
+    """One layer and the Dockerfile text that made it.
+
+    ``key`` is set where it may be kept for other images, ``diff_id`` where the engine knows it before it is read.
+    """
 
     content: LayerSource | PackedBlob
     created_by: str
     key: Digest | None = None
+    diff_id: Digest | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

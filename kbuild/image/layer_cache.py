@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,12 @@ class LayerCache:
             return None
         return blob
 
-    def put(self, key: Digest, blob: PackedBlob) -> None:
-        """Keep a layer that was just written and hashed; raises OSError.
+    def by_diff_id(self, diff_id: Digest) -> PackedBlob | None:
+        """The layer whose tar has this digest, whoever packed it; None where there is none."""
+        return self.get(_diff_id_key(diff_id))
+
+    def put(self, key: Digest | None, blob: PackedBlob) -> None:
+        """Keep a layer that was just written and hashed, by its diff ID and by ``key``; raises OSError.
 
         ``blob.path`` may be linked, not copied: layer blobs are never changed in place.
         """
@@ -65,13 +70,15 @@ class LayerCache:
         kept = self.blobs / blob.digest.hex
         with blob.path.open("rb") as file:
             os.fsync(file.fileno())  # the record must not outlive a crash that its blob does not
-        temporary = kept.with_name(f".{kept.name[:16]}-{os.getpid()}-{key.hex[:8]}")
+        temporary = kept.with_name(f".{kept.name[:16]}-{os.getpid()}-{threading.get_ident()}")
         try:
             link_or_copy(blob.path, temporary)
             temporary.replace(kept)
         finally:
             temporary.unlink(missing_ok=True)
-        self._write(key, replace(blob, path=kept))
+        for each in (_diff_id_key(blob.diff_id), key):
+            if each is not None:
+                self._write(each, replace(blob, path=kept))
 
     @property
     def blobs(self) -> Path:
@@ -108,6 +115,10 @@ def layer_keys(plan: BuildPlan) -> dict[str, Digest]:
         layer.source: digest_json([RECIPE, str(plan.base), content[layer.name], [content[name] for name in layer.over]])
         for layer in plan.layers
     }
+
+
+def _diff_id_key(diff_id: Digest) -> Digest:
+    return digest_json(["diff ID", str(diff_id)])
 
 
 def _stamp(path: Path) -> list[int]:

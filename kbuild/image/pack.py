@@ -33,12 +33,15 @@ from kbuild.progress import Progress
 # faster than gzip and smaller. Docker 20.10 needs gzip.
 DEFAULT_COMPRESSION: media.Compression = "zstd"
 _RECIPE = 1
-# Changes whenever the same layers and plan would be packed to other bytes.
-PACKING = [_RECIPE, tarball.RECIPE, DEFAULT_COMPRESSION, SETTINGS[DEFAULT_COMPRESSION]]
 # The tar of nothing. WORKDIR on a folder that exists gives one; what changes nothing is left out of the image.
 _EMPTY_TAR = digest_bytes(bytes(1024))
 # Each worker compresses on a second thread beside it.
 _WORKERS = max(1, min(8, (os.cpu_count() or 2) // 2))
+
+
+def packing(compression: media.Compression) -> list[str | int]:
+    """What besides layers and plan decides the bytes that they are packed to: recipes, library, level."""
+    return [_RECIPE, tarball.RECIPE, compression, SETTINGS[compression]]
 
 
 def pack(
@@ -55,7 +58,8 @@ def pack(
     """Write the OCI layout directory ``destination`` and tell what is in it.
 
     An older layout at the same place is replaced, anything else in the way stays. Whole or not at all: it is made
-    beside the destination and renamed. Layers with a key are kept in ``cache``.
+    beside the destination and renamed. Layers with a key or a known diff ID are kept in ``cache``, and one whose
+    diff ID is known there already is not packed again.
     Raises OutputError when it cannot be written (disk full, no permission).
     """
     refuse_other(destination)
@@ -157,10 +161,12 @@ def _write_layers(
         number, layer = numbered
         if isinstance(layer.content, PackedBlob):
             return _carry_over(layer.content, layer.created_by, blobs)
+        if cache is not None and layer.diff_id is not None and (kept := cache.by_diff_id(layer.diff_id)) is not None:
+            return _carry_over(kept, layer.created_by, blobs)
         summary, descriptor = _write_layer(
             layer.content, layer.created_by, compression, blobs, f".layer{number}", counter
         )
-        if layer.key is not None and cache is not None:
+        if cache is not None and (layer.key is not None or layer.diff_id is not None):
             cache.put(layer.key, _as_blob(summary, descriptor, blobs))
         return summary, descriptor
 

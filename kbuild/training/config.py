@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kbuild.errors import ConfigurationError
 from kbuild.training.settings import TrainingSettings
@@ -44,6 +44,7 @@ class ProjectConfig:
     channels: tuple[str, ...] = ()
     interpreter: str = "auto"
     debian_mirror: str | None = None
+    compression: Literal["zstd", "gzip"] = "zstd"
     labels: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
     push: str | None = None
@@ -107,6 +108,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         channels=tuple(table.get("channels", ())),
         interpreter=table.get("interpreter", "auto"),
         debian_mirror=table.get("debian-mirror"),
+        compression=table.get("compression", "zstd"),
         labels=tuple(sorted(table.get("labels", {}).items())),
         tag=table.get("tag"),
         push=table.get("push"),

@@ -14,6 +14,7 @@ from kbuild.errors import InvalidImage
 from kbuild.image.diff import ImageDiff, diff_images
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
+from kbuild.image.oci.media import Compression, layer_compression
 from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID
 from kbuild.platform import Platform
 
@@ -25,7 +26,10 @@ _OWN = ("io.kbuild.", "org.opencontainers.image.created", "org.opencontainers.im
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """What an image's labels say. ``labels`` are those that kbuild does not set by itself."""
+    """What an image's labels say, and how its layers are packed, which its manifest says.
+
+    ``labels`` are those that kbuild does not set by itself.
+    """
 
     model: str
     base: str
@@ -33,6 +37,7 @@ class Claims:
     lock_digest: str
     model_digest: str
     labels: tuple[tuple[str, str], ...]
+    compression: Compression
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +66,7 @@ class RebuildReport:
             "lock_digest": self.claims.lock_digest,
             "base": self.claims.base,
             "platform": str(self.claims.platform),
+            "compression": self.claims.compression,
             "versions": dict(self.versions),
             "reused_downloads": self.reused_downloads,
             "seconds": dict(self.seconds),
@@ -87,7 +93,14 @@ def read_claims(image: BuiltImage) -> Claims:
         lock_digest=labels[_LOCK],
         model_digest=labels[_MODEL],
         labels=tuple((key, value) for key, value in sorted(labels.items()) if not key.startswith(_OWN)),
+        compression=_compression(image),
     )
+
+
+def _compression(image: BuiltImage) -> Compression:
+    """Of the topmost layer: those below may be a base image's own, carried over as they were."""
+    manifest = layouts.read_manifest(image.layout, image.digest)
+    return layer_compression(manifest.layers[-1].media_type)
 
 
 def judge(image: BuiltImage, rebuilt: BuiltImage, claims: Claims, **facts: Any) -> RebuildReport:

@@ -25,7 +25,8 @@ from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLaye
 from kbuild.image.layer_cache import LayerCache, layer_keys
 from kbuild.image.local import LocalImages
 from kbuild.image.native import copies_plan
-from kbuild.image.pack import DEFAULT_COMPRESSION, PACKING, pack
+from kbuild.image.oci.media import Compression
+from kbuild.image.pack import DEFAULT_COMPRESSION, pack, packing
 from kbuild.image.rootfs import Environment, environment_recipe
 from kbuild.image.staging import Stage, complete, needed_layers
 from kbuild.image.wheel_facts import split_wheels
@@ -54,6 +55,7 @@ class ImageRequest:
     debian_mirror: str | None = None
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
+    compression: Compression = DEFAULT_COMPRESSION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,7 @@ class _Prepared:
     plan: BuildPlan
     platform: Platform
     stage: Stage
+    compression: Compression
 
 
 def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path | None, force: bool = False) -> Locked:
@@ -102,7 +105,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     images = LocalImages(tools.cache / "images")
     with _workdir(tools) as workdir:
         prepared = _prepare(request, tools, workdir, record=delivery.record)
-        key = digest_json([str(prepared.plan.digest), request.engine, PACKING])
+        key = digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
         image = images.by_plan(key) if reuse else None
         reused = image is not None
         if image is None:
@@ -146,7 +149,15 @@ def _prepare(request: ImageRequest, tools: Tools, workdir: Path, *, record: bool
     )
     owned = bundle.root.is_relative_to(workdir)
     stage = Stage(bundle=bundle, owned=owned, base=base, environment=environment, groups=groups)
-    return _Prepared(bundle=bundle, locked=locked, base=base, plan=plan, platform=platform, stage=stage)
+    return _Prepared(
+        bundle=bundle,
+        locked=locked,
+        base=base,
+        plan=plan,
+        platform=platform,
+        stage=stage,
+        compression=request.compression,
+    )
 
 
 def _fetch(model: str, tools: Tools, workdir: Path) -> ModelBundle:
@@ -222,13 +233,14 @@ def _build(
                 progress.note(f"{error.message}; building with buildkit instead")
     context = complete(_stage(prepared, tools, workdir / "whole", {}))
     with tools.phases("build") as progress:
-        return _build_with("buildkit", context, prepared.base, images, tools, workdir, progress)
+        cache = _layer_cache(prepared, tools)
+        return _build_with("buildkit", context, prepared.base, images, tools, workdir, progress, cache)
 
 
 def _build_native(prepared: _Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
     """What earlier builds packed is taken, where the Dockerfile's layers follow from the plan."""
     plan = prepared.plan
-    cache = LayerCache(root=tools.cache / "layers", compression=DEFAULT_COMPRESSION)
+    cache = _layer_cache(prepared, tools)
     known = NOTHING_KNOWN
     if copies_plan(plan):
         keys = layer_keys(plan)
@@ -238,7 +250,7 @@ def _build_native(prepared: _Prepared, images: LocalImages, tools: Tools, workdi
     with tools.phases("build") as progress:
         if known.packed:
             progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
-        return _build_with("native", context, prepared.base, images, tools, workdir, progress, known, cache)
+        return _build_with("native", context, prepared.base, images, tools, workdir, progress, cache, known)
 
 
 def _build_with(
@@ -249,15 +261,24 @@ def _build_with(
     tools: Tools,
     workdir: Path,
     progress: Progress,
+    cache: LayerCache,
     known: KnownLayers = NOTHING_KNOWN,
-    cache: LayerCache | None = None,
 ) -> BuiltImage:
     engine = make_engine(name, tools.run)
     progress.note(f"{name} engine: {engine.probe()}")
     scratch = workdir / name
     scratch.mkdir()
     output = engine.build(context, base, workdir=scratch, progress=progress, known=known)
-    return images.add(lambda layout: pack(output, context.plan, layout, engine=name, progress=progress, cache=cache))
+
+    def write(layout: Path) -> BuiltImage:
+        plan, compression = context.plan, cache.compression
+        return pack(output, plan, layout, engine=name, progress=progress, compression=compression, cache=cache)
+
+    return images.add(write)
+
+
+def _layer_cache(prepared: _Prepared, tools: Tools) -> LayerCache:
+    return LayerCache(root=tools.cache / "layers", compression=prepared.compression)
 
 
 def _check_glibc(base: ResolvedBase, environment: Environment, packages: Sequence[LockedPackage]) -> None:

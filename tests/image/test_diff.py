@@ -115,6 +115,7 @@ def test_what_an_image_claims(tmp_path: Path) -> None:
     image = build(tmp_path / "a", FILES, more='LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d"\n')
     claims = read_claims(image)
     assert (claims.model, claims.base, claims.labels) == ("models:/m-1", "debian:bookworm", (("team", "a"),))
+    assert claims.compression == "zstd"
     with pytest.raises(InvalidImage, match=r"no label io\.kbuild\.lock\.digest"):
         read_claims(build(tmp_path / "b", FILES))
 

@@ -60,3 +60,17 @@ def test_a_layer_that_was_collected_meanwhile_is_loaded_again(
         with pytest.raises(InvalidImage, match="refuses the image: no space left"):
             daemon.load(image, ImageReference.parse("churn"))
     assert len(api.answers) == 2 - loads
+
+
+def test_an_engine_that_reads_no_zstd_gets_the_layers_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api([{"error": "Error processing tar file(exit status 1): archive/tar: invalid tar header"}], [])
+    daemon = DockerDaemon.__new__(DockerDaemon)
+    daemon._client, daemon.version = SimpleNamespace(api=api), "20.10"
+    image = SimpleNamespace(layout=Path("/nowhere"), digest=digest_bytes(b"manifest"), config_digest=digest_bytes(b"c"))
+    asked: list[object] = []
+    monkeypatch.setattr("kbuild.image.docker.layout_tar", lambda *_, **__: iter(()))
+    monkeypatch.setattr("kbuild.image.docker.docker_archive", lambda *words: asked.append(words) or iter(()))
+    monkeypatch.setattr(DockerDaemon, "find", lambda *_: image.config_digest)
+    loaded = daemon.load(image, ImageReference.parse("churn"))
+    assert loaded.unpacked and not loaded.keeps_digest
+    assert asked == [(image.layout, image.digest, ImageReference.parse("churn:latest"))]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kbuild.digest import digest_bytes
-from kbuild.image.engine import BuiltImage, KnownLayers
+from kbuild.image.engine import BuiltImage, EngineOutput, KnownLayers, RawLayer
 from kbuild.image.layer_cache import LayerCache, layer_keys
 from kbuild.image.native import NativeEngine, copies_plan
 from kbuild.image.oci.validate import validate_layout
@@ -139,3 +140,23 @@ def test_only_the_plans_own_copies_are_taken_from_the_cache(tmp_path: Path, line
     plan = make_context(tmp_path / "a", TREES).plan
     assert copies_plan(plan)
     assert not copies_plan(replace(plan, dockerfile=f"{plan.dockerfile}{line}\n"))
+
+
+def test_a_layer_is_not_packed_again_where_an_engine_tells_its_diff_id(tmp_path: Path, cache: LayerCache) -> None:
+    """As BuildKit does, which knows no keys: whoever packed the same tar first."""
+    context = make_context(tmp_path / "a", TREES)
+    native, _ = build(context, tmp_path / "image1", cache)
+    layers = tuple(
+        RawLayer(content=Unreadable(), created_by=layer.created_by, diff_id=layer.diff_id) for layer in native.layers
+    )
+    output = EngineOutput(layers=layers, config={})
+    image = pack(output, context.plan, tmp_path / "image2", engine="buildkit", progress=Silent(), cache=cache)
+    assert [layer.digest for layer in image.layers] == [layer.digest for layer in native.layers]
+    other = replace(cache, compression="gzip")
+    with pytest.raises(AssertionError, match="read"):
+        pack(output, context.plan, tmp_path / "image3", engine="buildkit", progress=Silent(), cache=other)
+
+
+class Unreadable:
+    def chunks(self) -> Iterator[bytes]:
+        raise AssertionError("the layer was read")
