@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -57,11 +58,11 @@ class ServingApp:
 
     def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics) -> None:
         self.ready = False
-        self._model = model
+        self._limits = Limits(depth=settings.max_depth, rows=settings.max_rows, columns=settings.max_columns)
+        self._model = replace(model, slow=self._limits.guard(model.slow))
         self._settings = settings
         self._metrics = metrics
         self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
-        self._limits = Limits(depth=settings.max_depth, rows=settings.max_rows, columns=settings.max_columns)
         self._site = Site(model.facts)
         self._metadata = Reply(status=200, body=make_metadata(model.facts))
         self._info = make_info(model.facts)
@@ -157,11 +158,17 @@ class ServingApp:
         return replies.NOT_READY
 
     def _ask(self, content_type: str) -> Work:
-        return lambda body: self._model.answer(body, content_type, self._limits)
+        return lambda body: self._ask_model(body, content_type)
+
+    def _ask_model(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
+        # The short way takes no table but one of the signature's columns, so only its rows are counted before.
+        if self._limits.is_large(body) and (refused := self._limits.check(body, content_type)):
+            return refused, False
+        return self._model.answer(body, content_type)
 
     def _submit(self, body: bytes) -> tuple[Reply, bool]:
         request = self._site.read_form(body)
-        answer = None if request is None else self._model.answer(request, JSON, self._limits)[0]
+        answer = None if request is None else self._ask_model(request, JSON)[0]
         page = self._site.page(form=body, answer=answer)
         status = 200 if answer is not None and answer.status == 200 else 400
         return Reply(status=status, body=page, content_type=HTML, headers=self._site.headers), False

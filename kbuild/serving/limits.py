@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,10 @@ class Limits:
         if kind == _PARQUET:
             return self._check_size(*_read_parquet_size(body))
         return None
+
+    def guard(self, answer: Callable[[bytes, str], Reply]) -> Callable[[bytes, str], Reply]:
+        """``answer`` behind the limits."""
+        return lambda body, content_type: self.check(body, content_type) or answer(body, content_type)
 
     def _check_json(self, body: bytes) -> Reply | None:
         if body.count(b"[") + body.count(b"{") > self.depth and is_deeper(body, self.depth):
