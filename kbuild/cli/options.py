@@ -15,7 +15,7 @@ from kbuild.cli.show import Show
 from kbuild.environment.locking import LockRequest
 from kbuild.errors import LabelError
 from kbuild.image.cache import DEFAULT_LIMIT, parse_size
-from kbuild.model.fetch import MlflowStore
+from kbuild.model.lean import open_store
 from kbuild.plan.render import Template
 from kbuild.platform import Platform, host_platform
 from kbuild.process import run
@@ -76,7 +76,7 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     """The workflow's tools for the folder the command was started in."""
     config = project_config()
     uri = tracking_uri(config, Path.cwd())
-    store = MlflowStore(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or None)
+    store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None)
     return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show), config
 
 

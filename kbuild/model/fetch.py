@@ -36,7 +36,7 @@ class RunFacts:
     parameters: Mapping[str, str]
 
 
-_MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
+MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 
 
 class ModelStore(Protocol):
@@ -134,7 +134,7 @@ class MlflowStore:
             for version in client.search_model_versions(f"run_id = '{run_id}'"):
                 # The open-source registry keeps no model id, but the model's own uri or folder, which has it.
                 # A version that MLflow 2 registered has none there: a run had one model of a name then.
-                found = _MODEL_ID.search(str(version.source))
+                found = MODEL_ID.search(str(version.source))
                 if model_id is None or found is None or found[0] == model_id:
                     for name, value in tags.items():
                         client.set_model_version_tag(version.name, version.version, name, value)

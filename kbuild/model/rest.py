@@ -1,0 +1,247 @@
+"""A tracking server, asked by MLflow's REST API.
+
+https://mlflow.org/docs/latest/api_reference/rest-api.html; artifacts that the server passes on are described in "MLflow
+Tracking Server", under "Using the Tracking Server for proxied artifact access".
+"""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import mimetypes
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from kbuild.model.folders import open_local, plain
+from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
+
+_API = "/api/2.0/mlflow"
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+_TIMEOUT = (5, 20)
+_PARALLEL = 8
+_CHUNK = 1 << 20
+# MLflow's client fetches and sends large files in parts where a server can: from here on it is worth its start.
+_LARGE = 200_000_000
+
+
+@contextmanager
+def open_rest(uri: str) -> Iterator[Tracking]:
+    """The server at an http uri, with the credentials and certificates that MLflow's variables name.
+
+    Asked once, without MLflow's patience: what does not answer as expected is Unfamiliar.
+    """
+    with requests.Session() as session:
+        session.headers["User-Agent"] = "kbuild"
+        _trust(session, os.environ)
+        try:
+            yield _Rest(session=session, base=uri.rstrip("/"))
+        except (requests.RequestException, KeyError, TypeError, AttributeError, ValueError) as error:
+            # No answer, or one of another form than the documented one.
+            raise Unfamiliar(f"the server: {error}") from error
+
+
+def _trust(session: requests.Session, environ: Mapping[str, str]) -> None:
+    user, password = _user(environ)
+    token = environ.get("MLFLOW_TRACKING_TOKEN")
+    if user and password:
+        coded = base64.b64encode(f"{user}:{password}".encode()).decode()
+        session.headers["Authorization"] = f"Basic {coded}"
+    elif token:
+        session.headers["Authorization"] = f"Bearer {token}"
+    insecure = environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower()
+    if insecure not in ("true", "false", "1", "0"):
+        raise Unfamiliar("MLFLOW_TRACKING_INSECURE_TLS is no boolean")
+    authority = environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    if insecure in ("true", "1"):
+        # MLflow's client warns, and refuses both at once.
+        raise Unfamiliar("certificates are not checked")
+    if authority:
+        session.verify = authority
+    if certificate := environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
+        session.cert = certificate
+
+
+def _user(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Of MLflow's variables, else of its file ``~/.mlflow/credentials``."""
+    parser = configparser.ConfigParser()
+    path = Path("~/.mlflow/credentials").expanduser()
+    try:
+        parser.read(path)
+        user, password = (
+            environ.get(name) or parser.get("mlflow", name.lower(), fallback=None)
+            for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+        )
+    except configparser.Error as error:
+        raise Unfamiliar(f"{path} cannot be read") from error
+    return user, password
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rest:
+    """A ``Tracking``."""
+
+    session: requests.Session
+    base: str
+
+    def run(self, run_id: str) -> Run:
+        run = self._get("/runs/get", run_id=run_id)["run"]
+        info, data = run["info"], run["data"]
+        outputs = run.get("outputs", {}).get("model_outputs", ())
+        return Run(
+            run_id=info["run_id"],
+            artifact_uri=info["artifact_uri"],
+            active=info["lifecycle_stage"] == "active",
+            tags=_texts(data.get("tags", ())),
+            parameters=_texts(data.get("params", ())),
+            models=tuple(dict.fromkeys(output["model_id"] for output in outputs)),
+        )
+
+    def logged_model(self, model_id: str) -> LoggedModel | None:
+        answer = self.session.get(f"{self.base}{_API}/logged-models/{plain(model_id)}", timeout=_TIMEOUT)
+        if answer.status_code == requests.codes.not_found:
+            if answer.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise Unfamiliar("the server knows no logged models")
+        info = _json(answer)["model"]["info"]
+        return LoggedModel(
+            model_id=info["model_id"],
+            name=info["name"],
+            location=info["artifact_uri"],
+            ready=info["status"] == "LOGGED_MODEL_READY",
+        )
+
+    def version_with_alias(self, name: str, alias: str) -> str:
+        return str(self._get("/registered-models/alias", name=name, alias=alias)["model_version"]["version"])
+
+    def version_location(self, name: str, version: str) -> str:
+        return str(self._get("/model-versions/get-download-uri", name=name, version=version)["artifact_uri"])
+
+    def versions_of(self, run_id: str) -> Sequence[Version]:
+        answer = self._get("/model-versions/search", filter=f"run_id = '{plain(run_id)}'", max_results="10000")
+        if answer.get("next_page_token"):
+            raise Unfamiliar("more versions than one page")
+        return [
+            Version(
+                name=each["name"],
+                version=str(each["version"]),
+                source=each.get("source", ""),
+                tags=_texts(each.get("tags", ())),
+            )
+            for each in answer.get("model_versions", ())
+        ]
+
+    def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        for name, value in tags.items():
+            self._post("/runs/set-tag", run_id=run_id, key=name, value=value)
+
+    def set_version_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        for name, value in tags.items():
+            self._post("/model-versions/set-tag", name=version.name, version=version.version, key=name, value=value)
+
+    def folder(self, location: str) -> Folder:
+        parts = urlsplit(location)
+        if parts.scheme != "mlflow-artifacts":
+            return open_local(location)
+        if parts.netloc or parts.query or parts.fragment:
+            raise Unfamiliar("artifacts of another server")
+        return _PassedOn(session=self.session, url=f"{self.base}{_ARTIFACTS}", root=plain(parts.path.strip("/")))
+
+    def _get(self, path: str, **values: str) -> dict[str, Any]:
+        return _json(self.session.get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
+
+    def _post(self, path: str, **values: str) -> None:
+        _json(self.session.post(f"{self.base}{_API}{path}", json=values, timeout=_TIMEOUT))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PassedOn:
+    """A ``Folder`` that the tracking server passes on from wherever it keeps artifacts."""
+
+    session: requests.Session
+    url: str
+    root: str
+
+    def place(self, into: Path) -> Path:
+        files = list(self._files(""))
+        if not files or sum(size for _, size in files) > _LARGE:
+            raise Unfamiliar("no files, or large ones")
+        for folder in {(into / path).parent for path, _ in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            for _ in pool.map(lambda file: self._download(file[0], into / file[0], file[1]), files):
+                pass
+        return into
+
+    def names(self, path: str) -> frozenset[str]:
+        return frozenset(name for name, _, _ in self._listed(path))
+
+    def fetch(self, path: str, into: Path) -> Path:
+        folder, _, wanted = plain(path).rpartition("/")
+        for name, is_folder, size in self._listed(folder):
+            if name == wanted and not is_folder and size <= _LARGE:
+                target = into / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._download(path, target, size)
+                return target
+        raise Unfamiliar("no plain file")
+
+    def put(self, file: Path, path: str) -> None:
+        if file.stat().st_size > _LARGE:
+            raise Unfamiliar("a large file")
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        url = f"{self.url}/{self.root}/{plain(path)}/{plain(file.name)}"
+        with file.open("rb") as content:
+            _json(self.session.put(url, data=content, headers={"Content-Type": kind}, timeout=_TIMEOUT))
+
+    def _files(self, folder: str) -> Iterator[tuple[str, int]]:
+        for name, is_folder, size in self._listed(folder):
+            path = f"{folder}/{name}" if folder else name
+            if is_folder:
+                yield from self._files(path)
+            else:
+                yield path, size
+
+    def _listed(self, folder: str) -> list[tuple[str, bool, int]]:
+        path = f"{self.root}/{plain(folder)}" if folder else self.root
+        answer = _json(self.session.get(self.url, params={"path": path}, timeout=_TIMEOUT))
+        return [
+            (_name(each["path"]), bool(each.get("is_dir")), int(each.get("file_size", 0)))
+            for each in answer.get("files", ())
+        ]
+
+    def _download(self, path: str, target: Path, size: int) -> None:
+        with self.session.get(f"{self.url}/{self.root}/{plain(path)}", stream=True, timeout=_TIMEOUT) as answer:
+            if answer.status_code != requests.codes.ok:
+                raise Unfamiliar(f"the server answers {answer.status_code}")
+            with target.open("wb") as file:
+                for chunk in answer.iter_content(_CHUNK):
+                    file.write(chunk)
+        if target.stat().st_size != size:
+            raise Unfamiliar(f"{path} has another size than the server lists")
+
+
+def _name(path: str) -> str:
+    if "/" in path:
+        raise Unfamiliar("a listing of another form")
+    return plain(path)
+
+
+def _json(answer: requests.Response) -> dict[str, Any]:
+    if answer.status_code != requests.codes.ok:
+        raise Unfamiliar(f"the server answers {answer.status_code}")
+    value = answer.json()
+    if not isinstance(value, dict):
+        raise Unfamiliar("an answer of another form")
+    return value
+
+
+def _texts(pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {str(pair["key"]): str(pair.get("value", "")) for pair in pairs}

@@ -1,0 +1,144 @@
+"""What a build asks of a tracking store, and how it is answered without MLflow's client.
+
+Importing MLflow takes longer than everything else that ``kbuild image`` does when nothing has changed. So the few
+questions of a build are answered from the store itself where its form is known exactly: a sqlite file of a schema that
+was tested, or MLflow's documented REST API. Whatever else there may be is ``Unfamiliar``, and MLflow's client, which
+stays the authority, is asked instead. No error is made up here: what is not found is also left to it to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class Unfamiliar(Exception):
+    """Only MLflow's client can answer this; the message says why. Never reaches users."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run; ``models`` are the ids of the models it logged, in order, each once. ``active`` ones are not deleted."""
+
+    run_id: str
+    artifact_uri: str
+    active: bool
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    models: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggedModel:
+    """A logged model that was not deleted; ``ready`` says that it was finished, ``location`` is its artifacts' uri."""
+
+    model_id: str
+    name: str
+    location: str
+    ready: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    source: str
+    tags: Mapping[str, str]
+
+
+class Tracking(Protocol):
+    """An open store. Every method raises Unfamiliar for what it does not know for certain, absent things included."""
+
+    def run(self, run_id: str) -> Run:
+        """The run."""
+
+    def logged_model(self, model_id: str) -> LoggedModel | None:
+        """The model, None where it was deleted."""
+
+    def version_with_alias(self, name: str, alias: str) -> str:
+        """The number of the version that has this alias."""
+
+    def version_location(self, name: str, version: str) -> str:
+        """The uri of a registered version's files."""
+
+    def versions_of(self, run_id: str) -> Sequence[Version]:
+        """The registered versions that came from a run."""
+
+    def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Write tags of an active run."""
+
+    def set_version_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Write tags of a registered version."""
+
+    def folder(self, location: str) -> Folder:
+        """The artifacts at a uri."""
+
+
+class Folder(Protocol):
+    """A folder of artifacts; paths in it are relative, with forward slashes."""
+
+    def place(self, into: Path) -> Path:
+        """A local folder with all its files: the artifacts themselves where they are local, else a copy in ``into``."""
+
+    def names(self, path: str) -> frozenset[str]:
+        """The names directly below ``path``; empty where there is no such folder."""
+
+    def fetch(self, path: str, into: Path) -> Path:
+        """Copy one file or folder into a folder; returns where it is."""
+
+    def put(self, file: Path, path: str) -> None:
+        """Store a file below the folder ``path``, whole or not at all."""
+
+
+def open_tracking(uri: str) -> AbstractContextManager[Tracking]:
+    """The store at a tracking uri, open until the block ends; raises Unfamiliar."""
+    if uri.startswith("sqlite:///"):
+        from kbuild.model.sqlite import open_sqlite
+
+        return open_sqlite(uri)
+    if uri.startswith(("http://", "https://")):
+        from kbuild.model.rest import open_rest
+
+        return open_rest(uri)
+    raise Unfamiliar("a tracking uri of another kind")
+
+
+def reasons(environ: Mapping[str, str], registry_uri: str | None, tracking_uri: str) -> Iterator[str]:
+    """Why this environment's store must be left to MLflow's client; nothing where it need not."""
+    for name in environ:
+        if name.startswith("DATABRICKS_RUNTIME") or (
+            name.startswith("MLFLOW_")
+            and (any(word in name for word in _CHANGING) or (name.startswith(_PREFIX) and name not in _KNOWN))
+        ):
+            yield f"{name} is set"
+    registry = registry_uri or environ.get("MLFLOW_REGISTRY_URI") or tracking_uri
+    if registry != tracking_uri:
+        yield "the registry is another store"
+    yield from _plugins()
+
+
+_PREFIX = "MLFLOW_TRACKING_"
+_KNOWN = frozenset(
+    _PREFIX + name
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH")
+)
+# What these words stand in changes how MLflow reaches a store, or which part of it counts.
+_CHANGING = ("WORKSPACE", "MULTIPART", "SQLALCHEMY", "REPLICA", "REDIRECT", "PROXY", "UC_")
+# Of MLflow's entry points (docs: "MLflow Plugins") those that change how a store is reached.
+_PLUGGED = ("mlflow.tracking_store", "mlflow.artifact_repository", "mlflow.model_registry_store")
+_HEADERS = ("mlflow.request_header_provider", "mlflow.request_auth_provider")
+
+
+def _plugins() -> Iterator[str]:
+    from importlib.metadata import entry_points
+
+    groups = entry_points()
+    for group in (*_PLUGGED, *_HEADERS):
+        for point in groups.select(group=group):
+            if point.value.partition(".")[0].partition(":")[0] != "mlflow":
+                yield f"the plugin {point.value} is installed"
