@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 import kbuild
-from kbuild.serving.model import Facts
+from kbuild.serving.facts import Facts
 
 # What the build writes into the image's environment, and what whoever runs it may add.
 _VARIABLES = {

@@ -8,7 +8,7 @@ Only what surely ends up the same is read here. Everything else raises Unusual, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ class TableReader:
     def __init__(self, types: Mapping[str, str]) -> None:
         self.names = tuple(types)
         self._readers = {name: READERS[kind] for name, kind in types.items()}
+        self._csv_types = {name: CSV_TYPES[kind] for name, kind in types.items()}
         # MLflow's tensor forms make numpy strings of text, which is another road with other turns.
         self._numbers_only = not any(kind == "string" for kind in types.values())
 
@@ -42,6 +43,14 @@ class TableReader:
         else:
             columns = self._records(data) if kind == "instances" else self._inputs(data)
         return pd.DataFrame({name: read(columns[name]) for name, read in self._readers.items()})
+
+    def read_csv(self, text: TextIO) -> pd.DataFrame:
+        """The table in CSV of exactly the signature's columns, in any order; raises Unusual, and pandas' errors."""
+        # What ``mlflow.pyfunc.scoring_server.parse_csv_input`` asks for; every column then has its type already.
+        table = pd.read_csv(text, dtype=self._csv_types)
+        if len(table.columns) != len(self.names) or {*table.columns} != {*self.names}:
+            raise Unusual
+        return pd.DataFrame({name: table[name] for name in self.names})
 
     def _split(self, data: Any) -> Mapping[str, Values]:
         if type(data) is not dict or data.keys() != {"columns", "data"}:
@@ -127,3 +136,12 @@ READERS: dict[str, Reader] = {
     "string": _read_string,
 }
 """By the names of ``mlflow.types.DataType``; a signature with any other type is MLflow's own."""
+
+CSV_TYPES: dict[str, Any] = {
+    "double": np.dtype("float64"),
+    "float": np.dtype("float32"),
+    "long": np.dtype("int64"),
+    "boolean": np.dtype("bool"),
+    "string": object,
+}
+"""``DataType.to_pandas()`` of the same types."""

@@ -1,58 +1,76 @@
-"""The short way from a JSON body to predictions, for kbuild's own models with a signature of plain columns.
+"""The short way from a request to predictions, for kbuild's own models with a signature of plain columns.
 
 It answers what it can and leaves the rest, errors above all, to MLflow: the question is then answered there from the
-start, so a caller cannot tell which way was taken.
+start, so a caller cannot tell which way was taken. Imports nothing of MLflow.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from io import StringIO
 from typing import Any
 
 from kbuild.serving.answer import write_predictions
 from kbuild.serving.columns import FORMATS, READERS, TableReader, Unusual
+from kbuild.serving.params import ParamReader
 
 _MODEL = ("kbuild.training.pyfunc", "KedroPipelineModel")
+_JSON = "application/json"
+_CSV = "text/csv"
 
 
 class FastPath:
-    """Prepared at load; ``answer`` may run in many threads at once."""
+    """Prepared at load; ``answer`` may run in many threads at once.
 
-    def __init__(self, python_model: Any, types: dict[str, str], params_schema: Any) -> None:
-        from mlflow.models.utils import _enforce_params_schema
-        from mlflow.utils.proto_json_utils import NumpyEncoder, _get_jsonable_obj
+    ``types`` are MLflow's type names by column. Raises Unusual for a signature that is not answered here.
+    """
 
-        self._predict = python_model.predict
+    def __init__(self, python_model: Any, types: Mapping[str, str], params: Sequence[Mapping[str, Any]] | None) -> None:
+        self.predict = python_model.predict
         self._reader = TableReader(types)
-        self._params_schema = params_schema
-        self._enforce = _enforce_params_schema
-        self._encoder = NumpyEncoder
-        self._plain = _get_jsonable_obj
+        self._params = ParamReader(params)
 
-    def answer(self, body: bytes) -> bytes | None:
+    def answer(self, body: bytes, content_type: str = _JSON) -> bytes | None:
         """MLflow's response body, None for what MLflow has to answer; raises RecursionError for JSON too deep."""
         try:
-            request = json.loads(body)
-            table, params = self._parse(request)
-            predictions = self._predict(None, table, params=params)
-            return write_predictions(predictions, self._encoder, self._plain)
+            table, params = self.read(body, content_type)
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001  whatever went wrong, MLflow's path meets it again and says it its way
             return None
+        try:
+            return write_predictions(self.predict(None, table, params=params))
+        except Exception:  # noqa: BLE001  the same
+            return None
 
-    def _parse(self, request: Any) -> tuple[Any, Any]:
+    def read(self, body: bytes, content_type: str) -> tuple[Any, Any]:
+        """The table and the params of a request; raises Unusual, and what parsing raises."""
+        kind = _media_type(content_type)
+        if kind == _CSV:
+            # What ends lines in a way of its own also escapes the count of rows.
+            if body.count(b"\r") != body.count(b"\r\n"):
+                raise Unusual
+            return self._reader.read_csv(StringIO(body.decode())), self._params.read(None)
+        if kind != _JSON:
+            raise Unusual
+        request = json.loads(body)
         if type(request) is not dict or not request.keys() <= {*FORMATS, "params"}:
             raise Unusual
-        params = request.pop("params", None)
+        params = self._params.read(request.pop("params", None))
         if len(request) != 1:
             raise Unusual
-        # Without a schema MLflow drops params and logs it; with one it logs what it does not know.
-        if params and (self._params_schema is None or type(params) is not dict):
-            raise Unusual
-        params = self._enforce(params, self._params_schema)
-        ((kind, data),) = request.items()
-        return self._reader.read(kind, data), params
+        ((form, data),) = request.items()
+        return self._reader.read(form, data), params
+
+
+def _media_type(content_type: str) -> str | None:
+    """The type without its parameters; None where there are others than ``charset=utf-8``."""
+    if content_type in (_JSON, _CSV):
+        return content_type
+    kind, *parameters = map(str.strip, content_type.split(";"))
+    pairs = [text.partition("=") for text in parameters]
+    return kind if all(name == "charset" and value.lower() == "utf-8" for name, _, value in pairs) else None
 
 
 def make_fast_path(loaded: Any) -> FastPath | None:
@@ -62,14 +80,23 @@ def make_fast_path(loaded: Any) -> FastPath | None:
     if (kind.__module__, kind.__qualname__) != _MODEL:
         return None
     metadata = loaded.metadata
-    schema = metadata.get_input_schema()
-    if schema is None or metadata._is_signature_from_type_hint() or metadata._is_type_hint_from_example():
+    if metadata._is_signature_from_type_hint() or metadata._is_type_hint_from_example():
         return None
+    inputs, params = metadata.get_input_schema(), metadata.get_params_schema()
+    return plan_fast_path(
+        python_model, None if inputs is None else inputs.to_dict(), None if params is None else params.to_dict()
+    )
+
+
+def plan_fast_path(python_model: Any, inputs: Any, params: Any) -> FastPath | None:
+    """For a model and its signature as MLflow's JSON has it; None where this cannot answer for that signature."""
     # Only ColSpec has "required"; arrays, objects and maps have types that are no plain names.
-    columns = schema.to_dict()
-    types = {column.get("name"): column.get("type") for column in columns}
-    if not columns or len(types) != len(columns) or None in types:
+    if not inputs or not all(column.get("required", False) is True for column in inputs):
         return None
-    if not all(column.get("required", False) for column in columns) or not {*types.values()} <= {*READERS}:
+    types = {column.get("name"): column.get("type") for column in inputs}
+    if len(types) != len(inputs) or None in types or not {*map(str, types.values())} <= {*READERS}:
         return None
-    return FastPath(python_model, types, metadata.get_params_schema())
+    try:
+        return FastPath(python_model, types, params or None)
+    except Unusual:
+        return None

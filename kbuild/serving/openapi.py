@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import kbuild
-from kbuild.serving.model import Facts
+from kbuild.serving.facts import Facts
 
 _TYPES: dict[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},

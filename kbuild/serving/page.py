@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 from urllib.parse import parse_qs
 
-from kbuild.serving.model import Facts
+from kbuild.serving.facts import Facts
 from kbuild.serving.openapi import is_table, make_openapi
 from kbuild.serving.reply import Reply
 

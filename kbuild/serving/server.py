@@ -41,10 +41,13 @@ def serve(settings: Settings) -> int:
 
 
 def _load(settings: Settings, sockets: list[socket.socket]) -> ServedModel:
+    def load() -> ServedModel:
+        return load_model(settings.model, stack_traces=settings.stack_traces, import_mlflow=settings.import_mlflow)
+
     if settings.certificate is not None:
-        return load_model(settings.model, stack_traces=settings.stack_traces)
+        return load()
     with LoadingAnswers(sockets):
-        return load_model(settings.model, stack_traces=settings.stack_traces)
+        return load()
 
 
 def _work(worker: int, sockets: list[socket.socket], model: ServedModel, settings: Settings, metrics: Metrics) -> None:

@@ -11,6 +11,7 @@ from kbuild.errors import ConfigurationError
 from kbuild.serving.cpus import count_cpus
 
 _LEVELS = ("critical", "error", "warning", "info", "debug")
+_IMPORTS = ("lazy", "background", "eager")
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
@@ -19,6 +20,7 @@ class Settings:
     """``port`` is a TCP port, 1 to 65535; ``timeout`` and ``grace`` are seconds; ``token`` is never shown.
 
     ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
+    ``import_mlflow`` is lazy, background or eager, see ``kbuild.serving.model.load_model``.
     """
 
     model: Path
@@ -34,6 +36,7 @@ class Settings:
     max_depth: int = 100
     max_rows: int = 1_000_000
     max_columns: int = 10_000
+    import_mlflow: str = "lazy"
     access_log: bool = False
     stack_traces: bool = False
     token: str | None = field(default=None, repr=False)
@@ -46,6 +49,9 @@ class Settings:
         level = environment.get("KBUILD_LOG_LEVEL", "warning").lower()
         if level not in _LEVELS:
             raise ConfigurationError(f"KBUILD_LOG_LEVEL is {level!r}, not one of {', '.join(_LEVELS)}")
+        import_mlflow = environment.get("KBUILD_IMPORT_MLFLOW", "lazy").lower()
+        if import_mlflow not in _IMPORTS:
+            raise ConfigurationError(f"KBUILD_IMPORT_MLFLOW is {import_mlflow!r}, not one of {', '.join(_IMPORTS)}")
         certificate, key = (_file(environment, name) for name in ("KBUILD_TLS_CERT", "KBUILD_TLS_KEY"))
         if (certificate is None) != (key is None):
             raise ConfigurationError("KBUILD_TLS_CERT and KBUILD_TLS_KEY go together")
@@ -65,6 +71,7 @@ class Settings:
             max_depth=_whole(environment, "KBUILD_MAX_DEPTH", 100, 1, 100_000),
             max_rows=_whole(environment, "KBUILD_MAX_ROWS", 1_000_000, 1, 2**40),
             max_columns=_whole(environment, "KBUILD_MAX_COLUMNS", 10_000, 1, 2**40),
+            import_mlflow=import_mlflow,
             access_log=_flag(environment, "KBUILD_ACCESS_LOG"),
             stack_traces=_flag(environment, "KBUILD_STACK_TRACES"),
             token=_token(environment),

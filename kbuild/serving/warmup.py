@@ -14,6 +14,14 @@ _log = logging.getLogger(LOGGER)
 
 
 def warm_up(model: ServedModel) -> bool:
+    """Predict the example, then let what may wait until then begin. See ``predict_example``."""
+    same = predict_example(model)
+    if model.when_ready is not None:
+        model.when_ready()
+    return same
+
+
+def predict_example(model: ServedModel) -> bool:
     """Whether the example was answered as recorded; True also where there is no example or no record.
 
     A difference or an error is logged, and the model served none the less, as MLflow's own server would.

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 from kbuild.serving.app import ServingApp
+from kbuild.serving.facts import read_facts
 from kbuild.serving.metrics import Metrics
-from kbuild.serving.model import make_slow_path, read_facts
+from kbuild.serving.mlflow_side import make_slow_path
 from kbuild.serving.settings import Settings
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.serving.model import Facts
+from kbuild.serving.facts import Facts
 from kbuild.serving.openapi import make_openapi
 from kbuild.serving.page import Site
 from kbuild.serving.reply import Reply
