@@ -12,12 +12,15 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from kbuild.serving import reply as replies
 from kbuild.serving.about import make_info, make_metadata
-from kbuild.serving.gate import Gate, GateFull, GateTimeout
+from kbuild.serving.batch import Answer, BatchAnswers, BatchRefused, make_batch_answers
+from kbuild.serving.batcher import Batcher
+from kbuild.serving.gate import Gate, GateFull, GateTimeout, Ticket
 from kbuild.serving.limits import Limits
 from kbuild.serving.logs import LOGGER
 from kbuild.serving.metrics import CONTENT_TYPE, Metrics
@@ -30,7 +33,6 @@ from kbuild.serving.warmup import warm_up
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Work = Callable[[bytes], tuple[Reply, bool]]
 
 _log = logging.getLogger(LOGGER)
 _access = logging.getLogger(f"{LOGGER}.access")
@@ -68,6 +70,7 @@ class ServingApp:
         self._info = make_info(model.facts)
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
         self._warming: asyncio.Task[None] | None = None
+        self._batcher: Batcher | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
@@ -90,8 +93,20 @@ class ServingApp:
     async def _warm(self) -> None:
         # No deadline here: a slow first prediction is what warm-up is for.
         await self._gate.run(self._gate.enter(), lambda: warm_up(self._model), timeout=86400)
+        if self._settings.max_batch > 1:
+            answers = await self._gate.run(self._gate.enter(), self._make_batch_answers, timeout=86400)
+            size, delay = self._settings.max_batch, self._settings.max_delay
+            if answers is not None:
+                self._batcher = Batcher(answers, self._gate, self._metrics, size=size, delay=delay)
         self.ready = True
         self._metrics.set_ready()
+
+    def _make_batch_answers(self) -> BatchAnswers | None:
+        try:
+            return make_batch_answers(self._model, self._ask_model, self._limits)
+        except BatchRefused as refused:
+            _log.warning("requests are not put together for this model: %s", refused)
+            return None
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter()
@@ -132,11 +147,11 @@ class ServingApp:
         if path == "/invocations" and method == "POST":
             if b"content-type" not in headers:
                 return _UNSUPPORTED
-            return await self._predict(headers, receive, self._ask(headers[b"content-type"].decode("latin-1")))
+            return await self._predict(headers, receive, headers[b"content-type"].decode("latin-1"))
         if path == "/" and get:
             return Reply(status=200, body=self._site.page(), content_type=HTML, headers=self._site.headers)
         if path == "/" and method == "POST":
-            return await self._predict(headers, receive, self._submit)
+            return await self._predict(headers, receive, None)
         if path == "/docs" and get:
             return Reply(status=200, body=self._site.docs, content_type=HTML, headers=self._site.headers)
         if path == "/openapi.json" and get:
@@ -157,23 +172,29 @@ class ServingApp:
             return alive
         return replies.NOT_READY
 
-    def _ask(self, content_type: str) -> Work:
-        return lambda body: self._ask_model(body, content_type)
-
     def _ask_model(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
         # The short way takes no table but one of the signature's columns, so only its rows are counted before.
         if self._limits.is_large(body) and (refused := self._limits.check(body, content_type)):
             return refused, False
         return self._model.answer(body, content_type)
 
-    def _submit(self, body: bytes) -> tuple[Reply, bool]:
+    def _submit(self, body: bytes) -> Answer:
         request = self._site.read_form(body)
         answer = None if request is None else self._ask_model(request, JSON)[0]
         page = self._site.page(form=body, answer=answer)
         status = 200 if answer is not None and answer.status == 200 else 400
         return Reply(status=status, body=page, content_type=HTML, headers=self._site.headers), False
 
-    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, work: Work) -> Reply:
+    async def _answer(self, ticket: Ticket, body: bytes, content_type: str | None, timeout: float) -> Answer:
+        """The model's answer; the page's where there is no content type, since what it sends is a form."""
+        if content_type is None:
+            return await self._gate.run(ticket, lambda: self._submit(body), timeout=timeout)
+        if self._batcher is not None:
+            return await self._batcher.ask(ticket, (body, content_type), timeout=timeout)
+        work = partial(self._ask_model, body, content_type)
+        return await self._gate.run(ticket, work, timeout=timeout)
+
+    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str | None) -> Reply:
         if not self.ready:
             return replies.NOT_READY
         limit, timeout = self._settings.max_body, self._settings.timeout
@@ -188,7 +209,7 @@ class ServingApp:
                 return replies.too_large(limit)
             body = await asyncio.wait_for(_read(receive, limit), timeout)
             handed_on = True
-            reply, short = await self._gate.run(ticket, lambda: work(body), timeout=deadline - time.monotonic())
+            reply, short = await self._answer(ticket, body, content_type, deadline - time.monotonic())
             if short:
                 self._metrics.count_fast()
             return reply

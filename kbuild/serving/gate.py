@@ -44,6 +44,7 @@ class Gate:
 
     def __init__(self, *, threads: int, queue: int, tell: Callable[[int], None]) -> None:
         self.taken = 0
+        self.threads = threads
         self.tell = tell
         self._places = threads + queue
         self._pool = ThreadPoolExecutor(threads, "predict")
@@ -56,16 +57,16 @@ class Gate:
         self.tell(self.taken)
         return Ticket(self)
 
-    async def run(self, ticket: Ticket, work: Callable[[], T], *, timeout: float) -> T:
-        """The result of ``work``, run in a thread; uses up the ticket. Raises GateTimeout after ``timeout`` s."""
+    def start(self, work: Callable[[], T], then: Callable[[], None]) -> Future[T]:
+        """Run ``work`` in a thread as soon as one is free; ``then`` follows in the event loop, also after an error."""
         loop = asyncio.get_running_loop()
         future = self._pool.submit(work)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(then))
+        return future
 
-        def done(_: Future[T]) -> None:
-            loop.call_soon_threadsafe(ticket.give_back)
-
-        future.add_done_callback(done)
-        waiting = asyncio.wrap_future(future)
+    async def run(self, ticket: Ticket, work: Callable[[], T], *, timeout: float) -> T:
+        """The result of ``work``, run in a thread; uses up the ticket. Raises GateTimeout after ``timeout`` s."""
+        waiting = asyncio.wrap_future(self.start(work, ticket.give_back))
         finished, _ = await asyncio.wait({waiting}, timeout=timeout)
         if not finished:
             # Cancels what has not begun; what runs goes on and keeps its place.

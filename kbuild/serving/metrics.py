@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HANDLERS = ("invocations", "page", "health", "other")
 STATUSES = (200, 307, 400, 401, 404, 405, 408, 413, 415, 422, 500, 503, 504, 0)
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -23,7 +24,8 @@ _SECONDS = len(_REQUESTS)
 _WIDTH = len(BUCKETS) + 2  # each bucket, those above, and the sum
 _FAST = _SECONDS + len(HANDLERS) * _WIDTH
 _ACTIVE, _READY, _PID = range(_FAST + 1, _FAST + 4)
-_SLOT = _FAST + 4
+_BATCHES = _FAST + 4
+_SLOT = _BATCHES + len(SIZES) + 2
 
 
 class Metrics:
@@ -53,6 +55,12 @@ class Metrics:
         """One answer the short way."""
         self._block[self._base + _FAST] += 1
 
+    def count_batch(self, requests: int) -> None:
+        """One call of the model that answered so many requests, where requests are put together."""
+        block, first = self._block, self._base + _BATCHES
+        block[first + next((n for n, limit in enumerate(SIZES) if requests <= limit), len(SIZES))] += 1
+        block[first + len(SIZES) + 1] += requests
+
     def set_active(self, requests: int) -> None:
         """How many requests hold a place at the gate."""
         self._block[self._base + _ACTIVE] = requests
@@ -80,7 +88,9 @@ class Metrics:
         name = "http_request_duration_seconds"
         yield from _head(name, "histogram", "Seconds from the request's head to the answer.")
         for number, handler in enumerate(HANDLERS):
-            yield from self._histogram(name, handler, _SECONDS + number * _WIDTH)
+            yield from self._histogram(name, f'handler="{handler}"', BUCKETS, _SECONDS + number * _WIDTH)
+        yield from _head("kbuild_batch_requests", "histogram", "Requests answered by one call of the model.")
+        yield from self._histogram("kbuild_batch_requests", "", SIZES, _BATCHES)
         yield from _head("kbuild_fast_answers_total", "counter", "Predictions that took the short way.")
         yield f"kbuild_fast_answers_total {self._sum(_FAST):.0f}"
         yield from _head("http_requests_in_progress", "gauge", "Requests that predict or wait for it.")
@@ -97,13 +107,15 @@ class Metrics:
         yield from _head("process_cpu_seconds_total", "counter", "Processor time of the workers that run now.")
         yield f"process_cpu_seconds_total {sum(seconds for _, seconds in used):g}"
 
-    def _histogram(self, name: str, handler: str, first: int) -> Iterator[str]:
+    def _histogram(self, name: str, labels: str, limits: Sequence[float], first: int) -> Iterator[str]:
         total = 0.0
-        for number, limit in enumerate((*BUCKETS, "+Inf")):
+        more = f"{labels}," if labels else ""
+        for number, limit in enumerate((*limits, "+Inf")):
             total += self._sum(first + number)
-            yield f'{name}_bucket{{handler="{handler}",le="{limit}"}} {total:.0f}'
-        yield f'{name}_sum{{handler="{handler}"}} {self._sum(first + _WIDTH - 1):.9g}'
-        yield f'{name}_count{{handler="{handler}"}} {total:.0f}'
+            yield f'{name}_bucket{{{more}le="{limit}"}} {total:.0f}'
+        shown = f"{{{labels}}}" if labels else ""
+        yield f"{name}_sum{shown} {self._sum(first + len(limits) + 1):.9g}"
+        yield f"{name}_count{shown} {total:.0f}"
 
 
 def _head(name: str, kind: str, text: str) -> tuple[str, str]:

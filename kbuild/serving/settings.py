@@ -20,6 +20,7 @@ class Settings:
     """``port`` is a TCP port, 1 to 65535; ``timeout`` and ``grace`` are seconds; ``token`` is never shown.
 
     ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
+    Up to ``max_batch`` requests are answered by one call of the model, which waits ``max_delay`` seconds for them.
     ``import_mlflow`` is lazy, background or eager, see ``kbuild.serving.model.load_model``.
     """
 
@@ -30,6 +31,8 @@ class Settings:
     workers: int = 1
     threads: int = 1
     queue: int = 64
+    max_batch: int = 1
+    max_delay: float = 0.0
     timeout: float = 60.0
     grace: float = 30.0
     max_body: int = 64 * 2**20
@@ -65,6 +68,8 @@ class Settings:
             workers=_whole(environment, "KBUILD_WORKERS", None, 1, 1024) or count_cpus(),
             threads=_whole(environment, "KBUILD_THREADS", 1, 1, 1024),
             queue=_whole(environment, "KBUILD_QUEUE", 64, 0, 1_000_000),
+            max_batch=_whole(environment, "KBUILD_MAX_BATCH", 1, 1, 10_000),
+            max_delay=_whole(environment, "KBUILD_MAX_DELAY_MS", 0, 0, 60_000) / 1000,
             timeout=_seconds(environment, timeout, 60.0),
             grace=_seconds(environment, "KBUILD_GRACE", 30.0),
             max_body=_whole(environment, "KBUILD_MAX_BODY_BYTES", 64 * 2**20, 1, 2**40),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ PARAMS = [
 SIGNATURES: dict[str, Any] = {
     "mixed": (MIXED, PARAMS),
     "numbers": (NUMBERS, None),
+    "scored": (NUMBERS, PARAMS),
     "one": (ONE, None),
     "optional": (OPTIONAL, None),
     "dated": (DATED, None),
@@ -60,11 +62,11 @@ def echo(table: Any, scale: float, times: int, word: str) -> Any:
     return told
 
 
-def make_kedro_model(folder: Path) -> KedroPipelineModel:
-    """A loaded model of one node; ``folder`` keeps its params."""
+def make_kedro_model(folder: Path, func: Callable[..., Any] = echo) -> KedroPipelineModel:
+    """A loaded model of one node, which gets the table and PARAMS; ``folder`` keeps its params."""
     catalog = DataCatalog({f"params:{param['name']}": MemoryDataset(param["default"]) for param in PARAMS})
     names = ["table", *(f"params:{param['name']}" for param in PARAMS)]
-    pipeline = Pipeline([node(echo, names, "told", name="echo")])
+    pipeline = Pipeline([node(func, names, "told", name="echo")])
     folder.mkdir(parents=True, exist_ok=True)
     return KedroPipelineModel(pipeline=pipeline, catalog=catalog, input_name="table")
 
@@ -89,9 +91,9 @@ def make_signature(name: str) -> ModelSignature | None:
     return ModelSignature.from_dict(told)
 
 
-def make_model(name: str, folder: Path) -> Any:
+def make_model(name: str, folder: Path, func: Callable[..., Any] = echo) -> Any:
     """A PyFuncModel as ``mlflow.pyfunc.load_model`` gives it, without the disk in between."""
-    python_model = make_kedro_model(folder)
+    python_model = make_kedro_model(folder, func)
     python_model.load_artifacts(python_model.extract_pipeline_artifacts(folder))
     signature = make_signature(name)
     flavors = {"python_function": {"loader_module": "mlflow.pyfunc.model", "python_model": "x"}}
