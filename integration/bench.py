@@ -1,4 +1,4 @@
-"""Benchmarks, side by side in one run: ``nox -s bench``; ``nox -s bench -- serving`` for the scoring server.
+"""Benchmarks, side by side in one run: ``nox -s bench``; ``nox -s bench -- docker`` and ``-- serving`` for the others.
 
 Whole processes are timed, medians of several runs are shown, and what counts is the ratio: the machine is what it is.
 """
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engines import start_engine
 from tool import Tool
 
+OTHERS = {"docker": "bench_docker.py", "serving": "bench_serving.py"}
 _PACKAGES = ("kbuild", "mlflow", "kedro", "conda-lock", "py-rattler", "zstandard")
 
 
@@ -60,9 +61,9 @@ def measure(folder: Path, docker_host: str | None, times: int) -> dict[str, floa
 
 def main() -> None:
     """Print a table and write ``bench.json``."""
-    if sys.argv[1:2] == ["serving"]:
+    if sys.argv[1:2] and sys.argv[1] in OTHERS:
         sys.argv = sys.argv[1:]
-        runpy.run_path(str(Path(__file__).with_name("bench_serving.py")), run_name="__main__")
+        runpy.run_path(str(Path(__file__).with_name(OTHERS[sys.argv[0]])), run_name="__main__")
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3)
