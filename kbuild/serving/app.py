@@ -28,6 +28,7 @@ from kbuild.serving.model import ServedModel
 from kbuild.serving.page import Site
 from kbuild.serving.reply import HTML, JSON, Reply
 from kbuild.serving.settings import Settings
+from kbuild.serving.telemetry import start_telemetry
 from kbuild.serving.warmup import warm_up
 
 Scope = Mapping[str, Any]
@@ -71,6 +72,7 @@ class ServingApp:
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
         self._warming: asyncio.Task[None] | None = None
         self._batcher: Batcher | None = None
+        self._telemetry = start_telemetry()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
@@ -86,6 +88,8 @@ class ServingApp:
             kind = (await receive())["type"]
             if kind == "lifespan.startup":
                 self._warming = asyncio.create_task(self._warm())
+            elif self._telemetry is not None:
+                await asyncio.to_thread(self._telemetry.close)
             await send({"type": f"{kind}.complete"})
             if kind == "lifespan.shutdown":
                 return
@@ -114,6 +118,7 @@ class ServingApp:
         given = headers.get(b"x-request-id", b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
         path = scope["path"]
+        span = None if self._telemetry is None else self._telemetry.begin(scope, request_id.decode())
         status = 0
         try:
             reply = await self._reply(path, scope["method"], headers, receive)
@@ -127,6 +132,10 @@ class ServingApp:
         finally:
             seconds = time.perf_counter() - begun
             self._metrics.count(_handler(path), status, seconds)
+            traced = {}
+            if self._telemetry is not None:
+                self._telemetry.end(span, status)
+                traced = self._telemetry.describe(span)
             if _access.isEnabledFor(logging.INFO):
                 fields = {
                     "request_id": request_id.decode(),
@@ -134,6 +143,7 @@ class ServingApp:
                     "path": path,
                     "status": status,
                     "seconds": round(seconds, 6),
+                    **traced,
                 }
                 _access.info("request", extra={"fields": fields})
 
