@@ -98,3 +98,10 @@ def test_processors_are_cut_by_the_cgroup(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert count_cpus(tmp_path) == cpus
+
+
+def test_when_mlflow_is_imported_is_one_of_three() -> None:
+    assert Settings.from_environment({}).import_mlflow == "lazy"
+    assert Settings.from_environment({"KBUILD_IMPORT_MLFLOW": "Eager"}).import_mlflow == "eager"
+    with pytest.raises(ConfigurationError, match="KBUILD_IMPORT_MLFLOW is 'never', not one of lazy, background, eager"):
+        Settings.from_environment({"KBUILD_IMPORT_MLFLOW": "never"})

@@ -1,0 +1,256 @@
+"""Models loaded without MLflow: the same facts, the same answers, and MLflow imported no sooner than it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import asgi
+import models
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_conformance import CASES, ask_both
+
+from kbuild.serving.answer import write_predictions
+from kbuild.serving.app import ServingApp
+from kbuild.serving.columns import CSV_TYPES, READERS, Unusual
+from kbuild.serving.facts import read_facts
+from kbuild.serving.lean import load_lean
+from kbuild.serving.metrics import Metrics
+from kbuild.serving.mlflow_side import MlflowSide
+from kbuild.serving.model import load_model
+from kbuild.serving.params import ParamReader
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+PLAIN = ("mixed", "numbers", "one")
+OTHER = ("optional", "dated", "tensor", "bare")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """MLflow models on disk, by the name of their signature."""
+    folders = {name: tmp_path_factory.mktemp(name) / "model" for name in (*PLAIN, *OTHER)}
+    for name, folder in folders.items():
+        models.save_model(name, folder)
+    return folders
+
+
+def serve(folder: Path) -> ServingApp:
+    made = asgi.make_settings()
+    metrics = Metrics(made.workers)
+    app = ServingApp(load_model(folder, import_mlflow="lazy"), made, metrics)
+    app.ready = True
+    metrics.set_ready()
+    return app
+
+
+@pytest.fixture(scope="module")
+def pair(saved: dict[str, Path]) -> tuple[Any, Any]:
+    """MLflow's app and ours of the model of mixed columns."""
+    loaded = models.mlflow.pyfunc.load_model(str(saved["mixed"]))
+    return models.mlflow.pyfunc.scoring_server.init(loaded), serve(saved["mixed"])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_case_is_answered_as_mlflow_answers(name: str, saved: dict[str, Path]) -> None:
+    loaded = models.mlflow.pyfunc.load_model(str(saved[name]))
+    pair = (models.mlflow.pyfunc.scoring_server.init(loaded), serve(saved[name]))
+    # What only MLflow answers comes first, so that it is the first thing this server is asked.
+    cases = sorted((case for case in CASES if case["model"] == name), key=lambda case: "wrong" not in case["name"])
+    for case in cases:
+        body = case["body"].encode("utf-8", "surrogatepass")
+        theirs, ours = ask_both(pair, body, {"content-type": case["content_type"]})
+        assert ours == theirs, case["name"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_facts_are_those_that_mlflow_reads(name: str, saved: dict[str, Path]) -> None:
+    lean = load_lean(saved[name], {})
+    assert lean is not None
+    theirs = read_facts(models.mlflow.pyfunc.load_model(str(saved[name])), saved[name])
+    assert asdict(lean.facts) == asdict(theirs)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_signature_is_left_to_mlflow(name: str, saved: dict[str, Path]) -> None:
+    assert load_lean(saved[name], {}) is None
+    assert load_model(saved[name], import_mlflow="lazy").app.loaded
+
+
+def test_what_mlflow_may_refuse_or_nobody_knows_is_left_to_mlflow(saved: dict[str, Path], tmp_path: Path) -> None:
+    assert load_lean(saved["one"], {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}) is None
+    described = yaml.safe_load((saved["one"] / "MLmodel").read_text("utf-8"))
+    for change in (
+        {"flavors": {"python_function": {**described["flavors"]["python_function"], "model_config": {"a": 1}}}},
+        {"flavors": {"python_function": {**described["flavors"]["python_function"], "loader_module": "mine"}}},
+        {"type_hint_from_example": True},
+        {"metadata": {"mlflow.model.isExternal": True}},
+        {"signature": None},
+    ):
+        (tmp_path / "MLmodel").write_text(yaml.safe_dump({**described, **change}), "utf-8")
+        assert load_lean(tmp_path, {}) is None
+    (tmp_path / "MLmodel").write_text("]", "utf-8")
+    assert load_lean(tmp_path, {}) is None
+
+
+# What a fresh server does: a short answer, a stray request, then one for MLflow. Prints what was imported after each.
+FRESH = """
+import asyncio, json, pathlib, sys
+sys.path.insert(0, sys.argv[2])
+from asgi_call import call
+from kbuild.serving.model import load_model
+from kbuild.serving.reply import JSON
+model = load_model(pathlib.Path(sys.argv[1]), import_mlflow=sys.argv[3])
+said = ["mlflow" in sys.modules]
+row = json.dumps({"dataframe_records": [{"only": 1.5}]}).encode()
+said += [model.answer(row, JSON)[1], "mlflow" in sys.modules]
+said += [asyncio.run(call(model.app, "GET", path))[0] for path in ("/version", "/favicon.ico", "/invocations")]
+said += ["mlflow" in sys.modules]
+said += [model.answer(b"{}", JSON)[0].status, "mlflow" in sys.modules]
+from kbuild.training.served import _shared
+(twin,) = _shared.values()
+loaded = model.app._answer.__closure__
+inner = next(cell.cell_contents for cell in loaded if type(cell.cell_contents).__name__ == "PyFuncModel")
+said += [inner.unwrap_python_model().loaded_inputs is twin.loaded_inputs]
+print(json.dumps(said))
+"""
+
+
+def test_mlflow_is_imported_by_the_first_request_that_needs_it(saved: dict[str, Path], tmp_path: Path) -> None:
+    helper = (Path(__file__).parent / "asgi.py").read_text("utf-8")
+    # The helper without what imports MLflow or the tests' models.
+    begin, end = helper.index("async def call("), helper.index("def make_settings(")
+    (tmp_path / "asgi_call.py").write_text(f"import asyncio\nfrom typing import Any\nAnswer = Any\n{helper[begin:end]}")
+    argv = [sys.executable, "-W", "ignore", "-c", FRESH, str(saved["one"]), str(tmp_path), "lazy"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [False, True, False, 200, 404, 405, False, 400, True, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [(method, path) for method in ("GET", "POST", "HEAD", "PUT", "OPTIONS") for path in
+     ("/version", "/ping", "/health", "/invocations", "/invocations/", "/ping/", "/nope", "/nope/", "/docs/", "//ping",
+      "/docs/oauth2-redirect", "/pingpong")],
+)  # fmt: skip
+def test_paths_without_mlflow_are_answered_as_mlflow_answers(method: str, path: str, saved: dict[str, Path]) -> None:
+    theirs = models.mlflow.pyfunc.scoring_server.init(models.mlflow.pyfunc.load_model(str(saved["one"])))
+    side = MlflowSide(saved["one"], stack_traces=False, version=models.mlflow.__version__)
+    if side._known(path, method) is None:
+        return  # its own app answers
+
+    async def ask() -> None:
+        one, other = [await asgi.call(app, method, path) for app in (theirs, side)]
+        assert one == other
+
+    asyncio.run(ask())
+    assert not side.loaded
+
+
+def test_a_model_that_mlflow_cannot_load_is_500_and_no_crash(tmp_path: Path) -> None:
+    side = MlflowSide(tmp_path, stack_traces=False)
+    assert side.answer(b"{}", "application/json").status == 500
+    assert asyncio.run(asgi.call(side, "GET", "/docs/oauth2-redirect"))[0] == 500
+
+
+SCALAR = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3), st.just([]),
+    st.lists(st.integers(0, 3), max_size=2), st.lists(st.one_of(st.floats(), st.text(max_size=2)), max_size=2),
+)  # fmt: skip
+SCHEMA = [
+    {"name": f"{kind}{'s' if shape else ''}", "default": [value] if shape else value, "shape": shape, "type": kind}
+    for shape in (None, [-1])
+    for kind, value in {"boolean": True, "integer": 1, "long": 2, "float": 1, "double": 2, "string": "a"}.items()
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*(spec["name"] for spec in SCHEMA), "other"]), SCALAR, max_size=3))
+def test_params_are_those_that_mlflow_makes(params: dict[str, Any]) -> None:
+    from mlflow.models.utils import _enforce_params_schema
+    from mlflow.types import ParamSchema
+
+    schema = ParamSchema.from_json(json.dumps(SCHEMA))
+    given_params = json.loads(json.dumps(params))
+    try:
+        ours = ParamReader(SCHEMA).read(given_params)
+    except Unusual:
+        return
+    theirs = _enforce_params_schema(json.loads(json.dumps(params)), schema)
+    assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_csv_types_are_mlflows(kind: str) -> None:
+    from mlflow.types import DataType
+
+    assert CSV_TYPES[kind] == DataType[kind].to_pandas()
+
+
+def make_predictions() -> list[Any]:
+    import datetime
+
+    import numpy as np
+    import pandas as pd
+
+    moment = datetime.datetime(2024, 1, 2, 3, 4, 5, 6)
+    table = pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": pd.to_datetime(["2024-01-01", None])})
+    numbers = np.array([[1.5, float("nan")], [2, float("inf")]])
+    return [
+        table, table["a"], table["c"], numbers, np.float32(1.1), np.array(["a", "b"]), np.array([b"a", "b", numbers],
+        dtype=object), {"x": numbers, "y": np.int64(3), "t": moment, "d": moment.date(), "b": b"abc", "n": None},
+        [1, "é", True], "text", None, pd.DataFrame({"a": []}), table.set_index("a"), pd.DataFrame([[1, 2]]),
+        {1: 2, 3.5: 3}, np.datetime64("2024-01-01T00:00:01"), [np.datetime64("2024-01-01", "ns")], bytearray(b"x" * 99),
+        pd.DataFrame({"a": [np.array([1, 2])]}), pd.DataFrame({"a": pd.array([1, 2], dtype="int32")}),
+        pd.DataFrame({"a": pd.Categorical(["x", "y"])}), pd.Timestamp(moment), [pd.NaT], (1, 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", range(len(make_predictions())))
+def test_predictions_are_written_as_mlflow_writes_them(index: int) -> None:
+    predictions = make_predictions()[index]
+    written = StringIO()
+    models.mlflow.pyfunc.scoring_server.predictions_to_json(predictions, written)
+    assert write_predictions(predictions) == written.getvalue().encode()
+
+
+@pytest.mark.parametrize("odd", [object(), {1, 2}, models.pd.NA, {"a": models.pd.NA}])
+def test_what_nobody_can_write_is_left_to_mlflow(odd: Any) -> None:
+    with pytest.raises(TypeError):
+        write_predictions(odd)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+CELL = st.one_of(
+    st.floats(allow_nan=False).map(str), st.integers(-3, 3).map(str), st.sampled_from(["", "NA", "x", "True"])
+)
+
+
+def test_csv_takes_the_short_way(pair: tuple[Any, Any]) -> None:
+    way = pair[1]._model.fast
+    assert way.answer(b"n,x,flag,text\n1,2.5,True,a\n", "text/csv") is not None
+    assert way.answer(b"n,x,flag\n1,2.5,True\n", "text/csv") is None
+    assert way.answer(b"n,x,flag,text\r1,2.5,True,a", "text/csv") is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELL, st.integers(-(2**63), 2**63 - 1).map(str), st.sampled_from(["True", "False"]), TEXT)),
+    names=st.permutations(["x", "n", "flag", "text"]),
+    line=st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_random_csv_is_answered_as_mlflow_answers(
+    rows: list[tuple[str, ...]], names: list[str], line: str, pair: tuple[Any, Any]
+) -> None:
+    where = {name: n for n, name in enumerate(("x", "n", "flag", "text"))}
+    lines = [",".join(names), *(",".join(row[where[name]] for name in names) for row in rows)]
+    theirs, ours = ask_both(pair, line.join(lines).encode(), {"content-type": "text/csv; charset=UTF-8"})
+    assert ours == theirs
