@@ -31,7 +31,7 @@ from kbuild.errors import (
 from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import make_engine
-from kbuild.image.registry import RegistryClient
+from kbuild.image.registry_client import RegistryClient
 from kbuild.image.runtimes import choose_runtime
 from kbuild.image.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kbuild.errors import OutputError
+from kbuild.image.blob_places import BlobPlaces
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
@@ -86,8 +87,11 @@ class DaemonPublisher:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryPublisher:
-    """A registry; only blobs it lacks are sent."""
+    """A registry; only blobs it lacks are sent. ``base``: the base image, where it came from a registry."""
+
+    places: BlobPlaces | None = None
+    base: ImageReference | None = None
 
     def publish(self, image: BuiltImage, reference: ImageReference, *, progress: Progress) -> ImageReference:
         """Raises RegistryError."""
-        return push_image(image.layout, image.digest, reference, progress=progress)
+        return push_image(image.layout, image.digest, reference, places=self.places, base=self.base, progress=progress)

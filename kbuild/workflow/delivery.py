@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import Lockfile
+from kbuild.image.blob_places import BlobPlaces
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
 from kbuild.image.local import LocalImages
@@ -15,7 +16,7 @@ from kbuild.image.oci.reference import ImageReference
 from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.tags import Tag, write_tags
-from kbuild.plan.plan import BuildPlan
+from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
 from kbuild.workflow.tools import Tools
 
 
@@ -79,7 +80,8 @@ def deliver(
     if delivery.load:
         publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
     if push is not None:
-        publishers.append((RegistryPublisher(), push))
+        places = BlobPlaces(root=tools.cache / "registries")
+        publishers.append((RegistryPublisher(places=places, base=_registry_base(plan)), push))
         pushed = push.with_digest(image.digest).familiar
     if publishers:
         with tools.phases("publish") as progress:
@@ -110,6 +112,11 @@ def deliver(
 def fill_push(text: str, run_id: str | None, model_id: str | None) -> ImageReference:
     """The reference that a text with ``{run_id}`` and ``{model_id}`` means; raises InvalidReference."""
     return ImageReference.parse(text.replace("{run_id}", run_id or "").replace("{model_id}", model_id or ""))
+
+
+def _registry_base(plan: BuildPlan) -> ImageReference | None:
+    """The base image's name, where it came from a registry."""
+    return None if plan.from_line in ("scratch", BASE_CONTEXT) else ImageReference.parse(plan.from_line)
 
 
 def _default_name(bundle: ModelBundle) -> ImageReference:
