@@ -93,7 +93,7 @@ def run_demo(
         progress.note("kedro run")
         run_id = train(folder, tools.run, progress)
         progress.note(f"run {run_id} is logged with its model")
-    result = build_image(make_request(run_id), Delivery(tag=IMAGE), tools)
+    result = build_image(make_request(run_id), Delivery(tag=IMAGE.familiar), tools)
     with tools.phases("score") as progress:
         prediction, expected, runtime = score(result, tools, progress)
     return DemoResult(

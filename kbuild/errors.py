@@ -317,3 +317,24 @@ class DeliveryFailed(KbuildError):
 
     exit_code = 62
     default_hint = "it is kept; send it again with: kbuild trigger --flush"
+
+
+# Several at once: 70-79
+
+
+class SomeFailed(KbuildError):
+    """Some of several models have no image; the others have theirs."""
+
+    exit_code = 70
+
+
+def known_error(error: Exception) -> KbuildError:
+    """Any error as one of these: a missing package and what the system refused have a name, the rest is a defect."""
+    if isinstance(error, KbuildError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kbuild"):
+        return ExtraNotInstalled(f"the Python package {error.name} is not installed")
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        return OutputError(text, hint="check free disk space and permissions")
+    return UnexpectedError(f"{type(error).__name__}: {text}")

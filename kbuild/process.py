@@ -61,6 +61,64 @@ def run(
     timeout: float | None = None,
 ) -> Completed:
     """The real ``Runner``."""
+    return _run(argv, env, cwd, stdin, on_line, timeout, lambda process: None)
+
+
+class RunnerGroup:
+    """A ``Runner`` for several threads, all of whose programs another thread can end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        on_line: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Completed:
+        """As ``run``; raises KeyboardInterrupt once ``end`` was called, also where that ended the program."""
+        started: list[subprocess.Popen[str]] = []
+
+        def note(process: subprocess.Popen[str]) -> None:
+            started.append(process)
+            with self._lock:
+                self._running.add(process)
+                if self._ended:
+                    raise KeyboardInterrupt
+
+        try:
+            done = _run(argv, env, cwd, stdin, on_line, timeout, note)
+        finally:
+            with self._lock:
+                self._running.difference_update(started)
+        if self._ended:
+            raise KeyboardInterrupt
+        return done
+
+    def end(self) -> None:
+        """Kill what runs and what it started; what is asked for later is not started."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def _run(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: str | None,
+    on_line: Callable[[str], None] | None,
+    timeout: float | None,
+    started: Callable[[subprocess.Popen[str]], None],
+) -> Completed:
     try:
         process = subprocess.Popen(
             list(argv),
@@ -92,6 +150,7 @@ def run(
     try:
         for thread in threads:
             thread.start()
+        started(process)
         process.wait(timeout)
         for thread in threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

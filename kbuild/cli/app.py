@@ -12,7 +12,7 @@ from types import FrameType
 import click
 
 import kbuild
-from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
+from kbuild.errors import known_error
 
 # Name -> module and the line that "kbuild --help" shows, so that it need not import what it lists.
 _COMMANDS = {
@@ -92,21 +92,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def report(error: Exception) -> int:
     """Show an error as its one line and hint; returns the exit code."""
-    known = _known(error)
+    known = known_error(error)
     if os.environ.get("KBUILD_DEBUG"):
         traceback.print_exception(error)
     click.echo(f"error: {known.message}", err=True)
     if known.hint:
         click.echo(f"  {known.hint}", err=True)
     return known.exit_code
-
-
-def _known(error: Exception) -> KbuildError:
-    if isinstance(error, KbuildError):
-        return error
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kbuild"):
-        return ExtraNotInstalled(f"the Python package {error.name} is not installed")
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.errno is not None:
-        return OutputError(text, hint="check free disk space and permissions")
-    return UnexpectedError(f"{type(error).__name__}: {text}")

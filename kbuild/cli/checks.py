@@ -39,7 +39,7 @@ from kbuild.process import Runner
 from kbuild.progress import Silent
 from kbuild.trigger.fire import Site
 from kbuild.trigger.settings import GithubTrigger, GitlabTrigger, WebhookTrigger
-from kbuild.workflow import fill_push
+from kbuild.workflow import check_name
 
 Status = Literal["ok", "warn", "fail"]
 _SUPPORTED = {"kedro": ">=1.0,<2", "mlflow": ">=3.1,<4"}
@@ -212,7 +212,7 @@ def _registry(patient: Patient) -> Iterator[Check]:
             hint="push: registry.example/name:{run_id}",
         )
         return
-    reference = fill_push(patient.config.push, "0", "0")
+    reference = check_name(patient.config.push)
     try:
         RegistryClient(reference).check_access()
     except RegistryError as error:

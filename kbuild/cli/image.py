@@ -8,42 +8,50 @@ from typing import Any
 
 import click
 
+from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.options import (
     build_options,
+    builder_options,
     compression_option,
     engine_option,
     json_option,
     make_image_request,
     make_tools,
-    model_argument,
+    optional_model_argument,
 )
 from kbuild.cli.show import Show
-from kbuild.image.oci.reference import ImageReference
-from kbuild.workflow import Delivery, ImageResult, build_image, fill_push
+from kbuild.workflow import Delivery, ImageResult, build_image, check_name
 
 
 @click.command("image")
-@model_argument
-@click.option("--tag", "-t", help="Name of the image, such as churn:1.")
+@optional_model_argument
+@click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
+@click.option("--from-file", metavar="FILE", help="Many models: one a line, # begins a comment; - is stdin.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(1, 64), help="So many of them at a time.  [default: 2, or one a builder]"
+)
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what became of each as JSON.")
+@click.option("--tag", "-t", help="Name of the image, such as churn:1; see --push.")
 @engine_option
 @build_options
+@builder_options
 @compression_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write an OCI layout folder, or FILE.tar.")
 @click.option("--load", is_flag=True, help="Also load it into the Docker engine.")
 @click.option(
     "--push",
     metavar="REFERENCE",
-    help="Also push it, such as to registry.example/churn:1; {run_id} and {model_id} are filled in.",
+    help="Also push it, such as to registry.example/churn:1; {name}, {version}, {run_id} and {model_id} are filled in.",
 )
 @click.option("--no-cache", is_flag=True, help="Build again even if this very plan was built before.")
 @json_option
 def command(
-    model: str,
-    tag: str | None,
+    model: str | None,
+    all_registered: bool,
+    from_file: str | None,
+    jobs: int | None,
+    report: Path | None,
     engine: str,
-    output: Path | None,
-    load: bool,
-    push: str | None,
     no_cache: bool,
     as_json: bool,
     **options: Any,
@@ -51,29 +59,44 @@ def command(
     """Build the image that serves MODEL and print name@digest.
 
     MODEL is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a model folder.
+
+    Of many models a line each is printed, MODEL<tab>name@digest (with --json an object a line); those that fail are
+    told at the end, and the exit code is then 70. What is built is not built again, so the same command goes on where
+    it was stopped.
     """
+    if sum((model is not None, all_registered, from_file is not None)) != 1:
+        raise click.UsageError("give one of MODEL, --all-registered and --from-file")
+    if model is not None and (jobs is not None or report is not None or len(options["builders"]) > 1):
+        raise click.UsageError("--jobs, --report and several --builder are of many models")
     show = Show()
     tools, config = make_tools(show)
-    request = make_image_request(config, model, engine, options)
     delivery = Delivery(
-        tag=parse_tag(tag or config.tag),
-        output=output,
-        load=load,
-        push=push,
+        tag=options["tag"] or config.tag, output=options["output"], load=options["load"], push=options["push"]
     )
-    if push is not None:
-        fill_push(push, "0", "0")  # what is no reference is told before the work, not after it
-    result = build_image(request, delivery, tools, reuse=not no_cache)
+    for name in (delivery.tag, delivery.push):
+        if name is not None:
+            check_name(name)  # what is no reference is told before the work, not after it
+    if model is None:
+        models = read_references(from_file) if from_file is not None else tools.store.registered()
+        check_delivery(models, delivery)
+        image_many(
+            [make_image_request(config, each, engine, options) for each in models],
+            delivery,
+            tools,
+            show,
+            jobs=jobs or max(2, len(options["builders"])),
+            builders=options["builders"],
+            reuse=not no_cache,
+            report=report,
+            to_json=to_json if as_json else None,
+        )
+        return
+    result = build_image(make_image_request(config, model, engine, options), delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")
     if result.untagged is not None:
         show.say(f"the run is not tagged with this image: {result.untagged}", style="yellow")
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
-
-
-def parse_tag(text: str | None) -> ImageReference | None:
-    """The name that an image is to have; raises InvalidReference."""
-    return None if text is None else ImageReference.parse(text)
 
 
 def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:

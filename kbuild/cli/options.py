@@ -13,7 +13,7 @@ import platformdirs
 from kbuild.cli.config import ProjectConfig, env_option, project_config, tracking_uri
 from kbuild.cli.show import Show
 from kbuild.environment.locking import LockRequest
-from kbuild.errors import LabelError
+from kbuild.errors import ConfigurationError, LabelError
 from kbuild.image.cache import DEFAULT_LIMIT, parse_size
 from kbuild.model.lean import open_store
 from kbuild.plan.render import Template
@@ -24,6 +24,7 @@ from kbuild.workflow import ImageRequest, Tools
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 model_argument = click.argument("model", metavar="MODEL")
+optional_model_argument = click.argument("model", metavar="[MODEL]", required=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 engine_option = click.option(
     "--engine",
@@ -72,6 +73,23 @@ def build_options(command: _Command) -> _Command:
     return lock_options(command)
 
 
+def builder_options(command: _Command) -> _Command:
+    """Add where BuildKit runs."""
+    return click.option(
+        "--builder",
+        "builders",
+        multiple=True,
+        metavar="NAME",
+        callback=lambda context, parameter, values: _split(values),
+        help="Builder of docker buildx that builds; for many models several: repeat, or a,b.",
+    )(command)
+
+
+def _split(values: tuple[str, ...]) -> tuple[str, ...]:
+    names = (name.strip() for value in values for name in value.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     """The workflow's tools for the folder the command was started in."""
     config = project_config()
@@ -106,10 +124,14 @@ def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockReq
 def make_image_request(config: ProjectConfig, model: str, engine: str, options: dict[str, Any]) -> ImageRequest:
     """From parsed options (see build_options) and the project's configuration."""
     template = options["template"] or config.template
+    builders = options.get("builders") or ()
+    if builders and engine == "native":
+        raise ConfigurationError("--builder is of BuildKit, and --engine native asks none")
     return ImageRequest(
         model=model,
         lock=make_lock_request(config, options),
-        engine=engine,
+        engine="buildkit" if builders else engine,
+        builder=builders[0] if builders else None,
         base=options["base"] or config.base,
         debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
         template=Template(file=template),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import image_in
-from kbuild.image.tree import mark_used
+from kbuild.image.tree import mark_used, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,8 @@ class LocalImages:
         return self.root / kind / digest_json(key).hex
 
     def _write(self, kind: str, key: str, image: BuiltImage) -> None:
-        entry = self._entry(kind, key)
-        entry.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"key": key, "digest": str(image.digest), "engine": image.engine})
-        temporary = entry.with_name(f"{entry.name}.{os.getpid()}")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(entry)
+        write_whole(self._entry(kind, key), content.encode())
 
     def _read(self, kind: str, key: str) -> BuiltImage | None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            with _settings_kept():
+            with _SETTINGS:
                 yield
         except MlflowException as error:
             raise _translated(error, what, self.tracking_uri) from error
@@ -173,23 +174,39 @@ class MlflowStore:
             raise OutputError(f"the model's files cannot be stored: {error.strerror or error}") from error
 
 
-@contextmanager
-def _settings_kept() -> Iterator[None]:
+class _KeptSettings:
     """Leave the process's tracking uri as it was: downloads of models:/ uris ask it, whatever client is at hand.
 
     MLflow keeps it in a variable of its own and writes it into the environment, and tells the two apart nowhere.
+    Several threads may speak at once, with one store: the last to end puts it back.
     """
-    import mlflow
-    from mlflow.tracking._tracking_service import utils
 
-    variable = os.environ.get(_TRACKING_VARIABLE)
-    setting = utils._tracking_uri
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(setting)
-        if variable is not None:
-            os.environ[_TRACKING_VARIABLE] = variable
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._speakers = 0
+        self._variable: str | None = None
+        self._setting: Any = None
+
+    def __enter__(self) -> None:
+        from mlflow.tracking._tracking_service import utils
+
+        with self._lock:
+            if self._speakers == 0:
+                self._variable, self._setting = os.environ.get(_TRACKING_VARIABLE), utils._tracking_uri
+            self._speakers += 1
+
+    def __exit__(self, *error: object) -> None:
+        import mlflow
+
+        with self._lock:
+            self._speakers -= 1
+            if self._speakers == 0:
+                mlflow.set_tracking_uri(self._setting)
+                if self._variable is not None:
+                    os.environ[_TRACKING_VARIABLE] = self._variable
+
+
+_SETTINGS = _KeptSettings()
 
 
 def _resolve(client: MlflowClient, reference: ModelReference) -> str:

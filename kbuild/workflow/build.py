@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class ImageRequest:
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
     compression: Compression = DEFAULT_COMPRESSION
+    builder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +136,8 @@ def _prepare(request: ImageRequest, tools: Tools, workdir: Path, *, record: bool
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
     _check_glibc(base, environment, packages)
     wheels = tuple(package for package in packages if package.manager == "pip")
-    groups = split_wheels(wheels, cache=tools.cache, download=lambda: _download(locked, packages, tools))
+    with tools.shared.leading([f"download {locked.lockfile.digest}"]):
+        groups = split_wheels(wheels, cache=tools.cache, download=lambda: _download(locked, packages, tools))
     plan = make_plan(
         bundle,
         locked.lockfile,
@@ -168,7 +170,13 @@ def _fetch(model: str, tools: Tools, workdir: Path) -> ModelBundle:
 
 
 def _lock(bundle: ModelBundle, request: LockRequest, tools: Tools, *, force: bool = False) -> Locked:
-    with tools.phases("lock") as progress:
+    made_from = digest_json([bundle.facts.conda_env, bundle.facts.constraints, bundle.facts.python_version])
+    with (
+        tools.shared.leading([f"lock {made_from}"]) as first,
+        # One channel takes the captured interpreters of all.
+        tools.shared.alone("resolve") if first else nullcontext(),
+        tools.phases("lock") as progress,
+    ):
         return lock_bundle(
             bundle, request, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
         )
@@ -183,14 +191,18 @@ def _base(
         recorded = records.read(bundle, platform, progress)
         name = request.base or recorded.first
         choice = default_base() if name is None else parse_base(name)
-        base = resolve_base(
-            choice,
-            platform,
-            recorded=recorded.bases.get(choice.text),
-            settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
-            cache=tools.cache,
-            run=tools.run,
-            progress=progress,
+        earlier = recorded.bases.get(choice.text)
+        base = tools.shared.once(
+            f"base {choice.text} {platform} {None if earlier is None else earlier.digest}",
+            lambda: resolve_base(
+                choice,
+                platform,
+                recorded=earlier,
+                settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
+                cache=tools.cache,
+                run=tools.run,
+                progress=progress,
+            ),
         )
         if record:
             records.write(bundle, platform, recorded, base, progress)
@@ -231,7 +243,8 @@ def _build(
                 raise
             with tools.phases("build") as progress:
                 progress.note(f"{error.message}; building with buildkit instead")
-    context = complete(_stage(prepared, tools, workdir / "whole", {}))
+    with tools.shared.leading([f"stage {prepared.locked.lockfile.digest}"]):
+        context = complete(_stage(prepared, tools, workdir / "whole", {}))
     with tools.phases("build") as progress:
         cache = _layer_cache(prepared, tools)
         return _build_with("buildkit", context, prepared.base, images, tools, workdir, progress, cache)
@@ -241,16 +254,16 @@ def _build_native(prepared: _Prepared, images: LocalImages, tools: Tools, workdi
     """What earlier builds packed is taken, where the Dockerfile's layers follow from the plan."""
     plan = prepared.plan
     cache = _layer_cache(prepared, tools)
-    known = NOTHING_KNOWN
-    if copies_plan(plan):
-        keys = layer_keys(plan)
+    keys = layer_keys(plan) if copies_plan(plan) else {}
+    with tools.shared.leading(f"layer {key} {prepared.compression}" for key in keys.values()):
         found = {source: cache.get(key) for source, key in keys.items()} if reuse else {}
-        known = KnownLayers(keys=keys, packed={source: blob for source, blob in found.items() if blob is not None})
-    context = _stage(prepared, tools, workdir / "context", known.packed)
-    with tools.phases("build") as progress:
-        if known.packed:
-            progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
-        return _build_with("native", context, prepared.base, images, tools, workdir, progress, cache, known)
+        packed = {source: blob for source, blob in found.items() if blob is not None}
+        known = KnownLayers(keys=keys, packed=packed)
+        context = _stage(prepared, tools, workdir / "context", known.packed)
+        with tools.phases("build") as progress:
+            if known.packed:
+                progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
+            return _build_with("native", context, prepared.base, images, tools, workdir, progress, cache, known)
 
 
 def _build_with(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, Re
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.tags import Tag, write_tags
 from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
+from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
 
 
@@ -24,11 +24,11 @@ from kbuild.workflow.tools import Tools
 class Delivery:
     """Where the image goes besides the local images.
 
-    ``push`` is the text of a reference in which ``{run_id}`` and ``{model_id}`` are filled in. ``record`` says
+    ``tag`` and ``push`` are texts of references in which the placeholders of ``naming`` are filled in. ``record`` says
     whether the model's run is told: its tags, and the base that was used.
     """
 
-    tag: ImageReference | None = None
+    tag: str | None = None
     output: Path | None = None
     load: bool = False
     push: str | None = None
@@ -69,8 +69,12 @@ def deliver(
     Raises the error of the place that does not take it.
     """
     facts = bundle.facts
-    push = None if delivery.push is None else fill_push(delivery.push, facts.run_id, facts.model_id)
-    name = delivery.tag or push or _default_name(bundle)
+    values = name_values(bundle)
+    push = None if delivery.push is None else fill_name(delivery.push, values)
+    tag = None if delivery.tag is None else fill_name(delivery.tag, values)
+    for given in {str(each) for each in (push, tag) if each is not None}:
+        tools.shared.claim(given, image.digest)
+    name = tag or push or ImageReference.parse(values["name"] or "model")
     images.name(image, name)
     publishers: list[tuple[Publisher, ImageReference]] = []
     pushed: str | None = None
@@ -109,17 +113,6 @@ def deliver(
     )
 
 
-def fill_push(text: str, run_id: str | None, model_id: str | None) -> ImageReference:
-    """The reference that a text with ``{run_id}`` and ``{model_id}`` means; raises InvalidReference."""
-    return ImageReference.parse(text.replace("{run_id}", run_id or "").replace("{model_id}", model_id or ""))
-
-
 def _registry_base(plan: BuildPlan) -> ImageReference | None:
     """The base image's name, where it came from a registry."""
     return None if plan.from_line in ("scratch", BASE_CONTEXT) else ImageReference.parse(plan.from_line)
-
-
-def _default_name(bundle: ModelBundle) -> ImageReference:
-    """The model's own name where it has one that an image can carry, else ``model``."""
-    name = re.sub("[^a-z0-9]+", "-", (bundle.facts.name or "").lower()).strip("-")
-    return ImageReference.parse(name or "model")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from kbuild.image.cache import DEFAULT_LIMIT
 from kbuild.model.fetch import ModelStore
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.workflow.shared import Shared
 
 
 class Phases(Protocol):
@@ -22,10 +23,14 @@ class Phases(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tools:
-    """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands."""
+    """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands.
+
+    Several builds of one process have one ``shared``.
+    """
 
     store: ModelStore
     run: Runner
     cache: Path
     phases: Phases
     cache_limit: int = DEFAULT_LIMIT
+    shared: Shared = field(default_factory=Shared)

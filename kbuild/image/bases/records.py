@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from kbuild.errors import BaseImageError, KbuildError
 from kbuild.image.bases.debs import base_record, parse_base_record
+from kbuild.image.tree import write_whole
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.plan.base import ResolvedBase
@@ -44,7 +44,7 @@ class BaseRecords:
                     path = f"{self.folder}/{_name(platform)}"
                     found = self.store.download(run_id, path, Path(scratch) / "record")
                     if found is not None:
-                        self._keep(here, found.read_bytes())
+                        write_whole(here, found.read_bytes())
             return _parse(json.loads(here.read_bytes())) if here.is_file() else Recorded()
         except (KbuildError, ValueError) as error:
             progress.note(f"no record of an earlier base: {' '.join(str(error).split())}")
@@ -63,7 +63,7 @@ class BaseRecords:
         here = self._here(bundle, platform)
         if here.is_file() and here.read_bytes() == content:
             return
-        self._keep(here, content)
+        write_whole(here, content)
         run_id = bundle.facts.run_id
         if run_id is None:
             return
@@ -77,12 +77,6 @@ class BaseRecords:
 
     def _here(self, bundle: ModelBundle, platform: Platform) -> Path:
         return self.cache / f"{bundle.digest.hex}-{platform.conda_subdir}.json"
-
-    def _keep(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(path)
 
 
 def _parse(value: object) -> Recorded:

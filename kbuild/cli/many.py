@@ -1,0 +1,190 @@
+"""The part of ``kbuild image`` that takes many models: which ones, what is shown, what is told at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kbuild.cli.show import Show, amount
+from kbuild.errors import ConfigurationError, InvalidReference, OutputError, SomeFailed
+from kbuild.model.reference import ModelReference
+from kbuild.progress import Progress
+from kbuild.workflow import Delivery, ImageRequest, ImageResult, Outcome, Phases, Tools, build_many, has_placeholder
+
+REPORT_FORMAT = 1
+# At the start or after a blank: a folder's name may hold the sign.
+_COMMENT = re.compile(r"(^|\s)#.*")
+_ToJson = Callable[[ImageResult, dict[str, float]], dict[str, Any]]
+
+
+def read_references(source: str) -> list[str]:
+    """The references of a file, or of stdin for ``-``: one a line; blank lines and comments are left out.
+
+    Raises InvalidReference that names every line that is none, and ConfigurationError for what cannot be read.
+    """
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigurationError(f"cannot read {source}: {reason}") from error
+    found: dict[str, None] = {}
+    bad = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        stated = _COMMENT.sub("", line).strip()
+        if not stated:
+            continue
+        try:
+            ModelReference.parse(stated)
+        except InvalidReference as error:
+            bad.append(f"line {number}: {error.message}")
+        found[stated] = None
+    if bad:
+        raise InvalidReference(f"{source} has {len(bad)} lines that name no model: {'; '.join(bad)}")
+    return list(found)
+
+
+def check_delivery(models: Sequence[str], delivery: Delivery) -> None:
+    """Refuse what only one model can have; raises click's UsageError."""
+    if delivery.output is not None:
+        raise click.UsageError("--output is of one model; --push takes many")
+    for option, text in (("--tag", delivery.tag), ("--push", delivery.push)):
+        if text is not None and len(models) > 1 and not has_placeholder(text):
+            raise click.UsageError(
+                f"{option} {text} would be the name of {len(models)} images: write {{name}}, {{version}}, {{run_id}} "
+                "or {model_id} in it"
+            )
+
+
+def image_many(
+    requests: Sequence[ImageRequest],
+    delivery: Delivery,
+    tools: Tools,
+    show: Show,
+    *,
+    jobs: int,
+    builders: Sequence[str],
+    reuse: bool,
+    report: Path | None,
+    to_json: _ToJson | None,
+) -> None:
+    """Build all, print a line for each that is done, write the report; raises SomeFailed when any failed."""
+    models = [request.model for request in requests]
+    done: dict[str, Outcome] = {}
+    watcher = _Watcher(show, len(models))
+    try:
+        outcomes = build_many(requests, delivery, tools, watcher=watcher, jobs=jobs, builders=builders, reuse=reuse)
+        with closing(outcomes):
+            for outcome in outcomes:
+                done[outcome.model] = outcome
+                if outcome.result is not None:
+                    click.echo(_line(outcome, outcome.result, to_json))
+    finally:
+        told = [done.get(model, Outcome(model=model)) for model in models]
+        if report is not None:
+            _write_report(told, report)
+    failed = {outcome.model: outcome.error for outcome in told if outcome.error is not None}
+    for model, error in failed.items():
+        show.say(f"{model}: {error.message}", style="red")
+    if failed:
+        built = len(told) - len(failed)
+        raise SomeFailed(
+            f"{len(failed)} of {len(told)} models have no image",
+            hint=f"the other {built} have; run it again when that is mended: what is built is not built again",
+        )
+
+
+def _line(outcome: Outcome, result: ImageResult, to_json: _ToJson | None) -> str:
+    if to_json is None:
+        return f"{outcome.model}\t{result.reference}"
+    return json.dumps({"model": outcome.model, **to_json(result, {"all": round(outcome.seconds, 3)})})
+
+
+def _write_report(outcomes: Sequence[Outcome], path: Path) -> None:
+    value = {"format": REPORT_FORMAT, "models": [_entry(outcome) for outcome in outcomes]}
+    try:
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    entry: dict[str, Any] = {"model": outcome.model, "seconds": round(outcome.seconds, 3), "status": _status(outcome)}
+    if outcome.result is not None:
+        result = outcome.result
+        entry |= {"image": result.reference, "digest": str(result.image.digest), "pushed": result.pushed}
+    if outcome.error is not None:
+        error = outcome.error
+        entry["error"] = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    return entry
+
+
+def _status(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return "failed"
+    if outcome.result is None:
+        return "stopped"
+    return "reused" if outcome.result.reused else "built"
+
+
+class _Watcher:
+    """A line on stderr for each model that is done; what takes long tells its phase now and then."""
+
+    _SILENCE = 10.0
+
+    def __init__(self, show: Show, total: int) -> None:
+        self._show, self._total = show, total
+        self._lock = threading.Lock()
+        self._done = 0
+        self._spoke = time.monotonic()
+
+    def begin(self, model: str) -> Phases:
+        return _ModelPhases(self, model)
+
+    def end(self, outcome: Outcome) -> None:
+        text = _status(outcome)
+        if outcome.result is not None:
+            text += f" {outcome.result.reference}"
+        if outcome.error is not None:
+            text += f": {outcome.error.message}"
+        with self._lock:
+            self._done += 1
+            self._spoke = time.monotonic()
+            self._show.say(f"[{self._done}/{self._total}] {outcome.model} {text} ({outcome.seconds:.1f} s)")
+
+    def tell(self, model: str, phase: str, text: str) -> None:
+        """Say what is being done where nothing was said for a while."""
+        with self._lock:
+            if time.monotonic() - self._spoke >= self._SILENCE:
+                self._spoke = time.monotonic()
+                self._show.say(f"{model} {phase}: {text}")
+
+
+class _ModelPhases:
+    def __init__(self, watcher: _Watcher, model: str) -> None:
+        self._watcher, self._model = watcher, model
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[Progress]:
+        yield _ModelProgress(self._watcher, self._model, phase)
+
+
+class _ModelProgress:
+    def __init__(self, watcher: _Watcher, model: str, phase: str) -> None:
+        self._watcher, self._model, self._phase = watcher, model, phase
+        self._note = ""
+
+    def note(self, text: str) -> None:
+        self._note = text
+        self._watcher.tell(self._model, self._phase, text)
+
+    def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        self._watcher.tell(self._model, self._phase, f"{self._note} {amount(done, total, unit)}".strip())

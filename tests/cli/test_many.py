@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kbuild.cli import image as image_command
+from kbuild.cli import many
+from kbuild.cli.many import check_delivery, image_many, read_references
+from kbuild.cli.show import Show
+from kbuild.environment.locking import LockRequest
+from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, SomeFailed
+from kbuild.workflow import Delivery, ImageRequest, Outcome
+
+RUN = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_file_has_a_reference_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a#b").mkdir()
+    (tmp_path / "a#b/MLmodel").touch()
+    file = tmp_path / "refs.txt"
+    file.write_text(f"# all of them\n\n  {RUN}  # the first\r\nmodels:/churn@prod\n{tmp_path}/a#b\n{RUN}\n")
+    assert read_references(str(file)) == [RUN, "models:/churn@prod", f"{tmp_path}/a#b"]
+
+
+def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "refs.txt"
+    file.write_text(f"nonsense\n{RUN}\nmodels:/churn\n")
+    with pytest.raises(InvalidReference) as caught:
+        read_references(str(file))
+    assert "line 1: 'nonsense'" in caught.value.message and "line 3: 'models:/churn'" in caught.value.message
+    assert "line 2" not in caught.value.message
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        read_references(str(tmp_path / "absent"))
+
+
+def test_one_name_for_many_images_is_refused() -> None:
+    check_delivery(["a"], Delivery(push="registry.example/churn:1"))
+    check_delivery(["a", "b"], Delivery(push="registry.example/churn:{version}"))
+    with pytest.raises(click.UsageError, match="--tag churn would be the name of 2 images"):
+        check_delivery(["a", "b"], Delivery(tag="churn"))
+    with pytest.raises(click.UsageError, match="--output"):
+        check_delivery(["a"], Delivery(output=Path("image")))
+
+
+def test_failures_are_told_at_the_end_and_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build_many(requests: Any, *args: Any, watcher: Any, **options: Any) -> Any:
+        for request in requests[:1]:
+            yield Outcome(model=request.model, seconds=1.5, error=InvalidModel("broken", hint="mend it"))
+
+    monkeypatch.setattr(many, "build_many", build_many)
+    requests = [ImageRequest(model=name, lock=LockRequest(platforms=())) for name in ("a", "b")]
+    report = tmp_path / "report.json"
+    tools: Any = None
+    with pytest.raises(SomeFailed, match="1 of 2 models have no image"):
+        image_many(
+            requests, Delivery(), tools, Show(), jobs=1, builders=(), reuse=True, report=report, to_json=None
+        )  # fmt: skip
+    assert json.loads(report.read_text()) == {
+        "format": 1,
+        "models": [
+            {
+                "model": "a",
+                "seconds": 1.5,
+                "status": "failed",
+                "error": {"message": "broken", "hint": "mend it", "exit_code": 15},
+            },
+            {"model": "b", "seconds": 0.0, "status": "stopped"},
+        ],
+    }
+    captured = capsys.readouterr()
+    assert captured.out == "" and "a: broken" in captured.err
+
+
+@pytest.mark.parametrize(
+    "argv", [[], [RUN, "--all-registered"], [RUN, "--jobs", "2"], [RUN, "--builder", "a,b"], [RUN, "--report", "x"]]
+)
+def test_what_does_not_go_together_is_refused(argv: list[str]) -> None:
+    assert CliRunner().invoke(image_command.command, argv).exit_code == 2

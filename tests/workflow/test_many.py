@@ -1,0 +1,106 @@
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.environment.locking import LockRequest
+from kbuild.errors import EngineUnavailable, InvalidModel
+from kbuild.process import run
+from kbuild.progress import Progress, Silent
+from kbuild.workflow import Delivery, ImageRequest, Outcome, Tools, build_many, many
+
+
+@contextmanager
+def silent(phase: str) -> Iterator[Progress]:
+    yield Silent()
+
+
+class Watched:
+    def __init__(self) -> None:
+        self.ended: list[Outcome] = []
+
+    def begin(self, model: str) -> Any:
+        return silent
+
+    def end(self, outcome: Outcome) -> None:
+        self.ended.append(outcome)
+
+
+def requests(count: int) -> list[ImageRequest]:
+    return [ImageRequest(model=f"m{number}", lock=LockRequest(platforms=())) for number in range(count)]
+
+
+def tools(tmp_path: Path) -> Tools:
+    store: Any = None
+    return Tools(store=store, run=run, cache=tmp_path, phases=silent)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build: Any, count: int, **options: Any) -> Any:
+    monkeypatch.setattr(many, "build_image", build)
+    return build_many(requests(count), Delivery(), tools(tmp_path), watcher=Watched(), **options)
+
+
+def test_a_failure_stops_nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def build(request: ImageRequest, *args: Any, **options: Any) -> str:
+        if request.model == "m1":
+            raise InvalidModel("broken")
+        if request.model == "m2":
+            raise RuntimeError("a defect")
+        return request.model
+
+    outcomes = {each.model: each for each in start(monkeypatch, tmp_path, build, 5, jobs=2)}
+    assert [name for name, each in sorted(outcomes.items()) if each.result is not None] == ["m0", "m3", "m4"]
+    assert outcomes["m1"].error is not None and outcomes["m1"].error.message == "broken"
+    assert outcomes["m2"].error is not None and outcomes["m2"].error.message == "RuntimeError: a defect"
+
+
+def test_stopping_ends_programs_and_long_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun = threading.Barrier(3)
+
+    def build(request: ImageRequest, delivery: Delivery, tools: Tools, **options: Any) -> str:
+        if request.model == "m0":
+            return "m0"
+        begun.wait(10)
+        if request.model == "m1":
+            tools.run(["sleep", "60"])
+        with tools.phases("build") as progress:
+            while True:
+                progress.note("on and on")
+                time.sleep(0.01)
+
+    begin = time.monotonic()
+    with closing(start(monkeypatch, tmp_path, build, 6, jobs=2)) as outcomes, pytest.raises(KeyboardInterrupt):
+        for outcome in outcomes:
+            assert outcome.model == "m0"
+            begun.wait(10)
+            time.sleep(0.1)
+            raise KeyboardInterrupt
+    assert time.monotonic() - begin < 20
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("model")]
+
+
+def test_builders_share_and_one_that_is_gone_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def build(request: ImageRequest, *args: Any, **options: Any) -> str:
+        asked.append(request.builder)
+        time.sleep(0.01)
+        if request.builder == "gone":
+            raise EngineUnavailable("no answer")
+        return str(request.builder)
+
+    outcomes = list(start(monkeypatch, tmp_path, build, 12, jobs=3, builders=("gone", "a", "b")))
+    assert {each.result for each in outcomes} == {"a", "b"}
+    assert asked.count("gone") == 1
+
+
+def test_with_every_builder_gone_every_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def build(request: ImageRequest, *args: Any, **options: Any) -> str:
+        raise EngineUnavailable(f"{request.builder} does not answer")
+
+    outcomes = list(start(monkeypatch, tmp_path, build, 5, jobs=2, builders=("a", "b")))
+    assert all(isinstance(each.error, EngineUnavailable) for each in outcomes)

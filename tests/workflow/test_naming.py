@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import InvalidReference
+from kbuild.model.bundle import ModelBundle, ModelFacts, ModelFile
+from kbuild.workflow.naming import check_name, fill_name, has_placeholder, name_values
+
+
+def bundle(root: Path, name: str | None = "My Model") -> ModelBundle:
+    facts = ModelFacts(
+        uri=None, name=name, run_id=None, model_id="m-1", created=0, python_version="3.11.7", mlflow_version=None,
+        loader_module="x", flavors=(), conda_env={}, constraints=None, signature=None, input_example=None, record={},
+    )  # fmt: skip
+    file = ModelFile(path="MLmodel", size=0, digest=digest_bytes(b""))
+    return ModelBundle(root=root, files=(file,), facts=facts)
+
+
+def test_placeholders_are_filled_from_the_registered_version(tmp_path: Path) -> None:
+    (tmp_path / "registered_model_meta").write_text("model_name: Churn NL\nmodel_version: '3'\n")
+    filled = fill_name("registry.example/{name}:{version}-{model_id}", name_values(bundle(tmp_path)))
+    assert str(filled) == "registry.example/churn-nl:3-m-1"
+
+
+def test_what_a_model_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidReference, match="the model has no run id"):
+        fill_name("churn:{run_id}", name_values(bundle(tmp_path)))
+    with pytest.raises(InvalidReference, match="the model has no version"):
+        fill_name("{name}:{version}", name_values(bundle(tmp_path)))
+
+
+def test_other_braces_are_no_placeholders() -> None:
+    with pytest.raises(InvalidReference):
+        check_name("churn:{run}")
+    assert not has_placeholder("churn:{run}")
+    assert has_placeholder("churn:{version}")
+    assert check_name("{name}:{version}").tag == "1"
