@@ -16,6 +16,7 @@ from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import LockfileInvalid
 from kbuild.image.bytecode import Compiler, can_compile, compile_folder, compile_tree, find_compiler, recipe_digest
+from kbuild.image.bytecode_check import check_bytecode
 from kbuild.image.conda_packages import install_conda_packages
 from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.image.wheels import WheelTarget, cached_wheel, required_glibc, wheel_filename, wheel_key
@@ -28,6 +29,8 @@ PREFIX = "/opt/env"
 """Where the environment lies inside the image."""
 
 _RECIPE = 1
+# Where code lies that is no package: what serves, and what the model carries.
+_CODE = ("/opt/kbuild", "/opt/model")
 
 
 class Environment:
@@ -99,6 +102,19 @@ class Environment:
             if compiler is not None:
                 compile_folder(tree, "", compiler, run=self._run, jobs=_jobs())
             normalise_tree(tree)
+
+    def check_bytecode(
+        self, trees: Iterable[Path], downloads: Mapping[LockedPackage, Path], progress: Progress
+    ) -> None:
+        """Raises BytecodeMissing when Python files of these trees lack bytecode; notes those that are not valid."""
+        compiler = self.compiler(downloads)
+        if compiler is None:
+            return  # said when the wheels were laid out
+        folders = (f"{self._target.prefix}/lib", *_CODE)
+        tag = f"cpython-{self._target.short.replace('.', '')}"
+        invalid = check_bytecode(trees, folders, tag, compiler, run=self._run)
+        if invalid:
+            progress.note(f"{len(invalid)} files are not valid Python and have no bytecode: {', '.join(invalid)}")
 
 
 def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:

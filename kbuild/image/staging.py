@@ -31,15 +31,19 @@ class Stage:
 
     def packages(self, names: Sequence[str]) -> list[LockedPackage]:
         """The packages whose files ``lay`` will ask for."""
-        compiled = {INTERPRETER_LAYER, RUNTIME_LAYER, PROJECT_LAYER, *(group.name for group in self.groups)}
-        return self.environment.missing(names, self.groups) if compiled & set(names) else []
+        return self.environment.missing(names, self.groups) if self._compiled & set(names) else []
+
+    @property
+    def _compiled(self) -> set[str]:
+        """The layers with Python code."""
+        return {INTERPRETER_LAYER, RUNTIME_LAYER, PROJECT_LAYER, *(group.name for group in self.groups)}
 
     def lay(
         self, names: Sequence[str], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
     ) -> dict[str, Path]:
         """The directory of each of these layers, below ``into`` where it is none of the cache's.
 
-        Raises what Environment raises, and OutputError.
+        Raises what Environment raises, OutputError, and BytecodeMissing where a Python file has no bytecode.
         """
         trees: dict[str, Path] = {}
         groups = [group for group in self.groups if group.name in names]
@@ -60,6 +64,9 @@ class Stage:
         code = [trees[name] for name in (RUNTIME_LAYER, PROJECT_LAYER) if name in trees]
         if code:
             self.environment.compile(code, downloads)
+        compiled = [tree for name, tree in trees.items() if name in self._compiled]
+        if compiled:
+            self.environment.check_bytecode(compiled, downloads, progress)
         return trees
 
 
