@@ -211,17 +211,17 @@ class PlatformError(KbuildError):
     exit_code = 34
 
 
-class BytecodeMissing(KbuildError):
-    """Python files that would be compiled again at every start of the image"""
-
-    exit_code = 35
-    default_hint = "the cache may be damaged: kbuild cache verify; then build with --no-cache"
-
-
 class BaseNotPinned(KbuildError):
     """With ``--locked``, a base image by a tag for which no digest is recorded: it could be another one each day."""
 
     exit_code = 35
+
+
+class BytecodeMissing(KbuildError):
+    """Python files that would be compiled again at every start of the image."""
+
+    exit_code = 36
+    default_hint = "the cache may be damaged: kbuild cache verify; then build with --no-cache"
 
 
 # Images: 40-49
