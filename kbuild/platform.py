@@ -26,11 +26,18 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Read ``linux/amd64``; raises PlatformError naming the known ones."""
+        """Read ``linux/amd64``, or conda's ``linux-64`` for it; raises PlatformError naming the known ones."""
         os, _, architecture = text.partition("/")
+        if text in _SUBDIRS.values():
+            return cls.from_conda_subdir(text)
         if (os, architecture) not in _SUBDIRS:
             raise PlatformError(f"unknown platform {text!r}", hint=f"known are {_known()}")
         return cls(os, architecture)
+
+    @classmethod
+    def parse_list(cls, text: str) -> tuple[Platform, ...]:
+        """Read ``linux/amd64,linux/arm64``: sorted, each once. Raises PlatformError as ``parse`` does."""
+        return tuple(sorted({cls.parse(part.strip()) for part in text.split(",")}))
 
     @classmethod
     def from_conda_subdir(cls, subdir: str) -> Platform:
@@ -44,6 +51,11 @@ class Platform:
     def conda_subdir(self) -> str:
         """conda's name, such as ``linux-64``."""
         return _SUBDIRS[self.os, self.architecture]
+
+
+def known_platforms() -> tuple[Platform, ...]:
+    """Every platform that images can be built for, sorted."""
+    return tuple(sorted(Platform(*pair) for pair in _SUBDIRS))
 
 
 def host_platform() -> Platform:

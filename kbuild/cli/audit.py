@@ -20,7 +20,7 @@ from kbuild.auditing.auditor import Auditor
 from kbuild.auditing.request import Audited, AuditRequest
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import DEFAULTS, existing_image
-from kbuild.cli.options import make_lock_request, make_tools
+from kbuild.cli.options import make_lock_request, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import (
     AuditFindings,
@@ -31,6 +31,7 @@ from kbuild.errors import (
     OutputError,
 )
 from kbuild.model.reference import ModelReference
+from kbuild.platform import Platform
 from kbuild.workflow import Tools
 
 FORMATS = ("table", "json", "markdown", "cyclonedx")
@@ -58,6 +59,7 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 @click.option("--image", "image", metavar="IMAGE", help="Also the image of MODEL: a name, a layout or a tar.")
 @click.option("--today", metavar="DATE", help="The day that expiry dates are compared with.  [default: today]")
 @click.option("--no-record", is_flag=True, help="Do not write report, SBOM and tags to the MLflow run.")
+@platform_option
 @env_option
 def command(reference: str | None, all_registered: bool, form: str, output: Path | None, **options: Any) -> None:
     """Audit REFERENCE: a model, an image, or a conda-lock.yml.
@@ -74,7 +76,7 @@ def command(reference: str | None, all_registered: bool, form: str, output: Path
     tools, config = make_tools(show)
     auditor = Auditor(_request(config, options), tools)
     if reference is not None:
-        audited = _audit(reference, options["image"], auditor, tools)
+        audited = _audit(reference, options["image"], auditor, tools, options["platform"])
         _deliver(_render(audited, form, to_terminal=output is None), output)
         _tell(show, audited)
         _exit(audited.report.verdict, audited.report.reference)
@@ -119,11 +121,11 @@ def _date(text: str | None) -> datetime.date:
         raise ConfigurationError(f"--today {text!r} is no date such as 2027-01-31") from error
 
 
-def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools) -> Audited:
+def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools, platform: Platform | None) -> Audited:
     path = Path(reference).expanduser()
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
-    with existing_image(reference, tools) as found:
+    with existing_image(reference, tools, platform) as found:
         if found is not None:
             return auditor.audit_image(found[0], reference)
     try:
@@ -135,7 +137,7 @@ def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools) ->
         ) from error
     if image is None:
         return auditor.audit_model(model)
-    with existing_image(image, tools) as found:
+    with existing_image(image, tools, platform) as found:
         if found is None:
             raise InvalidReference(f"{image!r} is no image built here and no OCI layout or tar")
         return auditor.audit_model(model, image=found[0])

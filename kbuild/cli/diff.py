@@ -9,19 +9,21 @@ import click
 from kbuild.auditing.difference import compare_models
 from kbuild.cli.config import env_option
 from kbuild.cli.find import existing_image
-from kbuild.cli.options import json_option, make_tools
+from kbuild.cli.options import json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.image.cache import using_cache
 from kbuild.image.diff import diff_images
 from kbuild.model.reference import ModelReference
+from kbuild.platform import Platform
 
 
 @click.command("diff")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
+@platform_option
 @json_option
 @env_option
-def command(before: str, after: str, as_json: bool) -> None:
+def command(before: str, after: str, platform: Platform | None, as_json: bool) -> None:
     """What differs from A to B, two runs or two images.
 
     Of runs: packages, code, parameters, artifacts, signature; runs are anything that names a model, and packages are
@@ -30,7 +32,11 @@ def command(before: str, after: str, as_json: bool) -> None:
     """
     show = Show()
     tools, _ = make_tools(show)
-    with using_cache(tools.cache), existing_image(before, tools) as one, existing_image(after, tools) as other:
+    with (
+        using_cache(tools.cache),
+        existing_image(before, tools, platform) as one,
+        existing_image(after, tools, platform) as other,
+    ):
         if one is not None and other is not None:
             with show("compare"):
                 images = diff_images(one[0], other[0])

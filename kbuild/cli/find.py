@@ -12,11 +12,13 @@ from kbuild.cli.config import ProjectConfig
 from kbuild.cli.options import make_image_request
 from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference
 from kbuild.image.engine import BuiltImage
+from kbuild.image.index import BuiltIndex, find_index, index_in
 from kbuild.image.local import LocalImages
 from kbuild.image.oci.layout import is_layout
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import image_in
 from kbuild.model.reference import ModelReference
+from kbuild.platform import Platform
 from kbuild.workflow import Delivery, Tools, build_image
 
 DEFAULTS: dict[str, Any] = {
@@ -32,12 +34,16 @@ DEFAULTS: dict[str, Any] = {
 
 
 @contextmanager
-def found_image(text: str, tools: Tools, config: ProjectConfig) -> Iterator[tuple[BuiltImage, ImageReference]]:
+def found_image(
+    text: str, tools: Tools, config: ProjectConfig, platform: Platform | None = None
+) -> Iterator[tuple[BuiltImage, ImageReference]]:
     """The image that ``text`` names and a name for it; a model is built with default options if it was not yet.
+
+    Of an image index it is the one for ``platform``, or for this machine.
 
     Raises ImageNotFound saying what was looked for, and whatever building raises.
     """
-    with existing_image(text, tools) as found:
+    with existing_image(text, tools, platform) as found:
         if found is not None:
             yield found
             return
@@ -48,29 +54,64 @@ def found_image(text: str, tools: Tools, config: ProjectConfig) -> Iterator[tupl
                 f"{text!r} is no image built here, no OCI layout or tar, and no model",
                 hint="build one with: kbuild image RUN_ID",
             ) from error
-        result = build_image(make_image_request(config, text, "auto", DEFAULTS), Delivery(), tools)
+        result = build_image(
+            make_image_request(config, text, "auto", {**DEFAULTS, "platform": platform and str(platform)}),
+            Delivery(),
+            tools,
+        )
         yield result.image, ImageReference.parse(result.reference).with_tag(None)
 
 
 @contextmanager
-def existing_image(text: str, tools: Tools) -> Iterator[tuple[BuiltImage, ImageReference] | None]:
-    """The layout, tar or image built here that ``text`` names and a name for it, None where it names none of these."""
+def existing_image(
+    text: str, tools: Tools, platform: Platform | None = None
+) -> Iterator[tuple[BuiltImage, ImageReference] | None]:
+    """The layout, tar or image built here that ``text`` names and a name for it, None where it names none of these.
+
+    Of an image index it is the one for ``platform``, or for this machine.
+    """
     path = Path(text).expanduser()
     if is_layout(path):
-        yield image_in(path, engine="unknown"), ImageReference.parse("kbuild-layout")
+        yield _in_layout(path, tools, platform), ImageReference.parse("kbuild-layout")
     elif path.suffix == ".tar" and path.is_file():
         with _unpacked(path, tools) as layout:
-            yield image_in(layout, engine="unknown"), ImageReference.parse("kbuild-layout")
+            yield _in_layout(layout, tools, platform), ImageReference.parse("kbuild-layout")
     else:
-        yield _local(text, tools)
+        yield _local(text, tools, platform)
 
 
-def _local(text: str, tools: Tools) -> tuple[BuiltImage, ImageReference] | None:
+@contextmanager
+def existing_index(text: str, tools: Tools) -> Iterator[BuiltIndex | None]:
+    """The image index that ``text`` names in one of these ways, None where it names none."""
+    path = Path(text).expanduser()
+    if is_layout(path):
+        yield _index_in(path)
+    elif path.suffix == ".tar" and path.is_file():
+        with _unpacked(path, tools) as layout:
+            yield _index_in(layout)
+    else:
+        try:
+            yield LocalImages(tools.cache / "images").index_by_reference(ImageReference.parse(text))
+        except InvalidReference:
+            yield None
+
+
+def _index_in(layout: Path) -> BuiltIndex | None:
+    digest = find_index(layout)
+    return None if digest is None else index_in(layout, digest, engine="unknown")
+
+
+def _in_layout(layout: Path, tools: Tools, platform: Platform | None) -> BuiltImage:
+    image = image_in(layout, engine="unknown", platform=platform)
+    return image if find_index(layout) is None else LocalImages(tools.cache / "images").alone(image)
+
+
+def _local(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltImage, ImageReference] | None:
     try:
         reference = ImageReference.parse(text)
     except InvalidReference:
         return None
-    image = LocalImages(tools.cache / "images").by_reference(reference)
+    image = LocalImages(tools.cache / "images").by_reference(reference, platform=platform)
     return None if image is None else (image, reference.with_tag(reference.tag))
 
 

@@ -58,7 +58,9 @@ def command(
 ) -> None:
     """Build the image that serves MODEL and print name@digest.
 
-    MODEL is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a model folder.
+    MODEL is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. With several
+    platforms the digest is that of the image index; each platform's image keeps the digest that it has alone, and
+    can be named by it too.
 
     Of many models a line each is printed, MODEL<tab>name@digest (with --json an object a line); those that fail are
     told at the end, and the exit code is then 70. What is built is not built again, so the same command goes on where
@@ -103,7 +105,7 @@ def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
     """The object that ``--json`` prints; sizes in bytes."""
     return {
         "reference": result.reference,
-        "digest": str(result.image.digest),
+        "digest": str(result.digest),
         "image_id": str(result.image.config_digest),
         "layout": str(result.layout),
         "engine": result.image.engine,
@@ -118,4 +120,8 @@ def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
         "pushed": result.pushed,
         "tagged": result.untagged is None,
         "seconds": seconds,
+        "platforms": {
+            str(platform): {"digest": str(image.digest), "image_id": str(image.config_digest), "size": image.size}
+            for platform, image in ({} if result.index is None else result.index.images).items()
+        },
     }

@@ -42,6 +42,14 @@ compression_option = click.option(
 )
 
 
+platform_option = click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    callback=lambda _context, _option, text: None if text is None else Platform.parse(text),
+    help="Of an image index, the image for it.  [default: this machine's]",
+)
+
+
 def lock_options(command: _Command) -> _Command:
     """Add what decides the lock."""
     for option in (
@@ -51,7 +59,12 @@ def lock_options(command: _Command) -> _Command:
             help="Where Python comes from: a conda channel, or the one running here, packaged. [default: auto]",
         ),
         click.option("--channel", "channels", multiple=True, help="Conda channel instead of the model's own; repeat."),
-        click.option("--platform", metavar="OS/ARCH", help="Such as linux/amd64.  [default: this machine's]"),
+        click.option(
+            "--platform",
+            metavar="OS/ARCH,…",
+            help="linux/amd64, linux/arm64 (for conda linux-64, linux-aarch64) or both with a comma: one lock, and an "
+            "image index.  [default: this machine's]",
+        ),
         click.option(
             "--lockfile", type=click.Path(path_type=Path), help="Use this conda-lock.yml; stop if it is stale."
         ),
@@ -113,7 +126,7 @@ def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockReq
     """From parsed options (see lock_options) and the project's configuration."""
     platform = options["platform"]
     return LockRequest(
-        platforms=(Platform.parse(platform) if platform else host_platform(),),
+        platforms=Platform.parse_list(platform) if platform else (host_platform(),),
         interpreter=options["interpreter"] or config.interpreter,
         channels=tuple(options["channels"]) or config.channels,
         lockfile=options["lockfile"],

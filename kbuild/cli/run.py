@@ -14,11 +14,12 @@ import click
 
 from kbuild.cli.config import env_option
 from kbuild.cli.find import found_image
-from kbuild.cli.options import make_tools
+from kbuild.cli.options import make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
 from kbuild.image.cache import using_cache
 from kbuild.image.start import start_image
+from kbuild.platform import Platform
 from kbuild.process import start
 from kbuild.verify.scoring import wait_until_ready
 
@@ -27,8 +28,9 @@ from kbuild.verify.scoring import wait_until_ready
 @click.argument("image")
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: a free one]")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
+@platform_option
 @env_option
-def command(image: str, port: int | None, timeout: float) -> None:
+def command(image: str, port: int | None, timeout: float, platform: Platform | None) -> None:
     """Serve IMAGE on this machine until Ctrl-C; print its url when it is ready.
 
     IMAGE is a name or digest that "kbuild image" printed, an OCI layout, its tar, or a model (built first if need be).
@@ -41,7 +43,7 @@ def command(image: str, port: int | None, timeout: float) -> None:
     stopped = _Stopped()
     with (
         using_cache(tools.cache),
-        found_image(image, tools, config) as (built, reference),
+        found_image(image, tools, config, platform) as (built, reference),
         tempfile.TemporaryDirectory() as folder,
     ):
         if port is not None:

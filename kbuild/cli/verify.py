@@ -9,12 +9,15 @@ from pathlib import Path
 import click
 
 from kbuild.cli.config import ProjectConfig, env_option
-from kbuild.cli.find import found_image
-from kbuild.cli.options import json_option, make_tools
+from kbuild.cli.find import existing_index, found_image
+from kbuild.cli.options import json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError, VerificationFailed
 from kbuild.image.cache import using_cache
+from kbuild.image.engine import BuiltImage
+from kbuild.platform import Platform
 from kbuild.verify.image import verify_image
+from kbuild.verify.rebuild import RebuildReport
 from kbuild.verify.tags import write_verdict
 from kbuild.workflow import Tools
 
@@ -27,24 +30,31 @@ from kbuild.workflow import Tools
 @click.option(
     "--report", "proof", type=click.Path(path_type=Path), help="With --rebuild: write what was found as JSON."
 )
+@platform_option
 @env_option
 @json_option
 def command(
-    image: str, timeout: float, rebuild: bool, reuse_downloads: bool, proof: Path | None, as_json: bool
+    image: str,
+    timeout: float,
+    rebuild: bool,
+    reuse_downloads: bool,
+    proof: Path | None,
+    platform: Platform | None,
+    as_json: bool,
 ) -> None:
     """Start IMAGE, ask it the model's own input example, compare with the prediction recorded in training, stop it.
 
     IMAGE is what "kbuild run" takes. The exit code is 0 when the answers are equal.
 
     With --rebuild nothing is started: what the image says it was made from is built again in a clean cache, and the
-    exit code is 0 when that gives the same digest.
+    exit code is 0 when that gives the same digest; of an image index every platform's image, unless one is named.
     """
     show = Show()
     tools, config = make_tools(show)
     if rebuild:
-        _rebuild(image, tools, config, show, reuse_downloads=reuse_downloads, report=proof, as_json=as_json)
+        _rebuild(image, tools, config, show, platform, reuse_downloads=reuse_downloads, report=proof, as_json=as_json)
         return
-    with using_cache(tools.cache), found_image(image, tools, config) as (built, reference):
+    with using_cache(tools.cache), found_image(image, tools, config, platform) as (built, reference):
         try:
             with show("verify") as progress:
                 report = verify_image(built, tools.run, cache=tools.cache, timeout=timeout, progress=progress)
@@ -68,6 +78,7 @@ def _rebuild(
     tools: Tools,
     config: ProjectConfig,
     show: Show,
+    platform: Platform | None,
     *,
     reuse_downloads: bool,
     report: Path | None,
@@ -75,15 +86,34 @@ def _rebuild(
 ) -> None:
     from kbuild.cli.rebuild import rebuild
 
-    with using_cache(tools.cache), found_image(image, tools, config) as (built, reference):
-        verdict = rebuild(built, tools, config, show, reuse_downloads=reuse_downloads)
-    text = json.dumps({"name": reference.familiar, **verdict.to_json()}, indent=None if report is None else 2)
+    def again(built: BuiltImage) -> RebuildReport:
+        return rebuild(built, tools, config, show, reuse_downloads=reuse_downloads)
+
+    with using_cache(tools.cache), existing_index(image, tools) as index:
+        if index is not None and platform is None:
+            verdicts = {str(each): again(built) for each, built in index.images.items()}
+            value = {
+                "name": image,
+                "image": str(index.digest),
+                "same": all(verdict.same for verdict in verdicts.values()),
+                "platforms": {each: verdict.to_json() for each, verdict in verdicts.items()},
+            }
+            digest = str(index.digest)
+        else:
+            with found_image(image, tools, config, platform) as (built, reference):
+                verdicts = {str(platform or ""): again(built)}
+            value = {"name": reference.familiar, **next(iter(verdicts.values())).to_json()}
+            digest = str(built.digest)
+    text = json.dumps(value, indent=None if report is None else 2)
     if report is not None:
         write_report(report, text)
-    click.echo(text if as_json else verdict.diff.to_text().rstrip() if not verdict.same else str(built.digest))
-    if not verdict.same:
+    differing = [verdict for verdict in verdicts.values() if not verdict.same]
+    plain = "\n".join(verdict.diff.to_text().rstrip() for verdict in differing)
+    click.echo(text if as_json else plain or digest)
+    if differing:
+        first = differing[0]
         raise VerificationFailed(
-            f"building {verdict.claims.model} again gives {verdict.diff.after}, not {verdict.diff.before}",
+            f"building {first.claims.model} again gives {first.diff.after}, not {first.diff.before}",
             hint="what differs is printed; another version of kbuild's tools may explain it (see the report)",
         )
     show.say("built again from its lock and model, it has the same digest")

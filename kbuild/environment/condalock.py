@@ -19,12 +19,11 @@ from kbuild.environment.lockfile import CHANNEL_VARIABLE, CONTENT_DIGEST_KEY, Lo
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ExtraNotInstalled,
-    InterpreterCaptureFailed,
     LockfileInvalid,
     ResolverFailed,
     SourceOnlyPackage,
 )
-from kbuild.platform import host_platform
+from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
@@ -71,12 +70,15 @@ class CondaLockResolver:
         """Solve for every platform of the spec; captures the interpreter first when the spec wants it.
 
         The bytes of the answer depend on the spec and on what channels and indexes offer. Raises PackageNotFound,
-        VersionConflict, SourceOnlyPackage, IndexUnavailable, InterpreterCaptureFailed or ResolverFailed.
+        VersionConflict, SourceOnlyPackage, IndexUnavailable, InterpreterCaptureFailed or ResolverFailed; PlatformError
+        naming everything that a platform other than this machine's lacks.
         """
-        glibc, channels = self._interpreter(spec, progress)
         digest = self.input_digest(spec)
-        documents = [
-            PlatformSolve(
+        documents = {}
+        # This machine's own platform first: what stops it stops all, and is told as the simpler case that it is.
+        for platform in sorted(spec.platforms, key=lambda each: (each != host_platform(), each)):
+            glibc, channels = self._interpreter(spec, platform, progress)
+            documents[platform] = PlatformSolve(
                 spec=spec,
                 platform=platform,
                 channels=channels,
@@ -87,25 +89,23 @@ class CondaLockResolver:
                 solver=self.solver,
                 progress=progress,
             ).document()
-            for platform in spec.platforms
-        ]
         try:
-            lockfile = parse_lockfile(_join(documents), source="conda-lock's answer")
+            lockfile = parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
         except LockfileInvalid as error:
             raise ResolverFailed(error.message, hint="every package needs a url and a sha256") from error
         _check_wheels(spec, lockfile)
         return lockfile
 
-    def _interpreter(self, spec: EnvironmentSpec, progress: Progress) -> tuple[str, tuple[str, ...]]:
-        """The C library and the channels to solve with."""
-        if spec.interpreter == "conda":
+    def _interpreter(
+        self, spec: EnvironmentSpec, platform: Platform, progress: Progress
+    ) -> tuple[str, tuple[str, ...]]:
+        """The C library and the channels to solve a platform with.
+
+        Only this machine's own interpreter can be captured: for other platforms one of the same version comes from a
+        channel.
+        """
+        if spec.interpreter == "conda" or platform != host_platform():
             return self.glibc, spec.channels
-        others = [str(platform) for platform in spec.platforms if platform != host_platform()]
-        if others:
-            raise InterpreterCaptureFailed(
-                f"the captured interpreter runs on {host_platform()}, not on {', '.join(others)}",
-                hint="take the interpreter from a channel (--interpreter conda)",
-            )
         layout = running_interpreter()
         check_version(spec.python, layout)
         captured = capture_interpreter(self.channel, run=self.run, progress=progress, layout=layout)
@@ -125,7 +125,7 @@ def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
             "content_hash": {
                 key: value for each in documents for key, value in each["metadata"]["content_hash"].items()
             },
-            "channels": first["channels"],
+            "channels": _channels(documents),
             "platforms": [name for each in documents for name in each["metadata"]["platforms"]],
             "sources": first["sources"],
             "custom_metadata": {**first["custom_metadata"], CONTENT_DIGEST_KEY: str(content_digest(packages))},
@@ -133,6 +133,14 @@ def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
         "package": packages,
     }
     return (_HEADER + str(yaml.safe_dump(joined, sort_keys=False))).encode()
+
+
+def _channels(documents: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Each channel of any platform once: platforms differ in theirs where one has the captured interpreter."""
+    found: list[Any] = []
+    for document in documents:
+        found += [channel for channel in document["metadata"]["channels"] if channel not in found]
+    return found
 
 
 def _check_wheels(spec: EnvironmentSpec, lockfile: Lockfile) -> None:

@@ -84,6 +84,11 @@ def explain_failure(stderr: str, *, releases: Releases) -> KbuildError:
     return ResolverFailed(f"conda-lock failed: {_last_words(stderr)}")
 
 
+def is_channel_failure(stderr: str) -> bool:
+    """Whether it was the conda solver that failed: the interpreter, or another package of a channel."""
+    return _CONDA_FAILED.search(stderr) is not None
+
+
 def missing_release(name: str, version: str, *, wanted_by: str | None, releases: Releases) -> KbuildError:
     """The error for a package, or a version of it, that the solver did not get: absent, refused or source only."""
     wanted = name if version in ("*", "") else f"{name} {version.removeprefix('==')}"

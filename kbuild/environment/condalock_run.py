@@ -18,15 +18,16 @@ from packaging.version import InvalidVersion, Version
 
 from kbuild.digest import Digest
 from kbuild.environment import condalock_source as source
-from kbuild.environment.condalock_errors import explain_failure, lagging_requirement
+from kbuild.environment.condalock_errors import explain_failure, is_channel_failure, lagging_requirement
 from kbuild.environment.credentials import without_credentials
 from kbuild.environment.download import make_session
-from kbuild.environment.index import find_releases
+from kbuild.environment.index import IndexFile, find_files, releases_of
+from kbuild.environment.lacking import find_without_wheel, platform_error
 from kbuild.environment.requirements import applicable
 from kbuild.environment.solver import find_solver
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import KbuildError, PackageNotFound, ResolverFailed, VersionConflict
-from kbuild.platform import Platform
+from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
@@ -80,10 +81,17 @@ class PlatformSolve:
         if document is not None:
             return document
         with make_session(self.environ) as session:
-            error = explain_failure(
-                stderr,
-                releases=lambda name: find_releases(name, self.spec.indexes, environ=self.environ, session=session),
-            )
+
+            def files(name: str) -> list[IndexFile]:
+                return find_files(name, self.spec.indexes, environ=self.environ, session=session)
+
+            error = explain_failure(stderr, releases=lambda name: releases_of(files(name)))
+            of_channel = is_channel_failure(stderr)
+            if isinstance(error, ResolverFailed) or (of_channel and self.platform != host_platform()):
+                # The solver stops at the first of them; whoever has to provide them wants to know all.
+                without = find_without_wheel({**pins, **pip}, self.spec.python, self.platform, files=files)
+                if of_channel or without:
+                    raise platform_error(self.platform, error if of_channel else None, without) from error
         raise self._with_offer(error, stderr, pip)
 
     def _with_offer(self, error: KbuildError, stderr: str, pip: Mapping[str, Requirement]) -> KbuildError:

@@ -144,8 +144,13 @@ def find_releases(
 
     Raises IndexUnavailable when an index does not answer.
     """
+    return releases_of(find_files(name, indexes, environ=environ, session=session))
+
+
+def releases_of(files: Iterable[IndexFile]) -> dict[Version, list[str]]:
+    """The file names of each release."""
     releases: dict[Version, list[str]] = {}
-    for file in find_files(name, indexes, environ=environ, session=session):
+    for file in files:
         version = _version(file.filename)
         if version is not None:
             releases.setdefault(version, []).append(file.filename)

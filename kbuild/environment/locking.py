@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
 from kbuild.errors import HashMismatch, KbuildError, LockfileStale
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
-from kbuild.platform import Platform
+from kbuild.platform import Platform, known_platforms
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
@@ -35,13 +36,17 @@ _Found = tuple[Lockfile, EnvironmentSpec, Origin]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockRequest:
-    """What lock is wanted. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve."""
+    """What lock is wanted. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
+
+    ``digest`` names a lock that counts as fresh whatever it was made from: the one that an image was built with.
+    """
 
     platforms: tuple[Platform, ...]
     interpreter: str = "auto"
     channels: tuple[str, ...] = ()
     lockfile: Path | None = None
     locked: bool = False
+    digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +144,20 @@ def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> E
 
 
 def _candidates(spec: EnvironmentSpec, request: LockRequest, resolver: Resolver) -> dict[Digest, EnvironmentSpec]:
-    """Specs whose lock is fresh. ``auto`` takes either interpreter: a lock that is there decides, not this machine."""
+    """Specs whose lock is fresh.
+
+    ``auto`` takes either interpreter: a lock that is there decides, not this machine. A lock of further platforms is as
+    good as one of those asked for: the image of one platform is then the one that is in the index of all.
+    """
     kinds: tuple[Interpreter, ...] = ("conda", "captured") if request.interpreter == "auto" else (spec.interpreter,)
-    return {resolver.input_digest(each): each for kind in kinds for each in [replace(spec, interpreter=kind)]}
+    others = [platform for platform in known_platforms() if platform not in spec.platforms]
+    wider = [more for count in range(len(others) + 1) for more in combinations(others, count)]
+    return {
+        resolver.input_digest(each): each
+        for more in wider
+        for kind in kinds
+        for each in [replace(spec, interpreter=kind, platforms=tuple(sorted((*spec.platforms, *more))))]
+    }
 
 
 def _find_fresh(
@@ -158,6 +174,8 @@ def _find_fresh(
             raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=_mend(bundle))
         return given, candidates[given.input_digest], "given"
     stored = _stored(bundle, store, progress)
+    if stored is not None and str(stored.digest) == request.digest:
+        return stored, next(iter(candidates.values())), "stored with the run"
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
         return stored, candidates[stored.input_digest], "stored with the run"
     if stored is not None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage
-from kbuild.image.oci.layout import blob_path
+from kbuild.image.index import BuiltIndex, index_in, single_image, write_index
+from kbuild.image.oci.layout import blob_path, list_images
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import image_in
 from kbuild.image.tree import mark_used, write_whole
+from kbuild.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,22 @@ class LocalImages:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def name(self, image: BuiltImage, reference: ImageReference) -> None:
+    def add_index(self, images: Mapping[Platform, BuiltImage]) -> BuiltIndex:
+        """Keep the index of images that are here; its layout shares their files."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        try:
+            index = write_index(images, scratch / "layout")
+            kept = self.root / index.digest.hex
+            # One that is there may have lost blobs to a full disk; these are whole.
+            if kept.exists():
+                kept.rename(scratch / "earlier")
+            index.layout.rename(kept)
+            return index_in(kept, index.digest, engine=index.engine)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def name(self, image: BuiltImage | BuiltIndex, reference: ImageReference) -> None:
         """Remember that ``reference`` means this image from now on."""
         self._write("references", str(_named(reference)), image)
 
@@ -57,31 +74,61 @@ class LocalImages:
         image = self._read("plans", str(key))
         return image if image is not None and _is_whole(image) else None
 
-    def by_reference(self, reference: ImageReference) -> BuiltImage | None:
-        """The image of this name, or of this digest whatever its name."""
+    def by_reference(self, reference: ImageReference, *, platform: Platform | None = None) -> BuiltImage | None:
+        """The image of this name, or of this digest whatever its name; see ``by_digest`` for ``platform``."""
         if reference.digest is not None:
-            return self.by_digest(reference.digest)
-        return self._read("references", str(_named(reference)))
+            return self.by_digest(reference.digest, platform=platform)
+        return self._read("references", str(_named(reference)), platform)
 
-    def by_digest(self, digest: Digest, *, engine: str = "unknown") -> BuiltImage | None:
-        """The image with this manifest digest."""
+    def by_digest(
+        self, digest: Digest, *, engine: str = "unknown", platform: Platform | None = None
+    ) -> BuiltImage | None:
+        """The image with this manifest digest; of an index the one for ``platform``, or for this machine.
+
+        Raises InvalidImage where it is for other platforms than the one asked for.
+        """
         layout = self.root / digest.hex
         if not layout.is_dir():
             return None
         mark_used(layout)
-        return image_in(layout, engine=engine, digest=digest)
+        image = image_in(layout, engine=engine, digest=digest, platform=platform)
+        return image if image.digest == digest else self.alone(image)
+
+    def index_by_reference(self, reference: ImageReference) -> BuiltIndex | None:
+        """The index of this name or digest, None where it is none."""
+        digest = reference.digest
+        if digest is None:
+            record = self._record("references", str(_named(reference)))
+            digest = None if record is None else record[0]
+        if digest is None or not (self.root / digest.hex).is_dir():
+            return None
+        mark_used(self.root / digest.hex)
+        if len(list_images(self.root / digest.hex, digest)) < 2:
+            return None
+        return index_in(self.root / digest.hex, digest, engine="unknown")
+
+    def alone(self, image: BuiltImage) -> BuiltImage:
+        """An image of a layout that holds several, in a layout of its own, as what loads or runs one needs it."""
+        here = self.by_digest(image.digest, engine=image.engine)
+        if here is not None and _is_whole(here):
+            return here
+        return self.add(lambda layout: single_image(image, layout))
 
     def _entry(self, kind: str, key: str) -> Path:
         return self.root / kind / digest_json(key).hex
 
-    def _write(self, kind: str, key: str, image: BuiltImage) -> None:
+    def _write(self, kind: str, key: str, image: BuiltImage | BuiltIndex) -> None:
         content = json.dumps({"key": key, "digest": str(image.digest), "engine": image.engine})
         write_whole(self._entry(kind, key), content.encode())
 
-    def _read(self, kind: str, key: str) -> BuiltImage | None:
+    def _read(self, kind: str, key: str, platform: Platform | None = None) -> BuiltImage | None:
+        record = self._record(kind, key)
+        return None if record is None else self.by_digest(record[0], engine=record[1], platform=platform)
+
+    def _record(self, kind: str, key: str) -> tuple[Digest, str] | None:
         try:
             value = json.loads(self._entry(kind, key).read_text(encoding="utf-8"))
-            return self.by_digest(Digest.parse(value["digest"]), engine=value["engine"])
+            return Digest.parse(value["digest"]), str(value["engine"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:

@@ -27,6 +27,7 @@ from kbuild.image.oci.descriptor import Descriptor, Manifest
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.tree import link_or_copy
 from kbuild.plan.plan import BuildPlan
+from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
 
 # Docker 26.1 loads zstd layers into both of its stores, as do registries, podman and containerd; it packs five times
@@ -229,9 +230,15 @@ class _Counter:
             yield chunk
 
 
-def image_in(layout: Path, *, engine: str, digest: Digest | None = None) -> BuiltImage:
-    """A layout on disk as a BuiltImage; ``digest`` names one of several. Raises InvalidImage."""
-    image = layouts.find_manifest(layout, digest=digest)
+def image_in(
+    layout: Path, *, engine: str, digest: Digest | None = None, platform: Platform | None = None
+) -> BuiltImage:
+    """A layout on disk as a BuiltImage. Raises InvalidImage.
+
+    ``digest`` names one of several, or an index; of an index it is the image for ``platform``, this machine's where
+    None is given.
+    """
+    image = layouts.find_manifest(layout, digest=digest, platform=platform, otherwise=host_platform())
     manifest = layouts.read_manifest(layout, image.digest)
     diff_ids, created_by = layouts.read_history(layout, manifest)
     return BuiltImage(

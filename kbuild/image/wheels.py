@@ -18,11 +18,12 @@ from installer import install
 from installer.destinations import SchemeDictionaryDestination
 from installer.exceptions import InstallerError
 from installer.sources import WheelContentElement, WheelFile
-from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.environment.tags import LEGACY, supported_tags
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.bytecode import Compiler, compile_tree
 from kbuild.image.tree import cached_tree, normalise_tree
@@ -31,10 +32,6 @@ from kbuild.process import Runner
 
 RECIPE = 1
 """Changes whenever the same wheel would be laid out differently."""
-
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-_LEGACY = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
-_NEWEST_GLIBC = 60  # the second number of a C library that is still far away
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +49,7 @@ class WheelTarget:
 
     def supported(self) -> frozenset[Tag]:
         """Every tag that the interpreter accepts on glibc Linux of any age."""
-        machine = _MACHINES[self.platform.architecture]
-        version = (int(self.short.split(".")[0]), int(self.short.split(".")[1]))
-        abi = f"cp{version[0]}{version[1]}"
-        platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(5, _NEWEST_GLIBC)]
-        platforms += [f"{legacy}_{machine}" for legacy in _LEGACY] + [f"linux_{machine}"]
-        return frozenset([*cpython_tags(version, [abi], platforms), *compatible_tags(version, abi, platforms)])
+        return supported_tags(self.python, self.platform)
 
     def schemes(self, distribution: str) -> dict[str, str]:
         """The in-image directory of each of a wheel's schemes, as a conda or venv prefix has them."""
@@ -166,7 +158,7 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> Non
 
 
 def _glibc(platform: str) -> tuple[int, int] | None:
-    legacy = _LEGACY.get(platform.split("_", 1)[0])
+    legacy = LEGACY.get(platform.split("_", 1)[0])
     if legacy is not None:
         return legacy
     match = re.match(r"manylinux_(\d+)_(\d+)_", platform)

@@ -15,7 +15,7 @@ from kbuild.digest import digest_json
 from kbuild.environment.download import fetch_packages
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking import Locked, LockRequest, lock_bundle, write_lockfile
-from kbuild.errors import BaseImageError, OutputError, UnsupportedInstruction
+from kbuild.errors import BaseImageError, OutputError, PlatformError, UnsupportedInstruction
 from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
@@ -38,7 +38,7 @@ from kbuild.plan.make import make_plan
 from kbuild.plan.plan import BuildContext, BuildPlan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
-from kbuild.platform import Platform
+from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.tools import Tools
@@ -84,8 +84,12 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
     """Write the Dockerfile and everything it copies into ``output``, which must not exist or be empty."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")
+    if len(request.lock.platforms) > 1:
+        raise PlatformError("a build context is for one platform", hint="name one with --platform")
     with _workdir(tools) as workdir:
-        prepared = _prepare(request, tools, workdir)
+        bundle = _fetch(request.model, tools, workdir)
+        locked = _lock(bundle, request.lock, tools)
+        prepared = _prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)
         context = complete(_stage(prepared, tools, workdir / "context", {}))
         try:
             # Copies, not links: the user may change them, and their times are set.
@@ -98,25 +102,32 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
 
 
 def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reuse: bool = True) -> ImageResult:
-    """Build the image of a model and deliver it.
+    """Build the image of a model and deliver it; for several platforms their images, and the index of them.
 
     With ``reuse`` an image that this machine already built from the same plan is taken as it is.
     Raises whatever the floors raise; a delivery that fails leaves the built image among the local ones.
     """
     images = LocalImages(tools.cache / "images")
+    platforms = request.lock.platforms
+    if delivery.load and len(platforms) > 1 and host_platform() not in platforms:
+        raise PlatformError(
+            f"--load takes the image for {host_platform()} from an index", hint="add it to --platform, or use --output"
+        )
     with _workdir(tools) as workdir:
-        prepared = _prepare(request, tools, workdir, record=delivery.record)
-        key = digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
-        image = images.by_plan(key) if reuse else None
-        reused = image is not None
-        if image is None:
-            image = _build(request.engine, prepared, images, tools, workdir, reuse=reuse)
-            images.record_plan(key, image)
+        bundle = _fetch(request.model, tools, workdir)
+        locked = _lock(bundle, request.lock, tools)
+        # What one platform lacks is told before another is built.
+        prepared = [
+            _prepare(request, bundle, locked, platform, tools, workdir, record=delivery.record)
+            for platform in platforms
+        ]
+        built = {each.platform: _build_once(request, each, images, tools, workdir, reuse=reuse) for each in prepared}
+        reused = all(taken for _, taken in built.values())
         result = deliver(
-            image,
-            prepared.bundle,
-            prepared.locked.lockfile,
-            prepared.plan,
+            {platform: image for platform, (image, _) in built.items()},
+            bundle,
+            locked.lockfile,
+            {each.platform: each.plan for each in prepared},
             delivery,
             images,
             tools,
@@ -127,10 +138,31 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     return result
 
 
-def _prepare(request: ImageRequest, tools: Tools, workdir: Path, *, record: bool = True) -> _Prepared:
-    bundle = _fetch(request.model, tools, workdir)
-    locked = _lock(bundle, request.lock, tools)
-    platform = request.lock.platforms[0]
+def _build_once(
+    request: ImageRequest, prepared: _Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
+) -> tuple[BuiltImage, bool]:
+    """The image of one platform, and whether it was there already."""
+    key = digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
+    image = images.by_plan(key) if reuse else None
+    if image is not None:
+        return image, True
+    folder = workdir / prepared.platform.conda_subdir
+    folder.mkdir()
+    image = _build(request.engine, prepared, images, tools, folder, reuse=reuse)
+    images.record_plan(key, image)
+    return image, False
+
+
+def _prepare(
+    request: ImageRequest,
+    bundle: ModelBundle,
+    locked: Locked,
+    platform: Platform,
+    tools: Tools,
+    workdir: Path,
+    *,
+    record: bool = True,
+) -> _Prepared:
     base = _base(request, bundle, platform, tools, record=record)
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)

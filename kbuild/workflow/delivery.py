@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbuild.digest import Digest
@@ -10,12 +11,15 @@ from kbuild.environment.lockfile import Lockfile
 from kbuild.image.blob_places import BlobPlaces
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
+from kbuild.image.index import BuiltIndex, push_index, write_index
 from kbuild.image.local import LocalImages
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.tags import Tag, write_tags
 from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
+from kbuild.platform import Platform, host_platform
+from kbuild.progress import Progress
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
 
@@ -39,6 +43,8 @@ class Delivery:
 class ImageResult:
     """``reference`` is ``name@sha256:…``; ``layout`` is where the OCI layout lies.
 
+    Built for several platforms, ``index`` has the image of each, ``reference`` and ``layout`` are the index's, and
+    ``image`` and ``plan`` are this machine's platform's, or the first one's.
     ``pushed`` is the reference by digest that a registry now has; ``untagged`` says why the model's run was not tagged.
     """
 
@@ -51,20 +57,26 @@ class ImageResult:
     reused: bool
     pushed: str | None = None
     untagged: str | None = None
+    index: BuiltIndex | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """The digest in ``reference``: the index's where there is one, else the image's."""
+        return self.image.digest if self.index is None else self.index.digest
 
 
 def deliver(
-    image: BuiltImage,
+    built: Mapping[Platform, BuiltImage],
     bundle: ModelBundle,
     lockfile: Lockfile,
-    plan: BuildPlan,
+    plans: Mapping[Platform, BuildPlan],
     delivery: Delivery,
     images: LocalImages,
     tools: Tools,
     *,
     reused: bool,
 ) -> ImageResult:
-    """Name the image, publish it where ``delivery`` says, and tag the model's run with it.
+    """Name the image, or the index of several, publish it where ``delivery`` says, and tag the model's run with it.
 
     Raises the error of the place that does not take it.
     """
@@ -72,10 +84,14 @@ def deliver(
     values = name_values(bundle)
     push = None if delivery.push is None else fill_name(delivery.push, values)
     tag = None if delivery.tag is None else fill_name(delivery.tag, values)
+    shown = host_platform() if host_platform() in built else min(built)
+    image = built[shown]
+    index = images.add_index(built) if len(built) > 1 else None
+    whole = image if index is None else index
     for given in {str(each) for each in (push, tag) if each is not None}:
-        tools.shared.claim(given, image.digest)
+        tools.shared.claim(given, whole.digest)
     name = tag or push or ImageReference.parse(values["name"] or "model")
-    images.name(image, name)
+    images.name(whole, name)
     publishers: list[tuple[Publisher, ImageReference]] = []
     pushed: str | None = None
     if delivery.output is not None:
@@ -85,32 +101,57 @@ def deliver(
         publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
     if push is not None:
         places = BlobPlaces(root=tools.cache / "registries")
-        publishers.append((RegistryPublisher(places=places, base=_registry_base(plan)), push))
-        pushed = push.with_digest(image.digest).familiar
+        publishers.append((RegistryPublisher(places=places, base=_registry_base(plans[shown])), push))
+        pushed = push.with_digest(whole.digest).familiar
     if publishers:
         with tools.phases("publish") as progress:
             for publisher, reference in publishers:
-                publisher.publish(image, reference, progress=progress)
-    written = delivery.output if delivery.output is not None and delivery.output.is_dir() else image.layout
-    built = name.with_digest(image.digest).familiar
+                if index is None:
+                    publisher.publish(image, reference, progress=progress)
+                else:
+                    _publish_index(index, image, publisher, reference, progress)
+    written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
+    own_name = name.with_digest(whole.digest).familiar
     tags = {
-        Tag.IMAGE: built,
-        Tag.IMAGE_DIGEST: str(image.digest),
+        Tag.IMAGE: own_name,
+        Tag.IMAGE_DIGEST: str(whole.digest),
         Tag.MODEL_DIGEST: str(bundle.digest),
         Tag.LOCK_DIGEST: str(lockfile.digest),
         **({} if pushed is None else {Tag.PUSHED: pushed}),
     }
     return ImageResult(
         image=image,
-        reference=built,
+        reference=own_name,
         layout=written.absolute(),
-        plan=plan,
+        plan=plans[shown],
         model_digest=bundle.digest,
         lock_digest=lockfile.digest,
         reused=reused,
         pushed=pushed,
         untagged=write_tags(tags, facts.run_id, facts.model_id, tools.store) if delivery.record else None,
+        index=index,
     )
+
+
+def _publish_index(
+    index: BuiltIndex, image: BuiltImage, publisher: Publisher, reference: ImageReference, progress: Progress
+) -> None:
+    """``image`` is the one of the index that a daemon gets: older stores keep no index."""
+    match publisher:
+        case LayoutPublisher(destination=destination):
+            progress.note(f"writing {destination}")
+            write_index(index.images, destination, reference=reference)
+        case TarballPublisher():
+            publisher.publish(replace(image, layout=index.layout), reference, progress=progress)
+        case RegistryPublisher():
+            for platform, each in index.images.items():
+                progress.note(f"pushing the image for {platform}")
+                publisher.publish(each, reference.with_digest(each.digest), progress=progress)
+            # Last: whoever pulls the tag meanwhile gets what it was, never an index whose images are missing.
+            push_index(index, reference)
+        case _:
+            progress.note(f"loading {image.digest} alone: an engine gets the image of its own platform")
+            publisher.publish(image, reference, progress=progress)
 
 
 def _registry_base(plan: BuildPlan) -> ImageReference | None:

@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import yaml
 
 from kbuild.environment.condalock import CondaLockResolver
 from kbuild.environment.condalock_source import make_source
+from kbuild.environment.index import IndexFile
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     InterpreterCaptureFailed,
     PackageNotFound,
+    PlatformError,
     ResolverFailed,
     SourceOnlyPackage,
     VersionConflict,
@@ -218,7 +221,7 @@ def test_an_index_that_lags_is_answered_with_the_newest_that_solves(
             return [locked("mlflow", "3.17.2")]
         return (OUTPUTS / "index_lags.txt").read_text()
 
-    monkeypatch.setattr("kbuild.environment.condalock_run.find_releases", lambda *_, **__: {})
+    monkeypatch.setattr("kbuild.environment.condalock_run.find_files", lambda *_, **__: [])
     with pytest.raises(PackageNotFound) as caught:
         resolver(FakeCondaLock(answer), tmp_path).resolve(spec_of(pip=("mlflow==3.18.0",)), progress=Silent())
     assert caught.value.hint == "mlflow 3.17.2 solves here; log the model with that version"
@@ -228,6 +231,59 @@ def test_the_interpreter_is_captured_for_this_machine_and_this_python_only(tmp_p
     run = FakeCondaLock(lambda _: [])
     with pytest.raises(InterpreterCaptureFailed, match=r"trained with Python 3\.1\.4"):
         resolver(run, tmp_path, os.environ).resolve(spec_of(interpreter="captured", python="3.1.4"), progress=Silent())
-    with pytest.raises(InterpreterCaptureFailed, match="not on linux"):
-        resolver(run, tmp_path).resolve(spec_of(interpreter="captured", platforms=(AMD64, ARM64)), progress=Silent())
     assert run.questions == []
+
+
+def files_of(*names: str) -> list[IndexFile]:
+    return [IndexFile(filename=name, sha256=None, yanked=None) for name in names]
+
+
+def test_all_that_a_foreign_platform_lacks_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = {
+        "pure": files_of("pure-1.0-py3-none-any.whl"),
+        "both": files_of("both-1.0-cp311-cp311-manylinux_2_28_aarch64.whl", "both-1.0.tar.gz"),
+        "old": files_of("old-1.0.tar.gz"),
+        "bound": files_of("bound-1.0-cp311-cp311-manylinux_2_17_x86_64.whl", "bound-0.9-py3-none-any.whl"),
+        "other": files_of("other-1.0-cp312-cp312-manylinux_2_28_aarch64.whl", "other-1.0.zip"),
+    }
+
+    def answer(files: Mapping[str, str]) -> list[dict[str, Any]] | str:
+        if "linux-64" in files["environment.yml"]:
+            return [locked("pure", "1.0")]
+        return (OUTPUTS / "channel_down.txt").read_text()
+
+    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock_run.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock_run.find_files", lambda name, *_, **__: offered[name])
+    spec = spec_of(
+        pip=("pure", "bound==1.0"),
+        constraints=("pure==1.0", "both==1.0", "old==1.0", "other==1.0", "windows==1; sys_platform == 'win32'"),
+        platforms=(AMD64, ARM64),
+    )
+    with pytest.raises(PlatformError) as caught:
+        resolver(FakeCondaLock(answer), tmp_path).resolve(spec, progress=Silent())
+    assert "linux/arm64 cannot be assembled here: no interpreter, because the conda channel at" in caught.value.message
+    lacking = "bound 1.0 (no wheel), old 1.0 (only a source distribution), other 1.0 (only a source distribution)"
+    assert caught.value.message.endswith(f"; {lacking}")
+    assert "python for linux-aarch64" in str(caught.value.hint)
+    assert "wheels of bound, old, other" in str(caught.value.hint)
+
+
+def test_a_captured_interpreter_is_for_this_machine_and_a_channel_has_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock.running_interpreter", lambda: None)
+    monkeypatch.setattr("kbuild.environment.condalock.check_version", lambda *_: None)
+    captured = SimpleNamespace(glibc="2.31")
+    monkeypatch.setattr("kbuild.environment.condalock.capture_interpreter", lambda *_, **__: captured)
+    run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])
+    lock = resolver(run, tmp_path).resolve(spec_of(interpreter="captured", platforms=(AMD64, ARM64)), progress=Silent())
+    channels = {
+        source["platforms"][0]: source["channels"]
+        for source in (yaml.safe_load(question["environment.yml"]) for question in run.questions)
+    }
+    assert channels == {"linux-64": ["$KBUILD_CHANNEL"], "linux-aarch64": ["https://conda.example/main"]}
+    assert lock.platforms == (AMD64, ARM64)
+    assert lock.channels == ("$KBUILD_CHANNEL", "https://conda.example/main")
+    assert [package.platform for package in lock.packages] == [AMD64, ARM64]

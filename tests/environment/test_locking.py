@@ -20,6 +20,7 @@ from kbuild.platform import Platform
 from kbuild.progress import Silent
 
 AMD64 = Platform("linux", "amd64")
+ARM64 = Platform("linux", "arm64")
 CAPTURED = b"a captured interpreter"
 
 
@@ -130,7 +131,7 @@ class Bench:
     def lock(self, *, force: bool = False, **request: Any) -> Locked:
         return lock_bundle(
             self.bundle,
-            LockRequest(platforms=(AMD64,), **request),
+            LockRequest(**{"platforms": (AMD64,), **request}),
             store=self.store,
             cache=self.cache,
             run=None,  # type: ignore[arg-type]
@@ -252,3 +253,22 @@ def test_a_pipe_is_written_to_and_not_replaced(bench: Bench, tmp_path: Path) -> 
         locking.write_lockfile(lockfile, pipe)
         assert read.result(10) == lockfile.content
     assert pipe.is_fifo()
+
+
+def test_a_lock_of_more_platforms_is_fresh_for_one_of_them_and_not_the_other_way(bench: Bench) -> None:
+    both = (AMD64, ARM64)
+    wide = bench.lock(platforms=both)
+    narrow = bench.lock()
+    assert narrow.origin == "stored with the run" and narrow.lockfile == wide.lockfile
+    assert len(bench.resolver.asked) == 1
+    bench.store.files.clear()
+    assert bench.lock().lockfile == wide.lockfile
+    assert bench.lock(channels=("elsewhere",)).origin == "resolved"
+    assert bench.lock(platforms=both, channels=("elsewhere",)).origin == "resolved"
+
+
+def test_the_lock_that_an_image_names_counts_whatever_made_it(bench: Bench) -> None:
+    first = bench.lock(channels=("elsewhere",))
+    assert bench.lock(digest=str(first.lockfile.digest), locked=True).lockfile == first.lockfile
+    with pytest.raises(LockfileStale):
+        bench.lock(digest="sha256:other", locked=True)

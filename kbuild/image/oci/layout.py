@@ -47,29 +47,45 @@ def read_json_blob(layout: Path, digest: Digest) -> Any:
     return parse_json(data, f"blob {digest}")
 
 
-def find_manifest(layout: Path, *, digest: Digest | None = None, platform: Platform | None = None) -> Descriptor:
+def find_manifest(
+    layout: Path,
+    *,
+    digest: Digest | None = None,
+    platform: Platform | None = None,
+    otherwise: Platform | None = None,
+) -> Descriptor:
     """The descriptor of one image manifest in a layout, indexes inside it followed.
 
-    With ``digest`` the manifest (or index) of that digest; with ``platform`` the one for it; with neither the only
-    one. Raises InvalidImage when there is none or several.
+    With ``digest`` the manifest (or one of the index) of that digest; with ``platform`` the one for it; with neither
+    the only one. Where several are left it is the one for ``otherwise``. Raises InvalidImage when there is none or
+    several.
     """
     wanted = read_index(layout)
     if digest is not None:
-        wanted = tuple(entry for entry in wanted if entry.digest == digest)
-    found = {entry.digest: entry for entry in _manifests(layout, wanted)}
+        wanted = tuple(entry for entry in _entries(layout, wanted) if entry.digest == digest)
+    found = {entry.digest: entry for entry in _entries(layout, wanted) if entry.media_type in media.MANIFESTS}
     # An entry that names no platform is not ruled out by one: an only image often does not.
-    matching = [
-        entry
-        for entry in found.values()
-        if platform is None or entry.platform in (None, (platform.os, platform.architecture))
-    ]
+    matching = [entry for entry in found.values() if platform is None or _is_for(entry, platform)]
+    if len(matching) > 1 and platform is None and otherwise is not None:
+        matching = [entry for entry in matching if _is_for(entry, otherwise)]
     if len(matching) == 1:
         return matching[0]
-    what = " ".join(str(part) for part in (digest, platform) if part is not None) or "an image"
+    what = " ".join(str(part) for part in (digest, platform or otherwise) if part is not None) or "an image"
     if matching:
         choices = ", ".join(str(entry.digest) for entry in matching)
         raise InvalidImage(f"{layout} holds several images: {choices}", hint="name one by its digest")
-    raise InvalidImage(f"{layout} does not hold {what}")
+    there = sorted({"/".join(entry.platform) for entry in found.values() if entry.platform is not None})
+    hint = f"it is for {', '.join(there)}: name one with --platform" if there else None
+    raise InvalidImage(f"{layout} does not hold {what}", hint=hint)
+
+
+def list_images(layout: Path, digest: Digest) -> tuple[Descriptor, ...]:
+    """The image manifests of the index with this digest, in its order; of an image manifest itself alone.
+
+    Raises InvalidImage.
+    """
+    top = tuple(entry for entry in _entries(layout, read_index(layout)) if entry.digest == digest)[:1]
+    return tuple(entry for entry in _entries(layout, top) if entry.media_type in media.MANIFESTS)
 
 
 def read_manifest(layout: Path, digest: Digest) -> Manifest:
@@ -108,26 +124,26 @@ def write_json_blob(layout: Path, value: Any, media_type: str) -> Descriptor:
     return Descriptor(media_type=media_type, digest=digest, size=len(data))
 
 
-def make_entrance(image: Descriptor, manifest: Manifest, reference: ImageReference | None) -> dict[str, bytes]:
+def make_entrance(image: Descriptor, manifest: Manifest | None, reference: ImageReference | None) -> dict[str, bytes]:
     """The files at a layout's top: ``oci-layout``, ``index.json``, and Docker's ``manifest.json``.
 
-    The last one is for engines without a containerd store. ``reference`` becomes the annotations by which
-    ``docker load`` and ``ctr import`` name the image.
+    The last one is for engines without a containerd store; an image index, whose ``manifest`` is None, has none, for
+    such engines keep one platform. ``reference`` becomes the annotations by which ``docker load`` and ``ctr import``
+    name the image.
     """
     named = () if reference is None or reference.tag is None else _name_annotations(reference)
     # Names that the image had elsewhere are replaced, not kept beside the new one.
     others = (pair for pair in image.annotations if pair[0] not in _NAMES)
     entry = replace(image, annotations=tuple(sorted((*others, *named))))
-    docker = {
-        "Config": _inside(manifest.config.digest),
-        "RepoTags": [reference.with_tag(reference.tag).familiar] if reference is not None and named else None,
-        "Layers": [_inside(layer.digest) for layer in manifest.layers],
-    }
-    return {
-        OCI_LAYOUT: canonical_json(_VERSION),
-        INDEX: canonical_json(make_index((entry,))),
-        DOCKER_MANIFEST: canonical_json([docker]),
-    }
+    files = {OCI_LAYOUT: canonical_json(_VERSION), INDEX: canonical_json(make_index((entry,)))}
+    if manifest is not None:
+        docker = {
+            "Config": _inside(manifest.config.digest),
+            "RepoTags": [reference.with_tag(reference.tag).familiar] if reference is not None and named else None,
+            "Layers": [_inside(layer.digest) for layer in manifest.layers],
+        }
+        files[DOCKER_MANIFEST] = canonical_json([docker])
+    return files
 
 
 def layout_tar(layout: Path, *, reference: ImageReference | None = None) -> Iterator[bytes]:
@@ -137,9 +153,16 @@ def layout_tar(layout: Path, *, reference: ImageReference | None = None) -> Iter
     """
     tops = {name: _read(layout / name) for name in (OCI_LAYOUT, INDEX, DOCKER_MANIFEST) if (layout / name).is_file()}
     if reference is not None:
-        image = find_manifest(layout)
-        tops = make_entrance(image, read_manifest(layout, image.digest), reference)
+        tops = _renamed(layout, reference)
     return tarball.tar_chunks(_tar_entries(layout, tops))
+
+
+def _renamed(layout: Path, reference: ImageReference) -> dict[str, bytes]:
+    entries = read_index(layout)
+    if len(entries) == 1 and len(list_images(layout, entries[0].digest)) > 1:
+        return make_entrance(entries[0], None, reference)
+    image = find_manifest(layout)
+    return make_entrance(image, read_manifest(layout, image.digest), reference)
 
 
 def write_layout_tar(layout: Path, destination: Path, *, reference: ImageReference | None = None) -> None:
@@ -166,12 +189,17 @@ def _tar_entries(layout: Path, tops: dict[str, bytes]) -> Iterator[tarball.Entry
         yield tarball.Entry(name=blob, kind=tarball.FILE, mode=0o644, size=size, source=str(path))
 
 
-def _manifests(layout: Path, entries: tuple[Descriptor, ...]) -> Iterator[Descriptor]:
+def _entries(layout: Path, entries: tuple[Descriptor, ...]) -> Iterator[Descriptor]:
+    """The entries, and after each index those that it lists."""
     for entry in entries:
+        yield entry
         if entry.media_type in media.INDEXES:
-            yield from _manifests(layout, index_from_json(read_json_blob(layout, entry.digest), str(entry.digest)))
-        elif entry.media_type in media.MANIFESTS:
-            yield entry
+            inner = index_from_json(read_json_blob(layout, entry.digest), str(entry.digest))
+            yield from _entries(layout, inner)
+
+
+def _is_for(entry: Descriptor, platform: Platform) -> bool:
+    return entry.platform in (None, (platform.os, platform.architecture))
 
 
 def _name_annotations(reference: ImageReference) -> tuple[tuple[str, str], ...]:
