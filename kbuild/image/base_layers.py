@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, cast
 
 import zstandard
 
+from kbuild.digest import digest_file
 from kbuild.errors import BaseImageError, InvalidImage
 from kbuild.image.engine import PackedBlob, RawLayer
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
+from kbuild.image.tree import stamp, write_whole
 from kbuild.plan.base import ResolvedBase
 
 _READ = 1 << 20
+_PULL_AGAIN = "kbuild cache verify --remove takes it out of the cache; it is pulled again when needed"
+_MEMBERS = 1  # changes with what is written down of a layer's members
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +70,42 @@ def read_base(base: ResolvedBase) -> BaseImage:
     return BaseImage(layers=layers, config=dict(config.get("config") or {}))
 
 
-def layer_members(blob: PackedBlob) -> Iterator[tarfile.TarInfo]:
-    """The members of a layer blob in their order, their content skipped; raises BaseImageError when it is damaged."""
+def layer_members(blob: PackedBlob, *, kept: Path | None = None) -> Iterator[tarfile.TarInfo]:
+    """The members of a layer blob in their order, their content skipped; raises BaseImageError when it is damaged.
+
+    In the folder ``kept`` what was found is written down, so that a blob that nobody touched is decompressed once.
+    """
+    if kept is None:
+        yield from _read_layer_members(blob)
+        return
+    record = kept / f"{blob.digest.hex}.json"
+    members = _read_members(record, blob.path)
+    if members is None:
+        members = list(_read_layer_members(blob))
+        if digest_file(blob.path) != blob.digest:
+            raise BaseImageError(f"layer {blob.digest} of the base image does not have that digest", hint=_PULL_AGAIN)
+        rows = [[m.name, m.type.decode(), m.mode, m.uid, m.gid, m.linkname] for m in members]
+        # A base in a folder that we may only read is decompressed each time.
+        with contextlib.suppress(OSError):
+            write_whole(record, json.dumps([_MEMBERS, stamp(blob.path), rows]).encode())
+    yield from members
+
+
+def _read_members(record: Path, blob: Path) -> list[tarfile.TarInfo] | None:
+    try:
+        version, stamped, rows = json.loads(record.read_bytes())
+        return [_member(*row) for row in rows] if (version, stamped) == (_MEMBERS, stamp(blob)) else None
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _member(name: str, kind: str, mode: int, uid: int, gid: int, link: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.mode, member.uid, member.gid, member.linkname = kind.encode(), mode, uid, gid, link
+    return member
+
+
+def _read_layer_members(blob: PackedBlob) -> Iterator[tarfile.TarInfo]:
     try:
         chunks = read_layer(blob.path, layer_compression(blob.media_type))
         with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:

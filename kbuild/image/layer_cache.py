@@ -21,7 +21,7 @@ from kbuild.image.engine import PackedBlob
 from kbuild.image.oci import media
 from kbuild.image.oci.compress import SETTINGS
 from kbuild.image.oci.tarball import RECIPE
-from kbuild.image.tree import link_or_copy, mark_used, write_whole
+from kbuild.image.tree import link_or_copy, mark_used, stamp, write_whole
 from kbuild.plan.plan import BuildPlan
 
 
@@ -47,7 +47,7 @@ class LayerCache:
             if not self._is_sound(blob, value["stamp"]):
                 self._drop(record, blob.path)
                 return None
-            if value["stamp"] != _stamp(blob.path):
+            if value["stamp"] != stamp(blob.path):
                 self._write(key, blob)
             mark_used(blob.path)
         except FileNotFoundError:
@@ -93,14 +93,14 @@ class LayerCache:
             "digest": str(blob.digest),
             "diff_id": str(blob.diff_id),
             "size": blob.size,
-            "stamp": _stamp(blob.path),
+            "stamp": stamp(blob.path),
         }
         write_whole(self._record(key), json.dumps(value).encode())
 
-    def _is_sound(self, blob: PackedBlob, stamp: Any) -> bool:
+    def _is_sound(self, blob: PackedBlob, stamped: Any) -> bool:
         if blob.path.stat().st_size != blob.size:
             return False
-        return bool(stamp == _stamp(blob.path)) or digest_file(blob.path) == blob.digest
+        return bool(stamped == stamp(blob.path)) or digest_file(blob.path) == blob.digest
 
     def _drop(self, record: Path, blob: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -119,8 +119,3 @@ def layer_keys(plan: BuildPlan) -> dict[str, Digest]:
 
 def _diff_id_key(diff_id: Digest) -> Digest:
     return digest_json(["diff ID", str(diff_id)])
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -137,10 +137,13 @@ class _Build:
         if not words or (len(words) > 1 and (len(words) != 3 or words[1].upper() != "AS")):
             instruction.unsupported("the native engine reads FROM <image> [AS <name>]")
         image = self._read_from(instruction, expand(words[0], {}, instruction))
+        # What was pulled lies in the cache, a layout that the user named is not ours to write to.
+        path = self._base.path
+        kept = path / "members" if path is not None and self._base.kind == "registry" else None
         for layer in image.layers:
             self._layers.append(layer)
             if isinstance(layer.content, PackedBlob):
-                self._files.apply_tar(layer_members(layer.content))
+                self._files.apply_tar(layer_members(layer.content, kept=kept))
         self._config = dict(image.config)
         if self._config.get("OnBuild"):
             instruction.unsupported("the base image has ONBUILD triggers")

@@ -68,6 +68,12 @@ def mark_used(path: Path) -> None:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
+def stamp(path: Path) -> list[int]:
+    """Size, modification time and inode: while they stay, nobody wrote to the file since it was last hashed."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
 

@@ -230,6 +230,7 @@ def _base(
                 choice,
                 platform,
                 recorded=earlier,
+                locked=request.lock.locked,
                 settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
                 cache=tools.cache,
                 run=tools.run,

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,23 @@ def test_a_damaged_base_layer_is_told(tmp_path: Path) -> None:
     base = ResolvedBase(kind="layout", name="oci:l", digest=below.digest, path=below.layout)
     with pytest.raises(BaseImageError, match="cannot be read"):
         build(make_context(tmp_path / "c", "FROM base\n", {}, from_line="base"), tmp_path / "image", base)
+
+
+def test_a_pulled_base_is_decompressed_once(tmp_path: Path) -> None:
+    below = build(make_context(tmp_path / "below", "FROM scratch\nCOPY a/ /\n", FILES), tmp_path / "l")
+    blob = blob_path(below.layout, below.layers[0].digest)
+    base = ResolvedBase(kind="registry", name="r/b:1", reference="base", digest=below.digest, path=below.layout)
+    context = make_context(tmp_path / "c", "FROM base\nCOPY b/ /\n", FILES, from_line="base")
+    image = build(context, tmp_path / "image", base)
+    (record,) = (below.layout / "members").iterdir()
+    record.write_text(record.read_text().replace('"d", "5"', '"d", "0"'))
+    with pytest.raises(BuildFailed, match="a folder cannot replace a file"):  # so it was read
+        build(context, tmp_path / "wrong", base)
+    os.utime(blob, (1, 1))
+    assert build(context, tmp_path / "again", base) == replace(image, layout=tmp_path / "again")
+    blob.write_bytes(blob.read_bytes() + b"!")
+    with pytest.raises(BaseImageError, match=r"does not have that digest|cannot be read"):
+        build(context, tmp_path / "last", base)
 
 
 @pytest.mark.parametrize(

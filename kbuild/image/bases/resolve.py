@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kbuild.errors import BaseImageError, InvalidImage
+from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage
 from kbuild.image.bases.choice import BaseChoice, configured_mirror
 from kbuild.image.bases.debs import resolve_debs_base
 from kbuild.image.oci import layout as layouts
@@ -21,6 +21,7 @@ def resolve_base(
     platform: Platform,
     *,
     recorded: ResolvedBase | None,
+    locked: bool = False,
     settings: Mapping[str, object],
     cache: Path,
     run: Runner,
@@ -29,7 +30,8 @@ def resolve_base(
     """The base that ``choice`` names, with its files below ``cache`` (a local layout stays where it is).
 
     ``recorded`` is what an earlier build of the same model used; where it is of the same name it is taken again,
-    package by package or by digest. Raises BaseImageError, RegistryError or HashMismatch.
+    package by package or by digest; with ``locked`` a tag that has no record is not looked up.
+    Raises BaseImageError, BaseNotPinned, RegistryError or HashMismatch.
     """
     if recorded is not None and recorded.name != choice.text:
         recorded = None
@@ -56,6 +58,11 @@ def resolve_base(
         case BaseChoice(reference=reference) if reference is not None:
             if recorded is not None:
                 reference = reference.with_digest(recorded.digest)
+            if locked and reference.digest is None:
+                raise BaseNotPinned(
+                    f"--locked: no digest is recorded for base image {choice.text}, and what a tag means changes",
+                    hint=f"name it as {reference.name}@sha256:…, or build once without --locked, which records it",
+                )
             pulled, layout = pull_image(reference, platform, cache=cache / "pulled", progress=progress)
             if pulled.digest is not None:
                 return ResolvedBase(
