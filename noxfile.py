@@ -48,7 +48,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """The real things: conda-lock, Docker, registry, MLflow server. Needs Debian and root for the whole of it."""
-    install(session, "build", "demo", "test")
+    install(session, "build", "demo", "test", "integration")
     # A file a worker: its tests share what they build, and two cores are what CI has.
     session.run("pytest", "integration", "-n", "2", "--dist", "loadfile", *session.posargs)
 
