@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from engines import DockerEngine, Registry, start_engine, start_registry
+from servers import save_model
 from tool import Tool, Trained
 
 
@@ -60,3 +61,9 @@ def demo(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 def trained(demo: dict[str, Any]) -> Trained:
     """The demo's project and run."""
     return Trained(folder=Path(demo["dir"]), run_id=demo["run_id"])
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cheap tests' model of mixed columns, saved as MLflow saves models."""
+    return save_model("mixed", tmp_path_factory.mktemp("mixed") / "model")

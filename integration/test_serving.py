@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -21,9 +20,9 @@ from typing import Any
 import pytest
 import requests
 from engines import free_port, only_one, require
+from servers import SERVING_TESTS, environ, ours, theirs
 from tool import BIN, Trained, running
 
-TESTS = Path(__file__).parent.parent / "tests" / "serving"
 JSON = {"Content-Type": "application/json"}
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -32,68 +31,9 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cheap tests' model of mixed columns, saved as MLflow saves models."""
-    folder = tmp_path_factory.mktemp("mixed")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import models, pathlib; "
-    code += "models.save_model('mixed', pathlib.Path(sys.argv[2]))"
-    subprocess.run([BIN / "python", "-c", code, TESTS, folder / "model"], check=True, capture_output=True)
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
 def trained_model(trained: Trained) -> Path:
     """The demo's model."""
     return next((trained.folder / "mlartifacts" / "models").iterdir()) / "artifacts"
-
-
-def environ(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KBUILD_", "MLFLOW_"))}
-    # MLflow tells names out of sets: two servers tell them in one order only with the same hashes.
-    return {**kept, "DO_NOT_TRACK": "1", "PYTHONHASHSEED": "0", **more}
-
-
-def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if requests.get(f"{url}/ping", timeout=5).status_code == 200:
-                return
-        except requests.ConnectionError:
-            pass  # not up yet
-        time.sleep(0.1)
-    pytest.fail(f"no answer: {log.read_text()[-2000:]}")
-
-
-@contextmanager
-def ours(model: Path, folder: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Our server of a model: its url and process."""
-    port = free_port()
-    env = environ(KBUILD_MODEL=str(model), KBUILD_HOST="127.0.0.1", KBUILD_PORT=str(port), **variables)
-    log = folder / "ours.log"
-    with running([BIN / "python", "-m", "kbuild.serving"], log, env=env) as process:
-        wait(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}", process
-
-
-@contextmanager
-def theirs(model: Path, folder: Path) -> Iterator[str]:
-    """``mlflow models serve`` of a model: its url."""
-    port = free_port()
-    argv = [BIN / "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-h", "127.0.0.1"]
-    log = folder / "theirs.log"
-    # It starts uvicorn through a shell: only the whole group can be ended.
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [str(word) for word in [*argv, "-p", port]],
-            stdout=out, stderr=out, env=environ(PATH=f"{BIN}:{os.environ['PATH']}"), start_new_session=True,
-        )  # fmt: skip
-        try:
-            wait(f"http://127.0.0.1:{port}", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(20)
 
 
 def ask(url: str, body: bytes, content_type: str) -> tuple[int, str | None, bytes]:
@@ -108,7 +48,7 @@ def ask(url: str, body: bytes, content_type: str) -> tuple[int, str | None, byte
 
 
 def test_every_case_is_answered_as_mlflow_models_serve_answers(mixed: Path, tmp_path: Path) -> None:
-    cases = [c for c in json.loads((TESTS / "conformance.json").read_text("utf-8")) if c["model"] == "mixed"]
+    cases = [c for c in json.loads((SERVING_TESTS / "conformance.json").read_text("utf-8")) if c["model"] == "mixed"]
     assert len(cases) >= 150
     different = []
     with theirs(mixed, tmp_path) as their_url, ours(mixed, tmp_path, KBUILD_WORKERS="2") as (our_url, _):
@@ -178,31 +118,6 @@ def test_a_killed_worker_is_replaced_and_others_go_on(mixed: Path, tmp_path: Pat
         assert len(after) == 2 and after != before
         assert {ask(url, body, "application/json")[0] for _ in range(20)} == {200}
     assert '"exit_code": -9' in (tmp_path / "ours.log").read_text()
-
-
-def test_fuzzed_bodies_never_make_it_fall(mixed: Path, tmp_path: Path) -> None:
-    """Broken and hostile bodies: no traceback, no answer above 499 but MLflow's own, and it lives on."""
-    cases = [c["body"].encode("utf-8", "surrogatepass") for c in json.loads((TESTS / "conformance.json").read_text())]
-    rng = random.Random(0)  # noqa: S311 - a seed, so that a failure can be had again
-    with ours(mixed, tmp_path, KBUILD_WORKERS="1", KBUILD_MAX_BODY_BYTES="100000") as (url, process):
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
-        for _ in range(1500):
-            body = bytearray(rng.choice(cases))
-            for _ in range(rng.randint(1, 4)):
-                if body:
-                    place = rng.randrange(len(body))
-                    body[place : place + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
-            connection.request("POST", "/invocations", bytes(body), JSON)
-            answer = connection.getresponse()
-            text = answer.read()
-            assert answer.status in (200, 400, 415, 500), (bytes(body), answer.status)
-            assert b"Traceback" not in text
-        connection.close()
-        for body in (b"[" * 50_000, b'{"a":' * 15_000, b"9" * 90_000, b'{"inputs":' + b"[" * 40_000):
-            assert ask(url, body, "application/json")[0] == 400
-        assert ask(url, b" " * 100_001, "application/json")[0] == 413
-        assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
-        assert process.poll() is None
 
 
 def test_tls_and_token(mixed: Path, tmp_path: Path) -> None:

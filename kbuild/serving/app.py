@@ -39,6 +39,9 @@ _log = logging.getLogger(LOGGER)
 _access = logging.getLogger(f"{LOGGER}.access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _HEALTH = ("/livez", "/readyz", "/ping", "/health")
+# Of the paths that are ours alone.
+_METHODS = {"/": "GET, HEAD, POST", "/livez": "GET", "/readyz": "GET"}
+_METHODS |= dict.fromkeys(("/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
 _COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _UNSUPPORTED = Reply(
     status=415,
@@ -173,6 +176,9 @@ class ServingApp:
         # Of the pages that FastAPI brings, this one loads its scripts from elsewhere.
         if path == "/redoc":
             return Reply(status=404, body=b'{"detail":"Not Found"}')
+        if path in _METHODS:
+            body = b'{"detail":"Method Not Allowed"}'
+            return Reply(status=405, body=body, headers=(("allow", _METHODS[path]),))
         return None
 
     def _health(self, path: str) -> Reply:

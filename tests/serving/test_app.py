@@ -204,6 +204,12 @@ def test_metrics_count_what_happened(loaded: Any, tmp_path: Path) -> None:
     assert "http_requests_in_progress 0" in lines
 
 
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"])
+def test_another_method_is_405(loaded: Any, tmp_path: Path, path: str) -> None:
+    status, headers, _ = ask(asgi.serve(loaded, tmp_path), "DELETE", path)
+    assert (status, headers["allow"].partition(",")[0]) == (405, "GET")
+
+
 def test_metadata_tells_what_is_served(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KBUILD_LOCK_DIGEST", "sha256:1")
     told = json.loads(ask(asgi.serve(loaded, tmp_path), "GET", "/metadata")[2])

@@ -1,0 +1,75 @@
+"""Scoring servers as processes: ours, and ``mlflow models serve``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from engines import free_port
+from tool import BIN, running
+
+SERVING_TESTS = Path(__file__).parent.parent / "tests" / "serving"
+
+
+def save_model(name: str, folder: Path) -> Path:
+    """One of the cheap tests' models, saved as MLflow saves models."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import models, pathlib; "
+    code += "models.save_model(sys.argv[2], pathlib.Path(sys.argv[3]))"
+    subprocess.run([BIN / "python", "-c", code, SERVING_TESTS, name, folder], check=True, capture_output=True)
+    return folder
+
+
+def environ(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KBUILD_", "MLFLOW_"))}
+    # MLflow tells names out of sets: two servers tell them in one order only with the same hashes.
+    return {**kept, "DO_NOT_TRACK": "1", "PYTHONHASHSEED": "0", **more}
+
+
+def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if requests.get(f"{url}/ping", timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass  # not up yet
+        time.sleep(0.1)
+    pytest.fail(f"no answer: {log.read_text()[-2000:]}")
+
+
+@contextmanager
+def ours(model: Path, folder: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Our server of a model: its url and process."""
+    port = free_port()
+    env = environ(KBUILD_MODEL=str(model), KBUILD_HOST="127.0.0.1", KBUILD_PORT=str(port), **variables)
+    log = folder / "ours.log"
+    with running([BIN / "python", "-m", "kbuild.serving"], log, env=env) as process:
+        wait(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}", process
+
+
+@contextmanager
+def theirs(model: Path, folder: Path) -> Iterator[str]:
+    """``mlflow models serve`` of a model: its url."""
+    port = free_port()
+    argv = [BIN / "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-h", "127.0.0.1"]
+    log = folder / "theirs.log"
+    # It starts uvicorn through a shell: only the whole group can be ended.
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(word) for word in [*argv, "-p", port]],
+            stdout=out, stderr=out, env=environ(PATH=f"{BIN}:{os.environ['PATH']}"), start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait(f"http://127.0.0.1:{port}", process, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
