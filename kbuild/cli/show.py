@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress as RichProgress
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+import click
 
 from kbuild.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+# What makes rich take any stream for a terminal.
+_FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 class Show:
@@ -18,37 +26,54 @@ class Show:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.seconds: dict[str, float] = {}
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._console = None if quiet else _terminal()
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """One line on stderr."""
-        self._console.print(text, style=style, markup=False)
+        if self._console is not None:
+            self._console.print(text, style=style, markup=False)
+        elif not self._quiet:
+            click.echo(text, err=True)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[Progress]:
         """Show ``phase`` until the block ends; a second block of one name adds to its seconds."""
         begin = time.monotonic()
-        if self._console.is_terminal and not self._console.quiet:
-            with self._live(phase) as progress:
+        if self._console is not None and self._console.is_terminal:
+            with _live(self._console, phase) as progress:
                 yield progress
         else:
-            yield _Plain(self._console, phase)
+            yield _Plain(self.say, phase)
         took = time.monotonic() - begin
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + took, 3)
-        self._console.print(f"{phase:<9} done in {took:.1f} s", markup=False)
+        self.say(f"{phase:<9} done in {took:.1f} s")
 
-    @contextmanager
-    def _live(self, phase: str) -> Iterator[Progress]:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.fields[phase]:<9}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[amount]}", markup=False),
-            TextColumn("{task.description}", markup=False),
-        )
-        with RichProgress(*columns, console=self._console, transient=True) as bar:
-            task = bar.add_task("", total=None, phase=phase, amount="")
-            yield _Live(bar, int(task))
+
+def _terminal() -> Console | None:
+    """Where lines may be drawn over, None for a file or pipe, which is most runs in CI and needs no rich."""
+    if not sys.stderr.isatty() and not any(os.environ.get(name) for name in _FORCED):
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _live(console: Console, phase: str) -> Iterator[Progress]:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[phase]:<9}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
+        TextColumn("{task.description}", markup=False),
+    )
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, phase=phase, amount="")
+        yield _Live(bar, int(task))
 
 
 class _Live:
@@ -71,12 +96,12 @@ class _Plain:
 
     _SILENCE = 10.0
 
-    def __init__(self, console: Console, phase: str) -> None:
-        self._console, self._phase, self._spoke = console, phase, time.monotonic()
+    def __init__(self, say: Callable[[str], None], phase: str) -> None:
+        self._say, self._phase, self._spoke = say, phase, time.monotonic()
 
     def note(self, text: str) -> None:
         self._spoke = time.monotonic()
-        self._console.print(f"{self._phase:<9} {text}", markup=False)
+        self._say(f"{self._phase:<9} {text}")
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         if time.monotonic() - self._spoke >= self._SILENCE:

@@ -12,9 +12,7 @@ import yaml
 from packaging.version import Version
 
 from kbuild.digest import Digest, digest_json
-from kbuild.environment.capture import capture_interpreter, check_version, running_interpreter
 from kbuild.environment.condalock_errors import source_only_hint
-from kbuild.environment.condalock_run import PlatformSolve
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, CONTENT_DIGEST_KEY, Lockfile, content_digest, parse_lockfile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
@@ -73,6 +71,8 @@ class CondaLockResolver:
         VersionConflict, SourceOnlyPackage, IndexUnavailable, InterpreterCaptureFailed or ResolverFailed; PlatformError
         naming everything that a platform other than this machine's lacks.
         """
+        from kbuild.environment.condalock_run import PlatformSolve  # not needed where a lock is fresh
+
         digest = self.input_digest(spec)
         documents = {}
         # This machine's own platform first: what stops it stops all, and is told as the simpler case that it is.
@@ -106,6 +106,8 @@ class CondaLockResolver:
         """
         if spec.interpreter == "conda" or platform != host_platform():
             return self.glibc, spec.channels
+        from kbuild.environment.capture import capture_interpreter, check_version, running_interpreter
+
         layout = running_interpreter()
         check_version(spec.python, layout)
         captured = capture_interpreter(self.channel, run=self.run, progress=progress, layout=layout)

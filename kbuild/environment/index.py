@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-import requests
 from packaging.utils import (
     InvalidSdistFilename,
     InvalidWheelFilename,
@@ -29,6 +28,9 @@ from kbuild.environment.credentials import hide_credentials, split_credentials, 
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
 from kbuild.progress import Progress
+
+if TYPE_CHECKING:
+    import requests
 
 # pip's order of precedence: its variables, the section of the command, the global section.
 _SECTIONS = (":env:", "install", "global")
@@ -164,6 +166,8 @@ def find_files(
 
     Raises IndexUnavailable when an index does not answer, or answers with something that is no index page.
     """
+    import requests
+
     found: list[IndexFile] = []
     for index in indexes:
         base, auth = split_credentials(index, environ)

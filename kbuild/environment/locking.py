@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from kbuild.digest import Digest, digest_file
-from kbuild.environment.channels import choose_interpreter
 from kbuild.environment.condalock import CondaLockResolver
 from kbuild.environment.index import Indexes, package_indexes
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile, parse_lockfile, read_lockfile
@@ -122,6 +121,8 @@ def _resolve(
 ) -> _Found:
     if request.locked:
         raise LockfileStale("the model has no fresh lock, and --locked forbids making one", hint=_mend(bundle))
+    from kbuild.environment.channels import choose_interpreter  # solvers take long to import; most builds need none
+
     spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=environ))
     progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
     lockfile = resolver.resolve(spec, progress=progress)

@@ -17,7 +17,6 @@ from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import image_in, refuse_other, writing
-from kbuild.image.registry_client import RegistryClient
 from kbuild.image.tree import link_or_copy
 from kbuild.platform import Platform
 
@@ -98,6 +97,8 @@ def single_image(image: BuiltImage, destination: Path) -> BuiltImage:
 
 def push_index(index: BuiltIndex, reference: ImageReference) -> ImageReference:
     """Push an index whose images the repository has; returns the reference by its digest. Raises RegistryError."""
+    from kbuild.image.registry_client import RegistryClient  # requests; most builds push nothing
+
     data = layouts.blob_path(index.layout, index.digest).read_bytes()
     RegistryClient(reference).push_manifest(reference.tag or str(index.digest), media.INDEX, data)
     return reference.with_digest(index.digest)

@@ -8,9 +8,12 @@ stays the authority, is asked instead. No error is made up here: what is not fou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
@@ -134,11 +137,10 @@ _PLUGGED = ("mlflow.tracking_store", "mlflow.artifact_repository", "mlflow.model
 _HEADERS = ("mlflow.request_header_provider", "mlflow.request_auth_provider")
 
 
-def _plugins() -> Iterator[str]:
-    from importlib.metadata import entry_points
-
-    groups = entry_points()
-    for group in (*_PLUGGED, *_HEADERS):
-        for point in groups.select(group=group):
-            if point.value.partition(".")[0].partition(":")[0] != "mlflow":
-                yield f"the plugin {point.value} is installed"
+@cache
+def _plugins() -> tuple[str, ...]:
+    points = metadata.entry_points()
+    values = [point.value for group in (*_PLUGGED, *_HEADERS) for point in points.select(group=group)]
+    return tuple(
+        f"the plugin {value} is installed" for value in values if re.split("[.:]", value, maxsplit=1)[0] != "mlflow"
+    )

@@ -1,4 +1,7 @@
-"""From a model's name to a built image."""
+"""From a model's name to a built image.
+
+What only some builds need is imported where it is needed: most builds find nearly everything made already.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,12 @@ from pathlib import Path
 from packaging.version import Version
 
 from kbuild.digest import digest_json
-from kbuild.environment.download import fetch_packages
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking import Locked, LockRequest, lock_bundle, write_lockfile
 from kbuild.errors import BaseImageError, OutputError, PlatformError, UnsupportedInstruction
 from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
-from kbuild.image.buildkit import stamp_times
 from kbuild.image.cache import keep_within, using_cache
 from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, PackedBlob, make_engine
 from kbuild.image.layer_cache import LayerCache, layer_keys
@@ -82,6 +83,8 @@ def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path |
 
 def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> BuildContext:
     """Write the Dockerfile and everything it copies into ``output``, which must not exist or be empty."""
+    from kbuild.image.buildkit import stamp_times
+
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")
     if len(request.lock.platforms) > 1:
@@ -243,6 +246,8 @@ def _base(
 
 
 def _download(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -> dict[LockedPackage, Path]:
+    from kbuild.environment.download import fetch_packages
+
     with tools.phases("download") as progress:
         return fetch_packages(
             packages,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import Lockfile
-from kbuild.image.blob_places import BlobPlaces
-from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
-from kbuild.image.index import BuiltIndex, push_index, write_index
+from kbuild.image.index import BuiltIndex
 from kbuild.image.local import LocalImages
 from kbuild.image.oci.reference import ImageReference
-from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.tags import Tag, write_tags
-from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
+from kbuild.plan.plan import BuildPlan
 from kbuild.platform import Platform, host_platform
-from kbuild.progress import Progress
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
 
@@ -92,24 +88,21 @@ def deliver(
         tools.shared.claim(given, whole.digest)
     name = tag or push or ImageReference.parse(values["name"] or "model")
     images.name(whole, name)
-    publishers: list[tuple[Publisher, ImageReference]] = []
-    pushed: str | None = None
-    if delivery.output is not None:
-        is_tar = delivery.output.suffix == ".tar"
-        publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=delivery.output), name))
-    if delivery.load:
-        publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
-    if push is not None:
-        places = BlobPlaces(root=tools.cache / "registries")
-        publishers.append((RegistryPublisher(places=places, base=_registry_base(plans[shown])), push))
-        pushed = push.with_digest(whole.digest).familiar
-    if publishers:
-        with tools.phases("publish") as progress:
-            for publisher, reference in publishers:
-                if index is None:
-                    publisher.publish(image, reference, progress=progress)
-                else:
-                    _publish_index(index, image, publisher, reference, progress)
+    pushed = None if push is None else push.with_digest(whole.digest).familiar
+    if delivery.output is not None or delivery.load or push is not None:
+        # Docker's SDK and requests take as long to import as the rest of a build that finds everything made.
+        from kbuild.workflow.publishing import publish
+
+        publish(
+            image,
+            name,
+            index=index,
+            output=delivery.output,
+            load=delivery.load,
+            push=push,
+            base=plans[shown].from_line,
+            tools=tools,
+        )
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
     own_name = name.with_digest(whole.digest).familiar
     tags = {
@@ -131,29 +124,3 @@ def deliver(
         untagged=write_tags(tags, facts.run_id, facts.model_id, tools.store) if delivery.record else None,
         index=index,
     )
-
-
-def _publish_index(
-    index: BuiltIndex, image: BuiltImage, publisher: Publisher, reference: ImageReference, progress: Progress
-) -> None:
-    """``image`` is the one of the index that a daemon gets: older stores keep no index."""
-    match publisher:
-        case LayoutPublisher(destination=destination):
-            progress.note(f"writing {destination}")
-            write_index(index.images, destination, reference=reference)
-        case TarballPublisher():
-            publisher.publish(replace(image, layout=index.layout), reference, progress=progress)
-        case RegistryPublisher():
-            for platform, each in index.images.items():
-                progress.note(f"pushing the image for {platform}")
-                publisher.publish(each, reference.with_digest(each.digest), progress=progress)
-            # Last: whoever pulls the tag meanwhile gets what it was, never an index whose images are missing.
-            push_index(index, reference)
-        case _:
-            progress.note(f"loading {image.digest} alone: an engine gets the image of its own platform")
-            publisher.publish(image, reference, progress=progress)
-
-
-def _registry_base(plan: BuildPlan) -> ImageReference | None:
-    """The base image's name, where it came from a registry."""
-    return None if plan.from_line in ("scratch", BASE_CONTEXT) else ImageReference.parse(plan.from_line)

@@ -273,10 +273,10 @@ def test_a_captured_interpreter_is_for_this_machine_and_a_channel_has_the_others
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
-    monkeypatch.setattr("kbuild.environment.condalock.running_interpreter", lambda: None)
-    monkeypatch.setattr("kbuild.environment.condalock.check_version", lambda *_: None)
+    monkeypatch.setattr("kbuild.environment.capture.running_interpreter", lambda: None)
+    monkeypatch.setattr("kbuild.environment.capture.check_version", lambda *_: None)
     captured = SimpleNamespace(glibc="2.31")
-    monkeypatch.setattr("kbuild.environment.condalock.capture_interpreter", lambda *_, **__: captured)
+    monkeypatch.setattr("kbuild.environment.capture.capture_interpreter", lambda *_, **__: captured)
     run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])
     lock = resolver(run, tmp_path).resolve(spec_of(interpreter="captured", platforms=(AMD64, ARM64)), progress=Silent())
     channels = {

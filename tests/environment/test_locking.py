@@ -126,7 +126,7 @@ class Bench:
         self.resolver = FakeResolver(folder / "channel")
         patch.setattr(locking, "CondaLockResolver", lambda **_: self.resolver)
         patch.setattr(locking, "package_indexes", lambda **_: Indexes(urls=("https://index.example/simple",)))
-        patch.setattr(locking, "choose_interpreter", lambda *_, **__: "captured")
+        patch.setattr("kbuild.environment.channels.choose_interpreter", lambda *_, **__: "captured")
 
     def lock(self, *, force: bool = False, **request: Any) -> Locked:
         return lock_bundle(

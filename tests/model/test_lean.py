@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from store_questions import Alone, Logged, check_answers, check_files, check_tags, log_everything
 
 from kbuild.errors import ModelNotFound, OutputError
+from kbuild.model import tracking
 from kbuild.model.fetch import MlflowStore, RunFacts
 from kbuild.model.lean import LeanStore
 from kbuild.model.reference import ModelReference
@@ -68,6 +70,24 @@ def test_tags_that_say_so_already_are_not_written_again(logged: Logged) -> None:
     before = _database(logged).read_bytes()
     store.set_tags(logged.one, {"kbuild.a": "1"})
     assert _database(logged).read_bytes() == before
+
+
+def test_nothing_of_mlflow_is_imported(logged: Logged, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from kbuild.model.lean import open_store
+from kbuild.model.reference import ModelReference
+store, into = open_store({logged.uri!r}), Path({str(tmp_path)!r})
+store.fetch(ModelReference.parse({logged.one!r}), into / "model")
+store.download({logged.one!r}, "kbuild/none", into / "none")
+for value in "112":
+    store.set_tags({logged.one!r}, {{"kbuild.a": value}}, model_id={logged.model_id!r})
+print(*sorted({{"mlflow", "sqlalchemy", "requests", "pandas", "numpy", "pip"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+    assert Alone(tracking_uri=logged.uri).read_run(logged.one).tags["kbuild.a"] == "2"
 
 
 def test_a_writer_in_between_is_waited_for(logged: Logged) -> None:
@@ -166,7 +186,11 @@ def test_a_plugin_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
         [metadata.EntryPoint("x", "company.plugin:Provider", "mlflow.request_header_provider")]
     )
     monkeypatch.setattr(metadata, "entry_points", lambda: points)
-    assert list(reasons({}, None, "http://here")) == ["the plugin company.plugin:Provider is installed"]
+    tracking._plugins.cache_clear()
+    try:
+        assert list(reasons({}, None, "http://here")) == ["the plugin company.plugin:Provider is installed"]
+    finally:
+        tracking._plugins.cache_clear()
 
 
 RUN = (

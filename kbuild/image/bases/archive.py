@@ -14,10 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import url2pathname
-
-import requests
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kbuild.errors import BaseImageError, HashMismatch, ProgramNotFound
 from kbuild.image.bases.sources import Archive, read_fields
@@ -47,8 +44,10 @@ def fetch(uri: str) -> bytes | None:
     """The real ``Fetch``: http, https and file."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
-        path = Path(url2pathname(parts.path))
+        path = Path(unquote(parts.path))
         return path.read_bytes() if path.is_file() else None
+    import requests  # a base that was recorded is here already
+
     for attempt in range(1, _TRIES + 1):
         try:
             answer = requests.get(uri, timeout=_TIMEOUT)

@@ -9,7 +9,6 @@ from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage
 from kbuild.image.bases.choice import BaseChoice, configured_mirror
 from kbuild.image.bases.debs import resolve_debs_base
 from kbuild.image.oci import layout as layouts
-from kbuild.image.registry import pull_image
 from kbuild.plan.base import ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Runner
@@ -56,6 +55,8 @@ def resolve_base(
                 raise BaseImageError(f"{choice.text} is for {found}, not for {platform}")
             return ResolvedBase(kind="layout", name=f"oci:{path.name}", digest=image.digest, path=path.absolute())
         case BaseChoice(reference=reference) if reference is not None:
+            from kbuild.image.registry import pull_image  # Docker's SDK, for its credentials
+
             if recorded is not None:
                 reference = reference.with_digest(recorded.digest)
             if locked and reference.digest is None:

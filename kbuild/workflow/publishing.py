@@ -1,0 +1,74 @@
+"""Publishing a built image, or the index of several, wherever it was asked to go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kbuild.image.blob_places import BlobPlaces
+from kbuild.image.docker import DockerDaemon
+from kbuild.image.engine import BuiltImage
+from kbuild.image.index import BuiltIndex, push_index, write_index
+from kbuild.image.oci.reference import ImageReference
+from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
+from kbuild.plan.plan import BASE_CONTEXT
+from kbuild.progress import Progress
+from kbuild.workflow.tools import Tools
+
+
+def publish(
+    image: BuiltImage,
+    name: ImageReference,
+    *,
+    index: BuiltIndex | None,
+    output: Path | None,
+    load: bool,
+    push: ImageReference | None,
+    base: str,
+    tools: Tools,
+) -> None:
+    """To ``output``, a Docker engine and a registry, as far as they are named; ``base`` is the plan's ``FROM``.
+
+    Raises the error of the place that does not take it.
+    """
+    publishers: list[tuple[Publisher, ImageReference]] = []
+    if output is not None:
+        is_tar = output.suffix == ".tar"
+        publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=output), name))
+    if load:
+        publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
+    if push is not None:
+        places = BlobPlaces(root=tools.cache / "registries")
+        publishers.append((RegistryPublisher(places=places, base=_registry_base(base)), push))
+    with tools.phases("publish") as progress:
+        for publisher, reference in publishers:
+            if index is None:
+                publisher.publish(image, reference, progress=progress)
+            else:
+                _publish_index(index, image, publisher, reference, progress)
+
+
+def _publish_index(
+    index: BuiltIndex, image: BuiltImage, publisher: Publisher, reference: ImageReference, progress: Progress
+) -> None:
+    """``image`` is the one of the index that a daemon gets: older stores keep no index."""
+    match publisher:
+        case LayoutPublisher(destination=destination):
+            progress.note(f"writing {destination}")
+            write_index(index.images, destination, reference=reference)
+        case TarballPublisher():
+            publisher.publish(replace(image, layout=index.layout), reference, progress=progress)
+        case RegistryPublisher():
+            for platform, each in index.images.items():
+                progress.note(f"pushing the image for {platform}")
+                publisher.publish(each, reference.with_digest(each.digest), progress=progress)
+            # Last: whoever pulls the tag meanwhile gets what it was, never an index whose images are missing.
+            push_index(index, reference)
+        case _:
+            progress.note(f"loading {image.digest} alone: an engine gets the image of its own platform")
+            publisher.publish(image, reference, progress=progress)
+
+
+def _registry_base(from_line: str) -> ImageReference | None:
+    """The base image's name, where it came from a registry."""
+    return None if from_line in ("scratch", BASE_CONTEXT) else ImageReference.parse(from_line)

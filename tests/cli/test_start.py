@@ -1,0 +1,44 @@
+"""What a command imports before it works: every module costs each call, and some cost more than the work itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = frozenset(
+    {
+        "mlflow",
+        "kedro",
+        "docker",
+        "pandas",
+        "numpy",
+        "sqlalchemy",
+        "requests",
+        "rich",
+        "rattler",
+        "pip_audit",
+        "elftools",
+    }
+)
+
+
+def imported(code: str) -> set[str]:
+    """The top-level modules in memory after ``code``, run by a fresh interpreter."""
+    show = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("command", ["image", "lock", "render"])
+def test_what_builds_imports_nothing_that_a_known_model_does_not_need(command: str) -> None:
+    assert not imported(f"import sys, kbuild.cli.{command}, kbuild.model.sqlite") & HEAVY
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys, click\nfrom kbuild.cli.app import cli\ncli.main(['--help'], standalone_mode=False)\n"
+        "assert not {'kbuild.cli.image', 'kbuild.workflow', 'kbuild.model'} & set(sys.modules)"
+    )
+    assert not imported(code) & {*HEAVY, "yaml", "jinja2", "packaging"}
