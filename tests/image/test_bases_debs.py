@@ -135,6 +135,39 @@ def resolve(suite: Suite, mirror: Mirror, cache: Path, **options: Any) -> Resolv
     return resolve_debs_base(suite, AMD64, mirror=MIRROR, cache=cache, fetch=mirror, **arguments)
 
 
+def lists_asked(mirror: Mirror) -> list[str]:
+    return [uri for uri in mirror.asked if "Packages" in uri or "by-hash" in uri]
+
+
+def test_lists_that_did_not_change_are_not_read_again(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
+    first = resolve(suite, mirror, tmp_path / "c")
+    assert len(lists_asked(mirror)) == 2
+    mirror.asked.clear()
+    assert resolve(suite, mirror, tmp_path / "c") == first
+    assert [uri.rpartition("/")[2] for uri in mirror.asked if "dists" in uri if "updates" not in uri] == [
+        "InRelease"
+    ] * 2
+    assert lists_asked(mirror) == []
+    mirror.publish("http://m/security", "bookworm-security", {"libc6": "2.36-9+deb12u2"}, by_hash=False)
+    changed = resolve(suite, mirror, tmp_path / "c")
+    assert [p.version for p in changed.packages] == ["2.36-9+deb12u2", "2026a-0"]
+    assert len(lists_asked(mirror)) == 1
+
+
+def test_a_signature_is_checked_though_the_lists_are_known(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
+    resolve(suite, mirror, tmp_path / "c")
+    with pytest.raises(BaseImageError, match="signature"):
+        resolve(suite, mirror, tmp_path / "c", run=Gpgv(status="[GNUPG:] BADSIG ABC\n"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"[{}]", b"{", b'[{"name": 1}]', b"null"])
+def test_kept_lists_that_are_damaged_are_read_anew(suite: Suite, mirror: Mirror, tmp_path: Path, damage: bytes) -> None:
+    first = resolve(suite, mirror, tmp_path / "c")
+    for kept in (tmp_path / "c" / "package-lists").iterdir():
+        kept.write_bytes(damage)
+    assert resolve(suite, mirror, tmp_path / "c") == first
+
+
 def test_the_newest_of_all_pockets_is_unpacked(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
     base = resolve(suite, mirror, tmp_path / "c")
     assert [(p.name, p.version) for p in base.packages] == [("libc6", "2.36-9+deb12u1"), ("tzdata", "2026a-0")]
@@ -194,7 +227,7 @@ def test_wrong_bytes_are_refused(suite: Suite, mirror: Mirror, tmp_path: Path) -
     assert not (tmp_path / "c/bases").exists() or not list((tmp_path / "c/bases").iterdir())
     mirror.files["http://m/security/dists/bookworm-security/main/binary-amd64/Packages.xz"] = b"x"
     with pytest.raises(HashMismatch, match=r"Packages\.xz has sha256"):
-        resolve(suite, mirror, tmp_path / "c")
+        resolve(suite, mirror, tmp_path / "d")
 
 
 def test_a_full_disk_leaves_nothing_half_written(
@@ -206,7 +239,8 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OutputError, match="cannot write the base image: No space left"):
         resolve(suite, mirror, tmp_path / "c")
-    assert [path for path in (tmp_path / "c").rglob("*") if path.is_file()] == []
+    left = [path.relative_to(tmp_path / "c") for path in (tmp_path / "c").rglob("*") if path.is_file()]
+    assert {path.parts[0] for path in left} == {"package-lists"}
 
 
 def test_what_is_missing_is_named(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:

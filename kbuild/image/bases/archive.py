@@ -111,7 +111,7 @@ def read_packages(
     names = "|".join(map(re.escape, wanted))
     pattern = re.compile(rf"^Package: (?:{names})\n(?:.+\n)*", re.MULTILINE)
     for component in components:
-        index = _index(release, f"{component}/binary-{architecture}/Packages", fetch)
+        index = _index(release, _list_path(component, architecture), fetch)
         for match in pattern.finditer(index):
             fields = read_fields(match[0])
             try:
@@ -127,6 +127,16 @@ def read_packages(
                 raise BaseImageError(f"{where} lists {fields['package']} without its {error.args[0]}") from error
             found.append(package)
     return found
+
+
+def list_digests(release: Release, component: str, architecture: str) -> list[str]:
+    """The sha256 of a component's package list in each of its compressions, empty where there is none."""
+    path = _list_path(component, architecture)
+    return [release.files[path + suffix] for suffix in _UNPACK if path + suffix in release.files]
+
+
+def _list_path(component: str, architecture: str) -> str:
+    return f"{component}/binary-{architecture}/Packages"
 
 
 def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fetch: Fetch) -> Path:

@@ -12,9 +12,10 @@ from typing import get_args
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import BaseImageError
 from kbuild.image.bases import archive as archives
-from kbuild.image.bases.archive import Fetch, download_package, read_packages, read_release
+from kbuild.image.bases.archive import Fetch, download_package, read_release
 from kbuild.image.bases.deb import RECIPE, STICKY, lay_out
 from kbuild.image.bases.debversion import version_key
+from kbuild.image.bases.offers import read_offers
 from kbuild.image.bases.sources import Archive, find_archives
 from kbuild.image.bases.suites import Suite
 from kbuild.image.tree import cached_tree, normalise_tree, writing
@@ -47,7 +48,7 @@ def resolve_debs_base(
     with writing("the base image"):
         if recorded is None:
             sources = find_archives(suite, mirror=mirror or "", apt=apt)
-            packages = pick_packages(suite, platform, sources, fetch=fetch, run=run, progress=progress)
+            packages = pick_packages(suite, platform, sources, cache=cache, fetch=fetch, run=run, progress=progress)
         else:
             packages = tuple(sorted(recorded, key=lambda package: package.name))
         digest = base_digest(platform, packages)
@@ -72,18 +73,29 @@ def pick_packages(
     platform: Platform,
     sources: Sequence[Archive],
     *,
+    cache: Path,
     fetch: Fetch,
     run: Runner,
     progress: Progress,
 ) -> tuple[BasePackage, ...]:
-    """The newest version of each package of a suite's base, sorted by name; raises BaseImageError if one is missing."""
+    """The newest version of each package of a suite's base, sorted by name; raises BaseImageError if one is missing.
+
+    The archives are always asked what is newest; lists that did not change are not read again, see ``read_offers``.
+    """
     progress.note(f"reading the package lists of {suite}")
 
     def offers(source: Archive) -> list[BasePackage]:
         release = read_release(source, fetch=fetch, run=run, progress=progress)
         if release is None:
             return []
-        return read_packages(release, suite.components, platform.architecture, suite.packages, fetch=fetch)
+        return read_offers(
+            release,
+            suite.components,
+            platform.architecture,
+            suite.packages,
+            fetch=fetch,
+            cache=cache / "package-lists",
+        )
 
     newest: dict[str, BasePackage] = {}
     with ThreadPoolExecutor(_PARALLEL) as pool:
