@@ -63,6 +63,7 @@ def _work(worker: int, sockets: list[socket.socket], model: ServedModel, setting
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=max(1, int(settings.keep_alive)),
         timeout_graceful_shutdown=max(1, int(settings.grace)),
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.key,

@@ -17,7 +17,7 @@ _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """``port`` is a TCP port, 1 to 65535; ``timeout`` and ``grace`` are seconds; ``token`` is never shown.
+    """``port`` is a TCP port, 1 to 65535; ``timeout``, ``grace`` and ``keep_alive`` are seconds; ``token`` is never shown.
 
     ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
     Up to ``max_batch`` requests are answered by one call of the model, which waits ``max_delay`` seconds for them.
@@ -35,6 +35,7 @@ class Settings:
     max_delay: float = 0.0
     timeout: float = 60.0
     grace: float = 30.0
+    keep_alive: float = 75.0
     max_body: int = 64 * 2**20
     max_depth: int = 100
     max_rows: int = 1_000_000
@@ -72,6 +73,9 @@ class Settings:
             max_delay=_whole(environment, "KBUILD_MAX_DELAY_MS", 0, 0, 60_000) / 1000,
             timeout=_seconds(environment, timeout, 60.0),
             grace=_seconds(environment, "KBUILD_GRACE", 30.0),
+            # Longer than what stands in front keeps a connection (nginx and most balancers: 60 s). Whoever closes
+            # first loses a request that the other sends just then, and only the client knows that it may send it again.
+            keep_alive=_seconds(environment, "KBUILD_KEEP_ALIVE", 75.0),
             max_body=_whole(environment, "KBUILD_MAX_BODY_BYTES", 64 * 2**20, 1, 2**40),
             max_depth=_whole(environment, "KBUILD_MAX_DEPTH", 100, 1, 100_000),
             max_rows=_whole(environment, "KBUILD_MAX_ROWS", 1_000_000, 1, 2**40),
