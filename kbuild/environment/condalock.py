@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from packaging.version import Version
 
-from kbuild.digest import Digest, digest_json
+from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock_errors import source_only_hint
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, CONTENT_DIGEST_KEY, Lockfile, content_digest, parse_lockfile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ExtraNotInstalled,
+    HashMismatch,
     LockfileInvalid,
+    OutputError,
     ResolverFailed,
     SourceOnlyPackage,
 )
@@ -89,12 +93,36 @@ class CondaLockResolver:
                 solver=self.solver,
                 progress=progress,
             ).document()
+        if spec.interpreter == "captured":
+            for document in documents.values():
+                self._adopt(document["package"])
         try:
             lockfile = parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
         except LockfileInvalid as error:
             raise ResolverFailed(error.message, hint="every package needs a url and a sha256") from error
         _check_wheels(spec, lockfile)
         return lockfile
+
+    def _adopt(self, packages: Sequence[dict[str, Any]]) -> None:
+        """Bring packages of channels that are folders of this machine into the local channel, and name them there.
+
+        They travel with the lock from then on, as the captured interpreter of this machine's own platform does.
+        Raises HashMismatch and OutputError.
+        """
+        for package in packages:
+            if package["manager"] != "conda" or not str(package["url"]).startswith("file:"):
+                continue
+            source = Path(unquote(urlsplit(package["url"]).path))
+            target = self.channel / package["platform"] / source.name
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.is_file() or digest_file(target).hex != package["hash"]["sha256"]:
+                    shutil.copyfile(source, target)
+                if digest_file(target).hex != package["hash"]["sha256"]:
+                    raise HashMismatch(f"{source} is not the file that its channel's repodata.json describes")
+            except OSError as error:
+                raise OutputError(f"cannot bring {source} to {target.parent}: {error.strerror}") from error
+            package["url"] = f"${CHANNEL_VARIABLE}/{package['platform']}/{source.name}"
 
     def _interpreter(
         self, spec: EnvironmentSpec, platform: Platform, progress: Progress

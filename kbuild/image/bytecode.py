@@ -31,21 +31,28 @@ class Compiler:
     identity: Digest
 
 
-def can_compile(version: str, platform: Platform) -> bool:
-    """Whether ``find_compiler`` will find one, known before the interpreter is laid out."""
-    return platform == host_platform() or _is_running(version)
+def bytecode_recipe(version: str, platform: Platform) -> str | None:
+    """What decides the bytecode besides the sources, known before the interpreter is laid out; None: there is none.
+
+    It names this machine's own version only where that one compiles for an interpreter of another patch release.
+    """
+    if platform == host_platform() or _running() == version:
+        return recipe_digest().hex
+    return f"{recipe_digest().hex} {_running()}" if _is_like_running(version) else None
 
 
 def find_compiler(interpreter: Path, prefix: str, version: str, platform: Platform) -> Compiler | None:
     """What can compile for the interpreter that lies at ``prefix`` below ``interpreter``.
 
-    The interpreter itself where it runs on this machine; for another platform the running one, if it is the same
-    version (bytecode does not depend on the processor); otherwise None, and the image starts slower.
+    The interpreter itself where it runs on this machine. For another platform the running one, if it is of the same
+    minor version: bytecode does not depend on the processor, and its format not on the patch release. Otherwise None,
+    and the image starts slower.
     """
-    if not can_compile(version, platform):
+    recipe = bytecode_recipe(version, platform)
+    if recipe is None:
         return None
     if platform != host_platform():
-        return Compiler(python=Path(sys.executable), identity=digest_json([version, recipe_digest().hex]))
+        return Compiler(python=Path(sys.executable), identity=digest_json([version, recipe]))
     short = ".".join(version.split(".")[:2])
     python = interpreter / prefix.lstrip("/") / "bin" / f"python{short}"
     if not python.is_file():
@@ -80,8 +87,14 @@ def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, 
         return tuple(sorted(path for share in skipped for path in share))
 
 
-def _is_running(version: str) -> bool:
-    return sys.implementation.name == "cpython" and ".".join(map(str, sys.version_info[:3])) == version
+def _running() -> str | None:
+    return ".".join(map(str, sys.version_info[:3])) if sys.implementation.name == "cpython" else None
+
+
+def _is_like_running(version: str) -> bool:
+    # Before the final release of a minor version its bytecode still changes.
+    final = sys.version_info.releaselevel == "final" and version.split(".")[-1].isdecimal()
+    return final and (_running() or "").split(".")[:2] == version.split(".")[:2]
 
 
 def _compile(files: Sequence[tuple[str, str]], compiler: Compiler, run: Runner) -> list[str]:

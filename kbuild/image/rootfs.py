@@ -15,7 +15,7 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import LockfileInvalid
-from kbuild.image.bytecode import Compiler, can_compile, compile_folder, compile_tree, find_compiler, recipe_digest
+from kbuild.image.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
 from kbuild.image.bytecode_check import check_bytecode
 from kbuild.image.conda_packages import install_conda_packages
 from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, reset_directory_times, writing
@@ -80,7 +80,7 @@ class Environment:
         """
         compiler = self.compiler(downloads)
         if compiler is None:
-            progress.note(f"no Python {self._target.python} here to compile: the image starts without bytecode")
+            progress.note(f"no Python {self._target.short} here to compile: the image starts slower, without bytecode")
         wanted = [package for group in groups for package in group.packages]
         progress.note(f"installing {len(wanted)} wheels")
         with writing("the environment"):
@@ -127,7 +127,7 @@ def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX)
 
 
 def _interpreter_recipe(target: WheelTarget) -> Digest:
-    bytecode = recipe_digest().hex if can_compile(target.python, target.platform) else None
+    bytecode = bytecode_recipe(target.python, target.platform)
     return digest_json([_RECIPE, version("py-rattler"), target.prefix, str(target.platform), bytecode])
 
 

@@ -9,16 +9,20 @@ from pathlib import Path
 from kbuild.errors import EngineUnavailable, RuntimeUnavailable
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.running import RunningImage
 from kbuild.image.runtimes import RUNTIMES, choose_runtime
 from kbuild.image.sandbox import make_order, start_sandbox
 from kbuild.image.unpack import unpack_image
+from kbuild.platform import host_platform
 from kbuild.process import Runner, Starter
 from kbuild.progress import Progress
 
 RUNTIME_VARIABLE = "KBUILD_RUNTIME"
 """auto (default), docker, bwrap or unshare."""
+
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
 def start_image(
@@ -54,6 +58,7 @@ def start_image(
             name = ImageReference.parse(f"kbuild/run:{image.digest.hex}")
             daemon.load(image, name)
             return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
+    _check_platform(image)
     runtime = choose_runtime(wanted, run=run)
     unpacked = unpack_image(image.layout, digest=image.digest, cache=cache / "unpacked", progress=progress)
     return start_sandbox(
@@ -64,3 +69,14 @@ def start_image(
         port=port or 0,
         stop_signal=str(unpacked.config.get("StopSignal") or "SIGTERM"),
     )
+
+
+def _check_platform(image: BuiltImage) -> None:
+    """A foreign program ends with a word that tells nobody what to do, unless the kernel hands it to an emulator."""
+    built_for = read_platform(image.layout, read_manifest(image.layout, image.digest))
+    here = host_platform()
+    if built_for != str(here) and not any(_BINFMT.glob("qemu-*")):
+        raise RuntimeUnavailable(
+            f"the image is for {built_for}, and this machine is {here}",
+            hint="run it on such a machine, or install qemu-user-static, which registers itself with the kernel",
+        )

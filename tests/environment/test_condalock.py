@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from kbuild.digest import digest_bytes
 from kbuild.environment.condalock import CondaLockResolver
 from kbuild.environment.condalock_source import make_source
 from kbuild.environment.index import IndexFile
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
+    HashMismatch,
     InterpreterCaptureFailed,
     PackageNotFound,
     PlatformError,
@@ -287,3 +289,23 @@ def test_a_captured_interpreter_is_for_this_machine_and_a_channel_has_the_others
     assert lock.platforms == (AMD64, ARM64)
     assert lock.channels == ("$KBUILD_CHANNEL", "https://conda.example/main")
     assert [package.platform for package in lock.packages] == [AMD64, ARM64]
+
+
+def test_packages_of_a_channel_that_is_a_folder_travel_with_a_captured_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "their channel/linux-aarch64/python-3.11.7-h0.conda"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(b"an interpreter")
+    python = locked(
+        "python", "3.11.7", manager="conda", url=source.as_uri(), hash={"sha256": sha256(b"an interpreter")}
+    )
+    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
+    spec = spec_of(interpreter="captured", platforms=(ARM64,))
+    run = FakeCondaLock(lambda _: [python])
+    (package,) = resolver(run, tmp_path / "channel").resolve(spec, progress=Silent()).packages
+    assert package.url == "$KBUILD_CHANNEL/linux-aarch64/python-3.11.7-h0.conda"
+    assert (tmp_path / "channel/linux-aarch64/python-3.11.7-h0.conda").read_bytes() == b"an interpreter"
+    source.write_bytes(b"another")
+    with pytest.raises(HashMismatch, match="repodata"):
+        resolver(run, tmp_path / "other").resolve(spec, progress=Silent())

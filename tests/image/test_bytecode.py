@@ -9,7 +9,7 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed
-from kbuild.image.bytecode import Compiler, can_compile, compile_tree, find_compiler
+from kbuild.image.bytecode import Compiler, bytecode_recipe, compile_tree, find_compiler
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, run
 
@@ -69,11 +69,17 @@ def test_an_interpreter_that_does_not_run_is_an_error(tmp_path: Path) -> None:
         compile_tree(write(tmp_path), "/opt/env", HERE, run=broken)
 
 
-def test_for_another_platform_only_the_same_version_compiles(tmp_path: Path) -> None:
+def test_for_another_platform_the_running_interpreter_compiles_if_it_is_of_the_same_minor_version(
+    tmp_path: Path,
+) -> None:
     other = next(p for p in map(Platform.parse, ("linux/amd64", "linux/arm64")) if p != host_platform())
-    assert can_compile("2.0.0", host_platform())
-    assert not can_compile("2.0.0", other)
+    sister = f"{sys.version_info[0]}.{sys.version_info[1]}.99"
+    assert bytecode_recipe("2.0.0", host_platform()) == bytecode_recipe(RUNNING, other)
+    assert bytecode_recipe("2.0.0", other) is None
     assert find_compiler(tmp_path, "/opt/env", "2.0.0", other) is None
-    found = find_compiler(tmp_path, "/opt/env", RUNNING, other)
-    assert found is not None
-    assert found.python == Path(sys.executable)
+    for version in (RUNNING, sister):
+        found = find_compiler(tmp_path, "/opt/env", version, other)
+        assert found is not None
+        assert found.python == Path(sys.executable)
+    # Another patch release may compile to other bytes: the recipe says which one it was.
+    assert str(bytecode_recipe(sister, other)).endswith(f" {RUNNING}")
