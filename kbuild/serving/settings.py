@@ -17,7 +17,7 @@ _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """``port`` is a TCP port, 1 to 65535; ``timeout``, ``grace`` and ``keep_alive`` are seconds; ``token`` is never shown.
+    """``port`` is a TCP port; ``timeout``, ``grace`` and ``keep_alive`` are seconds; ``token`` is never shown.
 
     ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
     Up to ``max_batch`` requests are answered by one call of the model, which waits ``max_delay`` seconds for them.
