@@ -1,4 +1,4 @@
-"""The project's commands. ``nox -s demo | tests | lint | integration | bench | minimum``; each makes its own venv."""
+"""The project's commands. ``nox -s demo | tests | lint | integration | bench | load | minimum``; each makes its own venv."""
 
 from __future__ import annotations
 
@@ -65,6 +65,13 @@ def bench(session: nox.Session) -> None:
     """Benchmarks side by side with the peer; the table is printed and written as JSON."""
     install(session, "build", "demo", "test")
     session.run("python", "integration/bench.py", *session.posargs)
+
+
+@nox.session
+def load(session: nox.Session) -> None:
+    """Ten minutes (``-- --seconds N``) of twice what the server sustains, then SIGTERM; the result as JSON."""
+    install(session, "demo", "test")
+    session.run("python", "integration/load.py", *session.posargs)
 
 
 @nox.session
