@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from kbuild.environment.locking import LockRequest
 from kbuild.errors import ConfigurationError, LabelError
 from kbuild.image.cache import DEFAULT_LIMIT, parse_size
 from kbuild.model.lean import open_store
-from kbuild.plan.render import Template
+from kbuild.plan.render import DEFAULT_INSTALL_BASE, parse_template
 from kbuild.platform import Platform, host_platform
 from kbuild.process import run
 from kbuild.workflow import ImageRequest, Tools
@@ -79,7 +80,19 @@ def build_options(command: _Command) -> _Command:
     """Add what decides the image."""
     for option in (
         click.option("--base", help="name@sha256:…, an OCI layout, or debian:SUITE.  [default: this machine's suite]"),
-        click.option("--template", type=click.Path(path_type=Path), help="Your own Dockerfile template."),
+        click.option(
+            "--template",
+            metavar="NAME|FILE",
+            help="copy: packages are put in place here and copied; in-container: they are installed in a stage of the "
+            "builder's own; or your own Dockerfile template.  [default: copy]",
+        ),
+        click.option(
+            "--install-base",
+            metavar="IMAGE",
+            envvar="KBUILD_INSTALL_BASE",
+            help="With --template in-container: an image with Python 3.11 or newer to install in, in a registry or an "
+            f"OCI layout.  [default: {DEFAULT_INSTALL_BASE}]",
+        ),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Image label; repeat."),
     ):
         command = option(command)
@@ -88,14 +101,24 @@ def build_options(command: _Command) -> _Command:
 
 def builder_options(command: _Command) -> _Command:
     """Add where BuildKit runs."""
-    return click.option(
-        "--builder",
-        "builders",
-        multiple=True,
-        metavar="NAME",
-        callback=lambda context, parameter, values: _split(values),
-        help="Builder of docker buildx that builds; for many models several: repeat, or a,b.",
-    )(command)
+    for option in (
+        click.option(
+            "--network",
+            type=click.Choice(["default", "host", "none"]),
+            envvar="KBUILD_BUILD_NETWORK",
+            help="What RUN steps of the Dockerfile reach; the builder has to allow host.",
+        ),
+        click.option(
+            "--builder",
+            "builders",
+            multiple=True,
+            metavar="NAME",
+            callback=lambda context, parameter, values: _split(values),
+            help="Builder of docker buildx that builds; for many models several: repeat, or a,b.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -136,7 +159,7 @@ def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockReq
 
 def make_image_request(config: ProjectConfig, model: str, engine: str, options: dict[str, Any]) -> ImageRequest:
     """From parsed options (see build_options) and the project's configuration."""
-    template = options["template"] or config.template
+    template = parse_template(options["template"] or config.template)
     builders = options.get("builders") or ()
     if builders and engine == "native":
         raise ConfigurationError("--builder is of BuildKit, and --engine native asks none")
@@ -145,9 +168,10 @@ def make_image_request(config: ProjectConfig, model: str, engine: str, options: 
         lock=make_lock_request(config, options),
         engine="buildkit" if builders else engine,
         builder=builders[0] if builders else None,
+        network=options.get("network"),
         base=options["base"] or config.base,
         debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
-        template=Template(file=template),
+        template=replace(template, install_base=options.get("install_base")),
         labels=(*config.labels, *map(parse_label, options["labels"])),
         compression=options.get("compression") or config.compression,
     )

@@ -18,7 +18,14 @@ from pathlib import Path
 
 from kbuild.errors import BuildFailed, EngineUnavailable, InvalidImage, OutputError, ProgramNotFound
 from kbuild.image.base_layers import read_base
-from kbuild.image.engine import NOTHING_KNOWN, EngineOutput, KnownLayers, RawLayer
+from kbuild.image.engine import (
+    DEFAULT_SETTINGS,
+    NOTHING_KNOWN,
+    EngineOutput,
+    EngineSettings,
+    KnownLayers,
+    RawLayer,
+)
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.media import Compression, layer_compression
@@ -30,6 +37,8 @@ from kbuild.progress import Progress
 _HISTORY_MARK = " # buildkit"
 _HINT = "build with --engine native, or start Docker 25 or newer with its containerd image store"
 _BUILDX_TIMEOUT = 30.0
+_BUILDER_TIMEOUT = 120.0  # one in a cluster may have to be started
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _STEP = re.compile(r"#\d+ (\[.*)")
 _ERROR = re.compile(r"^ERROR: (?:failed to (?:solve|build): )*")
 _OUTPUT_LINE = re.compile(r"#\d+ \d+\.\d+ (.*)")
@@ -48,31 +57,54 @@ class ExportedLayer:
 
 
 class BuildKitEngine:
-    """An ``Engine`` that asks a Docker daemon's BuildKit, found by ``docker``'s own settings (``DOCKER_HOST``)."""
+    """An ``Engine`` that asks the BuildKit of a builder of docker buildx.
+
+    Without one named it is that of the Docker daemon that ``docker``'s own settings find (``DOCKER_HOST``).
+    """
 
     name = "buildkit"
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, settings: EngineSettings = DEFAULT_SETTINGS) -> None:
         self._runner = runner
+        self._settings = settings
 
     def probe(self) -> str:
         """Versions of the daemon and of buildx.
 
-        Raises EngineUnavailable saying what is missing: ``docker``, a daemon, buildx, or the daemon's containerd image
-        store, without which it cannot export OCI images.
+        Raises EngineUnavailable saying what is missing: ``docker``, a daemon, buildx, the builder, or the daemon's
+        containerd image store, without which it cannot export OCI images.
         """
+        if self._settings.builder is not None:
+            return self._probe_builder(self._settings.builder)
         server = self._ask(["docker", "version", "--format", "{{.Server.Version}}"], "no Docker daemon answers")
-        buildx = self._ask(["docker", "buildx", "version"], "docker has no buildx")
+        buildx = self._buildx()
         driver = self._ask(["docker", "buildx", "inspect"], "docker buildx has no builder")
-        if re.search(r"^Driver:\s+docker$", driver, re.M):
-            store = self._ask(["docker", "info", "--format", "{{json .DriverStatus}}"], "no Docker daemon answers")
-            if "io.containerd.snapshotter" not in store:
-                raise EngineUnavailable(
-                    f"Docker {server} keeps images in its old store, which cannot export OCI images",
-                    hint='set {"features": {"containerd-snapshotter": true}} in daemon.json and restart Docker, '
-                    "or build with --engine native",
-                )
-        return f"Docker {server}, buildx {[*buildx.split(), 'unknown', 'unknown'][1]}"
+        if _fact(driver, "Driver") == "docker":
+            self._require_store(["docker"], server)
+        return f"Docker {server}, {buildx}"
+
+    def _probe_builder(self, builder: str) -> str:
+        buildx = self._buildx()
+        facts = self._inspect(builder)
+        driver, endpoint = _fact(facts, "Driver"), _fact(facts, "Endpoint")
+        if driver == "docker":
+            docker = ["docker", "--context", endpoint]
+            server = self._ask([*docker, "version", "--format", "{{.Server.Version}}"], "no Docker daemon answers")
+            self._require_store(docker, server)
+        return f"builder {builder} ({driver}, {endpoint}), {buildx}"
+
+    def _buildx(self) -> str:
+        words = self._ask(["docker", "buildx", "version"], "docker has no buildx").split()
+        return f"buildx {words[1] if len(words) > 1 else 'unknown'}"
+
+    def _require_store(self, docker: list[str], server: str) -> None:
+        store = self._ask([*docker, "info", "--format", "{{json .DriverStatus}}"], "no Docker daemon answers")
+        if "io.containerd.snapshotter" not in store:
+            raise EngineUnavailable(
+                f"Docker {server} keeps images in its old store, which cannot export OCI images",
+                hint='set {"features": {"containerd-snapshotter": true}} in daemon.json and restart Docker, '
+                "or build with --engine native",
+            )
 
     def build(
         self,
@@ -101,6 +133,29 @@ class BuildKitEngine:
             raise OutputError(f"the image that BuildKit exports cannot be kept in {workdir}: {error}") from error
         return _read_export(exported, below.layers)
 
+    def _inspect(self, builder: str) -> str:
+        """What buildx tells of the builder, once it runs: one that is there but stopped is started."""
+        try:
+            done = self._runner(["docker", "buildx", "inspect", "--bootstrap", builder], timeout=_BUILDER_TIMEOUT)
+        except ProgramNotFound as error:
+            raise EngineUnavailable("docker is not installed or not on the PATH", hint=_HINT) from error
+        except TimeoutError as error:
+            raise EngineUnavailable(f"builder {builder} does not answer within {_BUILDER_TIMEOUT:g} s") from error
+        down = _fact(done.stdout, "Error") or ("" if _fact(done.stdout, "Status") == "running" else "it does not run")
+        if done.returncode != 0 or down:
+            why = down or _last_line(done.stderr).removeprefix("ERROR: ")
+            names = ", ".join(self._builders()) or "none"
+            raise EngineUnavailable(
+                f"builder {builder} cannot be used: {why}", hint=f"docker buildx knows the builders {names}"
+            )
+        return done.stdout
+
+    def _builders(self) -> list[str]:
+        """The names in ``docker buildx ls``, a table whose nodes are indented below their builder."""
+        listed = self._ask(["docker", "buildx", "ls"], "docker buildx lists no builders")
+        lines = [line for line in listed.splitlines()[1:] if line.strip() and not line.startswith((" ", "\\"))]
+        return [line.split()[0].rstrip("*") for line in lines]
+
     def _ask(self, argv: list[str], failure: str) -> str:
         try:
             done = self._runner(argv, timeout=_BUILDX_TIMEOUT)
@@ -124,6 +179,7 @@ class BuildKitEngine:
         if base.kind != "debs" and base.path is not None:
             argv.append(f"--build-context={plan.from_line}=oci-layout://{base.path.absolute()}@{base.digest}")
         env = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+        argv += self._options(env)
         try:
             done = self._runner([*argv, str(context.path)], env=env, on_line=lambda line: _show(line, progress))
         except ProgramNotFound as error:
@@ -133,6 +189,22 @@ class BuildKitEngine:
             if str(target) in reason:
                 raise OutputError(f"the image that BuildKit exports cannot be kept: {reason}")
             raise BuildFailed(f"BuildKit: {reason}")
+
+    def _options(self, env: dict[str, str]) -> list[str]:
+        """What the settings ask for; secret texts go into ``env``, where no list of processes shows them."""
+        settings = self._settings
+        argv = [] if settings.builder is None else [f"--builder={settings.builder}"]
+        if settings.network is not None:
+            argv.append(f"--network={settings.network}")
+        argv += [f"--build-context={name}={place}" for name, place in settings.contexts.items()]
+        for number, (name, secret) in enumerate(settings.secrets.items()):
+            if isinstance(secret, Path):
+                argv.append(f"--secret=id={name},src={secret}")
+            else:
+                env[f"KBUILD_SECRET_{number}"] = secret
+                argv.append(f"--secret=id={name},env=KBUILD_SECRET_{number}")
+        # Predefined arguments: they are in no history and no cache key.
+        return argv + [f"--build-arg={name}" for name in _PROXIES if name in env]
 
 
 def stamp_times(folder: Path) -> None:
@@ -207,6 +279,12 @@ def _reason(done: Completed) -> str:
     said = [match[1] for line in lines if (match := _OUTPUT_LINE.match(line))]
     tail = [line for line in said[-2:] if line and line not in error]
     return f"{error} ({' | '.join(tail)})" if tail else error
+
+
+def _fact(text: str, name: str) -> str:
+    """A value of buildx's ``Name: value`` lines, the first of that name; empty where there is none."""
+    match = re.search(rf"^{name}:[ \t]*(.*)$", text, re.M)
+    return match[1].strip() if match else ""
 
 
 def _last_line(text: str) -> str:

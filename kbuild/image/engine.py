@@ -76,6 +76,23 @@ class KnownLayers:
 NOTHING_KNOWN = KnownLayers()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSettings:
+    """How the build is done, none of which is in the image; only BuildKit has any of it.
+
+    ``builder`` is one of docker buildx, ``network`` that of RUN steps (``host``). ``contexts`` are further named build
+    contexts. ``secrets`` are for secret mounts by their id: a text, or a file of this machine.
+    """
+
+    builder: str | None = None
+    network: str | None = None
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str | Path] = field(default_factory=dict, repr=False)
+
+
+DEFAULT_SETTINGS = EngineSettings()
+
+
 class Engine(Protocol):
     """Executes the rendered Dockerfile of a build context."""
 
@@ -100,10 +117,10 @@ class Engine(Protocol):
         """
 
 
-def make_engine(name: EngineName, runner: Runner) -> Engine:
+def make_engine(name: EngineName, runner: Runner, settings: EngineSettings = DEFAULT_SETTINGS) -> Engine:
     """The engine of that name, its processes started by ``runner``."""
     module, _, kind = ENGINES[name].partition(":")
-    return cast(Engine, getattr(import_module(module), kind)(runner))
+    return cast(Engine, getattr(import_module(module), kind)(runner, settings))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

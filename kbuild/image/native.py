@@ -24,7 +24,16 @@ from kbuild.image.dockerfile import (
     split_words,
     take_flags,
 )
-from kbuild.image.engine import NOTHING_KNOWN, EngineOutput, KnownLayers, LayerSource, PackedBlob, RawLayer
+from kbuild.image.engine import (
+    DEFAULT_SETTINGS,
+    NOTHING_KNOWN,
+    EngineOutput,
+    EngineSettings,
+    KnownLayers,
+    LayerSource,
+    PackedBlob,
+    RawLayer,
+)
 from kbuild.image.oci.config import DEFAULT_PATH
 from kbuild.image.oci.tarball import DIRECTORY, Entry, tar_chunks
 from kbuild.plan.base import ResolvedBase
@@ -55,8 +64,8 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, runner: Runner) -> None:
-        """``runner`` is taken because every engine is made alike; this one starts nothing."""
+    def __init__(self, runner: Runner, settings: EngineSettings = DEFAULT_SETTINGS) -> None:
+        """Both are taken because every engine is made alike; this one starts nothing."""
 
     def probe(self) -> str:
         """Always there."""

@@ -14,7 +14,7 @@ from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.context import stage_files, stage_runtime
 from kbuild.plan.make import BASE_LAYER, INTERPRETER_LAYER, RUNTIME_LAYER
-from kbuild.plan.plan import BuildContext, BuildPlan
+from kbuild.plan.plan import BuildContext, BuildPlan, LayerPlan
 from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
 from kbuild.progress import Progress
 
@@ -79,13 +79,17 @@ def needed_layers(plan: BuildPlan, packed: Mapping[str, object]) -> list[str]:
     return [layer.name for layer in plan.layers if layer.name in wanted]
 
 
-def complete(context: BuildContext) -> BuildContext:
-    """The same context with every layer's directory in it; files are links into the cache where they can be."""
+def complete(context: BuildContext, layers: Sequence[LayerPlan] | None = None) -> BuildContext:
+    """The same context with the directories of all layers, or of these, in it.
+
+    Files are links into the cache where they can be. Raises OutputError.
+    """
     with writing("the build context"):
         for source, tree in context.trees.items():
             if tree != context.path / source:
                 link_tree(tree, context.path / source, {}, source, exact=True)
-    missing = [layer.source for layer in context.plan.layers if not (context.path / layer.source).is_dir()]
+    wanted = context.plan.layers if layers is None else layers
+    missing = [layer.source for layer in wanted if not (context.path / layer.source).is_dir()]
     if missing:
         raise OutputError(f"the build context has no {', '.join(missing)}")
     return BuildContext(path=context.path, plan=context.plan)

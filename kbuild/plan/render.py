@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,41 @@ from kbuild.plan.quoting import exec_form, quote_env, quote_label, quote_value
 from kbuild.resources import data_path
 
 DEFAULT_TEMPLATE = "model.Dockerfile.j2"
+SHIPPED = {"copy": DEFAULT_TEMPLATE, "in-container": "in-container.Dockerfile.j2"}
+"""What ``--template`` calls the shipped templates."""
+
+DEFAULT_INSTALL_BASE = "docker.io/library/python:3.13-slim"
+"""Where in-container.Dockerfile.j2 installs; by tag, for nothing of it reaches the image."""
+
+INSTALL_FOLDER = "kbuild-install"
+"""The folder of the build context with what a stage that installs is given."""
+
+_INSTALLS = re.compile(rf"^COPY .*\b{INSTALL_FOLDER}/", re.M)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """The name of a shipped template, or a file of the user's (which may ``{% extends "model.Dockerfile.j2" %}``)."""
+    """The name of a shipped template, or a file of the user's (which may ``{% extends "model.Dockerfile.j2" %}``).
+
+    ``install_base`` is what stands after FROM of the stage that installs, in templates that have one.
+    """
 
     name: str = DEFAULT_TEMPLATE
     file: Path | None = None
+    install_base: str | None = None
+
+
+def parse_template(text: str | Path | None) -> Template:
+    """What ``--template`` says: a name of ``SHIPPED``, else a file; ``./copy`` is the file of that name."""
+    if text is None:
+        return Template()
+    name = SHIPPED.get(str(text))
+    return Template(file=Path(text)) if name is None else Template(name=name)
+
+
+def installs_in_container(dockerfile: str) -> bool:
+    """Whether a builder stage of the Dockerfile installs the packages, so that the build context has none."""
+    return _INSTALLS.search(dockerfile) is not None
 
 
 def render_dockerfile(plan: BuildPlan, template: Template) -> str:
@@ -43,14 +71,16 @@ def render_dockerfile(plan: BuildPlan, template: Template) -> str:
     )
     environment.filters.update(quote=quote_value, exec_form=exec_form)
     environment.globals.update(label=quote_label, env=quote_env)
+    values = {"plan": plan, "config": plan.config, "install_base": template.install_base or DEFAULT_INSTALL_BASE}
     try:
-        text = environment.get_template(name).render(plan=plan, config=plan.config)
+        text = environment.get_template(name).render(values)
     except jinja2.TemplateSyntaxError as error:
         where = Path(error.filename).name if error.filename else error.name or name
         raise TemplateError(f"{where}, line {error.lineno}: {error.message}") from error
     except jinja2.TemplateNotFound as error:
         raise TemplateError(
-            f"{name} extends or includes {error.name}, which is nowhere", hint=f"shipped is {DEFAULT_TEMPLATE}"
+            f"{name} extends or includes {error.name}, which is nowhere",
+            hint=f"shipped are {', '.join(SHIPPED.values())}",
         ) from error
     except LabelError:
         raise

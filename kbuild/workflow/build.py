@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.version import Version
@@ -22,7 +22,7 @@ from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
 from kbuild.image.cache import keep_within, using_cache
-from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, PackedBlob, make_engine
+from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, EngineSettings, KnownLayers, make_engine
 from kbuild.image.layer_cache import LayerCache, layer_keys
 from kbuild.image.local import LocalImages
 from kbuild.image.native import copies_plan
@@ -37,7 +37,7 @@ from kbuild.plan.base import ResolvedBase
 from kbuild.plan.context import finish_context
 from kbuild.plan.make import make_plan
 from kbuild.plan.plan import BuildContext, BuildPlan
-from kbuild.plan.render import Template
+from kbuild.plan.render import Template, installs_in_container
 from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
@@ -47,7 +47,10 @@ from kbuild.workflow.tools import Tools
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRequest:
-    """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit."""
+    """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit.
+
+    ``builder`` and ``network`` are BuildKit's, see EngineSettings.
+    """
 
     model: str
     lock: LockRequest
@@ -58,6 +61,7 @@ class ImageRequest:
     labels: tuple[tuple[str, str], ...] = ()
     compression: Compression = DEFAULT_COMPRESSION
     builder: str | None = None
+    network: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +73,7 @@ class _Prepared:
     platform: Platform
     stage: Stage
     compression: Compression
+    settings: EngineSettings
 
 
 def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path | None, force: bool = False) -> Locked:
@@ -93,7 +98,7 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         bundle = _fetch(request.model, tools, workdir)
         locked = _lock(bundle, request.lock, tools)
         prepared = _prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)
-        context = complete(_stage(prepared, tools, workdir / "context", {}))
+        context = _whole_context(prepared, tools, workdir / "context")
         try:
             # Copies, not links: the user may change them, and their times are set.
             shutil.copytree(context.path, output, symlinks=True, dirs_exist_ok=True)
@@ -173,6 +178,11 @@ def _prepare(
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=lambda: _download(locked, packages, tools))
+    template, contexts = request.template, dict[str, str]()
+    if template.install_base is not None:
+        from kbuild.image.install_context import place_install_base
+
+        template, contexts = place_install_base(template, platform)
     plan = make_plan(
         bundle,
         locked.lockfile,
@@ -181,7 +191,7 @@ def _prepare(
         runtime=runtime_digest(),
         recipe=str(environment_recipe(locked.spec.python, platform)),
         groups=groups,
-        template=request.template,
+        template=template,
         labels=dict(request.labels),
     )
     owned = bundle.root.is_relative_to(workdir)
@@ -194,6 +204,7 @@ def _prepare(
         platform=platform,
         stage=stage,
         compression=request.compression,
+        settings=EngineSettings(builder=request.builder, network=request.network, contexts=contexts),
     )
 
 
@@ -259,9 +270,8 @@ def _download(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -
         )
 
 
-def _stage(prepared: _Prepared, tools: Tools, folder: Path, packed: Mapping[str, PackedBlob]) -> BuildContext:
-    """The context of the layers that are not packed yet; their directories may lie in the cache."""
-    names = needed_layers(prepared.plan, packed)
+def _stage(prepared: _Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:
+    """The context with these layers; their directories may lie in the cache."""
     packages = prepared.stage.packages(names)
     downloads = _download(prepared.locked, packages, tools) if packages else {}
     with tools.phases("stage") as progress:
@@ -269,11 +279,28 @@ def _stage(prepared: _Prepared, tools: Tools, folder: Path, packed: Mapping[str,
         return finish_context(folder, prepared.plan, trees)
 
 
+def _whole_context(prepared: _Prepared, tools: Tools, folder: Path) -> BuildContext:
+    """Everything that the Dockerfile copies, in one folder."""
+    plan, stage = prepared.plan, prepared.stage
+    if not installs_in_container(plan.dockerfile):
+        with tools.shared.leading([f"stage {prepared.locked.lockfile.digest}"]):
+            return complete(_stage(prepared, tools, folder, [layer.name for layer in plan.layers]))
+    from kbuild.image.install_context import context_sources, write_install_context
+
+    sources = context_sources(plan.dockerfile)
+    layers = [layer for layer in plan.layers if layer.source in sources]
+    context = _stage(prepared, tools, folder, [layer.name for layer in layers])
+    write_install_context(
+        prepared.locked, prepared.platform, stage.groups, stage.bundle, owned=stage.owned, into=folder
+    )
+    return complete(context, layers)
+
+
 def _build(
     engine: str, prepared: _Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
 ) -> BuiltImage:
     """Build with the engine of that name; ``auto`` is native, and buildkit for what native cannot execute."""
-    if engine in ("auto", "native"):
+    if engine in ("auto", "native") and not installs_in_container(prepared.plan.dockerfile):
         try:
             return _build_native(prepared, images, tools, workdir, reuse=reuse)
         except UnsupportedInstruction as error:
@@ -281,11 +308,13 @@ def _build(
                 raise
             with tools.phases("build") as progress:
                 progress.note(f"{error.message}; building with buildkit instead")
-    with tools.shared.leading([f"stage {prepared.locked.lockfile.digest}"]):
-        context = complete(_stage(prepared, tools, workdir / "whole", {}))
+    if engine == "native":
+        raise UnsupportedInstruction("the native engine has no stage to install packages in")
+    make_engine("buildkit", tools.run, prepared.settings).probe()  # before the work that would be for nothing
+    context = _whole_context(prepared, tools, workdir / "whole")
     with tools.phases("build") as progress:
         cache = _layer_cache(prepared, tools)
-        return _build_with("buildkit", context, prepared.base, images, tools, workdir, progress, cache)
+        return _build_with("buildkit", context, prepared, images, tools, workdir, progress, cache)
 
 
 def _build_native(prepared: _Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
@@ -297,17 +326,17 @@ def _build_native(prepared: _Prepared, images: LocalImages, tools: Tools, workdi
         found = {source: cache.get(key) for source, key in keys.items()} if reuse else {}
         packed = {source: blob for source, blob in found.items() if blob is not None}
         known = KnownLayers(keys=keys, packed=packed)
-        context = _stage(prepared, tools, workdir / "context", known.packed)
+        context = _stage(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:
             if known.packed:
                 progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
-            return _build_with("native", context, prepared.base, images, tools, workdir, progress, cache, known)
+            return _build_with("native", context, prepared, images, tools, workdir, progress, cache, known)
 
 
 def _build_with(
     name: EngineName,
     context: BuildContext,
-    base: ResolvedBase,
+    prepared: _Prepared,
     images: LocalImages,
     tools: Tools,
     workdir: Path,
@@ -315,11 +344,16 @@ def _build_with(
     cache: LayerCache,
     known: KnownLayers = NOTHING_KNOWN,
 ) -> BuiltImage:
-    engine = make_engine(name, tools.run)
+    settings = prepared.settings
+    if installs_in_container(context.plan.dockerfile):
+        from kbuild.image.install_context import install_secrets
+
+        settings = replace(settings, secrets=install_secrets(prepared.locked, prepared.platform))
+    engine = make_engine(name, tools.run, settings)
     progress.note(f"{name} engine: {engine.probe()}")
     scratch = workdir / name
     scratch.mkdir()
-    output = engine.build(context, base, workdir=scratch, progress=progress, known=known)
+    output = engine.build(context, prepared.base, workdir=scratch, progress=progress, known=known)
 
     def write(layout: Path) -> BuiltImage:
         plan, compression = context.plan, cache.compression

@@ -46,14 +46,7 @@ def resolve_base(
                 progress=progress,
             )
         case BaseChoice(path=path) if path is not None:
-            try:
-                image = layouts.find_manifest(path, platform=platform)
-                found = layouts.read_platform(path, layouts.read_manifest(path, image.digest))
-            except InvalidImage as error:
-                raise BaseImageError(f"{choice.text} is no base image: {error.message}", hint=error.hint) from error
-            if found != str(platform):
-                raise BaseImageError(f"{choice.text} is for {found}, not for {platform}")
-            return ResolvedBase(kind="layout", name=f"oci:{path.name}", digest=image.digest, path=path.absolute())
+            return resolve_layout(path, platform)
         case BaseChoice(reference=reference) if reference is not None:
             from kbuild.image.registry import pull_image  # Docker's SDK, for its credentials
 
@@ -70,3 +63,15 @@ def resolve_base(
                     kind="registry", name=choice.text, digest=pulled.digest, reference=str(pulled), path=layout
                 )
     raise BaseImageError(f"{choice.text!r} names no base")
+
+
+def resolve_layout(path: Path, platform: Platform) -> ResolvedBase:
+    """The image for ``platform`` in an OCI layout; raises BaseImageError."""
+    try:
+        image = layouts.find_manifest(path, platform=platform)
+        found = layouts.read_platform(path, layouts.read_manifest(path, image.digest))
+    except InvalidImage as error:
+        raise BaseImageError(f"{path} is no base image: {error.message}", hint=error.hint) from error
+    if found != str(platform):
+        raise BaseImageError(f"{path} is for {found}, not for {platform}")
+    return ResolvedBase(kind="layout", name=f"oci:{path.name}", digest=image.digest, path=path.absolute())
