@@ -298,7 +298,7 @@ def test_packages_of_a_channel_that_is_a_folder_travel_with_a_captured_interpret
     source.parent.mkdir(parents=True)
     source.write_bytes(b"an interpreter")
     python = locked(
-        "python", "3.11.7", manager="conda", url=source.as_uri(), hash={"sha256": sha256(b"an interpreter")}
+        "python", "3.11.7", manager="conda", url=source.as_uri(), hash={"sha256": digest_bytes(b"an interpreter").hex}
     )
     monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
     spec = spec_of(interpreter="captured", platforms=(ARM64,))
