@@ -25,6 +25,7 @@ from kbuild.image.oci.compress import SETTINGS, write_blob
 from kbuild.image.oci.config import make_config
 from kbuild.image.oci.descriptor import Descriptor, Manifest
 from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.validate import validate_layout
 from kbuild.image.tree import link_or_copy
 from kbuild.plan.plan import BuildPlan
 from kbuild.platform import Platform, host_platform
@@ -61,7 +62,8 @@ def pack(
     An older layout at the same place is replaced, anything else in the way stays. Whole or not at all: it is made
     beside the destination and renamed. Layers with a key or a known diff ID are kept in ``cache``, and one whose
     diff ID is known there already is not packed again.
-    Raises OutputError when it cannot be written (disk full, no permission).
+    Raises OutputError when it cannot be written (disk full, no permission), InvalidImage when it is none by the
+    image-spec.
     """
     refuse_other(destination)
     with writing(destination) as folder:
@@ -83,6 +85,8 @@ def pack(
         image = replace(image, platform=(plan.platform.os, plan.platform.architecture))
         for name, data in layouts.make_entrance(image, manifest, reference).items():
             (folder / name).write_bytes(data)
+        # A Dockerfile or base of the user's may say what no image can: told here, not by a registry later.
+        validate_layout(folder, depth="documents")
     blob_sizes = {blob.digest: blob.size for blob in (image, config_blob, *manifest.layers)}
     return BuiltImage(
         layout=destination,

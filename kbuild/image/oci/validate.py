@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zstandard
 
@@ -19,18 +19,21 @@ from kbuild.image.oci import media
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, parse_json
 
+Depth = Literal["documents", "blobs", "layers"]
 
-def validate_layout(layout: Path, *, deep: bool = True) -> None:
-    """Check every descriptor's size and digest, and every manifest and config by the specification.
 
-    ``deep`` also unpacks each layer and compares its diff ID. Raises InvalidImage that names all that is wrong.
+def validate_layout(layout: Path, *, depth: Depth = "layers") -> None:
+    """Check every manifest and config by the specification, and that every blob is there in its size.
+
+    ``blobs`` also compares each blob's digest, ``layers`` unpacks each layer too and compares its diff ID.
+    Raises InvalidImage that names all that is wrong.
     """
-    failures = list(dict.fromkeys(_layout_failures(layout, deep)))
+    failures = list(dict.fromkeys(_layout_failures(layout, depth)))
     if failures:
         raise InvalidImage(f"{layout} is no valid image layout: {'; '.join(failures)}")
 
 
-def _layout_failures(layout: Path, deep: bool) -> Iterator[str]:
+def _layout_failures(layout: Path, depth: Depth) -> Iterator[str]:
     try:
         marker = parse_json((layout / layouts.OCI_LAYOUT).read_bytes(), layouts.OCI_LAYOUT)
         entries = layouts.read_index(layout)
@@ -45,11 +48,11 @@ def _layout_failures(layout: Path, deep: bool) -> Iterator[str]:
     if not entries:
         yield "index.json lists no manifest"
     for number, entry in enumerate(entries):
-        yield from _descriptor_failures(layout, entry, f"index.json manifests[{number}]", deep)
+        yield from _descriptor_failures(layout, entry, f"index.json manifests[{number}]", depth)
 
 
-def _descriptor_failures(layout: Path, entry: Descriptor, where: str, deep: bool) -> Iterator[str]:
-    blob_failure = _blob_failure(layout, entry, where)
+def _descriptor_failures(layout: Path, entry: Descriptor, where: str, depth: Depth) -> Iterator[str]:
+    blob_failure = _blob_failure(layout, entry, where, depth)
     if blob_failure is not None:
         yield blob_failure
         return
@@ -57,18 +60,18 @@ def _descriptor_failures(layout: Path, entry: Descriptor, where: str, deep: bool
         if entry.media_type in media.INDEXES:
             inner = index_from_json(layouts.read_json_blob(layout, entry.digest), where)
             for number, item in enumerate(inner):
-                yield from _descriptor_failures(layout, item, f"{where}.manifests[{number}]", deep)
+                yield from _descriptor_failures(layout, item, f"{where}.manifests[{number}]", depth)
         elif entry.media_type in media.MANIFESTS:
             manifest = Manifest.from_json(layouts.read_json_blob(layout, entry.digest), where)
-            yield from _manifest_failures(layout, manifest, where, deep)
+            yield from _manifest_failures(layout, manifest, where, depth)
     except InvalidImage as error:
         yield error.message
 
 
-def _manifest_failures(layout: Path, manifest: Manifest, where: str, deep: bool) -> Iterator[str]:
+def _manifest_failures(layout: Path, manifest: Manifest, where: str, depth: Depth) -> Iterator[str]:
     bad_blobs = False
     for descriptor, place in _parts(manifest, where):
-        failure = _blob_failure(layout, descriptor, place)
+        failure = _blob_failure(layout, descriptor, place, depth)
         if failure is not None:
             bad_blobs = True
             yield failure
@@ -82,7 +85,7 @@ def _manifest_failures(layout: Path, manifest: Manifest, where: str, deep: bool)
         yield f"{where} has {len(manifest.layers)} layers and its config {len(diff_ids)} diff IDs"
         return
     for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True)):
-        failure = _layer_failure(layout, layer, diff_id, f"{where}.layers[{number}]") if deep else None
+        failure = _layer_failure(layout, layer, diff_id, f"{where}.layers[{number}]") if depth == "layers" else None
         if failure is not None:
             yield failure
 
@@ -117,14 +120,14 @@ def _config_failures(config: Any, where: str) -> Iterator[str] | Any:
         return None
 
 
-def _blob_failure(layout: Path, descriptor: Descriptor, where: str) -> str | None:
+def _blob_failure(layout: Path, descriptor: Descriptor, where: str, depth: Depth) -> str | None:
     path = layouts.blob_path(layout, descriptor.digest)
     if not path.is_file():
         return f"{where}: blob {descriptor.digest} is missing"
     size = path.stat().st_size
     if size != descriptor.size:
         return f"{where}: blob {descriptor.digest} has {size} bytes, not {descriptor.size}"
-    if digest_file(path) != descriptor.digest:
+    if depth != "documents" and digest_file(path) != descriptor.digest:
         return f"{where}: blob {descriptor.digest} does not have that digest"
     return None
 
