@@ -1,4 +1,4 @@
-"""The project's commands, ``nox -s NAME``; each makes its own venv: demo, tests, lint, integration, bench, load, minimum."""
+"""The commands, ``nox -s demo | tests | lint | integration | bench | load | minimum``; each makes its own venv."""
 
 from __future__ import annotations
 
