@@ -158,7 +158,7 @@ class _Rest:
         return _json(self.session.get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
 
     def _post(self, path: str, **values: str) -> None:
-        _json(self.session.post(f"{self.base}{_API}{path}", json=values, timeout=_TIMEOUT))
+        _check(self.session.post(f"{self.base}{_API}{path}", json=values, timeout=_TIMEOUT))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +199,7 @@ class _PassedOn:
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         url = f"{self.url}/{self.root}/{plain(path)}/{plain(file.name)}"
         with file.open("rb") as content:
-            _json(self.session.put(url, data=content, headers={"Content-Type": kind}, timeout=_TIMEOUT))
+            _check(self.session.put(url, data=content, headers={"Content-Type": kind}, timeout=_TIMEOUT))
 
     def _files(self, folder: str) -> Iterator[tuple[str, int]]:
         for name, is_folder, size in self._listed(folder):
@@ -219,8 +219,7 @@ class _PassedOn:
 
     def _download(self, path: str, target: Path, size: int) -> None:
         with self.session.get(f"{self.url}/{self.root}/{plain(path)}", stream=True, timeout=_TIMEOUT) as answer:
-            if answer.status_code != requests.codes.ok:
-                raise Unfamiliar(f"the server answers {answer.status_code}")
+            _check(answer)
             with target.open("wb") as file:
                 for chunk in answer.iter_content(_CHUNK):
                     file.write(chunk)
@@ -234,9 +233,13 @@ def _name(path: str) -> str:
     return plain(path)
 
 
-def _json(answer: requests.Response) -> dict[str, Any]:
+def _check(answer: requests.Response) -> None:
     if answer.status_code != requests.codes.ok:
         raise Unfamiliar(f"the server answers {answer.status_code}")
+
+
+def _json(answer: requests.Response) -> dict[str, Any]:
+    _check(answer)
     value = answer.json()
     if not isinstance(value, dict):
         raise Unfamiliar("an answer of another form")

@@ -1,0 +1,65 @@
+"""What makes ``kbuild image`` quick: stores asked without MLflow's client answer alike, and little is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from engines import free_port
+from tool import BIN, Tool, Trained, running
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "model"))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow warns about its own dependencies while it is imported
+    from store_questions import Logged, check_answers, check_files, check_tags, log_everything
+
+HEAVY = {"mlflow", "kedro", "docker", "pandas", "numpy", "sqlalchemy", "requests", "rich", "rattler"}
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory, tool: Tool) -> Iterator[Logged]:
+    """A tracking server that passes artifacts on, with one of each case in it."""
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    uri = f"http://127.0.0.1:{free_port()}"
+    argv: list[str | Path] = [
+        BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "artifacts",
+    ]  # fmt: skip
+    with running(argv, folder / "log", env=tool.environ(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"), cwd=folder):
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{uri}/health", timeout=5).ok:
+                    break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"the tracking server did not become ready:\n{(folder / 'log').read_text()[-3000:]}")
+        yield log_everything(uri, None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tracking_server_is_asked_as_by_mlflows_client(logged: Logged, tmp_path: Path) -> None:
+    check_answers(logged, tmp_path)
+    check_files(logged, tmp_path)
+    check_tags(logged)
+
+
+def test_a_build_of_what_is_there_imports_little(tool: Tool, trained: Trained) -> None:
+    first = tool("image", trained.run_id, cwd=trained.folder)
+    begin = time.monotonic()
+    again = tool("image", trained.run_id, cwd=trained.folder)
+    took = time.monotonic() - begin
+    watched = tool("image", trained.run_id, cwd=trained.folder, PYTHONPROFILEIMPORTTIME="1")
+    assert first.out == again.out == watched.out
+    assert "nothing has changed" in watched.err
+    lines = [line for line in watched.err.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "kbuild.workflow.build" in imported
+    assert not {name.partition(".")[0] for name in imported} & HEAVY
+    print(f"kbuild image of what is there: {took:.2f} s, {len(imported)} modules")
