@@ -82,11 +82,14 @@ class Plan:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         slots: dict[str, int] = {}
-        for name in (*self._inputs, *(name for step in steps for name in (*_flat(step.inputs), *_flat(step.outputs)))):
+        for name in (
+            *self._inputs,
+            *(name for step in steps for name in (*flat_names(step.inputs), *flat_names(step.outputs))),
+        ):
             slots.setdefault(name, len(slots))
         self._slots = slots
         self._copiers = _make_copiers(slots, copy_mode)
-        last_use = {slots[name]: position for position, step in enumerate(steps) for name in _flat(step.inputs)}
+        last_use = {slots[name]: position for position, step in enumerate(steps) for name in flat_names(step.inputs)}
         kept = {slots[name] for name in self._outputs}
         self._calls = [_compile(step, position, slots, last_use, kept) for position, step in enumerate(steps)]
 
@@ -109,7 +112,7 @@ class Plan:
                 error.add_note(f"in the inference node {call.name!r}")
                 raise
             del args, kwargs
-            for slot, value in zip(call.targets, _spread(call, result), strict=True):
+            for slot, value in zip(call.targets, spread_outputs(call.name, call.spread, result), strict=True):
                 slots[slot] = value
             del result
             for slot in call.finished:
@@ -118,14 +121,14 @@ class Plan:
 
 
 def _compile(step: Step, position: int, slots: dict[str, int], last_use: dict[int, int], kept: set[int]) -> _Call:
-    targets = tuple(slots[name] for name in _flat(step.outputs))
+    targets = tuple(slots[name] for name in flat_names(step.outputs))
     named = step.inputs if isinstance(step.inputs, dict) else {}
-    used = {slots[name] for name in _flat(step.inputs)}
+    used = {slots[name] for name in flat_names(step.inputs)}
     over = {slot for slot in used if last_use[slot] == position} | {slot for slot in targets if slot not in last_use}
     return _Call(
         name=step.name,
         func=step.func,
-        args=() if named else tuple(slots[name] for name in _flat(step.inputs)),
+        args=() if named else tuple(slots[name] for name in flat_names(step.inputs)),
         kwargs=tuple((keyword, slots[name]) for keyword, name in named.items()),
         spread=step.outputs,
         targets=targets,
@@ -133,21 +136,23 @@ def _compile(step: Step, position: int, slots: dict[str, int], last_use: dict[in
     )
 
 
-def _spread(call: _Call, result: Any) -> Iterable[Any]:
-    if call.spread is None:
+def spread_outputs(name: str, names: Names, result: Any) -> Iterable[Any]:
+    """What the node ``name`` gave, in the order of its outputs ``names``; raises PredictionError for anything else."""
+    if names is None:
         return ()
-    if isinstance(call.spread, str):
+    if isinstance(names, str):
         return (result,)
-    if isinstance(call.spread, dict):
-        if not isinstance(result, dict) or set(result) != set(call.spread):
-            raise PredictionError(f"node {call.name!r} must give a dict of {', '.join(call.spread)}")
-        return [result[key] for key in call.spread]
-    if not isinstance(result, list | tuple) or len(result) != len(call.spread):
-        raise PredictionError(f"node {call.name!r} must give {len(call.spread)} values: {', '.join(call.spread)}")
+    if isinstance(names, dict):
+        if not isinstance(result, dict) or set(result) != set(names):
+            raise PredictionError(f"node {name!r} must give a dict of {', '.join(names)}")
+        return [result[key] for key in names]
+    if not isinstance(result, list | tuple) or len(result) != len(names):
+        raise PredictionError(f"node {name!r} must give {len(names)} values: {', '.join(names)}")
     return result
 
 
-def _flat(names: Names) -> list[str]:
+def flat_names(names: Names) -> list[str]:
+    """The dataset names of a node's inputs or outputs, in the node's order."""
     if names is None:
         return []
     if isinstance(names, str):

@@ -20,6 +20,7 @@ from typing import Any
 import kbuild
 from kbuild.errors import RecordingError
 from kbuild.training.artifacts import extract_artifacts, find_dataset
+from kbuild.training.changes import check_changes
 from kbuild.training.check import (
     RECORDED_PREDICTION,
     SERVING_REQUEST,
@@ -91,6 +92,8 @@ def record_model(
         example = make_example(
             model, data, has_data=has_data, log_model_kwargs=pipeline_ml.log_model_kwargs, rows=settings.example_rows
         )
+        if settings.check:
+            check_changes(model, artifacts, example.input_example)
         shipment = plan_shipment(_find_modules(model), package_name)
         draft = _Draft(
             model=model,
