@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "base": None,
     "template": None,
     "labels": (),
+    "slim": False,
 }
 
 

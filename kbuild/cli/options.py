@@ -94,6 +94,11 @@ def build_options(command: _Command) -> _Command:
             f"OCI layout.  [default: {DEFAULT_INSTALL_BASE}]",
         ),
         click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Image label; repeat."),
+        click.option(
+            "--slim",
+            is_flag=True,
+            help="Leave out packages that only MLflow asks for and this model never reads; its code is run to see.",
+        ),
     ):
         command = option(command)
     return lock_options(command)
@@ -173,6 +178,7 @@ def make_image_request(config: ProjectConfig, model: str, engine: str, options: 
         debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
         template=replace(template, install_base=options.get("install_base")),
         labels=(*config.labels, *map(parse_label, options["labels"])),
+        slim=options["slim"],
         compression=options.get("compression") or config.compression,
     )
 

@@ -23,6 +23,8 @@ RUNTIME_PATH = "/opt/kbuild"
 PORT = 8080
 LABEL_MODEL_URI = "io.kbuild.model.uri"
 LABEL_RUN_ID = "io.kbuild.run.id"
+LABEL_LEFT_OUT = "io.kbuild.slim.left-out"
+"""The names of the locked packages that a slim image is without, with spaces between."""
 BASE_LAYER = "base"
 INTERPRETER_LAYER = "interpreter"
 RUNTIME_LAYER = "runtime"
@@ -40,13 +42,14 @@ def make_plan(
     groups: Sequence[PackageGroup],
     template: Template,
     labels: Mapping[str, str] | None = None,
+    left_out: Iterable[str] = (),
 ) -> BuildPlan:
     """Everything that determines the image.
 
     ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are put in place, so that a
-    change of the recipe is a change of the plan; ``groups`` are the lock's wheels, split into layers. ``labels`` come
-    on top of kbuild's own. Raises PlatformError for a platform the lock does not cover, TemplateError and LabelError
-    from rendering.
+    change of the recipe is a change of the plan; ``groups`` are the lock's wheels, split into layers, without those
+    that ``left_out`` names. ``labels`` come on top of kbuild's own. Raises PlatformError for a platform the lock does
+    not cover, TemplateError and LabelError from rendering.
     """
     if platform not in lockfile.platforms:
         locked = ", ".join(map(str, lockfile.platforms))
@@ -61,6 +64,7 @@ def make_plan(
         "io.kbuild.model.digest": str(bundle.digest),
         LABEL_MODEL_URI: facts.uri,
         LABEL_RUN_ID: facts.run_id,
+        LABEL_LEFT_OUT: " ".join(sorted(left_out)) or None,
         "io.kbuild.mlflow.version": facts.mlflow_version,
         "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
         "org.opencontainers.image.created": rfc3339(facts.created),

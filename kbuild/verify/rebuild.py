@@ -15,7 +15,7 @@ from kbuild.image.diff import ImageDiff, diff_images
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.media import Compression, layer_compression
-from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID
+from kbuild.plan.make import LABEL_LEFT_OUT, LABEL_MODEL_URI, LABEL_RUN_ID
 from kbuild.platform import Platform
 
 _BASE = "io.kbuild.base.name"
@@ -38,6 +38,7 @@ class Claims:
     model_digest: str
     labels: tuple[tuple[str, str], ...]
     compression: Compression
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,7 @@ class RebuildReport:
             "base": self.claims.base,
             "platform": str(self.claims.platform),
             "compression": self.claims.compression,
+            "left_out": list(self.claims.left_out),
             "versions": dict(self.versions),
             "reused_downloads": self.reused_downloads,
             "seconds": dict(self.seconds),
@@ -94,6 +96,7 @@ def read_claims(image: BuiltImage) -> Claims:
         model_digest=labels[_MODEL],
         labels=tuple((key, value) for key, value in sorted(labels.items()) if not key.startswith(_OWN)),
         compression=_compression(image),
+        left_out=tuple(labels.get(LABEL_LEFT_OUT, "").split()),
     )
 
 

@@ -29,6 +29,7 @@ from kbuild.image.native import copies_plan
 from kbuild.image.oci.media import Compression
 from kbuild.image.pack import DEFAULT_COMPRESSION, pack, packing
 from kbuild.image.rootfs import Environment, environment_recipe
+from kbuild.image.slim import keep_groups
 from kbuild.image.staging import Stage, complete, needed_layers
 from kbuild.image.wheel_facts import split_wheels
 from kbuild.model.bundle import ModelBundle
@@ -42,6 +43,7 @@ from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
+from kbuild.workflow.slim import Slimming, find_left_out
 from kbuild.workflow.tools import Tools
 
 
@@ -49,6 +51,7 @@ from kbuild.workflow.tools import Tools
 class ImageRequest:
     """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit.
 
+    ``slim`` leaves out what the model is measured not to need, ``left_out`` the packages of exactly these names.
     ``builder`` and ``network`` are BuildKit's, see EngineSettings.
     """
 
@@ -61,6 +64,8 @@ class ImageRequest:
     labels: tuple[tuple[str, str], ...] = ()
     compression: Compression = DEFAULT_COMPRESSION
     builder: str | None = None
+    slim: bool = False
+    left_out: tuple[str, ...] = ()
     network: str | None = None
 
 
@@ -178,6 +183,20 @@ def _prepare(
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=lambda: _download(locked, packages, tools))
+    runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
+    left_out: Sequence[str] = request.left_out
+    if request.slim:
+        slimming = Slimming(
+            bundle=bundle,
+            locked=locked,
+            platform=platform,
+            environment=environment,
+            groups=groups,
+            runtime=runtime,
+            recipe=recipe,
+        )
+        left_out = find_left_out(slimming, tools, workdir, lambda: _download(locked, packages, tools))
+    groups = keep_groups(groups, left_out)
     template, contexts = request.template, dict[str, str]()
     if template.install_base is not None:
         from kbuild.image.install_context import place_install_base
@@ -188,11 +207,12 @@ def _prepare(
         locked.lockfile,
         base,
         platform=platform,
-        runtime=runtime_digest(),
-        recipe=str(environment_recipe(locked.spec.python, platform)),
+        runtime=runtime,
+        recipe=recipe,
         groups=groups,
         template=template,
         labels=dict(request.labels),
+        left_out=left_out,
     )
     owned = bundle.root.is_relative_to(workdir)
     stage = Stage(bundle=bundle, owned=owned, base=base, environment=environment, groups=groups)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,13 @@ def image_files(lock: Any) -> dict[str, bytes]:
 
 def test_nothing_has_drifted(lock: Any, image_files: dict[str, bytes]) -> None:
     assert found(lock=lock, trained=TRAINED, image=facts(image_files)) == []
+
+
+def test_what_a_slim_image_says_it_is_without_has_not_drifted(lock: Any, image_files: dict[str, bytes]) -> None:
+    without = facts({path: data for path, data in image_files.items() if "six" not in path})
+    assert ("drift-missing", "pip:six") in found(lock=lock, trained=TRAINED, image=without)
+    slim = replace(without, labels={**without.labels, "io.kbuild.slim.left-out": "flask six"})
+    assert found(lock=lock, trained=TRAINED, image=slim) == []
 
 
 def test_the_lock_against_training(make_lock: Any, make_entry: Any) -> None:

@@ -116,6 +116,9 @@ def test_what_an_image_claims(tmp_path: Path) -> None:
     claims = read_claims(image)
     assert (claims.model, claims.base, claims.labels) == ("models:/m-1", "debian:bookworm", (("team", "a"),))
     assert claims.compression == "zstd"
+    assert claims.left_out == ()
+    slim = 'LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d" "io.kbuild.slim.left-out"="flask gunicorn"\n'
+    assert read_claims(build(tmp_path / "c", FILES, more=slim)).left_out == ("flask", "gunicorn")
     with pytest.raises(InvalidImage, match=r"no label io\.kbuild\.lock\.digest"):
         read_claims(build(tmp_path / "b", FILES))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -254,3 +256,26 @@ def test_random_csv_is_answered_as_mlflow_answers(
     lines = [",".join(names), *(",".join(row[where[name]] for name in names) for row in rows)]
     theirs, ours = ask_both(pair, line.join(lines).encode(), {"content-type": "text/csv; charset=UTF-8"})
     assert ours == theirs
+
+
+def test_a_rehearsal_asks_every_kind_and_tells_what_was_read(saved: dict[str, Path], tmp_path: Path) -> None:
+    answer, model = tmp_path / "answer.json", tmp_path / "model"
+    shutil.copytree(saved["one"], model)
+    described = yaml.safe_load((model / "MLmodel").read_text("utf-8"))
+    described["saved_input_example_info"] = {"serving_input_path": "example.json"}
+    (model / "MLmodel").write_text(yaml.safe_dump(described), "utf-8")
+    (model / "example.json").write_text('{"dataframe_split": {"columns": ["only"], "data": [[1.5], [2.5]]}}', "utf-8")
+    environment = {**os.environ, "KBUILD_MODEL": str(model), "PYTHONHASHSEED": "0"}
+    argv = [sys.executable, "-W", "ignore", "-m", "kbuild.serving.rehearsal", str(answer)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(answer.read_text("utf-8"))
+    assert 0 < said["seconds"] < 60
+    statuses = [status for status, _, _ in said["answers"]]
+    assert {200, 400, 404, 405, 415} == {*statuses}
+    # Short, JSON, CSV, Parquet, and through MLflow's app.
+    (predicted, *others) = [body for status, _, body in said["answers"] if status == 200 and "predictions" in body]
+    assert others == [predicted] * 4
+    for name in ("mlflow/pyfunc/scoring_server/__init__.py", "pandas/__init__.py", "uvicorn/server.py"):
+        assert any(file.endswith(name) for file in said["files"])
+    assert not any(file.startswith("/") for file in said["files"])
