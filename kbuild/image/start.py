@@ -42,6 +42,8 @@ def start_image(
     ``log`` is the file that a sandbox writes its output to. Raises RuntimeUnavailable when nothing here can run it,
     ContainerFailed when it does not start.
     """
+    # An image cannot hold its own digest: who starts it says it, for /metadata.
+    environment = {"KBUILD_IMAGE_DIGEST": str(image.digest), **environment}
     wanted = environ.get(RUNTIME_VARIABLE) or "auto"
     if wanted not in ("auto", "docker", *RUNTIMES):
         known = ", ".join(("auto", "docker", *RUNTIMES))

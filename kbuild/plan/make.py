@@ -81,7 +81,7 @@ def make_plan(
         config=ImageConfig(
             user=_USER,
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
-            env=(*_environment(), *_served(bundle, lockfile)),
+            env=(*_environment(), *_served(bundle, lockfile, slim=LABEL_LEFT_OUT in stated)),
             exposed_port=PORT,
             healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.healthcheck"),
             stop_signal="SIGTERM",
@@ -152,12 +152,14 @@ def _environment() -> tuple[tuple[str, str], ...]:
     )
 
 
-def _served(bundle: ModelBundle, lockfile: Lockfile) -> Iterable[tuple[str, str]]:
+def _served(bundle: ModelBundle, lockfile: Lockfile, *, slim: bool) -> Iterable[tuple[str, str]]:
     """What the scoring server tells at /metadata beside what the MLmodel says."""
     if bundle.facts.uri:
         yield "KBUILD_MODEL_URI", bundle.facts.uri
     yield "KBUILD_MODEL_DIGEST", str(bundle.digest)
     yield "KBUILD_LOCK_DIGEST", str(lockfile.digest)
+    if slim:
+        yield "KBUILD_SLIM", "1"
 
 
 def _git_commit(record: Mapping[str, object]) -> str | None:

@@ -15,6 +15,7 @@ _VARIABLES = {
     "model_digest": "KBUILD_MODEL_DIGEST",
     "lock_digest": "KBUILD_LOCK_DIGEST",
     "image_digest": "KBUILD_IMAGE_DIGEST",
+    "slim": "KBUILD_SLIM",
 }
 
 

@@ -145,5 +145,6 @@ def test_a_layer_names_the_layers_whose_files_it_may_meet(bundle, lockfile, base
 def test_a_slim_plan_says_what_it_is_without(bundle, lockfile, base) -> None:
     slim = make(bundle, lockfile, base, left_out=["numpy", "b"])
     assert dict(slim.config.labels)["io.kbuild.slim.left-out"] == "b numpy"
+    assert dict(slim.config.env)["KBUILD_SLIM"] == "1"
     assert slim.digest != make(bundle, lockfile, base).digest
     assert "io.kbuild.slim.left-out" not in dict(make(bundle, lockfile, base).config.labels)
