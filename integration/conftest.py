@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engines import DockerEngine, Registry, start_engine, start_registry
+from debian import DOCKER_20, DOCKER_28, unpack_engine
+from engines import DockerEngine, Registry, install_engine, require, start_engine, start_registry
 from servers import save_model
 from tool import Tool, Trained
 
@@ -42,6 +44,33 @@ def docker_host(docker_engine: DockerEngine, monkeypatch: pytest.MonkeyPatch) ->
     """The private engine, made the one that ``docker`` and kbuild find."""
     monkeypatch.setenv("DOCKER_HOST", docker_engine.host)
     return docker_engine
+
+
+@pytest.fixture(scope="session")
+def docker_20(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
+    """Docker 20.10, from before the containerd store and zstd."""
+    programs = unpack_engine(tmp_path_factory.getbasetemp().parent, *DOCKER_20)
+    with start_engine(tmp_path_factory.mktemp("docker20"), containerd_store=False, programs=programs) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker_28(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
+    """Docker 28, of two years after the one that is installed."""
+    programs = unpack_engine(tmp_path_factory.getbasetemp().parent, *DOCKER_28)
+    with start_engine(tmp_path_factory.mktemp("docker28"), programs=programs) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program without libraries, from Debian."""
+    install_engine()
+    folder = tmp_path_factory.mktemp("busybox")
+    got = subprocess.run(["apt-get", "-q", "download", "busybox-static"], cwd=folder, capture_output=True, text=True)
+    require(got.returncode == 0, f"busybox-static cannot be downloaded: {got.stderr.strip()}")
+    subprocess.run(["dpkg-deb", "-x", str(next(folder.glob("*.deb"))), str(folder)], check=True)
+    return folder / "bin" / "busybox"
 
 
 @pytest.fixture(scope="session")

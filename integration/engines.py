@@ -36,7 +36,7 @@ Pin: release n={SUITE}
 Pin-Priority: 600
 """
 _APT = Path("/etc/apt")
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def require(condition: object, reason: str) -> None:
@@ -85,14 +85,14 @@ def install_engine() -> None:
 
 def _install_engine() -> None:
     require(os.geteuid() == 0, "installing Docker takes root")
-    require(shutil.which("apt-get") and _KEYRING.is_file(), "Docker is installed from Debian, and this is no Debian")
+    require(shutil.which("apt-get") and KEYRING.is_file(), "Docker is installed from Debian, and this is no Debian")
     (_APT / "sources.list.d" / f"kbuild-{SUITE}.sources").write_text(
-        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {SUITE}\nComponents: main\nSigned-By: {_KEYRING}\n"
+        f"Types: deb\nURIs: {debian_mirror()}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n"
     )
     (_APT / "preferences.d" / f"kbuild-{SUITE}").write_text(PINS)
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # policy-rc.d: the packages must not start the system's own daemon.
-    with _no_services():
+    with no_services():
         for command in (["update"], ["install", "-y", "--no-install-recommends", *INSTALLED]):
             done = subprocess.run(["apt-get", "-q", *command], env=env, capture_output=True, text=True)
             require(done.returncode == 0, f"apt-get {command[0]} failed: {done.stderr.strip()[-400:]}")
@@ -100,9 +100,12 @@ def _install_engine() -> None:
 
 @contextlib.contextmanager
 def start_engine(
-    folder: Path, *, containerd_store: bool = True, socket_path: Path | None = None
+    folder: Path, *, containerd_store: bool = True, socket_path: Path | None = None, programs: Path | None = None
 ) -> Iterator[DockerEngine]:
-    """A private ``dockerd`` that keeps everything below ``folder``; stopped by its process id on leaving."""
+    """A private ``dockerd`` that keeps everything below ``folder``; stopped by its process id on leaving.
+
+    ``programs`` is a folder with another version of it, as ``unpack_engine`` makes them.
+    """
     install_engine()
     require(os.geteuid() == 0, "dockerd takes root")
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,13 +114,16 @@ def start_engine(
     address = socket_path or exec_root / "docker.sock"
     config = folder / "daemon.json"
     config.write_text(json.dumps({"features": {"containerd-snapshotter": containerd_store}}))
+    own = [] if programs is None else [str(programs / "usr/sbin"), str(programs / "usr/bin")]
+    env = {**os.environ, "PATH": os.pathsep.join([*own, os.environ["PATH"]])}
     with _bridge() as bridge, (folder / "dockerd.log").open("ab") as log:
         process = subprocess.Popen(
             [
-                "dockerd", f"--config-file={config}", f"--data-root={folder / 'data'}", f"--exec-root={exec_root}",
+                shutil.which("dockerd", path=env["PATH"]) or "dockerd", f"--config-file={config}",
+                f"--data-root={folder / 'data'}", f"--exec-root={exec_root}",
                 f"--pidfile={folder / 'dockerd.pid'}", f"--host=unix://{address}", *bridge,
             ],
-            stdout=log, stderr=log, start_new_session=True,
+            env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
             _wait(lambda: _answers(address, process), f"dockerd did not start; see {folder / 'dockerd.log'}", process)
@@ -158,7 +164,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _debian_mirror() -> str:
+def debian_mirror() -> str:
     """The mirror that apt itself uses for this Debian release."""
     for attempt in ("as it is", "after an update"):
         if attempt == "after an update":
@@ -180,7 +186,7 @@ def _buildx_works() -> bool:
 
 
 @contextlib.contextmanager
-def _no_services() -> Iterator[None]:
+def no_services() -> Iterator[None]:
     policy = Path("/usr/sbin/policy-rc.d")
     if policy.exists():
         yield
