@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engines import start_engine
 from tool import Tool
 
-OTHERS = {"docker": "bench_docker.py", "serving": "bench_serving.py"}
+OTHERS = {"docker": "bench_docker.py", "predict": "bench_predict.py", "serving": "bench_serving.py"}
 _PACKAGES = ("kbuild", "mlflow", "kedro", "conda-lock", "py-rattler", "zstandard")
 
 
