@@ -61,7 +61,7 @@ def prune(limit: str | None, as_json: bool) -> None:
 @click.option("--remove", is_flag=True, help="Remove what is damaged; it is made or fetched again when needed.")
 @json_option
 def verify(remove: bool, as_json: bool) -> None:
-    """Read everything and compare it with its digest: downloads, layers, images, installed wheels."""
+    """Read everything and compare it with its digest: downloads, installed packages, bases, layers, images."""
     cache = cache_folder()
     show = Show()
     with using_cache(cache), show("verify"):
@@ -82,5 +82,5 @@ def verify(remove: bool, as_json: bool) -> None:
 def _entry(cache: Path, path: Path) -> Path:
     """The entry of the cache that a file belongs to."""
     parts = path.relative_to(cache).parts
-    depth = 3 if parts[0] in ("layers", "pulled", "unpacked") else 2
+    depth = 3 if parts[0] in ("layers", "unpacked") else 2
     return cache.joinpath(*parts[:depth])

@@ -24,6 +24,7 @@ from kbuild.digest import digest_file
 
 # os on strings takes a third of the time of pathlib, over tens of thousands of files
 from kbuild.errors import CacheInUse, ConfigurationError
+from kbuild.image.tree import is_damaged
 
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes a cache may hold when nothing else is said."""
@@ -34,13 +35,15 @@ KINDS = {
     "interpreters": "interpreters",
     "bases": "bases",
     "debs": "debs",
-    "pulled": "pulled/*",
+    "pulled": "pulled",
     "layers": "layers/sha256",
     "images": "images",
     "unpacked": "unpacked/rootfs",
 }
 """What there is, and the folder below the cache whose members are its entries."""
 
+# Directories that are made from packages, and packed into layers.
+_TREES = ("interpreters", "wheels", "bases")
 # Records in images/, kept while what they lead to is there.
 _RECORDS = frozenset({"references", "plans"})
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -87,14 +90,18 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before:
     """Remove the entries in ``also`` and what killed builds left, then the least recently used entries until the rest
     is within ``limit`` bytes.
 
-    With ``before`` only what was not used since (nanoseconds since 1970). Returns what was removed. Raises CacheInUse
-    while another command works with the cache.
+    What a tree in ``also`` was packed into may be damaged too: then no layer and no image is known by what it was made
+    from any more, and the next builds make them again. With ``before`` only what was not used since (nanoseconds since
+    1970). Returns what was removed. Raises CacheInUse while another command works with the cache.
     """
     if not cache.is_dir():
         return []
     with _lock(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
         entries = list_cache(cache)
         _remove_leftovers(cache)
+        if any(path.parent.name in _TREES for path in also):
+            for record in [*cache.glob("layers/keys/*"), *cache.glob("images/plans/*")]:
+                _remove(record)
         total = sum(entry.size for entry in entries)
         removed = []
         for entry in sorted(entries, key=lambda entry: entry.path not in also):
@@ -129,11 +136,16 @@ def damaged(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((cache / "layers/sha256").glob("[!.]*")):
         if digest_file(path).hex != path.name:
             yield path, "does not have its digest"
-    for path in sorted((cache / "images").glob("*/blobs/sha256/*")):
-        if digest_file(path).hex != path.name:
+    for pattern in ("images/*/blobs/sha256/*", "pulled/*/blobs/sha256/*"):
+        for path in sorted(cache.glob(pattern)):
+            if digest_file(path).hex != path.name:
+                yield path, "does not have its digest"
+    for path in sorted((cache / "debs").glob("[!.]*.deb")):
+        if digest_file(path).hex != path.stem:
             yield path, "does not have its digest"
-    for record in sorted((cache / "wheels").glob("[!.]*/**/*.dist-info/RECORD")):
-        yield from _damaged_wheel(record)
+    for kind in _TREES:
+        for tree in sorted((cache / kind).glob("[!.]*")):
+            yield from _damaged_tree(tree)
 
 
 def parse_size(text: str) -> int:
@@ -173,6 +185,9 @@ def _remove_leftovers(cache: Path) -> None:
             _remove(path)
     for path in [*cache.glob("downloads/*/.*"), *cache.glob("layers/keys/.*"), *cache.glob("images/*/.*.tmp")]:
         _remove(path)
+    for seal in cache.glob("seals/*/*"):
+        if not (cache / seal.parent.name / seal.name).exists():
+            _remove(seal)
 
 
 def _remove(path: Path) -> None:
@@ -200,6 +215,17 @@ def _size(path: Path, seen: set[tuple[int, int]]) -> int:
                 seen.add((status.st_dev, status.st_ino))
             total += status.st_blocks * 512
     return total
+
+
+def _damaged_tree(tree: Path) -> Iterator[tuple[Path, str]]:
+    """What is named in a RECORD that does not hold, else the tree itself where it is not what was made."""
+    damage = is_damaged(tree)
+    if damage is False:
+        return
+    named = [found for record in sorted(tree.glob("**/*.dist-info/RECORD")) for found in _damaged_wheel(record)]
+    yield from named
+    if damage and not named:
+        yield tree, "is not what was installed: a file in it changed, is missing, or is one too many"
 
 
 def _damaged_wheel(record: Path) -> Iterator[tuple[Path, str]]:

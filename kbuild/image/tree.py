@@ -39,10 +39,11 @@ def writing(what: str) -> Iterator[None]:
         raise OutputError(f"cannot write {what}: {error.strerror or error}{where}", hint=hint) from error
 
 
-def cached_tree(path: Path, make: Callable[[Path], None]) -> Path:
+def cached_tree(path: Path, make: Callable[[Path], None], *, sealed: bool = True) -> Path:
     """``path`` if it exists, else what ``make`` writes into a new directory beside it, moved there in one step.
 
-    Two processes may make the same tree at once; the first to finish wins and both see a whole one.
+    Two processes may make the same tree at once; the first to finish wins and both see a whole one. ``sealed`` writes
+    down the digest of what was made, so that damage can be told later (see ``is_damaged``).
     """
     if path.is_dir():
         mark_used(path)
@@ -51,14 +52,30 @@ def cached_tree(path: Path, make: Callable[[Path], None]) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}-", dir=path.parent))
     try:
         make(scratch)
+        seal = str(tree_digest(scratch, times=False)).encode() if sealed else b""
         try:
             scratch.rename(path)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        else:
+            if sealed:
+                write_whole(_seal(path), seal)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path
+
+
+def is_damaged(path: Path) -> bool | None:
+    """Whether a tree in the cache is no longer what was made; None where nobody wrote down what that was."""
+    try:
+        return _seal(path).read_bytes() != str(tree_digest(path, times=False)).encode()
+    except FileNotFoundError:
+        return None
+
+
+def _seal(path: Path) -> Path:
+    return path.parent.parent / "seals" / path.parent.name / path.name
 
 
 def mark_used(path: Path) -> None:
@@ -157,7 +174,7 @@ def reset_directory_times(root: Path) -> None:
         os.utime(directory, (0, 0))
 
 
-def tree_digest(root: Path) -> Digest:
+def tree_digest(root: Path, *, times: bool = True) -> Digest:
     """The digest of a tree's paths, kinds, modes, times, link targets and contents; owners play no part."""
     state = hashlib.sha256()
     for directory, names, files in os.walk(root):
@@ -165,10 +182,12 @@ def tree_digest(root: Path) -> Digest:
         for name in sorted([*names, *files, "."]):
             path = Path(directory, name)
             info = path.lstat()
-            line: list[str | int] = [path.relative_to(root).as_posix(), stat.filemode(info.st_mode), info.st_mtime_ns]
+            line: list[str | int] = [path.relative_to(root).as_posix(), stat.filemode(info.st_mode)]
             if stat.S_ISLNK(info.st_mode):
                 line[1:] = ["link", str(path.readlink())]
-            elif stat.S_ISREG(info.st_mode):
+            elif times:
+                line.append(info.st_mtime_ns)
+            if stat.S_ISREG(info.st_mode):
                 line.append(digest_file(path).hex)
             state.update(canonical_json(line) + b"\n")
     return Digest(state.hexdigest())

@@ -74,7 +74,8 @@ def unpack_image(layout: Path, *, digest: Digest | None = None, cache: Path, pro
         root.chmod(0o755)
 
     with writing("the unpacked image"):
-        root = cached_tree(cache / "rootfs" / entry.digest.hex, make)
+        # Not sealed: its bytes are the image's, which has digests of its own.
+        root = cached_tree(cache / "rootfs" / entry.digest.hex, make, sealed=False)
     return UnpackedImage(root=root, config=dict(config.get("config") or {}), digest=entry.digest)
 
 

@@ -10,6 +10,7 @@ import pytest
 from kbuild.digest import digest_bytes
 from kbuild.errors import CacheInUse, ConfigurationError
 from kbuild.image.cache import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
+from kbuild.image.tree import cached_tree
 
 
 def fill(cache: Path, name: str, *, used: int, data: bytes = b"x" * 8192) -> Path:
@@ -80,6 +81,39 @@ def test_damage_is_named(tmp_path: Path) -> None:
     fill(tmp_path, f"layers/sha256/{bad}", used=1, data=b"good")
     fill(tmp_path, f"images/{good}/blobs/sha256/{bad}", used=1, data=b"good")
     assert len(list(damaged(tmp_path))) == 5
+
+
+@pytest.mark.parametrize("kind", ["wheels", "interpreters", "bases"])
+def test_a_tree_that_is_not_what_was_made_is_found_and_what_came_of_it_forgotten(tmp_path: Path, kind: str) -> None:
+    def make(root: Path) -> None:
+        (root / "__pycache__").mkdir()
+        (root / "__pycache__/a.pyc").write_bytes(b"code")
+        (root / "link").symlink_to("a")
+
+    trees = [cached_tree(tmp_path / kind / name, make) for name in ("one", "two", "three", "four")]
+    key = fill(tmp_path, "layers/keys/key", used=1)
+    plan = fill(tmp_path, "images/plans/plan", used=1)
+    for path in trees[0].rglob("*.pyc"):
+        os.utime(path, (7, 7))  # an engine stamps files that it shares with the cache
+    assert list(damaged(tmp_path)) == []
+    (trees[1] / "__pycache__/a.pyc").write_bytes(b"c0de")
+    (trees[2] / "more").write_bytes(b"")
+    (trees[3] / "__pycache__/a.pyc").chmod(0o755)
+    assert {path for path, _ in damaged(tmp_path)} == set(trees[1:])
+    prune_cache(tmp_path, limit=10**9)
+    assert key.exists() and plan.exists()
+    prune_cache(tmp_path, limit=10**9, also=trees[1:])
+    assert [tree.exists() for tree in trees] == [True, False, False, False]
+    assert not key.exists() and not plan.exists()
+    assert list(damaged(tmp_path)) == []
+
+
+def test_a_pulled_base_is_one_entry_and_its_blobs_are_read(tmp_path: Path) -> None:
+    good, bad = digest_bytes(b"good").hex, digest_bytes(b"bad").hex
+    fill(tmp_path, f"pulled/{good}/blobs/sha256/{good}", used=1, data=b"good")
+    wrong = fill(tmp_path, f"pulled/{good}/blobs/sha256/{bad}", used=1, data=b"good")
+    assert [entry.path.name for entry in list_cache(tmp_path)] == [good]
+    assert [path for path, _ in damaged(tmp_path)] == [wrong]
 
 
 @pytest.mark.parametrize(
