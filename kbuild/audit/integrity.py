@@ -15,7 +15,7 @@ from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
 from kbuild.environment.credentials import without_credentials
-from kbuild.environment.lockfile import CHANNEL_VARIABLE
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
@@ -63,6 +63,14 @@ class IntegrityCheck:
         pinned = f"depend on a released version of {entry.name} from an index, log the model again and lock it"
         if _VCS.match(entry.url):
             yield finding("lock-vcs", "high", f"it comes from version control: {url}", pinned)
+        elif entry.manager == "pip" and entry.url.startswith(_LOCAL_CHANNEL):
+            yield finding(
+                "lock-built",
+                "medium",
+                f"its wheel was built here from its source distribution (sha256 {_sdist_of(entry)}), by code that this"
+                f" distribution brings: {entry.filename}, sha256 {entry.sha256}",
+                f"choose a version of {entry.name} that has a wheel, or publish this one on your index and lock again",
+            )
         elif entry.url.startswith(("file:", "/", "./", "../")):
             yield finding("lock-path", "high", f"it comes from a folder of one machine: {url}", pinned)
         else:
@@ -137,6 +145,10 @@ def _stale(lock: LockView, subject: Subject) -> Iterator[Finding]:
         evidence=evidence,
         remedy=f"make it again: {subject.remake}",
     )
+
+
+def _sdist_of(entry: LockEntry) -> str:
+    return (entry.url or "").partition(SDIST_MARK)[2] or "not recorded"
 
 
 class _Maker(Protocol):

@@ -20,7 +20,8 @@ from kbuild.auditing.checks import find_network, make_checks
 from kbuild.auditing.images import read_image
 from kbuild.auditing.request import Audited, AuditRequest
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.locking import LOCKFILE_NAME, RUN_FOLDER, cached_locks, fresh_inputs
+from kbuild.environment.lockfile import RUN_FOLDER
+from kbuild.environment.locking import LOCKFILE_NAME, cached_locks, fresh_inputs
 from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
 from kbuild.image.engine import BuiltImage
 from kbuild.image.local import LocalImages

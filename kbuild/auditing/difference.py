@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kbuild.audit.compare import Difference, Side, compare
 from kbuild.audit.lockview import LockView, view_lock
-from kbuild.environment.locking import LOCKFILE_NAME, RUN_FOLDER
+from kbuild.environment.lockfile import RUN_FOLDER
+from kbuild.environment.locking import LOCKFILE_NAME
 from kbuild.errors import ModelNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.reference import ModelReference

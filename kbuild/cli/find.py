@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "platform": None,
     "lockfile": None,
     "locked": False,
+    "allow_sdist": False,
     "base": None,
     "template": None,
     "labels": (),

@@ -69,6 +69,11 @@ def lock_options(command: _Command) -> _Command:
         click.option(
             "--lockfile", type=click.Path(path_type=Path), help="Use this conda-lock.yml; stop if it is stale."
         ),
+        click.option(
+            "--allow-sdist",
+            is_flag=True,
+            help="Build the wheel of a package that has none, apart from all else; that very wheel is locked.",
+        ),
         click.option("--locked", is_flag=True, help="Never resolve: stop unless a fresh lock is there."),
         env_option,
     ):
@@ -159,6 +164,7 @@ def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockReq
         channels=tuple(options["channels"]) or config.channels,
         lockfile=options["lockfile"],
         locked=options["locked"],
+        allow_sdist=options["allow_sdist"],
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -15,19 +15,30 @@ from packaging.version import Version
 
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock_errors import source_only_hint
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, CONTENT_DIGEST_KEY, Lockfile, content_digest, parse_lockfile
+from kbuild.environment.lockfile import (
+    CHANNEL_VARIABLE,
+    CONTENT_DIGEST_KEY,
+    LockedPackage,
+    Lockfile,
+    content_digest,
+    parse_lockfile,
+)
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ExtraNotInstalled,
     HashMismatch,
     LockfileInvalid,
     OutputError,
+    PlatformError,
     ResolverFailed,
     SourceOnlyPackage,
 )
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
+
+if TYPE_CHECKING:
+    from kbuild.environment.built_wheels import WheelBuilds
 
 # Raised when the same spec would be locked differently by this module.
 _RECIPE = 1
@@ -45,7 +56,8 @@ class CondaLockResolver:
 
     ``channel`` is the local conda channel that a captured interpreter is put into. ``environ`` is the environment of
     conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
-    line, None for an installed or the built-in one. ``glibc`` is the C library that images have at least.
+    line, None for an installed or the built-in one. ``glibc`` is the C library that images have at least. ``builds``
+    makes wheels of source distributions; without it they are refused.
     """
 
     run: Runner
@@ -53,6 +65,7 @@ class CondaLockResolver:
     environ: Mapping[str, str]
     solver: Path | None = None
     glibc: str = DEFAULT_GLIBC
+    builds: WheelBuilds | None = None
 
     def input_digest(self, spec: EnvironmentSpec) -> Digest:
         """Digest of the spec, conda-lock's version, this module's recipe and the C library.
@@ -96,12 +109,52 @@ class CondaLockResolver:
         if spec.interpreter == "captured":
             for document in documents.values():
                 self._adopt(document["package"])
+        lockfile = self._lockfile(spec, documents)
+        sdists = [p for p in lockfile.packages if p.manager == "pip" and not p.filename.endswith(".whl")]
+        if sdists:
+            self._replace_sdists(spec, sdists, documents, progress)
+            lockfile = self._lockfile(spec, documents)
+        return lockfile
+
+    def _lockfile(self, spec: EnvironmentSpec, documents: Mapping[Platform, Mapping[str, Any]]) -> Lockfile:
         try:
-            lockfile = parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
+            return parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
         except LockfileInvalid as error:
             raise ResolverFailed(error.message, hint="every package needs a url and a sha256") from error
-        _check_wheels(spec, lockfile)
-        return lockfile
+
+    def _replace_sdists(
+        self,
+        spec: EnvironmentSpec,
+        sdists: Sequence[LockedPackage],
+        documents: Mapping[Platform, Mapping[str, Any]],
+        progress: Progress,
+    ) -> None:
+        """conda-lock falls back to a source distribution where no wheel fits; an image is made of wheels alone."""
+        if self.builds is None:
+            names = sorted({f"{package.name} {package.version} for {package.platform}" for package in sdists})
+            raise SourceOnlyPackage(
+                f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
+                hint=source_only_hint(sdists[0].name),
+            )
+        from kbuild.environment.built_wheels import wheel_url  # brings what reads ELF files
+
+        bound = []
+        for package in sdists:
+            wheel = self.builds.wheel_of(package, spec.python, progress)
+            if not wheel.is_pure and package.platform != host_platform():
+                bound.append(f"{package.name} {package.version} for {package.platform}")
+                continue
+            for entry in documents[package.platform]["package"]:
+                if entry["manager"] == "pip" and entry["name"] == package.name:
+                    entry |= {"url": wheel_url(wheel), "hash": {"sha256": wheel.sha256}}
+                    needs = {} if wheel.glibc is None else {"__glibc": f">={wheel.glibc}"}
+                    entry["dependencies"] = {**entry.get("dependencies", {}), **needs}
+        if bound:
+            raise PlatformError(
+                f"only a source distribution with native code, which builds for {host_platform()} here:"
+                f" {', '.join(sorted(bound))}",
+                hint="build its wheel on such a machine (pip wheel) and offer it on your package index",
+            )
 
     def _adopt(self, packages: Sequence[dict[str, Any]]) -> None:
         """Bring packages of channels that are folders of this machine into the local channel, and name them there.
@@ -171,14 +224,3 @@ def _channels(documents: Sequence[Mapping[str, Any]]) -> list[Any]:
     for document in documents:
         found += [channel for channel in document["metadata"]["channels"] if channel not in found]
     return found
-
-
-def _check_wheels(spec: EnvironmentSpec, lockfile: Lockfile) -> None:
-    """conda-lock falls back to a source distribution where no wheel fits; an image is made of wheels alone."""
-    without = [p for p in lockfile.packages if p.manager == "pip" and not p.filename.endswith(".whl")]
-    if without:
-        names = ", ".join(sorted({f"{package.name} {package.version} for {package.platform}" for package in without}))
-        raise SourceOnlyPackage(
-            f"no wheel for Python {spec.python}, only a source distribution: {names}",
-            hint=source_only_hint(without[0].name),
-        )

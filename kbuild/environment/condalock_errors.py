@@ -117,7 +117,7 @@ def missing_release(name: str, version: str, *, wanted_by: str | None, releases:
 
 def source_only_hint(name: str) -> str:
     """What to do about a package without a wheel."""
-    return f"build a wheel of {name} (pip wheel) and offer it on your package index, or take the package from conda"
+    return f"build a wheel of {name} here (--allow-sdist), offer one on your package index, or take it from conda"
 
 
 def lagging_requirement(stderr: str) -> tuple[str, str] | None:

@@ -99,11 +99,12 @@ def resolve_url(package: LockedPackage, *, channel: Path | None, environ: Mappin
 
 
 def find_captured(package: LockedPackage, channel: Path) -> Path:
-    """The file of a captured package anywhere below ``channel``, by its sha256: the name may have changed on the way.
+    """The file of a captured package or built wheel anywhere below ``channel``, by its sha256: the name may have
+    changed on the way.
 
     Raises InterpreterCaptureFailed when none has that sha256.
     """
-    for path in sorted(channel.rglob("*.conda")):
+    for path in sorted(channel.rglob("*.conda" if package.manager == "conda" else "*.whl")):
         if digest_file(path).hex == package.sha256:
             return path
     raise _not_here(package)

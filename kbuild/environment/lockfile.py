@@ -28,6 +28,18 @@ CONTENT_DIGEST_KEY = "kbuild_content_digest"
 CHANNEL_VARIABLE = "KBUILD_CHANNEL"
 """Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
 
+RUN_FOLDER = "kbuild"
+"""Where a run's artifacts keep what kbuild made for it."""
+
+PACKAGES = "packages"
+"""Below it: the captured packages and built wheels that the lock names, as they lie in the local channel."""
+
+SIDE_FILE = "built-wheels.json"
+"""Beside a lock: what was built from source distributions for it, and with what (see ``built_wheels``)."""
+
+SDIST_MARK = "#sdist-sha256="
+"""Stands in the url of a built wheel before the digest of the source distribution that it was built from."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _URL = re.compile(r"(https?|file)://\S+|\$\{?[A-Za-z_]\w*\}?/\S+")
 # Much faster than the pure Python one, and in every wheel of PyYAML.

@@ -8,13 +8,22 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from kbuild.digest import Digest, digest_file
 from kbuild.environment.condalock import CondaLockResolver
 from kbuild.environment.index import Indexes, package_indexes
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile, parse_lockfile, read_lockfile
+from kbuild.environment.lockfile import (
+    CHANNEL_VARIABLE,
+    PACKAGES,
+    RUN_FOLDER,
+    SIDE_FILE,
+    LockedPackage,
+    Lockfile,
+    parse_lockfile,
+    read_lockfile,
+)
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
 from kbuild.errors import HashMismatch, KbuildError, LockfileStale
@@ -24,11 +33,7 @@ from kbuild.platform import Platform, known_platforms
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
-RUN_FOLDER = "kbuild"
-"""Where a run's artifacts keep what kbuild made for it."""
-
 LOCKFILE_NAME = "conda-lock.yml"
-_PACKAGES = "packages"
 Origin = Literal["given", "stored with the run", "cached", "resolved"]
 _Found = tuple[Lockfile, EnvironmentSpec, Origin]
 
@@ -37,7 +42,8 @@ _Found = tuple[Lockfile, EnvironmentSpec, Origin]
 class LockRequest:
     """What lock is wanted. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
 
-    ``digest`` names a lock that counts as fresh whatever it was made from: the one that an image was built with.
+    ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
+    fresh whatever it was made from: the one that an image was built with.
     """
 
     platforms: tuple[Platform, ...]
@@ -46,6 +52,7 @@ class LockRequest:
     lockfile: Path | None = None
     locked: bool = False
     digest: str | None = None
+    allow_sdist: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +92,24 @@ def lock_bundle(
     spec = _read_spec(bundle, request, indexes)
     channel = cache / "channel"
     with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
-        resolver = CondaLockResolver(run=run, channel=channel, environ=environ)
+        builds = None
+        if request.allow_sdist:
+            from kbuild.environment.built_wheels import find_builds  # brings what reads ELF files
+
+            builds = find_builds(
+                bundle, indexes, store=store, cache=cache, run=run, environ=environ, progress=progress, again=force
+            )
+        resolver = CondaLockResolver(run=run, channel=channel, environ=environ, builds=builds)
         found: _Found | None = None
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
         lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
+        if builds is not None and builds.made:
+            _write(builds.side_file(), _side(cache, lockfile))
         locked = Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
         _bring_packages(locked, bundle, store, Path(scratch))
         if origin in ("resolved", "cached"):
-            _write_back(locked, bundle, store, Path(scratch), progress)
+            _write_back(locked, _side(cache, lockfile), bundle, store, Path(scratch), progress)
     return locked
 
 
@@ -196,17 +212,23 @@ def write_lockfile(lockfile: Lockfile, path: Path) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(lockfile.content)
         return
+    _write(lockfile.content, path)
+
+
+def _write(content: bytes, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(lockfile.content)
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_back(locked: Locked, bundle: ModelBundle, store: ModelStore, scratch: Path, progress: Progress) -> None:
-    """Store the lock, and the captured packages it names, with the model's run.
+def _write_back(
+    locked: Locked, side: Path, bundle: ModelBundle, store: ModelStore, scratch: Path, progress: Progress
+) -> None:
+    """Store the lock, its side file and the captured packages and built wheels it names with the model's run.
 
     A server that does not take it is told in a note: the lock is still in the cache, and the work goes on.
     """
@@ -217,20 +239,34 @@ def _write_back(locked: Locked, bundle: ModelBundle, store: ModelStore, scratch:
     write_lockfile(locked.lockfile, path)
     try:
         for package in captured_packages(locked.lockfile):
-            file = _captured_path(package, locked.channel)
-            store.upload(run_id, [file], f"{RUN_FOLDER}/{_PACKAGES}/{file.parent.name}")
-        store.upload(run_id, [path], RUN_FOLDER)
+            store.upload(run_id, [_captured_path(package, locked.channel)], _stored_folder(_inside(package)))
+        store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
     except KbuildError as error:
         progress.note(f"the lock could not be stored with the run: {error.message}")
 
 
 def captured_packages(lockfile: Lockfile) -> list[LockedPackage]:
-    """The packages that no public channel has: those of the local channel."""
+    """The packages that no public channel or index has: those of the local channel."""
     return [package for package in lockfile.packages if package.url.startswith(f"${CHANNEL_VARIABLE}/")]
 
 
 def _captured_path(package: LockedPackage, channel: Path) -> Path:
-    return channel / package.url.removeprefix(f"${CHANNEL_VARIABLE}/")
+    return channel / _inside(package)
+
+
+def _inside(package: LockedPackage) -> PurePosixPath:
+    """Where a package lies in the local channel."""
+    return PurePosixPath(package.url.removeprefix(f"${CHANNEL_VARIABLE}/").partition("#")[0])
+
+
+def _stored_folder(inside: PurePosixPath) -> str:
+    return f"{RUN_FOLDER}/{PACKAGES}/{inside.parent}"
+
+
+def _side(cache: Path, lockfile: Lockfile) -> Path:
+    """The side file of a lock that was made here."""
+    key = lockfile.digest if lockfile.input_digest is None else lockfile.input_digest
+    return _cached(cache, key).with_name(SIDE_FILE)
 
 
 def _cached(cache: Path, digest: Digest) -> Path:
@@ -257,14 +293,14 @@ def _bring_packages(locked: Locked, bundle: ModelBundle, store: ModelStore, scra
         target = _captured_path(package, locked.channel)
         if target.is_file() and digest_file(target).hex == package.sha256:
             continue
-        name = f"{RUN_FOLDER}/{_PACKAGES}/{package.platform.conda_subdir}/{package.filename}"
+        name = f"{_stored_folder(_inside(package))}/{package.filename}"
         run_id = bundle.facts.run_id
         found = None if run_id is None else store.download(run_id, name, scratch / "captured")
         if found is None or digest_file(found).hex != package.sha256:
-            raise HashMismatch(
-                f"the captured {package.filename} that the lock names is neither here nor with the run",
-                hint=f"{_mend(bundle)} --force makes a new lock with this machine's interpreter",
-            )
+            built = package.manager == "pip"
+            again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
+            what = f"the {'built' if built else 'captured'} {package.filename} that the lock names"
+            raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{_mend(bundle)} --force {again}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(found, target)
 

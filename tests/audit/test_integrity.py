@@ -42,6 +42,7 @@ def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
         ({"url": "file:///home/me/x-1-py3-none-any.whl"}, ["lock-path"]),
         ({"url": "../x-1-py3-none-any.whl"}, ["lock-path"]),
         ({"url": "https://files.example/x-1.tar.gz"}, ["lock-sdist"]),
+        ({"url": f"$KBUILD_CHANNEL/wheels/{'d' * 64}/x-1-py3-none-any.whl#sdist-sha256={'c' * 64}"}, ["lock-built"]),
         ({"url": "http://files.example/x-1-py3-none-any.whl"}, ["lock-plain-http"]),
         ({"url": "http://127.0.0.1:8/x-1-py3-none-any.whl"}, []),
         ({"url": "https://files.example/x-2-py3-none-any.whl"}, ["lock-other-file"]),
@@ -53,6 +54,14 @@ def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
 )
 def test_a_package_s_faults(make_lock: Any, make_entry: Any, change: dict[str, Any], expected: list[str]) -> None:
     assert ids(make_lock(make_entry("x", "1", **change))) == expected
+
+
+def test_a_built_wheel_names_what_it_was_built_from(make_lock: Any, make_entry: Any) -> None:
+    url = f"$KBUILD_CHANNEL/wheels/{'d' * 64}/x-1-py3-none-any.whl#sdist-sha256={'c' * 64}"
+    lock = make_lock(make_entry("x", "1", url=url))
+    (found,) = IntegrityCheck(Policy()).run(Subject(reference="x", kind="lock", lock=lock)).findings
+    assert f"source distribution (sha256 {'c' * 64})" in found.evidence
+    assert "x-1-py3-none-any.whl, sha256" in found.evidence and "publish this one" in found.remedy
 
 
 def test_no_secret_is_shown(make_lock: Any, make_entry: Any) -> None:

@@ -1,6 +1,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,9 @@ from kbuild.digest import digest_bytes
 from kbuild.environment.condalock import CondaLockResolver
 from kbuild.environment.condalock_source import make_source
 from kbuild.environment.index import IndexFile
+from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.requirements import applicable
+from kbuild.environment.sdists import BuiltWheel
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     HashMismatch,
@@ -309,3 +311,54 @@ def test_packages_of_a_channel_that_is_a_folder_travel_with_a_captured_interpret
     source.write_bytes(b"another")
     with pytest.raises(HashMismatch, match="repodata"):
         resolver(run, tmp_path / "other").resolve(spec, progress=Silent())
+
+
+@dataclass
+class FakeBuilds:
+    """Wheels by the name of their package."""
+
+    wheels: dict[str, BuiltWheel]
+
+    def wheel_of(self, package: LockedPackage, python: str, progress: Any) -> BuiltWheel:
+        return self.wheels[package.name]
+
+
+def wheel_of(name: str, tag: str, glibc: str | None) -> BuiltWheel:
+    return BuiltWheel(
+        name=name,
+        version="1.0",
+        sdist_url="https://files.example/x.tar.gz",
+        sdist_sha256="c" * 64,
+        filename=f"{name}-1.0-{tag}.whl",
+        sha256="d" * 64,
+        python="3.11",
+        requires=(),
+        glibc=glibc,
+    )
+
+
+def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sdist(name: str) -> dict[str, Any]:
+        return locked(name, "1.0", url=f"https://files.example/{name}-1.0.tar.gz", dependencies={"six": "*"})
+
+    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
+    wheels = {
+        "pure": wheel_of("pure", "py3-none-any", None),
+        "native": wheel_of("native", "cp311-cp311-linux_x86_64", "2.34"),
+        "hidden": wheel_of("hidden", "py3-none-any", "2.5"),
+    }
+    run = FakeCondaLock(lambda _: [locked("six", "1.16.0"), sdist("pure"), sdist("native")])
+    building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
+    lock = building.resolve(spec_of(), progress=Silent())
+    native, pure, six = lock.packages
+    assert pure.url == f"$KBUILD_CHANNEL/wheels/{'d' * 64}/pure-1.0-py3-none-any.whl#sdist-sha256={'c' * 64}"
+    assert (pure.sha256, pure.filename) == ("d" * 64, "pure-1.0-py3-none-any.whl")
+    assert native.dependencies == (("__glibc", ">=2.34"), ("six", "*"))
+    assert six.url.startswith("https://files.example/six")
+    with pytest.raises(SourceOnlyPackage, match=r"native 1\.0 for linux/amd64, pure 1\.0 for linux/amd64") as caught:
+        resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
+    assert "--allow-sdist" in str(caught.value.hint)
+    run = FakeCondaLock(lambda _: [sdist("pure"), sdist("native"), sdist("hidden")])
+    building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
+    with pytest.raises(PlatformError, match=r"hidden 1\.0 for linux/arm64, native 1\.0 for linux/arm64$"):
+        building.resolve(spec_of(platforms=(AMD64, ARM64)), progress=Silent())

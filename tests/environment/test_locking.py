@@ -10,9 +10,11 @@ import yaml
 
 from kbuild.digest import digest_bytes
 from kbuild.environment import locking
+from kbuild.environment.built_wheels import parse_side, wheel_url
 from kbuild.environment.index import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
 from kbuild.environment.locking import Locked, LockRequest, lock_bundle
+from kbuild.environment.sdists import BuiltWheel
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import HashMismatch, LockfileStale, PackageNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, ModelFacts
@@ -124,7 +126,8 @@ class Bench:
     def __init__(self, bundle: ModelBundle, folder: Path, store: FakeStore, patch: pytest.MonkeyPatch) -> None:
         self.bundle, self.cache, self.store = bundle, folder, store
         self.resolver = FakeResolver(folder / "channel")
-        patch.setattr(locking, "CondaLockResolver", lambda **_: self.resolver)
+        self.given: dict[str, Any] = {}
+        patch.setattr(locking, "CondaLockResolver", lambda **given: self.given.update(given) or self.resolver)
         patch.setattr(locking, "package_indexes", lambda **_: Indexes(urls=("https://index.example/simple",)))
         patch.setattr("kbuild.environment.channels.choose_interpreter", lambda *_, **__: "captured")
 
@@ -272,3 +275,53 @@ def test_the_lock_that_an_image_names_counts_whatever_made_it(bench: Bench) -> N
     assert bench.lock(digest=str(first.lockfile.digest), locked=True).lockfile == first.lockfile
     with pytest.raises(LockfileStale):
         bench.lock(digest="sha256:other", locked=True)
+
+
+def test_built_wheels_are_stored_with_the_run_and_fetched_from_it(bench: Bench, tmp_path: Path) -> None:
+    wheel = BuiltWheel(
+        name="tiny",
+        version="1.0",
+        sdist_url="https://files.example/tiny-1.0.tar.gz",
+        sdist_sha256="c" * 64,
+        filename="tiny-1.0-py3-none-any.whl",
+        sha256=digest_bytes(b"a wheel").hex,
+        python="3.11",
+        requires=("hatchling==1.27.0",),
+        glibc=None,
+    )
+    package = {
+        "name": "tiny",
+        "version": "1.0",
+        "manager": "pip",
+        "platform": "linux-64",
+        "dependencies": {},
+        "url": wheel_url(wheel),
+        "hash": {"sha256": wheel.sha256},
+    }
+
+    def resolve(spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
+        path = bench.resolver.channel / "wheels" / wheel.sha256 / wheel.filename
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"a wheel")
+        assert bench.given["builds"] is not None
+        bench.given["builds"].made.append(wheel)
+        document = yaml.safe_load(lock_text(spec))
+        return parse_lockfile(yaml.safe_dump({**document, "package": [package]}).encode(), source="fake")
+
+    bench.resolver.resolve = resolve  # type: ignore[method-assign]
+    first = bench.lock(allow_sdist=True)
+    stored = f"kbuild/packages/wheels/{wheel.sha256}/{wheel.filename}"
+    assert bench.store.files[stored] == b"a wheel"
+    assert parse_side(bench.store.files["kbuild/built-wheels.json"], source="side") == (wheel,)
+    # Elsewhere, without the permission to build: the lock says which wheel it is, and the run has it.
+    bench.cache = tmp_path / "two"
+    again = bench.lock()
+    assert again.origin == "stored with the run" and again.lockfile == first.lockfile
+    assert (tmp_path / "two/channel/wheels" / wheel.sha256 / wheel.filename).read_bytes() == b"a wheel"
+    bench.lock(allow_sdist=True)
+    assert tuple(bench.given["builds"].known) == (wheel,)
+    del bench.store.files[stored]
+    bench.cache = tmp_path / "three"
+    with pytest.raises(HashMismatch, match=r"the built tiny-1\.0-py3-none-any\.whl") as caught:
+        bench.lock()
+    assert "--allow-sdist" in str(caught.value.hint)
