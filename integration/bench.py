@@ -23,7 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engines import start_engine
 from tool import Tool
 
-OTHERS = {"docker": "bench_docker.py", "predict": "bench_predict.py", "serving": "bench_serving.py"}
+OTHERS = {
+    "cold": "bench_cold.py",
+    "docker": "bench_docker.py",
+    "predict": "bench_predict.py",
+    "serving": "bench_serving.py",
+}
 _PACKAGES = ("kbuild", "mlflow", "kedro", "conda-lock", "py-rattler", "zstandard")
 
 

@@ -91,7 +91,7 @@ def test_a_slim_image_predicts_and_its_server_knows_which_image_it_is(
     slim: dict[str, Any], demo: dict[str, Any], tool: Tool, trained: Trained, tmp_path: Path
 ) -> None:
     port = free_port()
-    argv = [BIN / "kbuild", "run", "slim:1", "--port", str(port)]
+    argv: list[str | Path] = [BIN / "kbuild", "run", "slim:1", "--port", str(port)]
     with running(argv, tmp_path / "log", cwd=trained.folder, env=tool.environ()) as process:
         assert process.poll() is None
         url = f"http://127.0.0.1:{port}"
