@@ -61,13 +61,13 @@ def load_model(folder: Path, *, stack_traces: bool = False, import_mlflow: str =
     except Exception as error:  # loading runs the model's code: anything can come out of it
         reason = " ".join(str(error).split())
         raise InvalidModel(f"the model in {folder} does not load: {type(error).__name__}: {reason}") from error
-    os.environ[_SERVING_VARIABLE] = "true"
     version = "" if lean is None else lean.facts.mlflow_version
     side = MlflowSide(folder, stack_traces=stack_traces, version=version)
     if lean is None:
         loaded = side.load()
         facts, fast = read_facts(loaded, folder), make_fast_path(loaded)
         return ServedModel(facts=facts, app=side, fast=fast, slow=side.answer)
+    os.environ[_SERVING_VARIABLE] = "true"
     if not _answers_its_example(lean):
         side.load()
     return ServedModel(
