@@ -170,6 +170,6 @@ def test_the_tag_gets_the_index_itself(index: BuiltIndex, monkeypatch: pytest.Mo
         def push_manifest(self, version: str, media_type: str, data: bytes) -> None:
             pushed.append((version, media_type, digest_bytes(data)))
 
-    monkeypatch.setattr("kbuild.image.index.RegistryClient", Client)
+    monkeypatch.setattr("kbuild.image.registry_client.RegistryClient", Client)
     assert push_index(index, NAME).digest == index.digest
     assert pushed == [("1", media.INDEX, index.digest)]
