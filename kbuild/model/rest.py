@@ -158,7 +158,9 @@ class _Rest:
         return _json(self.session.get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
 
     def _post(self, path: str, **values: str) -> None:
-        _check(self.session.post(f"{self.base}{_API}{path}", json=values, timeout=_TIMEOUT))
+        # Followed, a redirection could become a reading that succeeds.
+        url = f"{self.base}{_API}{path}"
+        _json(self.session.post(url, json=values, timeout=_TIMEOUT, allow_redirects=False))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,10 +198,10 @@ class _PassedOn:
     def put(self, file: Path, path: str) -> None:
         if file.stat().st_size > _LARGE:
             raise Unfamiliar("a large file")
-        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        headers = {"Content-Type": mimetypes.guess_type(file.name)[0] or "application/octet-stream"}
         url = f"{self.url}/{self.root}/{plain(path)}/{plain(file.name)}"
         with file.open("rb") as content:
-            _check(self.session.put(url, data=content, headers={"Content-Type": kind}, timeout=_TIMEOUT))
+            _check(self.session.put(url, data=content, headers=headers, timeout=_TIMEOUT, allow_redirects=False))
 
     def _files(self, folder: str) -> Iterator[tuple[str, int]]:
         for name, is_folder, size in self._listed(folder):

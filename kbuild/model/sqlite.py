@@ -14,8 +14,21 @@ from pathlib import Path
 from kbuild.model.folders import open_local
 from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
 
-REVISIONS = frozenset({"dc11669786a5"})
-"""The alembic revisions whose tables were tested against MLflow's own client."""
+# The alembic revisions that were tested, each against the client of the MLflow that makes it.
+WITHOUT_WORKSPACES = frozenset(
+    {
+        "bda7b8c39065",  # MLflow 3.1
+        "d3e4f5a6b7c8",  # 3.9
+    }
+)
+WITH_WORKSPACES = frozenset(
+    {
+        "1b5f0d9ad7c1",  # 3.10
+        "da6fb0208061",  # 3.13
+        "b7e2c1a4d9f3",  # 3.16
+        "dc11669786a5",  # 3.17
+    }
+)
 
 _READY = 2  # mlflow.entities.LoggedModelStatus
 _DEFAULT_WORKSPACE = "default"
@@ -34,16 +47,24 @@ def open_sqlite(uri: str) -> Iterator[Tracking]:
     try:
         # Only reading, whatever the statements: a writer of its own is opened for tags.
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY)) as connection:
-            _check(connection)
+            if not _has_workspaces(connection):
+                _pretend_workspaces(connection)
             yield _Sqlite(path=path, connection=connection)
     except sqlite3.Error as error:
         raise Unfamiliar(f"sqlite: {error}") from error
 
 
-def _check(connection: sqlite3.Connection) -> None:
+def _has_workspaces(connection: sqlite3.Connection) -> bool:
     found = {str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")}
-    if not found or not found <= REVISIONS:
+    if len(found) != 1 or not found <= WITH_WORKSPACES | WITHOUT_WORKSPACES:
         raise Unfamiliar(f"a schema of revision {', '.join(sorted(found)) or 'none'}")
+    return found <= WITH_WORKSPACES
+
+
+def _pretend_workspaces(connection: sqlite3.Connection) -> None:
+    """Lay views over the older tables, for this connection alone, so that one set of questions fits both."""
+    for table in ("experiments", "registered_model_aliases", "model_versions", "model_version_tags"):
+        connection.execute(f"CREATE TEMP VIEW {table} AS SELECT *, 'default' AS workspace FROM main.{table}")  # noqa: S608
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,16 +165,25 @@ class _Sqlite:
 
     def set_version_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Write rows of ``model_version_tags`` as MLflow's store does."""
-        key = (version.name, int(version.version), _DEFAULT_WORKSPACE)
-        columns = "name = ? AND version = ? AND workspace = ? AND current_stage != ?"
-        there = f"SELECT COUNT(*) FROM model_versions WHERE {columns}"  # noqa: S608 - nothing of it comes from outside
-        self._write(
-            tags,
-            (there, (*key, _DELETED_VERSION)),
-            "INSERT INTO model_version_tags (key, value, name, version, workspace) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (workspace, key, name, version) DO UPDATE SET value = excluded.value",
-            key,
-        )
+        key = (version.name, int(version.version))
+        there = "SELECT COUNT(*) FROM model_versions WHERE name = ? AND version = ? AND current_stage != ?"
+        if _has_workspaces(self.connection):
+            statement = (
+                "INSERT INTO model_version_tags (key, value, name, version, workspace) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (workspace, key, name, version) DO UPDATE SET value = excluded.value"
+            )
+            self._write(
+                tags,
+                (f"{there} AND workspace = ?", (*key, _DELETED_VERSION, _DEFAULT_WORKSPACE)),
+                statement,
+                (*key, _DEFAULT_WORKSPACE),
+            )
+        else:
+            statement = (
+                "INSERT INTO model_version_tags (key, value, name, version) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (key, name, version) DO UPDATE SET value = excluded.value"
+            )
+            self._write(tags, (there, (*key, _DELETED_VERSION)), statement, key)
 
     def folder(self, location: str) -> Folder:
         return open_local(location)
@@ -179,7 +209,8 @@ class _Sqlite:
             writer.execute("PRAGMA foreign_keys = ON")
             writer.execute("BEGIN IMMEDIATE")
             try:
-                _check(writer)
+                if _has_workspaces(writer) != _has_workspaces(self.connection):
+                    raise Unfamiliar("the schema changed")
                 if writer.execute(*check).fetchone()[0] != 1:
                     raise Unfamiliar("what is to be tagged is not there")
                 for name, value in tags.items():
