@@ -141,9 +141,12 @@ class BuildKitEngine:
             raise EngineUnavailable("docker is not installed or not on the PATH", hint=_HINT) from error
         except TimeoutError as error:
             raise EngineUnavailable(f"builder {builder} does not answer within {_BUILDER_TIMEOUT:g} s") from error
-        down = _fact(done.stdout, "Error") or ("" if _fact(done.stdout, "Status") == "running" else "it does not run")
-        if done.returncode != 0 or down:
-            why = down or _last_line(done.stderr).removeprefix("ERROR: ")
+        why = _fact(done.stdout, "Error")
+        if done.returncode != 0:
+            why = why or _last_line(done.stderr).removeprefix("ERROR: ")
+        elif _fact(done.stdout, "Status") != "running":
+            why = why or "it does not run"
+        if why:
             names = ", ".join(self._builders()) or "none"
             raise EngineUnavailable(
                 f"builder {builder} cannot be used: {why}", hint=f"docker buildx knows the builders {names}"
@@ -171,7 +174,7 @@ class BuildKitEngine:
     def _run(self, context: BuildContext, base: ResolvedBase, target: Path, progress: Progress) -> None:
         plan = context.plan
         argv = [
-            "docker", "buildx", "build", "--progress=plain", "--provenance=false", "--sbom=false",
+            *self._buildx_of_builder(), "build", "--progress=plain", "--provenance=false", "--sbom=false",
             f"--platform={plan.platform}", "--build-arg=SOURCE_DATE_EPOCH=0",
             f"--output=type=oci,dest={target},rewrite-timestamp=true,compression=uncompressed",
             f"--file={context.path / 'Dockerfile'}",
@@ -190,10 +193,20 @@ class BuildKitEngine:
                 raise OutputError(f"the image that BuildKit exports cannot be kept: {reason}")
             raise BuildFailed(f"BuildKit: {reason}")
 
+    def _buildx_of_builder(self) -> list[str]:
+        """buildx takes the builder that a Docker context has by itself only by way of that context."""
+        builder = self._settings.builder
+        if builder is None:
+            return ["docker", "buildx"]
+        facts = self._inspect(builder)
+        if _fact(facts, "Driver") == "docker":
+            return ["docker", "--context", _fact(facts, "Endpoint"), "buildx"]
+        return ["docker", "buildx", "--builder", builder]
+
     def _options(self, env: dict[str, str]) -> list[str]:
         """What the settings ask for; secret texts go into ``env``, where no list of processes shows them."""
         settings = self._settings
-        argv = [] if settings.builder is None else [f"--builder={settings.builder}"]
+        argv = []
         if settings.network is not None:
             argv.append(f"--network={settings.network}")
         argv += [f"--build-context={name}={place}" for name, place in settings.contexts.items()]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from requests.utils import get_netrc_auth
 
 import kbuild
+from kbuild.digest import canonical_json
 from kbuild.environment.download import find_captured
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.environment.locking import Locked, captured_packages
@@ -29,7 +30,7 @@ from kbuild.image.rootfs import environment_recipe
 from kbuild.image.tree import make_directory, normalise_tree, writing
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.context import stage_files, stage_runtime
-from kbuild.plan.make import RUNTIME_LAYER
+from kbuild.plan.make import INTERPRETER_LAYER, RUNTIME_LAYER
 from kbuild.plan.render import DEFAULT_INSTALL_BASE, INSTALL_FOLDER, Template
 from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
 from kbuild.platform import Platform, host_platform
@@ -83,7 +84,6 @@ def write_install_context(
     with writing("the build context"):
         make_directory(folder)
         (folder / "conda-lock.yml").write_bytes(locked.lockfile.content)
-        (folder / "install.json").write_text(_order(locked, platform, groups), encoding="utf-8")
         for package in captured_packages(locked.lockfile):
             if package.platform == platform:
                 target = folder / "channel" / package.filename
@@ -95,6 +95,14 @@ def write_install_context(
         project = split_model(bundle).get(PROJECT_LAYER)
         if project is not None:
             stage_files(bundle, project, code / PROJECT_LAYER, move=owned)
+        order = {
+            "platform": str(platform),
+            "python": locked.spec.python,
+            "recipe": str(environment_recipe(locked.spec.python, platform)),
+            "interpreter": INTERPRETER_LAYER,
+            "groups": {group.name: [package.sha256 for package in group.packages] for group in groups},
+        }
+        (folder / "install.json").write_bytes(canonical_json(order) + b"\n")
         for tree in (folder, code):
             normalise_tree(tree)
 
@@ -137,16 +145,6 @@ def place_install_base(template: Template, platform: Platform) -> tuple[Template
             hint="name an image in a registry in full, such as docker.io/library/python:3.13-slim",
         )
     return replace(template, install_base=str(choice.reference)), {}
-
-
-def _order(locked: Locked, platform: Platform, groups: Sequence[PackageGroup]) -> str:
-    value = {
-        "platform": str(platform),
-        "python": locked.spec.python,
-        "recipe": str(environment_recipe(locked.spec.python, platform)),
-        "groups": {group.name: [package.sha256 for package in group.packages] for group in groups},
-    }
-    return json.dumps(value, indent=2) + "\n"
 
 
 def _netrc(packages: Iterable[LockedPackage]) -> str:

@@ -19,8 +19,7 @@ from kbuild.errors import BuildFailed, KbuildError
 from kbuild.image.bytecode import compile_folder, find_compiler
 from kbuild.image.rootfs import PREFIX, Environment, environment_recipe
 from kbuild.image.tree import link_tree, normalise_tree
-from kbuild.plan.make import INTERPRETER_LAYER, RUNTIME_LAYER
-from kbuild.plan.split import PROJECT_LAYER, PackageGroup
+from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import run
 
@@ -48,7 +47,8 @@ def install_packages(root: Path = Path("/")) -> None:
         raise BuildFailed(f"this stage would install otherwise than planned: is it a {platform} machine?")
     lockfile = parse_lockfile((_FOLDER / "conda-lock.yml").read_bytes(), source="conda-lock.yml")
     groups = _groups(order["groups"], lockfile, platform)
-    names = [INTERPRETER_LAYER, *(group.name for group in groups)]
+    interpreter = order["interpreter"]
+    names = [interpreter, *(group.name for group in groups)]
     taken = [name for name in names if (root / name).exists()]
     if taken:
         raise BuildFailed(f"the image to install in already has /{taken[0]}", hint="choose another --install-base")
@@ -60,8 +60,9 @@ def install_packages(root: Path = Path("/")) -> None:
         progress=_Printed(),
         **_access(),
     )
-    trees = {INTERPRETER_LAYER: environment.interpreter(downloads)}
+    trees = {interpreter: environment.interpreter(downloads)}
     trees |= environment.wheels(groups, downloads, into=root, progress=_Printed())
+    environment.check_bytecode(trees.values(), downloads, _Printed())
     for name, tree in trees.items():
         if tree != root / name:
             link_tree(tree, root / name, {}, name, exact=True)
@@ -71,12 +72,11 @@ def compile_code(root: Path = Path("/")) -> None:
     """Compile runtime and project below ``root`` with the interpreter that lies there; raises KbuildError."""
     order = json.loads((_FOLDER / "install.json").read_bytes())
     platform = Platform.parse(order["platform"])
-    compiler = find_compiler(root / INTERPRETER_LAYER, PREFIX, order["python"], platform)
-    for tree in (root / RUNTIME_LAYER, root / PROJECT_LAYER):
-        if tree.is_dir():
-            if compiler is not None:
-                compile_folder(tree, "", compiler, run=run, jobs=os.cpu_count() or 1)
-            normalise_tree(tree)
+    compiler = find_compiler(root / order["interpreter"], PREFIX, order["python"], platform)
+    for name in sys.argv[2:]:
+        if compiler is not None:
+            compile_folder(root / name, "", compiler, run=run, jobs=os.cpu_count() or 1)
+        normalise_tree(root / name)
 
 
 def _groups(stated: dict[str, list[str]], lockfile: Lockfile, platform: Platform) -> list[PackageGroup]:

@@ -9,6 +9,7 @@ import pytest
 from kbuild.digest import digest_bytes
 from kbuild.errors import BuildFailed, EngineUnavailable, ProgramNotFound
 from kbuild.image.buildkit import BuildKitEngine, stamp_times
+from kbuild.image.engine import EngineSettings
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
 from kbuild.platform import Platform
@@ -44,7 +45,8 @@ class FakeDocker:
         timeout: float | None = None,
     ) -> Completed:
         self.asked.append(tuple(argv))
-        key = "_".join(argv[1:3]) if argv[1] == "buildx" else argv[1]
+        words = [word for word in argv[1:] if word not in ("--context", "there", "--builder", "far")]
+        key = "_".join(words[:2]) if words[0] == "buildx" else words[0]
         code, out, err = self.answers[key]
         return Completed(tuple(argv), code, out, err)
 
@@ -136,3 +138,64 @@ def test_equal_content_gets_equal_times_and_other_content_others(tmp_path: Path)
     assert times["a"] == times["b/c"]
     assert len(set(times.values())) == 4
     assert all(0 < time < 2**31 * 10**9 for time in times.values())
+
+
+REMOTE = "Name: far\nDriver: remote\n\nNodes:\nName: far0\nEndpoint: tcp://far.example:1234\nStatus: running\n"
+LISTED = "NAME/NODE DRIVER/ENDPOINT STATUS\nfar remote\n  far0 tcp://far.example:1234 running\ndefault* docker\n"
+
+
+def test_a_named_builder_is_asked_and_no_daemon() -> None:
+    docker = FakeDocker(buildx_inspect=(0, REMOTE, ""))
+    engine = BuildKitEngine(docker, EngineSettings(builder="far"))
+    assert engine.probe() == "builder far (remote, tcp://far.example:1234), buildx 0.13.1"
+    assert ("docker", "version", "--format", "{{.Server.Version}}") not in docker.asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ((1, "", 'ERROR: no builder "far" found\n'), 'no builder "far" found'),
+        ((0, REMOTE.replace("Status: running", "Error: connection refused"), ""), "connection refused"),
+        ((0, REMOTE.replace("running", "stopped"), ""), "it does not run"),
+    ],
+)
+def test_a_builder_that_cannot_be_used_is_one_line_with_the_names_there_are(answer, why: str) -> None:
+    docker = FakeDocker(buildx_inspect=answer, buildx_ls=(0, LISTED, ""))
+    with pytest.raises(EngineUnavailable) as caught:
+        BuildKitEngine(docker, EngineSettings(builder="far")).probe()
+    assert caught.value.message == f"builder far cannot be used: {why}"
+    assert caught.value.hint is not None and caught.value.hint.endswith("far, default")
+
+
+def test_secret_texts_are_in_no_command_line(tmp_path: Path) -> None:
+    seen: list[Mapping[str, str]] = []
+
+    class Keeping(FakeDocker):
+        def __call__(self, argv, *, env=None, **options):
+            seen.append(env or {})
+            return super().__call__(argv, env=env, **options)
+
+    docker = Keeping(buildx_build=(1, "", "ERROR: no\n"), buildx_inspect=(0, REMOTE, ""))
+    settings = EngineSettings(
+        builder="far", network="host", contexts={"x": "oci-layout:///y"}, secrets={"a": "s3cr3t", "b": tmp_path / "ca"}
+    )
+    with pytest.raises(BuildFailed):
+        BuildKitEngine(docker, settings).build(
+            make_context(tmp_path), SCRATCH, workdir=tmp_path / "work", progress=Silent()
+        )
+    argv = docker.asked[-1]
+    assert "s3cr3t" not in " ".join(argv) and "s3cr3t" in seen[-1].values()
+    assert argv[:4] == ("docker", "buildx", "--builder", "far")
+    for option in ("--network=host", "--build-context=x=oci-layout:///y"):
+        assert option in argv
+    assert f"--secret=id=b,src={tmp_path / 'ca'}" in argv and "--secret=id=a,env=KBUILD_SECRET_0" in argv
+
+
+def test_the_builder_of_a_context_is_reached_by_the_context(tmp_path: Path) -> None:
+    inspected = "Name: there\nDriver: docker\n\nNodes:\nName: there\nEndpoint: there\nStatus: running\n"
+    docker = FakeDocker(buildx_build=(1, "", "ERROR: no\n"), buildx_inspect=(0, inspected, ""))
+    engine = BuildKitEngine(docker, EngineSettings(builder="there"))
+    assert engine.probe() == "builder there (docker, there), buildx 0.13.1"
+    with pytest.raises(BuildFailed):
+        engine.build(make_context(tmp_path), SCRATCH, workdir=tmp_path / "work", progress=Silent())
+    assert docker.asked[-1][:5] == ("docker", "--context", "there", "buildx", "build")

@@ -6,7 +6,7 @@ from dockerfile_parse import DockerfileParser
 from kbuild.digest import digest_bytes
 from kbuild.errors import TemplateError
 from kbuild.plan.make import make_plan
-from kbuild.plan.render import Template
+from kbuild.plan.render import SHIPPED, Template, installs_in_container, parse_template
 from kbuild.platform import Platform
 
 
@@ -83,3 +83,33 @@ def test_a_broken_template_is_one_line_with_its_place(render, tmp_path, text: st
 def test_a_template_that_is_not_there_is_named(render, tmp_path) -> None:
     with pytest.raises(TemplateError, match="there is no template"):
         render(Template(file=tmp_path / "nowhere.j2"))
+
+
+def test_the_in_container_template_copies_the_same_layers_from_its_stage(render, tmp_path) -> None:
+    here = instructions(render(), tmp_path)
+    text = render(Template(name=SHIPPED["in-container"], install_base="registry.example/python:3"))
+    assert installs_in_container(text) and not installs_in_container(render())
+    there = instructions(text, tmp_path)
+    assert there[0] == ("FROM", "registry.example/python:3 AS kbuild-install")
+    final = there[[name for name, _ in there].index("FROM", 1) :]
+    assert [(name, value.removeprefix("--from=kbuild-install ")) for name, value in final] == here
+    sent = [value for name, value in final if name == "COPY" and not value.startswith("--from=")]
+    assert sent == ['["base/", "/"]', '["model/", "/"]']
+    # The stage is the only place with a RUN, and gets credentials by mounts alone.
+    runs = [value for name, value in there if name == "RUN"]
+    assert len(runs) == 2 and "RUN" not in [name for name, _ in final]
+    assert "--mount=type=secret,id=kbuild-indexes" in runs[0] and "secret" not in runs[1]
+
+
+def test_a_template_of_ones_own_may_extend_the_in_container_one(render, tmp_path) -> None:
+    text = render(
+        own(tmp_path, '{% extends "in-container.Dockerfile.j2" %}{% block before_user %}RUN true{% endblock %}')
+    )
+    assert installs_in_container(text)
+    assert text.index("RUN true") > text.index("COPY --from=kbuild-install")
+
+
+def test_shipped_templates_have_names_and_files_paths() -> None:
+    assert parse_template(None) == parse_template("copy") == Template()
+    assert parse_template("in-container").name == "in-container.Dockerfile.j2"
+    assert parse_template("./copy").file == Path("copy")
