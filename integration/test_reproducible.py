@@ -14,9 +14,52 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from debian import install_tools
+from engines import require
 from tool import BIN, Tool, Trained
 
 KILLS = int(os.environ.get("KBUILD_KILLS", "10"))
+USER = 4711
+SHUFFLED = """
+import os, random
+
+_scandir, _listdir, _random = os.scandir, os.listdir, random.Random(7)
+
+
+class _Entries(list):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __next__(self):
+        if not self:
+            raise StopIteration
+        return self.pop()
+
+    def __iter__(self):
+        return self
+
+    def close(self):
+        self.clear()
+
+
+def shuffled(path="."):
+    with _scandir(path) as found:
+        entries = _Entries(list.__iter__(list(found)))
+    _random.shuffle(entries)
+    return entries
+
+
+def _names(path="."):
+    names = _listdir(path)
+    _random.shuffle(names)
+    return names
+
+
+os.scandir, os.listdir = shuffled, _names
+"""
 # What nobody should have to download or compile again for each of these builds.
 SHARED = ("downloads", "debs", "channel", "locks", "base-records", "bases")
 
@@ -43,7 +86,7 @@ def cold(tool: Tool, folder: Path, *, keep: tuple[str, ...] = SHARED) -> Tool:
 @pytest.fixture
 def fresh(tool: Tool, tmp_path: Path) -> Iterator[Tool]:
     """A cache with installed packages but without a single packed layer or image."""
-    yield cold(tool, tmp_path / "cache", keep=(*SHARED, "wheels", "interpreters"))
+    yield cold(tool, tmp_path / "cache", keep=(*SHARED, "wheels", "interpreters", "seals"))
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
 
@@ -94,8 +137,16 @@ def test_reproducible_or_named(tool: Tool, trained: Trained, digest: str, fresh:
     assert found["packages"] == [] and len(found["layers"]) == 1
     assert fresh("cache", "verify", code=49).out.count("cloudpickle/__init__.py") == 1
     fresh("cache", "verify", "--remove")
-    shutil.rmtree(fresh.cache / "layers")
-    assert image(fresh, trained, "--no-cache") == digest
+    assert image(fresh, trained) == digest
+    # Bytecode is in no RECORD, but was sealed with the rest of what was installed.
+    pyc = next((fresh.cache / "interpreters").glob("[!.]*/**/__pycache__/os.cpython-*.pyc"))
+    data = pyc.read_bytes()
+    pyc.unlink()
+    pyc.write_bytes(data[:-1] + b"!")
+    (found,) = fresh("cache", "verify", "--json", code=49).json["damaged"]
+    assert str(pyc).startswith(found["path"])
+    fresh("cache", "verify", "--remove")
+    assert image(fresh, trained) == digest
 
 
 def test_reproducible_after_being_killed_at_any_moment(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:
@@ -129,3 +180,53 @@ def test_reproducible_by_two_builds_at_once(tool: Tool, trained: Trained, digest
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda seed: image(fresh, trained, "--no-cache", PYTHONHASHSEED=seed), "12"))
     assert found == [digest, digest]
+
+
+def test_reproducible_on_another_day_in_any_listing_order(
+    trained: Trained, digest: str, fresh: Tool, tmp_path: Path
+) -> None:
+    """Directories list their files as the file system likes: here in another order at each look."""
+    install_tools("libfaketime")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    (tmp_path / "sitecustomize.py").write_text(SHUFFLED)
+    odd = {
+        "LD_PRELOAD": str(library), "FAKETIME": "+400d", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": str(tmp_path), "TZ": "America/St_Johns", "LC_ALL": "POSIX",
+    }  # fmt: skip
+    look = "import os, time; print(os.scandir.__name__, time.time())"
+    name, now = fresh.run([BIN / "python", "-c", look], **odd).out.split()
+    assert name == "shuffled" and float(now) > time.time() + 300 * 86400
+    for path in sorted((fresh.cache / "wheels").iterdir())[::12]:
+        shutil.rmtree(path)
+    assert image(fresh, trained, "--no-cache", **odd) == digest
+    print("another day, shuffled:", digest)
+
+
+def test_reproducible_by_another_user(trained: Trained, digest: str, fresh: Tool, tmp_path: Path) -> None:
+    """Not root, another umask and home. Of root's rights it has that of reading alone, for the test's folders."""
+    require(os.geteuid() == 0 and shutil.which("setpriv"), "becoming another user takes root")
+    for path in sorted((fresh.cache / "wheels").iterdir())[::12]:
+        shutil.rmtree(path)
+    home = tmp_path / "home"
+    home.mkdir()
+    for folder in (home, *(path for path in [fresh.cache, *fresh.cache.rglob("*")] if path.is_dir())):
+        os.chown(folder, USER, USER, follow_symlinks=False)
+    only = "-all,+dac_read_search"
+    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", f"--inh-caps={only}",
+              f"--ambient-caps={only}", f"--bounding-set={only}", "--no-new-privs"]  # fmt: skip
+    asked: list[str | Path] = [
+        *become,
+        BIN / "python",
+        "-c",
+        "import os; print(os.getuid(), os.access('/etc', os.W_OK))",
+    ]
+    assert fresh.run(asked).out.split() == [str(USER), "False"]
+    old = os.umask(0o027)
+    try:
+        words: list[str | Path] = [*become, BIN / "kbuild", "image", trained.run_id, "--no-cache", "--json"]
+        done = fresh.run(words, cwd=trained.folder, HOME=str(home), USER="somebody")
+    finally:
+        os.umask(old)
+    assert done.code == 0, done.err[-3000:]
+    assert done.json["digest"] == digest
+    print("another user:", digest)
