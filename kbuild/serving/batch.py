@@ -64,7 +64,7 @@ class BatchAnswers:
             with contextlib.suppress(Exception):  # asked by itself it is answered with what is wrong with it
                 table, params = self._fast.read(body, content_type)
                 # Equal bytes are equal params; equal params of other bytes are only not put together.
-                key = (pickle.dumps(params), tuple(table.dtypes))
+                key = (pickle.dumps(params), tuple(table.columns), tuple(table.dtypes))
                 places, tables, _ = groups.setdefault(key, ([], [], params))
                 places.append(place)
                 tables.append(table)

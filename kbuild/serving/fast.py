@@ -7,7 +7,7 @@ start, so a caller cannot tell which way was taken. Imports nothing of MLflow.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -23,12 +23,19 @@ _CSV = "text/csv"
 class FastPath:
     """Prepared at load; ``answer`` may run in many threads at once.
 
-    ``types`` are MLflow's type names by column. Raises Unusual for a signature that is not answered here.
+    ``types`` are MLflow's type names by column, ``optional`` the columns that a request may leave out. Raises Unusual
+    for a signature that is not answered here.
     """
 
-    def __init__(self, python_model: Any, types: Mapping[str, str], params: Sequence[Mapping[str, Any]] | None) -> None:
+    def __init__(
+        self,
+        python_model: Any,
+        types: Mapping[str, str],
+        params: Sequence[Mapping[str, Any]] | None,
+        optional: Iterable[str] = (),
+    ) -> None:
         self.predict = python_model.predict
-        self._reader = TableReader(types)
+        self._reader = TableReader(types, optional)
         self._params = ParamReader(params)
 
     def answer(self, body: bytes, content_type: str = _JSON) -> bytes | None:
@@ -91,12 +98,13 @@ def make_fast_path(loaded: Any) -> FastPath | None:
 def plan_fast_path(python_model: Any, inputs: Any, params: Any) -> FastPath | None:
     """For a model and its signature as MLflow's JSON has it; None where this cannot answer for that signature."""
     # Only ColSpec has "required"; arrays, objects and maps have types that are no plain names.
-    if not inputs or not all(column.get("required", False) is True for column in inputs):
+    if not inputs or not all(type(column.get("required")) is bool for column in inputs):
         return None
     types = {column.get("name"): column.get("type") for column in inputs}
     if len(types) != len(inputs) or None in types or not {*map(str, types.values())} <= {*READERS}:
         return None
     try:
-        return FastPath(python_model, types, params or None)
+        optional = [column["name"] for column in inputs if not column["required"]]
+        return FastPath(python_model, types, params or None, optional)
     except Unusual:
         return None

@@ -6,12 +6,13 @@ One difference is meant: MLflow's error bodies carry ``stack_trace``, ours log i
 from __future__ import annotations
 
 import asyncio
+import base64
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import asgi
-import mlflow.pyfunc.scoring_server
 import models
 import pandas as pd
 import pytest
@@ -29,7 +30,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]
     for name in models.SIGNATURES:
         folder = tmp_path_factory.mktemp(name)
         loaded = models.make_model(name, folder)
-        made[name] = (mlflow.pyfunc.scoring_server.init(loaded), asgi.serve(loaded, folder))
+        made[name] = (models.mlflow.pyfunc.scoring_server.init(loaded), asgi.serve(loaded, folder))
     return made
 
 
@@ -106,6 +107,83 @@ def test_random_tables_are_answered_as_mlflow_answers(
 ) -> None:
     theirs, ours = ask_both(pairs["mixed"], json.dumps(make_request(kind, rows)).encode(), JSON)
     assert ours == theirs
+
+
+MOMENT = st.one_of(
+    st.datetimes(min_value=datetime.datetime(1677, 9, 23), max_value=datetime.datetime(2262, 4, 10)).flatmap(
+        lambda moment: st.sampled_from([moment.isoformat(), moment.isoformat(" "), str(moment.date())])
+    ),
+    st.sampled_from(
+        ["2024-01-01T00:00:00Z", "2024-13-01", "", "NaT", "nan", "9999-01-01", "1/2/2024", "noon", "20240101"]
+    ),
+)
+DATED = {
+    "x": st.one_of(st.floats(), st.none()),
+    "when": st.one_of(MOMENT, MOMENT, MOMENT, st.none(), st.integers(0, 2**40)),
+    "blob": st.one_of(st.binary().map(lambda data: base64.b64encode(data).decode()), st.text(max_size=9), st.none()),
+    "small": st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**40), 2**40), st.booleans(), st.floats()),
+}
+WELL_DATED = {
+    "x": st.floats(),
+    "when": st.datetimes(min_value=datetime.datetime(1700, 1, 1), max_value=datetime.datetime(2200, 1, 1)).map(str),
+    "blob": st.binary().map(lambda data: base64.b64encode(data).decode()),
+    "small": st.integers(-(2**31), 2**31 - 1),
+}
+
+
+def make_table(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    names = [*rows[0]] if rows else []
+    if kind == "dataframe_split":
+        return {kind: {"columns": names, "data": [[*row.values()] for row in rows]}}
+    return {kind: {name: [row.get(name) for row in rows] for name in names} if kind == "inputs" else rows}
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.one_of(
+        st.lists(st.fixed_dictionaries(WELL_DATED), max_size=3), st.lists(st.fixed_dictionaries(DATED), max_size=3)
+    ),
+    kind=st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances"]),
+)
+def test_dates_bytes_and_short_integers_are_answered_as_mlflow_answers(
+    rows: list[dict[str, Any]], kind: str, pairs: dict[str, tuple[Any, Any]]
+) -> None:
+    theirs, ours = ask_both(pairs["dated"], json.dumps(make_table(kind, rows)).encode(), JSON)
+    assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"x": st.floats()}, optional={"maybe": NUMBER, "other": NUMBER}), min_size=1, max_size=3
+    ),
+    alike=st.booleans(),
+    kind=st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances"]),
+)
+def test_columns_that_may_be_left_out_are_answered_as_mlflow_answers(
+    rows: list[dict[str, Any]], alike: bool, kind: str, pairs: dict[str, tuple[Any, Any]]
+) -> None:
+    rows = [rows[0]] * len(rows) if alike else rows
+    theirs, ours = ask_both(pairs["optional"], json.dumps(make_table(kind, rows)).encode(), JSON)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("model", "table"),
+    [
+        ("optional", {"x": 1.5}),
+        ("optional", {"x": 1.5, "maybe": 2.5}),
+        ("dated", {"x": 1.5, "when": "2024-01-01 10:00:00.5", "blob": "aGk=", "small": 7}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["dataframe_split", "dataframe_records"])
+def test_these_take_the_short_way(
+    model: str, table: dict[str, Any], kind: str, pairs: dict[str, tuple[Any, Any]]
+) -> None:
+    way = pairs[model][1]._model.fast
+    assert way is not None and way.answer(json.dumps(make_table(kind, [table, table])).encode()) is not None
 
 
 @pytest.mark.filterwarnings("ignore")
