@@ -7,17 +7,14 @@ scoring server is told to listen on 127.0.0.1 and on a port that was free (``KBU
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
 import select
 import signal
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from kbuild.errors import ContainerFailed
 from kbuild.image.runtimes import Runtime, SandboxOrder, last_line
@@ -95,19 +92,6 @@ class SandboxedImage:
         """The program's exit code, None if it still runs after ``timeout`` seconds."""
         return self.process.wait(timeout)
 
-    def wait_ready(self, path: str = "/ping", *, timeout: float = 60.0) -> float:
-        """Wait until ``path`` answers 200; returns the seconds it took.
-
-        Raises ContainerFailed, with the end of its log, when it stops before or is not ready after ``timeout`` seconds.
-        """
-        begun = time.monotonic()
-        while (waited := time.monotonic() - begun) < timeout:
-            if _answers(f"{self.url}{path}"):
-                return waited
-            if self.wait(0.1) is not None:
-                raise ContainerFailed(f"the image stopped with exit code {self.process.poll()}{self._last_words()}")
-        raise ContainerFailed(f"the image is not ready after {timeout:g} s{self._last_words()}")
-
     def stop(self) -> None:
         """Send the image's stop signal, and SIGKILL after ten seconds; nothing of it is left behind."""
         for number in (self.stop_signal, signal.SIGKILL):
@@ -118,9 +102,6 @@ class SandboxedImage:
         if self.alive():
             self.process.signal(signal.SIGKILL)
             self.wait(STOP_SECONDS)
-
-    def _last_words(self) -> str:
-        return f": {line}" if (line := last_line(self.logs(), "")) else ""
 
 
 def start_sandbox(
@@ -200,15 +181,3 @@ def _lookup(file: Path, name: str, columns: tuple[int, int]) -> tuple[int, int]:
             if fields[0] == name and len(fields) > max(columns) and all(fields[n].isdecimal() for n in columns):
                 return int(fields[columns[0]]), int(fields[columns[1]])
     raise ContainerFailed(f"the image runs as {name!r}, which its /etc/{file.name} does not know")
-
-
-def _answers(url: str) -> bool:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
-    try:
-        connection.request("GET", parts.path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False  # nobody listens yet
-    finally:
-        connection.close()

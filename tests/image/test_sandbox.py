@@ -18,13 +18,15 @@ from kbuild.image.runtimes import Bubblewrap, Namespaces, Runtime, SandboxOrder,
 from kbuild.image.sandbox import make_order, start_sandbox
 from kbuild.image.unpack import UnpackedImage
 from kbuild.process import Completed, run, start
+from kbuild.progress import Silent
+from kbuild.verify.scoring import wait_until_ready
 
 SERVER = """
 import http.server, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print('stopping', flush=True), sys.exit(7)))
 if os.fork() == 0: time.sleep(100)
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self): self.send_response(200 if self.path == '/ping' else 404); self.end_headers()
+    def do_GET(self): self.send_response(200 if self.path == '/health' else 404); self.end_headers()
     def log_message(self, *_): pass
 http.server.HTTPServer((os.environ['KBUILD_HOST'], int(os.environ['KBUILD_PORT'])), Handler).serve_forever()
 """
@@ -130,7 +132,7 @@ def test_a_server_becomes_ready_and_stops_whole(root: Path, tmp_path: Path) -> N
     order = make_order(image(root, Cmd=[sys.executable, "-c", SERVER]))
     running = start_sandbox(order, runtime=Unconfined(), start=start, log=tmp_path / "log")
     try:
-        assert running.wait_ready("/ping", timeout=20) < 20
+        wait_until_ready(running, timeout=20, progress=Silent())
         assert running.alive()
         assert running.describe() == f"nothing, process {running.pid}"
         assert running.url.startswith("http://127.0.0.1:")
@@ -147,15 +149,16 @@ def test_a_server_becomes_ready_and_stops_whole(root: Path, tmp_path: Path) -> N
 def test_a_program_that_ends_is_no_server(root: Path, tmp_path: Path) -> None:
     order = make_order(image(root, Cmd=[sys.executable, "-c", "raise SystemExit('no model here')"]))
     running = start_sandbox(order, runtime=Unconfined(), start=start, log=tmp_path / "log")
-    with pytest.raises(ContainerFailed, match="stopped with exit code 1: no model here"):
-        running.wait_ready(timeout=20)
+    with pytest.raises(ContainerFailed, match="stopped before it answered: no model here"):
+        wait_until_ready(running, timeout=20, progress=Silent())
+    assert running.wait(1) == 1
 
 
 def test_a_program_that_is_never_ready_is_given_up(root: Path, tmp_path: Path) -> None:
     order = make_order(image(root, Cmd=[sys.executable, "-c", "import time; time.sleep(60)"]))
     running = start_sandbox(order, runtime=Unconfined(), start=start, log=tmp_path / "log")
-    with pytest.raises(ContainerFailed, match=r"not ready after 0\.3 s"):
-        running.wait_ready(timeout=0.3)
+    with pytest.raises(ContainerFailed, match=r"did not answer /health within 0\.3 s"):
+        wait_until_ready(running, timeout=0.3, progress=Silent())
     running.stop()
     assert running.wait(1) == -signal.SIGTERM
 
