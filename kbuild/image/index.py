@@ -11,13 +11,13 @@ from pathlib import Path
 
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage, PlatformError
+from kbuild.files import link_or_copy
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import image_in, refuse_other, writing
-from kbuild.image.tree import link_or_copy
 from kbuild.platform import Platform
 
 

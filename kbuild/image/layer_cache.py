@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.digest import Digest, digest_file, digest_json
+from kbuild.files import link_or_copy
 from kbuild.image.engine import PackedBlob
 from kbuild.image.oci import media
 from kbuild.image.oci.compress import SETTINGS
 from kbuild.image.oci.tarball import RECIPE
-from kbuild.image.tree import link_or_copy, mark_used, stamp, write_whole
+from kbuild.image.tree import mark_used, stamp, write_whole
 from kbuild.plan.plan import BuildPlan
 
 

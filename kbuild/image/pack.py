@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage, OutputError
+from kbuild.files import link_or_copy
 from kbuild.image.engine import BuiltImage, EngineOutput, LayerSource, LayerSummary, PackedBlob, RawLayer
 from kbuild.image.layer_cache import LayerCache
 from kbuild.image.oci import layout as layouts
@@ -26,7 +27,6 @@ from kbuild.image.oci.config import make_config
 from kbuild.image.oci.descriptor import Descriptor, Manifest
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.tree import link_or_copy
 from kbuild.plan.plan import BuildPlan
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kbuild.errors import OutputError
+from kbuild.files import link_or_copy
 from kbuild.image.blob_places import BlobPlaces
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
@@ -14,7 +15,6 @@ from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import output_error, refuse_other, writing
 from kbuild.image.registry import push_image
-from kbuild.image.tree import link_or_copy
 from kbuild.progress import Progress
 
 

@@ -91,18 +91,6 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
-
-    Only for blobs: they are named by their content and never changed in place.
-    """
-    try:
-        os.link(source, target)
-    except OSError:
-        # Another file system, a file system without links, or a user who may not link: a copy says what is wrong.
-        shutil.copyfile(source, target)
-
-
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all: whoever reads meanwhile sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
 from kbuild.errors import InvalidModel
+from kbuild.files import link_or_copy
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
 from kbuild.plan.plan import BuildContext, BuildPlan
@@ -34,7 +34,7 @@ def stage_files(bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, 
     """
     for file in files:
         target = root / MODEL_PATH.lstrip("/") / file.path
-        _place(bundle.root / file.path, target, root, _link if move else partial(_copy_checked, file=file))
+        _place(bundle.root / file.path, target, root, link_or_copy if move else partial(_copy_checked, file=file))
 
 
 def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | None = None) -> BuildContext:
@@ -62,13 +62,6 @@ def _changed(file: ModelFile) -> InvalidModel:
     return InvalidModel(
         f"{file.path} of the model folder changed during the build", hint="build again when nothing writes to it"
     )
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
 
 
 def _place(source: Path, target: Path, root: Path, bring: Callable[[Path, Path], object]) -> None:

@@ -1,0 +1,19 @@
+"""Files on disk, for every floor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
+
+    Only for files that are never changed in place, such as blobs, or that nobody else has.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, a file system without links, or a user who may not link: a copy says what is wrong.
+        shutil.copyfile(source, target)
