@@ -54,10 +54,13 @@ def _work(worker: int, sockets: list[socket.socket], model: ServedModel, setting
     """One worker's life."""
     import uvicorn
 
+    from kbuild.serving.protocol import make_protocol
+
     metrics.use_slot(worker)
     config = uvicorn.Config(
         ServingApp(model, settings, metrics),
         loop="asyncio",
+        http=make_protocol(settings.timeout),
         lifespan="on",
         log_config=None,
         access_log=False,
