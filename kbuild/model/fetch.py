@@ -46,6 +46,9 @@ class ModelStore(Protocol):
     def fetch(self, reference: ModelReference, into: Path) -> ModelBundle:
         """Bring the model's files below ``into``."""
 
+    def pin(self, reference: ModelReference) -> ModelReference:
+        """The reference with its alias resolved to the version that has it now; one without an alias as it is."""
+
     def download(self, run_id: str, path: str, into: Path) -> Path | None:
         """One file or folder of the run's own artifacts, or None when the run has none of that name."""
 
@@ -80,6 +83,14 @@ class MlflowStore:
             client = self._client()
             uri = _resolve(client, reference)
             return read_bundle(self._download(uri, into))
+
+    def pin(self, reference: ModelReference) -> ModelReference:
+        """See ModelStore. Raises ModelNotFound or TrackingUnavailable."""
+        if reference.alias is None:
+            return reference
+        with self._speaking(str(reference)):
+            found = self._client().get_model_version_by_alias(str(reference.name), reference.alias)
+            return reference.at(str(found.version))
 
     def download(self, run_id: str, path: str, into: Path) -> Path | None:
         """See ModelStore."""

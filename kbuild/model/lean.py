@@ -47,6 +47,15 @@ class LeanStore:
 
         return self._ask(read, lambda mlflow: mlflow.fetch(reference, into))
 
+    def pin(self, reference: ModelReference) -> ModelReference:
+        """See ModelStore."""
+        name, alias = reference.name, reference.alias
+        if name is None or alias is None:
+            return reference
+        return self._ask(
+            lambda store: reference.at(store.version_with_alias(name, alias)), lambda mlflow: mlflow.pin(reference)
+        )
+
     def download(self, run_id: str, path: str, into: Path) -> Path | None:
         """See ModelStore."""
 

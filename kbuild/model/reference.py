@@ -37,6 +37,10 @@ class ModelReference:
     def __str__(self) -> str:
         return self.text
 
+    def at(self, version: str) -> ModelReference:
+        """The registered model of this name at that version, whatever alias led there."""
+        return ModelReference(kind="registered", text=f"models:/{self.name}/{version}", name=self.name, version=version)
+
     @classmethod
     def parse(cls, text: str) -> ModelReference:
         """Read a run id, ``runs:/…``, ``models:/…`` or a folder; raises InvalidReference.

@@ -127,7 +127,9 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             f"--load takes the image for {host_platform()} from an index", hint="add it to --platform, or use --output"
         )
     with _workdir(tools) as workdir:
-        bundle = _fetch(request.model, tools, workdir)
+        # Files and name are of one version, though somebody may move the alias meanwhile.
+        reference = tools.store.pin(ModelReference.parse(request.model))
+        bundle = _fetch(str(reference), tools, workdir)
         locked = _lock(bundle, request.lock, tools)
         # What one platform lacks is told before another is built.
         prepared = [
@@ -139,6 +141,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         result = deliver(
             {platform: image for platform, (image, _) in built.items()},
             bundle,
+            reference,
             locked.lockfile,
             {each.platform: each.plan for each in prepared},
             delivery,

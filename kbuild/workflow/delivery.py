@@ -13,6 +13,7 @@ from kbuild.image.index import BuiltIndex
 from kbuild.image.local import LocalImages
 from kbuild.image.oci.reference import ImageReference
 from kbuild.model.bundle import ModelBundle
+from kbuild.model.reference import ModelReference
 from kbuild.model.tags import Tag, write_tags
 from kbuild.plan.plan import BuildPlan
 from kbuild.platform import Platform, host_platform
@@ -64,6 +65,7 @@ class ImageResult:
 def deliver(
     built: Mapping[Platform, BuiltImage],
     bundle: ModelBundle,
+    reference: ModelReference,
     lockfile: Lockfile,
     plans: Mapping[Platform, BuildPlan],
     delivery: Delivery,
@@ -77,7 +79,7 @@ def deliver(
     Raises the error of the place that does not take it.
     """
     facts = bundle.facts
-    values = name_values(bundle)
+    values = name_values(bundle, reference)
     push = None if delivery.push is None else fill_name(delivery.push, values)
     tag = None if delivery.tag is None else fill_name(delivery.tag, values)
     shown = host_platform() if host_platform() in built else min(built)

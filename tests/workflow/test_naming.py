@@ -5,7 +5,10 @@ import pytest
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidReference
 from kbuild.model.bundle import ModelBundle, ModelFacts, ModelFile
+from kbuild.model.reference import ModelReference
 from kbuild.workflow.naming import check_name, fill_name, has_placeholder, name_values
+
+RUN = ModelReference.parse("runs:/0123456789abcdef0123456789abcdef/model")
 
 
 def bundle(root: Path, name: str | None = "My Model") -> ModelBundle:
@@ -18,16 +21,16 @@ def bundle(root: Path, name: str | None = "My Model") -> ModelBundle:
 
 
 def test_placeholders_are_filled_from_the_registered_version(tmp_path: Path) -> None:
-    (tmp_path / "registered_model_meta").write_text("model_name: Churn NL\nmodel_version: '3'\n")
-    filled = fill_name("registry.example/{name}:{version}-{model_id}", name_values(bundle(tmp_path)))
+    reference = ModelReference.parse("models:/Churn NL@prod").at("3")
+    filled = fill_name("registry.example/{name}:{version}-{model_id}", name_values(bundle(tmp_path), reference))
     assert str(filled) == "registry.example/churn-nl:3-m-1"
 
 
 def test_what_a_model_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidReference, match="the model has no run id"):
-        fill_name("churn:{run_id}", name_values(bundle(tmp_path)))
+        fill_name("churn:{run_id}", name_values(bundle(tmp_path), RUN))
     with pytest.raises(InvalidReference, match="the model has no version"):
-        fill_name("{name}:{version}", name_values(bundle(tmp_path)))
+        fill_name("{name}:{version}", name_values(bundle(tmp_path), RUN))
 
 
 def test_other_braces_are_no_placeholders() -> None:
