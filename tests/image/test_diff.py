@@ -10,6 +10,7 @@ from kbuild.errors import InvalidImage
 from kbuild.image.diff import diff_images
 from kbuild.image.engine import BuiltImage, make_engine
 from kbuild.image.oci.layout import blob_path
+from kbuild.image.oci.media import Compression
 from kbuild.image.pack import pack
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
@@ -30,7 +31,15 @@ FILES = {
 LABELS = 'LABEL "io.kbuild.model.uri"="models:/m-1" "io.kbuild.base.name"="debian:bookworm" "team"="a"\n'
 
 
-def build(folder: Path, files: dict[str, str], *, more: str = "", mode: int = 0o644, created: int = 0) -> BuiltImage:
+def build(
+    folder: Path,
+    files: dict[str, str],
+    *,
+    more: str = "",
+    mode: int = 0o644,
+    created: int = 0,
+    compression: Compression = "zstd",
+) -> BuiltImage:
     context = folder / "context"
     for name, text in files.items():
         (context / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +64,7 @@ def build(folder: Path, files: dict[str, str], *, more: str = "", mode: int = 0o
     output = make_engine("native", run).build(
         BuildContext(path=context, plan=plan), BASE, workdir=folder, progress=Silent()
     )
-    return pack(output, plan, folder / "image", engine="native", progress=Silent())
+    return pack(output, plan, folder / "image", engine="native", progress=Silent(), compression=compression)
 
 
 def lines(before: BuiltImage, after: BuiltImage, part: str) -> list[str]:
@@ -112,10 +121,14 @@ def test_a_damaged_layer_is_told(tmp_path: Path) -> None:
 
 
 def test_what_an_image_claims(tmp_path: Path) -> None:
-    image = build(tmp_path / "a", FILES, more='LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d"\n')
+    more = 'LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d"\n'
+    image = build(tmp_path / "a", FILES, more=more)
     claims = read_claims(image)
     assert (claims.model, claims.base, claims.labels) == ("models:/m-1", "debian:bookworm", (("team", "a"),))
     assert claims.compression == "zstd"
+    packed = build(tmp_path / "gzip", FILES, more=more, compression="gzip")
+    assert read_claims(packed).compression == "gzip"
+    assert packed.config_digest == image.config_digest
     assert claims.left_out == ()
     slim = 'LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d" "io.kbuild.slim.left-out"="flask gunicorn"\n'
     assert read_claims(build(tmp_path / "c", FILES, more=slim)).left_out == ("flask", "gunicorn")
