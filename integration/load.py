@@ -305,6 +305,7 @@ def describe(tally: Tally, samples: list[float], seconds: float) -> dict[str, An
     return {
         "seconds": round(seconds, 1),
         "answers": dict(sorted(tally.statuses.items())),
+        "answered_200_per_second": round(tally.statuses[200] / seconds, 1),
         "wrong": len(tally.wrong),
         "examples": tally.wrong[:5],
         "lost": len(tally.lost),
