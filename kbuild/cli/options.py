@@ -184,7 +184,7 @@ def make_image_request(config: ProjectConfig, model: str, engine: str, options: 
         debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
         template=replace(template, install_base=options.get("install_base")),
         labels=(*config.labels, *map(parse_label, options["labels"])),
-        slim=options["slim"],
+        slim=options["slim"] or config.slim,
         compression=options.get("compression") or config.compression,
     )
 

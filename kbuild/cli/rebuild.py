@@ -44,7 +44,7 @@ def rebuild(
         request = make_image_request(config, claims.model, "native", {**DEFAULTS, **stated, "labels": labels})
         # The very lock that the image names, even where today's channels or indexes would make another.
         lock = replace(request.lock, digest=claims.lock_digest)
-        request = replace(request, lock=lock, left_out=claims.left_out)
+        request = replace(request, lock=lock, slim=False, left_out=claims.left_out)
         result = build_image(request, Delivery(record=False), replace(tools, cache=clean), reuse=False)
         versions = {
             "python": platform.python_version(),

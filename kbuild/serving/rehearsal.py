@@ -8,7 +8,9 @@ without some of its packages must give the same answers as with all of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
+import importlib
 import io
 import json
 import os
@@ -38,7 +40,7 @@ def main() -> int:
         reply = model.slow(body, kind)
         answers.append([reply.status, reply.content_type, reply.body.decode("utf-8", "replace")])
     answers += [asyncio.run(_ask(model.app, method, path, example)) for method, path in _PATHS]
-    _load_uvicorn(model.app)
+    _load_servers(model.app)
     said = {"files": sorted(_below_prefix(opened | _modules() | _mapped())), "answers": answers, "seconds": seconds}
     Path(sys.argv[1]).write_text(json.dumps(said), encoding="utf-8")
     return 0
@@ -88,9 +90,14 @@ async def _ask(app: Any, method: str, path: str, body: bytes) -> list[Any]:
     return [sent[0]["status"], path, text.decode("utf-8", "replace")]
 
 
-def _load_uvicorn(app: Any) -> None:
+def _load_servers(app: Any) -> None:
+    """What is imported only while requests are served, and only where the environment asks for it."""
     import uvicorn
 
+    for module in ("kbuild.serving.otlp", "opentelemetry.propagate"):
+        # Without OpenTelemetry's packages the server says so to who asks for traces.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     uvicorn.Config(app, loop="asyncio", lifespan="on", log_config=None).load()
 
 

@@ -45,6 +45,7 @@ class ProjectConfig:
     interpreter: str = "auto"
     debian_mirror: str | None = None
     compression: Literal["zstd", "gzip"] = "zstd"
+    slim: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
     push: str | None = None
@@ -109,6 +110,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         interpreter=table.get("interpreter", "auto"),
         debian_mirror=table.get("debian-mirror"),
         compression=table.get("compression", "zstd"),
+        slim=table.get("slim", False),
         labels=tuple(sorted(table.get("labels", {}).items())),
         tag=table.get("tag"),
         push=table.get("push"),

@@ -28,6 +28,12 @@ def test_nothing_stated_is_the_defaults(tmp_path: Path) -> None:
     assert read_config(tmp_path) == ProjectConfig(root=tmp_path, state=tmp_path / ".kbuild")
 
 
+def test_slim_images_are_asked_for_by_a_key(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, base={"slim": True})).slim
+    with pytest.raises(ConfigurationError, match=r"slim: 'yes' is not of type 'boolean'"):
+        read_config(write(tmp_path, base={"slim": "yes"}))
+
+
 def test_the_schema_is_one_and_documents_every_key() -> None:
     schema = read_schema()
     Draft202012Validator.check_schema(schema)
