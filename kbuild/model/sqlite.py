@@ -14,17 +14,26 @@ from pathlib import Path
 from kbuild.model.folders import open_local
 from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
 
-# The alembic revisions that were tested, each against the client of the MLflow that makes it.
+# The alembic revisions of MLflow's releases, each tested against the client of the release that makes it.
 WITHOUT_WORKSPACES = frozenset(
     {
         "bda7b8c39065",  # MLflow 3.1
+        "770bee3ae1dd",  # 3.2
+        "1a0cddfcaa16",  # 3.3
+        "71994744cf8e",  # 3.4
+        "bf29a5ff90ea",  # 3.5, 3.6, 3.7
+        "1bd49d398cd23",  # 3.8
         "d3e4f5a6b7c8",  # 3.9
     }
 )
 WITH_WORKSPACES = frozenset(
     {
         "1b5f0d9ad7c1",  # 3.10
+        "c3d6457b6d8a",  # 3.11
+        "7d34483879f0",  # 3.12
         "da6fb0208061",  # 3.13
+        "b7e4c1a90f23",  # 3.14
+        "6f8d9c3b2a1e",  # 3.15
         "b7e2c1a4d9f3",  # 3.16
         "dc11669786a5",  # 3.17
     }
