@@ -54,7 +54,7 @@ class BatchAnswers:
         return [answer for answer in answers if answer is not None]
 
     def _group(self, requests: Sequence[Request]) -> list[tuple[list[int], list[Any], Any]]:
-        """Those of two requests and more that can be asked together: their places, tables and params."""
+        """What can be asked together: places of the requests, tables and params."""
         groups: dict[Any, tuple[list[int], list[Any], Any]] = {}
         if len(requests) == 1:
             return []
@@ -68,14 +68,13 @@ class BatchAnswers:
                 places, tables, _ = groups.setdefault(key, ([], [], params))
                 places.append(place)
                 tables.append(table)
-        return [group for group in groups.values() if len(group[0]) > 1 and self._fits(group[1])]
-
-    def _fits(self, tables: list[Any]) -> bool:
-        return sum(map(len, tables)) <= self._limits.rows
+        return [group for group in groups.values() if sum(map(len, group[1])) <= self._limits.rows]
 
     def _ask_together(self, tables: list[Any], params: Any) -> list[bytes] | None:
         """The response body for each table; None where each must be asked by itself."""
         try:
+            if len(tables) == 1:
+                return [write_predictions(self._fast.predict(None, tables[0], params=params))]
             predictions = self._fast.predict(None, pd.concat(tables, ignore_index=True), params=params)
             if _describe(predictions, sum(map(len, tables))) != self._shape:
                 return None
