@@ -1,0 +1,174 @@
+"""Slimming with an environment of files that a test wrote, and a program that tells what it finds of them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import PlatformError
+from kbuild.plan.split import PackageGroup
+from kbuild.platform import Platform, host_platform
+from kbuild.process import Completed
+from kbuild.progress import Progress
+from kbuild.workflow import Tools
+from kbuild.workflow.slim import Slimming, find_left_out
+
+NAMES = ("mlflow", "flask", "pandas")
+SITE = "opt/env/lib/python3.11/site-packages"
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        pass
+
+
+class Program:
+    """What is started: the model, which reads mlflow and pandas; ``answer`` is given the packages that are there."""
+
+    def __init__(self, answer: Callable[[set[str]], Any]) -> None:
+        self.answer = answer
+        self.starts = 0
+
+    def __call__(self, argv: Sequence[str], **_: object) -> Completed:
+        self.starts += 1
+        prefix = Path(argv[0]).parent.parent
+        there = {path.stem for path in (prefix / "lib/python3.11/site-packages").glob("*.py")}
+        assert prefix.joinpath("bin/python3.11").is_file()
+        files = [f"lib/python3.11/site-packages/{name}.py" for name in ("mlflow", "pandas")]
+        said = self.answer(there)
+        if said is None:
+            return Completed(tuple(argv), 1, "", "ImportError: no model\n")
+        Path(argv[-1]).write_text(json.dumps({"files": files, "answers": [said], "seconds": 1.0}))
+        return Completed(tuple(argv), 0, "", "")
+
+
+class Layout:
+    """Stands for Environment: each package is one module."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        python = folder / "interpreter" / "opt/env/bin/python3.11"
+        python.parent.mkdir(parents=True)
+        python.write_text("")
+
+    def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:
+        return self.folder / "interpreter"
+
+    def wheels(
+        self, groups: Sequence[PackageGroup], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
+    ) -> dict[str, Path]:
+        for group in groups:
+            for package in group.packages:
+                module = into / group.name / SITE / f"{package.name}.py"
+                module.parent.mkdir(parents=True, exist_ok=True)
+                module.write_text("")
+        return {group.name: into / group.name for group in groups}
+
+
+@pytest.fixture
+def slimming(tmp_path: Path) -> Slimming:
+    packages = tuple(
+        LockedPackage(
+            name=name,
+            version="1",
+            manager="pip",
+            platform=host_platform(),
+            url=f"https://index.example/{name}-1-py3-none-any.whl",
+            sha256=digest_bytes(name.encode()).hex,
+            dependencies=(("flask", "*"),) if name == "mlflow" else (),
+        )
+        for name in NAMES
+    )
+    locked: Any = SimpleNamespace(
+        lockfile=SimpleNamespace(digest=digest_bytes(b"lock"), packages=packages),
+        spec=SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas")),
+    )
+    environment: Any = Layout(tmp_path)
+    bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"))
+    return Slimming(
+        bundle=bundle,
+        locked=locked,
+        platform=host_platform(),
+        environment=environment,
+        groups=(PackageGroup(name="dependencies", packages=packages),),
+        runtime=digest_bytes(b"runtime"),
+        recipe="1",
+    )
+
+
+def find(slimming: Slimming, folder: Path, program: Program) -> tuple[list[str], list[str]]:
+    """What is left out, and the notes."""
+    notes = Notes()
+
+    @contextmanager
+    def phases(phase: str) -> Iterator[Notes]:
+        yield notes
+
+    def download() -> dict[LockedPackage, Path]:
+        files = {}
+        for package in slimming.groups[0].packages:
+            files[package] = folder / f"{package.name}.whl"
+            with zipfile.ZipFile(files[package], "w") as archive:
+                archive.writestr(f"{package.name}.py", "x" * 1_000_000)
+        return files
+
+    store: Any = None
+    tools = Tools(store=store, run=program, cache=folder / "cache", phases=phases)
+    return find_left_out(slimming, tools, folder, download), notes.lines
+
+
+def test_what_only_mlflow_asks_for_is_left_out_and_remembered(slimming: Slimming, tmp_path: Path) -> None:
+    program = Program(lambda there: [200, "1.5"])
+    left_out, notes = find(slimming, tmp_path, program)
+    assert left_out == ["flask"]
+    assert "1 of 3 packages left out, 2 instead of 3 MB" in notes[-1]
+    assert program.starts == 2
+    assert find(slimming, tmp_path, program) == (["flask"], [])
+    assert program.starts == 2
+
+
+def test_a_damaged_memory_is_made_again(slimming: Slimming, tmp_path: Path) -> None:
+    program = Program(lambda there: [200, "1.5"])
+    find(slimming, tmp_path, program)
+    (record,) = (tmp_path / "cache" / "slim").iterdir()
+    for text in ("[", '["no such package"]', "{}", "[1]"):
+        record.write_text(text)
+        assert find(slimming, tmp_path, program)[0] == ["flask"]
+    assert program.starts == 10
+
+
+def test_another_answer_without_it_keeps_everything_and_says_so(slimming: Slimming, tmp_path: Path) -> None:
+    left_out, notes = find(slimming, tmp_path, Program(lambda there: [200, "flask" in there]))
+    assert left_out == []
+    assert "request 0 is answered [200, False] instead of [200, True]; nothing is left out" in notes[-1]
+
+
+@pytest.mark.parametrize("needed", ["flask", "nothing that is there"])
+def test_a_model_that_cannot_be_asked_keeps_everything_and_says_so(
+    slimming: Slimming, tmp_path: Path, needed: str
+) -> None:
+    left_out, notes = find(slimming, tmp_path, Program(lambda there: [200] if needed in there else None))
+    assert left_out == []
+    assert notes[-1] == "the model cannot be asked here: ImportError: no model; nothing is left out"
+
+
+def test_an_image_for_another_machine_cannot_be_measured(slimming: Slimming, tmp_path: Path) -> None:
+    other = next(p for p in map(Platform.parse, ("linux/amd64", "linux/arm64")) if p != host_platform())
+    with pytest.raises(PlatformError, match="only seen by running it"):
+        find(replace(slimming, platform=other), tmp_path, Program(lambda there: [200]))
