@@ -1,7 +1,7 @@
 """Many models at once: several builds in threads, each failure told, the rest going on.
 
 Threads, not processes: what a further model costs is waiting for the tracking server and the registry, hashing and
-compressing, all without Python's lock; and a process more would import MLflow once more, which costs more than a model.
+compressing, all without Python's lock; and to start a process costs more than twice what a further model does.
 """
 
 from __future__ import annotations
