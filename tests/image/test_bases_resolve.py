@@ -28,7 +28,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch) -> list[ImageReference]:
         asked.append(reference)
         return reference.with_digest(DIGEST), Path("/layout")
 
-    monkeypatch.setattr(resolve, "pull_image", pull)
+    monkeypatch.setattr("kbuild.image.registry.pull_image", pull)
     return asked
 
 
