@@ -120,7 +120,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     entry: dict[str, Any] = {"model": outcome.model, "seconds": round(outcome.seconds, 3), "status": _status(outcome)}
     if outcome.result is not None:
         result = outcome.result
-        entry |= {"image": result.reference, "digest": str(result.image.digest), "pushed": result.pushed}
+        entry |= {"image": result.reference, "digest": str(result.digest), "pushed": result.pushed}
     if outcome.error is not None:
         error = outcome.error
         entry["error"] = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}

@@ -95,7 +95,7 @@ class CondaLockResolver:
         # This machine's own platform first: what stops it stops all, and is told as the simpler case that it is.
         for platform in sorted(spec.platforms, key=lambda each: (each != host_platform(), each)):
             glibc, channels = self._interpreter(spec, platform, progress)
-            documents[platform] = PlatformSolve(
+            solve = PlatformSolve(
                 spec=spec,
                 platform=platform,
                 channels=channels,
@@ -105,7 +105,17 @@ class CondaLockResolver:
                 environ={**self.environ, CHANNEL_VARIABLE: self.channel.resolve().as_uri()},
                 solver=self.solver,
                 progress=progress,
-            ).document()
+            )
+            try:
+                documents[platform] = solve.document()
+            except SourceOnlyPackage as error:
+                if self.builds is None:
+                    raise
+                # Without metadata that can be read as it is, conda-lock would have to build it to know what it needs.
+                raise SourceOnlyPackage(
+                    f"{error.message}, and these do not say by themselves what they depend on",
+                    hint="build its wheel by hand (pip wheel) and offer it on your package index",
+                ) from error
         if spec.interpreter == "captured":
             for document in documents.values():
                 self._adopt(document["package"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage, Lockfile
-from kbuild.errors import LockfileInvalid
+from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
 from kbuild.image.bytecode_check import check_bytecode
 from kbuild.image.conda_packages import install_conda_packages
@@ -132,6 +132,13 @@ def _interpreter_recipe(target: WheelTarget) -> Digest:
 
 
 def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> tuple[int, int] | None:
+    wheels = tuple(wheels)
+    sdists = sorted(f"{p.name} {p.version}" for p in wheels if not p.filename.endswith(".whl"))
+    if sdists:
+        raise SourceOnlyPackage(
+            f"the lock has only source distributions of {', '.join(sdists)} for {target.platform}",
+            hint="lock again with --allow-sdist to build their wheels, or pin versions that have wheels",
+        )
     supported = target.supported()
     needs = [required_glibc(wheel_filename(package), supported) for package in wheels]
     return max((need for need in needs if need is not None), default=None)

@@ -358,6 +358,12 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
     with pytest.raises(SourceOnlyPackage, match=r"native 1\.0 for linux/amd64, pure 1\.0 for linux/amd64") as caught:
         resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
     assert "--allow-sdist" in str(caught.value.hint)
+    monkeypatch.setattr("kbuild.environment.condalock_run.find_files", lambda *_, **__: files_of("docopt-0.6.2.tar.gz"))
+    run = FakeCondaLock(lambda _: (OUTPUTS / "source_only.txt").read_text())
+    building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
+    with pytest.raises(SourceOnlyPackage, match=r"docopt 0\.6\.2.*do not say by themselves") as caught:
+        building.resolve(spec_of(pip=("docopt==0.6.2",)), progress=Silent())
+    assert "pip wheel" in str(caught.value.hint) and "--allow-sdist" not in str(caught.value.hint)
     run = FakeCondaLock(lambda _: [sdist("pure"), sdist("native"), sdist("hidden")])
     building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
     with pytest.raises(PlatformError, match=r"hidden 1\.0 for linux/arm64, native 1\.0 for linux/arm64$"):
