@@ -18,8 +18,9 @@ from typing import Protocol
 from kbuild.errors import EngineUnavailable, KbuildError, known_error
 from kbuild.process import RunnerGroup
 from kbuild.progress import Progress
-from kbuild.workflow.build import ImageRequest, build_image
+from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
+from kbuild.workflow.prepare import ImageRequest
 from kbuild.workflow.tools import Phases, Tools
 
 

@@ -1,0 +1,133 @@
+"""Staging what a plan copies, and building it with an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kbuild.digest import digest_json
+from kbuild.errors import UnsupportedInstruction
+from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, make_engine
+from kbuild.image.layer_cache import LayerCache, layer_keys
+from kbuild.image.local import LocalImages
+from kbuild.image.native import copies_plan
+from kbuild.image.pack import pack, packing
+from kbuild.image.staging import complete, needed_layers
+from kbuild.plan.context import finish_context
+from kbuild.plan.plan import BuildContext
+from kbuild.plan.render import installs_in_container
+from kbuild.progress import Progress
+from kbuild.workflow.prepare import ImageRequest, Prepared, download_packages
+from kbuild.workflow.tools import Tools
+
+
+def build_once(
+    request: ImageRequest, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
+) -> tuple[BuiltImage, bool]:
+    """The image of one platform, and whether it was there already."""
+    key = digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
+    image = images.by_plan(key) if reuse else None
+    if image is not None:
+        return image, True
+    folder = workdir / prepared.platform.conda_subdir
+    folder.mkdir()
+    image = _build(request.engine, prepared, images, tools, folder, reuse=reuse)
+    images.record_plan(key, image)
+    return image, False
+
+
+def _stage(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:
+    """The context with these layers; their directories may lie in the cache."""
+    packages = prepared.stage.packages(names)
+    downloads = download_packages(prepared.locked, packages, tools) if packages else {}
+    with tools.phases("stage") as progress:
+        trees = prepared.stage.lay(names, downloads, into=folder, progress=progress)
+        return finish_context(folder, prepared.plan, trees)
+
+
+def whole_context(prepared: Prepared, tools: Tools, folder: Path) -> BuildContext:
+    """Everything that the Dockerfile copies, in one folder."""
+    plan, stage = prepared.plan, prepared.stage
+    if not installs_in_container(plan.dockerfile):
+        with tools.shared.leading([f"stage {prepared.locked.lockfile.digest}"]):
+            return complete(_stage(prepared, tools, folder, [layer.name for layer in plan.layers]))
+    from kbuild.image.install_context import context_sources, write_install_context
+
+    sources = context_sources(plan.dockerfile)
+    layers = [layer for layer in plan.layers if layer.source in sources]
+    context = _stage(prepared, tools, folder, [layer.name for layer in layers])
+    write_install_context(
+        prepared.locked, prepared.platform, stage.groups, stage.bundle, owned=stage.owned, into=folder
+    )
+    return complete(context, layers)
+
+
+def _build(
+    engine: str, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
+) -> BuiltImage:
+    """Build with the engine of that name; ``auto`` is native, and buildkit for what native cannot execute."""
+    if engine in ("auto", "native") and not installs_in_container(prepared.plan.dockerfile):
+        try:
+            return _build_native(prepared, images, tools, workdir, reuse=reuse)
+        except UnsupportedInstruction as error:
+            if engine == "native":
+                raise
+            with tools.phases("build") as progress:
+                progress.note(f"{error.message}; building with buildkit instead")
+    if engine == "native":
+        raise UnsupportedInstruction("the native engine has no stage to install packages in")
+    make_engine("buildkit", tools.run, prepared.settings).probe()  # before the work that would be for nothing
+    context = whole_context(prepared, tools, workdir / "whole")
+    with tools.phases("build") as progress:
+        cache = _layer_cache(prepared, tools)
+        return _build_with("buildkit", context, prepared, images, tools, workdir, progress, cache)
+
+
+def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
+    """What earlier builds packed is taken, where the Dockerfile's layers follow from the plan."""
+    plan = prepared.plan
+    cache = _layer_cache(prepared, tools)
+    keys = layer_keys(plan) if copies_plan(plan) else {}
+    with tools.shared.leading(f"layer {key} {prepared.compression}" for key in keys.values()):
+        found = {source: cache.get(key) for source, key in keys.items()} if reuse else {}
+        packed = {source: blob for source, blob in found.items() if blob is not None}
+        known = KnownLayers(keys=keys, packed=packed)
+        context = _stage(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
+        with tools.phases("build") as progress:
+            if known.packed:
+                progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
+            return _build_with("native", context, prepared, images, tools, workdir, progress, cache, known)
+
+
+def _build_with(
+    name: EngineName,
+    context: BuildContext,
+    prepared: Prepared,
+    images: LocalImages,
+    tools: Tools,
+    workdir: Path,
+    progress: Progress,
+    cache: LayerCache,
+    known: KnownLayers = NOTHING_KNOWN,
+) -> BuiltImage:
+    settings = prepared.settings
+    if installs_in_container(context.plan.dockerfile):
+        from kbuild.image.install_context import install_secrets
+
+        settings = replace(settings, secrets=install_secrets(prepared.locked, prepared.platform))
+    engine = make_engine(name, tools.run, settings)
+    progress.note(f"{name} engine: {engine.probe()}")
+    scratch = workdir / name
+    scratch.mkdir()
+    output = engine.build(context, prepared.base, workdir=scratch, progress=progress, known=known)
+
+    def write(layout: Path) -> BuiltImage:
+        plan, compression = context.plan, cache.compression
+        return pack(output, plan, layout, engine=name, progress=progress, compression=compression, cache=cache)
+
+    return images.add(write)
+
+
+def _layer_cache(prepared: Prepared, tools: Tools) -> LayerCache:
+    return LayerCache(root=tools.cache / "layers", compression=prepared.compression)

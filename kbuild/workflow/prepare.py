@@ -1,0 +1,211 @@
+"""What an image is made from: the model, its lock, the base and the plan, each found or made in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.version import Version
+
+from kbuild.digest import digest_json
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.environment.locking import Locked, LockRequest, lock_bundle
+from kbuild.errors import BaseImageError
+from kbuild.image.bases.choice import default_base, parse_base
+from kbuild.image.bases.records import BaseRecords
+from kbuild.image.bases.resolve import resolve_base
+from kbuild.image.engine import EngineSettings
+from kbuild.image.oci.media import Compression
+from kbuild.image.pack import DEFAULT_COMPRESSION
+from kbuild.image.rootfs import Environment, environment_recipe
+from kbuild.image.slim import keep_groups
+from kbuild.image.staging import Stage
+from kbuild.image.wheel_facts import split_wheels
+from kbuild.model.bundle import ModelBundle
+from kbuild.model.reference import ModelReference
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.make import make_plan
+from kbuild.plan.plan import BuildPlan
+from kbuild.plan.render import Template
+from kbuild.plan.runtime import runtime_digest
+from kbuild.platform import Platform
+from kbuild.workflow.slim import Slimming, find_left_out
+from kbuild.workflow.tools import Tools
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRequest:
+    """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit.
+
+    ``slim`` leaves out what the model is measured not to need, ``left_out`` the packages of exactly these names.
+    ``builder`` and ``network`` are BuildKit's, see EngineSettings.
+    """
+
+    model: str
+    lock: LockRequest
+    engine: str = "auto"
+    base: str | None = None
+    debian_mirror: str | None = None
+    template: Template = field(default_factory=Template)
+    labels: tuple[tuple[str, str], ...] = ()
+    compression: Compression = DEFAULT_COMPRESSION
+    builder: str | None = None
+    slim: bool = False
+    left_out: tuple[str, ...] = ()
+    network: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Everything that determines one platform's image, and what its layers are staged from."""
+
+    bundle: ModelBundle
+    locked: Locked
+    base: ResolvedBase
+    plan: BuildPlan
+    platform: Platform
+    stage: Stage
+    compression: Compression
+    settings: EngineSettings
+
+
+def prepare(
+    request: ImageRequest,
+    bundle: ModelBundle,
+    locked: Locked,
+    platform: Platform,
+    tools: Tools,
+    workdir: Path,
+    *,
+    record: bool = True,
+) -> Prepared:
+    """The plan of one platform's image; raises what finding the base, slimming and the lock's packages raise."""
+    base = _base(request, bundle, platform, tools, record=record)
+    packages = locked.lockfile.for_platform(platform)
+    environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
+    _check_glibc(base, environment, packages)
+    wheels = tuple(package for package in packages if package.manager == "pip")
+    with tools.shared.leading([f"download {locked.lockfile.digest}"]):
+        groups = split_wheels(wheels, cache=tools.cache, download=lambda: download_packages(locked, packages, tools))
+    runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
+    left_out: Sequence[str] = request.left_out
+    if request.slim:
+        slimming = Slimming(
+            bundle=bundle,
+            locked=locked,
+            platform=platform,
+            environment=environment,
+            groups=groups,
+            runtime=runtime,
+            recipe=recipe,
+        )
+        left_out = find_left_out(slimming, tools, workdir, lambda: download_packages(locked, packages, tools))
+    groups = keep_groups(groups, left_out)
+    template, contexts = request.template, dict[str, str]()
+    if template.install_base is not None:
+        from kbuild.image.install_context import place_install_base
+
+        template, contexts = place_install_base(template, platform)
+    plan = make_plan(
+        bundle,
+        locked.lockfile,
+        base,
+        platform=platform,
+        runtime=runtime,
+        recipe=recipe,
+        groups=groups,
+        template=template,
+        labels=dict(request.labels),
+        left_out=left_out,
+    )
+    owned = bundle.root.is_relative_to(workdir)
+    stage = Stage(bundle=bundle, owned=owned, base=base, environment=environment, groups=groups)
+    return Prepared(
+        bundle=bundle,
+        locked=locked,
+        base=base,
+        plan=plan,
+        platform=platform,
+        stage=stage,
+        compression=request.compression,
+        settings=EngineSettings(builder=request.builder, network=request.network, contexts=contexts),
+    )
+
+
+def fetch_model(model: str, tools: Tools, workdir: Path) -> ModelBundle:
+    """The files of a model, its own where they lie on this machine, else below ``workdir``."""
+    reference = ModelReference.parse(model)
+    with tools.phases("fetch") as progress:
+        progress.note(f"fetching {reference}")
+        return tools.store.fetch(reference, workdir / "model")
+
+
+def lock_environment(bundle: ModelBundle, request: LockRequest, tools: Tools, *, force: bool = False) -> Locked:
+    """A model's lock, made once for all models of this process that ask for the same."""
+    made_from = digest_json([bundle.facts.conda_env, bundle.facts.constraints, bundle.facts.python_version])
+    with (
+        tools.shared.leading([f"lock {made_from}"]) as first,
+        # One channel takes the captured interpreters of all.
+        tools.shared.alone("resolve") if first else nullcontext(),
+        tools.phases("lock") as progress,
+    ):
+        return lock_bundle(
+            bundle, request, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
+        )
+
+
+def _base(
+    request: ImageRequest, bundle: ModelBundle, platform: Platform, tools: Tools, *, record: bool
+) -> ResolvedBase:
+    """The base asked for; where nobody asks, the one this model was first built on, and at first the default."""
+    records = BaseRecords(store=tools.store, cache=tools.cache / "base-records")
+    with tools.phases("base") as progress:
+        recorded = records.read(bundle, platform, progress)
+        name = request.base or recorded.first
+        choice = default_base() if name is None else parse_base(name)
+        earlier = recorded.bases.get(choice.text)
+        base = tools.shared.once(
+            f"base {choice.text} {platform} {None if earlier is None else earlier.digest}",
+            lambda: resolve_base(
+                choice,
+                platform,
+                recorded=earlier,
+                locked=request.lock.locked,
+                settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
+                cache=tools.cache,
+                run=tools.run,
+                progress=progress,
+            ),
+        )
+        if record:
+            records.write(bundle, platform, recorded, base, progress)
+    return base
+
+
+def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -> dict[LockedPackage, Path]:
+    """The file of each package, verified against its locked digest."""
+    from kbuild.environment.download import fetch_packages
+
+    with tools.phases("download") as progress:
+        return fetch_packages(
+            packages,
+            cache=tools.cache / "downloads",
+            channel=locked.channel,
+            progress=progress,
+            environ=locked.environ,
+            indexes=locked.indexes,
+        )
+
+
+def _check_glibc(base: ResolvedBase, environment: Environment, packages: Sequence[LockedPackage]) -> None:
+    """What was made for a newer C library than the base's would fail when it is started: say so now."""
+    asked = [Version(text.lstrip(">=")) for p in packages for name, text in p.dependencies if name == "__glibc"]
+    if environment.glibc is not None:
+        asked.append(Version(".".join(map(str, environment.glibc))))
+    if base.glibc is not None and asked and Version(base.glibc) < max(asked):
+        raise BaseImageError(
+            f"base image {base.name} has glibc {base.glibc}, but a package of the lock needs {max(asked)}",
+            hint="choose a newer base with --base",
+        )
