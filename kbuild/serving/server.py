@@ -27,6 +27,12 @@ def serve(settings: Settings) -> int:
     model = _load(settings, sockets)
     quieten_packages(settings.log_level)
     metrics = Metrics(settings.workers)
+    import uvicorn  # noqa: F401  before workers are forked, which then share it
+
+    # Loading makes next to no garbage and much that stays, so the collector rested (see __main__). What workers share
+    # must not be written to, and it would touch every object in every worker: from now on it sees new ones only.
+    gc.freeze()
+    gc.enable()
     if settings.workers > 1:
         supervisor = Supervisor(
             settings.workers,
@@ -34,8 +40,6 @@ def serve(settings: Settings) -> int:
             grace=settings.grace,
         )
         return supervisor.run()
-    gc.collect()
-    gc.freeze()
     _work(0, sockets, model, settings, metrics)
     return 0
 

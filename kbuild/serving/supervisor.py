@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -33,9 +32,6 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit code: 0 when asked to stop, 1 when workers die as soon as they are made."""
-        # What is shared must not be written to: the collector would touch every object in every worker.
-        gc.collect()
-        gc.freeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         for worker in range(self._count):
