@@ -85,9 +85,14 @@ def model(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (folder / "MLmodel").read_text().splitlines(keepends=True)
     kept = (line for line in text if not line.startswith(("run_id:", "model_id:")))
     (folder / "MLmodel").write_text("".join(kept))
-    environment = (folder / "conda.yaml").read_text()
-    asked = "- pip:\n  - tinypure==1.0\n  - tinynative==1.0\n"
-    (folder / "conda.yaml").write_text(environment.replace("- pip:\n", asked))
+    lines = (folder / "python_env.yaml").read_text().splitlines()
+    python = next(line.removeprefix("python: ") for line in lines if line.startswith("python: "))
+    # Nothing else: what is asked here is not how long a solver takes.
+    (folder / "conda.yaml").write_text(
+        f"channels: [conda-forge]\ndependencies:\n- python={python}\n- pip:\n  - tinypure==1.0\n  - tinynative==1.0\n"
+    )
+    for name in ("requirements.txt", "constraints.txt"):
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 
