@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -41,13 +42,19 @@ def test_a_large_artifact_needs_little_memory(tool: Tool, trained: Trained, tmp_
     log = tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(BIN / "kbuild"), "image", run_id], cwd=trained.folder, env=tool.environ(), stdout=out, stderr=out
+            [str(BIN / "kbuild"), "image", run_id, "--json"],
+            cwd=trained.folder,
+            env=tool.environ(),
+            stdout=subprocess.PIPE,
+            stderr=out,
         )
         peak = 0
         while process.poll() is None:
             peak = max(peak, sum(map(resident, family(process.pid))))
             time.sleep(0.01)
+        built, _ = process.communicate()
     assert process.returncode == 0, log.read_text()[-3000:]
+    assert max(layer["size"] for layer in json.loads(built)["layers"]) >= SIZE
     print(f"{SIZE >> 20} MiB of artifact, {peak >> 20} MiB of memory at most")
     assert peak < LIMIT
 
