@@ -162,7 +162,8 @@ def _run(
             _kill_group(process)
             for thread in threads:
                 # A process that left the group may hold the streams for ever; nobody waits for that.
-                thread.join(_LAST_WORDS)
+                if thread.ident is not None:  # Ctrl-C may come before it is started
+                    thread.join(_LAST_WORDS)
     if not ended:
         raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s")
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))

@@ -70,6 +70,7 @@ def test_ctrl_c_ends_the_children_of_the_program(tmp_path: Path) -> None:
     while not pid.exists():
         assert parent.poll() is None
         time.sleep(0.02)
+    time.sleep(0.5)  # the program may run before Popen has returned, and nobody could end it then
     os.kill(parent.pid, signal.SIGINT)
     _, said = parent.communicate(timeout=20)
     assert b"KeyboardInterrupt" in said

@@ -54,7 +54,10 @@ class ModelReference:
             return cls._parse_models(stripped)
         if stripped.startswith("file:"):
             stripped = stripped.removeprefix("file://").removeprefix("file:")
-        folder = Path(stripped).expanduser()
+        try:
+            folder = Path(stripped).expanduser()
+        except RuntimeError as error:  # ~ of nobody
+            raise InvalidReference(f"{text!r} names no folder: {error}", hint=_FORMS) from error
         if stripped and folder.name == "MLmodel" and folder.is_file():
             folder = folder.parent
         if stripped and (folder / "MLmodel").is_file():

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kbuild.errors import InvalidReference
@@ -52,6 +52,7 @@ def test_a_folder_without_mlmodel_is_said_so(tmp_path: Path) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\x00"), max_size=60))
+@example("~nobody-of-this-name/model")
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         reference = ModelReference.parse(text)
