@@ -1,4 +1,4 @@
-"""Benchmarks, side by side in one run: ``nox -s bench``; ``nox -s bench -- docker`` and ``-- serving`` for the others.
+"""Benchmarks, side by side in one run: ``nox -s bench``, and ``nox -s bench -- NAME`` for the other files' (OTHERS).
 
 Whole processes are timed, medians of several runs are shown, and what counts is the ratio: the machine is what it is.
 """
@@ -20,15 +20,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engines import start_engine
-from tool import Tool
+from engines import start_engine, start_registry
+from tool import BIN, Tool
 
 OTHERS = {
     "cold": "bench_cold.py",
     "docker": "bench_docker.py",
+    "layers": "bench_layers.py",
     "predict": "bench_predict.py",
     "serving": "bench_serving.py",
 }
+_NEWEST = (
+    "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+    " print(mlflow.search_runs(search_all_experiments=True, order_by=['start_time DESC']).run_id[0])"
+)
 _PACKAGES = ("kbuild", "mlflow", "kedro", "conda-lock", "py-rattler", "zstandard")
 
 
@@ -40,6 +45,22 @@ def timed(action: Callable[[], object], times: int) -> float:
         action()
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds)
+
+
+def new_models(tool: Tool, here: Path, address: str | None, times: int) -> dict[str, float]:
+    """Seconds to an image of a run that was only just trained, its environment known; and pushed, to ``address``."""
+    seconds: dict[str, list[float]] = {}
+    for number in range(times):
+        tool.run([BIN / "kedro", "run"], cwd=here)
+        found = tool.run([BIN / "python", "-c", _NEWEST], cwd=here).out.strip()
+        steps = {"kbuild image, new model": ["image", found, "-o", here.parent / f"layout{number}"]}
+        if address is not None:
+            steps["kbuild image --push, the same"] = ["image", found, "--push", f"{address}/new:{number}"]
+        for name, argv in steps.items():
+            begin = time.perf_counter()
+            tool(*argv, cwd=here)
+            seconds.setdefault(name, []).append(time.perf_counter() - begin)
+    return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def measure(folder: Path, docker_host: str | None, times: int) -> dict[str, float]:
@@ -61,7 +82,12 @@ def measure(folder: Path, docker_host: str | None, times: int) -> dict[str, floa
         steps["kbuild image --no-cache, buildkit"] = lambda: tool(
             "image", run_id, "--no-cache", "--engine", "buildkit", cwd=here
         )
-    return {**cold, **{name: timed(step, times) for name, step in steps.items()}}
+    known = {name: timed(step, times) for name, step in steps.items()}
+    if docker_host is None:
+        return {**cold, **known, **new_models(tool, here, None, times)}
+    with start_registry(folder / "registry") as registry:
+        tool("image", run_id, "--push", f"{registry.address}/new:first", cwd=here)
+        return {**cold, **known, **new_models(tool, here, registry.address, times)}
 
 
 def main() -> None:

@@ -41,15 +41,21 @@ def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Pat
     def build(name: str, wanted: str, *options: str) -> Any:
         cache = folder / name
         shutil.rmtree(cache, ignore_errors=True)
-        for kept in ("downloads", "interpreters"):
-            if (tool.cache / kept).is_dir():
-                shutil.copytree(tool.cache / kept, cache / kept, copy_function=os.link)
+        shutil.copytree(tool.cache / "downloads", cache / "downloads", copy_function=os.link)
         cold = Tool(cache=cache, environment=tool.environment)
         return cold("image", wanted, "--engine", "native", "--json", *options, cwd=project)
+
+    def laid_out() -> Any:
+        for made in ("layers", "images", "slim"):
+            shutil.rmtree(folder / "locked" / made, ignore_errors=True)
+        return Tool(cache=folder / "locked", environment=tool.environment)(
+            "image", run_id, "--locked", "--engine", "native", cwd=project
+        )
 
     return {
         "kbuild, locked in training's job": lambda: build("locked", run_id, "--locked"),
         "kbuild, lock to be made": lambda: build("unlocked", str(model)),
+        "kbuild, packages laid out before": laid_out,
     }
 
 
@@ -136,7 +142,7 @@ def measure(folder: Path, times: int) -> dict[str, Any]:
             }
             for name, image in images.items()
         }
-        layers = tool("image", run_id, "--json", cwd=project).json["layers"]
+        layers = tool("image", run_id, "--slim", "--json", cwd=project).json["layers"]
         return {
             "build": seconds,
             "size": sizes,
@@ -147,8 +153,9 @@ def measure(folder: Path, times: int) -> dict[str, Any]:
 
 def make_images(tool: Tool, run_id: str, project: Path, peer: PeerImage) -> dict[str, str]:
     """The images that are compared, all in the engine."""
-    tool("image", run_id, "-t", "ours:1", "--load", cwd=project)
-    return {"kbuild": "ours:1", "mlflow": peer.tag}
+    for options in (("-t", "ours:1"), ("-t", "ours:slim", "--slim")):
+        tool("image", run_id, *options, "--load", cwd=project)
+    return {"kbuild": "ours:1", "kbuild --slim": "ours:slim", "mlflow": peer.tag}
 
 
 def alternate(ways: Mapping[str, Callable[[], object]], times: int) -> dict[str, float]:
@@ -201,7 +208,7 @@ def main() -> None:
         print(
             f"{way:<40}{size['compressed'] / 1e6:>9.1f}{share[0]:>9.2f}{size['unpacked'] / 1e6:>10.1f}{share[1]:>7.2f}"
         )
-    print(f"\n{'layers of ours':<72}{'MB':>9}")
+    print(f"\n{'layers of kbuild --slim':<72}{'MB':>9}")
     for by, size in sorted(result["layers"].items(), key=lambda item: -item[1]):
         print(f"{by[:70]:<72}{size / 1e6:>9.1f}")
     print(f"\n{'image':<20}{'workers':>8}{'first prediction s':>20}{'of':>6}{'memory MB':>11}{'of':>6}")

@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
+from debian import install_tools
 from engines import DockerEngine, require
 
 BIN = Path(sys.executable).parent
@@ -76,7 +77,7 @@ def write_dockerfile(model: Path, folder: Path, engine: DockerEngine, index: str
 def make_base(folder: Path, name: str, engine: DockerEngine, index: str) -> None:
     """A minimal Debian of this machine's release with this interpreter in /usr/local, imported as ``name``."""
     require(os.geteuid() == 0, "mmdebstrap takes root here")
-    require(shutil.which("mmdebstrap"), "mmdebstrap makes the stand-in: apt-get install mmdebstrap")
+    install_tools("mmdebstrap")
     folder.mkdir()
     root = folder / "root"
     suite = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
