@@ -46,8 +46,8 @@ class Runner(Protocol):
 
         ``env`` replaces the environment when given; ``on_line`` gets each line of stderr as it comes;
         ``timeout`` is in seconds, until the program and all that hold its streams have ended. Raises ProgramNotFound
-        when ``argv[0]`` does not exist and TimeoutError when it takes longer than ``timeout``; then, and on Ctrl-C,
-        the program and what it started are killed first.
+        when ``argv[0]`` does not exist, TimeoutError when it takes longer than ``timeout``, and what ``on_line``
+        raises; then, and on Ctrl-C, the program and what it started are killed first.
         """
 
 
@@ -106,8 +106,7 @@ class RunnerGroup:
         with self._lock:
             self._ended = True
             for process in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                _kill(process)
 
 
 def _run(
@@ -138,10 +137,21 @@ def _run(
         raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
     out: list[str] = []
     err: list[str] = []
+    failed: list[BaseException] = []
+
+    def tell(line: str) -> None:
+        if on_line is None or failed:
+            return
+        try:
+            on_line(line)
+        except BaseException as error:  # noqa: BLE001  raised below: in a thread it would only be printed
+            failed.append(error)
+            _kill(process)
+
     # The threads close their streams: a stream cannot be closed while another thread reads it.
     threads = [
         threading.Thread(target=_collect, args=(process.stdout, out, None), daemon=True),
-        threading.Thread(target=_collect, args=(process.stderr, err, on_line), daemon=True),
+        threading.Thread(target=_collect, args=(process.stderr, err, tell), daemon=True),
     ]
     if process.stdin is not None:
         threads.append(threading.Thread(target=_feed, args=(process.stdin, stdin or ""), daemon=True))
@@ -164,15 +174,21 @@ def _run(
                 # A process that left the group may hold the streams for ever; nobody waits for that.
                 if thread.ident is not None:  # Ctrl-C may come before it is started
                     thread.join(_LAST_WORDS)
+    if failed:
+        raise failed[0]
     if not ended:
         raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s")
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
+    _kill(process)
+    process.wait()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):  # all of it has ended meanwhile
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 class RunningProcess:

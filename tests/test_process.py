@@ -92,3 +92,14 @@ def _runs(pid: int) -> bool:
 def test_a_program_that_does_not_read_its_stdin_is_ended_in_time() -> None:
     with pytest.raises(TimeoutError):
         run(["sleep", "20"], stdin="x" * 1_000_000, timeout=0.3)
+
+
+def test_what_a_reader_of_lines_raises_ends_the_program_and_is_raised(capfd: pytest.CaptureFixture[str]) -> None:
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(python("import sys, time; print('x', file=sys.stderr, flush=True); time.sleep(30)"), on_line=stop)
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in capfd.readouterr().err
