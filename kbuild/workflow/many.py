@@ -88,9 +88,8 @@ def build_many(
         return outcome
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="model") as pool:
-        futures = [pool.submit(build, request) for request in requests]
         try:
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(build, request) for request in requests]):
                 yield future.result()
         finally:
             stopped.set()

@@ -83,6 +83,29 @@ def test_stopping_ends_programs_and_long_work(monkeypatch: pytest.MonkeyPatch, t
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("model")]
 
 
+def test_stopping_while_the_work_is_being_handed_out_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun = threading.Event()
+
+    def build(request: ImageRequest, delivery: Delivery, tools: Tools, **options: Any) -> str:
+        begun.set()
+        tools.run(["sleep", "60"])
+        return request.model
+
+    def interrupted() -> Iterator[ImageRequest]:
+        yield from requests(3)
+        begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(many, "build_image", build)
+    begin = time.monotonic()
+    handed: Any = interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        list(build_many(handed, Delivery(), tools(tmp_path), watcher=Watched(), jobs=1))
+    assert time.monotonic() - begin < 20
+
+
 def test_builders_share_and_one_that_is_gone_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[str | None] = []
 
