@@ -166,19 +166,23 @@ def _base(
         name = request.base or recorded.first
         choice = default_base() if name is None else parse_base(name)
         earlier = recorded.bases.get(choice.text)
-        base = tools.shared.once(
-            f"base {choice.text} {platform} {None if earlier is None else earlier.digest}",
-            lambda: resolve_base(
-                choice,
-                platform,
-                recorded=earlier,
-                locked=request.lock.locked,
-                settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
-                cache=tools.cache,
-                run=tools.run,
-                progress=progress,
-            ),
-        )
+
+        def resolve() -> ResolvedBase:
+            # Other records of one name can mean one image, which two would then write to one place.
+            with tools.shared.alone("base"):
+                return resolve_base(
+                    choice,
+                    platform,
+                    recorded=earlier,
+                    locked=request.lock.locked,
+                    settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
+                    cache=tools.cache,
+                    run=tools.run,
+                    progress=progress,
+                )
+
+        known = f"base {choice.text} {platform} {None if earlier is None else earlier.digest}"
+        base = tools.shared.once(known, resolve)
         if record:
             records.write(bundle, platform, recorded, base, progress)
     return base

@@ -1,0 +1,59 @@
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.environment.locking import LockRequest
+from kbuild.image.bases.records import Recorded
+from kbuild.plan.base import ResolvedBase
+from kbuild.platform import Platform
+from kbuild.process import run
+from kbuild.progress import Progress, Silent
+from kbuild.workflow import ImageRequest, Tools, prepare
+
+NAME = "registry.example/python:3.13"
+
+
+@contextmanager
+def silent(phase: str) -> Iterator[Progress]:
+    yield Silent()
+
+
+def base(content: bytes) -> ResolvedBase:
+    return ResolvedBase(kind="registry", name=NAME, digest=digest_bytes(content), reference=NAME)
+
+
+def test_models_with_other_records_of_one_base_do_not_fetch_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Records:
+        def __init__(self, **where: Any) -> None:
+            pass
+
+        def read(self, bundle: Any, platform: Platform, progress: Progress) -> Recorded:
+            return Recorded(first=NAME, bases={} if bundle is None else {NAME: base(bundle)})
+
+    running = threading.Semaphore(1)
+
+    def resolve(*args: Any, **options: Any) -> ResolvedBase:
+        assert running.acquire(blocking=False), "two write the same place in the cache"
+        time.sleep(0.05)
+        running.release()
+        return base(b"")
+
+    monkeypatch.setattr(prepare, "BaseRecords", Records)
+    monkeypatch.setattr(prepare, "resolve_base", resolve)
+    store: Any = None
+    tools = Tools(store=store, run=run, cache=tmp_path, phases=silent)
+    request = ImageRequest(model="m", lock=LockRequest(platforms=()))
+    bundles: list[Any] = [None, b"one", b"two"]
+    with ThreadPoolExecutor(3) as pool:
+        platform = Platform("linux", "amd64")
+        found = pool.map(lambda each: prepare._base(request, each, platform, tools, record=False), bundles)
+        assert [each.digest for each in found] == [digest_bytes(b"")] * 3
