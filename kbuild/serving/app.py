@@ -190,7 +190,7 @@ class ServingApp:
 
     def _ask_model(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
         # The short way takes no table but one of the signature's columns, so only its rows are counted before.
-        if self._limits.is_large(body) and (refused := self._limits.check(body, content_type)):
+        if self._limits.is_large(body, content_type) and (refused := self._limits.check(body, content_type)):
             return refused, False
         return self._model.answer(body, content_type)
 

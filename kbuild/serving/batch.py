@@ -59,7 +59,7 @@ class BatchAnswers:
         if len(requests) == 1:
             return []
         for place, (body, content_type) in enumerate(requests):
-            if self._limits.is_large(body):
+            if self._limits.is_large(body, content_type):
                 continue
             with contextlib.suppress(Exception):  # asked by itself it is answered with what is wrong with it
                 table, params = self._fast.read(body, content_type)

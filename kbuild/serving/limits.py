@@ -6,23 +6,25 @@ table's rows and columns, an array's first dimension, the deepest nesting of the
 
 from __future__ import annotations
 
-import csv
+import codecs
 import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kbuild.serving.reply import Reply, error_reply
+from kbuild.serving.reply import TOO_DEEP, Reply, error_reply
 
 _CSV, _JSON, _PARQUET = "text/csv", "application/json", "application/vnd.apache.parquet"
 _NOT_STRUCTURE = bytes(sorted({*range(256)} - {*b'"[]{}'}))
 _AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _QUOTE, _OPEN, _CLOSE = b'"[]'
 _PART = 2**20
+# A field of CSV as pandas reads it, and what ends it: quotes count at its start only.
+_FIELD = re.compile(rb'(?:"[^"]*(?:""[^"]*)*(?:"[^,\r\n]*)?|[^,\r\n]*)(,|\r\n?|\n|\Z)')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,9 +35,13 @@ class Limits:
     rows: int = 1_000_000
     columns: int = 10_000
 
-    def is_large(self, body: bytes) -> bool:
-        """Whether there could be too many rows; without parsing, since each but the first follows a comma or line."""
-        return body.count(b",") >= self.rows or body.count(b"\n") > self.rows
+    def is_large(self, body: bytes, content_type: str) -> bool:
+        """Whether there could be too many rows; without parsing, since each but the first follows a comma or line.
+
+        Of CSV also whether there could be too many columns, which pandas reads before it is seen which they are.
+        """
+        most = self.rows if content_type.startswith(_JSON) else min(self.rows, self.columns)
+        return body.count(b",") >= most or body.count(b"\n") > self.rows
 
     def check(self, body: bytes, content_type: str) -> Reply | None:
         """The refusal of a body that is above a limit; None for one that is not, or cannot be read at all."""
@@ -43,7 +49,7 @@ class Limits:
         if kind == _JSON:
             return self._check_json(body)
         if kind == _CSV:
-            return self._check_size(_count_lines(body), _count_fields(body))
+            return self._check_size(_count_lines(body), 0) or self._check_size(0, _count_fields(body, self.columns))
         if kind == _PARQUET:
             return self._check_size(*_read_parquet_size(body))
         return None
@@ -53,6 +59,11 @@ class Limits:
         return lambda body, content_type: self.check(body, content_type) or answer(body, content_type)
 
     def _check_json(self, body: bytes) -> Reply | None:
+        if (encoding := json.detect_encoding(body)) not in ("utf-8", "utf-8-sig"):
+            try:
+                body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+            except ValueError:
+                return None  # MLflow says what is wrong with it
         if body.count(b"[") + body.count(b"{") > self.depth and is_deeper(body, self.depth):
             return error_reply(
                 400, "BAD_REQUEST", f"Invalid input. The JSON is nested deeper than {self.depth} levels."
@@ -61,12 +72,14 @@ class Limits:
             return None
         try:
             request = json.loads(body)
+        except RecursionError:
+            return TOO_DEEP
         except ValueError:
             return None  # MLflow says what is wrong with it
         if not isinstance(request, dict):
             return None
         for name in ("dataframe_split", "dataframe_records", "inputs", "instances"):
-            if refused := self._check_size(*_count_table(request.get(name))):
+            if refused := self._check_size(*_count_table(name, request)):
                 return refused
         return None
 
@@ -98,14 +111,15 @@ def is_deeper(body: bytes, depth: int) -> bool:
     return False
 
 
-def _count_table(data: Any) -> tuple[int, int]:
-    """Rows and columns of the value of one of MLflow's four fields; what is no table has the columns 0."""
+def _count_table(name: str, request: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of one of MLflow's four fields; what is no table has the columns 0."""
+    data = request.get(name)
     if isinstance(data, list):
         return len(data), _longest(each for each in data if isinstance(each, dict))
     if not isinstance(data, dict):
         return 0, 0
     names, rows = data.get("columns"), data.get("data")
-    if isinstance(rows, list):
+    if name == "dataframe_split" and isinstance(rows, list):
         width = len(names) if isinstance(names, list) else 0
         return len(rows), max(width, _longest(each for each in rows if isinstance(each, list)))
     return _longest(each for each in data.values() if isinstance(each, list)), len(data)
@@ -117,19 +131,29 @@ def _longest(values: Iterable[Any]) -> int:
 
 def _count_lines(body: bytes) -> int:
     """Lines after the first, as pandas ends them; a line break in quotes counts too."""
-    ends = max(body.count(b"\n"), body.count(b"\r"))
+    ends = body.count(b"\n") + body.count(b"\r") - body.count(b"\r\n")
     return ends if body and not body.endswith((b"\n", b"\r")) else max(0, ends - 1)
 
 
-def _count_fields(body: bytes) -> int:
-    """Fields of the first line."""
-    line = re.split(rb"[\r\n]", body, maxsplit=1)[0]
-    if b'"' not in line:
-        return line.count(b",") + 1
-    try:
-        return len(next(csv.reader(io.StringIO(line.decode("utf-8", "replace"))), []))
-    except csv.Error:
-        return line.count(b",") + 1
+def _count_fields(body: bytes, most: int) -> int:
+    """Fields of the longer of the first two lines that are not empty; stops at more than ``most``.
+
+    pandas takes what the first row has more than the header for an index, and refuses rows that are longer still.
+    Which lines are the first two is its own affair where lone carriage returns end them: then the longest of all.
+    """
+    look_at = 2 if body.count(b"\r") == body.count(b"\r\n") else len(body)
+    fields = lines = longest = 0
+    for found in _FIELD.finditer(body.removeprefix(codecs.BOM_UTF8)):
+        fields += 1
+        longest = max(longest, fields)
+        if longest > most:
+            break
+        if found[1] != b",":
+            lines += fields > 1 or not found[0].isspace()
+            fields = 0
+            if lines == look_at:
+                break
+    return longest
 
 
 def _read_parquet_size(body: bytes) -> tuple[int, int]:
@@ -143,4 +167,5 @@ def _read_parquet_size(body: bytes) -> tuple[int, int]:
         told = read_metadata(io.BytesIO(body))
     except (ArrowException, OSError):
         return 0, 0
-    return told.num_rows, told.num_columns
+    # The file's own sum counts for nothing when it is read.
+    return sum(told.row_group(number).num_rows for number in range(told.num_row_groups)), told.num_columns

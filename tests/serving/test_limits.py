@@ -8,14 +8,16 @@ from typing import Any
 
 import asgi
 import models
+import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbuild.serving.limits import Limits, is_deeper
 
 SMALL = Limits(depth=5, rows=4, columns=3)
 JSON, CSV = "application/json", "text/csv"
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le")
 
 
 def status(body: Any, content_type: str = JSON, limits: Limits = SMALL) -> int | None:
@@ -86,6 +88,12 @@ def test_depth_is_counted_across_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"other": [1] * 9}, None),
         ([1] * 9, None),
         (b'{"inputs": [1,1,1,1,1,1', None),
+        # Fields of dataframe_split mean nothing in others.
+        ({"inputs": {"data": [1], "b": [1] * 5}}, 413),
+        ({"inputs": {"columns": [1] * 4, "data": [1]}}, None),
+        # Encodings that Python's JSON reads too, and whose characters hold the bytes of quotes.
+        *(((f'{{"inputs": ["\u0122", {"[" * 9}{"]" * 9}]}}').encode(name), 400) for name in ENCODINGS),
+        *(('{"inputs": ["\u5b22", "\u5b5b\u5b5b"]}'.encode(name), None) for name in ENCODINGS),
     ],
 )
 def test_a_table_above_a_limit_is_refused(body: Any, expected: int | None) -> None:
@@ -105,6 +113,17 @@ def test_a_table_above_a_limit_is_refused(body: Any, expected: int | None) -> No
         (b"", None),
         (b'"' + b"x" * 200_000, None),
         (b"\xff,\xff", None),
+        # pandas passes over empty lines, and ends lines both ways at once.
+        (b"\n \r\n\na,b,c,d\n1,2,3,4", 413),
+        (b"a\n1\r1\n1\r1\n1\r1", 413),
+        (b"a\r\n" + b"1\r\n" * 4, None),
+        # A first row longer than the header makes an index of what is before.
+        (b"a\n\n1,2,3,4\n", 413),
+        # Quotes count at the start of a field only, and line breaks in them are text.
+        (b'"a\nb",c,d,e\n1,2,3,4', 413),
+        (b'a"b,c"d,e"f,g\n1,2,3,4', 413),
+        (b'"a"",b,c,d",e\n"1,2,3,4",5', None),
+        (b'\xef\xbb\xbf"a,b,c,d",e\n1,2', None),
     ],
 )
 def test_a_csv_above_a_limit_is_refused(body: bytes, expected: int | None) -> None:
@@ -119,7 +138,36 @@ def test_a_parquet_file_is_measured_by_its_footer() -> None:
         file = io.BytesIO()
         write_table(arrow.table({str(n): [1] * rows for n in range(columns)}), file)
         assert status(file.getvalue(), "application/vnd.apache.parquet") == expected
+    write_table(arrow.table({"a": [1] * 50}), file := io.BytesIO())
+    # In Thrift's compact form: the field num_rows, 50, and the head of row_groups; now it says 1.
+    lying = file.getvalue().replace(b"\x16\x64\x19\x1c", b"\x16\x02\x19\x1c")
+    assert len(pd.read_parquet(io.BytesIO(lying))) == 50 and lying != file.getvalue()
+    assert status(lying, "application/vnd.apache.parquet") == 413
     assert status(b"PAR1 no parquet", "application/vnd.apache.parquet") is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text('ab",\n\r ', max_size=20))
+def test_fields_of_csv_are_those_of_pandas(text: str) -> None:
+    try:
+        table = pd.read_csv(io.StringIO(text))
+    except ValueError:
+        return  # nothing in it, or rows that are too long; pandas stops there
+    wide = len(table.columns) + (0 if isinstance(table.index, pd.RangeIndex) else table.index.nlevels)
+    # pandas sometimes passes over a line that a lone carriage return ends.
+    assert "\r" in text or status(text.encode(), CSV, Limits(rows=99, columns=wide)) is None
+    assert status(text.encode(), CSV, Limits(rows=99, columns=wide - 1)) == 413
+
+
+def test_json_deeper_than_python_reads_is_refused_where_the_limit_is_not() -> None:
+    limits = Limits(depth=100_000, rows=4, columns=3)
+    assert status(b'{"inputs": [1,1,1,' + b"[" * 50_000 + b"]" * 50_000 + b"]}", limits=limits) == 400
+
+
+def test_wide_csv_is_measured_before_it_is_read() -> None:
+    wide = b",".join(b"%d" % n for n in range(9))
+    assert SMALL.is_large(wide, CSV) and Limits(rows=100, columns=3).is_large(wide, CSV)
+    assert not Limits(rows=100, columns=3).is_large(wide, JSON)
 
 
 @pytest.mark.parametrize("path", ["short", "long"])
