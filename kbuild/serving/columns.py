@@ -58,6 +58,9 @@ class TableReader:
         table = pd.read_csv(text, dtype=self._csv_types)
         if len(table.columns) != len(self.names) or {*table.columns} != {*self.names}:
             raise Unusual
+        # Rows longer than the header give the index of what comes first.
+        if not isinstance(table.index, pd.RangeIndex):
+            raise Unusual
         return pd.DataFrame({name: table[name] for name in self.names})
 
     def _split(self, data: Any) -> Mapping[str, Values]:

@@ -242,6 +242,8 @@ def test_csv_takes_the_short_way(pair: tuple[Any, Any]) -> None:
     assert way.answer(b"n,x,flag,text\n1,2.5,True,a\n", "text/csv") is not None
     assert way.answer(b"n,x,flag\n1,2.5,True\n", "text/csv") is None
     assert way.answer(b"n,x,flag,text\r1,2.5,True,a", "text/csv") is None
+    # pandas makes an index of what comes first, which requests put together would lose.
+    assert way.answer(b"n,x,flag,text\n7,1,2.5,True,a\n", "text/csv") is None
 
 
 @settings(max_examples=150, deadline=None)
