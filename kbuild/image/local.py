@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +33,12 @@ class LocalImages:
         try:
             image = build(scratch / "layout")
             kept = self.root / image.digest.hex
-            if kept.exists() and not _is_whole(image_in(kept, engine=image.engine, digest=image.digest)):
-                kept.rename(scratch / "damaged")
-            if not kept.exists():
-                try:
-                    image.layout.rename(kept)
-                except OSError:
-                    # Somebody else built the same image meanwhile: one digest, one content.
-                    if not kept.is_dir():
-                        raise
-            return image_in(kept, engine=image.engine, digest=image.digest)
+
+            def read() -> BuiltImage:
+                return image_in(kept, engine=image.engine, digest=image.digest)
+
+            _keep(image.layout, kept, scratch, lambda: [read()])
+            return read()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -53,11 +49,12 @@ class LocalImages:
         try:
             index = write_index(images, scratch / "layout")
             kept = self.root / index.digest.hex
-            # One that is there may have lost blobs to a full disk; these are whole.
-            if kept.exists():
-                kept.rename(scratch / "earlier")
-            index.layout.rename(kept)
-            return index_in(kept, index.digest, engine=index.engine)
+
+            def read() -> BuiltIndex:
+                return index_in(kept, index.digest, engine=index.engine)
+
+            _keep(index.layout, kept, scratch, lambda: read().images.values())
+            return read()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -138,6 +135,26 @@ class LocalImages:
 def _named(reference: ImageReference) -> ImageReference:
     # As everywhere with images: who names no tag means latest.
     return reference.with_tag(reference.tag or "latest")
+
+
+def _keep(layout: Path, kept: Path, scratch: Path, read: Callable[[], Iterable[BuiltImage]]) -> None:
+    """Move a layout to its place, unless a whole one is there: others may be reading that one."""
+    if kept.exists() and not _are_whole(read):
+        kept.rename(scratch / "damaged")
+    if not kept.exists():
+        try:
+            layout.rename(kept)
+        except OSError:
+            # Somebody else built the same meanwhile: one digest, one content.
+            if not kept.is_dir():
+                raise
+
+
+def _are_whole(read: Callable[[], Iterable[BuiltImage]]) -> bool:
+    try:
+        return all(map(_is_whole, read()))
+    except InvalidImage:
+        return False
 
 
 def _is_whole(image: BuiltImage) -> bool:

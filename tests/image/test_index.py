@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,3 +174,20 @@ def test_the_tag_gets_the_index_itself(index: BuiltIndex, monkeypatch: pytest.Mo
     monkeypatch.setattr("kbuild.image.registry_client.RegistryClient", Client)
     assert push_index(index, NAME).digest == index.digest
     assert pushed == [("1", media.INDEX, index.digest)]
+
+
+def test_many_that_keep_the_same_index_at_once_all_have_it(
+    images: LocalImages, both: dict[Platform, BuiltImage]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        kept = list(pool.map(lambda _: images.add_index(both), range(40)))
+    assert len({index.digest for index in kept}) == 1
+    validate_layout(kept[0].layout)
+    assert [path.name for path in images.root.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_index_that_lost_a_blob_is_replaced(
+    index: BuiltIndex, images: LocalImages, both: dict[Platform, BuiltImage]
+) -> None:
+    layouts.blob_path(index.layout, both[AMD64].layers[1].digest).unlink()
+    validate_layout(images.add_index(both).layout)

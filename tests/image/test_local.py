@@ -8,6 +8,7 @@ from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
 from kbuild.image.local import LocalImages
+from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import pack
 from kbuild.plan.plan import BuildPlan, ImageConfig
@@ -118,3 +119,10 @@ def test_a_damaged_entry_is_named(images: LocalImages) -> None:
 
 def test_replacing_fields_makes_another_plan() -> None:
     assert replace(PLAN, created=1).digest != PLAN.digest
+
+
+def test_an_image_that_lost_its_manifest_is_replaced_when_it_is_built_again(images: LocalImages) -> None:
+    image = add(images, b"one")
+    blob_path(image.layout, image.digest).unlink()
+    assert add(images, b"one") == image
+    assert images.by_digest(image.digest) is not None
