@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -96,8 +97,11 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(
 ) -> None:
     models = [write_small(tmp_path / f"m{number}", number) for number in range(100, 130)]
     refs, report = reference_file(tmp_path, models), tmp_path / "report.json"
+    # A shell that starts the tests in the background has Ctrl-C ignored by all of them.
+    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        [str(BIN / "kbuild"), "image", "--from-file", str(refs), "--jobs", "2", "--report", str(report)],
+        [sys.executable, "-c", listening, str(BIN / "kbuild"),
+         "image", "--from-file", str(refs), "--jobs", "2", "--report", str(report)],
         env=tool.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None

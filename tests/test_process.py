@@ -64,9 +64,9 @@ def test_what_its_children_hold_open_is_ended_too(script: str) -> None:
 def test_ctrl_c_ends_the_children_of_the_program(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     script = f"sleep 30 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"
-    parent = subprocess.Popen(
-        python(f"from kbuild.process import run; run(['sh', '-c', {script!r}])"), stderr=subprocess.PIPE
-    )
+    # A shell that starts the tests in the background has Ctrl-C ignored by all of them.
+    code = "import signal; from kbuild.process import run; signal.signal(2, signal.default_int_handler); run({})"
+    parent = subprocess.Popen(python(code.format(["sh", "-c", script])), stderr=subprocess.PIPE)
     while not pid.exists():
         assert parent.poll() is None
         time.sleep(0.02)
