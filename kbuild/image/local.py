@@ -68,7 +68,10 @@ class LocalImages:
 
     def by_plan(self, key: Digest) -> BuiltImage | None:
         """The image that this plan was built to, if it is still here and whole."""
-        image = self._read("plans", str(key))
+        try:
+            image = self._read("plans", str(key))
+        except InvalidImage:
+            return None  # it is built again, which mends it
         return image if image is not None and _is_whole(image) else None
 
     def by_reference(self, reference: ImageReference, *, platform: Platform | None = None) -> BuiltImage | None:

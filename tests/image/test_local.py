@@ -108,6 +108,17 @@ def test_plans_lead_to_images_while_these_are_there(images: LocalImages) -> None
     assert images.by_plan(key) is None
 
 
+def test_what_a_plan_was_built_to_is_built_again_where_it_is_damaged(images: LocalImages) -> None:
+    image = add(images, b"one")
+    key = digest_bytes(b"plan")
+    images.record_plan(key, image)
+    blob_path(image.layout, image.config_digest).write_bytes(b"")
+    assert images.by_plan(key) is None
+    [entry] = (images.root / "plans").iterdir()
+    entry.write_text("")
+    assert images.by_plan(key) is None
+
+
 def test_a_damaged_entry_is_named(images: LocalImages) -> None:
     images.name(add(images, b"one"), parse("churn:1"))
     [entry] = (images.root / "references").iterdir()
