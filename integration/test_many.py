@@ -98,7 +98,9 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(
     models = [write_small(tmp_path / f"m{number}", number) for number in range(100, 130)]
     refs, report = reference_file(tmp_path, models), tmp_path / "report.json"
     # A shell that starts the tests in the background has Ctrl-C ignored by all of them.
-    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    listening = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", listening, str(BIN / "kbuild"),
          "image", "--from-file", str(refs), "--jobs", "2", "--report", str(report)],
