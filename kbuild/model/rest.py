@@ -40,8 +40,8 @@ def open_rest(uri: str) -> Iterator[Tracking]:
     """
     with requests.Session() as session:
         session.headers["User-Agent"] = "kbuild"
-        _trust(session, os.environ)
         try:
+            _trust(session, os.environ)
             yield _Rest(session=session, base=uri.rstrip("/"))
         except (requests.RequestException, KeyError, TypeError, AttributeError, ValueError) as error:
             # No answer, or one of another form than the documented one.
@@ -64,6 +64,10 @@ def _trust(session: requests.Session, environ: Mapping[str, str]) -> None:
         # MLflow's client warns, and refuses both at once.
         raise Unfamiliar("certificates are not checked")
     if authority:
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            if environ.get(name):
+                # To requests they count for more than a session's own authority, and MLflow's client trusts that alone.
+                raise Unfamiliar(f"{name} is set too")
         session.verify = authority
     if certificate := environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
         session.cert = certificate

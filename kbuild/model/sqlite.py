@@ -59,7 +59,7 @@ def open_sqlite(uri: str) -> Iterator[Tracking]:
             if not _has_workspaces(connection):
                 _pretend_workspaces(connection)
             yield _Sqlite(path=path, connection=connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OverflowError) as error:  # the latter for a number that sqlite cannot hold
         raise Unfamiliar(f"sqlite: {error}") from error
 
 

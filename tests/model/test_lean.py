@@ -157,6 +157,11 @@ def test_a_link_among_the_artifacts_is_left_to_mlflows_client(logged: Logged, tm
         store.fetch(ModelReference.parse(logged.one), tmp_path / "into")
 
 
+def test_a_number_that_no_version_can_have_is_left_to_mlflows_client(logged: Logged, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="client was asked"):
+        Alone(tracking_uri=logged.uri).fetch(ModelReference.parse(f"models:/churn/{10**20}"), tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     "uri", ["sqlite:///{folder}/none.db", "sqlite:///{folder}/mlflow.db?cache=shared", "postgresql://h/d", "mlruns"]
 )
@@ -268,6 +273,28 @@ def test_credentials_are_also_read_from_mlflows_file(monkeypatch: pytest.MonkeyP
     with Server(200, RUN) as server:
         Alone(tracking_uri=server.uri).read_run("a" * 32)
         assert server.seen[0]["Authorization"] == "Basic bWU6cHc="
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_of_two_authorities_the_one_of_mlflows_variable_is_not_left_out(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/own.pem")
+    monkeypatch.setenv(variable, "/all.pem")
+    with pytest.raises(Unfamiliar, match=variable), open_tracking("https://127.0.0.1:9"):
+        pass
+
+
+def test_credentials_that_are_no_text_are_left_to_mlflows_client(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "credentials").write_bytes(b"[mlflow]\nmlflow_tracking_username = \xff\n")
+    with pytest.raises(Unfamiliar), open_tracking("http://127.0.0.1:9"):
+        pass
 
 
 @pytest.mark.parametrize(
