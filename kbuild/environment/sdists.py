@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from kbuild.digest import digest_file
 from kbuild.environment.elf import is_elf, required_glibc
@@ -94,7 +95,7 @@ def build_wheel(
         wheels = build.scratch / "wheels"
         wheels.mkdir()
         name = build.ask({**order, "step": "wheel", "into": str(wheels)})
-        wheel = wheels / str(name)
+        wheel = wheels / Path(str(name)).name
         return _keep(wheel, package, short, taken, into, build.scratch / "content")
 
 
@@ -103,11 +104,13 @@ def _keep(
 ) -> BuiltWheel:
     what = f"{package.name} {package.version}"
     try:
-        parse_wheel_filename(wheel.name)
+        name, version, _, _ = parse_wheel_filename(wheel.name)
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(scratch)  # noqa: S202 - zipfile keeps members inside
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
         raise BuildFailed(f"the build of {what} gave {wheel.name}, which is no wheel: {error}") from error
+    if (name, version) != (canonicalize_name(package.name), Version(package.version)):
+        raise BuildFailed(f"the build of {what} gave {wheel.name}, the wheel of another release")
     elves = [path for path in sorted(scratch.rglob("*")) if is_elf(path)]
     built = BuiltWheel(
         name=package.name,
@@ -165,7 +168,7 @@ class _Build:
             return
         pip = [sys.executable, "-m", "pip", "--python", str(self._python), "--disable-pip-version-check", "install"]
         argv = [*pip, "--quiet", "--no-input", "--only-binary", ":all:", *dict.fromkeys(requirements)]
-        done = self._run(argv, env={**self._environ, "PIP_REQUIRE_VIRTUALENV": "0"}, timeout=_TIMEOUT)
+        done = self._work(argv, {**self._environ, "PIP_REQUIRE_VIRTUALENV": "0"})
         if done.returncode != 0:
             raise SourceOnlyPackage(
                 f"what {self._what} is built with cannot be installed ({', '.join(requirements)}): {_last_line(done)}",
@@ -183,14 +186,11 @@ class _Build:
     def ask(self, order: Mapping[str, Any]) -> Any:
         """Let the backend do a step; returns its answer."""
         answer = self.scratch / "answer.json"
-        argv = [str(self._python), "-s", str(_WORKER)]
-        done = self._run(
-            [*self._without_network(), *argv],
-            env=self._clean(),
-            stdin=json.dumps({**order, "answer": str(answer)}),
-            timeout=_TIMEOUT,
-        )
-        if done.returncode == 0:
+        answer.unlink(missing_ok=True)
+        argv = [*self._without_network(), str(self._python), "-s", str(_WORKER)]
+        done = self._work(argv, self._clean(), stdin=json.dumps({**order, "answer": str(answer)}))
+        # A backend may end the process as if all were well.
+        if done.returncode == 0 and answer.is_file():
             return json.loads(answer.read_text(encoding="utf-8"))
         if self._native and not any(shutil.which(name, path=self._clean()["PATH"]) for name in _COMPILERS):
             raise SourceOnlyPackage(
@@ -198,6 +198,12 @@ class _Build:
                 hint="install gcc and the libraries that it asks for, or put a wheel of it on your package index",
             )
         raise BuildFailed(f"the source distribution of {self._what} does not build: {_last_line(done)}")
+
+    def _work(self, argv: Sequence[str], env: Mapping[str, str], *, stdin: str | None = None) -> Completed:
+        try:
+            return self._run(argv, env=env, stdin=stdin, timeout=_TIMEOUT)
+        except TimeoutError as error:
+            raise BuildFailed(f"{self._what} is not built after {_TIMEOUT:g} s") from error
 
     def _without_network(self) -> list[str]:
         cut = ["unshare", "--map-root-user", "--net", "--"]

@@ -116,6 +116,27 @@ def test_a_build_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
         build(sdist, tmp_path)
 
 
+@pytest.mark.parametrize("wheel", ["tiny-0.0.0-py3-none-any.whl", "other-1.0-py3-none-any.whl"])
+def test_a_wheel_of_another_release_is_refused(wheel: str, tmp_path: Path) -> None:
+    backend = BACKEND.format(port=9).replace("tiny-1.0-py3-none-any.whl", wheel)
+    with pytest.raises(BuildFailed, match=rf"the build of tiny 1\.0 gave {wheel}"):
+        build(make_sdist(tmp_path, backend), tmp_path)
+    assert not list(tmp_path.glob("*/*.whl"))
+
+
+def test_a_backend_that_ends_without_an_answer_is_a_failed_build(tmp_path: Path) -> None:
+    sdist = make_sdist(tmp_path, "def build_wheel(*_, **__):\n    print('no wheel today')\n    raise SystemExit(0)\n")
+    with pytest.raises(BuildFailed, match=r"tiny 1\.0 does not build: no wheel today"):
+        build(sdist, tmp_path)
+
+
+def test_a_build_that_takes_too_long_is_a_failed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.environment.sdists._TIMEOUT", 1.0)
+    sdist = make_sdist(tmp_path, "import time\ndef build_wheel(*_, **__):\n    time.sleep(60)\n")
+    with pytest.raises(BuildFailed, match=r"tiny 1\.0 is not built after 1 s"):
+        build(sdist, tmp_path)
+
+
 def test_native_code_without_a_compiler_is_named(tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
