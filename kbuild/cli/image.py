@@ -79,7 +79,13 @@ def command(
         if name is not None:
             check_name(name)  # what is no reference is told before the work, not after it
     if model is None:
-        models = read_references(from_file) if from_file is not None else tools.store.registered()
+        if from_file is not None:
+            models = read_references(from_file)
+        else:
+            show.say("asking for the registered models")
+            models = tools.store.registered()
+        if not models:
+            show.say("no model is registered" if from_file is None else f"{from_file} names no model")
         check_delivery(models, delivery)
         image_many(
             [make_image_request(config, each, engine, options) for each in models],

@@ -98,7 +98,9 @@ def image_many(
         built = len(told) - len(failed)
         raise SomeFailed(
             f"{len(failed)} of {len(told)} models have no image",
-            hint=f"the other {built} have; run it again when that is mended: what is built is not built again",
+            hint=f"the other {built} have; run it again when that is mended: what is built is not built again"
+            if built
+            else None,
         )
 
 

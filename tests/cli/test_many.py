@@ -12,6 +12,7 @@ from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.show import Show
 from kbuild.environment.locking import LockRequest
 from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, SomeFailed
+from kbuild.model.lean import LeanStore
 from kbuild.workflow import Delivery, ImageRequest, Outcome
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -81,3 +82,16 @@ def test_failures_are_told_at_the_end_and_in_the_report(
 )
 def test_what_does_not_go_together_is_refused(argv: list[str]) -> None:
     assert CliRunner().invoke(image_command.command, argv).exit_code == 2
+
+
+def test_where_there_is_nothing_to_build_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(LeanStore, "registered", lambda store: [])
+    (tmp_path / "refs.txt").write_text("# none yet\n")
+    done = CliRunner().invoke(image_command.command, ["--from-file", "refs.txt"])
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "refs.txt names no model\n")
+    done = CliRunner().invoke(image_command.command, ["--all-registered"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "asking for the registered models\nno model is registered\n"
