@@ -20,7 +20,7 @@ from kbuild.process import Runner
 
 _WORKER = Path(__file__).with_name("bytecode_worker.py")
 # Bytecode depends on the interpreter and on the hash seed; nothing else of this machine's environment may count.
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ def _is_like_running(version: str) -> bool:
 def _compile(files: Sequence[tuple[str, str]], compiler: Compiler, run: Runner) -> list[str]:
     # -S -s: no site-packages; -B: the interpreter must not write beside its own library, which is the cache's.
     argv = [str(compiler.python), "-S", "-s", "-B", "-W", "ignore", str(_WORKER)]
-    done = run(argv, env=_ENVIRONMENT, stdin=json.dumps({"files": files}))
+    done = run(argv, env=ENVIRONMENT, stdin=json.dumps({"files": files}))
     if done.returncode != 0:
         reason = done.stderr.strip().rsplit("\n", 1)[-1] or f"exit code {done.returncode}"
         raise BuildFailed(

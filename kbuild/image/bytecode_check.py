@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kbuild.errors import BuildFailed, BytecodeMissing
-from kbuild.image.bytecode import Compiler
+from kbuild.image.bytecode import ENVIRONMENT, Compiler
 from kbuild.process import Runner
 
 _SHOWN = 5
@@ -42,7 +42,7 @@ def check_bytecode(
     if not bare:
         return ()
     argv = [str(compiler.python), "-S", "-s", "-B", "-W", "ignore", "-c", _PROBE]
-    done = run(argv, stdin=json.dumps(sorted(bare)))
+    done = run(argv, env=ENVIRONMENT, stdin=json.dumps(sorted(bare)))
     if done.returncode != 0:
         raise BuildFailed(f"the image's interpreter does not run here: {done.stderr.strip()[-300:]}")
     invalid = set(json.loads(done.stdout))

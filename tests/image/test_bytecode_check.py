@@ -41,6 +41,13 @@ def test_a_compiled_tree_passes_and_what_is_no_python_is_named(tmp_path: Path) -
     assert check(tmp_path / "nowhere") == ()
 
 
+def test_what_is_set_for_the_users_own_python_plays_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path)
+    compile_tree(root, "/opt/env", HERE, run=run)
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))
+    assert check(root) == ("/opt/env/lib/pkg/template.py",)
+
+
 def test_one_file_without_bytecode_fails_the_build_and_is_named(tmp_path: Path) -> None:
     root = write(tmp_path)
     compile_tree(root, "/opt/env", HERE, run=run)
