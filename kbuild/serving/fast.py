@@ -96,7 +96,10 @@ def make_fast_path(loaded: Any) -> FastPath | None:
 
 
 def plan_fast_path(python_model: Any, inputs: Any, params: Any) -> FastPath | None:
-    """For a model and its signature as MLflow's JSON has it; None where this cannot answer for that signature."""
+    """For a model and its signature as MLflow's JSON has it; None where this cannot answer for them."""
+    # What fails here is asked again on MLflow's path, and hooks are to be called once. Older models have no runner.
+    if getattr(python_model, "runner", None) is not None:
+        return None
     # Only ColSpec has "required"; arrays, objects and maps have types that are no plain names.
     if not inputs or not all(type(column.get("required")) is bool for column in inputs):
         return None

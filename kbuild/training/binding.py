@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 DEFAULT_MODEL_NAME = "model"
-KPM_KWARGS = ("copy_mode", "runner")
+KPM_KWARGS = ("copy_mode", "hooks", "runner")
 # What a user may decide of mlflow.pyfunc.log_model; python_model and artifacts come from the run itself.
 LOG_MODEL_KWARGS = (
     "artifact_path",

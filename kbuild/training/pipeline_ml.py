@@ -27,7 +27,8 @@ TRAINING_TAG = "kbuild.training"
 class PipelineML(Pipeline):  # type: ignore[misc]
     """A training pipeline, with ``.training``, ``.inference``, ``.input_name``, ``.kpm_kwargs``, ``.log_model_kwargs``.
 
-    ``kpm_kwargs`` go to KedroPipelineModel (``copy_mode``, ``runner``), ``log_model_kwargs`` to MLflow's ``log_model``.
+    ``kpm_kwargs`` go to KedroPipelineModel (``copy_mode``, ``runner``, ``hooks``), ``log_model_kwargs`` to MLflow's
+    ``log_model``.
     Raises PipelineMLError, naming everything that does not fit, when the two pipelines do not belong together.
     """
 
@@ -223,7 +224,7 @@ def pipeline_ml_factory(
         training: what ``kedro run`` runs.
         inference: what is served; its inputs are ``input_name``, parameters, and datasets of ``training``.
         input_name: the inference input that a request brings, usually one row a prediction.
-        kpm_kwargs: ``copy_mode`` ("assign", "copy", "deepcopy", or ``{dataset: mode}``) and ``runner``.
+        kpm_kwargs: ``copy_mode`` ("assign", "copy", "deepcopy", or ``{dataset: mode}``), ``runner`` and ``hooks``.
         log_model_kwargs: arguments of ``mlflow.pyfunc.log_model``: ``name`` (default "model"), ``signature``,
             ``input_example``, ``conda_env``, ``pip_requirements``, ``code_paths``, ``registered_model_name``, …
 

@@ -6,6 +6,7 @@ What is pickled is a plain dict with a format number, see ``ServedPipeline.__get
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,10 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
     Args:
         pipeline_ml: a PipelineML; or else ``pipeline`` and ``input_name``, the inference pipeline and its input.
         catalog: the Kedro catalog that says how each input is stored.
-        runner: None or "SequentialRunner" (also Kedro's class or an instance), accepted for kedro-mlflow's users.
+        runner: None, or "SequentialRunner" (also Kedro's class or an instance) to let Kedro run the pipeline, which
+            takes longer, needs Kedro where the model is served, and calls ``hooks``.
         copy_mode: "assign", "copy" or "deepcopy", for all datasets or as ``{dataset: mode}``; what nodes are given.
+        hooks: objects whose dataset and node hooks Kedro's runner calls for each request; pickled into the model.
 
     Raises PipelineMLError when the arguments do not make a pipeline.
     """
@@ -44,6 +47,7 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         input_name: str | None = None,
         runner: Any = None,
         copy_mode: CopyMode | None = None,
+        hooks: Iterable[Any] | None = None,
     ) -> None:
         from kbuild.training.artifacts import describe_inputs
 
@@ -52,17 +56,20 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
             input_name = pipeline_ml.input_name if input_name is None else input_name
             runner = pipeline_ml.kpm_kwargs.get("runner") if runner is None else runner
             copy_mode = pipeline_ml.kpm_kwargs.get("copy_mode") if copy_mode is None else copy_mode
+            hooks = pipeline_ml.kpm_kwargs.get("hooks") if hooks is None else hooks
         if pipeline is None or input_name is None or catalog is None:
             raise PipelineMLError("KedroPipelineModel needs a catalog, and pipeline_ml or pipeline with input_name")
         if input_name not in pipeline.inputs():
             raise PipelineMLError(f"input_name {input_name!r} is no input of the inference pipeline")
-        check_runner(runner, PipelineMLError)
+        self.runner = check_runner(runner, PipelineMLError)
+        self._hooks = _check_hooks(hooks, self.runner)
         self.input_name = input_name
         self.output_names = sorted(pipeline.outputs())
         self.copy_mode: CopyMode = "assign" if copy_mode is None else copy_mode
         self.sources = describe_inputs(pipeline.inputs() - {input_name}, catalog)
         self._catalog = catalog
         self._steps = make_steps(pipeline)
+        self._nodes = () if self.runner is None else tuple(pipeline.nodes)
         self.compile()
 
     def extract_pipeline_artifacts(self, parameters_saving_folder: str | Path | None = None) -> dict[str, str]:
@@ -87,3 +94,13 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """See ``ServedPipeline.predict``."""
         return super().predict(context, model_input, params)
+
+
+def _check_hooks(hooks: Iterable[Any] | None, runner: str | None) -> tuple[Any, ...]:
+    given = tuple(hooks or ())
+    if given and runner is None:
+        raise PipelineMLError("hooks are called by Kedro's runner only", hint="add runner='SequentialRunner'")
+    for each in given:
+        if isinstance(each, type):
+            raise PipelineMLError(f"hooks has the class {each.__name__}: give an object of it, {each.__name__}()")
+    return given

@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,9 +19,12 @@ from kbuild.errors import InvalidModel, PipelineMLError, PredictionError
 from kbuild.training.inputs import InputSource, load_input
 from kbuild.training.plan import CopyMode, Plan, Step, is_parameter
 
+if TYPE_CHECKING:
+    from kbuild.training.runner import KedroRun
+
 # Raised when a state is written that older code cannot read.
 STATE_FORMAT = 1
-# What the request parameter "runner" and the argument of that name may say; neither changes how the plan runs.
+# What the argument "runner" and the request parameter of that name may say; the latter changes nothing.
 RUNNERS = (None, "SequentialRunner")
 # What is written into every pickled model.
 MODEL_CLASS = ("kbuild.training.pyfunc", "KedroPipelineModel")
@@ -34,13 +37,17 @@ class ServedPipeline:
     output_names: list[str]
     copy_mode: CopyMode
     sources: dict[str, InputSource]
+    # Where Kedro's runner is to run the pipeline: its name, the nodes, and whose hooks it calls.
+    runner: str | None = None
+    _nodes: tuple[Any, ...] = ()
+    _hooks: tuple[Any, ...] = ()
     _catalog: Any
     _steps: list[Step]
-    _plan: Plan
+    _plan: Plan | KedroRun
     _values: dict[str, Any] | None
 
     def compile(self) -> None:
-        """Make the plan of the steps; the inputs' values are to be loaded."""
+        """Make the plan of the steps, or of the nodes for Kedro's runner; the inputs' values are to be loaded."""
         self._values = None
         self._plan = Plan(
             self._steps,
@@ -48,6 +55,10 @@ class ServedPipeline:
             outputs=self.output_names,
             copy_mode=self.copy_mode,
         )
+        if self.runner is not None:
+            from kbuild.training.runner import KedroRun
+
+            self._plan = KedroRun(self._nodes, self._hooks, outputs=self.output_names, copy_mode=self.copy_mode)
 
     def load_artifacts(self, artifacts: Mapping[str, str]) -> None:
         """Load every input but the request's from paths or ``file:`` uris; raises InvalidModel when one is missing."""
@@ -105,6 +116,7 @@ class ServedPipeline:
         # A model that was loaded is copied, sent or put into another model whole; one that is being logged is not,
         # since its values become the model's artifacts.
         loaded = {} if self._catalog is not None or self._values is None else {"values": dict(self._values)}
+        chosen = {"runner": self.runner, "nodes": self._nodes, "hooks": self._hooks} if self.runner else {}
         return loaded | {
             "format": STATE_FORMAT,
             "input_name": self.input_name,
@@ -115,6 +127,7 @@ class ServedPipeline:
                 {"name": step.name, "func": step.func, "inputs": step.inputs, "outputs": step.outputs}
                 for step in self._steps
             ],
+            **chosen,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,6 +142,8 @@ class ServedPipeline:
         self.sources = {name: InputSource.from_dict(each) for name, each in state["sources"].items()}
         self._catalog = None
         self._steps = [Step(**step) for step in state["steps"]]
+        self.runner = state.get("runner")
+        self._nodes, self._hooks = state.get("nodes", ()), state.get("hooks", ())
         self.compile()
         self._values = state.get("values")
 
@@ -145,7 +160,7 @@ _shared: dict[frozenset[tuple[str, str]], ServedPipeline] = {}
 
 
 def load_served(file: Path, artifacts: Mapping[str, str]) -> ServedPipeline | None:
-    """The pickled model in ``file`` with its artifacts loaded; None where it is another kind of model.
+    """The pickled model in ``file`` with its artifacts loaded; None for another kind of model, or one that Kedro runs.
 
     Raises whatever the model's code raises. A model is code: whoever loads it trusts it.
     """
@@ -156,7 +171,7 @@ def load_served(file: Path, artifacts: Mapping[str, str]) -> ServedPipeline | No
             return None
         stream.seek(0)
         loaded = _Unpickler(stream).load()
-    if type(loaded) is not ServedPipeline:
+    if type(loaded) is not ServedPipeline or loaded.runner is not None:
         return None
     loaded.load_artifacts(artifacts)
     _shared[_real(artifacts)] = loaded
@@ -180,13 +195,14 @@ def _real(artifacts: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((name, os.path.realpath(path)) for name, path in artifacts.items())
 
 
-def check_runner(runner: Any, kind: type[PipelineMLError] | type[PredictionError]) -> None:
-    """Raises an error of ``kind`` for a runner that is not allowed."""
+def check_runner(runner: Any, kind: type[PipelineMLError] | type[PredictionError]) -> str | None:
+    """The runner's name; raises an error of ``kind`` for one that is not allowed."""
     name = runner
     if runner is not None and not isinstance(runner, str):
         name = runner.__name__ if isinstance(runner, type) else type(runner).__name__
     if name not in RUNNERS:
         raise kind(f"runner {name!r} is not allowed: the served pipeline runs in order, as 'SequentialRunner' does")
+    return None if name is None else str(name)
 
 
 def _to_records(value: Any) -> Any:

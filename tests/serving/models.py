@@ -62,13 +62,13 @@ def echo(table: Any, scale: float, times: int, word: str) -> Any:
     return told
 
 
-def make_kedro_model(folder: Path, func: Callable[..., Any] = echo) -> KedroPipelineModel:
+def make_kedro_model(folder: Path, func: Callable[..., Any] = echo, **kwargs: Any) -> KedroPipelineModel:
     """A loaded model of one node, which gets the table and PARAMS; ``folder`` keeps its params."""
     catalog = DataCatalog({f"params:{param['name']}": MemoryDataset(param["default"]) for param in PARAMS})
     names = ["table", *(f"params:{param['name']}" for param in PARAMS)]
     pipeline = Pipeline([node(func, names, "told", name="echo")])
     folder.mkdir(parents=True, exist_ok=True)
-    return KedroPipelineModel(pipeline=pipeline, catalog=catalog, input_name="table")
+    return KedroPipelineModel(pipeline=pipeline, catalog=catalog, input_name="table", **kwargs)
 
 
 def make_signature(name: str) -> ModelSignature | None:
@@ -102,12 +102,12 @@ def make_model(name: str, folder: Path, func: Callable[..., Any] = echo) -> Any:
     return mlflow.pyfunc.PyFuncModel(model_meta=meta, model_impl=wrapper)
 
 
-def save_model(name: str, folder: Path) -> None:
+def save_model(name: str, folder: Path, **kwargs: Any) -> None:
     """The same as an MLflow model in ``folder``."""
     import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    python_model = make_kedro_model(folder.parent / "params")
+    python_model = make_kedro_model(folder.parent / "params", **kwargs)
     mlflow.pyfunc.save_model(
         folder,
         python_model=python_model,

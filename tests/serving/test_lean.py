@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asgi
 import models
@@ -19,6 +19,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kedro.framework.hooks import hook_impl
 from test_conformance import CASES, ask_both
 
 from kbuild.serving.answer import write_predictions
@@ -102,6 +103,35 @@ def test_what_mlflow_may_refuse_or_nobody_knows_is_left_to_mlflow(saved: dict[st
         assert load_lean(tmp_path, {}) is None
     (tmp_path / "MLmodel").write_text("]", "utf-8")
     assert load_lean(tmp_path, {}) is None
+
+
+class Calls:
+    """A hook that notes what Kedro loads for the node."""
+
+    seen: ClassVar[list[str]] = []
+
+    @hook_impl
+    def before_dataset_loaded(self, dataset_name: str) -> None:
+        self.seen.append(dataset_name)
+
+
+def test_a_model_that_kedro_runs_is_left_to_mlflow_and_run_once_a_request(
+    saved: dict[str, Path], tmp_path: Path
+) -> None:
+    models.save_model("mixed", tmp_path / "model", runner="SequentialRunner", hooks=[Calls()])
+    assert load_lean(tmp_path / "model", {}) is None
+    app = serve(tmp_path / "model")
+    assert app._model.fast is None
+    # Also the one that fails: the short way would have tried it before.
+    wrong = {"x": 1.5, "n": 13, "flag": True, "text": "a"}
+    for count, row in enumerate(({**wrong, "n": 1}, wrong, wrong), 1):
+        body = json.dumps({"dataframe_records": [row]}).encode()
+        ours, theirs = [
+            asyncio.run(asgi.call(each, "POST", "/invocations", body, {"content-type": "application/json"}))
+            for each in (app, serve(saved["mixed"]))
+        ]
+        assert (ours[0], ours[2]) == (theirs[0], theirs[2]) and ours[0] == (200 if row["n"] == 1 else 400)
+        assert Calls.seen.count("table") == count
 
 
 # What a fresh server does: a short answer, a stray request, then one for MLflow. Prints what was imported after each.

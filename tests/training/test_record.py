@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import sys
@@ -26,6 +27,17 @@ from kbuild.training.tracking import GitState
 # MLflow and pandas warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
 UNCHECKED = TrainingSettings(check=False)
+HOOKS = '''
+    from kedro.framework.hooks import hook_impl
+
+
+    class Discount:
+        """Changes what a node is given, so that it is seen in the answer."""
+
+        @hook_impl
+        def before_node_run(self, node, inputs):
+            return {"factors": {"factor": inputs["factors"]["factor"] / 2}}
+'''
 
 
 @pytest.fixture
@@ -55,6 +67,29 @@ def record(pipeline_ml: PipelineML, catalog: DataCatalog, **kwargs: Any) -> Reco
 
 def find_models(store: mlflow.MlflowClient) -> list[Any]:
     return list(store.search_logged_models(["0"]))
+
+
+def test_a_model_that_kedro_runs_brings_kedro_and_its_hooks(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    home = tmp_path / "src" / "tinyshop"
+    (home / "hooks.py").write_text(textwrap.dedent(HOOKS))
+    hooks = importlib.import_module("tinyshop.hooks")
+    pipelines = bind(package.score, package)
+    bound = pipeline_ml_factory(
+        pipelines.training,
+        pipelines.inference,
+        "orders",
+        kpm_kwargs={"runner": "SequentialRunner", "hooks": [hooks.Discount()]},
+    )
+    # In a clean process that has what the requirements bring.
+    recorded = record(bound, catalog, settings=TrainingSettings(example_rows=2))
+    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path / "out")))
+    assert f"\nkedro=={importlib.metadata.version('kedro')}\n" in (folder / "requirements.txt").read_text()
+    assert (folder / "code" / "tinyshop" / "hooks.py").is_file()
+    assert json.loads((folder / "recorded_prediction.json").read_text()) == {
+        "predictions": [{"total": 10.5}, {"total": 40.5}]
+    }
 
 
 def test_a_whole_checked_model_is_logged(
