@@ -17,6 +17,9 @@ from docker.errors import DockerException
 from kbuild.errors import RegistryError
 from kbuild.image.oci.reference import DEFAULT_REGISTRY
 
+TIMEOUT = (10.0, 120.0)
+"""Seconds to connect to a registry or its token server, and to wait for the next byte."""
+
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _CLIENT = "kbuild"
 
@@ -99,11 +102,12 @@ class RegistryAuth(requests.auth.AuthBase):
                 "client_id": _CLIENT,
                 "refresh_token": credentials.identity_token,
             }
-            response = self._session.post(realm, data=form, auth=_no_auth)
+            response = self._session.post(realm, data=form, auth=_no_auth, timeout=TIMEOUT)
         elif credentials is not None:
-            response = self._session.get(realm, params=query, auth=(credentials.username, credentials.password))
+            basic = (credentials.username, credentials.password)
+            response = self._session.get(realm, params=query, auth=basic, timeout=TIMEOUT)
         else:
-            response = self._session.get(realm, params=query, auth=_no_auth)
+            response = self._session.get(realm, params=query, auth=_no_auth, timeout=TIMEOUT)
         token = _token_in(response)
         if token is None:
             raise RegistryError(

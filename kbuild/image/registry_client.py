@@ -26,13 +26,12 @@ from kbuild.errors import HashMismatch, RegistryError
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, parse_json
 from kbuild.image.oci.reference import DEFAULT_REGISTRY, ImageReference
-from kbuild.image.registry_auth import RegistryAuth
+from kbuild.image.registry_auth import TIMEOUT, RegistryAuth
 from kbuild.progress import Progress
 
 # Docker Hub's registry does not live under the name its images carry.
 _HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
 _ACCEPT = ", ".join(sorted(media.INDEXES | media.MANIFESTS))
-_CONNECT_SECONDS, _READ_SECONDS = 10.0, 120.0
 _CHUNK = 1 << 20
 _MAX_MANIFEST = 4 << 20  # what the distribution-spec asks registries to take at most
 
@@ -120,7 +119,12 @@ class RegistryClient:
         response = self._send(method, url, options)
         challenge = response.headers.get("WWW-Authenticate", "")
         # Another host's challenge could name any place for the credentials to go to.
-        if response.status_code == 401 and self._auth.is_own(response.url) and self._auth.answer(challenge):
+        try:
+            again = response.status_code == 401 and self._auth.is_own(response.url) and self._auth.answer(challenge)
+        except BaseException:
+            response.close()
+            raise
+        if again:
             response.close()
             response = self._send(method, url, options)
         return response
@@ -129,8 +133,7 @@ class RegistryClient:
         data = options.get("data")
         if data is not None and hasattr(data, "rewind"):
             data.rewind()
-        timeout = (_CONNECT_SECONDS, _READ_SECONDS)
-        return self._session.request(method, url, auth=self._auth, timeout=timeout, **options)
+        return self._session.request(method, url, auth=self._auth, timeout=TIMEOUT, **options)
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         with self.explained():

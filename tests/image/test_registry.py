@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
+from kbuild.image import registry_auth
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
@@ -245,6 +247,19 @@ def test_login_is_read_from_docker_and_its_lack_is_told(
     login = {"auths": {registry.address: {"auth": base64.b64encode(b"me:secret").decode()}}}
     (tmp_path / "docker/config.json").write_text(json.dumps(login))
     assert push(image, reference).digest == image.digest
+
+
+def test_a_token_server_that_never_answers_is_not_waited_for_for_ever(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        realm = f'Bearer realm="http://127.0.0.1:{silent.getsockname()[1]}/token"'
+        monkeypatch.setattr(Handler, "refused", lambda self: self.answer(401, WWW_Authenticate=realm) or True)
+        monkeypatch.setattr(registry_auth, "TIMEOUT", (0.2, 0.2))
+        with pytest.raises(RegistryError, match="does not answer"):
+            pull_image(
+                ImageReference.parse(f"{registry.address}/r:1"), AMD64, cache=tmp_path / "cache", progress=Silent()
+            )
 
 
 @pytest.mark.parametrize("asks", [False, True])
