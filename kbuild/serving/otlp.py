@@ -10,10 +10,10 @@ import gzip
 import logging
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
@@ -25,6 +25,13 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from kbuild.serving.logs import LOGGER
 
 _log = logging.getLogger(LOGGER)
+
+
+class _Stay(HTTPRedirectHandler):
+    """Follows no redirection: what the headers hold is for one receiver, and what comes of it is no receipt."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
 
 
 class OtlpExporter(SpanExporter):
@@ -43,16 +50,17 @@ class OtlpExporter(SpanExporter):
         if self._gzip:
             self._headers["Content-Encoding"] = "gzip"
         certificate = _read(environment, "CERTIFICATE")
-        self._context = ssl.create_default_context(cafile=certificate) if certificate else None
+        context = ssl.create_default_context(cafile=certificate) if certificate else None
+        self._opener = build_opener(_Stay, HTTPSHandler(context=context))
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send them; what cannot be sent is logged and lost."""
         body = encode_spans(spans)
         request = Request(self._url, gzip.compress(body) if self._gzip else body, self._headers)  # noqa: S310  checked
         try:
-            with urlopen(request, timeout=self._timeout, context=self._context):  # noqa: S310
+            with self._opener.open(request, timeout=self._timeout):
                 return SpanExportResult.SUCCESS
-        except (URLError, OSError) as error:
+        except (HTTPException, OSError) as error:
             _log.warning("%d spans were not sent: %s", len(spans), getattr(error, "reason", error))
             return SpanExportResult.FAILURE
 

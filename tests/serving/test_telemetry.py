@@ -160,6 +160,29 @@ def test_a_receiver_that_is_gone_costs_nobody_an_answer(
 
 
 @pytest.mark.parametrize(
+    "answer", [b"not http\r\n\r\n", b"HTTP/1.1 302 Found\r\nlocation: %s/elsewhere\r\ncontent-length: 0\r\n\r\n"]
+)
+def test_what_a_receiver_must_not_answer_is_one_line_of_the_log(
+    answer: bytes, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def do_anything(handler: Any) -> None:
+        asked.append(handler.path)
+        handler.rfile.read(int(handler.headers.get("content-length", 0)))
+        handler.wfile.write(answer.replace(b"%s", receiver.url.encode()))
+
+    for method in ("do_POST", "do_GET"):
+        monkeypatch.setattr(receiver.server.RequestHandlerClass, method, do_anything, raising=False)
+    app = asgi.serve(models.make_model("numbers", tmp_path), tmp_path)
+    assert ask(app, ("POST", "/invocations", ROW, JSON))[0][0] == 200
+    # What headers hold, such as a token, goes to nobody else.
+    assert asked == ["/v1/traces"]
+    (record,) = caplog.records
+    assert "1 spans were not sent" in record.message and record.exc_info is None
+
+
+@pytest.mark.parametrize(
     ("environment", "asked"),
     [
         ({}, False),
