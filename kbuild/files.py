@@ -7,6 +7,11 @@ import shutil
 from pathlib import Path
 
 
+def expand_home(text: str) -> Path:
+    """The path with the home for its ``~``; that of a user who is not there stays as it is, and leads nowhere."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  pathlib's own raises for such a user
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """The same bytes at ``target``: a hard link where the file system allows one, else a copy; raises OSError.
 

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.osv import PYPI, PackageVersion
 from kbuild.environment.credentials import without_credentials
 from kbuild.errors import ConfigurationError, IndexUnavailable
+from kbuild.files import expand_home
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -54,7 +55,7 @@ def read_advisories(source: str) -> AdvisoryDatabase:
         data = _download(source)
         members = _archive(urlsplit(source).path, data, source)
     else:
-        members = _local(Path(source).expanduser(), source)
+        members = _local(expand_home(source), source)
     try:
         records = [record for name, data in members for record in _parse(name, data, source)]
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:

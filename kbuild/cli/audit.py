@@ -30,6 +30,7 @@ from kbuild.errors import (
     KbuildError,
     OutputError,
 )
+from kbuild.files import expand_home
 from kbuild.model.reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.workflow import Tools
@@ -122,7 +123,7 @@ def _date(text: str | None) -> datetime.date:
 
 
 def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools, platform: Platform | None) -> Audited:
-    path = Path(reference).expanduser()
+    path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
     with existing_image(reference, tools, platform) as found:

@@ -11,6 +11,7 @@ from typing import Any
 from kbuild.cli.config import ProjectConfig
 from kbuild.cli.options import make_image_request
 from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference
+from kbuild.files import expand_home
 from kbuild.image.engine import BuiltImage
 from kbuild.image.index import BuiltIndex, find_index, index_in
 from kbuild.image.local import LocalImages
@@ -72,7 +73,7 @@ def existing_image(
 
     Of an image index it is the one for ``platform``, or for this machine.
     """
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if is_layout(path):
         yield _in_layout(path, tools, platform), ImageReference.parse("kbuild-layout")
     elif path.suffix == ".tar" and path.is_file():
@@ -85,7 +86,7 @@ def existing_image(
 @contextmanager
 def existing_index(text: str, tools: Tools) -> Iterator[BuiltIndex | None]:
     """The image index that ``text`` names in one of these ways, None where it names none."""
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if is_layout(path):
         yield _index_in(path)
     elif path.suffix == ".tar" and path.is_file():

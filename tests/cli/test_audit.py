@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kbuild.cli.audit import FORMATS, command
-from kbuild.errors import AuditFindings, AuditIncomplete
+from kbuild.errors import AuditFindings, AuditIncomplete, ConfigurationError, InvalidReference, KbuildError
 
 LOCK = """\
 version: 1
@@ -76,3 +76,15 @@ def test_one_reference_or_all() -> None:
         done = CliRunner().invoke(command, argv)
         assert done.exit_code == 2
         assert "--all-registered" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["~nobody-of-this-name/image"], InvalidReference),
+        (["conda-lock.yml", "--advisories", "~nobody-of-this-name/osv"], ConfigurationError),
+    ],
+)
+def test_the_home_of_a_user_that_is_not_there_is_no_defect(argv: list[str], error: type[KbuildError]) -> None:
+    done = CliRunner().invoke(command, [*argv, "--no-record"])
+    assert isinstance(done.exception, error) and "~nobody-of-this-name" in done.exception.message
