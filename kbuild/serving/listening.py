@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 
 from kbuild.errors import ConfigurationError
 
@@ -79,5 +80,7 @@ def _answer_one(connection: socket.socket) -> None:
     connection.sendall(_ALIVE if head.startswith(b"GET /livez ") else _LOADING)
     # What is unread when a socket closes turns the close into a reset, which can overtake the answer.
     connection.shutdown(socket.SHUT_WR)
-    while connection.recv(65536):
+    # Not for ever: others wait, and so does the loaded model.
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until and connection.recv(65536):
         pass

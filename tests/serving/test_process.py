@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +89,28 @@ def test_a_signal_before_the_model_is_loaded_ends_the_process_at_once(tmp_path: 
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
+
+
+def test_a_client_that_never_stops_sending_does_not_keep_the_server_from_starting() -> None:
+    sockets = listen("127.0.0.1", 0, 1)
+    done = threading.Event()
+
+    def drip(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not done.wait(0.1):
+                client.sendall(b"x")
+
+    with LoadingAnswers(sockets), socket.create_connection(sockets[0].getsockname()[:2]) as client:
+        thread = threading.Thread(target=drip, args=(client,))
+        thread.start()
+        assert client.recv(100).startswith(b"HTTP/1.1 503 ")
+        # Were it heard out, it would be so until it is closed here, which is after the next one is answered.
+        with socket.create_connection(sockets[0].getsockname()[:2], timeout=5) as other:
+            other.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 200 ")
+        done.set()
+        thread.join()
+    sockets[0].close()
 
 
 def test_while_loading_only_livez_is_200() -> None:
