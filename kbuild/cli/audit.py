@@ -31,6 +31,7 @@ from kbuild.errors import (
     OutputError,
 )
 from kbuild.files import expand_home
+from kbuild.image.cache import using_cache
 from kbuild.model.reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.workflow import Tools
@@ -82,7 +83,8 @@ def command(reference: str | None, all_registered: bool, form: str, output: Path
         _tell(show, audited)
         _exit(audited.report.verdict, audited.report.reference)
         return
-    results = list(auditor.audit_registered())
+    with using_cache(tools.cache):
+        results = list(auditor.audit_registered())
     _deliver(_render_all(results, form), output)
     verdicts = [_verdict(result) for _, result in results]
     if not verdicts:
@@ -126,6 +128,13 @@ def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools, pl
     path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
+    with using_cache(tools.cache):
+        return _audit_model(reference, image, auditor, tools, platform)
+
+
+def _audit_model(
+    reference: str, image: str | None, auditor: Auditor, tools: Tools, platform: Platform | None
+) -> Audited:
     with existing_image(reference, tools, platform) as found:
         if found is not None:
             return auditor.audit_image(found[0], reference)

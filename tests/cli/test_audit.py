@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from kbuild.auditing.auditor import Auditor
 from kbuild.cli.audit import FORMATS, command
-from kbuild.errors import AuditFindings, AuditIncomplete, ConfigurationError, InvalidReference, KbuildError
+from kbuild.errors import (
+    AuditFindings,
+    AuditIncomplete,
+    CacheInUse,
+    ConfigurationError,
+    InvalidReference,
+    KbuildError,
+)
+from kbuild.image.cache import prune_cache
 
 LOCK = """\
 version: 1
@@ -88,3 +97,13 @@ def test_one_reference_or_all() -> None:
 def test_the_home_of_a_user_that_is_not_there_is_no_defect(argv: list[str], error: type[KbuildError]) -> None:
     done = CliRunner().invoke(command, [*argv, "--no-record"])
     assert isinstance(done.exception, error) and "~nobody-of-this-name" in done.exception.message
+
+
+def test_what_is_audited_is_not_removed_from_the_cache_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def audit_model(auditor: object, reference: object) -> None:
+        prune_cache(folder / "cache", limit=0)
+
+    monkeypatch.setattr(Auditor, "audit_model", audit_model)
+    (folder / "model").mkdir()
+    (folder / "model/MLmodel").touch()
+    assert isinstance(CliRunner().invoke(command, ["model"]).exception, CacheInUse)
