@@ -46,7 +46,7 @@ class LocalFolder:
         """Where it lies; nothing is copied."""
         if not self.root.is_dir():
             raise Unfamiliar("no such folder")
-        for folder, folders, files in os.walk(self.root):
+        for folder, folders, files in os.walk(self.root, onerror=_refuse):
             if any(Path(folder, name).is_symlink() for name in (*folders, *files)):
                 raise Unfamiliar("a symbolic link among the artifacts")
         return self.root
@@ -74,3 +74,8 @@ class LocalFolder:
             unfinished.replace(folder / plain(file.name))
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _refuse(error: OSError) -> None:
+    """Without it, a folder that may not be read would be left out of the model in silence."""
+    raise error

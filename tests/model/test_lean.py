@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,7 @@ from store_questions import Alone, Logged, check_answers, check_files, check_tag
 from kbuild.errors import ModelNotFound, OutputError
 from kbuild.model import tracking
 from kbuild.model.fetch import MlflowStore, RunFacts
+from kbuild.model.folders import open_local
 from kbuild.model.lean import LeanStore
 from kbuild.model.reference import ModelReference
 from kbuild.model.sqlite import WITH_WORKSPACES, WITHOUT_WORKSPACES
@@ -160,6 +164,20 @@ def test_a_link_among_the_artifacts_is_left_to_mlflows_client(logged: Logged, tm
 def test_a_number_that_no_version_can_have_is_left_to_mlflows_client(logged: Logged, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="client was asked"):
         Alone(tracking_uri=logged.uri).fetch(ModelReference.parse(f"models:/churn/{10**20}"), tmp_path / "model")
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model/code").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("/code"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(PermissionError):
+        open_local(str(tmp_path / "model")).place(tmp_path / "into")
 
 
 @pytest.mark.parametrize(
