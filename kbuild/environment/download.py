@@ -68,10 +68,12 @@ def fetch_packages(
     with make_session(environ) if session is None else nullcontext(session) as opened:
         fetcher = _Fetcher(cache, channel, environ, indexes, opened, progress)
         with ThreadPoolExecutor(_THREADS) as pool:
-            futures = {pool.submit(fetcher.fetch, package): package for package in missing}
-            wait(futures, return_when=FIRST_EXCEPTION)
-            fetcher.stop()
-            pool.shutdown(cancel_futures=True)
+            try:
+                futures = {pool.submit(fetcher.fetch, package): package for package in missing}
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                fetcher.stop()
+                pool.shutdown(cancel_futures=True)
             failed = [error for future in futures if not future.cancelled() and (error := future.exception())]
     if failed:
         raise next((error for error in failed if not isinstance(error, _Stopped)), failed[0])

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,26 @@ def test_one_failure_of_many_is_the_one_raised(site: Any, tmp_path: Path) -> Non
     with pytest.raises(IndexUnavailable, match=r"127\.0\.0\.1 does not give gone\.whl: 404"):
         fetch(*wanted, cache=tmp_path)
     assert not [name for name in files_below(tmp_path) if name.startswith(".")]
+
+
+def test_stopping_does_not_wait_for_what_is_still_to_be_fetched(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Silent):
+        def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+            time.sleep(0.02)
+
+    def stopped(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kbuild.environment.download.wait", stopped)
+    wanted = []
+    for number in range(60):
+        site.pages[f"/{number}.whl"] = (200, WHEEL, b"x")
+        wanted.append(package(f"p{number}", b"x", f"{site.url}/{number}.whl"))
+    with pytest.raises(KeyboardInterrupt):
+        fetch_packages(wanted, cache=tmp_path, channel=None, progress=Slow(), environ={})
+    assert len(files_below(tmp_path)) < 30
 
 
 def test_a_server_that_is_down(tmp_path: Path) -> None:
