@@ -28,7 +28,6 @@ def error_reply(status: int, code: str, message: str, *headers: tuple[str, str])
 
 NOT_READY = error_reply(503, "TEMPORARILY_UNAVAILABLE", "The model is not ready yet.", ("retry-after", "1"))
 FULL = error_reply(503, "TEMPORARILY_UNAVAILABLE", "Too many requests are waiting.", ("retry-after", "1"))
-STOPPING = error_reply(503, "TEMPORARILY_UNAVAILABLE", "The server is stopping.", ("retry-after", "1"))
 UNAUTHORIZED = error_reply(401, "UNAUTHENTICATED", "A bearer token is needed.", ("www-authenticate", "Bearer"))
 SLOW_CLIENT = error_reply(408, "BAD_REQUEST", "The request did not arrive in time.", ("connection", "close"))
 TOO_DEEP = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON is nested too deeply.")
