@@ -91,12 +91,20 @@ def _upload(client: RegistryClient, blob: Descriptor, file: BinaryIO, place: str
                 continue
             if response.status_code not in _PASSING:
                 client.expect(response, 201 if last else 202)
-        retry = _pause(retry, client, response, lost)
-        if client.has_blob(blob.digest):
-            return  # only the answer was lost
-        progress.note(f"sending the rest of {blob.digest}")
+        found: tuple[str, int] | None = None
+        while found is None:
+            retry = _pause(retry, client, response, lost)
+            try:
+                if client.has_blob(blob.digest):
+                    return  # only the answer was lost
+                progress.note(f"sending the rest of {blob.digest}")
+                found = _resume(client, place, response)
+            except RegistryError as error:
+                if not isinstance(error.__cause__, _LOST):
+                    raise
+                lost = error.__cause__  # it is still away
         whole = False
-        place, offset = _resume(client, place, response)
+        place, offset = found
 
 
 def _pause(

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import RegistryError
@@ -167,6 +168,37 @@ def test_a_lost_connection_is_resumed_where_it_broke(registry: Flaky, tmp_path: 
     assert registry.asked == [
         "POST", "PUT", "GET", "PATCH 500000-799999", "GET", "PATCH 600000-899999", "PATCH 900000-1023999", "PUT",
     ]  # fmt: skip
+
+
+def unanswered(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """As if so many looks at what the registry has met a registry that is being started again."""
+    has_blob = RegistryClient.has_blob
+    left = iter(range(times))
+
+    def ask(client: RegistryClient, digest: Digest) -> bool:
+        with client.explained():
+            for _ in left:
+                raise requests.ConnectionError("refused")
+        return has_blob(client, digest)
+
+    monkeypatch.setattr(RegistryClient, "has_blob", ask)
+
+
+def test_a_registry_that_is_away_for_a_while_is_waited_for(
+    registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.cuts = [500_000]
+    unanswered(monkeypatch, 3)
+    upload(registry, tmp_path)
+    assert registry.blobs == {str(DIGEST): {"team/new"}}
+    assert registry.received == len(DATA)
+
+
+def test_a_registry_that_stays_away_is_told(registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.cuts = [500_000]
+    unanswered(monkeypatch, 100)
+    with pytest.raises(RegistryError, match="does not answer: refused"):
+        upload(registry, tmp_path)
 
 
 def test_an_upload_that_the_registry_forgot_starts_again(registry: Flaky, tmp_path: Path) -> None:
