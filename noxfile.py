@@ -50,7 +50,7 @@ def integration(session: nox.Session) -> None:
     """The real things: conda-lock, Docker, registry, MLflow server. Needs Debian and root for the whole of it."""
     install(session, "build", "demo", "test", "integration")
     # A file a worker: its tests share what they build, and two cores are what CI has.
-    session.run("pytest", "integration", "-n", "2", "--dist", "loadfile", *session.posargs)
+    session.run("pytest", "integration", "-n", "2", "--dist", "loadfile", "--durations=20", *session.posargs)
 
 
 @nox.session

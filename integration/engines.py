@@ -203,13 +203,16 @@ def no_services() -> Iterator[None]:
 def _bridge() -> Iterator[list[str]]:
     """The daemon's network options: a bridge of its own where the kernel lets us make one, else no network."""
     name = f"kbd{os.getpid() % 100000}x{free_port() % 1000}"
-    subnet = f"172.29.{free_port() % 250}.1/24"
     made = subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True).returncode == 0
     if not made:
         yield ["--bridge=none", "--iptables=false", "--ip6tables=false"]
         return
     try:
-        subprocess.run(["ip", "addr", "add", subnet, "dev", name], check=True)
+        # One at a time: with two bridges of one subnet the containers of either may be out of reach.
+        with only_one():
+            listed = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True).stdout
+            subnet = next(f"172.29.{n}" for n in range(1, 250) if f" 172.29.{n}." not in listed)
+            subprocess.run(["ip", "addr", "add", f"{subnet}.1/24", "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         # Ports are published by the userland proxy, so the machine's firewall tables stay as they are.
         yield [f"--bridge={name}", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false"]
