@@ -190,9 +190,11 @@ def _registry_words(response: requests.Response) -> str:
 def _cause(error: requests.RequestException) -> str:
     """The innermost reason, without urllib3's wrapping."""
     inner: BaseException = error
+    seen = {id(inner)}
     while True:
         reason = getattr(inner, "reason", None)
         following = reason if isinstance(reason, BaseException) else inner.__cause__ or inner.__context__
-        if following is None or following is inner:
+        if following is None or id(following) in seen:  # chains may go round
             return " ".join(str(inner).split()) or type(inner).__name__
+        seen.add(id(following))
         inner = following
