@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,16 +161,15 @@ def drive(port: int, body: bytes, connections: int, seconds: float, answer: Any)
     answer.send(latencies)
 
 
-def measure(port: int, body: bytes, connections: int, seconds: float) -> tuple[float, float, float]:
-    """Requests a second, p50 and p99 in milliseconds."""
+def ask_for(port: int, body: bytes, connections: int, seconds: float) -> list[float]:
+    """The latencies, in seconds, of what another process asks meanwhile."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=drive, args=(port, body, connections, seconds, there))
     process.start()
-    latencies = sorted(here.recv())
+    latencies: list[float] = here.recv()
     process.join()
-    middle, late = latencies[len(latencies) // 2], latencies[int(len(latencies) * 0.99)]
-    return len(latencies) / seconds, 1000 * middle, 1000 * late
+    return latencies
 
 
 def memory(pid: int) -> float:
@@ -258,33 +257,54 @@ def main() -> None:
     from engines import free_port
 
     for workers in (1, 2):
-        for name, command in commands(model).items():
-            if name not in options.only or (name == "bare" and workers > 1):
-                continue
-            port = free_port()
-            argv, environment = command(port, workers)
-            with served(argv, environment, port, question_of(model, 1)) as (pid, first):
-                for rows, connections in ((1, 1), (1, 8), (1000, 1)):
-                    question = question_of(model, rows)
-                    measure(port, question, connections, 1.0)
-                    rate, p50, p99 = measure(port, question, connections, options.seconds)
-                    loads.append(
-                        Load(
-                            server=name,
-                            workers=workers,
-                            rows=rows,
-                            connections=connections,
-                            rate=rate,
-                            p50=p50,
-                            p99=p99,
-                        )
-                    )
-                starts.append(Start(server=name, workers=workers, first_answer=first, memory=memory(pid)))
+        with contextlib.ExitStack() as running:
+            servers: dict[str, tuple[int, int]] = {}
+            for name, command in commands(model).items():
+                if name not in options.only or (name == "bare" and workers > 1):
+                    continue
+                port = free_port()
+                argv, environment = command(port, workers)
+                pid, first = running.enter_context(served(argv, environment, port, question_of(model, 1)))
+                servers[name] = (port, pid)
+                starts.append(Start(server=name, workers=workers, first_answer=first, memory=0.0))
+            loads += measure_loads(model, {name: port for name, (port, _) in servers.items()}, workers, options.seconds)
+            starts = [
+                replace(start, memory=memory(servers[start.server][1])) if start.workers == workers else start
+                for start in starts
+            ]
     overhead = predict_overhead(model, options.seconds)
     _print(loads, starts, overhead)
     if options.json:
         told = {"loads": [asdict(x) for x in loads], "starts": [asdict(x) for x in starts], "predict": overhead}
         options.json.write_text(json.dumps(told, indent=1))
+
+
+def measure_loads(model: Path, ports: dict[str, int], workers: int, seconds: float) -> list[Load]:
+    """Every load on every server, a second of each in turn, so that what else the machine does falls on all."""
+    found = []
+    for rows, connections in ((1, 1), (1, 8), (1000, 1)):
+        question = question_of(model, rows)
+        latencies: dict[str, list[float]] = {name: [] for name in ports}
+        for port in ports.values():
+            ask_for(port, question, connections, 0.5)
+        turns = max(1, round(seconds))
+        for _ in range(turns):
+            for name, port in ports.items():
+                latencies[name] += ask_for(port, question, connections, seconds / turns)
+        for name, each in latencies.items():
+            each.sort()
+            found.append(
+                Load(
+                    server=name,
+                    workers=workers,
+                    rows=rows,
+                    connections=connections,
+                    rate=len(each) / seconds,
+                    p50=1000 * each[len(each) // 2],
+                    p99=1000 * each[int(len(each) * 0.99)],
+                )
+            )
+    return found
 
 
 def _print(loads: list[Load], starts: list[Start], overhead: list[dict[str, Any]]) -> None:
