@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,6 @@ class Load:
     rate: float
     p50: float
     p99: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """Seconds from the process's start to the first prediction; memory (PSS, all its processes) in MB after load."""
-
-    server: str
-    workers: int
-    first_answer: float
-    memory: float
 
 
 def commands(model: Path) -> dict[str, Callable[[int, int], tuple[list[str], dict[str, str]]]]:
@@ -252,30 +242,23 @@ def main() -> None:
     options = parser.parse_args()
     model = options.model or train()
     loads: list[Load] = []
-    starts: list[Start] = []
     sys.path.insert(0, str(HERE))
     from engines import free_port
 
     for workers in (1, 2):
         with contextlib.ExitStack() as running:
-            servers: dict[str, tuple[int, int]] = {}
+            ports: dict[str, int] = {}
             for name, command in commands(model).items():
                 if name not in options.only or (name == "bare" and workers > 1):
                     continue
-                port = free_port()
-                argv, environment = command(port, workers)
-                pid, first = running.enter_context(served(argv, environment, port, question_of(model, 1)))
-                servers[name] = (port, pid)
-                starts.append(Start(server=name, workers=workers, first_answer=first, memory=0.0))
-            loads += measure_loads(model, {name: port for name, (port, _) in servers.items()}, workers, options.seconds)
-            starts = [
-                replace(start, memory=memory(servers[start.server][1])) if start.workers == workers else start
-                for start in starts
-            ]
+                ports[name] = free_port()
+                argv, environment = command(ports[name], workers)
+                running.enter_context(served(argv, environment, ports[name], question_of(model, 1)))
+            loads += measure_loads(model, ports, workers, options.seconds)
     overhead = predict_overhead(model, options.seconds)
-    _print(loads, starts, overhead)
+    _print(loads, overhead)
     if options.json:
-        told = {"loads": [asdict(x) for x in loads], "starts": [asdict(x) for x in starts], "predict": overhead}
+        told = {"loads": [asdict(x) for x in loads], "predict": overhead}
         options.json.write_text(json.dumps(told, indent=1))
 
 
@@ -307,16 +290,13 @@ def measure_loads(model: Path, ports: dict[str, int], workers: int, seconds: flo
     return found
 
 
-def _print(loads: list[Load], starts: list[Start], overhead: list[dict[str, Any]]) -> None:
+def _print(loads: list[Load], overhead: list[dict[str, Any]]) -> None:
     base = {(x.workers, x.rows, x.connections): x.rate for x in loads if x.server == "mlflow"}
     print(f"{'server':8}{'workers':>8}{'rows':>6}{'conns':>6}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'x mlflow':>10}")
     for x in loads:
         against = base.get((x.workers, x.rows, x.connections))
         times = f"{x.rate / against:10.2f}" if against else f"{'':10}"
         print(f"{x.server:8}{x.workers:8}{x.rows:6}{x.connections:6}{x.rate:9.1f}{x.p50:9.2f}{x.p99:9.2f}{times}")
-    print(f"\n{'server':8}{'workers':>8}{'first answer s':>16}{'memory MB':>11}")
-    for start in starts:
-        print(f"{start.server:8}{start.workers:8}{start.first_answer:16.2f}{start.memory:11.0f}")
     print(f"\n{'rows':>6}{'direct ms':>11}{'predict ms':>12}{'pyfunc ms':>11}{'predict/direct':>16}")
     for each in overhead:
         direct, predict, pyfunc = each["direct"], each["KedroPipelineModel"], each["PyFuncModel"]
