@@ -146,7 +146,7 @@ def test_five_planted_faults_are_found(
     tool: Tool, trained: Trained, demo: dict[str, Any], advisories: Path, lockfile: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    [source] = (trained.folder / "mlartifacts" / "models").glob("*/artifacts")
+    source = trained.model
     shutil.copytree(source, model)
     (model / "artifacts" / "regressor.pkl").write_bytes(pickle.dumps(Evil()))
     images = Path(demo["image"].rpartition("sha256:")[2])

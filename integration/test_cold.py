@@ -98,7 +98,7 @@ def test_a_slim_image_predicts_and_its_server_knows_which_image_it_is(
         _wait(url, tmp_path / "log")
         about = requests.get(f"{url}/metadata", timeout=10).json()
         assert (about["image_digest"], about["slim"]) == (slim["digest"], "1")
-        example = next(trained.folder.glob("mlartifacts/models/*/artifacts/serving_input_example.json")).read_bytes()
+        example = (trained.model / "serving_input_example.json").read_bytes()
         answer = requests.post(
             f"{url}/invocations", data=example, headers={"Content-Type": "application/json"}, timeout=60
         )

@@ -43,7 +43,7 @@ def wait_for(url: str, seconds: float = 120) -> None:
 
 
 def model_folder(trained: Trained) -> Path:
-    return next((trained.folder / "mlartifacts" / "models").iterdir()) / "artifacts"
+    return trained.model
 
 
 def request_of(trained: Trained) -> bytes:

@@ -47,8 +47,7 @@ def read_lines(out: str) -> dict[str, str]:
 
 
 def test_fifty_models_of_one_environment_store_it_once(tool: Tool, trained: Trained, tmp_path: Path) -> None:
-    (source,) = (trained.folder / "mlartifacts/models").glob("*/artifacts")
-    models = [copy_model(source, tmp_path / f"m{n:02d}", n, size=200_000) for n in range(FIFTY)]
+    models = [copy_model(trained.model, tmp_path / f"m{n:02d}", n, size=200_000) for n in range(FIFTY)]
     refs, report = reference_file(tmp_path, models), tmp_path / "report.json"
     with start_registry(tmp_path / "registry") as registry:
         begin = time.monotonic()

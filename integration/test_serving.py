@@ -33,7 +33,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def trained_model(trained: Trained) -> Path:
     """The demo's model."""
-    return next((trained.folder / "mlartifacts" / "models").iterdir()) / "artifacts"
+    return trained.model
 
 
 def ask(url: str, body: bytes, content_type: str) -> tuple[int, str | None, bytes]:

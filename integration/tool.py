@@ -77,6 +77,12 @@ class Trained:
     folder: Path
     run_id: str
 
+    @property
+    def model(self) -> Path:
+        """The folder of the model that the run logged; other tests may train in the project too."""
+        models = (self.folder / "mlartifacts" / "models").glob("*/artifacts")
+        return next(path for path in models if self.run_id in (path / "MLmodel").read_text())
+
 
 def copy_project(target: Path, source: Path = PROJECT) -> Path:
     """A fresh copy of a project, without what runs leave behind."""
