@@ -79,9 +79,10 @@ def _work(worker: int, sockets: list[socket.socket], model: ServedModel, setting
 
 
 def _share_processors(workers: int) -> None:
-    """Let the workers' own thread pools share the processors, unless the environment says otherwise."""
+    """Let the workers' own thread pools share the processors, unless the environment says otherwise.
+
+    How OpenMP's threads wait is left to OpenMP: to sleep between the short loops of one row takes longer than they do.
+    """
     share = str(max(1, count_cpus() // workers))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, share)
-    # OpenMP's threads spin while they wait, which on a processor that others want costs more than the work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
