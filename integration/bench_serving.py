@@ -15,7 +15,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -180,46 +179,6 @@ def question_of(model: Path, rows: int) -> bytes:
     return json.dumps({"dataframe_split": {"columns": split["columns"], "data": data}}).encode()
 
 
-def predict_overhead(model: Path, seconds: float) -> list[dict[str, Any]]:
-    """Medians in ms of the node functions called directly, of KedroPipelineModel.predict and PyFuncModel.predict."""
-    import mlflow.pyfunc
-    import pandas as pd
-
-    loaded = mlflow.pyfunc.load_model(str(model))
-    inner = loaded.unwrap_python_model()
-    steps, inputs, output = inner._steps, dict(inner.loaded_inputs), inner.output_names[0]
-
-    def direct(table: Any) -> Any:
-        values = {**inputs, inner.input_name: table}
-        for step in steps:
-            names = [step.inputs] if isinstance(step.inputs, str) else step.inputs
-            values[step.outputs] = step.func(*[values[name] for name in names])
-        return values[output]
-
-    params = json.loads(loaded.metadata.signature.to_dict()["params"] or "[]")
-    defaults = {param["name"]: param["default"] for param in params}
-    ways = {
-        "direct": direct,
-        "KedroPipelineModel": lambda table: inner.predict(None, table, params=defaults),
-        "PyFuncModel": loaded.predict,
-    }
-    found = []
-    for rows in (1, 10_000):
-        split = json.loads(question_of(model, rows))["dataframe_split"]
-        table = pd.DataFrame(split["data"], columns=split["columns"])
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        end = time.monotonic() + seconds
-        while time.monotonic() < end or len(taken["direct"]) < 5:
-            # One of each in turn, so that what else the machine does falls on all.
-            for name, way in ways.items():
-                begun = time.perf_counter()
-                way(table)
-                taken[name].append(time.perf_counter() - begun)
-        middle = {name: 1000 * statistics.median(times) for name, times in taken.items()}
-        found.append({"rows": rows, **middle, "ratio": middle["KedroPipelineModel"] / middle["direct"]})
-    return found
-
-
 def train() -> Path:
     """The demo project trained in a new folder; its model's folder."""
     from kbuild.demo import copy_project, train
@@ -255,11 +214,9 @@ def main() -> None:
                 argv, environment = command(ports[name], workers)
                 running.enter_context(served(argv, environment, ports[name], question_of(model, 1)))
             loads += measure_loads(model, ports, workers, options.seconds)
-    overhead = predict_overhead(model, options.seconds)
-    _print(loads, overhead)
+    _print(loads)
     if options.json:
-        told = {"loads": [asdict(x) for x in loads], "predict": overhead}
-        options.json.write_text(json.dumps(told, indent=1))
+        options.json.write_text(json.dumps({"loads": [asdict(x) for x in loads]}, indent=1))
 
 
 def measure_loads(model: Path, ports: dict[str, int], workers: int, seconds: float) -> list[Load]:
@@ -290,17 +247,13 @@ def measure_loads(model: Path, ports: dict[str, int], workers: int, seconds: flo
     return found
 
 
-def _print(loads: list[Load], overhead: list[dict[str, Any]]) -> None:
+def _print(loads: list[Load]) -> None:
     base = {(x.workers, x.rows, x.connections): x.rate for x in loads if x.server == "mlflow"}
     print(f"{'server':8}{'workers':>8}{'rows':>6}{'conns':>6}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'x mlflow':>10}")
     for x in loads:
         against = base.get((x.workers, x.rows, x.connections))
         times = f"{x.rate / against:10.2f}" if against else f"{'':10}"
         print(f"{x.server:8}{x.workers:8}{x.rows:6}{x.connections:6}{x.rate:9.1f}{x.p50:9.2f}{x.p99:9.2f}{times}")
-    print(f"\n{'rows':>6}{'direct ms':>11}{'predict ms':>12}{'pyfunc ms':>11}{'predict/direct':>16}")
-    for each in overhead:
-        direct, predict, pyfunc = each["direct"], each["KedroPipelineModel"], each["PyFuncModel"]
-        print(f"{each['rows']:6}{direct:11.3f}{predict:12.3f}{pyfunc:11.3f}{each['ratio']:16.3f}")
 
 
 if __name__ == "__main__":
