@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +68,15 @@ def recipe_digest() -> Digest:
 
 
 def compile_tree(root: Path, prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
-    """Write bytecode for every ``.py`` file in the library of ``prefix`` below ``root``, see ``compile_folder``."""
-    return compile_folder(root, f"{prefix}/lib", compiler, run=run, jobs=jobs)
+    """``compile_trees`` for one."""
+    return compile_trees([root], prefix, compiler, run=run, jobs=jobs)
+
+
+def compile_trees(
+    roots: Sequence[Path], prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1
+) -> tuple[str, ...]:
+    """Write bytecode for every ``.py`` file in the library of ``prefix`` below each root, see ``compile_folder``."""
+    return _compile_all([(root, f"{prefix}/lib") for root in roots], compiler, run, jobs)
 
 
 def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
@@ -78,7 +85,11 @@ def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, 
     Returns the in-image paths of files that are not valid Python and got none. The bytes depend neither on
     ``root`` nor on ``jobs``. Raises BuildFailed when the interpreter does not run.
     """
-    files = [(path, path[len(str(root)) :]) for path in _sources(f"{root}{folder}")]
+    return _compile_all([(root, folder)], compiler, run, jobs)
+
+
+def _compile_all(folders: Iterable[tuple[Path, str]], compiler: Compiler, run: Runner, jobs: int) -> tuple[str, ...]:
+    files = [(path, path[len(str(root)) :]) for root, folder in folders for path in _sources(f"{root}{folder}")]
     if not files:
         return ()
     shares = [files[start::jobs] for start in range(min(jobs, len(files)))]

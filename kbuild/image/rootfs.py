@@ -7,7 +7,7 @@ processors. Each wheel, and the interpreter with its conda packages, is laid out
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,8 @@ from kbuild.image.bytecode import Compiler, bytecode_recipe, compile_folder, com
 from kbuild.image.bytecode_check import check_bytecode
 from kbuild.image.conda_packages import install_conda_packages
 from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, reset_directory_times, writing
-from kbuild.image.wheels import WheelTarget, cached_wheel, required_glibc, wheel_filename, wheel_key
+from kbuild.image.trimming import link_trimmed
+from kbuild.image.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename, wheel_key
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
@@ -29,6 +30,8 @@ PREFIX = "/opt/env"
 """Where the environment lies inside the image."""
 
 _RECIPE = 1
+# Bytes of wheels that are laid out together.
+_BATCH = 1_000_000
 # Where code lies that is no package: what serves, and what the model carries.
 _CODE = ("/opt/kbuild", "/opt/model")
 
@@ -85,7 +88,7 @@ class Environment:
         progress.note(f"installing {len(wanted)} wheels")
         with writing("the environment"):
             trees = _lay_wheels(wanted, downloads, self._target, compiler, self._cache, self._run, progress)
-            return {group.name: _join(group, trees, into) for group in groups}
+            return {group.name: _join(group, trees, self._target.site_packages, into) for group in groups}
 
     def compiler(self, downloads: Mapping[LockedPackage, Path]) -> Compiler | None:
         """What compiles for the image, None where nothing here can."""
@@ -181,16 +184,22 @@ def _lay_wheels(
 ) -> dict[LockedPackage, Path]:
     """The cached tree of each wheel; the largest are begun first, to end together."""
     trees: dict[LockedPackage, Path] = {}
+    sizes = {package: downloads[package].stat().st_size for package in wheels}
     with ThreadPoolExecutor(_jobs()) as pool:
-        futures = {
+        futures = [
             pool.submit(
-                cached_wheel, downloads[package], package, target=target, compiler=compiler, cache=cache, run=run
-            ): package
-            for package in sorted(wheels, key=lambda p: (-downloads[p].stat().st_size, p))
-        }
+                cached_wheels,
+                {package: downloads[package] for package in batch},
+                target=target,
+                compiler=compiler,
+                cache=cache,
+                run=run,
+            )
+            for batch in _batches(sizes)
+        ]
         try:
             for future in as_completed(futures):
-                trees[futures[future]] = future.result()
+                trees |= future.result()
                 progress.count(len(trees), len(wheels), "wheels")
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -198,14 +207,27 @@ def _lay_wheels(
     return trees
 
 
-def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], into: Path) -> Path:
-    if len(group.packages) == 1:
+def _batches(sizes: Mapping[LockedPackage, int]) -> Iterator[list[LockedPackage]]:
+    """The packages by falling size in bytes: large ones alone, small ones together."""
+    batch: list[LockedPackage] = []
+    for package in sorted(sizes, key=lambda package: (-sizes[package], package)):
+        batch.append(package)
+        if sum(sizes[each] for each in batch) >= _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], site: str, into: Path) -> Path:
+    if len(group.packages) == 1 and not group.left_out:
         return trees[group.packages[0]]
     owners: dict[str, str] = {}
     root = into / group.name
     make_directory(root)
     for package in group.packages:
-        link_tree(trees[package], root, owners, f"{package.name} {package.version}")
+        owner, patterns = f"{package.name} {package.version}", group.left_out.get(package.name, ())
+        link_trimmed(trees[package], root, owners, owner, site=site.lstrip("/"), patterns=patterns)
     reset_directory_times(root)
     return root
 

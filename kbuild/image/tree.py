@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,25 +45,42 @@ def cached_tree(path: Path, make: Callable[[Path], None], *, sealed: bool = True
     Two processes may make the same tree at once; the first to finish wins and both see a whole one. ``sealed`` writes
     down the digest of what was made, so that damage can be told later (see ``is_damaged``).
     """
-    if path.is_dir():
-        mark_used(path)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}-", dir=path.parent))
+    return cached_trees([path], lambda roots: make(roots[path]), sealed=sealed)[0]
+
+
+def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None], *, sealed: bool = True) -> list[Path]:
+    """As ``cached_tree`` for several; ``make`` gets those that are not there, and where to write each."""
+    missing: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            mark_used(path)
+        elif path not in missing:
+            missing.append(path)
+    scratches: dict[Path, Path] = {}
     try:
-        make(scratch)
-        seal = str(tree_digest(scratch, times=False)).encode() if sealed else b""
-        try:
-            scratch.rename(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            if sealed:
-                write_whole(_seal(path), seal)
+        for path in missing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratches[path] = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}-", dir=path.parent))
+        if scratches:
+            make(dict(scratches))
+        for path, scratch in scratches.items():
+            _enter(scratch, path, sealed=sealed)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return path
+        for scratch in scratches.values():
+            shutil.rmtree(scratch, ignore_errors=True)
+    return list(paths)
+
+
+def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
+    seal = str(tree_digest(scratch, times=False)).encode() if sealed else b""
+    try:
+        scratch.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        if sealed:
+            write_whole(_seal(path), seal)
 
 
 def is_damaged(path: Path) -> bool | None:
@@ -124,11 +141,20 @@ def normalise_tree(root: Path, *, sticky: frozenset[str] = frozenset()) -> None:
         os.utime(directory, (0, 0))
 
 
-def link_tree(source: Path, target: Path, owners: dict[str, str], owner: str, *, exact: bool = False) -> None:
+def link_tree(
+    source: Path,
+    target: Path,
+    owners: dict[str, str],
+    owner: str,
+    *,
+    exact: bool = False,
+    without: Container[str] = frozenset(),
+) -> None:
     """Add a normalised tree to ``target`` by hard links, or by copies where links cannot be made.
 
     ``owners`` collects which package brought each file. The same file with the same content may come twice;
-    bytecode follows the source that came first. ``exact`` keeps the modes of directories too.
+    bytecode follows the source that came first. ``exact`` keeps the modes of directories too; files and directories
+    in ``without`` are passed over.
     Raises LockfileInvalid when contents differ.
     """
     make_directory(target)
@@ -139,6 +165,8 @@ def link_tree(source: Path, target: Path, owners: dict[str, str], owner: str, *,
             for entry in sorted(entries, key=lambda e: e.name):
                 path = f"{below}{entry.name}"
                 there = f"{target}/{path}"
+                if path in without:
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     if path in owners:
                         raise _conflict(path, owners[path], owner)
@@ -165,14 +193,15 @@ def reset_directory_times(root: Path) -> None:
 def tree_digest(root: Path, *, times: bool = True) -> Digest:
     """The digest of a tree's paths, kinds, modes, times, link targets and contents; owners play no part."""
     state = hashlib.sha256()
+    top = len(f"{root}/")
     for directory, names, files in os.walk(root):
         names.sort()
         for name in sorted([*names, *files, "."]):
-            path = Path(directory, name)
-            info = path.lstat()
-            line: list[str | int] = [path.relative_to(root).as_posix(), stat.filemode(info.st_mode)]
+            path = directory if name == "." else f"{directory}/{name}"
+            info = os.lstat(path)
+            line: list[str | int] = [path[top:] or ".", stat.filemode(info.st_mode)]
             if stat.S_ISLNK(info.st_mode):
-                line[1:] = ["link", str(path.readlink())]
+                line[1:] = ["link", os.readlink(path)]
             elif times:
                 line.append(info.st_mtime_ns)
             if stat.S_ISREG(info.st_mode):

@@ -4,20 +4,28 @@ Format: the binary distribution format (PEP 427 and its successors at packaging.
 of the "Recording installed projects" specification.
 """
 
+# ruff: noqa: PTH103, PTH123
+# paths as text take half the time of pathlib, over tens of thousands of files
+
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from installer import install
 from installer.destinations import SchemeDictionaryDestination
 from installer.exceptions import InstallerError
+from installer.records import Hash, RecordEntry
 from installer.sources import WheelContentElement, WheelFile
+from installer.utils import Scheme, copyfileobj_with_hashing, make_file_executable
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
@@ -25,8 +33,8 @@ from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.tags import LEGACY, supported_tags
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
-from kbuild.image.bytecode import Compiler, compile_tree
-from kbuild.image.tree import cached_tree, normalise_tree
+from kbuild.image.bytecode import Compiler, compile_trees
+from kbuild.image.tree import cached_trees, normalise_tree
 from kbuild.platform import Platform
 from kbuild.process import Runner
 
@@ -51,12 +59,16 @@ class WheelTarget:
         """Every tag that the interpreter accepts on glibc Linux of any age."""
         return supported_tags(self.python, self.platform)
 
+    @property
+    def site_packages(self) -> str:
+        """The in-image directory of installed packages."""
+        return f"{self.prefix}/lib/python{self.short}/site-packages"
+
     def schemes(self, distribution: str) -> dict[str, str]:
         """The in-image directory of each of a wheel's schemes, as a conda or venv prefix has them."""
-        library = f"{self.prefix}/lib/python{self.short}/site-packages"
         return {
-            "purelib": library,
-            "platlib": library,
+            "purelib": self.site_packages,
+            "platlib": self.site_packages,
             "headers": f"{self.prefix}/include/python{self.short}/{distribution}",
             "scripts": f"{self.prefix}/bin",
             "data": self.prefix,
@@ -94,23 +106,34 @@ def required_glibc(filename: str, supported: frozenset[Tag]) -> tuple[int, int] 
     return None if None in needs else min(need for need in needs if need is not None)
 
 
-def cached_wheel(
-    wheel: Path, package: LockedPackage, *, target: WheelTarget, compiler: Compiler | None, cache: Path, run: Runner
-) -> Path:
-    """The tree of an installed and compiled wheel, made now if ``cache`` lacks it; read-only, starts at ``/``.
+def cached_wheels(
+    wheels: Mapping[LockedPackage, Path],
+    *,
+    target: WheelTarget,
+    compiler: Compiler | None,
+    cache: Path,
+    run: Runner,
+) -> dict[LockedPackage, Path]:
+    """The tree of each installed and compiled wheel, made now if ``cache`` lacks it; read-only, starts at ``/``.
 
+    One process compiles all of them: to start one takes as long as to compile twenty files.
     Raises LockfileInvalid for a wheel that breaks its own format, BuildFailed when it cannot be compiled.
     """
-    key = wheel_key(target, compiler)
-    name = f"{package.sha256}-cp{target.short.replace('.', '')}-{key.hex[:12]}"
+    tail = f"cp{target.short.replace('.', '')}-{wheel_key(target, compiler).hex[:12]}"
+    places = {package: cache / "wheels" / f"{package.sha256}-{tail}" for package in wheels}
+    packages = {place: package for package, place in places.items()}
 
-    def make(root: Path) -> None:
-        _install(wheel, wheel_filename(package), target, root)
+    def make(roots: dict[Path, Path]) -> None:
+        for place, root in roots.items():
+            package = packages[place]
+            _install(wheels[package], wheel_filename(package), target, root)
         if compiler is not None:
-            compile_tree(root, target.prefix, compiler, run=run)
-        normalise_tree(root)
+            compile_trees(list(roots.values()), target.prefix, compiler, run=run)
+        for root in roots.values():
+            normalise_tree(root)
 
-    return cached_tree(cache / "wheels" / name, make)
+    cached_trees(list(places.values()), make)
+    return places
 
 
 def wheel_key(target: WheelTarget, compiler: Compiler | None) -> Digest:
@@ -140,11 +163,33 @@ class _Wheel(WheelFile):
                 yield element
 
 
+@dataclass
+class _Destination(SchemeDictionaryDestination):
+    """As its base class, with paths as text and each folder made once: half the time over thousands of files."""
+
+    folders: set[str] = field(default_factory=set)
+
+    def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
+        top = f"{self.destdir}{self.scheme_dict[scheme]}"
+        target = posixpath.normpath(f"{top}/{path}")
+        if not target.startswith(f"{top}/"):
+            raise ValueError(f"{path} lies outside of the wheel's own folders")
+        folder = posixpath.dirname(target)
+        if folder not in self.folders:
+            os.makedirs(folder, exist_ok=True)
+            self.folders.add(folder)
+        with open(target, "xb") as file:
+            digest, size = copyfileobj_with_hashing(stream, file, self.hash_algorithm)
+        if is_executable:
+            make_file_executable(Path(target))
+        return RecordEntry(path, Hash(self.hash_algorithm, digest), size)
+
+
 def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             source = _Wheel(archive, filename)
-            destination = SchemeDictionaryDestination(
+            destination = _Destination(
                 target.schemes(source.distribution),
                 interpreter=f"{target.prefix}/bin/python",
                 script_kind="posix",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
-from kbuild.image.wheels import WheelTarget, cached_wheel, required_glibc, wheel_filename
+from kbuild.image.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename
 from kbuild.platform import Platform
 from kbuild.process import run
 
@@ -38,11 +39,15 @@ def make_wheel(path: Path, files: dict[str, str], name: str = "demo", version: s
     return path
 
 
+def lay(tmp_path: Path, wheels: dict[LockedPackage, Path]) -> dict[LockedPackage, Path]:
+    return cached_wheels(wheels, target=TARGET, compiler=None, cache=tmp_path / "cache", run=run)
+
+
 def install(tmp_path: Path, files: dict[str, str]) -> Path:
     # The file's own name is the download cache's affair: the lock knows the real one.
     wheel = make_wheel(tmp_path / "3f2a", files)
     locked = package("demo-1-py3-none-any.whl")
-    return cached_wheel(wheel, locked, target=TARGET, compiler=None, cache=tmp_path / "cache", run=run)
+    return lay(tmp_path, {locked: wheel})[locked]
 
 
 def test_every_scheme_finds_its_place(tmp_path: Path) -> None:
@@ -84,8 +89,7 @@ def test_a_wheel_is_installed_once_a_cache(tmp_path: Path) -> None:
     first = install(tmp_path, {"demo.py": ""})
     (tmp_path / "3f2a").unlink()
     locked = package("demo-1-py3-none-any.whl")
-    again = cached_wheel(tmp_path / "3f2a", locked, target=TARGET, compiler=None, cache=tmp_path / "cache", run=run)
-    assert again == first
+    assert lay(tmp_path, {locked: tmp_path / "3f2a"})[locked] == first
 
 
 @pytest.mark.parametrize(
@@ -106,14 +110,22 @@ def test_a_wheel_that_breaks_its_format_is_named(tmp_path: Path, files: dict[str
 def test_a_file_that_is_no_zip_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"<html>")
     with pytest.raises(LockfileInvalid, match="not a zip file"):
-        cached_wheel(
-            tmp_path / "x",
-            package("demo-1-py3-none-any.whl"),
-            target=TARGET,
-            compiler=None,
-            cache=tmp_path / "c",
-            run=run,
-        )
+        lay(tmp_path, {package("demo-1-py3-none-any.whl"): tmp_path / "x"})
+
+
+def test_of_wheels_laid_out_together_one_that_is_damaged_leaves_nothing(tmp_path: Path) -> None:
+    whole = package("demo-1-py3-none-any.whl")
+    (tmp_path / "x").write_bytes(b"<html>")
+    damaged = replace(package("other-1-py3-none-any.whl", "other"), sha256="9" * 64)
+    wheels = {whole: make_wheel(tmp_path / "3f2a", {"demo.py": "x = 1\n"}), damaged: tmp_path / "x"}
+    with pytest.raises(LockfileInvalid, match="other-1-py3-none-any"):
+        lay(tmp_path, wheels)
+    assert not list((tmp_path / "cache/wheels").iterdir())
+    make_wheel(tmp_path / "x", {"other.py": ""}, name="other")
+    trees = lay(tmp_path, wheels)
+    assert (trees[whole] / f"{SITE}/demo.py").read_text() == "x = 1\n" and (
+        trees[damaged] / f"{SITE}/other.py"
+    ).is_file()
 
 
 @pytest.mark.parametrize(
