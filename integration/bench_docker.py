@@ -38,12 +38,12 @@ WORKERS = {"kbuild": "KBUILD_WORKERS", "kbuild --slim": "KBUILD_WORKERS", "mlflo
 def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Path) -> dict[str, Callable[[], object]]:
     """Builds of ours in a cache that holds downloads only, with a lock to make and with the one of the run."""
 
-    def build(name: str, wanted: str, *options: str) -> Any:
+    def build(name: str, wanted: str, *options: str, cwd: Path) -> Any:
         cache = folder / name
         shutil.rmtree(cache, ignore_errors=True)
         shutil.copytree(tool.cache / "downloads", cache / "downloads", copy_function=os.link)
         cold = Tool(cache=cache, environment=tool.environment)
-        return cold("image", wanted, "--engine", "native", "--json", *options, cwd=project)
+        return cold("image", wanted, "--engine", "native", "--json", *options, cwd=cwd)
 
     def laid_out() -> Any:
         for made in ("layers", "images", "slim"):
@@ -53,8 +53,9 @@ def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Pat
         )
 
     return {
-        "kbuild, locked in training's job": lambda: build("locked", run_id, "--locked"),
-        "kbuild, lock to be made": lambda: build("unlocked", str(model)),
+        "kbuild, locked in training's job": lambda: build("locked", run_id, "--locked", cwd=project),
+        # Elsewhere: in the project's folder the model's run is found, and the lock that is stored with it.
+        "kbuild, lock to be made": lambda: build("unlocked", str(model), cwd=folder),
         "kbuild, packages laid out before": laid_out,
     }
 
