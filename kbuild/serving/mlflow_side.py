@@ -10,29 +10,40 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kbuild.errors import InvalidModel
 from kbuild.serving.logs import LOGGER, quieten_packages
-from kbuild.serving.reply import FAILED, JSON, TEXT, TOO_DEEP, TOO_LONG, Reply
+from kbuild.serving.reply import FAILED, JSON, NOT_LOADED, TEXT, TOO_DEEP, TOO_LONG, Reply
 
 _log = logging.getLogger(LOGGER)
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 # The routes of MLflow's app, each with its one method, and FastAPI's own pages.
 _ROUTES = {"/ping": "GET", "/health": "GET", "/version": "GET", "/invocations": "POST"}
 _PAGES = ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+# Seconds. To find out again that MLflow cannot serve the model takes some, and all that wait for it.
+_RETRY_AFTER = 60.0
 _NOT_FOUND = Reply(status=404, body=b'{"detail":"Not Found"}')
 
 
 class MlflowSide:
-    """MLflow's app and its way to answer, of the model in ``folder``; may be used from many threads at once."""
+    """MLflow's app and its way to answer, of the model in ``folder``; may be used from many threads at once.
 
-    def __init__(self, folder: Path, *, stack_traces: bool, version: str = "") -> None:
+    Where it does not load, every request that needs it is told so at once, for a minute by ``clock``; then it is tried
+    again.
+    """
+
+    def __init__(
+        self, folder: Path, *, stack_traces: bool, version: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
         self._stack_traces = stack_traces
         self._version = version
+        self._clock = clock
+        self._failed: float | None = None
         self._lock = threading.Lock()
         self._app: Any = None
         self._answer: Callable[[bytes, str], Reply] | None = None
@@ -48,38 +59,41 @@ class MlflowSide:
         Raises InvalidModel when it does not load.
         """
         with self._lock:
-            if self._answer is not None:
-                return None
-            import mlflow.pyfunc
-            from mlflow.pyfunc import scoring_server
+            return self._load()
 
-            try:
-                loaded = mlflow.pyfunc.load_model(str(self._folder))
-            except Exception as error:  # loading runs the model's code: anything can come out of it
-                reason = " ".join(str(error).split())
-                raise InvalidModel(
-                    f"the model in {self._folder} does not load: {type(error).__name__}: {reason}"
-                ) from error
-            self._app = scoring_server.init(loaded)
-            self._answer = make_slow_path(loaded, stack_traces=self._stack_traces)
-            quieten_packages(logging.getLevelName(logging.getLogger().level))
-            return loaded
+    def _load(self) -> Any:
+        if self._answer is not None:
+            return None
+        import mlflow.pyfunc
+        from mlflow.pyfunc import scoring_server
+
+        try:
+            loaded = mlflow.pyfunc.load_model(str(self._folder))
+        except Exception as error:  # loading runs the model's code: anything can come out of it
+            reason = " ".join(str(error).split())
+            raise InvalidModel(
+                f"the model in {self._folder} does not load: {type(error).__name__}: {reason}"
+            ) from error
+        self._app = scoring_server.init(loaded)
+        self._answer = make_slow_path(loaded, stack_traces=self._stack_traces)
+        quieten_packages(logging.getLevelName(logging.getLogger().level))
+        return loaded
 
     def load_in_background(self) -> None:
-        """The same from a thread; a failure is logged, and met again by the first request that needs MLflow."""
+        """The same from a thread; a failure is logged, and told to the requests that need MLflow."""
         threading.Thread(target=self._try_to_load, name="mlflow", daemon=True).start()
 
     def answer(self, body: bytes, content_type: str) -> Reply:
         """MLflow's reply to ``POST /invocations``."""
         if not self._try_to_load() or self._answer is None:
-            return FAILED
+            return NOT_LOADED
         return self._answer(body, content_type)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Send) -> None:
         """MLflow's app, as ASGI."""
         reply = None if self.loaded else self._known(scope["path"], scope["method"])
         if reply is None and not await asyncio.to_thread(self._try_to_load):
-            reply = FAILED
+            reply = NOT_LOADED
         if reply is None:
             await self._app(scope, receive, send)
             return
@@ -101,12 +115,17 @@ class MlflowSide:
         return _NOT_FOUND if near not in _ROUTES and near not in _PAGES else None
 
     def _try_to_load(self) -> bool:
-        try:
-            self.load()
-        except Exception:  # noqa: BLE001  an environment without MLflow must not end the worker
-            _log.exception("MLflow cannot serve the model")
-            return False
-        return True
+        with self._lock:
+            if self._failed is not None and self._clock() < self._failed + _RETRY_AFTER:
+                return False
+            try:
+                self._load()
+            except Exception:  # noqa: BLE001  an environment without MLflow must not end the worker
+                _log.exception("MLflow cannot serve the model")
+                self._failed = self._clock()
+                return False
+            self._failed = None
+            return True
 
 
 def make_slow_path(loaded: Any, *, stack_traces: bool) -> Callable[[bytes, str], Reply]:

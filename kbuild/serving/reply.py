@@ -32,6 +32,7 @@ UNAUTHORIZED = error_reply(401, "UNAUTHENTICATED", "A bearer token is needed.", 
 SLOW_CLIENT = error_reply(408, "BAD_REQUEST", "The request did not arrive in time.", ("connection", "close"))
 TOO_DEEP = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON is nested too deeply.")
 TOO_LONG = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON has a number with too many digits.")
+NOT_LOADED = error_reply(500, "INTERNAL_ERROR", "MLflow cannot serve this model. The server's log tells why.")
 # Word for word what MLflow's server answers.
 TIMED_OUT = Reply(status=504, body=b"Request processing time exceeded limit")
 FAILED = Reply(status=500, body=b"Internal Server Error", content_type=TEXT)

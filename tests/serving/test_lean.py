@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -31,6 +33,7 @@ from kbuild.serving.metrics import Metrics
 from kbuild.serving.mlflow_side import MlflowSide
 from kbuild.serving.model import load_model
 from kbuild.serving.params import ParamReader
+from kbuild.serving.reply import JSON
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ("mixed", "numbers", "one")
@@ -192,6 +195,33 @@ def test_a_model_that_mlflow_cannot_load_is_500_and_no_crash(tmp_path: Path) -> 
     side = MlflowSide(tmp_path, stack_traces=False)
     assert side.answer(b"{}", "application/json").status == 500
     assert asyncio.run(asgi.call(side, "GET", "/docs/oauth2-redirect"))[0] == 500
+
+
+def test_who_needs_mlflow_where_it_fails_is_told_at_once_for_a_minute(
+    saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tried = 1000.0, []
+    folder = tmp_path / "model"
+
+    def load(path: str) -> Any:
+        tried.append(path)
+        time.sleep(0.05)
+        return real(path)
+
+    real = models.mlflow.pyfunc.load_model
+    monkeypatch.setattr(models.mlflow.pyfunc, "load_model", load)
+    side = MlflowSide(folder, stack_traces=False, clock=lambda: now)
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: side.answer(b"{}", JSON), range(8)))
+    assert [(reply.status, json.loads(reply.body)["error_code"]) for reply in replies] == [(500, "INTERNAL_ERROR")] * 8
+    assert "log" in json.loads(replies[0].body)["message"]
+    shutil.copytree(saved["one"], folder)
+    now += 59
+    assert side.answer(b"{}", JSON).status == 500
+    assert len(tried) == 1
+    now += 2
+    assert side.answer(b"{}", JSON).status == 400
+    assert side.loaded and len(tried) == 2
 
 
 SCALAR = st.one_of(
