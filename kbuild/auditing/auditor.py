@@ -20,7 +20,7 @@ from kbuild.auditing.checks import find_network, make_checks
 from kbuild.auditing.images import read_image
 from kbuild.auditing.request import Audited, AuditRequest
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.lockfile import RUN_FOLDER
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER
 from kbuild.environment.locking import LOCKFILE_NAME, cached_locks, fresh_inputs
 from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
 from kbuild.image.engine import BuiltImage
@@ -195,14 +195,19 @@ class Auditor:
             subdirs = {entry.subdir for entry in lock.entries}
             platforms = tuple(each for each in self._request.lock.platforms if each.conda_subdir in subdirs)
             request = replace(self._request.lock, platforms=platforms or self._request.lock.platforms)
-            return fresh_inputs(
-                bundle,
-                request,
-                self._network.indexes,
-                cache=self._tools.cache,
-                run=self._tools.run,
-                environ=self._network.environ,
-            )
+            # The lock itself names the channels that it was asked for with; whether they are allowed is another check.
+            own = tuple(channel for channel in lock.channels if channel != f"${CHANNEL_VARIABLE}")
+            found: set[Digest] = set()
+            for channels in dict.fromkeys((request.channels, own)):
+                found |= fresh_inputs(
+                    bundle,
+                    replace(request, channels=channels),
+                    self._network.indexes,
+                    cache=self._tools.cache,
+                    run=self._tools.run,
+                    environ=self._network.environ,
+                )
+            return frozenset(found)
         except KbuildError as error:
             reason = f"whether the lock is fresh cannot be told: {error.message}"
             missing.append(Unchecked(check="lock", where="conda-lock.yml", reason=reason, remedy=error.hint or _ASK))

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from kbuild.auditing.auditor import Auditor
 from kbuild.cli.audit import FORMATS, command
+from kbuild.environment.index import Indexes
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY
+from kbuild.environment.locking import LockRequest, fresh_inputs
 from kbuild.errors import (
     AuditFindings,
     AuditIncomplete,
@@ -17,6 +21,9 @@ from kbuild.errors import (
     KbuildError,
 )
 from kbuild.image.cache import prune_cache
+from kbuild.model.bundle import read_bundle
+from kbuild.platform import Platform
+from kbuild.process import run
 
 LOCK = """\
 version: 1
@@ -107,3 +114,33 @@ def test_what_is_audited_is_not_removed_from_the_cache_meanwhile(folder: Path, m
     (folder / "model").mkdir()
     (folder / "model/MLmodel").touch()
     assert isinstance(CliRunner().invoke(command, ["model"]).exception, CacheInUse)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "stale"), [(["$KBUILD_CHANNEL", "https://conda.example/own"], []), (["other"], ["lock-stale"])]
+)
+def test_a_lock_of_channels_asked_for_by_name_is_fresh(folder: Path, recorded: list[str], stale: list[str]) -> None:
+    """``kbuild lock --channel``: neither the model nor the configuration has heard of the channel."""
+    model = folder / "model"
+    model.mkdir()
+    (model / "MLmodel").write_text("flavors: {python_function: {loader_module: six, env: {conda: conda.yaml}}}\n")
+    (model / "conda.yaml").write_text("{channels: [conda-forge], dependencies: [python=3.11.7, {pip: [six==1.17.0]}]}")
+    inputs = fresh_inputs(
+        read_bundle(model),
+        LockRequest(platforms=(Platform("linux", "amd64"),), channels=("https://conda.example/own",)),
+        Indexes(urls=("http://127.0.0.1:9/simple",)),
+        cache=folder / "cache",
+        run=run,
+        environ={},
+    )
+    lock = yaml.safe_load(LOCK)
+    lock["metadata"]["channels"] = [{"url": url, "used_env_vars": []} for url in recorded]
+    for each in inputs:
+        lock["metadata"]["custom_metadata"] = {INPUT_DIGEST_KEY: str(each)}
+        (folder / "conda-lock.yml").write_text(yaml.safe_dump(lock))
+        done = CliRunner().invoke(
+            command, ["model", "--lockfile", "conda-lock.yml", "--offline", "--no-record", "--format", "json"]
+        )
+        found = json.loads(done.stdout)
+        assert [each["id"] for each in found["findings"] if each["id"] == "lock-stale"] == stale
+        assert not [each for each in found["unchecked"] if "fresh" in each["reason"]]
