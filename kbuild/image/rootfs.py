@@ -18,7 +18,7 @@ from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
 from kbuild.image.bytecode_check import check_bytecode
 from kbuild.image.conda_packages import install_conda_packages
-from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, reset_directory_times, writing
+from kbuild.image.tree import cached_tree, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.image.trimming import link_trimmed
 from kbuild.image.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename, wheel_key
 from kbuild.plan.split import PackageGroup

@@ -6,7 +6,7 @@ The answer depends on the lock alone: on the wheels' sizes and paths, which its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from packaging.utils import canonicalize_name
 
@@ -39,10 +39,14 @@ class WheelFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackageGroup:
-    """Wheels that are one layer; ``name`` is also its folder in the build context."""
+    """Wheels that are one layer; ``name`` is also its folder in the build context.
+
+    ``left_out`` has the patterns (``kbuild.plan.left_out``) of the files that packages are without, by their names.
+    """
 
     name: str
     packages: tuple[LockedPackage, ...]
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def split_packages(facts: Mapping[LockedPackage, WheelFacts]) -> tuple[PackageGroup, ...]:
