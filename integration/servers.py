@@ -1,4 +1,4 @@
-"""Scoring servers as processes: ours, and ``mlflow models serve``."""
+"""Servers as processes: our scoring server, ``mlflow models serve``, and MLflow's tracking server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from engines import free_port
-from tool import BIN, running
+from tool import BIN, Tool, running
 
 SERVING_TESTS = Path(__file__).parent.parent / "tests" / "serving"
 
@@ -32,11 +32,11 @@ def environ(**more: str) -> dict[str, str]:
     return {**kept, "DO_NOT_TRACK": "1", "PYTHONHASHSEED": "0", **more}
 
 
-def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait(url: str, process: subprocess.Popen[bytes], log: Path, *, path: str = "ping") -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if requests.get(f"{url}/ping", timeout=5).status_code == 200:
+            if requests.get(f"{url}/{path}", timeout=5).status_code == 200:
                 return
         except requests.ConnectionError:
             pass  # not up yet
@@ -73,3 +73,17 @@ def theirs(model: Path, folder: Path) -> Iterator[str]:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(20)
+
+
+@contextmanager
+def tracking_server(folder: Path, tool: Tool) -> Iterator[str]:
+    """MLflow's tracking server, which also takes the artifacts: its uri."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    argv: list[str | Path] = [
+        BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "artifacts",
+    ]  # fmt: skip
+    log = folder / "log"
+    with running(argv, log, env=tool.environ(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"), cwd=folder) as process:
+        wait(uri, process, log, path="health")
+        yield uri

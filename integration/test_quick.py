@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 import warnings
@@ -10,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
-from engines import free_port
-from tool import BIN, Tool, Trained, running
+from servers import tracking_server
+from tool import Tool, Trained
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "model"))
 with warnings.catch_warnings():
@@ -25,21 +23,7 @@ HEAVY = {"mlflow", "kedro", "docker", "pandas", "numpy", "sqlalchemy", "requests
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory, tool: Tool) -> Iterator[Logged]:
     """A tracking server that passes artifacts on, with one of each case in it."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
-    uri = f"http://127.0.0.1:{free_port()}"
-    argv: list[str | Path] = [
-        BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "artifacts",
-    ]  # fmt: skip
-    with running(argv, folder / "log", env=tool.environ(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"), cwd=folder):
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with contextlib.suppress(requests.ConnectionError):
-                if requests.get(f"{uri}/health", timeout=5).ok:
-                    break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"the tracking server did not become ready:\n{(folder / 'log').read_text()[-3000:]}")
+    with tracking_server(tmp_path_factory.mktemp("mlflow-server"), tool) as uri:
         yield log_everything(uri, None)
 
 

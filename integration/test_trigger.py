@@ -20,6 +20,7 @@ import pytest
 import requests
 import yaml
 from engines import DockerEngine, free_port, install_engine
+from servers import tracking_server
 from tool import BIN, Tool, copy_project, running
 
 USER, PASSWORD = "builder", "correct horse"
@@ -95,14 +96,7 @@ def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory, tool: Tool) -> Iterator[str]:
     """A real tracking server, which also takes the artifacts."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
-    uri = f"http://127.0.0.1:{free_port()}"
-    argv: list[str | Path] = [
-        BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder / "artifacts",
-    ]  # fmt: skip
-    with running(argv, folder / "log", env=tool.environ(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"), cwd=folder):
-        wait_until(lambda: requests.get(f"{uri}/health", timeout=5).ok, "the tracking server")
+    with tracking_server(tmp_path_factory.mktemp("mlflow-server"), tool) as uri:
         yield uri
 
 

@@ -14,7 +14,7 @@ import click
 
 from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES, Policy, parse_policy
-from kbuild.audit.report import FORMAT
+from kbuild.audit.report import FORMAT, report_schema
 from kbuild.audit.text import markdown, summary, summary_table, table
 from kbuild.auditing.auditor import Auditor
 from kbuild.auditing.request import Audited, AuditRequest
@@ -61,15 +61,21 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 @click.option("--image", "image", metavar="IMAGE", help="Also the image of MODEL: a name, a layout or a tar.")
 @click.option("--today", metavar="DATE", help="The day that expiry dates are compared with.  [default: today]")
 @click.option("--no-record", is_flag=True, help="Do not write report, SBOM and tags to the MLflow run.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of the report of --format json.")
 @platform_option
 @env_option
-def command(reference: str | None, all_registered: bool, form: str, output: Path | None, **options: Any) -> None:
+def command(
+    reference: str | None, all_registered: bool, form: str, output: Path | None, schema: bool, **options: Any
+) -> None:
     """Audit REFERENCE: a model, an image, or a conda-lock.yml.
 
     A model is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a folder; an image is one built
     here, an OCI layout or a tar. The exit code is 0 when all is clean, 51 for findings, and 52 when something could
     not be checked.
     """
+    if schema:
+        _deliver(json.dumps(report_schema(), indent=2) + "\n", output)
+        return
     if (reference is None) != all_registered:
         raise click.UsageError("give a REFERENCE or --all-registered")
     if all_registered and form == "cyclonedx":

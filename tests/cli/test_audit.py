@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from jsonschema import Draft202012Validator
 
 from kbuild.auditing.auditor import Auditor
 from kbuild.cli.audit import FORMATS, command
@@ -85,6 +86,13 @@ def test_fail_on_lets_lesser_findings_pass(folder: Path) -> None:
     assert passing.exit_code == 0, passing.exception
     report = json.loads(passing.stdout)
     assert (report["verdict"], report["counts"]["high"], len(report["accepted"])) == ("clean", 1, 1)
+
+
+def test_the_report_keeps_to_the_schema_that_it_shows() -> None:
+    schema = json.loads(CliRunner().invoke(command, ["--schema"]).stdout)
+    report = json.loads(audit("--advisories", "advisories.json", "--format", "json").stdout)
+    Draft202012Validator(schema).validate(report)
+    assert not Draft202012Validator(schema).is_valid({**report, "verdict": "fine"})
 
 
 def test_one_reference_or_all() -> None:

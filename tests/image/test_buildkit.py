@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import BuildFailed, EngineUnavailable, ProgramNotFound
 from kbuild.image.buildkit import BuildKitEngine, stamp_times
 from kbuild.image.engine import EngineSettings
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
-from kbuild.platform import Platform
+from kbuild.plan.plan import BuildContext
 from kbuild.process import Completed
 from kbuild.progress import Silent
 
@@ -53,19 +54,7 @@ class FakeDocker:
 
 def make_context(folder: Path) -> BuildContext:
     (folder / "Dockerfile").write_text("FROM scratch\n")
-    config = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
-    plan = BuildPlan(
-        base=SCRATCH.digest,
-        base_name="scratch",
-        from_line="scratch",
-        platform=Platform("linux", "amd64"),
-        created=0,
-        layers=(),
-        config=config,
-        annotations=(),
-        dockerfile="",
-    )
-    return BuildContext(path=folder, plan=plan)
+    return BuildContext(path=folder, plan=replace(EMPTY, base=SCRATCH.digest))
 
 
 def test_the_probe_tells_versions() -> None:

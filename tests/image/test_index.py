@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage, PlatformError
@@ -17,24 +18,11 @@ from kbuild.image.oci.layout import find_manifest, layout_tar
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
 from kbuild.image.pack import image_in, pack
-from kbuild.plan.plan import BuildPlan, ImageConfig
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Silent
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 NAME = ImageReference.parse("churn:1")
-CONFIG = ImageConfig(user="1", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="SIGTERM", labels=())
-PLAN = BuildPlan(
-    base=digest_bytes(b""),
-    base_name="none",
-    from_line="scratch",
-    platform=AMD64,
-    created=0,
-    layers=(),
-    config=CONFIG,
-    annotations=(),
-    dockerfile="",
-)
 
 
 class Bytes:
@@ -47,7 +35,7 @@ class Bytes:
 
 def built(layout: Path, platform: Platform, text: bytes) -> BuiltImage:
     layers = tuple(RawLayer(content=Bytes(data), created_by="COPY") for data in (b"in both", text))
-    plan = replace(PLAN, platform=platform)
+    plan = replace(EMPTY, platform=platform)
     return pack(EngineOutput(layers=layers, config={}), plan, layout, engine="native", progress=Silent())
 
 

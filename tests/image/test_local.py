@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
@@ -11,22 +12,7 @@ from kbuild.image.local import LocalImages
 from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import pack
-from kbuild.plan.plan import BuildPlan, ImageConfig
-from kbuild.platform import Platform
 from kbuild.progress import Silent
-
-CONFIG = ImageConfig(user="1", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="SIGTERM", labels=())
-PLAN = BuildPlan(
-    base=digest_bytes(b""),
-    base_name="none",
-    from_line="scratch",
-    platform=Platform("linux", "amd64"),
-    created=0,
-    layers=(),
-    config=CONFIG,
-    annotations=(),
-    dockerfile="",
-)
 
 
 class Bytes:
@@ -39,7 +25,7 @@ class Bytes:
 
 def built(layout: Path, text: bytes) -> BuiltImage:
     output = EngineOutput(layers=(RawLayer(content=Bytes(text), created_by="COPY"),), config={})
-    return pack(output, PLAN, layout, engine="native", progress=Silent())
+    return pack(output, EMPTY, layout, engine="native", progress=Silent())
 
 
 def add(images: LocalImages, text: bytes) -> BuiltImage:
@@ -129,7 +115,7 @@ def test_a_damaged_entry_is_named(images: LocalImages) -> None:
 
 
 def test_replacing_fields_makes_another_plan() -> None:
-    assert replace(PLAN, created=1).digest != PLAN.digest
+    assert replace(EMPTY, created=1).digest != EMPTY.digest
 
 
 def test_an_image_that_lost_its_manifest_is_replaced_when_it_is_built_again(images: LocalImages) -> None:

@@ -6,11 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
@@ -23,7 +25,6 @@ from kbuild.image.oci.validate import validate_layout
 from kbuild.image.pack import pack
 from kbuild.image.publish import LayoutPublisher, RegistryPublisher, TarballPublisher
 from kbuild.image.registry import pull_image
-from kbuild.plan.plan import BuildPlan, ImageConfig
 from kbuild.platform import Platform
 from kbuild.progress import Silent
 
@@ -144,19 +145,8 @@ def image(tmp_path: Path) -> BuiltImage:
 
 
 def make_image(layout: Path, platform: Platform) -> BuiltImage:
-    config = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
-    plan = BuildPlan(
-        base=digest_bytes(b""),
-        base_name="",
-        from_line="scratch",
-        platform=platform,
-        created=0,
-        layers=(),
-        config=config,
-        annotations=(),
-        dockerfile="",
-    )
     layers = tuple(RawLayer(content=Bytes(data * 2000), created_by="COPY x/ /") for data in (b"one", b"two"))
+    plan = replace(EMPTY, platform=platform)
     return pack(EngineOutput(layers=layers, config={}), plan, layout, engine="fake", progress=Silent())
 
 

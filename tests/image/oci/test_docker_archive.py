@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import EngineOutput, RawLayer
@@ -14,22 +15,7 @@ from kbuild.image.oci.docker_archive import docker_archive
 from kbuild.image.oci.media import Compression
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.pack import pack
-from kbuild.plan.plan import BuildPlan, ImageConfig
-from kbuild.platform import Platform
 from kbuild.progress import Silent
-
-CONFIG = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
-PLAN = BuildPlan(
-    base=digest_bytes(b""),
-    base_name="",
-    from_line="scratch",
-    platform=Platform("linux", "amd64"),
-    created=0,
-    layers=(),
-    config=CONFIG,
-    annotations=(),
-    dockerfile="",
-)
 
 
 class Text:
@@ -44,7 +30,7 @@ class Text:
 def test_layers_are_plain_and_have_their_diff_ids(tmp_path: Path, compression: Compression) -> None:
     texts = [b"one" * 300, b"another"]
     output = EngineOutput(layers=tuple(RawLayer(content=Text(text), created_by="") for text in texts), config={})
-    image = pack(output, PLAN, tmp_path / "image", engine="native", progress=Silent(), compression=compression)
+    image = pack(output, EMPTY, tmp_path / "image", engine="native", progress=Silent(), compression=compression)
     data = b"".join(docker_archive(image.layout, image.digest, ImageReference.parse("churn:1")))
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         read = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
