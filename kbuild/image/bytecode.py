@@ -111,7 +111,7 @@ def _is_like_running(version: str) -> bool:
 def _compile(files: Sequence[tuple[str, str]], compiler: Compiler, run: Runner) -> list[str]:
     # -S -s: no site-packages; -B: the interpreter must not write beside its own library, which is the cache's.
     argv = [str(compiler.python), "-S", "-s", "-B", "-W", "ignore", str(_WORKER)]
-    done = run(argv, env=ENVIRONMENT, stdin=json.dumps({"files": files}))
+    done = run(argv, env=ENVIRONMENT, stdin=json.dumps({"parent": os.getpid(), "files": files}))
     if done.returncode != 0:
         reason = done.stderr.strip().rsplit("\n", 1)[-1] or f"exit code {done.returncode}"
         raise BuildFailed(

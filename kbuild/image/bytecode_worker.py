@@ -1,7 +1,8 @@
 """Compiles Python files inside the image's own interpreter; started by bytecode.py, imports nothing of kbuild.
 
-Reads ``{"files": [[source, path in the image], ...]}`` as JSON from stdin and writes one ``.pyc`` a file, with the
-unchecked hash of PEP 552. Answers ``{"skipped": [...]}``: the files that are not valid Python.
+Reads ``{"parent": process id, "files": [[source, path in the image], ...]}`` as JSON from stdin and writes one ``.pyc``
+a file, with the unchecked hash of PEP 552. Answers ``{"skipped": [...]}``: the files that are not valid Python. Ends
+when its parent is gone, before the next file.
 """
 
 # ruff: noqa: PTH103, PTH120, PTH123
@@ -52,7 +53,11 @@ def compile_file(source: str, shown: str) -> None:
 
 def main() -> None:
     skipped = []
-    for source, shown in json.load(sys.stdin)["files"]:
+    order = json.load(sys.stdin)
+    for source, shown in order["files"]:
+        # Who was killed cannot end what it started.
+        if os.getppid() != order["parent"]:
+            sys.exit("the process that started this one has ended")
         try:
             compile_file(source, shown)
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # a template, or a test of the compiler

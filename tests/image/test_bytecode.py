@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import marshal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,15 @@ from kbuild.process import Completed, run
 
 HERE = Compiler(python=Path(sys.executable), identity=Digest("0" * 64))
 RUNNING = ".".join(map(str, sys.version_info[:3]))
+BUILD = """
+import pathlib, sys
+from kbuild.digest import Digest
+from kbuild.image.bytecode import Compiler, compile_tree
+from kbuild.process import run
+
+here = Compiler(python=pathlib.Path(sys.executable), identity=Digest("0" * 64))
+compile_tree(pathlib.Path(sys.argv[1]), "/opt/env", here, run=run, jobs=2)
+"""
 SOURCES = {
     "a.py": "def f(x):\n    'doc'\n    return [x.append, {'k': (1, 'append')}, x in {'b', 'a', 'c'}]\n",
     "b.py": "import os\nk = 'append'\nclass C:\n    def append(self, sep=os): return sep\n",
@@ -59,6 +70,23 @@ def test_a_file_is_unchecked_hashed_and_names_its_place_in_the_image(tmp_path: P
     assert data[8:16] == importlib.util.source_hash(source.read_bytes())
     code = marshal.loads(data[16:])  # noqa: S302 written two lines above
     assert code.co_filename == "/opt/env/lib/a.py"
+
+
+def test_compilers_end_with_a_build_that_is_killed(tmp_path: Path) -> None:
+    library = tmp_path / "opt/env/lib"
+    library.mkdir(parents=True)
+    text = "".join(f"def f{n}(a, b=({n}, 'x')):\n    return [a.x{n}, {{b: a}}, a in b]\n" for n in range(1500))
+    for number in range(200):
+        (library / f"m{number}.py").write_text(text)
+    with subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path)]) as build:
+        deadline = time.monotonic() + 30
+        while not bytecode(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        build.kill()
+    time.sleep(0.5)
+    made = len(bytecode(tmp_path))
+    time.sleep(0.5)
+    assert 0 < len(bytecode(tmp_path)) == made < 200
 
 
 def test_an_interpreter_that_does_not_run_is_an_error(tmp_path: Path) -> None:
