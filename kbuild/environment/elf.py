@@ -1,4 +1,4 @@
-"""What kbuild reads from ELF files: whether a file is one, and which C library it needs.
+"""What kbuild reads from ELF files: whether a file is one, which C library it needs, and which other libraries.
 
 Format: the System V ABI's ELF chapters, and "Symbol Versioning" of the Linux Standard Base (``.gnu.version_r``).
 """
@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSegment, DynamicTag
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
@@ -35,6 +37,26 @@ def required_glibc(paths: Iterable[Path]) -> tuple[int, int]:
                     for _, versions in section.iter_versions():
                         needed = max([needed, *(_glibc_of(version.name) for version in versions)])
     return needed
+
+
+def linked_names(path: Path) -> tuple[frozenset[str], str | None]:
+    """The names of the libraries that an ELF file needs (``DT_NEEDED``), and its own (``DT_SONAME``) if it has one.
+
+    None of either for a damaged file, which no loader takes.
+    """
+    try:
+        with path.open("rb") as file:
+            dynamic = [each for each in ELFFile(file).iter_segments() if isinstance(each, DynamicSegment)]
+            tags = [tag for segment in dynamic for tag in segment.iter_tags()]
+    except ELFError:
+        return frozenset(), None
+    needed = frozenset(_text(tag, "needed") for tag in tags if tag.entry.d_tag == "DT_NEEDED")
+    return needed, next((_text(tag, "soname") for tag in tags if tag.entry.d_tag == "DT_SONAME"), None)
+
+
+def _text(tag: DynamicTag, name: str) -> str:
+    # pyelftools gives a tag its text as an attribute that is named like the tag.
+    return str(getattr(tag, name))
 
 
 def _glibc_of(symbol_version: str) -> tuple[int, int]:

@@ -101,6 +101,7 @@ def write_install_context(
             "recipe": str(environment_recipe(locked.spec.python, platform)),
             "interpreter": INTERPRETER_LAYER,
             "groups": {group.name: [package.sha256 for package in group.packages] for group in groups},
+            "left_out": {group.name: {name: list(each) for name, each in group.left_out.items()} for group in groups},
         }
         (folder / "install.json").write_bytes(canonical_json(order) + b"\n")
         for tree in (folder, code):

@@ -46,7 +46,7 @@ def install_packages(root: Path = Path("/")) -> None:
     if str(environment_recipe(order["python"], platform)) != order["recipe"]:
         raise BuildFailed(f"this stage would install otherwise than planned: is it a {platform} machine?")
     lockfile = parse_lockfile((_FOLDER / "conda-lock.yml").read_bytes(), source="conda-lock.yml")
-    groups = _groups(order["groups"], lockfile, platform)
+    groups = _groups(order, lockfile, platform)
     interpreter = order["interpreter"]
     names = [interpreter, *(group.name for group in groups)]
     taken = [name for name in names if (root / name).exists()]
@@ -79,9 +79,12 @@ def compile_code(root: Path = Path("/")) -> None:
         normalise_tree(root / name)
 
 
-def _groups(stated: dict[str, list[str]], lockfile: Lockfile, platform: Platform) -> list[PackageGroup]:
+def _groups(order: dict[str, Any], lockfile: Lockfile, platform: Platform) -> list[PackageGroup]:
     known = {package.sha256: package for package in lockfile.for_platform(platform)}
-    return [PackageGroup(name=name, packages=tuple(known[each] for each in hashes)) for name, hashes in stated.items()]
+    return [
+        PackageGroup(name=name, packages=tuple(known[each] for each in hashes), left_out=order["left_out"][name])
+        for name, hashes in order["groups"].items()
+    ]
 
 
 def _access() -> dict[str, Any]:

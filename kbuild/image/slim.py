@@ -1,5 +1,7 @@
 """A slim image: without the packages that only MLflow asked for and that serving this model never reads.
 
+Which files of the other packages it is without is said in ``kbuild.image.slim_files``.
+
 Nothing is resolved anew: the lock stays, and the plan says which of its packages are left out. What a model reads is
 seen by asking it every kind of request with all packages there (``kbuild.serving.rehearsal``), and what is left out
 is only left out where the same requests get the same answers without it.
@@ -18,11 +20,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.plan.left_out import LeftOut
 from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.process import Runner
 
-RULE = 1
-"""Changes whenever the same rehearsal would leave out other packages."""
+RULE = 2
+"""Changes whenever the same rehearsal would leave out something else."""
 
 # The full package asks for what its tracking server, its user interface and its flavors need.
 _MLFLOW = frozenset({"mlflow", "mlflow-skinny", "mlflow-tracing"})
@@ -90,15 +93,25 @@ def choose_kept(
     for package in sorted(facts, key=lambda package: (facts[package].size, package)):
         for path in facts[package].paths:
             owners.setdefault(path, []).append(package)
-    kept: set[LockedPackage] = set()
-    for path in sorted({place for file in files if (place := _source(file, short)) is not None}):
+    read: set[LockedPackage] = set()
+    for path in sorted(find_sources(files, short)):
         bringing = owners.get(path)
-        if bringing and not kept & {*bringing}:
-            kept.add(bringing[0])
-    by_name = {canonicalize_name(package.name): package for package in facts}
-    asked = {canonicalize_name(Requirement(text).name) for text in requirements} - _MLFLOW
-    pending = [*kept, *(by_name[name] for name in asked if name in by_name)]
-    kept.clear()
+        if bringing and not read & {*bringing}:
+            read.add(bringing[0])
+    return _with_dependencies(facts, read) | find_asked(facts, requirements)
+
+
+def find_asked(packages: Iterable[LockedPackage], requirements: Iterable[str]) -> frozenset[LockedPackage]:
+    """Those of the packages that the model's requirements (PEP 508) ask for, directly or not, MLflow's left out."""
+    packages = tuple(packages)
+    names = {canonicalize_name(Requirement(text).name) for text in requirements} - _MLFLOW
+    return _with_dependencies(packages, [each for each in packages if canonicalize_name(each.name) in names])
+
+
+def _with_dependencies(packages: Iterable[LockedPackage], start: Iterable[LockedPackage]) -> frozenset[LockedPackage]:
+    by_name = {canonicalize_name(package.name): package for package in packages}
+    kept: set[LockedPackage] = set()
+    pending = [*start]
     while pending:
         package = pending.pop()
         if package in kept:
@@ -110,15 +123,15 @@ def choose_kept(
     return frozenset(kept)
 
 
-def keep_groups(groups: Sequence[PackageGroup], left_out: Iterable[str]) -> tuple[PackageGroup, ...]:
-    """The groups without the packages of these names, and without groups that are then empty."""
-    names = {canonicalize_name(name) for name in left_out}
-    kept = [
-        PackageGroup(
-            name=group.name, packages=tuple(p for p in group.packages if canonicalize_name(p.name) not in names)
-        )
-        for group in groups
-    ]
+def keep_groups(groups: Sequence[PackageGroup], left_out: LeftOut) -> tuple[PackageGroup, ...]:
+    """The groups without these packages and files, and without groups that are then empty."""
+    names = {canonicalize_name(name) for name in left_out.packages}
+    kept = []
+    for group in groups:
+        packages = tuple(package for package in group.packages if canonicalize_name(package.name) not in names)
+        patterns = {package.name: left_out.patterns(package.name) for package in packages}
+        files = {name: each for name, each in patterns.items() if each}
+        kept.append(PackageGroup(name=group.name, packages=packages, left_out=files))
     return tuple(group for group in kept if group.packages)
 
 
@@ -128,6 +141,11 @@ def first_difference(one: Rehearsal, other: Rehearsal) -> str | None:
         if before != after:
             return f"request {number} is answered {str(after)[:200]} instead of {str(before)[:200]}"
     return None if len(one.answers) == len(other.answers) else "not every request is answered"
+
+
+def find_sources(files: Iterable[str], short: str) -> frozenset[str]:
+    """The paths as ``WheelFacts`` has them of what was read, the sources for bytecode, metadata left out."""
+    return frozenset(place for file in files if (place := _source(file, short)) is not None)
 
 
 def _source(file: str, short: str) -> str | None:

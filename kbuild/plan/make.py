@@ -12,6 +12,7 @@ from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import PlatformError
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.left_out import NOTHING, RULE, LeftOut
 from kbuild.plan.plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
 from kbuild.plan.render import Template, render_dockerfile
 from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
@@ -25,6 +26,8 @@ LABEL_MODEL_URI = "io.kbuild.model.uri"
 LABEL_RUN_ID = "io.kbuild.run.id"
 LABEL_LEFT_OUT = "io.kbuild.slim.left-out"
 """The names of the locked packages that a slim image is without, with spaces between."""
+LABEL_FILES_LEFT_OUT = "io.kbuild.slim.left-out-files"
+"""The files that a slim image is without, as JSON: package or ``*`` -> patterns (``kbuild.plan.left_out``)."""
 BASE_LAYER = "base"
 INTERPRETER_LAYER = "interpreter"
 RUNTIME_LAYER = "runtime"
@@ -42,13 +45,13 @@ def make_plan(
     groups: Sequence[PackageGroup],
     template: Template,
     labels: Mapping[str, str] | None = None,
-    left_out: Iterable[str] = (),
+    left_out: LeftOut = NOTHING,
 ) -> BuildPlan:
     """Everything that determines the image.
 
     ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are put in place, so that a
-    change of the recipe is a change of the plan; ``groups`` are the lock's wheels, split into layers, without those
-    that ``left_out`` names. ``labels`` come on top of kbuild's own. Raises PlatformError for a platform the lock does
+    change of the recipe is a change of the plan; ``groups`` are the lock's wheels, split into layers, without what
+    ``left_out`` names. ``labels`` come on top of kbuild's own. Raises PlatformError for a platform the lock does
     not cover, TemplateError and LabelError from rendering.
     """
     if platform not in lockfile.platforms:
@@ -64,7 +67,8 @@ def make_plan(
         "io.kbuild.model.digest": str(bundle.digest),
         LABEL_MODEL_URI: facts.uri,
         LABEL_RUN_ID: facts.run_id,
-        LABEL_LEFT_OUT: " ".join(sorted(left_out)) or None,
+        LABEL_LEFT_OUT: " ".join(sorted(left_out.packages)) or None,
+        LABEL_FILES_LEFT_OUT: left_out.files_json(),
         "io.kbuild.mlflow.version": facts.mlflow_version,
         "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
         "org.opencontainers.image.created": rfc3339(facts.created),
@@ -81,7 +85,7 @@ def make_plan(
         config=ImageConfig(
             user=_USER,
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
-            env=(*_environment(), *_served(bundle, lockfile, slim=LABEL_LEFT_OUT in stated)),
+            env=(*_environment(), *_served(bundle, lockfile, slim=bool(left_out))),
             exposed_port=PORT,
             healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.healthcheck"),
             stop_signal="SIGTERM",
@@ -115,7 +119,7 @@ def _layers(
     conda = [recipe, _sources(package.sha256 for package in packages if package.manager == "conda")]
     layers = [LayerPlan(name=name, source=name, content=base.digest) for name in lowest]
     layers.append(_layer(INTERPRETER_LAYER, conda, lowest))
-    layers += [_layer(group.name, [recipe, _sources(p.sha256 for p in group.packages)], compiled) for group in groups]
+    layers += [_layer(group.name, [recipe, *_packages(group)], compiled) for group in groups]
     layers.append(_layer(RUNTIME_LAYER, [recipe, str(runtime)], compiled))
     for name, files in split_model(bundle).items():
         content = [recipe, [[file.path, str(file.digest)] for file in files]]
@@ -125,6 +129,13 @@ def _layers(
 
 def _layer(name: str, value: object, over: tuple[str, ...]) -> LayerPlan:
     return LayerPlan(name=name, source=name, content=digest_json(value), over=over)
+
+
+def _packages(group: PackageGroup) -> list[object]:
+    """What decides a group's files: the packages, and what they are without where they are not whole."""
+    sources = _sources(package.sha256 for package in group.packages)
+    trimmed = sorted((p.sha256, group.left_out[p.name]) for p in group.packages if p.name in group.left_out)
+    return [sources, [RULE, trimmed]] if trimmed else [sources]
 
 
 def _sources(digests: Iterable[str]) -> list[str]:

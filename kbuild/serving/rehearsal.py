@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_WRONG = {"dataframe_split": {"columns": ["no such column"], "data": [[1]]}}
+_WRONG: dict[str, Any] = {"dataframe_split": {"columns": ["no such column"], "data": [[1]]}}
 _PATHS = (("GET", "/ping"), ("GET", "/version"), ("GET", "/nowhere"), ("GET", "/invocations"), ("POST", "/invocations"))
 
 
@@ -47,16 +47,20 @@ def main() -> int:
 
 
 def _make_requests(example: bytes) -> list[tuple[bytes, str]]:
-    """The example as JSON, CSV and Parquet, and what is wrong in several ways."""
+    """The example as JSON, CSV and Parquet, and what is wrong in several ways.
+
+    Where the example is no table, one that does not fit is asked in its place: reading it loads as much.
+    """
     made = [(example, "application/json")]
     made += [(body, "application/json") for body in (b"{", b"{}", b"[]", json.dumps(_WRONG).encode())]
     table = (json.loads(example) or {}).get("dataframe_split")
-    if table is not None and "columns" in table:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([table["columns"], *table["data"]])
-        made.append((text.getvalue().encode(), "text/csv"))
-        made.append((_make_parquet(table), "application/vnd.apache.parquet"))
+    if table is None or "columns" not in table:
+        table = _WRONG["dataframe_split"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([table["columns"], *table["data"]])
+    made.append((text.getvalue().encode(), "text/csv"))
+    made.append((_make_parquet(table), "application/vnd.apache.parquet"))
     return [*made, (b"1", "text/csv"), (b"1", "application/xml")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from kbuild.image.diff import ImageDiff, diff_images
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.media import Compression, layer_compression
-from kbuild.plan.make import LABEL_LEFT_OUT, LABEL_MODEL_URI, LABEL_RUN_ID
+from kbuild.plan.left_out import LeftOut
+from kbuild.plan.make import LABEL_FILES_LEFT_OUT, LABEL_LEFT_OUT, LABEL_MODEL_URI, LABEL_RUN_ID
 from kbuild.platform import Platform
 
 _BASE = "io.kbuild.base.name"
@@ -38,7 +40,7 @@ class Claims:
     model_digest: str
     labels: tuple[tuple[str, str], ...]
     compression: Compression
-    left_out: tuple[str, ...]
+    left_out: LeftOut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,8 @@ class RebuildReport:
             "base": self.claims.base,
             "platform": str(self.claims.platform),
             "compression": self.claims.compression,
-            "left_out": list(self.claims.left_out),
+            "left_out": list(self.claims.left_out.packages),
+            "left_out_files": self.claims.left_out.to_json()["files"],
             "versions": dict(self.versions),
             "reused_downloads": self.reused_downloads,
             "seconds": dict(self.seconds),
@@ -96,8 +99,16 @@ def read_claims(image: BuiltImage) -> Claims:
         model_digest=labels[_MODEL],
         labels=tuple((key, value) for key, value in sorted(labels.items()) if not key.startswith(_OWN)),
         compression=_compression(image),
-        left_out=tuple(labels.get(LABEL_LEFT_OUT, "").split()),
+        left_out=_left_out(image, labels),
     )
+
+
+def _left_out(image: BuiltImage, labels: Mapping[str, str]) -> LeftOut:
+    packages = labels.get(LABEL_LEFT_OUT, "").split()
+    try:
+        return LeftOut.from_json({"packages": packages, "files": json.loads(labels.get(LABEL_FILES_LEFT_OUT, "{}"))})
+    except ValueError as error:
+        raise InvalidImage(f"{image.digest}: its label {LABEL_FILES_LEFT_OUT} cannot be read: {error}") from error
 
 
 def _compression(image: BuiltImage) -> Compression:

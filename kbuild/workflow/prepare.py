@@ -26,6 +26,7 @@ from kbuild.image.wheel_facts import split_wheels
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.reference import ModelReference
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.make import make_plan
 from kbuild.plan.plan import BuildPlan
 from kbuild.plan.render import Template
@@ -39,7 +40,7 @@ from kbuild.workflow.tools import Tools
 class ImageRequest:
     """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit.
 
-    ``slim`` leaves out what the model is measured not to need, ``left_out`` the packages of exactly these names.
+    ``slim`` leaves out what the model is measured not to need, ``left_out`` exactly this.
     ``builder`` and ``network`` are BuildKit's, see EngineSettings.
     """
 
@@ -53,7 +54,7 @@ class ImageRequest:
     compression: Compression = DEFAULT_COMPRESSION
     builder: str | None = None
     slim: bool = False
-    left_out: tuple[str, ...] = ()
+    left_out: LeftOut = NOTHING
     network: str | None = None
 
 
@@ -90,7 +91,7 @@ def prepare(
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=lambda: download_packages(locked, packages, tools))
     runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
-    left_out: Sequence[str] = request.left_out
+    left_out = request.left_out
     if request.slim:
         slimming = Slimming(
             bundle=bundle,

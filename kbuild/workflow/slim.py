@@ -18,14 +18,18 @@ from kbuild.image.slim import (
     Rehearsal,
     RehearsalFailed,
     choose_kept,
+    find_asked,
+    find_sources,
     first_difference,
     keep_groups,
     rehearse,
 )
-from kbuild.image.tree import link_tree, write_whole, writing
+from kbuild.image.slim_files import choose_files, measure_files
+from kbuild.image.tree import link_tree, mark_used, write_whole, writing
 from kbuild.image.wheel_facts import read_wheel_facts
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.context import stage_runtime
+from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.make import PREFIX, RUNTIME_PATH
 from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.platform import Platform, host_platform
@@ -48,8 +52,8 @@ class Slimming:
     recipe: str
 
 
-def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Callable[[], _Downloads]) -> list[str]:
-    """The names of the packages that the image can do without, sorted; empty where the model has to have them all.
+def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Callable[[], _Downloads]) -> LeftOut:
+    """The packages and files that the image can do without; nothing where the model has to have them all.
 
     Why it has to is told in a note. Raises PlatformError for an image whose interpreter does not run here, and what
     laying out the environment raises.
@@ -76,9 +80,9 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
             left_out = _measure(slimming, facts, downloads, tools, Path(folder), progress)
         except RehearsalFailed as failure:
             progress.note(f"{failure}; nothing is left out")
-            return []
+            return NOTHING
         with writing("the cache"):
-            write_whole(record, json.dumps(left_out).encode())
+            write_whole(record, json.dumps(left_out.to_json()).encode())
     return left_out
 
 
@@ -89,11 +93,11 @@ def _measure(
     tools: Tools,
     folder: Path,
     progress: Progress,
-) -> list[str]:
+) -> LeftOut:
     runtime = folder / "runtime"
     stage_runtime(runtime)
-    python = slimming.locked.spec.python
-    short = ".".join(python.split(".")[:2])
+    spec = slimming.locked.spec
+    short = ".".join(spec.python.split(".")[:2])
 
     def ask(name: str, groups: Sequence[PackageGroup]) -> Rehearsal:
         root = folder / name
@@ -114,32 +118,36 @@ def _measure(
 
     progress.note("asking the model with all packages")
     whole = ask("whole", slimming.groups)
-    kept = choose_kept(facts, whole.files, slimming.locked.spec.pip, short=short)
-    left_out = sorted(package.name for package in facts if package not in kept)
-    if not left_out:
-        progress.note("every package of the lock is needed")
-        return []
-    progress.note(f"asking it without {', '.join(left_out)}")
+    kept = choose_kept(facts, whole.files, spec.pip, short=short)
+    others = {package: facts[package] for package in facts if package in kept}
+    site = folder / "whole" / PREFIX.lstrip("/") / f"lib/python{short}/site-packages"
+    left_out = LeftOut(
+        packages=tuple(sorted(package.name for package in facts if package not in kept)),
+        files=choose_files(others, find_sources(whole.files, short), find_asked(facts, spec.pip), site),
+    )
+    files = measure_files(others, left_out, site)
+    others_gone = f"{files.count - len(files.named)} files that serve developers"
+    progress.note(f"asking it without {', '.join([*left_out.packages, *files.named, others_gone])}")
     slim = ask("slim", keep_groups(slimming.groups, left_out))
     different = first_difference(whole, slim)
     if different is not None:
         progress.note(f"the model answers otherwise without them: {different}; nothing is left out")
-        return []
-    before = sum(each.size for each in facts.values()) / 1e6
-    after = sum(facts[package].size for package in kept) / 1e6
+        return NOTHING
+    before = sum(each.size for each in facts.values())
+    after = sum(each.size for each in others.values()) - files.size
     progress.note(
-        f"{len(left_out)} of {len(facts)} packages left out, {after:.0f} instead of {before:.0f} MB; "
+        f"{len(left_out.packages)} of {len(facts)} packages and {files.count} files of the others left out, "
+        f"{after / 1e6:.0f} instead of {before / 1e6:.0f} MB; "
         f"first prediction after {slim.seconds:.2f} instead of {whole.seconds:.2f} s of processor time"
     )
     return left_out
 
 
-def _read_record(record: Path, names: set[str]) -> list[str] | None:
+def _read_record(record: Path, names: set[str]) -> LeftOut | None:
     """None as well for a record that is damaged; it is then made again."""
     try:
-        left_out = json.loads(record.read_bytes())
+        left_out = LeftOut.from_json(json.loads(record.read_bytes()))
+        mark_used(record)
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(left_out, list) or not all(isinstance(name, str) and name in names for name in left_out):
-        return None
-    return left_out
+    return left_out if names.issuperset(left_out.packages) else None

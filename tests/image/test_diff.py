@@ -13,6 +13,7 @@ from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.media import Compression
 from kbuild.image.pack import pack
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.left_out import LeftOut
 from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
 from kbuild.platform import Platform
 from kbuild.process import run
@@ -129,9 +130,13 @@ def test_what_an_image_claims(tmp_path: Path) -> None:
     packed = build(tmp_path / "gzip", FILES, more=more, compression="gzip")
     assert read_claims(packed).compression == "gzip"
     assert packed.config_digest == image.config_digest
-    assert claims.left_out == ()
-    slim = 'LABEL "io.kbuild.lock.digest"="l" "io.kbuild.model.digest"="d" "io.kbuild.slim.left-out"="flask gunicorn"\n'
-    assert read_claims(build(tmp_path / "c", FILES, more=slim)).left_out == ("flask", "gunicorn")
+    assert not claims.left_out
+    slim = more.replace("\n", ' "io.kbuild.slim.left-out"="flask gunicorn"\n')
+    assert read_claims(build(tmp_path / "c", FILES, more=slim)).left_out == LeftOut(packages=("flask", "gunicorn"))
+    files = slim.replace("\n", ' "io.kbuild.slim.left-out-files"="{\\"a\\":[\\"tests/\\"]}"\n')
+    assert read_claims(build(tmp_path / "d", FILES, more=files)).left_out.files == {"a": ("tests/",)}
+    with pytest.raises(InvalidImage, match=r"its label io\.kbuild\.slim\.left-out-files cannot be read"):
+        read_claims(build(tmp_path / "e", FILES, more=files.replace("]}", "}")))
     with pytest.raises(InvalidImage, match=r"no label io\.kbuild\.lock\.digest"):
         read_claims(build(tmp_path / "b", FILES))
 

@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.image.slim import Rehearsal, RehearsalFailed, choose_kept, first_difference, keep_groups, rehearse
+from kbuild.image.slim import (
+    Rehearsal,
+    RehearsalFailed,
+    choose_kept,
+    find_asked,
+    first_difference,
+    keep_groups,
+    rehearse,
+)
+from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.platform import Platform
 from kbuild.process import Completed
@@ -63,8 +73,16 @@ def test_reading_metadata_or_other_files_says_nothing() -> None:
 
 def test_groups_lose_what_is_left_out_and_empty_ones_are_gone() -> None:
     groups = (PackageGroup(name="a", packages=(FULL, SKINNY)), PackageGroup(name="b", packages=(OTHERS["tz-data"],)))
-    assert keep_groups(groups, ["mlflow", "tz_data"]) == (PackageGroup(name="a", packages=(SKINNY,)),)
-    assert keep_groups(groups, []) == groups
+    left_out = LeftOut(packages=("mlflow", "tz_data"))
+    assert keep_groups(groups, left_out) == (PackageGroup(name="a", packages=(SKINNY,)),)
+    assert keep_groups(groups, NOTHING) == groups
+    (group,) = keep_groups(groups, replace(left_out, files={"*": ("tests/",), "mlflow-skinny": ("a.so",)}))
+    assert group.left_out == {"mlflow-skinny": ("a.so", "tests/")}
+
+
+def test_what_the_model_asks_for_is_told_from_what_only_mlflow_asks_for() -> None:
+    asked = find_asked(PACKAGES, ["mlflow==3.1", "mlflow-skinny", "Pandas>=2"])
+    assert {each.name for each in asked} == {"pandas", "tz-data"}
 
 
 def rehearsal(*answers: Any) -> Rehearsal:

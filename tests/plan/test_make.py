@@ -8,6 +8,7 @@ from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import LabelError, PlatformError
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.left_out import LeftOut
 from kbuild.plan.make import make_plan, rfc3339
 from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
 from kbuild.plan.render import Template
@@ -143,8 +144,28 @@ def test_a_layer_names_the_layers_whose_files_it_may_meet(bundle, lockfile, base
 
 
 def test_a_slim_plan_says_what_it_is_without(bundle, lockfile, base) -> None:
-    slim = make(bundle, lockfile, base, left_out=["numpy", "b"])
-    assert dict(slim.config.labels)["io.kbuild.slim.left-out"] == "b numpy"
+    slim = make(bundle, lockfile, base, left_out=LeftOut(packages=("numpy", "b"), files={"*": ("tests/",)}))
+    labels = dict(slim.config.labels)
+    assert labels["io.kbuild.slim.left-out"] == "b numpy"
+    assert labels["io.kbuild.slim.left-out-files"] == '{"*":["tests/"]}'
     assert dict(slim.config.env)["KBUILD_SLIM"] == "1"
     assert slim.digest != make(bundle, lockfile, base).digest
-    assert "io.kbuild.slim.left-out" not in dict(make(bundle, lockfile, base).config.labels)
+    assert not [key for key in dict(make(bundle, lockfile, base).config.labels) if key.startswith("io.kbuild.slim")]
+
+
+def test_a_layer_follows_from_its_packages_and_what_they_are_without(bundle, lockfile, base) -> None:
+    whole = split_packages({p: FACTS[p.name] for p in lockfile.packages if p.manager == "pip"})
+
+    def contents(**left_out: tuple[str, ...]) -> dict[str, str]:
+        groups = [
+            replace(group, left_out={p.name: left_out[p.name] for p in group.packages if p.name in left_out})
+            for group in whole
+        ]
+        return {layer.name: str(layer.content) for layer in make(bundle, lockfile, base, groups=groups).layers}
+
+    assert contents() == {layer.name: str(layer.content) for layer in make(bundle, lockfile, base).layers}
+    numpy = contents(numpy=("tests/",))
+    assert {name for name, content in contents().items() if content != numpy[name]} == {"package-numpy"}
+    # What another package is without changes nothing, what it is without itself does.
+    assert contents(numpy=("tests/",), mlflow=("*.h",))["package-numpy"] == numpy["package-numpy"]
+    assert contents(numpy=("*.h",))["package-numpy"] != numpy["package-numpy"]

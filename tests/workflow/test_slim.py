@@ -16,6 +16,7 @@ import pytest
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import PlatformError
+from kbuild.plan.left_out import NOTHING, LeftOut, select_files
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed
@@ -24,6 +25,11 @@ from kbuild.workflow import Tools
 from kbuild.workflow.slim import Slimming, find_left_out
 
 NAMES = ("mlflow", "flask", "pandas")
+FILES = {
+    "mlflow": ("mlflow.py",),
+    "flask": ("flask.py",),
+    "pandas": ("pandas.py", "tables/tests/test_a.py", "tables/a.h"),
+}
 SITE = "opt/env/lib/python3.11/site-packages"
 
 
@@ -59,10 +65,11 @@ class Program:
 
 
 class Layout:
-    """Stands for Environment: each package is one module."""
+    """Stands for Environment: each package is one module, and one has tests. ``gone`` is what was left out so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.gone: list[str] = []
         python = folder / "interpreter" / "opt/env/bin/python3.11"
         python.parent.mkdir(parents=True)
         python.write_text("")
@@ -75,9 +82,12 @@ class Layout:
     ) -> dict[str, Path]:
         for group in groups:
             for package in group.packages:
-                module = into / group.name / SITE / f"{package.name}.py"
-                module.parent.mkdir(parents=True, exist_ok=True)
-                module.write_text("")
+                gone = select_files(FILES[package.name], group.left_out.get(package.name, ()))
+                self.gone += gone
+                for path in {*FILES[package.name]} - gone:
+                    file = into / group.name / SITE / path
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text("x" * 1_000_000)
         return {group.name: into / group.name for group in groups}
 
 
@@ -112,7 +122,7 @@ def slimming(tmp_path: Path) -> Slimming:
     )
 
 
-def find(slimming: Slimming, folder: Path, program: Program) -> tuple[list[str], list[str]]:
+def find(slimming: Slimming, folder: Path, program: Program) -> tuple[LeftOut, list[str]]:
     """What is left out, and the notes."""
     notes = Notes()
 
@@ -125,7 +135,8 @@ def find(slimming: Slimming, folder: Path, program: Program) -> tuple[list[str],
         for package in slimming.groups[0].packages:
             files[package] = folder / f"{package.name}.whl"
             with zipfile.ZipFile(files[package], "w") as archive:
-                archive.writestr(f"{package.name}.py", "x" * 1_000_000)
+                for path in FILES[package.name]:
+                    archive.writestr(path, "x" * 1_000_000)
         return files
 
     store: Any = None
@@ -136,10 +147,16 @@ def find(slimming: Slimming, folder: Path, program: Program) -> tuple[list[str],
 def test_what_only_mlflow_asks_for_is_left_out_and_remembered(slimming: Slimming, tmp_path: Path) -> None:
     program = Program(lambda there: [200, "1.5"])
     left_out, notes = find(slimming, tmp_path, program)
-    assert left_out == ["flask"]
-    assert "1 of 3 packages left out, 2 instead of 3 MB" in notes[-1]
+    assert left_out.packages == ("flask",)
+    assert {"tests/", "*.h"} <= {*left_out.patterns("pandas")}
+    # The second time the model is asked without them.
+    environment: Any = slimming.environment
+    assert sorted(environment.gone) == ["tables/a.h", "tables/tests/test_a.py"]
+    assert notes[-2] == "asking it without flask, 2 files that serve developers"
+    assert "1 of 3 packages and 2 files of the others left out, 2 instead of 5 MB" in notes[-1]
     assert program.starts == 2
-    assert find(slimming, tmp_path, program) == (["flask"], [])
+    again, notes = find(slimming, tmp_path, program)
+    assert (again.to_json(), notes) == (left_out.to_json(), [])
     assert program.starts == 2
 
 
@@ -147,15 +164,15 @@ def test_a_damaged_memory_is_made_again(slimming: Slimming, tmp_path: Path) -> N
     program = Program(lambda there: [200, "1.5"])
     find(slimming, tmp_path, program)
     (record,) = (tmp_path / "cache" / "slim").iterdir()
-    for text in ("[", '["no such package"]', "{}", "[1]"):
+    for text in ("[", '{"packages": ["no such package"], "files": {}}', "{}", '["flask"]'):
         record.write_text(text)
-        assert find(slimming, tmp_path, program)[0] == ["flask"]
+        assert find(slimming, tmp_path, program)[0].packages == ("flask",)
     assert program.starts == 10
 
 
 def test_another_answer_without_it_keeps_everything_and_says_so(slimming: Slimming, tmp_path: Path) -> None:
     left_out, notes = find(slimming, tmp_path, Program(lambda there: [200, "flask" in there]))
-    assert left_out == []
+    assert left_out == NOTHING
     assert "request 0 is answered [200, False] instead of [200, True]; nothing is left out" in notes[-1]
 
 
@@ -164,7 +181,7 @@ def test_a_model_that_cannot_be_asked_keeps_everything_and_says_so(
     slimming: Slimming, tmp_path: Path, needed: str
 ) -> None:
     left_out, notes = find(slimming, tmp_path, Program(lambda there: [200] if needed in there else None))
-    assert left_out == []
+    assert left_out == NOTHING
     assert notes[-1] == "the model cannot be asked here: ImportError: no model; nothing is left out"
 
 
