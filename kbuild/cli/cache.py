@@ -48,7 +48,10 @@ def info(as_json: bool) -> None:
 @click.option("--limit", metavar="SIZE", help='What may stay, such as "5 GB"; 0 removes all.  [default: the limit]')
 @json_option
 def prune(limit: str | None, as_json: bool) -> None:
-    """Remove the least recently used until the rest is within the limit, and what killed builds left behind."""
+    """Remove the least recently used until the rest is within the limit, and what killed builds left behind.
+
+    Small records (of bases, package lists, registries, slim images, layers) make no room: they go after a year unused.
+    """
     removed = prune_cache(cache_folder(), limit=cache_limit() if limit is None else parse_size(limit))
     freed = sum(entry.size for entry in removed)
     if as_json:

@@ -39,11 +39,19 @@ KINDS = {
     "layers": "layers/sha256",
     "images": "images",
     "unpacked": "unpacked/rootfs",
+    "base-records": "base-records",
+    "package-lists": "package-lists",
+    "registries": "registries",
+    "slim": "slim",
+    "splits": "splits",
 }
 """What there is, and the folder below the cache whose members are its entries."""
 
 # Directories that are made from packages, and packed into layers.
 _TREES = ("interpreters", "wheels", "bases")
+# Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
+_ANSWERS = ("base-records", "package-lists", "registries", "slim", "splits")
+_FORGOTTEN = 365 * 86400 * 10**9
 # Records in images/, kept while what they lead to is there.
 _RECORDS = frozenset({"references", "plans"})
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -87,8 +95,8 @@ def list_cache(cache: Path) -> list[CacheEntry]:
 
 
 def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before: int | None = None) -> list[CacheEntry]:
-    """Remove the entries in ``also`` and what killed builds left, then the least recently used entries until the rest
-    is within ``limit`` bytes.
+    """Remove the entries in ``also``, what killed builds left and answers that nobody asked for in a year; then the
+    least recently used entries, answers last, until the rest is within ``limit`` bytes.
 
     What a tree in ``also`` was packed into may be damaged too: then no layer and no image is known by what it was made
     from any more, and the next builds make them again. With ``before`` only what was not used since (nanoseconds since
@@ -103,10 +111,12 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before:
             for record in [*cache.glob("layers/keys/*"), *cache.glob("images/plans/*")]:
                 _remove(record)
         total = sum(entry.size for entry in entries)
+        forgotten = time.time_ns() - _FORGOTTEN
+        doomed = {*also, *(entry.path for entry in entries if entry.kind in _ANSWERS and entry.used < forgotten)}
         removed = []
-        for entry in sorted(entries, key=lambda entry: entry.path not in also):
+        for entry in sorted(entries, key=lambda entry: (entry.path not in doomed, entry.kind in _ANSWERS)):
             recent = before is not None and entry.used >= before
-            if entry.path not in also and (total <= limit or recent):
+            if entry.path not in doomed and (total <= limit or recent):
                 break
             _remove(entry.path)
             total -= entry.size

@@ -14,7 +14,7 @@ from pathlib import Path
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid
-from kbuild.image.tree import write_whole, writing
+from kbuild.image.tree import mark_used, write_whole, writing
 from kbuild.plan.split import RULE, PackageGroup, WheelFacts, split_packages
 
 _SCRIPTS = ("console_scripts", "gui_scripts")
@@ -59,6 +59,7 @@ def _read_record(record: Path, by_hash: Mapping[str, LockedPackage]) -> tuple[Pa
             PackageGroup(name=str(group["name"]), packages=tuple(by_hash[sha] for sha in group["packages"]))
             for group in json.loads(record.read_bytes())
         )
+        mark_used(record)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return groups if sorted(p.sha256 for group in groups for p in group.packages) == sorted(by_hash) else None

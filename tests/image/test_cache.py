@@ -3,14 +3,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from kbuild.digest import digest_bytes
+from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheInUse, ConfigurationError
 from kbuild.image.cache import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
 from kbuild.image.tree import cached_tree
+from kbuild.image.wheel_facts import split_wheels
+from kbuild.platform import Platform
 
 
 def fill(cache: Path, name: str, *, used: int, data: bytes = b"x" * 8192) -> Path:
@@ -34,6 +39,44 @@ def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Pa
     assert new.exists() and not old.exists()
     assert not (tmp_path / "work-1").exists() and not list((tmp_path / "wheels").iterdir())
     assert prune_cache(tmp_path, limit=0) and not list_cache(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["base-records", "package-lists", "registries", "slim", "splits"])
+def test_answers_go_last_or_when_nobody_asked_for_a_year(tmp_path: Path, kind: str) -> None:
+    now = time.time()
+    names = {"forgotten": now - 366 * 86400, "old": now - 360 * 86400, "new": now}
+    for name, used in names.items():
+        answer = fill(tmp_path, f"{kind}/{name}.json", used=0)
+        os.utime(answer, (used, 0))
+    fill(tmp_path, f"{kind}/.new.json-half", used=0)
+    tree = fill(tmp_path, "wheels/a/file", used=int(now - 86400))
+    assert [(entry.kind, entry.path.stem) for entry in list_cache(tmp_path)] == [
+        (kind, "forgotten"), (kind, "old"), ("wheels", "a"), (kind, "new")
+    ]  # fmt: skip
+    assert [entry.path.stem for entry in prune_cache(tmp_path, limit=10**9)] == ["forgotten"]
+    assert sorted(path.name for path in (tmp_path / kind).iterdir()) == ["new.json", "old.json"]
+    assert [entry.path.name for entry in prune_cache(tmp_path, limit=20_000)] == ["a"]
+    assert not tree.exists()
+    with using_cache(tmp_path), pytest.raises(CacheInUse):
+        prune_cache(tmp_path, limit=0)
+    assert len(list_cache(tmp_path)) == 2
+    assert len(prune_cache(tmp_path, limit=0)) == 2
+
+
+def test_an_answer_that_is_asked_for_counts_as_used(tmp_path: Path) -> None:
+    package = LockedPackage(
+        name="a", version="1", manager="pip", platform=Platform("linux", "amd64"), url="https://x/a-1-py3-none-any.whl",
+        sha256="0" * 64,
+    )  # fmt: skip
+    wheel = tmp_path / "a.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("a.py", "")
+    split_wheels((package,), cache=tmp_path, download=lambda: {package: wheel})
+    (entry,) = list_cache(tmp_path)
+    os.utime(entry.path, (100, 0))
+    assert split_wheels((package,), cache=tmp_path, download=lambda: pytest.fail("it is known"))
+    (again,) = list_cache(tmp_path)
+    assert again.kind == "splits" and again.used > 10**9 * 10**9
 
 
 def test_linked_files_count_once(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kbuild.digest import digest_json
 from kbuild.image.bases.archive import Fetch, Release, list_digests, read_packages
-from kbuild.image.tree import write_whole
+from kbuild.image.tree import mark_used, write_whole
 from kbuild.plan.base import BasePackage
 
 _RECIPE = 1  # raised when the same lists would be read differently
@@ -37,6 +37,7 @@ def read_offers(
 def _read(kept: Path) -> list[BasePackage] | None:
     try:
         packages = [BasePackage(**each) for each in json.loads(kept.read_bytes())]
+        mark_used(kept)
     except (FileNotFoundError, ValueError, TypeError):
         return None  # not kept yet, or damaged: read anew
     return packages if all(isinstance(text, str) for package in packages for text in asdict(package).values()) else None

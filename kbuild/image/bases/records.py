@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kbuild.errors import BaseImageError, KbuildError
 from kbuild.image.bases.debs import base_record, parse_base_record
-from kbuild.image.tree import write_whole
+from kbuild.image.tree import mark_used, write_whole
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.plan.base import ResolvedBase
@@ -45,7 +45,10 @@ class BaseRecords:
                     found = self.store.download(run_id, path, Path(scratch) / "record")
                     if found is not None:
                         write_whole(here, found.read_bytes())
-            return _parse(json.loads(here.read_bytes())) if here.is_file() else Recorded()
+            if not here.is_file():
+                return Recorded()
+            mark_used(here)
+            return _parse(json.loads(here.read_bytes()))
         except (KbuildError, ValueError) as error:
             progress.note(f"no record of an earlier base: {' '.join(str(error).split())}")
             return Recorded()
