@@ -24,8 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_serving import answers, commands, question_of, served, train
+from asking import answers
 from engines import free_port
+from scoring import commands, question_of, served, train
 
 # "import time:  self [us] | cumulative | imported package", indented by two spaces a level below the first.
 _LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|( +)(\S+)")

@@ -23,9 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_serving import answers, memory, question_of
+from asking import answers
 from engines import DockerEngine, Registry, free_port, start_engine, start_registry
 from peer_image import PeerImage, download_wheels, served_folder, write_dockerfile
+from scoring import memory, question_of
 from tool import Tool
 
 MANIFESTS = (

@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -65,7 +64,7 @@ def take_turns(ways: Mapping[str, Callable[[], object]], seconds: float, calls: 
 def measure_demo(model: Path, seconds: float) -> list[dict[str, Any]]:
     """The demo's model at 1 and 10,000 rows: nodes called directly, KedroPipelineModel and PyFuncModel."""
     import mlflow.pyfunc
-    from bench_serving import question_of
+    from scoring import question_of
 
     loaded = mlflow.pyfunc.load_model(str(model))
     inner = loaded.unwrap_python_model()
@@ -181,16 +180,6 @@ def measure_identities(folder: Path, site: Path | None, seconds: float) -> dict[
     return found
 
 
-def install_peer(folder: Path) -> Path | None:
-    """kedro-mlflow in a folder of its own; what it depends on is here already. None where it does not install."""
-    words = ["--quiet", "--no-deps", "--target", str(folder), "kedro-mlflow==2.0.3"]
-    done = subprocess.run([sys.executable, "-m", "pip", "install", *words], capture_output=True, text=True)
-    if done.returncode:
-        print(f"without kedro-mlflow: {done.stderr.strip()[-300:]}", file=sys.stderr)
-        return None
-    return folder
-
-
 def find_misses(found: list[dict[str, Any]]) -> list[str]:
     """What is above or below its bound."""
     values = [(each["what"], name, value) for each in found for name, value in each.items()]
@@ -209,14 +198,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model", type=Path, help="the folder of the demo's model, trained anew if not given")
     options = parser.parse_args()
-    from bench_serving import train
+    from peers import KEDRO_MLFLOW, install
+    from scoring import train
 
     model = options.model or train()
     # The peer logs each node of each request.
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as name:
         folder = Path(name)
-        site = install_peer(folder / "site")
+        site = install(folder / "site", KEDRO_MLFLOW)
         found = [
             *measure_demo(model, options.seconds),
             measure_sizes(folder, site, options.seconds),

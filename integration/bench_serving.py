@@ -1,9 +1,17 @@
-"""Benchmark of the scoring server: ours, ``mlflow models serve`` and a bare endpoint, side by side in one run.
+"""Benchmark of the scoring server: ours, ``mlflow models serve``, MLServer, a bare endpoint, side by side in one run.
 
-    python integration/bench_serving.py [--seconds 5] [--json FILE] [--model FOLDER] [--only NAME ...]
+    python integration/bench_serving.py [--seconds 6] [--json FILE] [--model FOLDER] [--only NAME ...]
 
-All serve the demo's model from this environment on 127.0.0.1. The bare endpoint parses JSON, builds a table, calls the
-inference nodes' plan and writes JSON: what nobody can be faster than by much. Load comes from a process of its own.
+All serve the demo's pipeline on 127.0.0.1 with the same packages, artifacts and answers, which is checked first:
+
+- bare: an ASGI endpoint that parses JSON, calls the inference nodes' plan and writes JSON (see bare.py)
+- kbuild: this server
+- peer: kedro-mlflow's model as its hook logs it, under ``mlflow models serve``
+- peer-quiet: the same with Kedro's logging at WARNING (KEDRO_LOGGING_CONFIG)
+- mlflow: kbuild's model under ``mlflow models serve``
+- mlserver: kbuild's model under MLServer, in an environment that is made for it; only with --only, it takes a minute
+
+All run at once, with one worker and with two, and are asked in turn, second by second. Load comes from another process.
 Ratios mean something, seconds only on this machine; a busy machine means nothing.
 """
 
@@ -11,249 +19,159 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
-import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
-JSON = {"Content-Type": "application/json"}
-BARE = """
-import asyncio, sys
-import mlflow.pyfunc, pandas as pd, uvicorn
-try:
-    from orjson import dumps, loads
-except ImportError:
-    import json
-    loads = json.loads
-    def dumps(value): return json.dumps(value).encode()
-model = mlflow.pyfunc.load_model(sys.argv[1]).unwrap_python_model()
-def score(body):
-    split = loads(body)["dataframe_split"]
-    table = pd.DataFrame(dict(zip(split["columns"], zip(*split["data"]))))
-    out = model._plan.run({**model.loaded_inputs, model.input_name: table})[model.output_names[0]]
-    names = list(out.columns)
-    return dumps({"predictions": [dict(zip(names, row)) for row in zip(*[out[n].tolist() for n in names])]})
-async def app(scope, receive, send):
-    body = b""
-    while scope["path"] == "/invocations":
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    out = await asyncio.to_thread(score, body) if body else b"\\n"
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(out)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": out})
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), access_log=False, log_level="warning", lifespan="off")
-"""
+sys.path.insert(0, str(Path(__file__).parent))
+
+from asking import Ask, ask_once, asker
+from engines import free_port
+from scoring import NAMES, Command, all_commands, memory_alone, question_of, served, train
+
+LOADS = ((1, 1), (1, 8), (1000, 1))  # rows, connections
+# By how much ours is to be faster: (server, rows) at one worker and one connection.
+AT_LEAST = {
+    ("peer", 1): 4.5,
+    ("peer-quiet", 1): 1.8,
+    ("bare", 1): 0.95,
+    ("peer", 1000): 4.0,
+    ("peer-quiet", 1000): 2.0,
+    ("bare", 1000): 0.95,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Requests a second, latencies in milliseconds."""
+    """How many answers, how many a second, their latencies in milliseconds; what the server then holds, in MB."""
 
     server: str
     workers: int
     rows: int
     connections: int
+    answers: int
     rate: float
     p50: float
     p99: float
+    memory: float
 
 
-def commands(model: Path) -> dict[str, Callable[[int, int], tuple[list[str], dict[str, str]]]]:
-    """By server: argv and environment for a port and a number of workers."""
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A server that runs."""
 
-    def ours(port: int, workers: int) -> tuple[list[str], dict[str, str]]:
-        variables = {"KBUILD_MODEL": str(model), "KBUILD_HOST": "127.0.0.1", "KBUILD_PORT": str(port)}
-        return [sys.executable, "-m", "kbuild.serving"], {**variables, "KBUILD_WORKERS": str(workers)}
-
-    def mlflow(port: int, workers: int) -> tuple[list[str], dict[str, str]]:
-        words = ["models", "serve", "-m", str(model), "--env-manager", "local", "-h", "127.0.0.1"]
-        return [str(BIN / "mlflow"), *words, "-p", str(port), "-w", str(workers)], {
-            "PATH": f"{BIN}:{os.environ['PATH']}"  # it starts uvicorn by name
-        }
-
-    def bare(port: int, workers: int) -> tuple[list[str], dict[str, str]]:
-        return [sys.executable, "-c", BARE, str(model), str(port)], {}
-
-    return {"bare": bare, "kbuild": ours, "mlflow": mlflow}
+    name: str
+    workers: int
+    port: int
+    pid: int
 
 
-@contextmanager
-def served(argv: list[str], environment: dict[str, str], port: int, question: bytes) -> Iterator[tuple[int, float]]:
-    """Yields the process id and the seconds until it answered ``question``; ends it by its process group."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("KBUILD_")}
-    with tempfile.TemporaryFile() as log:
-        begun = time.monotonic()
-        process = subprocess.Popen(
-            argv, env={**kept, "DO_NOT_TRACK": "1", **environment}, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            while not answers(port, question):
-                if process.poll() is not None or time.monotonic() - begun > 120:
-                    log.seek(0)
-                    raise SystemExit(f"{argv[0]} did not start: {log.read()[-500:].decode()}")
-                time.sleep(0.02)
-            yield process.pid, time.monotonic() - begun
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself
-                os.killpg(process.pid, 15)
-            process.wait(30)
-
-
-def answers(port: int, question: bytes) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("POST", "/invocations", question, JSON)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def drive(port: int, body: bytes, connections: int, seconds: float, answer: Any) -> None:
-    """Ask over kept connections for ``seconds``; sends all latencies in seconds to ``answer``."""
-    latencies: list[float] = []
-    end = time.monotonic() + seconds
-
-    def one() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while time.monotonic() < end:
-            begun = time.perf_counter()
-            connection.request("POST", "/invocations", body, JSON)
-            got = connection.getresponse()
-            got.read()
-            if got.status != 200:
-                raise SystemExit(f"answered {got.status}")
-            latencies.append(time.perf_counter() - begun)
-        connection.close()
-
-    threads = [threading.Thread(target=one) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    answer.send(latencies)
-
-
-def ask_for(port: int, body: bytes, connections: int, seconds: float) -> list[float]:
-    """The latencies, in seconds, of what another process asks meanwhile."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=drive, args=(port, body, connections, seconds, there))
-    process.start()
-    latencies: list[float] = here.recv()
-    process.join()
-    return latencies
-
-
-def memory(pid: int) -> float:
-    """PSS in MB of a process and all below it (proc(5), smaps_rollup)."""
-    total, waiting = 0, [pid]
-    while waiting:
-        each = waiting.pop()
-        text = Path(f"/proc/{each}/smaps_rollup").read_text()
-        total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-        waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
-    return total / 1000
-
-
-def question_of(model: Path, rows: int) -> bytes:
-    """The model's example, repeated to so many rows."""
-    split = json.loads((model / "serving_input_example.json").read_text())["dataframe_split"]
-    data = (split["data"] * (rows // len(split["data"]) + 1))[:rows]
-    return json.dumps({"dataframe_split": {"columns": split["columns"], "data": data}}).encode()
-
-
-def train() -> Path:
-    """The demo project trained in a new folder; its model's folder."""
-    from kbuild.demo import copy_project, train
-    from kbuild.process import run
-    from kbuild.progress import Silent
-
-    folder = Path(tempfile.mkdtemp(prefix="kbuild-bench-")) / "project"
-    copy_project(folder)
-    train(folder, run, Silent())
-    return next((folder / "mlartifacts" / "models").iterdir()) / "artifacts"
-
-
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each load")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--only", nargs="*", default=["bare", "kbuild", "mlflow"])
-    options = parser.parse_args()
-    model = options.model or train()
-    loads: list[Load] = []
-    sys.path.insert(0, str(HERE))
-    from engines import free_port
-
-    for workers in (1, 2):
-        with contextlib.ExitStack() as running:
-            ports: dict[str, int] = {}
-            for name, command in commands(model).items():
-                if name not in options.only or (name == "bare" and workers > 1):
-                    continue
-                ports[name] = free_port()
-                argv, environment = command(ports[name], workers)
-                running.enter_context(served(argv, environment, ports[name], question_of(model, 1)))
-            loads += measure_loads(model, ports, workers, options.seconds)
-    _print(loads)
-    if options.json:
-        options.json.write_text(json.dumps({"loads": [asdict(x) for x in loads]}, indent=1))
-
-
-def measure_loads(model: Path, ports: dict[str, int], workers: int, seconds: float) -> list[Load]:
-    """Every load on every server, a second of each in turn, so that what else the machine does falls on all."""
+def start_all(known: dict[str, Command], question: bytes, running: contextlib.ExitStack) -> list[Running]:
+    """Every server with one worker and with two; they end with ``running``."""
     found = []
-    for rows, connections in ((1, 1), (1, 8), (1000, 1)):
-        question = question_of(model, rows)
-        latencies: dict[str, list[float]] = {name: [] for name in ports}
-        for port in ports.values():
-            ask_for(port, question, connections, 0.5)
-        turns = max(1, round(seconds))
-        for _ in range(turns):
-            for name, port in ports.items():
-                latencies[name] += ask_for(port, question, connections, seconds / turns)
-        for name, each in latencies.items():
-            each.sort()
-            found.append(
-                Load(
-                    server=name,
-                    workers=workers,
-                    rows=rows,
-                    connections=connections,
-                    rate=len(each) / seconds,
-                    p50=1000 * each[len(each) // 2],
-                    p99=1000 * each[int(len(each) * 0.99)],
-                )
-            )
+    for workers in (1, 2):
+        for name, command in known.items():
+            port = free_port()
+            argv, environment = command(port, workers)
+            pid, _ = running.enter_context(served(argv, environment, port, question))
+            found.append(Running(name=name, workers=workers, port=port, pid=pid))
     return found
 
 
-def _print(loads: list[Load]) -> None:
-    base = {(x.workers, x.rows, x.connections): x.rate for x in loads if x.server == "mlflow"}
-    print(f"{'server':8}{'workers':>8}{'rows':>6}{'conns':>6}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'x mlflow':>10}")
+def check_answers(servers: list[Running], questions: list[bytes]) -> None:
+    """Raises SystemExit where two servers predict differently."""
+    for question in questions:
+        answers = {f"{each.name}, {each.workers} workers": ask_once(each.port, question)[1] for each in servers}
+        first, expected = next(iter(answers.items()))
+        if others := [name for name, answer in answers.items() if answer is None or answer != expected]:
+            raise SystemExit(f"these do not predict what {first} predicts: {'; '.join(others)}")
+
+
+def measure_loads(servers: list[Running], model: Path, ask: Ask, seconds: float) -> list[Load]:
+    """Every load on every server, a second of each in turn, so that what else the machine does falls on all."""
+    found = []
+    for rows, connections in LOADS:
+        question = question_of(model, rows)
+        took = [0.0 for _ in servers]
+        latencies: list[list[float]] = [[] for _ in servers]
+        for each in servers:
+            ask(each.port, question, connections, 0.5)
+        turns = max(1, round(seconds))
+        for _ in range(turns):
+            for number, each in enumerate(servers):
+                more, answered = ask(each.port, question, connections, seconds / turns)
+                took[number] += more
+                latencies[number] += answered
+        for each, spent, all_of_it in zip(servers, took, latencies, strict=True):
+            all_of_it.sort()
+            load = Load(
+                server=each.name,
+                workers=each.workers,
+                rows=rows,
+                connections=connections,
+                answers=len(all_of_it),
+                rate=len(all_of_it) / spent,
+                p50=1000 * all_of_it[len(all_of_it) // 2],
+                p99=1000 * all_of_it[int(len(all_of_it) * 0.99)],
+                memory=memory_alone(each.pid),
+            )
+            found.append(load)
+    return found
+
+
+def find_ratios(loads: list[Load]) -> dict[str, tuple[float, float]]:
+    """By what is asked for: the ratio of rates, or of times, that was found, and its bound; negative where at most."""
+    at = {(x.server, x.workers, x.rows, x.connections): x for x in loads}
+    found: dict[str, tuple[float, float]] = {}
+    for (server, rows), bound in AT_LEAST.items():
+        if (server, 1, rows, 1) in at:
+            found[f"{rows} row(s): {server}"] = at["kbuild", 1, rows, 1].rate / at[server, 1, rows, 1].rate, bound
+    one, eight = at["kbuild", 1, 1, 1], at["kbuild", 1, 1, 8]
+    found["8 connections / 1"] = eight.rate / one.rate, 0.95
+    found["2 workers / 1, rate at 8 connections"] = at["kbuild", 2, 1, 8].rate / eight.rate, 1.7
+    found["2 workers / 1, p50 at 1 connection"] = at["kbuild", 2, 1, 1].p50 / one.p50, -1.15
+    return found
+
+
+def print_loads(loads: list[Load]) -> None:
+    """One line a load, with how often ours is faster."""
+    ours = {(x.workers, x.rows, x.connections): x.rate for x in loads if x.server == "kbuild"}
+    heads = ("workers", "rows", "conns", "answers", "req/s", "p50 ms", "p99 ms", "PSS MB", "ours / it")
+    print(f"{'server':12}" + "".join(f"{head:>10}" for head in heads))
     for x in loads:
-        against = base.get((x.workers, x.rows, x.connections))
-        times = f"{x.rate / against:10.2f}" if against else f"{'':10}"
-        print(f"{x.server:8}{x.workers:8}{x.rows:6}{x.connections:6}{x.rate:9.1f}{x.p50:9.2f}{x.p99:9.2f}{times}")
+        against = ours.get((x.workers, x.rows, x.connections))
+        ratio = f"{against / x.rate:10.2f}" if against else ""
+        counts = "".join(f"{value:10}" for value in (x.workers, x.rows, x.connections, x.answers))
+        print(f"{x.server:12}{counts}{x.rate:10.1f}{x.p50:10.2f}{x.p99:10.2f}{x.memory:10.0f}{ratio}")
+
+
+def main() -> None:
+    """Measure, print tables, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each load")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--model", type=Path, help="the folder of the demo's model, trained anew if not given")
+    parser.add_argument("--only", nargs="*", choices=NAMES, default=[name for name in NAMES if name != "mlserver"])
+    options = parser.parse_args()
+    model = options.model or train()
+    with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as name, contextlib.ExitStack() as running:
+        known = all_commands(model, Path(name), options.only)
+        questions = [question_of(model, rows) for rows in (1, 5, 1000)]
+        servers = start_all(known, questions[0], running)
+        check_answers(servers, questions)
+        ask = running.enter_context(asker())
+        loads = measure_loads(servers, model, ask, options.seconds)
+    print_loads(loads)
+    ratios = find_ratios(loads) if "kbuild" in options.only else {}
+    print(f"\n{'kbuild against, one worker, one connection':46}{'ratio':>8}{'bound':>8}")
+    for what, (ratio, bound) in ratios.items():
+        missed = ratio < bound if bound > 0 else ratio > -bound
+        print(f"{what:46}{ratio:8.2f}{'>=' if bound > 0 else '<='}{abs(bound):6.2f}{'  missed' if missed else ''}")
+    if options.json:
+        found = {"loads": [asdict(x) for x in loads], "ratios": ratios}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
