@@ -18,6 +18,7 @@ import signal
 import sys
 
 from kbuild.errors import KbuildError
+from kbuild.serving.footprint import call_with_room
 from kbuild.serving.supervisor import leave
 
 
@@ -43,7 +44,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
+    code = call_with_room(main)
     sys.stdout.flush()
     sys.stderr.flush()
     # A prediction that hangs must not keep the process: its thread is never joined.

@@ -8,6 +8,7 @@ import socket
 from collections.abc import MutableMapping
 
 from kbuild.serving.app import ServingApp
+from kbuild.serving.footprint import give_back_library_pages
 from kbuild.serving.listening import LoadingAnswers, listen
 from kbuild.serving.logs import configure_logging, quieten_packages
 from kbuild.serving.metrics import Metrics
@@ -27,12 +28,14 @@ def serve(settings: Settings) -> int:
     model = _load(settings, sockets)
     quieten_packages(settings.log_level)
     metrics = Metrics(settings.workers)
-    import uvicorn  # noqa: F401  before workers are forked, which then share it
+    from kbuild.serving import protocol  # noqa: F401  with uvicorn, before workers are forked, which then share it
 
     # Loading makes next to no garbage and much that stays, so the collector rested (see __main__). What workers share
     # must not be written to, and it would touch every object in every worker: from now on it sees new ones only.
     gc.freeze()
     gc.enable()
+    # Here is no other thread that could load a library.
+    give_back_library_pages()
     if settings.workers > 1:
         supervisor = Supervisor(
             settings.workers,
