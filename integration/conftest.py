@@ -18,6 +18,20 @@ from servers import save_model
 from tool import Tool, Trained
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the digests that tests recorded, and what gave each: a worker's own words are seen by nobody.
+
+    Each worker trains a model of its own, so there is one digest a worker, and that of the small tree.
+    """
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    recorded = [pair for report in reports if report.when == "call" for pair in report.user_properties]
+    for digest in dict.fromkeys(str(value) for _, value in recorded):
+        terminalreporter.write_line(digest)
+        for name, value in recorded:
+            if value == digest:
+                terminalreporter.write_line(f"    {name}")
+
+
 @pytest.fixture(scope="session")
 def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
     """A private Docker engine with the containerd image store."""

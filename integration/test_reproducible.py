@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tool import BIN, Tool, Trained
 # test_killed.py does it 30 times to a smaller model.
 KILLS = int(os.environ.get("KBUILD_KILLS", "3"))
 USER = 4711
+LOCALE = "tr_TR.ISO-8859-9"
 SHUFFLED = """
 import os, random
 
@@ -71,6 +72,17 @@ def digest(tool: Tool, trained: Trained) -> str:
     return image(tool, trained)
 
 
+@pytest.fixture
+def same(digest: str, record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """Compares what a build gave with the digest that it has to give, and has it shown when all tests are done."""
+
+    def check(found: str, how: str) -> None:
+        record_property(how, found)
+        assert found == digest
+
+    return check
+
+
 def image(tool: Tool, trained: Trained, *options: str, **environment: str) -> str:
     """The digest of one build."""
     return str(tool("image", trained.run_id, *options, "--json", cwd=trained.folder, **environment).json["digest"])
@@ -92,7 +104,7 @@ def fresh(tool: Tool, tmp_path: Path) -> Iterator[Tool]:
 
 
 def test_reproducible_from_nothing_under_another_umask_zone_and_seed(
-    tool: Tool, trained: Trained, digest: str, tmp_path: Path
+    tool: Tool, trained: Trained, digest: str, same: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     """Every wheel is installed and compiled again, in another folder; the verdict is a report."""
     report = tmp_path / "report.json"
@@ -104,20 +116,24 @@ def test_reproducible_from_nothing_under_another_umask_zone_and_seed(
         )  # fmt: skip
     finally:
         os.umask(old)
-    assert json.loads(report.read_text())["same"] is True
+    found = json.loads(report.read_text())
+    assert found["same"] is True
+    same(found["rebuilt"], "from nothing in another folder; umask 077, Kiritimati, hash seed 4711")
 
 
 def test_reproducible_with_touched_files_and_from_packed_layers(
-    tool: Tool, trained: Trained, digest: str, fresh: Tool
+    trained: Trained, same: Callable[[str, str], None], fresh: Tool
 ) -> None:
-    for path in (fresh.cache / "downloads").rglob("*.whl"):
+    touched = [*(fresh.cache / "downloads").rglob("*.whl"), *trained.model.rglob("*"), *trained.folder.rglob("*.py")]
+    assert len(touched) > 50
+    for path in touched:
         os.utime(path, (1, 1))
-    assert image(fresh, trained, "--no-cache", PYTHONHASHSEED="1") == digest
-    assert image(fresh, trained) == digest
+    same(image(fresh, trained, "--no-cache", PYTHONHASHSEED="1"), "touched files, hash seed 1, nothing packed yet")
+    same(image(fresh, trained), "touched files, nothing to do")
     (warm,) = list((fresh.cache / "images/plans").iterdir())
     warm.unlink()
     shutil.rmtree(fresh.cache / "wheels")
-    assert image(fresh, trained) == digest
+    same(image(fresh, trained), "from packed layers")
     assert not (fresh.cache / "wheels").exists()
 
 
@@ -150,7 +166,9 @@ def test_reproducible_or_named(tool: Tool, trained: Trained, digest: str, fresh:
     assert image(fresh, trained) == digest
 
 
-def test_reproducible_after_being_killed_at_any_moment(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:
+def test_reproducible_after_being_killed_at_any_moment(
+    trained: Trained, digest: str, same: Callable[[str, str], None], fresh: Tool
+) -> None:
     """KBUILD_KILLS says how often. Installed packages of the smaller wheels are made again each time."""
     moments = random.Random(4)  # noqa: S311 - a seed, so that a failure can be had again
     begin = time.monotonic()
@@ -173,39 +191,46 @@ def test_reproducible_after_being_killed_at_any_moment(tool: Tool, trained: Trai
         process.wait()
         if number % 5 == 4:
             assert image(fresh, trained) == digest
-    assert image(fresh, trained) == digest
+    same(image(fresh, trained), f"killed {KILLS} times before")
     assert fresh("cache", "verify", "--json").json == {"damaged": []}
     fresh("cache", "prune")
     assert not list(fresh.cache.glob("work-*"))
 
 
-def test_reproducible_by_two_builds_at_once(tool: Tool, trained: Trained, digest: str, fresh: Tool) -> None:
+def test_reproducible_by_two_builds_at_once(trained: Trained, same: Callable[[str, str], None], fresh: Tool) -> None:
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda seed: image(fresh, trained, "--no-cache", PYTHONHASHSEED=seed), "12"))
-    assert found == [digest, digest]
+    same(found[0], "two at once, hash seed 1")
+    same(found[1], "two at once, hash seed 2")
 
 
 def test_reproducible_on_another_day_in_any_listing_order(
-    trained: Trained, digest: str, fresh: Tool, tmp_path: Path
+    trained: Trained, same: Callable[[str, str], None], fresh: Tool, tmp_path: Path
 ) -> None:
-    """Directories list their files as the file system likes: here in another order at each look."""
-    install_tools("libfaketime")
+    """Directories list their files as the file system likes: here in another order at each look.
+
+    And a locale whose texts are not UTF-8, and whose I is not that of English.
+    """
+    install_tools("libfaketime", "locales")
+    subprocess.run(["localedef", "-i", "tr_TR", "-f", "ISO-8859-9", tmp_path / LOCALE], check=True)
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     (tmp_path / "sitecustomize.py").write_text(SHUFFLED)
     odd = {
         "LD_PRELOAD": str(library), "FAKETIME": "+400d", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "PYTHONPATH": str(tmp_path), "TZ": "America/St_Johns", "LC_ALL": "POSIX",
+        "PYTHONPATH": str(tmp_path), "TZ": "America/St_Johns",
+        "LC_ALL": LOCALE, "LOCPATH": str(tmp_path),
     }  # fmt: skip
-    look = "import os, time; print(os.scandir.__name__, time.time())"
-    name, now = fresh.run([BIN / "python", "-c", look], **odd).out.split()
-    assert name == "shuffled" and float(now) > time.time() + 300 * 86400
+    look = "import locale, os, time; print(os.scandir.__name__, locale.getencoding(), time.time())"
+    name, encoding, now = fresh.run([BIN / "python", "-c", look], **odd).out.split()
+    assert (name, encoding) == ("shuffled", "ISO-8859-9") and float(now) > time.time() + 300 * 86400
     for path in sorted((fresh.cache / "wheels").iterdir())[::12]:
         shutil.rmtree(path)
-    assert image(fresh, trained, "--no-cache", **odd) == digest
-    print("another day, shuffled:", digest)
+    same(image(fresh, trained, "--no-cache", **odd), f"400 days later, files listed in any order, St John's, {LOCALE}")
 
 
-def test_reproducible_by_another_user(trained: Trained, digest: str, fresh: Tool, tmp_path: Path) -> None:
+def test_reproducible_by_another_user(
+    trained: Trained, same: Callable[[str, str], None], fresh: Tool, tmp_path: Path
+) -> None:
     """Not root, another umask and home. Of root's rights it has that of reading alone, for the test's folders."""
     require(os.geteuid() == 0 and shutil.which("setpriv"), "becoming another user takes root")
     for path in sorted((fresh.cache / "wheels").iterdir())[::12]:
@@ -231,5 +256,4 @@ def test_reproducible_by_another_user(trained: Trained, digest: str, fresh: Tool
     finally:
         os.umask(old)
     assert done.code == 0, done.err[-3000:]
-    assert done.json["digest"] == digest
-    print("another user:", digest)
+    same(done.json["digest"], "by another user, umask 027")
