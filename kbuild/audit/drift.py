@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
@@ -13,7 +12,6 @@ from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject, Trained
 
 _SHOWN = 3
-_LEFT_OUT = "io.kbuild.slim.left-out"
 
 
 class DriftCheck:
@@ -81,8 +79,7 @@ def _other_lock(subject: Subject, lock: LockView) -> Iterator[Finding]:
 
 def _image_against_lock(image: ImageFacts, lock: LockView) -> Iterator[Finding]:
     # A slim image says itself what it is without.
-    left_out = {canonicalize_name(name) for name in image.labels.get(_LEFT_OUT, "").split()}
-    here = [entry for entry in lock.entries if entry.subdir == image.subdir and entry.canonical not in left_out]
+    here = [entry for entry in lock.entries if entry.subdir == image.subdir and entry.canonical not in image.left_out]
     conda = {record.name: record for record in image.conda}
     # What a conda package brought is compared as conda package.
     from_conda = {file for record in image.conda for file in record.files if file.endswith(".dist-info/METADATA")}

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 
+_LEFT_OUT = "io.kbuild.slim.left-out"
 _NOT_LICENSES = frozenset({"", "UNKNOWN", "OSI Approved"})
 
 
@@ -75,6 +76,11 @@ class ImageFacts:
     def python(self) -> str | None:
         """The interpreter's version as its conda package says."""
         return next((record.version for record in self.conda if record.name == "python"), None)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The canonical names of the locked packages that a slim image says it is without."""
+        return frozenset(canonicalize_name(name) for name in self.labels.get(_LEFT_OUT, "").split())
 
 
 def wants_bytes(path: str, prefix: str) -> bool:

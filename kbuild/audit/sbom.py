@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom, BomMetaData
-from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.component import Component, ComponentScope, ComponentType
 from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.model.vulnerability import (
@@ -53,7 +53,8 @@ def make_sbom(subject: Subject, report: AuditReport) -> str:
     model = _model(subject)
     licenses = _licenses(subject)
     entries = () if subject.lock is None else subject.lock.entries
-    components = {_reference(entry): _package(entry, licenses) for entry in entries}
+    left_out = frozenset() if subject.image is None else subject.image.left_out
+    components = {_reference(entry): _package(entry, licenses, left_out) for entry in entries}
     bom = Bom(
         components=components.values(),
         serial_number=uuid.uuid5(_NAMESPACE, canonical_json(report.to_json()).decode()),
@@ -111,13 +112,15 @@ def _model(subject: Subject) -> Component:
     )
 
 
-def _package(entry: LockEntry, licenses: Mapping[tuple[str, str], str]) -> Component:
+def _package(entry: LockEntry, licenses: Mapping[tuple[str, str], str], left_out: frozenset[str]) -> Component:
     purl = _purl(entry)
     stated = licenses.get((entry.manager, entry.canonical))
     return Component(
         name=entry.name,
         version=entry.version,
         type=ComponentType.LIBRARY,
+        # Locked, but not in the slim image that was audited.
+        scope=ComponentScope.EXCLUDED if entry.manager == "pip" and entry.canonical in left_out else None,
         bom_ref=_reference(entry),
         purl=purl,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest) for digest in _sha256(entry)],

@@ -102,7 +102,7 @@ def build_options(command: _Command) -> _Command:
         click.option(
             "--slim",
             is_flag=True,
-            help="Leave out packages that only MLflow asks for and this model never reads; its code is run to see.",
+            help="Leave out what only MLflow or developers ask for and this model never reads; its code is run to see.",
         ),
     ):
         command = option(command)

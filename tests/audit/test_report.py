@@ -14,6 +14,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft202012Validator
 
 from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
+from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.report import AuditReport, make_report, report_schema
 from kbuild.audit.sbom import make_sbom
@@ -119,6 +120,21 @@ def test_the_sbom_is_valid_and_depends_on_no_clock(subject: Subject, report: Aud
     assert vulnerability["affects"] == [{"ref": "pip/linux-64/jinja2@2.4.1"}]
     properties = {each["name"]: each["value"] for each in bom["metadata"]["properties"]}
     assert properties["kbuild:audit:verdict"] == "findings"
+
+
+def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Subject, report: AuditReport) -> None:
+    image = ImageFacts(
+        digest="d",
+        subdir="linux-64",
+        labels={"io.kbuild.slim.left-out": "Jinja2"},
+        distributions=(),
+        conda=(),
+        unowned=(),
+        model_digest=None,
+    )
+    bom = json.loads(make_sbom(replace(subject, image=image), report))
+    assert [each["name"] for each in bom["components"] if each.get("scope") == "excluded"] == ["jinja2"]
+    assert "scope" not in json.loads(make_sbom(subject, report))["components"][0]
 
 
 def test_markdown_cannot_be_broken_out_of(report: AuditReport) -> None:
