@@ -3,8 +3,9 @@
 1. What serves developers alone: folders of tests, stubs for type checkers, sources and headers of C and Cython, and
    archives for linkers. A folder of which the model read a file stays; so do all stubs of a package of which one was
    read, and so on.
-2. Of the packages that nobody but MLflow asked for: large extension modules that nothing imported, the libraries that
-   only those need, and second names of a library for linkers. Whatever a file that stays needs, stays.
+2. Of the packages that nobody but MLflow asked for and that the model read: large extension modules that nothing
+   imported, the libraries that only those need, and second names of a library for linkers. Whatever a file that stays
+   needs, stays, and so does all of a package that is there only because another one asks for it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _MODULE = re.compile(r"\.(cpython-\d+\w*-[\w-]+|abi3)\.so$")
 class Library:
     """A shared library or extension module: what it needs by name, and its own name if it has one.
 
-    ``idle``: nothing loaded it, and nobody but MLflow asked for its package. ``size`` in bytes.
+    ``idle``: nothing loaded it, but other files of its package, which nobody but MLflow asked for. ``size`` in bytes.
     """
 
     size: int
@@ -72,11 +73,12 @@ def choose_files(
     chosen = choose_patterns(facts, read)
     loaded = _inside_site(read)
     owners = {path: package for package in facts for path in _inside_site(facts[package].paths)}
+    used = {owners[path] for path in loaded if path in owners} - asked
     libraries = {}
     for path in sorted(path for path in owners if _LIBRARY.search(path)):
         if is_elf(site / path):
             needs, soname = linked_names(site / path)
-            idle = path not in loaded and owners[path] not in asked
+            idle = path not in loaded and owners[path] in used
             size = (site / path).stat().st_size
             libraries[path] = Library(size=size, needs=needs, soname=soname, idle=idle)
     for path in sorted(choose_libraries(libraries)):

@@ -127,8 +127,9 @@ def test_files_are_chosen_from_a_folder_and_counted(tmp_path: Path) -> None:
     measured = measure_files(found, LeftOut(files=chosen), tmp_path)
     assert (measured.count, measured.size) == (2, (tmp_path / "m/_big.abi3.so").stat().st_size + 3)
     assert measured.named == ("m/_big.abi3.so",)
-    # Of what the model asks for, no library goes.
-    assert "mine" not in choose_files(found, (), frozenset(found), tmp_path)
+    # Of what the model asks for no library goes, nor of what is there only because something else asks for it.
+    assert "mine" not in choose_files(found, {"site/m/_used.abi3.so"}, frozenset(found), tmp_path)
+    assert "mine" not in choose_files(found, (), frozenset(), tmp_path)
 
 
 def test_what_an_elf_file_needs(tmp_path: Path) -> None:
