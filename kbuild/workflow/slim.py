@@ -24,7 +24,6 @@ from kbuild.image.slim import (
     keep_groups,
     rehearse,
 )
-from kbuild.image.slim_files import choose_files, measure_files
 from kbuild.image.tree import link_tree, mark_used, write_whole, writing
 from kbuild.image.wheel_facts import read_wheel_facts
 from kbuild.model.bundle import ModelBundle
@@ -94,6 +93,8 @@ def _measure(
     folder: Path,
     progress: Progress,
 ) -> LeftOut:
+    from kbuild.image.slim_files import choose_files, measure_files  # reads ELF files: not for every build
+
     runtime = folder / "runtime"
     stage_runtime(runtime)
     spec = slimming.locked.spec
