@@ -68,7 +68,8 @@ class RunnerGroup:
     """A ``Runner`` for several threads, all of whose programs another thread can end."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal's handler may call ``end`` on a thread that holds the lock.
+        self._lock = threading.RLock()
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
 
@@ -105,7 +106,7 @@ class RunnerGroup:
         """Kill what runs and what it started; what is asked for later is not started."""
         with self._lock:
             self._ended = True
-            for process in self._running:
+            for process in list(self._running):
                 _kill(process)
 
 

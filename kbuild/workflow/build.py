@@ -21,6 +21,7 @@ from kbuild.platform import host_platform
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.engines import build_once, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
+from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 
 
@@ -69,7 +70,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         raise PlatformError(
             f"--load takes the image for {host_platform()} from an index", hint="add it to --platform, or use --output"
         )
-    with _workdir(tools) as workdir:
+    with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
         # Files and name are of one version, though somebody may move the alias meanwhile.
         reference = tools.store.pin(ModelReference.parse(request.model))
         bundle = fetch_model(str(reference), tools, workdir)

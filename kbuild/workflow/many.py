@@ -9,18 +9,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kbuild.errors import EngineUnavailable, KbuildError, known_error
 from kbuild.process import RunnerGroup
-from kbuild.progress import Progress
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
 from kbuild.workflow.prepare import ImageRequest
+from kbuild.workflow.stopping import Stoppable
 from kbuild.workflow.tools import Phases, Tools
 
 
@@ -71,7 +70,7 @@ def build_many(
         begin = time.monotonic()
         if stopped.is_set():
             return Outcome(model=request.model)
-        phases = _Stoppable(watcher.begin(request.model), stopped)
+        phases = Stoppable(watcher.begin(request.model), stopped)
         mine = replace(tools, run=group, phases=phases)
         result: ImageResult | None = None
         error: KbuildError | None = None
@@ -122,34 +121,3 @@ class _Builders:
                         self._answering.remove(name)
             finally:
                 self._free.put(name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stoppable:
-    """Phases whose progress stops the work: every long piece of it tells how far it is."""
-
-    inner: Phases
-    stopped: threading.Event
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[Progress]:
-        with self.inner(phase) as progress:
-            yield _StoppableProgress(progress, self.stopped)
-
-
-@dataclass(frozen=True, slots=True)
-class _StoppableProgress:
-    inner: Progress
-    stopped: threading.Event
-
-    def note(self, text: str) -> None:
-        self._check()
-        self.inner.note(text)
-
-    def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
-        self._check()
-        self.inner.count(done, total, unit)
-
-    def _check(self) -> None:
-        if self.stopped.is_set():
-            raise KeyboardInterrupt
