@@ -274,6 +274,9 @@ def make_predictions() -> list[Any]:
         {1: 2, 3.5: 3}, np.datetime64("2024-01-01T00:00:01"), [np.datetime64("2024-01-01", "ns")], bytearray(b"x" * 99),
         pd.DataFrame({"a": [np.array([1, 2])]}), pd.DataFrame({"a": pd.array([1, 2], dtype="int32")}),
         pd.DataFrame({"a": pd.Categorical(["x", "y"])}), pd.Timestamp(moment), [pd.NaT], (1, 2),
+        pd.DataFrame({"100 %s, \"é\"": [0.1, -0.0, 1e300], "b": [1, -2, 2**62], "c": [True, False, True]}),
+        pd.DataFrame(numbers, columns=["x", "y"]), pd.DataFrame(index=[0, 1]), pd.DataFrame({"a": [1], "b": [1.5]})[:0],
+        pd.DataFrame({"a": np.array([0.1, 2], "f2"), "b": np.array([0.1, 2], "f4"), "c": np.array([1, 2], "u1")}),
     ]  # fmt: skip
 
 
