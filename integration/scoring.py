@@ -111,10 +111,10 @@ def tree(pid: int) -> Iterator[int]:
             yield from tree(int(child))
 
 
-def memory(pid: int) -> float:
-    """PSS in MB of a process and all below it (proc(5), smaps_rollup)."""
-    texts = [Path(f"/proc/{each}/smaps_rollup").read_text() for each in tree(pid)]
-    return sum(int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("Pss:")) / 1000
+def memory(pid: int, kind: str = "Pss") -> float:
+    """PSS in MB of a process and all below it, or of a kind of its pages such as Pss_Anon (proc(5), smaps_rollup)."""
+    lines = [line.split() for each in tree(pid) for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()]
+    return sum(int(words[1]) for words in lines if words[0] == f"{kind}:") / 1000
 
 
 def memory_alone(pid: int) -> float:
