@@ -37,8 +37,8 @@ DEFAULT_COMPRESSION: media.Compression = "zstd"
 _RECIPE = 1
 # The tar of nothing. WORKDIR on a folder that exists gives one; what changes nothing is left out of the image.
 _EMPTY_TAR = digest_bytes(bytes(1024))
-# Each worker compresses on a second thread beside it.
-_WORKERS = max(1, min(8, (os.cpu_count() or 2) // 2))
+# Each compresses on a second thread beside it, which takes twice as long as reading and hashing does.
+_WORKERS = min(8, os.cpu_count() or 2)
 
 
 def packing(compression: media.Compression) -> list[str | int]:
