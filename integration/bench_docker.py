@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -39,18 +40,21 @@ WORKERS = {"kbuild": "KBUILD_WORKERS", "kbuild --slim": "KBUILD_WORKERS", "mlflo
 
 def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Path) -> dict[str, Callable[[], object]]:
     """Builds of ours in a cache that holds downloads only, with a lock to make and with the one of the run."""
+    # Each has a new cache, and none is removed meanwhile: for minutes after many files were removed, ext4 takes
+    # several times as long to make new ones (recently_deleted in fs/ext4/ialloc.c), whoever makes them.
+    numbers = itertools.count()
+    caches: dict[str, Path] = {}
 
     def build(name: str, wanted: str, *options: str, cwd: Path) -> Any:
-        cache = folder / name
-        shutil.rmtree(cache, ignore_errors=True)
+        cache = caches[name] = folder / f"{name}{next(numbers)}"
         shutil.copytree(tool.cache / "downloads", cache / "downloads", copy_function=os.link)
         cold = Tool(cache=cache, environment=tool.environment)
         return cold("image", wanted, "--engine", "native", "--json", *options, cwd=cwd)
 
     def laid_out() -> Any:
         for made in ("layers", "images", "slim"):
-            shutil.rmtree(folder / "locked" / made, ignore_errors=True)
-        return Tool(cache=folder / "locked", environment=tool.environment)(
+            shutil.rmtree(caches["locked"] / made, ignore_errors=True)
+        return Tool(cache=caches["locked"], environment=tool.environment)(
             "image", run_id, "--locked", "--engine", "native", cwd=project
         )
 
