@@ -126,7 +126,7 @@ def push(engine: DockerEngine, registry: Registry, image: str, name: str) -> Non
         subprocess.run(argv, env=engine.env, capture_output=True, check=True)
 
 
-def measure(folder: Path, times: int) -> dict[str, Any]:
+def measure(folder: Path, times: int, *, only_builds: bool) -> dict[str, Any]:
     """The whole benchmark; every figure by name."""
     with (
         start_engine(folder / "dockerd") as engine,
@@ -142,6 +142,8 @@ def measure(folder: Path, times: int) -> dict[str, Any]:
         peer.prepare()
         builds = {**cold_builds(tool, model, run_id, project, folder), "mlflow models build-docker": peer.build}
         seconds = alternate(builds, times)
+        if only_builds:
+            return {"build": seconds}
         images = make_images(tool, run_id, project, peer)
         for name, image in images.items():
             push(engine, registry, image, name.replace(" --", "-"))
@@ -203,17 +205,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only-builds", action="store_true", help="neither sizes nor starts")
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("this benchmark starts a Docker engine of its own, which takes root")
     with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as name:
-        result = measure(Path(name), options.times)
+        result = measure(Path(name), options.times, only_builds=options.only_builds)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     theirs = result["build"]["mlflow models build-docker"]
     print(f"{'cold build, packages downloaded':<40}{'seconds':>9}{'faster':>9}")
     for way, took in result["build"].items():
         print(f"{way:<40}{took:>9.1f}{theirs / took:>8.1f}x")
+    if options.only_builds:
+        return
     print(f"\n{'image':<40}{'MB':>9}{'of':>9}{'unpacked':>10}{'of':>7}")
     base = result["size"]["mlflow"]
     for way, size in result["size"].items():

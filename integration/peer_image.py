@@ -75,7 +75,10 @@ def write_dockerfile(model: Path, folder: Path, engine: DockerEngine, index: str
 
 
 def make_base(folder: Path, name: str, engine: DockerEngine, index: str) -> None:
-    """A minimal Debian of this machine's release with this interpreter in /usr/local, imported as ``name``."""
+    """A minimal Debian of this machine's release with this interpreter in /usr/local, imported as ``name``.
+
+    Its files stay in ``folder``: what is timed afterwards would suffer from their removal, see bench_docker.
+    """
     require(os.geteuid() == 0, "mmdebstrap takes root here")
     install_tools("mmdebstrap")
     folder.mkdir()
@@ -109,7 +112,6 @@ def make_base(folder: Path, name: str, engine: DockerEngine, index: str) -> None
     with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
         command = ["docker", "import", *changes, "-", name]
         subprocess.run(command, stdin=tar.stdout, env=engine.env, check=True, capture_output=True)
-    shutil.rmtree(root)
 
 
 def debian_source(suite: str) -> str:
