@@ -147,7 +147,9 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
 def cache_folder() -> Path:
     """``KBUILD_CACHE_DIR``, else the user's cache folder."""
     stated = os.environ.get("KBUILD_CACHE_DIR")
-    return Path(stated).absolute() if stated else Path(platformdirs.user_cache_dir("kbuild"))
+    # Without "..", but through the links that the user wants it through.
+    absolute = os.path.abspath(stated) if stated else platformdirs.user_cache_dir("kbuild")  # noqa: PTH100
+    return Path(absolute)
 
 
 def cache_limit() -> int:

@@ -170,10 +170,10 @@ class _Destination(SchemeDictionaryDestination):
     folders: set[str] = field(default_factory=set)
 
     def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
-        top = f"{self.destdir}{self.scheme_dict[scheme]}"
-        target = posixpath.normpath(f"{top}/{path}")
-        if not target.startswith(f"{top}/"):
+        inside = posixpath.normpath(path)
+        if inside in (".", "..") or inside.startswith(("/", "../")):
             raise ValueError(f"{path} lies outside of the wheel's own folders")
+        target = f"{self.destdir}{self.scheme_dict[scheme]}/{inside}"
         folder = posixpath.dirname(target)
         if folder not in self.folders:
             os.makedirs(folder, exist_ok=True)

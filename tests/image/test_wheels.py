@@ -85,6 +85,12 @@ def test_every_scheme_finds_its_place(tmp_path: Path) -> None:
     assert (root / f"{SITE}/demo/__init__.py").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_cache_may_be_named_by_a_path_through_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    root = install(tmp_path / "a" / "..", {"demo.py": "x = 1\n"})
+    assert (root / f"{SITE}/demo.py").read_text() == "x = 1\n"
+
+
 def test_a_wheel_is_installed_once_a_cache(tmp_path: Path) -> None:
     first = install(tmp_path, {"demo.py": ""})
     (tmp_path / "3f2a").unlink()
