@@ -51,7 +51,18 @@ def compile_file(source: str, shown: str) -> None:
         file.write(marshal.dumps(code))
 
 
+def intern_characters() -> None:
+    """Make every string of one Latin-1 character an interned one, which marshal writes otherwise.
+
+    CPython has one object for each of them, so that a name in one file would decide how a constant of another is
+    written, and the bytes would depend on what is compiled together.
+    """
+    for code in range(256):
+        sys.intern(chr(code))
+
+
 def main() -> None:
+    intern_characters()
     skipped = []
     order = json.load(sys.stdin)
     for source, shown in order["files"]:

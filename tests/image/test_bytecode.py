@@ -56,6 +56,22 @@ def test_bytes_depend_neither_on_the_place_nor_on_the_number_of_processes(tmp_pa
     assert len(bytecode(one)) == 3
 
 
+def test_bytes_do_not_depend_on_what_is_compiled_together(tmp_path: Path) -> None:
+    """CPython has one object for each string of one Latin-1 character, and a name makes it an interned one."""
+    sources = {
+        "one": {"a.py": "\u00f8 = 1\n", "b.py": "x = ['\u00f8', ' ']\n"},
+        "two": {"b.py": "x = ['\u00f8', ' ']\n"},
+    }
+    for name, files in sources.items():
+        for path, text in files.items():
+            place = tmp_path / name / "opt/env/lib" / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        compile_tree(tmp_path / name, "/opt/env", HERE, run=run)
+    (only,) = bytecode(tmp_path / "two").values()
+    assert only in bytecode(tmp_path / "one").values()
+
+
 def test_invalid_sources_get_none_and_are_named(tmp_path: Path) -> None:
     skipped = compile_tree(write(tmp_path), "/opt/env", HERE, run=run)
     assert skipped == ("/opt/env/lib/pkg/template.py", "/opt/env/lib/pkg/zero.py")
