@@ -93,6 +93,8 @@ def measure_files(facts: Mapping[LockedPackage, WheelFacts], left_out: LeftOut, 
         path
         for package in facts
         for path in select_files(_inside_site(facts[package].paths), left_out.patterns(package.name))
+        # A wheel may bring bytecode, which is not installed.
+        if "__pycache__" not in path.split("/")
     ]
     return FilesLeftOut(
         count=len(gone),

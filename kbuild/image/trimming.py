@@ -28,7 +28,8 @@ def link_trimmed(
         link_tree(source, target, owners, owner)
         return
     emptied = _folders(gone) - _folders(inside - gone)
-    records = [path for path in inside if path.endswith(".dist-info/RECORD")]
+    # Others, in test data or vendored packages, are files like any.
+    records = [path for path in inside if path.endswith(".dist-info/RECORD") and path.count("/") == 1]
     without = frozenset(f"{site}/{path}" for path in (*gone, *emptied, *records))
     link_tree(source, target, owners, owner, without=without)
     for path in records:
@@ -41,7 +42,12 @@ def link_trimmed(
 
 def _without_rows(record: bytes, gone: frozenset[str]) -> bytes:
     lines = record.decode().split("\n")
-    return "\n".join(line for line in lines if not gone.intersection(next(csv.reader([line]), [])[:1])).encode()
+    return "\n".join(line for line in lines if not gone.intersection(_named(line))).encode()
+
+
+def _named(row: str) -> list[str]:
+    # A file of another scheme than the wheel's own may be written as ./a/b.py.
+    return [posixpath.normpath(path) for path in next(csv.reader([row]), [])[:1]]
 
 
 def _files(root: Path) -> set[str]:

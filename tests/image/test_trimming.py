@@ -46,6 +46,18 @@ def test_what_is_left_out_is_neither_there_nor_named(tmp_path: Path) -> None:
     assert tree_digest(source, times=False) == before
 
 
+def test_a_record_among_test_data_goes_and_a_row_of_another_scheme_too(tmp_path: Path) -> None:
+    source, target = lay(tmp_path / "source"), tmp_path / "target"
+    data = source / SITE / "a/tests/data/b-1.dist-info/RECORD"
+    data.parent.mkdir(parents=True)
+    data.write_text("b.py,,\n")
+    record = source / SITE / "a-1.dist-info/RECORD"
+    record.write_text(RECORD.replace('"a/tests/', '"./a/tests/'))
+    link_trimmed(source, target, {}, "a 1", site=SITE, patterns=("tests/",))
+    assert not (target / SITE / "a/tests").exists()
+    assert "tests/__init__" not in (target / SITE / "a-1.dist-info/RECORD").read_text()
+
+
 def test_where_nothing_is_left_out_the_tree_is_the_same(tmp_path: Path) -> None:
     source = lay(tmp_path / "source")
     for name, patterns in (("one", ()), ("other", ("*.pyi", "a/none.so"))):
