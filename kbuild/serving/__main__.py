@@ -18,6 +18,7 @@ import signal
 import sys
 
 from kbuild.errors import KbuildError
+from kbuild.serving.cpus import limit_pools
 from kbuild.serving.footprint import call_with_room
 from kbuild.serving.supervisor import leave
 
@@ -26,6 +27,7 @@ def main() -> int:
     """Serve until SIGTERM; returns the exit code."""
     # A sixth of the time until the model is loaded; see server.serve.
     gc.disable()
+    limit_pools(os.environ)
     # The kernel drops signals that process 1 of a container does not handle.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import socket
-from collections.abc import MutableMapping
 
 from kbuild.serving.app import ServingApp
 from kbuild.serving.footprint import give_back_library_pages
@@ -23,7 +21,6 @@ def serve(settings: Settings) -> int:
     Raises InvalidModel when it does not load, ConfigurationError when it cannot listen.
     """
     configure_logging(settings.log_level, access=settings.access_log)
-    limit_pools(os.environ)
     sockets = listen(settings.host, settings.port, settings.workers)
     model = _load(settings, sockets)
     quieten_packages(settings.log_level)
@@ -79,14 +76,3 @@ def _work(worker: int, sockets: list[socket.socket], model: ServedModel, setting
         ssl_keyfile=settings.key,
     )
     uvicorn.Server(config).run(sockets=[sockets[worker]])
-
-
-def limit_pools(environment: MutableMapping[str, str]) -> None:
-    """One thread in each pool that numeric libraries keep for themselves, unless the environment says otherwise.
-
-    Requests and workers are what runs side by side. The threads of one request wait for each other, spinning, hundreds
-    of times in a request of a boosted model. On processors that others use too, two of them took 3 to 15 times as long
-    as one; at their quickest they took longer for 1 row, as long for 1,000 and a tenth less for 10,000.
-    """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment.setdefault(name, "1")
