@@ -63,7 +63,12 @@ def _library_ranges(maps: str) -> list[tuple[int, int]]:
 def _never_written(ranges: list[tuple[int, int]], pagemap: Path) -> list[tuple[int, int]]:
     """Those of which no page is a copy of this process's own, as linking makes them of tables that it fills in."""
     size = os.sysconf("SC_PAGE_SIZE")
+    written = ctypes.create_string_buffer(b"x" * 2 * size)
+    first = ctypes.addressof(written) // size * size + size
     with pagemap.open("rb", buffering=0) as file:
+        # Under an emulator it may be that of other addresses, where everything looks absent.
+        if not all(map(_is_own, _states(file.fileno(), (first, first + size), size))):
+            return []
         return [each for each in ranges if not any(map(_is_own, _states(file.fileno(), each, size)))]
 
 
