@@ -195,10 +195,11 @@ class Auditor:
             subdirs = {entry.subdir for entry in lock.entries}
             platforms = tuple(each for each in self._request.lock.platforms if each.conda_subdir in subdirs)
             request = replace(self._request.lock, platforms=platforms or self._request.lock.platforms)
-            # The lock itself names the channels that it was asked for with; whether they are allowed is another check.
+            # Where nobody says which channels, the lock names those it was asked for with; whether they are allowed is
+            # another check.
             own = tuple(channel for channel in lock.channels if channel != f"${CHANNEL_VARIABLE}")
             found: set[Digest] = set()
-            for channels in dict.fromkeys((request.channels, own)):
+            for channels in [request.channels] if request.channels else dict.fromkeys(((), own)):
                 found |= fresh_inputs(
                     bundle,
                     replace(request, channels=channels),
