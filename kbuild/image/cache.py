@@ -39,7 +39,6 @@ KINDS = {
     "layers": "layers/sha256",
     "images": "images",
     "unpacked": "unpacked/rootfs",
-    "base-records": "base-records",
     "package-lists": "package-lists",
     "registries": "registries",
     "slim": "slim",
@@ -50,7 +49,8 @@ KINDS = {
 # Directories that are made from packages, and packed into layers.
 _TREES = ("interpreters", "wheels", "bases")
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
-_ANSWERS = ("base-records", "package-lists", "registries", "slim", "splits")
+# What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
+_ANSWERS = ("package-lists", "registries", "slim", "splits")
 _FORGOTTEN = 365 * 86400 * 10**9
 # Records in images/, kept while what they lead to is there.
 _RECORDS = frozenset({"references", "plans"})

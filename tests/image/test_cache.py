@@ -41,7 +41,7 @@ def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Pa
     assert prune_cache(tmp_path, limit=0) and not list_cache(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["base-records", "package-lists", "registries", "slim", "splits"])
+@pytest.mark.parametrize("kind", ["package-lists", "registries", "slim", "splits"])
 def test_answers_go_last_or_when_nobody_asked_for_a_year(tmp_path: Path, kind: str) -> None:
     now = time.time()
     names = {"forgotten": now - 366 * 86400, "old": now - 360 * 86400, "new": now}
