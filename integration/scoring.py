@@ -67,8 +67,8 @@ def mlserver_command(model: Path, folder: Path, bin_folder: Path) -> Command:
 
 def all_commands(model: Path, folder: Path, names: list[str]) -> dict[str, Command]:
     """The commands of ``names``; what does not install is left out, with a word on stderr."""
-    ours = {"bare", "kbuild", "mlflow"} & {*names}
     bare_site = peers.install(folder / "orjson", "orjson") if "bare" in names else None
+    ours = {"kbuild", "mlflow", *(["bare"] if bare_site else [])} & {*names}
     found = {name: command for name, command in commands(model, bare_site).items() if name in ours}
     if {"peer", "peer-quiet"} & {*names} and (site := peers.install(folder / "kedro-mlflow", peers.KEDRO_MLFLOW)):
         project = folder / "peer"
