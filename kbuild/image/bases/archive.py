@@ -108,12 +108,13 @@ def read_packages(
 ) -> list[BasePackage]:
     """Every version of the wanted packages that the archive offers for an architecture."""
     found = []
-    names = "|".join(map(re.escape, wanted))
-    pattern = re.compile(rf"^Package: (?:{names})\n(?:.+\n)*", re.MULTILINE)
+    names = "|".join(map(re.escape, wanted)).encode()
+    # A list is 50 MB and as text four times that: only what is found in it is decoded.
+    pattern = re.compile(rb"^Package: (?:" + names + rb")\n(?:.+(?:\n|\Z))*", re.MULTILINE)
     for component in components:
         index = _index(release, _list_path(component, architecture), fetch)
         for match in pattern.finditer(index):
-            fields = read_fields(match[0])
+            fields = read_fields(match[0].decode("utf-8", "replace"))
             try:
                 package = BasePackage(
                     name=fields["package"],
@@ -167,7 +168,7 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
     )
 
 
-def _index(release: Release, path: str, fetch: Fetch) -> str:
+def _index(release: Release, path: str, fetch: Fetch) -> bytes:
     base = f"{release.archive.uri}/dists/{release.archive.pocket}"
     for suffix, unpack in _UNPACK.items():
         sha256 = release.files.get(path + suffix)
@@ -178,7 +179,7 @@ def _index(release: Release, path: str, fetch: Fetch) -> str:
         if content is None:
             continue
         _check(content, sha256, f"{shown(base)}/{path}{suffix}")
-        return unpack(content).decode("utf-8", "replace") + "\n"
+        return unpack(content)
     raise BaseImageError(f"{shown(base)} has no {path}", hint="the mirror may lack this architecture")
 
 
