@@ -32,7 +32,7 @@ def commands(model: Path, bare_site: Path | None = None) -> dict[str, Command]:
 
     def bare(port: int, workers: int) -> tuple[list[str], dict[str, str]]:
         argv = [sys.executable, str(HERE / "bare.py"), str(model), str(port), str(workers)]
-        # As in ours, see kbuild.serving.server.limit_pools; what is compared is what lies around the nodes.
+        # As in ours, see kbuild.serving.cpus.limit_pools; what is compared is what lies around the nodes.
         threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         return argv, {**threads, "PYTHONPATH": str(bare_site)}
 

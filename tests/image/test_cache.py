@@ -38,7 +38,9 @@ def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Pa
     assert [entry.path.name for entry in removed] == ["a"]
     assert new.exists() and not old.exists()
     assert not (tmp_path / "work-1").exists() and not list((tmp_path / "wheels").iterdir())
+    base = fill(tmp_path, "base-records/model.json", used=0)
     assert prune_cache(tmp_path, limit=0) and not list_cache(tmp_path)
+    assert base.exists()  # nothing else tells what base a model without a run was built on
 
 
 @pytest.mark.parametrize("kind", ["package-lists", "registries", "slim", "splits"])

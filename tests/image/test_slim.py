@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from locked import package
 
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.image.slim import (
@@ -20,22 +21,9 @@ from kbuild.image.slim import (
 )
 from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.split import PackageGroup, WheelFacts
-from kbuild.platform import Platform
 from kbuild.process import Completed
 
 SITE = "lib/python3.11/site-packages"
-
-
-def package(name: str, *needs: str) -> LockedPackage:
-    return LockedPackage(
-        name=name,
-        version="1",
-        manager="pip",
-        platform=Platform.parse("linux/amd64"),
-        url=f"https://index.example/{name}-1-py3-none-any.whl",
-        sha256="0" * 64,
-        dependencies=tuple((need, "*") for need in needs),
-    )
 
 
 FULL = package("mlflow", "mlflow-skinny", "flask", "pandas")

@@ -5,27 +5,14 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from locked import package
 
 from kbuild.environment.elf import linked_names
-from kbuild.environment.lockfile import LockedPackage
 from kbuild.image.slim_files import LARGE, Library, choose_files, choose_libraries, choose_patterns, measure_files
 from kbuild.plan.left_out import EVERY, LeftOut
 from kbuild.plan.split import WheelFacts
-from kbuild.platform import Platform
 
 FLIGHT, MODULE = "arrow/libflight.so.25", "arrow/_flight.cpython-311-x86_64-linux-gnu.so"
-
-
-def package(name: str, *needs: str) -> LockedPackage:
-    return LockedPackage(
-        name=name,
-        version="1",
-        manager="pip",
-        platform=Platform.parse("linux/amd64"),
-        url=f"https://index.example/{name}-1-py3-none-any.whl",
-        sha256="0" * 64,
-        dependencies=tuple((need, "*") for need in needs),
-    )
 
 
 def facts(*paths: str) -> WheelFacts:
@@ -127,6 +114,11 @@ def test_files_are_chosen_from_a_folder_and_counted(tmp_path: Path) -> None:
     measured = measure_files(found, LeftOut(files=chosen), tmp_path)
     assert (measured.count, measured.size) == (2, (tmp_path / "m/_big.abi3.so").stat().st_size + 3)
     assert measured.named == ("m/_big.abi3.so",)
+    # Bytecode that a wheel brings is not installed, so there is nothing of it to measure.
+    shipped = {package("m"): facts("site/m/tests/a.py", "site/m/tests/__pycache__/a.cpython-310.pyc")}
+    (tmp_path / "m/tests").mkdir(exist_ok=True)
+    (tmp_path / "m/tests/a.py").write_text("x = 1")
+    assert measure_files(shipped, LeftOut(files={EVERY: ("tests/",)}), tmp_path).count == 1
     # Of what the model asks for no library goes, nor of what is there only because something else asks for it.
     assert "mine" not in choose_files(found, {"site/m/_used.abi3.so"}, frozenset(found), tmp_path)
     assert "mine" not in choose_files(found, (), frozenset(), tmp_path)
