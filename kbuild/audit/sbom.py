@@ -31,7 +31,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.audit.finding import Finding
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockEntry
@@ -62,7 +62,7 @@ def make_sbom(subject: Subject, report: AuditReport) -> str:
             timestamp=_timestamp(subject, report),
             component=model,
             tools=ToolRepository(
-                components=[Component(name="kbuild", version=kbuild.__version__, type=ComponentType.APPLICATION)]
+                components=[Component(name="kbuild", version=__version__, type=ComponentType.APPLICATION)]
             ),
             properties=[
                 Property(name="kbuild:audit:verdict", value=report.verdict),

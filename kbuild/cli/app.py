@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.errors import known_error
 
 # Name -> module and the line that "kbuild --help" shows, so that it need not import what it lists.
@@ -52,7 +52,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(kbuild.__version__, prog_name="kbuild")
+@click.version_option(__version__, prog_name="kbuild")
 def cli() -> None:
     """The model you trained, served as it was trained.
 

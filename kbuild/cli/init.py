@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.cli.config import env_option, find_project, project_config
 from kbuild.cli.project_files import CI_KINDS, Change, InitRequest, apply, make_files, plan_changes
 from kbuild.errors import ConfigurationError
@@ -51,7 +51,7 @@ def command(
         push=push or config.push,
         trigger=trigger or ("local" if is_local else "none"),
         python=python or ".".join(platform.python_version_tuple()[:2]),
-        install=install or f"kbuild[build]=={kbuild.__version__}",
+        install=install or f"kbuild[build]=={__version__}",
         kinds=kinds or CI_KINDS,
     )
     changes = plan_changes(root, make_files(request), force=force)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.serving.facts import Facts
 
 # What the build writes into the image's environment, and what whoever runs it may add.
@@ -22,7 +22,7 @@ _VARIABLES = {
 def make_info(facts: Facts, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What is known, by names that are fit for labels; what is unknown is left out."""
     known = {
-        "kbuild": kbuild.__version__,
+        "kbuild": __version__,
         "mlflow": facts.mlflow_version,
         "model_id": facts.model_id,
         "run_id": facts.run_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.serving.facts import Facts
 
 _TYPES: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def make_openapi(facts: Facts) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Scoring server",
-            "version": facts.model_id or kbuild.__version__,
+            "version": facts.model_id or __version__,
             "description": "MLflow's scoring protocol, served by kbuild.",
         },
         "paths": {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.errors import RecordingError
 from kbuild.training.artifacts import extract_artifacts, find_dataset
 from kbuild.training.changes import check_changes
@@ -224,7 +224,7 @@ def _make_metadata(draft: _Draft) -> dict[str, Any]:
     has_example = draft.example.input_example is not None
     record: dict[str, Any] = {
         "format": RECORD_FORMAT,
-        "version": kbuild.__version__,
+        "version": __version__,
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "platform": f"{platform.system()}-{platform.machine()}".lower(),

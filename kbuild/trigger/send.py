@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-import kbuild
+from kbuild._version import __version__
 from kbuild.errors import DeliveryFailed
 from kbuild.trigger.event import EVENT_NAME, TrainingEvent
 from kbuild.trigger.settings import GithubTrigger, GitlabTrigger, RemoteTrigger, WebhookTrigger
@@ -128,7 +128,7 @@ def _secret(environ: Mapping[str, str], name: str) -> str:
 
 def _session(trigger: RemoteTrigger) -> requests.Session:
     session = requests.Session()
-    session.headers["User-Agent"] = f"kbuild/{kbuild.__version__}"
+    session.headers["User-Agent"] = f"kbuild/{__version__}"
     retry = Retry(
         total=trigger.retries,
         backoff_factor=_BACKOFF,
