@@ -8,14 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kbuild._version import __version__
+from kbuild._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from kbuild.training.hook import MlflowPipelineHook
     from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
     from kbuild.training.pyfunc import KedroPipelineModel
 
-__all__ = ["KedroPipelineModel", "MlflowPipelineHook", "PipelineML", "__version__", "pipeline_ml_factory"]
+__all__ = ["KedroPipelineModel", "MlflowPipelineHook", "PipelineML", "pipeline_ml_factory"]
 
 _HOMES = {
     "KedroPipelineModel": "kbuild.training.pyfunc",
