@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.requirements import exact_version, plain_specifier
+from kbuild.environment.virtual import virtual_packages
 from kbuild.platform import Platform
 
 ENVIRONMENT = "environment.yml"
@@ -74,7 +75,7 @@ def make_source(
             }
         ),
         LOCKFILE: _seed(subdir, pins, channels),
-        VIRTUAL_PACKAGES: _yaml({"subdirs": {subdir: {"packages": _virtual_packages(platform, glibc)}}}),
+        VIRTUAL_PACKAGES: _yaml({"subdirs": {subdir: {"packages": virtual_packages(platform, glibc)}}}),
         NAMES: json.dumps(
             {conda_name: {"conda_name": conda_name, "pypi_name": name} for conda_name, name in _CONDA_NAMES.items()}
         ),
@@ -133,11 +134,6 @@ def _seed(subdir: str, pins: Mapping[str, Requirement], channels: Sequence[str])
     ]
     metadata = {"content_hash": {}, "channels": list(channels), "platforms": [subdir], "sources": []}
     return _yaml({"version": 1, "metadata": metadata, "package": packages})
-
-
-def _virtual_packages(platform: Platform, glibc: str) -> dict[str, str]:
-    processor = {"amd64": "x86_64", "arm64": "aarch64"}[platform.architecture]
-    return {"__unix": "0", "__linux": "5.10", "__archspec": f"1 {processor}", "__glibc": glibc}
 
 
 def _yaml(value: Any) -> str:

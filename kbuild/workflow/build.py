@@ -19,7 +19,7 @@ from kbuild.model.reference import ModelReference
 from kbuild.plan.plan import BuildContext
 from kbuild.platform import host_platform
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
-from kbuild.workflow.engines import build_once, whole_context
+from kbuild.workflow.engines import build_once, is_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
@@ -47,6 +47,7 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         bundle = fetch_model(request.model, tools, workdir)
         locked = lock_environment(bundle, request.lock, tools)
         prepared = prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)
+        prepared.check_base()
         context = whole_context(prepared, tools, workdir / "context")
         try:
             # Copies, not links: the user may change them, and their times are set.
@@ -79,6 +80,9 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         prepared = [
             prepare(request, bundle, locked, platform, tools, workdir, record=delivery.record) for platform in platforms
         ]
+        for each in prepared:
+            if not (reuse and is_built(request, each, images)):
+                each.check_base()
         built = {each.platform: build_once(request, each, images, tools, workdir, reuse=reuse) for each in prepared}
         reused = all(taken for _, taken in built.values())
         result = deliver(

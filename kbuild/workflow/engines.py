@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kbuild.digest import digest_json
+from kbuild.digest import Digest, digest_json
 from kbuild.errors import UnsupportedInstruction
 from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, make_engine
 from kbuild.image.layer_cache import LayerCache, layer_keys
@@ -26,7 +26,7 @@ def build_once(
     request: ImageRequest, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
 ) -> tuple[BuiltImage, bool]:
     """The image of one platform, and whether it was there already."""
-    key = digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
+    key = _key(request, prepared)
     image = images.by_plan(key) if reuse else None
     if image is not None:
         return image, True
@@ -35,6 +35,15 @@ def build_once(
     image = _build(request.engine, prepared, images, tools, folder, reuse=reuse)
     images.record_plan(key, image)
     return image, False
+
+
+def is_built(request: ImageRequest, prepared: Prepared, images: LocalImages) -> bool:
+    """Whether this machine has the image of that plan."""
+    return images.by_plan(_key(request, prepared)) is not None
+
+
+def _key(request: ImageRequest, prepared: Prepared) -> Digest:
+    return digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
 
 
 def _stage(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:

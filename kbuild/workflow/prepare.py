@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.version import Version
-
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking import Locked, LockRequest, lock_bundle
-from kbuild.errors import BaseImageError
 from kbuild.image.bases.choice import default_base, parse_base
 from kbuild.image.bases.records import BaseRecords
 from kbuild.image.bases.resolve import resolve_base
@@ -32,6 +29,7 @@ from kbuild.plan.plan import BuildPlan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import Platform
+from kbuild.workflow.base_check import check_base
 from kbuild.workflow.slim import Slimming, find_left_out
 from kbuild.workflow.tools import Tools
 
@@ -71,6 +69,11 @@ class Prepared:
     compression: Compression
     settings: EngineSettings
 
+    def check_base(self) -> None:
+        """Raises BaseImageError where the base lacks what packages of the lock ask for."""
+        packages = self.locked.lockfile.for_platform(self.platform)
+        check_base(self.base, self.stage.environment.glibc, packages, self.platform)
+
 
 def prepare(
     request: ImageRequest,
@@ -86,10 +89,14 @@ def prepare(
     base = _base(request, bundle, platform, tools, record=record)
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
-    _check_glibc(base, environment, packages)
+
+    def download() -> dict[LockedPackage, Path]:
+        check_base(base, environment.glibc, packages, platform)  # before anything large is fetched for nothing
+        return download_packages(locked, packages, tools)
+
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
-        groups = split_wheels(wheels, cache=tools.cache, download=lambda: download_packages(locked, packages, tools))
+        groups = split_wheels(wheels, cache=tools.cache, download=download)
     runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
     left_out = request.left_out
     if request.slim:
@@ -102,7 +109,7 @@ def prepare(
             runtime=runtime,
             recipe=recipe,
         )
-        left_out = find_left_out(slimming, tools, workdir, lambda: download_packages(locked, packages, tools))
+        left_out = find_left_out(slimming, tools, workdir, download)
     groups = keep_groups(groups, left_out)
     template, contexts = request.template, dict[str, str]()
     if template.install_base is not None:
@@ -201,16 +208,4 @@ def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: 
             progress=progress,
             environ=locked.environ,
             indexes=locked.indexes,
-        )
-
-
-def _check_glibc(base: ResolvedBase, environment: Environment, packages: Sequence[LockedPackage]) -> None:
-    """What was made for a newer C library than the base's would fail when it is started: say so now."""
-    asked = [Version(text.lstrip(">=")) for p in packages for name, text in p.dependencies if name == "__glibc"]
-    if environment.glibc is not None:
-        asked.append(Version(".".join(map(str, environment.glibc))))
-    if base.glibc is not None and asked and Version(base.glibc) < max(asked):
-        raise BaseImageError(
-            f"base image {base.name} has glibc {base.glibc}, but a package of the lock needs {max(asked)}",
-            hint="choose a newer base with --base",
         )

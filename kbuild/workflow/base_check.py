@@ -1,0 +1,53 @@
+"""Whether what is locked can run on the base: told before anything is fetched or built for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from packaging.version import Version
+
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.environment.virtual import Lack, find_lacks, virtual_packages
+from kbuild.errors import BaseImageError
+from kbuild.plan.base import ResolvedBase
+from kbuild.platform import Platform
+
+_SHOWN = 5
+
+
+def check_base(
+    base: ResolvedBase, wheels_glibc: tuple[int, int] | None, packages: Sequence[LockedPackage], platform: Platform
+) -> None:
+    """Raises BaseImageError naming what the base lacks.
+
+    ``wheels_glibc`` is the C library that the wheels promise to run with. Of a base whose C library is not known,
+    only that goes unchecked.
+    """
+    if base.glibc is not None and wheels_glibc is not None and Version(base.glibc) < Version(_dotted(wheels_glibc)):
+        raise BaseImageError(
+            f"base image {base.name} has glibc {base.glibc}, but a wheel of the lock needs {_dotted(wheels_glibc)}",
+            hint="choose a newer base with --base",
+        )
+    unknown = ("__glibc",) if base.glibc is None else ()
+    lacks = find_lacks(packages, virtual_packages(platform, base.glibc), ignored=unknown)
+    if lacks:
+        told = [f"{each.package.name} {each.package.version} wants {each.wanted}{_there(each)}" for each in lacks]
+        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise BaseImageError(
+            f"base image {base.name} cannot run what is locked: {', '.join(told[:_SHOWN])}{more}", hint=_remedy(lacks)
+        )
+
+
+def _there(lack: Lack) -> str:
+    return ", which the image does not have" if lack.there is None else f", and the image has {lack.there}"
+
+
+def _remedy(lacks: Sequence[Lack]) -> str:
+    if all(lack.name == "__glibc" for lack in lacks):
+        return "choose a newer base with --base"
+    names = ", ".join(sorted({lack.package.name for lack in lacks}))
+    return f"pin builds of {names} that run on every processor and without a driver, and lock again with --force"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
