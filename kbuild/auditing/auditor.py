@@ -42,7 +42,7 @@ class _Gathered:
     subject: Subject
     missing: tuple[Unchecked, ...] = ()
     run_id: str | None = None
-    model_id: str | None = None
+    model_uri: str | None = None
 
 
 class Auditor:
@@ -155,7 +155,7 @@ class Auditor:
             fresh_inputs=self._fresh(bundle, lock, missing),
             remake=f"kbuild lock {facts.run_id or reference}",
         )
-        return _Gathered(subject=subject, missing=tuple(missing), run_id=facts.run_id, model_id=facts.model_id)
+        return _Gathered(subject=subject, missing=tuple(missing), run_id=facts.run_id, model_uri=facts.uri)
 
     def _stored_lock(
         self, bundle: ModelBundle, workdir: Path, progress: Progress, missing: list[Unchecked]
@@ -256,7 +256,7 @@ class Auditor:
         refused = write_tags(
             {**tags, **({} if lock is None else {Tag.AUDITED_LOCK: lock})},
             run_id,
-            gathered.model_id,
+            gathered.model_uri,
             self._tools.store,
         )
         if refused is not None:

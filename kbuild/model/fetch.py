@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kbuild.errors import AmbiguousModel, KbuildError, ModelNotFound, OutputError, RunWithoutModel, TrackingUnavailable
+from kbuild.errors import KbuildError, ModelNotFound, OutputError, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.reference import ModelReference
+from kbuild.model.resolve import is_active, resolve, versions_of
+from kbuild.tracking.client import find_versions
+from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults wait for minutes on a server that is not there; a person is waiting here.
@@ -61,8 +63,11 @@ class ModelStore(Protocol):
     def registered(self) -> list[str]:
         """``models:/NAME/VERSION`` of the newest version of every registered model and of those with an alias."""
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
-        """Tag the run, and the registered versions of its models, of ``model_id`` alone where one is named."""
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
+        """Tag the run, and the registered versions whose source is the model of this uri, through copies; else none.
+
+        A deleted run cannot be tagged: there its model's versions are, where there are any.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +86,7 @@ class MlflowStore:
             return read_bundle(reference.path)
         with self._speaking(str(reference)):
             client = self._client()
-            uri = _resolve(client, reference)
+            uri = resolve(client, reference)
             return read_bundle(self._download(uri, into))
 
     def pin(self, reference: ModelReference) -> ModelReference:
@@ -128,8 +133,10 @@ class MlflowStore:
             while True:
                 page = client.search_registered_models(max_results=100, page_token=token)
                 for model in page:
+                    if PROMPT_TAG in (model.tags or {}):
+                        continue
                     # A search tells the aliases, but of the versions not reliably the newest.
-                    versions = client.search_model_versions(f"name = '{model.name}'")
+                    versions = find_versions(client, str(model.name))
                     newest = {str(max(int(each.version) for each in versions))} if versions else set()
                     chosen = newest | {str(version) for version in (model.aliases or {}).values()}
                     found += [f"models:/{model.name}/{version}" for version in sorted(chosen, key=int)]
@@ -137,19 +144,17 @@ class MlflowStore:
                 if not token:
                     return found
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
         with self._speaking(run_id):
             client = self._client()
-            for name, value in tags.items():
-                client.set_tag(run_id, name, value)
-            for version in client.search_model_versions(f"run_id = '{run_id}'"):
-                # The open-source registry keeps no model id, but the model's own uri or folder, which has it.
-                # A version that MLflow 2 registered has none there: a run had one model of a name then.
-                found = MODEL_ID.search(str(version.source))
-                if model_id is None or found is None or found[0] == model_id:
-                    for name, value in tags.items():
-                        client.set_model_version_tag(version.name, version.version, name, value)
+            versions = [] if model_uri is None else versions_of(client, run_id, model_uri)
+            if not versions or is_active(client, run_id):
+                for name, value in tags.items():
+                    client.set_tag(run_id, name, value)
+            for version in versions:
+                for name, value in tags.items():
+                    client.set_model_version_tag(version.name, version.version, name, value)
 
     def _download(self, uri: str, into: Path) -> Path:
         import mlflow.artifacts
@@ -218,71 +223,6 @@ class _KeptSettings:
 
 
 _SETTINGS = _KeptSettings()
-
-
-def _resolve(client: MlflowClient, reference: ModelReference) -> str:
-    match reference:
-        case ModelReference(model_id=str(model_id)):
-            return f"models:/{client.get_logged_model(model_id).model_id}"
-        case ModelReference(name=str(name), alias=str(alias)):
-            return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
-        case ModelReference(name=str(name), version=str(version)):
-            return f"models:/{name}/{client.get_model_version(name, version).version}"
-        case ModelReference(run_id=str(run_id), name=name):
-            return _resolve_run(client, run_id, name)
-    raise ModelNotFound(f"{reference} is not kept by a tracking server")
-
-
-def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
-    run = client.get_run(run_id)
-    ids = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
-    logged = [model for model_id in dict.fromkeys(ids) for model in _find_logged(client, model_id)]
-    ready = [model for model in logged if str(model.status) == "READY"]
-    chosen = [model for model in ready if name in (None, model.name)]
-    if len(chosen) == 1:
-        return f"models:/{chosen[0].model_id}"
-    if chosen:
-        chosen.sort(key=lambda model: (str(model.name), str(model.model_id)))  # MLflow has no order of its own
-        names = ", ".join(f"models:/{model.model_id} ({model.name})" for model in chosen)
-        raise AmbiguousModel(f"run {run_id} logged {len(chosen)} models: {names}", hint="name one of them")
-    # MLflow 2 kept models among the run's artifacts, without a LoggedModel.
-    paths = [path for path in _artifact_models(client, run_id) if name in (None, path)]
-    if len(paths) == 1:
-        return f"runs:/{run_id}/{paths[0]}"
-    if paths:
-        names = ", ".join(f"runs:/{run_id}/{path}" for path in paths)
-        raise AmbiguousModel(f"run {run_id} logged {len(paths)} models: {names}", hint="name one of them")
-    if name is not None and ready:
-        known = ", ".join(str(model.name) for model in ready)
-        raise ModelNotFound(f"run {run_id} has no model {name!r}, only {known}")
-    unfinished = [model.name for model in logged if str(model.status) != "READY"]
-    detail = f" (its model {unfinished[0]!r} was never finished)" if unfinished else ""
-    raise RunWithoutModel(
-        f"run {run_id} logged no model{detail}",
-        hint="register a PipelineML in pipeline_registry.py and run the pipeline again; kbuild's hook logs it",
-    )
-
-
-def _find_logged(client: MlflowClient, model_id: str) -> list[LoggedModel]:
-    """The model, or nothing: a run goes on naming a model that was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return [client.get_logged_model(model_id)]
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return []
-
-
-def _artifact_models(client: MlflowClient, run_id: str) -> list[str]:
-    found = []
-    for item in client.list_artifacts(run_id):
-        if item.is_dir and any(
-            inner.path == f"{item.path}/MLmodel" for inner in client.list_artifacts(run_id, item.path)
-        ):
-            found.append(item.path)
-    return found
 
 
 def _require_database(uri: str) -> None:

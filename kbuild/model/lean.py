@@ -15,6 +15,7 @@ from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
 from kbuild.model.reference import ModelReference
 from kbuild.model.tracking import Run, Tracking, Unfamiliar, open_tracking, reasons
+from kbuild.tracking.registry import is_of_model
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -89,22 +90,26 @@ class LeanStore:
         """See ModelStore."""
         return self._mlflow().registered()
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """See ModelStore. Tags that say so already are not written again."""
 
         def write(store: Tracking) -> None:
             run = store.run(run_id)
-            if not run.active:
+            versions = [
+                version
+                for version in (() if model_uri is None else store.versions_of(run_id))
+                if model_uri is not None
+                and is_of_model(model_uri, version.name, version.version, version.source, store.version_location)
+            ]
+            if not run.active and not versions:
                 raise Unfamiliar("a deleted run")
-            if changed := _changed(tags, run.tags):
+            if run.active and (changed := _changed(tags, run.tags)):
                 store.set_run_tags(run_id, changed)
-            for version in store.versions_of(run_id):
-                found = MODEL_ID.search(version.source)
-                changed = _changed(tags, version.tags)
-                if changed and (model_id is None or found is None or found[0] == model_id):
+            for version in versions:
+                if changed := _changed(tags, version.tags):
                     store.set_version_tags(version, changed)
 
-        self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_id=model_id))
+        self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))
 
     def _ask(self, lean: Callable[[Tracking], _Answer], otherwise: Callable[[MlflowStore], _Answer]) -> _Answer:
         try:

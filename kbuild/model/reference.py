@@ -82,11 +82,12 @@ class ModelReference:
         rest = text.removeprefix("models:/").strip("/")
         if _LOGGED_ID.fullmatch(rest):
             return cls(kind="logged", text=text, model_id=rest)
-        name, slash, version = rest.partition("/")
+        name, slash, version = rest.rpartition("/")
         if slash and name and re.fullmatch(r"\d+", version):
             return cls(kind="registered", text=text, name=name, version=version)
-        name, at, alias = rest.partition("@")
-        if at and name and alias and not slash:
+        # Names may hold an @, aliases may not.
+        name, at, alias = rest.rpartition("@")
+        if at and name and re.fullmatch(r"[\w-]+", alias):
             return cls(kind="registered", text=text, name=name, alias=alias)
         raise InvalidReference(f"{text!r} names no registered model with a version or an alias", hint=_FORMS)
 

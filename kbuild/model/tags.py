@@ -30,15 +30,15 @@ class Tag(StrEnum):
     AUDITED_LOCK = "kbuild.audited_lock"
 
 
-def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_id: str | None, store: ModelStore) -> str | None:
-    """Tag the run of a model and the model's versions; returns None, or why that could not be.
+def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_uri: str | None, store: ModelStore) -> str | None:
+    """Tag the run of a model and the versions of the model at this uri; returns None, or why that could not be.
 
     Not an error: an image is whole without them, and a model from a folder may name a run of another server.
     """
     if run_id is None:
         return "the model names no run"
     try:
-        store.set_tags(run_id, {str(tag): value for tag, value in tags.items()}, model_id=model_id)
+        store.set_tags(run_id, {str(tag): value for tag, value in tags.items()}, model_uri=model_uri)
     except KbuildError as error:
         return error.message
     return None

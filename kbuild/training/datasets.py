@@ -15,6 +15,7 @@ from typing import Any
 
 from kedro.io.core import AbstractDataset, DatasetError
 
+from kbuild.tracking.registry import is_name
 from kbuild.training.loading import PYFUNC, check_flavor, copy_arguments, load_folder, log_model, one_line_errors
 from kbuild.training.stores import (
     ModelMissing,
@@ -227,7 +228,7 @@ class MlflowModelRegistryDataset(_StoredModelDataset):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._init(flavor, pyfunc_workflow, load_args, metadata)
-        if not isinstance(model_name, str) or not model_name or any(each in model_name for each in "/:'"):
+        if not isinstance(model_name, str) or not is_name(model_name):
             raise DatasetError(f"model_name {model_name!r} is no name of a registered model")
         if alias is not None and stage_or_version is not None:
             raise DatasetError(f"the entry has stage_or_version {stage_or_version!r} and alias {alias!r}; keep one")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError
 
+from kbuild.tracking.client import find_logged, find_versions, version_uri
 from kbuild.training.settings import default_tracking_uri
 from kbuild.training.tracking import quiet_mlflow
 
@@ -130,7 +131,7 @@ def find_run_model(client: MlflowClient, run_id: str, name: str) -> str:
             f"there is no run {run_id} in {_get_store_name()}; see run_id and MLFLOW_TRACKING_URI"
         ) from error
     ids = dict.fromkeys(output.model_id for output in (run.outputs.model_outputs if run.outputs else ()))
-    logged = [client.get_logged_model(model_id) for model_id in ids]
+    logged = [model for model_id in ids for model in find_logged(client, model_id)]
     ready = sorted((model for model in logged if str(model.status) == "READY"), key=lambda m: m.creation_timestamp)
     for model in reversed(ready):
         if model.name == name:
@@ -148,7 +149,7 @@ def find_registered_model(client: MlflowClient, name: str, version: str | None, 
 
     Raises ModelMissing naming the versions and aliases that there are.
     """
-    versions = client.search_model_versions(f"name = '{name}'")
+    versions = find_versions(client, name)
     if not versions:
         raise ModelMissing(f"there is no registered model {name!r} in {_get_store_name()}; see model_name")
     newest_first = sorted(versions, key=lambda each: int(each.version), reverse=True)
@@ -157,7 +158,11 @@ def find_registered_model(client: MlflowClient, name: str, version: str | None, 
     number = aliases.get(alias, "") if alias is not None else str(version)
     for each in newest_first:
         if number == "latest" or str(number).lower() in (str(each.version), str(each.current_stage).lower()):
-            return f"models:/{each.model_id}" if getattr(each, "model_id", None) else f"models:/{name}/{each.version}"
+            return (
+                f"models:/{each.model_id}"
+                if getattr(each, "model_id", None)
+                else version_uri(client, name, str(each.version))
+            )
     asked = f"alias {alias!r}" if alias is not None else f"version or stage {version!r}"
     numbers = ", ".join(str(each.version) for each in reversed(newest_first))
     known = f"versions {numbers}; aliases {', '.join(sorted(aliases)) or 'none'}"

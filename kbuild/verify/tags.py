@@ -14,6 +14,5 @@ def write_verdict(image: BuiltImage, verdict: str, store: ModelStore) -> str | N
     config = read_json_blob(image.layout, image.config_digest)
     inner = config.get("config") if isinstance(config, dict) else None
     labels = (inner.get("Labels") if isinstance(inner, dict) else None) or {}
-    model_id = str(labels.get(LABEL_MODEL_URI, "")).removeprefix("models:/")
     tags = {Tag.VERIFY: verdict, Tag.VERIFIED_DIGEST: str(image.digest)}
-    return write_tags(tags, labels.get(LABEL_RUN_ID), model_id if model_id.startswith("m-") else None, store)
+    return write_tags(tags, labels.get(LABEL_RUN_ID), labels.get(LABEL_MODEL_URI), store)

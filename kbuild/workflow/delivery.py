@@ -123,6 +123,6 @@ def deliver(
         lock_digest=lockfile.digest,
         reused=reused,
         pushed=pushed,
-        untagged=write_tags(tags, facts.run_id, facts.model_id, tools.store) if delivery.record else None,
+        untagged=write_tags(tags, facts.run_id, facts.uri, tools.store) if delivery.record else None,
         index=index,
     )

@@ -50,7 +50,7 @@ class FakeStore:
             raise TrackingUnavailable("down")
         self.files |= {f"{path}/{file.name}": file.read_bytes() for file in files}
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         raise NotImplementedError
 
 

@@ -45,7 +45,7 @@ class FakeStore:
     def fetch(self, reference: Any, into: Path) -> Any:
         raise NotImplementedError
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_id: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         raise NotImplementedError
 
 

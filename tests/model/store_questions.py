@@ -35,6 +35,7 @@ class Logged:
     unfinished: str
     model_id: str
     gone_id: str
+    first_id: str
 
     @property
     def familiar(self) -> list[str]:
@@ -111,6 +112,7 @@ def log_everything(uri: str, artifacts: str | None) -> Logged:
         unfinished=unfinished,
         model_id=models[0],
         gone_id=gone[0],
+        first_id=both[0],
     )
 
 
@@ -166,14 +168,16 @@ def check_tags(logged: Logged) -> None:
         ]
 
     assert present() == [{}, {}, {}, {}]
-    alone.set_tags(logged.one, {"kbuild.a": "1", "kbuild.b": "é 'quoted'"}, model_id=logged.model_id)
+    alone.set_tags(logged.one, {"kbuild.a": "1", "kbuild.b": "é 'quoted'"}, model_uri=f"models:/{logged.model_id}")
     after = present()
     assert after == [{"kbuild.a": "1", "kbuild.b": "é 'quoted'"}, {}, {"kbuild.a": "1", "kbuild.b": "é 'quoted'"}, {}]
-    mlflow_store.set_tags(logged.one, {"kbuild.a": "1", "kbuild.b": "é 'quoted'"}, model_id=logged.model_id)
+    mlflow_store.set_tags(
+        logged.one, {"kbuild.a": "1", "kbuild.b": "é 'quoted'"}, model_uri=f"models:/{logged.model_id}"
+    )
     assert present() == after
-    alone.set_tags(logged.one, {"kbuild.a": "2"}, model_id="m-" + "0" * 32)
+    alone.set_tags(logged.one, {"kbuild.a": "2"}, model_uri="models:/m-" + "0" * 32)
     assert present() == [{"kbuild.a": "2", "kbuild.b": "é 'quoted'"}, {}, after[2], {}]
-    alone.set_tags(logged.two, {"kbuild.a": "3"})
+    alone.set_tags(logged.two, {"kbuild.a": "3"}, model_uri=f"models:/{logged.first_id}")
     assert present()[1] == present()[3] == {"kbuild.a": "3"}
     lean = LeanStore(tracking_uri=logged.uri)
     for run_id in (logged.removed, "f" * 32):

@@ -94,7 +94,7 @@ store, into = open_store({logged.uri!r}), Path({str(tmp_path)!r})
 store.fetch(ModelReference.parse({logged.one!r}), into / "model")
 store.download({logged.one!r}, "kbuild/none", into / "none")
 for value in "112":
-    store.set_tags({logged.one!r}, {{"kbuild.a": value}}, model_id={logged.model_id!r})
+    store.set_tags({logged.one!r}, {{"kbuild.a": value}}, model_uri="models:/" + {logged.model_id!r})
 print(*sorted({{"mlflow", "sqlalchemy", "requests", "pandas", "numpy", "pip"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,6 +21,8 @@ RUN = "0123456789abcdef" * 2
         (f"models:/m-{RUN}", {"kind": "logged", "model_id": f"m-{RUN}"}),
         (f"m-{RUN}", {"kind": "logged", "model_id": f"m-{RUN}"}),
         ("models:/churn/3", {"kind": "registered", "name": "churn", "version": "3"}),
+        ("models:/a@b@prod", {"kind": "registered", "name": "a@b", "alias": "prod"}),
+        ("models:/a@b/2", {"kind": "registered", "name": "a@b", "version": "2", "alias": None}),
         ("models:/churn@champion", {"kind": "registered", "name": "churn", "alias": "champion"}),
     ],
 )

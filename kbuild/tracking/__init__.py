@@ -1,0 +1,1 @@
+"""MLflow's tracking servers and registries: what training and builds both know of them."""

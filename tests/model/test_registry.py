@@ -1,0 +1,141 @@
+"""Registered models as people name and copy them; MLflow's own client and store tell what there is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import _validate_model_name
+
+from kbuild.model.fetch import MlflowStore
+from kbuild.model.lean import LeanStore
+from kbuild.model.reference import ModelReference
+from kbuild.tracking.client import find_versions
+from kbuild.tracking.registry import is_name, is_of_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TAGS = {"kbuild.image": "b"}
+ODD = ("o'brien", "what?", "a@b", "50%", "100%25", 'say "hi"', "both ' and \"", "a  b", "модель", "back\\slash", "a#b",
+       "`x`", "under_score", "a;b", "x' OR name != 'y")  # fmt: skip
+
+
+class Echo(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input: list[str], params=None):
+        return model_input
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[str]]:
+    """A database with a run of two models, both there as files."""
+    folder = tmp_path_factory.mktemp("store")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    experiment = mlflow.create_experiment("e", (folder / "artifacts").as_uri())
+    with mlflow.start_run(experiment_id=experiment) as run:
+        ids = [
+            str(mlflow.pyfunc.log_model(name=name, python_model=Echo(), pip_requirements=["mlflow"]).model_id)
+            for name in "ab"
+        ]
+    mlflow.set_tracking_uri(None)
+    return folder / "mlflow.db", run.info.run_id, ids
+
+
+@pytest.fixture
+def client(filled: tuple[Path, str, list[str]], tmp_path: Path) -> Iterator[mlflow.MlflowClient]:
+    shutil.copyfile(filled[0], tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)  # MLflow's registry asks this one for logged models
+    yield mlflow.MlflowClient(uri)
+    mlflow.set_tracking_uri(None)
+
+
+def _tagged(client: mlflow.MlflowClient) -> set[str]:
+    return {
+        f"{version.name}/{version.version}"
+        for version in client.search_model_versions()
+        if version.tags.get("kbuild.image") == "b"
+    }
+
+
+@pytest.mark.parametrize("kind", [MlflowStore, LeanStore])
+def test_versions_of_exactly_this_model_are_tagged_through_copies(
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | LeanStore]
+) -> None:
+    _, run_id, (a, b) = filled
+    for name, model_id in (("dev", a), ("other", b)):
+        mlflow.register_model(f"models:/{model_id}", name)
+    client.copy_model_version("models:/dev/1", "prod")
+    client.copy_model_version("models:/prod/1", "o'brien")
+    client.copy_model_version("models:/o'brien/1", "far")
+    client.copy_model_version("models:/other/1", "prod")
+    store = kind(tracking_uri=client.tracking_uri)
+    store.set_tags(run_id, TAGS, model_uri=f"models:/{b}")
+    assert _tagged(client) == {"other/1", "prod/2"}
+    store.set_tags(run_id, TAGS, model_uri=f"models:/{a}")
+    assert _tagged(client) == {"other/1", "prod/2", "dev/1", "prod/1", "o'brien/1", "far/1"}
+
+
+@pytest.mark.parametrize("kind", [MlflowStore, LeanStore])
+def test_versions_of_a_deleted_run_are_tagged(
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | LeanStore]
+) -> None:
+    _, run_id, (a, _) = filled
+    mlflow.register_model(f"models:/{a}", "dev")
+    client.delete_run(run_id)
+    kind(tracking_uri=client.tracking_uri).set_tags(run_id, TAGS, model_uri=f"models:/{a}")
+    assert _tagged(client) == {"dev/1"}
+
+
+def test_odd_names_are_found_and_read_and_prompts_are_no_models(
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], tmp_path: Path
+) -> None:
+    for name in ODD:
+        mlflow.register_model(f"models:/{filled[2][0]}", name)
+        client.set_registered_model_alias(name, "prod", "1")
+    mlflow.genai.register_prompt(name="greeting", template="Hello {{name}}")
+    stores = (MlflowStore(tracking_uri=client.tracking_uri), LeanStore(tracking_uri=client.tracking_uri))
+    assert sorted(stores[1].registered()) == sorted(f"models:/{name}/1" for name in ODD)
+    for name in ODD:
+        assert [version.name for version in find_versions(client, name)] == [name]
+        for store in stores:
+            for text in (f"models:/{name}/1", f"models:/{name}@prod"):
+                reference = ModelReference.parse(text)
+                assert store.fetch(reference, tmp_path / "into").facts.model_id == filled[2][0], text
+                assert store.pin(reference).name == name
+
+
+@given(st.text(max_size=12) | st.text(alphabet=".a/:' ", max_size=6))
+@example("..a")
+@example("a/../b")
+def test_names_that_mlflow_takes_are_known(name: str) -> None:
+    try:
+        _validate_model_name(name)
+    except MlflowException:
+        assert not is_name(name)
+    else:
+        assert is_name(name)
+        # Whatever MLflow registers can be said.
+        if name == name.strip():
+            assert ModelReference.parse(f"models:/{name}/3").name == name
+            assert ModelReference.parse(f"models:/{name}@prod").name == name
+
+
+def test_a_folder_of_mlflow_2_is_of_its_model_alone() -> None:
+    run = "f" * 32
+
+    def never(name: str, version: str) -> str:
+        raise AssertionError
+
+    for source, expected in (
+        (f"s3://bucket/1/{run}/artifacts/b", True),
+        (f"runs:/{run}/b", True),
+        (f"s3://bucket/1/{run}/artifacts/a", False),
+        (f"s3://bucket/1/{run}/artifacts/a/b", False),
+        ("models:/m-" + "0" * 32, False),
+    ):
+        assert is_of_model(f"runs:/{run}/b", "n", "1", source, never) is expected, source
