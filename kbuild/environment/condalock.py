@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from kbuild.environment.built_wheels import WheelBuilds
 
 # Raised when the same spec would be locked differently by this module.
-_RECIPE = 1
-# Debian 12's; wheels for newer ones are rare, and conda-lock itself looks no further than manylinux_2_28.
+_RECIPE = 2
+# Debian 12's.
 DEFAULT_GLIBC = "2.36"
 _HEADER = """\
 # Made by kbuild with conda-lock (unified format, version 1): every package by url and sha256. Do not edit.

@@ -31,6 +31,7 @@ from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
+_LAUNCHER = Path(__file__).with_name("condalock_launcher.py")
 _TIMEOUT = 1800.0
 # A constraint that an answer misses becomes a requirement of the next question.
 _ROUNDS = 3
@@ -198,7 +199,8 @@ def _narrowed(requirement: Requirement, specifier: SpecifierSet) -> Requirement:
 
 
 def _command(solver: Path, sources: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-m", "conda_lock", "lock", "--conda", str(solver)]
+    # -P: the folder of the script is not a place to import from.
+    command = [sys.executable, "-P", str(_LAUNCHER), "lock", "--conda", str(solver)]
     for name in sources:
         command += ["--file", name]
     return [
