@@ -174,7 +174,11 @@ def _conda_error(text: str) -> KbuildError:
     missing = _CONDA_MISSING.search(said)
     if missing is not None and missing["spec"]:
         spec = missing["spec"].strip().removesuffix(".").removesuffix(" *")
-        return PackageNotFound(f"no conda channel has {spec}", hint="check the name, the version and the channels")
+        hint = "check the name, the version and the channels"
+        if spec.split()[0] == "python":
+            hint = "name a channel that has it (--channel), or take the interpreter of this machine"
+            hint += " (--interpreter captured)"
+        return PackageNotFound(f"no conda channel has {spec}", hint=hint)
     if missing is not None:
         return PackageNotFound(f"a conda package is missing: {_one_line(said)}", hint="check names and channels")
     if _CONDA_CONFLICT.search(text):

@@ -106,8 +106,10 @@ def find_captured(package: LockedPackage, channel: Path) -> Path:
 
     Raises InterpreterCaptureFailed when none has that sha256.
     """
-    for path in sorted(channel.rglob("*.conda" if package.manager == "conda" else "*.whl")):
-        if digest_file(path).hex == package.sha256:
+    # Conda's two formats, of which a file keeps the one it has: what a name ends in decides how it is read.
+    endings = (".conda", ".tar.bz2") if package.manager == "conda" else (".whl",)
+    for path in sorted(channel.rglob("*")):
+        if path.name.endswith(endings) and path.is_file() and digest_file(path).hex == package.sha256:
             return path
     raise _not_here(package)
 

@@ -59,7 +59,7 @@ def explain(output: str) -> KbuildError:
         ("index_500", IndexUnavailable, "127.0.0.1:8977 does not answer: 500 Server Error", "network"),
         ("index_401", IndexUnavailable, "refuses http://127.0.0.1:8978/simple/six/", "user and password"),
         ("conda_unknown_package", PackageNotFound, "no conda channel has nosuchpkg", "check the name"),
-        ("conda_no_such_version", PackageNotFound, "no conda channel has python 3.12.*", "check the name"),
+        ("conda_no_such_version", PackageNotFound, "no conda channel has python 3.12.*", "--interpreter captured"),
         ("conda_conflict", VersionConflict, "needsnew 1 would require └─ python >=3.12", "loosen"),
         ("conda_glibc", VersionConflict, "hi 1 would require └─ __glibc >=2.99", "loosen"),
         ("channel_down", IndexUnavailable, "channel at 127.0.0.1:9 does not answer: Connection refused", "captured"),

@@ -132,6 +132,15 @@ def test_a_captured_package_is_found_by_its_sha256_under_any_name(tmp_path: Path
     assert fetch(wanted, cache=tmp_path / "cache", channel=None)[wanted] == path
 
 
+def test_a_package_of_condas_older_format_is_found_too(tmp_path: Path) -> None:
+    folder = tmp_path / "channel" / "noarch"
+    folder.mkdir(parents=True)
+    (folder / "tzdata-2024a-0.tar.bz2").write_bytes(b"zones")
+    url = "$KBUILD_CHANNEL/noarch/tzdata-2024a-0.tar.bz2"
+    wanted = package("tzdata", b"zones", url, manager="conda")
+    assert fetch(wanted, cache=tmp_path / "cache", channel=tmp_path / "channel")[wanted].read_bytes() == b"zones"
+
+
 @pytest.mark.parametrize("with_channel", [True, False])
 def test_a_captured_package_that_is_not_here(tmp_path: Path, with_channel: bool) -> None:
     with pytest.raises(InterpreterCaptureFailed, match="not on this machine"):

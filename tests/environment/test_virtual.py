@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rattler import MatchSpec
 
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.virtual import find_lacks, virtual_packages
@@ -93,3 +94,18 @@ def test_all_real_records_of_linux_run_on_debian_12() -> None:
     newer = find_lacks(packages, virtual_packages(AMD64, "2.27"))
     assert [each.wanted for each in newer] == ["__glibc >=2.28,<3.0.a0"] * 2
     assert not find_lacks(packages, virtual_packages(AMD64, "2.28"))
+
+
+def test_records_of_every_shape_that_conda_forge_writes_are_read() -> None:
+    # As public lock files of 2026 carry them: globs of builds, alternatives, epochs, pre-releases, three operators.
+    path = Path(__file__).parent / "data" / "conda_forge_records.json"
+    records = json.loads(path.read_bytes())
+    assert {each["version"] for each in records if each["name"] == "python"} >= {"3.11.15", "3.13.13"}
+    for each in records:
+        for text in (each.get("depends") or []) + (each.get("constrains") or []):
+            MatchSpec(text, strict=False)
+    packages = [package(*each.get("depends") or (), name=each["name"]) for each in records]
+    lacks = find_lacks(packages, virtual_packages(AMD64, "2.36"))
+    assert {lack.name for lack in lacks} == {"__win", "__osx"}
+    older = find_lacks(packages, virtual_packages(AMD64, "2.16"), ignored=["__win", "__osx"])
+    assert {lack.wanted for lack in older} == {"__glibc >=2.17,<3.0.a0", "__glibc >=2.28,<3.0.a0"}
