@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
+from kbuild.answers import DEFAULT, EXACT, Tolerance
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import existing_index, found_image
 from kbuild.cli.options import json_option, make_tools, platform_option
@@ -30,12 +31,18 @@ from kbuild.workflow import Tools
 @click.option(
     "--report", "proof", type=click.Path(path_type=Path), help="With --rebuild: write what was found as JSON."
 )
+@click.option("--rtol", type=click.FloatRange(min=0), help="Relative difference that floats may have.  [default: 1e-6]")
+@click.option("--atol", type=click.FloatRange(min=0), help="Absolute difference that they may have.  [default: 1e-9]")
+@click.option("--exact", is_flag=True, help="Allow no difference, not of one bit.")
 @platform_option
 @env_option
 @json_option
 def command(
     image: str,
     timeout: float,
+    rtol: float | None,
+    atol: float | None,
+    exact: bool,
     rebuild: bool,
     reuse_downloads: bool,
     proof: Path | None,
@@ -44,11 +51,13 @@ def command(
 ) -> None:
     """Start IMAGE, ask it the model's own input example, compare with the prediction recorded in training, stop it.
 
-    IMAGE is what "kbuild run" takes. The exit code is 0 when the answers are equal.
+    IMAGE is what "kbuild run" takes. The exit code is 0 when the answers are the same: structure, types, texts and
+    integers exactly, floats within --rtol and --atol, since the processor here is not the one that trained.
 
     With --rebuild nothing is started: what the image says it was made from is built again in a clean cache, and the
     exit code is 0 when that gives the same digest; of an image index every platform's image, unless one is named.
     """
+    tolerance = _tolerance(rtol, atol, exact=exact)
     show = Show()
     tools, config = make_tools(show)
     if rebuild:
@@ -57,13 +66,16 @@ def command(
     with using_cache(tools.cache), found_image(image, tools, config, platform) as (built, reference):
         try:
             with show("verify") as progress:
-                report = verify_image(built, tools.run, cache=tools.cache, timeout=timeout, progress=progress)
+                report = verify_image(
+                    built, tools.run, cache=tools.cache, timeout=timeout, progress=progress, tolerance=tolerance
+                )
         except VerificationFailed:
             _tell_untagged(show, write_verdict(built, "failed", tools.store))
             raise
         _tell_untagged(show, write_verdict(built, "passed" if report.compared else "answered", tools.store))
     if report.compared:
-        show.say("the image predicts what the trained model did")
+        show.say(f"the image predicts what the trained model did, {tolerance}")
+        show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
         show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
     click.echo(
@@ -71,6 +83,15 @@ def command(
         if as_json
         else str(built.digest)
     )
+
+
+def _tolerance(rtol: float | None, atol: float | None, *, exact: bool) -> Tolerance:
+    if exact and (rtol is not None or atol is not None):
+        raise click.UsageError("--exact allows no difference: leave out --rtol and --atol")
+    if exact:
+        return EXACT
+    chosen = DEFAULT if atol is None else replace(DEFAULT, absolute=atol)
+    return chosen if rtol is None else replace(chosen, relative=rtol, relative_single=rtol)
 
 
 def _rebuild(

@@ -7,7 +7,7 @@ from pathlib import Path
 import kbuild
 from kbuild.digest import Digest, digest_file, digest_json
 
-_PARTS = ("__init__.py", "_version.py", "errors.py", "digest.py", "process.py", "serving", "training")
+_PARTS = ("__init__.py", "_version.py", "answers.py", "errors.py", "digest.py", "process.py", "serving", "training")
 
 
 def runtime_files() -> dict[str, Path]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 
+from kbuild.answers import compare_texts
 from kbuild.serving.logs import LOGGER
 from kbuild.serving.model import ServedModel
 from kbuild.serving.reply import JSON
@@ -35,8 +35,9 @@ def predict_example(model: ServedModel) -> bool:
         text = reply.body.decode("utf-8", "replace")[:500]
         _log.error("the model fails on its own input example: %s", text, extra={"fields": fields})
         return False
-    if model.facts.recorded is not None and json.loads(reply.body) != json.loads(model.facts.recorded):
-        _log.warning("the model does not predict what it did in training", extra={"fields": fields})
+    fault = None if model.facts.recorded is None else compare_texts(model.facts.recorded, reply.body).fault
+    if fault is not None:
+        _log.warning("the model does not predict what it did in training: %s", fault, extra={"fields": fields})
         return False
     _log.info("the model predicted its input example", extra={"fields": fields})
     return True

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kbuild.errors import RecordingError
 from kbuild.process import run
 
 SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
-# Far above the noise of summing floats in another order, far below what a prediction means.
-RELATIVE_TOLERANCE = 1e-6
-ABSOLUTE_TOLERANCE = 1e-9
 
 _SCRIPT = Path(__file__).with_name("_clean_process.py")
 # What would make the process find more than the image has, or log to somebody's server.
@@ -72,18 +67,3 @@ def ask_in_clean_process(
             raise RecordingError(f"the clean process that loads the model died with status {done.returncode}: {last}")
         said = json.loads(answer.read_text(encoding="utf-8"))
     return Answer(response=said.get("response"), error=said.get("error"), missing=said.get("missing"))
-
-
-def is_same_answer(one: Any, other: Any) -> bool:
-    """Whether two JSON answers say the same: floats within the tolerances above, NaN equal to NaN, all else exactly."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        if math.isnan(one) or math.isnan(other):
-            return math.isnan(one) and math.isnan(other)
-        return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_same_answer, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(is_same_answer(one[key], other[key]) for key in one)
-    return bool(one == other)

@@ -6,7 +6,6 @@ it logged, and what is logged are those same files.
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild._version import __version__
+from kbuild.answers import compare_texts
 from kbuild.errors import RecordingError
 from kbuild.training.artifacts import extract_artifacts, find_dataset
 from kbuild.training.changes import check_changes
@@ -26,7 +26,6 @@ from kbuild.training.check import (
     SERVING_REQUEST,
     Answer,
     ask_in_clean_process,
-    is_same_answer,
 )
 from kbuild.training.closure import find_owners, pin
 from kbuild.training.example import Example, make_example
@@ -272,8 +271,9 @@ def _find_cause(error: BaseException) -> str:
 def _compare(recorded: str | None, answer: Answer) -> None:
     if recorded is None or answer.response is None:
         return
-    if not is_same_answer(json.loads(recorded), json.loads(answer.response)):
+    fault = compare_texts(recorded, answer.response).fault
+    if fault is not None:
         raise RecordingError(
-            "in a clean process the model predicts something else than in training for the same example",
+            f"in a clean process the model predicts something else than in training for the same example: {fault}",
             hint="see that the inference pipeline uses no state, clock or chance of its own",
         )

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from kbuild.answers import DEFAULT, Comparison, Difference, Tolerance, compare
 from kbuild.errors import VerificationFailed
 from kbuild.image.running import RunningImage
 from kbuild.verify.scoring import post_invocations
@@ -13,19 +14,29 @@ from kbuild.verify.scoring import post_invocations
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerificationReport:
-    """What was asked and answered; ``expected`` is None where the model recorded no prediction."""
+    """What was asked and answered; ``expected`` is None where the model recorded no prediction.
+
+    ``largest`` is the largest difference between two floats, None where all are equal or nothing was compared.
+    """
 
     url: str
     runtime: str
     prediction: Any
     expected: Any
     compared: bool
+    largest: Difference | None
+    tolerance: Tolerance
 
 
 def verify_predictions(
-    running: RunningImage, *, model_path: str, example: str | None, prediction: str | None
+    running: RunningImage,
+    *,
+    model_path: str,
+    example: str | None,
+    prediction: str | None,
+    tolerance: Tolerance = DEFAULT,
 ) -> VerificationReport:
-    """Post the input example and compare the answer with the recorded prediction, value by value, floats exactly.
+    """Post the input example and compare the answer with the recorded prediction, value by value.
 
     ``example`` and ``prediction`` are file names below ``model_path``. Raises VerificationFailed when the answer is
     an error or differs, or when the model has no input example to ask with.
@@ -43,28 +54,18 @@ def verify_predictions(
         raise VerificationFailed(f"/invocations answered {answer.status} to the model's input example: {text[:500]}")
     got = json.loads(answer.body)
     expected = None if recorded is None else json.loads(recorded)
-    if recorded is not None and got != expected:
+    compared = Comparison() if recorded is None else compare(expected, got, tolerance)
+    if compared.fault is not None:
         raise VerificationFailed(
-            f"the image does not predict what the trained model did: {first_difference(expected, got)}"
+            f"the image does not predict what the trained model did ({tolerance}): {compared.fault}",
+            hint="kbuild verify --rtol and --atol allow more, where that is the model's own noise",
         )
     return VerificationReport(
-        url=running.url, runtime=running.describe(), prediction=got, expected=expected, compared=recorded is not None
+        url=running.url,
+        runtime=running.describe(),
+        prediction=got,
+        expected=expected,
+        compared=recorded is not None,
+        largest=compared.largest,
+        tolerance=tolerance,
     )
-
-
-def first_difference(expected: Any, got: Any, where: str = "") -> str:
-    """Where two JSON values differ first: ``predictions[0].value: expected 1.0, got 2.0``."""
-    if isinstance(expected, dict) and isinstance(got, dict) and expected.keys() == got.keys():
-        for key in expected:
-            if expected[key] != got[key]:
-                return first_difference(expected[key], got[key], f"{where}.{key}" if where else str(key))
-    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
-        for index, (one, other) in enumerate(zip(expected, got, strict=True)):
-            if one != other:
-                return first_difference(one, other, f"{where}[{index}]")
-    return f"{where or 'the answer'}: expected {_short(expected)}, got {_short(got)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "…"

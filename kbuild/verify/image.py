@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from kbuild.answers import DEFAULT, Tolerance
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage
 from kbuild.image.running import RunningImage
@@ -19,7 +20,13 @@ from kbuild.verify.scoring import wait_until_ready
 
 
 def verify_image(
-    image: BuiltImage, run: Runner, *, cache: Path, timeout: float, progress: Progress
+    image: BuiltImage,
+    run: Runner,
+    *,
+    cache: Path,
+    timeout: float,
+    progress: Progress,
+    tolerance: Tolerance = DEFAULT,
 ) -> VerificationReport:
     """Start the image on a free port, compare its answer to the model's input example, and stop it.
 
@@ -39,7 +46,9 @@ def verify_image(
         try:
             wait_until_ready(running, timeout=timeout, progress=progress)
             example, prediction = _recorded_files(running)
-            return verify_predictions(running, model_path=MODEL_PATH, example=example, prediction=prediction)
+            return verify_predictions(
+                running, model_path=MODEL_PATH, example=example, prediction=prediction, tolerance=tolerance
+            )
         finally:
             running.stop()
 

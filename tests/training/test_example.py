@@ -7,13 +7,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import RecordingError
-from kbuild.training.check import is_same_answer
 from kbuild.training.example import Example, make_example, take_rows
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.training.settings import default_artifact_uri, default_tracking_uri
@@ -113,40 +110,6 @@ def test_rows_of_tables_and_arrays() -> None:
     taken = take_rows(TABLE.iloc[3:], 2)
     assert taken.index.tolist() == [0, 1]
     assert taken["a"].tolist() == [3, 4]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(JSON)
-def test_an_answer_is_the_same_as_itself(value: Any) -> None:
-    assert is_same_answer(value, value)
-    assert not is_same_answer(value, [value])
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (1.0, 1.0 + 1e-9, True),
-        (1.0, 1.001, False),
-        (1, 1.0, True),
-        (True, 1, False),
-        (float("nan"), float("nan"), True),
-        (float("nan"), 1.0, False),
-        (None, 0, False),
-        ("a", "b", False),
-        ([1, 2], [1], False),
-        ({"a": 1}, {"b": 1}, False),
-        ({"a": [1.0, {"b": None}]}, {"a": [1.0, {"b": None}]}, True),
-    ],
-)
-def test_which_answers_are_the_same(one: Any, other: Any, same: bool) -> None:
-    assert is_same_answer(one, other) is same
-    assert is_same_answer(other, one) is same
 
 
 def test_the_default_store_is_in_the_project(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from kbuild.answers import DEFAULT, EXACT, Tolerance
 from kbuild.errors import ContainerFailed, VerificationFailed
 from kbuild.progress import Silent
-from kbuild.verify.golden import first_difference, verify_predictions
+from kbuild.verify.golden import verify_predictions
 from kbuild.verify.scoring import wait_until_ready
 
 
@@ -64,8 +65,10 @@ def image() -> Iterator[FakeImage]:
         thread.join()
 
 
-def check(image: FakeImage, prediction: str | None = "p.json"):
-    return verify_predictions(image, model_path="/opt/model", example="x.json", prediction=prediction)
+def check(image: FakeImage, prediction: str | None = "p.json", tolerance: Tolerance = DEFAULT):
+    return verify_predictions(
+        image, model_path="/opt/model", example="x.json", prediction=prediction, tolerance=tolerance
+    )
 
 
 def test_equal_predictions_pass(image: FakeImage) -> None:
@@ -74,13 +77,26 @@ def test_equal_predictions_pass(image: FakeImage) -> None:
     assert report.compared and report.prediction == report.expected == {"predictions": [3.0]}
 
 
-def test_the_smallest_difference_fails_and_is_named(image: FakeImage) -> None:
+def test_the_smallest_difference_fails_where_exactness_is_asked_for_and_is_named(image: FakeImage) -> None:
     image.files = {
         "/opt/model/x.json": b'{"inputs": [1, 1.5]}',
         "/opt/model/p.json": b'{"predictions": [2, 3.0000000000000004]}',
     }
-    with pytest.raises(VerificationFailed, match=r"predictions\[1\]: expected 3.0000000000000004, got 3.0"):
+    with pytest.raises(
+        VerificationFailed, match=r"predictions\[1\]: expected 3.0000000000000004, got 3.0, off by 4.44e-16"
+    ):
+        check(image, tolerance=EXACT)
+    report = check(image)
+    assert report.largest is not None and report.largest.path == "predictions[1]"
+    assert report.largest.absolute == 2**-51
+
+
+def test_a_prediction_that_is_off_by_a_thousandth_fails_and_says_by_how_much(image: FakeImage) -> None:
+    image.files = {"/opt/model/x.json": b'{"inputs": [1.5]}', "/opt/model/p.json": b'{"predictions": [3.003]}'}
+    wanted = r"predictions\[0\]: expected 3\.003, got 3\.0, off by 0\.003 \(0\.000999 relative\)"
+    with pytest.raises(VerificationFailed, match=wanted):
         check(image)
+    assert check(image, tolerance=Tolerance(relative=1e-2)).largest
 
 
 def test_without_a_recorded_prediction_an_answer_is_enough_and_said_so(image: FakeImage) -> None:
@@ -119,15 +135,3 @@ def test_an_image_that_never_answers_is_given_up() -> None:
             clock=lambda: float(next(ticks)),
             sleep=lambda _: None,
         )
-
-
-@pytest.mark.parametrize(
-    ("expected", "got", "text"),
-    [
-        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "a[1].b: expected 2, got 3"),
-        ({"a": 1}, {"b": 1}, 'the answer: expected {"a": 1}, got {"b": 1}'),
-        ([1], [1, 2], "the answer: expected [1], got [1, 2]"),
-    ],
-)
-def test_first_difference(expected: object, got: object, text: str) -> None:
-    assert first_difference(expected, got) == text
