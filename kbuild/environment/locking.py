@@ -13,6 +13,7 @@ from typing import Literal
 
 from kbuild.digest import Digest, digest_file
 from kbuild.environment.condalock import CondaLockResolver
+from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index import Indexes, package_indexes
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
@@ -85,7 +86,8 @@ def lock_bundle(
 
     Looked for in this order: ``request.lockfile``, the run's own, the cache; each counts only while its input digest
     is the model's. Else it is resolved. Raises LockfileStale where nothing fresh is there and resolving is
-    forbidden, or where the given file is stale; else what reading the spec and resolving raise.
+    forbidden, or where the given file is stale; HashMismatch for a package that is another file than the
+    requirements name by hash; else what reading the spec and resolving raise.
     """
     indexes = package_indexes(run=run, environ=environ, progress=progress)
     environ = {**environ, **indexes.environment}
@@ -104,6 +106,7 @@ def lock_bundle(
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
         lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
+        check_hashes(lockfile, spec)
         if builds is not None and builds.made:
             _write(builds.side_file(), _side(cache, lockfile))
         locked = Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)

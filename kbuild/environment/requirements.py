@@ -5,35 +5,39 @@ Format: pip's docs, "Requirements File Format"; PEP 508 through ``packaging.requ
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from kbuild.platform import Platform
-
-_COMMENT = re.compile(r"(^|\s)#.*$")
-_OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:[= ]\s*|(?<=-[a-zA-Z]))?(?P<value>.*)")
-_SHORT = {"-c": "--constraint", "-r": "--requirement", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
-# Every package of a lock is a wheel anyway.
-_WITHOUT_EFFECT = frozenset({"--prefer-binary", "--only-binary"})
-_NOT_FROM_AN_INDEX = re.compile(r"(\w+\+)?\w+://|[./~]|.*\.(whl|zip|tar\.gz|tar\.bz2)$")
+from kbuild.requirement_lines import (
+    OPTION,
+    SHORT,
+    WITHOUT_EFFECT,
+    find_problem,
+    logical_lines,
+    read_requirement_line,
+)
 
 
 @dataclass(kw_only=True, slots=True)
 class Requirements:
-    """What a set of requirement lines asks for; ``problems`` are the lines that cannot be locked, and why."""
+    """What a set of requirement lines asks for; ``problems`` are the lines that cannot be locked, and why.
+
+    ``hashes`` holds requirements and constraints with the sha256 of the files that may be taken for them.
+    """
 
     requirements: list[Requirement] = field(default_factory=list)
     constraints: list[Requirement] = field(default_factory=list)
     index_url: str | None = None
     extra_index_urls: list[str] = field(default_factory=list)
+    hashes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -56,27 +60,17 @@ def _read(
     constraint: bool,
     seen: frozenset[str],
 ) -> None:
-    for line in _logical_lines(lines):
+    for line in logical_lines(lines):
         if line.startswith("-"):
             _read_option(line, source, files, found, constraint=constraint, seen=seen)
             continue
-        problem: str | None = None
-        requirement: Requirement | None = None
-        if " --" in line:
-            problem = "options of a single requirement cannot be locked (kbuild records its own sha256)"
-        elif _NOT_FROM_AN_INDEX.match(line):
-            problem = "only packages of an index can be locked, no paths, archives or version control"
-        else:
-            try:
-                requirement = Requirement(line)
-            except InvalidRequirement as error:
-                problem = str(error).splitlines()[0]
-        if requirement is not None and requirement.url is not None:
-            problem = "only packages of an index can be locked, no urls or version control"
-        if problem is not None:
-            found.problems.append(f"{line!r} in {source}: {problem}")
-        elif requirement is not None:
-            (found.constraints if constraint else found.requirements).append(requirement)
+        read = read_requirement_line(line)
+        if read.requirement is None:
+            found.problems.append(f"{line!r} in {source}: {read.problem}")
+            continue
+        (found.constraints if constraint else found.requirements).append(read.requirement)
+        if read.hashes:
+            found.hashes.append((str(read.requirement), tuple(sorted(read.hashes))))
 
 
 def _read_option(
@@ -88,8 +82,8 @@ def _read_option(
     constraint: bool,
     seen: frozenset[str],
 ) -> None:
-    match = _OPTION.fullmatch(line)
-    name = _SHORT.get(match["name"], match["name"]) if match else line
+    match = OPTION.fullmatch(line)
+    name = SHORT.get(match["name"], match["name"]) if match else line
     try:
         value = " ".join(shlex.split(match["value"])) if match else ""
     except ValueError as error:
@@ -112,21 +106,13 @@ def _read_option(
         found.index_url = value
     elif name == "--extra-index-url" and value:
         found.extra_index_urls.append(value)
-    elif name not in _WITHOUT_EFFECT:
-        found.problems.append(f"{line!r} in {source}: this option cannot be locked")
+    elif name not in WITHOUT_EFFECT:
+        found.problems.append(f"{line!r} in {source}: {find_problem(line)}")
 
 
 def _find(name: str, source: str, files: Mapping[str, str]) -> str | None:
     beside = (PurePosixPath(source).parent / name).as_posix()
     return next((path for path in (beside, PurePosixPath(name).as_posix()) if path in files), None)
-
-
-def _logical_lines(lines: Iterable[str]) -> Iterable[str]:
-    joined = "\n".join(str(line) for line in lines).replace("\\\n", " ")
-    for line in joined.split("\n"):
-        text = _COMMENT.sub("", line).strip()
-        if text:
-            yield text
 
 
 def marker_environment(python: str, platform: Platform) -> dict[str, str]:

@@ -31,7 +31,8 @@ class EnvironmentSpec:
     ``conda`` holds conda MatchSpecs without python and pip, ``pip`` PEP 508 requirements, ``constraints`` the
     ``name==version`` pins of the training environment's whole dependency closure; they bind versions but ask for
     nothing. ``channels`` are in order of priority. ``indexes`` are simple-API urls with credentials replaced by
-    environment variable references. ``python`` is the exact interpreter version, ``3.11.7``.
+    environment variable references. ``python`` is the exact interpreter version, ``3.11.7``. ``hashes`` holds
+    requirements with the sha256 of the files that may be taken for them; those without may be any file.
     """
 
     python: str
@@ -42,11 +43,15 @@ class EnvironmentSpec:
     indexes: tuple[str, ...]
     platforms: tuple[Platform, ...]
     interpreter: Interpreter
+    hashes: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def digest(self) -> Digest:
-        """Depends on every field and on nothing else."""
-        return digest_json(asdict(self))
+        """Depends on every field and on nothing else; locks of before there were ``hashes`` stay fresh without them."""
+        fields = asdict(self)
+        if not self.hashes:
+            del fields["hashes"]
+        return digest_json(fields)
 
 
 def make_spec(
@@ -92,6 +97,7 @@ def make_spec(
         indexes=tuple(_unique(hide_credentials(url, "INDEX")[0] for url in all_indexes)),
         platforms=tuple(sorted(set(platforms))),
         interpreter=interpreter,
+        hashes=tuple(sorted(set(asked.hashes))),
     )
 
 

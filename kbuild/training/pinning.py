@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
+from kbuild.requirement_lines import INSTEAD, find_problem, logical_lines, read_requirement_line
 from kbuild.training.closure import Closure, find_closure
 
 _OPTION_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
@@ -52,6 +53,7 @@ def make_environment(
         extra = list(_read_lines(log_model_kwargs["extra_pip_requirements"]))
         replaced = {each.name for each in _parse(extra)}
         lines = [line for line in lines if not {each.name for each in _parse([line])} & replaced] + extra
+    _check_lines(lines)
     parsed = _parse(lines)
     closure = find_closure(parsed)
     if closure.local:
@@ -65,6 +67,13 @@ def make_environment(
     kept = _leave_to_user(closure.make_constraints(), parsed, lines)
     constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
     return ModelEnvironment(conda_env=_set_pip_part(conda_env, [*lines, f"-c {constraints}"]), closure=closure)
+
+
+def _check_lines(lines: Iterable[str]) -> None:
+    """What no lock can hold is told now, not after the model has been trained and somebody wants its image."""
+    problems = [f"{line!r}: {problem}" for line in lines if (problem := find_problem(line)) is not None]
+    if problems:
+        raise RecordingError(f"the model's requirements cannot be locked: {'; '.join(problems)}", hint=INSTEAD)
 
 
 def _make_skeleton() -> dict[str, Any]:
@@ -94,11 +103,8 @@ def _read_lines(source: str | Path | Iterable[str], base: Path | None = None) ->
         base = Path(source).resolve().parent
         source = _read_text(Path(source)).splitlines()
     folder = base or Path.cwd()
-    for line in source:
-        text = line.partition(" #")[0].strip()
+    for text in logical_lines(source):
         option, _, value = text.partition(" ")
-        if not text or text.startswith("#"):
-            continue
         if _OPTION_FILES.get(option) == "-r":
             yield from _read_lines(folder / value.strip())
         elif _OPTION_FILES.get(option) == "-c":
@@ -120,13 +126,8 @@ def _read_text(path: Path) -> str:
 
 def _parse(lines: Iterable[str]) -> list[Requirement]:
     """The lines that are requirements by name; options and urls are the user's own affair."""
-    parsed = []
-    for line in lines:
-        try:
-            parsed.append(Requirement(line))
-        except InvalidRequirement:
-            continue
-    return parsed
+    read = [read_requirement_line(line).requirement for line in lines if not line.startswith("-")]
+    return [each for each in read if each is not None]
 
 
 def _read_conda_env(source: Any) -> dict[str, Any]:

@@ -25,6 +25,18 @@ def test_lines_comments_continuations_and_markers() -> None:
     assert not found.problems
 
 
+def test_hashes_belong_to_their_requirement() -> None:
+    one, two = "a" * 64, "B" * 64
+    found = read_requirements(
+        [f"six==1.16.0 ; python_version > '3' --hash=sha256:{one} \\", f"    --hash sha256:{two}  # both", "idna"],
+        source="conda.yaml",
+        files={},
+    )
+    assert not found.problems
+    assert [str(each) for each in found.requirements] == ['six==1.16.0; python_version > "3"', "idna"]
+    assert found.hashes == [('six==1.16.0; python_version > "3"', (one, two.lower()))]
+
+
 def test_files_are_followed_and_constraints_stay_constraints() -> None:
     files = {
         "requirements.txt": "six\n-c constraints.txt\n-r more/extra.txt",

@@ -135,11 +135,48 @@ def test_mlflow_reads_what_is_written(tmp_path: Path) -> None:
 
 def test_the_user_own_requirements_replace_and_extend(tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("six  # why\n")
-    (tmp_path / "requirements.txt").write_text("# mine\nnumpy\n-r more.txt\n--no-binary :all:\n")
+    (tmp_path / "requirements.txt").write_text("# mine\nnumpy\n-r more.txt\n--prefer-binary\n")
     conda_env, _ = make(tmp_path, pip_requirements=str(tmp_path / "requirements.txt"))
-    assert get_pip(conda_env)[:-1] == ["numpy", "six", "--no-binary :all:"]
+    assert get_pip(conda_env)[:-1] == ["numpy", "six", "--prefer-binary"]
     conda_env, _ = make(tmp_path, extra_pip_requirements=["six", "numpy>=1"])
     assert get_pip(conda_env)[:-1] == [f"mlflow=={version('mlflow')}", "six", "numpy>=1"]
+
+
+HASH = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"
+
+
+def test_hashes_are_kept_with_their_requirement(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(f"numpy\nsix=={version('six')} \\\n    --hash=sha256:{HASH}\n")
+    conda_env, constraints = make(tmp_path, pip_requirements=str(tmp_path / "requirements.txt"))
+    assert get_pip(conda_env)[1].split() == [f"six=={version('six')}", f"--hash=sha256:{HASH}"]
+    assert f"six=={version('six')}" in constraints  # it counts as a requirement, not as an unreadable line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "git+https://example.org/six@1.16.0",
+        "six @ git+https://example.org/six",
+        "-e .",
+        "--editable=.",
+        "./wheels/six-1.16.0-py2.py3-none-any.whl",
+        "six-1.16.0-py2.py3-none-any.whl",
+        "file:///somewhere/six",
+        "https://example.org/six.zip",
+        "--no-binary :all:",
+        "six --config-settings=a=b",
+        "six --hash=md5:" + "0" * 32,
+        "six --hash=sha256:12",
+        "six =!= 1",
+    ],
+)
+@pytest.mark.parametrize("way", ["pip_requirements", "extra_pip_requirements", "conda_env"])
+def test_what_no_lock_can_hold_is_refused_while_the_model_is_recorded(tmp_path: Path, line: str, way: str) -> None:
+    given = {"dependencies": ["python=3.11", {"pip": ["numpy", line]}]} if way == "conda_env" else ["numpy", line]
+    with pytest.raises(RecordingError, match="cannot be locked") as caught:
+        make(tmp_path, **{way: given})
+    assert line in str(caught.value)
+    assert "code_paths" in str(caught.value.hint)
 
 
 def test_a_conda_env_keeps_what_it_says(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""One line of a requirements file: what it asks for, its hashes, and whether a lock can hold it.
+
+Training asks this before a model is logged, the lock when it is made; both say the same of a line.
+Format: pip's docs, "Requirements File Format" and "Hash-checking Mode"; PEP 508 through ``packaging.requirements``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:[= ]\s*|(?<=-[a-zA-Z]))?(?P<value>.*)")
+SHORT = {"-c": "--constraint", "-r": "--requirement", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
+FILES = frozenset({"--constraint", "--requirement"})
+INDEXES = frozenset({"--index-url", "--extra-index-url"})
+# Every package of a lock is a wheel, and is compared with its hash, anyway.
+WITHOUT_EFFECT = frozenset({"--prefer-binary", "--only-binary", "--require-hashes"})
+
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_NOT_FROM_AN_INDEX = re.compile(r"(\w+\+)?\w+://|[./~]|.*\.(whl|zip|tar\.gz|tar\.bz2)$")
+_OPTIONS = re.compile(r"\s+(?=--[a-z])")
+_HASH = re.compile(r"--hash[= ]\s*(?P<kind>\w+):(?P<digest>[0-9a-fA-F]+)")
+_SHA256 = 64
+
+INSTEAD = (
+    "publish it to your package index and name it with its version, or let its code travel with the model: "
+    "log_model_kwargs={'code_paths': ['path/of/the/package']}"
+)
+"""What to do about a requirement that no index has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequirementLine:
+    """``requirement`` None and a ``problem`` where a lock cannot hold it; ``hashes`` are sha256, in small letters."""
+
+    requirement: Requirement | None = None
+    hashes: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def logical_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The lines without comments and empty ones; those that end with a backslash joined with the next."""
+    joined = "\n".join(str(line) for line in lines).replace("\\\r\n", " ").replace("\\\n", " ")
+    for line in joined.splitlines():
+        text = _COMMENT.sub("", line).strip()
+        if text:
+            yield text
+
+
+def read_requirement_line(line: str) -> RequirementLine:
+    """Read a logical line that is no option."""
+    text, *options = _OPTIONS.split(line)
+    if _NOT_FROM_AN_INDEX.match(text):
+        return RequirementLine(problem="only packages of an index can be locked, no paths, archives or version control")
+    hashes = []
+    for option in options:
+        match = _HASH.fullmatch(option.strip())
+        if match is None:
+            return RequirementLine(problem=f"the option {option.split('=')[0].split()[0]} cannot be locked")
+        if match["kind"].lower() != "sha256" or len(match["digest"]) != _SHA256:
+            return RequirementLine(problem=f"{option.strip()} is not a sha256, which is what a lock is compared by")
+        hashes.append(match["digest"].lower())
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        return RequirementLine(problem=str(error).splitlines()[0])
+    if requirement.url is not None:
+        return RequirementLine(problem="only packages of an index can be locked, no urls or version control")
+    return RequirementLine(requirement=requirement, hashes=tuple(hashes))
+
+
+def find_problem(line: str) -> str | None:
+    """Why a lock cannot hold a logical line, also one that is an option; None where it can."""
+    if not line.startswith("-"):
+        return read_requirement_line(line).problem
+    match = OPTION.fullmatch(line)
+    name = SHORT.get(match["name"], match["name"]) if match else line
+    if name == "--editable":
+        return "only packages of an index can be locked, no folder that is installed in place"
+    return None if name in FILES | INDEXES | WITHOUT_EFFECT else f"the option {name} cannot be locked"
