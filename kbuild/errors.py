@@ -90,6 +90,12 @@ class TrackingUnavailable(KbuildError):
     exit_code = 14
 
 
+class TrackingRefused(KbuildError):
+    """The MLflow tracking server asks for credentials, or for permissions that these do not give."""
+
+    exit_code = 19
+
+
 class InvalidModel(KbuildError):
     """The files are no pyfunc model."""
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kbuild.errors import KbuildError, ModelNotFound, OutputError, TrackingUnavailable
+from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.reference import ModelReference
 from kbuild.model.resolve import is_active, resolve, versions_of
 from kbuild.tracking.client import find_versions
 from kbuild.tracking.registry import PROMPT_TAG
+from kbuild.tracking.server import check_server, make_error, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +115,11 @@ class MlflowStore:
                 client.log_artifact(run_id, str(file), path)
 
     def ping(self) -> None:
-        """Ask the store anything; raises TrackingUnavailable, or ModelNotFound where no database is yet."""
+        """Ask the store anything.
+
+        Raises TrackingUnavailable, TrackingRefused, or ModelNotFound where no database is yet.
+        """
+        check_server(self.tracking_uri)
         with self._speaking("the experiments"):
             self._client().search_experiments(max_results=1)
 
@@ -185,7 +190,7 @@ class MlflowStore:
         except MlflowException as error:
             raise _translated(error, what, self.tracking_uri) from error
         except requests.RequestException as error:
-            raise _unavailable(self.tracking_uri, error) from error
+            raise make_error(self.tracking_uri, error) from error
         except OSError as error:
             raise OutputError(f"the model's files cannot be stored: {error.strerror or error}") from error
 
@@ -239,26 +244,13 @@ def _require_database(uri: str) -> None:
 
 def _translated(error: Any, what: str, uri: str) -> KbuildError:
     code = getattr(error, "error_code", "")
-    text = _without_credentials(" ".join(str(error.message if hasattr(error, "message") else error).split()))
-    uri = _without_credentials(uri)
+    text = without_credentials(" ".join(str(error.message if hasattr(error, "message") else error).split()))
+    shown = without_credentials(uri)
     if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-        return ModelNotFound(f"{what}: {text}", hint=f"asked {uri}; MLFLOW_TRACKING_URI chooses another server")
+        return ModelNotFound(f"{what}: {text}", hint=f"asked {shown}; MLFLOW_TRACKING_URI chooses another server")
     if code == "INVALID_PARAMETER_VALUE":
-        return ModelNotFound(f"{what}: {text}", hint=f"asked {uri}")
-    return _unavailable(uri, text)
-
-
-def _unavailable(uri: str, why: object) -> TrackingUnavailable:
-    text = _without_credentials(" ".join(str(why).split()))
-    uri = _without_credentials(uri)
-    return TrackingUnavailable(
-        f"the MLflow tracking server {uri} does not answer as one: {text[:300]}",
-        hint="check MLFLOW_TRACKING_URI and that the server runs",
-    )
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)
+        return ModelNotFound(f"{what}: {text}", hint=f"asked {shown}")
+    return make_error(uri, error)
 
 
 def _made(folder: Path) -> str:

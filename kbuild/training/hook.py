@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.hooks import hook_impl
 
-from kbuild.errors import KbuildError, PipelineMLError, UnexpectedError
+from kbuild.errors import KbuildError, PipelineMLError, RecordingError, UnexpectedError
 from kbuild.training import kedro_mlflow
 
 if TYPE_CHECKING:
@@ -135,10 +135,19 @@ class MlflowPipelineHook:
                     captured=training.captured,
                     git=training.git,
                 )
-            except BaseException:
-                self._end("FAILED")
+            except KbuildError as error:
+                if problem := self._end("FAILED"):
+                    raise type(error)(f"{error.message}; {problem}", hint=error.hint) from error
                 raise
-            self._end("FINISHED")
+            except BaseException:
+                self._tell(self._end("FAILED"))
+                raise
+            if problem := self._end("FINISHED"):
+                raise RecordingError(
+                    f"the model {recorded.model_uri} is logged, but {problem}",
+                    hint=f"mark it when the server is back, in Python: "
+                    f"mlflow.MlflowClient().set_terminated({recorded.run_id!r})",
+                )
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
         neighbour = kedro_mlflow.WE_LOG if kedro_mlflow.is_active() else ""
         click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
@@ -147,19 +156,26 @@ class MlflowPipelineHook:
     @hook_impl  # type: ignore[untyped-decorator]
     def on_pipeline_error(self) -> None:
         """End the run as failed."""
-        self._end("FAILED")
+        self._tell(self._end("FAILED"))
 
     def _abandon(self) -> None:
         # Interrupted: neither of the hooks above was called, and MLflow would call the run finished.
-        self._end("KILLED")
+        self._tell(self._end("KILLED"))
 
-    def _end(self, status: str) -> None:
+    def _end(self, status: str) -> str | None:
+        """End the run; returns None, or why the server still calls it running."""
         training, self._training = self._training, None
-        if training is not None:
-            from kbuild.training.tracking import end_training_run
+        if training is None:
+            return None
+        from kbuild.training.tracking import end_training_run
 
-            atexit.unregister(self._abandon)
-            end_training_run(training.run, status)
+        atexit.unregister(self._abandon)
+        return end_training_run(training.run, status)
+
+    def _tell(self, problem: str | None) -> None:
+        """Beside another error, which must not be hidden by this one."""
+        if problem is not None:
+            click.echo(problem, err=True)
 
 
 mlflow_pipeline_hook = MlflowPipelineHook()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import RecordingError
+from kbuild.tracking.server import without_credentials
+from kbuild.training.tracking import patience
 
 _LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
 
@@ -48,11 +50,12 @@ def log_checked_files(saved: Path, log_model_kwargs: Mapping[str, Any], run_id: 
     kwargs = {name: log_model_kwargs[name] for name in _LOG_KWARGS if name in log_model_kwargs}
     try:
         # The clean process has done what MLflow's own validation would do, and more.
-        Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
+        with patience():
+            Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
     except Exception as error:  # a store may raise anything: the model must not stay half-logged
-        problem = getattr(error, "message", None) or str(error)
-        left = _delete(mlflow.MlflowClient(), files.model_id)
-        raise RecordingError(f"the model could not be logged: {' '.join(problem.split())}{left}") from error
+        with patience(1):
+            left = _delete(mlflow.MlflowClient(), files.model_id)
+        raise RecordingError(f"the model could not be logged: {_text(error)}{left}") from error
     return str(files.model_id)
 
 
@@ -63,5 +66,10 @@ def _delete(client: Any, model_id: str | None) -> str:
     try:
         client.delete_logged_model(model_id)
     except Exception as error:  # noqa: BLE001 - told with the first error, which matters more
-        return f" (and the failed model {model_id} could not be deleted: {error})"
+        return f" (and the failed model {model_id} could not be deleted: {_text(error)})"
     return ""
+
+
+def _text(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    return without_credentials(text)[:300]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.errors import ProgramNotFound, TrackingUnavailable
+from kbuild.errors import ProgramNotFound, TrackingRefused, TrackingUnavailable
 from kbuild.process import run as run_program
+from kbuild.tracking.server import check_server, find_refusal, make_refusal, without_credentials
 from kbuild.training.settings import default_artifact_uri, default_tracking_uri
 
 # Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
@@ -35,6 +36,8 @@ _RUN_PARAMS = (
     "runner",
     "only_missing_outputs",
 )
+# About a minute: a server that is busy or restarts is waited for, one that is gone not for longer.
+_RETRIES = 5
 _NOISY_LOGGERS = ("mlflow", "alembic")
 
 
@@ -77,7 +80,8 @@ def _ask_git(folder: Path, *arguments: str) -> str | None:
 def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[str, str]) -> TrainingRun:
     """Use the active run, or start one; MLflow's own variables decide where, else the project's default store.
 
-    Raises TrackingUnavailable when the tracking server does not answer.
+    Raises TrackingUnavailable when the tracking server does not answer or keeps no models, TrackingRefused when
+    credentials or permissions are missing: both in seconds, before anything is trained.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -87,6 +91,7 @@ def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[s
         mlflow.set_tracking_uri(default_tracking_uri(project_path))
     try:
         with quiet_mlflow():
+            check_server(mlflow.get_tracking_uri(), logs_models=True)
             active = mlflow.active_run()
             if active is not None:
                 client = mlflow.MlflowClient()
@@ -97,10 +102,18 @@ def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[s
                 experiment_id = _ensure_experiment(project_path, experiment_name, default_store)
                 run = mlflow.start_run(experiment_id=experiment_id, tags=dict(tags))
             else:
+                _check_named_experiment()
                 run = mlflow.start_run(tags=dict(tags))
+    except (TrackingUnavailable, TrackingRefused):
+        if default_store:
+            mlflow.set_tracking_uri(None)
+        raise
     except (MlflowException, OSError) as error:
         if default_store:
             mlflow.set_tracking_uri(None)
+        refused = find_refusal(error)
+        if refused is not None:
+            raise make_refusal(mlflow.get_tracking_uri(), refused) from error
         message = getattr(error, "message", None) or str(error)
         raise TrackingUnavailable(
             f"no MLflow run could be started: {' '.join(message.split())}",
@@ -115,23 +128,70 @@ def _ensure_experiment(project_path: Path, name: str, default_store: bool) -> st
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is not None:
+        _check_experiment(found)
         return str(found.experiment_id)
     return str(client.create_experiment(name, default_artifact_uri(project_path) if default_store else None))
 
 
-def end_training_run(run: TrainingRun, status: str) -> None:
-    """End a run that was started here with FINISHED, FAILED or KILLED; another's run is left open."""
+def _check_named_experiment() -> None:
+    """The experiment that MLflow's variables name; one that is not there is MLflow's to tell."""
     import mlflow
 
+    name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{each}") for each in ("NAME", "ID"))
+    client = mlflow.MlflowClient()
+    if os.environ.get("MLFLOW_RUN_ID"):
+        return
+    found = client.get_experiment_by_name(name) if name else client.get_experiment(number) if number else None
+    if found is not None:
+        _check_experiment(found)
+
+
+def _check_experiment(experiment: Any) -> None:
+    if experiment.lifecycle_stage != "active":
+        raise TrackingUnavailable(
+            f"the MLflow experiment {experiment.name!r} was deleted, so no run can be started in it",
+            hint=f"mlflow experiments restore --experiment-id {experiment.experiment_id}, "
+            "or MLFLOW_EXPERIMENT_NAME=NAME chooses another",
+        )
+
+
+def end_training_run(run: TrainingRun, status: str) -> str | None:
+    """End a run that was started here with FINISHED, FAILED or KILLED; another's run is left open.
+
+    Returns None, or why the run could not be marked: its server may be gone, which is no reason to hide another error.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     active = mlflow.active_run()
-    with quiet_mlflow():
-        if run.own and active is not None and active.info.run_id == run.run_id:
-            mlflow.end_run(status)
-        elif run.own:
-            # A node ended the run itself, or started one of its own in between.
-            mlflow.MlflowClient().set_terminated(run.run_id, status)
-    if run.default_store:
-        mlflow.set_tracking_uri(None)
+    try:
+        # A run that failed may have failed because the server is gone: minutes of asking would be for nothing.
+        with quiet_mlflow(), patience(_RETRIES if status == "FINISHED" else 1):
+            if run.own and active is not None and active.info.run_id == run.run_id:
+                mlflow.end_run(status)
+            elif run.own:
+                # A node ended the run itself, or started one of its own in between.
+                mlflow.MlflowClient().set_terminated(run.run_id, status)
+    except (MlflowException, OSError) as error:
+        text = " ".join(str(getattr(error, "message", None) or error).split())
+        return f"run {run.run_id} could not be marked {status}: {without_credentials(text)[:300]}"
+    finally:
+        if run.default_store:
+            mlflow.set_tracking_uri(None)
+    return None
+
+
+@contextmanager
+def patience(retries: int = _RETRIES) -> Iterator[None]:
+    """How often MLflow asks again, in pauses that double from two seconds; a variable of the user's counts more."""
+    if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" in os.environ:
+        yield
+        return
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES", None)
 
 
 def make_tags(run_params: Mapping[str, Any], git: GitState | None, source: str) -> dict[str, str]:

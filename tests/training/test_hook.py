@@ -282,10 +282,38 @@ def test_a_server_that_is_down_stops_the_run_before_it_starts(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TrackingUnavailable, match="no MLflow run could be started") as caught:
+    with pytest.raises(TrackingUnavailable, match="does not answer as one") as caught:
         run(project)
     assert "\n" not in caught.value.message
+
+
+def test_a_deleted_experiment_stops_the_run_before_it_starts(project: Path, store: mlflow.MlflowClient) -> None:
+    number = store.create_experiment("hooked")
+    store.delete_experiment(number)
+    with pytest.raises(TrackingUnavailable, match="experiment 'hooked' was deleted") as caught:
+        run(project)
+    assert f"restore --experiment-id {number}" in str(caught.value.hint)
+
+
+def test_a_store_that_goes_away_while_a_model_is_logged_is_one_line_and_tells_of_the_run(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise MlflowException("API request failed with exception: Connection refused")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", gone)
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", gone)
+    monkeypatch.setattr(mlflow.MlflowClient, "delete_logged_model", gone)
+    with pytest.raises(RecordingError, match="could not be marked FAILED") as caught:
+        run(project, pipeline_names=["training"])
+    error: Any = caught.value
+    assert isinstance(error, click.ClickException)
+    assert error.exit_code == 17
+    assert "\n" not in error.message
+    assert [str(model.status) for model in find_models(store)] != ["READY"]
+    assert mlflow.active_run() is None
 
 
 def test_errors_are_one_line_on_kedro_command_line(project: Path, store: mlflow.MlflowClient) -> None:

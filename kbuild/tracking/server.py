@@ -1,0 +1,142 @@
+"""What is wrong with a tracking server, asked in seconds and told with what to type.
+
+MLflow's own client asks a server that is not there for minutes, and tells of a refusal as of any other failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from kbuild.errors import TrackingRefused, TrackingUnavailable
+
+# What the server may be asked again after, and for how many seconds in all.
+_BUSY = frozenset({429, 502, 503, 504})
+_PATIENCE = 60.0
+_LONGEST_PAUSE = 15.0
+_TIMEOUT = 10
+_OK = 200
+_UNSURE, _FORBIDDEN = 401, 403
+# Logged models, which a training run makes, came with MLflow 3.
+_OLDEST = 3
+_NAMES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_CERTIFICATE = re.compile("certificate[ _]verify[ _]failed", re.IGNORECASE)
+
+
+def check_server(uri: str, *, logs_models: bool = False) -> None:
+    """Ask a server at an http uri whether it answers; with ``logs_models`` also whether it is new enough for that.
+
+    A server that is busy is asked again for a minute. Any other uri is left to MLflow.
+
+    Raises TrackingRefused or TrackingUnavailable.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    version = _ask(uri, "/version")
+    number = re.match(r"(\d+)\.\d+", version.text) if version.status_code == _OK else None
+    if logs_models and number is not None and int(number[1]) < _OLDEST:
+        raise TrackingUnavailable(
+            f"the MLflow tracking server {without_credentials(uri)} is MLflow {version.text.strip()[:20]}, "
+            "which keeps no logged models",
+            hint=f"it must be MLflow {_OLDEST} or newer; MLFLOW_TRACKING_URI chooses another server",
+        )
+    answer = _ask(uri, "/api/2.0/mlflow/experiments/search", params={"max_results": "1"})
+    if answer.status_code in (_UNSURE, _FORBIDDEN):
+        raise make_refusal(uri, answer.status_code)
+    if answer.status_code != _OK:
+        raise make_unavailable(uri, f"it answers {answer.status_code} {answer.reason}")
+
+
+def _ask(uri: str, path: str, params: Mapping[str, str] | None = None) -> Any:
+    """The answer, whatever its status, with the credentials and certificates that MLflow uses."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    end = time.monotonic() + _PATIENCE
+    pause = 0.5
+    while True:
+        try:
+            answer = http_request(
+                get_default_host_creds(uri),
+                path,
+                "GET",
+                max_retries=0,
+                timeout=_TIMEOUT,
+                raise_on_status=False,
+                params=params,
+            )
+        except (MlflowException, OSError) as error:
+            raise make_error(uri, error) from error
+        wait = min(_retry_after(answer.headers) or pause, _LONGEST_PAUSE)
+        if answer.status_code not in _BUSY or time.monotonic() + wait > end:
+            return answer
+        with closing(answer):
+            time.sleep(wait)
+        pause *= 2
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None
+
+
+def make_error(uri: str, error: BaseException) -> TrackingUnavailable | TrackingRefused:
+    """What MLflow's client, or requests, says of a server, by its cause."""
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    status = find_refusal(error)
+    if status is not None:
+        return make_refusal(uri, status)
+    if _CERTIFICATE.search(text):
+        return TrackingUnavailable(
+            f"the certificate of the MLflow tracking server {without_credentials(uri)} is not trusted",
+            hint="MLFLOW_TRACKING_SERVER_CERT_PATH=FILE names the certificate of the authority that signed it",
+        )
+    return make_unavailable(uri, text)
+
+
+def find_refusal(error: BaseException) -> int | None:
+    """401 or 403 where an error of MLflow's client is about credentials or permissions."""
+    code = str(getattr(error, "error_code", ""))
+    text = str(error)
+    found = re.search(r"error code (401|403)\b|\b(401|403) Client Error", text)
+    if found is not None:
+        return int(found[1] or found[2])
+    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        return _UNSURE
+    return _FORBIDDEN if code == "PERMISSION_DENIED" else None
+
+
+def make_refusal(uri: str, status: int) -> TrackingRefused:
+    """The error for an answer of 401 or 403."""
+    where = f"the MLflow tracking server {without_credentials(uri)}"
+    given = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
+    if status == _FORBIDDEN:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        who = f" of {user}" if user else ""
+        return TrackingRefused(
+            f"{where} refuses this (403): permissions{who} are missing",
+            hint=f"ask for the permission, or use other credentials: {_NAMES}",
+        )
+    return TrackingRefused(
+        f"{where} does not take the credentials (401)" if given else f"{where} asks for credentials (401)",
+        hint=f"set {_NAMES}",
+    )
+
+
+def make_unavailable(uri: str, why: object) -> TrackingUnavailable:
+    """The error for a server that does not answer, or answers as something else."""
+    text = without_credentials(" ".join(str(why).split()))
+    return TrackingUnavailable(
+        f"the MLflow tracking server {without_credentials(uri)} does not answer as one: {text[:300]}",
+        hint="check MLFLOW_TRACKING_URI and that the server runs",
+    )
+
+
+def without_credentials(text: str) -> str:
+    """The text without what uris in it say before an ``@``."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

@@ -1,0 +1,138 @@
+"""Servers that refuse, are too old, busy, untrusted or not there; answered by a real HTTP server on this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from kbuild.errors import TrackingRefused, TrackingUnavailable
+from kbuild.model.fetch import MlflowStore
+from kbuild.tracking.server import check_server
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+Answer = tuple[int, str]
+
+
+@contextmanager
+def serving(
+    answer: Callable[[str], Answer], certificate: tuple[Path, Path] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            status, text = answer(self.path)
+            self.send_response(status)
+            if status == 503:
+                self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    scheme = "http"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"{scheme}://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+
+
+def mlflow_of(version: str) -> Callable[[str], Answer]:
+    return lambda path: (200, version if path == "/version" else json.dumps({"experiments": []}))
+
+
+def test_a_server_that_is_new_enough_is_taken() -> None:
+    with serving(mlflow_of("3.1.4")) as (uri, _):
+        check_server(uri, logs_models=True)
+
+
+def test_a_server_without_logged_models_is_named_before_training_and_can_still_be_read() -> None:
+    with serving(mlflow_of("2.22.0")) as (uri, _):
+        with pytest.raises(TrackingUnavailable, match=r"is MLflow 2\.22\.0, which keeps no logged models"):
+            check_server(uri, logs_models=True)
+        check_server(uri)
+
+
+@pytest.mark.parametrize(
+    ("status", "user", "message"),
+    [
+        (401, None, r"asks for credentials \(401\)"),
+        (401, "eve", r"does not take the credentials \(401\)"),
+        (403, "eve", r"permissions of eve are missing"),
+    ],
+)
+def test_missing_credentials_and_permissions_are_told_with_mlflows_variables(
+    monkeypatch: pytest.MonkeyPatch, status: int, user: str | None, message: str
+) -> None:
+    if user is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    with serving(lambda path: (status, "You are not authenticated.")) as (uri, _):
+        store = MlflowStore(tracking_uri=uri)
+        asks: list[Callable[[], object]] = [store.ping, lambda: store.read_run("f" * 32), store.registered]
+        for ask in asks:
+            with pytest.raises(TrackingRefused, match=message) as caught:
+                ask()
+            assert "MLFLOW_TRACKING_USERNAME" in str(caught.value.hint)
+            assert "MLFLOW_TRACKING_TOKEN" in str(caught.value.hint)
+
+
+def test_a_server_that_is_not_there_is_told_in_seconds() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        begin = time.monotonic()
+        with pytest.raises(TrackingUnavailable, match="does not answer"):
+            check_server(f"http://user:secret@127.0.0.1:{taken.getsockname()[1]}", logs_models=True)
+    assert time.monotonic() - begin < 15
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    answers = iter([(503, ""), (503, ""), (200, "3.9.0")])
+    with serving(lambda path: next(answers, (200, '{"experiments": []}'))) as (uri, asked):
+        check_server(uri, logs_models=True)
+    assert asked == ["/version"] * 3 + ["/api/2.0/mlflow/experiments/search?max_results=1"]
+
+
+def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with serving(mlflow_of("3.9.0"), (certificate, key)) as (uri, _):
+        with pytest.raises(TrackingUnavailable, match=r"certificate .* is not trusted") as caught:
+            check_server(uri)
+        assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in str(caught.value.hint)
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+        check_server(uri)
