@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.image_facts import Distribution, ImageFacts
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject, Trained
+from kbuild.environment.condalock_source import pip_name
 
 _SHOWN = 3
 
@@ -56,9 +58,10 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Ite
     again = f"lock it under the training versions again: {remake} --force"
     python = next((entry.version for entry in lock.entries if entry.name == "python"), None)
     yield from _interpreter(python, trained, "the lock", again)
-    locked = {entry.canonical for entry in lock.entries}
+    locked = {name for entry in lock.entries if (name := _distribution(entry)) is not None}
     for entry in lock.unique():
-        version = trained.versions.get(entry.canonical)
+        name = _distribution(entry)
+        version = None if name is None else trained.versions.get(name)
         if version is not None and not _is_same(version, entry.version):
             yield _finding(
                 "drift-trained", "high", entry.where, f"trained with {version}, locked at {entry.version}", again, entry
@@ -68,6 +71,16 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Ite
             yield _finding("drift-not-trained", "low", entry.where, evidence, again, entry)
     for name in sorted(trained.direct - locked):
         yield _finding("drift-not-locked", "high", f"pip:{name}", "the model asks for it, the lock lacks it", again)
+
+
+def _distribution(entry: LockEntry) -> str | None:
+    """The Python distribution that a locked package is; None for a library or program that only shares a name.
+
+    conda-forge's tzdata, which its CPython needs, is no PyPI's tzdata: what has Python modules depends on python.
+    """
+    if entry.manager != "conda":
+        return entry.canonical
+    return canonicalize_name(pip_name(entry.name)) if "python" in entry.dependencies else None
 
 
 def _other_lock(subject: Subject, lock: LockView) -> Iterator[Finding]:

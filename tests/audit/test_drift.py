@@ -98,6 +98,19 @@ def test_the_lock_against_training(make_lock: Any, make_entry: Any) -> None:
     ]
 
 
+def test_conda_packages_are_compared_with_training_by_the_distribution_that_they_are(
+    make_lock: Any, make_entry: Any
+) -> None:
+    lock = make_lock(
+        make_entry("tzdata", "2025c", "conda"),
+        make_entry("tzdata", "2025.2"),
+        {**make_entry("pytorch", "2.6.0", "conda"), "dependencies": {"libtorch": "", "python": ">=3.11"}},
+    )
+    versions = {"tzdata": "2025.2", "torch": "2.7.0"}
+    trained = Trained(python="3.11.7", versions=versions, direct=frozenset(versions), whole=True)
+    assert found(lock=lock, trained=trained) == [("drift-trained", "conda:pytorch")]
+
+
 def test_a_model_without_its_closure_is_unchecked(lock: Any, make_bundle: Any) -> None:
     trained = read_trained(make_bundle(constraints=None))
     assert (trained.python, trained.versions, trained.whole) == ("3.11.7", {"six": "1.17.0"}, False)
