@@ -21,7 +21,8 @@ class Tolerance:
     """How far two floats may be apart: ``|a - b| <= max(relative * max(|a|, |b|), absolute)``, as ``math.isclose``.
 
     ``relative_single`` counts where both values are of single precision (each is one that 32 bits hold exactly, as
-    every value of a float32 array is when it is written as JSON): 1e-5 is about 84 steps of a float32.
+    every value of a float32 array is when it is written as JSON) and not both are whole: 1e-5 is about 84 steps of a
+    float32.
     """
 
     relative: float = 1e-6
@@ -37,7 +38,9 @@ class Tolerance:
         """Whether two floats are the same; NaN is equal to NaN, and an infinity to itself alone."""
         if math.isnan(one) or math.isnan(other):
             return math.isnan(one) and math.isnan(other)
-        single = not self.exact and _is_single(one) and _is_single(other)
+        # Whole numbers of doubles (ids, counts, labels) are numbers of single precision too.
+        whole = one == round(one) and other == round(other) if math.isfinite(one) and math.isfinite(other) else True
+        single = not (self.exact or whole) and _is_single(one) and _is_single(other)
         relative = max(self.relative, self.relative_single) if single else self.relative
         return math.isclose(one, other, rel_tol=relative, abs_tol=self.absolute)
 

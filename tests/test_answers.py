@@ -42,6 +42,9 @@ def test_an_answer_is_the_same_as_itself(value: Any) -> None:
         (float("inf"), float("inf"), True),
         (float("inf"), float("-inf"), False),
         (float("inf"), 1.7e308, False),
+        # labels and counts written as floats
+        (100000.0, 100001.0, False),
+        (1000000.0, 1000005.0, False),
         (0.0, -0.0, True),
         (0.0, 1e-12, True),
         (0.0, 1e-7, False),
