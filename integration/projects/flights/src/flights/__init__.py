@@ -1,0 +1,3 @@
+"""Prices of flights."""
+
+__version__ = "0.1"

@@ -1,0 +1,3 @@
+"""Complete pipeline for data_processing."""
+
+from .pipeline import create_pipeline  # NOQA
