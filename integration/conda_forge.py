@@ -33,7 +33,8 @@ PLACEHOLDER = "/opt/conda_forge_stand_in_prefix" + "_placehold" * 10
 _LAYOUT = """
 import json, sys, sysconfig, pathlib
 name = f"python{sysconfig.get_python_version()}"
-print(json.dumps([".".join(map(str, sys.version_info[:3])), str((pathlib.Path(sys.base_prefix) / "bin" / name).resolve()),
+executable = (pathlib.Path(sys.base_prefix) / "bin" / name).resolve()
+print(json.dumps([".".join(map(str, sys.version_info[:3])), str(executable),
     sysconfig.get_path("stdlib"), sys.base_prefix]))
 """
 
