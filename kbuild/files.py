@@ -6,6 +6,20 @@ import os
 import shutil
 from pathlib import Path
 
+BYTES = ("utf-8", "surrogateescape")
+"""How names are text in what digests are made of: bytes that are no UTF-8 are U+DC80 to U+DCFF (PEP 383), and go back
+to the same bytes. No letter is ever composed or decomposed."""
+
+
+def portable(name: str) -> str:
+    """A name that the file system gave, as ``BYTES`` has it: the same under every locale."""
+    return os.fsencode(name).decode(*BYTES)
+
+
+def native(name: str) -> str:
+    """A name that a document in UTF-8 gave, as calls of this process need it: the same bytes under every locale."""
+    return os.fsdecode(name.encode(*BYTES))
+
 
 def expand_home(text: str) -> Path:
     """The path with the home for its ``~``; that of a user who is not there stays as it is, and leads nowhere."""

@@ -1,8 +1,13 @@
+import errno
 import inspect
+import os
 import pickle
+from pathlib import Path
+
+import pytest
 
 import kbuild.errors
-from kbuild.errors import KbuildError, ModelNotFound, UnexpectedError
+from kbuild.errors import KbuildError, ModelNotFound, UnexpectedError, known_error, refused_by_system
 
 CLASSES = [c for _, c in inspect.getmembers(kbuild.errors, inspect.isclass) if issubclass(c, KbuildError)]
 
@@ -20,3 +25,37 @@ def test_every_class_says_what_it_is_for() -> None:
 def test_errors_survive_pickling() -> None:
     error = pickle.loads(pickle.dumps(ModelNotFound("no run", hint="look")))
     assert (type(error), error.message, error.hint) == (ModelNotFound, "no run", "look")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "kbuild cache prune"),
+        (errno.EDQUOT, "kbuild cache prune"),
+        (errno.EACCES, "KBUILD_CACHE_DIR"),
+        (errno.EROFS, "KBUILD_CACHE_DIR"),
+        (errno.EEXIST, "KBUILD_CACHE_DIR"),
+        (errno.ENOTDIR, "KBUILD_CACHE_DIR"),
+        (errno.ENAMETOOLONG, "KBUILD_CACHE_DIR"),
+        (errno.ESTALE, "KBUILD_CACHE_DIR"),
+        (errno.EMFILE, "ulimit -n"),
+    ],
+)
+def test_what_the_kernel_refuses_is_one_short_line_with_a_remedy(tmp_path: Path, number: int, said: str) -> None:
+    (tmp_path / "file").write_bytes(bytes(20_000_000))
+    for name in (None, str(tmp_path), str(tmp_path / "wheels"), f"{tmp_path}/{'x' * 1_000_000}"):
+        error = OSError(number, os.strerror(number), name)
+        found = refused_by_system(error, cache=tmp_path)
+        assert os.strerror(number) in found.message and "Errno" not in found.message
+        assert "\n" not in found.message and len(found.message) < 600
+        assert found.hint is not None and said in found.hint
+        if number != errno.EMFILE:
+            assert str(tmp_path) in found.message
+        assert ("0.02 GB" in found.message) == (number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    found = known_error(OSError(errno.ENOSPC, "No space left on device", "/scratch/a"))
+    assert found.message == "the temporary folder /scratch: No space left on device: /scratch/a"
+    assert "TMPDIR" in (found.hint or "")

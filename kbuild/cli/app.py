@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import locale
 import os
 import signal
 import sys
@@ -29,6 +31,8 @@ _COMMANDS = {
     "trigger": ("kbuild.cli.trigger", "Deliver, list or check what follows training."),
     "verify": ("kbuild.cli.verify", "Compare an image's answers with training's."),
 }
+
+_UTF8 = "utf8"
 
 
 class _LazyGroup(click.Group):
@@ -63,6 +67,7 @@ def cli() -> None:
 
 def run() -> None:
     """Run the command line and exit with its code."""
+    _name_files_in_utf8()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _end)
@@ -83,6 +88,22 @@ def run() -> None:
     except Exception as error:  # noqa: BLE001  the last place: no traceback may reach a user
         code = report(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _name_files_in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale names files in other letters.
+
+    Archives, package lists and locks say names in UTF-8, and every library here writes them by the locale: the same
+    packages would become other names, or none. What a terminal is shown stays in its own letters.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        sys.stdout.flush()
+        environ = {**os.environ, "PYTHONUTF8": "1"}  # what it starts names files the same way
+        os.execve(sys.executable, [sys.executable, "-X", _UTF8, *sys.orig_argv[1:]], environ)  # noqa: S606
+    if _UTF8 in sys._xoptions and not os.environ.get("PYTHONIOENCODING"):
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding=locale.getencoding(), errors="backslashreplace")
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import csv
+import errno
 import fcntl
 import os
 import shutil
@@ -23,7 +24,8 @@ from pathlib import Path
 from kbuild.digest import digest_file
 
 # os on strings takes a third of the time of pathlib, over tens of thousands of files
-from kbuild.errors import CacheInUse, ConfigurationError
+from kbuild.errors import CacheInUse, ConfigurationError, refused_by_system
+from kbuild.files import BYTES, native
 from kbuild.image.tree import is_damaged
 
 DEFAULT_LIMIT = 20 * 10**9
@@ -51,6 +53,7 @@ _TREES = ("interpreters", "wheels", "bases")
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
 # What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
 _ANSWERS = ("package-lists", "registries", "slim", "splits")
+_FETCHED = ("downloads", "debs", "bases", "pulled")
 _FORGOTTEN = 365 * 86400 * 10**9
 # Records in images/, kept while what they lead to is there.
 _RECORDS = frozenset({"references", "plans"})
@@ -69,12 +72,35 @@ class CacheEntry:
     used: int
 
 
+def _worth(kind: str) -> int:
+    """What goes first when room is needed: what a moment makes again, then what a build does, then what only a
+    network gives; answers, which make no room, last."""
+    if kind in _ANSWERS:
+        return 3
+    return 0 if kind == "unpacked" else 2 if kind in _FETCHED else 1
+
+
 @contextmanager
 def using_cache(cache: Path) -> Iterator[None]:
-    """Keep others from removing what is in the cache meanwhile."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with _lock(cache, fcntl.LOCK_SH):
+    """Keep others from removing what is in the cache meanwhile.
+
+    A cache that this user may only read still serves what it holds. Raises OutputError for what is no folder, and for
+    whatever the system refuses the block, with the cache and its size.
+    """
+    with _telling(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache, fcntl.LOCK_SH):
+            yield
+
+
+@contextmanager
+def _telling(cache: Path) -> Iterator[None]:
+    try:
         yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, BrokenPipeError | ConnectionError):
+            raise
+        raise refused_by_system(error, cache=cache) from error
 
 
 def list_cache(cache: Path) -> list[CacheEntry]:
@@ -96,7 +122,8 @@ def list_cache(cache: Path) -> list[CacheEntry]:
 
 def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before: int | None = None) -> list[CacheEntry]:
     """Remove the entries in ``also``, what killed builds left and answers that nobody asked for in a year; then the
-    least recently used entries, answers last, until the rest is within ``limit`` bytes.
+    least recently used entries of each worth (unpacked images, then what builds made, then what was fetched, answers
+    last), until the rest is within ``limit`` bytes.
 
     What a tree in ``also`` was packed into may be damaged too: then no layer and no image is known by what it was made
     from any more, and the next builds make them again. With ``before`` only what was not used since (nanoseconds since
@@ -104,7 +131,7 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before:
     """
     if not cache.is_dir():
         return []
-    with _lock(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
+    with _telling(cache), _lock(cache, fcntl.LOCK_EX | fcntl.LOCK_NB):
         entries = list_cache(cache)
         _remove_leftovers(cache)
         if any(path.parent.name in _TREES for path in also):
@@ -114,10 +141,12 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = (), before:
         forgotten = time.time_ns() - _FORGOTTEN
         doomed = {*also, *(entry.path for entry in entries if entry.kind in _ANSWERS and entry.used < forgotten)}
         removed = []
-        for entry in sorted(entries, key=lambda entry: (entry.path not in doomed, entry.kind in _ANSWERS)):
+        for entry in sorted(entries, key=lambda entry: (entry.path not in doomed, _worth(entry.kind))):
             recent = before is not None and entry.used >= before
-            if entry.path not in doomed and (total <= limit or recent):
+            if entry.path not in doomed and total <= limit:
                 break
+            if entry.path not in doomed and recent:
+                continue
             _remove(entry.path)
             total -= entry.size
             removed.append(entry)
@@ -174,7 +203,15 @@ def parse_size(text: str) -> int:
 
 @contextmanager
 def _lock(cache: Path, how: int) -> Iterator[None]:
-    descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if how != fcntl.LOCK_SH or error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        # Whoever may only read it takes the lock all the same where the file is there, and on a read-only disk, where
+        # nobody removes anything, the folder itself.
+        name = cache / ".lock"
+        descriptor = os.open(name if name.exists() else cache, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, how)
@@ -240,10 +277,10 @@ def _damaged_tree(tree: Path) -> Iterator[tuple[Path, str]]:
 
 def _damaged_wheel(record: Path) -> Iterator[tuple[Path, str]]:
     """RECORD: the "Recording installed projects" specification."""
-    with record.open(newline="", encoding="utf-8") as lines:
+    with record.open(newline="", encoding=BYTES[0], errors=BYTES[1]) as lines:
         for name, stated, *_ in csv.reader(lines):
             algorithm, _, value = stated.partition("=")
-            path = record.parent.parent / name
+            path = record.parent.parent / native(name)
             if algorithm != "sha256" or not value:
                 continue
             if not path.is_file():

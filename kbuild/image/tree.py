@@ -13,6 +13,7 @@ import contextlib
 import errno
 import filecmp
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -22,8 +23,9 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kbuild.digest import Digest, canonical_json, digest_file
+from kbuild.digest import Digest, digest_file
 from kbuild.errors import LockfileInvalid, OutputError
+from kbuild.files import BYTES, portable
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
@@ -35,7 +37,10 @@ def writing(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        hint = "free some space, or give another folder" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = (
+            "make room: kbuild cache prune, a smaller KBUILD_CACHE_LIMIT, or another KBUILD_CACHE_DIR" if full else None
+        )
         raise OutputError(f"cannot write {what}: {error.strerror or error}{where}", hint=hint) from error
 
 
@@ -195,18 +200,18 @@ def tree_digest(root: Path, *, times: bool = True) -> Digest:
     state = hashlib.sha256()
     top = len(f"{root}/")
     for directory, names, files in os.walk(root):
-        names.sort()
-        for name in sorted([*names, *files, "."]):
+        names.sort(key=os.fsencode)
+        for name in sorted([*names, *files, "."], key=os.fsencode):
             path = directory if name == "." else f"{directory}/{name}"
             info = os.lstat(path)
-            line: list[str | int] = [path[top:] or ".", stat.filemode(info.st_mode)]
+            line: list[str | int] = [portable(path[top:]) or ".", stat.filemode(info.st_mode)]
             if stat.S_ISLNK(info.st_mode):
-                line[1:] = ["link", os.readlink(path)]
+                line[1:] = ["link", portable(os.readlink(path))]
             elif times:
                 line.append(info.st_mtime_ns)
             if stat.S_ISREG(info.st_mode):
                 line.append(digest_file(path).hex)
-            state.update(canonical_json(line) + b"\n")
+            state.update(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode(*BYTES) + b"\n")
     return Digest(state.hexdigest())
 
 

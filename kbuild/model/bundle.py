@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import yaml
 
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
+from kbuild.files import portable
 
 # MLflow adds this file to a registered model's download: it says where from, not what.
 _NOT_CONTENT = frozenset({"registered_model_meta"})
@@ -76,13 +78,29 @@ def read_bundle(root: Path) -> ModelBundle:
     """Read a model folder; raises InvalidModel for one that MLflow's pyfunc could not load."""
     facts = _read_facts(root)
     files = []
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root).as_posix()
+    for path in sorted(root.rglob("*"), key=os.fsencode):
+        relative = _name_in(root, path)
         if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
             raise InvalidModel(f"{relative} is a symbolic link that leaves the model folder")
         if path.is_file() and relative not in _NOT_CONTENT and "__pycache__" not in path.parts:
             files.append(ModelFile(path=relative, size=path.stat().st_size, digest=digest_file(path)))
     return ModelBundle(root=root, files=tuple(sorted(files, key=lambda file: file.path)), facts=facts)
+
+
+def _name_in(root: Path, path: Path) -> str:
+    """The file's name in the model: names are bytes of UTF-8, whatever the locale reads them as.
+
+    Raises InvalidModel for other bytes, which neither MLflow's uris nor a Dockerfile can say.
+    """
+    name = portable(path.relative_to(root).as_posix())
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidModel(
+            f"the name of a file of the model is no UTF-8: {os.fsencode(path.relative_to(root))!r}",
+            hint="rename the file and log the model again",
+        ) from None
+    return name
 
 
 def _read_facts(root: Path) -> ModelFacts:

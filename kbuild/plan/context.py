@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from kbuild.errors import InvalidModel
-from kbuild.files import link_or_copy
+from kbuild.files import link_or_copy, native
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
 from kbuild.plan.plan import BuildContext, BuildPlan
@@ -33,8 +33,10 @@ def stage_files(bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, 
     Else the folder is the user's: raises InvalidModel where a file is no longer the one that the bundle names.
     """
     for file in files:
-        target = root / MODEL_PATH.lstrip("/") / file.path
-        _place(bundle.root / file.path, target, root, link_or_copy if move else partial(_copy_checked, file=file))
+        target = root / MODEL_PATH.lstrip("/") / native(file.path)
+        _place(
+            bundle.root / native(file.path), target, root, link_or_copy if move else partial(_copy_checked, file=file)
+        )
 
 
 def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | None = None) -> BuildContext:

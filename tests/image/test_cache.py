@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import CacheInUse, ConfigurationError
+from kbuild.errors import CacheInUse, ConfigurationError, OutputError
 from kbuild.image.cache import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
 from kbuild.image.tree import cached_tree
 from kbuild.image.wheel_facts import split_wheels
@@ -172,3 +174,50 @@ def test_sizes(text: str, size: int) -> None:
 def test_other_text_is_no_size(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_size(text)
+
+
+def test_a_cache_that_is_a_file_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(OutputError, match=r"^the cache .*: File exists$") as caught, using_cache(tmp_path / "cache"):
+        pass
+    assert "KBUILD_CACHE_DIR" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("lock", [True, False])
+def test_a_cache_that_may_only_be_read_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, lock: bool
+) -> None:
+    if lock:
+        (tmp_path / ".lock").touch()
+    real = os.open
+
+    def refusing(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with using_cache(tmp_path):
+        pass
+    with pytest.raises(OutputError, match=r"KBUILD_CACHE_DIR|the cache") as caught:
+        prune_cache(tmp_path, limit=0)
+    assert os.strerror(number) in caught.value.message
+
+
+def test_a_full_disk_names_the_cache_its_size_and_the_remedy(tmp_path: Path) -> None:
+    fill(tmp_path, "wheels/a/file", used=100, data=bytes(20_000_000))
+    with (
+        pytest.raises(OutputError, match=r"it holds 0\.02 GB\): No space left on device") as caught,
+        using_cache(tmp_path),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "kbuild cache prune" in (caught.value.hint or "") and str(tmp_path) in caught.value.message
+
+
+def test_what_is_made_again_soonest_goes_first(tmp_path: Path) -> None:
+    names = ["downloads/a", "debs/b", "bases/c", "pulled/d", "images/e", "layers/sha256/f", "unpacked/rootfs/g"]
+    for used, name in enumerate(names):
+        fill(tmp_path, f"{name}/file", used=100 + used)
+    gone = [entry.kind for entry in prune_cache(tmp_path, limit=0)]
+    assert gone == ["unpacked", "images", "layers", "downloads", "debs", "bases", "pulled"]
