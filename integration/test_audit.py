@@ -194,13 +194,19 @@ def test_a_lock_and_an_image_by_themselves(
 
 class Osv(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = query["package"]["name"]
-        body = json.dumps({"vulns": [record("GHSA-1", "PyPI", name, "ECOSYSTEM", "99")]} if name == "jinja2" else {})
+        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        names = [query["package"]["name"] for query in queries]
+        self._answer({"results": [{"vulns": [{"id": "GHSA-1"}]} if name == "jinja2" else {} for name in names]})
+
+    def do_GET(self) -> None:
+        self._answer(record("GHSA-1", "PyPI", "jinja2", "ECOSYSTEM", "99"))
+
+    def _answer(self, value: Any) -> None:
+        body = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body.encode())
+        self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -223,18 +229,13 @@ def test_policy_services_and_ignores(tool: Tool, lockfile: Path, osv_url: str, t
 service = "osv"
 osv-url = "{osv_url}"
 [[tool.kbuild.audit.ignore]]
-id = "unchecked"
-package = "python"
-reason = "the platform team looks after it"
-expires = 2026-12-31
-[[tool.kbuild.audit.ignore]]
 id = "GHSA-1"
 reason = "templates are our own"
 expires = 2026-12-01
 """
     (tmp_path / "pyproject.toml").write_text(policy)
     before = tool("audit", lockfile, "--format", "json", "--today", "2026-12-01", cwd=tmp_path).json
-    assert (before["verdict"], len(before["accepted"]), before["expired_ignores"]) == ("clean", 2, [])
+    assert (before["verdict"], len(before["accepted"]), before["expired_ignores"]) == ("clean", 1, [])
     after = tool("audit", lockfile, "--format", "json", "--today", "2026-12-02", cwd=tmp_path, code=51).json
     assert [each["id"] for each in after["findings"]] == ["GHSA-1"]
     assert [each["id"] for each in after["expired_ignores"]] == ["GHSA-1"]

@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.finding import SEVERITIES, Finding, Severity, Unchecked
 from kbuild.errors import ConfigurationError
 
-ServiceName = Literal["pypi", "osv", "none"]
-SERVICES: tuple[ServiceName, ...] = ("pypi", "osv", "none")
+ServiceName = Literal["all", "pypi", "osv", "none"]
+SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
 _TEXTS = ("advisories", "fail-on", "osv-url", "pypi-url", "service")
 _LISTS = ("allowed-channels", "allowed-indexes")
 _KEYS = (*_LISTS, *_TEXTS, "ignore", "max-advisory-age")
@@ -44,7 +44,8 @@ class Ignore:
 class Policy:
     """``allowed_channels`` and ``allowed_indexes`` are names or url prefixes, empty: what the lock itself names.
 
-    ``service`` None: the user's index, or none where ``advisories`` are given. ``max_advisory_age`` is in days.
+    ``service`` None: the user's index and OSV (``all``), or none where ``advisories`` are given. ``max_advisory_age``
+    is in days.
     """
 
     allowed_channels: tuple[str, ...] = ()

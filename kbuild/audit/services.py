@@ -1,12 +1,12 @@
-"""The online advisory services, through pip-audit's classes for them.
+"""The advisories of a package index, through pip-audit's class for it.
 
-Protocols: PyPA's JSON API ("Get a release", ``vulnerabilities``) and OSV's ``POST /v1/query``.
+Protocol: PyPA's JSON API ("Get a release", ``vulnerabilities``). OSV's is in ``osv_api``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 from packaging.version import InvalidVersion, Version
-from pip_audit._service import OsvService, PyPIService, VulnerabilityService
+from pip_audit._service import PyPIService, VulnerabilityService
 from pip_audit._service.interface import ResolvedDependency, ServiceError, SkippedDependency
 
 from kbuild.environment.credentials import without_credentials
@@ -26,13 +26,12 @@ _NO_CACHE = Path(os.devnull)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vulnerability:
-    """One advisory as a service tells it; ``record`` is its OSV record where the service gives one."""
+    """One advisory as a package index tells it."""
 
     id: str
     aliases: tuple[str, ...]
     summary: str
     fixed: tuple[str, ...]
-    record: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +65,6 @@ class OnlineService:
             asked = ResolvedDependency(name, Version(version))
         except InvalidVersion:
             return NotKnown(reason=f"{version!r} is no version of Python packages (PEP 440)")
-        self._session.records.clear()
         try:
             answered, results = self._service.query(asked)
         except (requests.ConnectionError, requests.Timeout) as error:
@@ -86,7 +84,6 @@ class OnlineService:
                 aliases=tuple(sorted(map(str, result.aliases))),
                 summary=result.description,
                 fixed=tuple(str(fix) for fix in result.fix_versions),
-                record=self._session.find_record({str(result.id), *map(str, result.aliases)}),
             )
             for result in results
         )
@@ -102,42 +99,27 @@ def make_pypi_service(index: str, *, credentials: Callable[[str], tuple[str, str
     return OnlineService(f"the index {without_credentials(urlsplit(base).netloc)}", service, session)
 
 
-def make_osv_service(url: str | None = None) -> OnlineService:
-    """OSV's own service, or one of the same protocol at ``url`` (the whole url of its query)."""
-    session = _Session(base=None, credentials=lambda _: None)
-    service = OsvService(cache_dir=_NO_CACHE, timeout=_TIMEOUT, osv_url=url or OsvService.DEFAULT_OSV_URL)
-    service.session = session
-    return OnlineService(f"the service {without_credentials(urlsplit(service.osv_url).netloc)}", service, session)
-
-
 class _Session(requests.Session):
-    """Sends the requests that pip-audit makes to the address that is configured, and keeps what was answered.
+    """Sends the requests that pip-audit makes to the address that is configured.
 
     ``silent`` tells that the last answer had no word on vulnerabilities at all, which pip-audit takes for none.
     """
 
-    def __init__(self, *, base: str | None, credentials: Callable[[str], tuple[str, str] | None]) -> None:
+    def __init__(self, *, base: str, credentials: Callable[[str], tuple[str, str] | None]) -> None:
         super().__init__()
         self._base = base
         self._credentials = credentials
-        self.records: dict[str, Mapping[str, Any]] = {}
         self.silent = False
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
-        if self._base is not None:
-            url = self._base + urlsplit(url).path
-            kwargs.setdefault("auth", self._credentials(url))
+        url = self._base + urlsplit(url).path
+        kwargs.setdefault("auth", self._credentials(url))
         response = super().request(method, url, *args, **kwargs)
         self.silent = False
         if response.ok:
             value = response.json()
-            self.silent = self._base is not None and value.get("vulnerabilities") is None
-            self.records = {str(record.get("id")): record for record in value.get("vulns") or ()}
+            self.silent = value.get("vulnerabilities") is None
         return response
-
-    def find_record(self, ids: set[str]) -> Mapping[str, Any] | None:
-        """The OSV record of the last answer with one of these ids."""
-        return next((record for name, record in self.records.items() if name in ids), None)
 
 
 def _words(error: BaseException) -> str:

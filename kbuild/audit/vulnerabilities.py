@@ -12,12 +12,13 @@ from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Source, Unche
 from kbuild.audit.identity import identify
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.osv import PYPI, PackageVersion, Undecidable, fixed_versions, is_affected
+from kbuild.audit.osv_api import Answer, OsvApi
 from kbuild.audit.services import NotKnown, Service, Vulnerability
 from kbuild.audit.severity import UNKNOWN, read_severity
 from kbuild.audit.subject import Subject
 
 _LONGEST = 300
-_SOURCES = "give --advisories FILE, or --service osv"
+_SOURCES = "see that the index and OSV answer (osv-url in [tool.kbuild.audit]), or give --advisories FILE"
 
 
 class VulnerabilityCheck:
@@ -34,13 +35,19 @@ class VulnerabilityCheck:
         *,
         database: AdvisoryDatabase | None,
         services: Sequence[Service],
+        osv: OsvApi | None = None,
         today: date,
         max_age: int,
         unavailable: str | None = None,
     ) -> None:
-        """``unavailable`` tells why advisories that were asked for are not there."""
+        """``osv`` is asked for all packages at once.
+
+        ``unavailable`` tells why advisories that were asked for are not there.
+        """
         self._database = database
         self._services = list(services)
+        self._osv = osv
+        self._told: dict[PackageVersion, Answer] = {}
         self._today = today
         self._max_age = max_age
         self._unavailable = unavailable
@@ -49,14 +56,17 @@ class VulnerabilityCheck:
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
         entries = () if subject.lock is None else subject.lock.unique()
-        if self._database is None and not self._services and self._unavailable is None:
+        if self._database is None and not self._services and self._osv is None and self._unavailable is None:
             return CheckResult(check=self.id, unchecked=(self._unchecked("packages", "no advisories were given"),))
         findings: list[Finding] = []
         unchecked: list[Unchecked] = []
         if self._unavailable is not None:
             unchecked.append(self._unchecked("advisories", self._unavailable))
+        packages = {entry.where + entry.version: identify(entry, subject) for entry in entries}
+        if self._osv is not None:
+            self._told = self._osv.query([each for each in packages.values() if each is not None])
         for entry in entries:
-            package = identify(entry, subject)
+            package = packages[entry.where + entry.version]
             found, missed = self._look_up(entry, package)
             findings += _merge(found)
             unchecked += missed
@@ -85,14 +95,23 @@ class VulnerabilityCheck:
                         findings.append(_from_record(record, entry, package))
                 except Undecidable as error:
                     missed.append(self._unchecked(entry.where, f"{record['id']} cannot be evaluated: {error}"))
+        silent: list[str] = []
         if package.ecosystem == PYPI:
             for service in self._services:
                 answer = self._ask(service, package)
                 if isinstance(answer, NotKnown):
-                    missed.append(self._unchecked(entry.where, answer.reason))
+                    silent.append(answer.reason)
                 else:
                     answered = True
-                    findings += [_from_service(each, entry, package, service.name) for each in answer]
+                    findings += [_from_service(each, entry, service.name) for each in answer]
+        told = self._told.get(package)
+        if isinstance(told, NotKnown):
+            silent.append(told.reason)
+        elif told is not None:
+            answered = True
+            findings += [_from_record(record, entry, package) for record in told]
+        if silent and not answered:
+            missed.append(self._unchecked(entry.where, "; ".join(silent)))
         if not answered and not missed:
             reason = f"no advisories of {package.name} ({package.ecosystem}) were given"
             missed.append(self._unchecked(entry.where, reason, _ACCEPT))
@@ -119,6 +138,8 @@ class VulnerabilityCheck:
 
     def _sources(self) -> tuple[Source, ...]:
         found = [Source(name=service.name) for service in self._services]
+        if self._osv is not None:
+            found.append(Source(name=self._osv.name))
         if self._database is not None:
             found.insert(0, Source(name=self._database.name, date=self._database.date, records=self._database.size))
         return tuple(found)
@@ -144,9 +165,7 @@ def _from_record(record: Mapping[str, Any], entry: LockEntry, package: PackageVe
     )
 
 
-def _from_service(found: Vulnerability, entry: LockEntry, package: PackageVersion, service: str) -> Finding:
-    if found.record is not None:
-        return _from_record(found.record, entry, package)
+def _from_service(found: Vulnerability, entry: LockEntry, service: str) -> Finding:
     return Finding(
         id=found.id,
         check="vulnerabilities",

@@ -11,10 +11,11 @@ import requests
 from kbuild.audit.advisories import AdvisoryDatabase, read_advisories
 from kbuild.audit.drift import DriftCheck
 from kbuild.audit.integrity import IntegrityCheck
+from kbuild.audit.osv_api import OsvApi
 from kbuild.audit.pickles import PickleCheck
 from kbuild.audit.policy import ServiceName
 from kbuild.audit.releases import Lookup, ReleaseCheck
-from kbuild.audit.services import Service, make_osv_service, make_pypi_service
+from kbuild.audit.services import Service, make_pypi_service
 from kbuild.audit.subject import Check
 from kbuild.audit.vulnerabilities import VulnerabilityCheck
 from kbuild.auditing.request import AuditRequest
@@ -67,6 +68,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress) -> 
         VulnerabilityCheck(
             database=database,
             services=_services(request, network),
+            osv=_osv(request),
             today=request.today,
             max_age=policy.max_advisory_age,
             unavailable=unavailable,
@@ -76,13 +78,18 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress) -> 
     ]
 
 
+def _service(request: AuditRequest) -> ServiceName:
+    default: ServiceName = "none" if request.policy.advisories is not None else "all"
+    return "none" if request.offline else request.policy.service or default
+
+
+def _osv(request: AuditRequest) -> OsvApi | None:
+    return OsvApi(request.policy.osv_url) if _service(request) in ("all", "osv") else None
+
+
 def _services(request: AuditRequest, network: Network) -> list[Service]:
     policy = request.policy
-    default: ServiceName = "none" if policy.advisories is not None else "pypi"
-    name = "none" if request.offline else policy.service or default
-    if name == "osv":
-        return [make_osv_service(policy.osv_url)]
-    if name == "none":
+    if _service(request) not in ("all", "pypi"):
         return []
     if policy.pypi_url is not None:
         return [make_pypi_service(policy.pypi_url, credentials=network.credentials_for)]

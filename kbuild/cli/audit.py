@@ -54,7 +54,7 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 @click.option(
     "--service",
     type=click.Choice(SERVICES),
-    help="Online advisories: of your package index, of OSV, or none.  [default: pypi; none with --advisories]",
+    help="Online advisories: of your package index, of OSV, of both or none.  [default: all; none with --advisories]",
 )
 @click.option("--offline", is_flag=True, help="Ask neither services nor the package index.")
 @click.option("--lockfile", type=click.Path(path_type=Path), help="Audit with this conda-lock.yml, not the stored one.")

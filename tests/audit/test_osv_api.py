@@ -1,0 +1,212 @@
+"""OSV's protocol against a server that speaks it, well and badly."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from kbuild.audit.osv import PackageVersion
+from kbuild.audit.osv_api import Answer, OsvApi, Record
+from kbuild.audit.services import NotKnown
+from kbuild.audit.subject import Subject
+from kbuild.audit.vulnerabilities import VulnerabilityCheck
+
+JINJA = PackageVersion(ecosystem="PyPI", name="jinja2", version="2.4.1")
+SIX = PackageVersion(ecosystem="PyPI", name="six", version="1.17.0")
+PYTHON = PackageVersion(ecosystem="Bitnami", name="python", version="3.11.4")
+# Facts of https://osv.dev/vulnerability/GHSA-8r7q-cvjq-x353 and BIT-python-2023-40217.
+RECORDS: dict[str, dict[str, Any]] = {
+    "GHSA-8r7q-cvjq-x353": {
+        "id": "GHSA-8r7q-cvjq-x353",
+        "modified": "2024-09-20T00:00:00Z",
+        "aliases": ["CVE-2014-1402", "PYSEC-2014-8"],
+        "summary": "Incorrect Privilege Assignment in Jinja2",
+        "affected": [
+            {
+                "package": {"ecosystem": "PyPI", "name": "jinja2"},
+                "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.7.2"}]}],
+            }
+        ],
+        "database_specific": {"severity": "MODERATE"},
+    },
+    "PYSEC-2014-8": {
+        "id": "PYSEC-2014-8",
+        "modified": "2021-07-05T00:00:00Z",
+        "aliases": ["CVE-2014-1402"],
+        "affected": [],
+    },
+    "BIT-python-2023-40217": {
+        "id": "BIT-python-2023-40217",
+        "modified": "2024-01-01T00:00:00Z",
+        "aliases": ["CVE-2023-40217"],
+        "affected": [
+            {
+                "package": {"ecosystem": "Bitnami", "name": "python"},
+                "ranges": [{"type": "SEMVER", "events": [{"introduced": "3.11.0"}, {"fixed": "3.11.5"}]}],
+            }
+        ],
+        "severity": [{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:L/I:N/A:N"}],
+    },
+}
+
+
+def batch(queries: list[dict[str, Any]]) -> Any:
+    """As OSV answers, a record a page."""
+    results: list[dict[str, Any]] = []
+    for query in queries:
+        name = query["package"]["name"]
+        ids = [id for id in RECORDS if name == ("python" if id.startswith("BIT") else "jinja2")]
+        at = int(query.get("page_token", 0))
+        found = {"vulns": [{"id": id, "modified": "x"} for id in ids[at : at + 1]]} if ids else {}
+        results.append({**found, **({"next_page_token": str(at + 1)} if at + 1 < len(ids) else {})})
+    return {"results": results}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)  # type: ignore[attr-defined]
+        records = self.server.records  # type: ignore[attr-defined]
+        id = self.path.rpartition("/")[2]
+        self.answer(200 if id in records else 404, records.get(id))
+
+    def do_POST(self) -> None:
+        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        self.server.seen.append(self.path)  # type: ignore[attr-defined]
+        self.answer(self.server.status, self.server.batch(queries))  # type: ignore[attr-defined]
+
+    def answer(self, status: int, value: Any) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    running: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.seen, running.records, running.batch, running.status = [], dict(RECORDS), batch, 200
+    running.url = f"http://127.0.0.1:{running.server_port}"
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def found(answer: Answer) -> tuple[Record, ...]:
+    assert not isinstance(answer, NotKnown)
+    return answer
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/query"])
+def test_all_packages_are_one_request_and_each_record_one(server: Any, suffix: str) -> None:
+    answer = OsvApi(server.url + suffix).query([JINJA, SIX, PYTHON, SIX])
+    assert [record["id"] for record in found(answer[JINJA])] == ["GHSA-8r7q-cvjq-x353", "PYSEC-2014-8"]
+    assert [record["id"] for record in found(answer[PYTHON])] == ["BIT-python-2023-40217"]
+    assert answer[SIX] == ()
+    # Two pages of names, then three records.
+    assert server.seen.count("/v1/querybatch") == 2
+    assert sorted(server.seen[2:]) == sorted(f"/v1/vulns/{id}" for id in RECORDS)
+
+
+def test_withdrawn_records_affect_nothing(server: Any) -> None:
+    server.records["BIT-python-2023-40217"] = {**RECORDS["BIT-python-2023-40217"], "withdrawn": "2025-01-01T00:00:00Z"}
+    assert OsvApi(server.url).query([PYTHON]) == {PYTHON: ()}
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "reason"),
+    [
+        ({}, 500, "status 500"),
+        (b"<html>", 200, "no JSON"),
+        (b'{"results": [{"vulns": [', 200, "no JSON"),
+        ([], 200, "no object"),
+        ({"results": []}, 200, "one for each query"),
+        ({"results": [7]}, 200, "no object"),
+        ({"results": [{"vulns": "x"}]}, 200, "no list"),
+        ({"results": [{"vulns": [{"id": None}]}]}, 200, "no id"),
+        ({"results": [{"next_page_token": 7}]}, 200, "next_page_token"),
+        ({"results": [{"next_page_token": "again"}]}, 200, "does not end"),
+        ({"results": [{"vulns": [{"id": "../gone"}]}]}, 200, "../gone concerns this version, but cannot be read"),
+    ],
+)
+def test_no_answer_is_not_taken_for_none(server: Any, value: Any, status: int, reason: str) -> None:
+    server.batch, server.status = lambda _: value, status
+    answer = OsvApi(server.url).query([SIX])[SIX]
+    assert isinstance(answer, NotKnown)
+    assert reason in answer.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "other"},
+        {"affected": 7},
+        {"affected": [7]},
+        {"affected": [{"package": "python"}]},
+        {"affected": [{"ranges": ["x"]}]},
+        {"affected": [{"ranges": 7}]},
+        {"affected": [{"ranges": [{"events": [7]}]}]},
+        {"affected": [{"severity": "high"}]},
+        {"severity": "high"},
+        {"aliases": "CVE-1"},
+    ],
+)
+def test_a_record_of_wrong_types_is_told(server: Any, change: dict[str, Any]) -> None:
+    server.records["BIT-python-2023-40217"] = {**RECORDS["BIT-python-2023-40217"], **change}
+    answer = OsvApi(server.url).query([PYTHON])[PYTHON]
+    assert isinstance(answer, NotKnown)
+    assert "BIT-python-2023-40217" in answer.reason
+
+
+def test_a_dead_service_is_told() -> None:
+    answer = OsvApi("http://127.0.0.1:9").query([SIX])[SIX]
+    assert isinstance(answer, NotKnown)
+    assert "127.0.0.1:9 does not answer" in answer.reason
+
+
+class Index:
+    """An index that keeps no advisories."""
+
+    name = "the index"
+
+    def query(self, name: str, version: str) -> NotKnown:
+        return NotKnown(reason=f"the index does not know {name}")
+
+
+def test_what_the_index_does_not_answer_osv_does(server: Any, make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(
+        make_entry("jinja2", "2.4.1"), make_entry("six", "1.17.0"), make_entry("python", "3.11.4", manager="conda")
+    )
+
+    def run(url: str) -> Any:
+        check = VulnerabilityCheck(
+            database=None, services=[Index()], osv=OsvApi(url), today=date(2026, 1, 1), max_age=90
+        )
+        return check.run(Subject(reference="x", kind="lock", lock=lock))
+
+    result = run(server.url)
+    assert result.unchecked == ()
+    assert [(each.where, each.severity) for each in result.findings] == [
+        ("pip:jinja2", "high"),  # PYSEC-2014-8 states no severity
+        ("conda:python", "medium"),
+    ]
+    assert "3.11.5" in next(each.remedy for each in result.findings if each.where == "conda:python")
+
+    server.batch = lambda queries: {"results": [{} for _ in queries]}
+    clean = run(server.url)
+    assert (clean.findings, clean.unchecked, clean.looked_at) == ((), (), 3)
+    down = run("http://127.0.0.1:9")
+    assert {each.where for each in down.unchecked} == {"pip:jinja2", "pip:six", "conda:python"}
+    assert all("127.0.0.1:9 does not answer" in each.reason and "osv-url" in each.remedy for each in down.unchecked)
