@@ -20,7 +20,7 @@ from kbuild.audit.vulnerabilities import VulnerabilityCheck
 JINJA = PackageVersion(ecosystem="PyPI", name="jinja2", version="2.4.1")
 SIX = PackageVersion(ecosystem="PyPI", name="six", version="1.17.0")
 PYTHON = PackageVersion(ecosystem="Bitnami", name="python", version="3.11.4")
-# Facts of https://osv.dev/vulnerability/GHSA-8r7q-cvjq-x353 and BIT-python-2023-40217.
+# Made in the shape of OSV's records, with the ids of real ones; dates and words are not theirs.
 RECORDS: dict[str, dict[str, Any]] = {
     "GHSA-8r7q-cvjq-x353": {
         "id": "GHSA-8r7q-cvjq-x353",
