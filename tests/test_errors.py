@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import kbuild.errors
-from kbuild.errors import KbuildError, ModelNotFound, UnexpectedError, known_error, refused_by_system
+from kbuild.errors import KbuildError, ModelNotFound, UnexpectedError
+from kbuild.refused import known_error, refused_by_system
 
 CLASSES = [c for _, c in inspect.getmembers(kbuild.errors, inspect.isclass) if issubclass(c, KbuildError)]
 

@@ -14,7 +14,7 @@ from types import FrameType
 import click
 
 from kbuild._version import __version__
-from kbuild.errors import known_error
+from kbuild.refused import known_error
 
 # Name -> module and the line that "kbuild --help" shows, so that it need not import what it lists.
 _COMMANDS = {

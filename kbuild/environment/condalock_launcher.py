@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import sys
 
-LEGACY = {5: "1", 12: "2010", 17: "2014"}
+from kbuild.environment.tags import LEGACY
+
 # The second number of glibc 2.x: of the first one that PEP 600 names, and of one that is still far away.
 _OLDEST, _NEWEST = 5, 99
 
 
 def manylinux_tags() -> list[str]:
     """Every tag behind ``manylinux``, ascending: ``1``, ``_2_5`` … ``2014``, ``_2_17``, ``_2_18`` …"""
+    old = {glibc: name.removeprefix("manylinux") for name, glibc in LEGACY.items()}
     tags = []
     for number in range(_OLDEST, _NEWEST + 1):
-        tags += [LEGACY[number]] if number in LEGACY else []
+        tags += [old[2, number]] if (2, number) in old else []
         tags.append(f"_2_{number}")
     return tags
 

@@ -24,9 +24,10 @@ from pathlib import Path
 from kbuild.digest import digest_file
 
 # os on strings takes a third of the time of pathlib, over tens of thousands of files
-from kbuild.errors import CacheInUse, ConfigurationError, refused_by_system
+from kbuild.errors import CacheInUse, ConfigurationError
 from kbuild.files import BYTES, native
 from kbuild.image.tree import is_damaged
+from kbuild.refused import refused_by_system
 
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes a cache may hold when nothing else is said."""

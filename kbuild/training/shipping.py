@@ -22,16 +22,7 @@ from kbuild.training.closure import find_owners, is_local, pin
 from kbuild.training.tracing import find_source, follow_imports
 
 # kbuild's own code in a model: what pyfunc.py imports, and no build floor.
-_KBUILD_PARTS = (
-    "__init__.py",
-    "_version.py",
-    "answers.py",
-    "errors.py",
-    "digest.py",
-    "process.py",
-    "requirement_lines.py",
-    "training",
-)
+_KBUILD_PARTS = ("__init__.py", "_version.py", "errors.py", "digest.py", "process.py", "training")
 # What that code imports itself.
 _KBUILD_IMPORTS = ("cloudpickle", "mlflow", "pandas")
 _COMPILED = (".so", ".pyd", ".dylib")

@@ -19,7 +19,7 @@ from kbuild.model.reference import ModelReference
 from kbuild.plan.plan import BuildContext
 from kbuild.platform import host_platform
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
-from kbuild.workflow.engines import build_once, is_built, whole_context
+from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
@@ -80,13 +80,14 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         prepared = [
             prepare(request, bundle, locked, platform, tools, workdir, record=delivery.record) for platform in platforms
         ]
-        for each in prepared:
-            if not (reuse and is_built(request, each, images)):
-                each.check_base()
-        built = {each.platform: build_once(request, each, images, tools, workdir, reuse=reuse) for each in prepared}
-        reused = all(taken for _, taken in built.values())
+        built = {each.platform: find_built(request, each, images) if reuse else None for each in prepared}
+        reused = all(built.values())
+        missing = [each for each in prepared if built[each.platform] is None]
+        for each in missing:
+            each.check_base()
+        done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
         result = deliver(
-            {platform: image for platform, (image, _) in built.items()},
+            {platform: image or done[platform] for platform, image in built.items()},
             bundle,
             reference,
             locked.lockfile,

@@ -22,24 +22,20 @@ from kbuild.workflow.prepare import ImageRequest, Prepared, download_packages
 from kbuild.workflow.tools import Tools
 
 
-def build_once(
+def find_built(request: ImageRequest, prepared: Prepared, images: LocalImages) -> BuiltImage | None:
+    """The image that this machine built from the same plan, with the same engine and compression."""
+    return images.by_plan(_key(request, prepared))
+
+
+def build(
     request: ImageRequest, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
-) -> tuple[BuiltImage, bool]:
-    """The image of one platform, and whether it was there already."""
-    key = _key(request, prepared)
-    image = images.by_plan(key) if reuse else None
-    if image is not None:
-        return image, True
+) -> BuiltImage:
+    """Build the image of one platform, with ``reuse`` from layers that are there; found by its plan from then on."""
     folder = workdir / prepared.platform.conda_subdir
     folder.mkdir()
     image = _build(request.engine, prepared, images, tools, folder, reuse=reuse)
-    images.record_plan(key, image)
-    return image, False
-
-
-def is_built(request: ImageRequest, prepared: Prepared, images: LocalImages) -> bool:
-    """Whether this machine has the image of that plan."""
-    return images.by_plan(_key(request, prepared)) is not None
+    images.record_plan(_key(request, prepared), image)
+    return image
 
 
 def _key(request: ImageRequest, prepared: Prepared) -> Digest:

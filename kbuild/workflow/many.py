@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kbuild.errors import EngineUnavailable, KbuildError, known_error
+from kbuild.errors import EngineUnavailable, KbuildError
 from kbuild.process import RunnerGroup
+from kbuild.refused import known_error
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
 from kbuild.workflow.prepare import ImageRequest
