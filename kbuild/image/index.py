@@ -95,15 +95,6 @@ def single_image(image: BuiltImage, destination: Path) -> BuiltImage:
     return replace(image, layout=destination)
 
 
-def push_index(index: BuiltIndex, reference: ImageReference) -> ImageReference:
-    """Push an index whose images the repository has; returns the reference by its digest. Raises RegistryError."""
-    from kbuild.image.registry_client import RegistryClient  # requests; most builds push nothing
-
-    data = layouts.blob_path(index.layout, index.digest).read_bytes()
-    RegistryClient(reference).push_manifest(reference.tag or str(index.digest), media.INDEX, data)
-    return reference.with_digest(index.digest)
-
-
 def _carry(image: BuiltImage, platform: Platform | None, folder: Path) -> Descriptor:
     """Bring an image's blobs into a layout; returns its descriptor, with the platform where one is given."""
     entry = layouts.find_manifest(image.layout, digest=image.digest)

@@ -7,6 +7,7 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, InvalidImage, RegistryError
 from kbuild.image.blob_places import BlobPlaces
+from kbuild.image.index import BuiltIndex
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, parse_json
@@ -92,6 +93,13 @@ def push_image(
     if places is not None:
         places.add(reference, [blob.digest for blob in (*manifest.layers, manifest.config)])
     return reference.with_digest(digest)
+
+
+def push_index(index: BuiltIndex, reference: ImageReference) -> ImageReference:
+    """Push an index whose images the repository has; returns the reference by its digest. Raises RegistryError."""
+    data = layouts.blob_path(index.layout, index.digest).read_bytes()
+    RegistryClient(reference).push_manifest(reference.tag or str(index.digest), media.INDEX, data)
+    return reference.with_digest(index.digest)
 
 
 def _sources(

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +15,24 @@ from typing import TypeVar
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
 from kbuild.model.reference import ModelReference
-from kbuild.model.tracking import Run, Tracking, Unfamiliar, open_tracking, reasons
+from kbuild.model.tracking import Run, Tracking, Unfamiliar, reasons
 from kbuild.tracking.registry import is_of_model
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
+
+
+def open_tracking(uri: str) -> AbstractContextManager[Tracking]:
+    """The store at a tracking uri, open until the block ends; raises Unfamiliar."""
+    if uri.startswith("sqlite:///"):
+        from kbuild.model.sqlite import open_sqlite
+
+        return open_sqlite(uri)
+    if uri.startswith(("http://", "https://")):
+        from kbuild.model.rest import open_rest
+
+        return open_rest(uri)
+    raise Unfamiliar("a tracking uri of another kind")
 
 
 def open_store(tracking_uri: str, registry_uri: str | None = None) -> ModelStore:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -96,19 +95,6 @@ class Folder(Protocol):
 
     def put(self, file: Path, path: str) -> None:
         """Store a file below the folder ``path``, whole or not at all."""
-
-
-def open_tracking(uri: str) -> AbstractContextManager[Tracking]:
-    """The store at a tracking uri, open until the block ends; raises Unfamiliar."""
-    if uri.startswith("sqlite:///"):
-        from kbuild.model.sqlite import open_sqlite
-
-        return open_sqlite(uri)
-    if uri.startswith(("http://", "https://")):
-        from kbuild.model.rest import open_rest
-
-        return open_rest(uri)
-    raise Unfamiliar("a tracking uri of another kind")
 
 
 def reasons(environ: Mapping[str, str], registry_uri: str | None, tracking_uri: str) -> Iterator[str]:

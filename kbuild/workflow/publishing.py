@@ -8,7 +8,7 @@ from pathlib import Path
 from kbuild.image.blob_places import BlobPlaces
 from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import BuiltImage
-from kbuild.image.index import BuiltIndex, push_index, write_index
+from kbuild.image.index import BuiltIndex, write_index
 from kbuild.image.oci.reference import ImageReference
 from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
 from kbuild.plan.plan import BASE_CONTEXT
@@ -63,6 +63,8 @@ def _publish_index(
                 progress.note(f"pushing the image for {platform}")
                 publisher.publish(each, reference.with_digest(each.digest), progress=progress)
             # Last: whoever pulls the tag meanwhile gets what it was, never an index whose images are missing.
+            from kbuild.image.registry import push_index  # requests; most builds push nothing
+
             push_index(index, reference)
         case _:
             progress.note(f"loading {image.digest} alone: an engine gets the image of its own platform")

@@ -25,10 +25,10 @@ from kbuild.errors import ModelNotFound, OutputError
 from kbuild.model import tracking
 from kbuild.model.fetch import MlflowStore, RunFacts
 from kbuild.model.folders import open_local
-from kbuild.model.lean import LeanStore
+from kbuild.model.lean import LeanStore, open_tracking
 from kbuild.model.reference import ModelReference
 from kbuild.model.sqlite import WITH_WORKSPACES, WITHOUT_WORKSPACES
-from kbuild.model.tracking import Unfamiliar, open_tracking, reasons
+from kbuild.model.tracking import Unfamiliar, reasons
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
