@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
+from kbuild.audit.identity import distribution_of
 from kbuild.audit.image_facts import Distribution, ImageFacts
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject, Trained
-from kbuild.environment.condalock_source import pip_name
 
 _SHOWN = 3
 
@@ -58,9 +57,9 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Ite
     again = f"lock it under the training versions again: {remake} --force"
     python = next((entry.version for entry in lock.entries if entry.name == "python"), None)
     yield from _interpreter(python, trained, "the lock", again)
-    locked = {name for entry in lock.entries if (name := _distribution(entry)) is not None}
+    locked = {name for entry in lock.entries if (name := distribution_of(entry)) is not None}
     for entry in lock.unique():
-        name = _distribution(entry)
+        name = distribution_of(entry)
         version = None if name is None else trained.versions.get(name)
         if version is not None and not _is_same(version, entry.version):
             yield _finding(
@@ -71,16 +70,6 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Ite
             yield _finding("drift-not-trained", "low", entry.where, evidence, again, entry)
     for name in sorted(trained.direct - locked):
         yield _finding("drift-not-locked", "high", f"pip:{name}", "the model asks for it, the lock lacks it", again)
-
-
-def _distribution(entry: LockEntry) -> str | None:
-    """The Python distribution that a locked package is; None for a library or program that only shares a name.
-
-    conda-forge's tzdata, which its CPython needs, is no PyPI's tzdata: what has Python modules depends on python.
-    """
-    if entry.manager != "conda":
-        return entry.canonical
-    return canonicalize_name(pip_name(entry.name)) if "python" in entry.dependencies else None
 
 
 def _other_lock(subject: Subject, lock: LockView) -> Iterator[Finding]:

@@ -44,11 +44,15 @@ class Unchecked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a check got its knowledge. ``date`` is the day of the newest entry, for what is not asked live."""
+    """Where a check got its knowledge. ``date`` is the day of the newest entry, for what is not asked live.
+
+    ``fault`` tells that it did not answer as it should, even where others made up for it.
+    """
 
     name: str
     date: str | None = None
     records: int | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,6 +27,16 @@ def identify(entry: LockEntry, subject: Subject) -> PackageVersion | None:
     return None if name is None else PackageVersion(ecosystem=PYPI, name=name, version=entry.version)
 
 
+def distribution_of(entry: LockEntry) -> str | None:
+    """The Python distribution that a locked package is; None for a library or program that only shares a name.
+
+    conda-forge's tzdata, which its CPython needs, is no PyPI's tzdata: what has Python modules depends on python.
+    """
+    if entry.manager != "conda":
+        return entry.canonical
+    return canonicalize_name(pip_name(entry.name)) if "python" in entry.dependencies else None
+
+
 def _brought(entry: LockEntry, subject: Subject) -> str | None:
     """The only distribution of that version among the files of the conda package in the image."""
     if subject.image is None:
@@ -38,9 +48,11 @@ def _brought(entry: LockEntry, subject: Subject) -> str | None:
 
 
 def _trained(entry: LockEntry, subject: Subject) -> str | None:
-    if subject.trained is None:
+    """The distribution that drift compares it with, where training had it at the same version."""
+    name = distribution_of(entry)
+    if subject.trained is None or name is None:
         return None
-    return entry.canonical if subject.trained.versions.get(entry.canonical) == entry.version else None
+    return name if subject.trained.versions.get(name) == entry.version else None
 
 
 def _listed(entry: LockEntry) -> str | None:

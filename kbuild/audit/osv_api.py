@@ -59,7 +59,7 @@ class OsvApi:
             try:
                 named |= self._names(chunk)
             except _Failed as error:
-                named |= dict.fromkeys(chunk, NotKnown(reason=str(error)))
+                named |= dict.fromkeys(chunk, NotKnown(reason=str(error), down=True))
         ids = sorted({id for names in named.values() if not isinstance(names, NotKnown) for id in names})
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             records = dict(zip(ids, pool.map(self._record, ids), strict=True))
@@ -109,7 +109,7 @@ class OsvApi:
             if fault is not None:
                 raise self._garbage(f"{id} {fault}")
         except _Failed as error:
-            return NotKnown(reason=f"{id} concerns this version, but cannot be read: {error}")
+            return NotKnown(reason=f"{id} concerns this version, but cannot be read: {error}", concerns=True)
         return record
 
     def _ask(self, method: str, path: str, body: Any = None) -> Record:

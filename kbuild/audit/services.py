@@ -36,10 +36,14 @@ class Vulnerability:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotKnown:
-    """The service could not say. ``down`` tells that it does not answer at all, so that asking on is useless."""
+    """The service could not say. ``down`` tells that it does not answer at all, so that asking on is useless.
+
+    ``concerns`` tells that it has an advisory of this version, but not what it says: no other's answer makes up for it.
+    """
 
     reason: str
     down: bool = False
+    concerns: bool = False
 
 
 class Service(Protocol):

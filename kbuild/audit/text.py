@@ -90,7 +90,8 @@ def _notes(report: AuditReport) -> list[str]:
         lines.append(f"the ignore of {ignore.id} covers nothing here")
     for source in report.sources:
         dated = f", newest of {source.date}, {source.records} records" if source.date else ""
-        lines.append(f"advisories: {source.name}{dated}")
+        fault = f"; {source.fault}" if source.fault else ""
+        lines.append(f"advisories: {source.name}{dated}{fault}")
     return lines
 
 

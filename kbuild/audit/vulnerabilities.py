@@ -52,6 +52,7 @@ class VulnerabilityCheck:
         self._max_age = max_age
         self._unavailable = unavailable
         self._down: dict[str, str] = {}
+        self._faults: dict[str, tuple[int, str]] = {}
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
@@ -60,6 +61,7 @@ class VulnerabilityCheck:
             return CheckResult(check=self.id, unchecked=(self._unchecked("packages", "no advisories were given"),))
         findings: list[Finding] = []
         unchecked: list[Unchecked] = []
+        self._faults.clear()
         if self._unavailable is not None:
             unchecked.append(self._unchecked("advisories", self._unavailable))
         packages = {entry.where + entry.version: identify(entry, subject) for entry in entries}
@@ -101,16 +103,20 @@ class VulnerabilityCheck:
                 answer = self._ask(service, package)
                 if isinstance(answer, NotKnown):
                     silent.append(answer.reason)
+                    self._note_fault(service.name, answer)
                 else:
                     answered = True
                     findings += [_from_service(each, entry, service.name) for each in answer]
         told = self._told.get(package)
         if isinstance(told, NotKnown):
             silent.append(told.reason)
+            self._note_fault("" if self._osv is None else self._osv.name, told)
+            if told.concerns:
+                missed.append(self._unchecked(entry.where, told.reason))
         elif told is not None:
             answered = True
             findings += [_from_record(record, entry, package) for record in told]
-        if silent and not answered:
+        if silent and not answered and not missed:
             missed.append(self._unchecked(entry.where, "; ".join(silent)))
         if not answered and not missed:
             reason = f"no advisories of {package.name} ({package.ecosystem}) were given"
@@ -125,6 +131,18 @@ class VulnerabilityCheck:
             self._down[service.name] = answer.reason
         return answer
 
+    def _note_fault(self, source: str, answer: NotKnown) -> None:
+        """What a source failed in is told, though others have answered for the same packages."""
+        if answer.down or answer.concerns:
+            number, reason = self._faults.get(source, (0, answer.reason))
+            self._faults[source] = number + 1, reason
+
+    def _fault(self, source: str) -> str | None:
+        if source not in self._faults:
+            return None
+        number, reason = self._faults[source]
+        return f"no answer for {number} package{'' if number == 1 else 's'}: {reason}"
+
     def _outdated(self) -> Iterator[Unchecked]:
         database = self._database
         if database is None or database.date is None:
@@ -137,9 +155,8 @@ class VulnerabilityCheck:
             )
 
     def _sources(self) -> tuple[Source, ...]:
-        found = [Source(name=service.name) for service in self._services]
-        if self._osv is not None:
-            found.append(Source(name=self._osv.name))
+        names = [service.name for service in self._services] + ([] if self._osv is None else [self._osv.name])
+        found = [Source(name=name, fault=self._fault(name)) for name in names]
         if self._database is not None:
             found.insert(0, Source(name=self._database.name, date=self._database.date, records=self._database.size))
         return tuple(found)

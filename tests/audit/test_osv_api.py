@@ -13,7 +13,7 @@ import pytest
 
 from kbuild.audit.osv import PackageVersion
 from kbuild.audit.osv_api import Answer, OsvApi, Record
-from kbuild.audit.services import NotKnown
+from kbuild.audit.services import NotKnown, Vulnerability
 from kbuild.audit.subject import Subject
 from kbuild.audit.vulnerabilities import VulnerabilityCheck
 
@@ -210,3 +210,39 @@ def test_what_the_index_does_not_answer_osv_does(server: Any, make_lock: Any, ma
     down = run("http://127.0.0.1:9")
     assert {each.where for each in down.unchecked} == {"pip:jinja2", "pip:six", "conda:python"}
     assert all("127.0.0.1:9 does not answer" in each.reason and "osv-url" in each.remedy for each in down.unchecked)
+
+
+class Answering:
+    """An index that knows of no vulnerability."""
+
+    name = "the index"
+
+    def query(self, name: str, version: str) -> tuple[Vulnerability, ...]:
+        return ()
+
+
+def audit(lock: Any, url: str) -> Any:
+    check = VulnerabilityCheck(
+        database=None, services=[Answering()], osv=OsvApi(url), today=date(2026, 1, 1), max_age=90
+    )
+    return check.run(Subject(reference="x", kind="lock", lock=lock))
+
+
+def test_a_dead_osv_is_told_where_the_index_answered_too(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("six", "1.17.0"), make_entry("python", "3.11.4", manager="conda"))
+    result = audit(lock, "http://127.0.0.1:9")
+    # The index covers wheels; nobody but OSV covers the interpreter.
+    assert [each.where for each in result.unchecked] == ["conda:python"]
+    fault = {source.name: source.fault for source in result.sources}
+    assert fault["the index"] is None
+    assert "no answer for 2 packages: the service 127.0.0.1:9 does not answer" in str(fault["the service 127.0.0.1:9"])
+
+
+def test_an_advisory_that_cannot_be_read_is_not_made_good_by_the_index(
+    server: Any, make_lock: Any, make_entry: Any
+) -> None:
+    del server.records["PYSEC-2014-8"]
+    result = audit(make_lock(make_entry("jinja2", "2.4.1"), make_entry("six", "1.17.0")), server.url)
+    [unchecked] = result.unchecked
+    assert unchecked.where == "pip:jinja2"
+    assert "PYSEC-2014-8 concerns this version, but cannot be read" in unchecked.reason

@@ -85,7 +85,9 @@ def test_severity_comes_from_the_vector(database: Any, make_lock: Any, make_entr
 
 
 def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, make_lock: Any, make_entry: Any) -> None:
-    lock = make_lock(make_entry("jinja2", "2.4.1", "conda"), make_entry("pytorch", "1.0", "conda"))
+    lock = make_lock(
+        make_entry("jinja2", "2.4.1", "conda", dependencies={"python": ">=3.9"}), make_entry("pytorch", "1.0", "conda")
+    )
     by_table = check(lock, database)
     assert [each.id for each in by_table.findings] == ["PYSEC-3"]
     assert [each.where for each in by_table.unchecked] == ["conda:jinja2"]
@@ -112,6 +114,21 @@ def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, m
         model_digest=None,
     )
     assert check(lock, database, image=facts).unchecked == ()
+
+
+def test_training_tells_a_conda_package_by_the_name_that_drift_compares(make_lock: Any, make_entry: Any) -> None:
+    """conda-forge's tzdata is IANA's data and no wheel; its typing_extensions is PyPI's typing-extensions."""
+    lock = make_lock(
+        make_entry("tzdata", "2025.2", "conda"),
+        make_entry("typing_extensions", "4.12.2", "conda", dependencies={"python": ">=3.9"}),
+        make_entry("attrs", "24.2.0", "conda", dependencies={"python": ">=3.9"}),
+    )
+    versions = {"tzdata": "2025.2", "typing-extensions": "4.12.2", "attrs": "24.2.0"}
+    trained = Trained(python="3.11.7", versions=versions, direct=frozenset(), whole=True)
+    service = FakeService({})
+    result = check(lock, None, service, trained=trained)
+    assert sorted(service.asked) == ["attrs", "typing-extensions"]
+    assert [each.where for each in result.unchecked] == ["conda:tzdata"]
 
 
 def test_the_interpreter_is_looked_up_where_advisories_of_it_exist(
