@@ -74,8 +74,8 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Ite
 
 def _other_lock(subject: Subject, lock: LockView) -> Iterator[Finding]:
     for known in subject.built_from:
-        if known.digest != str(lock.digest):
-            evidence = f"{known.place} was built from the lock {known.digest}, this one is {lock.digest}"
+        if not lock.is_named(known.digest):
+            evidence = f"{known.place} was built from the lock {known.digest}, this one has other packages"
             yield _finding("drift-lock", "high", "conda-lock.yml", evidence, _REBUILD)
 
 

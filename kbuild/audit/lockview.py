@@ -13,7 +13,7 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest
+from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest, locked_digest
 from kbuild.errors import LockfileInvalid
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -62,6 +62,13 @@ class LockView:
     def digest(self) -> Digest:
         """The digest of the file's bytes, as ``Lockfile.digest``."""
         return digest_bytes(self.content)
+
+    def is_named(self, digest: str) -> bool:
+        """As ``Lockfile.is_named``."""
+        rows: dict[str, list[tuple[str, str, str, str]]] = {}
+        for each in self.entries:
+            rows.setdefault(each.subdir, []).append((each.manager, each.name, each.version, each.sha256 or ""))
+        return digest in {str(self.digest), *(str(locked_digest(subdir, found)) for subdir, found in rows.items())}
 
     def unique(self) -> tuple[LockEntry, ...]:
         """One entry for each manager, name and version, whatever the platforms."""

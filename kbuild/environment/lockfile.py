@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes, digest_json
 from kbuild.errors import LockfileInvalid, PlatformError
@@ -76,8 +77,17 @@ class Lockfile:
 
     @property
     def digest(self) -> Digest:
-        """The digest of the file's bytes."""
+        """The digest of the file's bytes, its urls among them: of this very lock, by which it is found again."""
         return digest_bytes(self.content)
+
+    def packages_digest(self, platform: Platform) -> Digest:
+        """What images record: ``locked_digest`` of one platform's packages."""
+        rows = [(p.manager, p.name, p.version, p.sha256) for p in self.packages if p.platform == platform]
+        return locked_digest(platform.conda_subdir, rows)
+
+    def is_named(self, digest: str | None) -> bool:
+        """Whether this is what an image or a tag records: its packages, or the file as images of before had it."""
+        return digest in {str(self.digest), *(str(self.packages_digest(each)) for each in self.platforms)}
 
     def for_platform(self, platform: Platform) -> tuple[LockedPackage, ...]:
         """The packages of one platform, sorted by manager and name."""
@@ -126,6 +136,17 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     if faults:
         raise LockfileInvalid(f"{source}: {'; '.join(faults)}", hint="make the lock again with kbuild lock")
     return lockfile
+
+
+def locked_digest(subdir: str, packages: Iterable[tuple[str, str, str, str]]) -> Digest:
+    """What packages a platform's image is made of: manager, name, version and sha256 of each, in any order.
+
+    Not where they came from: the same wheels from a mirror make the same image.
+    """
+    rows = (
+        (manager, canonicalize_name(name) if manager == "pip" else name, *rest) for manager, name, *rest in packages
+    )
+    return digest_json(["packages", subdir, sorted(map(list, rows))])
 
 
 def content_digest(packages: Sequence[Any]) -> Digest:

@@ -44,7 +44,7 @@ class LockRequest:
     """What lock is wanted. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
 
     ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
-    fresh whatever it was made from: the one that an image was built with.
+    fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``).
     """
 
     platforms: tuple[Platform, ...]
@@ -194,7 +194,7 @@ def _find_fresh(
             raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=_mend(bundle))
         return given, candidates[given.input_digest], "given"
     stored = _stored(bundle, store, progress)
-    if stored is not None and str(stored.digest) == request.digest:
+    if stored is not None and stored.is_named(request.digest):
         return stored, next(iter(candidates.values())), "stored with the run"
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
         return stored, candidates[stored.input_digest], "stored with the run"

@@ -69,5 +69,8 @@ def _forget_machine(target: Path, archives: Mapping[LockedPackage, Path]) -> Non
         kept = {key: record[key] for key in _KEPT if record.get(key) is not None}
         package = locked[record["name"]]
         files = sorted(file for file in record["files"] if "__pycache__/" not in file)
-        kept |= {"fn": package.filename, "url": package.url, "sha256": package.sha256, "files": files}
+        # Not the url, nor the name that the file has there: a mirror gives the same image.
+        ending = ".tar.bz2" if package.filename.endswith(".tar.bz2") else ".conda"
+        name = "-".join(str(record[key]) for key in ("name", "version", "build"))
+        kept |= {"fn": f"{name}{ending}", "sha256": package.sha256, "files": files}
         path.write_bytes(canonical_json(kept) + b"\n")

@@ -29,7 +29,7 @@ from kbuild.progress import Progress
 PREFIX = "/opt/env"
 """Where the environment lies inside the image."""
 
-_RECIPE = 1
+_RECIPE = 2
 # Bytes of wheels that are laid out together.
 _BATCH = 1_000_000
 # Where code lies that is no package: what serves, and what the model carries.
@@ -149,7 +149,7 @@ def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> tuple
 
 def cached_interpreter(conda: Iterable[LockedPackage], target: WheelTarget, cache: Path) -> Path:
     """Where the interpreter's tree is or will be."""
-    packages = sorted((package.filename, package.url, package.sha256) for package in conda)
+    packages = sorted(package.sha256 for package in conda)
     return cache / "interpreters" / digest_json([str(_interpreter_recipe(target)), packages]).hex
 
 

@@ -63,7 +63,7 @@ def make_plan(
     own_labels = {
         "io.kbuild.base.digest": str(base.digest),
         "io.kbuild.base.name": base.name,
-        "io.kbuild.lock.digest": str(lockfile.digest),
+        "io.kbuild.lock.digest": str(lockfile.packages_digest(platform)),
         "io.kbuild.model.digest": str(bundle.digest),
         LABEL_MODEL_URI: facts.uri,
         LABEL_RUN_ID: facts.run_id,
@@ -85,7 +85,7 @@ def make_plan(
         config=ImageConfig(
             user=_USER,
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
-            env=(*_environment(), *_served(bundle, lockfile, slim=bool(left_out))),
+            env=(*_environment(), *_served(bundle, lockfile.packages_digest(platform), slim=bool(left_out))),
             exposed_port=PORT,
             healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.healthcheck"),
             stop_signal="SIGTERM",
@@ -163,12 +163,12 @@ def _environment() -> tuple[tuple[str, str], ...]:
     )
 
 
-def _served(bundle: ModelBundle, lockfile: Lockfile, *, slim: bool) -> Iterable[tuple[str, str]]:
+def _served(bundle: ModelBundle, packages: Digest, *, slim: bool) -> Iterable[tuple[str, str]]:
     """What the scoring server tells at /metadata beside what the MLmodel says."""
     if bundle.facts.uri:
         yield "KBUILD_MODEL_URI", bundle.facts.uri
     yield "KBUILD_MODEL_DIGEST", str(bundle.digest)
-    yield "KBUILD_LOCK_DIGEST", str(lockfile.digest)
+    yield "KBUILD_LOCK_DIGEST", str(packages)
     if slim:
         yield "KBUILD_SLIM", "1"
 

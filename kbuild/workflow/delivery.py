@@ -42,6 +42,7 @@ class ImageResult:
 
     Built for several platforms, ``index`` has the image of each, ``reference`` and ``layout`` are the index's, and
     ``image`` and ``plan`` are this machine's platform's, or the first one's.
+    ``lock_digest`` is that of the packages that ``image`` is made of, wherever they came from.
     ``pushed`` is the reference by digest that a registry now has; ``untagged`` says why the model's run was not tagged.
     """
 
@@ -106,12 +107,13 @@ def deliver(
             tools=tools,
         )
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
+    packages = lockfile.packages_digest(shown)
     own_name = name.with_digest(whole.digest).familiar
     tags = {
         Tag.IMAGE: own_name,
         Tag.IMAGE_DIGEST: str(whole.digest),
         Tag.MODEL_DIGEST: str(bundle.digest),
-        Tag.LOCK_DIGEST: str(lockfile.digest),
+        Tag.LOCK_DIGEST: str(packages),
         **({} if pushed is None else {Tag.PUSHED: pushed}),
     }
     return ImageResult(
@@ -120,7 +122,7 @@ def deliver(
         layout=written.absolute(),
         plan=plans[shown],
         model_digest=bundle.digest,
-        lock_digest=lockfile.digest,
+        lock_digest=packages,
         reused=reused,
         pushed=pushed,
         untagged=write_tags(tags, facts.run_id, facts.uri, tools.store) if delivery.record else None,

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbuild.audit.lockview import view_lock
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import parse_lockfile, read_lockfile
 from kbuild.errors import LockfileInvalid
@@ -75,6 +76,31 @@ def test_a_lock_as_a_value() -> None:
     python, six = lock.for_platform(Platform("linux", "amd64"))
     assert python.dependencies == (("__glibc", ">=2.36"),)
     assert six.filename == "six-1.16.0-py2.py3-none-any.whl"
+
+
+def test_what_images_record_of_a_lock_is_what_its_packages_are() -> None:
+    amd64 = Platform("linux", "amd64")
+    lock = parse_lockfile(content(DOCUMENT), source="x")
+    recorded = lock.packages_digest(amd64)
+    moved = parse_lockfile(
+        changed(
+            package__0__url="https://conda.example/linux-64/python-3.11.7-h0_0_cpython.conda",
+            package__1__url="https://mirror.example/six-1.16.0-py2.py3-none-any.whl",
+            package__1__name="Six",
+            metadata__channels=[{"url": "https://conda.example", "used_env_vars": []}],
+        ),
+        source="x",
+    )
+    assert moved.packages_digest(amd64) == recorded
+    assert moved.digest != lock.digest
+    assert lock.is_named(str(recorded)) and moved.is_named(str(recorded)) and lock.is_named(str(lock.digest))
+    assert not lock.is_named(str(moved.digest)) and not lock.is_named(None)
+    view = view_lock(lock.content, source="x")
+    assert view.is_named(str(recorded)) and view.is_named(str(lock.digest)) and not view.is_named(str(moved.digest))
+    for path, value in (("version", "1.16.1"), ("hash", {"sha256": "c" * 64}), ("name", "seven"), ("manager", "conda")):
+        other = parse_lockfile(changed(**{f"package__1__{path}": value}), source="x")
+        assert other.packages_digest(amd64) != recorded
+        assert not other.is_named(str(recorded))
 
 
 def test_other_platforms_and_categories_are_left_out() -> None:

@@ -13,9 +13,18 @@ import pytest
 from kbuild.digest import digest_bytes, digest_file
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import BuildFailed, LockfileInvalid
+from kbuild.image.engine import make_engine
+from kbuild.image.pack import pack
 from kbuild.image.rootfs import Environment, environment_recipe
+from kbuild.image.staging import Stage
 from kbuild.image.tree import tree_digest
 from kbuild.image.wheel_facts import split_wheels
+from kbuild.model.bundle import read_bundle
+from kbuild.plan.base import ResolvedBase
+from kbuild.plan.context import finish_context
+from kbuild.plan.make import make_plan
+from kbuild.plan.render import Template
+from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import host_platform
 from kbuild.process import run
 from kbuild.progress import Silent
@@ -71,7 +80,7 @@ def make_wheel(folder: Path, name: str, files: dict[str, str]) -> Path:
     return path
 
 
-def lock(*files: Path) -> tuple[Lockfile, dict[LockedPackage, Path]]:
+def lock(*files: Path, place: str = "https://channel") -> tuple[Lockfile, dict[LockedPackage, Path]]:
     downloads = {}
     for file in files:
         name, version = file.name.split("-")[:2]
@@ -80,11 +89,13 @@ def lock(*files: Path) -> tuple[Lockfile, dict[LockedPackage, Path]]:
             version=version,
             manager="conda" if file.name.endswith(".bz2") else "pip",
             platform=HOST,
-            url=f"https://channel/{file.name}",
+            url=f"{place}/{file.name}",
             sha256=digest_file(file).hex,
         )
         downloads[package] = file
-    lockfile = Lockfile(content=b"", packages=tuple(downloads), platforms=(HOST,), channels=(), input_digest=None)
+    lockfile = Lockfile(
+        content=place.encode(), packages=tuple(downloads), platforms=(HOST,), channels=(place,), input_digest=None
+    )
     return lockfile, downloads
 
 
@@ -131,8 +142,49 @@ def test_two_places_and_two_umasks_give_the_same_trees(tmp_path: Path) -> None:
     assert (site / f"__pycache__/one.{tag}.pyc").is_file()
     assert not (site / f"__pycache__/two.{tag}.pyc").exists()
     record = json.loads((staged.interpreter / f"opt/env/conda-meta/python-{VERSION}-0.json").read_text())
-    assert record["url"] == f"https://channel/python-{VERSION}-0.tar.bz2"
+    assert record["fn"] == f"python-{VERSION}-0.tar.bz2"
+    assert "url" not in record
     assert sorted(path.name for path in (staged.interpreter / "opt/env").iterdir()) == ["bin", "conda-meta", "lib"]
+
+
+def test_the_same_packages_from_another_place_are_the_same_image(tmp_path: Path) -> None:
+    files = [make_interpreter(tmp_path), make_wheel(tmp_path, "one", {"one.py": "x = 1"})]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/MLmodel").write_text(
+        "flavors: {python_function: {loader_module: x, python_version: 3.11.7, env: conda.yaml}}"
+    )
+    (tmp_path / "model/conda.yaml").write_text("dependencies: []")
+
+    bundle = read_bundle(tmp_path / "model")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/file").write_text("base")
+    base = ResolvedBase(kind="debs", name="debian:x", digest=digest_bytes(b""), path=tmp_path / "base")
+    built = {}
+    for place in ("https://channel", "$KBUILD_CHANNEL", "https://u:p@mirror.example/a%20b"):
+        lockfile, downloads = lock(*files, place=place)
+        # A cache each: nothing of the one is taken for the other.
+        cache = tmp_path / f"cache-{len(built)}"
+        environment = Environment(lockfile, HOST, cache=cache, run=run)
+        (wheel,) = (package for package in lockfile.packages if package.manager == "pip")
+        groups = split_wheels((wheel,), cache=cache, download=lambda found=downloads: found)  # type: ignore[misc]
+        plan = make_plan(
+            bundle,
+            lockfile,
+            base,
+            platform=HOST,
+            runtime=runtime_digest(),
+            recipe=str(environment_recipe(VERSION, HOST)),
+            groups=groups,
+            template=Template(),
+        )
+        stage = Stage(bundle=bundle, owned=False, base=base, environment=environment, groups=groups)
+        trees = stage.lay([layer.name for layer in plan.layers], downloads, into=cache / "x", progress=Silent())
+        for tree in trees.values():
+            assert not [file for file in tree.rglob("*") if file.is_file() and place.encode() in file.read_bytes()]
+        context = finish_context(cache / "x", plan, trees)
+        output = make_engine("native", run).build(context, base, workdir=cache, progress=Silent())
+        built[place] = pack(output, plan, cache / "image", engine="native", progress=Silent()).digest, plan.digest
+    assert len(set(built.values())) == 1
 
 
 def test_a_second_environment_takes_its_wheels_from_the_cache(tmp_path: Path) -> None:

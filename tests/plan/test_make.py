@@ -93,10 +93,18 @@ def test_labels_tell_where_the_image_comes_from(bundle, lockfile, base) -> None:
     assert labels["io.kbuild.model.uri"] == "models:/m-1"
     assert labels["io.kbuild.run.id"] == "b" * 32
     assert labels["io.kbuild.model.digest"] == str(bundle.digest)
-    assert labels["io.kbuild.lock.digest"] == str(lockfile.digest)
+    assert labels["io.kbuild.lock.digest"] == str(lockfile.packages_digest(AMD64)) != str(lockfile.digest)
     assert labels["org.opencontainers.image.revision"] == "c" * 40
     assert labels["org.opencontainers.image.created"] == "2026-11-22T21:45:19Z"
     assert labels["team"] == "a"
+
+
+def test_where_packages_come_from_changes_no_plan(bundle, lockfile, base) -> None:
+    moved = [replace(each, url=f"https://mirror.example/{each.filename}") for each in lockfile.packages]
+    mirrored = replace(lockfile, content=b"other", packages=tuple(moved), channels=("mirror",))
+    assert make(bundle, mirrored, base).to_json() == make(bundle, lockfile, base).to_json()
+    newer = replace(mirrored, packages=(*moved[:2], replace(moved[2], version="1.1")))
+    assert make(bundle, newer, base).digest != make(bundle, lockfile, base).digest
 
 
 def test_what_is_unknown_has_no_label(bundle, lockfile, base) -> None:
