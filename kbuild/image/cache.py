@@ -41,7 +41,7 @@ KINDS = {
     "pulled": "pulled",
     "layers": "layers/sha256",
     "images": "images",
-    "unpacked": "unpacked/rootfs",
+    "unpacked": "unpacked/*",
     "package-lists": "package-lists",
     "registries": "registries",
     "slim": "slim",
@@ -225,7 +225,7 @@ def _lock(cache: Path, how: int) -> Iterator[None]:
 
 def _remove_leftovers(cache: Path) -> None:
     """Temporary files and folders: nobody works with the cache now, so all of them are of killed processes."""
-    for pattern in ("work-*", "tar-*"):
+    for pattern in ("work-*", "tar-*", "run-*"):
         for path in cache.glob(pattern):
             _remove(path)
     for folder in {parent for pattern in KINDS.values() for parent in cache.glob(pattern)}:

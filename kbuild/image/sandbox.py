@@ -12,7 +12,7 @@ import re
 import select
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class SandboxedImage:
     """A program that runs in a sandbox, see ``RunningImage``.
 
     ``pid`` is the program's on this machine: process 1 of its own namespace, whose end is the end of all in it.
+    ``close`` is called when it has ended, for what was there for its sake.
     """
 
     runtime: str
@@ -65,6 +66,7 @@ class SandboxedImage:
     log: Path
     stop_signal: int
     process: RunningProcess
+    close: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -94,6 +96,12 @@ class SandboxedImage:
 
     def stop(self) -> None:
         """Send the image's stop signal, and SIGKILL after ten seconds; nothing of it is left behind."""
+        try:
+            self._end()
+        finally:
+            self.close()
+
+    def _end(self) -> None:
         for number in (self.stop_signal, signal.SIGKILL):
             if self.alive():
                 with contextlib.suppress(ProcessLookupError):  # it ended between the two lines

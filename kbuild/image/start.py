@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from kbuild.errors import EngineUnavailable, RuntimeUnavailable
@@ -14,7 +15,7 @@ from kbuild.image.oci.reference import ImageReference
 from kbuild.image.running import RunningImage
 from kbuild.image.runtimes import RUNTIMES, choose_runtime
 from kbuild.image.sandbox import make_order, start_sandbox
-from kbuild.image.unpack import unpack_image
+from kbuild.image.unpack import unpacked_image
 from kbuild.platform import host_platform
 from kbuild.process import Runner, Starter
 from kbuild.progress import Progress
@@ -62,15 +63,21 @@ def start_image(
             return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
     _check_platform(image)
     runtime = choose_runtime(wanted, run=run)
-    unpacked = unpack_image(image.layout, digest=image.digest, cache=cache / "unpacked", progress=progress)
-    return start_sandbox(
-        make_order(unpacked, env=environment),
-        runtime=runtime,
-        start=start,
-        log=log,
-        port=port or 0,
-        stop_signal=str(unpacked.config.get("StopSignal") or "SIGTERM"),
-    )
+    with ExitStack() as stack:
+        unpacked = stack.enter_context(
+            unpacked_image(image.layout, digest=image.digest, cache=cache, progress=progress)
+        )
+        running = start_sandbox(
+            make_order(unpacked, env=environment),
+            runtime=runtime,
+            start=start,
+            log=log,
+            port=port or 0,
+            stop_signal=str(unpacked.config.get("StopSignal") or "SIGTERM"),
+        )
+        # Its files are there until it is stopped.
+        running.close = stack.pop_all().close
+    return running
 
 
 def _check_platform(image: BuiltImage) -> None:

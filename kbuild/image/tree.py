@@ -185,7 +185,7 @@ def link_tree(
                 elif os.path.isdir(there) and not os.path.islink(there):
                     raise _conflict(path, "another package", owner)
                 else:
-                    _link(entry.path, there)
+                    link_file(entry.path, there)
                     owners[path] = owner
 
 
@@ -222,7 +222,8 @@ def make_directory(path: Path) -> None:
         path.chmod(0o755)
 
 
-def _link(source: str, target: str) -> None:
+def link_file(source: str, target: str) -> None:
+    """A hard link, to a symbolic link itself too, or a copy with mode and time where no link can be made."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

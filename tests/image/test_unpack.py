@@ -1,20 +1,26 @@
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
+import os
+import stat
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequential import apply_layer
 
 from kbuild.digest import canonical_json, digest_bytes
 from kbuild.errors import InvalidImage
-from kbuild.image.unpack import apply_layer, unpack_image
+from kbuild.image.layer_tree import RECIPE, lay_layer, unpack_layer
+from kbuild.image.unpack import unpacked_image
 from kbuild.progress import Silent
 
 Entries = list[tuple[str, str | None]]
@@ -45,9 +51,18 @@ def tar(entries: Entries) -> bytes:
 
 def apply(root: Path, *layers: Entries) -> dict[str, str]:
     root.mkdir(exist_ok=True)
-    for layer in layers:
-        apply_layer(iter([tar(layer)]), root)
+    lay(root, root.with_name("layers"), [tar(layer) for layer in layers])
     return {p.relative_to(root).as_posix(): p.read_text() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def lay(root: Path, folder: Path, layers: list[bytes]) -> None:
+    """Unpack each layer by itself, then put them together."""
+    trees = [folder / str(number) for number in range(len(layers))]
+    for tree, raw in zip(trees, layers, strict=True):
+        tree.mkdir(parents=True)
+        assert unpack_layer(iter([raw]), tree) == digest_bytes(raw)
+    for tree in trees:
+        lay_layer(tree, root)
 
 
 def make_layout(folder: Path, layers: list[tuple[str, bytes, bytes]], config: dict[str, Any]) -> Path:
@@ -121,18 +136,48 @@ def test_a_link_at_the_end_is_replaced_and_not_written_through(tmp_path: Path) -
     assert secret.read_text() == "safe"
 
 
-@given(
-    st.lists(
-        st.tuples(st.text("ab./", min_size=1, max_size=8), st.sampled_from([None, "x", "> ..", "> /a", "= a"])),
-        max_size=8,
-    )
+names = st.text("ab./", min_size=1, max_size=8)
+members = st.lists(
+    st.tuples(
+        st.one_of(names, st.sampled_from(["a/.wh.b", ".wh.a", "a/.wh..wh..opq", ".wh..wh..opq", "b/.wh.a"])),
+        st.sampled_from([None, "x", "y", "> ..", "> /a", "> b", "= a", "= a/b"]),
+    ),
+    max_size=6,
 )
-def test_no_layer_leaves_its_root(tmp_path_factory: pytest.TempPathFactory, entries: Entries) -> None:
+
+
+@settings(max_examples=200)
+@given(st.lists(members, min_size=1, max_size=3))
+def test_shared_trees_give_what_one_layer_after_the_other_does(
+    tmp_path_factory: pytest.TempPathFactory, layers: list[Entries]
+) -> None:
     outer = tmp_path_factory.mktemp("outer")
-    (outer / "root").mkdir()
-    with contextlib.suppress(InvalidImage, OSError):
-        apply_layer(iter([tar(entries)]), outer / "root")
-    assert [path.name for path in outer.iterdir()] == ["root"]
+    for name in ("root", "expected"):
+        (outer / name).mkdir()
+    raws = [tar([(name, None if content is None else content) for name, content in layer]) for layer in layers]
+    try:
+        for raw in raws:
+            apply_layer(iter([raw]), outer / "expected")
+    except (InvalidImage, OSError) as error:
+        refused: type[Exception] | None = type(error)
+    else:
+        refused = None
+    try:
+        lay(outer / "root", outer / "layers", raws)
+    except (InvalidImage, OSError):
+        assert refused is not None
+    else:
+        if refused is None:
+            assert look(outer / "root") == look(outer / "expected")
+    assert sorted(path.name for path in outer.iterdir()) in (["expected", "layers", "root"], ["expected", "root"])
+
+
+def look(root: Path) -> dict[str, tuple[str, str]]:
+    def seen(path: Path) -> tuple[str, str]:
+        mode = stat.filemode(path.lstat().st_mode)
+        return mode, str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
+
+    return {path.relative_to(root).as_posix(): seen(path) for path in sorted(root.rglob("*"))}
 
 
 def test_links_without_an_end_are_refused(tmp_path: Path) -> None:
@@ -140,7 +185,11 @@ def test_links_without_an_end_are_refused(tmp_path: Path) -> None:
         apply(tmp_path / "r", [("a", "> b"), ("b", "> a"), ("a/x", "1")])
 
 
-def test_every_compression_is_unpacked_once_a_digest(tmp_path: Path) -> None:
+def make_image(folder: Path, *raws: bytes, config: dict[str, Any] | None = None) -> Path:
+    return make_layout(folder, [("+zstd", raw, zstandard.compress(raw)) for raw in raws], config or {})
+
+
+def test_every_compression_is_unpacked_once_a_diff_id(tmp_path: Path) -> None:
     raw = [tar([(name, name)]) for name in "abc"]
     layers = [
         ("", raw[0], raw[0]),
@@ -148,27 +197,113 @@ def test_every_compression_is_unpacked_once_a_digest(tmp_path: Path) -> None:
         ("+zstd", raw[2], zstandard.compress(raw[2])),
     ]
     layout = make_layout(tmp_path / "l", layers, {"User": "65532"})
-    image = unpack_image(layout, cache=tmp_path / "c", progress=Silent())
-    assert [(image.root / name).read_text() for name in "abc"] == ["a", "b", "c"]
-    assert (image.root / "proc").is_dir()
-    assert image.config == {"User": "65532"}
+    with unpacked_image(layout, cache=tmp_path / "c", progress=Silent()) as image:
+        assert [(image.root / name).read_text() for name in "abc"] == ["a", "b", "c"]
+        assert (image.root / "proc").is_dir()
+        assert image.config == {"User": "65532"}
+        with unpacked_image(layout, cache=tmp_path / "c", progress=Silent()) as other:
+            assert other.root != image.root and (other.root / "a").samefile(image.root / "a")
+        assert not other.root.exists() and image.root.exists()
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["unpacked"]
     for blob in (layout / "blobs/sha256").iterdir():
         if blob.read_bytes()[:1] != b"{":
             blob.unlink()
-    assert unpack_image(layout, digest=image.digest, cache=tmp_path / "c", progress=Silent()) == image
+    with unpacked_image(layout, digest=image.digest, cache=tmp_path / "c", progress=Silent()) as again:
+        assert (again.root / "c").read_text() == "c"
+
+
+def test_the_second_image_of_an_environment_unpacks_only_its_own_layer(tmp_path: Path) -> None:
+    base, environment = tar([("bin/", None), ("bin/a", "x" * 9000)]), tar([("env/lib", "y" * 50_000)])
+    notes: list[str] = []
+
+    class Telling(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    for model in ("one", "two"):
+        layout = make_image(tmp_path / model, base, environment, tar([("model", model)]))
+        with unpacked_image(layout, cache=tmp_path / "c", progress=Telling()) as image:
+            assert (image.root / "model").read_text() == model
+            assert (image.root / "env/lib").stat().st_nlink == 2
+    assert notes == [f"unpacking layer {number} of 3" for number in (1, 2, 3, 3)]
+    trees = tmp_path / f"c/unpacked/layers-{RECIPE}"
+    assert {path.name for path in trees.iterdir()} == {
+        digest_bytes(raw).hex for raw in (base, environment, tar([("model", "one")]), tar([("model", "two")]))
+    }
+
+
+def test_a_layer_that_is_not_what_the_config_says_is_refused(tmp_path: Path) -> None:
+    raw, other = tar([("a", "1")]), tar([("a", "2")])
+    layout = make_layout(tmp_path / "l", [("+gzip", raw, gzip.compress(other))], {})
+    with (
+        pytest.raises(InvalidImage, match=f"has the diff ID {digest_bytes(other)}"),
+        unpacked_image(layout, cache=tmp_path / "c", progress=Silent()),
+    ):
+        pass
+    assert list((tmp_path / f"c/unpacked/layers-{RECIPE}").iterdir()) == []
+
+
+def test_a_program_that_is_killed_while_it_unpacks_leaves_no_half_tree(tmp_path: Path) -> None:
+    raw = tar([(f"d/{number}", "x" * 4000) for number in range(4000)])
+    layout = make_image(tmp_path / "l", raw)
+    program = (
+        "import sys; from pathlib import Path; from kbuild.image.unpack import unpacked_image;"
+        "from kbuild.progress import Silent\n"
+        "with unpacked_image(Path(sys.argv[1]), cache=Path(sys.argv[2]), progress=Silent()): pass"
+    )
+    trees = tmp_path / f"c/unpacked/layers-{RECIPE}"
+    process = subprocess.Popen([sys.executable, "-c", program, str(layout), str(tmp_path / "c")])
+    while not list(trees.glob(".*/tree/d/?*")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert [path.name[0] for path in trees.iterdir()] == ["."]
+    with unpacked_image(layout, cache=tmp_path / "c", progress=Silent()) as image:
+        assert len(list((image.root / "d").iterdir())) == 4000
+
+
+def test_a_tree_that_lost_a_file_is_named(tmp_path: Path) -> None:
+    raw = tar([("a", "1")])
+    layout = make_image(tmp_path / "l", raw)
+    with unpacked_image(layout, cache=tmp_path / "c", progress=Silent()):
+        pass
+    for name in ("tree/a", "members.json"):
+        (tmp_path / f"c/unpacked/layers-{RECIPE}" / digest_bytes(raw).hex / name).unlink()
+        with (
+            pytest.raises(InvalidImage, match=r"unpacked layer .*/[0-9a-f]{64} is damaged"),
+            unpacked_image(layout, cache=tmp_path / "c", progress=Silent()),
+        ):
+            pass
+    assert not list((tmp_path / "c").glob("run-*"))
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", encoding="utf-8", errors="surrogateescape") as archive:
+        for name in (b"d\xe4ta", "dätä".encode()):
+            archive.addfile(tarfile.TarInfo(name.decode("utf-8", "surrogateescape")))
+    (tmp_path / "r").mkdir()
+    lay(tmp_path / "r", tmp_path / "layers", [buffer.getvalue()])
+    assert sorted(os.fsencode(path.name) for path in (tmp_path / "r").iterdir()) == [b"d\xc3\xa4t\xc3\xa4", b"d\xe4ta"]
 
 
 def test_a_damaged_layer_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
     raw = tar([("a", "1")])
     layout = make_layout(tmp_path / "l", [("+gzip", raw, gzip.compress(raw)[:-9])], {})
+
+    def unpack() -> None:
+        with unpacked_image(layout, cache=tmp_path / "c", progress=Silent()):
+            pass
+
     with pytest.raises(InvalidImage, match="cannot be unpacked"):
-        unpack_image(layout, cache=tmp_path / "c", progress=Silent())
+        unpack()
     for blob in (layout / "blobs/sha256").iterdir():
         if blob.read_bytes()[:1] != b"{":
             blob.write_bytes(b"other")
     with pytest.raises(InvalidImage, match="missing or damaged"):
-        unpack_image(layout, cache=tmp_path / "c", progress=Silent())
-    assert list((tmp_path / "c/rootfs").iterdir()) == []
+        unpack()
+    assert list((tmp_path / f"c/unpacked/layers-{RECIPE}").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "etc/.wh...", "etc/.wh.."])
@@ -177,4 +312,4 @@ def test_a_whiteout_removes_nothing_outside_its_folder(tmp_path: Path, name: str
     with pytest.raises(InvalidImage, match="whiteout"):
         apply(tmp_path / "root", [("etc", None), ("etc/file", "x"), (name, "")])
     assert (tmp_path / "neighbour").read_text() == "keep"
-    assert (tmp_path / "root" / "etc" / "file").exists()
+    assert not list((tmp_path / "root").iterdir())  # nothing of an image with such a layer is put together

@@ -1,0 +1,55 @@
+"""Folders of one command, which go when it ends; what a killed one left is known by the lock that nobody holds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder below ``parent``, removed after the block; raises OSError."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, held = _locked(parent, prefix)
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+        os.close(held)
+
+
+def _locked(parent: Path, prefix: str) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, held
+        os.close(held)  # taken for left over in the moment before it was locked
+
+
+def is_left_over(folder: Path) -> bool:
+    """Whether whoever made a scratch folder has ended without removing it."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(held)
+    return True
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a tree, also where an image's directories are not writable; what cannot be removed stays, to be pruned."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder, ignore_errors=True)
