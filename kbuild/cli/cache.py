@@ -64,7 +64,7 @@ def prune(limit: str | None, as_json: bool) -> None:
 @click.option("--remove", is_flag=True, help="Remove what is damaged; it is made or fetched again when needed.")
 @json_option
 def verify(remove: bool, as_json: bool) -> None:
-    """Read everything and compare it with its digest: downloads, installed packages, bases, layers, images."""
+    """Read everything and compare it with its digest: downloads, models, installed packages, bases, layers, images."""
     cache = cache_folder()
     show = Show()
     with using_cache(cache), show("verify"):

@@ -140,7 +140,7 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     """The workflow's tools for the folder the command was started in."""
     config = project_config()
     uri = tracking_uri(config, Path.cwd())
-    store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None)
+    store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None, cache=cache_folder())
     return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show), config
 
 

@@ -27,6 +27,7 @@ from kbuild.digest import digest_file
 from kbuild.errors import CacheInUse, ConfigurationError
 from kbuild.files import BYTES, native
 from kbuild.image.tree import is_damaged
+from kbuild.model.kept import is_damaged_model
 from kbuild.refused import refused_by_system
 
 DEFAULT_LIMIT = 20 * 10**9
@@ -46,6 +47,8 @@ KINDS = {
     "registries": "registries",
     "slim": "slim",
     "splits": "splits",
+    "models": "models",
+    "versions": "versions",
 }
 """What there is, and the folder below the cache whose members are its entries."""
 
@@ -53,8 +56,8 @@ KINDS = {
 _TREES = ("interpreters", "wheels", "bases")
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
 # What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
-_ANSWERS = ("package-lists", "registries", "slim", "splits")
-_FETCHED = ("downloads", "debs", "bases", "pulled")
+_ANSWERS = ("package-lists", "registries", "slim", "splits", "versions")
+_FETCHED = ("downloads", "debs", "bases", "pulled", "models")
 _FORGOTTEN = 365 * 86400 * 10**9
 # Records in images/, kept while what they lead to is there.
 _RECORDS = frozenset({"references", "plans"})
@@ -183,6 +186,9 @@ def damaged(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((cache / "debs").glob("[!.]*.deb")):
         if digest_file(path).hex != path.stem:
             yield path, "does not have its digest"
+    for path in sorted((cache / "models").glob("[!.]*")):
+        if is_damaged_model(path):
+            yield path, "is not the model that was fetched"
     for kind in _TREES:
         for tree in sorted((cache / kind).glob("[!.]*")):
             yield from _damaged_tree(tree)

@@ -46,8 +46,11 @@ MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 class ModelStore(Protocol):
     """Where models come from and where facts about them go back to."""
 
-    def fetch(self, reference: ModelReference, into: Path) -> ModelBundle:
-        """Bring the model's files below ``into``."""
+    def fetch(self, reference: ModelReference, into: Path, *, kept: bool = False) -> ModelBundle:
+        """Bring the model's files below ``into``.
+
+        With ``kept``, the files of a logged model may be those that this machine got of it before, checked by digest.
+        """
 
     def pin(self, reference: ModelReference) -> ModelReference:
         """The reference with its alias resolved to the version that has it now; one without an alias as it is."""
@@ -78,8 +81,8 @@ class MlflowStore:
     tracking_uri: str
     registry_uri: str | None = None
 
-    def fetch(self, reference: ModelReference, into: Path) -> ModelBundle:
-        """Bring the model's files below ``into`` (a local model folder is read where it lies).
+    def fetch(self, reference: ModelReference, into: Path, *, kept: bool = False) -> ModelBundle:
+        """Bring the model's files below ``into`` (a local model folder is read where it lies); nothing is kept here.
 
         Raises ModelNotFound, RunWithoutModel, AmbiguousModel, TrackingUnavailable or InvalidModel.
         """

@@ -29,6 +29,11 @@ def open_local(location: str) -> Folder:
     raise Unfamiliar("artifacts of another kind")
 
 
+def is_local(location: str) -> bool:
+    """Whether the artifacts lie on this machine."""
+    return location.startswith(("file:", "/"))
+
+
 def plain(path: str) -> str:
     """The path itself where nobody could read it as another one; raises Unfamiliar."""
     if not _PLAIN.fullmatch(path) or ".." in path.split("/") or "." in path.split("/"):
@@ -51,12 +56,10 @@ class LocalFolder:
                 raise Unfamiliar("a symbolic link among the artifacts")
         return self.root
 
-    def names(self, path: str) -> frozenset[str]:
-        folder = self.root / plain(path) if path else self.root
-        return frozenset(each.name for each in folder.iterdir()) if folder.is_dir() else frozenset()
-
-    def fetch(self, path: str, into: Path) -> Path:
+    def fetch(self, path: str, into: Path) -> Path | None:
         source = self.root / plain(path)
+        if not os.path.lexists(source):
+            return None
         if source.is_symlink() or not source.is_file():
             raise Unfamiliar("no plain file")
         target = into / path

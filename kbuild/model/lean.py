@@ -6,18 +6,24 @@ import logging
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
+from kbuild.model.folders import is_local
+from kbuild.model.kept import Kept
 from kbuild.model.reference import ModelReference
-from kbuild.model.tracking import Run, Tracking, Unfamiliar, reasons
-from kbuild.tracking.registry import is_of_model
+from kbuild.model.tracking import Run, Tracking, Unfamiliar, Version, reasons
+from kbuild.tracking.registry import find_model_id, is_of_model
+from kbuild.tracking.server import without_credentials
 
+# For so many seconds a run's tags are taken to be those that were read: a build that finds all made takes less.
+_FRESH = 60.0
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
@@ -35,9 +41,9 @@ def open_tracking(uri: str) -> AbstractContextManager[Tracking]:
     raise Unfamiliar("a tracking uri of another kind")
 
 
-def open_store(tracking_uri: str, registry_uri: str | None = None) -> ModelStore:
-    """The ``ModelStore`` at a tracking uri; nothing is asked yet."""
-    return LeanStore(tracking_uri=tracking_uri, registry_uri=registry_uri)
+def open_store(tracking_uri: str, registry_uri: str | None = None, *, cache: Path | None = None) -> ModelStore:
+    """The ``ModelStore`` at a tracking uri; nothing is asked yet. In ``cache`` is kept what a server never changes."""
+    return LeanStore(tracking_uri=tracking_uri, registry_uri=registry_uri, cache=cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,18 +55,37 @@ class LeanStore:
 
     tracking_uri: str
     registry_uri: str | None = None
+    cache: Path | None = None
+    _runs: dict[str, tuple[float, Run]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def fetch(self, reference: ModelReference, into: Path) -> ModelBundle:
+    def fetch(self, reference: ModelReference, into: Path, *, kept: bool = False) -> ModelBundle:
         """See ModelStore. Files of a local store are read where they lie."""
         if reference.path is not None:
             return read_bundle(reference.path)
+        keep = Kept(cache=self.cache) if kept and self.cache is not None else None
+        # The model that is to be kept, told where it is known to be ready: before then its files may grow.
+        wanted: list[tuple[str, str]] = []
 
         def read(store: Tracking) -> ModelBundle:
+            location = _locate(store, reference, self._run)
+            model_id = find_model_id(location)
+            if keep is not None and model_id is not None and not is_local(location):
+                found = keep.take(self._key(location), into)
+                if found is not None:
+                    return found
+                model = store.logged_model(model_id)
+                if model is not None and model.ready and model.location == location:
+                    wanted.append((location, model_id))
             shutil.rmtree(into, ignore_errors=True)
             into.mkdir(parents=True)
-            return read_bundle(store.folder(_locate(store, reference)).place(into))
+            return read_bundle(store.folder(location).place(into))
 
-        return self._ask(read, lambda mlflow: mlflow.fetch(reference, into))
+        bundle = self._ask(read, lambda mlflow: mlflow.fetch(reference, into))
+        for location, model_id in wanted:
+            # MLflow's client may have been asked a moment later, when an alias was another model's.
+            if keep is not None and bundle.facts.model_id == model_id:
+                keep.put(self._key(location), bundle)
+        return bundle
 
     def pin(self, reference: ModelReference) -> ModelReference:
         """See ModelStore."""
@@ -75,9 +100,7 @@ class LeanStore:
         """See ModelStore."""
 
         def read(store: Tracking) -> Path | None:
-            folder = store.folder(store.run(run_id).artifact_uri)
-            parent, _, name = path.rpartition("/")
-            return folder.fetch(path, into) if name in folder.names(parent) else None
+            return store.folder(self._run(store, run_id).artifact_uri).fetch(path, into)
 
         return self._ask(read, lambda mlflow: mlflow.download(run_id, path, into))
 
@@ -85,7 +108,7 @@ class LeanStore:
         """See ModelStore."""
 
         def write(store: Tracking) -> None:
-            folder = store.folder(store.run(run_id).artifact_uri)
+            folder = store.folder(self._run(store, run_id).artifact_uri)
             for file in files:
                 folder.put(file, path)
 
@@ -108,12 +131,11 @@ class LeanStore:
         """See ModelStore. Tags that say so already are not written again."""
 
         def write(store: Tracking) -> None:
-            run = store.run(run_id)
+            run = self._run(store, run_id, since=_FRESH)
             versions = [
                 version
                 for version in (() if model_uri is None else store.versions_of(run_id))
-                if model_uri is not None
-                and is_of_model(model_uri, version.name, version.version, version.source, store.version_location)
+                if model_uri is not None and self._is_of(model_uri, version, store)
             ]
             if not run.active and not versions:
                 raise Unfamiliar("a deleted run")
@@ -123,7 +145,37 @@ class LeanStore:
                 if changed := _changed(tags, version.tags):
                     store.set_version_tags(version, changed)
 
-        self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))
+        try:
+            self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))
+        finally:
+            self._runs.pop(run_id, None)
+
+    def _run(self, store: Tracking, run_id: str, *, since: float = float("inf")) -> Run:
+        """The run, asked for once; what can change of it is not older than ``since`` seconds."""
+        read, run = self._runs.get(run_id, (0.0, None))
+        if run is None or time.monotonic() - read > since:
+            run = store.run(run_id)
+            self._runs[run_id] = time.monotonic(), run
+        return run
+
+    def _is_of(self, model_uri: str, version: Version, store: Tracking) -> bool:
+        """Whether a version is of this model; where a copy leads to is asked for once."""
+        keep = Kept(cache=self.cache) if self.cache is not None and version.created is not None else None
+        key = self._key(version.name, version.version, str(version.created), version.source)
+
+        def locate(name: str, number: str) -> str:
+            if keep is None or (name, number) != (version.name, version.version):
+                return store.version_location(name, number)
+            location = keep.location(key)
+            if location is None:
+                location = store.version_location(name, number)
+                keep.put_location(key, location)
+            return location
+
+        return is_of_model(model_uri, version.name, version.version, version.source, locate)
+
+    def _key(self, *parts: str) -> tuple[str, ...]:
+        return without_credentials(self.tracking_uri).rstrip("/"), *parts
 
     def _ask(self, lean: Callable[[Tracking], _Answer], otherwise: Callable[[MlflowStore], _Answer]) -> _Answer:
         try:
@@ -140,7 +192,7 @@ class LeanStore:
         return MlflowStore(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri)
 
 
-def _locate(store: Tracking, reference: ModelReference) -> str:
+def _locate(store: Tracking, reference: ModelReference, run: Callable[[Tracking, str], Run]) -> str:
     """The uri of a model's files; raises Unfamiliar where there is not exactly one model."""
     match reference:
         case ModelReference(model_id=str(model_id)):
@@ -150,7 +202,7 @@ def _locate(store: Tracking, reference: ModelReference) -> str:
         case ModelReference(name=str(name), version=str(version)):
             return _version_location(store, name, version)
         case ModelReference(run_id=str(run_id), name=name):
-            return _run_location(store, store.run(run_id), name)
+            return _run_location(store, run(store, run_id), name)
     raise Unfamiliar("a reference of another kind")
 
 

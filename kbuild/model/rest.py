@@ -138,13 +138,14 @@ class _Rest:
                 version=str(each["version"]),
                 source=each.get("source", ""),
                 tags=_texts(each.get("tags", ())),
+                created=str(each["creation_timestamp"]) if each.get("creation_timestamp") else None,
             )
             for each in answer.get("model_versions", ())
         ]
 
     def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        for name, value in tags.items():
-            self._post("/runs/set-tag", run_id=run_id, key=name, value=value)
+        pairs = [{"key": name, "value": value} for name, value in tags.items()]
+        self._post("/runs/log-batch", run_id=run_id, metrics=[], params=[], tags=pairs)
 
     def set_version_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         for name, value in tags.items():
@@ -161,7 +162,7 @@ class _Rest:
     def _get(self, path: str, **values: str) -> dict[str, Any]:
         return _json(self.session.get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
 
-    def _post(self, path: str, **values: str) -> None:
+    def _post(self, path: str, **values: Any) -> None:
         # Followed, a redirection could become a reading that succeeds.
         url = f"{self.base}{_API}{path}"
         _json(self.session.post(url, json=values, timeout=_TIMEOUT, allow_redirects=False))
@@ -186,18 +187,17 @@ class _PassedOn:
                 pass
         return into
 
-    def names(self, path: str) -> frozenset[str]:
-        return frozenset(name for name, _, _ in self._listed(path))
-
-    def fetch(self, path: str, into: Path) -> Path:
+    def fetch(self, path: str, into: Path) -> Path | None:
         folder, _, wanted = plain(path).rpartition("/")
         for name, is_folder, size in self._listed(folder):
-            if name == wanted and not is_folder and size <= _LARGE:
+            if name == wanted:
+                if is_folder or size > _LARGE:
+                    raise Unfamiliar("no plain file")
                 target = into / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._download(path, target, size)
                 return target
-        raise Unfamiliar("no plain file")
+        return None
 
     def put(self, file: Path, path: str) -> None:
         if file.stat().st_size > _LARGE:

@@ -45,12 +45,13 @@ class LoggedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Version:
-    """A version of a registered model."""
+    """A version of a registered model; ``created`` tells it from an earlier one of that name and number."""
 
     name: str
     version: str
     source: str
     tags: Mapping[str, str]
+    created: str | None = None
 
 
 class Tracking(Protocol):
@@ -87,11 +88,8 @@ class Folder(Protocol):
     def place(self, into: Path) -> Path:
         """A local folder with all its files: the artifacts themselves where they are local, else a copy in ``into``."""
 
-    def names(self, path: str) -> frozenset[str]:
-        """The names directly below ``path``; empty where there is no such folder."""
-
-    def fetch(self, path: str, into: Path) -> Path:
-        """Copy one file or folder into a folder; returns where it is."""
+    def fetch(self, path: str, into: Path) -> Path | None:
+        """Copy one file into a folder; returns where it is, None where there is nothing of that name."""
 
     def put(self, file: Path, path: str) -> None:
         """Store a file below the folder ``path``, whole or not at all."""

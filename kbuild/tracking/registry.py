@@ -50,6 +50,12 @@ def is_of_model(model_uri: str, name: str, version: str, source: str, locate: Ca
     return bool(run_id and path) and (source == f"runs:/{run_id}/{path}" or source.endswith(f"/artifacts/{path}"))
 
 
+def find_model_id(location: str) -> str | None:
+    """The id of the logged model whose folder of artifacts this is, None for any other location."""
+    found = _FOLDER_OF_MODEL.search(location)
+    return None if found is None else found[1]
+
+
 def is_name(name: str) -> bool:
     """Whether MLflow takes this name for a registered model (``_validate_model_name`` in ``utils/validation.py``)."""
     if not name.strip() or any(sign in name for sign in "/:"):

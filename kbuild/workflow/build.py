@@ -74,7 +74,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
         # Files and name are of one version, though somebody may move the alias meanwhile.
         reference = tools.store.pin(ModelReference.parse(request.model))
-        bundle = fetch_model(str(reference), tools, workdir)
+        bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
         locked = lock_environment(bundle, request.lock, tools)
         # What one platform lacks is told before another is built.
         prepared = [

@@ -142,12 +142,15 @@ def prepare(
     )
 
 
-def fetch_model(model: str, tools: Tools, workdir: Path) -> ModelBundle:
-    """The files of a model, its own where they lie on this machine, else below ``workdir``."""
+def fetch_model(model: str, tools: Tools, workdir: Path, *, reuse: bool = True) -> ModelBundle:
+    """The files of a model, its own where they lie on this machine, else below ``workdir``.
+
+    With ``reuse`` the server is not asked again for files that it never changes.
+    """
     reference = ModelReference.parse(model)
     with tools.phases("fetch") as progress:
         progress.note(f"fetching {reference}")
-        return tools.store.fetch(reference, workdir / "model")
+        return tools.store.fetch(reference, workdir / "model", kept=reuse)
 
 
 def lock_environment(bundle: ModelBundle, request: LockRequest, tools: Tools, *, force: bool = False) -> Locked:
