@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO, Protocol
 
 from kbuild.errors import ProgramNotFound
@@ -119,6 +120,7 @@ def _run(
     timeout: float | None,
     started: Callable[[subprocess.Popen[str]], None],
 ) -> Completed:
+    waiting = _SignalsWait()
     try:
         process = subprocess.Popen(
             list(argv),
@@ -133,9 +135,13 @@ def _run(
             start_new_session=True,
         )
     except FileNotFoundError as error:
+        waiting.end()
         if cwd is not None and not cwd.is_dir():
             raise
         raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
+    except BaseException:
+        waiting.end()
+        raise
     out: list[str] = []
     err: list[str] = []
     failed: list[BaseException] = []
@@ -159,6 +165,7 @@ def _run(
     deadline = None if timeout is None else time.monotonic() + timeout
     ended = False
     try:
+        waiting.end()
         for thread in threads:
             thread.start()
         started(process)
@@ -180,6 +187,28 @@ def _run(
     if not ended:
         raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s")
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
+
+
+class _SignalsWait:
+    """Handlers of signals, put off until ``end``: one that raises before Popen has returned leaves a program behind,
+    which nobody knows. To block signals would not do: the program would have them blocked too."""
+
+    def __init__(self) -> None:
+        self._came: list[tuple[int, FrameType | None]] = []
+        self._handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+        if threading.current_thread() is threading.main_thread():  # no other runs handlers
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, lambda number, frame: self._came.append((number, frame)))
+
+    def end(self) -> None:
+        """Put the handlers back and call them for what came; raises what they raise."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for number, frame in self._came:
+            self._handlers[number](number, frame)
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
@@ -234,6 +263,8 @@ class Starter(Protocol):
 def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: Sequence[int] = ()) -> RunningProcess:
     """The real ``Starter``."""
     with log.open("ab") as file:
+        waiting = _SignalsWait()
+        process: subprocess.Popen[bytes] | None = None
         try:
             process = subprocess.Popen(
                 list(argv),
@@ -246,6 +277,13 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: S
             )
         except FileNotFoundError as error:
             raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
+        finally:
+            try:
+                waiting.end()
+            except BaseException:
+                if process is not None:
+                    process.kill()
+                raise
     return RunningProcess(process)
 
 

@@ -70,7 +70,6 @@ def test_ctrl_c_ends_the_children_of_the_program(tmp_path: Path) -> None:
     while not pid.exists():
         assert parent.poll() is None
         time.sleep(0.02)
-    time.sleep(0.5)  # the program may run before Popen has returned, and nobody could end it then
     os.kill(parent.pid, signal.SIGINT)
     _, said = parent.communicate(timeout=20)
     assert b"KeyboardInterrupt" in said
@@ -79,6 +78,35 @@ def test_ctrl_c_ends_the_children_of_the_program(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail("the grandchild goes on")
+
+
+@pytest.mark.parametrize("call", ["run(argv)", "start(argv, env={}, log=Path(sys.argv[1]))"])
+def test_a_signal_that_comes_before_the_program_is_known_ends_it_too(tmp_path: Path, call: str) -> None:
+    code = f"""
+import os, signal, subprocess, sys
+from pathlib import Path
+from kbuild.process import run, start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        print(self.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+
+subprocess.Popen = Interrupted
+argv = ["sleep", "30"]
+{call}
+"""
+    parent = subprocess.run([*python(code), str(tmp_path / "log")], capture_output=True, text=True, timeout=20)
+    assert "KeyboardInterrupt" in parent.stderr
+    for _ in range(100):
+        if not _runs(int(parent.stdout)):
+            return
+        time.sleep(0.02)
+    os.kill(int(parent.stdout), signal.SIGKILL)
+    pytest.fail("the program goes on")
 
 
 def _runs(pid: int) -> bool:

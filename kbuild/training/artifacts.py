@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -39,10 +41,11 @@ def extract_artifacts(
 ) -> dict[str, str]:
     """Files for every described input, as ``{name: file uri}``; what has to be staged or fetched goes into ``folder``.
 
+    Without one that is a temporary folder, which is there as long as this process.
     ``captured`` holds values of in-memory datasets that the runner has released since.
     Raises RecordingError naming every input without data.
     """
-    target = Path(tempfile.mkdtemp(prefix="kbuild-inputs-")) if folder is None else Path(folder)
+    target = _passing_folder() if folder is None else Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     captured = captured or {}
     found: dict[str, Path] = {}
@@ -72,6 +75,18 @@ def extract_artifacts(
 
 class _NoData(Exception):
     pass
+
+
+def _passing_folder() -> Path:
+    # MLflow copies what is in it when the model is logged: nobody who asked without a folder knows where it is.
+    folder, owner = tempfile.mkdtemp(prefix="kbuild-inputs-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not a process that was forked from it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return Path(folder)
 
 
 def find_dataset(name: str, catalog: CatalogProtocol) -> AbstractDataset[Any, Any] | None:

@@ -76,7 +76,7 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         """The files the model needs, for ``log_model(artifacts=…)``: ``{dataset name: uri}``.
 
         Persisted datasets are their own files. Parameters and in-memory inputs are staged, remote files are fetched,
-        into ``parameters_saving_folder``, or a new temporary folder, which is the caller's to delete.
+        into ``parameters_saving_folder``, or a temporary folder that is there as long as this process.
         Raises RecordingError naming every input that has no data.
         """
         from kbuild.training.artifacts import extract_artifacts

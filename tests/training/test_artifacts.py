@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from kedro_datasets.pandas.csv_dataset import CSVDataset
 from kedro_datasets.pickle.pickle_dataset import PickleDataset
 
 from kbuild.errors import InvalidModel, RecordingError
+from kbuild.process import run
 from kbuild.training.artifacts import _safe, describe_inputs, extract_artifacts
 from kbuild.training.inputs import InputSource, load_input, to_local_path
 
@@ -70,6 +73,23 @@ def test_captured_values_stand_in_for_released_ones(tmp_path: Path) -> None:
     sources = describe_inputs(["weights"], catalog)
     uri = extract_artifacts(sources, catalog, tmp_path, captured={"weights": 7})["weights"]
     assert load_input("weights", sources["weights"], uri) == 7
+
+
+def test_a_folder_that_nobody_named_goes_with_the_process(tmp_path: Path) -> None:
+    program = """
+import os, pathlib, sys
+from kedro.io import DataCatalog, MemoryDataset
+from kbuild.training.artifacts import describe_inputs, extract_artifacts
+catalog = DataCatalog({"w": MemoryDataset(7)})
+uri = extract_artifacts(describe_inputs(["w"], catalog), catalog)["w"]
+child = os.fork()
+if not child: sys.exit(0)  # as a forked worker that runs what was registered for the end
+os.waitpid(child, 0)
+assert pathlib.Path(uri.removeprefix("file://")).is_file()
+"""
+    done = run([sys.executable, "-W", "ignore", "-c", program], env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("kbuild-inputs-*"))
 
 
 def test_every_input_without_data_is_named(tmp_path: Path) -> None:
