@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from engines import DockerEngine, start_engine
 
-from kbuild.image.copying import FileSystem, Ownership, copy_tree
-from kbuild.image.native import CopiedLayer
+from kbuild.image.engines.copying import FileSystem, Ownership, copy_tree
+from kbuild.image.engines.native import CopiedLayer
 from kbuild.image.oci.compress import make_compressor, write_blob
 
 _BYTES, _FILES = 1_000_000_000, 30_000

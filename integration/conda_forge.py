@@ -24,7 +24,7 @@ from typing import Any
 import zstandard
 from rattler.package_streaming import extract
 
-from kbuild.environment.capture import InterpreterLayout, capture_interpreter
+from kbuild.environment.captured.capture import InterpreterLayout, capture_interpreter
 from kbuild.process import run
 from kbuild.progress import Silent
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from kbuild.environment.capture import PLACEHOLDER
-from kbuild.environment.conda_package import PackagedFile, write_package, write_repodata
-from kbuild.environment.elf import is_elf, required_glibc
-from kbuild.image.bases.debs import resolve_debs_base
-from kbuild.image.bases.suites import find_suite
+from kbuild.environment.captured.capture import PLACEHOLDER
+from kbuild.environment.captured.conda_package import PackagedFile, write_package, write_repodata
+from kbuild.environment.captured.elf import is_elf, required_glibc
+from kbuild.image.base.debian.debs import resolve_debs_base
+from kbuild.image.base.debian.suites import find_suite
 from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Silent

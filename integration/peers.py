@@ -26,7 +26,7 @@ def train_peer(folder: Path, site: Path) -> Path:
 
     ``site`` is where kedro-mlflow is installed. The served model needs the project's ``src`` to be importable.
     """
-    from kbuild.demo import copy_project
+    from kbuild.workflow.demo import copy_project
 
     copy_project(folder)
     registry = folder / "src" / "diabetes" / "pipeline_registry.py"

@@ -32,7 +32,7 @@ def commands(model: Path, bare_site: Path | None = None) -> dict[str, Command]:
 
     def bare(port: int, workers: int) -> tuple[list[str], dict[str, str]]:
         argv = [sys.executable, str(HERE / "bare.py"), str(model), str(port), str(workers)]
-        # As in ours, see kbuild.serving.cpus.limit_pools; what is compared is what lies around the nodes.
+        # As in ours, see kbuild.serving.process.cpus.limit_pools; what is compared is what lies around the nodes.
         threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         return argv, {**threads, "PYTHONPATH": str(bare_site)}
 
@@ -146,9 +146,9 @@ def question_of(model: Path, rows: int) -> bytes:
 
 def train() -> Path:
     """The demo project trained in a new folder; its model's folder."""
-    from kbuild.demo import copy_project, train
     from kbuild.process import run
     from kbuild.progress import Silent
+    from kbuild.workflow.demo import copy_project, train
 
     folder = Path(tempfile.mkdtemp(prefix="kbuild-bench-")) / "project"
     copy_project(folder)

@@ -8,9 +8,9 @@ from pathlib import Path
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import BuiltImage, EngineName, make_engine
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.pack import pack
+from kbuild.image.store.pack import pack
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
+from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig
 from kbuild.platform import host_platform
 from kbuild.process import run
 from kbuild.progress import Silent

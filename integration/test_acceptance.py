@@ -21,7 +21,7 @@ from tool import Tool, Trained
 from kbuild.image.oci.validate import validate_layout
 
 PYTHON = "/opt/env/bin/python"
-HEALTH = [PYTHON, "-m", "kbuild.serving.healthcheck"]
+HEALTH = [PYTHON, "-m", "kbuild.serving.watch.healthcheck"]
 # What a client would do, from inside a container that has no network.
 ASK = """
 import json, pathlib, urllib.request, yaml

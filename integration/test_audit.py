@@ -26,7 +26,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft202012Validator
 from tool import BIN, Tool, Trained
 
-from kbuild.audit.report import report_schema
+from kbuild.audit.report.report import report_schema
 
 # Importing MLflow's store warns of what its libraries deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow", "ignore::sqlalchemy.exc.SADeprecationWarning")

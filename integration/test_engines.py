@@ -16,14 +16,14 @@ from engines import DockerEngine, Registry
 from small import LONG, build, make_context, write
 
 from kbuild.errors import BuildFailed, EngineUnavailable, RegistryError, UnsupportedInstruction
-from kbuild.image.docker import DockerDaemon
+from kbuild.image.deliver.publishers import DaemonPublisher, LayoutPublisher, RegistryPublisher, TarballPublisher
 from kbuild.image.engine import EngineName, make_engine
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.publish import DaemonPublisher, LayoutPublisher, RegistryPublisher, TarballPublisher
-from kbuild.image.registry import pull_image
+from kbuild.image.registry.transfer import pull_image
+from kbuild.image.run.docker import DockerDaemon
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BASE_CONTEXT
+from kbuild.plan.build_plan import BASE_CONTEXT
 from kbuild.platform import host_platform
 from kbuild.process import run
 from kbuild.progress import Silent

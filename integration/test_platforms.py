@@ -11,8 +11,8 @@ from engines import Registry, require
 from foreign import make_channel
 from tool import Tool, Trained
 
-from kbuild.environment.elf import is_elf
-from kbuild.image.unpack import unpack_image
+from kbuild.environment.captured.elf import is_elf
+from kbuild.image.run.unpack import unpack_image
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Silent
 

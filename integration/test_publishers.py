@@ -15,12 +15,12 @@ import pytest
 from engines import Registry
 from small import build, make_context, write
 
-from kbuild.image.blob_places import BlobPlaces
+from kbuild.image.deliver.publishers import RegistryPublisher
 from kbuild.image.engine import BuiltImage
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.publish import RegistryPublisher
-from kbuild.image.registry import pull_image
+from kbuild.image.registry.blob_places import BlobPlaces
+from kbuild.image.registry.transfer import pull_image
 from kbuild.platform import host_platform
 from kbuild.progress import Silent
 

@@ -17,10 +17,10 @@ from engines import DockerEngine
 from small import DOCKERFILE, SCRATCH, build, make_context
 from tool import Tool
 
-from kbuild.image.docker import DockerDaemon
 from kbuild.image.engine import make_engine
 from kbuild.image.oci.compress import read_layer
-from kbuild.image.pack import image_in, pack
+from kbuild.image.run.docker import DockerDaemon
+from kbuild.image.store.pack import image_in, pack
 from kbuild.process import run
 from kbuild.progress import Silent
 

@@ -133,7 +133,7 @@ def test_tls_and_token(mixed: Path, tmp_path: Path) -> None:
         KBUILD_TLS_CERT=str(tmp_path / "cert"), KBUILD_TLS_KEY=str(tmp_path / "key"), KBUILD_TOKEN="s3cret",  # noqa: S106
     )  # fmt: skip
     url = f"https://127.0.0.1:{port}"
-    healthy = [BIN / "python", "-m", "kbuild.serving.healthcheck"]
+    healthy = [BIN / "python", "-m", "kbuild.serving.watch.healthcheck"]
     with running([BIN / "python", "-m", "kbuild.serving"], tmp_path / "log", env=env):
         deadline = time.monotonic() + 60
         while subprocess.run(healthy, env=env).returncode != 0:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kbuild._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from kbuild.training.hook import MlflowPipelineHook
+    from kbuild.hooks.kedro_hook import MlflowPipelineHook
     from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
     from kbuild.training.pyfunc import KedroPipelineModel
 
@@ -19,7 +19,7 @@ __all__ = ["KedroPipelineModel", "MlflowPipelineHook", "PipelineML", "pipeline_m
 
 _HOMES = {
     "KedroPipelineModel": "kbuild.training.pyfunc",
-    "MlflowPipelineHook": "kbuild.training.hook",
+    "MlflowPipelineHook": "kbuild.hooks.kedro_hook",
     "PipelineML": "kbuild.training.pipeline_ml",
     "pipeline_ml_factory": "kbuild.training.pipeline_ml",
 }

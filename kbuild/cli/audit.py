@@ -14,10 +14,9 @@ import click
 
 from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES, Policy, parse_policy
-from kbuild.audit.report import FORMAT, report_schema
-from kbuild.audit.text import markdown, summary, summary_table, table
-from kbuild.auditing.auditor import Auditor
-from kbuild.auditing.request import Audited, AuditRequest
+from kbuild.audit.report.report import FORMAT, report_schema
+from kbuild.audit.report.text import markdown, summary, summary_table, table
+from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import DEFAULTS, existing_image
 from kbuild.cli.options import make_lock_request, make_tools, platform_option
@@ -31,10 +30,11 @@ from kbuild.errors import (
     OutputError,
 )
 from kbuild.files import expand_home
-from kbuild.image.cache import using_cache
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.workflow import Tools
+from kbuild.workflow.audit.auditor import Auditor
+from kbuild.workflow.audit.request import Audited, AuditRequest
 
 FORMATS = ("table", "json", "markdown", "cyclonedx")
 _LOCK_SUFFIXES = (".yml", ".yaml")

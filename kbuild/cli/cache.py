@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from kbuild.cache.folder import KINDS, damaged, list_cache, parse_size, prune_cache, using_cache
 from kbuild.cli.options import cache_folder, cache_limit, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
-from kbuild.image.cache import KINDS, damaged, list_cache, parse_size, prune_cache, using_cache
 
 
 @click.group("cache")

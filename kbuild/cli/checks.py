@@ -16,10 +16,10 @@ from packaging.specifiers import SpecifierSet
 
 from kbuild.cli.config import ProjectConfig, tracking_uri
 from kbuild.cli.options import cache_folder
-from kbuild.environment.channels import answers_as_channel, channel_urls
+from kbuild.environment.condalock.channels import answers_as_channel, channel_urls
+from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.credentials import without_credentials
-from kbuild.environment.index import find_releases, package_indexes
-from kbuild.environment.solver import find_solver
+from kbuild.environment.index.package_indexes import find_releases, package_indexes
 from kbuild.errors import (
     ConfigurationError,
     EngineUnavailable,
@@ -28,17 +28,17 @@ from kbuild.errors import (
     RegistryError,
     RuntimeUnavailable,
 )
-from kbuild.image.bases.choice import default_base, parse_base
-from kbuild.image.docker import DockerDaemon
+from kbuild.image.base.choice import default_base, parse_base
 from kbuild.image.engine import make_engine
-from kbuild.image.registry_client import RegistryClient
-from kbuild.image.runtimes import choose_runtime
-from kbuild.image.start import RUNTIME_VARIABLE
+from kbuild.image.registry.client import RegistryClient
+from kbuild.image.run.docker import DockerDaemon
+from kbuild.image.run.runtimes import choose_runtime
+from kbuild.image.run.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import Runner
 from kbuild.progress import Silent
 from kbuild.trigger.fire import Site
-from kbuild.trigger.settings import GithubTrigger, GitlabTrigger, WebhookTrigger
+from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 from kbuild.workflow import check_name
 
 Status = Literal["ok", "warn", "fail"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from kbuild.training.config import ProjectConfig as ProjectConfig
-from kbuild.training.config import read_config, read_pyproject
+from kbuild.project.config import ProjectConfig as ProjectConfig
+from kbuild.project.config import read_config, read_pyproject
 
 _ENV = "kbuild.env"
 

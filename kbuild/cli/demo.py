@@ -14,10 +14,10 @@ from kbuild.cli.config import ProjectConfig
 from kbuild.cli.find import DEFAULTS
 from kbuild.cli.options import cache_folder, engine_option, json_option, make_image_request
 from kbuild.cli.show import Show
-from kbuild.demo import IMAGE, REQUEST_NAME, DemoResult, run_demo
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import run
 from kbuild.workflow import Tools
+from kbuild.workflow.demo import IMAGE, REQUEST_NAME, DemoResult, run_demo
 
 
 @click.command("demo")

@@ -6,15 +6,15 @@ import json
 
 import click
 
-from kbuild.auditing.difference import compare_models
+from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.find import existing_image
 from kbuild.cli.options import json_option, make_tools, platform_option
 from kbuild.cli.show import Show
-from kbuild.image.cache import using_cache
-from kbuild.image.diff import diff_images
-from kbuild.model.reference import ModelReference
+from kbuild.image.compare.diff import diff_images
+from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
+from kbuild.workflow.audit.difference import compare_models
 
 
 @click.command("diff")

@@ -13,8 +13,8 @@ from kbuild.cli.checks import Check, Patient, examine
 from kbuild.cli.config import ProjectConfig, env_option, find_project, project_config, tracking_uri
 from kbuild.cli.options import json_option
 from kbuild.errors import ConfigurationError, EnvironmentUnfit
+from kbuild.hooks.start_trigger import make_site
 from kbuild.process import run
-from kbuild.training.trigger import make_site
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -13,12 +13,12 @@ from kbuild.cli.options import make_image_request
 from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference
 from kbuild.files import expand_home
 from kbuild.image.engine import BuiltImage
-from kbuild.image.index import BuiltIndex, find_index, index_in
-from kbuild.image.local import LocalImages
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import is_layout
-from kbuild.image.oci.reference import ImageReference
-from kbuild.image.pack import image_in
-from kbuild.model.reference import ModelReference
+from kbuild.image.store.image_index import BuiltIndex, find_index, index_in
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.pack import image_in
+from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.workflow import Delivery, Tools, build_image
 

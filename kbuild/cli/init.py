@@ -12,8 +12,8 @@ from kbuild._version import __version__
 from kbuild.cli.config import env_option, find_project, project_config
 from kbuild.cli.project_files import CI_KINDS, Change, InitRequest, apply, make_files, plan_changes
 from kbuild.errors import ConfigurationError
-from kbuild.training.config import read_pyproject
-from kbuild.trigger.settings import LocalTrigger
+from kbuild.project.config import read_pyproject
+from kbuild.trigger.trigger_settings import LocalTrigger
 
 
 @click.command("init")

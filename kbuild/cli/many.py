@@ -16,7 +16,7 @@ import click
 
 from kbuild.cli.show import Show, amount
 from kbuild.errors import ConfigurationError, InvalidReference, OutputError, SomeFailed
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Outcome, Phases, Tools, build_many, has_placeholder
 

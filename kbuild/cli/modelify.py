@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kbuild.errors import ConfigurationError
-from kbuild.training.modelify import ModelifyRequest, modelify
+from kbuild.recording.modelify import ModelifyRequest, modelify
 
 _FILE = click.Path(exists=True, dir_okay=False)
 

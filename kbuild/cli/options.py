@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from kbuild.cache.folder import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, tracking_uri
 from kbuild.cli.show import Show
-from kbuild.environment.locking import LockRequest
+from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, LabelError
-from kbuild.image.cache import DEFAULT_LIMIT, parse_size
-from kbuild.model.lean import open_store
+from kbuild.model.store import open_store
 from kbuild.plan.render import DEFAULT_INSTALL_BASE, parse_template
 from kbuild.platform import Platform, host_platform
 from kbuild.process import run

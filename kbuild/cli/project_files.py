@@ -17,7 +17,7 @@ import yaml
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import ConfigurationError, OutputError
-from kbuild.training.config import read_schema
+from kbuild.project.config import read_schema
 
 CI_KINDS = ("github", "gitlab", "shell")
 CONFIG = "conf/base/kbuild.yml"

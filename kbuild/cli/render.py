@@ -9,8 +9,8 @@ import click
 
 from kbuild.cli.options import build_options, make_image_request, make_tools, model_argument
 from kbuild.cli.show import Show
-from kbuild.image.bases.choice import parse_base
-from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
+from kbuild.image.base.choice import parse_base
+from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan
 from kbuild.workflow import render_context
 
 

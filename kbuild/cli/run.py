@@ -12,13 +12,13 @@ from types import FrameType
 
 import click
 
+from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.find import found_image
 from kbuild.cli.options import make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
-from kbuild.image.cache import using_cache
-from kbuild.image.start import start_image
+from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
 from kbuild.process import start
 from kbuild.verify.scoring import wait_until_ready

@@ -12,12 +12,12 @@ import click
 
 from kbuild.cli.config import env_option, project_config, tracking_uri
 from kbuild.errors import ConfigurationError, DeliveryFailed, KbuildError, SignatureRefused, TriggerFailed
-from kbuild.training.trigger import make_site
+from kbuild.hooks.start_trigger import make_site
 from kbuild.trigger.event import parse_event
 from kbuild.trigger.fire import Site, flush
 from kbuild.trigger.outbox import Message
-from kbuild.trigger.settings import WebhookTrigger
 from kbuild.trigger.signature import check_signature
+from kbuild.trigger.trigger_settings import WebhookTrigger
 
 _TOLERANCE = 300.0
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import click
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance
+from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import existing_index, found_image
 from kbuild.cli.options import json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError, VerificationFailed
-from kbuild.image.cache import using_cache
 from kbuild.image.engine import BuiltImage
 from kbuild.platform import Platform
-from kbuild.verify.image import verify_image
 from kbuild.verify.rebuild import RebuildReport
-from kbuild.verify.tags import write_verdict
+from kbuild.verify.verdict_tag import write_verdict
+from kbuild.verify.verify_image import verify_image
 from kbuild.workflow import Tools
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, cast
 
 from kbuild.digest import Digest
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext
+from kbuild.plan.build_plan import BuildContext
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
@@ -21,8 +21,8 @@ EngineName = Literal["native", "buildkit"]
 
 # Loaded on first use: building with one engine never imports another's tools.
 ENGINES: dict[EngineName, str] = {
-    "native": "kbuild.image.native:NativeEngine",
-    "buildkit": "kbuild.image.buildkit:BuildKitEngine",
+    "native": "kbuild.image.engines.native:NativeEngine",
+    "buildkit": "kbuild.image.engines.buildkit:BuildKitEngine",
 }
 
 

@@ -1,12 +1,12 @@
 """The datasets that are MLflow models, by the path that catalog.yml files use."""
 
-from kbuild.training.datasets import (
+from kbuild.datasets.folder_dataset import MlflowModelLocalFileSystemDataset
+from kbuild.datasets.models import (
     MlflowModelLoggerDataSet,
     MlflowModelLoggerDataset,
     MlflowModelRegistryDataset,
     MlflowModelTrackingDataset,
 )
-from kbuild.training.folder_dataset import MlflowModelLocalFileSystemDataset
 
 __all__ = [
     "MlflowModelLocalFileSystemDataset",

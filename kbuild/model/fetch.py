@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.model.reference import ModelReference
-from kbuild.model.resolve import is_active, resolve, versions_of
-from kbuild.tracking.client import find_versions
+from kbuild.model.find import is_active, resolve, versions_of
+from kbuild.model.model_reference import ModelReference
+from kbuild.tracking.mlflow_client import find_versions
+from kbuild.tracking.preflight import check_server, make_error, without_credentials
 from kbuild.tracking.registry import PROMPT_TAG
-from kbuild.tracking.server import check_server, make_error, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

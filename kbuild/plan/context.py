@@ -12,8 +12,8 @@ from pathlib import Path
 from kbuild.errors import InvalidModel
 from kbuild.files import link_or_copy, native
 from kbuild.model.bundle import ModelBundle, ModelFile
+from kbuild.plan.build_plan import BuildContext, BuildPlan
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
-from kbuild.plan.plan import BuildContext, BuildPlan
 from kbuild.plan.runtime import runtime_files
 
 _FILE_MODE = 0o644

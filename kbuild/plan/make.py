@@ -12,8 +12,8 @@ from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import PlatformError
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
 from kbuild.plan.left_out import NOTHING, RULE, LeftOut
-from kbuild.plan.plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
 from kbuild.plan.render import Template, render_dockerfile
 from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
 from kbuild.platform import Platform
@@ -87,7 +87,7 @@ def make_plan(
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
             env=(*_environment(), *_served(bundle, lockfile.packages_digest(platform), slim=bool(left_out))),
             exposed_port=PORT,
-            healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.healthcheck"),
+            healthcheck=(f"{PREFIX}/bin/python", "-m", "kbuild.serving.watch.healthcheck"),
             stop_signal="SIGTERM",
             labels=tuple(sorted({**stated, **(labels or {})}.items())),
         ),

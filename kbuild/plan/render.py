@@ -10,7 +10,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from kbuild.errors import LabelError, TemplateError
-from kbuild.plan.plan import BuildPlan
+from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.quoting import exec_form, quote_env, quote_label, quote_value
 from kbuild.resources import data_path
 

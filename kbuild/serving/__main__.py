@@ -18,9 +18,9 @@ import signal
 import sys
 
 from kbuild.errors import KbuildError
-from kbuild.serving.cpus import limit_pools
-from kbuild.serving.footprint import call_with_room
-from kbuild.serving.supervisor import leave
+from kbuild.serving.http.supervisor import leave
+from kbuild.serving.process.cpus import limit_pools
+from kbuild.serving.process.footprint import call_with_room
 
 
 def main() -> int:
@@ -32,10 +32,10 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     try:
-        from kbuild.serving.settings import Settings
+        from kbuild.serving.http.server_settings import Settings
 
         settings = Settings.from_environment()
-        from kbuild.serving.server import serve
+        from kbuild.serving.http.server import serve
 
         return serve(settings)
     except KbuildError as error:

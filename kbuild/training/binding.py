@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kbuild.errors import PipelineMLError
-from kbuild.training.plan import is_parameter, make_steps
+from kbuild.served.calls import is_parameter, make_steps
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline

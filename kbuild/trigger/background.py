@@ -14,7 +14,7 @@ from pathlib import Path
 from kbuild.errors import KbuildError, TriggerFailed
 from kbuild.process import Runner, Starter
 from kbuild.trigger.outbox import write_whole
-from kbuild.trigger.settings import LocalTrigger
+from kbuild.trigger.trigger_settings import LocalTrigger
 
 KBUILD = (sys.executable, "-P", "-m", "kbuild")
 """``kbuild`` with this interpreter, whatever is on the PATH and in the working directory."""

@@ -12,7 +12,7 @@ from kbuild.trigger.background import KBUILD, Job, Started, Step, make_local_ste
 from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.outbox import Message, Outbox
 from kbuild.trigger.send import send
-from kbuild.trigger.settings import CommandTrigger, LocalTrigger, RemoteTrigger, Trigger
+from kbuild.trigger.trigger_settings import CommandTrigger, LocalTrigger, RemoteTrigger, Trigger
 
 _JOBS, _OUTBOX = "jobs", "outbox"
 

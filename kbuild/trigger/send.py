@@ -20,8 +20,8 @@ from urllib3.util.retry import Retry
 from kbuild._version import __version__
 from kbuild.errors import DeliveryFailed
 from kbuild.trigger.event import EVENT_NAME, TrainingEvent
-from kbuild.trigger.settings import GithubTrigger, GitlabTrigger, RemoteTrigger, WebhookTrigger
 from kbuild.trigger.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, make_signature
+from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, RemoteTrigger, WebhookTrigger
 
 # Worth another try: the server is busy or not quite up. Anything else it will say again.
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kbuild.answers import DEFAULT, Comparison, Difference, Tolerance, compare
 from kbuild.errors import VerificationFailed
-from kbuild.image.running import RunningImage
+from kbuild.image.run.running import RunningImage
 from kbuild.verify.scoring import post_invocations
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kbuild.digest import digest_file
 from kbuild.errors import InvalidImage
-from kbuild.image.diff import ImageDiff, diff_images
+from kbuild.image.compare.diff import ImageDiff, diff_images
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.media import Compression, layer_compression

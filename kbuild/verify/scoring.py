@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import requests
 
 from kbuild.errors import ContainerFailed
-from kbuild.image.running import RunningImage
+from kbuild.image.run.running import RunningImage
 from kbuild.progress import Progress
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kbuild.environment.locking import Locked, LockRequest, write_lockfile
+from kbuild.cache.folder import keep_within, using_cache
+from kbuild.environment.locking.lock_model import Locked, LockRequest, write_lockfile
 from kbuild.errors import OutputError, PlatformError
-from kbuild.image.cache import keep_within, using_cache
-from kbuild.image.local import LocalImages
-from kbuild.model.reference import ModelReference
-from kbuild.plan.plan import BuildContext
+from kbuild.image.store.local import LocalImages
+from kbuild.model.model_reference import ModelReference
+from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import host_platform
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.engines import build, find_built, whole_context
@@ -37,7 +37,7 @@ def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path |
 
 def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> BuildContext:
     """Write the Dockerfile and everything it copies into ``output``, which must not exist or be empty."""
-    from kbuild.image.buildkit import stamp_times
+    from kbuild.image.engines.buildkit import stamp_times
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")

@@ -9,13 +9,13 @@ from pathlib import Path
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import Lockfile
 from kbuild.image.engine import BuiltImage
-from kbuild.image.index import BuiltIndex
-from kbuild.image.local import LocalImages
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.image_index import BuiltIndex
+from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle
-from kbuild.model.reference import ModelReference
-from kbuild.model.tags import Tag, write_tags
-from kbuild.plan.plan import BuildPlan
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.run_tags import Tag, write_tags
+from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools

@@ -9,13 +9,13 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import UnsupportedInstruction
 from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, make_engine
-from kbuild.image.layer_cache import LayerCache, layer_keys
-from kbuild.image.local import LocalImages
-from kbuild.image.native import copies_plan
-from kbuild.image.pack import pack, packing
-from kbuild.image.staging import complete, needed_layers
+from kbuild.image.engines.native import copies_plan
+from kbuild.image.packages.staging import complete, needed_layers
+from kbuild.image.store.layer_cache import LayerCache, layer_keys
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.pack import pack, packing
+from kbuild.plan.build_plan import BuildContext
 from kbuild.plan.context import finish_context
-from kbuild.plan.plan import BuildContext
 from kbuild.plan.render import installs_in_container
 from kbuild.progress import Progress
 from kbuild.workflow.prepare import ImageRequest, Prepared, download_packages
@@ -57,7 +57,7 @@ def whole_context(prepared: Prepared, tools: Tools, folder: Path) -> BuildContex
     if not installs_in_container(plan.dockerfile):
         with tools.shared.leading([f"stage {prepared.locked.lockfile.digest}"]):
             return complete(_stage(prepared, tools, folder, [layer.name for layer in plan.layers]))
-    from kbuild.image.install_context import context_sources, write_install_context
+    from kbuild.image.engines.install_context import context_sources, write_install_context
 
     sources = context_sources(plan.dockerfile)
     layers = [layer for layer in plan.layers if layer.source in sources]
@@ -118,7 +118,7 @@ def _build_with(
 ) -> BuiltImage:
     settings = prepared.settings
     if installs_in_container(context.plan.dockerfile):
-        from kbuild.image.install_context import install_secrets
+        from kbuild.image.engines.install_context import install_secrets
 
         settings = replace(settings, secrets=install_secrets(prepared.locked, prepared.platform))
     engine = make_engine(name, tools.run, settings)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 
 from kbuild.errors import InvalidReference
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.bundle import ModelBundle
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 
 PLACEHOLDERS = ("name", "version", "run_id", "model_id")
 """What may stand in braces: the model's name, its registered version, its run, its own id."""

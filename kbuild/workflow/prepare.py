@@ -9,28 +9,28 @@ from pathlib import Path
 
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.environment.locking import Locked, LockRequest, lock_bundle
-from kbuild.image.bases.choice import default_base, parse_base
-from kbuild.image.bases.records import BaseRecords
-from kbuild.image.bases.resolve import resolve_base
+from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
+from kbuild.image.base.choice import default_base, parse_base
+from kbuild.image.base.records import BaseRecords
+from kbuild.image.base.resolve import resolve_base
 from kbuild.image.engine import EngineSettings
 from kbuild.image.oci.media import Compression
-from kbuild.image.pack import DEFAULT_COMPRESSION
-from kbuild.image.rootfs import Environment, environment_recipe
-from kbuild.image.slim import keep_groups
-from kbuild.image.staging import Stage
-from kbuild.image.wheel_facts import split_wheels
+from kbuild.image.packages.environment import Environment, environment_recipe
+from kbuild.image.packages.staging import Stage
+from kbuild.image.packages.wheel_facts import split_wheels
+from kbuild.image.slim.packages import keep_groups
+from kbuild.image.store.pack import DEFAULT_COMPRESSION
 from kbuild.model.bundle import ModelBundle
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.make import make_plan
-from kbuild.plan.plan import BuildPlan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import Platform
 from kbuild.workflow.base_check import check_base
-from kbuild.workflow.slim import Slimming, find_left_out
+from kbuild.workflow.slimming import Slimming, find_left_out
 from kbuild.workflow.tools import Tools
 
 
@@ -113,7 +113,7 @@ def prepare(
     groups = keep_groups(groups, left_out)
     template, contexts = request.template, dict[str, str]()
     if template.install_base is not None:
-        from kbuild.image.install_context import place_install_base
+        from kbuild.image.engines.install_context import place_install_base
 
         template, contexts = place_install_base(template, platform)
     plan = make_plan(
@@ -201,7 +201,7 @@ def _base(
 
 def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -> dict[LockedPackage, Path]:
     """The file of each package, verified against its locked digest."""
-    from kbuild.environment.download import fetch_packages
+    from kbuild.environment.index.download import fetch_packages
 
     with tools.phases("download") as progress:
         return fetch_packages(

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kbuild.image.blob_places import BlobPlaces
-from kbuild.image.docker import DockerDaemon
+from kbuild.image.deliver.publishers import (
+    DaemonPublisher,
+    LayoutPublisher,
+    Publisher,
+    RegistryPublisher,
+    TarballPublisher,
+)
 from kbuild.image.engine import BuiltImage
-from kbuild.image.index import BuiltIndex, write_index
-from kbuild.image.oci.reference import ImageReference
-from kbuild.image.publish import DaemonPublisher, LayoutPublisher, Publisher, RegistryPublisher, TarballPublisher
-from kbuild.plan.plan import BASE_CONTEXT
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.registry.blob_places import BlobPlaces
+from kbuild.image.run.docker import DockerDaemon
+from kbuild.image.store.image_index import BuiltIndex, write_index
+from kbuild.plan.build_plan import BASE_CONTEXT
 from kbuild.progress import Progress
 from kbuild.workflow.tools import Tools
 
@@ -63,7 +69,7 @@ def _publish_index(
                 progress.note(f"pushing the image for {platform}")
                 publisher.publish(each, reference.with_digest(each.digest), progress=progress)
             # Last: whoever pulls the tag meanwhile gets what it was, never an index whose images are missing.
-            from kbuild.image.registry import push_index  # requests; most builds push nothing
+            from kbuild.image.registry.transfer import push_index  # requests; most builds push nothing
 
             push_index(index, reference)
         case _:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kbuild.image.cache import DEFAULT_LIMIT
+from kbuild.cache.folder import DEFAULT_LIMIT
 from kbuild.model.fetch import ModelStore
 from kbuild.process import Runner
 from kbuild.progress import Progress
-from kbuild.workflow.shared import Shared
+from kbuild.workflow.once import Shared
 
 
 class Phases(Protocol):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kbuild.audit.advisories import read_advisories
-from kbuild.audit.osv import PackageVersion
+from kbuild.audit.sources.advisories import read_advisories
+from kbuild.audit.sources.osv import PackageVersion
 from kbuild.errors import ConfigurationError, IndexUnavailable
 
 RECORDS = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kbuild.audit.compare import Side, compare
+from kbuild.audit.report.compare import Side, compare
 
 
 def side(bundle: Any, name: str, lock: Any = None, **parameters: str) -> Side:

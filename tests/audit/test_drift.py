@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.drift import DriftCheck
+from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.image_facts import ImageFacts, ImageFile, make_image_facts, wants_bytes
 from kbuild.audit.subject import KnownDigest, Subject, Trained, read_trained
 from kbuild.digest import digest_bytes

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.integrity import IntegrityCheck
+from kbuild.audit.checks.integrity import IntegrityCheck
 from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import KnownDigest, Subject

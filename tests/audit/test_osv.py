@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from kbuild.audit.osv import PackageVersion, Undecidable, fixed_versions, is_affected
+from kbuild.audit.sources.osv import PackageVersion, Undecidable, fixed_versions, is_affected
 
 
 def record(

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.osv import PackageVersion
-from kbuild.audit.osv_api import Answer, OsvApi, Record
-from kbuild.audit.services import NotKnown, Vulnerability
+from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
+from kbuild.audit.sources.osv import PackageVersion
+from kbuild.audit.sources.osv_api import Answer, OsvApi, Record
+from kbuild.audit.sources.services import NotKnown, Vulnerability
 from kbuild.audit.subject import Subject
-from kbuild.audit.vulnerabilities import VulnerabilityCheck
 
 JINJA = PackageVersion(ecosystem="PyPI", name="jinja2", version="2.4.1")
 SIX = PackageVersion(ecosystem="PyPI", name="six", version="1.17.0")

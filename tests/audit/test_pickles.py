@@ -23,9 +23,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.audit.pickles import PickleCheck
+from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.checks.unwrap import Unreadable, pickle_streams
 from kbuild.audit.subject import Subject
-from kbuild.audit.unwrap import Unreadable, pickle_streams
 
 
 class Evil:

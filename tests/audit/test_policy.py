@@ -8,7 +8,7 @@ import pytest
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.policy import parse_policy
-from kbuild.audit.report import AuditReport, make_report
+from kbuild.audit.report.report import AuditReport, make_report
 from kbuild.audit.subject import Subject
 from kbuild.errors import ConfigurationError
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kbuild.audit.checks.releases import Lookup, ReleaseCheck
 from kbuild.audit.finding import CheckResult
-from kbuild.audit.releases import Lookup, ReleaseCheck
 from kbuild.audit.subject import Subject
-from kbuild.environment.index import IndexFile
+from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.errors import IndexUnavailable
 
 

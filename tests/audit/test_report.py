@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
-from kbuild.audit.report import AuditReport, make_report, report_schema
-from kbuild.audit.sbom import make_sbom
+from kbuild.audit.report.report import AuditReport, make_report, report_schema
+from kbuild.audit.report.sbom import make_sbom
+from kbuild.audit.report.text import markdown, summary, table
 from kbuild.audit.subject import Subject, read_trained
-from kbuild.audit.text import markdown, summary, table
 
 NASTY = "a | b\n<script>`x`</script> [l](u) \\ *b* _i_ ![i](u)"
 POLICY = """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.services import NotKnown, OnlineService, make_pypi_service
+from kbuild.audit.sources.services import NotKnown, OnlineService, make_pypi_service
 
 RELEASE = {
     "info": {"name": "jinja2"},

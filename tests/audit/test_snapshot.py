@@ -13,10 +13,10 @@ import yaml
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from kbuild.audit.advisories import read_advisories
+from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.lockview import view_lock
+from kbuild.audit.sources.advisories import read_advisories
 from kbuild.audit.subject import Subject
-from kbuild.audit.vulnerabilities import VulnerabilityCheck
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data" / "pypa-advisories-2024-10-10.tar.gz"
 SNAPSHOT = Path(os.environ.get("KBUILD_ADVISORIES", BESIDE))

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from kbuild.audit.advisories import AdvisoryDatabase, read_advisories
+from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.finding import CheckResult
 from kbuild.audit.image_facts import CondaRecord, ImageFacts
 from kbuild.audit.lockview import LockView
-from kbuild.audit.services import NotKnown, Vulnerability
+from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
+from kbuild.audit.sources.services import NotKnown, Vulnerability
 from kbuild.audit.subject import Subject, Trained
-from kbuild.audit.vulnerabilities import VulnerabilityCheck
 
 TODAY = date(2026, 11, 22)
 

@@ -8,11 +8,11 @@ import yaml
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
-from kbuild.auditing.auditor import Auditor
+from kbuild.cache.folder import prune_cache
 from kbuild.cli.audit import FORMATS, command
-from kbuild.environment.index import Indexes
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
-from kbuild.environment.locking import LockRequest, fresh_inputs
+from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs
 from kbuild.errors import (
     AuditFindings,
     AuditIncomplete,
@@ -21,10 +21,10 @@ from kbuild.errors import (
     InvalidReference,
     KbuildError,
 )
-from kbuild.image.cache import prune_cache
 from kbuild.model.bundle import read_bundle
 from kbuild.platform import Platform
 from kbuild.process import run
+from kbuild.workflow.audit.auditor import Auditor
 
 LOCK = """\
 version: 1

@@ -10,9 +10,9 @@ from kbuild.cli import image as image_command
 from kbuild.cli import many
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.show import Show
-from kbuild.environment.locking import LockRequest
+from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, SomeFailed
-from kbuild.model.lean import LeanStore
+from kbuild.model.store import LeanStore
 from kbuild.workflow import Delivery, ImageRequest, Outcome
 
 RUN = "0123456789abcdef0123456789abcdef"

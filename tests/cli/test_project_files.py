@@ -8,7 +8,7 @@ import yaml
 
 from kbuild.cli.project_files import CONFIG, GITHUB, GITLAB, SCRIPT, InitRequest, apply, make_files, plan_changes
 from kbuild.errors import ConfigurationError, OutputError
-from kbuild.training.config import read_config, read_schema
+from kbuild.project.config import read_config, read_schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

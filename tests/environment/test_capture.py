@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from kbuild.environment.capture import (
+from kbuild.environment.captured.capture import (
     PLACEHOLDER,
     CapturedInterpreter,
     InterpreterLayout,
@@ -20,7 +20,7 @@ from kbuild.environment.capture import (
     running_interpreter,
     without_machine_paths,
 )
-from kbuild.environment.elf import is_elf, required_glibc
+from kbuild.environment.captured.elf import is_elf, required_glibc
 from kbuild.errors import InterpreterCaptureFailed, OutputError
 from kbuild.process import Completed
 from kbuild.progress import Silent

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.environment.channels import answers_as_channel, channel_urls, choose_interpreter
+from kbuild.environment.condalock.channels import answers_as_channel, channel_urls, choose_interpreter
 from kbuild.errors import ConfigurationError
 
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from kbuild.digest import digest_bytes
-from kbuild.environment.condalock import CondaLockResolver
-from kbuild.environment.condalock_source import make_source
-from kbuild.environment.index import IndexFile
+from kbuild.environment.built.sdists import BuiltWheel
+from kbuild.environment.condalock.conda_lock import CondaLockResolver
+from kbuild.environment.condalock.source import make_source
+from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.requirements import applicable
-from kbuild.environment.sdists import BuiltWheel
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     HashMismatch,
@@ -225,7 +225,7 @@ def test_an_index_that_lags_is_answered_with_the_newest_that_solves(
             return [locked("mlflow", "3.17.2")]
         return (OUTPUTS / "index_lags.txt").read_text()
 
-    monkeypatch.setattr("kbuild.environment.condalock_run.find_files", lambda *_, **__: [])
+    monkeypatch.setattr("kbuild.environment.condalock.one_platform.find_files", lambda *_, **__: [])
     with pytest.raises(PackageNotFound) as caught:
         resolver(FakeCondaLock(answer), tmp_path).resolve(spec_of(pip=("mlflow==3.18.0",)), progress=Silent())
     assert caught.value.hint == "mlflow 3.17.2 solves here; log the model with that version"
@@ -256,9 +256,9 @@ def test_all_that_a_foreign_platform_lacks_is_named_at_once(tmp_path: Path, monk
             return [locked("pure", "1.0")]
         return (OUTPUTS / "channel_down.txt").read_text()
 
-    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
-    monkeypatch.setattr("kbuild.environment.condalock_run.host_platform", lambda: AMD64)
-    monkeypatch.setattr("kbuild.environment.condalock_run.find_files", lambda name, *_, **__: offered[name])
+    monkeypatch.setattr("kbuild.environment.condalock.conda_lock.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock.one_platform.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock.one_platform.find_files", lambda name, *_, **__: offered[name])
     spec = spec_of(
         pip=("pure", "bound==1.0"),
         constraints=("pure==1.0", "both==1.0", "old==1.0", "other==1.0", "windows==1; sys_platform == 'win32'"),
@@ -276,11 +276,11 @@ def test_all_that_a_foreign_platform_lacks_is_named_at_once(tmp_path: Path, monk
 def test_a_captured_interpreter_is_for_this_machine_and_a_channel_has_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
-    monkeypatch.setattr("kbuild.environment.capture.running_interpreter", lambda: None)
-    monkeypatch.setattr("kbuild.environment.capture.check_version", lambda *_: None)
+    monkeypatch.setattr("kbuild.environment.condalock.conda_lock.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.captured.capture.running_interpreter", lambda: None)
+    monkeypatch.setattr("kbuild.environment.captured.capture.check_version", lambda *_: None)
     captured = SimpleNamespace(glibc="2.31")
-    monkeypatch.setattr("kbuild.environment.capture.capture_interpreter", lambda *_, **__: captured)
+    monkeypatch.setattr("kbuild.environment.captured.capture.capture_interpreter", lambda *_, **__: captured)
     run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])
     lock = resolver(run, tmp_path).resolve(spec_of(interpreter="captured", platforms=(AMD64, ARM64)), progress=Silent())
     channels = {
@@ -302,7 +302,7 @@ def test_packages_of_a_channel_that_is_a_folder_travel_with_a_captured_interpret
     python = locked(
         "python", "3.11.7", manager="conda", url=source.as_uri(), hash={"sha256": digest_bytes(b"an interpreter").hex}
     )
-    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock.conda_lock.host_platform", lambda: AMD64)
     spec = spec_of(interpreter="captured", platforms=(ARM64,))
     run = FakeCondaLock(lambda _: [python])
     (package,) = resolver(run, tmp_path / "channel").resolve(spec, progress=Silent()).packages
@@ -341,7 +341,7 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
     def sdist(name: str) -> dict[str, Any]:
         return locked(name, "1.0", url=f"https://files.example/{name}-1.0.tar.gz", dependencies={"six": "*"})
 
-    monkeypatch.setattr("kbuild.environment.condalock.host_platform", lambda: AMD64)
+    monkeypatch.setattr("kbuild.environment.condalock.conda_lock.host_platform", lambda: AMD64)
     wheels = {
         "pure": wheel_of("pure", "py3-none-any", None),
         "native": wheel_of("native", "cp311-cp311-linux_x86_64", "2.34"),
@@ -358,7 +358,9 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
     with pytest.raises(SourceOnlyPackage, match=r"native 1\.0 for linux/amd64, pure 1\.0 for linux/amd64") as caught:
         resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
     assert "--allow-sdist" in str(caught.value.hint)
-    monkeypatch.setattr("kbuild.environment.condalock_run.find_files", lambda *_, **__: files_of("docopt-0.6.2.tar.gz"))
+    monkeypatch.setattr(
+        "kbuild.environment.condalock.one_platform.find_files", lambda *_, **__: files_of("docopt-0.6.2.tar.gz")
+    )
     run = FakeCondaLock(lambda _: (OUTPUTS / "source_only.txt").read_text())
     building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
     with pytest.raises(SourceOnlyPackage, match=r"docopt 0\.6\.2.*do not say by themselves") as caught:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from kbuild.environment.condalock_errors import explain_failure, lagging_requirement
+from kbuild.environment.condalock.failures import explain_failure, lagging_requirement
 from kbuild.errors import (
     IndexUnavailable,
     KbuildError,

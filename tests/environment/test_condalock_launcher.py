@@ -9,7 +9,7 @@ import sys
 
 from packaging.tags import compatible_tags, cpython_tags
 
-from kbuild.environment.condalock_launcher import manylinux_tags
+from kbuild.environment.condalock.launcher import manylinux_tags
 
 MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 LEGACY = {17: "2014", 12: "2010", 5: "1"}

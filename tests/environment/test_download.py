@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import requests
 
-from kbuild.environment.download import fetch_packages, make_session, resolve_url
-from kbuild.environment.index import Indexes
+from kbuild.environment.index.download import fetch_packages, make_session, resolve_url
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import ConfigurationError, HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.platform import Platform
@@ -82,7 +82,7 @@ def test_stopping_does_not_wait_for_what_is_still_to_be_fetched(
     def stopped(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kbuild.environment.download.wait", stopped)
+    monkeypatch.setattr("kbuild.environment.index.download.wait", stopped)
     wanted = []
     for number in range(60):
         site.pages[f"/{number}.whl"] = (200, WHEEL, b"x")

@@ -7,7 +7,7 @@ import pytest
 import requests
 from packaging.version import Version
 
-from kbuild.environment.index import Indexes, find_releases, package_indexes
+from kbuild.environment.index.package_indexes import Indexes, find_releases, package_indexes
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Completed
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from kbuild.digest import digest_bytes
-from kbuild.environment import locking
-from kbuild.environment.built_wheels import parse_side, wheel_url
-from kbuild.environment.index import Indexes
+from kbuild.environment.built.built_wheels import parse_side, wheel_url
+from kbuild.environment.built.sdists import BuiltWheel
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
-from kbuild.environment.locking import Locked, LockRequest, lock_bundle
-from kbuild.environment.sdists import BuiltWheel
+from kbuild.environment.locking import lock_model as locking
+from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import HashMismatch, LockfileStale, PackageNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, ModelFacts
@@ -129,7 +129,7 @@ class Bench:
         self.given: dict[str, Any] = {}
         patch.setattr(locking, "CondaLockResolver", lambda **given: self.given.update(given) or self.resolver)
         patch.setattr(locking, "package_indexes", lambda **_: Indexes(urls=("https://index.example/simple",)))
-        patch.setattr("kbuild.environment.channels.choose_interpreter", lambda *_, **__: "captured")
+        patch.setattr("kbuild.environment.condalock.channels.choose_interpreter", lambda *_, **__: "captured")
 
     def lock(self, *, force: bool = False, **request: Any) -> Locked:
         return lock_bundle(

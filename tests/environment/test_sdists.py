@@ -15,10 +15,10 @@ from zipfile import ZipFile
 import pytest
 
 from kbuild.digest import digest_file
-from kbuild.environment.built_wheels import WheelBuilds, parse_side, wheel_url
-from kbuild.environment.index import Indexes
+from kbuild.environment.built.built_wheels import WheelBuilds, parse_side, wheel_url
+from kbuild.environment.built.sdists import BuiltWheel, build_wheel, check_rebuild
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.environment.sdists import BuiltWheel, build_wheel, check_rebuild
 from kbuild.errors import BuildFailed, HashMismatch, LockfileInvalid, SourceOnlyPackage
 from kbuild.platform import Platform
 from kbuild.process import run
@@ -131,7 +131,7 @@ def test_a_backend_that_ends_without_an_answer_is_a_failed_build(tmp_path: Path)
 
 
 def test_a_build_that_takes_too_long_is_a_failed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kbuild.environment.sdists._TIMEOUT", 1.0)
+    monkeypatch.setattr("kbuild.environment.built.sdists._TIMEOUT", 1.0)
     sdist = make_sdist(tmp_path, "import time\ndef build_wheel(*_, **__):\n    time.sleep(60)\n")
     with pytest.raises(BuildFailed, match=r"tiny 1\.0 is not built after 1 s"):
         build(sdist, tmp_path)
@@ -192,7 +192,7 @@ def test_a_wheel_is_built_once_and_remembered(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(HashMismatch):
         check_rebuild(wheel, other)
     # Known and stored elsewhere: fetched, not built.
-    monkeypatch.setattr("kbuild.environment.built_wheels.build_wheel", None)
+    monkeypatch.setattr("kbuild.environment.built.built_wheels.build_wheel", None)
     content = (tmp_path / "channel/wheels" / wheel.sha256 / wheel.filename).read_bytes()
 
     def fetch(wanted: BuiltWheel, path: Path) -> None:

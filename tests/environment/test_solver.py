@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.environment.rattler_solver import expand_defaults, virtual_packages
-from kbuild.environment.solver import find_solver, write_built_in_solver
+from kbuild.environment.condalock.rattler_solver import expand_defaults, virtual_packages
+from kbuild.environment.condalock.solver import find_solver, write_built_in_solver
 
 
 def test_an_installed_solver_is_preferred_fastest_first(tmp_path: Path) -> None:

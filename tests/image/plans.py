@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kbuild.digest import digest_bytes
-from kbuild.plan.plan import BuildPlan, ImageConfig
+from kbuild.plan.build_plan import BuildPlan, ImageConfig
 from kbuild.platform import Platform
 
 EMPTY = BuildPlan(

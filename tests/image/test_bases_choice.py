@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbuild.errors import BaseImageError
-from kbuild.image.bases.choice import configured_mirror, default_base, parse_base
-from kbuild.image.bases.suites import find_suite, known_suites
+from kbuild.image.base.choice import configured_mirror, default_base, parse_base
+from kbuild.image.base.debian.suites import find_suite, known_suites
 
 PIN = f"sha256:{'a' * 64}"
 

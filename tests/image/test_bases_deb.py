@@ -13,9 +13,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbuild.cache.tree import normalise_tree, tree_digest
 from kbuild.errors import BaseImageError
-from kbuild.image.bases.deb import STICKY, lay_out, read_deb
-from kbuild.image.tree import normalise_tree, tree_digest
+from kbuild.image.base.debian.deb import STICKY, lay_out, read_deb
 
 Entries = dict[str, bytes | str | None]
 """Content, ``> target`` for a symbolic link, ``= target`` for a hard link, None for a directory."""

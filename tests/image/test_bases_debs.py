@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from kbuild.cache.tree import tree_digest
 from kbuild.errors import BaseImageError, HashMismatch, OutputError, ProgramNotFound
-from kbuild.image.bases.archive import shown
-from kbuild.image.bases.debs import base_record, glibc_version, parse_base_record, resolve_debs_base
-from kbuild.image.bases.suites import Suite
-from kbuild.image.tree import tree_digest
+from kbuild.image.base.debian.archive import shown
+from kbuild.image.base.debian.debs import base_record, glibc_version, parse_base_record, resolve_debs_base
+from kbuild.image.base.debian.suites import Suite
 from kbuild.plan.base import BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Completed

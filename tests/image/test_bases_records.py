@@ -8,7 +8,7 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import TrackingUnavailable
-from kbuild.image.bases.records import BaseRecords, Recorded
+from kbuild.image.base.records import BaseRecords, Recorded
 from kbuild.plan.base import BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.progress import Silent

@@ -7,9 +7,9 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BaseNotPinned
-from kbuild.image.bases import resolve
-from kbuild.image.bases.choice import parse_base
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.base import resolve
+from kbuild.image.base.choice import parse_base
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.plan.base import ResolvedBase
 from kbuild.platform import Platform
 from kbuild.progress import Silent
@@ -28,7 +28,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch) -> list[ImageReference]:
         asked.append(reference)
         return reference.with_digest(DIGEST), Path("/layout")
 
-    monkeypatch.setattr("kbuild.image.registry.pull_image", pull)
+    monkeypatch.setattr("kbuild.image.registry.transfer.pull_image", pull)
     return asked
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kbuild.errors import BaseImageError
-from kbuild.image.bases.sources import find_archives, read_apt_sources
-from kbuild.image.bases.suites import Suite, find_suite
+from kbuild.image.base.debian.sources import find_archives, read_apt_sources
+from kbuild.image.base.debian.suites import Suite, find_suite
 
 BOOKWORM = """\
 Types: deb deb-src

@@ -10,10 +10,10 @@ from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import BuildFailed, EngineUnavailable, ProgramNotFound
-from kbuild.image.buildkit import BuildKitEngine, stamp_times
 from kbuild.image.engine import EngineSettings
+from kbuild.image.engines.buildkit import BuildKitEngine, stamp_times
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext
+from kbuild.plan.build_plan import BuildContext
 from kbuild.process import Completed
 from kbuild.progress import Silent
 

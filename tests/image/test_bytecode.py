@@ -11,7 +11,7 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed
-from kbuild.image.bytecode import Compiler, bytecode_recipe, compile_tree, find_compiler
+from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_tree, find_compiler
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, run
 
@@ -20,7 +20,7 @@ RUNNING = ".".join(map(str, sys.version_info[:3]))
 BUILD = """
 import pathlib, sys
 from kbuild.digest import Digest
-from kbuild.image.bytecode import Compiler, compile_tree
+from kbuild.image.packages.bytecode import Compiler, compile_tree
 from kbuild.process import run
 
 here = Compiler(python=pathlib.Path(sys.executable), identity=Digest("0" * 64))

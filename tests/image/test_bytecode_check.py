@@ -7,8 +7,8 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed, BytecodeMissing
-from kbuild.image.bytecode import Compiler, compile_tree
-from kbuild.image.bytecode_check import check_bytecode
+from kbuild.image.packages.bytecode import Compiler, compile_tree
+from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.process import Completed, run
 
 HERE = Compiler(python=Path(sys.executable), identity=Digest("0" * 64))

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from kbuild.cache.folder import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
+from kbuild.cache.tree import cached_tree
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheInUse, ConfigurationError, OutputError
-from kbuild.image.cache import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
-from kbuild.image.tree import cached_tree
-from kbuild.image.wheel_facts import split_wheels
+from kbuild.image.packages.wheel_facts import split_wheels
 from kbuild.platform import Platform
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage
-from kbuild.image.contents import ImageContents, read_contents
+from kbuild.image.compare.contents import ImageContents, read_contents
 from kbuild.progress import Silent
 
 Layer = list[tuple[str, bytes | str | None]]

@@ -7,14 +7,14 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
-from kbuild.image.diff import diff_images
+from kbuild.image.compare.diff import diff_images
 from kbuild.image.engine import BuiltImage, make_engine
 from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.media import Compression
-from kbuild.image.pack import pack
+from kbuild.image.store.pack import pack
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig
 from kbuild.plan.left_out import LeftOut
-from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
 from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Silent

@@ -8,8 +8,8 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import EngineUnavailable, InvalidImage
-from kbuild.image.docker import DockerDaemon
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.run.docker import DockerDaemon
 
 
 # docker-py leaves its socket open when nobody answers; the collector says so, here and not in a later test.
@@ -52,7 +52,7 @@ def test_a_layer_that_was_collected_meanwhile_is_loaded_again(
     daemon._client, daemon.version = SimpleNamespace(api=api), "26.1"
     digest = digest_bytes(b"manifest")
     image = SimpleNamespace(layout=Path("/nowhere"), digest=digest, config_digest=digest)
-    monkeypatch.setattr("kbuild.image.docker.layout_tar", lambda *_, **__: iter(()))
+    monkeypatch.setattr("kbuild.image.run.docker.layout_tar", lambda *_, **__: iter(()))
     monkeypatch.setattr(DockerDaemon, "find", lambda *_: digest)
     if loads == 2:
         assert daemon.load(image, ImageReference.parse("churn")).keeps_digest
@@ -68,8 +68,8 @@ def test_an_engine_that_reads_no_zstd_gets_the_layers_unpacked(monkeypatch: pyte
     daemon._client, daemon.version = SimpleNamespace(api=api), "20.10"
     image = SimpleNamespace(layout=Path("/nowhere"), digest=digest_bytes(b"manifest"), config_digest=digest_bytes(b"c"))
     asked: list[object] = []
-    monkeypatch.setattr("kbuild.image.docker.layout_tar", lambda *_, **__: iter(()))
-    monkeypatch.setattr("kbuild.image.docker.docker_archive", lambda *words: asked.append(words) or iter(()))
+    monkeypatch.setattr("kbuild.image.run.docker.layout_tar", lambda *_, **__: iter(()))
+    monkeypatch.setattr("kbuild.image.run.docker.docker_archive", lambda *words: asked.append(words) or iter(()))
     monkeypatch.setattr(DockerDaemon, "find", lambda *_: image.config_digest)
     loaded = daemon.load(image, ImageReference.parse("churn"))
     assert loaded.unpacked and not loaded.keeps_digest

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbuild.errors import BuildFailed, UnsupportedInstruction
-from kbuild.image.dockerfile import (
+from kbuild.image.engines.dockerfile import (
     Instruction,
     exec_form,
     expand,

@@ -10,15 +10,15 @@ from plans import EMPTY
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage, PlatformError
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
-from kbuild.image.index import BuiltIndex, find_index, index_in, single_image, write_index
-from kbuild.image.local import LocalImages
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import find_manifest, layout_tar
-from kbuild.image.oci.reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.pack import image_in, pack
-from kbuild.image.registry import push_index
+from kbuild.image.registry.transfer import push_index
+from kbuild.image.store.image_index import BuiltIndex, find_index, index_in, single_image, write_index
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.pack import image_in, pack
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Silent
 
@@ -160,7 +160,7 @@ def test_the_tag_gets_the_index_itself(index: BuiltIndex, monkeypatch: pytest.Mo
         def push_manifest(self, version: str, media_type: str, data: bytes) -> None:
             pushed.append((version, media_type, digest_bytes(data)))
 
-    monkeypatch.setattr("kbuild.image.registry.RegistryClient", Client)
+    monkeypatch.setattr("kbuild.image.registry.transfer.RegistryClient", Client)
     assert push_index(index, NAME).digest == index.digest
     assert pushed == [("1", media.INDEX, index.digest)]
 

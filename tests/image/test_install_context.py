@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from kbuild.environment.index import Indexes
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import BaseImageError, PlatformError
-from kbuild.image.install_context import (
+from kbuild.image.engines.install_context import (
     _copy_tools,
     context_sources,
     install_secrets,
@@ -62,7 +62,7 @@ def test_secrets_are_those_of_the_packages_servers(tmp_path: Path, monkeypatch: 
 
 def test_the_tools_that_are_sent_need_nothing_else(tmp_path: Path) -> None:
     _copy_tools(tmp_path)
-    code = "import kbuild.image.install_worker, rattler, kbuild, sys; print(kbuild.__file__)"
+    code = "import kbuild.image.packages.install_worker, rattler, kbuild, sys; print(kbuild.__file__)"
     done = subprocess.run(
         # -S: what is installed here is not found
         [sys.executable, "-S", "-s", "-B", "-c", code],

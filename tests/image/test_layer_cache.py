@@ -9,12 +9,12 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import BuiltImage, EngineOutput, KnownLayers, RawLayer
-from kbuild.image.layer_cache import LayerCache, layer_keys
-from kbuild.image.native import NativeEngine, copies_plan
+from kbuild.image.engines.native import NativeEngine, copies_plan
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.pack import pack
+from kbuild.image.store.layer_cache import LayerCache, layer_keys
+from kbuild.image.store.pack import pack
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig, LayerPlan
+from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig, LayerPlan
 from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Silent

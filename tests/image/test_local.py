@@ -8,10 +8,10 @@ from plans import EMPTY
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
-from kbuild.image.local import LocalImages
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import blob_path
-from kbuild.image.oci.reference import ImageReference
-from kbuild.image.pack import pack
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.pack import pack
 from kbuild.progress import Silent
 
 

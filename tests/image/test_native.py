@@ -13,12 +13,12 @@ from kbuild.digest import digest_bytes
 from kbuild.errors import BaseImageError, BuildFailed, InvalidImage, KbuildError, OutputError, UnsupportedInstruction
 from kbuild.image.engine import BuiltImage, make_engine
 from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import blob_path, layout_tar, read_json_blob
-from kbuild.image.oci.reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.pack import image_in, pack
+from kbuild.image.store.pack import image_in, pack
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.plan import BuildContext, BuildPlan, ImageConfig
+from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig
 from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Silent

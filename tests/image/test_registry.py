@@ -16,15 +16,15 @@ from plans import EMPTY
 
 from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
-from kbuild.image import registry_auth
+from kbuild.image.deliver.publishers import LayoutPublisher, RegistryPublisher, TarballPublisher
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.pack import pack
-from kbuild.image.publish import LayoutPublisher, RegistryPublisher, TarballPublisher
-from kbuild.image.registry import pull_image
+from kbuild.image.registry import auth as registry_auth
+from kbuild.image.registry.transfer import pull_image
+from kbuild.image.store.pack import pack
 from kbuild.platform import Platform
 from kbuild.progress import Silent
 

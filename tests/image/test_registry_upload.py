@@ -13,12 +13,12 @@ import requests
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import RegistryError
-from kbuild.image import registry_upload
-from kbuild.image.blob_places import BlobPlaces
 from kbuild.image.oci.descriptor import Descriptor
-from kbuild.image.oci.reference import ImageReference
-from kbuild.image.registry_client import RegistryClient, _cause
-from kbuild.image.registry_upload import push_blob
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.registry import upload as registry_upload
+from kbuild.image.registry.blob_places import BlobPlaces
+from kbuild.image.registry.client import RegistryClient, _cause
+from kbuild.image.registry.upload import push_blob
 from kbuild.progress import Silent
 
 DATA = bytes(range(256)) * 4000

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.cache.tree import tree_digest
 from kbuild.digest import digest_bytes, digest_file
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import BuildFailed, LockfileInvalid
 from kbuild.image.engine import make_engine
-from kbuild.image.pack import pack
-from kbuild.image.rootfs import Environment, environment_recipe
-from kbuild.image.staging import Stage
-from kbuild.image.tree import tree_digest
-from kbuild.image.wheel_facts import split_wheels
+from kbuild.image.packages.environment import Environment, environment_recipe
+from kbuild.image.packages.staging import Stage
+from kbuild.image.packages.wheel_facts import split_wheels
+from kbuild.image.store.pack import pack
 from kbuild.model.bundle import read_bundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.context import finish_context

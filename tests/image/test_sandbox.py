@@ -13,10 +13,10 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import ContainerFailed, RuntimeUnavailable
-from kbuild.image import runtimes
-from kbuild.image.runtimes import Bubblewrap, Namespaces, Runtime, SandboxOrder, choose_runtime
-from kbuild.image.sandbox import make_order, start_sandbox
-from kbuild.image.unpack import UnpackedImage
+from kbuild.image.run import runtimes
+from kbuild.image.run.runtimes import Bubblewrap, Namespaces, Runtime, SandboxOrder, choose_runtime
+from kbuild.image.run.sandbox import make_order, start_sandbox
+from kbuild.image.run.unpack import UnpackedImage
 from kbuild.process import Completed, run, start
 from kbuild.progress import Silent
 from kbuild.verify.scoring import wait_until_ready

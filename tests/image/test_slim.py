@@ -10,7 +10,7 @@ import pytest
 from locked import package
 
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.image.slim import (
+from kbuild.image.slim.packages import (
     Rehearsal,
     RehearsalFailed,
     choose_kept,

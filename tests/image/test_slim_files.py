@@ -7,8 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from locked import package
 
-from kbuild.environment.elf import linked_names
-from kbuild.image.slim_files import LARGE, Library, choose_files, choose_libraries, choose_patterns, measure_files
+from kbuild.environment.captured.elf import linked_names
+from kbuild.image.slim.package_files import (
+    LARGE,
+    Library,
+    choose_files,
+    choose_libraries,
+    choose_patterns,
+    measure_files,
+)
 from kbuild.plan.left_out import EVERY, LeftOut
 from kbuild.plan.split import WheelFacts
 

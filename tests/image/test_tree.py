@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.cache.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
 from kbuild.errors import LockfileInvalid, OutputError
-from kbuild.image.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

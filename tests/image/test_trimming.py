@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kbuild.image.tree import reset_directory_times, tree_digest
-from kbuild.image.trimming import link_trimmed
+from kbuild.cache.tree import reset_directory_times, tree_digest
+from kbuild.image.packages.trimming import link_trimmed
 
 SITE = "opt/env/lib/python3.11/site-packages"
 FILES = {

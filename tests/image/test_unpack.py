@@ -19,8 +19,8 @@ from sequential import apply_layer
 
 from kbuild.digest import canonical_json, digest_bytes
 from kbuild.errors import InvalidImage
-from kbuild.image.layer_tree import RECIPE, lay_layer, unpack_layer
-from kbuild.image.unpack import unpacked_image
+from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
+from kbuild.image.run.unpack import unpacked_image
 from kbuild.progress import Silent
 
 Entries = list[tuple[str, str | None]]
@@ -247,7 +247,7 @@ def test_a_program_that_is_killed_while_it_unpacks_leaves_no_half_tree(tmp_path:
     raw = tar([(f"d/{number}", "x" * 4000) for number in range(4000)])
     layout = make_image(tmp_path / "l", raw)
     program = (
-        "import sys; from pathlib import Path; from kbuild.image.unpack import unpacked_image;"
+        "import sys; from pathlib import Path; from kbuild.image.run.unpack import unpacked_image;"
         "from kbuild.progress import Silent\n"
         "with unpacked_image(Path(sys.argv[1]), cache=Path(sys.argv[2]), progress=Silent()): pass"
     )

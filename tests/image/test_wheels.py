@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
-from kbuild.image.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename
+from kbuild.image.packages.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename
 from kbuild.platform import Platform
 from kbuild.process import run
 

@@ -13,8 +13,8 @@ import mlflow
 
 from kbuild.errors import KbuildError
 from kbuild.model.fetch import MlflowStore, ModelStore
-from kbuild.model.lean import LeanStore
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.store import LeanStore
 
 
 class Echo(mlflow.pyfunc.PythonModel):

@@ -17,7 +17,7 @@ from kbuild.errors import (
 from kbuild.model import fetch as fetching
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import MlflowStore
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 
 
 class Echo(mlflow.pyfunc.PythonModel):

@@ -25,9 +25,9 @@ from kbuild.errors import ModelNotFound, OutputError
 from kbuild.model import tracking
 from kbuild.model.fetch import MlflowStore, RunFacts
 from kbuild.model.folders import open_local
-from kbuild.model.lean import LeanStore, open_tracking
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 from kbuild.model.sqlite import WITH_WORKSPACES, WITHOUT_WORKSPACES
+from kbuild.model.store import LeanStore, open_tracking
 from kbuild.model.tracking import Unfamiliar, reasons
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -87,8 +87,8 @@ def test_nothing_of_mlflow_is_imported(logged: Logged, tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from kbuild.model.lean import open_store
-from kbuild.model.reference import ModelReference
+from kbuild.model.store import open_store
+from kbuild.model.model_reference import ModelReference
 from kbuild.model.sqlite import WITH_WORKSPACES, WITHOUT_WORKSPACES
 store, into = open_store({logged.uri!r}), Path({str(tmp_path)!r})
 store.fetch(ModelReference.parse({logged.one!r}), into / "model")

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kbuild.errors import InvalidReference
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 
 RUN = "0123456789abcdef" * 2
 

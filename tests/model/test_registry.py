@@ -14,9 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import _validate_model_name
 
 from kbuild.model.fetch import MlflowStore
-from kbuild.model.lean import LeanStore
-from kbuild.model.reference import ModelReference
-from kbuild.tracking.client import find_versions
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.store import LeanStore
+from kbuild.tracking.mlflow_client import find_versions
 from kbuild.tracking.registry import is_name, is_of_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")

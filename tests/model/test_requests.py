@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_tracking import RUN, FakeTracking, fake_tracking
 from store_questions import Alone
 
-from kbuild.image.cache import damaged
+from kbuild.cache.folder import damaged
 from kbuild.model.bundle import ModelBundle
-from kbuild.model.reference import ModelReference
+from kbuild.model.model_reference import ModelReference
 
 TAGS = {"kbuild.image": "model@sha256:1", "kbuild.image_digest": "sha256:1", "kbuild.model_digest": "sha256:2"}
 MLMODEL = """\

@@ -8,7 +8,7 @@ import pytest
 
 from kbuild.errors import ModelNotFound
 from kbuild.model.fetch import MlflowStore
-from kbuild.model.tags import Tag, write_tags
+from kbuild.model.run_tags import Tag, write_tags
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TAGS = {Tag.IMAGE_DIGEST: "sha256:1", Tag.VERIFY: "passed"}

@@ -8,9 +8,9 @@ from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import LabelError, PlatformError
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan
 from kbuild.plan.left_out import LeftOut
 from kbuild.plan.make import make_plan, rfc3339
-from kbuild.plan.plan import BASE_CONTEXT, BuildPlan
 from kbuild.plan.render import Template
 from kbuild.plan.split import WheelFacts, split_packages
 from kbuild.platform import Platform

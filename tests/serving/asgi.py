@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from kbuild.serving.app import ServingApp
-from kbuild.serving.facts import read_facts
-from kbuild.serving.metrics import Metrics
-from kbuild.serving.mlflow_side import make_slow_path
-from kbuild.serving.settings import Settings
+from kbuild.serving.answer.mlflow_side import make_slow_path
+from kbuild.serving.answer.model_facts import read_facts
+from kbuild.serving.http.asgi import ServingApp
+from kbuild.serving.http.server_settings import Settings
+from kbuild.serving.watch.metrics import Metrics
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -65,8 +65,8 @@ def serve(loaded: Any, folder: Any, **changes: Any) -> ServingApp:
     """Our app around a PyFuncModel, ready."""
     import mlflow.pyfunc.scoring_server
 
-    from kbuild.serving.fast import make_fast_path
-    from kbuild.serving.model import ServedModel
+    from kbuild.serving.answer.fast import make_fast_path
+    from kbuild.serving.answer.model import ServedModel
 
     model = ServedModel(
         facts=read_facts(loaded, folder),

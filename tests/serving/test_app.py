@@ -11,9 +11,9 @@ import asgi
 import models
 import pytest
 
-from kbuild.serving.model import ServedModel
-from kbuild.serving.reply import Reply
-from kbuild.serving.warmup import warm_up
+from kbuild.serving.answer.model import ServedModel
+from kbuild.serving.answer.reply import Reply
+from kbuild.serving.answer.warmup import warm_up
 
 JSON = {"content-type": "application/json"}
 ROW = json.dumps({"dataframe_records": [{"a": 1.5, "b": 2.5, "c": 3}]}).encode()

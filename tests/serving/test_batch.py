@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kbuild.serving.app import ServingApp
-from kbuild.serving.model import ServedModel
+from kbuild.serving.answer.model import ServedModel
+from kbuild.serving.http.asgi import ServingApp
 
 JSON = {"content-type": "application/json"}
 ROWS = [{"a": 1.5 * n, "b": 2.5 - n, "c": 3 + n} for n in range(5)]

@@ -201,7 +201,7 @@ def test_the_table_itself_is_the_one_mlflow_makes(rows: list[dict[str, Any]]) ->
     from mlflow.models.utils import _enforce_schema
     from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
-    from kbuild.serving.columns import TableReader, Unusual
+    from kbuild.serving.answer.columns import TableReader, Unusual
 
     schema = models.make_signature("mixed").inputs
     for kind in ("dataframe_split", "dataframe_records"):

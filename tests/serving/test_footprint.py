@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.serving import footprint
-from kbuild.serving.footprint import call_with_room, give_back_library_pages
+from kbuild.serving.process import footprint
+from kbuild.serving.process.footprint import call_with_room, give_back_library_pages
 
 PAGE = mmap.PAGESIZE
 _FILE, _OWN, _SWAPPED, _ABSENT = 0xA1, 0x81, 0x40, 0x00
@@ -100,7 +100,7 @@ def test_pages_are_given_back_and_come_again() -> None:
     code = """
 import re, json, hashlib, numpy
 from pathlib import Path
-from kbuild.serving.footprint import give_back_library_pages
+from kbuild.serving.process.footprint import give_back_library_pages
 held = lambda: int(re.search(r"RssFile:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 before = held()
 given = give_back_library_pages()

@@ -24,16 +24,16 @@ from hypothesis import strategies as st
 from kedro.framework.hooks import hook_impl
 from test_conformance import CASES, ask_both
 
-from kbuild.serving.answer import write_predictions
-from kbuild.serving.app import ServingApp
-from kbuild.serving.columns import CSV_TYPES, Unusual
-from kbuild.serving.facts import read_facts
-from kbuild.serving.lean import load_lean
-from kbuild.serving.metrics import Metrics
-from kbuild.serving.mlflow_side import MlflowSide
-from kbuild.serving.model import load_model
-from kbuild.serving.params import ParamReader
-from kbuild.serving.reply import JSON
+from kbuild.serving.answer.answer import write_predictions
+from kbuild.serving.answer.columns import CSV_TYPES, Unusual
+from kbuild.serving.answer.load_model import load_lean
+from kbuild.serving.answer.mlflow_side import MlflowSide
+from kbuild.serving.answer.model import load_model
+from kbuild.serving.answer.model_facts import read_facts
+from kbuild.serving.answer.params import ParamReader
+from kbuild.serving.answer.reply import JSON
+from kbuild.serving.http.asgi import ServingApp
+from kbuild.serving.watch.metrics import Metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ("mixed", "numbers", "one")
@@ -142,8 +142,8 @@ FRESH = """
 import asyncio, json, pathlib, sys
 sys.path.insert(0, sys.argv[2])
 from asgi_call import call
-from kbuild.serving.model import load_model
-from kbuild.serving.reply import JSON
+from kbuild.serving.answer.model import load_model
+from kbuild.serving.answer.reply import JSON
 model = load_model(pathlib.Path(sys.argv[1]), import_mlflow=sys.argv[3])
 said = ["mlflow" in sys.modules]
 row = json.dumps({"dataframe_records": [{"only": 1.5}]}).encode()
@@ -151,7 +151,7 @@ said += [model.answer(row, JSON)[1], "mlflow" in sys.modules]
 said += [asyncio.run(call(model.app, "GET", path))[0] for path in ("/version", "/favicon.ico", "/invocations")]
 said += ["mlflow" in sys.modules]
 said += [model.answer(b"{}", JSON)[0].status, "mlflow" in sys.modules]
-from kbuild.training.served import _shared
+from kbuild.served.pipeline import _shared
 (twin,) = _shared.values()
 loaded = model.app._answer.__closure__
 inner = next(cell.cell_contents for cell in loaded if type(cell.cell_contents).__name__ == "PyFuncModel")
@@ -332,7 +332,7 @@ def test_a_rehearsal_asks_every_kind_and_tells_what_was_read(saved: dict[str, Pa
     (model / "MLmodel").write_text(yaml.safe_dump(described), "utf-8")
     (model / "example.json").write_text('{"dataframe_split": {"columns": ["only"], "data": [[1.5], [2.5]]}}', "utf-8")
     environment = {**os.environ, "KBUILD_MODEL": str(model), "PYTHONHASHSEED": "0"}
-    argv = [sys.executable, "-W", "ignore", "-m", "kbuild.serving.rehearsal", str(answer)]
+    argv = [sys.executable, "-W", "ignore", "-m", "kbuild.serving.http.rehearsal", str(answer)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     said = json.loads(answer.read_text("utf-8"))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbuild.serving.limits import Limits, is_deeper
+from kbuild.serving.answer.limits import Limits, is_deeper
 
 SMALL = Limits(depth=5, rows=4, columns=3)
 JSON, CSV = "application/json", "text/csv"
@@ -61,7 +61,7 @@ def test_depth_of_anything_is_answered(body: bytes, depth: int) -> None:
 
 
 def test_depth_is_counted_across_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kbuild.serving.limits._PART", 3)
+    monkeypatch.setattr("kbuild.serving.answer.limits._PART", 3)
     body = json.dumps(nested(40)).encode()
     assert is_deeper(body, 39) and not is_deeper(body, 40)
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.serving.facts import Facts
-from kbuild.serving.openapi import make_openapi
-from kbuild.serving.page import Site
-from kbuild.serving.reply import Reply
+from kbuild.serving.answer.model_facts import Facts
+from kbuild.serving.answer.reply import Reply
+from kbuild.serving.pages.openapi import make_openapi
+from kbuild.serving.pages.page import Site
 
 FACTS = Facts(
     mlflow_version="3",

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from kbuild.errors import ConfigurationError
-from kbuild.serving.listening import LoadingAnswers, listen
+from kbuild.serving.http.listening import LoadingAnswers, listen
 
 # Workers of a supervisor whose work is to tell their number and to wait; "die" makes them die at once.
 WORKERS = """
 import os, signal, sys, time
-from kbuild.serving.supervisor import Supervisor
+from kbuild.serving.http.supervisor import Supervisor
 def work(number):
     os.write(1, f"{number} {os.getpid()}\\n".encode())
     if "die" in sys.argv:

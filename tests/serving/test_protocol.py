@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from kbuild.serving.protocol import make_protocol
+from kbuild.serving.http.protocol import make_protocol
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 LIMIT = 0.4

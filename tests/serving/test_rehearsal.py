@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kbuild.serving.rehearsal import _make_requests
+from kbuild.serving.http.rehearsal import _make_requests
 
 PARQUET = "application/vnd.apache.parquet"
 TABLE = json.dumps({"dataframe_split": {"columns": ["a"], "data": [[1.5], [2.5]]}}).encode()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.serving.cpus import limit_pools
+from kbuild.serving.process.cpus import limit_pools
 
 # The libraries are not yet there when the server's own module begins, and later have no thread besides the first.
 _POOLS = """
@@ -13,7 +13,7 @@ import os, sys
 import kbuild.serving.__main__ as program
 assert "numpy" not in sys.modules
 program.limit_pools(os.environ)
-import kbuild.serving.server, numpy
+import kbuild.serving.http.server, numpy
 numpy.ones((300, 300)) @ numpy.ones((300, 300))
 print(len(os.listdir("/proc/self/task")))
 """

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from kbuild.errors import ConfigurationError
-from kbuild.serving import healthcheck
-from kbuild.serving.cpus import count_cpus
-from kbuild.serving.settings import Settings
+from kbuild.serving.http.server_settings import Settings
+from kbuild.serving.process.cpus import count_cpus
+from kbuild.serving.watch import healthcheck
 
 
 def test_defaults_are_those_of_a_container() -> None:

@@ -16,7 +16,7 @@ import asgi
 import models
 import pytest
 
-from kbuild.serving.telemetry import is_asked_for, start_telemetry
+from kbuild.serving.watch.telemetry import is_asked_for, start_telemetry
 
 JSON = {"content-type": "application/json"}
 ROW = json.dumps({"dataframe_records": [{"a": 1.5, "b": 2.5, "c": 3}]}).encode()
@@ -222,6 +222,6 @@ def test_without_the_sdk_it_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 
 def test_off_it_imports_nothing() -> None:
-    code = "import sys, kbuild.serving.telemetry as t; assert t.start_telemetry({}) is None; "
+    code = "import sys, kbuild.serving.watch.telemetry as t; assert t.start_telemetry({}) is None; "
     code += "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ import pytest
 
 from kbuild.errors import TrackingRefused, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
-from kbuild.tracking.server import check_server
+from kbuild.tracking.preflight import check_server
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Answer = tuple[int, str]

@@ -12,8 +12,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import RecordingError
-from kbuild.training.changes import Change, Found, check_changes, find_changes
-from kbuild.training.plan import make_steps
+from kbuild.recording.changes import Change, Found, check_changes, find_changes
+from kbuild.served.calls import make_steps
 from kbuild.training.pyfunc import KedroPipelineModel
 
 

@@ -8,9 +8,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from kbuild.errors import ConfigurationError
-from kbuild.training.config import ProjectConfig, read_config, read_schema
-from kbuild.training.settings import TrainingSettings
-from kbuild.trigger.settings import CommandTrigger, GithubTrigger, LocalTrigger, WebhookTrigger
+from kbuild.project.config import ProjectConfig, read_config, read_schema
+from kbuild.project.model_settings import TrainingSettings
+from kbuild.trigger.trigger_settings import CommandTrigger, GithubTrigger, LocalTrigger, WebhookTrigger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,9 +11,9 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import RecordingError
-from kbuild.training.example import Example, make_example, take_rows
+from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
+from kbuild.recording.example import Example, make_example, take_rows
 from kbuild.training.pyfunc import KedroPipelineModel
-from kbuild.training.settings import default_artifact_uri, default_tracking_uri
 
 PARAMETERS = {
     "scalar": 2,

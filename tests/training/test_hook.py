@@ -18,8 +18,8 @@ from kedro.pipeline import Pipeline, node
 from kedro.runner import ParallelRunner, ThreadRunner
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
-from kbuild.training.hook import MlflowPipelineHook
-from kbuild.training.tracking import GitState, make_tags, read_git_state
+from kbuild.hooks.kedro_hook import MlflowPipelineHook
+from kbuild.recording.mlflow_run import GitState, make_tags, read_git_state
 
 # Kedro warns of its own dependencies, MLflow and pandas of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -58,7 +58,7 @@ FILES = {
             raise ZeroDivisionError("on purpose")
     """,
     "src/hooked/settings.py": """
-        from kbuild.training.hook import MlflowPipelineHook
+        from kbuild.hooks.kedro_hook import MlflowPipelineHook
 
         # Registered here, and not by the entry point, so that it is there once however kbuild is installed.
         HOOKS = (MlflowPipelineHook(),)

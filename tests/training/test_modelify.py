@@ -15,8 +15,8 @@ from kedro.framework import project as kedro_project
 from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import PipelineMLError, RecordingError
-from kbuild.training import kedro_mlflow
-from kbuild.training.modelify import ModelifyRequest, make_pipeline_ml, modelify
+from kbuild.hooks import kedro_mlflow
+from kbuild.recording.modelify import ModelifyRequest, make_pipeline_ml, modelify
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
 
 # Kedro warns of its own dependencies, MLflow and pandas of each other.

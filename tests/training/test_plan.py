@@ -12,7 +12,7 @@ from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner
 
 from kbuild.errors import PipelineMLError, PredictionError
-from kbuild.training.plan import Plan, make_steps
+from kbuild.served.calls import Plan, make_steps
 
 
 def add(one: Any, two: Any = 0) -> Any:

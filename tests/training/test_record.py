@@ -18,11 +18,11 @@ from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
 
 from kbuild.errors import RecordingError
-from kbuild.training import publish
+from kbuild.project.model_settings import TrainingSettings
+from kbuild.recording import log as publish
+from kbuild.recording.mlflow_run import GitState
+from kbuild.recording.record import RecordedModel, record_model
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
-from kbuild.training.record import RecordedModel, record_model
-from kbuild.training.settings import TrainingSettings
-from kbuild.training.tracking import GitState
 
 # MLflow and pandas warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")

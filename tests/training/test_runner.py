@@ -19,9 +19,9 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import PipelineMLError, PredictionError
+from kbuild.recording.tracing import find_pickled_modules
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 from kbuild.training.pyfunc import KedroPipelineModel
-from kbuild.training.tracing import find_pickled_modules
 
 
 class Seen:
@@ -153,9 +153,9 @@ def test_logging_stays_as_it_was_and_no_other_model_needs_kedro(tmp_path: Path) 
         import logging, sys
         root = logging.getLogger()
         root.addHandler(handler := logging.NullHandler())
-        import kbuild.training.served
+        import kbuild.served.pipeline
         assert not any(name.partition(".")[0] == "kedro" for name in sys.modules)
-        from kbuild.training.runner import KedroRun
+        from kbuild.served.runner import KedroRun
         KedroRun([], [], outputs=[], copy_mode="assign")
         assert root.handlers == [handler] and root.level == logging.WARNING, root.handlers
         assert "kedro.runner" in sys.modules

@@ -11,9 +11,9 @@ import pytest
 from kedro.io import MemoryDataset
 
 from kbuild.errors import RecordingError
-from kbuild.training import shipping
-from kbuild.training.shipping import find_blocked, plan_shipment, stage_code
-from kbuild.training.tracing import find_pickled_modules, find_source, follow_imports
+from kbuild.recording import shipping
+from kbuild.recording.shipping import find_blocked, plan_shipment, stage_code
+from kbuild.recording.tracing import find_pickled_modules, find_source, follow_imports
 
 
 def write(folder: Path, **files: str) -> None:

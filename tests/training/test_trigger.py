@@ -6,12 +6,12 @@ from typing import Any
 import mlflow
 import pytest
 
-from kbuild.training import trigger as following
-from kbuild.training.config import ProjectConfig
-from kbuild.training.record import RecordedModel
-from kbuild.training.tracking import GitState
-from kbuild.training.trigger import follow
-from kbuild.trigger.settings import CommandTrigger, WebhookTrigger
+from kbuild.hooks import start_trigger as following
+from kbuild.hooks.start_trigger import follow
+from kbuild.project.config import ProjectConfig
+from kbuild.recording.mlflow_run import GitState
+from kbuild.recording.record import RecordedModel
+from kbuild.trigger.trigger_settings import CommandTrigger, WebhookTrigger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HOOK = WebhookTrigger(url="http://127.0.0.1:9/x", retries=0)

@@ -12,7 +12,7 @@ from kbuild.trigger.background import read_job
 from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.fire import Site, fire, flush
 from kbuild.trigger.outbox import Outbox
-from kbuild.trigger.settings import CommandTrigger, LocalTrigger, WebhookTrigger, make_trigger
+from kbuild.trigger.trigger_settings import CommandTrigger, LocalTrigger, WebhookTrigger, make_trigger
 
 HOOK = WebhookTrigger(url="http://127.0.0.1:9/x")
 

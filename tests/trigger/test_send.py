@@ -12,8 +12,8 @@ import pytest
 from kbuild.errors import DeliveryFailed
 from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.send import send
-from kbuild.trigger.settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 from kbuild.trigger.signature import check_signature
+from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 
 TOKEN = "hush-hush"  # noqa: S105
 

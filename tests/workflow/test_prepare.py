@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kbuild.digest import digest_bytes
-from kbuild.environment.locking import LockRequest
-from kbuild.image.bases.records import Recorded
+from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.image.base.records import Recorded
 from kbuild.plan.base import ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import run

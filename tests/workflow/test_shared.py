@@ -6,7 +6,7 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidReference
-from kbuild.workflow.shared import Shared
+from kbuild.workflow.once import Shared
 
 
 def test_the_first_leads_and_the_others_take() -> None:

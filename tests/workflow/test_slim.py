@@ -22,7 +22,7 @@ from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed
 from kbuild.progress import Progress
 from kbuild.workflow import Tools
-from kbuild.workflow.slim import Slimming, find_left_out
+from kbuild.workflow.slimming import Slimming, find_left_out
 
 NAMES = ("mlflow", "flask", "pandas")
 FILES = {

@@ -15,8 +15,8 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import EngineOutput, RawLayer
-from kbuild.image.layer_cache import LayerCache
-from kbuild.image.pack import pack
+from kbuild.image.store.layer_cache import LayerCache
+from kbuild.image.store.pack import pack
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
 from kbuild.workflow import Tools

@@ -14,8 +14,8 @@ from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import tarball
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.descriptor import Descriptor
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import layer_compression
-from kbuild.image.oci.reference import ImageReference
 
 _BLOCK = 512
 

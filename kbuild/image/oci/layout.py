@@ -12,7 +12,7 @@ from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.oci import media, tarball
 from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, make_index, parse_json
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.platform import Platform
 
 OCI_LAYOUT = "oci-layout"

@@ -12,9 +12,9 @@ from plans import EMPTY
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import EngineOutput, RawLayer
 from kbuild.image.oci.docker_archive import docker_archive
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
-from kbuild.image.oci.reference import ImageReference
-from kbuild.image.pack import pack
+from kbuild.image.store.pack import pack
 from kbuild.progress import Silent
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kbuild.digest import Digest
 from kbuild.errors import InvalidReference
-from kbuild.image.oci.reference import ImageReference
+from kbuild.image.oci.image_reference import ImageReference
 
 HEX = "ab" * 32
 

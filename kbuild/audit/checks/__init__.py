@@ -1,0 +1,1 @@
+"""The checks: each gives findings, and what it could not look at."""

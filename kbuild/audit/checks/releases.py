@@ -1,0 +1,106 @@
+"""What the package index says today of the locked files: yanked releases, and other bytes than the locked ones.
+
+Format: PyPA's "Simple repository API" (PEP 592 for yanked files).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from kbuild.audit.finding import CheckResult, Finding, Unchecked
+from kbuild.audit.lockview import LockEntry
+from kbuild.audit.subject import Subject
+from kbuild.environment.index.package_indexes import IndexFile
+from kbuild.errors import KbuildError
+
+Lookup = Callable[[str], list[IndexFile]]
+"""The files of a package on the user's indexes; raises KbuildError when they do not answer."""
+
+
+_AT_ONCE = 8
+
+
+class ReleaseCheck:
+    """A ``Check`` of the lock's pip packages against their index, one request a package."""
+
+    id = "releases"
+
+    def __init__(self, lookup: Lookup | None) -> None:
+        """``lookup`` None: the index must not be asked."""
+        self._lookup = lookup
+
+    def run(self, subject: Subject) -> CheckResult:
+        """See Check."""
+        locked = () if subject.lock is None else subject.lock.entries
+        entries = [entry for entry in locked if entry.manager == "pip"]
+        if not entries:
+            return CheckResult(check=self.id)
+        if self._lookup is None:
+            unchecked = self._unchecked("packages", "the package index was not to be asked")
+            return CheckResult(check=self.id, unchecked=(unchecked,))
+        listed = self._list(sorted({entry.canonical for entry in entries}), self._lookup)
+        findings: list[Finding] = []
+        unlisted: list[Unchecked] = []
+        for entry in entries:
+            files = listed[entry.canonical]
+            if isinstance(files, str):
+                unlisted.append(self._unchecked(entry.where, files))
+                continue
+            for each in self._compare(entry, files):
+                if isinstance(each, Finding):
+                    findings.append(each)
+                else:
+                    unlisted.append(each)
+        return CheckResult(
+            check=self.id, findings=tuple(findings), unchecked=tuple(dict.fromkeys(unlisted)), looked_at=len(entries)
+        )
+
+    def _list(self, names: list[str], lookup: Lookup) -> dict[str, list[IndexFile] | str]:
+        """The files of each package, or why the index did not answer."""
+
+        def ask(name: str) -> list[IndexFile] | str:
+            try:
+                return lookup(name)
+            except KbuildError as error:
+                return error.message
+
+        first = ask(names[0])
+        if isinstance(first, str):
+            # An index that is down for one package is down for all; each try would cost its time-out.
+            return dict.fromkeys(names, first)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return {names[0]: first, **dict(zip(names[1:], pool.map(ask, names[1:]), strict=True))}
+
+    def _compare(self, entry: LockEntry, files: list[IndexFile]) -> Iterator[Finding | Unchecked]:
+        file = next((each for each in files if each.filename == entry.filename), None)
+        if file is None:
+            yield self._unchecked(entry.where, f"the package index does not list {entry.filename or 'its file'}")
+            return
+        if file.yanked is not None:
+            why = f": {file.yanked}" if file.yanked else ""
+            yield Finding(
+                id="yanked",
+                check=self.id,
+                severity="medium",
+                where=entry.where,
+                version=entry.version,
+                evidence=f"{entry.filename} was withdrawn by its authors{why}",
+                remedy=f"train with another version of {entry.name} and lock again",
+            )
+        if file.sha256 is not None and entry.sha256 is not None and file.sha256 != entry.sha256:
+            yield Finding(
+                id="index-hash",
+                check=self.id,
+                severity="critical",
+                where=entry.where,
+                version=entry.version,
+                evidence=f"{entry.filename} is locked as sha256 {entry.sha256}, the index has {file.sha256}",
+                remedy="do not build from this lock; find out who changed it, and make it again",
+            )
+
+    def _unchecked(self, where: str, reason: str) -> Unchecked:
+        return Unchecked(check=self.id, where=where, reason=reason, remedy=_REMEDY)
+
+
+_REMEDY = "see that the index answers (pip config list names it), and audit again"

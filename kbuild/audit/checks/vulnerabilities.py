@@ -1,0 +1,221 @@
+"""Known vulnerabilities of the locked packages, from advisories on disk and from online services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+from kbuild.audit.checks.identity import identify
+from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Source, Unchecked
+from kbuild.audit.lockview import LockEntry
+from kbuild.audit.severity import UNKNOWN, read_severity
+from kbuild.audit.sources.advisories import AdvisoryDatabase
+from kbuild.audit.sources.osv import PYPI, PackageVersion, Undecidable, fixed_versions, is_affected
+from kbuild.audit.sources.osv_api import Answer, OsvApi
+from kbuild.audit.sources.services import NotKnown, Service, Vulnerability
+from kbuild.audit.subject import Subject
+
+_LONGEST = 300
+_SOURCES = "see that the index and OSV answer (osv-url in [tool.kbuild.audit]), or give --advisories FILE"
+
+
+class VulnerabilityCheck:
+    """A ``Check``.
+
+    With a database, a Python package that no record names has no known vulnerability; anything else that was not
+    answered is unchecked. Records of one vulnerability (by id and aliases) make one finding.
+    """
+
+    id = "vulnerabilities"
+
+    def __init__(
+        self,
+        *,
+        database: AdvisoryDatabase | None,
+        services: Sequence[Service],
+        osv: OsvApi | None = None,
+        today: date,
+        max_age: int,
+        unavailable: str | None = None,
+    ) -> None:
+        """``osv`` is asked for all packages at once.
+
+        ``unavailable`` tells why advisories that were asked for are not there.
+        """
+        self._database = database
+        self._services = list(services)
+        self._osv = osv
+        self._told: dict[PackageVersion, Answer] = {}
+        self._today = today
+        self._max_age = max_age
+        self._unavailable = unavailable
+        self._down: dict[str, str] = {}
+        self._faults: dict[str, tuple[int, str]] = {}
+
+    def run(self, subject: Subject) -> CheckResult:
+        """See Check."""
+        entries = () if subject.lock is None else subject.lock.unique()
+        if self._database is None and not self._services and self._osv is None and self._unavailable is None:
+            return CheckResult(check=self.id, unchecked=(self._unchecked("packages", "no advisories were given"),))
+        findings: list[Finding] = []
+        unchecked: list[Unchecked] = []
+        self._faults.clear()
+        if self._unavailable is not None:
+            unchecked.append(self._unchecked("advisories", self._unavailable))
+        packages = {entry.where + entry.version: identify(entry, subject) for entry in entries}
+        if self._osv is not None:
+            self._told = self._osv.query([each for each in packages.values() if each is not None])
+        for entry in entries:
+            package = packages[entry.where + entry.version]
+            found, missed = self._look_up(entry, package)
+            findings += _merge(found)
+            unchecked += missed
+        if subject.lock is None:
+            unchecked.append(self._unchecked("packages", "there is no lockfile that names them"))
+        return CheckResult(
+            check=self.id,
+            findings=tuple(findings),
+            unchecked=(*unchecked, *self._outdated()),
+            sources=self._sources(),
+            looked_at=len(entries),
+        )
+
+    def _look_up(self, entry: LockEntry, package: PackageVersion | None) -> tuple[list[Finding], list[Unchecked]]:
+        if package is None:
+            reason = "it is a conda package, and no advisories of conda packages exist; its name in others is not known"
+            return [], [self._unchecked(entry.where, reason, _ACCEPT)]
+        findings: list[Finding] = []
+        missed: list[Unchecked] = []
+        answered = False
+        if self._database is not None and self._database.knows_ecosystem(package.ecosystem):
+            answered = True
+            for record in self._database.records(package):
+                try:
+                    if is_affected(record, package):
+                        findings.append(_from_record(record, entry, package))
+                except Undecidable as error:
+                    missed.append(self._unchecked(entry.where, f"{record['id']} cannot be evaluated: {error}"))
+        silent: list[str] = []
+        if package.ecosystem == PYPI:
+            for service in self._services:
+                answer = self._ask(service, package)
+                if isinstance(answer, NotKnown):
+                    silent.append(answer.reason)
+                    self._note_fault(service.name, answer)
+                else:
+                    answered = True
+                    findings += [_from_service(each, entry, service.name) for each in answer]
+        told = self._told.get(package)
+        if isinstance(told, NotKnown):
+            silent.append(told.reason)
+            self._note_fault("" if self._osv is None else self._osv.name, told)
+            if told.concerns:
+                missed.append(self._unchecked(entry.where, told.reason))
+        elif told is not None:
+            answered = True
+            findings += [_from_record(record, entry, package) for record in told]
+        if silent and not answered and not missed:
+            missed.append(self._unchecked(entry.where, "; ".join(silent)))
+        if not answered and not missed:
+            reason = f"no advisories of {package.name} ({package.ecosystem}) were given"
+            missed.append(self._unchecked(entry.where, reason, _ACCEPT))
+        return findings, missed
+
+    def _ask(self, service: Service, package: PackageVersion) -> tuple[Vulnerability, ...] | NotKnown:
+        if service.name in self._down:
+            return NotKnown(reason=self._down[service.name], down=True)
+        answer = service.query(package.name, package.version)
+        if isinstance(answer, NotKnown) and answer.down:
+            self._down[service.name] = answer.reason
+        return answer
+
+    def _note_fault(self, source: str, answer: NotKnown) -> None:
+        """What a source failed in is told, though others have answered for the same packages."""
+        if answer.down or answer.concerns:
+            number, reason = self._faults.get(source, (0, answer.reason))
+            self._faults[source] = number + 1, reason
+
+    def _fault(self, source: str) -> str | None:
+        if source not in self._faults:
+            return None
+        number, reason = self._faults[source]
+        return f"no answer for {number} package{'' if number == 1 else 's'}: {reason}"
+
+    def _outdated(self) -> Iterator[Unchecked]:
+        database = self._database
+        if database is None or database.date is None:
+            return
+        age = (self._today - date.fromisoformat(database.date)).days
+        if age > self._max_age:
+            reason = f"the newest of the advisories is of {database.date}, {age} days ago"
+            yield self._unchecked(
+                "advisories", reason, "fetch newer ones, or allow this age with max-advisory-age in [tool.kbuild.audit]"
+            )
+
+    def _sources(self) -> tuple[Source, ...]:
+        names = [service.name for service in self._services] + ([] if self._osv is None else [self._osv.name])
+        found = [Source(name=name, fault=self._fault(name)) for name in names]
+        if self._database is not None:
+            found.insert(0, Source(name=self._database.name, date=self._database.date, records=self._database.size))
+        return tuple(found)
+
+    def _unchecked(self, where: str, reason: str, remedy: str = _SOURCES) -> Unchecked:
+        return Unchecked(check=self.id, where=where, reason=reason, remedy=remedy)
+
+
+_ACCEPT = "give advisories that cover it, or accept it for a time with an ignore of id unchecked in [tool.kbuild.audit]"
+
+
+def _from_record(record: Mapping[str, Any], entry: LockEntry, package: PackageVersion) -> Finding:
+    summary = str(record.get("summary") or record.get("details") or "")
+    return Finding(
+        id=str(record["id"]),
+        check="vulnerabilities",
+        severity=read_severity(record),
+        where=entry.where,
+        version=entry.version,
+        evidence=_evidence(summary),
+        remedy=_remedy(entry, fixed_versions(record, package)),
+        aliases=tuple(sorted(map(str, record.get("aliases") or ()))),
+    )
+
+
+def _from_service(found: Vulnerability, entry: LockEntry, service: str) -> Finding:
+    return Finding(
+        id=found.id,
+        check="vulnerabilities",
+        severity=UNKNOWN,
+        where=entry.where,
+        version=entry.version,
+        evidence=_evidence(f"{found.summary} (told by {service})"),
+        remedy=_remedy(entry, found.fixed),
+        aliases=found.aliases,
+    )
+
+
+def _evidence(summary: str) -> str:
+    text = " ".join(summary.split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _remedy(entry: LockEntry, fixed: Sequence[str]) -> str:
+    if fixed:
+        return f"train with {entry.name} {fixed[0]} or later (fixed in {', '.join(fixed)}) and lock again"
+    return f"no release of {entry.name} is said to fix it: replace it, or accept it for a time with an ignore"
+
+
+def _merge(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for each vulnerability: records that share an id or alias are of one."""
+    merged: list[Finding] = []
+    for finding in findings:
+        ids = {finding.id, *finding.aliases}
+        same = [each for each in merged if ids & {each.id, *each.aliases}]
+        for each in same:
+            merged.remove(each)
+            ids |= {each.id, *each.aliases}
+        first = same[0] if same else finding
+        severity = max((each.severity for each in (*same, finding)), key=SEVERITIES.index)
+        merged.append(replace(first, severity=severity, aliases=tuple(sorted(ids - {first.id}))))
+    return merged

@@ -1,0 +1,111 @@
+"""The report as text for people: a table for a terminal, and markdown for a merge request."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kbuild.audit.report.report import AuditReport
+
+_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
+_MOST_UNCHECKED = 10
+
+
+def summary(report: AuditReport) -> str:
+    """``incomplete: 2 findings (1 high, 1 low), 3 not checked``."""
+    counts = ", ".join(f"{number} {severity}" for severity, number in report.counts().items() if number)
+    number = len(report.findings)
+    parts = [f"{number} finding{'' if number == 1 else 's'}" + (f" ({counts})" if counts else "")]
+    if report.unchecked:
+        parts.append(f"{len(report.unchecked)} not checked")
+    if report.accepted:
+        parts.append(f"{len(report.accepted)} accepted")
+    return f"{report.verdict}: {', '.join(parts)}"
+
+
+def table(report: AuditReport, *, width: int, colour: bool) -> str:
+    """For a terminal of that many columns."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False, soft_wrap=False)
+    console.print(Text(f"{report.reference}  {report.date}"))
+    if report.findings:
+        shown = Table(box=SIMPLE_HEAD, expand=True)
+        for name, ratio in (("severity", None), ("id", 2), ("where", 2), ("what, and what to do", 5)):
+            shown.add_column(name, ratio=ratio, overflow="fold")
+        for each in report.findings:
+            where = f"{each.where} {each.version}" if each.version else each.where
+            what = Text(each.evidence).append(f"\n→ {each.remedy}", style="dim")
+            shown.add_row(Text(each.severity, style=_STYLES[each.severity]), Text(each.id), Text(where), what)
+        console.print(shown)
+    for line in _notes(report):
+        console.print(Text(line))
+    console.print(Text(summary(report), style="green" if report.verdict == "clean" else "bold"))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def markdown(report: AuditReport) -> str:
+    """GitHub-flavoured markdown; nothing in it can break out of the table."""
+    lines = [f"### kbuild audit: {_cell(summary(report))}", "", f"`{_code(report.reference)}`, {report.date}", ""]
+    if report.findings:
+        lines += ["| severity | id | where | evidence | remedy |", "|---|---|---|---|---|"]
+        for each in report.findings:
+            where = f"{each.where} {each.version}" if each.version else each.where
+            cells = (each.severity, each.id, where, each.evidence, each.remedy)
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append("")
+    lines += [f"- {_cell(line)}" for line in _notes(report)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def summary_table(rows: Sequence[tuple[str, str]], *, width: int, colour: bool) -> str:
+    """References with their verdicts, one a line."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False)
+    shown = Table(box=SIMPLE_HEAD)
+    shown.add_column("model", overflow="fold")
+    shown.add_column("verdict", overflow="fold")
+    for reference, verdict in rows:
+        shown.add_row(Text(reference), Text(verdict))
+    console.print(shown)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def _notes(report: AuditReport) -> list[str]:
+    by_reason: dict[tuple[str, str, str], list[str]] = {}
+    for each in report.unchecked:
+        by_reason.setdefault((each.check, each.reason, each.remedy), []).append(each.where)
+    lines = [
+        f"not checked ({check}): {_listed(where)}: {reason}; {remedy}"
+        for (check, reason, remedy), where in by_reason.items()
+    ]
+    for accepted in report.accepted:
+        name = getattr(accepted.item, "id", "unchecked")
+        lines.append(f"accepted until {accepted.expires}: {name} of {accepted.item.where}: {accepted.reason}")
+    for ignore in report.expired:
+        lines.append(f"the ignore of {ignore.id} expired on {ignore.expires}: {ignore.reason}")
+    for ignore in report.unused:
+        lines.append(f"the ignore of {ignore.id} covers nothing here")
+    for source in report.sources:
+        dated = f", newest of {source.date}, {source.records} records" if source.date else ""
+        fault = f"; {source.fault}" if source.fault else ""
+        lines.append(f"advisories: {source.name}{dated}{fault}")
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_UNCHECKED} more" if len(names) > _MOST_UNCHECKED else ""
+    return ", ".join(names[:_MOST_UNCHECKED]) + more
+
+
+def _cell(text: str) -> str:
+    flat = " ".join(text.split())
+    for character in "\\`*_[]<>|":
+        flat = flat.replace(character, f"\\{character}")
+    return flat
+
+
+def _code(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'")

@@ -1,0 +1,148 @@
+"""An offline advisory database: OSV records from a file, a folder, an archive or a url.
+
+Format: https://ossf.github.io/osv-schema/, one record a JSON or YAML file, or a JSON list of records.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import yaml
+from packaging.utils import canonicalize_name
+
+from kbuild.audit.sources.osv import PYPI, PackageVersion
+from kbuild.environment.credentials import without_credentials
+from kbuild.errors import ConfigurationError, IndexUnavailable
+from kbuild.files import expand_home
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SUFFIXES = (".json", ".yaml", ".yml")
+_TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdvisoryDatabase:
+    """Records by ecosystem and package. ``date`` is the day of the newest change of a record, ``2026-11-22``."""
+
+    name: str
+    date: str | None
+    size: int
+    _by_package: Mapping[tuple[str, str], tuple[Mapping[str, Any], ...]]
+
+    def records(self, package: PackageVersion) -> tuple[Mapping[str, Any], ...]:
+        """The records that name this package, whatever version."""
+        return self._by_package.get(_key(package.ecosystem, package.name), ())
+
+    def knows_ecosystem(self, ecosystem: str) -> bool:
+        """Whether it has any record of this ecosystem."""
+        return any(each == ecosystem for each, _ in self._by_package)
+
+
+def read_advisories(source: str) -> AdvisoryDatabase:
+    """Read a database. Raises ConfigurationError when it is missing or no such thing, IndexUnavailable for a url that
+    does not answer."""
+    if urlsplit(source).scheme in ("http", "https"):
+        data = _download(source)
+        members = _archive(urlsplit(source).path, data, source)
+    else:
+        members = _local(expand_home(source), source)
+    try:
+        records = [record for name, data in members for record in _parse(name, data, source)]
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ConfigurationError(f"the advisories {without_credentials(source)} cannot be read: {error}") from error
+    if not records:
+        raise ConfigurationError(f"there is no advisory in {without_credentials(source)}", hint=_HINT)
+    return _index(records, without_credentials(source))
+
+
+_HINT = "--advisories takes OSV records: a JSON or YAML file, a folder, a .tar.gz or .zip of them, or the url of one"
+
+
+def _index(records: Iterable[Mapping[str, Any]], source: str) -> AdvisoryDatabase:
+    by_package: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    size, newest = 0, ""
+    for record in records:
+        size += 1
+        newest = max(newest, str(record.get("modified") or "")[:10])
+        affected = record.get("affected") or ()
+        stated = (each.get("package") or {} for each in affected if isinstance(each, Mapping))
+        for key in {_key(str(each.get("ecosystem")), str(each.get("name"))) for each in stated}:
+            by_package.setdefault(key, []).append(record)
+    return AdvisoryDatabase(
+        name=source,
+        date=newest or None,
+        size=size,
+        _by_package={key: tuple(found) for key, found in by_package.items()},
+    )
+
+
+def _key(ecosystem: str, name: str) -> tuple[str, str]:
+    ecosystem = ecosystem.partition(":")[0]
+    return ecosystem, canonicalize_name(name) if ecosystem == PYPI else name
+
+
+def _download(url: str) -> bytes:
+    try:
+        response = requests.get(url, timeout=_TIMEOUT)
+        response.raise_for_status()
+    except requests.RequestException as error:
+        raise IndexUnavailable(
+            f"the advisories cannot be fetched: {without_credentials(str(error))}", hint="or give --advisories a file"
+        ) from error
+    return response.content
+
+
+def _local(path: Path, source: str) -> Iterator[tuple[str, bytes]]:
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
+        return ((str(each), each.read_bytes()) for each in files)
+    try:
+        return _archive(path.name, path.read_bytes(), source)
+    except OSError as error:
+        raise ConfigurationError(f"the advisories {source} cannot be read: {error.strerror}", hint=_HINT) from error
+
+
+def _archive(name: str, data: bytes, source: str) -> Iterator[tuple[str, bytes]]:
+    """The members of an archive that may be records, or the one file itself."""
+    if name.endswith(_TAR):
+        yield from _tar(data)
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.namelist():
+                if PurePosixPath(member).suffix in _SUFFIXES:
+                    yield member, archive.read(member)
+    elif PurePosixPath(name).suffix in _SUFFIXES:
+        yield name, data
+    else:
+        raise ConfigurationError(f"{without_credentials(source)} is no file of advisories by its name", hint=_HINT)
+
+
+def _tar(data: bytes) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if PurePosixPath(member.name).suffix in _SUFFIXES else None
+            if file is not None:
+                yield member.name, file.read()
+
+
+def _parse(name: str, data: bytes, source: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        value = json.loads(data) if name.endswith(".json") else yaml.load(data, Loader=_Loader)  # noqa: S506 - safe
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"{name} of the advisories {without_credentials(source)} is damaged: {' '.join(str(error).split())}"
+        ) from error
+    for record in value if isinstance(value, list) else [value]:
+        # Databases carry other files too; a record has an id and says what it affects.
+        if isinstance(record, Mapping) and isinstance(record.get("id"), str) and "modified" in record:
+            yield record

@@ -1,0 +1,1 @@
+"""F0: the folder of what is kept between builds, addressed by content."""

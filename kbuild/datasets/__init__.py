@@ -1,0 +1,1 @@
+"""SIDE WING: Kedro datasets that are MLflow models."""

@@ -1,0 +1,1 @@
+"""Wheels that are built from source distributions."""

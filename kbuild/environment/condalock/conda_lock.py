@@ -1,0 +1,236 @@
+"""CondaLockResolver: conda-lock, run as a process, turns an environment spec into a lockfile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from packaging.version import Version
+
+from kbuild.digest import Digest, digest_file, digest_json
+from kbuild.environment.condalock.failures import source_only_hint
+from kbuild.environment.lockfile import (
+    CHANNEL_VARIABLE,
+    CONTENT_DIGEST_KEY,
+    LockedPackage,
+    Lockfile,
+    content_digest,
+    parse_lockfile,
+)
+from kbuild.environment.spec import EnvironmentSpec
+from kbuild.errors import (
+    ExtraNotInstalled,
+    HashMismatch,
+    LockfileInvalid,
+    OutputError,
+    PlatformError,
+    ResolverFailed,
+    SourceOnlyPackage,
+)
+from kbuild.platform import Platform, host_platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+if TYPE_CHECKING:
+    from kbuild.environment.built.built_wheels import WheelBuilds
+
+# Raised when the same spec would be locked differently by this module.
+_RECIPE = 2
+# Debian 12's.
+DEFAULT_GLIBC = "2.36"
+_HEADER = """\
+# Made by kbuild with conda-lock (unified format, version 1): every package by url and sha256. Do not edit.
+# $KBUILD_CHANNEL, where it stands, is the url of the local channel that holds the captured interpreter.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CondaLockResolver:
+    """A ``Resolver``.
+
+    ``channel`` is the local conda channel that a captured interpreter is put into. ``environ`` is the environment of
+    conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
+    line, None for an installed or the built-in one. ``glibc`` is the C library that images have at least. ``builds``
+    makes wheels of source distributions; without it they are refused.
+    """
+
+    run: Runner
+    channel: Path
+    environ: Mapping[str, str]
+    solver: Path | None = None
+    glibc: str = DEFAULT_GLIBC
+    builds: WheelBuilds | None = None
+
+    def input_digest(self, spec: EnvironmentSpec) -> Digest:
+        """Digest of the spec, conda-lock's version, this module's recipe and the C library.
+
+        Not of the solver: any of them answers within the same constraints, and which one a machine has installed must
+        not make the locks of a team stale.
+        """
+        try:
+            version = metadata.version("conda-lock")
+        except metadata.PackageNotFoundError as error:
+            raise ExtraNotInstalled("conda-lock is not installed") from error
+        return digest_json(
+            {"spec": str(spec.digest), "conda-lock": version, "recipe": _RECIPE, "glibc": self.glibc},
+        )
+
+    def resolve(self, spec: EnvironmentSpec, *, progress: Progress) -> Lockfile:
+        """Solve for every platform of the spec; captures the interpreter first when the spec wants it.
+
+        The bytes of the answer depend on the spec and on what channels and indexes offer. Raises PackageNotFound,
+        VersionConflict, SourceOnlyPackage, IndexUnavailable, InterpreterCaptureFailed or ResolverFailed; PlatformError
+        naming everything that a platform other than this machine's lacks.
+        """
+        from kbuild.environment.condalock.one_platform import PlatformSolve  # not needed where a lock is fresh
+
+        digest = self.input_digest(spec)
+        documents = {}
+        # This machine's own platform first: what stops it stops all, and is told as the simpler case that it is.
+        for platform in sorted(spec.platforms, key=lambda each: (each != host_platform(), each)):
+            glibc, channels = self._interpreter(spec, platform, progress)
+            solve = PlatformSolve(
+                spec=spec,
+                platform=platform,
+                channels=channels,
+                glibc=glibc,
+                input_digest=digest,
+                run=self.run,
+                environ={**self.environ, CHANNEL_VARIABLE: self.channel.resolve().as_uri()},
+                solver=self.solver,
+                progress=progress,
+            )
+            try:
+                documents[platform] = solve.document()
+            except SourceOnlyPackage as error:
+                if self.builds is None:
+                    raise
+                # Without metadata that can be read as it is, conda-lock would have to build it to know what it needs.
+                raise SourceOnlyPackage(
+                    f"{error.message}, and these do not say by themselves what they depend on",
+                    hint="build its wheel by hand (pip wheel) and offer it on your package index",
+                ) from error
+        if spec.interpreter == "captured":
+            for document in documents.values():
+                self._adopt(document["package"])
+        lockfile = self._lockfile(spec, documents)
+        sdists = [p for p in lockfile.packages if p.manager == "pip" and not p.filename.endswith(".whl")]
+        if sdists:
+            self._replace_sdists(spec, sdists, documents, progress)
+            lockfile = self._lockfile(spec, documents)
+        return lockfile
+
+    def _lockfile(self, spec: EnvironmentSpec, documents: Mapping[Platform, Mapping[str, Any]]) -> Lockfile:
+        try:
+            return parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
+        except LockfileInvalid as error:
+            raise ResolverFailed(error.message, hint="every package needs a url and a sha256") from error
+
+    def _replace_sdists(
+        self,
+        spec: EnvironmentSpec,
+        sdists: Sequence[LockedPackage],
+        documents: Mapping[Platform, Mapping[str, Any]],
+        progress: Progress,
+    ) -> None:
+        """conda-lock falls back to a source distribution where no wheel fits; an image is made of wheels alone."""
+        if self.builds is None:
+            names = sorted({f"{package.name} {package.version} for {package.platform}" for package in sdists})
+            raise SourceOnlyPackage(
+                f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
+                hint=source_only_hint(sdists[0].name),
+            )
+        from kbuild.environment.built.built_wheels import wheel_url  # brings what reads ELF files
+
+        bound = []
+        for package in sdists:
+            wheel = self.builds.wheel_of(package, spec.python, progress)
+            if not wheel.is_pure and package.platform != host_platform():
+                bound.append(f"{package.name} {package.version} for {package.platform}")
+                continue
+            for entry in documents[package.platform]["package"]:
+                if entry["manager"] == "pip" and entry["name"] == package.name:
+                    entry |= {"url": wheel_url(wheel), "hash": {"sha256": wheel.sha256}}
+                    needs = {} if wheel.glibc is None else {"__glibc": f">={wheel.glibc}"}
+                    entry["dependencies"] = {**entry.get("dependencies", {}), **needs}
+        if bound:
+            raise PlatformError(
+                f"only a source distribution with native code, which builds for {host_platform()} here:"
+                f" {', '.join(sorted(bound))}",
+                hint="build its wheel on such a machine (pip wheel) and offer it on your package index",
+            )
+
+    def _adopt(self, packages: Sequence[dict[str, Any]]) -> None:
+        """Bring packages of channels that are folders of this machine into the local channel, and name them there.
+
+        They travel with the lock from then on, as the captured interpreter of this machine's own platform does.
+        Raises HashMismatch and OutputError.
+        """
+        for package in packages:
+            if package["manager"] != "conda" or not str(package["url"]).startswith("file:"):
+                continue
+            source = Path(unquote(urlsplit(package["url"]).path))
+            target = self.channel / package["platform"] / source.name
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.is_file() or digest_file(target).hex != package["hash"]["sha256"]:
+                    shutil.copyfile(source, target)
+                if digest_file(target).hex != package["hash"]["sha256"]:
+                    raise HashMismatch(f"{source} is not the file that its channel's repodata.json describes")
+            except OSError as error:
+                raise OutputError(f"cannot bring {source} to {target.parent}: {error.strerror}") from error
+            package["url"] = f"${CHANNEL_VARIABLE}/{package['platform']}/{source.name}"
+
+    def _interpreter(
+        self, spec: EnvironmentSpec, platform: Platform, progress: Progress
+    ) -> tuple[str, tuple[str, ...]]:
+        """The C library and the channels to solve a platform with.
+
+        Only this machine's own interpreter can be captured: for other platforms one of the same version comes from a
+        channel.
+        """
+        if spec.interpreter == "conda" or platform != host_platform():
+            return self.glibc, spec.channels
+        from kbuild.environment.captured.capture import capture_interpreter, check_version, running_interpreter
+
+        layout = running_interpreter()
+        check_version(spec.python, layout)
+        captured = capture_interpreter(self.channel, run=self.run, progress=progress, layout=layout)
+        # The image must have the C library that the interpreter needs; its package says so in the lock.
+        glibc = str(max(Version(self.glibc), Version(captured.glibc)))
+        # No channel is asked unless a package other than the interpreter must come from one.
+        return glibc, (f"${CHANNEL_VARIABLE}", *(spec.channels if spec.conda else ()))
+
+
+def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
+    """One lockfile of the lockfiles of several platforms, without conda-lock's own comments and file names."""
+    first = documents[0]["metadata"]
+    packages = [package for each in documents for package in each["package"]]
+    joined = {
+        "version": 1,
+        "metadata": {
+            "content_hash": {
+                key: value for each in documents for key, value in each["metadata"]["content_hash"].items()
+            },
+            "channels": _channels(documents),
+            "platforms": [name for each in documents for name in each["metadata"]["platforms"]],
+            "sources": first["sources"],
+            "custom_metadata": {**first["custom_metadata"], CONTENT_DIGEST_KEY: str(content_digest(packages))},
+        },
+        "package": packages,
+    }
+    return (_HEADER + str(yaml.safe_dump(joined, sort_keys=False))).encode()
+
+
+def _channels(documents: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Each channel of any platform once: platforms differ in theirs where one has the captured interpreter."""
+    found: list[Any] = []
+    for document in documents:
+        found += [channel for channel in document["metadata"]["channels"] if channel not in found]
+    return found

@@ -1,0 +1,44 @@
+"""conda-lock's own command, with every manylinux tag known to it; run as a script of its own.
+
+conda-lock 4 knows the tags 1, 2010, 2014, 2_17, 2_18, 2_24 and 2_28 alone (``MANYLINUX_TAGS`` in its
+``pypi_solver.py``), so a wheel with any other one is no candidate, whatever the C library. The list is ascending, and
+conda-lock itself leaves out what is newer than the virtual package ``__glibc``. It is a private name: where a release
+has it no more, this stops instead of locking other wheels than were asked for.
+
+Format: PEP 600, and the order of ``packaging.tags`` (the name with a number before its legacy alias).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kbuild.environment.index.wheel_tags import LEGACY
+
+# The second number of glibc 2.x: of the first one that PEP 600 names, and of one that is still far away.
+_OLDEST, _NEWEST = 5, 99
+
+
+def manylinux_tags() -> list[str]:
+    """Every tag behind ``manylinux``, ascending: ``1``, ``_2_5`` … ``2014``, ``_2_17``, ``_2_18`` …"""
+    old = {glibc: name.removeprefix("manylinux") for name, glibc in LEGACY.items()}
+    tags = []
+    for number in range(_OLDEST, _NEWEST + 1):
+        tags += [old[2, number]] if (2, number) in old else []
+        tags.append(f"_2_{number}")
+    return tags
+
+
+def main() -> None:
+    """Run conda-lock with this process's arguments; SystemExit with what it says."""
+    from conda_lock import pypi_solver
+    from conda_lock.conda_lock import main as run
+
+    known = getattr(pypi_solver, "MANYLINUX_TAGS", None)
+    if not isinstance(known, list) or not set(known) <= set(manylinux_tags()):
+        sys.exit("kbuild does not know this version of conda-lock: its list of manylinux tags is another one")
+    known[:] = manylinux_tags()
+    run(prog_name="conda-lock")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""One platform of one spec through conda-lock, until every constraint holds."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from kbuild.digest import Digest
+from kbuild.environment.condalock import source
+from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
+from kbuild.environment.condalock.lacking import find_without_wheel, platform_error
+from kbuild.environment.condalock.solver import find_solver
+from kbuild.environment.credentials import without_credentials
+from kbuild.environment.index.download import make_session
+from kbuild.environment.index.package_indexes import IndexFile, find_files, releases_of
+from kbuild.environment.requirements import applicable
+from kbuild.environment.spec import EnvironmentSpec
+from kbuild.errors import KbuildError, PackageNotFound, ResolverFailed, VersionConflict
+from kbuild.platform import Platform, host_platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_TIMEOUT = 1800.0
+# A constraint that an answer misses becomes a requirement of the next question.
+_ROUNDS = 3
+_TALK = re.compile(r"INFO:conda_lock\.\S+?:(?P<text>.+)|(?P<plain>Locking .+)")
+_LONGEST_NOTE = 120
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformSolve:
+    """All that decides the answer for one platform, and what is needed to ask."""
+
+    spec: EnvironmentSpec
+    platform: Platform
+    channels: tuple[str, ...]
+    glibc: str
+    input_digest: Digest
+    run: Runner
+    environ: Mapping[str, str]
+    solver: Path | None
+    progress: Progress
+
+    def document(self) -> dict[str, Any]:
+        """conda-lock's lockfile of this platform, parsed; raises as ``Resolver.resolve`` says."""
+        pip = applicable(self.spec.pip, self.spec.python, self.platform)
+        pins = applicable(self.spec.constraints, self.spec.python, self.platform)
+        conda = list(self.spec.conda)
+        missed: dict[str, Mapping[str, Any]] = {}
+        for _ in range(_ROUNDS):
+            document = self._solve(conda, pip, pins)
+            missed = missed_constraints(document["package"], pins)
+            if not missed:
+                self._note_strangers(document["package"], pins)
+                return document
+            for name, package in missed.items():
+                if package["manager"] == "conda":
+                    conda.append(f"{package['name']} {pins[name].specifier}")
+                else:
+                    pip[name] = _narrowed(pip.get(name, Requirement(name)), pins[name].specifier)
+        raise VersionConflict(
+            "the solver does not keep to the versions of the training environment: "
+            + ", ".join(f"{pins[name]} became {package['version']}" for name, package in missed.items())
+        )
+
+    def _solve(
+        self, conda: Sequence[str], pip: Mapping[str, Requirement], pins: Mapping[str, Requirement]
+    ) -> dict[str, Any]:
+        document, stderr = self._ask(conda, pip, pins)
+        if document is not None:
+            return document
+        with make_session(self.environ) as session:
+
+            def files(name: str) -> list[IndexFile]:
+                return find_files(name, self.spec.indexes, environ=self.environ, session=session)
+
+            error = explain_failure(stderr, releases=lambda name: releases_of(files(name)))
+            of_channel = is_channel_failure(stderr)
+            if isinstance(error, ResolverFailed) or (of_channel and self.platform != host_platform()):
+                # The solver stops at the first of them; whoever has to provide them wants to know all.
+                without = find_without_wheel({**pins, **pip}, self.spec.python, self.platform, files=files)
+                if of_channel or without:
+                    raise platform_error(self.platform, error if of_channel else None, without) from error
+        raise self._with_offer(error, stderr, pip)
+
+    def _with_offer(self, error: KbuildError, stderr: str, pip: Mapping[str, Requirement]) -> KbuildError:
+        """An index can lag behind itself, a release be there without what it pins: then offer one that solves."""
+        name, version = lagging_requirement(stderr) or ("", "")
+        if not isinstance(error, PackageNotFound) or name not in pip:
+            return error
+        self.progress.note(f"The index lags behind {name} {version}; looking for the newest version that solves")
+        older = _narrowed(Requirement(name), SpecifierSet(f"<{version}"))
+        document, _ = self._ask((), {name: older}, {})
+        for package in document["package"] if document is not None else ():
+            if package["name"] == name:
+                offer = f"{name} {package['version']} solves here; log the model with that version"
+                return PackageNotFound(error.message, hint=offer)
+        return error
+
+    def _ask(
+        self, conda: Sequence[str], pip: Mapping[str, Requirement], pins: Mapping[str, Requirement]
+    ) -> tuple[dict[str, Any] | None, str]:
+        """Run conda-lock once; returns its lockfile, None where it failed, and what it said."""
+        files = source.make_source(
+            python=self.spec.python,
+            platform=self.platform,
+            conda=conda,
+            pip=pip,
+            pins=pins,
+            channels=self.channels,
+            indexes=self.spec.indexes,
+            glibc=self.glibc,
+            input_digest=self.input_digest,
+        )
+        with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
+            folder = Path(scratch)
+            for name, text in files.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            solver = self.solver or find_solver(folder)
+            self.progress.note(f"Resolving {len(pip)} requirements for {self.platform} with {solver.name}")
+            sources = [name for name in (source.ENVIRONMENT, source.PYPROJECT) if name in files]
+            try:
+                completed = self.run(
+                    _command(solver, sources),
+                    env=self._environ(folder),
+                    cwd=folder,
+                    on_line=self._talk,
+                    timeout=_TIMEOUT,
+                )
+            except TimeoutError as error:
+                raise ResolverFailed(f"conda-lock found no answer in {_TIMEOUT / 60:g} minutes") from error
+            if completed.returncode != 0:
+                return None, completed.stderr
+            return yaml.safe_load((folder / source.LOCKFILE).read_text(encoding="utf-8")), completed.stderr
+
+    def _environ(self, folder: Path) -> dict[str, str]:
+        # What is set for a shell's conda or for the user's poetry must not decide what an image holds.
+        kept = {
+            name: value
+            for name, value in self.environ.items()
+            if not name.startswith(("CONDA_OVERRIDE_", "CONDA_LOCK_", "POETRY_"))
+        }
+        return {**kept, "POETRY_CONFIG_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
+
+    def _talk(self, line: str) -> None:
+        match = _TALK.match(line)
+        if match is not None:
+            text = without_credentials(match["text"] or match["plain"])
+            self.progress.note(text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]}…")
+
+    def _note_strangers(self, packages: Sequence[Mapping[str, Any]], pins: Mapping[str, Requirement]) -> None:
+        if not pins:
+            return
+        strangers = sorted(p["name"] for p in packages if p["manager"] == "pip" and p["name"] not in pins)
+        if strangers:
+            self.progress.note(f"Not recorded at training, now in the lock: {', '.join(strangers)}")
+
+
+def missed_constraints(
+    packages: Sequence[Mapping[str, Any]], pins: Mapping[str, Requirement]
+) -> dict[str, Mapping[str, Any]]:
+    """The locked packages that do not fit their constraint, by the constraint's name."""
+    missed: dict[str, Mapping[str, Any]] = {}
+    for package in packages:
+        if package["manager"] == "conda":
+            if "python" not in package.get("dependencies", {}):
+                continue  # a library or program that only shares the name of a Python distribution
+            name = canonicalize_name(source.pip_name(package["name"]))
+        else:
+            name = canonicalize_name(package["name"])
+        if name in pins and not _fits(str(package["version"]), pins[name].specifier):
+            missed[name] = package
+    return missed
+
+
+def _fits(version: str, specifier: SpecifierSet) -> bool:
+    try:
+        return specifier.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+def _narrowed(requirement: Requirement, specifier: SpecifierSet) -> Requirement:
+    narrowed = Requirement(str(requirement))
+    narrowed.specifier &= specifier
+    return narrowed
+
+
+def _command(solver: Path, sources: Sequence[str]) -> list[str]:
+    # -P: the folder of the script is not a place to import from.
+    command = [sys.executable, "-P", str(_LAUNCHER), "lock", "--conda", str(solver)]
+    for name in sources:
+        command += ["--file", name]
+    return [
+        *command,
+        *("--lockfile", source.LOCKFILE),
+        *("--virtual-package-spec", source.VIRTUAL_PACKAGES),
+        *("--pypi_to_conda_lookup_file", source.NAMES),
+        *("--metadata-yaml", source.METADATA),
+        "--strip-auth",
+    ]

@@ -1,0 +1,1 @@
+"""Package indexes: what they offer, and locked packages downloaded from them."""

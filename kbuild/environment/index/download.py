@@ -1,0 +1,230 @@
+"""Downloading locked packages into a cache that is addressed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+from urllib3.util.retry import Retry
+
+from kbuild.digest import Digest, digest_file
+from kbuild.environment.credentials import expand_variables, split_credentials
+from kbuild.environment.index.package_indexes import Indexes, network_reason
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
+from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
+from kbuild.progress import Progress
+
+_THREADS = 8
+_CHUNK = 1 << 18
+_TIMEOUT = (15.0, 60.0)
+_RETRY = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+
+
+def make_session(environ: Mapping[str, str]) -> requests.Session:
+    """A session that tries again what may pass, with backoff, on as many connections as there are threads.
+
+    It trusts the certificates that ``REQUESTS_CA_BUNDLE`` of ``environ`` names: pip's own, where pip is told of any.
+    """
+    session = requests.Session()
+    session.verify = environ.get("REQUESTS_CA_BUNDLE") or True
+    adapter = HTTPAdapter(max_retries=_RETRY, pool_maxsize=_THREADS)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+def fetch_packages(
+    packages: Iterable[LockedPackage],
+    *,
+    cache: Path,
+    channel: Path | None,
+    progress: Progress,
+    environ: Mapping[str, str],
+    indexes: Indexes | None = None,
+    session: requests.Session | None = None,
+) -> dict[LockedPackage, Path]:
+    """A local file, its sha256 checked, for every package: ``cache/<sha256>/<filename>``.
+
+    ``channel`` is the local channel of captured packages; ``environ`` fills variables in urls; credentials come from
+    there, from ``indexes`` or from ~/.netrc, when a request is made. What is in the cache is not asked for again.
+    Raises HashMismatch, IndexUnavailable, InterpreterCaptureFailed (a captured package that is not here),
+    ConfigurationError (a variable that is not set) and OutputError.
+    """
+    wanted = list(dict.fromkeys(packages))
+    found = {package: path for package in wanted if (path := cached_package(package, cache)) is not None}
+    missing = [package for package in wanted if package not in found]
+    if not missing:
+        return {package: found[package] for package in wanted}
+    progress.note(f"Fetching {len(missing)} of {len(wanted)} packages")
+    with make_session(environ) if session is None else nullcontext(session) as opened:
+        fetcher = _Fetcher(cache, channel, environ, indexes, opened, progress)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            try:
+                futures = {pool.submit(fetcher.fetch, package): package for package in missing}
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                fetcher.stop()
+                pool.shutdown(cancel_futures=True)
+            failed = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    if failed:
+        raise next((error for error in failed if not isinstance(error, _Stopped)), failed[0])
+    found |= {package: future.result() for future, package in futures.items()}
+    return {package: found[package] for package in wanted}
+
+
+def cached_package(package: LockedPackage, cache: Path) -> Path | None:
+    """The package's file in the cache, None where it is not there; files come there checked and are not read again."""
+    path = _cache_path(package, cache)
+    return path if path.is_file() else None
+
+
+def resolve_url(package: LockedPackage, *, channel: Path | None, environ: Mapping[str, str]) -> str:
+    """The package's url with variables filled in; ``$KBUILD_CHANNEL`` is the url of ``channel``.
+
+    Raises ConfigurationError for a variable that is not set, InterpreterCaptureFailed for a captured package where
+    there is no local channel.
+    """
+    if channel is None:
+        if CHANNEL_VARIABLE in package.url and CHANNEL_VARIABLE not in environ:
+            raise _not_here(package)
+        return expand_variables(package.url, environ)
+    return expand_variables(package.url, {**environ, CHANNEL_VARIABLE: channel.resolve().as_uri()})
+
+
+def find_captured(package: LockedPackage, channel: Path) -> Path:
+    """The file of a captured package or built wheel anywhere below ``channel``, by its sha256: the name may have
+    changed on the way.
+
+    Raises InterpreterCaptureFailed when none has that sha256.
+    """
+    # Conda's two formats, of which a file keeps the one it has: what a name ends in decides how it is read.
+    endings = (".conda", ".tar.bz2") if package.manager == "conda" else (".whl",)
+    for path in sorted(channel.rglob("*")):
+        if path.name.endswith(endings) and path.is_file() and digest_file(path).hex == package.sha256:
+            return path
+    raise _not_here(package)
+
+
+def _not_here(package: LockedPackage) -> InterpreterCaptureFailed:
+    return InterpreterCaptureFailed(
+        f"the lock names a captured {package.name} {package.version} that is not on this machine"
+        f" (sha256 {package.sha256})",
+        hint=f"fetch {package.filename} from where the lock comes from, or lock again",
+    )
+
+
+class _Stopped(Exception):
+    """Another download failed first."""
+
+
+class _Fetcher:
+    """Downloads in threads; ``stop`` ends them all."""
+
+    def __init__(
+        self,
+        cache: Path,
+        channel: Path | None,
+        environ: Mapping[str, str],
+        indexes: Indexes | None,
+        session: requests.Session,
+        progress: Progress,
+    ) -> None:
+        self._cache, self._channel, self._environ = cache, channel, environ
+        self._indexes, self._session, self._progress = indexes, session, progress
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def fetch(self, package: LockedPackage) -> Path:
+        auth = None
+        if package.url.startswith(f"${CHANNEL_VARIABLE}/") and self._channel is not None:
+            url = find_captured(package, self._channel).resolve().as_uri()
+        elif package.manager == "pip" and "@" in urlsplit(package.url).netloc:
+            url, auth = split_credentials(package.url, self._environ)
+        else:
+            url = resolve_url(package, channel=self._channel, environ=self._environ)
+        target = _cache_path(package, self._cache)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+        state = hashlib.sha256()
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _writing(target), partial.open("wb") as file:
+                for chunk in self._chunks(package, url, auth):
+                    state.update(chunk)
+                    file.write(chunk)
+            if state.hexdigest() != package.sha256:
+                raise HashMismatch(
+                    f"{package.filename}: expected sha256 {package.sha256}, got {state.hexdigest()}",
+                    hint="somebody changed the file on its server, or on the way; if you trust it, lock again",
+                )
+            with _writing(target):
+                partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def _chunks(self, package: LockedPackage, url: str, auth: tuple[str, str] | None) -> Iterator[bytes]:
+        chunks = _local_chunks(package, url) if url.startswith("file:") else self._remote_chunks(package, url, auth)
+        for chunk in chunks:
+            if self._stopped.is_set():
+                raise _Stopped
+            with self._lock:
+                self._done += len(chunk)
+                self._progress.count(self._done, None)
+            yield chunk
+
+    def _remote_chunks(self, package: LockedPackage, url: str, auth: tuple[str, str] | None) -> Iterator[bytes]:
+        if auth is None and self._indexes is not None:
+            auth = self._indexes.credentials_for(url, self._environ)
+        try:
+            # The bytes as they are: a server that compresses a wheel on the way would change its digest.
+            headers = {"Accept-Encoding": "identity"}
+            with self._session.get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
+                response.raise_for_status()
+                yield from response.raw.stream(_CHUNK, decode_content=False)
+        except requests.HTTPError as error:
+            raise IndexUnavailable(
+                f"{urlsplit(url).hostname} does not give {package.filename}: {error.response.status_code}"
+                f" {error.response.reason}"
+            ) from error
+        except (requests.RequestException, HTTPError) as error:
+            raise IndexUnavailable(
+                f"{urlsplit(url).hostname} does not give {package.filename}: {network_reason(error)}",
+                hint="check the network and the proxy, then run it again: what was fetched is kept",
+            ) from error
+
+
+def _local_chunks(package: LockedPackage, url: str) -> Iterator[bytes]:
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise IndexUnavailable(f"cannot read {path} for {package.name}: {error.strerror}") from error
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _cache_path(package: LockedPackage, cache: Path) -> Path:
+    return cache / Digest(package.sha256).hex / package.filename
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror}", hint="make space, or move the cache") from error

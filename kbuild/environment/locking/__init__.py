@@ -1,0 +1,1 @@
+"""A model's lock: found, or made and stored."""

@@ -1,0 +1,314 @@
+"""Locking a model: take the fresh lock that is already there, else resolve one; and store it with the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from kbuild.digest import Digest, digest_file
+from kbuild.environment.condalock.conda_lock import CondaLockResolver
+from kbuild.environment.hashes import check_hashes
+from kbuild.environment.index.package_indexes import Indexes, package_indexes
+from kbuild.environment.lockfile import (
+    CHANNEL_VARIABLE,
+    PACKAGES,
+    RUN_FOLDER,
+    SIDE_FILE,
+    LockedPackage,
+    Lockfile,
+    parse_lockfile,
+    read_lockfile,
+)
+from kbuild.environment.resolver import Resolver
+from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
+from kbuild.errors import HashMismatch, KbuildError, LockfileStale
+from kbuild.model.bundle import ModelBundle
+from kbuild.model.fetch import ModelStore
+from kbuild.platform import Platform, known_platforms
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+LOCKFILE_NAME = "conda-lock.yml"
+Origin = Literal["given", "stored with the run", "cached", "resolved"]
+_Found = tuple[Lockfile, EnvironmentSpec, Origin]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockRequest:
+    """What lock is wanted. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
+
+    ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
+    fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``).
+    """
+
+    platforms: tuple[Platform, ...]
+    interpreter: str = "auto"
+    channels: tuple[str, ...] = ()
+    lockfile: Path | None = None
+    locked: bool = False
+    digest: str | None = None
+    allow_sdist: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """A fresh lockfile and where it came from; ``channel`` is the local channel that its ``$KBUILD_CHANNEL`` means.
+
+    ``indexes`` and ``environ`` are what downloads need besides; they hold credentials.
+    """
+
+    lockfile: Lockfile
+    spec: EnvironmentSpec
+    origin: Origin
+    channel: Path
+    indexes: Indexes = field(repr=False)
+    environ: Mapping[str, str] = field(repr=False)
+
+
+def lock_bundle(
+    bundle: ModelBundle,
+    request: LockRequest,
+    *,
+    store: ModelStore,
+    cache: Path,
+    run: Runner,
+    progress: Progress,
+    environ: Mapping[str, str] = os.environ,
+    force: bool = False,
+) -> Locked:
+    """The lock of a model's environment, stored with its run when it is new.
+
+    Looked for in this order: ``request.lockfile``, the run's own, the cache; each counts only while its input digest
+    is the model's. Else it is resolved. Raises LockfileStale where nothing fresh is there and resolving is
+    forbidden, or where the given file is stale; HashMismatch for a package that is another file than the
+    requirements name by hash; else what reading the spec and resolving raise.
+    """
+    indexes = package_indexes(run=run, environ=environ, progress=progress)
+    environ = {**environ, **indexes.environment}
+    spec = _read_spec(bundle, request, indexes)
+    channel = cache / "channel"
+    with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
+        builds = None
+        if request.allow_sdist:
+            from kbuild.environment.built.built_wheels import find_builds  # brings what reads ELF files
+
+            builds = find_builds(
+                bundle, indexes, store=store, cache=cache, run=run, environ=environ, progress=progress, again=force
+            )
+        resolver = CondaLockResolver(run=run, channel=channel, environ=environ, builds=builds)
+        found: _Found | None = None
+        if not force or request.lockfile is not None:
+            found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
+        lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
+        check_hashes(lockfile, spec)
+        if builds is not None and builds.made:
+            _write(builds.side_file(), _side(cache, lockfile))
+        locked = Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
+        _bring_packages(locked, bundle, store, Path(scratch))
+        if origin in ("resolved", "cached"):
+            _write_back(locked, _side(cache, lockfile), bundle, store, Path(scratch), progress)
+    return locked
+
+
+def fresh_inputs(
+    bundle: ModelBundle, request: LockRequest, indexes: Indexes, *, cache: Path, run: Runner, environ: Mapping[str, str]
+) -> frozenset[Digest]:
+    """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
+    resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ)
+    return frozenset(_candidates(_read_spec(bundle, request, indexes), request, resolver))
+
+
+def cached_locks(cache: Path) -> list[Path]:
+    """Every lockfile that this machine has made and still keeps."""
+    return sorted((cache / "locks").glob(f"*/{LOCKFILE_NAME}"))
+
+
+def _resolve(
+    bundle: ModelBundle,
+    spec: EnvironmentSpec,
+    request: LockRequest,
+    resolver: Resolver,
+    cache: Path,
+    environ: Mapping[str, str],
+    progress: Progress,
+) -> _Found:
+    if request.locked:
+        raise LockfileStale("the model has no fresh lock, and --locked forbids making one", hint=_mend(bundle))
+    from kbuild.environment.condalock.channels import (
+        choose_interpreter,  # solvers take long to import; most builds need none
+    )
+
+    spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=environ))
+    progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
+    lockfile = resolver.resolve(spec, progress=progress)
+    write_lockfile(lockfile, _cached(cache, resolver.input_digest(spec)))
+    return lockfile, spec, "resolved"
+
+
+def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
+    names = ("requirements.txt", "constraints.txt")
+    files = {name: (bundle.root / name).read_text("utf-8") for name in names if (bundle.root / name).is_file()}
+    return make_spec(
+        bundle.facts.conda_env,
+        files=files,
+        python=bundle.facts.python_version,
+        platforms=request.platforms,
+        indexes=indexes.urls,
+        interpreter="captured" if request.interpreter == "captured" else "conda",
+        channels=request.channels,
+    )
+
+
+def _candidates(spec: EnvironmentSpec, request: LockRequest, resolver: Resolver) -> dict[Digest, EnvironmentSpec]:
+    """Specs whose lock is fresh.
+
+    ``auto`` takes either interpreter: a lock that is there decides, not this machine. A lock of further platforms is as
+    good as one of those asked for: the image of one platform is then the one that is in the index of all.
+    """
+    kinds: tuple[Interpreter, ...] = ("conda", "captured") if request.interpreter == "auto" else (spec.interpreter,)
+    others = [platform for platform in known_platforms() if platform not in spec.platforms]
+    wider = [more for count in range(len(others) + 1) for more in combinations(others, count)]
+    return {
+        resolver.input_digest(each): each
+        for more in wider
+        for kind in kinds
+        for each in [replace(spec, interpreter=kind, platforms=tuple(sorted((*spec.platforms, *more))))]
+    }
+
+
+def _find_fresh(
+    bundle: ModelBundle,
+    candidates: Mapping[Digest, EnvironmentSpec],
+    request: LockRequest,
+    store: ModelStore,
+    cache: Path,
+    progress: Progress,
+) -> _Found | None:
+    if request.lockfile is not None:
+        given = read_lockfile(request.lockfile)
+        if given.input_digest is None or given.input_digest not in candidates:
+            raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=_mend(bundle))
+        return given, candidates[given.input_digest], "given"
+    stored = _stored(bundle, store, progress)
+    if stored is not None and stored.is_named(request.digest):
+        return stored, next(iter(candidates.values())), "stored with the run"
+    if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
+        return stored, candidates[stored.input_digest], "stored with the run"
+    if stored is not None:
+        progress.note("the lock stored with the run was made from other inputs")
+    for digest, spec in candidates.items():
+        if _cached(cache, digest).is_file():
+            return read_lockfile(_cached(cache, digest)), spec, "cached"
+    return None
+
+
+def write_lockfile(lockfile: Lockfile, path: Path) -> None:
+    """Write the lockfile's bytes whole or not at all; raises OSError.
+
+    A device or pipe (``/dev/null``, ``/dev/stdout``) is written to: a rename would put a file in its place, and for
+    root that is the whole machine's.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(lockfile.content)
+        return
+    _write(lockfile.content, path)
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_back(
+    locked: Locked, side: Path, bundle: ModelBundle, store: ModelStore, scratch: Path, progress: Progress
+) -> None:
+    """Store the lock, its side file and the captured packages and built wheels it names with the model's run.
+
+    A server that does not take it is told in a note: the lock is still in the cache, and the work goes on.
+    """
+    run_id = bundle.facts.run_id
+    if run_id is None:
+        return
+    path = scratch / LOCKFILE_NAME
+    write_lockfile(locked.lockfile, path)
+    try:
+        for package in captured_packages(locked.lockfile):
+            store.upload(run_id, [_captured_path(package, locked.channel)], _stored_folder(_inside(package)))
+        store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
+    except KbuildError as error:
+        progress.note(f"the lock could not be stored with the run: {error.message}")
+
+
+def captured_packages(lockfile: Lockfile) -> list[LockedPackage]:
+    """The packages that no public channel or index has: those of the local channel."""
+    return [package for package in lockfile.packages if package.url.startswith(f"${CHANNEL_VARIABLE}/")]
+
+
+def _captured_path(package: LockedPackage, channel: Path) -> Path:
+    return channel / _inside(package)
+
+
+def _inside(package: LockedPackage) -> PurePosixPath:
+    """Where a package lies in the local channel."""
+    return PurePosixPath(package.url.removeprefix(f"${CHANNEL_VARIABLE}/").partition("#")[0])
+
+
+def _stored_folder(inside: PurePosixPath) -> str:
+    return f"{RUN_FOLDER}/{PACKAGES}/{inside.parent}"
+
+
+def _side(cache: Path, lockfile: Lockfile) -> Path:
+    """The side file of a lock that was made here."""
+    key = lockfile.digest if lockfile.input_digest is None else lockfile.input_digest
+    return _cached(cache, key).with_name(SIDE_FILE)
+
+
+def _cached(cache: Path, digest: Digest) -> Path:
+    return cache / "locks" / digest.hex / LOCKFILE_NAME
+
+
+def _stored(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
+    run_id = bundle.facts.run_id
+    if run_id is None:
+        return None
+    try:
+        with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
+            path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
+            return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
+    except KbuildError as error:
+        # A model fetched from a folder may name a run of a server that is not this one.
+        progress.note(f"no lock from run {run_id}: {error.message}")
+        return None
+
+
+def _bring_packages(locked: Locked, bundle: ModelBundle, store: ModelStore, scratch: Path) -> None:
+    """Fetch captured packages that this machine's channel does not have from the run."""
+    for package in captured_packages(locked.lockfile):
+        target = _captured_path(package, locked.channel)
+        if target.is_file() and digest_file(target).hex == package.sha256:
+            continue
+        name = f"{_stored_folder(_inside(package))}/{package.filename}"
+        run_id = bundle.facts.run_id
+        found = None if run_id is None else store.download(run_id, name, scratch / "captured")
+        if found is None or digest_file(found).hex != package.sha256:
+            built = package.manager == "pip"
+            again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
+            what = f"the {'built' if built else 'captured'} {package.filename} that the lock names"
+            raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{_mend(bundle)} --force {again}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(found, target)
+
+
+def _mend(bundle: ModelBundle) -> str:
+    return f"kbuild lock {bundle.facts.run_id or bundle.root}"

@@ -1,0 +1,1 @@
+"""SIDE WING: what Kedro calls while it runs."""

@@ -1,0 +1,232 @@
+"""The Kedro hook that logs the model when what ran is a PipelineML; any other run it leaves alone.
+
+Thin: what is to be done is in tracking.py and record.py, which are imported only when a PipelineML runs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from kedro.framework.hooks import hook_impl
+
+from kbuild.errors import KbuildError, PipelineMLError, RecordingError, UnexpectedError
+from kbuild.hooks import kedro_mlflow
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
+
+    from kbuild.project.config import ProjectConfig
+    from kbuild.recording.mlflow_run import GitState, TrainingRun
+    from kbuild.recording.record import RecordedModel
+    from kbuild.training.pipeline_ml import PipelineML
+
+
+@dataclass(kw_only=True, slots=True)
+class _Training:
+    """A training run under way, and the data of its inference inputs that the runner would release."""
+
+    run: TrainingRun
+    tracking_uri: str
+    config: ProjectConfig
+    git: GitState | None
+    wanted: frozenset[str]
+    captured: dict[str, Any] = field(default_factory=dict)
+
+
+class MlflowPipelineHook:
+    """Starts an MLflow run where none is active, and logs the inference pipeline when training ends well.
+
+    A model that cannot be logged fails the Kedro run.
+    """
+
+    def __init__(self) -> None:
+        self._training: _Training | None = None
+        self._config_loader: Any = None
+
+    @hook_impl  # type: ignore[untyped-decorator]
+    def after_context_created(self, context: Any) -> None:
+        """Keep the session's config loader, which knows the environment that kbuild.yml is read from."""
+        self._config_loader = context.config_loader
+
+    # Last, so that a run that another hook starts for this pipeline is there already.
+    @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
+        """Refuse what could not be logged, start or find the MLflow run, and see what has to be captured."""
+        with _one_line_errors():
+            pipeline_ml = _find_pipeline_ml(pipeline)
+            if pipeline_ml is None:
+                if kedro_mlflow.is_theirs(pipeline):
+                    click.echo(kedro_mlflow.THEY_LOG)
+                return
+            import mlflow
+
+            from kbuild.project.config import read_config
+            from kbuild.recording.mlflow_run import make_tags, read_git_state, start_training_run
+
+            binding = pipeline_ml.binding
+            project_path = _get_project_path(run_params)
+            name = _get_package_name() or project_path.name
+            config = read_config(project_path, env=run_params.get("env"), loader=self._config_loader)
+            git = read_git_state(project_path)
+            tags = {**config.training.tags, **make_tags(run_params, git, name)}
+            self._training = _Training(
+                run=start_training_run(project_path, name, tags),
+                tracking_uri=mlflow.get_tracking_uri(),
+                config=config,
+                git=git,
+                wanted=_find_released(binding.inference, pipeline_ml, catalog),
+            )
+            atexit.register(self._abandon)
+
+    @hook_impl  # type: ignore[untyped-decorator]
+    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
+        """Keep in-memory data that the inference pipeline needs, before the runner releases it."""
+        training = self._training
+        if training is not None and dataset_name in training.wanted and not inspect.isgeneratorfunction(node.func):
+            training.captured[dataset_name] = data
+
+    # A wrapper, and the outermost: the model is logged before another hook ends the run, and told of after that.
+    @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any
+    ) -> Generator[None, Any, Any]:
+        """Log the model, say so in one line, end the run, and do what is to follow it."""
+        training, recorded = self._training, self._log(run_params, pipeline, catalog)
+        result = yield
+        if training is not None and recorded is not None:
+            from kbuild.hooks.start_trigger import follow
+
+            line = follow(
+                training.config,
+                recorded,
+                tracking_uri=training.tracking_uri,
+                project=_get_package_name() or _get_project_path(run_params).name,
+                git=training.git,
+            )
+            if line is not None:
+                click.echo(line)
+        return result
+
+    def _log(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> RecordedModel | None:
+        training = self._training
+        if training is None:
+            return None
+        with _one_line_errors():
+            pipeline_ml = _find_pipeline_ml(pipeline)
+            if pipeline_ml is None:
+                raise UnexpectedError("a training run ended with another pipeline than it began with")
+            from kbuild.recording.record import record_model
+
+            try:
+                recorded = record_model(
+                    pipeline_ml,
+                    catalog,
+                    run_id=training.run.run_id,
+                    package_name=_get_package_name(),
+                    settings=training.config.training,
+                    captured=training.captured,
+                    git=training.git,
+                )
+            except KbuildError as error:
+                if problem := self._end("FAILED"):
+                    raise type(error)(f"{error.message}; {problem}", hint=error.hint) from error
+                raise
+            except BaseException:
+                self._tell(self._end("FAILED"))
+                raise
+            if problem := self._end("FINISHED"):
+                raise RecordingError(
+                    f"the model {recorded.model_uri} is logged, but {problem}",
+                    hint=f"mark it when the server is back, in Python: "
+                    f"mlflow.MlflowClient().set_terminated({recorded.run_id!r})",
+                )
+        reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
+        neighbour = kedro_mlflow.WE_LOG if kedro_mlflow.is_active() else ""
+        click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
+        return recorded
+
+    @hook_impl  # type: ignore[untyped-decorator]
+    def on_pipeline_error(self) -> None:
+        """End the run as failed."""
+        self._tell(self._end("FAILED"))
+
+    def _abandon(self) -> None:
+        # Interrupted: neither of the hooks above was called, and MLflow would call the run finished.
+        self._tell(self._end("KILLED"))
+
+    def _end(self, status: str) -> str | None:
+        """End the run; returns None, or why the server still calls it running."""
+        training, self._training = self._training, None
+        if training is None:
+            return None
+        from kbuild.recording.mlflow_run import end_training_run
+
+        atexit.unregister(self._abandon)
+        return end_training_run(training.run, status)
+
+    def _tell(self, problem: str | None) -> None:
+        """Beside another error, which must not be hidden by this one."""
+        if problem is not None:
+            click.echo(problem, err=True)
+
+
+mlflow_pipeline_hook = MlflowPipelineHook()
+
+
+def _find_pipeline_ml(pipeline: Pipeline) -> PipelineML | None:
+    """The pipeline if it is a PipelineML that trains; raises PipelineMLError when one was lost on the way."""
+    from kbuild.training.pipeline_ml import PipelineML, find_lost_nodes
+
+    lost = find_lost_nodes(pipeline)
+    if lost:
+        raise PipelineMLError(
+            f"the training nodes {', '.join(lost)} run without their inference pipeline, so no model could be logged",
+            hint="wrap training and inference with Pipeline() or pipeline() first, "
+            "and call pipeline_ml_factory() on the results",
+        )
+    return pipeline if isinstance(pipeline, PipelineML) and pipeline.trains else None
+
+
+def _find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:
+    """Inference inputs that training makes in memory: a runner drops them after their last use."""
+    from kbuild.recording.artifacts import find_dataset, is_persisted
+
+    made = inference.inputs() & training.all_outputs()
+    return frozenset(name for name in made if not is_persisted(find_dataset(name, catalog)))
+
+
+def _get_project_path(run_params: dict[str, Any]) -> Path:
+    return Path(run_params.get("project_path") or Path.cwd())
+
+
+def _get_package_name() -> str | None:
+    from kedro.framework import project
+
+    name: str | None = project.PACKAGE_NAME
+    return name
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Let Kedro's command line show an error as its one line and hint, with its exit code, and no traceback."""
+    try:
+        yield
+    except KbuildError as error:
+        kind = type(type(error).__name__, (type(error), _CommandLineError), {})
+        shown = kind(error.message, hint=error.hint)
+        raise shown.with_traceback(error.__traceback__) from error.__cause__
+
+
+class _CommandLineError(click.ClickException):
+    hint: str | None
+
+    def format_message(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nHint: {self.hint}"

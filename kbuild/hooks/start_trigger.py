@@ -1,0 +1,61 @@
+"""The last act of training: what the project's trigger says is started or told, and training does not fail for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kbuild.errors import KbuildError
+from kbuild.process import run, start
+from kbuild.project.config import ProjectConfig
+from kbuild.trigger.background import ENDED, ask_mlflow
+from kbuild.trigger.event import make_event
+from kbuild.trigger.fire import Site, fire
+
+if TYPE_CHECKING:
+    from kbuild.recording.mlflow_run import GitState
+    from kbuild.recording.record import RecordedModel
+
+
+def follow(
+    config: ProjectConfig, recorded: RecordedModel, *, tracking_uri: str, project: str, git: GitState | None
+) -> str | None:
+    """Fire the project's trigger for a model that was logged; returns the line for the user, None without a trigger.
+
+    Never raises: the model is logged, and what follows can be done again.
+    """
+    if config.trigger is None:
+        return None
+    kind = config.trigger.kind
+    try:
+        event = make_event(
+            run_id=recorded.run_id,
+            model_id=recorded.model_id,
+            model_uri=recorded.model_uri,
+            model_name=recorded.name,
+            tracking_uri=tracking_uri,
+            project=project,
+            env=config.env,
+            git=None if git is None else (git.commit, git.dirty),
+        )
+        ended = ask_mlflow(recorded.run_id, tracking_uri) in ENDED
+        return f"Trigger {kind}: {fire(config.trigger, event, make_site(config, tracking_uri), ended=ended)}"
+    except KbuildError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        return f"Trigger {kind}: {error.message}{hint}. The model is logged all the same."
+    except Exception as error:  # noqa: BLE001 - see above: told, but no reason to fail a training that went well
+        return f"Trigger {kind}: {type(error).__name__}: {error}. The model is logged all the same."
+
+
+def make_site(config: ProjectConfig, tracking_uri: str) -> Site:
+    """Where triggers of this project are fired and its outbox is sent from."""
+    return Site(
+        project=config.root or Path.cwd(),
+        state=config.state,
+        tracking_uri=tracking_uri,
+        environ=os.environ,
+        remotes=config.remotes,
+        run=run,
+        start=start,
+    )

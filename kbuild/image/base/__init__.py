@@ -1,0 +1,1 @@
+"""Base images: what ``--base`` says, brought to exact bytes."""

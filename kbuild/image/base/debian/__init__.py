@@ -1,0 +1,1 @@
+"""Bases that are assembled from Debian packages."""

@@ -1,0 +1,225 @@
+"""Reading a Debian archive: Release files and their signatures, package indexes, packages by hash.
+
+Format: the Debian repository format (wiki.debian.org/DebianRepository/Format).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from kbuild.errors import BaseImageError, HashMismatch, ProgramNotFound
+from kbuild.image.base.debian.sources import Archive, read_fields
+from kbuild.plan.base import BasePackage
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+Fetch = Callable[[str], bytes | None]
+"""The bytes at a uri, None where there is nothing; raises BaseImageError when the mirror does not answer."""
+
+_UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
+_TIMEOUT = (15, 120)
+_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """A Release file that was checked: the sha256 of each index by its path, and whether a signature was verified."""
+
+    archive: Archive
+    files: Mapping[str, str]
+    by_hash: bool
+    signed: bool
+
+
+def fetch(uri: str) -> bytes | None:
+    """The real ``Fetch``: http, https and file."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        path = Path(unquote(parts.path))
+        return path.read_bytes() if path.is_file() else None
+    import requests  # a base that was recorded is here already
+
+    for attempt in range(1, _TRIES + 1):
+        try:
+            answer = requests.get(uri, timeout=_TIMEOUT)
+            if answer.status_code in (404, 410):
+                return None
+            answer.raise_for_status()
+        except requests.HTTPError as error:
+            raise BaseImageError(f"{shown(uri)}: the mirror answers {error.response.status_code}") from error
+        except requests.RequestException as error:
+            if attempt == _TRIES:
+                raise BaseImageError(
+                    f"the mirror does not answer: {shown(uri)} ({type(error).__name__})",
+                    hint="check the network and the proxy, or set KBUILD_DEBIAN_MIRROR to another mirror",
+                ) from error
+        else:
+            return answer.content
+    raise AssertionError("unreachable")
+
+
+def shown(uri: str) -> str:
+    """The uri without user name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def read_release(archive: Archive, *, fetch: Fetch, run: Runner, progress: Progress) -> Release | None:
+    """The archive's Release file, its signature checked where gpgv and the keyring are installed.
+
+    None where an archive that is not required does not exist. Raises BaseImageError for a bad signature.
+    """
+    base = f"{archive.uri}/dists/{archive.pocket}"
+    content = fetch(f"{base}/InRelease")
+    detached = None
+    if content is None:
+        content, detached = fetch(f"{base}/Release"), fetch(f"{base}/Release.gpg")
+    if content is None:
+        if archive.required:
+            raise BaseImageError(
+                f"{shown(archive.uri)} has no suite {archive.pocket}",
+                hint="set KBUILD_DEBIAN_MIRROR to a mirror that has it",
+            )
+        progress.note(f"no {archive.pocket} on {shown(archive.uri)}")
+        return None
+    verified = _verify(content, detached, archive, run, progress)
+    fields = read_fields(_unsigned_text(content) if verified is None else verified.decode("utf-8", "replace"))
+    files = {}
+    for line in fields.get("sha256", "").splitlines():
+        if len(parts := line.split()) == 3:
+            files[parts[2]] = parts[0]
+    if not files:
+        raise BaseImageError(f"{shown(base)} has a Release file without sha256 sums")
+    by_hash = fields.get("acquire-by-hash") == "yes"
+    return Release(archive=archive, files=files, by_hash=by_hash, signed=verified is not None)
+
+
+def read_packages(
+    release: Release, components: Iterable[str], architecture: str, wanted: Iterable[str], *, fetch: Fetch
+) -> list[BasePackage]:
+    """Every version of the wanted packages that the archive offers for an architecture."""
+    found = []
+    names = "|".join(map(re.escape, wanted)).encode()
+    # A list is 50 MB and as text four times that: only what is found in it is decoded.
+    pattern = re.compile(rb"^Package: (?:" + names + rb")\n(?:.+(?:\n|\Z))*", re.MULTILINE)
+    for component in components:
+        index = _index(release, _list_path(component, architecture), fetch)
+        for match in pattern.finditer(index):
+            fields = read_fields(match[0].decode("utf-8", "replace"))
+            try:
+                package = BasePackage(
+                    name=fields["package"],
+                    version=fields["version"],
+                    architecture=fields["architecture"],
+                    sha256=fields["sha256"],
+                    filename=fields["filename"],
+                )
+            except KeyError as error:
+                where = shown(release.archive.uri)
+                raise BaseImageError(f"{where} lists {fields['package']} without its {error.args[0]}") from error
+            found.append(package)
+    return found
+
+
+def list_digests(release: Release, component: str, architecture: str) -> list[str]:
+    """The sha256 of a component's package list in each of its compressions, empty where there is none."""
+    path = _list_path(component, architecture)
+    return [release.files[path + suffix] for suffix in _UNPACK if path + suffix in release.files]
+
+
+def _list_path(component: str, architecture: str) -> str:
+    return f"{component}/binary-{architecture}/Packages"
+
+
+def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fetch: Fetch) -> Path:
+    """The .deb file of a package, from ``cache`` or the first uri that has it.
+
+    Raises HashMismatch when it is not the one that was pinned, BaseImageError when it is gone.
+    """
+    kept = cache / "debs" / f"{package.sha256}.deb"
+    if kept.is_file():
+        return kept
+    for uri in uris:
+        content = fetch(f"{uri}/{package.filename}")
+        if content is None:
+            continue
+        _check(content, package.sha256, f"{shown(uri)}/{package.filename}")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=kept.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(kept)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return kept
+    raise BaseImageError(
+        f"no mirror has {package.name} {package.version} any more ({package.filename})",
+        hint="build without the recorded base to take today's packages, or set a mirror that keeps old ones",
+    )
+
+
+def _index(release: Release, path: str, fetch: Fetch) -> bytes:
+    base = f"{release.archive.uri}/dists/{release.archive.pocket}"
+    for suffix, unpack in _UNPACK.items():
+        sha256 = release.files.get(path + suffix)
+        if sha256 is None:
+            continue
+        content = fetch(f"{base}/{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}") if release.by_hash else None
+        content = fetch(f"{base}/{path}{suffix}") if content is None else content
+        if content is None:
+            continue
+        _check(content, sha256, f"{shown(base)}/{path}{suffix}")
+        return unpack(content)
+    raise BaseImageError(f"{shown(base)} has no {path}", hint="the mirror may lack this architecture")
+
+
+def _check(content: bytes, sha256: str, what: str) -> None:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise HashMismatch(f"{what} has sha256 {actual}, not {sha256}", hint="try again; the mirror may be updating")
+
+
+def _verify(content: bytes, detached: bytes | None, archive: Archive, run: Runner, progress: Progress) -> bytes | None:
+    """The signed text, or None where nothing can check it."""
+    where = f"{shown(archive.uri)} {archive.pocket}"
+    if not archive.keyring.is_file():
+        progress.note(f"signature of {where} not checked: {archive.keyring} is not installed")
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        release, signature, text = (Path(scratch, name) for name in ("release", "signature", "text"))
+        release.write_bytes(content)
+        argv = ["gpgv", "--status-fd", "1", "--keyring", str(archive.keyring)]
+        if detached is None:
+            argv += ["--output", str(text), str(release)]
+        else:
+            signature.write_bytes(detached)
+            argv += [str(signature), str(release)]
+        try:
+            done = run(argv, env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})
+        except ProgramNotFound:
+            progress.note(f"signature of {where} not checked: gpgv is not installed")
+            return None
+        # A Release file carries several signatures and a keyring need not know all: one good and none bad is right.
+        status = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")}
+        if "VALIDSIG" not in status or status & {"BADSIG", "REVKEYSIG", "EXPKEYSIG"}:
+            raise BaseImageError(
+                f"the signature of {where} does not hold", hint=f"its keys are looked for in {archive.keyring}"
+            )
+        return text.read_bytes() if detached is None else content
+
+
+def _unsigned_text(content: bytes) -> str:
+    text = content.decode("utf-8", "replace")
+    if text.startswith("-----BEGIN PGP SIGNED MESSAGE-----"):
+        text = text.partition("\n\n")[2].partition("\n-----BEGIN PGP SIGNATURE-----")[0]
+    return text

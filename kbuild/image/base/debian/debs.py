@@ -1,0 +1,186 @@
+"""A base image assembled from Debian packages: pinned by sha256, and the same bytes from the same pins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+from kbuild.cache.tree import cached_tree, normalise_tree, writing
+from kbuild.digest import Digest, digest_json
+from kbuild.errors import BaseImageError
+from kbuild.image.base.debian import archive as archives
+from kbuild.image.base.debian.archive import Fetch, download_package, read_release
+from kbuild.image.base.debian.deb import RECIPE, STICKY, lay_out
+from kbuild.image.base.debian.debversion import version_key
+from kbuild.image.base.debian.offers import read_offers
+from kbuild.image.base.debian.sources import Archive, find_archives
+from kbuild.image.base.debian.suites import Suite
+from kbuild.plan.base import BaseKind, BasePackage, ResolvedBase
+from kbuild.platform import Platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+_APT = Path("/etc/apt")
+_PARALLEL = 8
+
+
+def resolve_debs_base(
+    suite: Suite,
+    platform: Platform,
+    *,
+    mirror: str | None = None,
+    recorded: Sequence[BasePackage] | None = None,
+    cache: Path,
+    run: Runner,
+    progress: Progress,
+    fetch: Fetch = archives.fetch,
+    apt: Path = _APT,
+) -> ResolvedBase:
+    """Assemble a base; its ``path`` is a read-only directory below ``cache`` to be copied to ``/``.
+
+    ``recorded`` pins the packages of an earlier build; without it the newest of the suite and its updates are
+    taken. ``mirror`` is what the user configured, see ``find_archives``. Raises BaseImageError and HashMismatch.
+    """
+    with writing("the base image"):
+        if recorded is None:
+            sources = find_archives(suite, mirror=mirror or "", apt=apt)
+            packages = pick_packages(suite, platform, sources, cache=cache, fetch=fetch, run=run, progress=progress)
+        else:
+            packages = tuple(sorted(recorded, key=lambda package: package.name))
+        digest = base_digest(platform, packages)
+
+        def make(root: Path) -> None:
+            sources = find_archives(suite, mirror=mirror or "", apt=apt)
+            uris = list(dict.fromkeys(source.uri for source in sources))
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                files = list(pool.map(lambda package: download_package(package, uris, cache, fetch), packages))
+            progress.note(f"unpacking {len(packages)} packages of {suite}")
+            lay_out({package.name: file.read_bytes() for package, file in zip(packages, files, strict=True)}, root)
+            normalise_tree(root, sticky=STICKY)
+
+        path = cached_tree(cache / "bases" / digest.hex, make)
+    return ResolvedBase(
+        kind="debs", name=str(suite), digest=digest, path=path, packages=packages, glibc=glibc_version(packages)
+    )
+
+
+def pick_packages(
+    suite: Suite,
+    platform: Platform,
+    sources: Sequence[Archive],
+    *,
+    cache: Path,
+    fetch: Fetch,
+    run: Runner,
+    progress: Progress,
+) -> tuple[BasePackage, ...]:
+    """The newest version of each package of a suite's base, sorted by name; raises BaseImageError if one is missing.
+
+    The archives are always asked what is newest; lists that did not change are not read again, see ``read_offers``.
+    """
+    progress.note(f"reading the package lists of {suite}")
+
+    def offers(source: Archive) -> list[BasePackage]:
+        release = read_release(source, fetch=fetch, run=run, progress=progress)
+        if release is None:
+            return []
+        return read_offers(
+            release,
+            suite.components,
+            platform.architecture,
+            suite.packages,
+            fetch=fetch,
+            cache=cache / "package-lists",
+        )
+
+    newest: dict[str, BasePackage] = {}
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        for offered in pool.map(offers, sources):
+            for package in offered:
+                known = newest.get(package.name)
+                if known is None or version_key(package.version) > version_key(known.version):
+                    newest[package.name] = package
+    missing = [name for name in suite.packages if name not in newest]
+    if missing:
+        raise BaseImageError(f"{suite} has no {', '.join(missing)} for {platform.architecture} on this mirror")
+    return tuple(newest[name] for name in sorted(newest))
+
+
+def base_digest(platform: Platform, packages: Sequence[BasePackage]) -> Digest:
+    """Depends on the pins and on the recipe that lays them out."""
+    pins = [[package.name, package.version, package.architecture, package.sha256] for package in packages]
+    return digest_json([RECIPE, platform.architecture, pins])
+
+
+def glibc_version(packages: Sequence[BasePackage]) -> str | None:
+    """The C library's version, ``2.36``, from that of libc6."""
+    for package in packages:
+        if package.name == "libc6" and (match := re.match(r"(?:\d+:)?(\d+\.\d+)", package.version)):
+            return match[1]
+    return None
+
+
+def base_record(base: ResolvedBase) -> dict[str, object]:
+    """What to keep beside the lock, so that the same base can be had again; JSON values only."""
+    return {
+        "kind": base.kind,
+        "name": base.name,
+        "digest": str(base.digest),
+        "reference": base.reference,
+        "glibc": base.glibc,
+        "packages": [asdict(package) for package in base.packages],
+    }
+
+
+def parse_base_record(value: object) -> ResolvedBase:
+    """Read a base record; ``path`` is None, for files do not travel. Raises BaseImageError naming the bad field."""
+    record = _table(value, "base")
+    kind = next((known for known in get_args(BaseKind) if known == record.get("kind")), None)
+    if kind is None:
+        raise BaseImageError(f"base.kind: {record.get('kind')!r} is none of {', '.join(get_args(BaseKind))}")
+    packages = record.get("packages", [])
+    if not isinstance(packages, list):
+        raise BaseImageError("base.packages: not a list")
+    try:
+        digest = Digest.parse(_text(record, "base.digest"))
+    except ValueError as error:
+        raise BaseImageError(f"base.digest: {error}") from error
+    return ResolvedBase(
+        kind=kind,
+        name=_text(record, "base.name"),
+        digest=digest,
+        reference=_text(record, "base.reference") if record.get("reference") is not None else None,
+        glibc=_text(record, "base.glibc") if record.get("glibc") is not None else None,
+        packages=tuple(_package(package, f"base.packages[{index}]") for index, package in enumerate(packages)),
+    )
+
+
+def _package(value: object, where: str) -> BasePackage:
+    table = _table(value, where)
+    sha256 = _text(table, f"{where}.sha256")
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise BaseImageError(f"{where}.sha256: {sha256!r} is no sha256")
+    return BasePackage(
+        name=_text(table, f"{where}.name"),
+        version=_text(table, f"{where}.version"),
+        architecture=_text(table, f"{where}.architecture"),
+        sha256=sha256,
+        filename=_text(table, f"{where}.filename"),
+    )
+
+
+def _table(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise BaseImageError(f"{where}: not a table")
+    return value
+
+
+def _text(table: dict[str, object], where: str) -> str:
+    value = table.get(where.rpartition(".")[2])
+    if not isinstance(value, str) or not value:
+        raise BaseImageError(f"{where}: {'missing' if value is None else 'not a text'}")
+    return value

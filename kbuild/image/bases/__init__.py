@@ -1,1 +1,0 @@
-"""Base images: what ``--base`` says, and bases assembled from Debian packages."""

@@ -1,0 +1,1 @@
+"""What lies in images, and what differs between two."""

@@ -1,0 +1,1 @@
+"""A lock's packages as files at their in-image paths."""

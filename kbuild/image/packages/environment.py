@@ -1,0 +1,236 @@
+"""Rootfs: a lockfile's packages as files at their in-image paths, ready to be copied to ``/`` of an image.
+
+The trees depend on the lock alone: not on the staging directory, the user, the umask, the day or the number of
+processors. Each wheel, and the interpreter with its conda packages, is laid out and compiled once a cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+
+from kbuild.cache.tree import cached_tree, make_directory, normalise_tree, reset_directory_times, writing
+from kbuild.digest import Digest, digest_json
+from kbuild.environment.lockfile import LockedPackage, Lockfile
+from kbuild.errors import LockfileInvalid, SourceOnlyPackage
+from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
+from kbuild.image.packages.bytecode_check import check_bytecode
+from kbuild.image.packages.conda import install_conda_packages
+from kbuild.image.packages.trimming import link_trimmed
+from kbuild.image.packages.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename, wheel_key
+from kbuild.plan.split import PackageGroup
+from kbuild.platform import Platform
+from kbuild.process import Runner
+from kbuild.progress import Progress
+
+PREFIX = "/opt/env"
+"""Where the environment lies inside the image."""
+
+_RECIPE = 2
+# Bytes of wheels that are laid out together.
+_BATCH = 1_000_000
+# Where code lies that is no package: what serves, and what the model carries.
+_CODE = ("/opt/kbuild", "/opt/model")
+
+
+class Environment:
+    """The trees of a lock's packages on one platform, each laid out when it is first asked for.
+
+    A tree's files are in the cache, or hard links into it: read-only. ``cache`` should lie on the file system of
+    ``into``: then files are links, otherwise copies. Not for several threads.
+    """
+
+    def __init__(
+        self,
+        lockfile: Lockfile,
+        platform: Platform,
+        *,
+        cache: Path,
+        prefix: str = PREFIX,
+        run: Runner,
+    ) -> None:
+        """Raises LockfileInvalid (no interpreter, a wheel for another platform) and SourceOnlyPackage."""
+        packages = lockfile.for_platform(platform)
+        self._conda = [package for package in packages if package.manager == "conda"]
+        python = next((package.version for package in self._conda if package.name == "python"), None)
+        if python is None:
+            raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
+        self._target = WheelTarget(python=python, platform=platform, prefix=prefix)
+        self.glibc = _check_wheels([package for package in packages if package.manager == "pip"], self._target)
+        self._cache, self._run = cache, run
+
+    def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
+        """The packages whose files are needed to lay these layers out; the interpreter compiles all of them."""
+        wanted = set(names)
+        found = [] if cached_interpreter(self._conda, self._target, self._cache).is_dir() else list(self._conda)
+        return found + [package for group in groups if group.name in wanted for package in group.packages]
+
+    def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:
+        """The interpreter and the other conda packages; raises BuildFailed and OutputError."""
+        with writing("the environment"):
+            return _lay_interpreter(self._conda, downloads, self._target, self._cache, self._run)
+
+    def wheels(
+        self, groups: Sequence[PackageGroup], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
+    ) -> dict[str, Path]:
+        """The tree of each group, below ``into`` where it is made of several; ``downloads`` has a file a package.
+
+        Raises LockfileInvalid (two wheels with different contents for one file, a damaged wheel), BuildFailed and
+        OutputError.
+        """
+        compiler = self.compiler(downloads)
+        if compiler is None:
+            progress.note(f"no Python {self._target.short} here to compile: the image starts slower, without bytecode")
+        wanted = [package for group in groups for package in group.packages]
+        progress.note(f"installing {len(wanted)} wheels")
+        with writing("the environment"):
+            trees = _lay_wheels(wanted, downloads, self._target, compiler, self._cache, self._run, progress)
+            return {group.name: _join(group, trees, self._target.site_packages, into) for group in groups}
+
+    def compiler(self, downloads: Mapping[LockedPackage, Path]) -> Compiler | None:
+        """What compiles for the image, None where nothing here can."""
+        target = self._target
+        return find_compiler(self.interpreter(downloads), target.prefix, target.python, target.platform)
+
+    def compile(self, trees: Sequence[Path], downloads: Mapping[LockedPackage, Path]) -> None:
+        """Compile the code of trees that are no package, and normalise their modes and times.
+
+        Raises BuildFailed when the image's interpreter does not run here.
+        """
+        compiler = self.compiler(downloads)
+        for tree in trees:
+            if compiler is not None:
+                compile_folder(tree, "", compiler, run=self._run, jobs=_jobs())
+            normalise_tree(tree)
+
+    def check_bytecode(
+        self, trees: Iterable[Path], downloads: Mapping[LockedPackage, Path], progress: Progress
+    ) -> None:
+        """Raises BytecodeMissing when Python files of these trees lack bytecode; notes those that are not valid."""
+        compiler = self.compiler(downloads)
+        if compiler is None:
+            return  # said when the wheels were laid out
+        folders = (f"{self._target.prefix}/lib", *_CODE)
+        tag = f"cpython-{self._target.short.replace('.', '')}"
+        invalid = check_bytecode(trees, folders, tag, compiler, run=self._run)
+        if invalid:
+            progress.note(f"{len(invalid)} files are not valid Python and have no bytecode: {', '.join(invalid)}")
+
+
+def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:
+    """Everything besides the lock that decides the two trees, known before anything is downloaded.
+
+    It depends on this machine only in that a foreign platform may get no bytecode here.
+    """
+    target = WheelTarget(python=python, platform=platform, prefix=prefix)
+    return digest_json([str(_interpreter_recipe(target)), str(wheel_key(target, None))])
+
+
+def _interpreter_recipe(target: WheelTarget) -> Digest:
+    bytecode = bytecode_recipe(target.python, target.platform)
+    return digest_json([_RECIPE, version("py-rattler"), target.prefix, str(target.platform), bytecode])
+
+
+def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> tuple[int, int] | None:
+    wheels = tuple(wheels)
+    sdists = sorted(f"{p.name} {p.version}" for p in wheels if not p.filename.endswith(".whl"))
+    if sdists:
+        raise SourceOnlyPackage(
+            f"the lock has only source distributions of {', '.join(sdists)} for {target.platform}",
+            hint="lock again with --allow-sdist to build their wheels, or pin versions that have wheels",
+        )
+    supported = target.supported()
+    needs = [required_glibc(wheel_filename(package), supported) for package in wheels]
+    return max((need for need in needs if need is not None), default=None)
+
+
+def cached_interpreter(conda: Iterable[LockedPackage], target: WheelTarget, cache: Path) -> Path:
+    """Where the interpreter's tree is or will be."""
+    packages = sorted(package.sha256 for package in conda)
+    return cache / "interpreters" / digest_json([str(_interpreter_recipe(target)), packages]).hex
+
+
+def _lay_interpreter(
+    conda: Sequence[LockedPackage],
+    downloads: Mapping[LockedPackage, Path],
+    target: WheelTarget,
+    cache: Path,
+    run: Runner,
+) -> Path:
+    def make(root: Path) -> None:
+        scratch = root / "scratch"
+        scratch.mkdir()
+        archives = {package: downloads[package] for package in conda}
+        install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=run)
+        compiler = find_compiler(root, target.prefix, target.python, target.platform)
+        if compiler is not None:
+            compile_tree(root, target.prefix, compiler, run=run, jobs=_jobs())
+        normalise_tree(root)
+
+    return cached_tree(cached_interpreter(conda, target, cache), make)
+
+
+def _lay_wheels(
+    wheels: Sequence[LockedPackage],
+    downloads: Mapping[LockedPackage, Path],
+    target: WheelTarget,
+    compiler: Compiler | None,
+    cache: Path,
+    run: Runner,
+    progress: Progress,
+) -> dict[LockedPackage, Path]:
+    """The cached tree of each wheel; the largest are begun first, to end together."""
+    trees: dict[LockedPackage, Path] = {}
+    sizes = {package: downloads[package].stat().st_size for package in wheels}
+    with ThreadPoolExecutor(_jobs()) as pool:
+        futures = [
+            pool.submit(
+                cached_wheels,
+                {package: downloads[package] for package in batch},
+                target=target,
+                compiler=compiler,
+                cache=cache,
+                run=run,
+            )
+            for batch in _batches(sizes)
+        ]
+        try:
+            for future in as_completed(futures):
+                trees |= future.result()
+                progress.count(len(trees), len(wheels), "wheels")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return trees
+
+
+def _batches(sizes: Mapping[LockedPackage, int]) -> Iterator[list[LockedPackage]]:
+    """The packages by falling size in bytes: large ones alone, small ones together."""
+    batch: list[LockedPackage] = []
+    for package in sorted(sizes, key=lambda package: (-sizes[package], package)):
+        batch.append(package)
+        if sum(sizes[each] for each in batch) >= _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], site: str, into: Path) -> Path:
+    if len(group.packages) == 1 and not group.left_out:
+        return trees[group.packages[0]]
+    owners: dict[str, str] = {}
+    root = into / group.name
+    make_directory(root)
+    for package in group.packages:
+        owner, patterns = f"{package.name} {package.version}", group.left_out.get(package.name, ())
+        link_trimmed(trees[package], root, owners, owner, site=site.lstrip("/"), patterns=patterns)
+    reset_directory_times(root)
+    return root
+
+
+def _jobs() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,82 @@
+"""What wheels say about themselves without being unpacked, and how a lock's wheels are split into layers by it.
+
+Format: PEP 427 (the archive and its ``.data`` folder), the entry points specification at packaging.python.org.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kbuild.cache.tree import mark_used, write_whole, writing
+from kbuild.digest import digest_json
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import LockfileInvalid
+from kbuild.plan.split import RULE, PackageGroup, WheelFacts, split_packages
+
+_SCRIPTS = ("console_scripts", "gui_scripts")
+
+
+def read_wheel_facts(path: Path, name: str) -> WheelFacts:
+    """The facts of one wheel file; ``name`` is for messages. Raises LockfileInvalid for a file that is no wheel."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            points = next((i for i in members if i.filename.endswith(".dist-info/entry_points.txt")), None)
+            scripts = [] if points is None else _scripts(archive.read(points).decode())
+    except (zipfile.BadZipFile, UnicodeDecodeError, configparser.Error) as error:
+        raise LockfileInvalid(f"{name} cannot be installed: {' '.join(str(error).split())}") from error
+    paths = {_installed(info.filename) for info in members} | {f"bin/{script}" for script in scripts}
+    return WheelFacts(size=sum(info.file_size for info in members), paths=frozenset(paths))
+
+
+def split_wheels(
+    wheels: tuple[LockedPackage, ...], *, cache: Path, download: Callable[[], Mapping[LockedPackage, Path]]
+) -> tuple[PackageGroup, ...]:
+    """The layers of a lock's wheels. ``download`` is asked for their files the first time a cache meets this lock."""
+    if not wheels:
+        return ()
+    by_hash = {package.sha256: package for package in wheels}
+    record = cache / "splits" / digest_json([RULE, sorted((p.name, p.sha256) for p in wheels)]).hex
+    known = _read_record(record, by_hash)
+    if known is not None:
+        return known
+    files = download()
+    groups = split_packages({package: read_wheel_facts(files[package], package.filename) for package in wheels})
+    with writing("the cache"):
+        content = [{"name": group.name, "packages": [p.sha256 for p in group.packages]} for group in groups]
+        write_whole(record, json.dumps(content).encode())
+    return groups
+
+
+def _read_record(record: Path, by_hash: Mapping[str, LockedPackage]) -> tuple[PackageGroup, ...] | None:
+    """None as well for a record that does not hold exactly these packages: it is then made again."""
+    try:
+        groups = tuple(
+            PackageGroup(name=str(group["name"]), packages=tuple(by_hash[sha] for sha in group["packages"]))
+            for group in json.loads(record.read_bytes())
+        )
+        mark_used(record)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return groups if sorted(p.sha256 for group in groups for p in group.packages) == sorted(by_hash) else None
+
+
+def _installed(member: str) -> str:
+    """The place relative to the prefix, site-packages standing for ``site``."""
+    top, _, inside = member.partition("/")
+    if not top.endswith(".data"):
+        return f"site/{member}"
+    scheme, _, rest = inside.partition("/")
+    places = {"purelib": "site/", "platlib": "site/", "scripts": "bin/", "data": "", "headers": "include/"}
+    return places.get(scheme, f"{top}/{scheme}/") + rest
+
+
+def _scripts(text: str) -> list[str]:
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of scripts keep their case
+    parser.read_string(text)
+    return [name for section in _SCRIPTS if parser.has_section(section) for name in parser.options(section)]

@@ -1,0 +1,210 @@
+"""Wheels under a destdir: PyPA's ``installer`` unpacks them for the image's interpreter, each one once a cache.
+
+Format: the binary distribution format (PEP 427 and its successors at packaging.python.org), RECORD and INSTALLER
+of the "Recording installed projects" specification.
+"""
+
+# ruff: noqa: PTH103, PTH123
+# paths as text take half the time of pathlib, over tens of thousands of files
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from installer import install
+from installer.destinations import SchemeDictionaryDestination
+from installer.exceptions import InstallerError
+from installer.records import Hash, RecordEntry
+from installer.sources import WheelContentElement, WheelFile
+from installer.utils import Scheme, copyfileobj_with_hashing, make_file_executable
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from kbuild.cache.tree import cached_trees, normalise_tree
+from kbuild.digest import Digest, digest_json
+from kbuild.environment.index.wheel_tags import LEGACY, supported_tags
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import LockfileInvalid, SourceOnlyPackage
+from kbuild.image.packages.bytecode import Compiler, compile_trees
+from kbuild.platform import Platform
+from kbuild.process import Runner
+
+RECIPE = 1
+"""Changes whenever the same wheel would be laid out differently."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelTarget:
+    """Where wheels are going to run: ``python`` is the exact version, ``prefix`` the in-image path."""
+
+    python: str
+    platform: Platform
+    prefix: str
+
+    @property
+    def short(self) -> str:
+        """``3.11``"""
+        return ".".join(self.python.split(".")[:2])
+
+    def supported(self) -> frozenset[Tag]:
+        """Every tag that the interpreter accepts on glibc Linux of any age."""
+        return supported_tags(self.python, self.platform)
+
+    @property
+    def site_packages(self) -> str:
+        """The in-image directory of installed packages."""
+        return f"{self.prefix}/lib/python{self.short}/site-packages"
+
+    def schemes(self, distribution: str) -> dict[str, str]:
+        """The in-image directory of each of a wheel's schemes, as a conda or venv prefix has them."""
+        return {
+            "purelib": self.site_packages,
+            "platlib": self.site_packages,
+            "headers": f"{self.prefix}/include/python{self.short}/{distribution}",
+            "scripts": f"{self.prefix}/bin",
+            "data": self.prefix,
+        }
+
+
+def wheel_filename(package: LockedPackage) -> str:
+    """The wheel's file name; raises SourceOnlyPackage when the lock names another kind of file."""
+    name = unquote(package.filename)
+    if not name.endswith(".whl"):
+        raise SourceOnlyPackage(
+            f"{package.name} {package.version} is locked as {name}, which would have to be built",
+            hint="pin a version that has a wheel, or put a wheel of it on an index",
+        )
+    return name
+
+
+def required_glibc(filename: str, supported: frozenset[Tag]) -> tuple[int, int] | None:
+    """The oldest C library that the wheel promises to run with, None if it says nothing.
+
+    Raises LockfileInvalid when no tag of the wheel is among ``supported``.
+    """
+    try:
+        tags = parse_wheel_filename(filename)[3]
+    except InvalidWheelFilename as error:
+        raise LockfileInvalid(f"{filename} is not a wheel's name: {error}") from error
+    fitting = [tag for tag in tags if tag in supported]
+    if not fitting:
+        wanted = next(tag for tag in sorted(map(str, supported)) if "manylinux" in tag)
+        raise LockfileInvalid(
+            f"{filename} is made for another interpreter or platform (the image wants, for instance, {wanted})",
+            hint="lock again for this platform and Python version",
+        )
+    needs = [_glibc(tag.platform) for tag in fitting]
+    return None if None in needs else min(need for need in needs if need is not None)
+
+
+def cached_wheels(
+    wheels: Mapping[LockedPackage, Path],
+    *,
+    target: WheelTarget,
+    compiler: Compiler | None,
+    cache: Path,
+    run: Runner,
+) -> dict[LockedPackage, Path]:
+    """The tree of each installed and compiled wheel, made now if ``cache`` lacks it; read-only, starts at ``/``.
+
+    One process compiles all of them: to start one takes as long as to compile twenty files.
+    Raises LockfileInvalid for a wheel that breaks its own format, BuildFailed when it cannot be compiled.
+    """
+    tail = f"cp{target.short.replace('.', '')}-{wheel_key(target, compiler).hex[:12]}"
+    places = {package: cache / "wheels" / f"{package.sha256}-{tail}" for package in wheels}
+    packages = {place: package for package, place in places.items()}
+
+    def make(roots: dict[Path, Path]) -> None:
+        for place, root in roots.items():
+            package = packages[place]
+            _install(wheels[package], wheel_filename(package), target, root)
+        if compiler is not None:
+            compile_trees(list(roots.values()), target.prefix, compiler, run=run)
+        for root in roots.values():
+            normalise_tree(root)
+
+    cached_trees(list(places.values()), make)
+    return places
+
+
+def wheel_key(target: WheelTarget, compiler: Compiler | None) -> Digest:
+    """What decides a tree besides the wheel's own bytes."""
+    return digest_json(
+        [
+            version("installer"),
+            RECIPE,
+            target.prefix,
+            target.short,
+            str(target.platform),
+            None if compiler is None else str(compiler.identity),
+        ]
+    )
+
+
+class _Wheel(WheelFile):
+    """A wheel under its locked name, whatever its file is called, without anybody else's bytecode."""
+
+    def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
+        archive.filename = filename
+        super().__init__(archive)
+
+    def get_contents(self) -> Iterator[WheelContentElement]:
+        for element in super().get_contents():
+            if "__pycache__" not in element[0][0].split("/"):
+                yield element
+
+
+@dataclass
+class _Destination(SchemeDictionaryDestination):
+    """As its base class, with paths as text and each folder made once: half the time over thousands of files."""
+
+    folders: set[str] = field(default_factory=set)
+
+    def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
+        inside = posixpath.normpath(path)
+        if inside in (".", "..") or inside.startswith(("/", "../")):
+            raise ValueError(f"{path} lies outside of the wheel's own folders")
+        target = f"{self.destdir}{self.scheme_dict[scheme]}/{inside}"
+        folder = posixpath.dirname(target)
+        if folder not in self.folders:
+            os.makedirs(folder, exist_ok=True)
+            self.folders.add(folder)
+        with open(target, "xb") as file:
+            digest, size = copyfileobj_with_hashing(stream, file, self.hash_algorithm)
+        if is_executable:
+            make_file_executable(Path(target))
+        return RecordEntry(path, Hash(self.hash_algorithm, digest), size)
+
+
+def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            source = _Wheel(archive, filename)
+            destination = _Destination(
+                target.schemes(source.distribution),
+                interpreter=f"{target.prefix}/bin/python",
+                script_kind="posix",
+                destdir=str(root),
+            )
+            install(source, destination, {"INSTALLER": b"kbuild\n"})
+    except (InstallerError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, FileExistsError) as error:
+        # installer asserts, without a word, on entry points that it cannot read
+        reason = str(error) or "it has an entry point that cannot be read"
+        raise LockfileInvalid(f"{filename} cannot be installed: {reason}") from error
+
+
+def _glibc(platform: str) -> tuple[int, int] | None:
+    legacy = LEGACY.get(platform.split("_", 1)[0])
+    if legacy is not None:
+        return legacy
+    match = re.match(r"manylinux_(\d+)_(\d+)_", platform)
+    return None if match is None else (int(match[1]), int(match[2]))

@@ -1,0 +1,1 @@
+"""Registries: images pulled and pushed."""

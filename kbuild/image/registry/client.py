@@ -1,0 +1,200 @@
+"""One repository of one registry: the OCI distribution-spec over ``requests``.
+
+Why no library for the protocol: oras-py 0.2.43 assigns its anonymous token to a header in a form that is never sent and
+turns failing credential helpers into a log line; python-dxf 12.1 reads no Docker configuration and hashes every blob
+once more before it asks whether the registry has it. What is needed is a handful of requests; the credentials, where
+the difficulty lies, are the Docker SDK's part (registry_auth).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from kbuild.digest import Digest, digest_bytes
+from kbuild.errors import HashMismatch, RegistryError
+from kbuild.image.oci import media
+from kbuild.image.oci.descriptor import Descriptor, parse_json
+from kbuild.image.oci.image_reference import DEFAULT_REGISTRY, ImageReference
+from kbuild.image.registry.auth import TIMEOUT, RegistryAuth
+from kbuild.progress import Progress
+
+# Docker Hub's registry does not live under the name its images carry.
+_HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
+_ACCEPT = ", ".join(sorted(media.INDEXES | media.MANIFESTS))
+_CHUNK = 1 << 20
+_MAX_MANIFEST = 4 << 20  # what the distribution-spec asks registries to take at most
+
+
+class RegistryClient:
+    """One repository of one registry. Every method raises RegistryError saying what the registry said."""
+
+    def __init__(self, reference: ImageReference) -> None:
+        self._reference = reference
+        self._session = requests.Session()
+        retry = Retry(
+            total=3,
+            connect=1,
+            backoff_factor=0.5,
+            status_forcelist=(429, 502, 503, 504),
+            allowed_methods=("GET", "HEAD"),
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        host = _HOSTS.get(reference.registry, reference.registry)
+        self._root = f"{'http' if _is_loopback(host) else 'https'}://{host}/v2/{reference.repository}/"
+        self._auth = RegistryAuth(reference.registry, self._root, self._session)
+
+    def close(self) -> None:
+        """Close its connections; a later request opens new ones."""
+        self._session.close()
+
+    def check_access(self) -> None:
+        """Ask whether the registry is there and takes our credentials (distribution-spec "end-1", GET /v2/)."""
+        self.expect(self.request("GET", urljoin(self._root, "/v2/")), 200)
+
+    def read_manifest(self, version: str) -> tuple[str, bytes]:
+        """Media type and exact bytes of the manifest or index of a tag or digest."""
+        response = self.request("GET", f"manifests/{version}", headers={"Accept": _ACCEPT}, stream=True)
+        with response:
+            self.expect(response, 200)
+            data = response.raw.read(_MAX_MANIFEST + 1, decode_content=True)
+        if len(data) > _MAX_MANIFEST:
+            raise RegistryError(f"{self._reference.registry} sent a manifest of more than {_MAX_MANIFEST} bytes")
+        document = parse_json(data, f"the manifest of {self._reference}")
+        media_type = document.get("mediaType") if isinstance(document, dict) else None
+        # Before OCI 1.1 the media type stood in the header alone.
+        return str(media_type or response.headers.get("Content-Type", "").partition(";")[0]), data
+
+    def fetch_blob(self, blob: Descriptor, target: Path, progress: Progress) -> None:
+        """Download a blob into a file; raises HashMismatch when its digest or size is another, and OSError."""
+        state, size = hashlib.sha256(), 0
+        response = self.request("GET", f"blobs/{blob.digest}", stream=True)
+        with response, target.open("wb") as file:
+            self.expect(response, 200)
+            for chunk in self._chunks(response):
+                state.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+                progress.count(size, blob.size)
+        if state.hexdigest() != blob.digest.hex or size != blob.size:
+            raise HashMismatch(f"{self._reference.registry} sent {size} bytes for blob {blob.digest} that are not it")
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the repository holds a blob."""
+        response = self.request("HEAD", f"blobs/{digest}")
+        self.expect(response, 200, 404)
+        return response.status_code == 200
+
+    def push_manifest(self, version: str, media_type: str, data: bytes) -> None:
+        """Store a manifest under a tag or its digest."""
+        response = self.request("PUT", f"manifests/{version}", data=data, headers={"Content-Type": media_type})
+        self.expect(response, 201)
+        stored = response.headers.get("Docker-Content-Digest")
+        if stored is not None and stored != str(digest_bytes(data)):
+            raise RegistryError(f"{self._reference.registry} stored {stored} instead of {digest_bytes(data)}")
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Send a request and return the answer whatever it is.
+
+        ``path`` is below the repository, or a url that the registry gave. A body with ``rewind`` may be sent again.
+        """
+        with self.explained():
+            return self.ask(method, path, **options)
+
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
+        """As ``request``, but raises the errors of ``requests``, for who goes on after some of them."""
+        url = urljoin(self._root, path)
+        response = self._send(method, url, options)
+        challenge = response.headers.get("WWW-Authenticate", "")
+        # Another host's challenge could name any place for the credentials to go to.
+        try:
+            again = response.status_code == 401 and self._auth.is_own(response.url) and self._auth.answer(challenge)
+        except BaseException:
+            response.close()
+            raise
+        if again:
+            response.close()
+            response = self._send(method, url, options)
+        return response
+
+    def _send(self, method: str, url: str, options: dict[str, Any]) -> requests.Response:
+        data = options.get("data")
+        if data is not None and hasattr(data, "rewind"):
+            data.rewind()
+        return self._session.request(method, url, auth=self._auth, timeout=TIMEOUT, **options)
+
+    def _chunks(self, response: requests.Response) -> Iterator[bytes]:
+        with self.explained():
+            yield from response.iter_content(_CHUNK)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn the errors of ``requests`` into a RegistryError with the innermost reason."""
+        try:
+            yield
+        except requests.RequestException as error:
+            raise RegistryError(
+                f"registry {self._reference.registry} does not answer: {_cause(error)}",
+                hint="check the name, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
+            ) from error
+
+    def expect(self, response: requests.Response, *wanted: int) -> None:
+        """Raise RegistryError with the registry's own words unless it answered one of these."""
+        if response.status_code in wanted:
+            return
+        registry, name = self._reference.registry, str(self._reference)
+        match response.status_code:
+            case 401 | 403:
+                raise RegistryError(
+                    f"registry {registry} refuses access to {name}: {_registry_words(response)}",
+                    hint=f"docker login {registry}",
+                )
+            case 404:
+                raise RegistryError(f"registry {registry} has no {name}", hint="check the name and the tag")
+            case code:
+                raise RegistryError(f"registry {registry} answered {code} for {name}: {_registry_words(response)}")
+
+
+def _is_loopback(host: str) -> bool:
+    """Registries on this machine are spoken to in plain http, as Docker does with 127.0.0.0/8."""
+    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _registry_words(response: requests.Response) -> str:
+    """The registry's own message (distribution-spec "Error Codes"), or the status line's."""
+    try:
+        errors = json.loads(response.content)["errors"]
+        return "; ".join(str(error.get("message") or error.get("code")) for error in errors)
+    except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
+        return response.reason or str(response.status_code)
+
+
+def _cause(error: requests.RequestException) -> str:
+    """The innermost reason, without urllib3's wrapping."""
+    inner: BaseException = error
+    seen = {id(inner)}
+    while True:
+        reason = getattr(inner, "reason", None)
+        following = reason if isinstance(reason, BaseException) else inner.__cause__ or inner.__context__
+        if following is None or id(following) in seen:  # chains may go round
+            return " ".join(str(inner).split()) or type(inner).__name__
+        seen.add(id(following))
+        inner = following

@@ -1,0 +1,1 @@
+"""Images started on this machine."""

@@ -1,0 +1,91 @@
+"""Starting an image: by Docker where a daemon answers, else in namespaces of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from kbuild.errors import EngineUnavailable, RuntimeUnavailable
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.oci.layout import read_manifest, read_platform
+from kbuild.image.run.docker import DockerDaemon
+from kbuild.image.run.running import RunningImage
+from kbuild.image.run.runtimes import RUNTIMES, choose_runtime
+from kbuild.image.run.sandbox import make_order, start_sandbox
+from kbuild.image.run.unpack import unpacked_image
+from kbuild.platform import host_platform
+from kbuild.process import Runner, Starter
+from kbuild.progress import Progress
+
+RUNTIME_VARIABLE = "KBUILD_RUNTIME"
+"""auto (default), docker, bwrap or unshare."""
+
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+
+
+def start_image(
+    image: BuiltImage,
+    *,
+    port: int | None,
+    environment: Mapping[str, str],
+    cache: Path,
+    log: Path,
+    run: Runner,
+    start: Starter,
+    progress: Progress,
+    environ: Mapping[str, str] = os.environ,
+) -> RunningImage:
+    """Start an image of this machine's, listening on 127.0.0.1 and ``port`` (None: a free one).
+
+    ``log`` is the file that a sandbox writes its output to. Raises RuntimeUnavailable when nothing here can run it,
+    ContainerFailed when it does not start.
+    """
+    # An image cannot hold its own digest: who starts it says it, for /metadata.
+    environment = {"KBUILD_IMAGE_DIGEST": str(image.digest), **environment}
+    wanted = environ.get(RUNTIME_VARIABLE) or "auto"
+    if wanted not in ("auto", "docker", *RUNTIMES):
+        known = ", ".join(("auto", "docker", *RUNTIMES))
+        raise RuntimeUnavailable(f"{RUNTIME_VARIABLE} is {wanted!r}", hint=f"known are {known}")
+    if wanted in ("auto", "docker"):
+        try:
+            daemon = DockerDaemon()
+        except EngineUnavailable as error:
+            if wanted == "docker":
+                raise
+            progress.note(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
+        else:
+            # A name of its own: the user's tags stay where they are, and no other process can mean another image by it.
+            name = ImageReference.parse(f"kbuild/run:{image.digest.hex}")
+            daemon.load(image, name)
+            return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
+    _check_platform(image)
+    runtime = choose_runtime(wanted, run=run)
+    with ExitStack() as stack:
+        unpacked = stack.enter_context(
+            unpacked_image(image.layout, digest=image.digest, cache=cache, progress=progress)
+        )
+        running = start_sandbox(
+            make_order(unpacked, env=environment),
+            runtime=runtime,
+            start=start,
+            log=log,
+            port=port or 0,
+            stop_signal=str(unpacked.config.get("StopSignal") or "SIGTERM"),
+        )
+        # Its files are there until it is stopped.
+        running.close = stack.pop_all().close
+    return running
+
+
+def _check_platform(image: BuiltImage) -> None:
+    """A foreign program ends with a word that tells nobody what to do, unless the kernel hands it to an emulator."""
+    built_for = read_platform(image.layout, read_manifest(image.layout, image.digest))
+    here = host_platform()
+    if built_for != str(here) and not any(_BINFMT.glob("qemu-*")):
+        raise RuntimeUnavailable(
+            f"the image is for {built_for}, and this machine is {here}",
+            hint="run it on such a machine, or install qemu-user-static, which registers itself with the kernel",
+        )

@@ -1,0 +1,93 @@
+"""An image of a layout as a root file system in a directory, without root and without leaving that directory.
+
+Each layer is unpacked once, whatever images have it (see ``layer_tree``); a root is put together from these trees by
+hard links, for as long as somebody needs it. Whoever runs in such a root must not be able to write to it.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from kbuild.cache.scratch import scratch_folder
+from kbuild.cache.tree import cached_tree, writing
+from kbuild.digest import Digest, digest_file
+from kbuild.errors import InvalidImage
+from kbuild.image.oci import layout as layouts
+from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.descriptor import Descriptor
+from kbuild.image.oci.media import layer_compression
+from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
+from kbuild.platform import host_platform
+from kbuild.progress import Progress
+
+# Where a sandbox mounts something: a read-only root must already have them.
+_MOUNT_POINTS = ("proc", "dev", "tmp", "sys")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpackedImage:
+    """``root`` is the file system, ``config`` the ``config`` object of the image config (config.md), ``digest`` the
+    manifest's."""
+
+    root: Path
+    config: dict[str, Any]
+    digest: Digest
+
+
+@contextmanager
+def unpacked_image(
+    layout: Path, *, digest: Digest | None = None, cache: Path, progress: Progress
+) -> Iterator[UnpackedImage]:
+    """An image of a layout as a file system, which is gone after the block; its layers stay unpacked in ``cache``.
+
+    Without ``digest`` it is the layout's only image for this machine. Raises InvalidImage for damaged or hostile
+    layers, OutputError when the cache cannot be written.
+    """
+    entry = layouts.find_manifest(layout, digest=digest, platform=None if digest else host_platform())
+    manifest = layouts.read_manifest(layout, entry.digest)
+    config = layouts.read_json_blob(layout, manifest.config.digest)
+    diff_ids, _ = layouts.read_history(layout, manifest)
+    trees = []
+    for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True), 1):
+        place = f"layer {number} of {len(manifest.layers)}"
+        trees.append(_unpacked_layer(layout, layer, diff_id, cache, place, progress))
+    with scratch_folder(cache, "run-") as folder:
+        root = folder / "root"
+        with writing("the unpacked image"):
+            root.mkdir()
+            for tree in trees:
+                lay_layer(tree, root)
+            for name in _MOUNT_POINTS:
+                (root / name).mkdir(exist_ok=True)
+            root.chmod(0o755)
+        yield UnpackedImage(root=root, config=dict(config.get("config") or {}), digest=entry.digest)
+
+
+def _unpacked_layer(
+    layout: Path, layer: Descriptor, diff_id: Digest, cache: Path, place: str, progress: Progress
+) -> Path:
+    """The tree of a layer, addressed by its diff ID, against which it is checked while it is unpacked."""
+
+    def make(folder: Path) -> None:
+        progress.note(f"unpacking {place}")
+        blob = layouts.blob_path(layout, layer.digest)
+        if not blob.is_file() or digest_file(blob) != layer.digest:
+            raise InvalidImage(f"layer {layer.digest} of {layout} is missing or damaged", hint="build it again")
+        try:
+            found = unpack_layer(read_layer(blob, layer_compression(layer.media_type)), folder)
+        except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
+            raise InvalidImage(f"layer {layer.digest} of {layout} cannot be unpacked: {error}") from error
+        if found != diff_id:
+            raise InvalidImage(f"layer {layer.digest} of {layout} has the diff ID {found}, its config says {diff_id}")
+
+    with writing("the unpacked image"):
+        # Not sealed: that would read all of it once more.
+        return cached_tree(cache / "unpacked" / f"layers-{RECIPE}" / diff_id.hex, make, sealed=False)

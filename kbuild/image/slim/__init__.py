@@ -1,0 +1,1 @@
+"""What a slim image is without."""

@@ -1,0 +1,1 @@
+"""Images of this machine: packed, indexed, kept."""

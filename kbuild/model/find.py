@@ -1,0 +1,90 @@
+"""What MLflow's client has of a model: where it is, its versions, and whether its run can be written to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
+from kbuild.model.model_reference import ModelReference
+from kbuild.tracking.mlflow_client import find_logged, version_uri
+from kbuild.tracking.registry import is_of_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def resolve(client: MlflowClient, reference: ModelReference) -> str:
+    match reference:
+        case ModelReference(model_id=str(model_id)):
+            return f"models:/{client.get_logged_model(model_id).model_id}"
+        case ModelReference(name=str(name), alias=str(alias)):
+            return version_uri(client, name, str(client.get_model_version_by_alias(name, alias).version))
+        case ModelReference(name=str(name), version=str(version)):
+            return version_uri(client, name, str(client.get_model_version(name, version).version))
+        case ModelReference(run_id=str(run_id), name=name):
+            return _resolve_run(client, run_id, name)
+    raise ModelNotFound(f"{reference} is not kept by a tracking server")
+
+
+def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
+    run = client.get_run(run_id)
+    ids = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
+    logged = [model for model_id in dict.fromkeys(ids) for model in find_logged(client, model_id)]
+    ready = [model for model in logged if str(model.status) == "READY"]
+    chosen = [model for model in ready if name in (None, model.name)]
+    if len(chosen) == 1:
+        return f"models:/{chosen[0].model_id}"
+    if chosen:
+        chosen.sort(key=lambda model: (str(model.name), str(model.model_id)))  # MLflow has no order of its own
+        names = ", ".join(f"models:/{model.model_id} ({model.name})" for model in chosen)
+        raise AmbiguousModel(f"run {run_id} logged {len(chosen)} models: {names}", hint="name one of them")
+    # MLflow 2 kept models among the run's artifacts, without a LoggedModel.
+    paths = [path for path in _artifact_models(client, run_id) if name in (None, path)]
+    if len(paths) == 1:
+        return f"runs:/{run_id}/{paths[0]}"
+    if paths:
+        names = ", ".join(f"runs:/{run_id}/{path}" for path in paths)
+        raise AmbiguousModel(f"run {run_id} logged {len(paths)} models: {names}", hint="name one of them")
+    if name is not None and ready:
+        known = ", ".join(str(model.name) for model in ready)
+        raise ModelNotFound(f"run {run_id} has no model {name!r}, only {known}")
+    unfinished = [model.name for model in logged if str(model.status) != "READY"]
+    detail = f" (its model {unfinished[0]!r} was never finished)" if unfinished else ""
+    raise RunWithoutModel(
+        f"run {run_id} logged no model{detail}",
+        hint="register a PipelineML in pipeline_registry.py and run the pipeline again; kbuild's hook logs it",
+    )
+
+
+def versions_of(client: MlflowClient, run_id: str, model_uri: str) -> list[ModelVersion]:
+    """The registered versions of a run that are of this model."""
+    return [
+        version
+        for version in client.search_model_versions(f"run_id = '{run_id}'")
+        if is_of_model(
+            model_uri, version.name, str(version.version), str(version.source), client.get_model_version_download_uri
+        )
+    ]
+
+
+def is_active(client: MlflowClient, run_id: str) -> bool:
+    """Whether the run can be tagged: it was not deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _artifact_models(client: MlflowClient, run_id: str) -> list[str]:
+    found = []
+    for item in client.list_artifacts(run_id):
+        if item.is_dir and any(
+            inner.path == f"{item.path}/MLmodel" for inner in client.list_artifacts(run_id, item.path)
+        ):
+            found.append(item.path)
+    return found

@@ -1,0 +1,1 @@
+"""SIDE WING: what a project sets for kbuild, of every floor."""

@@ -1,0 +1,1 @@
+"""SIDE WING: from a training run to a checked, logged model."""

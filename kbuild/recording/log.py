@@ -1,0 +1,75 @@
+"""Hand checked model files to MLflow: all of them become a logged model, or nothing does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kbuild.errors import RecordingError
+from kbuild.recording.mlflow_run import patience
+from kbuild.tracking.preflight import without_credentials
+
+_LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
+
+
+class _CheckedFiles:
+    """What ``Model.log`` takes for a flavor: it moves the checked files where MLflow wants them."""
+
+    def __init__(self, saved: Path, name: str) -> None:
+        self._saved = saved
+        self._name = name
+        self.model_id: str | None = None
+
+    def save_model(self, path: str, mlflow_model: Any, **_: Any) -> None:
+        from mlflow.models import Model
+
+        self.model_id = mlflow_model.model_id
+        shutil.move(self._saved, path)
+        checked = Model.load(path)
+        for name in ("flavors", "signature", "saved_input_example_info", "metadata", "model_size_bytes"):
+            setattr(mlflow_model, name, getattr(checked, name))
+        for name in ("resources", "auth_policy"):
+            setattr(mlflow_model, name, getattr(checked, name, None))
+        # MLflow puts the artifact store's location here, an absolute path with a local store.
+        mlflow_model.artifact_path = self._name
+        mlflow_model.save(str(Path(path) / "MLmodel"))
+
+
+def log_checked_files(saved: Path, log_model_kwargs: Mapping[str, Any], run_id: str) -> str:
+    """Log the model folder ``saved``, which is moved away, to a run; returns the model's id.
+
+    Raises RecordingError when MLflow's store fails; what it had begun to log is deleted then.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    name = log_model_kwargs["name"]
+    files = _CheckedFiles(saved, name)
+    kwargs = {name: log_model_kwargs[name] for name in _LOG_KWARGS if name in log_model_kwargs}
+    try:
+        # The clean process has done what MLflow's own validation would do, and more.
+        with patience():
+            Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
+    except Exception as error:  # a store may raise anything: the model must not stay half-logged
+        with patience(1):
+            left = _delete(mlflow.MlflowClient(), files.model_id)
+        raise RecordingError(f"the model could not be logged: {_text(error)}{left}") from error
+    return str(files.model_id)
+
+
+def _delete(client: Any, model_id: str | None) -> str:
+    """Delete what MLflow began; returns what to tell when that fails too (MLflow has marked it FAILED by then)."""
+    if model_id is None:
+        return ""
+    try:
+        client.delete_logged_model(model_id)
+    except Exception as error:  # noqa: BLE001 - told with the first error, which matters more
+        return f" (and the failed model {model_id} could not be deleted: {_text(error)})"
+    return ""
+
+
+def _text(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    return without_credentials(text)[:300]

@@ -1,0 +1,232 @@
+"""The MLflow run of a training run: found or started, tagged, and ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbuild.errors import ProgramNotFound, TrackingRefused, TrackingUnavailable
+from kbuild.process import run as run_program
+from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
+from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_credentials
+
+# Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
+_RUN_PARAMS = (
+    "run_id",
+    "session_id",
+    "env",
+    "kedro_version",
+    "pipeline_names",
+    "pipeline_name",
+    "tags",
+    "from_nodes",
+    "to_nodes",
+    "node_names",
+    "from_inputs",
+    "to_outputs",
+    "namespaces",
+    "load_versions",
+    "runtime_params",
+    "runner",
+    "only_missing_outputs",
+)
+# About a minute: a server that is busy or restarts is waited for, one that is gone not for longer.
+_RETRIES = 5
+_NOISY_LOGGERS = ("mlflow", "alembic")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GitState:
+    """The commit a project is at, 40 hexadecimal characters, and whether files differ from it."""
+
+    commit: str
+    dirty: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRun:
+    """The MLflow run of a training; ``own`` when it was started here and is to be ended here.
+
+    ``default_store`` when the tracking uri was set here, and is to be unset again.
+    """
+
+    run_id: str
+    own: bool
+    default_store: bool
+
+
+def read_git_state(project_path: Path) -> GitState | None:
+    """The project's commit; None where there is no repository or no git."""
+    commit = _ask_git(project_path, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return GitState(commit=commit, dirty=bool(_ask_git(project_path, "status", "--porcelain", "--", ".")))
+
+
+def _ask_git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = run_program(["git", *arguments], cwd=folder)
+    except (ProgramNotFound, OSError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[str, str]) -> TrainingRun:
+    """Use the active run, or start one; MLflow's own variables decide where, else the project's default store.
+
+    Raises TrackingUnavailable when the tracking server does not answer or keeps no models, TrackingRefused when
+    credentials or permissions are missing: both in seconds, before anything is trained.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    default_store = not mlflow.tracking.is_tracking_uri_set()
+    if default_store:
+        mlflow.set_tracking_uri(default_tracking_uri(project_path))
+    try:
+        with quiet_mlflow():
+            check_server(mlflow.get_tracking_uri(), logs_models=True)
+            active = mlflow.active_run()
+            if active is not None:
+                client = mlflow.MlflowClient()
+                for name, value in tags.items():
+                    client.set_tag(active.info.run_id, name, value)
+                return TrainingRun(run_id=active.info.run_id, own=False, default_store=default_store)
+            if not any(os.environ.get(f"MLFLOW_{name}") for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")):
+                experiment_id = _ensure_experiment(project_path, experiment_name, default_store)
+                run = mlflow.start_run(experiment_id=experiment_id, tags=dict(tags))
+            else:
+                _check_named_experiment()
+                run = mlflow.start_run(tags=dict(tags))
+    except (TrackingUnavailable, TrackingRefused):
+        if default_store:
+            mlflow.set_tracking_uri(None)
+        raise
+    except (MlflowException, OSError) as error:
+        if default_store:
+            mlflow.set_tracking_uri(None)
+        refused = find_refusal(error)
+        if refused is not None:
+            raise make_refusal(mlflow.get_tracking_uri(), refused) from error
+        message = getattr(error, "message", None) or str(error)
+        raise TrackingUnavailable(
+            f"no MLflow run could be started: {' '.join(message.split())}",
+            hint="see that MLFLOW_TRACKING_URI names a server that answers, or unset it to use the project's own store",
+        ) from error
+    return TrainingRun(run_id=run.info.run_id, own=True, default_store=default_store)
+
+
+def _ensure_experiment(project_path: Path, name: str, default_store: bool) -> str:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        _check_experiment(found)
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, default_artifact_uri(project_path) if default_store else None))
+
+
+def _check_named_experiment() -> None:
+    """The experiment that MLflow's variables name; one that is not there is MLflow's to tell."""
+    import mlflow
+
+    name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{each}") for each in ("NAME", "ID"))
+    client = mlflow.MlflowClient()
+    if os.environ.get("MLFLOW_RUN_ID"):
+        return
+    found = client.get_experiment_by_name(name) if name else client.get_experiment(number) if number else None
+    if found is not None:
+        _check_experiment(found)
+
+
+def _check_experiment(experiment: Any) -> None:
+    if experiment.lifecycle_stage != "active":
+        raise TrackingUnavailable(
+            f"the MLflow experiment {experiment.name!r} was deleted, so no run can be started in it",
+            hint=f"mlflow experiments restore --experiment-id {experiment.experiment_id}, "
+            "or MLFLOW_EXPERIMENT_NAME=NAME chooses another",
+        )
+
+
+def end_training_run(run: TrainingRun, status: str) -> str | None:
+    """End a run that was started here with FINISHED, FAILED or KILLED; another's run is left open.
+
+    Returns None, or why the run could not be marked: its server may be gone, which is no reason to hide another error.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    active = mlflow.active_run()
+    try:
+        # A run that failed may have failed because the server is gone: minutes of asking would be for nothing.
+        with quiet_mlflow(), patience(_RETRIES if status == "FINISHED" else 1):
+            if run.own and active is not None and active.info.run_id == run.run_id:
+                mlflow.end_run(status)
+            elif run.own:
+                # A node ended the run itself, or started one of its own in between.
+                mlflow.MlflowClient().set_terminated(run.run_id, status)
+    except (MlflowException, OSError) as error:
+        text = " ".join(str(getattr(error, "message", None) or error).split())
+        return f"run {run.run_id} could not be marked {status}: {without_credentials(text)[:300]}"
+    finally:
+        if run.default_store:
+            mlflow.set_tracking_uri(None)
+    return None
+
+
+@contextmanager
+def patience(retries: int = _RETRIES) -> Iterator[None]:
+    """How often MLflow asks again, in pauses that double from two seconds; a variable of the user's counts more."""
+    if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" in os.environ:
+        yield
+        return
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES", None)
+
+
+def make_tags(run_params: Mapping[str, Any], git: GitState | None, source: str) -> dict[str, str]:
+    """Tags of a run: Kedro's run parameters that say something, and the commit."""
+    tags = {
+        f"kedro.{name}": value if isinstance(value, str) else json.dumps(value, default=_to_json)
+        for name in _RUN_PARAMS
+        if (value := run_params.get(name)) not in (None, "", [], (), {}, False)
+    }
+    # MLflow would name the kedro program's own path, and the commit of whatever repository that is in.
+    tags["mlflow.source.name"] = source
+    if git is not None:
+        tags["mlflow.source.git.commit"] = git.commit
+        tags["mlflow.source.git.dirty"] = str(git.dirty).lower()
+    return tags
+
+
+def _to_json(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+@contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """MLflow without its migration log, progress bars and hints; warnings and errors stay."""
+    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
+    progress = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if progress is None:
+            del os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"]
+        else:
+            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = progress

@@ -1,0 +1,157 @@
+"""The code and the requirements of a model: what travels with it, and what an index has to bring.
+
+Code travels when no index has it: the project's package, modules beside it, packages installed from a folder,
+and the part of kbuild that runs in the model. Everything else becomes a requirement, pinned as installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import kbuild
+from kbuild.errors import RecordingError
+from kbuild.recording.closure import find_owners, is_local, pin
+from kbuild.recording.tracing import find_source, follow_imports
+
+# kbuild's own code in a model: what pyfunc.py imports, and no build floor.
+_KBUILD_PARTS = ("__init__.py", "_version.py", "errors.py", "digest.py", "process.py", "training")
+# What that code imports itself.
+_KBUILD_IMPORTS = ("cloudpickle", "mlflow", "pandas")
+_COMPILED = (".so", ".pyd", ".dylib")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shipment:
+    """Top-level names whose code travels, with their folder or file, and the pinned requirements of that code."""
+
+    code: dict[str, Path]
+    requirements: list[Requirement]
+
+
+def plan_shipment(modules: Iterable[str], package_name: str | None) -> Shipment:
+    """Sort the modules that a model refers to, and all that they import, into code and requirements.
+
+    ``package_name`` is the project's package; it travels whole, but only what is reached of it asks for packages.
+    Raises RecordingError naming the modules that nothing can bring into an image.
+    """
+    sorter = _Sorter(package_name)
+    modules = sorted(map(sorter.find_real_name, modules))
+    reached = follow_imports(modules, sorter.is_own)
+    lost = sorted(name for name in modules if not sorter.is_known(name.partition(".")[0]))
+    if lost:
+        raise RecordingError(
+            f"the inference pipeline refers to {', '.join(lost)}, which the image would not have",
+            hint="put that code into the project's package, or into a module file beside it",
+        )
+    code = {top: sorter.find_code(top) for top in sorted({name.partition(".")[0] for name in reached.own})}
+    if package_name is not None and package_name not in code:
+        code[package_name] = sorter.find_code(package_name)
+    code.pop("kbuild", None)
+    foreign = {*reached.foreign, *_KBUILD_IMPORTS}
+    owners = {owner for name in foreign for owner in sorter.find_distributions(name)} - {"kbuild"}
+    return Shipment(code=code, requirements=[pin(name) for name in sorted(owners)])
+
+
+class _Sorter:
+    """Tells own code from packages of an index, by the metadata of what is installed."""
+
+    def __init__(self, package_name: str | None) -> None:
+        self._package = package_name
+        self._owners: Mapping[str, list[str]] = find_owners()
+
+    def is_own(self, top: str) -> bool:
+        if top == "kbuild" or top in sys.stdlib_module_names or top in sys.builtin_module_names:
+            return False
+        if top == self._package:
+            return True
+        owners = self._owners.get(top, [])
+        if owners:
+            return all(_is_local_name(owner) for owner in owners)
+        return find_source(top) is not None
+
+    def is_known(self, top: str) -> bool:
+        known = top == "kbuild" or top in sys.stdlib_module_names or top in self._owners
+        return known or find_source(top) is not None
+
+    def find_distributions(self, name: str) -> list[str]:
+        """The distributions that bring a foreign module; for a namespace shared by several, the one with its file."""
+        owners = self._owners.get(name.partition(".")[0], [])
+        if "mlflow" in owners:
+            # The full package repeats the files of its smaller siblings.
+            return ["mlflow"]
+        if len(owners) < 2:
+            return owners
+        source = find_source(name) or find_source(name.rpartition(".")[0])
+        return [owner for owner in owners if source is None or _has_file(owner, source)] or owners[:1]
+
+    def find_real_name(self, name: str) -> str:
+        """The importable name of a module: compiled ones sometimes call themselves by their last part only."""
+        top = name.partition(".")[0]
+        source = find_source(name)
+        if source is None or top in self._owners or top == self._package:
+            return name
+        for folder in map(Path, sys.path):
+            if folder.name in ("site-packages", "dist-packages") and source.is_relative_to(folder):
+                parts = [*source.relative_to(folder).parent.parts, source.name.partition(".")[0]]
+                return ".".join(parts) if parts[0] in self._owners else name
+        return name
+
+    def find_code(self, top: str) -> Path:
+        source = find_source(top)
+        if source is None:
+            raise RecordingError(f"the code of {top!r} cannot be found, so it cannot travel with the model")
+        place = source.parent if source.name == "__init__.py" else source
+        if place.suffix in _COMPILED or (place.is_dir() and any(p.suffix in _COMPILED for p in place.rglob("*"))):
+            raise RecordingError(
+                f"{top!r} is installed from {_tell_origin(self._owners.get(top, []))} and is compiled, "
+                "so neither an index nor the model can bring it into an image",
+                hint="publish it to your package index and install it from there",
+            )
+        return place
+
+
+def _tell_origin(owners: list[str]) -> str:
+    return "a folder" if not owners else f"no index ({', '.join(owners)})"
+
+
+def _is_local_name(name: str) -> bool:
+    return is_local(distribution(name))
+
+
+def _has_file(name: str, source: Path) -> bool:
+    found = distribution(name)
+    return any(Path(str(found.locate_file(file))) == source for file in found.files or [])
+
+
+def stage_code(code: Mapping[str, Path], target: Path) -> list[str]:
+    """Copy code without bytecode, and kbuild's own part, below ``target``; returns MLflow's ``code_paths``."""
+    target.mkdir(parents=True, exist_ok=True)
+    for place in code.values():
+        _copy(place, target / place.name)
+    home = Path(kbuild.__file__).parent
+    for part in _KBUILD_PARTS:
+        _copy(home / part, target / "kbuild" / part)
+    return [str(path) for path in sorted(target.iterdir())]
+
+
+def _copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, destination, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+    else:
+        shutil.copyfile(source, destination)
+
+
+def find_blocked(closure_names: Iterable[str], code: Iterable[str]) -> list[str]:
+    """Top-level modules that are installed here but would not be in an image of this closure, sorted."""
+    present = {canonicalize_name(name) for name in closure_names}
+    shipped = {*code, "kbuild"}
+    return sorted(top for top, owners in find_owners().items() if top not in shipped and not present & set(owners))

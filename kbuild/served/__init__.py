@@ -1,0 +1,1 @@
+"""SHIPS: the inference pipeline as it is served; imports only what ships."""

@@ -1,0 +1,100 @@
+"""The loaded model and its answer to a request: the short way where there is one, else MLflow's own.
+
+Protocol: https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally ("Inference Server Specification").
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kbuild
+from kbuild.errors import InvalidModel
+from kbuild.serving.answer.fast import FastPath, make_fast_path
+from kbuild.serving.answer.load_model import LeanModel, load_lean
+from kbuild.serving.answer.mlflow_side import MlflowSide
+from kbuild.serving.answer.model_facts import Facts, read_facts
+from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply
+
+# What MLflow's server sets while it serves, for models that ask.
+_SERVING_VARIABLE = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """A model that can be asked; may be asked in many threads at once.
+
+    ``app`` is MLflow's own ASGI app of this model; ``when_ready`` is called once its example is predicted.
+    """
+
+    facts: Facts
+    app: Any
+    fast: FastPath | None
+    slow: Callable[[bytes, str], Reply]
+    when_ready: Callable[[], None] | None = None
+
+    def answer(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
+        """The reply to ``POST /invocations``, and whether the short way gave it."""
+        if self.fast is not None:
+            try:
+                found = self.fast.answer(body, content_type)
+            except RecursionError:
+                return TOO_DEEP, True
+            if found is not None:
+                return Reply(status=200, body=found), True
+        return self.slow(body, content_type), False
+
+
+def load_model(folder: Path, *, stack_traces: bool = False, import_mlflow: str = "eager") -> ServedModel:
+    """Load the MLflow model in ``folder``; raises InvalidModel when it does not load.
+
+    ``import_mlflow`` says when MLflow is imported: now (``eager``), once the model is ready (``background``), or at
+    the first request that the short way does not answer (``lazy``). Where the short way does not even answer the
+    model's own example, or does not exist, it is now.
+    """
+    prefer_model_code(folder)
+    try:
+        lean = None if import_mlflow == "eager" else load_lean(folder)
+    except Exception as error:  # loading runs the model's code: anything can come out of it
+        reason = " ".join(str(error).split())
+        raise InvalidModel(f"the model in {folder} does not load: {type(error).__name__}: {reason}") from error
+    version = "" if lean is None else lean.facts.mlflow_version
+    side = MlflowSide(folder, stack_traces=stack_traces, version=version)
+    if lean is None:
+        loaded = side.load()
+        facts, fast = read_facts(loaded, folder), make_fast_path(loaded)
+        return ServedModel(facts=facts, app=side, fast=fast, slow=side.answer)
+    os.environ[_SERVING_VARIABLE] = "true"
+    if not _answers_its_example(lean):
+        side.load()
+    return ServedModel(
+        facts=lean.facts,
+        app=side,
+        fast=lean.fast,
+        slow=side.answer,
+        when_ready=side.load_in_background if import_mlflow == "background" else None,
+    )
+
+
+def prefer_model_code(model: Path) -> None:
+    """Let a model that carries its own part of kbuild use that, not the one this server came with.
+
+    The server's ``kbuild`` package is already imported, so putting the model's copy on ``sys.path`` is not enough.
+    """
+    carried = model / "code" / "kbuild"
+    if carried.is_dir():
+        kbuild.__path__.insert(0, str(carried))
+
+
+def _answers_its_example(lean: LeanModel) -> bool:
+    """Whether the short way reads the model's example; it is not predicted, since workers may yet be forked."""
+    if lean.facts.example is None:
+        return True
+    try:
+        lean.fast.read(lean.facts.example, JSON)
+    except Exception:  # noqa: BLE001  whatever it is, MLflow has to say it
+        return False
+    return True

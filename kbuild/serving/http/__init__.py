@@ -1,0 +1,1 @@
+"""The server: sockets, processes, the app, and who watches over it."""

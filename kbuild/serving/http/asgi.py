@@ -1,0 +1,296 @@
+"""The ASGI app: operations, the model's answers, and MLflow's own app for every other path.
+
+ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from kbuild.serving.answer import reply as replies
+from kbuild.serving.answer.batch import Answer, BatchAnswers, BatchRefused, make_batch_answers
+from kbuild.serving.answer.batcher import Batcher
+from kbuild.serving.answer.gate import Gate, GateFull, GateTimeout, Ticket
+from kbuild.serving.answer.limits import Limits
+from kbuild.serving.answer.model import ServedModel
+from kbuild.serving.answer.reply import HTML, JSON, Reply
+from kbuild.serving.answer.warmup import warm_up
+from kbuild.serving.http.server_settings import Settings
+from kbuild.serving.pages.about import make_info, make_metadata
+from kbuild.serving.pages.page import Site
+from kbuild.serving.watch.logs import LOGGER
+from kbuild.serving.watch.metrics import CONTENT_TYPE, Metrics
+from kbuild.serving.watch.telemetry import start_telemetry
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_log = logging.getLogger(LOGGER)
+_access = logging.getLogger(f"{LOGGER}.access")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_HEALTH = ("/livez", "/readyz", "/ping", "/health")
+# Of the paths that are ours alone.
+_METHODS = {"/": "GET, HEAD, POST", "/livez": "GET", "/readyz": "GET"}
+_METHODS |= dict.fromkeys(("/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
+_COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_UNSUPPORTED = Reply(
+    status=415,
+    body=b"This predictor only supports the following content types: Types: "
+    b"['text/csv', 'application/json', 'application/vnd.apache.parquet']. Got 'None'.",
+    content_type=replies.TEXT,
+)
+
+
+class _TooLarge(Exception):
+    """The body is above the limit."""
+
+
+class _Gone(Exception):
+    """The client closed the connection."""
+
+
+class ServingApp:
+    """One worker's app. It answers 503 until the model has predicted its own example."""
+
+    def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics) -> None:
+        self.ready = False
+        self._limits = Limits(depth=settings.max_depth, rows=settings.max_rows, columns=settings.max_columns)
+        self._model = replace(model, slow=self._limits.guard(model.slow))
+        self._settings = settings
+        self._metrics = metrics
+        self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
+        self._site = Site(model.facts)
+        self._metadata = Reply(status=200, body=make_metadata(model.facts))
+        self._info = make_info(model.facts)
+        self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
+        self._warming: asyncio.Task[None] | None = None
+        self._batcher: Batcher | None = None
+        self._telemetry = start_telemetry()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection scope."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            kind = (await receive())["type"]
+            if kind == "lifespan.startup":
+                self._warming = asyncio.create_task(self._warm())
+            elif self._telemetry is not None:
+                await asyncio.to_thread(self._telemetry.close)
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+
+    async def _warm(self) -> None:
+        # No deadline here: a slow first prediction is what warm-up is for.
+        await self._gate.run(self._gate.enter(), lambda: warm_up(self._model), timeout=86400)
+        if self._settings.max_batch > 1:
+            answers = await self._gate.run(self._gate.enter(), self._make_batch_answers, timeout=86400)
+            size, delay = self._settings.max_batch, self._settings.max_delay
+            if answers is not None:
+                self._batcher = Batcher(answers, self._gate, self._metrics, size=size, delay=delay)
+        self.ready = True
+        self._metrics.set_ready()
+
+    def _make_batch_answers(self) -> BatchAnswers | None:
+        try:
+            return make_batch_answers(self._model, self._ask_model, self._limits)
+        except BatchRefused as refused:
+            _log.warning("requests are not put together for this model: %s", refused)
+            return None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+        path = scope["path"]
+        span = None if self._telemetry is None else self._telemetry.begin(scope, request_id.decode())
+        status = 0
+        try:
+            reply = await self._reply(path, scope["method"], headers, receive)
+            if reply is None:
+                status = await self._pass_on(scope, receive, send, request_id)
+            else:
+                status = reply.status
+                await _send(reply, scope["method"], send, request_id)
+        except _Gone:
+            pass  # nobody is there to be answered
+        finally:
+            seconds = time.perf_counter() - begun
+            self._metrics.count(_handler(path), status, seconds)
+            traced = {}
+            if self._telemetry is not None:
+                self._telemetry.end(span, status)
+                traced = self._telemetry.describe(span)
+            if _access.isEnabledFor(logging.INFO):
+                fields = {
+                    "request_id": request_id.decode(),
+                    "method": scope["method"],
+                    "path": path,
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                    **traced,
+                }
+                _access.info("request", extra={"fields": fields})
+
+    async def _reply(self, path: str, method: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply | None:
+        """The answer, None where it is MLflow's own app that answers."""
+        get = method in ("GET", "HEAD")
+        if path in _HEALTH and method == "GET":
+            return self._health(path)
+        if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+            return replies.UNAUTHORIZED
+        if path == "/invocations" and method == "POST":
+            if b"content-type" not in headers:
+                return _UNSUPPORTED
+            return await self._predict(headers, receive, headers[b"content-type"].decode("latin-1"))
+        if path == "/" and get:
+            return Reply(status=200, body=self._site.page(), content_type=HTML, headers=self._site.headers)
+        if path == "/" and method == "POST":
+            return await self._predict(headers, receive, None)
+        if path == "/docs" and get:
+            return Reply(status=200, body=self._site.docs, content_type=HTML, headers=self._site.headers)
+        if path == "/openapi.json" and get:
+            return Reply(status=200, body=self._site.openapi)
+        if path == "/metadata" and get:
+            return self._metadata
+        if path == "/metrics" and get:
+            return Reply(status=200, body=self._metrics.render(self._info), content_type=CONTENT_TYPE)
+        # Of the pages that FastAPI brings, this one loads its scripts from elsewhere.
+        if path == "/redoc":
+            return Reply(status=404, body=b'{"detail":"Not Found"}')
+        if path in _METHODS:
+            body = b'{"detail":"Method Not Allowed"}'
+            return Reply(status=405, body=body, headers=(("allow", _METHODS[path]),))
+        return None
+
+    def _health(self, path: str) -> Reply:
+        # MLflow's body for /ping and /health is a line feed.
+        alive = Reply(status=200, body=b"\n")
+        if path == "/livez" or (self.ready and self._metrics.all_ready()):
+            return alive
+        return replies.NOT_READY
+
+    def _ask_model(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
+        # The short way takes no table but one of the signature's columns, so only its rows are counted before.
+        if self._limits.is_large(body, content_type) and (refused := self._limits.check(body, content_type)):
+            return refused, False
+        return self._model.answer(body, content_type)
+
+    def _submit(self, body: bytes) -> Answer:
+        request = self._site.read_form(body)
+        answer = None if request is None else self._ask_model(request, JSON)[0]
+        page = self._site.page(form=body, answer=answer)
+        status = 200 if answer is not None and answer.status == 200 else 400
+        return Reply(status=status, body=page, content_type=HTML, headers=self._site.headers), False
+
+    async def _answer(self, ticket: Ticket, body: bytes, content_type: str | None, timeout: float) -> Answer:
+        """The model's answer; the page's where there is no content type, since what it sends is a form."""
+        if content_type is None:
+            return await self._gate.run(ticket, lambda: self._submit(body), timeout=timeout)
+        if self._batcher is not None:
+            return await self._batcher.ask(ticket, (body, content_type), timeout=timeout)
+        work = partial(self._ask_model, body, content_type)
+        return await self._gate.run(ticket, work, timeout=timeout)
+
+    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str | None) -> Reply:
+        if not self.ready:
+            return replies.NOT_READY
+        limit, timeout = self._settings.max_body, self._settings.timeout
+        deadline = time.monotonic() + timeout
+        try:
+            ticket = self._gate.enter()
+        except GateFull:
+            return replies.FULL
+        handed_on = False
+        try:
+            if _length(headers) > limit:
+                return replies.too_large(limit)
+            body = await asyncio.wait_for(_read(receive, limit), timeout)
+            handed_on = True
+            reply, short = await self._answer(ticket, body, content_type, deadline - time.monotonic())
+            if short:
+                self._metrics.count_fast()
+            return reply
+        except _TooLarge:
+            return replies.too_large(limit)
+        except GateTimeout:
+            return replies.TIMED_OUT
+        except TimeoutError:
+            return replies.SLOW_CLIENT
+        finally:
+            if not handed_on:
+                ticket.give_back()
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
+        status = 0
+
+        async def send_with_headers(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], *_COMMON, (b"x-request-id", request_id)]}
+            await send(message)
+
+        await self._model.app(scope, receive, send_with_headers)
+        return status
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    """The request's body; raises _TooLarge as soon as there is more than ``limit`` bytes of it."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _TooLarge
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _send(reply: Reply, method: str, send: Send, request_id: bytes) -> None:
+    headers = [
+        (b"content-length", str(len(reply.body)).encode()),
+        (b"content-type", reply.content_type.encode()),
+        *_COMMON,
+        (b"x-request-id", request_id),
+        *((name.encode(), value.encode("latin-1")) for name, value in reply.headers),
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+
+
+def _length(headers: Mapping[bytes, bytes]) -> int:
+    # h11 has refused a Content-Length that is no number; isdigit() is for servers that do not.
+    text = headers.get(b"content-length", b"0")
+    return int(text) if text.isdigit() else 0
+
+
+def _handler(path: str) -> str:
+    if path == "/invocations":
+        return "invocations"
+    if path in _HEALTH:
+        return "health"
+    return "page" if path in ("/", "/docs", "/openapi.json") else "other"

@@ -1,0 +1,78 @@
+"""Loading, then serving in one process or in several."""
+
+from __future__ import annotations
+
+import gc
+import socket
+
+from kbuild.serving.answer.model import ServedModel, load_model
+from kbuild.serving.http.asgi import ServingApp
+from kbuild.serving.http.listening import LoadingAnswers, listen
+from kbuild.serving.http.server_settings import Settings
+from kbuild.serving.http.supervisor import Supervisor
+from kbuild.serving.process.footprint import give_back_library_pages
+from kbuild.serving.watch.logs import configure_logging, quieten_packages
+from kbuild.serving.watch.metrics import Metrics
+
+
+def serve(settings: Settings) -> int:
+    """Load the model, then answer until a signal ends the process; returns the exit code.
+
+    Raises InvalidModel when it does not load, ConfigurationError when it cannot listen.
+    """
+    configure_logging(settings.log_level, access=settings.access_log)
+    sockets = listen(settings.host, settings.port, settings.workers)
+    model = _load(settings, sockets)
+    quieten_packages(settings.log_level)
+    metrics = Metrics(settings.workers)
+    from kbuild.serving.http import protocol  # noqa: F401  with uvicorn, before workers are forked, which then share it
+
+    # Loading makes next to no garbage and much that stays, so the collector rested (see __main__). What workers share
+    # must not be written to, and it would touch every object in every worker: from now on it sees new ones only.
+    gc.freeze()
+    gc.enable()
+    # Here is no other thread that could load a library.
+    give_back_library_pages()
+    if settings.workers > 1:
+        supervisor = Supervisor(
+            settings.workers,
+            lambda worker: _work(worker, sockets, model, settings, metrics),
+            grace=settings.grace,
+        )
+        return supervisor.run()
+    _work(0, sockets, model, settings, metrics)
+    return 0
+
+
+def _load(settings: Settings, sockets: list[socket.socket]) -> ServedModel:
+    def load() -> ServedModel:
+        return load_model(settings.model, stack_traces=settings.stack_traces, import_mlflow=settings.import_mlflow)
+
+    if settings.certificate is not None:
+        return load()
+    with LoadingAnswers(sockets):
+        return load()
+
+
+def _work(worker: int, sockets: list[socket.socket], model: ServedModel, settings: Settings, metrics: Metrics) -> None:
+    """One worker's life."""
+    import uvicorn
+
+    from kbuild.serving.http.protocol import make_protocol
+
+    metrics.use_slot(worker)
+    config = uvicorn.Config(
+        ServingApp(model, settings, metrics),
+        loop="asyncio",
+        http=make_protocol(settings.timeout),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, int(settings.keep_alive)),
+        timeout_graceful_shutdown=max(1, int(settings.grace)),
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.key,
+    )
+    uvicorn.Server(config).run(sockets=[sockets[worker]])

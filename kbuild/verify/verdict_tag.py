@@ -1,0 +1,18 @@
+"""The verdict of a verification, written to the run whose model the image serves."""
+
+from __future__ import annotations
+
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.layout import read_json_blob
+from kbuild.model.fetch import ModelStore
+from kbuild.model.run_tags import Tag, write_tags
+from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID
+
+
+def write_verdict(image: BuiltImage, verdict: str, store: ModelStore) -> str | None:
+    """Tag the run that the image's labels name; returns None, or why that could not be."""
+    config = read_json_blob(image.layout, image.config_digest)
+    inner = config.get("config") if isinstance(config, dict) else None
+    labels = (inner.get("Labels") if isinstance(inner, dict) else None) or {}
+    tags = {Tag.VERIFY: verdict, Tag.VERIFIED_DIGEST: str(image.digest)}
+    return write_tags(tags, labels.get(LABEL_RUN_ID), labels.get(LABEL_MODEL_URI), store)

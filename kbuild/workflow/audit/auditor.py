@@ -1,0 +1,297 @@
+"""Auditor: gathers lock, model and image of what a user names, runs the checks, and writes the report back."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kbuild.audit.finding import CheckResult, Unchecked
+from kbuild.audit.image_facts import ImageFacts
+from kbuild.audit.lockview import LockView, view_lock
+from kbuild.audit.report.report import make_report
+from kbuild.audit.report.sbom import make_sbom
+from kbuild.audit.subject import KnownDigest, Subject, read_trained
+from kbuild.digest import Digest, digest_bytes
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER
+from kbuild.environment.locking.lock_model import LOCKFILE_NAME, cached_locks, fresh_inputs
+from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
+from kbuild.image.engine import BuiltImage
+from kbuild.image.store.local import LocalImages
+from kbuild.model.bundle import ModelBundle, read_bundle
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.run_tags import Tag, write_tags
+from kbuild.progress import Progress
+from kbuild.workflow import Tools
+from kbuild.workflow.audit.images import read_image
+from kbuild.workflow.audit.request import Audited, AuditRequest
+from kbuild.workflow.audit.run_checks import find_network, make_checks
+
+REPORT_NAME = "audit.json"
+SBOM_NAME = "sbom.cdx.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gathered:
+    """A subject, and what was meant to be part of it but could not be had."""
+
+    subject: Subject
+    missing: tuple[Unchecked, ...] = ()
+    run_id: str | None = None
+    model_uri: str | None = None
+
+
+class Auditor:
+    """Audits one thing after another with the same advisories and services, each read once."""
+
+    def __init__(self, request: AuditRequest, tools: Tools, *, environ: Mapping[str, str] = os.environ) -> None:
+        """Reads the advisories; raises ConfigurationError when they are no advisories."""
+        self._request = request
+        self._tools = tools
+        with tools.phases("prepare") as progress:
+            self._network = find_network(tools, environ, progress)
+            self._checks = make_checks(request, self._network, progress)
+
+    def audit_lock(self, path: Path) -> Audited:
+        """A lockfile by itself: nothing is known of a model or an image. Raises LockfileInvalid."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LockfileInvalid(f"cannot read the lockfile {path}: {error.strerror}") from error
+        lock = view_lock(content, source=str(path))
+        return self._audit(_Gathered(subject=Subject(reference=str(path), kind="lock", lock=lock)))
+
+    def audit_model(self, reference: ModelReference, *, image: BuiltImage | None = None) -> Audited:
+        """A model with its stored lock and, where it is on this machine, its image (or the one given).
+
+        Raises what fetching the model does.
+        """
+        with self._workdir() as workdir:
+            with self._tools.phases("fetch") as progress:
+                bundle = self._tools.store.fetch(reference, workdir / "model")
+                gathered = self._gather(str(reference), "model", bundle, workdir, progress)
+                tags = self._tags(bundle, progress)
+                image = image or self._built_here(tags, progress)
+            if image is None:
+                return self._audit(_recall(gathered, tags))
+            with self._tools.phases("image") as progress:
+                facts, _ = read_image(image, None, progress)
+            known = KnownDigest(place=str(reference), digest=str(bundle.digest))
+            return self._audit(_with_image(gathered, facts, (known,)))
+
+    def audit_image(self, image: BuiltImage, reference: str) -> Audited:
+        """An image with the model inside it and the lock that it names. Raises InvalidImage or InvalidModel."""
+        with self._workdir() as workdir:
+            with self._tools.phases("image") as progress:
+                facts, model = read_image(image, workdir / "model", progress)
+            with self._tools.phases("fetch") as progress:
+                if model is None:
+                    missing = Unchecked(
+                        check="model",
+                        where="model",
+                        reason="there is no model in the image",
+                        remedy="audit an image of kbuild",
+                    )
+                    lock = self._lock_by_digest(facts)
+                    subject = Subject(reference=reference, kind="image", lock=lock)
+                    gathered = _Gathered(subject=subject, missing=(missing,))
+                else:
+                    bundle = read_bundle(model)
+                    gathered = self._gather(reference, "image", bundle, workdir, progress, facts)
+            return self._audit(_with_image(gathered, facts, ()))
+
+    def audit_registered(self) -> Iterator[tuple[str, Audited | KbuildError]]:
+        """Every registered model's newest and aliased versions; what cannot be audited is told by its error."""
+        for text in self._tools.store.registered():
+            try:
+                yield text, self.audit_model(ModelReference.parse(text))
+            except KbuildError as error:
+                yield text, error
+
+    def _audit(self, gathered: _Gathered) -> Audited:
+        request = self._request
+        results = [CheckResult(check="gather", unchecked=gathered.missing)] if gathered.missing else []
+        with self._tools.phases("audit") as progress:
+            for check in self._checks:
+                progress.note(f"checking {check.id}")
+                results.append(check.run(gathered.subject))
+            report = make_report(
+                gathered.subject, results, request.policy, today=request.today, fail_on=request.fail_on
+            )
+            audited = Audited(report=report, sbom=make_sbom(gathered.subject, report))
+            return self._record(audited, gathered, progress) if request.record else audited
+
+    def _gather(
+        self,
+        reference: str,
+        kind: str,
+        bundle: ModelBundle,
+        workdir: Path,
+        progress: Progress,
+        image: ImageFacts | None = None,
+    ) -> _Gathered:
+        facts = bundle.facts
+        missing: list[Unchecked] = []
+        stored = self._stored_lock(bundle, workdir, progress, missing)
+        lock = stored
+        kept: tuple[KnownDigest, ...] = ()
+        if self._request.lockfile is not None:
+            lock = view_lock(_read_file(self._request.lockfile), source=str(self._request.lockfile))
+            if stored is not None:
+                kept = (KnownDigest(place=f"the lock stored with run {facts.run_id}", digest=str(stored.digest)),)
+        elif image is not None and (stored is None or str(stored.digest) != image.labels.get(_LOCK_LABEL)):
+            lock = self._lock_by_digest(image) or stored
+        subject = Subject(
+            reference=reference,
+            kind="image" if kind == "image" else "model",
+            lock=lock,
+            bundle=bundle,
+            trained=read_trained(bundle),
+            stored_locks=kept,
+            fresh_inputs=self._fresh(bundle, lock, missing),
+            remake=f"kbuild lock {facts.run_id or reference}",
+        )
+        return _Gathered(subject=subject, missing=tuple(missing), run_id=facts.run_id, model_uri=facts.uri)
+
+    def _stored_lock(
+        self, bundle: ModelBundle, workdir: Path, progress: Progress, missing: list[Unchecked]
+    ) -> LockView | None:
+        run_id = bundle.facts.run_id
+        if run_id is None:
+            return None
+        try:
+            path = self._tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
+            return None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
+        except ModelNotFound:
+            progress.note(f"run {run_id} is not on this tracking server")
+        except KbuildError as error:
+            missing.append(
+                Unchecked(
+                    check="lock", where="lock", reason=error.message, remedy=error.hint or "see the tracking server"
+                )
+            )
+        return None
+
+    def _lock_by_digest(self, image: ImageFacts) -> LockView | None:
+        """The lock with the digest that the image names, among those given or made here."""
+        wanted = image.labels.get(_LOCK_LABEL)
+        given = [self._request.lockfile] if self._request.lockfile is not None else []
+        for path in [*given, *cached_locks(self._tools.cache)]:
+            content = _read_file(path)
+            if path in given or str(digest_bytes(content)) == wanted:
+                return view_lock(content, source=str(path))
+        return None
+
+    def _fresh(self, bundle: ModelBundle, lock: LockView | None, missing: list[Unchecked]) -> frozenset[Digest] | None:
+        if lock is None or lock.input_digest is None:
+            return None if lock is None else frozenset()
+        try:
+            if self._network.indexes is None:
+                raise ConfigurationError(self._network.reason)
+            subdirs = {entry.subdir for entry in lock.entries}
+            platforms = tuple(each for each in self._request.lock.platforms if each.conda_subdir in subdirs)
+            request = replace(self._request.lock, platforms=platforms or self._request.lock.platforms)
+            # Where nobody says which channels, the lock names those it was asked for with; whether they are allowed is
+            # another check.
+            own = tuple(channel for channel in lock.channels if channel != f"${CHANNEL_VARIABLE}")
+            found: set[Digest] = set()
+            for channels in [request.channels] if request.channels else dict.fromkeys(((), own)):
+                found |= fresh_inputs(
+                    bundle,
+                    replace(request, channels=channels),
+                    self._network.indexes,
+                    cache=self._tools.cache,
+                    run=self._tools.run,
+                    environ=self._network.environ,
+                )
+            return frozenset(found)
+        except KbuildError as error:
+            reason = f"whether the lock is fresh cannot be told: {error.message}"
+            missing.append(Unchecked(check="lock", where="conda-lock.yml", reason=reason, remedy=error.hint or _ASK))
+            return None
+
+    def _tags(self, bundle: ModelBundle, progress: Progress) -> Mapping[str, str]:
+        run_id = bundle.facts.run_id
+        if run_id is None:
+            return {}
+        try:
+            return self._tools.store.read_run(run_id).tags
+        except KbuildError as error:
+            progress.note(f"no tags of run {run_id}: {error.message}")
+            return {}
+
+    def _built_here(self, tags: Mapping[str, str], progress: Progress) -> BuiltImage | None:
+        """The image that the run says was built of it, if it is on this machine."""
+        stated = tags.get(Tag.IMAGE_DIGEST)
+        if stated is None:
+            return None
+        try:
+            image = LocalImages(self._tools.cache / "images").by_digest(Digest.parse(stated))
+        except ValueError:
+            image = None
+        if image is None:
+            progress.note(f"its image {tags.get(Tag.IMAGE, stated)} is not here and not audited; name it to audit it")
+        return image
+
+    def _record(self, audited: Audited, gathered: _Gathered, progress: Progress) -> Audited:
+        """Write the report and the SBOM to the run; a store that refuses is told in a note."""
+        run_id, report = gathered.run_id, audited.report
+        if run_id is None:
+            return audited
+        with self._workdir() as workdir:
+            files = [workdir / REPORT_NAME, workdir / SBOM_NAME]
+            files[0].write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+            files[1].write_text(audited.sbom, encoding="utf-8")
+            try:
+                self._tools.store.upload(run_id, files, RUN_FOLDER)
+            except KbuildError as error:
+                progress.note(f"the report could not be written to run {run_id}: {error.message}")
+                return audited
+        lock = dict(report.digests).get("lock")
+        tags = {Tag.AUDIT: str(report.verdict), Tag.AUDIT_DATE: report.date.isoformat()}
+        refused = write_tags(
+            {**tags, **({} if lock is None else {Tag.AUDITED_LOCK: lock})},
+            run_id,
+            gathered.model_uri,
+            self._tools.store,
+        )
+        if refused is not None:
+            progress.note(f"run {run_id} could not be tagged: {refused}")
+        return replace(audited, recorded_in=run_id)
+
+    @contextmanager
+    def _workdir(self) -> Iterator[Path]:
+        self._tools.cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="audit-", dir=self._tools.cache) as folder:
+            yield Path(folder)
+
+
+_LOCK_LABEL = "io.kbuild.lock.digest"
+_ASK = "see that pip's index is configured (pip config list), and audit again"
+
+
+def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...]) -> _Gathered:
+    label = facts.labels.get(_LOCK_LABEL)
+    built_from = () if label is None else (KnownDigest(place=f"the image {facts.digest}", digest=label),)
+    subject = replace(gathered.subject, image=facts, built_from=built_from, known_models=models)
+    return replace(gathered, subject=subject)
+
+
+def _recall(gathered: _Gathered, tags: Mapping[str, str]) -> _Gathered:
+    """Without the image itself, what the run's tags say of it."""
+    stated = tags.get(Tag.LOCK_DIGEST)
+    if stated is None:
+        return gathered
+    known = KnownDigest(place=f"the image {tags.get(Tag.IMAGE, 'of this run')}", digest=stated)
+    return replace(gathered, subject=replace(gathered.subject, built_from=(known,)))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LockfileInvalid(f"cannot read the lockfile {path}: {error.strerror}") from error

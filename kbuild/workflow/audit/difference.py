@@ -1,0 +1,58 @@
+"""The difference between two models as they are kept by the tracking server."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from kbuild.audit.lockview import LockView, view_lock
+from kbuild.audit.report.compare import Difference, Side, compare
+from kbuild.environment.lockfile import RUN_FOLDER
+from kbuild.environment.locking.lock_model import LOCKFILE_NAME
+from kbuild.errors import ModelNotFound
+from kbuild.model.bundle import ModelBundle
+from kbuild.model.model_reference import ModelReference
+from kbuild.progress import Progress
+from kbuild.workflow import Tools
+
+_PARAMETER = re.compile(r"artifacts/params_(?P<name>[^/]+)\.json")
+_MAX_PARAMETER = 1 << 16
+
+
+def compare_models(before: ModelReference, after: ModelReference, tools: Tools) -> Difference:
+    """What differs between two models and their runs. Raises what fetching them does."""
+    tools.cache.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="diff-", dir=tools.cache) as folder,
+        tools.phases("fetch") as progress,
+    ):
+        one = _side(before, Path(folder) / "before", tools, progress)
+        other = _side(after, Path(folder) / "after", tools, progress)
+        return compare(one, other)
+
+
+def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Progress) -> Side:
+    progress.note(f"fetching {reference}")
+    bundle = tools.store.fetch(reference, workdir / "model")
+    run_id = bundle.facts.run_id
+    lock: LockView | None = None
+    parameters = _model_parameters(bundle)
+    if run_id is not None:
+        try:
+            parameters |= tools.store.read_run(run_id).parameters
+            path = tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
+            lock = None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
+        except ModelNotFound:
+            progress.note(f"run {run_id} is not on this tracking server: its parameters and lock are not compared")
+    return Side(reference=str(reference), bundle=bundle, lock=lock, parameters=parameters)
+
+
+def _model_parameters(bundle: ModelBundle) -> dict[str, str]:
+    """The parameters of the inference pipeline, which travel with the model as small JSON files."""
+    named = ((_PARAMETER.fullmatch(file.path), file) for file in bundle.files if file.size <= _MAX_PARAMETER)
+    return {
+        f"params:{match['name']}": " ".join((bundle.root / file.path).read_text(encoding="utf-8").split())
+        for match, file in named
+        if match is not None
+    }

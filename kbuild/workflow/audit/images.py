@@ -1,0 +1,53 @@
+"""What an image on disk holds, as facts for the audit, and the model inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kbuild.audit.image_facts import ImageFacts, make_image_facts, wants_bytes
+from kbuild.image.compare.contents import read_config, read_contents
+from kbuild.image.engine import BuiltImage
+from kbuild.image.packages.environment import PREFIX
+from kbuild.plan.make import MODEL_PATH
+from kbuild.progress import Progress
+
+_PYTHON = "/bin/python"
+
+
+def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ImageFacts, Path | None]:
+    """The facts of an image, and its model's files in ``model_into`` where there are any."""
+    _, config = read_config(image.layout, image.digest)
+    prefix = _prefix(config).lstrip("/")
+    contents = read_contents(
+        image.layout,
+        image.digest,
+        folders=(prefix, _model_path(config)),
+        wants_bytes=lambda path: wants_bytes(path, prefix),
+        extract=None if model_into is None else (_model_path(config), model_into),
+        progress=progress,
+    )
+    facts = make_image_facts(
+        contents.files,
+        digest=str(contents.digest),
+        subdir=contents.platform.conda_subdir,
+        labels=contents.labels,
+        prefix=prefix,
+        model_path=_model_path(config),
+    )
+    has_model = model_into is not None and (model_into / "MLmodel").is_file()
+    return facts, model_into if has_model else None
+
+
+def _prefix(config: Mapping[str, object]) -> str:
+    """Where the environment lies: above the interpreter that the image starts, else where kbuild puts it."""
+    entrypoint = config.get("Entrypoint")
+    first = str(entrypoint[0]) if isinstance(entrypoint, list) and entrypoint else ""
+    return first.removesuffix(_PYTHON) if first.startswith("/") and first.endswith(_PYTHON) else PREFIX
+
+
+def _model_path(config: Mapping[str, object]) -> str:
+    """The model's folder without its leading slash."""
+    variables = config.get("Env")
+    stated = dict(str(each).partition("=")[::2] for each in variables) if isinstance(variables, list) else {}
+    return (stated.get("KBUILD_MODEL") or MODEL_PATH).strip("/")

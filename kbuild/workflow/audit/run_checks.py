@@ -1,0 +1,108 @@
+"""The checks of an audit, with the advisories, services and indexes that they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+
+from kbuild.audit.checks.drift import DriftCheck
+from kbuild.audit.checks.integrity import IntegrityCheck
+from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.checks.releases import Lookup, ReleaseCheck
+from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
+from kbuild.audit.policy import ServiceName
+from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
+from kbuild.audit.sources.osv_api import OsvApi
+from kbuild.audit.sources.services import Service, make_pypi_service
+from kbuild.audit.subject import Check
+from kbuild.environment.index.package_indexes import Indexes, find_files, package_indexes
+from kbuild.errors import IndexUnavailable, KbuildError
+from kbuild.progress import Progress
+from kbuild.workflow import Tools
+from kbuild.workflow.audit.request import AuditRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """The user's package indexes, None where none is configured (``reason`` says why); ``environ`` with their
+    credentials."""
+
+    indexes: Indexes | None
+    reason: str
+    environ: Mapping[str, str] = field(repr=False)
+
+    def credentials_for(self, url: str) -> tuple[str, str] | None:
+        """User and password for a url on the host of an index."""
+        return None if self.indexes is None else self.indexes.credentials_for(url, self.environ)
+
+
+def find_network(tools: Tools, environ: Mapping[str, str], progress: Progress) -> Network:
+    """Reads pip's configuration; asks nobody."""
+    try:
+        indexes = package_indexes(run=tools.run, environ=environ, progress=progress)
+    except KbuildError as error:
+        return Network(indexes=None, reason=error.message, environ=environ)
+    return Network(indexes=indexes, reason="", environ={**environ, **indexes.environment})
+
+
+def make_checks(request: AuditRequest, network: Network, progress: Progress) -> list[Check]:
+    """Every check; raises ConfigurationError when the advisories are none.
+
+    Advisories at a url that does not answer are no error: the vulnerability check says that they are missing.
+    """
+    policy = request.policy
+    database: AdvisoryDatabase | None = None
+    unavailable = None
+    if policy.advisories is not None:
+        progress.note("reading the advisories")
+        try:
+            database = read_advisories(policy.advisories)
+        except IndexUnavailable as error:
+            unavailable = error.message
+    return [
+        IntegrityCheck(policy),
+        DriftCheck(),
+        VulnerabilityCheck(
+            database=database,
+            services=_services(request, network),
+            osv=_osv(request),
+            today=request.today,
+            max_age=policy.max_advisory_age,
+            unavailable=unavailable,
+        ),
+        ReleaseCheck(_lookup(request, network)),
+        PickleCheck(),
+    ]
+
+
+def _service(request: AuditRequest) -> ServiceName:
+    default: ServiceName = "none" if request.policy.advisories is not None else "all"
+    return "none" if request.offline else request.policy.service or default
+
+
+def _osv(request: AuditRequest) -> OsvApi | None:
+    return OsvApi(request.policy.osv_url) if _service(request) in ("all", "osv") else None
+
+
+def _services(request: AuditRequest, network: Network) -> list[Service]:
+    policy = request.policy
+    if _service(request) not in ("all", "pypi"):
+        return []
+    if policy.pypi_url is not None:
+        return [make_pypi_service(policy.pypi_url, credentials=network.credentials_for)]
+    if network.indexes is None:
+        return []
+    parts = urlsplit(network.indexes.urls[0])
+    url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return [make_pypi_service(url, credentials=network.credentials_for)]
+
+
+def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
+    indexes = network.indexes
+    if request.offline or indexes is None:
+        return None
+    session = requests.Session()
+    return lambda name: find_files(name, indexes.urls, environ=network.environ, session=session)
