@@ -14,7 +14,7 @@ from kbuild.files import link_or_copy, native
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.build_plan import BuildContext, BuildPlan
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
-from kbuild.plan.runtime import runtime_files
+from kbuild.shipped import image_files
 
 _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 def stage_runtime(root: Path) -> None:
     """Put kbuild's serving part below ``root``."""
-    for name, source in runtime_files().items():
+    for name, source in image_files().items():
         _place(source, root / RUNTIME_PATH.lstrip("/") / name, root, shutil.copyfile)
 
 

@@ -1,26 +1,11 @@
-"""The part of kbuild that goes into every image: what serves, and what a KedroPipelineModel is made of."""
+"""The part of kbuild that goes into every image, by its digest."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import kbuild
 from kbuild.digest import Digest, digest_file, digest_json
-
-_PARTS = ("__init__.py", "_version.py", "answers.py", "errors.py", "digest.py", "process.py", "serving", "training")
-
-
-def runtime_files() -> dict[str, Path]:
-    """In-image path below the runtime's folder (``kbuild/errors.py``) -> file here, sorted by path."""
-    root = Path(kbuild.__file__).parent
-    found: dict[str, Path] = {}
-    for part in _PARTS:
-        path = root / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else (path,):
-            found[f"kbuild/{file.relative_to(root).as_posix()}"] = file
-    return found
+from kbuild.shipped import image_files
 
 
 def runtime_digest() -> Digest:
-    """The digest of names and bytes of those files."""
-    return digest_json([[name, str(digest_file(path))] for name, path in runtime_files().items()])
+    """The digest of names and bytes of the files that ``image_files`` names."""
+    return digest_json([[name, str(digest_file(path))] for name, path in image_files().items()])

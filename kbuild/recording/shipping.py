@@ -16,14 +16,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import kbuild
 from kbuild.errors import RecordingError
 from kbuild.recording.closure import find_owners, is_local, pin
 from kbuild.recording.tracing import find_source, follow_imports
+from kbuild.shipped import model_files
 
-# kbuild's own code in a model: what pyfunc.py imports, and no build floor.
-_KBUILD_PARTS = ("__init__.py", "_version.py", "errors.py", "digest.py", "process.py", "training")
-# What that code imports itself.
+# What kbuild's own code in a model imports.
 _KBUILD_IMPORTS = ("cloudpickle", "mlflow", "pandas")
 _COMPILED = (".so", ".pyd", ".dylib")
 
@@ -136,9 +134,8 @@ def stage_code(code: Mapping[str, Path], target: Path) -> list[str]:
     target.mkdir(parents=True, exist_ok=True)
     for place in code.values():
         _copy(place, target / place.name)
-    home = Path(kbuild.__file__).parent
-    for part in _KBUILD_PARTS:
-        _copy(home / part, target / "kbuild" / part)
+    for name, source in model_files().items():
+        _copy(source, target / name)
     return [str(path) for path in sorted(target.iterdir())]
 
 

@@ -16,10 +16,10 @@ LEGACY = {17: "2014", 12: "2010", 5: "1"}
 SUPPORTED = """
 import json, sys
 from conda_lock import conda_lock, pypi_solver
-from kbuild.environment import condalock_launcher
+from kbuild.environment.condalock import launcher
 
 conda_lock.main = lambda **_: None
-condalock_launcher.main()
+launcher.main()
 answer = {}
 for platform, newest in json.load(sys.stdin):
     glibc = {"a": {"name": "__glibc", "version": f"2.{newest}"}}
@@ -29,10 +29,10 @@ json.dump(answer, sys.stdout)
 """
 OTHER_LIST = """
 from conda_lock import pypi_solver
-from kbuild.environment import condalock_launcher
+from kbuild.environment.condalock import launcher
 
 pypi_solver.MANYLINUX_TAGS = ["_3_1"]
-condalock_launcher.main()
+launcher.main()
 """
 
 

@@ -58,8 +58,8 @@ def test_the_runtime_is_what_serves_and_nothing_that_builds(tmp_path) -> None:
     names = files(tmp_path)
     assert "opt/kbuild/kbuild/serving/__main__.py" in names
     assert "opt/kbuild/kbuild/training/pyfunc.py" in names
-    assert "opt/kbuild/kbuild/process.py" in names
-    assert not [name for name in names if "/cli/" in name or "/image/" in name or name.endswith("workflow.py")]
+    assert "opt/kbuild/kbuild/served/pipeline.py" in names
+    assert not [name for name in names if "/cli/" in name or "/image/" in name or "/recording/" in name]
 
 
 def test_a_context_tells_where_each_layer_lies(bundle, lockfile, base, tmp_path) -> None:

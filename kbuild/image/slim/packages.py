@@ -3,8 +3,8 @@
 Which files of the other packages it is without is said in ``kbuild.image.slim.package_files``.
 
 Nothing is resolved anew: the lock stays, and the plan says which of its packages are left out. What a model reads is
-seen by asking it every kind of request with all packages there (``kbuild.serving.http.rehearsal``), and what is left out
-is only left out where the same requests get the same answers without it.
+seen by asking it every kind of request with all packages there (``kbuild.serving.http.rehearsal``), and what is left
+out is only left out where the same requests get the same answers without it.
 """
 
 from __future__ import annotations

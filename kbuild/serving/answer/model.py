@@ -83,9 +83,11 @@ def prefer_model_code(model: Path) -> None:
     """Let a model that carries its own part of kbuild use that, not the one this server came with.
 
     The server's ``kbuild`` package is already imported, so putting the model's copy on ``sys.path`` is not enough.
+    A model of kbuild 0.1 before there was ``kbuild.served`` is read by this server's own code, which knows its format:
+    half of one and half of the other would load it twice.
     """
     carried = model / "code" / "kbuild"
-    if carried.is_dir():
+    if (carried / "served").is_dir():
         kbuild.__path__.insert(0, str(carried))
 
 

@@ -1,4 +1,4 @@
-"""``python -m kbuild.serving.http.rehearsal ANSWER``: ask the model of ``KBUILD_MODEL`` every kind of request, unserved.
+"""``python -m kbuild.serving.http.rehearsal ANSWER``: ask the model every kind of request, unserved.
 
 Writes JSON to ANSWER: ``files``, what was read below the interpreter's prefix on the way; ``answers``, status, type
 and body of each request; ``seconds`` of processor time from the start of the process to the first prediction. An image

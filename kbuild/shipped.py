@@ -1,0 +1,33 @@
+"""What of kbuild travels in models and in images: what runs there, and nothing else.
+
+An edit outside these files changes no digest. What is named here imports only what is named here (import-linter holds
+it to that), but for the two functions of ``training/pyfunc.py`` that training calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import kbuild
+
+# What a KedroPipelineModel is made of.
+_MODEL = ("__init__.py", "_version.py", "errors.py", "served", "training/__init__.py", "training/pyfunc.py")
+# What answers requests with it.
+_IMAGE = (*_MODEL, "answers.py", "serving")
+
+
+def model_files() -> dict[str, Path]:
+    """What goes into every model: path below its code folder (``kbuild/errors.py``) -> file here, sorted by path."""
+    return _find(_MODEL)
+
+
+def image_files() -> dict[str, Path]:
+    """What goes into every image: in-image path below the runtime's folder -> file here, sorted by path."""
+    return _find(_IMAGE)
+
+
+def _find(parts: Sequence[str]) -> dict[str, Path]:
+    root = Path(kbuild.__file__).parent
+    files = [file for part in parts for file in ((root / part).rglob("*.py") if "." not in part else [root / part])]
+    return {f"kbuild/{file.relative_to(root).as_posix()}": file for file in sorted(files)}

@@ -1,0 +1,54 @@
+"""What travels in models and images: only what runs there."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kbuild
+from kbuild.shipped import image_files, model_files
+
+IMPORT = """
+import importlib, json, sys
+for name in json.loads(sys.argv[2]):
+    # What is started as a program does its work when it is imported.
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+found = {name: getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("kbuild")}
+print(json.dumps(found))
+"""
+
+
+def test_all_that_ships_is_importable_with_nothing_else_of_kbuild(tmp_path: Path) -> None:
+    names = []
+    for name, file in image_files().items():
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+        names.append(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    first = "import sys; sys.path.insert(0, sys.argv[1])\n"
+    command = [sys.executable, "-I", "-W", "ignore", "-c", first + IMPORT, str(tmp_path), json.dumps(names)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) >= {name for name in names if not name.endswith("__main__")}
+    assert all(Path(place).is_relative_to(tmp_path) for place in found.values())
+
+
+def test_no_recorder_dataset_or_configuration_ships() -> None:
+    assert {name.split("/")[1] for name in image_files()} == {
+        *("__init__.py", "_version.py", "answers.py", "errors.py"),
+        *("served", "serving", "training"),
+    }
+    training = {name for name in image_files() if "/training/" in name}
+    assert training == {"kbuild/training/__init__.py", "kbuild/training/pyfunc.py"}
+    assert set(model_files()) < set(image_files())
+    root = Path(kbuild.__file__).parent.parent
+    assert all(file == root / name and file.is_file() for name, file in image_files().items())
+
+
+def test_what_ships_is_small() -> None:
+    """Of training's modules a third at most: they were 4,258 lines, and all of them shipped."""
+    lines = sum(len(file.read_text("utf-8").splitlines()) for file in model_files().values())
+    assert lines <= 4258 // 3
