@@ -12,15 +12,14 @@ import re
 import shutil
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 import yaml
+from advisory_server import AdvisoryServer, serving
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft202012Validator
@@ -51,11 +50,12 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def advisories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of two packages, one of them the interpreter: nothing that was trained with is affected."""
+    """Records of a wheel, the interpreter and a package of no base: nothing that was trained with is affected."""
     path = tmp_path_factory.mktemp("advisories") / "all.json"
     jinja = record("PYSEC-2014-8", "PyPI", "jinja2", "ECOSYSTEM", "2.7.2")
     python = record("BIT-python-1", "Bitnami", "python", "SEMVER", "3.6.0")
-    path.write_text(json.dumps([jinja, python]))
+    debian = [record(f"DEBIAN-{n}", f"Debian:{n}", "no-such-package", "ECOSYSTEM", "1") for n in (12, 13)]
+    path.write_text(json.dumps([jinja, python, *debian]))
     return path
 
 
@@ -192,35 +192,11 @@ def test_a_lock_and_an_image_by_themselves(
     assert set(image["digests"]) == {"image", "lock", "model"}
 
 
-class Osv(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
-        names = [query["package"]["name"] for query in queries]
-        self._answer({"results": [{"vulns": [{"id": "GHSA-1"}]} if name == "jinja2" else {} for name in names]})
-
-    def do_GET(self) -> None:
-        self._answer(record("GHSA-1", "PyPI", "jinja2", "ECOSYSTEM", "99"))
-
-    def _answer(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def osv_url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Osv)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1/query"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(AdvisoryServer()) as server:
+        server.add(record("GHSA-1", "PyPI", "jinja2", "ECOSYSTEM", "99"))
+        yield f"{server.url}/v1/query"
 
 
 def test_policy_services_and_ignores(tool: Tool, lockfile: Path, osv_url: str, tmp_path: Path) -> None:

@@ -8,6 +8,11 @@ from typing import Literal
 Severity = Literal["low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 
+UNCHECKED_ID = "unchecked"
+"""The id by which an ignore accepts that a package cannot be checked."""
+UNFIXED_ID = "unfixed"
+"""The id by which an ignore accepts what the distribution of the base has published no fix for."""
+
 
 def is_at_least(severity: Severity, threshold: Severity) -> bool:
     """Whether ``severity`` is as bad as ``threshold`` or worse."""
@@ -19,7 +24,8 @@ class Finding:
     """Something wrong.
 
     ``id`` names the kind (``lock-edited``) or the advisory (``PYSEC-2024-1``), ``aliases`` its other names. ``where``
-    is a package (``pip:jinja2``) or a file of the model. ``evidence`` is what was seen, ``remedy`` what to do.
+    is a package (``pip:jinja2``, ``deb:glibc``) or a file of the model. ``evidence`` is what was seen, ``remedy`` what
+    to do. ``unfixed`` tells that the distribution of the base has published no fix.
     """
 
     id: str
@@ -30,6 +36,7 @@ class Finding:
     evidence: str
     remedy: str
     aliases: tuple[str, ...] = ()
+    unfixed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +64,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
-    """The answer of one check; ``looked_at`` counts what it checked (packages or files)."""
+    """The answer of one check; ``looked_at`` counts what it checked (packages or files).
+
+    ``notes`` are lines on what was seen and counts neither as a finding nor as unchecked.
+    """
 
     check: str
     findings: tuple[Finding, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     sources: tuple[Source, ...] = ()
     looked_at: int = 0
+    notes: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from packaging.utils import canonicalize_name
 
+from kbuild.audit.base_facts import BASE_FILES, BaseFacts, read_base, wants_base_bytes
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 
@@ -61,7 +62,8 @@ class CondaRecord:
 class ImageFacts:
     """``subdir`` is conda's name of the platform; ``model_digest`` is computed from the files, None without a model.
 
-    ``unowned`` are files in site-packages that no distribution and no conda package brought.
+    ``unowned`` are files in site-packages that no distribution and no conda package brought; ``base`` is what the
+    distribution's package manager says of the rest.
     """
 
     digest: str
@@ -71,6 +73,7 @@ class ImageFacts:
     conda: tuple[CondaRecord, ...]
     unowned: tuple[str, ...]
     model_digest: Digest | None
+    base: BaseFacts
 
     @property
     def python(self) -> str | None:
@@ -83,8 +86,15 @@ class ImageFacts:
         return frozenset(canonicalize_name(name) for name in self.labels.get(_LEFT_OUT, "").split())
 
 
+def facts_folders(prefix: str, model_path: str) -> tuple[str, ...]:
+    """The files, and the folders with all below, that ``make_image_facts`` looks at."""
+    return prefix, model_path, *BASE_FILES
+
+
 def wants_bytes(path: str, prefix: str) -> bool:
-    """Whether ``read_facts`` needs the content of this file, not its digest alone."""
+    """Whether ``make_image_facts`` needs the content of this file, not its digest alone."""
+    if wants_base_bytes(path):
+        return True
     folder, name = posixpath.split(path)
     if folder == f"{prefix}/conda-meta":
         return name.endswith(".json")
@@ -99,8 +109,12 @@ def make_image_facts(
     labels: Mapping[str, str],
     prefix: str,
     model_path: str,
+    release: Mapping[str, str] | None = None,
 ) -> ImageFacts:
-    """From the image's files below ``prefix`` and ``model_path`` (relative paths). Raises InvalidImage."""
+    """From the image's files of ``facts_folders`` (relative paths). Raises InvalidImage.
+
+    ``release`` holds os-release's fields of a base that has no such file.
+    """
     conda = tuple(_conda(path, files[path]) for path in sorted(files) if _is_conda_meta(path, prefix))
     infos = sorted({posixpath.dirname(path) for path in files if path.endswith(".dist-info/METADATA")})
     owned = {f"{prefix}/{name}" for record in conda for name in record.files}
@@ -117,6 +131,7 @@ def make_image_facts(
         conda=conda,
         unowned=tuple(path for path in sorted(files) if "/site-packages/" in path and _counts(path, owned)),
         model_digest=_model_digest(files, model_path),
+        base=read_base({path: file.data for path, file in files.items()}, known=release),
     )
 
 

@@ -1,15 +1,15 @@
-"""``[tool.kbuild.audit]`` of pyproject.toml: what is allowed, and which findings are known and accepted until when."""
+"""``audit`` of kbuild.yml, ``[tool.kbuild.audit]`` of pyproject.toml: what is allowed, what is accepted, till when."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from packaging.utils import canonicalize_name
 
-from kbuild.audit.finding import SEVERITIES, Finding, Severity, Unchecked
+from kbuild.audit.finding import SEVERITIES, UNCHECKED_ID, UNFIXED_ID, Finding, Severity, Unchecked
 from kbuild.errors import ConfigurationError
 
 ServiceName = Literal["all", "pypi", "osv", "none"]
@@ -17,27 +17,37 @@ SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
 _TEXTS = ("advisories", "fail-on", "osv-url", "pypi-url", "service")
 _LISTS = ("allowed-channels", "allowed-indexes")
 _KEYS = (*_LISTS, *_TEXTS, "ignore", "max-advisory-age")
+_SHOWN = 3
 _IGNORE_KEYS = ("id", "package", "reason", "expires")
-UNCHECKED_ID = "unchecked"
-"""The id by which an ignore accepts that a package cannot be checked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ignore:
-    """A finding that is accepted up to and including the day ``expires``; ``package`` None means any."""
+    """What is accepted up to and including the day ``expires``; no ``packages`` means any. ``source`` is its place."""
 
     id: str
-    package: str | None
+    packages: tuple[str, ...]
     reason: str
     expires: datetime.date
+    source: str = ""
+
+    def __str__(self) -> str:
+        """``CVE-1 of jinja2``."""
+        if not self.packages:
+            return self.id
+        more = f" and {len(self.packages) - _SHOWN} more" if len(self.packages) > _SHOWN else ""
+        return f"{self.id} of {', '.join(self.packages[:_SHOWN])}{more}"
 
     def covers(self, item: Finding | Unchecked) -> bool:
         """Whether it speaks of this finding, by its id or an alias, or of this unchecked package."""
-        ids = {UNCHECKED_ID} if isinstance(item, Unchecked) else {item.id, *item.aliases}
+        if isinstance(item, Unchecked):
+            ids = {UNCHECKED_ID}
+        else:
+            ids = {item.id, *item.aliases, *([UNFIXED_ID] if item.unfixed else [])}
         if self.id not in ids:
             return False
         name = item.where.partition(":")[2] or item.where
-        return self.package is None or self.package == item.where or _same(self.package, name)
+        return not self.packages or any(each == item.where or _same(each, name) for each in self.packages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +69,20 @@ class Policy:
     ignores: tuple[Ignore, ...] = ()
 
 
-def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml") -> Policy:
-    """Read the table; raises one ConfigurationError that names every fault."""
+def join_policies(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> Policy:
+    """One policy of several places and their tables: each key of the first that has it, and the ignores of all.
+
+    Raises ConfigurationError as ``parse_policy`` does.
+    """
+    parsed = [parse_policy(table, source=source) for source, table in tables]
+    joined: dict[str, Any] = {}
+    for _, table in reversed(tables):
+        joined |= {key: value for key, value in table.items() if key != "ignore"}
+    return replace(parse_policy(joined), ignores=tuple(ignore for policy in parsed for ignore in policy.ignores))
+
+
+def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [tool.kbuild.audit]") -> Policy:
+    """Read the table; raises one ConfigurationError that names the place and every fault."""
     faults = [f"{key} is unknown" for key in table if key not in _KEYS]
     for key in _TEXTS:
         if not isinstance(table.get(key, ""), str):
@@ -78,12 +100,13 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml") ->
         faults.append("max-advisory-age has to be a number of days")
     listed = table.get("ignore", [])
     if not isinstance(listed, list):
-        faults.append("ignore has to be a list of tables ([[tool.kbuild.audit.ignore]])")
+        faults.append("ignore has to be a list of tables")
         listed = []
-    ignores = [_ignore(each, f"ignore[{number}]", faults) for number, each in enumerate(listed)]
+    ignores = [_ignore(each, f"ignore[{number}]", source, faults) for number, each in enumerate(listed)]
     if faults:
         raise ConfigurationError(
-            f"[tool.kbuild.audit] in {source}: {'; '.join(faults)}", hint=f"known keys are {', '.join(sorted(_KEYS))}"
+            f"{source}: {'; '.join(faults)}",
+            hint=f"known keys are {', '.join(sorted(_KEYS))}; of an ignore {', '.join(_IGNORE_KEYS)}",
         )
     return Policy(
         allowed_channels=tuple(table.get("allowed-channels", ())),
@@ -98,7 +121,7 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml") ->
     )
 
 
-def _ignore(value: Any, place: str, faults: list[str]) -> Ignore | None:
+def _ignore(value: Any, place: str, source: str, faults: list[str]) -> Ignore | None:
     if not isinstance(value, Mapping):
         faults.append(f"{place} has to be a table")
         return None
@@ -108,15 +131,20 @@ def _ignore(value: Any, place: str, faults: list[str]) -> Ignore | None:
         for key in ("id", "reason")
         if not isinstance(value.get(key), str) or not value[key].strip()
     ]
-    if not isinstance(value.get("package", ""), str):
-        found.append(f"{place}.package has to be a text")
+    named = value.get("package", [])
+    packages = [named] if isinstance(named, str) else named
+    if not isinstance(packages, list) or not all(isinstance(each, str) and each.strip() for each in packages):
+        found.append(f"{place}.package has to be a name or a list of names")
+    elif not packages and "package" in value:
+        # An empty list would cover every package there is.
+        found.append(f"{place}.package names nothing")
     expires = _date(value.get("expires"))
     if expires is None:
         found.append(f"{place}.expires has to be a date such as 2027-01-31")
     faults += found
     if found or expires is None:
         return None
-    return Ignore(id=value["id"], package=value.get("package"), reason=value["reason"], expires=expires)
+    return Ignore(id=value["id"], packages=tuple(packages), reason=value["reason"], expires=expires, source=source)
 
 
 def _date(value: Any) -> datetime.date | None:

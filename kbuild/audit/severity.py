@@ -16,7 +16,7 @@ UNKNOWN: Severity = "high"
 """What an advisory without a severity counts as: nobody has said that it may wait."""
 
 _CALCULATORS = {"CVSS_V2": CVSS2, "CVSS_V3": CVSS3, "CVSS_V4": CVSS4}
-_WORDS: dict[str, Severity] = {"moderate": "medium", **{word: word for word in SEVERITIES}}
+_WORDS: dict[str, Severity] = {"moderate": "medium", "negligible": "low", **{word: word for word in SEVERITIES}}
 
 
 def read_severity(record: Mapping[str, Any]) -> Severity:
@@ -25,8 +25,13 @@ def read_severity(record: Mapping[str, Any]) -> Severity:
         *(_score(entry) for entry in _entries(record)),
         *(_word(place.get("database_specific")) for place in (record, *(record.get("affected") or ()))),
     ]
-    known = [severity for severity in stated if severity is not None]
-    return max(known, key=SEVERITIES.index) if known else UNKNOWN
+    # A distribution's urgency says how it goes about the fix: it counts where nobody says how bad the fault is.
+    urgency = [_word(place.get("ecosystem_specific"), "urgency") for place in record.get("affected") or ()]
+    for words in (stated, urgency):
+        known = [severity for severity in words if severity is not None]
+        if known:
+            return max(known, key=SEVERITIES.index)
+    return UNKNOWN
 
 
 def _entries(record: Mapping[str, Any]) -> list[Any]:
@@ -39,6 +44,8 @@ def _entries(record: Mapping[str, Any]) -> list[Any]:
 
 
 def _score(entry: Mapping[str, Any]) -> Severity | None:
+    if entry.get("type") == "Ubuntu":
+        return _WORDS.get(str(entry.get("score")).lower())
     calculator = _CALCULATORS.get(str(entry.get("type")))
     if calculator is None:
         return None
@@ -53,5 +60,6 @@ def _score(entry: Mapping[str, Any]) -> Severity | None:
     return "medium" if score >= 4 else "low"
 
 
-def _word(specific: Any) -> Severity | None:
-    return _WORDS.get(str(specific.get("severity")).lower()) if isinstance(specific, Mapping) else None
+def _word(specific: Any, key: str = "severity") -> Severity | None:
+    # Debian marks what it has not looked at itself: "medium**".
+    return _WORDS.get(str(specific.get(key)).lower().rstrip("*")) if isinstance(specific, Mapping) else None

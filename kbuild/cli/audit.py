@@ -6,6 +6,7 @@ import datetime
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from kbuild.audit.finding import SEVERITIES
-from kbuild.audit.policy import SERVICES, Policy, parse_policy
+from kbuild.audit.policy import SERVICES, Ignore, Policy, join_policies
 from kbuild.audit.report.report import FORMAT, report_schema
 from kbuild.audit.report.text import markdown, summary, summary_table, table
 from kbuild.cache.folder import using_cache
@@ -87,7 +88,7 @@ def command(
         audited = _audit(reference, options["image"], auditor, tools, options["platform"])
         _deliver(_render(audited, form, to_terminal=output is None), output)
         _tell(show, audited)
-        _exit(audited.report.verdict, audited.report.reference)
+        _exit(audited.report.verdict, audited.report.reference, audited.report.lapsed)
         return
     with using_cache(tools.cache):
         results = list(auditor.audit_registered())
@@ -96,12 +97,14 @@ def command(
     if not verdicts:
         show.say("no model is registered")
     worst = "findings" if "findings" in verdicts else "clean" if set(verdicts) <= {"clean"} else "incomplete"
-    _exit(worst, f"{sum(each == worst for each in verdicts)} of {len(verdicts)} registered models")
+    lapsed = tuple(
+        dict.fromkeys(each for _, result in results if isinstance(result, Audited) for each in result.report.lapsed)
+    )
+    _exit(worst, f"{sum(each == worst for each in verdicts)} of {len(verdicts)} registered models", lapsed)
 
 
 def _request(config: ProjectConfig, options: dict[str, Any]) -> AuditRequest:
-    policy = parse_policy(config.audit, source="the project's configuration")
-    policy = _override(policy, options)
+    policy = _override(join_policies(config.audit), options)
     return AuditRequest(
         policy=policy,
         today=_date(options["today"]),
@@ -215,8 +218,13 @@ def _tell(show: Show, audited: Audited) -> None:
         show.say(f"report and SBOM are with run {audited.recorded_in}")
 
 
-def _exit(verdict: str, what: str) -> None:
+def _exit(verdict: str, what: str, lapsed: Sequence[Ignore]) -> None:
+    expired = "".join(f"; the ignore of {each} expired on {each.expires}" for each in lapsed)
+    places = " and ".join(dict.fromkeys(each.source for each in lapsed))
+    again = f"; look at what is ignored in {places} again" if lapsed else ""
     if verdict == "findings":
-        raise AuditFindings(f"the audit of {what} has findings", hint="each says what to do")
+        raise AuditFindings(f"the audit of {what} has findings{expired}", hint=f"each says what to do{again}")
     if verdict == "incomplete":
-        raise AuditIncomplete(f"not everything of {what} could be checked", hint="the report says what, and why")
+        raise AuditIncomplete(
+            f"not everything of {what} could be checked{expired}", hint=f"the report says what, and why{again}"
+        )

@@ -1,7 +1,8 @@
 """What a project sets: ``[tool.kbuild]`` of pyproject.toml and ``conf/<env>/kbuild.yml``, the same keys in both.
 
 The one place of precedence. Each top-level key is taken from the first that has it: conf/<env>/kbuild.yml,
-conf/base/kbuild.yml, pyproject.toml. Options of the command line win over all of them. The keys are documented in
+conf/base/kbuild.yml, pyproject.toml. Options of the command line win over all of them. Of ``audit`` the keys below it
+are taken so, and what kbuild.yml and pyproject.toml ignore counts together. The keys are documented in
 kbuild.schema.json.
 """
 
@@ -11,7 +12,7 @@ import json
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ _MAX_LINES = 10
 class ProjectConfig:
     """What a project sets, defaults where it says nothing. Options of the command line win over these.
 
-    ``root`` is the project's folder, None outside of any; ``env`` the Kedro environment that was asked for.
+    ``root`` is the project's folder, None outside of any; ``env`` the Kedro environment that was asked for. ``audit``
+    are the places of audit's policy with what they state, the one that wins first.
     """
 
     root: Path | None = None
@@ -49,7 +51,7 @@ class ProjectConfig:
     labels: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
     push: str | None = None
-    audit: Mapping[str, Any] = field(default_factory=dict)
+    audit: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     trigger: Trigger | None = None
     remotes: Mapping[str, RemoteTrigger] = field(default_factory=dict)
     state: Path = Path(".kbuild")
@@ -71,7 +73,12 @@ def read_config(root: Path, *, env: str | None = None, loader: Any = None) -> Pr
     if faults:
         shown = faults[:_MAX_LINES] + ([f"… and {len(faults) - _MAX_LINES} more"] if len(faults) > _MAX_LINES else [])
         raise ConfigurationError("; ".join(shown), hint="every key is documented in kbuild.schema.json beside kbuild")
-    return _make_config(root, env, {**pyproject, **stated})
+    policies: list[tuple[str, Mapping[str, Any]]] = []
+    if stated.get("audit"):
+        policies.append((f"{_place(root, env, 'audit')}, audit", stated["audit"]))
+    if pyproject.get("audit"):
+        policies.append(("pyproject.toml, [tool.kbuild.audit]", pyproject["audit"]))
+    return replace(_make_config(root, env, {**pyproject, **stated}), audit=tuple(policies))
 
 
 def read_pyproject(root: Path) -> dict[str, Any]:
@@ -114,7 +121,6 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         labels=tuple(sorted(table.get("labels", {}).items())),
         tag=table.get("tag"),
         push=table.get("push"),
-        audit=table.get("audit", {}),
         trigger=make_trigger(table),
         remotes=make_remotes(table),
         state=root / table.get("state_folder", ".kbuild"),
@@ -149,6 +155,21 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
         # Kedro calls its libraries by names that they deprecate.
         warnings.simplefilter("ignore")
         return _load(OmegaConfigLoader(str(conf), env=chosen, base_env=_BASE_ENV, config_patterns=patterns))
+
+
+def _place(root: Path, env: str | None, key: str) -> str:
+    """Which kbuild.yml states a key, for messages; just the name where that cannot be told."""
+    import yaml
+
+    for folder in (env or DEFAULT_ENV, _BASE_ENV):
+        for name in CONFIG_PATTERNS:
+            try:
+                stated = yaml.safe_load((root / _CONF / folder / name).read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError):
+                continue
+            if isinstance(stated, dict) and key in stated:
+                return f"{_CONF}/{folder}/{name}"
+    return CONFIG_PATTERNS[0]
 
 
 def _load(loader: Any) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def make_local_steps(model_uri: str, trigger: LocalTrigger, *, lockfile: Path, e
     if trigger.verify:
         steps.append(make("verify", "verify", _IMAGE))
     if trigger.audit:
-        steps.append(make("audit", "audit", model_uri))
+        steps.append(make("audit", "audit", model_uri, "--image", _IMAGE))
     if trigger.push is not None:
         steps.append(make("push", "image", model_uri, "--push", trigger.push))
     return steps

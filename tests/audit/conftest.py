@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kbuild.audit.lockview import LockView, view_lock
 from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, content_digest

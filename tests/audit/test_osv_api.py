@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from datetime import date
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from advisory_server import AdvisoryServer, serving
 
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.sources.osv import PackageVersion
@@ -39,7 +37,7 @@ RECORDS: dict[str, dict[str, Any]] = {
         "id": "PYSEC-2014-8",
         "modified": "2021-07-05T00:00:00Z",
         "aliases": ["CVE-2014-1402"],
-        "affected": [],
+        "affected": [{"package": {"ecosystem": "PyPI", "name": "jinja2"}, "versions": ["2.4", "2.4.1"]}],
     },
     "BIT-python-2023-40217": {
         "id": "BIT-python-2023-40217",
@@ -56,52 +54,11 @@ RECORDS: dict[str, dict[str, Any]] = {
 }
 
 
-def batch(queries: list[dict[str, Any]]) -> Any:
-    """As OSV answers, a record a page."""
-    results: list[dict[str, Any]] = []
-    for query in queries:
-        name = query["package"]["name"]
-        ids = [id for id in RECORDS if name == ("python" if id.startswith("BIT") else "jinja2")]
-        at = int(query.get("page_token", 0))
-        found = {"vulns": [{"id": id, "modified": "x"} for id in ids[at : at + 1]]} if ids else {}
-        results.append({**found, **({"next_page_token": str(at + 1)} if at + 1 < len(ids) else {})})
-    return {"results": results}
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.server.seen.append(self.path)  # type: ignore[attr-defined]
-        records = self.server.records  # type: ignore[attr-defined]
-        id = self.path.rpartition("/")[2]
-        self.answer(200 if id in records else 404, records.get(id))
-
-    def do_POST(self) -> None:
-        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
-        self.server.seen.append(self.path)  # type: ignore[attr-defined]
-        self.answer(self.server.status, self.server.batch(queries))  # type: ignore[attr-defined]
-
-    def answer(self, status: int, value: Any) -> None:
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[Any]:
-    running: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.seen, running.records, running.batch, running.status = [], dict(RECORDS), batch, 200
-    running.url = f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+def server() -> Iterator[AdvisoryServer]:
+    """OSV, naming a record a page."""
+    with serving(AdvisoryServer(records=dict(RECORDS), page=1)) as running:
+        yield running
 
 
 def found(answer: Answer) -> tuple[Record, ...]:
@@ -110,17 +67,17 @@ def found(answer: Answer) -> tuple[Record, ...]:
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/query"])
-def test_all_packages_are_one_request_and_each_record_one(server: Any, suffix: str) -> None:
+def test_all_packages_are_one_request_and_each_record_one(server: AdvisoryServer, suffix: str) -> None:
     answer = OsvApi(server.url + suffix).query([JINJA, SIX, PYTHON, SIX])
     assert [record["id"] for record in found(answer[JINJA])] == ["GHSA-8r7q-cvjq-x353", "PYSEC-2014-8"]
     assert [record["id"] for record in found(answer[PYTHON])] == ["BIT-python-2023-40217"]
     assert answer[SIX] == ()
     # Two pages of names, then three records.
-    assert server.seen.count("/v1/querybatch") == 2
-    assert sorted(server.seen[2:]) == sorted(f"/v1/vulns/{id}" for id in RECORDS)
+    assert server.seen.count(("POST", "/v1/querybatch")) == 2
+    assert sorted(server.seen[2:]) == sorted(("GET", f"/v1/vulns/{id}") for id in RECORDS)
 
 
-def test_withdrawn_records_affect_nothing(server: Any) -> None:
+def test_withdrawn_records_affect_nothing(server: AdvisoryServer) -> None:
     server.records["BIT-python-2023-40217"] = {**RECORDS["BIT-python-2023-40217"], "withdrawn": "2025-01-01T00:00:00Z"}
     assert OsvApi(server.url).query([PYTHON]) == {PYTHON: ()}
 
@@ -141,8 +98,8 @@ def test_withdrawn_records_affect_nothing(server: Any) -> None:
         ({"results": [{"vulns": [{"id": "../gone"}]}]}, 200, "../gone concerns this version, but cannot be read"),
     ],
 )
-def test_no_answer_is_not_taken_for_none(server: Any, value: Any, status: int, reason: str) -> None:
-    server.batch, server.status = lambda _: value, status
+def test_no_answer_is_not_taken_for_none(server: AdvisoryServer, value: Any, status: int, reason: str) -> None:
+    server.answer, server.osv_status = lambda _: value, status
     answer = OsvApi(server.url).query([SIX])[SIX]
     assert isinstance(answer, NotKnown)
     assert reason in answer.reason
@@ -163,8 +120,9 @@ def test_no_answer_is_not_taken_for_none(server: Any, value: Any, status: int, r
         {"aliases": "CVE-1"},
     ],
 )
-def test_a_record_of_wrong_types_is_told(server: Any, change: dict[str, Any]) -> None:
+def test_a_record_of_wrong_types_is_told(server: AdvisoryServer, change: dict[str, Any]) -> None:
     server.records["BIT-python-2023-40217"] = {**RECORDS["BIT-python-2023-40217"], **change}
+    server.answer = lambda _: {"results": [{"vulns": [{"id": "BIT-python-2023-40217"}]}]}
     answer = OsvApi(server.url).query([PYTHON])[PYTHON]
     assert isinstance(answer, NotKnown)
     assert "BIT-python-2023-40217" in answer.reason
@@ -185,7 +143,7 @@ class Index:
         return NotKnown(reason=f"the index does not know {name}")
 
 
-def test_what_the_index_does_not_answer_osv_does(server: Any, make_lock: Any, make_entry: Any) -> None:
+def test_what_the_index_does_not_answer_osv_does(server: AdvisoryServer, make_lock: Any, make_entry: Any) -> None:
     lock = make_lock(
         make_entry("jinja2", "2.4.1"), make_entry("six", "1.17.0"), make_entry("python", "3.11.4", manager="conda")
     )
@@ -204,7 +162,7 @@ def test_what_the_index_does_not_answer_osv_does(server: Any, make_lock: Any, ma
     ]
     assert "3.11.5" in next(each.remedy for each in result.findings if each.where == "conda:python")
 
-    server.batch = lambda queries: {"results": [{} for _ in queries]}
+    server.records.clear()
     clean = run(server.url)
     assert (clean.findings, clean.unchecked, clean.looked_at) == ((), (), 3)
     down = run("http://127.0.0.1:9")
@@ -239,9 +197,10 @@ def test_a_dead_osv_is_told_where_the_index_answered_too(make_lock: Any, make_en
 
 
 def test_an_advisory_that_cannot_be_read_is_not_made_good_by_the_index(
-    server: Any, make_lock: Any, make_entry: Any
+    server: AdvisoryServer, make_lock: Any, make_entry: Any
 ) -> None:
-    del server.records["PYSEC-2014-8"]
+    server.answer = lambda queries: {"results": [{"vulns": [{"id": "PYSEC-2014-8"}]}, *({} for _ in queries[1:])]}
+    server.records.clear()
     result = audit(make_lock(make_entry("jinja2", "2.4.1"), make_entry("six", "1.17.0")), server.url)
     [unchecked] = result.unchecked
     assert unchecked.where == "pip:jinja2"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
-from kbuild.audit.policy import parse_policy
+from kbuild.audit.policy import join_policies, parse_policy
 from kbuild.audit.report.report import AuditReport, make_report
 from kbuild.audit.subject import Subject
 from kbuild.errors import ConfigurationError
@@ -70,6 +70,11 @@ def test_every_key_is_read() -> None:
         ({"max-advisory-age": True}, "max-advisory-age has to be a number of days"),
         ({"advisories": 1}, "advisories has to be a text"),
         ({"ignore": {"id": "X"}}, "ignore has to be a list of tables"),
+        ({"ignore": [{"id": "X", "reason": "r", "expires": "2027-01-01", "package": []}]}, "package names nothing"),
+        ({"ignore": [{"id": "X", "reason": "r", "expires": "2027-01-01", "package": [1]}]}, "a name or a list"),
+        ({"ignore": [{"id": "X", "reason": "r", "expires": "2027-02-30"}]}, r"ignore\[0\]\.expires has to be a date"),
+        ({"ignore": [{"id": "X", "reason": "r", "expires": 20270101}]}, r"ignore\[0\]\.expires has to be a date"),
+        ({"ignore": [{"id": "X", "reason": "  ", "expires": "2027-01-01"}]}, r"ignore\[0\]\.reason is missing"),
         ({"ignore": ["X"]}, r"ignore\[0\] has to be a table"),
         ({"ignore": [{"id": "X", "expires": "2027-01-01"}]}, r"ignore\[0\]\.reason is missing"),
         ({"ignore": [{"id": "X", "reason": "r"}]}, r"ignore\[0\]\.expires has to be a date"),
@@ -81,8 +86,34 @@ def test_every_key_is_read() -> None:
     ],
 )
 def test_every_fault_is_named(table: dict[str, Any], fault: str) -> None:
-    with pytest.raises(ConfigurationError, match=fault):
-        parse_policy(table)
+    with pytest.raises(ConfigurationError, match=fault) as caught:
+        parse_policy(table, source="conf/base/kbuild.yml, audit")
+    assert caught.value.message.startswith("conf/base/kbuild.yml, audit: ")
+
+
+def test_the_policies_of_two_places_are_one() -> None:
+    ignore = {"id": "CVE-2", "reason": "r", "expires": "2027-01-01", "package": ["a", "B_c"]}
+    policy = join_policies(
+        [
+            ("kbuild.yml", {"fail-on": "medium", "ignore": [ignore]}),
+            ("pyproject.toml", {"fail-on": "high", "service": "osv", "ignore": [{**ignore, "id": "CVE-3"}]}),
+        ]
+    )
+    assert (policy.fail_on, policy.service) == ("medium", "osv")
+    assert [(each.id, each.source) for each in policy.ignores] == [("CVE-2", "kbuild.yml"), ("CVE-3", "pyproject.toml")]
+    assert join_policies([]) == parse_policy({})
+    first = policy.ignores[0]
+    assert first.covers(finding(id="CVE-2", where="conda:b-c")) and first.covers(finding(id="CVE-2", where="pip:a"))
+    assert not first.covers(finding(id="CVE-2", where="pip:d"))
+    with pytest.raises(ConfigurationError, match=r"^pyproject.toml: fail-on"):
+        join_policies([("kbuild.yml", {"fail-on": "medium"}), ("pyproject.toml", {"fail-on": "bad"})])
+
+
+def test_unfixed_covers_what_no_distribution_has_mended_and_nothing_else() -> None:
+    [ignore] = parse_policy({"ignore": [{"id": "unfixed", "reason": "r", "expires": "2027-01-01"}]}).ignores
+    assert ignore.covers(finding(where="deb:glibc", unfixed=True))
+    assert not ignore.covers(finding(where="deb:glibc"))
+    assert not ignore.covers(unchecked("deb:glibc"))
 
 
 def test_an_ignore_covers_ids_aliases_and_unchecked_packages_until_its_day() -> None:
@@ -93,6 +124,8 @@ def test_an_ignore_covers_ids_aliases_and_unchecked_packages_until_its_day() -> 
     assert [each.id for each in last.expired] == ["unchecked"]
     expired = report(finding(), today=date(2027, 1, 1))
     assert (expired.verdict, len(expired.findings), len(expired.expired)) == ("findings", 1, 2)
+    # What is told with the verdict is what would have changed it.
+    assert [each.id for each in expired.lapsed] == ["CVE-1"]
 
 
 def test_an_ignore_covers_nothing_else() -> None:

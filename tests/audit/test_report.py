@@ -13,6 +13,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft202012Validator
 
+from kbuild.audit.base_facts import BaseFacts, BasePackage
 from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
@@ -131,10 +132,44 @@ def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Sub
         conda=(),
         unowned=(),
         model_digest=None,
+        base=BaseFacts(ecosystem=None, packages=()),
     )
     bom = json.loads(make_sbom(replace(subject, image=image), report))
     assert [each["name"] for each in bom["components"] if each.get("scope") == "excluded"] == ["jinja2"]
     assert "scope" not in json.loads(make_sbom(subject, report))["components"][0]
+
+
+def test_the_sbom_names_the_packages_of_the_base(subject: Subject) -> None:
+    libc = BasePackage(kind="deb", name="glibc", version="2.36-9+deb12u9", parts=("libc6",))
+    image = ImageFacts(
+        digest="d",
+        subdir="linux-64",
+        labels={},
+        distributions=(),
+        conda=(),
+        unowned=(),
+        model_digest=None,
+        base=BaseFacts(ecosystem="Debian:12", packages=(libc,)),
+    )
+    finding = Finding(
+        id="DSA-1",
+        check="vulnerabilities",
+        severity="high",
+        where="deb:glibc",
+        version="2.36-9+deb12u9",
+        evidence="bad",
+        remedy="do",
+    )
+    result = CheckResult(check="vulnerabilities", findings=(finding,))
+    subject = replace(subject, image=image)
+    made = make_report(subject, [result], parse_policy({}), today=date(2026, 11, 22), fail_on="low")
+    bom = json.loads(make_sbom(subject, made))
+    [component] = [each for each in bom["components"] if each["name"] == "glibc"]
+    # As package-url's definition of deb has it.
+    assert component["purl"] == "pkg:deb/debian/glibc@2.36-9%2Bdeb12u9?arch=source&distro=debian-12"
+    assert bom["vulnerabilities"][0]["affects"] == [{"ref": component["bom-ref"]}]
+    depends = {each["ref"]: each.get("dependsOn", []) for each in bom["dependencies"]}
+    assert component["bom-ref"] in depends["model"] and "pip/linux-64/jinja2@2.4.1" in depends["model"]
 
 
 def test_markdown_cannot_be_broken_out_of(report: AuditReport) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kbuild.audit.base_facts import BaseFacts
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.finding import CheckResult
 from kbuild.audit.image_facts import CondaRecord, ImageFacts
@@ -112,6 +113,7 @@ def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, m
         conda=(record,),
         unowned=(),
         model_digest=None,
+        base=BaseFacts(ecosystem=None, packages=()),
     )
     assert check(lock, database, image=facts).unchecked == ()
 

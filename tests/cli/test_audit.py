@@ -88,6 +88,34 @@ def test_fail_on_lets_lesser_findings_pass(folder: Path) -> None:
     assert (report["verdict"], report["counts"]["high"], len(report["accepted"])) == ("clean", 1, 1)
 
 
+def test_an_ignore_that_has_expired_is_told_with_the_verdict(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text("[tool.kedro]\n")
+    (folder / "conf" / "base").mkdir(parents=True)
+    kept = "audit:\n  ignore:\n    - {id: PYSEC-2014-8, package: [jinja2], reason: looked at, expires: 2026-11-21}\n"
+    (folder / "conf/base/kbuild.yml").write_text(kept)
+    done = audit("--advisories", "advisories.json")
+    assert isinstance(done.exception, AuditFindings)
+    assert "the ignore of PYSEC-2014-8 of jinja2 expired on 2026-11-21" in done.exception.message
+    assert "conf/base/kbuild.yml" in str(done.exception.hint)
+    (folder / "conf/base/kbuild.yml").write_text(kept.replace("11-21", "11-22"))
+    assert isinstance(audit("--advisories", "advisories.json").exception, AuditIncomplete)  # releases were not asked
+
+
+def test_what_is_wrong_in_a_policy_names_its_file_and_key(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text('[tool.kedro]\n[[tool.kbuild.audit.ignore]]\nid = "X"\nreason = "r"\n')
+    for name in ("base", "local"):
+        (folder / "conf" / name).mkdir(parents=True)
+    done = audit()
+    assert isinstance(done.exception, ConfigurationError)
+    assert done.exception.message.startswith("pyproject.toml, [tool.kbuild.audit]: ignore[0].expires has to be a date")
+    (folder / "conf/local/kbuild.yml").write_text("audit: {fail-on: bad, ignored: []}\n")
+    done = audit()
+    assert isinstance(done.exception, ConfigurationError)
+    assert done.exception.message == (
+        "conf/local/kbuild.yml, audit: ignored is unknown; fail-on has to be one of low, medium, high, critical"
+    )
+
+
 def test_the_report_keeps_to_the_schema_that_it_shows() -> None:
     schema = json.loads(CliRunner().invoke(command, ["--schema"]).stdout)
     report = json.loads(audit("--advisories", "advisories.json", "--format", "json").stdout)

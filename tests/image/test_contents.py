@@ -107,6 +107,19 @@ def test_the_topmost_layer_counts(tmp_path: Path) -> None:
     assert (into / "link").read_bytes() == b"new"
 
 
+def test_files_are_named_like_folders(tmp_path: Path) -> None:
+    layer: Layer = [("etc/os-release", b"ID=debian"), ("etc/os-release.old", b"x"), ("var/lib/dpkg/status", b"y")]
+    contents = read_contents(
+        tmp_path / "image",
+        make_layout(tmp_path / "image", [layer, [("var/lib/dpkg/.wh.status", b"")]]),
+        folders=("etc/os-release", "var/lib/dpkg/status"),
+        wants_bytes=lambda path: True,
+        extract=None,
+        progress=Silent(),
+    )
+    assert {path: file.data for path, file in contents.files.items()} == {"etc/os-release": b"ID=debian"}
+
+
 def test_a_path_does_not_leave_its_folder(tmp_path: Path) -> None:
     digest = make_layout(tmp_path / "image", [[("opt/model/../../../evil", b"x"), ("/opt/model/a", b"1")]])
     contents = read(tmp_path / "image", digest, tmp_path / "model")

@@ -36,6 +36,8 @@ def test_local_takes_every_step_and_pushes_last(event: TrainingEvent, site: Site
     ((argv, env, log),) = programs.started
     job = read_job(Path(argv[-1]))
     assert [step.name for step in job.steps] == ["lock", "image", "verify", "audit", "push"]
+    # The very image that is pushed afterwards, with the packages of its base.
+    assert job.steps[3].argv[-4:-2] == ("--image", "{image}")
     assert all(step.argv[-2:] == ("--env", "prod") for step in job.steps)
     assert job.steps[-1].argv[-4:-2] == ("--push", "r.example/x:{run_id}")
     assert "process 4242" in line and str(log) in line and log.is_relative_to(site.state)

@@ -1,4 +1,4 @@
-"""Under which names a locked package is looked up in advisories, and when nobody can say.
+"""Under which names a package of the lock or the base is looked up in advisories, and when nobody can say.
 
 A conda package is looked up as a Python distribution only where that is certain: the image shows that it brought that
 distribution, training had a distribution of that name and version, or kbuild's own table names it.
@@ -6,7 +6,10 @@ distribution, training had a distribution of that name and version, or kbuild's 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.sources.osv import PYPI, PackageVersion
@@ -15,16 +18,73 @@ from kbuild.environment.condalock.source import pip_name
 
 # The one ecosystem of OSV that has releases of the interpreter by version.
 _INTERPRETER = ("Bitnami", "python")
+# OSV has no releases of conda packages, but takes the repository and the tag of programs whose advisories it has from
+# the NVD (its docs, "Queries for Git records"). One that it has nothing of would be answered with "nothing known", so
+# only repositories that its records name are asked.
+_REPOSITORIES = {
+    "curl": "https://github.com/curl/curl.git",
+    "expat": "https://github.com/libexpat/libexpat",
+    "libcurl": "https://github.com/curl/curl.git",
+    "libexpat": "https://github.com/libexpat/libexpat",
+    "libzlib": "https://github.com/madler/zlib",
+    "openssl": "https://github.com/openssl/openssl",
+    "zlib": "https://github.com/madler/zlib",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A package to look up; ``package`` is None where no certain name is known, ``based`` for one of the base image.
+
+    ``parts`` are the installed parts of it where they have other names.
+    """
+
+    where: str
+    name: str
+    version: str
+    package: PackageVersion | None
+    based: bool = False
+    parts: tuple[str, ...] = ()
+
+
+def asked_packages(subject: Subject) -> list[Asked]:
+    """Every package of the lock, and of the distribution below it where the image is part of the audit."""
+    entries = () if subject.lock is None else subject.lock.unique()
+    asked = [
+        Asked(where=each.where, name=each.name, version=each.version, package=identify(each, subject))
+        for each in entries
+    ]
+    base = None if subject.image is None else subject.image.base
+    if base is None or base.ecosystem is None:
+        return asked
+    for each in base.packages:
+        package = PackageVersion(ecosystem=base.ecosystem, name=each.name, version=each.version)
+        parts = tuple(part for part in each.parts if part != each.name)
+        asked.append(
+            Asked(where=each.where, name=each.name, version=each.version, package=package, based=True, parts=parts)
+        )
+    return asked
 
 
 def identify(entry: LockEntry, subject: Subject) -> PackageVersion | None:
     """The package in OSV's words, None where no certain name is known."""
     if entry.manager == "pip":
-        return PackageVersion(ecosystem=PYPI, name=entry.canonical, version=entry.version)
+        return PackageVersion(ecosystem=PYPI, name=entry.canonical, version=_public(entry.version))
     if entry.name == "python":
         return PackageVersion(ecosystem=_INTERPRETER[0], name=_INTERPRETER[1], version=entry.version)
     name = _brought(entry, subject) or _trained(entry, subject) or _listed(entry)
-    return None if name is None else PackageVersion(ecosystem=PYPI, name=name, version=entry.version)
+    if name is not None:
+        return PackageVersion(ecosystem=PYPI, name=name, version=entry.version)
+    repository = _REPOSITORIES.get(entry.name)
+    return None if repository is None else PackageVersion(ecosystem="GIT", name=repository, version=entry.version)
+
+
+def _public(version: str) -> str:
+    """Without what an index of one's own adds (2.5.1+cpu): advisories are of the release that it was made from."""
+    try:
+        return Version(version).public if "+" in version else version
+    except InvalidVersion:
+        return version
 
 
 def distribution_of(entry: LockEntry) -> str | None:

@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the locked packages, from advisories on disk and from online services."""
+"""Known vulnerabilities of the locked packages and of the base's, from advisories on disk and from online services."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from kbuild.audit.checks.identity import identify
-from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Source, Unchecked
-from kbuild.audit.lockview import LockEntry
+from kbuild.audit.checks.identity import Asked, asked_packages
+from kbuild.audit.finding import SEVERITIES, UNFIXED_ID, CheckResult, Finding, Source, Unchecked
 from kbuild.audit.severity import UNKNOWN, read_severity
 from kbuild.audit.sources.advisories import AdvisoryDatabase
-from kbuild.audit.sources.osv import PYPI, PackageVersion, Undecidable, fixed_versions, is_affected
+from kbuild.audit.sources.osv import PYPI, PackageVersion, Undecidable, fixed_versions, is_affected, is_unimportant
 from kbuild.audit.sources.osv_api import Answer, OsvApi
 from kbuild.audit.sources.services import NotKnown, Service, Vulnerability
 from kbuild.audit.subject import Subject
@@ -53,25 +52,27 @@ class VulnerabilityCheck:
         self._unavailable = unavailable
         self._down: dict[str, str] = {}
         self._faults: dict[str, tuple[int, str]] = {}
+        self._unimportant: dict[str, list[str]] = {}
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
-        entries = () if subject.lock is None else subject.lock.unique()
+        asked = asked_packages(subject)
         if self._database is None and not self._services and self._osv is None and self._unavailable is None:
             return CheckResult(check=self.id, unchecked=(self._unchecked("packages", "no advisories were given"),))
         findings: list[Finding] = []
         unchecked: list[Unchecked] = []
         self._faults.clear()
+        self._unimportant.clear()
         if self._unavailable is not None:
             unchecked.append(self._unchecked("advisories", self._unavailable))
-        packages = {entry.where + entry.version: identify(entry, subject) for entry in entries}
         if self._osv is not None:
-            self._told = self._osv.query([each for each in packages.values() if each is not None])
-        for entry in entries:
-            package = packages[entry.where + entry.version]
-            found, missed = self._look_up(entry, package)
+            self._told = self._osv.query([each.package for each in asked if each.package is not None])
+        for each in asked:
+            found, missed = self._look_up(each, each.package)
             findings += _merge(found)
             unchecked += missed
+        if subject.image is not None and subject.image.base.fault is not None:
+            unchecked.append(self._unchecked("base", subject.image.base.fault, _ACCEPT))
         if subject.lock is None:
             unchecked.append(self._unchecked("packages", "there is no lockfile that names them"))
         return CheckResult(
@@ -79,12 +80,13 @@ class VulnerabilityCheck:
             findings=tuple(findings),
             unchecked=(*unchecked, *self._outdated()),
             sources=self._sources(),
-            looked_at=len(entries),
+            looked_at=len(asked),
+            notes=tuple(self._notes()),
         )
 
-    def _look_up(self, entry: LockEntry, package: PackageVersion | None) -> tuple[list[Finding], list[Unchecked]]:
+    def _look_up(self, entry: Asked, package: PackageVersion | None) -> tuple[list[Finding], list[Unchecked]]:
         if package is None:
-            reason = "it is a conda package, and no advisories of conda packages exist; its name in others is not known"
+            reason = "it is a conda package, of which no advisories exist; its name in other sources is not known"
             return [], [self._unchecked(entry.where, reason, _ACCEPT)]
         findings: list[Finding] = []
         missed: list[Unchecked] = []
@@ -94,7 +96,7 @@ class VulnerabilityCheck:
             for record in self._database.records(package):
                 try:
                     if is_affected(record, package):
-                        findings.append(_from_record(record, entry, package))
+                        findings += self._count(record, entry, package)
                 except Undecidable as error:
                     missed.append(self._unchecked(entry.where, f"{record['id']} cannot be evaluated: {error}"))
         silent: list[str] = []
@@ -115,7 +117,8 @@ class VulnerabilityCheck:
                 missed.append(self._unchecked(entry.where, told.reason))
         elif told is not None:
             answered = True
-            findings += [_from_record(record, entry, package) for record in told]
+            for record in told:
+                findings += self._count(record, entry, package)
         if silent and not answered and not missed:
             missed.append(self._unchecked(entry.where, "; ".join(silent)))
         if not answered and not missed:
@@ -130,6 +133,17 @@ class VulnerabilityCheck:
         if isinstance(answer, NotKnown) and answer.down:
             self._down[service.name] = answer.reason
         return answer
+
+    def _count(self, record: Mapping[str, Any], entry: Asked, package: PackageVersion) -> Iterator[Finding]:
+        """The finding that a record of this version is, unless the distribution calls it no security matter."""
+        if is_unimportant(record, package):
+            self._unimportant.setdefault(entry.where, []).append(str(record["id"]))
+        else:
+            yield _from_record(record, entry, package)
+
+    def _notes(self) -> Iterator[str]:
+        for where, ids in self._unimportant.items():
+            yield f"{where}: the distribution calls {', '.join(sorted(set(ids)))} unimportant: no security matter"
 
     def _note_fault(self, source: str, answer: NotKnown) -> None:
         """What a source failed in is told, though others have answered for the same packages."""
@@ -168,21 +182,29 @@ class VulnerabilityCheck:
 _ACCEPT = "give advisories that cover it, or accept it for a time with an ignore of id unchecked in [tool.kbuild.audit]"
 
 
-def _from_record(record: Mapping[str, Any], entry: LockEntry, package: PackageVersion) -> Finding:
+def _from_record(record: Mapping[str, Any], entry: Asked, package: PackageVersion) -> Finding:
     summary = str(record.get("summary") or record.get("details") or "")
+    fixed = fixed_versions(record, package)
     return Finding(
         id=str(record["id"]),
         check="vulnerabilities",
         severity=read_severity(record),
         where=entry.where,
         version=entry.version,
-        evidence=_evidence(summary),
-        remedy=_remedy(entry, fixed_versions(record, package)),
-        aliases=tuple(sorted(map(str, record.get("aliases") or ()))),
+        evidence=_evidence(f"in {', '.join(entry.parts)}: {summary}" if entry.parts else summary),
+        remedy=_remedy(entry, fixed),
+        aliases=_aliases(record),
+        unfixed=entry.based and not fixed,
     )
 
 
-def _from_service(found: Vulnerability, entry: LockEntry, service: str) -> Finding:
+def _aliases(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Its other names. Of a distribution's record that is what it was made from, where that is one vulnerability."""
+    upstream = [str(each) for each in record.get("upstream") or ()]
+    return tuple(sorted({*map(str, record.get("aliases") or ()), *(upstream if len(upstream) == 1 else ())}))
+
+
+def _from_service(found: Vulnerability, entry: Asked, service: str) -> Finding:
     return Finding(
         id=found.id,
         check="vulnerabilities",
@@ -200,7 +222,11 @@ def _evidence(summary: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _remedy(entry: LockEntry, fixed: Sequence[str]) -> str:
+def _remedy(entry: Asked, fixed: Sequence[str]) -> str:
+    if entry.based and fixed:
+        return f"take a base with {entry.name} {fixed[0]} or later: train again, or name one with kbuild image --base"
+    if entry.based:
+        return f"wait for a fix by the distribution, or accept it for a time with an ignore of id {UNFIXED_ID}"
     if fixed:
         return f"train with {entry.name} {fixed[0]} or later (fixed in {', '.join(fixed)}) and lock again"
     return f"no release of {entry.name} is said to fix it: replace it, or accept it for a time with an ignore"
@@ -217,5 +243,7 @@ def _merge(findings: Sequence[Finding]) -> list[Finding]:
             ids |= {each.id, *each.aliases}
         first = same[0] if same else finding
         severity = max((each.severity for each in (*same, finding)), key=SEVERITIES.index)
-        merged.append(replace(first, severity=severity, aliases=tuple(sorted(ids - {first.id}))))
+        unfixed = all(each.unfixed for each in (*same, finding))
+        aliases = tuple(sorted(ids - {first.id}))
+        merged.append(replace(first, severity=severity, aliases=aliases, unfixed=unfixed))
     return merged

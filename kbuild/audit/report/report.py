@@ -30,7 +30,8 @@ class Accepted:
 class AuditReport:
     """``digests`` are those of the lock, the model and the image, as far as they were audited.
 
-    ``expired`` are ignores whose day has passed: what they covered counts again. ``unused`` covered nothing.
+    ``expired`` are ignores whose day has passed: what they covered counts again; ``lapsed`` are those of them that
+    would have covered something. ``unused`` covered nothing.
     """
 
     reference: str
@@ -43,8 +44,10 @@ class AuditReport:
     unchecked: tuple[Unchecked, ...]
     accepted: tuple[Accepted, ...]
     expired: tuple[Ignore, ...]
+    lapsed: tuple[Ignore, ...]
     unused: tuple[Ignore, ...]
     sources: tuple[Source, ...]
+    notes: tuple[str, ...]
 
     @property
     def failing(self) -> tuple[Finding, ...]:
@@ -84,6 +87,7 @@ class AuditReport:
             "expired_ignores": [_ignore(ignore) for ignore in self.expired],
             "unused_ignores": [_ignore(ignore) for ignore in self.unused],
             "sources": [asdict(source) for source in self.sources],
+            "notes": list(self.notes),
         }
 
 
@@ -119,8 +123,10 @@ def make_report(
         unchecked=tuple(sorted(set(unchecked), key=lambda each: (each.check, each.where, each.reason))),
         accepted=tuple(accepted),
         expired=tuple(ignore for ignore in policy.ignores if today > ignore.expires),
+        lapsed=tuple(ignore for ignore in policy.ignores if today > ignore.expires and ignore in used),
         unused=tuple(ignore for ignore in policy.ignores if ignore not in used),
         sources=tuple(dict.fromkeys(source for result in results for source in result.sources)),
+        notes=tuple(note for result in results for note in result.notes),
     )
 
 
@@ -152,4 +158,9 @@ def _item(item: Finding | Unchecked) -> dict[str, Any]:
 
 
 def _ignore(ignore: Ignore) -> dict[str, Any]:
-    return {**asdict(ignore), "expires": ignore.expires.isoformat()}
+    return {
+        "id": ignore.id,
+        "package": ", ".join(ignore.packages) or None,
+        "reason": ignore.reason,
+        "expires": ignore.expires.isoformat(),
+    }

@@ -1,7 +1,8 @@
 """The bill of materials: the locked packages with the model as the component that they are for, in CycloneDX 1.6.
 
 Format: https://cyclonedx.org/docs/1.6/json/; package urls: https://github.com/package-url/purl-spec (types ``pypi``,
-``conda``). Written and validated by cyclonedx-python-lib. Nothing in it depends on the clock or on chance.
+``conda``, ``deb``, ``apk``). Written and validated by cyclonedx-python-lib. Nothing in it depends on the clock or on
+chance.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import datetime
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom, BomMetaData
@@ -32,6 +34,7 @@ from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
 from kbuild._version import __version__
+from kbuild.audit.base_facts import BaseFacts, BasePackage, Kind
 from kbuild.audit.finding import Finding
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockEntry
@@ -55,8 +58,13 @@ def make_sbom(subject: Subject, report: AuditReport) -> str:
     entries = () if subject.lock is None else subject.lock.entries
     left_out = frozenset() if subject.image is None else subject.image.left_out
     components = {_reference(entry): _package(entry, licenses, left_out) for entry in entries}
+    base = (
+        []
+        if subject.image is None
+        else [_distributed(each, subject.image.base) for each in subject.image.base.packages]
+    )
     bom = Bom(
-        components=components.values(),
+        components=[*components.values(), *base],
         serial_number=uuid.uuid5(_NAMESPACE, canonical_json(report.to_json()).decode()),
         metadata=BomMetaData(
             timestamp=_timestamp(subject, report),
@@ -73,6 +81,7 @@ def make_sbom(subject: Subject, report: AuditReport) -> str:
         ),
     )
     _connect(bom, model, entries, components)
+    bom.register_dependency(model, base)
     for finding in report.findings:
         if finding.check == "vulnerabilities":
             bom.vulnerabilities.add(_vulnerability(finding, entries))
@@ -147,6 +156,31 @@ def _purl(entry: LockEntry) -> PackageURL:
     )
 
 
+def _distributed(package: BasePackage, base: BaseFacts) -> Component:
+    """A source package of the distribution; its parts are what is installed of it."""
+    distribution, _, release = (base.ecosystem or "").partition(":")
+    namespace = distribution.lower().replace(" ", "-") or None
+    stated = {"arch": "source" if package.kind == "deb" else "", "distro": f"{namespace}-{release}" if release else ""}
+    return Component(
+        name=package.name,
+        version=package.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=_base_reference(package.where, package.version),
+        purl=PackageURL(
+            type=package.kind,
+            namespace=namespace,
+            name=package.name,
+            version=package.version,
+            qualifiers={name: value for name, value in stated.items() if value},
+        ),
+        properties=[Property(name="kbuild:base:part", value=part) for part in package.parts],
+    )
+
+
+def _base_reference(where: str, version: str | None) -> str:
+    return f"base/{where.replace(':', '/')}@{version}"
+
+
 def _reference(entry: LockEntry) -> str:
     return f"{entry.manager}/{entry.subdir}/{entry.name}@{entry.version}"
 
@@ -167,7 +201,9 @@ def _connect(bom: Bom, model: Component, entries: tuple[LockEntry, ...], compone
 
 
 def _vulnerability(finding: Finding, entries: tuple[LockEntry, ...]) -> Vulnerability:
-    hit = [entry for entry in entries if entry.where == finding.where and entry.version == finding.version]
+    hit = [_reference(each) for each in entries if (each.where, each.version) == (finding.where, finding.version)]
+    if finding.where.partition(":")[0] in get_args(Kind):
+        hit = [_base_reference(finding.where, finding.version)]
     return Vulnerability(
         id=finding.id,
         bom_ref=f"{finding.id}/{finding.where}@{finding.version}",
@@ -178,7 +214,7 @@ def _vulnerability(finding: Finding, entries: tuple[LockEntry, ...]) -> Vulnerab
             VulnerabilityReference(id=alias, source=VulnerabilitySource(name=alias.partition("-")[0]))
             for alias in finding.aliases
         ],
-        affects=[BomTarget(ref=_reference(entry)) for entry in hit],
+        affects=[BomTarget(ref=each) for each in hit],
     )
 
 

@@ -85,9 +85,10 @@ def _notes(report: AuditReport) -> list[str]:
         name = getattr(accepted.item, "id", "unchecked")
         lines.append(f"accepted until {accepted.expires}: {name} of {accepted.item.where}: {accepted.reason}")
     for ignore in report.expired:
-        lines.append(f"the ignore of {ignore.id} expired on {ignore.expires}: {ignore.reason}")
+        lines.append(f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}")
     for ignore in report.unused:
-        lines.append(f"the ignore of {ignore.id} covers nothing here")
+        lines.append(f"the ignore of {ignore} covers nothing here")
+    lines += report.notes
     for source in report.sources:
         dated = f", newest of {source.date}, {source.records} records" if source.date else ""
         fault = f"; {source.fault}" if source.fault else ""

@@ -19,7 +19,7 @@ import requests
 import yaml
 from packaging.utils import canonicalize_name
 
-from kbuild.audit.sources.osv import PYPI, PackageVersion
+from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
 from kbuild.environment.credentials import without_credentials
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
@@ -38,14 +38,15 @@ class AdvisoryDatabase:
     date: str | None
     size: int
     _by_package: Mapping[tuple[str, str], tuple[Mapping[str, Any], ...]]
+    _ecosystems: frozenset[str]
 
     def records(self, package: PackageVersion) -> tuple[Mapping[str, Any], ...]:
         """The records that name this package, whatever version."""
         return self._by_package.get(_key(package.ecosystem, package.name), ())
 
     def knows_ecosystem(self, ecosystem: str) -> bool:
-        """Whether it has any record of this ecosystem."""
-        return any(each == ecosystem for each, _ in self._by_package)
+        """Whether it has any record of this ecosystem, and of the release where it names one (``Debian:12``)."""
+        return any(of_ecosystem(each, ecosystem) for each in self._ecosystems)
 
 
 def read_advisories(source: str) -> AdvisoryDatabase:
@@ -70,12 +71,14 @@ _HINT = "--advisories takes OSV records: a JSON or YAML file, a folder, a .tar.g
 
 def _index(records: Iterable[Mapping[str, Any]], source: str) -> AdvisoryDatabase:
     by_package: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    ecosystems: set[str] = set()
     size, newest = 0, ""
     for record in records:
         size += 1
         newest = max(newest, str(record.get("modified") or "")[:10])
         affected = record.get("affected") or ()
-        stated = (each.get("package") or {} for each in affected if isinstance(each, Mapping))
+        stated = [each.get("package") or {} for each in affected if isinstance(each, Mapping)]
+        ecosystems.update(str(each.get("ecosystem")) for each in stated)
         for key in {_key(str(each.get("ecosystem")), str(each.get("name"))) for each in stated}:
             by_package.setdefault(key, []).append(record)
     return AdvisoryDatabase(
@@ -83,6 +86,7 @@ def _index(records: Iterable[Mapping[str, Any]], source: str) -> AdvisoryDatabas
         date=newest or None,
         size=size,
         _by_package={key: tuple(found) for key, found in by_package.items()},
+        _ecosystems=frozenset(ecosystems),
     )
 
 

@@ -59,9 +59,12 @@ def is_affected(record: Mapping[str, Any], package: PackageVersion) -> bool:
 
 
 def names_package(affected: Mapping[str, Any], package: PackageVersion) -> bool:
-    """Whether an ``affected`` entry is about this package; PyPI's names compare normalised."""
+    """Whether an ``affected`` entry is about this package; PyPI's names compare normalised.
+
+    A distribution's package is of one release (``Debian:12``); what other releases did says nothing of it.
+    """
     stated = affected.get("package") or {}
-    if str(stated.get("ecosystem", "")).partition(":")[0] != package.ecosystem:
+    if not of_ecosystem(str(stated.get("ecosystem", "")), package.ecosystem):
         return False
     name = str(stated.get("name", ""))
     if package.ecosystem == PYPI:
@@ -69,22 +72,51 @@ def names_package(affected: Mapping[str, Any], package: PackageVersion) -> bool:
     return name == package.name
 
 
+def of_ecosystem(stated: str, asked: str) -> bool:
+    """Whether a record's ecosystem is the one asked for: with its release where one is asked for.
+
+    Ubuntu's variants (``Ubuntu:Pro:22.04:LTS``) are of the same release, as OSV's own service takes them.
+    """
+    if ":" not in asked:
+        return stated.partition(":")[0] == asked
+    return stated.replace(":Pro", "").replace(":LTS", "") == asked.replace(":LTS", "")
+
+
+def is_unimportant(record: Mapping[str, Any], package: PackageVersion) -> bool:
+    """Whether Debian's own security team calls it no security matter for this package.
+
+    https://security-team.debian.org/security_tracker.html#severity-levels
+    """
+    named = [each for each in record.get("affected") or () if names_package(each, package)]
+    return bool(named) and all(_urgency(each) == "unimportant" for each in named)
+
+
+def _urgency(affected: Mapping[str, Any]) -> str:
+    specific = affected.get("ecosystem_specific")
+    return str(specific.get("urgency")) if isinstance(specific, Mapping) else ""
+
+
 def fixed_versions(record: Mapping[str, Any], package: PackageVersion) -> tuple[str, ...]:
-    """The versions above this one in which the record says it is fixed, the lowest first."""
+    """The versions above this one in which the record says it is fixed, the lowest first.
+
+    Where the order of versions is not known, those that the record names, in its order.
+    """
     found: dict[_Key, str] = {}
+    unordered: list[str] = []
     for affected in record.get("affected") or ():
         if not names_package(affected, package):
             continue
         for each in affected.get("ranges") or ():
             if each.get("type") == "GIT":
                 continue
+            stated = [str(event["fixed"]) for event in each.get("events") or () if "fixed" in event]
             try:
                 key = _keys(package, str(each.get("type")))
-                fixes = {key(str(event["fixed"])): str(event["fixed"]) for event in each["events"] if "fixed" in event}
+                fixes = {key(text): text for text in stated}
                 found |= {order: text for order, text in fixes.items() if order > key(package.version)}
-            except (Undecidable, KeyError):
-                continue
-    return tuple(text for _, text in sorted(found.items()))
+            except Undecidable:
+                unordered += stated
+    return tuple(text for _, text in sorted(found.items())) or tuple(dict.fromkeys(unordered))
 
 
 def _in_ranges(package: PackageVersion, ranges: Sequence[Mapping[str, Any]]) -> bool:

@@ -73,7 +73,7 @@ def read_contents(
     extract: tuple[str, Path] | None,
     progress: Progress,
 ) -> ImageContents:
-    """The files below ``folders`` (relative paths) as the topmost layer leaves them.
+    """The files below ``folders``, or named there (relative paths), as the topmost layer leaves them.
 
     Each has its digest; those that ``wants_bytes`` have their content too. ``extract`` names one of the folders and an
     empty directory to write its files into. Links count as the file they lead to only where they are hard links.
@@ -99,7 +99,8 @@ class _Reader:
         self, *, folders: tuple[str, ...], wants_bytes: Callable[[str], bool], extract: tuple[str, Path] | None
     ) -> None:
         self.files: dict[str, ImageFile] = {}
-        self._folders = tuple(f"{folder.strip('/')}/" for folder in folders)
+        self._named = frozenset(folder.strip("/") for folder in folders)
+        self._folders = tuple(f"{folder}/" for folder in self._named)
         self._wants_bytes = wants_bytes
         self._extract = extract
         self._parents: set[str] = set()
@@ -123,7 +124,7 @@ class _Reader:
                     written.add(path)
 
     def _place(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
-        if not path.startswith(self._folders):
+        if not path.startswith(self._folders) and path not in self._named:
             return
         if member.islnk():
             source = posixpath.normpath(f"/{member.linkname}").lstrip("/")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kbuild.audit.image_facts import ImageFacts, make_image_facts, wants_bytes
+from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
+from kbuild.image.base.debian.suites import find_suite
 from kbuild.image.compare.contents import read_config, read_contents
 from kbuild.image.engine import BuiltImage
 from kbuild.image.packages.environment import PREFIX
@@ -13,6 +14,7 @@ from kbuild.plan.make import MODEL_PATH
 from kbuild.progress import Progress
 
 _PYTHON = "/bin/python"
+_BASE = "io.kbuild.base.name"
 
 
 def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ImageFacts, Path | None]:
@@ -22,7 +24,7 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
     contents = read_contents(
         image.layout,
         image.digest,
-        folders=(prefix, _model_path(config)),
+        folders=facts_folders(prefix, _model_path(config)),
         wants_bytes=lambda path: wants_bytes(path, prefix),
         extract=None if model_into is None else (_model_path(config), model_into),
         progress=progress,
@@ -34,9 +36,16 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
         labels=contents.labels,
         prefix=prefix,
         model_path=_model_path(config),
+        release=_release(contents.labels.get(_BASE, "")),
     )
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
     return facts, model_into if has_model else None
+
+
+def _release(base: str) -> dict[str, str]:
+    """os-release's fields of a base that kbuild assembled: it holds the suite's packages, but no base-files."""
+    suite = find_suite(*base.partition(":")[::2])
+    return {} if suite is None else {"ID": suite.distribution, "VERSION_ID": suite.version}
 
 
 def _prefix(config: Mapping[str, object]) -> str:
