@@ -44,6 +44,7 @@ KINDS = {
     "images": "images",
     "unpacked": "unpacked/*",
     "package-lists": "package-lists",
+    "base-facts": "base-facts",
     "registries": "registries",
     "slim": "slim",
     "splits": "splits",
@@ -56,7 +57,7 @@ KINDS = {
 _TREES = ("interpreters", "wheels", "bases")
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
 # What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
-_ANSWERS = ("package-lists", "registries", "slim", "splits", "versions")
+_ANSWERS = ("package-lists", "base-facts", "registries", "slim", "splits", "versions")
 _FETCHED = ("downloads", "debs", "bases", "pulled", "models")
 _FORGOTTEN = 365 * 86400 * 10**9
 # Records in images/, kept while what they lead to is there.

@@ -38,3 +38,15 @@ class ResolvedBase:
     path: Path | None = None
     packages: tuple[BasePackage, ...] = ()
     glibc: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseFacts:
+    """What was seen in a base: ``glibc`` is the version of the C library, ``shell`` whether there is a /bin/sh.
+
+    ``fault`` says why no Python of ours runs there, None where one does.
+    """
+
+    glibc: str | None
+    shell: bool
+    fault: str | None = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import Lockfile
-from kbuild.errors import PlatformError
+from kbuild.errors import LabelError, PlatformError
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
@@ -32,6 +32,7 @@ BASE_LAYER = "base"
 INTERPRETER_LAYER = "interpreter"
 RUNTIME_LAYER = "runtime"
 _USER = "65532:65532"
+_OWN_LABELS = ("io.kbuild.", "org.opencontainers.image.base.", "org.opencontainers.image.created")
 
 
 def make_plan(
@@ -74,6 +75,11 @@ def make_plan(
         "org.opencontainers.image.created": rfc3339(facts.created),
         "org.opencontainers.image.revision": _git_commit(facts.record),
     }
+    for key in labels or {}:
+        if key.startswith(_OWN_LABELS):
+            raise LabelError(
+                f"label {key} is kbuild's own", hint="it says what the image was made from; use another name"
+            )
     stated = {key: value for key, value in own_labels.items() if value}
     plan = BuildPlan(
         base=base.digest,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
-from kbuild.image.base.choice import default_base, parse_base
+from kbuild.image.base.choice import base_name, default_base, parse_base
+from kbuild.image.base.look import check_libc, look_into
 from kbuild.image.base.records import BaseRecords
 from kbuild.image.base.resolve import resolve_base
 from kbuild.image.engine import EngineSettings
@@ -22,15 +23,17 @@ from kbuild.image.slim.packages import keep_groups
 from kbuild.image.store.pack import DEFAULT_COMPRESSION
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.plan.base import ResolvedBase
+from kbuild.plan.base import BaseFacts, ResolvedBase
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.make import make_plan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
+from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.workflow.base_check import check_base
 from kbuild.workflow.slimming import Slimming, find_left_out
+from kbuild.workflow.template_check import check_template
 from kbuild.workflow.tools import Tools
 
 
@@ -86,18 +89,45 @@ def prepare(
     record: bool = True,
 ) -> Prepared:
     """The plan of one platform's image; raises what finding the base, slimming and the lock's packages raise."""
-    base = _base(request, bundle, platform, tools, record=record)
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
+
+    def fits(base: ResolvedBase) -> None:
+        check_base(base, environment.glibc, packages, platform)
+
+    base, facts = _base(request, bundle, platform, tools, fits if record else None)
 
     def download() -> dict[LockedPackage, Path]:
         check_base(base, environment.glibc, packages, platform)  # before anything large is fetched for nothing
         return download_packages(locked, packages, tools)
 
+    runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
+    template, contexts = request.template, dict[str, str]()
+    if template.install_base is not None:
+        from kbuild.image.engines.install_context import place_install_base
+
+        template, contexts = place_install_base(template, platform)
+
+    def plan_with(groups: Sequence[PackageGroup], left_out: LeftOut) -> BuildPlan:
+        return make_plan(
+            bundle,
+            locked.lockfile,
+            base,
+            platform=platform,
+            runtime=runtime,
+            recipe=recipe,
+            groups=groups,
+            template=template,
+            labels=dict(request.labels),
+            left_out=left_out,
+        )
+
+    if template.file is not None:
+        # Which packages share a layer is known from their files: what the template itself says is looked at before.
+        check_template(plan_with((), NOTHING), base, facts)
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=download)
-    runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
     left_out = request.left_out
     if request.slim:
         slimming = Slimming(
@@ -111,30 +141,13 @@ def prepare(
         )
         left_out = find_left_out(slimming, tools, workdir, download)
     groups = keep_groups(groups, left_out)
-    template, contexts = request.template, dict[str, str]()
-    if template.install_base is not None:
-        from kbuild.image.engines.install_context import place_install_base
-
-        template, contexts = place_install_base(template, platform)
-    plan = make_plan(
-        bundle,
-        locked.lockfile,
-        base,
-        platform=platform,
-        runtime=runtime,
-        recipe=recipe,
-        groups=groups,
-        template=template,
-        labels=dict(request.labels),
-        left_out=left_out,
-    )
     owned = bundle.root.is_relative_to(workdir)
     stage = Stage(bundle=bundle, owned=owned, base=base, environment=environment, groups=groups)
     return Prepared(
         bundle=bundle,
         locked=locked,
         base=base,
-        plan=plan,
+        plan=plan_with(groups, left_out),
         platform=platform,
         stage=stage,
         compression=request.compression,
@@ -168,15 +181,22 @@ def lock_environment(bundle: ModelBundle, request: LockRequest, tools: Tools, *,
 
 
 def _base(
-    request: ImageRequest, bundle: ModelBundle, platform: Platform, tools: Tools, *, record: bool
-) -> ResolvedBase:
-    """The base asked for; where nobody asks, the one this model was first built on, and at first the default."""
+    request: ImageRequest,
+    bundle: ModelBundle,
+    platform: Platform,
+    tools: Tools,
+    fits: Callable[[ResolvedBase], None] | None,
+) -> tuple[ResolvedBase, BaseFacts]:
+    """The base asked for; where nobody asks, the one this model was first built on, and at first the default.
+
+    It is recorded once ``fits`` does not refuse it: a base that cannot be is never the one to build on next time.
+    """
     records = BaseRecords(store=tools.store, cache=tools.cache / "base-records")
     with tools.phases("base") as progress:
         recorded = records.read(bundle, platform, progress)
         name = request.base or recorded.first
         choice = default_base() if name is None else parse_base(name)
-        earlier = recorded.bases.get(choice.text)
+        earlier = next((each for name, each in recorded.bases.items() if base_name(name) == choice.name), None)
 
         def resolve() -> ResolvedBase:
             # Other records of one name can mean one image, which two would then write to one place.
@@ -192,11 +212,17 @@ def _base(
                     progress=progress,
                 )
 
-        known = f"base {choice.text} {platform} {None if earlier is None else earlier.digest}"
+        known = f"base {choice.name} {platform} {None if earlier is None else earlier.digest}"
         base = tools.shared.once(known, resolve)
-        if record:
+        facts = tools.shared.once(
+            f"look {base.digest} {platform}", lambda: look_into(base, platform, cache=tools.cache)
+        )
+        base = check_libc(base, facts)
+        if fits is not None:
+            if recorded.bases.get(base.name) != replace(base, path=None):
+                fits(base)
             records.write(bundle, platform, recorded, base, progress)
-    return base
+    return base, facts
 
 
 def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -> dict[LockedPackage, Path]:

@@ -64,3 +64,12 @@ def test_a_tag_without_a_recorded_digest_is_refused_when_locked(pulled: list[Ima
         resolved(NAME, recorded=other, locked=True)
     assert pulled == []
     assert resolved(f"registry.example/python@{DIGEST}", locked=True).digest == DIGEST
+
+
+def test_one_image_has_one_name_however_it_is_written(pulled: list[ImageReference]) -> None:
+    names = ("python", "python:latest", "library/python", "docker.io/library/python:latest", "index.docker.io/python")
+    assert {resolved(name).name for name in names} == {"docker.io/library/python:latest"}
+    # Records of before hold the name as it was written.
+    earlier = ResolvedBase(kind="registry", name="python:latest", digest=DIGEST, reference="r")
+    assert resolved("python", recorded=earlier, locked=True).digest == DIGEST
+    assert pulled[-1].digest == DIGEST

@@ -125,6 +125,14 @@ def test_a_label_with_a_newline_is_refused(bundle, lockfile, base) -> None:
         make(bundle, lockfile, base, labels={"note": "a\nb"})
 
 
+@pytest.mark.parametrize(
+    "key", ["io.kbuild.base.name", "org.opencontainers.image.base.digest", "org.opencontainers.image.created"]
+)
+def test_what_the_image_was_made_from_is_not_for_others_to_say(bundle, lockfile, base, key: str) -> None:
+    with pytest.raises(LabelError, match=f"label {key} is kbuild's own"):
+        make(bundle, lockfile, base, labels={key: "x"})
+
+
 def test_a_platform_that_is_not_locked_is_refused(bundle, lockfile, base) -> None:
     with pytest.raises(PlatformError, match="linux/amd64, not for linux/arm64"):
         make(bundle, lockfile, base, platform=Platform("linux", "arm64"))

@@ -26,6 +26,22 @@ class BaseChoice:
     path: Path | None = None
     suite: Suite | None = None
 
+    @property
+    def name(self) -> str:
+        """The one name of what was asked for, however it was written: ``docker.io/library/python:latest``."""
+        if self.reference is not None:
+            plain = self.reference.tag is None and self.reference.digest is None
+            return str(self.reference.with_tag("latest") if plain else self.reference)
+        return self.text if self.suite is None else str(self.suite)
+
+
+def base_name(text: str) -> str:
+    """The name of the base that this text asks for; the text itself where it asks for none."""
+    try:
+        return parse_base(text).name
+    except BaseImageError:
+        return text
+
 
 def parse_base(text: str) -> BaseChoice:
     """Read a ``--base``.

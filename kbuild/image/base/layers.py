@@ -6,7 +6,7 @@ import contextlib
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -106,9 +106,20 @@ def _member(name: str, kind: str, mode: int, uid: int, gid: int, link: str) -> t
 
 
 def _read_layer_members(blob: PackedBlob) -> Iterator[tarfile.TarInfo]:
+    return (member for member, _ in layer_files(blob, lambda name: False))
+
+
+def layer_files(
+    blob: PackedBlob, wants: Callable[[str], bool], *, largest: int = 64 << 20
+) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """The members of a layer blob, with the content of regular files that are wanted by name and of at most ``largest``
+    bytes; raises BaseImageError when the blob is damaged."""
     try:
         chunks = read_layer(blob.path, layer_compression(blob.media_type))
         with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
-            yield from archive
+            for member in archive:
+                wanted = member.isfile() and member.size <= largest and wants(member.name)
+                file = archive.extractfile(member) if wanted else None
+                yield member, None if file is None else file.read()
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, FileNotFoundError) as error:
         raise BaseImageError(f"layer {blob.digest} of the base image cannot be read: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage
-from kbuild.image.base.choice import BaseChoice, configured_mirror
+from kbuild.image.base.choice import BaseChoice, base_name, configured_mirror
 from kbuild.image.base.debian.debs import resolve_debs_base
 from kbuild.image.oci import layout as layouts
 from kbuild.plan.base import ResolvedBase
@@ -32,7 +32,7 @@ def resolve_base(
     package by package or by digest; with ``locked`` a tag that has no record is not looked up.
     Raises BaseImageError, BaseNotPinned, RegistryError or HashMismatch.
     """
-    if recorded is not None and recorded.name != choice.text:
+    if recorded is not None and base_name(recorded.name) != choice.name:
         recorded = None
     match choice:
         case BaseChoice(suite=suite) if suite is not None:
@@ -60,7 +60,7 @@ def resolve_base(
             pulled, layout = pull_image(reference, platform, cache=cache / "pulled", progress=progress)
             if pulled.digest is not None:
                 return ResolvedBase(
-                    kind="registry", name=choice.text, digest=pulled.digest, reference=str(pulled), path=layout
+                    kind="registry", name=choice.name, digest=pulled.digest, reference=str(pulled), path=layout
                 )
     raise BaseImageError(f"{choice.text!r} names no base")
 
