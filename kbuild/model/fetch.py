@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,16 +17,16 @@ from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.find import is_active, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
 from kbuild.tracking.mlflow_client import find_versions
-from kbuild.tracking.preflight import check_server, make_error, without_credentials
+from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
 from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-# MLflow's own defaults wait for minutes on a server that is not there; a person is waiting here.
+# About a minute, as kbuild's own questions: a server that is not there at all is told of before MLflow's client asks.
 _PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
@@ -76,10 +76,11 @@ class ModelStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MlflowStore:
-    """The ``ModelStore`` of an MLflow tracking server or database, by its uri."""
+    """The ``ModelStore`` of an MLflow tracking server or database, by its uri; ``reached`` when it has answered."""
 
     tracking_uri: str
     registry_uri: str | None = None
+    reached: bool = False
 
     def fetch(self, reference: ModelReference, into: Path, *, kept: bool = False) -> ModelBundle:
         """Bring the model's files below ``into`` (a local model folder is read where it lies); nothing is kept here.
@@ -123,7 +124,7 @@ class MlflowStore:
         Raises TrackingUnavailable, TrackingRefused, or ModelNotFound where no database is yet.
         """
         check_server(self.tracking_uri)
-        with self._speaking("the experiments"):
+        with replace(self, reached=True)._speaking("the experiments"):
             self._client().search_experiments(max_results=1)
 
     def read_run(self, run_id: str) -> RunFacts:
@@ -187,6 +188,8 @@ class MlflowStore:
         import requests
         from mlflow.exceptions import MlflowException
 
+        if not self.reached:
+            reach_server(self.tracking_uri)
         try:
             with _SETTINGS:
                 yield

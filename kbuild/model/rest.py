@@ -20,8 +20,10 @@ from urllib.parse import urlsplit
 
 import requests
 
+from kbuild.http import BUSY, patient_session, work_patiently
 from kbuild.model.folders import open_local, plain
 from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
+from kbuild.tracking.preflight import make_error, make_unavailable
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -36,13 +38,18 @@ _LARGE = 200_000_000
 def open_rest(uri: str) -> Iterator[Tracking]:
     """The server at an http uri, with the credentials and certificates that MLflow's variables name.
 
-    Asked once, without MLflow's patience: what does not answer as expected is Unfamiliar.
+    What answers otherwise than expected is Unfamiliar. Raises TrackingUnavailable where nobody answers, or the server
+    stays busy: to ask again through MLflow's client would be no use.
     """
-    with requests.Session() as session:
+    with patient_session() as session:
         session.headers["User-Agent"] = "kbuild"
         try:
             _trust(session, os.environ)
             yield _Rest(session=session, base=uri.rstrip("/"))
+        except _StaysBusy as error:
+            raise make_unavailable(uri, f"it answers {error}") from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise make_error(uri, error) from error
         except (requests.RequestException, KeyError, TypeError, AttributeError, ValueError) as error:
             # No answer, or one of another form than the documented one.
             raise Unfamiliar(f"the server: {error}") from error
@@ -224,13 +231,16 @@ class _PassedOn:
         ]
 
     def _download(self, path: str, target: Path, size: int) -> None:
+        work_patiently(lambda: self._stream(path, target))
+        if target.stat().st_size != size:
+            raise Unfamiliar(f"{path} has another size than the server lists")
+
+    def _stream(self, path: str, target: Path) -> None:
         with self.session.get(f"{self.url}/{self.root}/{plain(path)}", stream=True, timeout=_TIMEOUT) as answer:
             _check(answer)
             with target.open("wb") as file:
                 for chunk in answer.iter_content(_CHUNK):
                     file.write(chunk)
-        if target.stat().st_size != size:
-            raise Unfamiliar(f"{path} has another size than the server lists")
 
 
 def _name(path: str) -> str:
@@ -239,7 +249,13 @@ def _name(path: str) -> str:
     return plain(path)
 
 
+class _StaysBusy(Exception):
+    """The server's answer, after a minute of asking."""
+
+
 def _check(answer: requests.Response) -> None:
+    if answer.status_code in BUSY:
+        raise _StaysBusy(f"{answer.status_code} {answer.reason}")
     if answer.status_code != requests.codes.ok:
         raise Unfamiliar(f"the server answers {answer.status_code}")
 

@@ -178,18 +178,20 @@ class LeanStore:
         return without_credentials(self.tracking_uri).rstrip("/"), *parts
 
     def _ask(self, lean: Callable[[Tracking], _Answer], otherwise: Callable[[MlflowStore], _Answer]) -> _Answer:
+        reached = False
         try:
             for reason in reasons(os.environ, self.registry_uri, self.tracking_uri):
                 raise Unfamiliar(reason)
             with open_tracking(self.tracking_uri) as store:
+                reached = True  # what nobody answers is an error of its own
                 return lean(store)
         except (Unfamiliar, OSError, sqlite3.Error) as error:
             # All that is asked here may be asked twice: reading changes nothing, and writing writes the same.
             _log.debug("asking MLflow's client: %s", error)
-        return otherwise(self._mlflow())
+        return otherwise(self._mlflow(reached=reached))
 
-    def _mlflow(self) -> MlflowStore:
-        return MlflowStore(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri)
+    def _mlflow(self, *, reached: bool = False) -> MlflowStore:
+        return MlflowStore(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri, reached=reached)
 
 
 def _locate(store: Tracking, reference: ModelReference, run: Callable[[Tracking, str], Run]) -> str:

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping
-from contextlib import closing
 from typing import Any
 
 from kbuild.errors import TrackingRefused, TrackingUnavailable
 
-# What the server may be asked again after, and for how many seconds in all.
-_BUSY = frozenset({429, 502, 503, 504})
-_PATIENCE = 60.0
-_LONGEST_PAUSE = 15.0
 _TIMEOUT = 10
 _OK = 200
 _UNSURE, _FORBIDDEN = 401, 403
@@ -51,38 +45,35 @@ def check_server(uri: str, *, logs_models: bool = False) -> None:
         raise make_unavailable(uri, f"it answers {answer.status_code} {answer.reason}")
 
 
+def reach_server(uri: str) -> None:
+    """Ask a server at an http uri for anything: whoever answers is there. Raises TrackingUnavailable."""
+    if uri.startswith(("http://", "https://")):
+        _ask(uri, "/version")
+
+
 def _ask(uri: str, path: str, params: Mapping[str, str] | None = None) -> Any:
     """The answer, whatever its status, with the credentials and certificates that MLflow uses."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    end = time.monotonic() + _PATIENCE
-    pause = 0.5
-    while True:
-        try:
-            answer = http_request(
-                get_default_host_creds(uri),
-                path,
-                "GET",
-                max_retries=0,
-                timeout=_TIMEOUT,
-                raise_on_status=False,
-                params=params,
-            )
-        except (MlflowException, OSError) as error:
-            raise make_error(uri, error) from error
-        wait = min(_retry_after(answer.headers) or pause, _LONGEST_PAUSE)
-        if answer.status_code not in _BUSY or time.monotonic() + wait > end:
-            return answer
-        with closing(answer):
-            time.sleep(wait)
-        pause *= 2
+    from kbuild.http import ask_patiently
 
+    def ask() -> Any:
+        return http_request(
+            get_default_host_creds(uri),
+            path,
+            "GET",
+            max_retries=0,
+            timeout=_TIMEOUT,
+            raise_on_status=False,
+            params=params,
+        )
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else None
+    try:
+        return ask_patiently(ask)
+    except (MlflowException, OSError) as error:
+        raise make_error(uri, error) from error
 
 
 def make_error(uri: str, error: BaseException) -> TrackingUnavailable | TrackingRefused:
@@ -96,7 +87,9 @@ def make_error(uri: str, error: BaseException) -> TrackingUnavailable | Tracking
             f"the certificate of the MLflow tracking server {without_credentials(uri)} is not trusted",
             hint="MLFLOW_TRACKING_SERVER_CERT_PATH=FILE names the certificate of the authority that signed it",
         )
-    return make_unavailable(uri, text)
+    from kbuild.http import is_of_transport, reason_of  # brings requests, which builds of what is there do without
+
+    return make_unavailable(uri, reason_of(error) if is_of_transport(error) else text)
 
 
 def find_refusal(error: BaseException) -> int | None:

@@ -120,7 +120,7 @@ def log_everything(uri: str, artifacts: str | None) -> Logged:
 class Alone(LeanStore):
     """A lean store that has nobody to ask."""
 
-    def _mlflow(self) -> MlflowStore:
+    def _mlflow(self, *, reached: bool = False) -> MlflowStore:
         raise AssertionError("MLflow's client was asked")
 
 

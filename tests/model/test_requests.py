@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_tracking import RUN, FakeTracking, fake_tracking
 from store_questions import Alone
 
+from kbuild import http
 from kbuild.cache.folder import damaged
+from kbuild.cli import app, image
+from kbuild.errors import TrackingUnavailable
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 
@@ -128,3 +133,55 @@ def test_a_version_of_that_name_and_number_made_anew_is_another(server: FakeTrac
     server.locations["prod", "2"] = "mlflow-artifacts:/1/models/m-" + "9" * 32 + "/artifacts"
     build(server, RUN, tmp_path)
     assert mine["tags"] == []
+
+
+def bursts(times: int, status: int) -> Callable[[str], tuple[int, dict[str, str]] | None]:
+    """Each path fails so many times, and then works."""
+    asked: Counter[str] = Counter()
+
+    def fault(path: str) -> tuple[int, dict[str, str]] | None:
+        asked[path] += 1
+        return (status, {}) if asked[path] <= times else None
+
+    return fault
+
+
+@pytest.mark.parametrize("status", [503, 429, 0])
+def test_bursts_are_ridden_out_by_whatever_a_build_asks(
+    server: FakeTracking, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_BACKOFF", 0.001)
+    server.fault = bursts(3, status)
+    build(server, "models:/dev@champion", tmp_path)
+    assert server.tags == TAGS
+    store = Alone(tracking_uri=server.uri)
+    note = tmp_path / "note.txt"
+    note.write_text("note")
+    store.upload(RUN, [note], "kbuild")
+    assert (server.artifacts / "1" / RUN / "artifacts/kbuild/note.txt").read_text() == "note"
+
+
+@pytest.mark.parametrize(("status", "message"), [(503, "it answers 503 Service Unavailable"), (0, "without response")])
+def test_a_server_that_does_not_recover_is_told_in_one_line(
+    server: FakeTracking,
+    tmp_path: Path,
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(http, "PATIENCE", 0.5)
+    monkeypatch.setattr(http, "_BACKOFF", 0.001)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.chdir(tmp_path)
+    server.fault = bursts(10**6, status)
+    begin = time.monotonic()
+    with pytest.raises(TrackingUnavailable) as caught:
+        image.command.main([RUN], standalone_mode=False)
+    assert time.monotonic() - begin < 10
+    capsys.readouterr()
+    assert app.report(caught.value) == 14
+    line, hint = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and server.uri in line and line.endswith(message)
+    assert "MLFLOW_TRACKING_URI" in hint

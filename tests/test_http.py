@@ -1,0 +1,150 @@
+"""The retry policy, asked of real sockets on this machine; only the pauses are shortened."""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import requests
+
+from kbuild import http
+
+# A status and the headers of its answer; 0 breaks the connection, before an answer or in the middle of its body.
+Answer = tuple[int, dict[str, str]]
+GOOD: Answer = (200, {})
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "PATIENCE", 1.5)
+    monkeypatch.setattr(http, "_REFUSED", 0.3)
+    monkeypatch.setattr(http, "_BACKOFF", 0.01)
+
+
+@contextmanager
+def serving(*answers: Answer) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that gives these answers, and the last of them for ever; what it was sent."""
+    asked: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _do(self) -> None:
+            asked.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+            status, headers = answers[min(len(asked), len(answers)) - 1]
+            if status == 0 and not headers:
+                return
+            self.send_response(status or 200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"good" if status else b"go")
+
+        do_GET = do_PUT = do_POST = do_DELETE = _do
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def by_session(method: str, url: str, **options: object) -> requests.Response:
+    with http.patient_session() as session:
+        return session.request(method, url, timeout=2, **options)  # type: ignore[arg-type]
+
+
+def by_other_means(method: str, url: str, **options: object) -> requests.Response:
+    return http.ask_patiently(lambda: requests.request(method, url, timeout=2, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ask", [by_session, by_other_means])
+@pytest.mark.parametrize("status", [429, 502, 503, 504, 0])
+def test_a_burst_passes(ask: Callable[..., requests.Response], status: int) -> None:
+    with serving(*[(status, {})] * 4, GOOD) as (url, asked):
+        assert ask("GET", url).text == "good"
+    assert len(asked) == 5
+
+
+def test_a_file_is_sent_whole_at_each_try(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with serving((503, {}), (0, {}), GOOD) as (url, asked), (tmp_path / "file").open("rb") as file:
+        assert by_session("PUT", url, data=file).status_code == 200
+    assert asked == [b"content"] * 3
+
+
+@pytest.mark.parametrize("ask", [by_session, by_other_means])
+def test_a_server_that_stays_busy_is_believed_in_time(ask: Callable[..., requests.Response]) -> None:
+    begin = time.monotonic()
+    with serving((503, {})) as (url, asked):
+        assert ask("GET", url).status_code == 503
+    assert len(asked) > 3 and 0.5 < time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("wait", "times"),
+    [("1", 2), ("3600", 1), (email.utils.formatdate(time.time() + 86400, usegmt=True), 1), ("soon", 2), ("-1", 2)],
+)
+def test_retry_after_is_honoured_where_it_ends_in_time(wait: str, times: int) -> None:
+    begin = time.monotonic()
+    with serving((503, {"Retry-After": wait}), GOOD) as (url, asked):
+        by_session("GET", url)
+    assert len(asked) == times
+    assert (time.monotonic() - begin >= 1) == (wait == "1")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
+def test_other_answers_are_taken_as_they_are(status: int) -> None:
+    with serving((status, {}), GOOD) as (url, asked):
+        assert by_session("GET", url).status_code == status
+    assert len(asked) == 1
+
+
+def test_what_may_not_be_done_twice_is_not() -> None:
+    with serving((503, {}), GOOD) as (url, asked):
+        assert by_session("DELETE", url).status_code == 503
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("ask", [by_session, by_other_means])
+def test_a_server_that_is_not_there_gets_a_few_seconds(ask: Callable[..., requests.Response]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        begin = time.monotonic()
+        with pytest.raises(requests.ConnectionError) as caught:
+            ask("GET", f"http://127.0.0.1:{taken.getsockname()[1]}/")
+    assert time.monotonic() - begin < 1.4
+    assert http.is_of_transport(caught.value) and http.reason_of(caught.value) == "Connection refused"
+
+
+def test_a_name_that_nobody_knows_and_an_answer_that_takes_too_long_are_not_asked_for_again() -> None:
+    with pytest.raises(requests.ConnectionError):
+        by_session("GET", "http://kbuild.invalid/")
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        begin = time.monotonic()
+        with pytest.raises(requests.RequestException):
+            by_session("GET", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert time.monotonic() - begin < 3.9
+
+
+def test_a_body_that_breaks_off_is_read_again() -> None:
+    with serving((0, {"X": "half"}), (0, {"X": "half"}), GOOD) as (url, asked), http.patient_session() as session:
+
+        def read() -> bytes:
+            with session.get(url, stream=True, timeout=2) as answer:
+                return b"".join(answer.iter_content(1))
+
+        assert http.work_patiently(read) == b"good"
+    assert len(asked) == 3
