@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import subprocess
+import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from tool import BIN, Tool, copy_project
 
 FILES = ["conf/base/kbuild.yml", "ci/kbuild.sh", ".github/workflows/kbuild.yml", ".gitlab/kbuild.yml", ".gitlab-ci.yml"]
@@ -70,6 +76,31 @@ def test_a_pipeline_of_the_projects_own_is_never_replaced(project: Path, tool: T
     assert "add to it: include: [{local: .gitlab/kbuild.yml}]" in done.err
     (project / ".gitlab-ci.yml").write_text(f"{own}include: [{{local: .gitlab/kbuild.yml}}]\n")
     assert json.loads(tool("init", "--json", cwd=project).out)[".gitlab-ci.yml"] == "unchanged"
+
+
+def test_jobs_install_kbuild_from_where_this_one_came(project: Path, tool: Tool) -> None:
+    done = tool("init", cwd=project)
+    url = json.loads(distribution("kbuild").read_text("direct_url.json") or "{}")["url"]
+    workflow = yaml.safe_load((project / ".github/workflows/kbuild.yml").read_text())
+    [run] = [step["run"] for step in workflow["jobs"]["image"]["steps"] if step.get("name") == "Install kbuild"]
+    assert shlex.split(run) == ["python", "-m", "pip", "install", f"kbuild[build] @ {url}"]
+    # It is a checkout of this machine: other machines are told what to write.
+    assert f"kbuild is installed from {url.removeprefix('file://')} here" in done.err and "--install" in done.err
+    given = tool("init", "--force", "--install", "kbuild[build] @ https://x.example/kbuild-1.whl", cwd=project)
+    assert "is installed from" not in given.err
+
+
+def test_the_readmes_install_line_works_from_a_checkout(tmp_path: Path, tool: Tool) -> None:
+    root = Path(__file__).parent.parent
+    lines = re.findall(r"^python3 -m pip install .*", (root / "README.md").read_text(), re.MULTILINE)
+    [line] = [line for line in lines if "nox" not in line]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    # Without what it needs, which takes minutes and is the same as in the quick start's environment.
+    environment = {**tool.environ(), "PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}"}
+    argv = ["sh", "-c", f"{line} --no-deps"]
+    done = subprocess.run(argv, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "venv" / "bin" / "kbuild").is_file()
 
 
 def test_outside_a_kedro_project_nothing_is_written(tmp_path: Path, tool: Tool) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from readme_reference import BLOCKS, commands, render  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTALLS = re.findall(r"^python3 -m pip install .*", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
@@ -45,6 +47,17 @@ def test_the_quick_start_is_one_line_that_makes_its_own_environment(session: str
     line = f"python3 -m pip install -qq --target .tools nox && PYTHONPATH=.tools python3 -m nox -s {session}"
     assert f"```console\n{line}\n```" in README
     assert f"def {session}(session: nox.Session)" in (ROOT / "noxfile.py").read_text()
+
+
+def test_the_install_line_installs_this_checkout() -> None:
+    """What it names is what lies beside the README; that pip takes it is shown in integration."""
+    [line] = [line for line in INSTALLS if "nox" not in line]
+    *words, requirement = shlex.split(line)
+    path, _, extra = requirement.rstrip("]").partition("[")
+    project = tomllib.loads((ROOT / path / "pyproject.toml").read_text())["project"]
+    assert (words, project["name"]) == (["python3", "-m", "pip", "install"], "kbuild")
+    assert extra in project["optional-dependencies"]
+    assert "pip install 'kbuild" not in README
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
+import shlex
 from pathlib import Path
 
 import click
 
-from kbuild._version import __version__
 from kbuild.cli.config import env_option, find_project, project_config
-from kbuild.cli.project_files import CI_KINDS, Change, InitRequest, apply, make_files, plan_changes
+from kbuild.cli.installed import InstallSource, find_install_source, read_direct_url
+from kbuild.cli.project_files import (
+    CI_KINDS,
+    GITHUB,
+    GITLAB,
+    Change,
+    InitRequest,
+    accepted_until,
+    apply,
+    make_files,
+    plan_changes,
+)
 from kbuild.errors import ConfigurationError
+from kbuild.process import run
 from kbuild.project.config import read_pyproject
 from kbuild.trigger.trigger_settings import LocalTrigger
+
+_ACCEPTED = datetime.timedelta(days=180)
+"""How long the policy that is written accepts what it names."""
 
 
 @click.command("init")
@@ -23,7 +39,9 @@ from kbuild.trigger.trigger_settings import LocalTrigger
     "--ci", "kinds", multiple=True, type=click.Choice(CI_KINDS), help="Only these jobs; repeat.  [default: all]"
 )
 @click.option("--python", metavar="VERSION", help="Python of the jobs.  [default: the one running here]")
-@click.option("--install", metavar="REQUIREMENT", help="What jobs install kbuild from.  [default: this version]")
+@click.option(
+    "--install", metavar="REQUIREMENT", help="What jobs install.  [default: kbuild from where this one came from]"
+)
 @click.option("--dry-run", is_flag=True, help="Print the diff and write nothing.")
 @click.option("--force", is_flag=True, help="Also overwrite files that were edited.")
 @env_option
@@ -47,11 +65,16 @@ def command(
         raise ConfigurationError("there is no Kedro project here", hint="go to the folder of its pyproject.toml")
     config = project_config()
     is_local = isinstance(config.trigger, LocalTrigger)
+    source = find_install_source(root, run=run, direct_url=read_direct_url())
+    today = datetime.datetime.now(datetime.UTC).date()
     request = InitRequest(
         push=push or config.push,
         trigger=trigger or ("local" if is_local else "none"),
         python=python or ".".join(platform.python_version_tuple()[:2]),
-        install=install or f"kbuild[build]=={__version__}",
+        install=install or source.requirement,
+        expires=accepted_until(root) or today + _ACCEPTED,
+        # Somebody's own policy stays the only one.
+        policy=not any(place.startswith("pyproject.toml") for place, _ in config.audit),
         kinds=kinds or CI_KINDS,
     )
     changes = plan_changes(root, make_files(request), force=force)
@@ -61,6 +84,17 @@ def command(
     if not dry_run:
         apply(root, changes)
     _tell(changes, dry_run=dry_run, as_json=as_json)
+    changed = {change.path for change in changes if change.action in ("created", "updated")}
+    if install is None and source.local is not None and changed & {GITHUB, GITLAB}:
+        _tell_local(source)
+
+
+def _tell_local(source: InstallSource) -> None:
+    click.echo(
+        f"kbuild is installed from {source.local} here, which other machines do not have: give their jobs what pip can "
+        f"reach, such as: kbuild init --install {shlex.quote(source.instead)}",
+        err=True,
+    )
 
 
 def _tell(changes: list[Change], *, dry_run: bool, as_json: bool) -> None:

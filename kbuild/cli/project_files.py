@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import re
@@ -28,17 +29,24 @@ GITLAB_CI = ".gitlab-ci.yml"
 _TEMPLATES = Path(__file__).with_name("templates")
 _MARK = re.compile(r"# kbuild init: (sha256:[0-9a-f]{64})\n\Z")
 _WIDTH = 110
+_EXPIRES = re.compile(r"^[# ]*expires: (\d{4}-\d{2}-\d{2})$", re.MULTILINE)
 Action = Literal["created", "updated", "unchanged", "kept"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitRequest:
-    """What is to be written. ``push`` is a reference with placeholders; ``install`` what pip is to install."""
+    """What is to be written. ``push`` is a reference with placeholders; ``install`` what pip is to install.
+
+    ``expires`` is the last day on which the policy of the audit accepts what it does; without ``policy`` it is a
+    comment.
+    """
 
     push: str | None
     trigger: str
     python: str
     install: str
+    expires: datetime.date
+    policy: bool = True
     kinds: tuple[str, ...] = CI_KINDS
 
 
@@ -87,7 +95,9 @@ def make_config(request: InitRequest) -> str:
     lines += _comment(schema["description"])
     for name, value in schema["properties"].items():
         lines += ["", *_comment(_describe(value, schema))]
-        if name in stated:
+        if name == "audit":
+            lines += _policy(request)
+        elif name in stated:
             lines.append(_line(name, stated[name]))
         elif "properties" in value:
             lines.append(f"# {name}:")
@@ -97,6 +107,20 @@ def make_config(request: InitRequest) -> str:
         else:
             lines.append(f"# {_line(name, _default(value, schema))}")
     return "\n".join(lines) + "\n"
+
+
+def accepted_until(root: Path) -> datetime.date | None:
+    """The day that the policy of an earlier ``kbuild init`` names, so that another one does not put it off."""
+    try:
+        found = _EXPIRES.search((root / CONFIG).read_text(encoding="utf-8"))
+        return None if found is None else datetime.date.fromisoformat(found[1])
+    except (OSError, ValueError):
+        return None
+
+
+def _policy(request: InitRequest) -> list[str]:
+    lines = _render("audit.yml.j2", {"expires": request.expires.isoformat()}).splitlines()
+    return lines if request.policy else [f"# {line}" for line in lines]
 
 
 def plan_changes(root: Path, files: Mapping[str, str], *, force: bool) -> list[Change]:

@@ -1,20 +1,41 @@
 from __future__ import annotations
 
+import datetime
+import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from kbuild.cli.project_files import CONFIG, GITHUB, GITLAB, SCRIPT, InitRequest, apply, make_files, plan_changes
+from kbuild.audit.checks.identity import identify
+from kbuild.audit.finding import Unchecked
+from kbuild.audit.lockview import LockEntry
+from kbuild.audit.policy import join_policies, parse_policy
+from kbuild.audit.subject import Subject
+from kbuild.cli.project_files import (
+    CONFIG,
+    GITHUB,
+    GITLAB,
+    SCRIPT,
+    InitRequest,
+    accepted_until,
+    apply,
+    make_files,
+    plan_changes,
+)
 from kbuild.errors import ConfigurationError, OutputError
 from kbuild.project.config import read_config, read_schema
 
+EXPIRES = datetime.date(2027, 5, 27)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def request(**changes: Any) -> InitRequest:
-    return InitRequest(**({"push": None, "trigger": "none", "python": "3.12", "install": "kbuild[build]"} | changes))
+    given = {"push": None, "trigger": "none", "python": "3.12", "install": "kbuild[build]", "expires": EXPIRES}
+    return InitRequest(**(given | changes))
 
 
 def actions(root: Path, files: dict[str, str], *, force: bool = False) -> dict[str, str]:
@@ -73,6 +94,15 @@ def test_what_no_job_could_use_is_refused(changes: dict[str, str]) -> None:
         make_files(request(**changes))
 
 
+def test_what_is_installed_is_quoted_for_shell_and_yaml() -> None:
+    odd = "kbuild[build] @ https://x.example/a: b #c?'d'"
+    files = make_files(request(install=odd))
+    steps = yaml.safe_load(files[GITHUB])["jobs"]["image"]["steps"]
+    [run] = [step["run"] for step in steps if step.get("name") == "Install kbuild"]
+    assert shlex.split(run)[-1] == odd
+    assert shlex.split(yaml.safe_load(files[GITLAB])["kbuild"]["script"][0])[-1] == odd
+
+
 def test_untouched_files_follow_and_edited_ones_stay(tmp_path: Path) -> None:
     first, second = make_files(request()), make_files(request(push="r.example/x:1"))
     assert set(actions(tmp_path, first).values()) == {"created"}
@@ -82,6 +112,63 @@ def test_untouched_files_follow_and_edited_ones_stay(tmp_path: Path) -> None:
     found = actions(tmp_path, second)
     assert found[SCRIPT] == "kept" and found[CONFIG] == "updated"
     assert actions(tmp_path, second, force=True)[SCRIPT] == "updated"
+
+
+RECORDS = Path(__file__).parents[2] / "integration" / "conda_forge_records.json"
+
+
+def conda_needs_of_python() -> set[str]:
+    """Every package that conda-forge's CPythons ask for, and what those ask for, in real records."""
+    needs: dict[str, set[str]] = {}
+    for record in json.loads(RECORDS.read_text()):
+        needs.setdefault(record["name"], set()).update(each.split()[0] for each in record["depends"])
+    found: set[str] = set()
+    left = ["python"]
+    while left:
+        name = left.pop()
+        if name not in found and not name.startswith("__"):
+            found.add(name)
+            left += needs.get(name, ())
+    return found
+
+
+def test_the_policy_that_is_written_lets_condas_python_through_until_its_day(tmp_path: Path) -> None:
+    apply(tmp_path, plan_changes(tmp_path, make_files(request()), force=False))
+    policy = join_policies(read_config(tmp_path).audit)
+    [ignore] = policy.ignores
+    assert ignore.expires == EXPIRES and ignore.source == "conf/base/kbuild.yml, audit"
+    lock = Subject(reference="x", kind="lock")
+    needed = conda_needs_of_python()
+    assert {"openssl", "libffi", "tzdata"} <= needed
+    for name in sorted(needed):
+        entry = LockEntry(
+            place="", name=name, version="1", manager="conda", subdir="linux-64", url=None, sha256=None, dependencies=()
+        )
+        unchecked = Unchecked(check="vulnerabilities", where=entry.where, reason="", remedy="")
+        assert ignore.covers(unchecked) != (identify(entry, lock) is not None), name
+    assert not ignore.covers(Unchecked(check="vulnerabilities", where="base", reason="", remedy=""))
+
+
+def test_the_commented_entries_are_right_when_their_marks_are_taken_off() -> None:
+    text = make_files(request())[CONFIG]
+    section = text[text.index("\naudit:") : text.index("# What follows a training run")]
+    plain = re.sub(r"^    # (- id|  \w+:)", r"    \1", section, flags=re.MULTILINE)
+    policy = parse_policy(yaml.safe_load(plain)["audit"])
+    assert [each.id for each in policy.ignores] == ["unchecked", "unfixed", "CVE-2014-1402"]
+
+
+def test_a_policy_of_the_projects_own_stays_the_only_one(tmp_path: Path) -> None:
+    apply(tmp_path, plan_changes(tmp_path, make_files(request(policy=False)), force=False))
+    assert read_config(tmp_path).audit == ()
+    assert "#   ignore:" in (tmp_path / CONFIG).read_text()
+
+
+def test_the_day_is_not_put_off_by_another_init(tmp_path: Path) -> None:
+    assert accepted_until(tmp_path) is None
+    apply(tmp_path, plan_changes(tmp_path, make_files(request()), force=False))
+    assert accepted_until(tmp_path) == EXPIRES
+    (tmp_path / CONFIG).write_bytes(b"\xff expires: soon")
+    assert accepted_until(tmp_path) is None
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
