@@ -15,7 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:[= ]\s*|(?<=-[a-zA-Z]))?(?P<value>.*)")
 SHORT = {"-c": "--constraint", "-r": "--requirement", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
 FILES = frozenset({"--constraint", "--requirement"})
-INDEXES = frozenset({"--index-url", "--extra-index-url"})
+INDEXES = frozenset({"--index-url", "--extra-index-url", "--no-index"})
 # Every package of a lock is a wheel, and is compared with its hash, anyway.
 WITHOUT_EFFECT = frozenset({"--prefer-binary", "--only-binary", "--require-hashes"})
 
@@ -26,8 +26,8 @@ _HASH = re.compile(r"--hash[= ]\s*(?P<kind>\w+):(?P<digest>[0-9a-fA-F]+)")
 _SHA256 = 64
 
 INSTEAD = (
-    "publish it to your package index and name it with its version, or let its code travel with the model: "
-    "log_model_kwargs={'code_paths': ['path/of/the/package']}"
+    "publish it to your package index, or put its wheel into a folder that PIP_FIND_LINKS names, and name it with its "
+    "version; or let its code travel with the model: log_model_kwargs={'code_paths': ['path/of/the/package']}"
 )
 """What to do about a requirement that no index has."""
 
@@ -80,4 +80,7 @@ def find_problem(line: str) -> str | None:
     name = SHORT.get(match["name"], match["name"]) if match else line
     if name == "--editable":
         return "only packages of an index can be locked, no folder that is installed in place"
+    if match and name == "--find-links":
+        served = match["value"].strip("'\" ").startswith(("http://", "https://"))
+        return None if served else "a folder of this machine does not travel: name it in PIP_FIND_LINKS where you lock"
     return None if name in FILES | INDEXES | WITHOUT_EFFECT else f"the option {name} cannot be locked"

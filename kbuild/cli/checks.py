@@ -36,7 +36,6 @@ from kbuild.image.run.runtimes import choose_runtime
 from kbuild.image.run.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import Runner
-from kbuild.progress import Silent
 from kbuild.trigger.fire import Site
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 from kbuild.workflow import check_name
@@ -125,12 +124,10 @@ def _tracking(patient: Patient) -> Iterator[Check]:
 def _index(patient: Patient) -> Iterator[Check]:
     import requests
 
-    found = package_indexes(run=patient.run, environ=patient.environ, progress=Silent())
+    found = package_indexes(run=patient.run, environ=patient.environ)
     with requests.Session() as session:
-        releases = find_releases(
-            "mlflow", found.urls, environ={**patient.environ, **found.environment}, session=session
-        )
-    hosts = ", ".join(map(without_credentials, found.urls))
+        releases = find_releases("mlflow", found, environ={**patient.environ, **found.environment}, session=session)
+    hosts = ", ".join(map(without_credentials, (*found.urls, *found.find_links)))
     if releases:
         yield Check(name="index", status="ok", detail=f"{hosts} answers, newest mlflow {max(releases)}")
     else:

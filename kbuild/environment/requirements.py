@@ -37,6 +37,8 @@ class Requirements:
     constraints: list[Requirement] = field(default_factory=list)
     index_url: str | None = None
     extra_index_urls: list[str] = field(default_factory=list)
+    no_index: bool = False
+    find_links: list[str] = field(default_factory=list)
     hashes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -106,6 +108,10 @@ def _read_option(
         found.index_url = value
     elif name == "--extra-index-url" and value:
         found.extra_index_urls.append(value)
+    elif name == "--no-index":
+        found.no_index = True
+    elif name == "--find-links" and find_problem(line) is None:
+        found.find_links.append(value)
     elif name not in WITHOUT_EFFECT:
         found.problems.append(f"{line!r} in {source}: {find_problem(line)}")
 

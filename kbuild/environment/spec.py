@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.credentials import hide_credentials
+from kbuild.environment.links import is_local
 from kbuild.environment.requirements import read_requirements
 from kbuild.errors import EnvironmentSpecError
 from kbuild.platform import Platform
@@ -31,8 +32,9 @@ class EnvironmentSpec:
     ``conda`` holds conda MatchSpecs without python and pip, ``pip`` PEP 508 requirements, ``constraints`` the
     ``name==version`` pins of the training environment's whole dependency closure; they bind versions but ask for
     nothing. ``channels`` are in order of priority. ``indexes`` are simple-API urls with credentials replaced by
-    environment variable references. ``python`` is the exact interpreter version, ``3.11.7``. ``hashes`` holds
-    requirements with the sha256 of the files that may be taken for them; those without may be any file.
+    environment variable references, ``find_links`` urls of pages and folders of links, likewise. ``python`` is the
+    exact interpreter version, ``3.11.7``. ``hashes`` holds requirements with the sha256 of the files that may be taken
+    for them; those without may be any file.
     """
 
     python: str
@@ -44,13 +46,20 @@ class EnvironmentSpec:
     platforms: tuple[Platform, ...]
     interpreter: Interpreter
     hashes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    find_links: tuple[str, ...] = ()
 
     @property
     def digest(self) -> Digest:
-        """Depends on every field and on nothing else; locks of before there were ``hashes`` stay fresh without them."""
+        """Depends on every field and on nothing else; locks of before there were ``hashes`` stay fresh without them.
+
+        Not on folders of one machine: their packages travel with the lock, which others are to find fresh too.
+        """
         fields = asdict(self)
-        if not self.hashes:
-            del fields["hashes"]
+        for name in ("indexes", "find_links"):
+            fields[name] = tuple(url for url in fields[name] if not is_local(url))
+        for name in ("hashes", "find_links"):
+            if not fields[name]:
+                del fields[name]
         return digest_json(fields)
 
 
@@ -63,14 +72,16 @@ def make_spec(
     indexes: Sequence[str],
     interpreter: Interpreter,
     channels: Sequence[str] = (),
+    find_links: Sequence[str] = (),
 ) -> EnvironmentSpec:
     """The spec of a model.
 
     ``conda_env`` is its parsed ``conda.yaml``; ``files`` the text of its ``requirements.txt``, ``constraints.txt`` and
     whatever else ``-r`` and ``-c`` lines may name, by path below the model; ``python`` the exact version that trained
     it (``python_env.yaml``, or ``python_version`` of the MLmodel's python_function flavor), used where ``conda.yaml``
-    leaves it open. ``indexes`` are the user's (``package_indexes``); the model's own ``--index-url`` replaces the
-    first, its ``--extra-index-url`` come last. ``channels`` overrides those of ``conda.yaml``.
+    leaves it open. ``indexes`` and ``find_links`` are the user's (``package_indexes``); the model's own ``--index-url``
+    replaces the first, its ``--no-index`` all, its ``--extra-index-url`` and ``--find-links`` come last. ``channels``
+    overrides those of ``conda.yaml``.
 
     The order of packages does not matter. Raises one EnvironmentSpecError naming everything that cannot be locked.
     """
@@ -85,8 +96,8 @@ def make_spec(
             f"the model's environment cannot be locked: {'; '.join(problems)}",
             hint="name packages of an index with a version, and log the model again",
         )
-    urls = [asked.index_url or "", *asked.extra_index_urls]
-    all_indexes = [*([urls[0], *indexes[1:]] if asked.index_url else indexes), *urls[1:]]
+    main = [asked.index_url, *indexes[1:]] if asked.index_url else indexes
+    all_indexes = [] if asked.no_index else [*main, *asked.extra_index_urls]
     wanted = [channel for channel in channels or _listed(conda_env, "channels") if channel != "nodefaults"]
     return EnvironmentSpec(
         python=exact,
@@ -98,6 +109,7 @@ def make_spec(
         platforms=tuple(sorted(set(platforms))),
         interpreter=interpreter,
         hashes=tuple(sorted(set(asked.hashes))),
+        find_links=tuple(_unique(hide_credentials(url, "INDEX")[0] for url in (*find_links, *asked.find_links))),
     )
 
 

@@ -60,7 +60,9 @@ def make_environment(
         raise RecordingError(
             f"{', '.join(sorted(closure.local))} was installed from a folder, file or repository, "
             "so no package index can bring it into an image",
-            hint="install it from an index; or name what the model needs in log_model_kwargs['pip_requirements']",
+            hint="install it by its name from an index, or from a folder of wheels, which kbuild asks too"
+            " (export PIP_FIND_LINKS=FOLDER; pip wheel makes one of a project); or name what the model needs in"
+            " log_model_kwargs['pip_requirements']",
         )
     constraints = folder / "constraints.txt"
     constraints.parent.mkdir(parents=True, exist_ok=True)

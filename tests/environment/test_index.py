@@ -12,16 +12,6 @@ from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Completed
 
 
-class Notes:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def count(self, done: int, total: int | None, unit: str = "bytes") -> None: ...
-
-
 def pip_says(stdout: str, returncode: int = 0) -> Callable[..., Completed]:
     def run(
         argv: Sequence[str],
@@ -39,7 +29,7 @@ def pip_says(stdout: str, returncode: int = 0) -> Callable[..., Completed]:
 
 
 def indexes(stdout: str, environ: Mapping[str, str] | None = None, returncode: int = 0) -> Indexes:
-    return package_indexes(run=pip_says(stdout, returncode), environ=environ or {}, progress=Notes())
+    return package_indexes(run=pip_says(stdout, returncode), environ=environ or {})
 
 
 def test_variables_beat_the_commands_section_beats_the_global_one() -> None:
@@ -52,16 +42,60 @@ def test_variables_beat_the_commands_section_beats_the_global_one() -> None:
         assert indexes("\n".join(listing[:count])).urls == (f"https://{name}.example/simple",)
 
 
-def test_extra_indexes_in_order_once_without_local_folders() -> None:
-    notes = Notes()
+def test_extra_indexes_in_order_once_folders_too() -> None:
     listing = (
-        "global.index-url='https://a.example/s'\n"
+        "global.index-url='https://a.example/s/'\n"
         r"global.extra-index-url='https://b.example/s\nfile:///srv/simple https://a.example/s /srv/x'"
     )
-    found = package_indexes(run=pip_says(listing), environ={}, progress=notes)
-    assert found.urls == ("https://a.example/s", "https://b.example/s")
-    assert len(notes.notes) == 2
-    assert "file:///srv/simple" in notes.notes[0]
+    assert indexes(listing).urls == (
+        "https://a.example/s",
+        "https://b.example/s",
+        "file:///srv/simple",
+        "file:///srv/x",
+    )
+
+
+def test_find_links_beside_indexes_and_in_their_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    listing = r"global.find-links='wheels ~/w\n/srv/w https://me:p%40ss@b.example/links/'"
+    links = (
+        f"{tmp_path.as_uri()}/wheels",
+        "file:///home/me/w",
+        "file:///srv/w",
+        "https://${KBUILD_INDEX_B_EXAMPLE_USER}:${KBUILD_INDEX_B_EXAMPLE_PASSWORD}@b.example/links/",
+    )
+    beside = indexes(f"{listing}\nglobal.index-url='https://a.example/s'")
+    assert (beside.urls, beside.find_links) == (("https://a.example/s",), links)
+    assert beside.credentials_for("https://b.example/links/x.whl", {}) == ("me", "p@ss")
+    instead = indexes(f"{listing}\nglobal.no-index='true'\nglobal.index-url='https://a.example/s'")
+    assert (instead.urls, instead.find_links) == ((), links)
+    # a variable replaces what a file says, it does not add to it
+    assert indexes(f"{listing}\n:env:.find-links='/srv/other'").find_links == ("file:///srv/other",)
+
+
+def test_files_of_folders_and_pages(site: Any, session: requests.Session, tmp_path: Path) -> None:
+    for name in ("flat", "simple/foo-bar", "bare/foo-bar"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("foo_bar-1.0+cpu-py3-none-any.whl", "other-1.0-py3-none-any.whl", "foo_bar-9.txt"):
+        (tmp_path / "flat" / name).touch()
+    (tmp_path / "simple/foo-bar/index.html").write_text('<a href="../../f/foo-bar-1.1.tar.gz">x</a>')
+    (tmp_path / "bare/foo-bar/foo_bar-1.2-py3-none-any.whl").touch()
+    page = b'<a href="foo_bar-1.3-py3-none-any.whl"></a><a href="/other-2.0.tar.gz"></a>'
+    site.pages["/links/"] = (200, "text/html", page)
+    places = Indexes(
+        urls=(f"{tmp_path.as_uri()}/simple", f"{tmp_path.as_uri()}/bare"),
+        find_links=(f"{tmp_path.as_uri()}/flat", f"{site.url}/links/"),
+    )
+    assert find_releases("foo.bar", places, environ={}, session=session) == {
+        Version("1.0+cpu"): ["foo_bar-1.0+cpu-py3-none-any.whl"],
+        Version("1.1"): ["foo-bar-1.1.tar.gz"],
+        Version("1.2"): ["foo_bar-1.2-py3-none-any.whl"],
+        Version("1.3"): ["foo_bar-1.3-py3-none-any.whl"],
+    }
+    for gone in (Indexes(urls=("file:///no/such",)), Indexes(urls=(), find_links=("file:///no/such",))):
+        with pytest.raises(ConfigurationError, match="/no/such"):
+            find_releases("foo.bar", gone, environ={}, session=session)
 
 
 def test_credentials_and_certificates_go_to_processes_only() -> None:
@@ -83,10 +117,10 @@ def test_an_environment_without_pip_is_configured_by_variables() -> None:
     assert indexes("", {"PIP_INDEX_URL": "https://x.example/s"}, returncode=1).urls == ("https://x.example/s",)
 
 
-@pytest.mark.parametrize("listing", ["global.no-index='true'", "global.index-url='file:///srv/simple'"])
-def test_no_index_at_all(listing: str) -> None:
-    with pytest.raises(ConfigurationError):
-        indexes(listing)
+def test_no_index_at_all() -> None:
+    with pytest.raises(ConfigurationError, match="no-index") as caught:
+        indexes("global.no-index='true'")
+    assert "PIP_FIND_LINKS" in str(caught.value.hint)
 
 
 @pytest.fixture
@@ -107,7 +141,7 @@ def test_releases_of_html_and_json_indexes(site: Any, session: requests.Session)
         b'{"files": [{"filename": "foo_bar-1.0.tar.gz"}]}',
     )
     urls = [f"{site.url}/a", "${BASE}/b/", f"{site.url}/c"]
-    assert find_releases("Foo.Bar", urls, environ={"BASE": site.url}, session=session) == {
+    assert find_releases("Foo.Bar", Indexes(urls=tuple(urls)), environ={"BASE": site.url}, session=session) == {
         Version("1.0"): ["foo_bar-1.0-py3-none-any.whl", "foo_bar-1.0.tar.gz"],
         Version("1.1+local"): ["foo-bar-1.1+local.tar.gz"],
     }
@@ -117,7 +151,7 @@ def test_releases_of_html_and_json_indexes(site: Any, session: requests.Session)
 def test_an_index_that_answers_nonsense(site: Any, session: requests.Session, page: tuple[int, str, bytes]) -> None:
     site.pages["/a/x/"] = page
     with pytest.raises(IndexUnavailable, match=r"127\.0\.0\.1 does not answer"):
-        find_releases("x", [f"{site.url}/a"], environ={}, session=session)
+        find_releases("x", Indexes(urls=(f"{site.url}/a",)), environ={}, session=session)
 
 
 def test_two_indexes_of_one_host_keep_their_own_passwords() -> None:
@@ -138,7 +172,7 @@ def test_a_password_that_no_url_could_hold_is_sent_as_a_header(site: Any, sessio
     site.pages["/s/x/"] = (200, "text/html", b'<a href="x-1.0.tar.gz">x</a>')
     listing = f"global.index-url='{site.url.replace('//', '//me:p%2Fss%23x@')}/s'"
     found = indexes(listing)
-    assert list(find_releases("x", found.urls, environ=found.environment, session=session)) == [Version("1.0")]
+    assert list(find_releases("x", found, environ=found.environment, session=session)) == [Version("1.0")]
     expected = base64.b64encode(b"me:p/ss#x").decode()
     assert site.seen == [("/s/x/", f"Basic {expected}")]
 
@@ -146,5 +180,5 @@ def test_a_password_that_no_url_could_hold_is_sent_as_a_header(site: Any, sessio
 def test_an_index_that_fails_is_named_without_its_password(session: requests.Session) -> None:
     found = indexes("global.index-url='http://me:p%2Fss%23x@127.0.0.1:1/s'")
     with pytest.raises(IndexUnavailable) as caught:
-        find_releases("x", found.urls, environ=found.environment, session=session)
+        find_releases("x", found, environ=found.environment, session=session)
     assert caught.value.message == "the package index 127.0.0.1 does not answer: Connection refused"

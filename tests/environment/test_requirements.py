@@ -64,6 +64,13 @@ def test_indexes() -> None:
     assert (found.index_url, found.extra_index_urls) == ("https://c.example", ["https://b.example/simple"])
 
 
+def test_pages_of_links_in_place_of_an_index() -> None:
+    lines = ["--no-index", "-f https://a.example/torch.html", "--find-links=https://b.example/w/"]
+    found = read_requirements(lines, source="conda.yaml", files={})
+    assert (found.no_index, found.problems) == (True, [])
+    assert found.find_links == ["https://a.example/torch.html", "https://b.example/w/"]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -81,7 +88,6 @@ def test_indexes() -> None:
         "--editable .",
         "--find-links wheels",
         "-f wheels",
-        "--no-index",
         "--pre",
         "--trusted-host a.example",
         "-r gone.txt",

@@ -109,6 +109,21 @@ def test_the_models_own_indexes() -> None:
     )
 
 
+def test_the_models_own_pages_of_links() -> None:
+    lines = {"pip": ["six", "--no-index", "-f https://u:pw@own.example/links.html"]}
+    spec = spec_of(with_dependencies("python", lines), find_links=["https://mine.example/w/"])
+    own = "https://${KBUILD_INDEX_OWN_EXAMPLE_USER}:${KBUILD_INDEX_OWN_EXAMPLE_PASSWORD}@own.example/links.html"
+    assert (spec.indexes, spec.find_links) == ((), ("https://mine.example/w/", own))
+
+
+def test_places_on_a_server_change_the_digest_those_of_one_machine_do_not() -> None:
+    spec = spec_of(ENV)
+    assert spec_of(ENV, find_links=["https://a.example/w/"]).digest != spec.digest
+    assert spec_of(ENV, find_links=["file:///srv/w"]).digest == spec.digest
+    folders = [*spec.indexes, "file:///srv/simple"]
+    assert spec_of(ENV, indexes=folders).digest == spec.digest
+
+
 def test_everything_wrong_is_said_at_once() -> None:
     env = with_dependencies("python", "numpy", "numpy<2", {"npm": ["x"]}, {"pip": ["git+https://e.example/x", "./y"]})
     with pytest.raises(EnvironmentSpecError) as caught:

@@ -221,8 +221,9 @@ def test_broken_yaml_is_told_in_one_line(tmp_path: Path) -> None:
 def test_a_package_of_no_index_is_named(tmp_path: Path, installed: dict[str, FakeDistribution]) -> None:
     add(installed, "indexed", "mine")
     add(installed, "mine", direct_url__json='{"url": "file:///here", "dir_info": {}}')
-    with pytest.raises(RecordingError, match=r"^mine was installed from a folder"):
+    with pytest.raises(RecordingError, match=r"^mine was installed from a folder") as caught:
         make(tmp_path, ["indexed"])
+    assert "PIP_FIND_LINKS" in str(caught.value.hint)
 
 
 WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import yaml
 from packaging.version import Version
 
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock.failures import source_only_hint
+from kbuild.environment.links import is_local, local_path
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
     CONTENT_DIGEST_KEY,
@@ -116,9 +116,10 @@ class CondaLockResolver:
                     f"{error.message}, and these do not say by themselves what they depend on",
                     hint="build its wheel by hand (pip wheel) and offer it on your package index",
                 ) from error
-        if spec.interpreter == "captured":
-            for document in documents.values():
+        for document in documents.values():
+            if spec.interpreter == "captured":
                 self._adopt(document["package"])
+            self._adopt_wheels(document["package"])
         lockfile = self._lockfile(spec, documents)
         sdists = [p for p in lockfile.packages if p.manager == "pip" and not p.filename.endswith(".whl")]
         if sdists:
@@ -166,6 +167,15 @@ class CondaLockResolver:
                 hint="build its wheel on such a machine (pip wheel) and offer it on your package index",
             )
 
+    def _adopt_wheels(self, packages: Sequence[dict[str, Any]]) -> None:
+        """The same for wheels of folders that pip's configuration names: find-links, and indexes that are folders."""
+        for package in packages:
+            if package["manager"] == "pip" and is_local(str(package["url"])) and str(package["url"]).endswith(".whl"):
+                source, sha256 = local_path(package["url"]), package["hash"]["sha256"]
+                place = f"wheels/{sha256}/{source.name}"
+                self._bring(source, self.channel / place, sha256, f"{source} has changed while it was locked")
+                package["url"] = f"${CHANNEL_VARIABLE}/{place}"
+
     def _adopt(self, packages: Sequence[dict[str, Any]]) -> None:
         """Bring packages of channels that are folders of this machine into the local channel, and name them there.
 
@@ -175,17 +185,22 @@ class CondaLockResolver:
         for package in packages:
             if package["manager"] != "conda" or not str(package["url"]).startswith("file:"):
                 continue
-            source = Path(unquote(urlsplit(package["url"]).path))
+            source = local_path(package["url"])
             target = self.channel / package["platform"] / source.name
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if not target.is_file() or digest_file(target).hex != package["hash"]["sha256"]:
-                    shutil.copyfile(source, target)
-                if digest_file(target).hex != package["hash"]["sha256"]:
-                    raise HashMismatch(f"{source} is not the file that its channel's repodata.json describes")
-            except OSError as error:
-                raise OutputError(f"cannot bring {source} to {target.parent}: {error.strerror}") from error
+            wrong = f"{source} is not the file that its channel's repodata.json describes"
+            self._bring(source, target, package["hash"]["sha256"], wrong)
             package["url"] = f"${CHANNEL_VARIABLE}/{package['platform']}/{source.name}"
+
+    @staticmethod
+    def _bring(source: Path, target: Path, sha256: str, wrong: str) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.is_file() or digest_file(target).hex != sha256:
+                shutil.copyfile(source, target)
+            if digest_file(target).hex != sha256:
+                raise HashMismatch(wrong)
+        except OSError as error:
+            raise OutputError(f"cannot bring {source} to {target.parent}: {error.strerror}") from error
 
     def _interpreter(
         self, spec: EnvironmentSpec, platform: Platform, progress: Progress

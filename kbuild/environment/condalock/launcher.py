@@ -1,4 +1,5 @@
-"""conda-lock's own command, with every manylinux tag known to it; run as a script of its own.
+"""conda-lock's own command, with every manylinux tag known to it, and packages from all of pip's places; run as a
+script of its own.
 
 conda-lock 4 knows the tags 1, 2010, 2014, 2_17, 2_18, 2_24 and 2_28 alone (``MANYLINUX_TAGS`` in its
 ``pypi_solver.py``), so a wheel with any other one is no candidate, whatever the C library. The list is ascending, and
@@ -10,8 +11,11 @@ Format: PEP 600, and the order of ``packaging.tags`` (the name with a number bef
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
+from kbuild.environment.condalock.source import PLACES
 from kbuild.environment.index.wheel_tags import LEGACY
 
 # The second number of glibc 2.x: of the first one that PEP 600 names, and of one that is still far away.
@@ -37,6 +41,13 @@ def main() -> None:
     if not isinstance(known, list) or not set(known) <= set(manylinux_tags()):
         sys.exit("kbuild does not know this version of conda-lock: its list of manylinux tags is another one")
     known[:] = manylinux_tags()
+    for name in ("_prepare_repositories_pool", "_get_stripped_url"):
+        if not hasattr(pypi_solver, name):
+            sys.exit(f"kbuild does not know this version of conda-lock: it has no {name}")
+    if Path(PLACES).is_file():
+        from kbuild.environment.condalock import places
+
+        places.install(pypi_solver, json.loads(Path(PLACES).read_text("utf-8")))
     run(prog_name="conda-lock")
 
 

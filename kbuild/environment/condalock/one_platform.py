@@ -23,7 +23,7 @@ from kbuild.environment.condalock.lacking import find_without_wheel, platform_er
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index.download import make_session
-from kbuild.environment.index.package_indexes import IndexFile, find_files, releases_of
+from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import KbuildError, PackageNotFound, ResolverFailed, VersionConflict
@@ -81,10 +81,11 @@ class PlatformSolve:
         document, stderr = self._ask(conda, pip, pins)
         if document is not None:
             return document
+        indexes = Indexes(urls=self.spec.indexes, find_links=self.spec.find_links)
         with make_session(self.environ) as session:
 
             def files(name: str) -> list[IndexFile]:
-                return find_files(name, self.spec.indexes, environ=self.environ, session=session)
+                return find_files(name, indexes, environ=self.environ, session=session)
 
             error = explain_failure(stderr, releases=lambda name: releases_of(files(name)))
             of_channel = is_channel_failure(stderr)
@@ -121,6 +122,7 @@ class PlatformSolve:
             pins=pins,
             channels=self.channels,
             indexes=self.spec.indexes,
+            find_links=self.spec.find_links,
             glibc=self.glibc,
             input_digest=self.input_digest,
         )

@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from kbuild.digest import Digest
+from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.requirements import exact_version, plain_specifier
 from kbuild.environment.virtual import virtual_packages
@@ -24,6 +25,8 @@ LOCKFILE = "conda-lock.yml"
 VIRTUAL_PACKAGES = "virtual-packages.yml"
 NAMES = "conda-names.json"
 METADATA = "metadata.yml"
+PLACES = "places.json"
+"""What kbuild's own launcher reads (places.py), beside conda-lock's files."""
 
 # Python distributions whose conda package has another name; for all others the names are equal. conda-lock would
 # otherwise ask a third address for this table.
@@ -54,6 +57,7 @@ def make_source(
     pins: Mapping[str, Requirement],
     channels: Sequence[str],
     indexes: Sequence[str],
+    find_links: Sequence[str] = (),
     glibc: str,
     input_digest: Digest,
 ) -> dict[str, str]:
@@ -80,6 +84,15 @@ def make_source(
             {conda_name: {"conda_name": conda_name, "pypi_name": name} for conda_name, name in _CONDA_NAMES.items()}
         ),
         METADATA: _yaml({INPUT_DIGEST_KEY: str(input_digest)}),
+        PLACES: json.dumps(
+            {
+                "indexes": list(indexes),
+                "find_links": list(find_links),
+                "python": python,
+                "platform": str(platform),
+                "glibc": glibc,
+            }
+        ),
     }
     if pip:
         files[PYPROJECT] = _pyproject(subdir, pip, indexes)
@@ -103,7 +116,7 @@ def _pyproject(subdir: str, pip: Mapping[str, Requirement], indexes: Sequence[st
             "[tool.conda-lock]",
             f"platforms = {json.dumps([subdir])}",
             'default-non-conda-source = "pip"',
-            f"pip-repositories = {json.dumps(list(indexes))}",
+            f"pip-repositories = {json.dumps([url for url in indexes if not is_local(url)])}",
             "allow-pypi-requests = false",
             "",
         ]

@@ -1,4 +1,4 @@
-"""The package indexes of the user's own pip configuration, and what they offer.
+"""The package indexes and find-links of the user's own pip configuration, and what they offer.
 
 Formats: pip's docs, "Configuration"; PyPA's "Simple repository API" (PEP 503, PEP 592 and PEP 691).
 """
@@ -25,9 +25,9 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.credentials import hide_credentials, split_credentials, without_credentials
+from kbuild.environment.links import Page, flat_page, folder_page, is_local, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
-from kbuild.progress import Progress
 
 if TYPE_CHECKING:
     import requests
@@ -41,12 +41,14 @@ _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Indexes:
-    """``urls`` are simple-API urls, the first the main one, with credentials replaced by variables;
+    """``urls`` are simple-API urls, the first the main one, with credentials replaced by variables; ``file:`` urls are
+    folders of this machine. ``find_links`` are pages and folders of links to packages, likewise.
     ``environment`` holds the values of those variables and the certificates that pip trusts: for processes that talk
     to the indexes, never to be written down."""
 
     urls: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    find_links: tuple[str, ...] = ()
 
     def credentials_for(self, url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         """User and password for a url on the host of one of the indexes, None where the index has none.
@@ -56,7 +58,8 @@ class Indexes:
         set.
         """
         wanted = urlsplit(url)
-        there = [index for index in self.urls if urlsplit(index).netloc.rpartition("@")[2] == wanted.netloc]
+        servers = [url for url in (*self.urls, *self.find_links) if not is_local(url)]
+        there = [index for index in servers if urlsplit(index).netloc.rpartition("@")[2] == wanted.netloc]
         if not there:
             return None
         nearest = max(
@@ -71,39 +74,45 @@ def _shared(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def package_indexes(*, run: Runner, environ: Mapping[str, str], progress: Progress) -> Indexes:
-    """The indexes that this interpreter's pip asks.
+def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
+    """The indexes that this interpreter's pip asks, and its find-links.
 
-    Indexes that are local folders are left out with a note: conda-lock cannot read them. Raises ConfigurationError
-    when nothing is left, or pip is told to use none.
+    Raises ConfigurationError when there are none.
     """
     settings = _pip_settings(run, environ)
-    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-        raise ConfigurationError("pip is configured to use no index (no-index)", hint="set PIP_INDEX_URL")
-    listed = [settings.get("index-url") or _default_index(), *settings.get("extra-index-url", "").split()]
-    urls: list[str] = []
+    places = settings.get("find-links", "").split()
+    listed = [settings.get("index-url") or _default_index() or "", *settings.get("extra-index-url", "").split()]
+    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t"):
+        listed = []
+        if not places:
+            raise ConfigurationError(
+                "pip is configured to use no index (no-index), and no find-links",
+                hint="set PIP_INDEX_URL, or PIP_FIND_LINKS to a folder of wheels",
+            )
     environment: dict[str, str] = {}
-    for url in listed:
-        if url is None:
-            continue
-        hidden, secrets = hide_credentials(url.rstrip("/"), "INDEX", taken=environment)
-        if urlsplit(url).scheme not in ("http", "https"):
-            progress.note(f"leaving out the package index {hidden}: only indexes on a server can be locked")
-            continue
-        urls.append(hidden)
-        environment |= secrets
-    if not urls:
+
+    def hidden(urls: Iterable[str]) -> tuple[str, ...]:
+        found = []
+        for url in filter(None, urls):
+            text, secrets = hide_credentials(location(url), "INDEX", taken=environment)
+            environment.update(secrets)
+            found.append(text)
+        return tuple(dict.fromkeys(found))
+
+    # What a page's links are relative to depends on its last slash; to an index's url a name is added.
+    urls, find_links = hidden(url.rstrip("/") for url in listed), hidden(places)
+    if not urls and not find_links:
         raise ConfigurationError("no package index is configured", hint="set PIP_INDEX_URL")
     if "cert" in settings and "REQUESTS_CA_BUNDLE" not in environ:
         environment["REQUESTS_CA_BUNDLE"] = settings["cert"]
-    return Indexes(urls=tuple(dict.fromkeys(urls)), environment=environment)
+    return Indexes(urls=urls, environment=environment, find_links=find_links)
 
 
 def _pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
     completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
     settings: dict[str, str] = {}
     if completed.returncode != 0:  # an environment without pip: its variables are all there is
-        names = ("index-url", "extra-index-url", "no-index", "cert")
+        names = ("index-url", "extra-index-url", "find-links", "no-index", "cert")
         found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}
         return {name: value for name, value in found.items() if value}
     lines = (line.partition("=") for line in completed.stdout.splitlines() if "=" in line)
@@ -140,7 +149,7 @@ class IndexFile:
 
 
 def find_releases(
-    name: str, indexes: Iterable[str], *, environ: Mapping[str, str], session: requests.Session
+    name: str, indexes: Indexes, *, environ: Mapping[str, str], session: requests.Session
 ) -> dict[Version, list[str]]:
     """The file names of every release of a package over all indexes, empty where none has it.
 
@@ -160,29 +169,41 @@ def releases_of(files: Iterable[IndexFile]) -> dict[Version, list[str]]:
 
 
 def find_files(
-    name: str, indexes: Iterable[str], *, environ: Mapping[str, str], session: requests.Session
+    name: str, indexes: Indexes, *, environ: Mapping[str, str], session: requests.Session
 ) -> list[IndexFile]:
-    """Every file of a package over all indexes, empty where none has it.
+    """Every file of a package over all indexes and find-links, empty where none has it.
 
-    Raises IndexUnavailable when an index does not answer, or answers with something that is no index page.
+    Raises IndexUnavailable when an index does not answer, or answers with something that is no index page,
+    ConfigurationError for a place on this machine that cannot be read.
     """
+    wanted = canonicalize_name(name)
+    found: list[IndexFile] = []
+    for place in indexes.find_links:
+        files = _page_files(flat_page(place)) if is_local(place) else _ask(place, environ, session)
+        found += [file for file in files if _name(file.filename) == wanted]
+    for index in indexes.urls:
+        if is_local(index):
+            page = folder_page(index, wanted)
+            found += [] if page is None else _page_files(page)
+        else:
+            found += _ask(f"{index.rstrip('/')}/{wanted}/", environ, session)
+    return found
+
+
+def _ask(place: str, environ: Mapping[str, str], session: requests.Session) -> list[IndexFile]:
     import requests
 
-    found: list[IndexFile] = []
-    for index in indexes:
-        base, auth = split_credentials(index, environ)
-        url = f"{base.rstrip('/')}/{canonicalize_name(name)}/"
-        try:
-            response = session.get(url, auth=auth, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
-            if response.status_code == requests.codes.not_found:
-                continue
-            response.raise_for_status()
-            found += _files(response)
-        except (requests.RequestException, AttributeError, KeyError, TypeError) as error:
-            raise IndexUnavailable(
-                f"the package index {urlsplit(url).hostname} does not answer: {network_reason(error)}"
-            ) from error
-    return found
+    url, auth = split_credentials(place, environ)
+    try:
+        response = session.get(url, auth=auth, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
+        if response.status_code == requests.codes.not_found:
+            return []
+        response.raise_for_status()
+        return _files(response)
+    except (requests.RequestException, AttributeError, KeyError, TypeError) as error:
+        raise IndexUnavailable(
+            f"the package index {urlsplit(url).hostname} does not answer: {network_reason(error)}"
+        ) from error
 
 
 def network_reason(error: Exception) -> str:
@@ -197,9 +218,13 @@ def network_reason(error: Exception) -> str:
 def _files(response: requests.Response) -> list[IndexFile]:
     if "json" in response.headers.get("Content-Type", ""):
         return [_json_file(file) for file in response.json().get("files", [])]
+    return _page_files(Page(url=response.url, html=response.text))
+
+
+def _page_files(page: Page) -> list[IndexFile]:
     parser = _Links()
-    parser.feed(response.text)
-    return [_html_file(urljoin(response.url, href), yanked) for href, yanked in parser.links]
+    parser.feed(page.html)
+    return [_html_file(urljoin(page.url, href), yanked) for href, yanked in parser.links]
 
 
 def _json_file(file: Mapping[str, Any]) -> IndexFile:
@@ -236,9 +261,17 @@ class _Links(HTMLParser):
 
 
 def _version(filename: str) -> Version | None:
+    parsed = _parsed(filename)
+    return None if parsed is None else parsed[1]
+
+
+def _name(filename: str) -> str | None:
+    parsed = _parsed(filename)
+    return None if parsed is None else parsed[0]
+
+
+def _parsed(filename: str) -> tuple[str, Version] | None:
     try:
-        if filename.endswith(".whl"):
-            return parse_wheel_filename(filename)[1]
-        return parse_sdist_filename(filename)[1]
+        return parse_wheel_filename(filename)[:2] if filename.endswith(".whl") else parse_sdist_filename(filename)
     except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
         return None  # eggs, installers and misnamed files of old releases

@@ -89,7 +89,7 @@ def lock_bundle(
     forbidden, or where the given file is stale; HashMismatch for a package that is another file than the
     requirements name by hash; else what reading the spec and resolving raise.
     """
-    indexes = package_indexes(run=run, environ=environ, progress=progress)
+    indexes = package_indexes(run=run, environ=environ)
     environ = {**environ, **indexes.environment}
     spec = _read_spec(bundle, request, indexes)
     channel = cache / "channel"
@@ -160,6 +160,7 @@ def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> E
         python=bundle.facts.python_version,
         platforms=request.platforms,
         indexes=indexes.urls,
+        find_links=indexes.find_links,
         interpreter="captured" if request.interpreter == "captured" else "conda",
         channels=request.channels,
     )

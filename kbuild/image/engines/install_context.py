@@ -21,6 +21,7 @@ import kbuild
 from kbuild.cache.tree import make_directory, normalise_tree, writing
 from kbuild.digest import canonical_json
 from kbuild.environment.index.download import find_captured
+from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.environment.locking.lock_model import Locked, captured_packages
 from kbuild.errors import BaseImageError, PlatformError
@@ -114,11 +115,12 @@ def install_secrets(locked: Locked, platform: Platform) -> dict[str, str | Path]
     Credentials of exactly the servers that the packages lie on, and the certificates that pip trusts.
     """
     packages = [package for package in locked.lockfile.for_platform(platform) if not _is_captured(package)]
-    texts = [*locked.indexes.urls, *(package.url for package in packages)]
+    places = [url for url in (*locked.indexes.urls, *locked.indexes.find_links) if not is_local(url)]
+    texts = [*places, *(package.url for package in packages)]
     names = {name for text in texts for name in _VARIABLE.findall(text)}
     known = {**locked.environ, **locked.indexes.environment}
     value = {
-        "urls": list(locked.indexes.urls),
+        "urls": places,
         "environment": {name: known[name] for name in sorted(names) if name in known},
         "netrc": _netrc(packages),
     }

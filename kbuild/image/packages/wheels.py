@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from kbuild.cache.tree import cached_trees, normalise_tree
 from kbuild.digest import Digest, digest_json
-from kbuild.environment.index.wheel_tags import LEGACY, supported_tags
+from kbuild.environment.index.wheel_tags import supported_tags, wanted_glibc
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.bytecode import Compiler, compile_trees
@@ -95,15 +94,13 @@ def required_glibc(filename: str, supported: frozenset[Tag]) -> tuple[int, int] 
         tags = parse_wheel_filename(filename)[3]
     except InvalidWheelFilename as error:
         raise LockfileInvalid(f"{filename} is not a wheel's name: {error}") from error
-    fitting = [tag for tag in tags if tag in supported]
-    if not fitting:
+    if tags.isdisjoint(supported):
         wanted = next(tag for tag in sorted(map(str, supported)) if "manylinux" in tag)
         raise LockfileInvalid(
             f"{filename} is made for another interpreter or platform (the image wants, for instance, {wanted})",
             hint="lock again for this platform and Python version",
         )
-    needs = [_glibc(tag.platform) for tag in fitting]
-    return None if None in needs else min(need for need in needs if need is not None)
+    return wanted_glibc(tags, supported)
 
 
 def cached_wheels(
@@ -200,11 +197,3 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> Non
         # installer asserts, without a word, on entry points that it cannot read
         reason = str(error) or "it has an entry point that cannot be read"
         raise LockfileInvalid(f"{filename} cannot be installed: {reason}") from error
-
-
-def _glibc(platform: str) -> tuple[int, int] | None:
-    legacy = LEGACY.get(platform.split("_", 1)[0])
-    if legacy is not None:
-        return legacy
-    match = re.match(r"manylinux_(\d+)_(\d+)_", platform)
-    return None if match is None else (int(match[1]), int(match[2]))

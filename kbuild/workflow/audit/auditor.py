@@ -53,7 +53,7 @@ class Auditor:
         self._request = request
         self._tools = tools
         with tools.phases("prepare") as progress:
-            self._network = find_network(tools, environ, progress)
+            self._network = find_network(tools, environ)
             self._checks = make_checks(request, self._network, progress)
 
     def audit_lock(self, path: Path) -> Audited:

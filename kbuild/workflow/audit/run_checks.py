@@ -19,6 +19,7 @@ from kbuild.audit.sources.osv_api import OsvApi
 from kbuild.audit.sources.services import Service, make_pypi_service
 from kbuild.audit.subject import Check
 from kbuild.environment.index.package_indexes import Indexes, find_files, package_indexes
+from kbuild.environment.links import is_local
 from kbuild.errors import IndexUnavailable, KbuildError
 from kbuild.progress import Progress
 from kbuild.workflow import Tools
@@ -39,10 +40,10 @@ class Network:
         return None if self.indexes is None else self.indexes.credentials_for(url, self.environ)
 
 
-def find_network(tools: Tools, environ: Mapping[str, str], progress: Progress) -> Network:
+def find_network(tools: Tools, environ: Mapping[str, str]) -> Network:
     """Reads pip's configuration; asks nobody."""
     try:
-        indexes = package_indexes(run=tools.run, environ=environ, progress=progress)
+        indexes = package_indexes(run=tools.run, environ=environ)
     except KbuildError as error:
         return Network(indexes=None, reason=error.message, environ=environ)
     return Network(indexes=indexes, reason="", environ={**environ, **indexes.environment})
@@ -93,9 +94,10 @@ def _services(request: AuditRequest, network: Network) -> list[Service]:
         return []
     if policy.pypi_url is not None:
         return [make_pypi_service(policy.pypi_url, credentials=network.credentials_for)]
-    if network.indexes is None:
+    served = [] if network.indexes is None else [url for url in network.indexes.urls if not is_local(url)]
+    if not served:
         return []
-    parts = urlsplit(network.indexes.urls[0])
+    parts = urlsplit(served[0])
     url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return [make_pypi_service(url, credentials=network.credentials_for)]
 
@@ -105,4 +107,4 @@ def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
     if request.offline or indexes is None:
         return None
     session = requests.Session()
-    return lambda name: find_files(name, indexes.urls, environ=network.environ, session=session)
+    return lambda name: find_files(name, indexes, environ=network.environ, session=session)

@@ -1,0 +1,90 @@
+"""Places of packages on this machine's disk, as pip reads them: flat folders, pages of links, and indexes as folders.
+
+Each is told as an HTML page of links, so that whoever reads an index's page reads them too. Format: pip's docs,
+"pip install", ``--find-links``; PyPA's "Simple repository API" for the folders of an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from kbuild.errors import ConfigurationError
+
+_ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """An HTML page; its links are relative to ``url``."""
+
+    url: str
+    html: str
+
+
+def is_local(url: str) -> bool:
+    """Whether an index or a place of links is on this machine's disk."""
+    return urlsplit(url).scheme == "file"
+
+
+def local_path(url: str) -> Path:
+    """The path that a ``file:`` url names."""
+    return Path(unquote(urlsplit(url).path))
+
+
+def location(text: str) -> str:
+    """A place as pip's options name it, as a url: what is a path is made absolute, with the user's home filled in."""
+    scheme = urlsplit(text).scheme
+    if scheme in ("http", "https", "file"):
+        return text
+    try:
+        return Path(text).expanduser().absolute().as_uri()
+    except RuntimeError as error:  # ~somebody
+        raise ConfigurationError(f"{text} names the home of a user that is not there") from error
+
+
+def flat_page(url: str) -> Page:
+    """The page of a local place of links: a folder's archives, an HTML file, or an archive alone.
+
+    Raises ConfigurationError for one that cannot be read.
+    """
+    path = local_path(url)
+    try:
+        if path.is_dir():
+            return _listing(url, (each for each in path.iterdir() if each.name.endswith(_ARCHIVES)))
+        if path.name.endswith(_ARCHIVES) and path.is_file():
+            return _listing(url, [path])
+        return Page(url=path.as_uri(), html=path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no HTML page"
+        raise ConfigurationError(
+            f"cannot read {path}, which pip's find-links names: {reason}",
+            hint="name a folder of wheels, a wheel, or an HTML page of links (PIP_FIND_LINKS)",
+        ) from error
+
+
+def folder_page(url: str, name: str) -> Page | None:
+    """The page of a package in an index that is a folder, None where it has none.
+
+    Raises ConfigurationError where the folder is not there, or the page cannot be read.
+    """
+    root = local_path(url)
+    if not root.is_dir():
+        raise ConfigurationError(
+            f"the package index {root} is no folder of this machine", hint="set PIP_INDEX_URL to an index that is there"
+        )
+    folder = root / name
+    index = folder / "index.html"
+    try:
+        if index.is_file():
+            return Page(url=index.as_uri(), html=index.read_text("utf-8"))
+        return flat_page(folder.as_uri()) if folder.is_dir() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read {index}: {error}") from error
+
+
+def _listing(url: str, paths: Iterable[Path]) -> Page:
+    return Page(url=url, html="".join(f'<a href="{escape(path.as_uri())}"></a>\n' for path in sorted(paths)))

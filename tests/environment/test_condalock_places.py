@@ -1,0 +1,172 @@
+"""The repository that conda-lock's solver sees, against what pip says of the same places.
+
+In a process of its own: conda-lock says on import what is deprecated in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ASK = """
+import json, sys
+from types import SimpleNamespace
+from conda_lock import pypi_solver
+from conda_lock._vendor.poetry.core.packages.dependency import Dependency
+from conda_lock._vendor.poetry.installation.chooser import Chooser
+from kbuild.environment.condalock import launcher, places as pooled
+
+places, wanted = json.load(sys.stdin)
+pypi_solver.MANYLINUX_TAGS[:] = launcher.manylinux_tags()
+pooled.install(pypi_solver, places)
+pool = pypi_solver._prepare_repositories_pool(False)
+glibc = {"a": {"name": "__glibc", "version": places["glibc"]}}
+env = pypi_solver.PlatformEnv(platform="linux-64", platform_virtual_packages=glibc, python_version=places["python"])
+answers = {}
+for text in wanted:
+    found = pool.find_packages(Dependency.create_from_pep_508(text))
+    best = max(found, key=lambda package: package.version, default=None)
+    if best is None:
+        answers[text] = None
+        continue
+    package = pool.package(best.name, best.version)
+    link = Chooser(pool, env).choose_for(package)
+    needs = sorted(each.name for each in package.requires)
+    answers[text] = [str(best.version), pypi_solver._get_stripped_url(link), link.hashes.get("sha256"), needs]
+json.dump(answers, sys.stdout)
+"""
+
+
+def wheel(
+    name: str, version: str, *, tag: str = "py3-none-any", needs: str = "", content: str = ""
+) -> tuple[str, bytes]:
+    """File name and bytes of a wheel that holds its metadata alone."""
+    data = io.BytesIO()
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(data, "w") as archive:
+        needed = f"Requires-Dist: {needs}\n" if needs else ""
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(f"{name}.py", content)
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return f"{name}-{version}-{tag}.whl", data.getvalue()
+
+
+def serve(site: Any, where: str, wheels: Iterable[tuple[str, bytes]], *, hashes: bool = True, extra: str = "") -> None:
+    links = []
+    for filename, data in wheels:
+        quoted = filename.replace("+", "%2B")
+        site.pages[f"{where}files/{quoted}"] = (200, "application/octet-stream", data)
+        digest = f"#sha256={hashlib.sha256(data).hexdigest()}" if hashes else ""
+        links.append(f'<a href="files/{quoted}{digest}" {extra}>{filename}</a>')
+    site.pages[where] = (200, "text/html", "\n".join(links).encode())
+
+
+def ask(wanted: list[str], tmp_path: Path, **places: Any) -> dict[str, list[Any] | None]:
+    values = {"indexes": [], "find_links": [], "python": "3.11.7", "platform": "linux/amd64", "glibc": "2.36", **places}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        input=json.dumps([values, wanted]),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "POETRY_CACHE_DIR": str(tmp_path / "poetry"), "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers: dict[str, list[Any] | None] = json.loads(done.stdout)
+    return answers
+
+
+def write(folder: Path, wheels: Iterable[tuple[str, bytes]]) -> str:
+    folder.mkdir(parents=True)
+    for filename, data in wheels:
+        (folder / filename).write_bytes(data)
+    return folder.as_uri()
+
+
+def test_all_places_are_one_pool(site: Any, tmp_path: Path) -> None:
+    """As pip: the best version of any place wins, whichever was named first; what does not fit is no candidate."""
+    serve(site, "/a/newer/", [wheel("newer", "1.0")])
+    serve(site, "/b/newer/", [wheel("newer", "2.0")])
+    # The main index has an sdist of the newest release, the other one its wheel.
+    site.pages["/a/split/"] = (200, "text/html", b'<a href="split-2.0.tar.gz#sha256=00"></a>')
+    serve(site, "/b/split/", [wheel("split", "2.0"), wheel("split", "1.0")])
+    # Of 3.0 there are files for other machines, C libraries and Pythons alone.
+    unfit = ("cp311-cp311-win_amd64", "cp311-cp311-manylinux_2_38_x86_64", "cp312-cp312-manylinux_2_17_x86_64")
+    serve(site, "/a/picky/", [*(wheel("picky", "3.0", tag=tag) for tag in unfit), wheel("picky", "2.0")])
+    serve(site, "/a/young/", [wheel("young", "1.0")])
+    serve(site, "/b/young/", [wheel("young", "2.0")], extra='data-requires-python="&gt;=3.12"')
+    # Of the wheels of one release the one of the newest C library that is there, wherever it lies.
+    tags = ("manylinux_2_17_x86_64.manylinux2014_x86_64", "manylinux_2_35_x86_64", "manylinux_2_37_x86_64")
+    for index, tag in zip("aba", tags, strict=True):
+        key = f"/{index}/close/"
+        before = site.pages.get(key, (0, "", b""))[2]
+        serve(site, key, [wheel("close", "1.0", tag=f"cp311-cp311-{tag}")])
+        site.pages[key] = (200, "text/html", before + site.pages[key][2])
+    wanted = ["newer", "split", "picky", "picky>=3", "young", "close", "nowhere"]
+    found = ask(wanted, tmp_path, indexes=[f"{site.url}/a", f"{site.url}/b"])
+    assert {name: answer and answer[0] for name, answer in found.items()} == {
+        "newer": "2.0",
+        "split": "2.0",
+        "picky": "2.0",
+        "picky>=3": None,
+        "young": "1.0",
+        "close": "1.0",
+        "nowhere": None,
+    }
+    assert found["split"] is not None and found["split"][1].startswith(f"{site.url}/b/split/files/split-2.0-py3")
+    assert found["close"] is not None and "manylinux_2_35_x86_64" in found["close"][1]
+
+
+def test_local_versions_from_find_links_and_folders(site: Any, tmp_path: Path) -> None:
+    """``torch==2.5.0`` takes ``2.5.0+cpu``, as for pip: a local version is newer than the release itself."""
+    cpu = wheel("torch", "2.5.0+cpu", needs="filelock")
+    same = wheel("same", "1.0")
+    serve(site, "/a/torch/", [wheel("torch", "2.5.0")])
+    serve(site, "/a/same/", [same])
+    serve(site, "/links/", [cpu, wheel("unhashed", "1.0")], hashes=False)
+    folder = write(tmp_path / "flat", [same, wheel("mine", "1.0+local.1"), wheel("filelock", "3")])
+    write(tmp_path / "simple/indexed", [wheel("indexed", "1.0")])
+    wanted = ["torch==2.5.0", "torch==2.5.0+cpu", "mine", "same", "indexed", "unhashed"]
+    places = {
+        "indexes": [f"{site.url}/a", (tmp_path / "simple").as_uri()],
+        "find_links": [f"{site.url}/links/", folder],
+    }
+    found = ask(wanted, tmp_path, **places)
+    digest = hashlib.sha256(cpu[1]).hexdigest()
+    torch = ["2.5.0+cpu", f"{site.url}/links/files/{cpu[0].replace('+', '%2B')}", digest, ["filelock"]]
+    assert found["torch==2.5.0"] == found["torch==2.5.0+cpu"] == torch
+    mine, indexed, unhashed, one = found["mine"], found["indexed"], found["unhashed"], found["same"]
+    assert mine is not None and mine[1] == f"{folder}/mine-1.0%2Blocal.1-py3-none-any.whl"
+    assert mine[2] == hashlib.sha256((tmp_path / "flat/mine-1.0+local.1-py3-none-any.whl").read_bytes()).hexdigest()
+    assert indexed is not None and indexed[1].startswith((tmp_path / "simple/indexed").as_uri())
+    assert unhashed is not None and len(unhashed[2]) == 64
+    # A copy on this machine of a file that a server has: the server's, which others can ask too.
+    assert one is not None and one[1].startswith(site.url)
+
+
+def test_a_wheel_that_changed_under_its_name_is_read_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "flat", [wheel("mine", "1.0", needs="old")])
+    assert ask(["mine"], tmp_path, find_links=[folder])["mine"][3] == ["old"]  # type: ignore[index]
+    filename, data = wheel("mine", "1.0", needs="new", content="# another")
+    (tmp_path / "flat" / filename).write_bytes(data)
+    again = ask(["mine"], tmp_path, find_links=[folder])["mine"]
+    assert again is not None and again[2:] == [hashlib.sha256(data).hexdigest(), ["new"]]
+
+
+def test_a_page_of_links_that_refuses_is_no_empty_one(site: Any, tmp_path: Path) -> None:
+    site.pages["/links.html"] = (401, "text/html", b"")
+    place = f"{site.url.replace('//', '//me:secret@')}/links.html"
+    with pytest.raises(
+        AssertionError, match=r"RepositoryError: .*\*\*\*@127\.0\.0\.1.*links\.html of pip's find-links"
+    ):
+        ask(["x"], tmp_path, find_links=[place])
