@@ -230,6 +230,12 @@ class BytecodeMissing(KbuildError):
     default_hint = "the cache may be damaged: kbuild cache verify; then build with --no-cache"
 
 
+class CompressorUnfit(KbuildError):
+    """A compression library that writes other bytes than the one that every machine writes images with."""
+
+    exit_code = 37
+
+
 # Images: 40-49
 
 

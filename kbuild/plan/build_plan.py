@@ -45,6 +45,7 @@ class BuildPlan:
     """What an engine is asked for.
 
     ``created`` is in seconds since 1970; ``from_line`` is what stands after FROM; ``dockerfile`` is the rendered text.
+    ``packed_by`` names what turns the layers into blobs.
     """
 
     base: Digest
@@ -56,6 +57,7 @@ class BuildPlan:
     config: ImageConfig
     annotations: tuple[tuple[str, str], ...]
     dockerfile: str
+    packed_by: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values; ``digest`` is over exactly this."""
@@ -79,6 +81,7 @@ class BuildPlan:
             },
             "annotations": dict(self.annotations),
             "dockerfile": str(digest_bytes(self.dockerfile.encode())),
+            "packed_by": self.packed_by,
         }
 
     @property

@@ -45,15 +45,17 @@ def make_plan(
     recipe: str,
     groups: Sequence[PackageGroup],
     template: Template,
+    packed_by: str = "",
     labels: Mapping[str, str] | None = None,
     left_out: LeftOut = NOTHING,
 ) -> BuildPlan:
     """Everything that determines the image.
 
     ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are put in place, so that a
-    change of the recipe is a change of the plan; ``groups`` are the lock's wheels, split into layers, without what
-    ``left_out`` names. ``labels`` come on top of kbuild's own. Raises PlatformError for a platform the lock does
-    not cover, TemplateError and LabelError from rendering.
+    change of the recipe is a change of the plan; ``packed_by`` names compressor and packer. ``groups`` are the lock's
+    wheels, split into layers, without what ``left_out`` names. ``labels`` come on top of kbuild's own. Raises
+    PlatformError for a platform the lock does not cover, TemplateError and LabelError from rendering, and LabelError
+    for a label that is kbuild's own.
     """
     if platform not in lockfile.platforms:
         locked = ", ".join(map(str, lockfile.platforms))
@@ -99,6 +101,7 @@ def make_plan(
         ),
         annotations=tuple(sorted((k, v) for k, v in stated.items() if k != "io.kbuild.signature")),
         dockerfile="",
+        packed_by=packed_by,
     )
     return replace(plan, dockerfile=render_dockerfile(plan, template))
 

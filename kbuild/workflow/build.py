@@ -14,6 +14,7 @@ from pathlib import Path
 from kbuild.cache.folder import keep_within, using_cache
 from kbuild.environment.locking.lock_model import Locked, LockRequest, write_lockfile
 from kbuild.errors import OutputError, PlatformError
+from kbuild.image.oci.compress import check_compressor
 from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
@@ -65,6 +66,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     With ``reuse`` an image that this machine already built from the same plan is taken as it is.
     Raises whatever the floors raise; a delivery that fails leaves the built image among the local ones.
     """
+    check_compressor(request.compression)
     images = LocalImages(tools.cache / "images")
     platforms = request.lock.platforms
     if delivery.load and len(platforms) > 1 and host_platform() not in platforms:

@@ -13,7 +13,7 @@ from kbuild.image.engines.native import copies_plan
 from kbuild.image.packages.staging import complete, needed_layers
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
 from kbuild.image.store.local import LocalImages
-from kbuild.image.store.pack import pack, packing
+from kbuild.image.store.pack import pack
 from kbuild.plan.build_plan import BuildContext
 from kbuild.plan.context import finish_context
 from kbuild.plan.render import installs_in_container
@@ -39,7 +39,7 @@ def build(
 
 
 def _key(request: ImageRequest, prepared: Prepared) -> Digest:
-    return digest_json([str(prepared.plan.digest), request.engine, packing(request.compression)])
+    return digest_json([str(prepared.plan.digest), request.engine])
 
 
 def _stage(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:

@@ -20,7 +20,7 @@ from kbuild.image.packages.environment import Environment, environment_recipe
 from kbuild.image.packages.staging import Stage
 from kbuild.image.packages.wheel_facts import split_wheels
 from kbuild.image.slim.packages import keep_groups
-from kbuild.image.store.pack import DEFAULT_COMPRESSION
+from kbuild.image.store.pack import DEFAULT_COMPRESSION, packing
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.base import BaseFacts, ResolvedBase
@@ -118,6 +118,7 @@ def prepare(
             recipe=recipe,
             groups=groups,
             template=template,
+            packed_by=packing(request.compression),
             labels=dict(request.labels),
             left_out=left_out,
         )

@@ -14,6 +14,7 @@ from typing import Protocol
 import zstandard
 
 from kbuild.digest import Digest
+from kbuild.errors import CompressorUnfit
 from kbuild.image.oci.media import Compression
 
 # RFC 1952: deflate, no flags, time 0, no extra flags, system unknown: zlib's own header would name the system.
@@ -21,12 +22,17 @@ _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
 _QUEUE = 8
+# The release of libzstd that writes the bytes of every machine's images: 1.5.6 (zstandard 0.23) writes others.
+_LIBZSTD = (1, 5, 7)
 SETTINGS: dict[Compression, str] = {
     "none": "stored",
-    "gzip": f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level {_GZIP_LEVEL}",
-    "zstd": f"zstd {zstandard.ZSTD_VERSION}, level {_ZSTD_LEVEL}",
+    "gzip": f"zlib, level {_GZIP_LEVEL}",
+    "zstd": f"libzstd {'.'.join(map(str, _LIBZSTD))}, level {_ZSTD_LEVEL}",
 }
-"""What besides the content decides compressed bytes: another version of a library may write others."""
+"""What besides the content decides compressed bytes, the same on every machine: ``check_compressor`` sees to it."""
+# SHA-256 of a sample as zlib 1.2.13 compresses it. Releases of zlib agree on it, libraries in its place do not.
+_SAMPLE = b"".join(b"%d some text, %d\n" % (number, number * number % 9973) for number in range(4000))
+_GZIPPED = "b113cafb7711ee752f963dd6780876f9b84420ced8b3edebe005c5ed7fbdcf72"
 _READ = 1 << 20
 
 
@@ -64,6 +70,27 @@ class _Gzip:
     def flush(self) -> bytes:
         trailer = self._crc.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little")
         return self._header + self._deflate.flush() + trailer
+
+
+def check_compressor(compression: Compression) -> None:
+    """Raises CompressorUnfit where this machine's library writes other bytes than everybody else's."""
+    if compression == "zstd" and zstandard.ZSTD_VERSION != _LIBZSTD:
+        here = ".".join(map(str, zstandard.ZSTD_VERSION))
+        raise CompressorUnfit(
+            f"zstandard {zstandard.__version__} compresses with libzstd {here}, whose bytes are not those of"
+            f" {SETTINGS['zstd']}: the image would have another digest than anywhere else",
+            hint="pip install 'zstandard>=0.24,<0.26' (PyPI's wheels bring their libzstd), or build with"
+            " --compression gzip",
+        )
+    if compression == "gzip":
+        compressor = make_compressor(compression)
+        packed = compressor.compress(_SAMPLE) + compressor.flush()
+        if hashlib.sha256(packed).hexdigest() != _GZIPPED:
+            raise CompressorUnfit(
+                f"this Python's zlib ({zlib.ZLIB_RUNTIME_VERSION}) compresses to other bytes than zlib itself: the"
+                " image would have another digest than anywhere else",
+                hint="build with --compression zstd, or with a Python that is linked with zlib",
+            )
 
 
 def make_compressor(compression: Compression) -> Compressor:

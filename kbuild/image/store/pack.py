@@ -35,15 +35,17 @@ from kbuild.progress import Progress
 # faster than gzip and smaller. Docker 20.10 needs gzip.
 DEFAULT_COMPRESSION: media.Compression = "zstd"
 _RECIPE = 1
+PACKED_BY = "io.kbuild.packed-by"
+"""The annotation that says ``packing`` of the layers above the base image's."""
 # The tar of nothing. WORKDIR on a folder that exists gives one; what changes nothing is left out of the image.
 _EMPTY_TAR = digest_bytes(bytes(1024))
 # Each compresses on a second thread beside it, which takes twice as long as reading and hashing does.
 _WORKERS = min(8, os.cpu_count() or 2)
 
 
-def packing(compression: media.Compression) -> list[str | int]:
-    """What besides layers and plan decides the bytes that they are packed to: recipes, library, level."""
-    return [_RECIPE, tarball.RECIPE, compression, SETTINGS[compression]]
+def packing(compression: media.Compression) -> str:
+    """What besides layers and plan decides the bytes that they are packed to: library, level, recipes."""
+    return f"{SETTINGS[compression]}; packer {_RECIPE}.{tarball.RECIPE}"
 
 
 def pack(
@@ -78,8 +80,10 @@ def pack(
             created_by=[layer.created_by for layer, _ in layers],
         )
         config_blob = layouts.write_json_blob(folder, config, media.CONFIG)
+        # In the manifest, not among the labels: what is compressed otherwise is the same image to whoever runs it.
+        annotations = tuple(sorted({**dict(plan.annotations), PACKED_BY: packing(compression)}.items()))
         manifest = Manifest(
-            config=config_blob, layers=tuple(descriptor for _, descriptor in layers), annotations=plan.annotations
+            config=config_blob, layers=tuple(descriptor for _, descriptor in layers), annotations=annotations
         )
         image = layouts.write_json_blob(folder, manifest.to_json(), media.MANIFEST)
         image = replace(image, platform=(plan.platform.os, plan.platform.architecture))

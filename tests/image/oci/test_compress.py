@@ -3,15 +3,19 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import tomllib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
+from packaging.requirements import Requirement
 
 from kbuild.digest import digest_bytes
-from kbuild.image.oci.compress import ChunkStream, read_layer, write_blob
+from kbuild.errors import CompressorUnfit
+from kbuild.image.oci import compress
+from kbuild.image.oci.compress import ChunkStream, check_compressor, read_layer, write_blob
 from kbuild.image.oci.media import Compression
 
 DATA = b"".join(b"%d some text\n" % number for number in range(200_000))
@@ -80,3 +84,34 @@ def test_a_cut_gzip_stream_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(gzip.compress(DATA)[:-20])
     with pytest.raises(zlib.error):
         list(read_layer(tmp_path / "blob", "gzip"))
+
+
+def test_another_libzstd_is_refused_before_it_writes_other_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compressor("zstd")
+    monkeypatch.setattr(zstandard, "ZSTD_VERSION", (1, 5, 6))
+    monkeypatch.setattr(zstandard, "__version__", "0.23.0")
+    said = r"zstandard 0\.23\.0 compresses with libzstd 1\.5\.6, .* libzstd 1\.5\.7"
+    with pytest.raises(CompressorUnfit, match=said) as e:
+        check_compressor("zstd")
+    assert e.value.hint is not None and "zstandard>=0.24" in e.value.hint
+    check_compressor("gzip")
+    check_compressor("none")
+
+
+def test_another_library_in_the_place_of_zlib_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_compressor("gzip")
+    # As zlib-ng does: another stream for the same level.
+    monkeypatch.setattr(compress, "_GZIP_LEVEL", 5)
+    with pytest.raises(CompressorUnfit, match="compresses to other bytes than zlib itself"):
+        check_compressor("gzip")
+    check_compressor("zstd")
+
+
+def test_the_declared_zstandard_is_the_one_that_is_checked() -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    declared = next(each for each in pyproject["project"]["optional-dependencies"]["build"] if "zstandard" in each)
+    # libzstd 1.5.7 came with 0.24.0 (its changelog).
+    assert [*Requirement(declared).specifier.filter(["0.22.0", "0.23.0", "0.24.0", "0.25.0", "0.26.0"])] == [
+        "0.24.0",
+        "0.25.0",
+    ]
