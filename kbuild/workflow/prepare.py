@@ -230,6 +230,11 @@ def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: 
     """The file of each package, verified against its locked digest."""
     from kbuild.environment.index.download import fetch_packages
 
+    def channels() -> list[str]:
+        from kbuild.environment.condalock.channels import channel_urls
+
+        return channel_urls(locked.spec.channels, locked.environ)
+
     with tools.phases("download") as progress:
         return fetch_packages(
             packages,
@@ -238,4 +243,5 @@ def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: 
             progress=progress,
             environ=locked.environ,
             indexes=locked.indexes,
+            channels=channels,
         )

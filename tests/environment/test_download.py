@@ -1,6 +1,8 @@
 import base64
 import hashlib
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,14 @@ import requests
 from kbuild.environment.index.download import fetch_packages, make_session, resolve_url
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import ConfigurationError, HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
+from kbuild.errors import (
+    ConfigurationError,
+    HashMismatch,
+    IndexUnavailable,
+    InterpreterCaptureFailed,
+    OutputError,
+    PackageNotFound,
+)
 from kbuild.platform import Platform
 from kbuild.progress import Silent
 
@@ -67,7 +76,7 @@ def test_one_failure_of_many_is_the_one_raised(site: Any, tmp_path: Path) -> Non
     for number in range(20):
         site.pages[f"/{number}.whl"] = (200, WHEEL, b"x")
         wanted.append(package(f"p{number}", b"x", f"{site.url}/{number}.whl"))
-    with pytest.raises(IndexUnavailable, match=r"127\.0\.0\.1 does not give gone\.whl: 404"):
+    with pytest.raises(PackageNotFound, match=r"gone 1 is gone: 127\.0\.0\.1 does not give gone\.whl: 404"):
         fetch(*wanted, cache=tmp_path)
     assert not [name for name in files_below(tmp_path) if name.startswith(".")]
 
@@ -171,3 +180,91 @@ def test_a_password_that_no_url_could_hold_is_sent_as_a_header(site: Any, tmp_pa
     wanted = package("x", b"x", url)
     fetch_packages([wanted], cache=tmp_path, channel=None, progress=Silent(), environ={"U": "me", "P": "p/ss#x"})
     assert site.seen == [("/x-1-py3-none-any.whl", f"Basic {base64.b64encode(b'me:p/ss#x').decode()}")]
+
+
+def pages_of(site: Any, place: str, name: str, links: str) -> None:
+    site.pages[f"/{place}/{name}/"] = (200, "text/html", links.encode())
+
+
+@pytest.mark.parametrize("status", [404, 410, 451, 403, 500])
+def test_a_package_gone_from_its_place_is_taken_from_another_index_by_its_hash(
+    site: Any, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kbuild.environment.index.download._RETRY", 0)
+    wanted = package("x", b"right", f"{site.url}/old/x-1-py3-none-any.whl")
+    site.pages["/old/x-1-py3-none-any.whl"] = (status, "text/plain", b"no")
+    sha256 = hashlib.sha256(b"right").hexdigest()
+    pages_of(site, "one", "x", f'<a href="/old/x-1-py3-none-any.whl#sha256={sha256}">x</a>')
+    # Of the same name, and another file: never taken.
+    pages_of(site, "two", "x", f'<a href="/wrong.whl#sha256={"0" * 64}">x-1-py3-none-any.whl</a>')
+    # Without a hash only its bytes tell: these are others.
+    pages_of(site, "three", "x", '<a href="/three/x-1-py3-none-any.whl">x</a>')
+    site.pages["/three/x-1-py3-none-any.whl"] = (200, WHEEL, b"wrong")
+    pages_of(site, "four", "x", f'<a href="/four/x-1-py3-none-any.whl#sha256={sha256}">x</a>')
+    site.pages["/four/x-1-py3-none-any.whl"] = (200, WHEEL, b"right")
+    urls = tuple(f"{site.url}/{name}" for name in ("one", "nowhere", "two", "three", "four"))
+    found = fetch(wanted, cache=tmp_path, indexes=Indexes(urls=urls))
+    assert found[wanted].read_bytes() == b"right"
+    assert found[wanted].name == "x-1-py3-none-any.whl"
+    assert "/wrong.whl" not in [path for path, _ in site.seen]
+
+
+def test_a_package_that_is_gone_everywhere(site: Any, tmp_path: Path) -> None:
+    site.pages["/x-1-py3-none-any.whl"] = (410, "text/plain", b"")
+    pages_of(site, "one", "x", f'<a href="/x-2-py3-none-any.whl#sha256={"0" * 64}">x</a>')
+    indexes = Indexes(urls=(f"{site.url}/one", "http://127.0.0.1:1/down"))
+    with pytest.raises(PackageNotFound) as caught:
+        fetch(package("x", b"locked", f"{site.url}/x-1-py3-none-any.whl"), cache=tmp_path, indexes=indexes)
+    said = caught.value.message
+    assert said.startswith("x 1 is gone: 127.0.0.1 does not give x-1-py3-none-any.whl: 410")
+    assert "127.0.0.1 has no file with its sha256" in said and "did not answer" in said and "\n" not in said
+    assert caught.value.hint is not None and "kbuild lock --force" in caught.value.hint
+    assert files_below(tmp_path) == []
+
+
+def test_when_a_page_was_changed_last_is_told(tmp_path: Path) -> None:
+    class Changed(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'<a href="/x-2-py3-none-any.whl">x</a>'
+            self.send_response(200 if self.path == "/simple/x/" else 404)
+            self.send_header("Last-Modified", "Fri, 20 Nov 2026 10:00:00 GMT")
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Changed) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(PackageNotFound, match="its page there was changed last on Fri, 20 Nov 2026 10:00:00 GMT"):
+            fetch(
+                package("x", b"", f"{url}/x-1-py3-none-any.whl"),
+                cache=tmp_path,
+                indexes=Indexes(urls=(f"{url}/simple",)),
+            )
+        server.shutdown()
+        thread.join()
+
+
+def test_a_conda_package_is_taken_from_another_channel(site: Any, tmp_path: Path) -> None:
+    wanted = package("p", b"right", f"{site.url}/gone/linux-64/p-1-0.conda", manager="conda")
+    site.pages["/mirror/linux-64/p-1-0.conda"] = (200, WHEEL, b"right")
+    site.pages["/other/linux-64/p-1-0.conda"] = (200, WHEEL, b"rebuilt")
+    channels = [f"{site.url}/{name}" for name in ("gone", "other", "mirror")]
+    assert fetch(wanted, cache=tmp_path, channels=lambda: channels)[wanted].read_bytes() == b"right"
+    with pytest.raises(PackageNotFound, match=r"p 1 is gone: .* has no file with its sha256"):
+        fetch(wanted, cache=tmp_path / "other", channels=lambda: channels[:2])
+
+
+def test_a_wheel_that_left_its_folder_is_found_in_another(site: Any, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels/x-1-py3-none-any.whl").write_bytes(b"right")
+    wanted = package("x", b"right", (tmp_path / "gone/x-1-py3-none-any.whl").as_uri())
+    with pytest.raises(PackageNotFound, match="no other place is configured"):
+        fetch(wanted, cache=tmp_path / "cache")
+    places = Indexes(urls=(), find_links=((tmp_path / "wheels").as_uri(),))
+    assert fetch(wanted, cache=tmp_path / "cache", indexes=places)[wanted].read_bytes() == b"right"

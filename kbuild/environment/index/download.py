@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_file
 from kbuild.environment.credentials import expand_variables, split_credentials
+from kbuild.environment.index.copies import find_copies
 from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
@@ -26,6 +27,8 @@ from kbuild.progress import Progress
 _THREADS = 8
 _CHUNK = 1 << 18
 _TIMEOUT = (15.0, 60.0)
+# Not Found, Gone, Unavailable For Legal Reasons (RFC 9110 and 7725).
+_GONE = (404, 410, 451)
 _RETRY = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 
 
@@ -50,14 +53,17 @@ def fetch_packages(
     progress: Progress,
     environ: Mapping[str, str],
     indexes: Indexes | None = None,
+    channels: Callable[[], Iterable[str]] = tuple,
     session: requests.Session | None = None,
 ) -> dict[LockedPackage, Path]:
     """A local file, its sha256 checked, for every package: ``cache/<sha256>/<filename>``.
 
     ``channel`` is the local channel of captured packages; ``environ`` fills variables in urls; credentials come from
-    there, from ``indexes`` or from ~/.netrc, when a request is made. What is in the cache is not asked for again.
-    Raises HashMismatch, IndexUnavailable, InterpreterCaptureFailed (a captured package that is not here),
-    ConfigurationError (a variable that is not set) and OutputError.
+    there, from ``indexes`` or from ~/.netrc, when a request is made. What is in the cache is not asked for again. What
+    its place does not give is taken from another of the ``indexes`` or ``channels`` (urls) that has it by its sha256.
+    Raises HashMismatch, PackageNotFound where a file is gone from all of them, IndexUnavailable,
+    InterpreterCaptureFailed (a captured package that is not here), ConfigurationError (a variable that is not set) and
+    OutputError.
     """
     wanted = list(dict.fromkeys(packages))
     found = {package: path for package in wanted if (path := cached_package(package, cache)) is not None}
@@ -66,7 +72,7 @@ def fetch_packages(
         return {package: found[package] for package in wanted}
     progress.note(f"Fetching {len(missing)} of {len(wanted)} packages")
     with make_session(environ) if session is None else nullcontext(session) as opened:
-        fetcher = _Fetcher(cache, channel, environ, indexes, opened, progress)
+        fetcher = _Fetcher(cache, channel, environ, indexes, channels, opened, progress)
         with ThreadPoolExecutor(_THREADS) as pool:
             try:
                 futures = {pool.submit(fetcher.fetch, package): package for package in missing}
@@ -126,6 +132,14 @@ class _Stopped(Exception):
     """Another download failed first."""
 
 
+class _NotGiven(IndexUnavailable):
+    """The place of a file does not give it; ``gone`` where it answers that it has none."""
+
+    def __init__(self, message: str, *, hint: str | None = None, gone: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.gone = gone
+
+
 class _Fetcher:
     """Downloads in threads; ``stop`` ends them all."""
 
@@ -135,11 +149,12 @@ class _Fetcher:
         channel: Path | None,
         environ: Mapping[str, str],
         indexes: Indexes | None,
+        channels: Callable[[], Iterable[str]],
         session: requests.Session,
         progress: Progress,
     ) -> None:
         self._cache, self._channel, self._environ = cache, channel, environ
-        self._indexes, self._session, self._progress = indexes, session, progress
+        self._indexes, self._channels, self._session, self._progress = indexes, channels, session, progress
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._done = 0
@@ -149,12 +164,42 @@ class _Fetcher:
 
     def fetch(self, package: LockedPackage) -> Path:
         auth = None
-        if package.url.startswith(f"${CHANNEL_VARIABLE}/") and self._channel is not None:
+        is_captured = package.url.startswith(f"${CHANNEL_VARIABLE}/") and self._channel is not None
+        if is_captured and self._channel is not None:
             url = find_captured(package, self._channel).resolve().as_uri()
         elif package.manager == "pip" and "@" in urlsplit(package.url).netloc:
             url, auth = split_credentials(package.url, self._environ)
         else:
             url = resolve_url(package, channel=self._channel, environ=self._environ)
+        try:
+            return self._fetch(package, url, auth)
+        except _NotGiven as error:
+            if is_captured:
+                raise
+            return self._fetch_elsewhere(package, url, error)
+
+    def _fetch_elsewhere(self, package: LockedPackage, url: str, error: _NotGiven) -> Path:
+        """The same file from another place: its sha256 says that it is the same, wherever it lies."""
+        copies = find_copies(
+            package,
+            url,
+            indexes=self._indexes,
+            channels=self._channels,
+            environ=self._environ,
+            session=self._session,
+        )
+        for copy in copies.urls:
+            try:
+                found = self._fetch(package, copy, None)
+            except (_NotGiven, HashMismatch):
+                continue  # the next one may have it
+            self._progress.note(f"{error.message}; taken from {urlsplit(copy).hostname or copy}, by its sha256")
+            return found
+        if error.gone:
+            raise copies.gone(package, error.message)
+        raise IndexUnavailable(error.message, hint=error.hint)
+
+    def _fetch(self, package: LockedPackage, url: str, auth: tuple[str, str] | None) -> Path:
         target = _cache_path(package, self._cache)
         partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         state = hashlib.sha256()
@@ -196,12 +241,13 @@ class _Fetcher:
                 response.raise_for_status()
                 yield from response.raw.stream(_CHUNK, decode_content=False)
         except requests.HTTPError as error:
-            raise IndexUnavailable(
+            raise _NotGiven(
                 f"{urlsplit(url).hostname} does not give {package.filename}: {error.response.status_code}"
-                f" {error.response.reason}"
+                f" {error.response.reason}",
+                gone=error.response.status_code in _GONE,
             ) from error
         except (requests.RequestException, HTTPError) as error:
-            raise IndexUnavailable(
+            raise _NotGiven(
                 f"{urlsplit(url).hostname} does not give {package.filename}: {network_reason(error)}",
                 hint="check the network and the proxy, then run it again: what was fetched is kept",
             ) from error
@@ -212,7 +258,8 @@ def _local_chunks(package: LockedPackage, url: str) -> Iterator[bytes]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise IndexUnavailable(f"cannot read {path} for {package.name}: {error.strerror}") from error
+        gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        raise _NotGiven(f"cannot read {path} for {package.name}: {error.strerror}", gone=gone) from error
     with file:
         while chunk := file.read(_CHUNK):
             yield chunk

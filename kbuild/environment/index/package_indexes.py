@@ -141,11 +141,15 @@ def _default_index() -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexFile:
-    """A file of a package as an index lists it. ``yanked`` is the reason for its withdrawal, often empty, else None."""
+    """A file of a package as an index lists it. ``yanked`` is the reason for its withdrawal, often empty, else None.
+
+    ``url`` has neither fragment nor credentials.
+    """
 
     filename: str
     sha256: str | None
     yanked: str | None
+    url: str = ""
 
 
 def find_releases(
@@ -217,7 +221,7 @@ def network_reason(error: Exception) -> str:
 
 def _files(response: requests.Response) -> list[IndexFile]:
     if "json" in response.headers.get("Content-Type", ""):
-        return [_json_file(file) for file in response.json().get("files", [])]
+        return [_json_file(file, response.url) for file in response.json().get("files", [])]
     return _page_files(Page(url=response.url, html=response.text))
 
 
@@ -227,12 +231,13 @@ def _page_files(page: Page) -> list[IndexFile]:
     return [_html_file(urljoin(page.url, href), yanked) for href, yanked in parser.links]
 
 
-def _json_file(file: Mapping[str, Any]) -> IndexFile:
+def _json_file(file: Mapping[str, Any], page: str) -> IndexFile:
     yanked = file.get("yanked", False)
     return IndexFile(
         filename=str(file["filename"]),
         sha256=(file.get("hashes") or {}).get("sha256"),
         yanked=None if yanked is False else "" if yanked is True else str(yanked),
+        url=urljoin(page, str(file.get("url", ""))),
     )
 
 
@@ -243,6 +248,7 @@ def _html_file(url: str, yanked: str | None) -> IndexFile:
         filename=unquote(parts.path.rsplit("/", 1)[-1]),
         sha256=digest if algorithm == "sha256" else None,
         yanked=yanked,
+        url=url.partition("#")[0],
     )
 
 
