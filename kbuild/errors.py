@@ -294,6 +294,12 @@ class CacheInUse(KbuildError):
     default_hint = "wait for it, or stop it"
 
 
+class CacheTooSmall(KbuildError):
+    """What a command needs in the cache at once is more than the cache may hold."""
+
+    exit_code = 7
+
+
 class CacheDamaged(KbuildError):
     """Files of the cache that are not what they were."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 BYTES = ("utf-8", "surrogateescape")
@@ -36,3 +38,10 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         # Another file system, a file system without links, or a user who may not link: a copy says what is wrong.
         shutil.copyfile(source, target)
+
+
+def mark_used(path: Path) -> None:
+    """Set the access time to now: the cache keeps what was used last. The modification time stays."""
+    # A cache on a read-only disk, or of another user, still serves.
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))

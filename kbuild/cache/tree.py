@@ -9,7 +9,6 @@ them writes into the cache. Modes and times are therefore normalised once, befor
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import filecmp
 import hashlib
@@ -18,14 +17,14 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import LockfileInvalid, OutputError
-from kbuild.files import BYTES, portable
+from kbuild.files import BYTES, mark_used, portable
+from kbuild.scratch import scratch_folder
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
@@ -61,18 +60,12 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
             mark_used(path)
         elif path not in missing:
             missing.append(path)
-    scratches: dict[Path, Path] = {}
-    try:
-        for path in missing:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratches[path] = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}-", dir=path.parent))
+    with ExitStack() as stack:
+        scratches = {path: stack.enter_context(scratch_folder(path.parent, f".{path.name[:16]}-")) for path in missing}
         if scratches:
             make(dict(scratches))
         for path, scratch in scratches.items():
             _enter(scratch, path, sealed=sealed)
-    finally:
-        for scratch in scratches.values():
-            shutil.rmtree(scratch, ignore_errors=True)
     return list(paths)
 
 
@@ -84,6 +77,7 @@ def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     else:
+        mark_used(path)  # its times are those of what is in it
         if sealed:
             write_whole(_seal(path), seal)
 
@@ -98,13 +92,6 @@ def is_damaged(path: Path) -> bool | None:
 
 def _seal(path: Path) -> Path:
     return path.parent.parent / "seals" / path.parent.name / path.name
-
-
-def mark_used(path: Path) -> None:
-    """Set the access time to now: the cache keeps what was used last. The modification time stays."""
-    # A cache on a read-only disk, or of another user, still serves.
-    with contextlib.suppress(OSError):
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def stamp(path: Path) -> list[int]:
@@ -222,14 +209,17 @@ def make_directory(path: Path) -> None:
         path.chmod(0o755)
 
 
-def link_file(source: str, target: str) -> None:
-    """A hard link, to a symbolic link itself too, or a copy with mode and time where no link can be made."""
+def link_file(source: str, target: str) -> bool:
+    """A hard link, to a symbolic link itself too, or a copy with mode and time where no link can be made; whether it
+    is a link."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
         shutil.copy2(source, target, follow_symlinks=False)
+        return False
+    return True
 
 
 def _same(one: str, other: str) -> bool:

@@ -90,7 +90,7 @@ def command(
         _tell(show, audited)
         _exit(audited.report.verdict, audited.report.reference, audited.report.lapsed)
         return
-    with using_cache(tools.cache):
+    with using_cache(tools.cache, limit=tools.cache_limit):
         results = list(auditor.audit_registered())
     _deliver(_render_all(results, form), output)
     verdicts = [_verdict(result) for _, result in results]
@@ -137,7 +137,7 @@ def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools, pl
     path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
-    with using_cache(tools.cache):
+    with using_cache(tools.cache, limit=tools.cache_limit):
         return _audit_model(reference, image, auditor, tools, platform)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from kbuild.cache.folder import KINDS, damaged, list_cache, parse_size, prune_cache, using_cache
+from kbuild.cache.damage import damaged
+from kbuild.cache.entries import KINDS, list_cache
+from kbuild.cache.folder import parse_size, prune_cache, using_cache
 from kbuild.cli.options import cache_folder, cache_limit, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
@@ -17,7 +19,9 @@ from kbuild.errors import CacheDamaged
 def command() -> None:
     """Look at, shrink and check what kbuild keeps between builds.
 
-    It lies in KBUILD_CACHE_DIR and holds KBUILD_CACHE_LIMIT (20 GB) at most: the least recently used goes first.
+    It lies in KBUILD_CACHE_DIR and holds KBUILD_CACHE_LIMIT (20 GB) at most, also while a command writes: unpacked
+    images go first, then what builds made, then what was fetched, of each the least recently used. What running
+    commands and containers use stays; a command that needs more at once than the limit stops and says how much.
     Everything in it can be made or fetched again.
     """
 
@@ -48,16 +52,20 @@ def info(as_json: bool) -> None:
 @click.option("--limit", metavar="SIZE", help='What may stay, such as "5 GB"; 0 removes all.  [default: the limit]')
 @json_option
 def prune(limit: str | None, as_json: bool) -> None:
-    """Remove the least recently used until the rest is within the limit, and what killed builds left behind.
+    """Remove the least recently used until the rest is within the limit, and what killed commands left behind.
 
     Small records (of bases, package lists, registries, slim images, layers) make no room: they go after a year unused.
     """
-    removed = prune_cache(cache_folder(), limit=cache_limit() if limit is None else parse_size(limit))
+    cache, allowed = cache_folder(), cache_limit() if limit is None else parse_size(limit)
+    removed = prune_cache(cache, limit=allowed)
     freed = sum(entry.size for entry in removed)
+    left = sum(entry.size for entry in list_cache(cache))
     if as_json:
         click.echo(json.dumps({"removed": [str(entry.path) for entry in removed], "freed": freed}))
     else:
         click.echo(f"removed {len(removed)} entries, {freed / 1e6:.1f} MB")
+        if left > allowed:
+            click.echo(f"running commands use {left / 1e6:.1f} MB, which stay", err=True)
 
 
 @command.command("verify")

@@ -12,7 +12,7 @@ import click
 
 from kbuild.cli.config import ProjectConfig
 from kbuild.cli.find import DEFAULTS
-from kbuild.cli.options import cache_folder, engine_option, json_option, make_image_request
+from kbuild.cli.options import cache_folder, cache_limit, engine_option, json_option, make_image_request
 from kbuild.cli.show import Show
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import run
@@ -42,7 +42,7 @@ def command(folder: Path, engine: str, as_json: bool) -> None:
         # The store that the project's training hook writes to.
         os.environ.pop("MLFLOW_REGISTRY_URI", None)
         store = MlflowStore(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
-        return Tools(store=store, run=run, cache=cache_folder(), phases=show)
+        return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show)
 
     result = run_demo(folder, lambda run_id: make_image_request(config, run_id, engine, DEFAULTS), make_tools)
     _tell(show, result)

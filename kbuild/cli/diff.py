@@ -33,7 +33,7 @@ def command(before: str, after: str, platform: Platform | None, as_json: bool) -
     show = Show()
     tools, _ = make_tools(show)
     with (
-        using_cache(tools.cache),
+        using_cache(tools.cache, limit=tools.cache_limit),
         existing_image(before, tools, platform) as one,
         existing_image(after, tools, platform) as other,
     ):

@@ -20,6 +20,8 @@ from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import image_in
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
+from kbuild.room import room_for
+from kbuild.scratch import scratch_folder
 from kbuild.workflow import Delivery, Tools, build_image
 
 DEFAULTS: dict[str, Any] = {
@@ -120,15 +122,12 @@ def _local(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltIma
 
 @contextmanager
 def _unpacked(path: Path, tools: Tools) -> Iterator[Path]:
-    import tempfile
-
-    tools.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tar-", dir=tools.cache) as folder:
+    with scratch_folder(tools.cache, "tar-") as folder, room_for(folder, path.stat().st_size):
         try:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
         except (tarfile.TarError, OSError) as error:
             raise InvalidImage(f"{path} is no tar of an image layout: {error}") from error
-        if not is_layout(Path(folder)):
+        if not is_layout(folder):
             raise InvalidImage(f"{path} holds no OCI image layout")
-        yield Path(folder)
+        yield folder

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 import zlib
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
 import zstandard
 
@@ -16,6 +14,7 @@ from kbuild.cli.find import DEFAULTS
 from kbuild.cli.options import make_image_request
 from kbuild.cli.show import Show
 from kbuild.image.engine import BuiltImage
+from kbuild.scratch import scratch_folder
 from kbuild.verify.rebuild import RebuildReport, carry_downloads, judge, read_claims
 from kbuild.workflow import Delivery, Tools, build_image
 
@@ -28,9 +27,7 @@ def rebuild(
     Raises what building raises, LockfileStale where the run has no lock that fits.
     """
     claims = read_claims(image)
-    tools.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="work-rebuild-", dir=tools.cache) as folder:
-        clean = Path(folder)
+    with scratch_folder(tools.cache, "work-rebuild-") as clean:
         if reuse_downloads:
             with show("check") as progress:
                 progress.note(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")

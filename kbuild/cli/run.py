@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -41,38 +42,37 @@ def command(image: str, port: int | None, timeout: float, platform: Platform | N
     show = Show()
     tools, config = make_tools(show)
     stopped = _Stopped()
-    with (
-        using_cache(tools.cache),
-        found_image(image, tools, config, platform) as (built, reference),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        if port is not None:
-            _check_free(port)
-        with show("start") as progress:
-            running = start_image(
-                built,
-                port=port,
-                environment={},
-                cache=tools.cache,
-                log=Path(folder) / "log",
-                run=tools.run,
-                start=start,
-                progress=progress,
-            )
+    with ExitStack() as working, tempfile.TemporaryDirectory() as folder:
+        working.enter_context(using_cache(tools.cache, limit=tools.cache_limit))
+        with found_image(image, tools, config, platform) as (built, reference):
+            if port is not None:
+                _check_free(port)
+            with show("start") as progress:
+                running = start_image(
+                    built,
+                    port=port,
+                    environment={},
+                    cache=tools.cache,
+                    log=Path(folder) / "log",
+                    run=tools.run,
+                    start=start,
+                    progress=progress,
+                )
+                try:
+                    wait_until_ready(running, timeout=timeout, progress=progress)
+                except BaseException:
+                    running.stop()
+                    raise
             try:
-                wait_until_ready(running, timeout=timeout, progress=progress)
-            except BaseException:
+                click.echo(running.url)
+                working.close()  # what runs needs its own files alone, which are held for it
+                show.say(f"{running.describe()} serves {reference.familiar}; Ctrl-C stops it")
+                while not stopped.asked:
+                    if not running.alive():
+                        raise ContainerFailed(f"the image stopped by itself: {running.logs()[-500:].strip()}")
+                    time.sleep(0.2)
+            finally:
                 running.stop()
-                raise
-        try:
-            click.echo(running.url)
-            show.say(f"{running.describe()} serves {reference.familiar}; Ctrl-C stops it")
-            while not stopped.asked:
-                if not running.alive():
-                    raise ContainerFailed(f"the image stopped by itself: {running.logs()[-500:].strip()}")
-                time.sleep(0.2)
-        finally:
-            running.stop()
 
 
 def _check_free(port: int) -> None:

@@ -63,7 +63,10 @@ def command(
     if rebuild:
         _rebuild(image, tools, config, show, platform, reuse_downloads=reuse_downloads, report=proof, as_json=as_json)
         return
-    with using_cache(tools.cache), found_image(image, tools, config, platform) as (built, reference):
+    with (
+        using_cache(tools.cache, limit=tools.cache_limit),
+        found_image(image, tools, config, platform) as (built, reference),
+    ):
         try:
             with show("verify") as progress:
                 report = verify_image(
@@ -110,7 +113,7 @@ def _rebuild(
     def again(built: BuiltImage) -> RebuildReport:
         return rebuild(built, tools, config, show, reuse_downloads=reuse_downloads)
 
-    with using_cache(tools.cache), existing_index(image, tools) as index:
+    with using_cache(tools.cache, limit=tools.cache_limit), existing_index(image, tools) as index:
         if index is not None and platform is None:
             verdicts = {str(each): again(built) for each, built in index.images.items()}
             value = {

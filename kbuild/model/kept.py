@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +17,9 @@ from pathlib import Path
 
 from kbuild.digest import digest_json
 from kbuild.errors import InvalidModel
-from kbuild.files import link_or_copy, native
+from kbuild.files import link_or_copy, mark_used, native
 from kbuild.model.bundle import ModelBundle, read_bundle
+from kbuild.scratch import scratch_folder
 
 _FILES, _DIGEST = "files", "digest"
 
@@ -54,7 +52,7 @@ class Kept:
             return None
         if str(bundle.digest) != stated:
             return None
-        _mark_used(folder)
+        mark_used(folder)
         return bundle
 
     def put(self, key: Sequence[str], bundle: ModelBundle) -> None:
@@ -78,7 +76,7 @@ class Kept:
             found = path.read_text(encoding="utf-8")
         except OSError:
             return None
-        _mark_used(path)
+        mark_used(path)
         return found
 
     def put_location(self, key: Sequence[str], location: str) -> None:
@@ -99,18 +97,11 @@ def _new_beside(path: Path) -> Iterator[Path]:
     Where another process was first, or this user may not write to the cache, it is not kept, and that is all.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as scratch:
-            yield Path(scratch)
+        with scratch_folder(path.parent, ".new-") as scratch:
+            yield scratch
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-
-
-def _mark_used(path: Path) -> None:
-    """The cache keeps what was used last, and tells that by access times."""
-    with contextlib.suppress(OSError):
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _link(source: Path, target: Path) -> None:

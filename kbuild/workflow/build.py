@@ -6,12 +6,11 @@ What only some builds need is imported where it is needed: most builds find near
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kbuild.cache.folder import keep_within, using_cache
+from kbuild.cache.folder import using_cache
 from kbuild.environment.locking.lock_model import Locked, LockRequest, write_lockfile
 from kbuild.errors import OutputError, PlatformError
 from kbuild.image.oci.compress import check_compressor
@@ -19,6 +18,7 @@ from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import host_platform
+from kbuild.scratch import scratch_folder
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
@@ -88,7 +88,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         for each in missing:
             each.check_base()
         done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
-        result = deliver(
+        return deliver(
             {platform: image or done[platform] for platform, image in built.items()},
             bundle,
             reference,
@@ -99,16 +99,13 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             tools,
             reused=reused,
         )
-    if not reused:
-        keep_within(tools.cache, limit=tools.cache_limit)
-    return result
 
 
 @contextmanager
 def _workdir(tools: Tools) -> Iterator[Path]:
     """A scratch folder in the cache, so that staged files are links and not copies."""
-    with using_cache(tools.cache), tempfile.TemporaryDirectory(prefix="work-", dir=tools.cache) as folder:
-        yield Path(folder)
+    with using_cache(tools.cache, limit=tools.cache_limit), scratch_folder(tools.cache, "work-") as folder:
+        yield folder
 
 
 def _write_lock(locked: Locked, output: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.folder import using_cache
 from kbuild.errors import OutputError, RecordingError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.process import Runner
@@ -77,7 +78,8 @@ def train(folder: Path, run: Runner, progress: Progress) -> str:
 
 def score(result: ImageResult, tools: Tools, progress: Progress) -> tuple[Any, Any, str]:
     """The served prediction, the recorded one and what ran the image; raises VerificationFailed if they differ."""
-    report = verify_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress)
+    with using_cache(tools.cache, limit=tools.cache_limit):
+        report = verify_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress)
     return report.prediction, report.expected, report.runtime
 
 

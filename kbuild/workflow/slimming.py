@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import link_tree, mark_used, write_whole, writing
+from kbuild.cache.tree import link_tree, write_whole, writing
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked
 from kbuild.errors import PlatformError
+from kbuild.files import mark_used
 from kbuild.image.packages.environment import Environment
 from kbuild.image.packages.wheel_facts import read_wheel_facts
 from kbuild.image.slim.packages import (

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -144,7 +146,11 @@ def test_the_home_of_a_user_that_is_not_there_is_no_defect(argv: list[str], erro
 
 def test_what_is_audited_is_not_removed_from_the_cache_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def audit_model(auditor: object, reference: object) -> None:
-        prune_cache(folder / "cache", limit=0)
+        for name, used in (("mine", time.time()), ("old", 1.0)):
+            (folder / "cache/wheels" / name).mkdir(parents=True)
+            os.utime(folder / "cache/wheels" / name, (used, 0))
+        assert [entry.path.name for entry in prune_cache(folder / "cache", limit=0)] == ["old"]
+        raise CacheInUse("seen")
 
     monkeypatch.setattr(Auditor, "audit_model", audit_model)
     (folder / "model").mkdir()

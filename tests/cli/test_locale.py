@@ -16,7 +16,7 @@ LATIN = "en_US.ISO-8859-1"
 _DIGESTS = """
 import sys
 from pathlib import Path
-from kbuild.cache.folder import damaged
+from kbuild.cache.damage import damaged
 from kbuild.cache.tree import tree_digest
 from kbuild.model.bundle import read_bundle
 print(sys.getfilesystemencoding(), read_bundle(Path(sys.argv[1])).digest.hex, tree_digest(Path(sys.argv[2])).hex,

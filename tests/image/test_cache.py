@@ -4,6 +4,8 @@ import base64
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -11,13 +13,18 @@ from typing import Any
 
 import pytest
 
-from kbuild.cache.folder import damaged, keep_within, list_cache, parse_size, prune_cache, using_cache
+from kbuild.cache.damage import damaged
+from kbuild.cache.entries import list_cache, other_bytes
+from kbuild.cache.folder import begin_again, in_use, parse_size, prune_cache, using_cache
+from kbuild.cache.sessions import Session, live_sessions
 from kbuild.cache.tree import cached_tree
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import CacheInUse, ConfigurationError, OutputError
+from kbuild.errors import CacheInUse, CacheTooSmall, ConfigurationError, OutputError
+from kbuild.files import mark_used
 from kbuild.image.packages.wheel_facts import split_wheels
 from kbuild.platform import Platform
+from kbuild.room import room_for
 
 
 def fill(cache: Path, name: str, *, used: int, data: bytes = b"x" * 8192) -> Path:
@@ -36,7 +43,10 @@ def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Pa
     (tmp_path / "wheels/.half-made").mkdir()
     entries = list_cache(tmp_path)
     assert [entry.path.name for entry in entries] == ["a", "b"]
-    removed = prune_cache(tmp_path, limit=entries[1].size)
+    (tmp_path / "work-1").rmdir()
+    limit = entries[1].size + other_bytes(tmp_path)
+    (tmp_path / "work-1").mkdir()
+    removed = prune_cache(tmp_path, limit=limit)
     assert [entry.path.name for entry in removed] == ["a"]
     assert new.exists() and not old.exists()
     assert not (tmp_path / "work-1").exists() and not list((tmp_path / "wheels").iterdir())
@@ -59,11 +69,8 @@ def test_answers_go_last_or_when_nobody_asked_for_a_year(tmp_path: Path, kind: s
     ]  # fmt: skip
     assert [entry.path.stem for entry in prune_cache(tmp_path, limit=10**9)] == ["forgotten"]
     assert sorted(path.name for path in (tmp_path / kind).iterdir()) == ["new.json", "old.json"]
-    assert [entry.path.name for entry in prune_cache(tmp_path, limit=20_000)] == ["a"]
+    assert [entry.path.name for entry in prune_cache(tmp_path, limit=20_000 + other_bytes(tmp_path))] == ["a"]
     assert not tree.exists()
-    with using_cache(tmp_path), pytest.raises(CacheInUse):
-        prune_cache(tmp_path, limit=0)
-    assert len(list_cache(tmp_path)) == 2
     assert len(prune_cache(tmp_path, limit=0)) == 2
 
 
@@ -91,26 +98,128 @@ def test_linked_files_count_once(tmp_path: Path) -> None:
     assert sum(entry.size for entry in list_cache(tmp_path)) == alone
 
 
-def test_nothing_is_removed_while_somebody_works(tmp_path: Path) -> None:
-    path = fill(tmp_path, "wheels/a/file", used=1)
+def test_what_a_running_command_has_used_stays(tmp_path: Path) -> None:
+    old, used = fill(tmp_path, "wheels/a/file", used=1), fill(tmp_path, "wheels/b/file", used=2)
     with using_cache(tmp_path), using_cache(tmp_path):
+        mark_used(used.parent)
+        made = cached_tree(tmp_path / "wheels/c", lambda root: (root / "file").write_bytes(b"x"))
+        assert [entry.path.name for entry in prune_cache(tmp_path, limit=0)] == ["a"]
         with pytest.raises(CacheInUse):
-            prune_cache(tmp_path, limit=0)
-        keep_within(tmp_path, limit=0)
-    assert path.exists()
-    keep_within(tmp_path, limit=0)
-    assert not path.exists()
+            prune_cache(tmp_path, limit=0, also=[used.parent])
+        begin_again(tmp_path)
+        assert used.exists()  # two parts of this process work with it
+    with using_cache(tmp_path):
+        mark_used(used.parent)
+        begin_again(tmp_path, made)
+        assert [entry.path.name for entry in prune_cache(tmp_path, limit=0)] == ["b"]
+    assert not old.exists() and made.exists()
+    assert [entry.path.name for entry in prune_cache(tmp_path, limit=0)] == ["c"]
+    assert not list((tmp_path / "sessions").iterdir()) and not list_cache(tmp_path)
 
 
-def test_what_was_just_used_stays_and_measuring_waits(tmp_path: Path) -> None:
-    path = fill(tmp_path, "images/new/file", used=2**33)
-    keep_within(tmp_path, limit=0)
-    assert path.exists()
-    os.utime(path.parent, (1, 1))
-    keep_within(tmp_path, limit=0)
-    assert path.exists()
-    keep_within(tmp_path, limit=0, every=0)
-    assert not path.exists()
+def test_what_is_held_for_a_container_stays_when_its_command_uses_nothing_else(tmp_path: Path) -> None:
+    held = fill(tmp_path, "unpacked/layers-1/a/file", used=1)
+    fill(tmp_path, "unpacked/layers-1/b/file", used=2)
+    fill(tmp_path, "unpacked/rootfs/whole/file", used=3)  # as kbuild unpacked images before
+    with in_use([held.parent]):
+        assert {entry.path.name for entry in prune_cache(tmp_path, limit=0)} == {"b", "whole"}
+    assert [entry.path.name for entry in prune_cache(tmp_path, limit=0)] == ["a"]
+
+
+def test_what_a_killed_command_left_is_told_by_nobody_holding_it(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from kbuild.cache.folder import using_cache
+from kbuild.cache.tree import cached_tree
+from kbuild.scratch import scratch_folder
+cache = Path(sys.argv[1])
+def make(root):
+    (root / "half").write_bytes(b"x")
+    (cache / "downloads").mkdir(); (cache / "downloads/.partial").touch()
+    print("ready", flush=True)
+    sys.stdin.read()
+with using_cache(cache, limit=10**9), scratch_folder(cache, "work-"), room_for(cache / "x", 7000):
+    cached_tree(cache / "wheels/a", make)
+""".replace("import os, sys", "import os, sys\nfrom kbuild.room import room_for")
+    argv = [sys.executable, "-c", program, str(tmp_path)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    fill(tmp_path, "wheels/old/file", used=1)
+    assert [entry.path.name for entry in prune_cache(tmp_path, limit=0)] == ["old"]
+    assert [live.reserved for live in live_sessions(tmp_path)] == [7000]
+    assert len([*tmp_path.glob("work-*"), *tmp_path.glob("wheels/.a-*"), *tmp_path.glob("downloads/.p*")]) == 3
+    process.kill()
+    process.communicate()
+    assert prune_cache(tmp_path, limit=10**9) == []
+    left = [*tmp_path.glob("work-*"), *tmp_path.glob("wheels/.*"), *tmp_path.glob("downloads/.*")]
+    assert not left and not live_sessions(tmp_path)
+
+
+def test_room_is_made_before_anything_is_written(tmp_path: Path) -> None:
+    oldest = fill(tmp_path, "layers/sha256/a", used=0, data=bytes(400_000))
+    newer = fill(tmp_path, "layers/sha256/b", used=0, data=bytes(400_000))
+    tree = fill(tmp_path, "unpacked/layers-1/c/file", used=9, data=bytes(400_000))
+    os.utime(oldest, (1, 1))
+    os.utime(newer, (2, 2))
+    with using_cache(tmp_path, limit=1_300_000):
+        with room_for(tmp_path / "wheels/d", 10_000):
+            assert tree.exists()
+        with room_for(tmp_path / "wheels/d", 200_000):
+            assert not tree.exists() and oldest.exists()
+        with room_for(tmp_path / "wheels/d", 200_000), room_for(tmp_path / "wheels/e", 200_000) as room:
+            assert oldest.exists()
+            room.add(300_000)
+            assert not oldest.exists() and newer.exists()
+        with (
+            pytest.raises(CacheTooSmall, match=r"may hold 0\.00 GB, and what runs now needs 0\.00 GB") as caught,
+            room_for(tmp_path / "wheels/d", 1_300_000),
+        ):
+            pass
+        assert newer.exists()  # it would not have helped
+    assert "KBUILD_CACHE_LIMIT='0.1 GB'" in (caught.value.hint or "")
+    with room_for(tmp_path / "wheels/d", 10**12):  # nobody limits it now
+        pass
+    with using_cache(tmp_path, limit=1), room_for(tmp_path.parent / "elsewhere", 10**12):
+        pass
+
+
+def test_what_others_reserved_is_not_given_twice(tmp_path: Path) -> None:
+    (tmp_path / "sessions").mkdir()
+    other = Session(tmp_path)
+    other.reserved = 900_000
+    other.write()
+    with using_cache(tmp_path, limit=1_000_000):
+        with pytest.raises(CacheTooSmall), room_for(tmp_path / "wheels/d", 200_000):
+            pass
+        other.close()
+        with room_for(tmp_path / "wheels/d", 200_000):
+            pass
+
+
+def test_what_was_written_without_asking_is_seen_to_at_the_end(tmp_path: Path) -> None:
+    with using_cache(tmp_path, limit=1_000_000):
+        with room_for(tmp_path / "wheels/d", 100_000):
+            pass
+        written = fill(tmp_path, "wheels/d/file", used=1, data=bytes(1_100_000))
+    assert not written.exists()
+
+
+def test_trees_are_measured_once_and_links_only_where_they_make_room(tmp_path: Path) -> None:
+    tree = fill(tmp_path, "wheels/a/file", used=1)
+    (size,) = [entry.size for entry in list_cache(tmp_path)]
+    (tree.parent / "more").write_bytes(bytes(50_000))
+    assert [entry.size for entry in list_cache(tmp_path)] == [size]
+    layer = fill(tmp_path, "layers/sha256/l", used=0, data=bytes(100_000))
+    os.utime(layer, (1, 1))
+    image = tmp_path / "images/i/blob"
+    image.parent.mkdir(parents=True)
+    os.link(layer, image)
+    os.utime(image.parent, (2, 2))
+    # The layer goes first, which makes no room: so the image goes too.
+    assert [entry.kind for entry in prune_cache(tmp_path, limit=60_000)] == ["layers", "wheels", "images"]
+    assert not list(tmp_path.glob("sizes/wheels/*"))
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

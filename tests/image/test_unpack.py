@@ -22,6 +22,7 @@ from kbuild.errors import InvalidImage
 from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
 from kbuild.image.run.unpack import unpacked_image
 from kbuild.progress import Silent
+from kbuild.room import Room
 
 Entries = list[tuple[str, str | None]]
 """Name and content; ``> target`` is a symbolic link, ``= target`` a hard link, None a directory."""
@@ -60,9 +61,9 @@ def lay(root: Path, folder: Path, layers: list[bytes]) -> None:
     trees = [folder / str(number) for number in range(len(layers))]
     for tree, raw in zip(trees, layers, strict=True):
         tree.mkdir(parents=True)
-        assert unpack_layer(iter([raw]), tree) == digest_bytes(raw)
+        assert unpack_layer(iter([raw]), tree, Room([])) == digest_bytes(raw)
     for tree in trees:
-        lay_layer(tree, root)
+        lay_layer(tree, root, Room([]))
 
 
 def make_layout(folder: Path, layers: list[tuple[str, bytes, bytes]], config: dict[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from fake_tracking import RUN, FakeTracking, fake_tracking
 from store_questions import Alone
 
 from kbuild import http
-from kbuild.cache.folder import damaged
+from kbuild.cache.damage import damaged
 from kbuild.cli import app, image
 from kbuild.errors import TrackingUnavailable
 from kbuild.model.bundle import ModelBundle

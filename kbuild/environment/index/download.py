@@ -22,7 +22,9 @@ from kbuild.environment.index.copies import find_copies
 from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
+from kbuild.files import mark_used
 from kbuild.progress import Progress
+from kbuild.room import room_for
 
 _THREADS = 8
 _CHUNK = 1 << 18
@@ -90,6 +92,7 @@ def fetch_packages(
 def cached_package(package: LockedPackage, cache: Path) -> Path | None:
     """The package's file in the cache, None where it is not there; files come there checked and are not read again."""
     path = _cache_path(package, cache)
+    mark_used(path.parent)
     return path if path.is_file() else None
 
 
@@ -206,9 +209,10 @@ class _Fetcher:
         with _writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _writing(target), partial.open("wb") as file:
+            with _writing(target), room_for(target) as room, partial.open("wb") as file:
                 for chunk in self._chunks(package, url, auth):
                     state.update(chunk)
+                    room.add(len(chunk))
                     file.write(chunk)
             if state.hexdigest() != package.sha256:
                 raise HashMismatch(

@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kbuild.cache.tree import mark_used, write_whole
+from kbuild.cache.tree import write_whole
 from kbuild.digest import digest_json
 from kbuild.errors import BaseImageError
+from kbuild.files import mark_used
 from kbuild.plan.base import BaseFacts, ResolvedBase
 from kbuild.platform import Platform
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kbuild.cache.tree import mark_used, write_whole
+from kbuild.cache.tree import write_whole
 from kbuild.errors import BaseImageError, KbuildError
+from kbuild.files import mark_used
 from kbuild.image.base.debian.debs import base_record, parse_base_record
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore

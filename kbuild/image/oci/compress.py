@@ -6,7 +6,7 @@ import hashlib
 import queue
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -111,15 +111,22 @@ class WrittenBlob:
     diff_id: Digest
 
 
-def write_blob(chunks: Iterable[bytes], compression: Compression, blobs: Path, *, scratch: str) -> WrittenBlob:
+def write_blob(
+    chunks: Iterable[bytes],
+    compression: Compression,
+    blobs: Path,
+    *,
+    scratch: str,
+    ahead: Callable[[int], None] = lambda size: None,
+) -> WrittenBlob:
     """Compress a stream into ``blobs/<hex>`` in one pass: hashed on this thread, compressed and written on another.
 
-    ``scratch`` names the temporary file below ``blobs``. Raises OSError, and whatever ``chunks`` raises; the temporary
-    file is then gone.
+    ``scratch`` names the temporary file below ``blobs``; ``ahead`` is told how many bytes are about to be written to
+    it. Raises OSError, and whatever ``chunks`` and ``ahead`` raise; the temporary file is then gone.
     """
     temporary = blobs / scratch
     content = hashlib.sha256()
-    writer = _Writer(temporary, make_compressor(compression))
+    writer = _Writer(temporary, make_compressor(compression), ahead)
     try:
         with writer:
             for chunk in chunks:
@@ -183,7 +190,8 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
 class _Writer:
     """Compresses, hashes and writes on a thread of its own; leaving the block ends the stream and raises its error."""
 
-    def __init__(self, path: Path, compressor: Compressor) -> None:
+    def __init__(self, path: Path, compressor: Compressor, ahead: Callable[[int], None]) -> None:
+        self._ahead = ahead
         self.hash = hashlib.sha256()
         self.size = 0
         self._file = path.open("wb", buffering=0)
@@ -221,6 +229,7 @@ class _Writer:
                     self._error = error
 
     def _write(self, data: bytes) -> None:
+        self._ahead(len(data))
         self.hash.update(data)
         self.size += len(data)
         view = memoryview(data)

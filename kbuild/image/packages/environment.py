@@ -16,6 +16,7 @@ from kbuild.cache.tree import cached_tree, make_directory, normalise_tree, reset
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
+from kbuild.files import mark_used
 from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
 from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.image.packages.conda import install_conda_packages
@@ -25,11 +26,14 @@ from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.room import room_for
 
 PREFIX = "/opt/env"
 """Where the environment lies inside the image."""
 
 _RECIPE = 2
+# How many times its archive's bytes a conda package may need while it is laid out: twice unpacked, then compiled.
+_UNPACKED = 6
 # Bytes of wheels that are laid out together.
 _BATCH = 1_000_000
 # Where code lies that is no package: what serves, and what the model carries.
@@ -65,7 +69,9 @@ class Environment:
     def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
         """The packages whose files are needed to lay these layers out; the interpreter compiles all of them."""
         wanted = set(names)
-        found = [] if cached_interpreter(self._conda, self._target, self._cache).is_dir() else list(self._conda)
+        interpreter = cached_interpreter(self._conda, self._target, self._cache)
+        mark_used(interpreter)  # it is taken later, without its packages
+        found = [] if interpreter.is_dir() else list(self._conda)
         return found + [package for group in groups if group.name in wanted for package in group.packages]
 
     def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:
@@ -164,10 +170,12 @@ def _lay_interpreter(
         scratch = root / "scratch"
         scratch.mkdir()
         archives = {package: downloads[package] for package in conda}
-        install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=run)
-        compiler = find_compiler(root, target.prefix, target.python, target.platform)
-        if compiler is not None:
-            compile_tree(root, target.prefix, compiler, run=run, jobs=_jobs())
+        packed = sum(archive.stat().st_size for archive in archives.values())
+        with room_for(root, _UNPACKED * packed):
+            install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=run)
+            compiler = find_compiler(root, target.prefix, target.python, target.platform)
+            if compiler is not None:
+                compile_tree(root, target.prefix, compiler, run=run, jobs=_jobs())
         normalise_tree(root)
 
     return cached_tree(cached_interpreter(conda, target, cache), make)

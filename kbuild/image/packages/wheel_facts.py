@@ -11,10 +11,11 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kbuild.cache.tree import mark_used, write_whole, writing
+from kbuild.cache.tree import write_whole, writing
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid
+from kbuild.files import mark_used
 from kbuild.plan.split import RULE, PackageGroup, WheelFacts, split_packages
 
 _SCRIPTS = ("console_scripts", "gui_scripts")

@@ -36,9 +36,13 @@ from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.bytecode import Compiler, compile_trees
 from kbuild.platform import Platform
 from kbuild.process import Runner
+from kbuild.room import room_for
 
 RECIPE = 1
 """Changes whenever the same wheel would be laid out differently."""
+
+
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +125,15 @@ def cached_wheels(
     packages = {place: package for package, place in places.items()}
 
     def make(roots: dict[Path, Path]) -> None:
-        for place, root in roots.items():
-            package = packages[place]
-            _install(wheels[package], wheel_filename(package), target, root)
-        if compiler is not None:
-            compile_trees(list(roots.values()), target.prefix, compiler, run=run)
-        for root in roots.values():
-            normalise_tree(root)
+        needed = sum(_needed(wheels[packages[place]], compiled=compiler is not None) for place in roots)
+        with room_for(cache / "wheels", needed):
+            for place, root in roots.items():
+                package = packages[place]
+                _install(wheels[package], wheel_filename(package), target, root)
+            if compiler is not None:
+                compile_trees(list(roots.values()), target.prefix, compiler, run=run)
+            for root in roots.values():
+                normalise_tree(root)
 
     cached_trees(list(places.values()), make)
     return places
@@ -197,3 +203,15 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> Non
         # installer asserts, without a word, on entry points that it cannot read
         reason = str(error) or "it has an entry point that cannot be read"
         raise LockfileInvalid(f"{filename} cannot be installed: {reason}") from error
+
+
+def _needed(wheel: Path, *, compiled: bool) -> int:
+    """Bytes on disk that its tree takes, about: files and directories in whole blocks, bytecode as large as source."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [(member.filename, member.file_size) for member in archive.infolist()]
+    except (zipfile.BadZipFile, OSError):
+        return 0  # told where it is installed
+    sizes = [size for _, size in members] + [size * 5 // 4 for name, size in members if compiled and name[-3:] == ".py"]
+    folders = {posixpath.dirname(name) for name, _ in members}
+    return sum(-(-size // _BLOCK) * _BLOCK for size in sizes) + 2 * _BLOCK * (len(folders) + 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, InvalidImage, RegistryError
+from kbuild.files import mark_used
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, parse_json
@@ -17,6 +18,7 @@ from kbuild.image.store.image_index import BuiltIndex
 from kbuild.image.store.pack import writing
 from kbuild.platform import Platform
 from kbuild.progress import Progress
+from kbuild.room import room_for
 
 
 def pull_image(
@@ -29,6 +31,7 @@ def pull_image(
     """
     if reference.digest is not None and layouts.is_layout(cache / reference.digest.hex):
         kept = cache / reference.digest.hex
+        mark_used(kept)
         _check_platform(kept, layouts.read_manifest(kept, reference.digest), platform, reference)
         return reference.with_digest(reference.digest), kept
     client = RegistryClient(reference)
@@ -44,9 +47,10 @@ def pull_image(
     target = cache / digest.hex
     manifest = Manifest.from_json(parse_json(data, str(reference)), str(reference))
     if layouts.is_layout(target):
+        mark_used(target)
         _check_platform(target, manifest, platform, reference)
     else:
-        with writing(target) as folder:
+        with room_for(target, sum(blob.size for blob in manifest.layers)), writing(target) as folder:
             (folder / "blobs" / "sha256").mkdir(parents=True)
             for blob in dict.fromkeys((manifest.config, *manifest.layers)):
                 progress.note(f"pulling {blob.digest} of {reference.familiar}")

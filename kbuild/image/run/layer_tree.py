@@ -27,6 +27,7 @@ from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.files import BYTES, native, portable
 from kbuild.image.oci.compress import ChunkStream
+from kbuild.room import Room
 
 RECIPE = 1
 """Changes whenever the same layer would be unpacked to another tree or another list of members."""
@@ -45,8 +46,8 @@ a path that another layer has, ``w`` removes what is there, ``o`` removes what l
 """
 
 
-def unpack_layer(chunks: Iterator[bytes], folder: Path) -> Digest:
-    """Unpack an uncompressed layer into an empty folder; returns its diff ID.
+def unpack_layer(chunks: Iterator[bytes], folder: Path, room: Room) -> Digest:
+    """Unpack an uncompressed layer into an empty folder; returns its diff ID. ``room`` is asked before each file.
 
     Raises InvalidImage for a path that leads nowhere good, tarfile's errors and OSError.
     """
@@ -59,20 +60,23 @@ def unpack_layer(chunks: Iterator[bytes], folder: Path) -> Digest:
         fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_READ, encoding=BYTES[0], errors=BYTES[1]
     ) as archive:
         for member in archive:
+            room.add_file(member.size if member.isreg() else 1)
             layer.take(archive, member)
     while stream.read(_READ):  # what lies behind the archive's end belongs to the diff ID too
         pass
     rows = json.dumps(layer.rows(), separators=(",", ":"), ensure_ascii=False)
+    room.add_file(len(rows))
     (folder / _MEMBERS).write_bytes(rows.encode(*BYTES))
     for path in (tree, folder):
         path.chmod(0o755)  # others may use this cache too
     return Digest(state.hexdigest())
 
 
-def lay_layer(folder: Path, root: Path) -> None:
+def lay_layer(folder: Path, root: Path, room: Room) -> None:
     """Do to ``root`` what an unpacked layer does: its files are hard links, or copies where links cannot be made.
 
-    Raises InvalidImage for a path that leads nowhere good below ``root``, or a tree that is damaged; OSError.
+    ``room`` is told what that takes. Raises InvalidImage for a path that leads nowhere good below ``root``, or a tree
+    that is damaged; OSError.
     """
     try:
         rows: list[Row] = json.loads((folder / _MEMBERS).read_bytes().decode(*BYTES))
@@ -88,6 +92,7 @@ def lay_layer(folder: Path, root: Path) -> None:
         elif kind == "w":
             files.remove(target)
         elif kind == "d":
+            room.add_file(1)
             files.directory(target, more[0])
         else:
             files.remove(target)
@@ -97,7 +102,8 @@ def lay_layer(folder: Path, root: Path) -> None:
                 files.hard_link(native(more[0]), target, path)
             else:
                 try:
-                    link_file(f"{tree}/{native(more[0])}", target)
+                    if not link_file(f"{tree}/{native(more[0])}", target):
+                        room.add_file(os.lstat(target).st_size)
                 except FileNotFoundError as error:
                     raise _damaged(folder) from error
         if kind not in "ow":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from kbuild.cache.folder import begin_again
 from kbuild.errors import EngineUnavailable, RuntimeUnavailable
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
@@ -63,6 +64,8 @@ def start_image(
             return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
     _check_platform(image)
     runtime = choose_runtime(wanted, run=run)
+    # Of what was used to find or build it, only the image itself is needed from here on.
+    begin_again(cache, image.layout)
     with ExitStack() as stack:
         unpacked = stack.enter_context(
             unpacked_image(image.layout, digest=image.digest, cache=cache, progress=progress)

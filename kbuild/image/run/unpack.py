@@ -16,7 +16,8 @@ from typing import Any
 
 import zstandard
 
-from kbuild.cache.scratch import scratch_folder
+from kbuild.cache.entries import state_size
+from kbuild.cache.folder import in_use
 from kbuild.cache.tree import cached_tree, writing
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
@@ -27,6 +28,8 @@ from kbuild.image.oci.media import layer_compression
 from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
 from kbuild.platform import host_platform
 from kbuild.progress import Progress
+from kbuild.room import room_for
+from kbuild.scratch import scratch_folder
 
 # Where a sandbox mounts something: a read-only root must already have them.
 _MOUNT_POINTS = ("proc", "dev", "tmp", "sys")
@@ -59,15 +62,16 @@ def unpacked_image(
     for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True), 1):
         place = f"layer {number} of {len(manifest.layers)}"
         trees.append(_unpacked_layer(layout, layer, diff_id, cache, place, progress))
-    with scratch_folder(cache, "run-") as folder:
+    with in_use(trees), scratch_folder(cache, "run-") as folder:
         root = folder / "root"
-        with writing("the unpacked image"):
+        with writing("the unpacked image"), room_for(folder) as room:
             root.mkdir()
             for tree in trees:
-                lay_layer(tree, root)
+                lay_layer(tree, root, room)
             for name in _MOUNT_POINTS:
                 (root / name).mkdir(exist_ok=True)
             root.chmod(0o755)
+            state_size(folder, room.used)
         yield UnpackedImage(root=root, config=dict(config.get("config") or {}), digest=entry.digest)
 
 
@@ -82,7 +86,8 @@ def _unpacked_layer(
         if not blob.is_file() or digest_file(blob) != layer.digest:
             raise InvalidImage(f"layer {layer.digest} of {layout} is missing or damaged", hint="build it again")
         try:
-            found = unpack_layer(read_layer(blob, layer_compression(layer.media_type)), folder)
+            with room_for(folder) as room:
+                found = unpack_layer(read_layer(blob, layer_compression(layer.media_type)), folder, room)
         except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
             raise InvalidImage(f"layer {layer.digest} of {layout} cannot be unpacked: {error}") from error
         if found != diff_id:

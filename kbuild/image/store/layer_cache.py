@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kbuild.cache.tree import mark_used, stamp, write_whole
+from kbuild.cache.tree import stamp, write_whole
 from kbuild.digest import Digest, digest_file, digest_json
-from kbuild.files import link_or_copy
+from kbuild.files import link_or_copy, mark_used
 from kbuild.image.engine import PackedBlob
 from kbuild.image.oci import media
 from kbuild.image.oci.compress import SETTINGS

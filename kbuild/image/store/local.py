@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import mark_used, write_whole
+from kbuild.cache.tree import write_whole
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
+from kbuild.files import mark_used
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import blob_path, list_images
 from kbuild.image.store.image_index import BuiltIndex, index_in, single_image, write_index
 from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
+from kbuild.scratch import scratch_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,7 @@ class LocalImages:
 
     def add(self, build: Callable[[Path], BuiltImage]) -> BuiltImage:
         """Let ``build`` write a layout into an empty place and keep it under its digest."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
-        try:
+        with scratch_folder(self.root, ".new-") as scratch:
             image = build(scratch / "layout")
             kept = self.root / image.digest.hex
 
@@ -39,14 +37,10 @@ class LocalImages:
 
             _keep(image.layout, kept, scratch, lambda: [read()])
             return read()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def add_index(self, images: Mapping[Platform, BuiltImage]) -> BuiltIndex:
         """Keep the index of images that are here; its layout shares their files."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
-        try:
+        with scratch_folder(self.root, ".new-") as scratch:
             index = write_index(images, scratch / "layout")
             kept = self.root / index.digest.hex
 
@@ -55,8 +49,6 @@ class LocalImages:
 
             _keep(index.layout, kept, scratch, lambda: read().images.values())
             return read()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def name(self, image: BuiltImage | BuiltIndex, reference: ImageReference) -> None:
         """Remember that ``reference`` means this image from now on."""

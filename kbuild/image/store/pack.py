@@ -30,6 +30,8 @@ from kbuild.image.store.layer_cache import LayerCache
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
+from kbuild.room import room_for
+from kbuild.scratch import scratch_folder
 
 # Docker 26.1 loads zstd layers into both of its stores, as do registries, podman and containerd; it packs five times
 # faster than gzip and smaller. Docker 20.10 needs gzip.
@@ -108,19 +110,14 @@ def writing(destination: Path) -> Iterator[Path]:
 
     Raises OutputError for what the disk or its permissions refuse.
     """
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        _replace(temporary, destination)
+        with scratch_folder(destination.parent, f".{destination.name[:16]}-") as scratch:
+            new = scratch / "new"
+            new.mkdir()
+            yield new
+            _replace(new, destination)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise output_error(error, destination) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def output_error(error: OSError, destination: Path) -> OutputError:
@@ -195,7 +192,8 @@ def _write_layer(
     scratch: str,
     counter: _Counter,
 ) -> tuple[LayerSummary, Descriptor]:
-    blob = write_blob(counter.counted(source.chunks()), compression, blobs, scratch=scratch)
+    with room_for(blobs) as room:
+        blob = write_blob(counter.counted(source.chunks()), compression, blobs, scratch=scratch, ahead=room.add)
     summary = LayerSummary(digest=blob.digest, diff_id=blob.diff_id, size=blob.size, created_by=created_by)
     return summary, Descriptor(media_type=media.LAYERS[compression], digest=blob.digest, size=blob.size)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag, write_tags
 from kbuild.progress import Progress
+from kbuild.scratch import scratch_folder
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import read_image
 from kbuild.workflow.audit.request import Audited, AuditRequest
@@ -265,9 +265,8 @@ class Auditor:
 
     @contextmanager
     def _workdir(self) -> Iterator[Path]:
-        self._tools.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="audit-", dir=self._tools.cache) as folder:
-            yield Path(folder)
+        with scratch_folder(self._tools.cache, "audit-") as folder:
+            yield folder
 
 
 _LOCK_LABEL = "io.kbuild.lock.digest"

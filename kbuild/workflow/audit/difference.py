@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 from kbuild.audit.lockview import LockView, view_lock
@@ -14,6 +13,7 @@ from kbuild.errors import ModelNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
+from kbuild.scratch import scratch_folder
 from kbuild.workflow import Tools
 
 _PARAMETER = re.compile(r"artifacts/params_(?P<name>[^/]+)\.json")
@@ -22,13 +22,12 @@ _MAX_PARAMETER = 1 << 16
 
 def compare_models(before: ModelReference, after: ModelReference, tools: Tools) -> Difference:
     """What differs between two models and their runs. Raises what fetching them does."""
-    tools.cache.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="diff-", dir=tools.cache) as folder,
+        scratch_folder(tools.cache, "diff-") as folder,
         tools.phases("fetch") as progress,
     ):
-        one = _side(before, Path(folder) / "before", tools, progress)
-        other = _side(after, Path(folder) / "after", tools, progress)
+        one = _side(before, folder / "before", tools, progress)
+        other = _side(after, folder / "after", tools, progress)
         return compare(one, other)
 
 

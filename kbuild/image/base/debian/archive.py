@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kbuild.errors import BaseImageError, HashMismatch, ProgramNotFound
+from kbuild.files import mark_used
 from kbuild.image.base.debian.sources import Archive, read_fields
 from kbuild.plan.base import BasePackage
 from kbuild.process import Runner
@@ -147,6 +148,7 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
     """
     kept = cache / "debs" / f"{package.sha256}.deb"
     if kept.is_file():
+        mark_used(kept)
         return kept
     for uri in uris:
         content = fetch(f"{uri}/{package.filename}")

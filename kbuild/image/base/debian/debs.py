@@ -23,8 +23,11 @@ from kbuild.plan.base import BaseKind, BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.room import room_for
 
 _APT = Path("/etc/apt")
+# How many times its bytes a package may need when it is unpacked.
+_UNPACKED = 6
 _PARALLEL = 8
 
 
@@ -59,7 +62,8 @@ def resolve_debs_base(
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 files = list(pool.map(lambda package: download_package(package, uris, cache, fetch), packages))
             progress.note(f"unpacking {len(packages)} packages of {suite}")
-            lay_out({package.name: file.read_bytes() for package, file in zip(packages, files, strict=True)}, root)
+            with room_for(root, _UNPACKED * sum(file.stat().st_size for file in files)):
+                lay_out({package.name: file.read_bytes() for package, file in zip(packages, files, strict=True)}, root)
             normalise_tree(root, sticky=STICKY)
 
         path = cached_tree(cache / "bases" / digest.hex, make)

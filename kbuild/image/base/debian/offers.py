@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from kbuild.cache.tree import mark_used, write_whole
+from kbuild.cache.tree import write_whole
 from kbuild.digest import digest_json
+from kbuild.files import mark_used
 from kbuild.image.base.debian.archive import Fetch, Release, list_digests, read_packages
 from kbuild.plan.base import BasePackage
 
