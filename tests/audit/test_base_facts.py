@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -11,7 +12,7 @@ from kbuild.audit.base_facts import BaseFacts, BasePackage, read_base
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.severity import read_severity
-from kbuild.audit.sources.osv import PackageVersion, fixed_versions, is_unimportant
+from kbuild.audit.sources.osv import PackageVersion, fixed_versions, is_affected, is_unimportant
 from kbuild.audit.sources.osv_api import Answer
 from kbuild.audit.subject import Subject
 
@@ -186,6 +187,15 @@ def test_a_record_is_read_for_the_release_that_is_asked() -> None:
     assert fixed_versions(FIXED, GLIBC) == ("2.36-9+deb12u11",)
     assert read_severity(FIXED) == "low"
     assert read_severity({**UNFIXED, "severity": [{"type": "Ubuntu", "score": "medium"}]}) == "medium"
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [("2.36-9+deb12u9", True), ("2.36-9+deb12u11", False), ("2.36-9+deb12u11~bpo1", True), ("1:2.0-1", False)],
+)
+def test_an_offline_record_is_evaluated_by_dpkgs_order(version: str, affected: bool) -> None:
+    assert is_affected(FIXED, replace(GLIBC, version=version)) is affected
+    assert not is_affected(FIXED, replace(GLIBC, ecosystem="Debian:13", version=version))
 
 
 class Osv:

@@ -14,7 +14,10 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from kbuild.debversion import version_key
+
 PYPI = "PyPI"
+_DPKG = ("Debian", "Ubuntu")
 _EVENTS = ("introduced", "fixed", "last_affected", "limit")
 _SEMVER = re.compile(r"v?(?P<core>\d+(\.\d+){0,2})(?:-(?P<pre>[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z.-]+)?")
 _Key = tuple[Any, ...]
@@ -169,6 +172,8 @@ def _keys(package: PackageVersion, kind: str) -> Callable[[str], _Key]:
         return _semver_key
     if kind == "ECOSYSTEM" and package.ecosystem == PYPI:
         return _pypi_key
+    if kind == "ECOSYSTEM" and package.ecosystem.partition(":")[0] in _DPKG:
+        return lambda text: (1, version_key(text))
     raise Undecidable(f"how versions of {package.ecosystem} follow each other in a {kind} range is not known")
 
 

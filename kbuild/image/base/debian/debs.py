@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import get_args
 
 from kbuild.cache.tree import cached_tree, normalise_tree, writing
+from kbuild.debversion import version_key
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import BaseImageError
 from kbuild.image.base.debian import archive as archives
 from kbuild.image.base.debian.archive import Fetch, download_package, read_release
 from kbuild.image.base.debian.deb import RECIPE, STICKY, lay_out
-from kbuild.image.base.debian.debversion import version_key
 from kbuild.image.base.debian.offers import read_offers
 from kbuild.image.base.debian.sources import Archive, find_archives
 from kbuild.image.base.debian.suites import Suite
