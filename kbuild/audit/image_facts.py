@@ -47,7 +47,7 @@ class Distribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CondaRecord:
-    """An installed conda package."""
+    """An installed conda package; ``purls`` are the package urls that its channel states."""
 
     name: str
     version: str
@@ -56,6 +56,7 @@ class CondaRecord:
     sha256: str | None
     license: str | None
     files: frozenset[str]
+    purls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +156,7 @@ def _conda(path: str, file: ImageFile) -> CondaRecord:
             sha256=value.get("sha256"),
             license=value.get("license") or None,
             files=frozenset(map(str, value.get("files", ()))),
+            purls=tuple(map(str, value.get("purls") or ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidImage(f"/{path} of the image is no conda package record: {error!r}") from error

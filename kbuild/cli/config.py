@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from kbuild.audit.policy import join_policies
 from kbuild.project.config import ProjectConfig as ProjectConfig
 from kbuild.project.config import read_config, read_pyproject
 
@@ -41,7 +42,12 @@ def read_project_config(start: Path, env: str | None = None) -> ProjectConfig:
     ``env`` is a Kedro environment, conf/local by default. Raises ConfigurationError for keys or values that cannot be.
     """
     root = find_project(start)
-    return ProjectConfig(env=env) if root is None else read_config(root, env=env)
+    if root is None:
+        return ProjectConfig(env=env)
+    config = read_config(root, env=env)
+    # Told by every command: a job gets to its audit only after it has built.
+    join_policies(config.audit)
+    return config
 
 
 def find_project(start: Path) -> Path | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +90,15 @@ def test_debian_is_asked_by_source_package_and_its_version() -> None:
         "deb:util-linux": "2.38.1-5+deb12u3",  # and so is the epoch
     }
     assert next(each.parts for each in facts.packages if each.name == "glibc") == ("libc-bin", "libc6")
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="only dpkg knows what dpkg has installed")
+def test_this_machines_packages_are_those_that_dpkg_names() -> None:
+    format = "${source:Package} ${source:Version} ${db:Status-Status}\n"
+    told = subprocess.run(["dpkg-query", "-W", "-f", format], capture_output=True, text=True, check=True).stdout
+    status = Path("/var/lib/dpkg/status").read_bytes()
+    found = {(each.name, each.version) for each in read_base({"var/lib/dpkg/status": status}).packages}
+    assert found == {tuple(line.split()[:2]) for line in told.splitlines() if line.endswith(" installed")}
 
 
 def test_distroless_images_keep_a_file_a_package() -> None:

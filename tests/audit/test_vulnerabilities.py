@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,14 @@ def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, m
         base=BaseFacts(ecosystem=None, packages=()),
     )
     assert check(lock, database, image=facts).unchecked == ()
+    # As conda-forge's records of 2026 name it; OpenCV's library is two projects' and so no certain one's.
+    for purls, where in (
+        (("pkg:pypi/jinja2?source=hash-mapping",), []),
+        (("pkg:pypi/opencv-python", "pkg:pypi/opencv-python-headless"), ["conda:jinja2"]),
+        (("pkg:conda/jinja2", "no url"), ["conda:jinja2"]),
+    ):
+        stated = replace(facts, conda=(replace(record, files=frozenset(), purls=purls),))
+        assert [each.where for each in check(lock, database, image=stated).unchecked] == where
 
 
 def test_training_tells_a_conda_package_by_the_name_that_drift_compares(make_lock: Any, make_entry: Any) -> None:

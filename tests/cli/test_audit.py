@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from kbuild.cache.folder import prune_cache
 from kbuild.cli.audit import FORMATS, command
+from kbuild.cli.config import read_project_config
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs
@@ -186,3 +187,10 @@ def test_a_lock_of_channels_asked_for_by_name_is_fresh(folder: Path, recorded: l
         found = json.loads(done.stdout)
         assert [each["id"] for each in found["findings"] if each["id"] == "lock-stale"] == stale
         assert not [each for each in found["unchecked"] if "fresh" in each["reason"]]
+
+
+def test_a_policy_that_is_none_is_told_by_every_command(folder: Path) -> None:
+    """Not after minutes of locking and building, where the audit would be the first to read it."""
+    (folder / "pyproject.toml").write_text('[tool.kedro]\n[tool.kbuild.audit]\nfail-on = "bad"\n')
+    with pytest.raises(ConfigurationError, match=r"^pyproject.toml, \[tool.kbuild.audit\]: fail-on"):
+        read_project_config(folder)

@@ -6,9 +6,11 @@ distribution, training had a distribution of that name and version, or kbuild's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from packaging.utils import canonicalize_name
+from packageurl import PackageURL
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.lockview import LockEntry
@@ -98,13 +100,26 @@ def distribution_of(entry: LockEntry) -> str | None:
 
 
 def _brought(entry: LockEntry, subject: Subject) -> str | None:
-    """The only distribution of that version among the files of the conda package in the image."""
+    """The only distribution among the files of the conda package in the image, or that its package url names."""
     if subject.image is None:
         return None
-    files = next((record.files for record in subject.image.conda if record.name == entry.name), frozenset())
-    folders = {file.split("/")[-2] for file in files if file.endswith(".dist-info/METADATA")}
-    named = {folder.removesuffix(".dist-info").partition("-")[0] for folder in folders}
-    return canonicalize_name(named.pop()) if len(named) == 1 else None
+    record = next((each for each in subject.image.conda if each.name == entry.name), None)
+    if record is None:
+        return None
+    folders = {file.split("/")[-2] for file in record.files if file.endswith(".dist-info/METADATA")}
+    named = {canonicalize_name(folder.removesuffix(".dist-info").partition("-")[0]) for folder in folders}
+    named = named or set(_pypi_names(record.purls))
+    return named.pop() if len(named) == 1 else None
+
+
+def _pypi_names(purls: tuple[str, ...]) -> Iterator[NormalizedName]:
+    for text in purls:
+        try:
+            purl = PackageURL.from_string(text)
+        except ValueError:
+            continue
+        if purl.type == "pypi":
+            yield canonicalize_name(purl.name)
 
 
 def _trained(entry: LockEntry, subject: Subject) -> str | None:

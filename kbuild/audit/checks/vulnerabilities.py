@@ -122,7 +122,7 @@ class VulnerabilityCheck:
         if silent and not answered and not missed:
             missed.append(self._unchecked(entry.where, "; ".join(silent)))
         if not answered and not missed:
-            reason = f"no advisories of {package.name} ({package.ecosystem}) were given"
+            reason = f"no source here has advisories of {package.ecosystem}"
             missed.append(self._unchecked(entry.where, reason, _ACCEPT))
         return findings, missed
 
