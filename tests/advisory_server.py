@@ -29,7 +29,8 @@ class AdvisoryServer:
     """``url`` is OSV's address and the index's. ``seen`` are method and path of each request, ``asked`` OSV's queries.
 
     ``knows`` tells which releases the index has; ``answer`` takes the place of OSV's answer to a batch of queries, and
-    ``osv_status`` of its status. ``page`` is how many records OSV names at once.
+    ``osv_status`` of its status. Of a batch with a query for an ecosystem of ``unknown`` nothing is
+    answered, as OSV does. ``page`` is how many records OSV names at once.
     """
 
     url: str = ""
@@ -39,6 +40,7 @@ class AdvisoryServer:
     knows: Callable[[str, str], bool] = lambda name, version: True
     answer: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None
     osv_status: int = 200
+    unknown: frozenset[str] = frozenset()
     page: int = 1000
 
     def add(self, *records: Record) -> None:
@@ -152,6 +154,9 @@ def serving(server: AdvisoryServer, port: int = 0) -> Iterator[AdvisoryServer]:
         def do_POST(self) -> None:
             server.seen.append(("POST", self.path))
             queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+            if server.unknown & {query["package"]["ecosystem"] for query in queries}:
+                self.reply(400, {"code": 3, "message": "error in query at index 0: invalid ecosystem"})
+                return
             value = server.batch(queries) if server.answer is None else server.answer(queries)
             self.reply(server.osv_status if self.path == "/v1/querybatch" else 404, value)
 

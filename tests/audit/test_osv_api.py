@@ -128,6 +128,19 @@ def test_a_record_of_wrong_types_is_told(server: AdvisoryServer, change: dict[st
     assert "BIT-python-2023-40217" in answer.reason
 
 
+def test_an_ecosystem_that_is_new_to_the_service_spoils_no_other(server: AdvisoryServer) -> None:
+    new = PackageVersion(ecosystem="MinimOS", name="openssl", version="3.5.0-r0")
+    server.unknown = frozenset({"MinimOS"})
+    answer = OsvApi(server.url).query([JINJA, new, SIX, PYTHON])
+    assert len(found(answer[JINJA])) == 2 and len(found(answer[PYTHON])) == 1 and answer[SIX] == ()
+    refused = answer[new]
+    assert isinstance(refused, NotKnown) and "status 400" in refused.reason
+    server.unknown = frozenset({"MinimOS", "PyPI", "Bitnami"})
+    server.seen.clear()
+    assert all(isinstance(each, NotKnown) for each in OsvApi(server.url).query([JINJA, new, SIX, PYTHON]).values())
+    assert len(server.seen) == 4
+
+
 def test_a_dead_service_is_told() -> None:
     answer = OsvApi("http://127.0.0.1:9").query([SIX])[SIX]
     assert isinstance(answer, NotKnown)

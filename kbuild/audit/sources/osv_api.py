@@ -55,15 +55,28 @@ class OsvApi:
         named: dict[PackageVersion, list[str] | NotKnown] = {}
         unique = list(dict.fromkeys(packages))
         for start in range(0, len(unique), _BATCH):
-            chunk = unique[start : start + _BATCH]
-            try:
-                named |= self._names(chunk)
-            except _Failed as error:
-                named |= dict.fromkeys(chunk, NotKnown(reason=str(error), down=True))
+            named |= self._batch(unique[start : start + _BATCH])
         ids = sorted({id for names in named.values() if not isinstance(names, NotKnown) for id in names})
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             records = dict(zip(ids, pool.map(self._record, ids), strict=True))
         return {package: _collect(names, records) for package, names in named.items()}
+
+    def _batch(self, packages: Sequence[PackageVersion]) -> dict[PackageVersion, list[str] | NotKnown]:
+        """The ids of each package's records, or why they are not known.
+
+        One query that the service calls invalid, of an ecosystem that is new to it, makes it refuse all of a request:
+        then each ecosystem is asked by itself.
+        """
+        try:
+            return self._names(packages)
+        except _Failed as error:
+            ecosystems = list(dict.fromkeys(package.ecosystem for package in packages))
+            if not error.invalid or len(ecosystems) == 1:
+                return dict.fromkeys(packages, NotKnown(reason=str(error), down=True))
+        found: dict[PackageVersion, list[str] | NotKnown] = {}
+        for ecosystem in ecosystems:
+            found |= self._batch([package for package in packages if package.ecosystem == ecosystem])
+        return found
 
     def _names(self, packages: Sequence[PackageVersion]) -> dict[PackageVersion, list[str] | NotKnown]:
         """The ids of each package's records, through all pages."""
@@ -117,7 +130,8 @@ class OsvApi:
         try:
             response = self._session.request(method, self._base + path, json=body, timeout=_TIMEOUT)
             if not response.ok:
-                raise _Failed(f"{self.name} refused: status {response.status_code} for {path}")
+                status = response.status_code
+                raise _Failed(f"{self.name} refused: status {status} for {path}", invalid=status == 400)
             value = response.json()
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _Failed(f"{self.name} does not answer: {_words(error)}") from error
@@ -134,7 +148,11 @@ class OsvApi:
 
 
 class _Failed(Exception):
-    """The service could not say; the text says why."""
+    """The service could not say; the text says why. ``invalid`` tells that it takes the request for none."""
+
+    def __init__(self, text: str, *, invalid: bool = False) -> None:
+        super().__init__(text)
+        self.invalid = invalid
 
 
 def _query(package: PackageVersion, page: str | None) -> dict[str, Any]:
