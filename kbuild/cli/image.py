@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,20 @@ from kbuild.cli.options import (
     optional_model_argument,
 )
 from kbuild.cli.show import Show
-from kbuild.workflow import Delivery, ImageResult, build_image, check_name
+from kbuild.model.model_reference import ModelReference
+from kbuild.workflow import Delivery, ImageResult, Tools, build_image, check_name
 
 
 @click.command("image")
 @optional_model_argument
 @click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
 @click.option("--from-file", metavar="FILE", help="Many models: one a line, # begins a comment; - is stdin.")
+@click.option(
+    "--best",
+    metavar="METRIC[:min]",
+    callback=lambda _context, _option, text: None if text is None else parse_best(text),
+    help="Of MODEL's child runs, the one with the highest value of it, or with :min the lowest.",
+)
 @click.option(
     "--jobs", "-j", type=click.IntRange(1, 64), help="So many of them at a time.  [default: 2, or one a builder]"
 )
@@ -47,6 +55,7 @@ from kbuild.workflow import Delivery, ImageResult, build_image, check_name
 @json_option
 def command(
     model: str | None,
+    best: Wanted | None,
     all_registered: bool,
     from_file: str | None,
     jobs: int | None,
@@ -62,6 +71,8 @@ def command(
     platforms the digest is that of the image index; each platform's image keeps the digest that it has alone, and
     can be named by it too.
 
+    A run that trained many, a sweep, has child runs: --best METRIC takes one of them, else they are named.
+
     Of many models a line each is printed, MODEL<tab>name@digest (with --json an object a line); those that fail are
     told at the end, and the exit code is then 70. What is built is not built again, so the same command goes on where
     it was stopped.
@@ -70,6 +81,8 @@ def command(
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
     if model is not None and (jobs is not None or report is not None or len(options["builders"]) > 1):
         raise click.UsageError("--jobs, --report and several --builder are of many models")
+    if best is not None and (model is None or ModelReference.parse(model).kind != "run"):
+        raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run's id")
     show = Show()
     tools, config = make_tools(show)
     delivery = Delivery(
@@ -99,12 +112,42 @@ def command(
             to_json=to_json if as_json else None,
         )
         return
+    if best is not None:
+        model = _take_best(ModelReference.parse(model), best, tools, show)
     result = build_image(make_image_request(config, model, engine, options), delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")
     if result.untagged is not None:
         show.say(f"the run is not tagged with this image: {result.untagged}", style="yellow")
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What makes one run better than another."""
+
+    metric: str
+    lowest: bool
+
+
+def parse_best(text: str) -> Wanted:
+    """Read ``METRIC``, ``METRIC:max`` or ``METRIC:min``; raises click's BadParameter."""
+    metric, colon, direction = text.rpartition(":")
+    if not colon or direction not in ("min", "max"):  # MLflow lets names have colons
+        metric, direction = text, "max"
+    if not metric.strip():
+        raise click.BadParameter(f"{text!r} names no metric")
+    return Wanted(metric=metric.strip(), lowest=direction == "min")
+
+
+def _take_best(parent: ModelReference, wanted: Wanted, tools: Tools, show: Show) -> str:
+    """The best child run's model, as a reference; says which it is, and of which others."""
+    best = tools.store.best_child(parent, wanted.metric, lowest=wanted.lowest)
+    which = "lowest" if wanted.lowest else "highest"
+    left_out = f"; left out: {', '.join(best.left_out)}" if best.left_out else ""
+    value = f"{wanted.metric} {best.value:g}, the {which} of {best.compared}"
+    show.say(f"taking run {best.run_id} ({best.name}): {value}{left_out}")
+    return f"runs:/{best.run_id}" + (f"/{parent.name}" if parent.name else "")
 
 
 def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.model.find import is_active, resolve, versions_of
+from kbuild.model.find import best_child, is_active, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.sweep import Best
 from kbuild.tracking.mlflow_client import find_versions
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
 from kbuild.tracking.registry import PROMPT_TAG
@@ -63,6 +64,9 @@ class ModelStore(Protocol):
 
     def read_run(self, run_id: str) -> RunFacts:
         """Tags and parameters of a run."""
+
+    def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
+        """The child run of a run with the best value of a metric, of those that have models."""
 
     def registered(self) -> list[str]:
         """``models:/NAME/VERSION`` of the newest version of every registered model and of those with an alias."""
@@ -132,6 +136,11 @@ class MlflowStore:
         with self._speaking(run_id):
             data = self._client().get_run(run_id).data
             return RunFacts(tags=dict(data.tags), parameters=dict(data.params))
+
+    def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
+        """See ModelStore. Raises RunWithoutModel, ModelNotFound or TrackingUnavailable."""
+        with self._speaking(str(reference)):
+            return best_child(self._client(), reference, metric, lowest=lowest)
 
     def registered(self) -> list[str]:
         """See ModelStore. Raises TrackingUnavailable."""

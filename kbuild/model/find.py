@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.sweep import Best, find_best, find_children, make_choice, with_models
 from kbuild.tracking.mlflow_client import find_logged, version_uri
 from kbuild.tracking.registry import is_of_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -27,8 +29,37 @@ def resolve(client: MlflowClient, reference: ModelReference) -> str:
     raise ModelNotFound(f"{reference} is not kept by a tracking server")
 
 
+def best_child(client: MlflowClient, reference: ModelReference, metric: str, *, lowest: bool) -> Best:
+    """The best of a run's children that have a model; raises RunWithoutModel or ModelNotFound."""
+    parent = client.get_run(str(reference.run_id))
+    return find_best(client, parent, metric, lambda run: _has_model(client, run, reference.name), lowest=lowest)
+
+
 def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
     run = client.get_run(run_id)
+    try:
+        return _resolve_own(client, run, name)
+    except RunWithoutModel:
+        children = with_models(find_children(client, run), lambda child: _has_model(client, child, name))
+        if not children:
+            raise
+    raise make_choice(run_id, children)
+
+
+def _has_model(client: MlflowClient, run: Run, name: str | None) -> bool:
+    # Older servers' searches tell no models.
+    whole = run if run.outputs and run.outputs.model_outputs else client.get_run(run.info.run_id)
+    try:
+        _resolve_own(client, whole, name)
+    except AmbiguousModel:
+        return True
+    except (RunWithoutModel, ModelNotFound):
+        return False
+    return True
+
+
+def _resolve_own(client: MlflowClient, run: Run, name: str | None) -> str:
+    run_id = run.info.run_id
     ids = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
     logged = [model for model_id in dict.fromkeys(ids) for model in find_logged(client, model_id)]
     ready = [model for model in logged if str(model.status) == "READY"]

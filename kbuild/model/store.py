@@ -18,6 +18,7 @@ from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
 from kbuild.model.folders import is_local
 from kbuild.model.kept import Kept
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.sweep import Best
 from kbuild.model.tracking import Run, Tracking, Unfamiliar, Version, reasons
 from kbuild.tracking.preflight import without_credentials
 from kbuild.tracking.registry import find_model_id, is_of_model
@@ -122,6 +123,10 @@ class LeanStore:
             return RunFacts(tags=run.tags, parameters=run.parameters)
 
         return self._ask(read, lambda mlflow: mlflow.read_run(run_id))
+
+    def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
+        """See ModelStore."""
+        return self._mlflow().best_child(reference, metric, lowest=lowest)
 
     def registered(self) -> list[str]:
         """See ModelStore."""

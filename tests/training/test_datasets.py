@@ -87,6 +87,24 @@ def test_it_loads_the_model_of_a_run(store: mlflow.MlflowClient) -> None:
     assert ask(dataset.load()) == [2.0, 4.0]
 
 
+def test_a_deleted_model_of_the_run_is_not_in_the_way_of_another(store: mlflow.MlflowClient) -> None:
+    with mlflow.start_run() as run:
+        for factor, name in ((2, "model"), (3, "model"), (4, "other")):
+            MlflowModelLoggerDataSet(**PYFUNC, artifact_path=name, save_args=QUICK).save(Times(factor))
+    models = store.get_run(run.info.run_id).outputs.model_outputs
+    logged = sorted(
+        (store.get_logged_model(each.model_id) for each in models), key=lambda each: each.creation_timestamp
+    )
+    dataset = MlflowModelLoggerDataSet(**PYFUNC, run_id=run.info.run_id)
+    for deleted in logged[1:]:
+        store.delete_logged_model(deleted.model_id)
+    assert dataset.exists() and ask(dataset.load()) == [2.0, 4.0]
+    store.delete_logged_model(logged[0].model_id)
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match="has no model 'model': it logged none"):
+        dataset.load()
+
+
 def test_it_saves_to_and_loads_from_the_active_run(store: mlflow.MlflowClient) -> None:
     dataset = MlflowModelLoggerDataSet(**PYFUNC, artifact_path="doubled", save_args=QUICK)
     with mlflow.start_run() as run:
