@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from kbuild.tracking.registry import PROMPT_TAG
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_log = logging.getLogger(__name__)
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # About a minute, as kbuild's own questions: a server that is not there at all is told of before MLflow's client asks.
 _PATIENCE = {
@@ -69,7 +71,10 @@ class ModelStore(Protocol):
         """The child run of a run with the best value of a metric, of those that have models."""
 
     def registered(self) -> list[str]:
-        """``models:/NAME/VERSION`` of the newest version of every registered model and of those with an alias."""
+        """``models:/NAME/VERSION`` of the newest version of every registered model and of those with an alias.
+
+        ``models:/NAME@latest`` of one whose versions cannot be read.
+        """
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """Tag the run, and the registered versions whose source is the model of this uri, through copies; else none.
@@ -144,6 +149,8 @@ class MlflowStore:
 
     def registered(self) -> list[str]:
         """See ModelStore. Raises TrackingUnavailable."""
+        from mlflow.exceptions import MlflowException
+
         with self._speaking("the registered models"):
             client = self._client()
             found: list[str] = []
@@ -154,7 +161,13 @@ class MlflowStore:
                     if PROMPT_TAG in (model.tags or {}):
                         continue
                     # A search tells the aliases, but of the versions not reliably the newest.
-                    versions = find_versions(client, str(model.name))
+                    try:
+                        versions = find_versions(client, str(model.name))
+                    except MlflowException as error:
+                        # One that may not be read stops no other: whoever asks for it is told why.
+                        _log.debug("the versions of %s: %s", model.name, error)
+                        found.append(f"models:/{model.name}@latest")
+                        continue
                     newest = {str(max(int(each.version) for each in versions))} if versions else set()
                     chosen = newest | {str(version) for version in (model.aliases or {}).values()}
                     found += [f"models:/{model.name}/{version}" for version in sorted(chosen, key=int)]

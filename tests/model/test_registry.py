@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.utils.validation import _validate_model_name
 
+from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.errors import ModelNotFound, PackageNotFound, TrackingRefused, UnexpectedError
+from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.store import LeanStore
+from kbuild.platform import host_platform
+from kbuild.process import run
+from kbuild.progress import Progress, Silent
 from kbuild.tracking.mlflow_client import find_versions
 from kbuild.tracking.registry import is_name, is_of_model
+from kbuild.workflow import Delivery, ImageRequest, Tools, build, build_many
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TAGS = {"kbuild.image": "b"}
@@ -139,3 +149,54 @@ def test_a_folder_of_mlflow_2_is_of_its_model_alone() -> None:
         ("models:/m-" + "0" * 32, False),
     ):
         assert is_of_model(f"runs:/{run}/b", "n", "1", source, never) is expected, source
+
+
+def test_one_model_that_cannot_be_read_stops_no_other(
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("alone", "forbidden", "gone", "other"):
+        mlflow.register_model(f"models:/{filled[2][0]}", name)
+    registry = client._get_registry_client().store
+    registry.create_registered_model("folder")
+    registry.create_model_version("folder", f"file://{tmp_path}/none", filled[1])
+    registry.create_registered_model("scheme")
+    registry.create_model_version("scheme", "nowhere:/x", filled[1])
+    search = mlflow.MlflowClient.search_model_versions
+
+    def refuse(self: mlflow.MlflowClient, filter_string: str, **options: Any) -> Any:
+        if "forbidden" in filter_string:
+            raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+        return search(self, filter_string, **options)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "search_model_versions", refuse)
+    store = LeanStore(tracking_uri=client.tracking_uri)
+    found = sorted(store.registered())
+    assert found == [
+        "models:/alone/1", "models:/folder/1", "models:/forbidden@latest", "models:/gone/1", "models:/other/1",
+        "models:/scheme/1",
+    ]  # fmt: skip
+    client.delete_registered_model("gone")
+
+    @contextmanager
+    def silent(phase: str) -> Iterator[Progress]:
+        yield Silent()
+
+    def lock(bundle: ModelBundle, *arguments: Any, **options: Any) -> Any:
+        raise PackageNotFound(f"locking {bundle.facts.model_id}")  # so far come those that can be read
+
+    monkeypatch.setattr(build, "lock_environment", lock)
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "get_model_version_by_alias",
+        lambda self, name, alias: refuse(self, name),
+    )  # fmt: skip
+    watcher: Any = type("Watcher", (), {"begin": lambda self, model: silent, "end": lambda self, outcome: None})()
+    tools = Tools(store=store, run=run, cache=tmp_path / "cache", phases=silent)
+    requests = [ImageRequest(model=text, lock=LockRequest(platforms=(host_platform(),))) for text in found]
+    outcomes = {each.model: each.error for each in build_many(requests, Delivery(), tools, watcher=watcher, jobs=2)}
+    codes = {model: None if error is None else error.exit_code for model, error in outcomes.items()}
+    assert codes["models:/alone/1"] == codes["models:/other/1"] == PackageNotFound.exit_code
+    assert codes["models:/gone/1"] == ModelNotFound.exit_code
+    assert codes["models:/forbidden@latest"] == TrackingRefused.exit_code
+    for name in ("folder", "scheme"):
+        error = outcomes[f"models:/{name}/1"]
+        assert error is not None and not isinstance(error, UnexpectedError), error

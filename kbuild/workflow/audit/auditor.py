@@ -25,6 +25,7 @@ from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag, write_tags
 from kbuild.progress import Progress
+from kbuild.refused import known_error
 from kbuild.scratch import scratch_folder
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import read_image
@@ -109,8 +110,8 @@ class Auditor:
         for text in self._tools.store.registered():
             try:
                 yield text, self.audit_model(ModelReference.parse(text))
-            except KbuildError as error:
-                yield text, error
+            except Exception as error:  # noqa: BLE001  a defect that one model meets must not take the others' audits
+                yield text, known_error(error)
 
     def _audit(self, gathered: _Gathered) -> Audited:
         request = self._request
