@@ -158,3 +158,34 @@ def test_a_run_in_a_template_needs_a_shell_in_the_base(
     done = own("image", model, "--template", template, code=30)
     assert "RUN apt-get update" in done.error_lines[0] and "has no shell" in done.error_lines[0]
     assert not list((tmp_path / "cache").glob("downloads/*/*.whl"))  # told before anything was fetched for it
+
+
+def test_a_package_that_left_its_index_is_found_in_another_or_named(
+    model: Path, built: dict[str, Any], tool: Tool, tmp_path: Path
+) -> None:
+    wheels = wheels_of(built["cache"])
+    jinja = next(path.name for path in wheels if path.name.startswith("jinja2"))
+    with serve_wheels(wheels) as first, serve_wheels(wheels) as second:
+        second.yanked[jinja] = "it was released by mistake"
+        both = {**tool.environment, "PIP_INDEX_URL": first.url, "PIP_EXTRA_INDEX_URL": second.url, "PIP_FIND_LINKS": ""}
+        own = replace(tool, cache=tmp_path / "cache", environment=both)
+        lock = tmp_path / "conda-lock.yml"
+        own("lock", model, "-o", lock)
+        locked = packages(lock)["jinja2"]["url"]
+        here, there = (first, second) if locked.startswith(first.url.removesuffix("simple")) else (second, first)
+        here.gone.add(jinja)
+        done = own("image", model, "--lockfile", lock, "--json")
+        assert done.json["digest"] == built["digest"]
+        assert done.json["yanked"] == (
+            [f"jinja2 {packages(lock)['jinja2']['version']} was yanked by its authors: it was released by mistake"]
+            if there is second
+            else []
+        )
+        assert all(each in done.err for each in done.json["yanked"])
+        there.gone.add(jinja)
+        cold = replace(own, cache=tmp_path / "cold")
+        (tmp_path / "cold").mkdir()
+        shutil.copytree(tmp_path / "cache/channel", tmp_path / "cold/channel")
+        done = cold("image", model, "--lockfile", lock, code=21)
+    assert f"jinja2 {packages(lock)['jinja2']['version']} is gone" in done.error_lines[0]
+    assert "kbuild lock --force" in done.error_lines[-1]

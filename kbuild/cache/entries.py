@@ -29,6 +29,7 @@ KINDS = {
     "unpacked": "unpacked/*",
     "package-lists": "package-lists",
     "base-facts": "base-facts",
+    "yanked": "yanked",
     "registries": "registries",
     "slim": "slim",
     "splits": "splits",

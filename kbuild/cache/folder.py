@@ -30,7 +30,7 @@ DEFAULT_LIMIT = 20 * 10**9
 
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
 # What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
-_ANSWERS = ("package-lists", "base-facts", "registries", "slim", "splits", "versions")
+_ANSWERS = ("package-lists", "base-facts", "registries", "yanked", "slim", "splits", "versions")
 _FETCHED = ("downloads", "debs", "bases", "pulled", "models")
 _FORGOTTEN = 365 * 86400 * 10**9
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

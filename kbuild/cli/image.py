@@ -117,6 +117,8 @@ def command(
     result = build_image(make_image_request(config, model, engine, options), delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")
+    for each in result.yanked:
+        show.say(each, style="yellow")
     if result.untagged is not None:
         show.say(f"the run is not tagged with this image: {result.untagged}", style="yellow")
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
@@ -168,6 +170,7 @@ def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
         ],
         "pushed": result.pushed,
         "tagged": result.untagged is None,
+        "yanked": list(result.yanked),
         "seconds": seconds,
         "platforms": {
             str(platform): {"digest": str(image.digest), "image_id": str(image.config_digest), "size": image.size}

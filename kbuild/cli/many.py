@@ -147,6 +147,7 @@ class _Watcher:
         self._lock = threading.Lock()
         self._done = 0
         self._spoke = time.monotonic()
+        self._told: set[str] = set()
 
     def begin(self, model: str) -> Phases:
         return _ModelPhases(self, model)
@@ -161,6 +162,10 @@ class _Watcher:
             self._done += 1
             self._spoke = time.monotonic()
             self._show.say(f"[{self._done}/{self._total}] {outcome.model} {text} ({outcome.seconds:.1f} s)")
+            for each in () if outcome.result is None else outcome.result.yanked:
+                if each not in self._told:
+                    self._told.add(each)
+                    self._show.say(each, style="yellow")
 
     def tell(self, model: str, phase: str, text: str) -> None:
         """Say what is being done where nothing was said for a while."""

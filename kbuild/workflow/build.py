@@ -6,8 +6,11 @@ What only some builds need is imported where it is needed: most builds find near
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from kbuild.cache.folder import using_cache
@@ -17,13 +20,15 @@ from kbuild.image.oci.compress import check_compressor
 from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
-from kbuild.platform import host_platform
+from kbuild.platform import Platform, host_platform
 from kbuild.scratch import scratch_folder
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
+
+_PATIENCE = 10.0  # seconds that a built image waits for a package index that is asked for no more than a warning
 
 
 def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path | None, force: bool = False) -> Locked:
@@ -87,8 +92,9 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         missing = [each for each in prepared if built[each.platform] is None]
         for each in missing:
             each.check_base()
-        done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
-        return deliver(
+        with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
+            done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
+        result = deliver(
             {platform: image or done[platform] for platform, image in built.items()},
             bundle,
             reference,
@@ -99,6 +105,34 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             tools,
             reused=reused,
         )
+    return replace(result, yanked=tuple(yanked))
+
+
+@contextmanager
+def _asking_of_yanked(locked: Locked, platforms: Sequence[Platform], tools: Tools) -> Iterator[list[str]]:
+    """Asks the indexes for withdrawn releases of what is built meanwhile; the list has them when the block is over."""
+    found: list[str] = []
+    if not platforms:
+        yield found
+        return
+    from kbuild.environment.index.withdrawn import find_withdrawn
+
+    packages = {package for platform in platforms for package in locked.lockfile.for_platform(platform)}
+    pool, stop = ThreadPoolExecutor(1), threading.Event()
+    environ, indexes, cache = locked.environ, locked.indexes, tools.cache
+    try:
+        asked = pool.submit(find_withdrawn, tuple(packages), indexes, environ=environ, cache=cache, stop=stop)
+        yield found
+        wait([asked], timeout=_PATIENCE)
+        stop.set()
+        withdrawn = asked.result()
+        found += withdrawn.releases
+        if withdrawn.unasked is not None:
+            with tools.phases("build") as progress:
+                progress.note(f"whether a release was yanked is not known: {withdrawn.unasked}")
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class ImageResult:
     ``image`` and ``plan`` are this machine's platform's, or the first one's.
     ``lock_digest`` is that of the packages that ``image`` is made of, wherever they came from.
     ``pushed`` is the reference by digest that a registry now has; ``untagged`` says why the model's run was not tagged.
+    ``yanked`` is a line for each release that its authors have withdrawn since, as far as it was asked.
     """
 
     image: BuiltImage
@@ -55,6 +56,7 @@ class ImageResult:
     reused: bool
     pushed: str | None = None
     untagged: str | None = None
+    yanked: tuple[str, ...] = ()
     index: BuiltIndex | None = None
 
     @property

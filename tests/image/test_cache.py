@@ -55,7 +55,7 @@ def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Pa
     assert base.exists()  # nothing else tells what base a model without a run was built on
 
 
-@pytest.mark.parametrize("kind", ["package-lists", "base-facts", "registries", "slim", "splits"])
+@pytest.mark.parametrize("kind", ["package-lists", "base-facts", "registries", "yanked", "slim", "splits"])
 def test_answers_go_last_or_when_nobody_asked_for_a_year(tmp_path: Path, kind: str) -> None:
     now = time.time()
     names = {"forgotten": now - 366 * 86400, "old": now - 360 * 86400, "new": now}

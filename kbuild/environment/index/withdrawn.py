@@ -1,0 +1,100 @@
+"""Which locked releases their authors have withdrawn since (PEP 592): what is yanked is still given, so nobody notices.
+
+One request a package and index, eight at a time. The answer for the same packages is kept for a day.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from kbuild.cache.tree import write_whole
+from kbuild.digest import digest_json
+from kbuild.environment.index.package_indexes import Indexes, find_files
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
+from kbuild.errors import IndexUnavailable, KbuildError
+
+if TYPE_CHECKING:
+    import requests
+
+_AT_ONCE = 8
+_DAY = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Withdrawn:
+    """A line for each release that was yanked; ``unasked`` says why that is not known of others, None where it is."""
+
+    releases: tuple[str, ...] = ()
+    unasked: str | None = None
+
+
+def find_withdrawn(
+    packages: Sequence[LockedPackage],
+    indexes: Indexes,
+    *,
+    environ: Mapping[str, str],
+    cache: Path,
+    stop: threading.Event,
+) -> Withdrawn:
+    """What the indexes say today of these packages; those built or captured here are on none.
+
+    Once ``stop`` is set no more is asked.
+    """
+    wanted = sorted(p for p in packages if p.manager == "pip" and not p.url.startswith(f"${CHANNEL_VARIABLE}/"))
+    key = digest_json([[*indexes.urls, *indexes.find_links], [[p.name, p.version, p.sha256] for p in wanted]])
+    kept = cache / "yanked" / f"{key.hex}.json"
+    known = _read(kept)
+    if known is not None:
+        return Withdrawn(releases=known)
+    if not wanted:
+        return Withdrawn()
+    from requests.adapters import HTTPAdapter
+
+    from kbuild.environment.index.download import make_session
+
+    try:
+        with make_session({**environ, **indexes.environment}) as session:
+            # It is no more than a warning: nothing is tried again.
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, HTTPAdapter(pool_maxsize=_AT_ONCE))
+
+            def ask(package: LockedPackage) -> str | None:
+                if stop.is_set():
+                    raise IndexUnavailable("the package index takes longer to answer than the image to build")
+                return _ask(package, indexes, environ, session)
+
+            # An index that is down for one is down for all: each would cost its time-out.
+            first = ask(wanted[0])
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                said = [first, *pool.map(ask, wanted[1:])]
+    except KbuildError as error:
+        return Withdrawn(unasked=error.message)
+    releases = tuple(each for each in said if each is not None)
+    write_whole(kept, json.dumps(releases).encode())
+    return Withdrawn(releases=releases)
+
+
+def _ask(package: LockedPackage, indexes: Indexes, environ: Mapping[str, str], session: requests.Session) -> str | None:
+    for file in find_files(package.name, indexes, environ={**environ, **indexes.environment}, session=session):
+        same = file.sha256 == package.sha256 if file.sha256 else file.filename == unquote(package.filename)
+        if same and file.yanked is not None:
+            reason = " ".join(file.yanked.split()) or "they give no reason"
+            return f"{package.name} {package.version} was yanked by its authors: {reason}"
+    return None
+
+
+def _read(kept: Path) -> tuple[str, ...] | None:
+    try:
+        if time.time() - kept.stat().st_mtime > _DAY:
+            return None
+        return tuple(map(str, json.loads(kept.read_bytes())))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # never asked, or a damaged note: asked again
