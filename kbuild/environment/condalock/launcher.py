@@ -6,17 +6,25 @@ conda-lock 4 knows the tags 1, 2010, 2014, 2_17, 2_18, 2_24 and 2_28 alone (``MA
 conda-lock itself leaves out what is newer than the virtual package ``__glibc``. It is a private name: where a release
 has it no more, this stops instead of locking other wheels than were asked for.
 
+Pages of indexes are asked for together and read as far as they are needed (pages.py), unless the variable ``WHOLE``
+is set.
+
 Format: PEP 600, and the order of ``packaging.tags`` (the name with a number before its legacy alias).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from kbuild.environment.condalock.source import PLACES
+from kbuild.environment.condalock.source import PACKAGES, PLACES
 from kbuild.environment.index.wheel_tags import LEGACY
+
+WHOLE = "KBUILD_WHOLE_INDEX_PAGES"
+"""The variable that makes conda-lock ask for pages one by one and read each whole: slower, for the same lock."""
 
 # The second number of glibc 2.x: of the first one that PEP 600 names, and of one that is still far away.
 _OLDEST, _NEWEST = 5, 99
@@ -44,11 +52,19 @@ def main() -> None:
     for name in ("_prepare_repositories_pool", "_get_stripped_url"):
         if not hasattr(pypi_solver, name):
             sys.exit(f"kbuild does not know this version of conda-lock: it has no {name}")
-    if Path(PLACES).is_file():
-        from kbuild.environment.condalock import places
+    together = _find_packages(pypi_solver) if Path(PLACES).is_file() else None
+    try:
+        run(prog_name="conda-lock")
+    finally:
+        if together is not None:
+            together.stop()
 
-        places.install(pypi_solver, json.loads(Path(PLACES).read_text("utf-8")))
-    run(prog_name="conda-lock")
+
+def _find_packages(pypi_solver: Any) -> Any:
+    from kbuild.environment.condalock import places
+
+    packages = None if os.environ.get(WHOLE) else json.loads(Path(PACKAGES).read_text("utf-8"))
+    return places.install(pypi_solver, json.loads(Path(PLACES).read_text("utf-8")), packages)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from html import unescape
 from posixpath import basename
 from typing import Any
@@ -34,6 +34,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_netrc_auth
 
 from kbuild.digest import digest_file
+from kbuild.environment.condalock.pages import Together, only_release
 from kbuild.environment.credentials import split_credentials, without_credentials
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
@@ -42,24 +43,34 @@ from kbuild.platform import Platform
 _SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
 
 
-def install(pypi_solver: Any, places: Mapping[str, Any]) -> None:
-    """Let conda-lock's solver see ``places`` (condalock_source.PLACES) alone."""
+# As many as the repository keeps connections to one server.
+_THREADS = 8
+
+
+def install(pypi_solver: Any, places: Mapping[str, Any], packages: Mapping[str, str | None] | None = None) -> Together:
+    """Let conda-lock's solver see ``places`` (source.PLACES) alone, and begin to ask them for ``packages``
+    (source.PACKAGES); without, pages are asked for when they are needed, and are read whole.
+    """
     stripped = pypi_solver._get_stripped_url
+    together = Together(packages or {})
+    repository = Places(places, None if packages is None else together)
 
     def pool(*_: Any, **__: Any) -> Any:
-        return RepositoryPool(repositories=[Places(places)])
+        return RepositoryPool(repositories=[repository])
 
     def url(link: Any) -> str:
         return str(link.url_without_fragment if is_local(link.url) else stripped(link))
 
     pypi_solver._prepare_repositories_pool = pool
     pypi_solver._get_stripped_url = url
+    together.start(repository, _THREADS)
+    return together
 
 
 class Places(LegacyRepository):  # type: ignore[misc]
     """All places as one repository. What is read of a release is kept, for these places and this target."""
 
-    def __init__(self, places: Mapping[str, Any]) -> None:
+    def __init__(self, places: Mapping[str, Any], together: Together | None = None) -> None:
         key = hashlib.sha256(json.dumps(places, sort_keys=True).encode()).hexdigest()
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
@@ -72,20 +83,26 @@ class Places(LegacyRepository):  # type: ignore[misc]
             *(_index_source(place, config) for place in places["indexes"]),
         ]
         self._owners: dict[str, Any] = {}
+        self._together = together
 
     def _get_page(self, name: str) -> Any:
+        def ask() -> _Pooled:
+            pages = [found for read in self._sources for found in read(name)]
+            if not pages:
+                raise PackageNotFoundError(f"Package [{name}] not found.")
+            return _Pooled(name, lambda version: self._pooled(name, pages, version), narrow=self._together is not None)
+
+        return ask() if self._together is None else self._together.once(("page", name), ask)
+
+    def _pooled(self, name: str, pages: Iterable[tuple[Any, Any]], version: Any) -> Iterator[Any]:
+        """The links of all pages; with ``version`` those of this release, and maybe more."""
         found = defaultdict(list)
-        there = False
-        for read in self._sources:
-            for page, owner in read(name):
-                there = True
-                for link in self._links(page, name):
-                    self._owners[link.url] = owner
-                    found[link.filename].append(link)
-        if not there:
-            raise PackageNotFoundError(f"Package [{name}] not found.")
-        links = [link for same in found.values() for link in _without_copies(same)]
-        return _Pooled(name, links)
+        for page, owner in pages:
+            for link in self._links(_html(page, version) if isinstance(page, Page) else page, name):
+                self._owners[link.url] = owner
+                found[link.filename].append(link)
+        for same in found.values():
+            yield from _without_copies(same)
 
     def _links(self, page: Any, name: str) -> Iterator[Any]:
         """The links of a page that are files of the package and that the target can use, as pip judges them."""
@@ -107,6 +124,11 @@ class Places(LegacyRepository):  # type: ignore[misc]
 
     def get_release_info(self, name: str, version: Any) -> Any:
         """As ever, but files on this machine may change under their name: what they say is read each time."""
+        if self._together is None:
+            return self._read_info(name, version)
+        return self._together.once(("info", name, version), lambda: self._read_info(name, version))
+
+    def _read_info(self, name: str, version: Any) -> Any:
         if any(is_local(link.url) for link in self.get_page(name).links_for_version(name, version)):
             return PackageInfo.load(self._get_release_info(name, version))
         return super().get_release_info(name, version)
@@ -152,13 +174,37 @@ class Places(LegacyRepository):  # type: ignore[misc]
 
 
 class _Pooled(LinkSource):  # type: ignore[misc]
-    """The links of one package from all places."""
+    """The links of one package from all places: ``read`` gives all, or at least those of a release.
 
-    def __init__(self, name: str, links: Iterable[Any]) -> None:
+    With ``narrow`` no others are read while releases are all that is asked for.
+    """
+
+    def __init__(self, name: str, read: Callable[[Any], Iterable[Any]], *, narrow: bool) -> None:
         super().__init__(name)
-        self._link_cache: Any = defaultdict(lambda: defaultdict(list))
-        for link in links:
-            self._link_cache[name][LinkSource.link_package_data(link).version].append(link)
+        self._read, self._narrow = read, narrow
+        self._releases: dict[Any, Any] = {}
+
+    @cached_property
+    def _link_cache(self) -> Any:
+        found = self._by_release(None)
+        for version in list(self._releases):
+            found[self._url][version]  # a release that was asked for is known from then on, with links or without
+        return found
+
+    def links_for_version(self, name: str, version: Any) -> Iterator[Any]:
+        """As ever."""
+        if not self._narrow or "_link_cache" in self.__dict__:
+            yield from super().links_for_version(name, version)
+            return
+        if version not in self._releases:
+            self._releases[version] = self._by_release(version)
+        yield from self._releases[version][name][version]
+
+    def _by_release(self, version: Any) -> Any:
+        links: Any = defaultdict(lambda: defaultdict(list))
+        for link in self._read(version):
+            links[self._url][LinkSource.link_package_data(link).version].append(link)
+        return links
 
 
 def _without_copies(links: list[Any]) -> list[Any]:
@@ -178,7 +224,7 @@ def _index_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, 
         def read_folder(name: str) -> Iterator[tuple[Any, Any]]:
             page = folder_page(url, name)
             if page is not None:
-                yield _html(page), None
+                yield page, None
 
         return read_folder
     server = _server(url, config)
@@ -186,7 +232,7 @@ def _index_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, 
     def read_index(name: str) -> Iterator[tuple[Any, Any]]:
         response = server._get_response(f"/{name}/")
         if response:
-            yield HTMLPage(response.url, response.text), server
+            yield Page(url=response.url, html=response.text), server
 
     return read_index
 
@@ -210,13 +256,14 @@ def _flat_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, A
     return read_page
 
 
-def _html(page: Page) -> Any:
-    return HTMLPage(page.url, page.html)
+def _html(page: Page, version: Any = None) -> Any:
+    rest = None if version is None else only_release(page.html, version)
+    return HTMLPage(page.url, page.html if rest is None else rest)
 
 
 def _server(url: str, config: Any) -> Any:
     bare, credentials = split_credentials(url, os.environ)
-    server = LegacyRepository(hashlib.sha256(url.encode()).hexdigest(), bare, config=config)
+    server = LegacyRepository(hashlib.sha256(url.encode()).hexdigest(), bare, config=config, pool_size=_THREADS)
     if credentials is not None:
         make = server.session.create_session
 
@@ -226,6 +273,7 @@ def _server(url: str, config: Any) -> Any:
             return session
 
         server.session.create_session = create_session
+    server.session.get_session(bare)  # or each thread would make one of its own
     return server
 
 

@@ -27,6 +27,8 @@ NAMES = "conda-names.json"
 METADATA = "metadata.yml"
 PLACES = "places.json"
 """What kbuild's own launcher reads (places.py), beside conda-lock's files."""
+PACKAGES = "packages.json"
+"""``{name: version or null}``: the packages that conda-lock is going to ask for, as far as that is known."""
 
 # Python distributions whose conda package has another name; for all others the names are equal. conda-lock would
 # otherwise ask a third address for this table.
@@ -94,6 +96,8 @@ def make_source(
             }
         ),
     }
+    wanted = {**pip, **pins} if pip else {}
+    files[PACKAGES] = json.dumps({name: _version_of(requirement) for name, requirement in sorted(wanted.items())})
     if pip:
         files[PYPROJECT] = _pyproject(subdir, pip, indexes)
     return files
@@ -121,6 +125,11 @@ def _pyproject(subdir: str, pip: Mapping[str, Requirement], indexes: Sequence[st
             "",
         ]
     )
+
+
+def _version_of(requirement: Requirement) -> str | None:
+    version = exact_version(requirement.specifier)
+    return None if version is None else str(version)
 
 
 def _requirement(requirement: Requirement) -> str:
