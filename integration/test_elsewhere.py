@@ -6,6 +6,7 @@ import io
 import platform
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -189,3 +190,33 @@ def test_a_package_that_left_its_index_is_found_in_another_or_named(
         done = cold("image", model, "--lockfile", lock, code=21)
     assert f"jinja2 {packages(lock)['jinja2']['version']} is gone" in done.error_lines[0]
     assert "kbuild lock --force" in done.error_lines[-1]
+
+
+def test_an_image_of_a_model_folder_is_rebuilt_when_the_folder_is_given(
+    model: Path, built: dict[str, Any], tool: Tool, tmp_path: Path
+) -> None:
+    own = replace(tool, cache=built["cache"])
+    done = own("verify", "--rebuild", "--reuse-downloads", "--model", model, built["layout"], "--json").json
+    assert (done["verdict"], done["rebuilt"]) == ("same", built["digest"])
+    assert "--model FOLDER" in own("verify", "--rebuild", built["layout"], code=44).err
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "more").write_text("x")
+    done_otherwise = own("verify", "--rebuild", "--model", other, built["layout"], code=15)
+    assert "is another model than the image's" in done_otherwise.error_lines[0]
+
+
+def test_an_image_that_another_compressor_packed_has_a_verdict_of_its_own(
+    model: Path, built: dict[str, Any], tool: Tool, tmp_path: Path
+) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), "zstandard==0.23.0"]
+    got = subprocess.run(pip, capture_output=True, text=True)
+    require(got.returncode == 0, f"zstandard 0.23 cannot be installed: {got.stderr.strip()}")
+    own = replace(tool, cache=built["cache"])
+    again = ("verify", "--rebuild", "--reuse-downloads", "--model", model, built["layout"])
+    done = own(*again, code=53, PYTHONPATH=str(tmp_path))
+    assert "same content, packed otherwise by libzstd 1.5.7, level 3" in done.error_lines[0]
+    assert "here libzstd 1.5.6, level 3" in done.error_lines[0]
+    # Nothing that somebody else is to have is packed with it.
+    done = own("image", model, "--no-cache", code=37, PYTHONPATH=str(tmp_path))
+    assert "zstandard 0.23.0 compresses with libzstd 1.5.6" in done.error_lines[0]

@@ -328,6 +328,12 @@ class AuditIncomplete(KbuildError):
     exit_code = 52
 
 
+class PackedOtherwise(KbuildError):
+    """Built again, an image has the same content under another digest: another compressor packed it."""
+
+    exit_code = 53
+
+
 # Triggers: 60-69
 
 

@@ -6,6 +6,7 @@ import platform
 import zlib
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import zstandard
 
@@ -13,29 +14,47 @@ from kbuild.cli.config import ProjectConfig
 from kbuild.cli.find import DEFAULTS
 from kbuild.cli.options import make_image_request
 from kbuild.cli.show import Show
+from kbuild.errors import InvalidModel
 from kbuild.image.engine import BuiltImage
+from kbuild.model.bundle import read_bundle
 from kbuild.scratch import scratch_folder
-from kbuild.verify.rebuild import RebuildReport, carry_downloads, judge, read_claims
+from kbuild.verify.rebuild import RebuildReport, carry_downloads, carry_pins, judge, read_claims
 from kbuild.workflow import Delivery, Tools, build_image
 
 
 def rebuild(
-    image: BuiltImage, tools: Tools, config: ProjectConfig, show: Show, *, reuse_downloads: bool
+    image: BuiltImage,
+    tools: Tools,
+    config: ProjectConfig,
+    show: Show,
+    *,
+    reuse_downloads: bool,
+    model: Path | None = None,
+    lockfile: Path | None = None,
 ) -> RebuildReport:
     """Build the image's model again in a clean cache, under the lock and on the base stored with its run.
 
-    Raises what building raises, LockfileStale where the run has no lock that fits.
+    Of a ``model`` that is a folder they are those that this machine keeps, or the ``lockfile`` that is given.
+    Raises what building raises, LockfileStale where there is no lock that fits, InvalidModel for the folder of another
+    model.
     """
-    claims = read_claims(image)
+    claims = read_claims(image, model=None if model is None else str(model.absolute()))
+    if model is not None and (found := str(read_bundle(model).digest)) != claims.model_digest:
+        raise InvalidModel(
+            f"{model} is another model than the image's: its digest is {found}, not {claims.model_digest}",
+            hint="give the folder that the image was built from, unchanged",
+        )
     with scratch_folder(tools.cache, "work-rebuild-") as clean:
         if reuse_downloads:
             with show("check") as progress:
                 progress.note(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
+        kept = carry_pins(tools.cache, clean, claims) if model is not None else None
         stated = {
             "platform": str(claims.platform),
             "locked": True,
             "base": claims.base,
             "compression": claims.compression,
+            "lockfile": lockfile or kept,
         }
         labels = [f"{key}={value}" for key, value in claims.labels]
         request = make_image_request(config, claims.model, "native", {**DEFAULTS, **stated, "labels": labels})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import existing_index, found_image
 from kbuild.cli.options import json_option, make_tools, platform_option
 from kbuild.cli.show import Show
-from kbuild.errors import OutputError, VerificationFailed
+from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
 from kbuild.platform import Platform
 from kbuild.verify.rebuild import RebuildReport
-from kbuild.verify.verdict_tag import write_verdict
+from kbuild.verify.verdict_tag import write_rebuild_verdict, write_verdict
 from kbuild.verify.verify_image import verify_image
 from kbuild.workflow import Tools
 
@@ -30,6 +31,17 @@ from kbuild.workflow import Tools
 @click.option("--reuse-downloads", is_flag=True, help="With --rebuild: take packages from the cache, checked again.")
 @click.option(
     "--report", "proof", type=click.Path(path_type=Path), help="With --rebuild: write what was found as JSON."
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="With --rebuild: the folder of the model, for an image of one that no run has.",
+)
+@click.option(
+    "--lockfile",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --rebuild: the lock it was built with, where neither the run nor this machine keeps it.",
 )
 @click.option("--rtol", type=click.FloatRange(min=0), help="Relative difference that floats may have.  [default: 1e-6]")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute difference that they may have.  [default: 1e-9]")
@@ -46,6 +58,8 @@ def command(
     rebuild: bool,
     reuse_downloads: bool,
     proof: Path | None,
+    model: Path | None,
+    lockfile: Path | None,
     platform: Platform | None,
     as_json: bool,
 ) -> None:
@@ -55,14 +69,28 @@ def command(
     integers exactly, floats within --rtol and --atol, since the processor here is not the one that trained.
 
     With --rebuild nothing is started: what the image says it was made from is built again in a clean cache, and the
-    exit code is 0 when that gives the same digest; of an image index every platform's image, unless one is named.
+    exit code is 0 when that gives the same digest, 53 when it gives the same content and only another compressor packed
+    it; of an image index every platform's image, unless one is named.
     """
     tolerance = _tolerance(rtol, atol, exact=exact)
     show = Show()
     tools, config = make_tools(show)
     if rebuild:
-        _rebuild(image, tools, config, show, platform, reuse_downloads=reuse_downloads, report=proof, as_json=as_json)
+        from kbuild.cli.rebuild import rebuild as build_again
+
+        def again(built: BuiltImage) -> RebuildReport:
+            report = build_again(
+                built, tools, config, show, reuse_downloads=reuse_downloads, model=model, lockfile=lockfile
+            )
+            untagged = write_rebuild_verdict(built, report.verdict, tools.store)
+            if model is None:
+                _tell_untagged(show, untagged)
+            return report
+
+        _rebuild(image, tools, config, show, platform, again, report=proof, as_json=as_json)
         return
+    if model is not None or lockfile is not None:
+        raise click.UsageError("--model and --lockfile are for --rebuild")
     with (
         using_cache(tools.cache, limit=tools.cache_limit),
         found_image(image, tools, config, platform) as (built, reference),
@@ -103,16 +131,11 @@ def _rebuild(
     config: ProjectConfig,
     show: Show,
     platform: Platform | None,
+    again: Callable[[BuiltImage], RebuildReport],
     *,
-    reuse_downloads: bool,
     report: Path | None,
     as_json: bool,
 ) -> None:
-    from kbuild.cli.rebuild import rebuild
-
-    def again(built: BuiltImage) -> RebuildReport:
-        return rebuild(built, tools, config, show, reuse_downloads=reuse_downloads)
-
     with using_cache(tools.cache, limit=tools.cache_limit), existing_index(image, tools) as index:
         if index is not None and platform is None:
             verdicts = {str(each): again(built) for each, built in index.images.items()}
@@ -131,7 +154,8 @@ def _rebuild(
     text = json.dumps(value, indent=None if report is None else 2)
     if report is not None:
         write_report(report, text)
-    differing = [verdict for verdict in verdicts.values() if not verdict.same]
+    differing = [verdict for verdict in verdicts.values() if verdict.verdict == "differs"]
+    repacked = [verdict for verdict in verdicts.values() if verdict.verdict == "repacked"]
     plain = "\n".join(verdict.diff.to_text().rstrip() for verdict in differing)
     click.echo(text if as_json else plain or digest)
     if differing:
@@ -139,6 +163,13 @@ def _rebuild(
         raise VerificationFailed(
             f"building {first.claims.model} again gives {first.diff.after}, not {first.diff.before}",
             hint="what differs is printed; another version of kbuild's tools may explain it (see the report)",
+        )
+    if repacked:
+        theirs, ours = (text or "a packer that it does not name" for text in repacked[0].packed_by)
+        raise PackedOtherwise(
+            f"same content, packed otherwise by {theirs}: {repacked[0].diff.before}; here {ours} gives"
+            f" {repacked[0].diff.after}",
+            hint="every file, label and setting is equal; build it anew to have the digest that others get",
         )
     show.say("built again from its lock and model, it has the same digest")
 

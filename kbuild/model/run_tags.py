@@ -15,7 +15,8 @@ class Tag(StrEnum):
     VERIFY is ``passed``, ``failed``, or ``answered`` where the model recorded no prediction to compare with;
     VERIFIED_DIGEST says of which image that is true: where IMAGE_DIGEST is an index, one of its images. AUDIT is
     ``clean``, ``findings`` or ``incomplete`` on the day AUDIT_DATE, of the lock with the digest AUDITED_LOCK. PUSHED is
-    the reference by digest in a registry.
+    the reference by digest in a registry. REBUILD is ``same``, ``repacked`` (the same content, compressed otherwise) or
+    ``differs``, for the image REBUILT_DIGEST.
     """
 
     IMAGE = "kbuild.image"
@@ -25,6 +26,8 @@ class Tag(StrEnum):
     LOCK_DIGEST = "kbuild.lock_digest"
     VERIFY = "kbuild.verify"
     VERIFIED_DIGEST = "kbuild.verified_digest"
+    REBUILD = "kbuild.rebuild"
+    REBUILT_DIGEST = "kbuild.rebuilt_digest"
     AUDIT = "kbuild.audit"
     AUDIT_DATE = "kbuild.audit_date"
     AUDITED_LOCK = "kbuild.audited_lock"

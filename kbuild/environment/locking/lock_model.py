@@ -193,6 +193,8 @@ def _find_fresh(
 ) -> _Found | None:
     if request.lockfile is not None:
         given = read_lockfile(request.lockfile)
+        if given.is_named(request.digest):
+            return given, next(iter(candidates.values())), "given"
         if given.input_digest is None or given.input_digest not in candidates:
             raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=_mend(bundle))
         return given, candidates[given.input_digest], "given"

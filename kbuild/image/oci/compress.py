@@ -27,7 +27,7 @@ _LIBZSTD = (1, 5, 7)
 SETTINGS: dict[Compression, str] = {
     "none": "stored",
     "gzip": f"zlib, level {_GZIP_LEVEL}",
-    "zstd": f"libzstd {'.'.join(map(str, _LIBZSTD))}, level {_ZSTD_LEVEL}",
+    "zstd": f"libzstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, level {_ZSTD_LEVEL}",
 }
 """What besides the content decides compressed bytes, the same on every machine: ``check_compressor`` sees to it."""
 # SHA-256 of a sample as zlib 1.2.13 compresses it. Releases of zlib agree on it, libraries in its place do not.
@@ -78,7 +78,7 @@ def check_compressor(compression: Compression) -> None:
         here = ".".join(map(str, zstandard.ZSTD_VERSION))
         raise CompressorUnfit(
             f"zstandard {zstandard.__version__} compresses with libzstd {here}, whose bytes are not those of"
-            f" {SETTINGS['zstd']}: the image would have another digest than anywhere else",
+            f" libzstd {'.'.join(map(str, _LIBZSTD))}: the image would have another digest than anywhere else",
             hint="pip install 'zstandard>=0.24,<0.26' (PyPI's wheels bring their libzstd), or build with"
             " --compression gzip",
         )

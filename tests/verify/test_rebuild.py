@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import InvalidImage
+from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
+from kbuild.image.oci import compress
+from kbuild.image.oci.layout import blob_path
+from kbuild.image.oci.tarball import FILE, Entry, tar_chunks
+from kbuild.image.store.pack import pack
+from kbuild.plan.build_plan import BuildPlan, ImageConfig
+from kbuild.platform import Platform
+from kbuild.progress import Silent
+from kbuild.verify.rebuild import RebuildReport, judge, read_claims
+
+OWN = {
+    "io.kbuild.base.name": "debian:bookworm",
+    "io.kbuild.lock.digest": f"sha256:{'1' * 64}",
+    "io.kbuild.model.digest": f"sha256:{'2' * 64}",
+    "io.kbuild.model.uri": "models:/m-1",
+    "org.opencontainers.image.revision": "c" * 40,
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    content: bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        return tar_chunks([Entry(name=b"x", kind=FILE, mode=0o644, size=len(self.content), source=self.content)])
+
+
+def make(
+    target: Path, content: bytes = b"content " * 9000, *, labels: dict[str, str] | None = None, **annotations: str
+) -> BuiltImage:
+    plan = BuildPlan(
+        base=digest_bytes(b""),
+        base_name="",
+        from_line="scratch",
+        platform=Platform("linux", "amd64"),
+        created=0,
+        layers=(),
+        config=ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=()),
+        annotations=tuple(sorted({**OWN, **annotations}.items())),
+        dockerfile="",
+    )
+    config: dict[str, Any] = {"Labels": {**OWN, **(labels or {})}}
+    layers = (RawLayer(content=Layer(content), created_by="COPY"), RawLayer(content=Layer(b"same"), created_by="COPY"))
+    return pack(EngineOutput(layers=layers, config=config), plan, target, engine="x", progress=Silent())
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> BuiltImage:
+    return make(tmp_path / "image")
+
+
+@pytest.fixture
+def otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on another compressor, that gives other bytes for the same content."""
+    monkeypatch.setattr(compress, "_ZSTD_LEVEL", 19)
+    monkeypatch.setitem(compress.SETTINGS, "zstd", "libzstd 1.5.6, level 3")
+
+
+def judged(image: BuiltImage, rebuilt: BuiltImage) -> RebuildReport:
+    return judge(image, rebuilt, read_claims(image), versions={}, reused_downloads=False, seconds={})
+
+
+def test_one_digest_is_the_same(image: BuiltImage, tmp_path: Path) -> None:
+    report = judged(image, make(tmp_path / "again"))
+    assert (report.verdict, report.same) == ("same", True)
+    assert report.to_json()["verdict"] == "same"
+
+
+@pytest.mark.usefixtures("image", "otherwise")
+def test_the_same_content_by_another_compressor_has_a_verdict_of_its_own(image: BuiltImage, tmp_path: Path) -> None:
+    again = make(tmp_path / "again")
+    assert again.digest != image.digest and again.config_digest == image.config_digest
+    report = judged(image, again)
+    assert (report.verdict, report.same) == ("repacked", False)
+    assert report.packed_by == ("libzstd 1.5.7, level 3; packer 1.1", "libzstd 1.5.6, level 3; packer 1.1")
+    assert report.to_json()["packed_by"]["image"].startswith("libzstd 1.5.7")
+    assert json.dumps(report.to_json())
+
+
+@pytest.mark.usefixtures("image", "otherwise")
+def test_other_content_differs_however_it_is_packed(image: BuiltImage, tmp_path: Path) -> None:
+    assert judged(image, make(tmp_path / "a", b"other " * 9000)).verdict == "differs"
+    assert judged(image, make(tmp_path / "b", labels={"team": "x"})).verdict == "differs"
+    assert judged(image, make(tmp_path / "c", title="x")).verdict == "differs"
+
+
+@pytest.mark.usefixtures("image", "otherwise")
+def test_a_layer_that_is_not_what_its_config_says_is_no_same_content(image: BuiltImage, tmp_path: Path) -> None:
+    """Config and manifest are those of the real image, the layer below has other files in it."""
+    again = make(tmp_path / "again")
+    forged = make(tmp_path / "forged", b"evil " * 9000)
+    layer = image.layers[0]
+    blob = blob_path(image.layout, layer.digest)
+    blob.unlink()
+    blob.write_bytes(blob_path(forged.layout, forged.layers[0].digest).read_bytes())
+    assert judged(image, again).verdict == "differs"
+    blob.write_bytes(b"broken")
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        judged(image, again)
+
+
+def test_an_image_of_a_model_folder_names_no_model(tmp_path: Path) -> None:
+    image = make(tmp_path / "image")
+    config = json.loads(blob_path(image.layout, image.config_digest).read_bytes())
+    del config["config"]["Labels"]["io.kbuild.model.uri"]
+    data = json.dumps(config).encode()
+    digest = digest_bytes(data)
+    blob_path(image.layout, digest).write_bytes(data)
+    nameless = replace(image, config_digest=digest)
+    with pytest.raises(InvalidImage, match=r"io\.kbuild\.model\.uri") as caught:
+        read_claims(nameless)
+    assert "--model FOLDER" in str(caught.value.hint)
+    assert read_claims(nameless, model="/models/x").model == "/models/x"
+
+
+def test_labels_of_the_users_are_told_from_kbuilds_own(tmp_path: Path) -> None:
+    mine = {"team": "x", "org.opencontainers.image.revision": "d" * 40, "org.opencontainers.image.title": "mine"}
+    image = make(tmp_path / "image", labels=mine)
+    assert dict(read_claims(image).labels) == mine
+    assert read_claims(make(tmp_path / "plain")).labels == ()
