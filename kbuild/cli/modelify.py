@@ -68,6 +68,8 @@ def command(
         env,
     )
     click.echo(f"logged model {recorded.name!r} in run {recorded.run_id}", err=True)
+    for note in recorded.notes:
+        click.echo(note, err=True)
     click.echo(recorded.model_uri)
 
 

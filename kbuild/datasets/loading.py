@@ -17,6 +17,7 @@ from kedro.io.core import DatasetError
 from packaging.requirements import InvalidRequirement, Requirement
 
 from kbuild.errors import KbuildError
+from kbuild.recording.deferred_file import is_same_code
 
 PYFUNC = "mlflow.pyfunc"
 WORKFLOWS = ("python_model", "loader_module")
@@ -140,7 +141,7 @@ def _differs(name: str, code: Path) -> bool:
     if loaded is None or not own.is_file() or Path(loaded).is_relative_to(code):
         return False
     try:
-        return own.read_bytes() != Path(loaded).read_bytes()
+        return not is_same_code(own.read_bytes(), Path(loaded).read_bytes())
     except OSError:
         # What was imported is gone from the disk, so nobody can say that it is the same.
         return True

@@ -151,6 +151,8 @@ class MlflowPipelineHook:
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
         neighbour = kedro_mlflow.WE_LOG if kedro_mlflow.is_active() else ""
         click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
+        for note in recorded.notes:
+            click.echo(note)
         return recorded
 
     @hook_impl  # type: ignore[untyped-decorator]

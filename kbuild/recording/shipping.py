@@ -9,15 +9,19 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import distribution
+from itertools import groupby
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
-from kbuild.recording.closure import find_owners, is_local, pin
+from kbuild.recording.closure import find_closure, find_owners, is_local, pin
+from kbuild.recording.deferred_file import write_deferred
+from kbuild.recording.deferring import Deferral, PutOff, plan_deferral
 from kbuild.recording.tracing import find_source, follow_imports
 from kbuild.shipped import model_files
 
@@ -28,21 +32,32 @@ _COMPILED = (".so", ".pyd", ".dylib")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipment:
-    """Top-level names whose code travels, with their folder or file, and the pinned requirements of that code."""
+    """Top-level names whose code travels, with their folder or file, and the pinned requirements of that code.
+
+    ``changed`` are the bytes of files that travel otherwise than they are, since some of their imports are put off.
+    ``kedro_for`` says which file asks for Kedro, where one does that was to do without.
+    """
 
     code: dict[str, Path]
     requirements: list[Requirement]
+    changed: Mapping[Path, bytes] = field(default_factory=dict)
+    kedro_for: str | None = None
 
 
-def plan_shipment(modules: Iterable[str], package_name: str | None) -> Shipment:
+def plan_shipment(modules: Iterable[str], package_name: str | None, *, lean: bool = False) -> Shipment:
     """Sort the modules that a model refers to, and all that they import, into code and requirements.
 
     ``package_name`` is the project's package; it travels whole, but only what is reached of it asks for packages.
+    ``lean``: imports that only making pipelines needs are put off where nothing else needs Kedro.
     Raises RecordingError naming the modules that nothing can bring into an image.
     """
     sorter = _Sorter(package_name)
     modules = sorted(map(sorter.find_real_name, modules))
     reached = follow_imports(modules, sorter.is_own)
+    deferral = Deferral()
+    if lean and any(map(sorter.needs_kedro, reached.foreign)):
+        deferral = plan_deferral(modules, sorter.is_own, sorter.needs_kedro)
+        reached = deferral.reach(modules, sorter.is_own)
     lost = sorted(name for name in modules if not sorter.is_known(name.partition(".")[0]))
     if lost:
         raise RecordingError(
@@ -55,7 +70,29 @@ def plan_shipment(modules: Iterable[str], package_name: str | None) -> Shipment:
     code.pop("kbuild", None)
     foreign = {*reached.foreign, *_KBUILD_IMPORTS}
     owners = {owner for name in foreign for owner in sorter.find_distributions(name)} - {"kbuild"}
-    return Shipment(code=code, requirements=[pin(name) for name in sorted(owners)])
+    return Shipment(
+        code=code,
+        requirements=[pin(name) for name in sorted(owners)],
+        changed={source: write_deferred(source, list(each)) for source, each in groupby(deferral.put_off, _source)},
+        kedro_for=deferral.reason,
+    )
+
+
+def _source(each: PutOff) -> Path:
+    return each.source
+
+
+def tell_kedro(shipment: Shipment, why: str) -> str:
+    """One line for the user: that Kedro is in the image, what that adds, and why it is."""
+    every = set(find_closure(shipment.requirements).versions)
+    others = find_closure(each for each in shipment.requirements if not brings_kedro(each.name)).versions
+    return f"Kedro and {len(every - set(others)) - 1} more packages are in the image: {why}"
+
+
+@cache
+def brings_kedro(distribution_name: str) -> bool:
+    """Whether a distribution is Kedro or requires it."""
+    return "kedro" in find_closure([Requirement(distribution_name)]).versions
 
 
 class _Sorter:
@@ -89,6 +126,10 @@ class _Sorter:
             return owners
         source = find_source(name) or find_source(name.rpartition(".")[0])
         return [owner for owner in owners if source is None or _has_file(owner, source)] or owners[:1]
+
+    def needs_kedro(self, name: str) -> bool:
+        """Whether a foreign module is Kedro's, or of a distribution that requires Kedro."""
+        return any(brings_kedro(each) for each in self.find_distributions(name) if each != "kbuild")
 
     def find_real_name(self, name: str) -> str:
         """The importable name of a module: compiled ones sometimes call themselves by their last part only."""
@@ -129,11 +170,17 @@ def _has_file(name: str, source: Path) -> bool:
     return any(Path(str(found.locate_file(file))) == source for file in found.files or [])
 
 
-def stage_code(code: Mapping[str, Path], target: Path) -> list[str]:
-    """Copy code without bytecode, and kbuild's own part, below ``target``; returns MLflow's ``code_paths``."""
+def stage_code(code: Mapping[str, Path], target: Path, changed: Mapping[Path, bytes] | None = None) -> list[str]:
+    """Copy code without bytecode, and kbuild's own part, below ``target``; returns MLflow's ``code_paths``.
+
+    ``changed`` files travel with these bytes instead of their own.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for place in code.values():
         _copy(place, target / place.name)
+        for source, content in (changed or {}).items():
+            if source.is_relative_to(place):
+                (target / place.name / source.relative_to(place)).write_bytes(content)
     for name, source in model_files().items():
         _copy(source, target / name)
     return [str(path) for path in sorted(target.iterdir())]

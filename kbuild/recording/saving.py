@@ -1,0 +1,123 @@
+"""The files of a model as MLflow saves them, with kbuild's own record and the prediction for the model's example."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbuild._version import __version__
+from kbuild.errors import RecordingError
+from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
+from kbuild.recording.example import Example
+from kbuild.recording.mlflow_run import GitState
+from kbuild.recording.pinning import ModelEnvironment
+from kbuild.training.pyfunc import KedroPipelineModel
+
+# The key of kbuild's own record in the MLmodel file's metadata, and the version of its layout.
+METADATA_KEY = "kbuild"
+RECORD_FORMAT = 1
+_SAVE_KWARGS = ("auth_policy", "model_config", "resources", "streamable")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """What a model is made of, before its packages are known."""
+
+    model: KedroPipelineModel
+    artifacts: dict[str, str]
+    example: Example
+    package_name: str | None
+    log_model_kwargs: dict[str, Any]
+    git: GitState | None
+    reused: tuple[str, ...]
+
+
+def save_model(draft: Draft, environment: ModelEnvironment, code_paths: list[str], target: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    kwargs = {name: draft.log_model_kwargs[name] for name in _SAVE_KWARGS if name in draft.log_model_kwargs}
+    # MLflow advises against pickled models at each save; the clean process has the last word on this one.
+    logger = logging.getLogger("mlflow.pyfunc")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    metadata = {**(draft.log_model_kwargs.get("metadata") or {}), METADATA_KEY: _make_metadata(draft)}
+    try:
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            python_model=draft.model,
+            artifacts=draft.artifacts,
+            signature=draft.example.signature,
+            input_example=draft.example.input_example,
+            conda_env=environment.conda_env,
+            code_paths=code_paths,
+            metadata=metadata,
+            **kwargs,
+        )
+    except MlflowException as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise RecordingError(f"MLflow cannot save the model: {error.message}{cause}") from error
+    finally:
+        logger.setLevel(level)
+    for compiled in sorted(target.rglob("__pycache__")):
+        shutil.rmtree(compiled)
+    # MLflow notes where each artifact came from: a path of this machine, of no use to anybody else.
+    saved = Model.load(str(target))
+    for artifact in saved.flavors["python_function"].get("artifacts", {}).values():
+        artifact["uri"] = artifact["path"]
+    saved.save(str(target / "MLmodel"))
+
+
+def _make_metadata(draft: Draft) -> dict[str, Any]:
+    has_example = draft.example.input_example is not None
+    record: dict[str, Any] = {
+        "format": RECORD_FORMAT,
+        "version": __version__,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": f"{platform.system()}-{platform.machine()}".lower(),
+        "prediction": RECORDED_PREDICTION if has_example else None,
+    }
+    if draft.reused:
+        record["reused_inputs"] = list(draft.reused)
+    if draft.git is not None:
+        record |= {"git_commit": draft.git.commit, "git_dirty": draft.git.dirty}
+    return record
+
+
+def record_prediction(saved: Path) -> str | None:
+    """Ask the saved model as the scoring server would, and keep the response beside the request, byte for byte."""
+    request = saved / SERVING_REQUEST
+    if not request.is_file():
+        return None
+    import mlflow.pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    # Loading puts the model's code folder first on the path, which is to be gone soon.
+    path = sys.path
+    try:
+        model = mlflow.pyfunc.load_model(str(saved))
+        schema = model.metadata.get_input_schema()
+        text = request.read_text(encoding="utf-8")
+        answer = scoring_server.invocations(text, "application/json", model, schema)
+    except Exception as error:  # the nodes are the user's code, which may raise anything
+        cause = _find_cause(error)
+        raise RecordingError(f"the model cannot answer its own input example: {cause}") from error
+    finally:
+        sys.path = path
+    if answer.status != 200:
+        raise RecordingError(f"the model cannot answer its own input example: {answer.response}")
+    (saved / RECORDED_PREDICTION).write_text(answer.response, encoding="utf-8")
+    return str(answer.response)
+
+
+def _find_cause(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {error}"
