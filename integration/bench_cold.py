@@ -40,10 +40,10 @@ def held(pid: int) -> tuple[float, float]:
     waiting = [pid]
     while waiting:
         each = waiting.pop()
-        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             resident += int(line.split()[1]) if line.startswith("Rss:") else 0
             shared += int(line.split()[1]) if line.startswith("Pss:") else 0
-        waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text(encoding="utf-8").split())
     return resident / 1000, shared / 1000
 
 
@@ -78,7 +78,7 @@ def measure_imports(model: Path) -> list[dict[str, Any]]:
     text = ""
     for _ in range(2):
         kept = {k: v for k, v in os.environ.items() if not k.startswith("KBUILD_")}
-        with tempfile.TemporaryFile("w+") as log:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [argv[0], "-X", "importtime", *argv[1:]], env={**kept, "DO_NOT_TRACK": "1", **environment}, stderr=log
             )

@@ -191,7 +191,7 @@ def no_services() -> Iterator[None]:
     if policy.exists():
         yield
         return
-    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
     policy.chmod(0o755)
     try:
         yield

@@ -181,9 +181,9 @@ def memory(pid: int) -> float:
         each = waiting.pop()
         # A process may end in between.
         with contextlib.suppress(OSError):
-            text = Path(f"/proc/{each}/smaps_rollup").read_text()
+            text = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8")
             total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss_Anon:"))
-            waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+            waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text(encoding="utf-8").split())
     return total / 1000
 
 

@@ -83,7 +83,7 @@ def make_base(folder: Path, name: str, engine: DockerEngine, index: str) -> None
     install_tools("mmdebstrap")
     folder.mkdir()
     root = folder / "root"
-    suite = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
+    suite = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(encoding="utf-8"), re.MULTILINE)
     assert suite is not None
     options = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
     mirror = debian_source(suite[1])

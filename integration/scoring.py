@@ -113,7 +113,11 @@ def tree(pid: int) -> Iterator[int]:
 
 def memory(pid: int, kind: str = "Pss") -> float:
     """PSS in MB of a process and all below it, or of a kind of its pages such as Pss_Anon (proc(5), smaps_rollup)."""
-    lines = [line.split() for each in tree(pid) for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()]
+    lines = [
+        line.split()
+        for each in tree(pid)
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    ]
     return sum(int(words[1]) for words in lines if words[0] == f"{kind}:") / 1000
 
 
@@ -122,10 +126,10 @@ def memory_alone(pid: int) -> float:
     total = 0
     files: dict[tuple[str, ...], int] = {}
     for each in tree(pid):
-        rollup = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        rollup = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         total += sum(int(line.split()[1]) for line in rollup if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
         mapping, resident = None, 0
-        for line in Path(f"/proc/{each}/smaps").read_text().splitlines():
+        for line in Path(f"/proc/{each}/smaps").read_text(encoding="utf-8").splitlines():
             words = line.split()
             if not words[0].endswith(":"):
                 # Offset, device and inode of what is a file's.

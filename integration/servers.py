@@ -41,7 +41,7 @@ def wait(url: str, process: subprocess.Popen[bytes], log: Path, *, path: str = "
         except requests.ConnectionError:
             pass  # not up yet
         time.sleep(0.1)
-    pytest.fail(f"no answer: {log.read_text()[-2000:]}")
+    pytest.fail(f"no answer: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
 @contextmanager

@@ -85,22 +85,26 @@ def test_a_clean_model_is_clean_and_its_run_says_so(
     assert (tags["kbuild.audit"], tags["kbuild.audit_date"]) == ("clean", "2026-11-22")
     assert tags["kbuild.audited_lock"] == report["digests"]["lock"]
     client = mlflow.MlflowClient(f"sqlite:///{trained.folder / 'mlflow.db'}")
-    sbom = Path(client.download_artifacts(trained.run_id, "kbuild/sbom.cdx.json", str(tmp_path))).read_text()
+    sbom = Path(client.download_artifacts(trained.run_id, "kbuild/sbom.cdx.json", str(tmp_path))).read_text(
+        encoding="utf-8"
+    )
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom) is None
     assert json.loads(sbom)["metadata"]["component"]["type"] == "machine-learning-model"
-    stored = Path(client.download_artifacts(trained.run_id, "kbuild/audit.json", str(tmp_path))).read_text()
+    stored = Path(client.download_artifacts(trained.run_id, "kbuild/audit.json", str(tmp_path))).read_text(
+        encoding="utf-8"
+    )
     assert json.loads(stored) == report
 
 
 def edit_lock(source: Path, target: Path) -> Path:
-    document = yaml.safe_load(source.read_text())
+    document = yaml.safe_load(source.read_text(encoding="utf-8"))
     for package in document["package"]:
         if package["name"] == "attrs":
             name, package["version"], package["hash"]["sha256"] = YANKED
             package["url"] = f"https://files.example/{name}-{package['version']}-py2.py3-none-any.whl"
         elif package["name"] == "jinja2":
             package["version"] = "2.4.1"
-    target.write_text(yaml.safe_dump(document, sort_keys=False))
+    target.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return target
 
 

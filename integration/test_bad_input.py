@@ -104,10 +104,10 @@ def lockfile(tool: Tool, trained: Trained, tmp_path: Path) -> Path:
 
 
 def test_hash_mismatch_on_download(tool: Tool, trained: Trained, lockfile: Path, tmp_path: Path) -> None:
-    lock = yaml.safe_load(lockfile.read_text())
+    lock = yaml.safe_load(lockfile.read_text(encoding="utf-8"))
     package = next(p for p in lock["package"] if p["name"] == "cloudpickle")
     package["hash"]["sha256"] = "0" * 64
-    lockfile.write_text(yaml.safe_dump(lock))
+    lockfile.write_text(yaml.safe_dump(lock), encoding="utf-8")
     done = tool("image", trained.run_id, "--lockfile", lockfile, cwd=trained.folder, code=None)
     check(done, 28, "cloudpickle", "0" * 64)
 
@@ -121,9 +121,9 @@ def test_stale_lockfile(tool: Tool, trained: Trained, lockfile: Path, tmp_path: 
 
 
 def test_damaged_lockfile(tool: Tool, trained: Trained, lockfile: Path) -> None:
-    lock = yaml.safe_load(lockfile.read_text())
+    lock = yaml.safe_load(lockfile.read_text(encoding="utf-8"))
     del lock["package"][3]["hash"]["sha256"]
-    lockfile.write_text(yaml.safe_dump(lock))
+    lockfile.write_text(yaml.safe_dump(lock), encoding="utf-8")
     done = tool("image", trained.run_id, "--lockfile", lockfile, cwd=trained.folder, code=None)
     check(done, 26, "package[3].hash.sha256")
 

@@ -165,10 +165,12 @@ def background(site: Site) -> tuple[str, str]:
     said = re.search(r"Trigger local: .*, log (\S+)", out)
     assert said is not None, out
     deadline = time.monotonic() + 300
-    while not re.search(r" finished\n$|error: \w+ failed with exit code \d+\n$", Path(said[1]).read_text()):
-        assert time.monotonic() < deadline, Path(said[1]).read_text()[-3000:]
+    while not re.search(
+        r" finished\n$|error: \w+ failed with exit code \d+\n$", Path(said[1]).read_text(encoding="utf-8")
+    ):
+        assert time.monotonic() < deadline, Path(said[1]).read_text(encoding="utf-8")[-3000:]
         time.sleep(0.2)
-    return run_id, Path(said[1]).read_text()
+    return run_id, Path(said[1]).read_text(encoding="utf-8")
 
 
 def test_the_local_trigger_pushes_a_clean_model(site: Site) -> None:

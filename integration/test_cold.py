@@ -43,7 +43,7 @@ def resident(pid: int) -> int:
     """KiB of a process and of those it started."""
     folders = [Path(f"/proc/{pid}/task/{pid}/children")]
     children = [int(child) for folder in folders for child in folder.read_text().split()]
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in rollup if line.startswith("Rss:")).split()[1]) + sum(map(resident, children))
 
 
@@ -136,4 +136,4 @@ def _wait(url: str, log: Path) -> None:
         except requests.ConnectionError:
             pass  # not up yet
         time.sleep(0.2)
-    pytest.fail(f"no answer: {log.read_text()[-2000:]}")
+    pytest.fail(f"no answer: {log.read_text(encoding='utf-8')[-2000:]}")

@@ -55,7 +55,7 @@ def wheels_of(cache: Path) -> list[Path]:
 
 
 def packages(lock: Path) -> dict[str, dict[str, Any]]:
-    return {each["name"]: each for each in yaml.safe_load(lock.read_text())["package"]}
+    return {each["name"]: each for each in yaml.safe_load(lock.read_text(encoding="utf-8"))["package"]}
 
 
 def test_the_same_wheels_by_another_index_are_the_same_image(

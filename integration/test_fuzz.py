@@ -48,7 +48,7 @@ def ask_mlflow(app: Any, content_type: str, body: bytes) -> int:
 
 
 def children(pid: int) -> set[str]:
-    return {*Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return {*Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()}
 
 
 @pytest.mark.filterwarnings("ignore")

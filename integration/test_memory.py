@@ -72,6 +72,6 @@ def family(pid: int) -> list[int]:
 def resident(pid: int) -> int:
     """Bytes of a process in memory, 0 once it ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0

@@ -89,7 +89,7 @@ def wait_for(url: str, log: Path) -> None:
             time.sleep(0.25)
         else:
             return
-    pytest.fail(f"no server: {log.read_text()[-2000:]}")
+    pytest.fail(f"no server: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
 @pytest.fixture

@@ -110,11 +110,11 @@ def test_a_killed_worker_is_replaced_and_others_go_on(mixed: Path, tmp_path: Pat
     body = json.dumps({"dataframe_records": [{"x": 1.5, "n": 20, "flag": True, "text": "a"}]}).encode()
     with ours(mixed, tmp_path, KBUILD_WORKERS="2") as (url, process):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        before = {*children.read_text().split()}
+        before = {*children.read_text(encoding="utf-8").split()}
         assert len(before) == 2
         os.kill(int(min(before)), signal.SIGKILL)
         time.sleep(2)
-        after = {*children.read_text().split()}
+        after = {*children.read_text(encoding="utf-8").split()}
         assert len(after) == 2 and after != before
         assert {ask(url, body, "application/json")[0] for _ in range(20)} == {200}
     assert '"exit_code": -9' in (tmp_path / "ours.log").read_text()

@@ -159,10 +159,10 @@ def test_local_builds_in_the_background_and_training_does_not_wait(site: Site) -
     said = re.search(r"Trigger local: the image is built in the background: process (\d+), log (\S+)", out)
     assert said is not None, out
     log = Path(said[2])
-    assert not log.read_text().rstrip().endswith("finished"), "training waited for the image"
-    wait_until(lambda: re.search(r"finished\n$|error: ", log.read_text()), "the job", seconds=240)
-    steps = re.findall(r" (\w+): done in", log.read_text())
-    assert steps == ["lock", "image", "verify", "audit", "push"], log.read_text()[-3000:]
+    assert not log.read_text(encoding="utf-8").rstrip().endswith("finished"), "training waited for the image"
+    wait_until(lambda: re.search(r"finished\n$|error: ", log.read_text(encoding="utf-8")), "the job", seconds=240)
+    steps = re.findall(r" (\w+): done in", log.read_text(encoding="utf-8"))
+    assert steps == ["lock", "image", "verify", "audit", "push"], log.read_text(encoding="utf-8")[-3000:]
     assert log.is_relative_to(site.project / ".kbuild")
     assert (site.project / ".kbuild" / ".gitignore").read_text().endswith("*\n")
     site.check_delivered(run_id)

@@ -114,7 +114,7 @@ app.run()
     assert program.wait(20) == 143
     stat = Path(f"/proc/{pid.read_text().strip()}/stat")
     for _ in range(100):
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+        if not stat.exists() or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
             return
         time.sleep(0.05)
     pytest.fail("what it started goes on")

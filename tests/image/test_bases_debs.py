@@ -97,9 +97,9 @@ class Gpgv:
 
     def __call__(self, argv: Any, **_: Any) -> Completed:
         words = list(argv)
-        content = Path(words[-1]).read_text()
+        content = Path(words[-1]).read_text(encoding="utf-8")
         text = content.partition("\n\n")[2].partition("-----BEGIN PGP SIGNATURE")[0]
-        Path(words[words.index("--output") + 1]).write_text(text)
+        Path(words[words.index("--output") + 1]).write_text(text, encoding="utf-8")
         return Completed(tuple(words), 2, self.status, "gpgv: Can't check signature: No public key\n")
 
 

@@ -95,7 +95,7 @@ class Fake:
     def __call__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **_: object) -> Completed:
         self.environment = env or {}
         if self.text is not None:
-            Path(argv[-1]).write_text(self.text)
+            Path(argv[-1]).write_text(self.text, encoding="utf-8")
         return Completed(tuple(argv), self.code, "", "Traceback\nModuleNotFoundError: No module named 'x'\n")
 
 

@@ -176,7 +176,9 @@ def test_shared_trees_give_what_one_layer_after_the_other_does(
 def look(root: Path) -> dict[str, tuple[str, str]]:
     def seen(path: Path) -> tuple[str, str]:
         mode = stat.filemode(path.lstat().st_mode)
-        return mode, str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
+        return mode, str(path.readlink()) if path.is_symlink() else path.read_text(
+            encoding="utf-8"
+        ) if path.is_file() else ""
 
     return {path.relative_to(root).as_posix(): seen(path) for path in sorted(root.rglob("*"))}
 

@@ -126,7 +126,7 @@ def test_what_was_written_to_a_library_stays(tmp_path: Path) -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(table))
     libc = ctypes.CDLL(None)
     assert libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), mmap.PROT_READ) == 0
-    mapped = footprint._library_ranges(Path("/proc/self/maps").read_text())
+    mapped = footprint._library_ranges(Path("/proc/self/maps").read_text(encoding="utf-8"))
     assert (address, address + PAGE) in mapped
     assert give_back_library_pages() > 0
     assert (table[:6], code[:2]) == (b"linksf", b"ff")

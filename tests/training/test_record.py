@@ -207,7 +207,7 @@ def test_a_package_that_only_the_check_finds_is_added(
         """,
     )
     recorded = record(bind(dynamic.score, package), catalog, settings=TrainingSettings())
-    assert "hypothesis==" in Path(mlflow.pyfunc.get_model_dependencies(recorded.model_uri)).read_text()
+    assert "hypothesis==" in Path(mlflow.pyfunc.get_model_dependencies(recorded.model_uri)).read_text(encoding="utf-8")
 
 
 def test_what_the_user_says_it_needs_is_not_added_to(

@@ -37,7 +37,7 @@ def test_tables_and_models_name_their_libraries(package: ModuleType) -> None:
 
 
 def test_what_cannot_be_pickled_names_its_type() -> None:
-    with Path("/dev/null").open() as file:
+    with Path("/dev/null").open(encoding="utf-8") as file:
         assert "_io" in find_pickled_modules(file)
 
 

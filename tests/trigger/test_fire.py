@@ -47,7 +47,7 @@ def test_local_takes_every_step_and_pushes_last(event: TrainingEvent, site: Site
         "KBUILD_MODEL_URI": event.model_uri,
         "MLFLOW_TRACKING_URI": site.tracking_uri,
     }
-    assert "secret" not in Path(argv[-1]).read_text()
+    assert "secret" not in Path(argv[-1]).read_text(encoding="utf-8")
 
 
 def test_local_leaves_out_what_is_switched_off(event: TrainingEvent, site: Site, programs: Any) -> None:

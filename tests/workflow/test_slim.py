@@ -60,7 +60,7 @@ class Program:
         said = self.answer(there)
         if said is None:
             return Completed(tuple(argv), 1, "", "ImportError: no model\n")
-        Path(argv[-1]).write_text(json.dumps({"files": files, "answers": [said], "seconds": 1.0}))
+        Path(argv[-1]).write_text(json.dumps({"files": files, "answers": [said], "seconds": 1.0}), encoding="utf-8")
         return Completed(tuple(argv), 0, "", "")
 
 

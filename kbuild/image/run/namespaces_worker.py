@@ -52,7 +52,7 @@ def separate(uid: int, gid: int) -> bool:
         ("uid_map", f"{uid} {outer_uid} 1"),
         ("gid_map", f"{gid} {outer_gid} 1"),
     ):
-        with open(f"/proc/self/{name}", "w") as file:
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(text)
     return True
 
@@ -106,7 +106,7 @@ def main() -> int:
         mount("none", "/", "", MS_REC | MS_PRIVATE)
         return 0
     orders, info = int(sys.argv[1]), int(sys.argv[2])
-    with open(orders) as file:
+    with open(orders, encoding="utf-8") as file:
         order = json.load(file)
     os.set_inheritable(info, False)
     check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
@@ -122,7 +122,7 @@ def main() -> int:
             os.execvpe(order["argv"][0], order["argv"], order["env"])
         except OSError as error:
             raise OSError(error.errno, f"{order['argv'][0]}: {error.strerror}") from error
-    with open(info, "w") as file:
+    with open(info, "w", encoding="utf-8") as file:
         json.dump({"child-pid": child}, file)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

@@ -129,8 +129,8 @@ def _escape(value: str) -> str:
 def _process(pid: int) -> tuple[int, float]:
     """Resident bytes and processor seconds by proc(5); zeros for a process that is gone."""
     try:
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        resident = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * _PAGE
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return 0, 0.0
     return resident, (int(fields[11]) + int(fields[12])) / _TICKS
