@@ -39,6 +39,8 @@ def lint(session: nox.Session) -> None:
     """ruff, mypy and the floors."""
     install(session, "build", "demo", "test", "lint")
     session.run("ruff", "check", ".")
+    # A preview rule: no file is read or written by the letters of the locale.
+    session.run("ruff", "check", "--preview", "--select", "PLW1514", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     # The installed copy must not hide the checkout's modules from the import graph.

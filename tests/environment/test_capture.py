@@ -16,7 +16,6 @@ from kbuild.environment.captured.capture import (
     CapturedInterpreter,
     InterpreterLayout,
     capture_interpreter,
-    check_version,
     running_interpreter,
     without_machine_paths,
 )
@@ -232,10 +231,8 @@ def test_a_channel_that_cannot_be_written(layout: InterpreterLayout, tmp_path: P
 
 def test_the_running_interpreter() -> None:
     layout = running_interpreter()
-    check_version(".".join(map(str, sys.version_info[:3])), layout)
+    assert layout.version == ".".join(map(str, sys.version_info[:3]))
     assert (layout.stdlib / "os.py").is_file()
     assert is_elf(layout.executable)
     major, minor = required_glibc([layout.executable])
     assert (2, 0) < (major, minor) < (3, 0)
-    with pytest.raises(InterpreterCaptureFailed, match=r"trained with Python 3\.99\.1"):
-        check_version("3.99.1", layout)

@@ -277,8 +277,7 @@ def test_a_captured_interpreter_is_for_this_machine_and_a_channel_has_the_others
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kbuild.environment.condalock.conda_lock.host_platform", lambda: AMD64)
-    monkeypatch.setattr("kbuild.environment.captured.capture.running_interpreter", lambda: None)
-    monkeypatch.setattr("kbuild.environment.captured.capture.check_version", lambda *_: None)
+    monkeypatch.setattr("kbuild.environment.captured.interpreters.find_interpreter", lambda *_, **__: None)
     captured = SimpleNamespace(glibc="2.31")
     monkeypatch.setattr("kbuild.environment.captured.capture.capture_interpreter", lambda *_, **__: captured)
     run = FakeCondaLock(lambda _: [locked("six", "1.16.0")])

@@ -23,6 +23,7 @@ from packaging.version import Version
 
 from kbuild.digest import digest_file
 from kbuild.environment.captured.elf import is_elf, required_glibc
+from kbuild.environment.captured.interpreters import find_program
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import BuildFailed, HashMismatch, ProgramNotFound, SourceOnlyPackage
 from kbuild.process import Completed, Runner
@@ -82,7 +83,7 @@ def build_wheel(
     """
     what = f"{package.name} {package.version}"
     short = ".".join(python.split(".")[:2])
-    interpreter = _interpreter(short, what)
+    interpreter = _interpreter(short, what, run, environ)
     progress.note(f"building a wheel of {what} from its source distribution")
     with tempfile.TemporaryDirectory(prefix="kbuild-sdist-") as folder:
         build = _Build(Path(folder).resolve(), what, run, environ, progress)
@@ -259,15 +260,14 @@ def _build_system(source: Path) -> tuple[list[str], dict[str, Any]]:
     return requires, {"source": str(source), "backend": backend, "backend_path": [*paths, *([""] if legacy else [])]}
 
 
-def _interpreter(short: str, what: str) -> str:
-    if ".".join(map(str, sys.version_info[:2])) == short:
-        return sys.executable
-    found = shutil.which(f"python{short}")
+def _interpreter(short: str, what: str, run: Runner, environ: Mapping[str, str]) -> str:
+    found = find_program(short, run=run, environ=environ)
     if found is None:
         raise SourceOnlyPackage(
-            f"{what} has to be built with Python {short}, which is not here", hint=f"install python{short}"
+            f"{what} has to be built with Python {short}, which is not here",
+            hint=f"install it: uv python install {short}, or pyenv install {short}",
         )
-    return found
+    return str(found)
 
 
 def _last_line(done: Completed) -> str:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import re
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from kbuild.digest import Digest
 from kbuild.environment.captured.conda_package import PackagedFile, WrittenPackage, write_package, write_repodata
 from kbuild.environment.captured.elf import is_elf, required_glibc
+from kbuild.environment.captured.interpreters import InterpreterLayout, running_interpreter
 from kbuild.environment.captured.known import read_record, record_path, stamps, write_record
 from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
 from kbuild.platform import Platform, host_platform
@@ -49,16 +48,6 @@ _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InterpreterLayout:
-    """Where an installed CPython keeps what is needed of it."""
-
-    version: str
-    executable: Path
-    stdlib: Path
-    prefix: Path
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class CapturedInterpreter:
     """A captured interpreter: its package in ``channel``, and the oldest glibc it runs with, as ``2.36``."""
 
@@ -68,37 +57,6 @@ class CapturedInterpreter:
     package: Path
     sha256: Digest
     glibc: str
-
-
-def running_interpreter() -> InterpreterLayout:
-    """The layout of the CPython that runs now, below any virtual environment.
-
-    Raises InterpreterCaptureFailed for what is no plain CPython on Linux.
-    """
-    if sys.implementation.name != "cpython" or sys.platform != "linux" or sys.abiflags:
-        kind = f"{sys.implementation.name}{sys.abiflags} on {sys.platform}"
-        raise InterpreterCaptureFailed(f"only a release build of CPython on Linux can be captured, not {kind}")
-    if platform.libc_ver()[0] != "glibc":
-        raise InterpreterCaptureFailed("only an interpreter linked with glibc can be captured")
-    short = sysconfig.get_python_version()
-    executable = Path(sys.base_prefix) / "bin" / f"python{short}"
-    if not executable.exists():
-        raise InterpreterCaptureFailed(f"the interpreter is not where its prefix says: {executable} does not exist")
-    return InterpreterLayout(
-        version=".".join(map(str, sys.version_info[:3])),
-        executable=executable.resolve(),
-        stdlib=Path(sysconfig.get_path("stdlib")),
-        prefix=Path(sys.base_prefix),
-    )
-
-
-def check_version(python: str, layout: InterpreterLayout) -> None:
-    """Raises InterpreterCaptureFailed when the model was trained by another Python than ``layout``."""
-    if python != layout.version:
-        raise InterpreterCaptureFailed(
-            f"the model was trained with Python {python}, but Python {layout.version} runs here",
-            hint=f"run kbuild with Python {python}, or take the interpreter from a channel (--interpreter conda)",
-        )
 
 
 def capture_interpreter(

@@ -212,10 +212,10 @@ class CondaLockResolver:
         """
         if spec.interpreter == "conda" or platform != host_platform():
             return self.glibc, spec.channels
-        from kbuild.environment.captured.capture import capture_interpreter, check_version, running_interpreter
+        from kbuild.environment.captured.capture import capture_interpreter
+        from kbuild.environment.captured.interpreters import find_interpreter
 
-        layout = running_interpreter()
-        check_version(spec.python, layout)
+        layout = find_interpreter(spec.python, run=self.run, environ=self.environ)
         captured = capture_interpreter(self.channel, run=self.run, progress=progress, layout=layout)
         # The image must have the C library that the interpreter needs; its package says so in the lock.
         glibc = str(max(Version(self.glibc), Version(captured.glibc)))
