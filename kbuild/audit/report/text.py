@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kbuild.audit.finding import UNCHECKED_ID
 from kbuild.audit.report.report import AuditReport
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
@@ -81,9 +82,14 @@ def _notes(report: AuditReport) -> list[str]:
         f"not checked ({check}): {_listed(where)}: {reason}; {remedy}"
         for (check, reason, remedy), where in by_reason.items()
     ]
+    by_entry: dict[tuple[str, str, str], list[str]] = {}
     for accepted in report.accepted:
-        name = getattr(accepted.item, "id", "unchecked")
-        lines.append(f"accepted until {accepted.expires}: {name} of {accepted.item.where}: {accepted.reason}")
+        name = getattr(accepted.item, "id", UNCHECKED_ID)
+        by_entry.setdefault((str(accepted.expires), name, accepted.reason), []).append(accepted.item.where)
+    lines += [
+        f"accepted until {expires}: {name} of {_listed(where)}: {reason}"
+        for (expires, name, reason), where in by_entry.items()
+    ]
     for ignore in report.expired:
         lines.append(f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}")
     for ignore in report.unused:
