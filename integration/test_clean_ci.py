@@ -6,13 +6,19 @@ packages where a snapshot lies beside the checkout, and planted ones in the shap
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import functools
 import json
 import os
+import platform
 import re
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +26,7 @@ import pytest
 import requests
 import yaml
 from advisory_server import AdvisoryServer, serving
+from conda_forge import find_interpreter, make_channel
 from engines import Registry
 from servers import tracking_server
 from tool import BIN, Done, Tool, copy_project
@@ -110,6 +117,25 @@ def known(site: Site) -> None:
     site.advisories.add(record("PYSEC-2026-0", "PyPI", "scikit-learn", [*ALWAYS, {"fixed": "0.1"}]), *real_records())
 
 
+@contextlib.contextmanager
+def files(folder: Path) -> Iterator[str]:
+    """A server of a folder: its url."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def real_records() -> list[Mapping[str, Any]]:
     """PyPA's records of what is in nearly every model's environment."""
     if not SNAPSHOT.is_file():
@@ -156,6 +182,35 @@ def test_a_service_that_fails_stops_the_job_and_is_named(site: Site, run_id: str
     assert done.code == INCOMPLETE, done.err[-3000:]
     assert "conda:python" in done.err and "status 500" in done.err
     assert site.pushed("unknown") == []
+
+
+def test_a_model_on_condas_python_is_clean_by_the_policy_that_was_written(
+    site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Real records of conda-forge: what its CPython needs, most of it in no database of advisories."""
+    minor = ".".join(platform.python_version_tuple()[:2])
+    layout = find_interpreter(minor)
+    assert layout is not None
+    folder = tmp_path_factory.mktemp("conda-forge")
+    make_channel(folder / "channel", {minor: layout}, folder / "scratch")
+    local = site.project / "conf" / "local" / "kbuild.yml"
+    with files(folder / "channel") as channel:
+        local.write_text(yaml.safe_dump({"channels": [channel], "interpreter": "conda"}))
+        run_id, _ = site.train()
+        done = site.job(run_id, "conda", COLUMNS="250")
+        assert done.code == 0, done.err[-4000:]
+        assert site.pushed("conda") == [run_id]
+        asked = {(each["package"]["ecosystem"], each["package"]["name"]) for each in site.advisories.asked}
+        assert {("GIT", "https://github.com/openssl/openssl"), ("Bitnami", "python")} <= asked
+        report = site.tool("audit", run_id, "--format", "json", "--no-record", cwd=site.project).json
+        assert report["verdict"] == "clean"
+        accepted = {each["where"] for each in report["accepted"]}
+        assert {"conda:libffi", "conda:tzdata"} <= accepted and "conda:openssl" not in accepted
+        expires = datetime.date.fromisoformat(report["accepted"][0]["expires"])
+        late = (expires + datetime.timedelta(days=1)).isoformat()
+        expired = site.tool("audit", run_id, "--today", late, "--no-record", cwd=site.project, code=INCOMPLETE)
+        assert f"expired on {expires}" in expired.err and "conf/base/kbuild.yml" in expired.err
+    local.unlink()
 
 
 def background(site: Site) -> tuple[str, str]:
