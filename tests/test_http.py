@@ -96,6 +96,8 @@ def test_a_server_that_stays_busy_is_believed_in_time(ask: Callable[..., request
 @pytest.mark.parametrize(
     ("wait", "times"),
     [("1", 2), ("3600", 1), (email.utils.formatdate(time.time() + 86400, usegmt=True), 1), ("soon", 2), ("-1", 2)],
+    # Not by its value: two workers would name the date otherwise.
+    ids=["seconds", "an hour", "tomorrow", "no time", "past"],
 )
 def test_retry_after_is_honoured_where_it_ends_in_time(wait: str, times: int) -> None:
     begin = time.monotonic()
