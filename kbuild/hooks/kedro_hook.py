@@ -123,6 +123,7 @@ class MlflowPipelineHook:
             pipeline_ml = _find_pipeline_ml(pipeline)
             if pipeline_ml is None:
                 raise UnexpectedError("a training run ended with another pipeline than it began with")
+            from kbuild.recording.mlflow_run import read_licence
             from kbuild.recording.record import record_model
 
             try:
@@ -134,6 +135,7 @@ class MlflowPipelineHook:
                     settings=training.config.training,
                     captured=training.captured,
                     git=training.git,
+                    licence=read_licence(_get_project_path(run_params)),
                 )
             except KbuildError as error:
                 if problem := self._end("FAILED"):

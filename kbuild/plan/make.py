@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from kbuild._version import __version__
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import LabelError, PlatformError
-from kbuild.model.bundle import ModelBundle
+from kbuild.model.bundle import ModelBundle, ModelFacts
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan, ImageConfig, LayerPlan
 from kbuild.plan.left_out import NOTHING, RULE, LeftOut
@@ -73,9 +74,11 @@ def make_plan(
         LABEL_LEFT_OUT: " ".join(sorted(left_out.packages)) or None,
         LABEL_FILES_LEFT_OUT: left_out.files_json(),
         "io.kbuild.mlflow.version": facts.mlflow_version,
+        # Of no more weight for the digest than what serves, which lies in the image and brings the version with it.
+        "io.kbuild.version": __version__,
+        "io.kbuild.git.dirty": "true" if facts.record.get("git_dirty") is True else None,
         "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
-        "org.opencontainers.image.created": rfc3339(facts.created),
-        "org.opencontainers.image.revision": _git_commit(facts.record),
+        **_for_tools(facts, base),
     }
     for key in labels or {}:
         if key.startswith(_OWN_LABELS):
@@ -104,6 +107,26 @@ def make_plan(
         packed_by=packed_by,
     )
     return replace(plan, dockerfile=render_dockerfile(plan, template))
+
+
+def _for_tools(facts: ModelFacts, base: ResolvedBase) -> dict[str, str | None]:
+    """What tools read of any image (OCI image-spec annotations.md), as far as it is known.
+
+    All of it was recorded with the model in training: an image is the same whoever builds it, and wherever. A base that
+    is assembled from packages is no image of a registry, whose name would lead to another one.
+    """
+    registry = base.kind == "registry"
+    found = {
+        "created": rfc3339(facts.created),
+        "title": facts.name,
+        "version": facts.model_id or facts.run_id,
+        "revision": _stated(facts.record, "git_commit"),
+        "source": _stated(facts.record, "git_source"),
+        "licenses": _stated(facts.record, "licence"),
+        "base.name": base.name.partition("@")[0] if registry else None,
+        "base.digest": None if base.kind == "debs" else str(base.digest),
+    }
+    return {f"org.opencontainers.image.{key}": value for key, value in found.items()}
 
 
 def rfc3339(seconds: int) -> str:
@@ -182,6 +205,6 @@ def _served(bundle: ModelBundle, packages: Digest, *, slim: bool) -> Iterable[tu
         yield "KBUILD_SLIM", "1"
 
 
-def _git_commit(record: Mapping[str, object]) -> str | None:
-    commit = record.get("git_commit")
-    return commit if isinstance(commit, str) else None
+def _stated(record: Mapping[str, object], key: str) -> str | None:
+    value = record.get(key)
+    return value if isinstance(value, str) else None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kbuild.errors import ProgramNotFound, TrackingRefused, TrackingUnavailable
 from kbuild.process import run as run_program
@@ -39,14 +42,20 @@ _RUN_PARAMS = (
 # About a minute: a server that is busy or restarts is waited for, one that is gone not for longer.
 _RETRIES = 5
 _NOISY_LOGGERS = ("mlflow", "alembic")
+_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}")
+_SCP = re.compile(r"((?:[\w.-]+@)?[\w.-]+):(?!//)(\S+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GitState:
-    """The commit a project is at, 40 hexadecimal characters, and whether files differ from it."""
+    """The commit a project is at, 40 hexadecimal characters, and whether files differ from it.
+
+    ``source`` is the url of its ``origin``, without credentials; None where that is a folder of this machine.
+    """
 
     commit: str
     dirty: bool
+    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +75,33 @@ def read_git_state(project_path: Path) -> GitState | None:
     commit = _ask_git(project_path, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return GitState(commit=commit, dirty=bool(_ask_git(project_path, "status", "--porcelain", "--", ".")))
+    dirty = bool(_ask_git(project_path, "status", "--porcelain", "--", "."))
+    return GitState(
+        commit=commit, dirty=dirty, source=_plain_url(_ask_git(project_path, "remote", "get-url", "origin"))
+    )
+
+
+def read_licence(project_path: Path) -> str | None:
+    """The SPDX expression that the project's pyproject.toml states (PEP 639), None where it states none."""
+    try:
+        project = tomllib.loads((project_path / "pyproject.toml").read_text("utf-8")).get("project")
+    except (OSError, ValueError):
+        return None  # a project without one; one that is broken is told by who needs it
+    licence = project.get("license") if isinstance(project, dict) else None
+    return licence if isinstance(licence, str) and _SPDX.fullmatch(licence) else None
+
+
+def _plain_url(text: str | None) -> str | None:
+    """A remote as a url that anybody may see: ``git@host:path`` is ssh (git's docs, "GIT URLS")."""
+    if not text:
+        return None
+    scp = _SCP.fullmatch(text)
+    parts = urlsplit(text if scp is None else f"ssh://{scp[1]}/{scp[2].lstrip('/')}")
+    if parts.scheme not in ("http", "https", "ssh", "git") or not parts.hostname:
+        return None
+    host = parts.netloc.rpartition("@")[2]
+    user = f"{parts.username}@" if parts.scheme == "ssh" and parts.username else ""
+    return parts._replace(netloc=user + host, query="", fragment="").geturl()
 
 
 def _ask_git(folder: Path, *arguments: str) -> str | None:
@@ -206,6 +241,8 @@ def make_tags(run_params: Mapping[str, Any], git: GitState | None, source: str) 
     if git is not None:
         tags["mlflow.source.git.commit"] = git.commit
         tags["mlflow.source.git.dirty"] = str(git.dirty).lower()
+        if git.source is not None:
+            tags["mlflow.source.git.repoURL"] = git.source
     return tags
 
 

@@ -44,7 +44,7 @@ def modelify(request: ModelifyRequest, project_path: Path, env: str | None = Non
     from kedro.framework.startup import bootstrap_project
 
     from kbuild.project.config import read_config
-    from kbuild.recording.mlflow_run import make_tags, read_git_state
+    from kbuild.recording.mlflow_run import make_tags, read_git_state, read_licence
     from kbuild.recording.record import record_model
 
     bootstrap_project(project_path)
@@ -65,6 +65,7 @@ def modelify(request: ModelifyRequest, project_path: Path, env: str | None = Non
                 package_name=project.PACKAGE_NAME,
                 settings=settings,
                 git=git,
+                licence=read_licence(project_path),
             )
 
 

@@ -58,6 +58,7 @@ def record_model(
     settings: TrainingSettings | None = None,
     captured: Mapping[str, Any] | None = None,
     git: GitState | None = None,
+    licence: str | None = None,
 ) -> RecordedModel:
     """Log the model of a finished training run.
 
@@ -69,6 +70,7 @@ def record_model(
         settings: rows of the example, and whether to check in a clean process.
         captured: data of in-memory datasets that the runner has released since.
         git: the project's commit, for the model's metadata.
+        licence: the project's, an SPDX expression, for the same.
 
     Raises RecordingError saying why the model could not be logged whole; nothing of it is left then.
     """
@@ -92,6 +94,7 @@ def record_model(
             package_name=package_name,
             log_model_kwargs=pipeline_ml.log_model_kwargs,
             git=git,
+            licence=licence,
             reused=tuple(pipeline_ml.reused_names),
         )
         saved = _save_provable(draft, _find_modules(model), work, settings)

@@ -34,6 +34,7 @@ class Draft:
     package_name: str | None
     log_model_kwargs: dict[str, Any]
     git: GitState | None
+    licence: str | None
     reused: tuple[str, ...]
 
 
@@ -88,6 +89,10 @@ def _make_metadata(draft: Draft) -> dict[str, Any]:
         record["reused_inputs"] = list(draft.reused)
     if draft.git is not None:
         record |= {"git_commit": draft.git.commit, "git_dirty": draft.git.dirty}
+        if draft.git.source is not None:
+            record["git_source"] = draft.git.source
+    if draft.licence is not None:
+        record["licence"] = draft.licence
     return record
 
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from kbuild._version import __version__
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import LabelError, PlatformError
@@ -105,6 +106,41 @@ def test_where_packages_come_from_changes_no_plan(bundle, lockfile, base) -> Non
     assert make(bundle, mirrored, base).to_json() == make(bundle, lockfile, base).to_json()
     newer = replace(mirrored, packages=(*moved[:2], replace(moved[2], version="1.1")))
     assert make(bundle, newer, base).digest != make(bundle, lockfile, base).digest
+
+
+def test_tools_read_what_they_read_of_any_image(bundle, lockfile, base) -> None:
+    record = {"git_commit": "c" * 40, "git_dirty": True, "git_source": "https://git.example/shop", "licence": "MIT"}
+    trained = replace(bundle, facts=replace(bundle.facts, record=record))
+    registry = replace(
+        base,
+        kind="registry",
+        name="docker.io/library/debian:12@sha256:0",
+        reference="docker.io/library/debian@sha256:0",
+    )
+    plan = make(trained, lockfile, registry)
+    prefix = "org.opencontainers.image."
+    for stated in (dict(plan.config.labels), dict(plan.annotations)):
+        assert {key.removeprefix(prefix): text for key, text in stated.items() if key.startswith(prefix)} == {
+            "title": "churn",
+            "version": "m-1",
+            "revision": "c" * 40,
+            "source": "https://git.example/shop",
+            "licenses": "MIT",
+            "created": "2026-11-22T21:45:19Z",
+            "base.name": "docker.io/library/debian:12",
+            "base.digest": str(base.digest),
+        }
+        assert stated["io.kbuild.version"] == __version__
+        assert stated["io.kbuild.git.dirty"] == "true"
+
+
+def test_a_base_of_packages_is_not_named_as_an_image_of_a_registry(bundle, lockfile, base) -> None:
+    labels = dict(make(bundle, lockfile, base).config.labels)
+    assert labels["io.kbuild.base.name"] == "debian:bookworm"
+    assert not [key for key in labels if key.startswith("org.opencontainers.image.base.")]
+    layout = dict(make(bundle, lockfile, replace(base, kind="layout", name="oci:x")).config.labels)
+    assert layout["org.opencontainers.image.base.digest"] == str(base.digest)
+    assert "org.opencontainers.image.base.name" not in layout
 
 
 def test_what_is_unknown_has_no_label(bundle, lockfile, base) -> None:

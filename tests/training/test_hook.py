@@ -19,7 +19,7 @@ from kedro.runner import ParallelRunner, ThreadRunner
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
-from kbuild.recording.mlflow_run import GitState, make_tags, read_git_state
+from kbuild.recording.mlflow_run import GitState, make_tags, read_git_state, read_licence
 
 # Kedro warns of its own dependencies, MLflow and pandas of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -364,3 +364,47 @@ def test_the_state_of_a_repository(tmp_path: Path) -> None:
         "mlflow.source.git.commit": state.commit,
         "mlflow.source.git.dirty": "true",
     }
+
+
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ("https://git.example/team/shop.git", "https://git.example/team/shop.git"),
+        ("https://user:secret@git.example:8443/shop?token=x#y", "https://git.example:8443/shop"),
+        ("git@git.example:team/shop.git", "ssh://git@git.example/team/shop.git"),
+        ("ssh://git:secret@git.example/shop", "ssh://git@git.example/shop"),
+        ("/srv/git/shop.git", None),
+        ("../shop", None),
+        ("file:///srv/git/shop.git", None),
+        (None, None),
+    ],
+)
+def test_the_source_is_told_without_secrets_and_paths(tmp_path: Path, origin: str | None, source: str | None) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "x")
+    if origin is not None:
+        git("remote", "add", "origin", origin)
+    state = read_git_state(tmp_path)
+    assert state is not None and state.source == source
+    assert make_tags({}, state, "shop").get("mlflow.source.git.repoURL") == source
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ('[project]\nlicense = "MIT OR (Apache-2.0 WITH LLVM-exception)"', "MIT OR (Apache-2.0 WITH LLVM-exception)"),
+        ('[project]\nlicense = {file = "LICENSE"}', None),
+        ('[project]\nlicense = "one\\ntwo"', None),
+        ("[tool.x]", None),
+        ("broken [", None),
+        (None, None),
+    ],
+)
+def test_the_projects_licence(tmp_path: Path, text: str | None, licence: str | None) -> None:
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    assert read_licence(tmp_path) == licence

@@ -102,7 +102,8 @@ def test_a_whole_checked_model_is_logged(
         bind(package.score, package, name="shop", metadata={"mine": 1}, tags={"team": "a"}),
         catalog,
         settings=TrainingSettings(example_rows=2),
-        git=GitState(commit="a" * 40, dirty=True),
+        git=GitState(commit="a" * 40, dirty=True, source="https://git.example/shop"),
+        licence="Apache-2.0",
     )
     assert (recorded.name, recorded.model_uri) == ("shop", f"models:/{recorded.model_id}")
     logged = store.get_logged_model(recorded.model_id)
@@ -119,6 +120,7 @@ def test_a_whole_checked_model_is_logged(
     assert kept["format"] == 1
     assert kept["git_commit"] == "a" * 40
     assert kept["git_dirty"] is True
+    assert (kept["git_source"], kept["licence"]) == ("https://git.example/shop", "Apache-2.0")
     assert kept["prediction"] == "recorded_prediction.json"
     assert model["signature"]["outputs"] is not None
     assert json.loads((folder / "recorded_prediction.json").read_text()) == {
