@@ -27,6 +27,7 @@ OTHERS = {
     "cold": "bench_cold.py",
     "docker": "bench_docker.py",
     "layers": "bench_layers.py",
+    "lock": "bench_lock.py",
     "predict": "bench_predict.py",
     "serving": "bench_serving.py",
 }
