@@ -24,6 +24,16 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         os.close(held)
 
 
+@contextmanager
+def work_folder(cache: Path, prefix: str) -> Iterator[Path]:
+    """A scratch folder in the cache, where links to what it holds can be made; where this user may only read the cache
+    it lies where temporary files do."""
+    readable = cache.is_dir() and not os.access(cache, os.W_OK | os.X_OK)
+    parent, name = (Path(tempfile.gettempdir()), f"kbuild-{prefix}") if readable else (cache, prefix)
+    with scratch_folder(parent, name) as folder:
+        yield folder
+
+
 def _locked(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))

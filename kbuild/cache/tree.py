@@ -14,9 +14,9 @@ import filecmp
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -101,16 +101,29 @@ def stamp(path: Path) -> list[int]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all: whoever reads meanwhile sees the old one or the new one."""
+    """Write a small file whole or not at all: whoever reads meanwhile sees the old one or the new one.
+
+    Others may read it as far as the umask lets them, as what it tells of.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:16]}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name[:16]}-{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.replace(temporary, path)  # noqa: PTH105
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_if_allowed(path: Path, data: bytes) -> None:
+    """As ``write_whole``, for what is found out again where a cache may only be read."""
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
 
 
 def normalise_tree(root: Path, *, sticky: frozenset[str] = frozenset()) -> None:

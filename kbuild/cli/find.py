@@ -21,7 +21,7 @@ from kbuild.image.store.pack import image_in
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.room import room_for
-from kbuild.scratch import scratch_folder
+from kbuild.scratch import work_folder
 from kbuild.workflow import Delivery, Tools, build_image
 
 DEFAULTS: dict[str, Any] = {
@@ -122,7 +122,7 @@ def _local(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltIma
 
 @contextmanager
 def _unpacked(path: Path, tools: Tools) -> Iterator[Path]:
-    with scratch_folder(tools.cache, "tar-") as folder, room_for(folder, path.stat().st_size):
+    with work_folder(tools.cache, "tar-") as folder, room_for(folder, path.stat().st_size):
         try:
             with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")

@@ -17,7 +17,7 @@ from kbuild.cli.show import Show
 from kbuild.errors import InvalidModel
 from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import read_bundle
-from kbuild.scratch import scratch_folder
+from kbuild.scratch import work_folder
 from kbuild.verify.rebuild import RebuildReport, carry_downloads, carry_pins, judge, read_claims
 from kbuild.workflow import Delivery, Tools, build_image
 
@@ -44,7 +44,7 @@ def rebuild(
             f"{model} is another model than the image's: its digest is {found}, not {claims.model_digest}",
             hint="give the folder that the image was built from, unchanged",
         )
-    with scratch_folder(tools.cache, "work-rebuild-") as clean:
+    with work_folder(tools.cache, "work-rebuild-") as clean:
         if reuse_downloads:
             with show("check") as progress:
                 progress.note(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")

@@ -21,7 +21,7 @@ from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
-from kbuild.scratch import scratch_folder
+from kbuild.scratch import work_folder
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
@@ -140,7 +140,7 @@ def _asking_of_yanked(locked: Locked, platforms: Sequence[Platform], tools: Tool
 @contextmanager
 def _workdir(tools: Tools) -> Iterator[Path]:
     """A scratch folder in the cache, so that staged files are links and not copies."""
-    with using_cache(tools.cache, limit=tools.cache_limit), scratch_folder(tools.cache, "work-") as folder:
+    with using_cache(tools.cache, limit=tools.cache_limit), work_folder(tools.cache, "work-") as folder:
         yield folder
 
 

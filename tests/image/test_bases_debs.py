@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -233,10 +234,14 @@ def test_wrong_bytes_are_refused(suite: Suite, mirror: Mirror, tmp_path: Path) -
 def test_a_full_disk_leaves_nothing_half_written(
     suite: Suite, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, target: Path) -> Path:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    real = os.replace
 
-    monkeypatch.setattr(Path, "replace", full)
+    def full(source: Path, target: Path) -> None:
+        if target.suffix == ".deb":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match="cannot write the base image: No space left"):
         resolve(suite, mirror, tmp_path / "c")
     left = [path.relative_to(tmp_path / "c") for path in (tmp_path / "c").rglob("*") if path.is_file()]

@@ -17,7 +17,7 @@ from kbuild.cache.damage import damaged
 from kbuild.cache.entries import list_cache, other_bytes
 from kbuild.cache.folder import begin_again, in_use, parse_size, prune_cache, using_cache
 from kbuild.cache.sessions import Session, live_sessions
-from kbuild.cache.tree import cached_tree
+from kbuild.cache.tree import cached_tree, write_whole
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheInUse, CacheTooSmall, ConfigurationError, OutputError
@@ -220,6 +220,16 @@ def test_trees_are_measured_once_and_links_only_where_they_make_room(tmp_path: P
     # The layer goes first, which makes no room: so the image goes too.
     assert [entry.kind for entry in prune_cache(tmp_path, limit=60_000)] == ["layers", "wheels", "images"]
     assert not list(tmp_path.glob("sizes/wheels/*"))
+
+
+def test_records_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            write_whole(tmp_path / "record", b"x")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "record").stat().st_mode & 0o777 == mode
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequential import apply_layer
 
+from kbuild.cache.entries import list_cache, other_bytes
+from kbuild.cache.folder import using_cache
 from kbuild.digest import canonical_json, digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
@@ -147,7 +151,7 @@ members = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(members, min_size=1, max_size=3))
 def test_shared_trees_give_what_one_layer_after_the_other_does(
     tmp_path_factory: pytest.TempPathFactory, layers: list[Entries]
@@ -233,6 +237,58 @@ def test_the_second_image_of_an_environment_unpacks_only_its_own_layer(tmp_path:
     assert {path.name for path in trees.iterdir()} == {
         digest_bytes(raw).hex for raw in (base, environment, tar([("model", "one")]), tar([("model", "two")]))
     }
+
+
+def test_many_images_stay_within_a_limit_while_they_are_unpacked(tmp_path: Path) -> None:
+    environment, cache, limit = tar([(f"env/{number}", "e" * 9000) for number in range(40)]), tmp_path / "c", 3_000_000
+    notes: list[str] = []
+    peak, ended = [0], threading.Event()
+
+    class Telling(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def sample() -> None:
+        while not ended.is_set():
+            peak[0] = max(peak[0], other_bytes(cache) + sum(entry.size for entry in list_cache(cache)))
+
+    cache.mkdir()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        for number in range(24):
+            own = tar([(f"model/{each}", f"{number}" * 90_000) for each in range(6)])
+            with (
+                using_cache(cache, limit=limit),
+                unpacked_image(make_image(tmp_path / f"l{number}", environment, own), cache=cache, progress=Telling()),
+            ):
+                assert len(list(cache.glob("run-*"))) == 1
+    finally:
+        ended.set()
+        sampler.join()
+    assert limit // 2 < peak[0] <= limit
+    assert notes.count("unpacking layer 1 of 2") == 1 and notes.count("unpacking layer 2 of 2") == 24
+    trees = {path.name for path in (cache / f"unpacked/layers-{RECIPE}").iterdir()}
+    assert digest_bytes(environment).hex in trees and len(trees) < 8
+
+
+def test_a_cache_that_may_only_be_read_is_helped_out_with_a_folder_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, own = tar([("a", "1")]), tar([("b", "2")])
+    cache, temporary = tmp_path / "c", tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with unpacked_image(make_image(tmp_path / "one", shared), cache=cache, progress=Silent()):
+        pass
+    before = sorted(cache.rglob("*"))
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != cache and real(path, mode))
+    with unpacked_image(make_image(tmp_path / "two", shared, own), cache=cache, progress=Silent()) as image:
+        assert (image.root / "b").read_text() == "2" and image.root.is_relative_to(temporary)
+        assert (image.root / "a").stat().st_nlink == 2  # of the tree that the cache holds
+        assert sorted(cache.rglob("*")) == before
+    assert not list(temporary.iterdir())
 
 
 def test_a_layer_that_is_not_what_the_config_says_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
 from kbuild.platform import host_platform
 from kbuild.progress import Progress
 from kbuild.room import room_for
-from kbuild.scratch import scratch_folder
+from kbuild.scratch import work_folder
 
 # Where a sandbox mounts something: a read-only root must already have them.
 _MOUNT_POINTS = ("proc", "dev", "tmp", "sys")
+_TREES = f"unpacked/layers-{RECIPE}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +59,17 @@ def unpacked_image(
     manifest = layouts.read_manifest(layout, entry.digest)
     config = layouts.read_json_blob(layout, manifest.config.digest)
     diff_ids, _ = layouts.read_history(layout, manifest)
-    trees = []
-    for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True), 1):
-        place = f"layer {number} of {len(manifest.layers)}"
-        trees.append(_unpacked_layer(layout, layer, diff_id, cache, place, progress))
-    with in_use(trees), scratch_folder(cache, "run-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(work_folder(cache, "run-"))
+        # What a cache that may only be read does not hold is unpacked for this once.
+        own = cache if folder.parent == cache else folder
+        trees = []
+        for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True), 1):
+            place = f"layer {number} of {len(manifest.layers)}"
+            kept = cache / _TREES / diff_id.hex
+            there = cache if kept.is_dir() else own
+            trees.append(_unpacked_layer(layout, layer, diff_id, there, place, progress))
+        stack.enter_context(in_use(trees))
         root = folder / "root"
         with writing("the unpacked image"), room_for(folder) as room:
             root.mkdir()
@@ -95,4 +102,4 @@ def _unpacked_layer(
 
     with writing("the unpacked image"):
         # Not sealed: that would read all of it once more.
-        return cached_tree(cache / "unpacked" / f"layers-{RECIPE}" / diff_id.hex, make, sealed=False)
+        return cached_tree(cache / _TREES / diff_id.hex, make, sealed=False)

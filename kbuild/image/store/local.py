@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ class LocalImages:
 
     def name(self, image: BuiltImage | BuiltIndex, reference: ImageReference) -> None:
         """Remember that ``reference`` means this image from now on."""
+        with contextlib.suppress(InvalidImage):
+            if self._record("references", str(_named(reference))) == (image.digest, image.engine):
+                return  # which a cache that may only be read can be told too
         self._write("references", str(_named(reference)), image)
 
     def record_plan(self, key: Digest, image: BuiltImage) -> None:

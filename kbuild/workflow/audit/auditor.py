@@ -26,7 +26,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag, write_tags
 from kbuild.progress import Progress
 from kbuild.refused import known_error
-from kbuild.scratch import scratch_folder
+from kbuild.scratch import work_folder
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import read_image
 from kbuild.workflow.audit.request import Audited, AuditRequest
@@ -266,7 +266,7 @@ class Auditor:
 
     @contextmanager
     def _workdir(self) -> Iterator[Path]:
-        with scratch_folder(self._tools.cache, "audit-") as folder:
+        with work_folder(self._tools.cache, "audit-") as folder:
             yield folder
 
 

@@ -13,7 +13,7 @@ from kbuild.errors import ModelNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
-from kbuild.scratch import scratch_folder
+from kbuild.scratch import work_folder
 from kbuild.workflow import Tools
 
 _PARAMETER = re.compile(r"artifacts/params_(?P<name>[^/]+)\.json")
@@ -23,7 +23,7 @@ _MAX_PARAMETER = 1 << 16
 def compare_models(before: ModelReference, after: ModelReference, tools: Tools) -> Difference:
     """What differs between two models and their runs. Raises what fetching them does."""
     with (
-        scratch_folder(tools.cache, "diff-") as folder,
+        work_folder(tools.cache, "diff-") as folder,
         tools.phases("fetch") as progress,
     ):
         one = _side(before, folder / "before", tools, progress)

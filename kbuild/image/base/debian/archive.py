@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from kbuild.cache.tree import write_whole
 from kbuild.errors import BaseImageError, HashMismatch, ProgramNotFound
 from kbuild.files import mark_used
 from kbuild.image.base.debian.sources import Archive, read_fields
@@ -155,14 +156,7 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
         if content is None:
             continue
         _check(content, package.sha256, f"{shown(uri)}/{package.filename}")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=kept.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).replace(kept)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_whole(kept, content)
         return kept
     raise BaseImageError(
         f"no mirror has {package.name} {package.version} any more ({package.filename})",
