@@ -49,10 +49,12 @@ def location(text: str) -> str:
 def flat_page(url: str) -> Page:
     """The page of a local place of links: a folder's archives, an HTML file, or an archive alone.
 
-    Raises ConfigurationError for one that cannot be read.
+    What is not there is empty, as for pip. Raises ConfigurationError for one that cannot be read.
     """
     path = local_path(url)
     try:
+        if not path.exists():
+            return _listing(url, [])
         if path.is_dir():
             return _listing(url, (each for each in path.iterdir() if each.name.endswith(_ARCHIVES)))
         if path.name.endswith(_ARCHIVES) and path.is_file():

@@ -93,9 +93,13 @@ def test_files_of_folders_and_pages(site: Any, session: requests.Session, tmp_pa
         Version("1.2"): ["foo_bar-1.2-py3-none-any.whl"],
         Version("1.3"): ["foo_bar-1.3-py3-none-any.whl"],
     }
-    for gone in (Indexes(urls=("file:///no/such",)), Indexes(urls=(), find_links=("file:///no/such",))):
-        with pytest.raises(ConfigurationError, match="/no/such"):
-            find_releases("foo.bar", gone, environ={}, session=session)
+    # As for pip: an index must be there, a place of links may be gone.
+    assert find_releases("x", Indexes(urls=(), find_links=("file:///no/such",)), environ={}, session=session) == {}
+    (tmp_path / "page.html").write_bytes(b"\xff")
+    damaged = Indexes(urls=(), find_links=((tmp_path / "page.html").as_uri(),))
+    for wrong in (Indexes(urls=("file:///no/such",)), damaged):
+        with pytest.raises(ConfigurationError, match=r"/no/such|page\.html"):
+            find_releases("foo.bar", wrong, environ={}, session=session)
 
 
 def test_credentials_and_certificates_go_to_processes_only() -> None:

@@ -15,6 +15,7 @@ from kbuild.digest import Digest, digest_file
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
+from kbuild.environment.links import is_local, local_path
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
     PACKAGES,
@@ -90,6 +91,9 @@ def lock_bundle(
     requirements name by hash; else what reading the spec and resolving raise.
     """
     indexes = package_indexes(run=run, environ=environ)
+    for place in indexes.find_links:
+        if is_local(place) and not local_path(place).exists():
+            progress.note(f"pip's find-links names {local_path(place)}, which is not there")
     environ = {**environ, **indexes.environment}
     spec = _read_spec(bundle, request, indexes)
     channel = cache / "channel"
