@@ -26,14 +26,14 @@ SITE = "opt/env/lib/python3.11/site-packages"
 PASSWORD = "p@ss/w:rd"  # noqa: S105  what no url can hold as it is
 
 
-def wheel(name: str, version: str, *, needs: str = "", text: str = "") -> tuple[str, bytes]:
+def wheel(name: str, version: str, *, needs: str = "", text: str = "", tag: str = "py3-none-any") -> tuple[str, bytes]:
     data = io.BytesIO()
     info = f"{name}-{version}.dist-info"
     needed = f"Requires-Dist: {needs}\n" if needs else ""
     files = {
         f"{name}.py": f'WHERE = "{text}"\n',
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     record = ""
     for path, content in files.items():
@@ -42,7 +42,7 @@ def wheel(name: str, version: str, *, needs: str = "", text: str = "") -> tuple[
     with zipfile.ZipFile(data, "w") as archive:
         for path, content in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
             archive.writestr(path, content)
-    return f"{name}-{version}-py3-none-any.whl", data.getvalue()
+    return f"{name}-{version}-{tag}.whl", data.getvalue()
 
 
 MAIN = [wheel("acme", "1.0", needs="acme_core>=1", text="main"), wheel("acme_core", "1.0"), wheel("nnet", "2.5.0")]
@@ -156,3 +156,25 @@ def test_folders_of_this_machine(tool: Tool, tmp_path: Path, kind: str) -> None:
     assert modules == {"acme": "main", "acme_core": "more", "nnet": "cpu"}
     # They travel with the lock, which does not say where they lay.
     assert wheels not in lock and lock.count("url: $KBUILD_CHANNEL/wheels/") == 3
+
+
+def test_a_wheel_for_a_newer_c_library_is_refused_or_taken_as_the_base_has_it(tool: Tool, tmp_path: Path) -> None:
+    """bookworm has glibc 2.36, trixie 2.41; nothing is built on trixie, of which only Debian's lists would be asked."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    newest = wheel("nnet", "2.5.0", tag="py3-none-manylinux_2_39_x86_64")
+    for name, data in [*MAIN[:2], *MORE, newest, wheel("nnet", "2.4.0")]:
+        (wheels / name).write_bytes(data)
+    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    model, lock = model_of(tmp_path), tmp_path / "conda-lock.yml"
+    options = ("--interpreter", "captured", "--output", lock)
+    refused = tool("lock", model, "--base", "debian:bookworm", *options, code=33, **environment)
+    assert refused.error_lines[0] == (
+        "error: nnet 2.5.0 has wheels for glibc 2.39 or newer only, and the base debian:bookworm has glibc 2.36"
+    )
+    assert "--base): debian:trixie (glibc 2.41)" in refused.error_lines[1] and "nnet 2.4.0" in refused.error_lines[1]
+    tool("lock", model, "--base", "debian:trixie", *options, **environment)
+    assert newest[0] in lock.read_text()
+    # That lock is not one for bookworm, whoever asks for it by name; the file itself says why.
+    refused = tool("image", model, "--base", "debian:bookworm", "--lockfile", lock, code=None, **environment)
+    assert refused.code in (27, 33), refused.err

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import json_option, lock_options, make_lock_request, make_tools, model_argument
+from kbuild.cli.options import base_option, json_option, lock_options, make_lock_request, make_tools, model_argument
 from kbuild.cli.show import Show
 from kbuild.workflow import lock_model
 
@@ -23,17 +23,19 @@ from kbuild.workflow import lock_model
     show_default=True,
     help="Where to write the lockfile.",
 )
+@base_option
 @click.option("--force", is_flag=True, help="Resolve again even if a fresh lock is there.")
 @lock_options
 @json_option
-def command(model: str, output: Path, force: bool, as_json: bool, **options: Any) -> None:
+def command(model: str, output: Path, base: str | None, force: bool, as_json: bool, **options: Any) -> None:
     """Pin every package of MODEL by url and sha256, at the versions it was trained with.
 
     The lockfile is conda-lock's; it is also stored with the run and used by "kbuild image" while nothing changes.
     """
     show = Show()
     tools, config = make_tools(show)
-    locked = lock_model(model, make_lock_request(config, options), tools, output=output, force=force)
+    request = make_lock_request(config, options)
+    locked = lock_model(model, request, tools, output=output, base=base or config.base, force=force)
     managers = [package.manager for package in locked.lockfile.packages]
     show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, lock {locked.origin}")
     result = {

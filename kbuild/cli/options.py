@@ -81,10 +81,16 @@ def lock_options(command: _Command) -> _Command:
     return command
 
 
+def base_option(command: _Command) -> _Command:
+    """Add the base that the image stands on."""
+    text = "name@sha256:…, an OCI layout, or debian:SUITE.  [default: this machine's suite]"
+    return click.option("--base", help=text)(command)
+
+
 def build_options(command: _Command) -> _Command:
     """Add what decides the image."""
     for option in (
-        click.option("--base", help="name@sha256:…, an OCI layout, or debian:SUITE.  [default: this machine's suite]"),
+        base_option,
         click.option(
             "--template",
             metavar="NAME|FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from kbuild.digest import Digest
@@ -18,6 +19,9 @@ class Resolver(Protocol):
 
         A lockfile that records another one is stale.
         """
+
+    def input_digests(self, spec: EnvironmentSpec, glibcs: Sequence[str]) -> list[Digest]:
+        """What it is for each of these C libraries, whatever base the resolver is for."""
 
     def resolve(self, spec: EnvironmentSpec, *, progress: Progress) -> Lockfile:
         """Solve; raises PackageNotFound, VersionConflict, SourceOnlyPackage, IndexUnavailable or ResolverFailed."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from packaging.version import Version
 
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.environment.target import Target
 from kbuild.environment.virtual import Lack, find_lacks, virtual_packages
 from kbuild.errors import BaseImageError
 from kbuild.plan.base import ResolvedBase
@@ -16,26 +17,37 @@ _SHOWN = 5
 
 
 def check_base(
-    base: ResolvedBase, wheels_glibc: tuple[int, int] | None, packages: Sequence[LockedPackage], platform: Platform
+    base: ResolvedBase,
+    wheels_glibc: Mapping[LockedPackage, tuple[int, int]],
+    packages: Sequence[LockedPackage],
+    platform: Platform,
 ) -> None:
     """Raises BaseImageError naming what the base lacks.
 
-    ``wheels_glibc`` is the C library that the wheels promise to run with. Of a base whose C library is not known,
+    ``wheels_glibc`` is the C library that each wheel promises to run with. Of a base whose C library is not known,
     only that goes unchecked.
     """
-    if base.glibc is not None and wheels_glibc is not None and Version(base.glibc) < Version(_dotted(wheels_glibc)):
+    needs = {package: ".".join(map(str, need)) for package, need in wheels_glibc.items()}
+    newer = {
+        package: need
+        for package, need in sorted(needs.items(), key=lambda item: (Version(item[1]), item[0]), reverse=True)
+        if base.glibc is not None and Version(need) > Version(base.glibc)
+    }
+    if newer:
+        told = [f"{package.name} {package.version} is locked as a wheel for {need}" for package, need in newer.items()]
         raise BaseImageError(
-            f"base image {base.name} has glibc {base.glibc}, but a wheel of the lock needs {_dotted(wheels_glibc)}",
-            hint="choose a newer base with --base",
+            f"base image {base.name} has glibc {base.glibc}, but {_list(told)}",
+            hint=f"{Target().remedy(next(iter(newer.values())))}; or lock for this one: kbuild lock --force --base",
         )
     unknown = ("__glibc",) if base.glibc is None else ()
     lacks = find_lacks(packages, virtual_packages(platform, base.glibc), ignored=unknown)
     if lacks:
         told = [f"{each.package.name} {each.package.version} wants {each.wanted}{_there(each)}" for each in lacks]
-        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        raise BaseImageError(
-            f"base image {base.name} cannot run what is locked: {', '.join(told[:_SHOWN])}{more}", hint=_remedy(lacks)
-        )
+        raise BaseImageError(f"base image {base.name} cannot run what is locked: {_list(told)}", hint=_remedy(lacks))
+
+
+def _list(told: Sequence[str]) -> str:
+    return ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")
 
 
 def _there(lack: Lack) -> str:
@@ -47,7 +59,3 @@ def _remedy(lacks: Sequence[Lack]) -> str:
         return "choose a newer base with --base"
     names = ", ".join(sorted({lack.package.name for lack in lacks}))
     return f"pin builds of {names} that run on every processor and without a driver, and lock again with --force"
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))

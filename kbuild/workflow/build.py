@@ -31,11 +31,14 @@ from kbuild.workflow.tools import Tools
 _PATIENCE = 10.0  # seconds that a built image waits for a package index that is asked for no more than a warning
 
 
-def lock_model(model: str, request: LockRequest, tools: Tools, *, output: Path | None, force: bool = False) -> Locked:
+def lock_model(
+    model: str, request: LockRequest, tools: Tools, *, output: Path | None, base: str | None = None, force: bool = False
+) -> Locked:
     """Lock a model's environment, store the lock with its run and, when ``output`` is given, write it there."""
     with _workdir(tools) as workdir:
         bundle = fetch_model(model, tools, workdir)
-        locked = lock_environment(bundle, request, tools, force=force)
+        asked = ImageRequest(model=model, lock=request, base=base)
+        locked = lock_environment(bundle, asked, tools, force=force)
     if output is not None:
         _write_lock(locked, output)
     return locked
@@ -51,7 +54,7 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         raise PlatformError("a build context is for one platform", hint="name one with --platform")
     with _workdir(tools) as workdir:
         bundle = fetch_model(request.model, tools, workdir)
-        locked = lock_environment(bundle, request.lock, tools)
+        locked = lock_environment(bundle, request, tools)
         prepared = prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)
         prepared.check_base()
         context = whole_context(prepared, tools, workdir / "context")
@@ -84,7 +87,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         # Files and name are of one version, though somebody may move the alias meanwhile.
         reference = tools.store.pin(ModelReference.parse(request.model))
         bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
-        locked = lock_environment(bundle, request.lock, tools)
+        locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
         prepared = [
             prepare(request, bundle, locked, platform, tools, workdir, record=delivery.record) for platform in platforms

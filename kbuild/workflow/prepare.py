@@ -7,9 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from packaging.version import Version
+
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
+from kbuild.environment.target import Target
 from kbuild.image.base.choice import base_name, default_base, parse_base
 from kbuild.image.base.look import check_libc, look_into
 from kbuild.image.base.records import BaseRecords
@@ -75,7 +78,7 @@ class Prepared:
     def check_base(self) -> None:
         """Raises BaseImageError where the base lacks what packages of the lock ask for."""
         packages = self.locked.lockfile.for_platform(self.platform)
-        check_base(self.base, self.stage.environment.glibc, packages, self.platform)
+        check_base(self.base, self.stage.environment.wheels_glibc, packages, self.platform)
 
 
 def prepare(
@@ -93,12 +96,12 @@ def prepare(
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
 
     def fits(base: ResolvedBase) -> None:
-        check_base(base, environment.glibc, packages, platform)
+        check_base(base, environment.wheels_glibc, packages, platform)
 
     base, facts = _base(request, bundle, platform, tools, fits if record else None)
 
     def download() -> dict[LockedPackage, Path]:
-        check_base(base, environment.glibc, packages, platform)  # before anything large is fetched for nothing
+        check_base(base, environment.wheels_glibc, packages, platform)  # before anything large is fetched for nothing
         return download_packages(locked, packages, tools)
 
     runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
@@ -167,9 +170,12 @@ def fetch_model(model: str, tools: Tools, workdir: Path, *, reuse: bool = True) 
         return tools.store.fetch(reference, workdir / "model", kept=reuse)
 
 
-def lock_environment(bundle: ModelBundle, request: LockRequest, tools: Tools, *, force: bool = False) -> Locked:
-    """A model's lock, made once for all models of this process that ask for the same."""
-    made_from = digest_json([bundle.facts.conda_env, bundle.facts.constraints, bundle.facts.python_version])
+def lock_environment(bundle: ModelBundle, request: ImageRequest, tools: Tools, *, force: bool = False) -> Locked:
+    """A model's lock for the base asked for, made once for all models of this process that ask for the same."""
+    target = _target(request, bundle, tools)
+    lock = replace(request.lock, target=target)
+    facts = bundle.facts
+    made_from = digest_json([facts.conda_env, facts.constraints, facts.python_version, target.glibc])
     with (
         tools.shared.leading([f"lock {made_from}"]) as first,
         # One channel takes the captured interpreters of all.
@@ -177,8 +183,21 @@ def lock_environment(bundle: ModelBundle, request: LockRequest, tools: Tools, *,
         tools.phases("lock") as progress,
     ):
         return lock_bundle(
-            bundle, request, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
+            bundle, lock, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
         )
+
+
+def _target(request: ImageRequest, bundle: ModelBundle, tools: Tools) -> Target:
+    """The C library that wheels are chosen for: of the base asked for, else of the default one.
+
+    Raises what finding a base raises that is no suite, whose C library is known.
+    """
+    choice = default_base() if request.base is None else parse_base(request.base)
+    if choice.suite is not None:
+        return Target(base=choice.name, glibc=choice.suite.glibc, chosen=request.base is not None)
+    bases = [_base(request, bundle, platform, tools, None)[0] for platform in request.lock.platforms]
+    known = [base.glibc for base in bases if base.glibc is not None]
+    return Target(base=choice.name, glibc=min(known, key=Version), chosen=True) if known else Target(base=choice.name)
 
 
 def _base(

@@ -16,6 +16,7 @@ from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
+from kbuild.environment.target import Target
 from kbuild.errors import (
     HashMismatch,
     InterpreterCaptureFailed,
@@ -128,7 +129,7 @@ def test_the_input_digest_depends_on_the_spec_and_the_c_library_but_not_on_the_s
 
     assert digest(spec_of()) == digest(spec_of(), solver=Path("mamba"))
     assert digest(spec_of()) != digest(spec_of(pip=("six", "idna")))
-    assert digest(spec_of()) != digest(spec_of(), glibc="2.28")
+    assert digest(spec_of()) != digest(spec_of(), target=Target(glibc="2.28"))
 
 
 def test_what_conda_lock_is_asked(tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ class FakeResolver:
     def input_digest(self, spec: EnvironmentSpec):
         return spec.digest
 
+    def input_digests(self, spec: EnvironmentSpec, glibcs: Any):
+        return [spec.digest for _ in glibcs]
+
     def resolve(self, spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
         if self.fails:
             raise PackageNotFound("no such package")

@@ -116,6 +116,7 @@ def suite(tmp_path: Path) -> Suite:
         distribution="debian",
         name="bookworm",
         version="12",
+        glibc="2.36",
         packages=("libc6", "tzdata"),
         components=("main",),
         keyring=keyring,

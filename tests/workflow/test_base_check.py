@@ -26,25 +26,34 @@ def python(depends: str) -> LockedPackage:
     )
 
 
+def wheel(name: str, version: str) -> LockedPackage:
+    return LockedPackage(
+        name=name, version=version, manager="pip", platform=AMD64, url="https://f.example/x.whl", sha256="0" * 64
+    )
+
+
 @pytest.mark.parametrize(("glibc", "fits"), [("2.35", False), ("2.36", True), ("2.37", True), ("2.4", False)])
 def test_the_c_library_of_the_wheels_is_compared_at_the_border(glibc: str, fits: bool) -> None:
+    wheels = {wheel("nccl", "2.27"): (2, 36), wheel("numpy", "2.0"): (2, 17)}
     if fits:
-        check_base(base(glibc), (2, 36), [], AMD64)
+        check_base(base(glibc), wheels, [], AMD64)
         return
-    with pytest.raises(BaseImageError, match=rf"somebase has glibc {glibc}, but a wheel of the lock needs 2\.36"):
-        check_base(base(glibc), (2, 36), [], AMD64)
+    wanted = rf"somebase has glibc {glibc}, but nccl 2\.27 is locked as a wheel for 2\.36"
+    with pytest.raises(BaseImageError, match=wanted) as caught:
+        check_base(base(glibc), wheels, [], AMD64)
+    assert "--base): debian:trixie (glibc 2.41), debian:bookworm (glibc 2.36)" in str(caught.value.hint)
 
 
 def test_conda_forges_python_runs_on_the_base() -> None:
-    check_base(base("2.36"), None, [python(">=2.17,<3.0.a0")], AMD64)
+    check_base(base("2.36"), {}, [python(">=2.17,<3.0.a0")], AMD64)
 
 
 def test_the_package_what_it_wants_and_what_is_there_are_told() -> None:
     wanted = r"python 3\.12\.7 wants __glibc >=2\.38,<3\.0\.a0, and the image has 2\.36"
     with pytest.raises(BaseImageError, match=wanted) as caught:
-        check_base(base("2.36"), None, [python(">=2.38,<3.0.a0")], AMD64)
+        check_base(base("2.36"), {}, [python(">=2.38,<3.0.a0")], AMD64)
     assert caught.value.hint == "choose a newer base with --base"
 
 
 def test_a_base_of_unknown_c_library_is_not_refused() -> None:
-    check_base(base(None), (2, 99), [python(">=2.99")], AMD64)
+    check_base(base(None), {wheel("x", "1"): (2, 99)}, [python(">=2.99")], AMD64)

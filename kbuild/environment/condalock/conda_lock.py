@@ -24,6 +24,7 @@ from kbuild.environment.lockfile import (
     parse_lockfile,
 )
 from kbuild.environment.spec import EnvironmentSpec
+from kbuild.environment.target import Target
 from kbuild.errors import (
     ExtraNotInstalled,
     HashMismatch,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 # Raised when the same spec would be locked differently by this module.
 _RECIPE = 2
-# Debian 12's.
-DEFAULT_GLIBC = "2.36"
 _HEADER = """\
 # Made by kbuild with conda-lock (unified format, version 1): every package by url and sha256. Do not edit.
 # $KBUILD_CHANNEL, where it stands, is the url of the local channel that holds the captured interpreter.
@@ -56,30 +55,33 @@ class CondaLockResolver:
 
     ``channel`` is the local conda channel that a captured interpreter is put into. ``environ`` is the environment of
     conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
-    line, None for an installed or the built-in one. ``glibc`` is the C library that images have at least. ``builds``
-    makes wheels of source distributions; without it they are refused.
+    line, None for an installed or the built-in one. ``target`` is the base that images stand on. ``builds`` makes
+    wheels of source distributions; without it they are refused.
     """
 
     run: Runner
     channel: Path
     environ: Mapping[str, str]
     solver: Path | None = None
-    glibc: str = DEFAULT_GLIBC
+    target: Target = Target()  # noqa: RUF009  frozen
     builds: WheelBuilds | None = None
 
     def input_digest(self, spec: EnvironmentSpec) -> Digest:
-        """Digest of the spec, conda-lock's version, this module's recipe and the C library.
+        """Digest of the spec, conda-lock's version, this module's recipe and the target's C library.
 
         Not of the solver: any of them answers within the same constraints, and which one a machine has installed must
         not make the locks of a team stale.
         """
+        return self.input_digests(spec, [self.target.glibc])[0]
+
+    def input_digests(self, spec: EnvironmentSpec, glibcs: Sequence[str]) -> list[Digest]:
+        """What ``input_digest`` is for each of these C libraries."""
         try:
             version = metadata.version("conda-lock")
         except metadata.PackageNotFoundError as error:
             raise ExtraNotInstalled("conda-lock is not installed") from error
-        return digest_json(
-            {"spec": str(spec.digest), "conda-lock": version, "recipe": _RECIPE, "glibc": self.glibc},
-        )
+        inputs = {"spec": str(spec.digest), "conda-lock": version, "recipe": _RECIPE}
+        return [digest_json({**inputs, "glibc": glibc}) for glibc in glibcs]
 
     def resolve(self, spec: EnvironmentSpec, *, progress: Progress) -> Lockfile:
         """Solve for every platform of the spec; captures the interpreter first when the spec wants it.
@@ -100,6 +102,7 @@ class CondaLockResolver:
                 platform=platform,
                 channels=channels,
                 glibc=glibc,
+                target=self.target,
                 input_digest=digest,
                 run=self.run,
                 environ={**self.environ, CHANNEL_VARIABLE: self.channel.resolve().as_uri()},
@@ -211,14 +214,14 @@ class CondaLockResolver:
         channel.
         """
         if spec.interpreter == "conda" or platform != host_platform():
-            return self.glibc, spec.channels
+            return self.target.glibc, spec.channels
         from kbuild.environment.captured.capture import capture_interpreter
         from kbuild.environment.captured.interpreters import find_interpreter
 
         layout = find_interpreter(spec.python, run=self.run, environ=self.environ)
         captured = capture_interpreter(self.channel, run=self.run, progress=progress, layout=layout)
         # The image must have the C library that the interpreter needs; its package says so in the lock.
-        glibc = str(max(Version(self.glibc), Version(captured.glibc)))
+        glibc = str(max(Version(self.target.glibc), Version(captured.glibc)))
         # No channel is asked unless a package other than the interpreter must come from one.
         return glibc, (f"${CHANNEL_VARIABLE}", *(spec.channels if spec.conda else ()))
 

@@ -25,6 +25,9 @@ from kbuild.errors import (
 Releases = Callable[[str], Mapping[Version, list[str]]]
 """Looks up the file names of each release of a package on the indexes."""
 
+Unfit = Callable[[str, SpecifierSet], KbuildError | None]
+"""Why releases that are there, and that a specifier allows, are of no use; None where that is not why."""
+
 _SOLVER_PROBLEM = re.compile(r"^\S*\.SolverProblemError: (?P<text>.+?)(?=^\S*(?:Error|Exception):|\Z)", re.M | re.S)
 _NO_MATCH = re.compile(
     r"(?:Because |because |and )?(?P<parent>\S+(?: \([^)]*\))?) depends on (?P<name>\S+) \((?P<version>[^)]*)\) "
@@ -60,7 +63,7 @@ _LONGEST = 600
 _CONFLICT_HINT = "loosen one of them in the model's conda environment, and log the model again"
 
 
-def explain_failure(stderr: str, *, releases: Releases) -> KbuildError:
+def explain_failure(stderr: str, *, releases: Releases, unfit: Unfit = lambda *_: None) -> KbuildError:
     """The error behind the stderr of a conda-lock that failed."""
     conda = _CONDA_FAILED.search(stderr)
     if conda is not None:
@@ -70,13 +73,17 @@ def explain_failure(stderr: str, *, releases: Releases) -> KbuildError:
         missing = _NO_MATCH.search(problem["text"])
         if missing is not None:
             return _refused(missing["name"], stderr) or missing_release(
-                missing["name"], missing["version"], wanted_by=_owner(missing["parent"]), releases=releases
+                missing["name"],
+                missing["version"],
+                wanted_by=_owner(missing["parent"]),
+                releases=releases,
+                unfit=unfit,
             )
         return VersionConflict(f"the requirements cannot all hold: {_one_line(problem['text'])}", hint=_CONFLICT_HINT)
     absent = _NOT_FOUND.search(stderr)
     if absent is not None:
         return _refused(absent["name"], stderr) or missing_release(
-            absent["name"], absent["version"], wanted_by=None, releases=releases
+            absent["name"], absent["version"], wanted_by=None, releases=releases, unfit=unfit
         )
     down = _INDEX_DOWN.search(stderr)
     if down is not None:
@@ -89,8 +96,10 @@ def is_channel_failure(stderr: str) -> bool:
     return _CONDA_FAILED.search(stderr) is not None
 
 
-def missing_release(name: str, version: str, *, wanted_by: str | None, releases: Releases) -> KbuildError:
-    """The error for a package, or a version of it, that the solver did not get: absent, refused or source only."""
+def missing_release(
+    name: str, version: str, *, wanted_by: str | None, releases: Releases, unfit: Unfit = lambda *_: None
+) -> KbuildError:
+    """The error for a package, or a version of it, that the solver did not get: absent, refused, source only, unfit."""
     wanted = name if version in ("*", "") else f"{name} {version.removeprefix('==')}"
     who = f", which {wanted_by} requires" if wanted_by else ""
     try:
@@ -105,6 +114,11 @@ def missing_release(name: str, version: str, *, wanted_by: str | None, releases:
         return SourceOnlyPackage(
             f"of {wanted}{who}, the package index has only source distributions",
             hint=source_only_hint(name),
+        )
+    useless = unfit(name, specifier)
+    if useless is not None:
+        return type(useless)(
+            f"{useless.message}{f' ({wanted_by} requires it)' if wanted_by else ''}", hint=useless.hint
         )
     newest = sorted((release for release in found if not release.is_prerelease), reverse=True) or sorted(found)[::-1]
     offer = ", ".join(map(str, newest[:_OFFERED]))

@@ -19,20 +19,23 @@ from packaging.version import InvalidVersion, Version
 from kbuild.digest import Digest
 from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
-from kbuild.environment.condalock.lacking import find_without_wheel, platform_error
+from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import KbuildError, PackageNotFound, ResolverFailed, VersionConflict
+from kbuild.environment.target import Target
+from kbuild.errors import BaseImageError, KbuildError, PackageNotFound, PlatformError, ResolverFailed, VersionConflict
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _TIMEOUT = 1800.0
+# What a solver says of one package where others may be in the same state.
+_OF_ONE = (ResolverFailed, PackageNotFound, BaseImageError, PlatformError, VersionConflict)
 # A constraint that an answer misses becomes a requirement of the next question.
 _ROUNDS = 3
 _TALK = re.compile(r"INFO:conda_lock\.\S+?:(?P<text>.+)|(?P<plain>Locking .+)")
@@ -47,6 +50,7 @@ class PlatformSolve:
     platform: Platform
     channels: tuple[str, ...]
     glibc: str
+    target: Target
     input_digest: Digest
     run: Runner
     environ: Mapping[str, str]
@@ -87,13 +91,24 @@ class PlatformSolve:
             def files(name: str) -> list[IndexFile]:
                 return find_files(name, indexes, environ=self.environ, session=session)
 
-            error = explain_failure(stderr, releases=lambda name: releases_of(files(name)))
-            of_channel = is_channel_failure(stderr)
-            if isinstance(error, ResolverFailed) or (of_channel and self.platform != host_platform()):
+            wanted = Wanted(python=self.spec.python, platform=self.platform, glibc=self.glibc)
+
+            def unfit(name: str, specifier: SpecifierSet) -> KbuildError | None:
+                found = wanted.judge(name, files(name), specifier)
+                return None if found is None else unfit_error((found,), wanted, self.target)
+
+            error = explain_failure(stderr, releases=lambda name: releases_of(files(name)), unfit=unfit)
+            of_channel, foreign = is_channel_failure(stderr), self.platform != host_platform()
+            if (of_channel and foreign) or (isinstance(error, _OF_ONE) and not of_channel):
                 # The solver stops at the first of them; whoever has to provide them wants to know all.
-                without = find_without_wheel({**pins, **pip}, self.spec.python, self.platform, files=files)
-                if of_channel or without:
-                    raise platform_error(self.platform, error if of_channel else None, without) from error
+                without = wanted.find_without_wheel({**pins, **pip}, files)
+                if not foreign and not isinstance(error, ResolverFailed):
+                    # Source distributions are something else: they can be built here.
+                    without = tuple(each for each in without if not each.sdist)
+                if of_channel:
+                    raise platform_error(self.platform, error, without) from error
+                if without:
+                    raise unfit_error(without, wanted, self.target) from error
         raise self._with_offer(error, stderr, pip)
 
     def _with_offer(self, error: KbuildError, stderr: str, pip: Mapping[str, Requirement]) -> KbuildError:

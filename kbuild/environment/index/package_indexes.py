@@ -150,6 +150,7 @@ class IndexFile:
     sha256: str | None
     yanked: str | None
     url: str = ""
+    requires_python: str | None = None
 
 
 def find_releases(
@@ -166,7 +167,7 @@ def releases_of(files: Iterable[IndexFile]) -> dict[Version, list[str]]:
     """The file names of each release."""
     releases: dict[Version, list[str]] = {}
     for file in files:
-        version = _version(file.filename)
+        version = version_of(file.filename)
         if version is not None:
             releases.setdefault(version, []).append(file.filename)
     return releases
@@ -228,7 +229,7 @@ def _files(response: requests.Response) -> list[IndexFile]:
 def _page_files(page: Page) -> list[IndexFile]:
     parser = _Links()
     parser.feed(page.html)
-    return [_html_file(urljoin(page.url, href), yanked) for href, yanked in parser.links]
+    return [_html_file(urljoin(page.url, attributes["href"] or ""), attributes) for attributes in parser.links]
 
 
 def _json_file(file: Mapping[str, Any], page: str) -> IndexFile:
@@ -238,35 +239,37 @@ def _json_file(file: Mapping[str, Any], page: str) -> IndexFile:
         sha256=(file.get("hashes") or {}).get("sha256"),
         yanked=None if yanked is False else "" if yanked is True else str(yanked),
         url=urljoin(page, str(file.get("url", ""))),
+        requires_python=file.get("requires-python"),
     )
 
 
-def _html_file(url: str, yanked: str | None) -> IndexFile:
+def _html_file(url: str, attributes: Mapping[str, str | None]) -> IndexFile:
     parts = urlsplit(url)
     algorithm, _, digest = parts.fragment.partition("=")
     return IndexFile(
         filename=unquote(parts.path.rsplit("/", 1)[-1]),
         sha256=digest if algorithm == "sha256" else None,
-        yanked=yanked,
+        yanked=(attributes["data-yanked"] or "") if "data-yanked" in attributes else None,
         url=url.partition("#")[0],
+        requires_python=attributes.get("data-requires-python"),
     )
 
 
 class _Links(HTMLParser):
-    """Each link and, where it is yanked, why (PEP 592, ``data-yanked``)."""
+    """The attributes of each link; ``data-yanked`` is of PEP 592, ``data-requires-python`` of PEP 503."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.links: list[tuple[str, str | None]] = []
+        self.links: list[dict[str, str | None]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        href = found.get("href") if tag == "a" else None
-        if href:
-            self.links.append((href, (found["data-yanked"] or "") if "data-yanked" in found else None))
+        if tag == "a" and found.get("href"):
+            self.links.append(found)
 
 
-def _version(filename: str) -> Version | None:
+def version_of(filename: str) -> Version | None:
+    """The release that a wheel or source distribution is of, None for any other file."""
     parsed = _parsed(filename)
     return None if parsed is None else parsed[1]
 

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from kbuild.digest import Digest, digest_file
+from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
@@ -28,6 +28,7 @@ from kbuild.environment.lockfile import (
 )
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
+from kbuild.environment.target import Target
 from kbuild.errors import HashMismatch, KbuildError, LockfileStale
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
@@ -42,7 +43,7 @@ _Found = tuple[Lockfile, EnvironmentSpec, Origin]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockRequest:
-    """What lock is wanted. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
+    """What lock is wanted, and for which base. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
 
     ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
     fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``).
@@ -55,6 +56,7 @@ class LockRequest:
     locked: bool = False
     digest: str | None = None
     allow_sdist: bool = False
+    target: Target = Target()  # noqa: RUF009  frozen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,18 +107,18 @@ def lock_bundle(
             builds = find_builds(
                 bundle, indexes, store=store, cache=cache, run=run, environ=environ, progress=progress, again=force
             )
-        resolver = CondaLockResolver(run=run, channel=channel, environ=environ, builds=builds)
+        resolver = CondaLockResolver(run=run, channel=channel, environ=environ, target=request.target, builds=builds)
         found: _Found | None = None
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
         lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
         check_hashes(lockfile, spec)
         if builds is not None and builds.made:
-            _write(builds.side_file(), _side(cache, lockfile))
+            _write(builds.side_file(), _side(cache, lockfile, spec))
         locked = Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
         _bring_packages(locked, bundle, store, Path(scratch))
         if origin in ("resolved", "cached"):
-            _write_back(locked, _side(cache, lockfile), bundle, store, Path(scratch), progress)
+            _write_back(locked, _side(cache, lockfile, spec), bundle, store, Path(scratch), progress)
     return locked
 
 
@@ -124,7 +126,7 @@ def fresh_inputs(
     bundle: ModelBundle, request: LockRequest, indexes: Indexes, *, cache: Path, run: Runner, environ: Mapping[str, str]
 ) -> frozenset[Digest]:
     """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
-    resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ)
+    resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ, target=request.target)
     return frozenset(_candidates(_read_spec(bundle, request, indexes), request, resolver))
 
 
@@ -151,7 +153,7 @@ def _resolve(
     spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=environ))
     progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
     lockfile = resolver.resolve(spec, progress=progress)
-    write_lockfile(lockfile, _cached(cache, resolver.input_digest(spec)))
+    write_lockfile(lockfile, _cached(cache, resolver.input_digest(spec), spec))
     return lockfile, spec, "resolved"
 
 
@@ -174,16 +176,21 @@ def _candidates(spec: EnvironmentSpec, request: LockRequest, resolver: Resolver)
     """Specs whose lock is fresh.
 
     ``auto`` takes either interpreter: a lock that is there decides, not this machine. A lock of further platforms is as
-    good as one of those asked for: the image of one platform is then the one that is in the index of all.
+    good as one of those asked for: the image of one platform is then the one that is in the index of all. One for an
+    older C library is as good as one for the base's, and whether a lock's wheels run on it is looked at by and by.
     """
     kinds: tuple[Interpreter, ...] = ("conda", "captured") if request.interpreter == "auto" else (spec.interpreter,)
     others = [platform for platform in known_platforms() if platform not in spec.platforms]
     wider = [more for count in range(len(others) + 1) for more in combinations(others, count)]
-    return {
-        resolver.input_digest(each): each
+    specs = [
+        replace(spec, interpreter=kind, platforms=tuple(sorted((*spec.platforms, *more))))
         for more in wider
         for kind in kinds
-        for each in [replace(spec, interpreter=kind, platforms=tuple(sorted((*spec.platforms, *more))))]
+    ]
+    digests = [resolver.input_digests(each, request.target.accepted()) for each in specs]
+    # Those for the target's own C library first.
+    return {
+        digest: each for of_glibc in zip(*digests, strict=True) for digest, each in zip(of_glibc, specs, strict=True)
     }
 
 
@@ -210,8 +217,8 @@ def _find_fresh(
     if stored is not None:
         progress.note("the lock stored with the run was made from other inputs")
     for digest, spec in candidates.items():
-        if _cached(cache, digest).is_file():
-            return read_lockfile(_cached(cache, digest)), spec, "cached"
+        if _cached(cache, digest, spec).is_file():
+            return read_lockfile(_cached(cache, digest, spec)), spec, "cached"
     return None
 
 
@@ -275,14 +282,17 @@ def _stored_folder(inside: PurePosixPath) -> str:
     return f"{RUN_FOLDER}/{PACKAGES}/{inside.parent}"
 
 
-def _side(cache: Path, lockfile: Lockfile) -> Path:
+def _side(cache: Path, lockfile: Lockfile, spec: EnvironmentSpec) -> Path:
     """The side file of a lock that was made here."""
     key = lockfile.digest if lockfile.input_digest is None else lockfile.input_digest
-    return _cached(cache, key).with_name(SIDE_FILE)
+    return _cached(cache, key, spec).with_name(SIDE_FILE)
 
 
-def _cached(cache: Path, digest: Digest) -> Path:
-    return cache / "locks" / digest.hex / LOCKFILE_NAME
+def _cached(cache: Path, digest: Digest, spec: EnvironmentSpec) -> Path:
+    """Where a lock is kept. Folders of this machine count here: two of them may have other files of one name."""
+    folders = [url for url in (*spec.find_links, *spec.indexes) if is_local(url)]
+    key = digest_json([str(digest), folders]) if folders else digest
+    return cache / "locks" / key.hex / LOCKFILE_NAME
 
 
 def _stored(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:

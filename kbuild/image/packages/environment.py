@@ -63,7 +63,7 @@ class Environment:
         if python is None:
             raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
         self._target = WheelTarget(python=python, platform=platform, prefix=prefix)
-        self.glibc = _check_wheels([package for package in packages if package.manager == "pip"], self._target)
+        self.wheels_glibc = _check_wheels([package for package in packages if package.manager == "pip"], self._target)
         self._cache, self._run = cache, run
 
     def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
@@ -140,7 +140,8 @@ def _interpreter_recipe(target: WheelTarget) -> Digest:
     return digest_json([_RECIPE, version("py-rattler"), target.prefix, str(target.platform), bytecode])
 
 
-def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> tuple[int, int] | None:
+def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> dict[LockedPackage, tuple[int, int]]:
+    """The C library that each wheel wants which wants any."""
     wheels = tuple(wheels)
     sdists = sorted(f"{p.name} {p.version}" for p in wheels if not p.filename.endswith(".whl"))
     if sdists:
@@ -149,8 +150,8 @@ def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> tuple
             hint="lock again with --allow-sdist to build their wheels, or pin versions that have wheels",
         )
     supported = target.supported()
-    needs = [required_glibc(wheel_filename(package), supported) for package in wheels]
-    return max((need for need in needs if need is not None), default=None)
+    needs = {package: required_glibc(wheel_filename(package), supported) for package in wheels}
+    return {package: need for package, need in needs.items() if need is not None}
 
 
 def cached_interpreter(conda: Iterable[LockedPackage], target: WheelTarget, cache: Path) -> Path:

@@ -15,12 +15,13 @@ from kbuild.resources import data_path
 class Suite:
     """One release of a distribution: what a base needs of it, and which keys sign it.
 
-    ``separate_security`` tells whether security updates come from an archive of their own.
+    ``separate_security`` tells whether security updates come from an archive of their own; ``glibc`` is its C library.
     """
 
     distribution: str
     name: str
     version: str
+    glibc: str
     packages: tuple[str, ...]
     components: tuple[str, ...]
     keyring: Path
@@ -40,6 +41,7 @@ def known_suites() -> tuple[Suite, ...]:
                 distribution=distribution,
                 name=name,
                 version=suite["version"],
+                glibc=suite["glibc"],
                 packages=tuple(suite["packages"]),
                 components=tuple(table["components"]),
                 keyring=Path(table["keyring"]),
