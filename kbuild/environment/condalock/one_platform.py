@@ -50,7 +50,7 @@ class PlatformSolve:
     platform: Platform
     channels: tuple[str, ...]
     glibc: str
-    target: Target
+    target: Target = Target()  # noqa: RUF009  frozen
     input_digest: Digest
     run: Runner
     environ: Mapping[str, str]
