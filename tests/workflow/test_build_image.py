@@ -1,0 +1,345 @@
+"""Building as a whole: from a model of a store to the files of the image, its name, its delivery and its run's tags."""
+
+import json
+import os
+import random
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from unpacked import blob, read_image
+from world import CREATED, HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
+
+from kbuild.errors import (
+    BaseImageError,
+    HashMismatch,
+    InvalidReference,
+    LockfileStale,
+    ModelNotFound,
+    OutputError,
+    PlatformError,
+)
+from kbuild.platform import Platform
+from kbuild.shipped import image_files
+from kbuild.workflow.build import build_image, lock_model, render_context
+from kbuild.workflow.delivery import Delivery, ImageResult
+from kbuild.workflow.once import Shared
+
+OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
+SITE = f"opt/env/lib/python{SHORT}/site-packages"
+TAG = f"cpython-{SHORT.replace('.', '')}"
+
+
+def build(world: World, delivery: Delivery | None = None, **given: object) -> ImageResult:
+    """What one command does: nothing is remembered in memory from the one before."""
+    return build_image(world.request(**given), delivery or Delivery(), replace(world.tools, shared=Shared()))
+
+
+def edit_lock(world: World, change: object) -> None:
+    document = yaml.safe_load(world.lockfile.read_text("utf-8"))
+    change(document)  # type: ignore[operator]
+    world.lockfile.write_text(yaml.safe_dump(document), "utf-8")
+
+
+def test_every_file_of_the_image_is_where_it_comes_from(world: World) -> None:
+    image = read_image(build(world).layout)
+    model = image.below("opt/model")
+    store = world.store.models[world.model]
+    assert model == {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    assert MODEL.items() <= model.items()
+
+    runtime = {f"kbuild/{name}": data for name, data in image.below("opt/kbuild/kbuild").items()}
+    sources = {name: data for name, data in runtime.items() if not name.endswith(".pyc")}
+    assert sources == {name: path.read_bytes() for name, path in image_files().items()}
+
+    site = image.below(SITE)
+    for name, files in WHEELS.items():
+        assert {path: site[path].decode() for path in files} == files
+        assert site[f"{name}-1.dist-info/METADATA"].startswith(b"Metadata-Version")
+    library = image.below(f"opt/env/lib/python{SHORT}")
+    assert library["config.py"].decode() == STDLIB_TEXT.replace(STDLIB_TEXT.split("'")[1], "/opt/env")
+    assert image.data("etc/base") == b"base\n"
+    known = ("opt/model/", "opt/kbuild/kbuild/", "opt/env/")
+    rest = {name for name in image.files if not name.startswith(known)}
+    assert {name for name in rest if "/lib" not in f"/{name}"} <= {"etc/base", "etc/passwd"}
+
+
+def test_files_are_nobodys_and_of_no_day_and_every_module_has_its_bytecode(world: World) -> None:
+    image = read_image(build(world).layout)
+    programs = {"opt/env/bin/one", "opt/env/bin/two", f"opt/env/bin/python{SHORT}"}
+    assert programs <= set(image.files)
+    for name, (member, _) in image.files.items():
+        if not name.startswith("opt/"):
+            continue
+        assert (member.uid, member.gid, member.uname, member.gname, member.mtime) == (0, 0, "", "", 0), name
+        if member.isfile():
+            assert member.mode == (0o755 if name in programs else 0o644), name
+    sources = [name for name in image.files if name.endswith(".py")]
+    assert len(sources) > 30
+    for name in sources:
+        folder, _, file = name.rpartition("/")
+        compiled = image.data(f"{folder}/__pycache__/{file.removesuffix('.py')}.{TAG}.pyc")
+        # PEP 552: flags 1 is "checked against nothing", so that no time counts.
+        assert compiled[4:8] == b"\x01\0\0\0", name
+    assert image.data("opt/env/bin/one").splitlines()[0] == b"#!/opt/env/bin/python" + SHORT.encode() or (
+        b"/opt/env/bin/python" in image.data("opt/env/bin/one").splitlines()[0]
+    )
+
+
+def test_the_config_says_how_it_runs_and_what_it_was_made_from(world: World) -> None:
+    result = build(world)
+    image = read_image(result.layout)
+    config = image.config["config"]
+    assert config["Entrypoint"] == ["/opt/env/bin/python", "-m", "kbuild.serving"]
+    assert config["User"] == "65532:65532"
+    environment = dict(entry.split("=", 1) for entry in config["Env"])
+    assert environment["BASE"] == "yes"
+    assert environment["PYTHONPATH"] == "/opt/kbuild"
+    assert environment["KBUILD_MODEL"] == "/opt/model"
+    assert image.config["created"] == "2023-11-14T22:13:20Z"
+    assert CREATED == 1_700_000_000
+    labels = config["Labels"]
+    assert labels["io.kbuild.run.id"] == RUN_ID
+    assert labels["io.kbuild.model.uri"] == f"models:/{MODEL_ID}"
+    assert labels["io.kbuild.model.digest"] == str(result.model_digest)
+    base = json.loads((world.base / "index.json").read_bytes())["manifests"][0]
+    assert labels["io.kbuild.base.digest"] == base["digest"]
+    # The base's own layer comes first, as it is.
+    first = json.loads(blob(world.base, base))["layers"][0]
+    base_config = json.loads(blob(world.base, json.loads(blob(world.base, base))["config"]))
+    assert image.config["rootfs"]["diff_ids"][0] == base_config["rootfs"]["diff_ids"][0]
+    assert first["size"] > 0
+
+
+def test_the_run_is_told_the_image_its_digests_and_nothing_else(world: World) -> None:
+    result = build(world, Delivery(tag="registry.example/team/{name}:{run_id}"))
+    entry = json.loads((result.layout / "index.json").read_bytes())["manifests"][0]
+    name = f"registry.example/team/model:{RUN_ID}"
+    assert result.reference == f"{name.rpartition(':')[0]}@{entry['digest']}"
+    (told,) = world.store.tags
+    assert (told[0], told[2]) == (RUN_ID, f"runs:/{RUN_ID}/model") or told[2] == f"models:/{MODEL_ID}"
+    assert set(told[1]) == {
+        *("kbuild.image", "kbuild.image_digest", "kbuild.lock_digest", "kbuild.model_digest"),
+    }
+    assert told[1]["kbuild.image"] == result.reference
+    assert told[1]["kbuild.image_digest"] == entry["digest"]
+    assert result.untagged is None
+
+
+def test_a_run_that_takes_no_tags_is_told_and_the_image_is_there(world: World) -> None:
+    world.store.refuses_tags = True
+    result = build(world)
+    assert result.untagged == "read only"
+    assert read_image(result.layout).files
+
+
+def test_without_record_nothing_is_written_to_the_store(world: World) -> None:
+    result = build(world, Delivery(record=False))
+    assert (world.store.tags, world.store.files, result.untagged) == ([], {}, None)
+
+
+def test_the_same_again_is_taken_as_it_is_and_another_machine_makes_the_same(world: World) -> None:
+    first = build(world)
+    again = build(world)
+    assert (first.reused, again.reused) == (False, True)
+    elsewhere = build(world.with_cache("other-cache"))
+    assert not elsewhere.reused
+    assert first.digest == again.digest == elsewhere.digest
+    assert first.layout != elsewhere.layout
+    anew = build_image(world.request(), Delivery(), world.tools, reuse=False)
+    assert not anew.reused
+    assert anew.digest == first.digest
+
+
+@pytest.mark.parametrize("what", ["model", "wheel", "base", "label"])
+def test_another_input_is_another_image(world: World, what: str) -> None:
+    before = build(world).digest
+    given = {}
+    if what == "model":
+        (world.store.models[world.model] / "model.txt").write_bytes(b"another model\n")
+    elif what == "wheel":
+        edit_lock(world, lambda document: document["package"].pop())
+    elif what == "base":
+        manifest = json.loads((world.base / "index.json").read_bytes())["manifests"][0]
+        changed = json.loads(blob(world.base, manifest)) | {"annotations": {"a": "b"}}
+        data = json.dumps(changed).encode()
+        import hashlib
+
+        value = hashlib.sha256(data).hexdigest()
+        (world.base / "blobs/sha256" / value).write_bytes(data)
+        entry = manifest | {"digest": f"sha256:{value}", "size": len(data)}
+        (world.base / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    else:
+        given = {"labels": (("team", "till"),)}
+    result = build(world, **given)
+    assert not result.reused
+    assert result.digest != before
+
+
+def test_two_platforms_become_one_index_and_the_tags_name_the_index(world: World, tmp_path: Path) -> None:
+    def add_other(document: dict) -> None:
+        document["metadata"]["platforms"].append(OTHER.conda_subdir)
+        document["metadata"]["content_hash"][OTHER.conda_subdir] = "0"
+        document["package"] += [each | {"platform": OTHER.conda_subdir} for each in document["package"]]
+
+    request = replace(world.request(), lock=replace(world.lock_request(HOST, OTHER), lockfile=None))
+    edit_lock(world, add_other)
+    from kbuild.environment.index.package_indexes import package_indexes
+    from kbuild.environment.locking.lock_model import fresh_inputs
+    from kbuild.model.bundle import read_bundle
+
+    indexes = package_indexes(run=world.tools.run, environ={})
+    bundle = read_bundle(world.store.models[world.model])
+    inputs = fresh_inputs(bundle, request.lock, indexes, cache=world.tools.cache, run=world.tools.run, environ={})
+    edit_lock(
+        world,
+        lambda document: document["metadata"]["custom_metadata"].update(
+            {key: str(min(inputs, key=str)) for key in document["metadata"]["custom_metadata"]}
+        ),
+    )
+    request = replace(request, lock=replace(request.lock, lockfile=world.lockfile))
+    # The base is for this machine's processor only: the other platform is refused before anything is built.
+    with pytest.raises(BaseImageError, match=str(OTHER)):
+        build_image(request, Delivery(), world.tools)
+    assert not list((world.tools.cache / "images").rglob("index.json"))
+
+
+def test_output_is_the_same_image_where_it_was_asked_for(world: World, tmp_path: Path) -> None:
+    folder, archive = tmp_path / "out", tmp_path / "out.tar"
+    result = build(world, Delivery(output=folder))
+    assert result.layout == folder
+    build(world, Delivery(output=archive))
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    digests = {
+        json.loads((place / "index.json").read_bytes())["manifests"][0]["digest"]
+        for place in (folder, tmp_path / "unpacked")
+    }
+    assert digests == {str(result.digest)}
+
+
+def test_a_filled_folder_is_not_overwritten(world: World, tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "letter.txt").write_text("mine")
+    for ask in (
+        lambda: render_context(world.request(), world.tools, output=place),
+        lambda: build(world, Delivery(output=place)),
+    ):
+        with pytest.raises(OutputError, match="mine"):
+            ask()
+        assert [path.name for path in place.iterdir()] == ["letter.txt"]
+
+
+def test_what_is_rendered_is_what_is_built(world: World, tmp_path: Path) -> None:
+    context = render_context(world.request(), world.tools, output=tmp_path / "context")
+    dockerfile = (context.path / "Dockerfile").read_text()
+    assert "RUN " not in dockerfile
+    assert (context.path / "model/opt/model/model.txt").read_bytes() == MODEL["model.txt"]
+    assert (context.path / f"dependencies/{SITE}/two.py").read_text() == WHEELS["two"]["two.py"]
+    image = read_image(build(world).layout)
+    copied = {
+        str(path.relative_to(folder))
+        for folder in context.path.iterdir()
+        if folder.is_dir()
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }
+    assert copied <= set(image.files)
+
+
+def test_load_needs_this_machines_platform_before_anything_else(world: World) -> None:
+    lock = replace(world.lock_request(), platforms=(OTHER, Platform("linux", "riscv64")))
+    world.store.down = True  # nothing is asked
+    with pytest.raises(PlatformError, match=str(HOST)) as caught:
+        build_image(world.request(lock=lock), Delivery(load=True), world.tools)
+    assert "--output" in str(caught.value.hint)
+
+
+def test_a_package_that_asks_for_a_newer_c_library_is_refused_before_the_build(world: World) -> None:
+    def need(version: str) -> None:
+        edit_lock(world, lambda document: document["package"][0].update(dependencies={"__glibc": version}))
+
+    need(">=99.1")
+    with pytest.raises(BaseImageError, match=r"99\.1"):
+        build(world)
+    assert not list((world.tools.cache / "images").rglob("index.json"))
+    assert not list((world.tools.cache / "downloads").rglob("*.whl"))
+    have = os.confstr("CS_GNU_LIBC_VERSION").split()[1]  # type: ignore[union-attr]
+    need(f">={have}")
+    assert build(world).layout.is_dir()
+
+
+def test_a_package_with_other_bytes_than_the_locks_is_refused(world: World) -> None:
+    (wheel,) = (world.folder / "index").glob("one-*.whl")
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    with pytest.raises(HashMismatch, match="one"):
+        build(world)
+    assert not list((world.tools.cache / "images").rglob("index.json"))
+    assert world.store.tags == []
+
+
+def test_a_lock_of_other_inputs_is_stale(world: World) -> None:
+    conda = world.store.models[world.model] / "conda.yaml"
+    conda.write_text(conda.read_text().replace("two==1", "two==2"), "utf-8")
+    with pytest.raises(LockfileStale):
+        build(world)
+
+
+def test_a_model_that_is_not_there_and_a_name_that_it_cannot_have(world: World) -> None:
+    with pytest.raises(ModelNotFound):
+        build(world, model=f"runs:/{'c' * 32}/model")
+    with pytest.raises(InvalidReference, match="version"):
+        build(world, Delivery(tag="x:{version}"))
+    assert world.store.tags == []
+
+
+def test_an_alias_is_the_version_that_it_had_when_the_build_began(world: World) -> None:
+    model = world.store.models[world.model]
+    world.store.aliases = {"prod": "3"}
+    world.store.models["models:/till/3"] = model
+    result = build(world, Delivery(tag="till:{version}"), model="models:/till@prod")
+    assert result.reference.startswith("till@sha256:") or "till" in result.reference
+    assert result.plan is not None
+    (told,) = world.store.tags
+    assert told[1]["kbuild.image"] == result.reference
+
+
+def test_locking_takes_the_given_lock_and_writes_it_where_asked(world: World, tmp_path: Path) -> None:
+    locked = lock_model(world.model, world.lock_request(), world.tools, output=tmp_path / "here.yml")
+    assert locked.origin == "given"
+    assert (tmp_path / "here.yml").read_bytes() == world.lockfile.read_bytes()
+
+
+def test_the_cache_stays_within_its_limit(world: World) -> None:
+    def size() -> int:
+        files = {path.stat().st_ino: path.stat() for path in world.tools.cache.rglob("*") if path.is_file()}
+        return sum(each.st_size for each in files.values())
+
+    build(world)
+    limit = size() + 200_000
+    tools = replace(world.tools, cache_limit=limit)
+    for number in range(4):
+        weights = world.store.models[world.model] / "artifacts/weights.bin"
+        weights.write_bytes(random.Random(number).randbytes(150_000))  # noqa: S311  any bytes
+        result = build_image(world.request(), Delivery(), replace(tools, shared=Shared()))
+        assert size() <= limit
+        assert read_image(result.layout).data("opt/model/artifacts/weights.bin") == weights.read_bytes()
+
+
+def test_two_models_of_one_command_do_not_get_one_name(world: World) -> None:
+    build_image(world.request(), Delivery(tag="shared:1"), world.tools)
+    (world.store.models[world.model] / "model.txt").write_bytes(b"another model\n")
+    with pytest.raises(InvalidReference, match="shared:1"):
+        build_image(world.request(), Delivery(tag="shared:1"), world.tools)
+
+
+def test_the_interpreter_in_the_lock_is_the_models(world: World) -> None:
+    assert VERSION in str(yaml.safe_load(world.lockfile.read_text("utf-8"))["package"][0]["version"])
+    shutil.rmtree(world.folder / "channel")
+    with pytest.raises(Exception, match="python") as caught:
+        build(world)
+    assert "Traceback" not in str(caught.value)
