@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from kbuild.cli.config import ProjectConfig
+from kbuild.cli.extras import check_extra
 from kbuild.cli.find import DEFAULTS
 from kbuild.cli.options import cache_folder, cache_limit, engine_option, json_option, make_image_request
 from kbuild.cli.show import Show
@@ -33,6 +34,7 @@ from kbuild.workflow.demo import IMAGE, REQUEST_NAME, DemoResult, run_demo
 @json_option
 def command(folder: Path, engine: str, as_json: bool) -> None:
     """Train the shipped project, build the image of its model, run it and compare its prediction with training's."""
+    check_extra("demo", run=run)
     show = Show()
     folder = folder.absolute()
     config = ProjectConfig(root=folder)

@@ -22,6 +22,10 @@ from kbuild.workflow import Delivery, ImageRequest, ImageResult, Tools, build_im
 
 IMAGE = ImageReference.parse("diabetes:demo")
 REQUEST_NAME = "request.json"
+# How rich frames a traceback, and what it writes at the right end of a log line.
+_BOX = ("│", "╭", "╰", "┃", "┏", "┗", "|", "+-")
+_MARGIN = re.compile(r"\s{2,}[\w./-]+\.py:\d+\s*$")
+_ERROR = re.compile(r"((\w+\.)*\w*(Error|Exception|Interrupt|Exit)\b|[Ee]rror:)")
 _LOGGED = re.compile(r"Logged model models:/(?P<model>m-[0-9a-f]+) in run (?P<run>[0-9a-f]{32})")
 
 
@@ -62,18 +66,30 @@ def train(folder: Path, run: Runner, progress: Progress) -> str:
     done = run(
         [sys.executable, "-m", "kedro", "run"],
         cwd=folder,
-        env={**environment, "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"},
+        # Wide, so that no line of an error is broken where a terminal would end.
+        env={**environment, "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore", "COLUMNS": "1000"},
         on_line=progress.note,
     )
     logged = _LOGGED.search(done.stdout) or _LOGGED.search(done.stderr)
     if done.returncode != 0 or logged is None:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise RecordingError(
-            f"kedro run failed: {' / '.join(lines[-3:])}", hint=f"see for yourself: cd {folder}; kedro run"
-        )
+        why = find_last_words(done.stderr, done.stdout)
+        raise RecordingError(f"kedro run failed: {why}", hint=f"see for yourself: cd {folder}; kedro run")
     model = folder / "mlartifacts" / "models" / logged["model"] / "artifacts"
     shutil.copyfile(model / "serving_input_example.json", folder / REQUEST_NAME)
     return logged["run"]
+
+
+def find_last_words(stderr: str, stdout: str) -> str:
+    """The line that says what went wrong: the last that names an error, outside the box that rich draws a traceback in.
+
+    Where none does, the last line that was said; rich's margin, which names a source file, is left off.
+    """
+    lines = [
+        _MARGIN.sub("", line).strip() for line in (stdout + "\n" + stderr).splitlines() if not line.startswith(_BOX)
+    ]
+    named = [line for line in lines if _ERROR.match(line)]
+    said = named or [line for line in lines if line] or ["it said nothing"]
+    return said[-1]
 
 
 def score(result: ImageResult, tools: Tools, progress: Progress) -> tuple[Any, Any, str]:
