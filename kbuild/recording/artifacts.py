@@ -201,7 +201,8 @@ def _same_json(read: Any, value: Any) -> bool:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    # Letters of ASCII only: a file of that name can be made under any locale, and is the same one.
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)
 
 
 def _rename_doubles(found: Mapping[str, Path], target: Path) -> dict[str, Path]:

@@ -214,3 +214,12 @@ def test_names_that_become_one_file_name_keep_their_own_values(tmp_path: Path) -
     assert {name: load_input(name, sources[name], uri) for name, uri in uris.items()} == values
     again = extract_artifacts(sources, catalog, tmp_path / "again")
     assert {name: Path(uri).name for name, uri in again.items()} == {name: Path(uri).name for name, uri in uris.items()}
+
+
+def test_staged_files_have_names_that_every_locale_can_write(tmp_path: Path) -> None:
+    catalog = DataCatalog({"params:Größe": MemoryDataset("höhe"), "params:Grüße": MemoryDataset("dich")})
+    found = extract_artifacts(describe_inputs(["params:Größe", "params:Grüße"], catalog), catalog, tmp_path)
+    names = {name: Path(to_local_path(uri)).name for name, uri in found.items()}
+    assert all(name.isascii() for name in names.values())
+    assert len(set(names.values())) == 2
+    assert to_local_path(found["params:Größe"]).read_text(encoding="utf-8") == '"höhe"'
