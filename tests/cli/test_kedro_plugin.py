@@ -77,7 +77,7 @@ def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> No
 
     def take(request: Any, folder: Any, env: Any) -> Any:
         seen.append(request)
-        return type("Recorded", (), {"name": "m", "run_id": "r", "model_uri": "models:/m-1"})
+        return type("Recorded", (), {"name": "m", "run_id": "r", "model_uri": "models:/m-1", "notes": ()})
 
     monkeypatch.setattr("kbuild.cli.modelify.modelify", take)
     command = ["kbuild", "modelify", "-p", "inference", "-i", "table"]
