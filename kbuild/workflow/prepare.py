@@ -35,6 +35,7 @@ from kbuild.plan.runtime import runtime_digest
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.workflow.base_check import check_base
+from kbuild.workflow.large import large_packages
 from kbuild.workflow.slimming import Slimming, find_left_out
 from kbuild.workflow.template_check import check_template
 from kbuild.workflow.tools import Tools
@@ -132,6 +133,7 @@ def prepare(
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=download)
+    _tell_large(wheels, tools)
     left_out = request.left_out
     if request.slim:
         slimming = Slimming(
@@ -157,6 +159,18 @@ def prepare(
         compression=request.compression,
         settings=EngineSettings(builder=request.builder, network=request.network, contexts=contexts),
     )
+
+
+def _tell_large(wheels: Sequence[LockedPackage], tools: Tools) -> None:
+    """A note of what makes the image large, of the wheels that are still in the cache."""
+    from kbuild.environment.index.download import cached_package
+
+    paths = {wheel.name: cached_package(wheel, tools.cache / "downloads") for wheel in wheels}
+    told = large_packages({name: path.stat().st_size for name, path in paths.items() if path is not None})
+    if told:
+        with tools.phases("size") as progress:
+            for line in told:
+                progress.note(line)
 
 
 def fetch_model(model: str, tools: Tools, workdir: Path, *, reuse: bool = True) -> ModelBundle:
