@@ -63,7 +63,7 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def readme(session: nox.Session) -> None:
-    """Write the README's command reference and exit codes anew."""
+    """Write the pages of commands and exit codes anew."""
     install(session, "build")
     session.run("python", "tests/readme_reference.py")
 

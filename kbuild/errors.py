@@ -1,6 +1,6 @@
 """Every error kbuild raises on purpose: one class a cause, each with its exit code and a hint.
 
-Exit codes are part of the interface (the README lists them). 0 is success, 1 an error nobody foresaw,
+Exit codes are part of the interface (kbuild/docs/exit-codes.md lists them). 0 is success, 1 an error nobody foresaw,
 2 a command line that click refused; the tens group the floors.
 """
 

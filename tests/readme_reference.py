@@ -1,4 +1,4 @@
-"""Writes the parts of the README that the code decides: ``python tests/readme_reference.py``."""
+"""Writes the parts of the pages that the code decides: ``python tests/readme_reference.py``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reference() -> str:
     parts = []
     for name, command in commands().items():
         context = click.Context(command, info_name=f"kbuild {name}", max_content_width=100, terminal_width=100)
-        parts.append(f"### kbuild {name}\n\n```text\n{command.get_help(context)}\n```\n")
+        parts.append(f"## kbuild {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 
@@ -42,18 +42,17 @@ def exit_codes() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"reference": reference, "exit codes": exit_codes}
+DOCS = Path(__file__).parent.parent / "kbuild" / "docs"
+PAGES = {"reference": DOCS / "commands.md", "exit codes": DOCS / "exit-codes.md"}
 
 
-def render(readme: str, name: str) -> str:
-    """The README with one of its blocks written anew."""
+def render(page: str, name: str) -> str:
+    """The page with its block written anew."""
     pattern = re.compile(rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    assert pattern.search(readme), f"the README has no marks for {name}"
-    return pattern.sub(lambda match: f"{match[1]}\n{BLOCKS[name]()}\n{match[2]}", readme)
+    assert pattern.search(page), f"the page has no marks for {name}"
+    return pattern.sub(lambda match: f"{match[1]}\n{BLOCKS[name]()}\n{match[2]}", page)
 
 
 if __name__ == "__main__":
-    path = Path(__file__).parent.parent / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for block in BLOCKS:
-        text = render(text, block)
-    path.write_text(text, encoding="utf-8")
+    for block, path in PAGES.items():
+        path.write_text(render(path.read_text(encoding="utf-8"), block), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The README's commands exist, and its reference is what the commands say of themselves."""
+"""The commands that the README and the pages show exist, and the reference is what the commands say of themselves."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from readme_reference import BLOCKS, commands, render  # noqa: E402
+from readme_reference import BLOCKS, DOCS, PAGES, commands, render  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALLS = re.findall(r"^python3 -m pip install .*", README, re.MULTILINE)
@@ -20,12 +20,14 @@ INSTALLS = re.findall(r"^python3 -m pip install .*", README, re.MULTILINE)
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
 def test_the_reference_is_what_the_commands_say(name: str) -> None:
-    assert render(README, name) == README, "nox -s readme writes it anew"
+    page = PAGES[name].read_text(encoding="utf-8")
+    assert render(page, name) == page, "nox -s readme writes it anew"
 
 
 def shown() -> list[str]:
     """Every kbuild command line in a console block."""
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    texts = [README, *(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))]
+    blocks = [block for text in texts for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     return sorted({line for line in lines if line.startswith("kbuild ")})
 

@@ -23,6 +23,7 @@ _COMMANDS = {
     "demo": ("kbuild.cli.demo", "Train, lock, build, run and ask the shipped project."),
     "diff": ("kbuild.cli.diff", "What differs between two runs or two images."),
     "doctor": ("kbuild.cli.doctor", "Look at everything that is needed, and say what to type."),
+    "help": ("kbuild.cli.help", "Show a page of the documentation."),
     "image": ("kbuild.cli.image", "Build the image that serves a model."),
     "init": ("kbuild.cli.init", "Write kbuild.yml and CI jobs into a Kedro project."),
     "lock": ("kbuild.cli.lock", "Pin every package of a model by url and sha256."),
