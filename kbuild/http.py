@@ -98,6 +98,14 @@ class Patience(Retry):
         return following
 
 
+class _Session(requests.Session):
+    """A named authority counts for more than the environment's bundles; to requests it would count for less."""
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        given = self.verify if verify is None and isinstance(self.verify, str) else verify
+        return super().merge_environment_settings(url, proxies, stream, given, cert)
+
+
 def patient_session() -> requests.Session:
     """A session whose requests, all of which may be made twice, follow the policy.
 
@@ -105,7 +113,7 @@ def patient_session() -> requests.Session:
     """
     # It warns of every further try, in its own words.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    session = requests.Session()
+    session = _Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=Patience.make()))
     return session

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from kbuild.http import BUSY, patient_session, work_patiently
+from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
 from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
 from kbuild.tracking.preflight import make_error, make_unavailable
@@ -71,10 +72,6 @@ def _trust(session: requests.Session, environ: Mapping[str, str]) -> None:
         # MLflow's client warns, and refuses both at once.
         raise Unfamiliar("certificates are not checked")
     if authority:
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-            if environ.get(name):
-                # To requests they count for more than a session's own authority, and MLflow's client trusts that alone.
-                raise Unfamiliar(f"{name} is set too")
         session.verify = authority
     if certificate := environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
         session.cert = certificate
@@ -160,6 +157,8 @@ class _Rest:
 
     def folder(self, location: str) -> Folder:
         parts = urlsplit(location)
+        if parts.scheme in SCHEMES:
+            return CloudFolder(uri=location)
         if parts.scheme != "mlflow-artifacts":
             return open_local(location)
         if parts.netloc or parts.query or parts.fragment:

@@ -29,6 +29,7 @@ class FakeTracking:
 
     artifacts: Path
     uri: str = ""
+    root: str = "mlflow-artifacts:"
     models: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: list[dict[str, Any]] = field(default_factory=list)
     locations: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -64,7 +65,7 @@ class FakeTracking:
         if path == f"{API}/runs/get":
             if values["run_id"] != RUN:
                 return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}
-            info = {"run_id": RUN, "artifact_uri": f"mlflow-artifacts:/1/{RUN}/artifacts", "lifecycle_stage": "active"}
+            info = {"run_id": RUN, "artifact_uri": f"{self.root}/1/{RUN}/artifacts", "lifecycle_stage": "active"}
             data = {"tags": [{"key": key, "value": value} for key, value in self.tags.items()]}
             outputs = {"model_outputs": [{"model_id": each} for each in self.models]}
             return 200, {"run": {"info": info, "data": data, "outputs": outputs}}

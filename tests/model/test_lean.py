@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from store_questions import Alone, Logged, check_answers, check_files, check_tags, log_everything
 
 from kbuild.errors import ModelNotFound, OutputError
+from kbuild.http import patient_session
 from kbuild.model import tracking
 from kbuild.model.fetch import MlflowStore, RunFacts
 from kbuild.model.folders import open_local
@@ -294,15 +295,18 @@ def test_credentials_are_also_read_from_mlflows_file(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_of_two_authorities_the_one_of_mlflows_variable_is_not_left_out(
-    variable: str, monkeypatch: pytest.MonkeyPatch
+def test_of_two_authorities_the_one_of_mlflows_variable_is_taken(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/own.pem")
     monkeypatch.setenv(variable, "/all.pem")
-    with pytest.raises(Unfamiliar, match=variable), open_tracking("https://127.0.0.1:9"):
-        pass
+    with patient_session() as session:
+        merged = session.merge_environment_settings("https://127.0.0.1", {}, None, None, None)
+        assert merged["verify"] == "/all.pem"
+        session.verify = "/own.pem"
+        merged = session.merge_environment_settings("https://127.0.0.1", {}, None, None, None)
+        assert merged["verify"] == "/own.pem"
 
 
 def test_credentials_that_are_no_text_are_left_to_mlflows_client(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.store.artifact import artifact_repository_registry
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -185,3 +187,30 @@ def test_a_server_that_does_not_recover_is_told_in_one_line(
     line, hint = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and server.uri in line and line.endswith(message)
     assert "MLFLOW_TRACKING_URI" in hint
+
+
+def test_object_storage_is_reached_by_its_uri_alone(
+    server: FakeTracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage is a folder here; its own protocol is in the integration tests."""
+
+    def open_folder(uri: str) -> LocalArtifactRepository:
+        assert uri.startswith("s3://models/")
+        return LocalArtifactRepository(f"file://{server.artifacts}/{uri.removeprefix('s3://models/')}")
+
+    monkeypatch.setattr(artifact_repository_registry, "get_artifact_repository", open_folder)
+    server.root = "s3://models"
+    for model in server.models.values():
+        model["artifact_uri"] = model["artifact_uri"].replace("mlflow-artifacts:", server.root)
+    for key, location in server.locations.items():
+        server.locations[key] = location.replace("mlflow-artifacts:", server.root)
+    first, asked = build(server, "models:/dev@champion", tmp_path)
+    assert not [each for each in asked if "artifacts" in each]
+    store = Alone(tracking_uri=server.uri)
+    (tmp_path / "note.txt").write_text("note")
+    store.upload(RUN, [tmp_path / "note.txt"], "kbuild/deep")
+    found = store.download(RUN, "kbuild/deep/note.txt", tmp_path / "down")
+    assert found is not None and found.read_text() == "note"
+    assert store.download(RUN, "kbuild/none.txt", tmp_path / "down") is None
+    again, asked = build(server, "models:/dev@champion", tmp_path)
+    assert again == first and len(asked) <= 4, asked

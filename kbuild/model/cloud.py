@@ -1,0 +1,57 @@
+"""Artifacts that clients bring to object storage themselves, by MLflow's artifact repository for the uri.
+
+To go through a run costs MLflow's client four questions to the tracking server for each file; the uri is known already.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbuild.model.folders import plain
+from kbuild.model.tracking import Unfamiliar
+
+SCHEMES = frozenset({"s3", "gs", "wasbs", "abfss"})
+"""Storage that MLflow reaches with the uri and the environment alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloudFolder:
+    """A ``Folder`` at a uri. Whatever goes wrong is Unfamiliar: MLflow's client, asked for the same, says it."""
+
+    uri: str
+
+    def place(self, into: Path) -> Path:
+        with _repository(self.uri) as repository:
+            repository.download_artifacts("", str(into))
+        if not any(into.iterdir()):
+            raise Unfamiliar("no files")
+        return into
+
+    def fetch(self, path: str, into: Path) -> Path | None:
+        parent = plain(path).rpartition("/")[0] or None
+        with _repository(self.uri) as repository:
+            for item in repository.list_artifacts(parent):
+                if item.path == path:
+                    into.mkdir(parents=True, exist_ok=True)
+                    return Path(repository.download_artifacts(path, str(into)))
+        return None
+
+    def put(self, file: Path, path: str) -> None:
+        with _repository(self.uri) as repository:
+            repository.log_artifact(str(file), plain(path))
+
+
+@contextmanager
+def _repository(uri: str) -> Iterator[Any]:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        yield get_artifact_repository(uri)
+    except Exception as error:  # each storage has errors of its own
+        raise Unfamiliar(f"{type(error).__name__} of {uri}: {error}") from error
