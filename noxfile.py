@@ -1,7 +1,14 @@
-"""The commands, ``nox -s demo | tests | lint | integration | bench | load | minimum``; each makes its own venv."""
+"""The commands, ``nox -s demo | tests | lint | integration | bench | load | minimum | next``; each makes its own venv.
+
+``tests`` is a session for each supported Python that is there (``tests-3.13``), and says which are not.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -10,6 +17,32 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
+
+SUPPORTED = ["3.11", "3.12", "3.13"]
+UV = "uv>=0.5"
+
+
+def is_there(python: str) -> bool:
+    """Whether this Python runs here. pyenv has commands for versions that it does not run: its own folder is tried too."""
+    if sys.version_info[:2] == tuple(map(int, python.split("."))):
+        return True
+    if _runs(shutil.which(f"python{python}")):
+        return True
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for folder in versions.glob(f"{python}.*/bin"):
+        if _runs(str(folder / f"python{python}")):
+            os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+            return True
+    return False
+
+
+def _runs(command: str | None) -> bool:
+    return command is not None and subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+THERE = list(filter(is_there, SUPPORTED))
+# The ones between the oldest and the newest add time to CI and rarely news.
+TESTED = sorted({THERE[0], THERE[-1]}, key=SUPPORTED.index) if THERE and os.environ.get("CI") else THERE
 
 
 def install(session: nox.Session, *extras: str) -> None:
@@ -27,9 +60,11 @@ def demo(session: nox.Session) -> None:
     session.run("kbuild", "demo", *session.posargs)
 
 
-@nox.session
+@nox.session(python=TESTED)
 def tests(session: nox.Session) -> None:
-    """The cheap tests: no network, no daemon."""
+    """The cheap tests: no network, no daemon. On each supported Python here; in CI on the oldest and the newest."""
+    if missing := [each for each in SUPPORTED if each not in THERE]:
+        session.warn(f"not tested, for they are not on this machine: Python {', '.join(missing)}")
     install(session, "build", "demo", "test")
     session.run("pytest", *(session.posargs or ["tests"]))
 
@@ -82,10 +117,31 @@ def load(session: nox.Session) -> None:
     session.run("python", "integration/load.py", *session.posargs)
 
 
+def install_resolved(session: nox.Session, *how: str) -> None:
+    """Install kbuild with packages that uv chooses, into an environment that holds nothing of an earlier choice."""
+    session.env["PYTHONPATH"] = ""
+    session.env["DO_NOT_TRACK"] = "1"
+    session.install("--quiet", UV)
+    # All extras are chosen together, so that they are known to go together; only what the tests need is installed.
+    every = session.create_tmp() + "/every.txt"
+    wanted = ["pyproject.toml", "--all-extras", "--no-header", "--quiet", "--output-file", every, *how]
+    session.run("uv", "pip", "compile", *wanted, silent=True)
+    session.run(
+        "uv", "pip", "install", "--quiet", "--reinstall-package", "kbuild", "--constraint", every,
+        *how, ".[build,demo,test]", env={"VIRTUAL_ENV": session.virtualenv.location},
+    )  # fmt: skip
+    session.run("uv", "pip", "list", env={"VIRTUAL_ENV": session.virtualenv.location})
+
+
 @nox.session
 def minimum(session: nox.Session) -> None:
-    """The cheap tests on the oldest declared Kedro and MLflow."""
-    install(session, "build", "demo", "test")
-    # MLflow 3.1 asks for SQLAlchemy below 3, and does not load with 2.1, which came later.
-    session.install("--quiet", "kedro==1.0.*", "mlflow==3.1.*", "sqlalchemy<2.1")
+    """The cheap tests on the lowest declared version of every direct dependency."""
+    install_resolved(session, "--resolution", "lowest-direct")
+    session.run("pytest", *(session.posargs or ["tests"]))
+
+
+@nox.session
+def next(session: nox.Session) -> None:
+    """The cheap tests on the newest of everything, pre-releases included. Not in CI: others' news is no fault here."""
+    install_resolved(session, "--prerelease", "allow", "--upgrade")
     session.run("pytest", *(session.posargs or ["tests"]))

@@ -35,6 +35,17 @@ ODD = ("o'brien", "what?", "a@b", "50%", "100%25", 'say "hi"', "both ' and \"", 
        "`x`", "under_score", "a;b", "x' OR name != 'y")  # fmt: skip
 
 
+def takes(name: str) -> bool:
+    try:
+        _validate_model_name(name)
+    except MlflowException:
+        return False
+    return True
+
+
+TAKES_PATHS = takes("..a")
+
+
 class Echo(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input: list[str], params=None):
         return model_input
@@ -123,11 +134,12 @@ def test_odd_names_are_found_and_read_and_prompts_are_no_models(
 @example("..a")
 @example("a/../b")
 def test_names_that_mlflow_takes_are_known(name: str) -> None:
-    try:
-        _validate_model_name(name)
-    except MlflowException:
+    if not takes(name):
         assert not is_name(name)
     else:
+        # The oldest take names that lead out of a folder; no later server does, and kbuild never.
+        if TAKES_PATHS and not is_name(name):
+            return
         assert is_name(name)
         # Whatever MLflow registers can be said.
         if name == name.strip():
