@@ -23,7 +23,7 @@ UV = "uv>=0.5"
 
 
 def is_there(python: str) -> bool:
-    """Whether this Python runs here. pyenv has commands for versions that it does not run: its own folder is tried too."""
+    """Whether this Python runs here. pyenv has commands for versions that it does not run: its folder is tried too."""
     if sys.version_info[:2] == tuple(map(int, python.split("."))):
         return True
     if _runs(shutil.which(f"python{python}")):
