@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 from debian import install_tools
 from engines import DockerEngine
 from small import DOCKERFILE, SCRATCH, build, make_context
+from small_models import write_small
 from tool import Tool
 
 from kbuild.image.engine import make_engine
@@ -26,6 +29,8 @@ from kbuild.progress import Silent
 
 # BuildKit of Docker 28 gives --chmod to the folders above the target too, which 26 and the native engine leave at 0755.
 PLAIN = DOCKERFILE.replace("--chmod=0750 ", "")
+# Neither is UTF-8, and in the second I and i are no pair.
+LOCALES = {"en_US.ISO-8859-1": ("en_US", "ISO-8859-1"), "tr_TR.ISO-8859-9": ("tr_TR", "ISO-8859-9")}
 
 
 def test_reproducible_across_engines_and_their_versions(
@@ -117,3 +122,25 @@ def diffoscope(one: Path, other: Path) -> set[str]:
             yield from paths(part)
 
     return set(paths(json.loads(done.stdout)))
+
+
+def test_reproducible_under_any_locale(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Base, model and image made anew, each in a cache of its own; file names have letters that no locale shares."""
+    for name, (language, letters) in LOCALES.items():
+        subprocess.run(["localedef", "-i", language, "-f", letters, tmp_path / name], check=True)
+    model = write_small(tmp_path / "model", 1)
+    (model / "artifacts").mkdir()
+    for file in ("dätä.bin", "I \u0131 \u0130 i"):
+        Path(os.fsdecode(os.fsencode(model) + b"/artifacts/" + file.encode())).write_text(file, encoding="utf-8")
+    found, shared = {}, None
+    for name in ("C.UTF-8", "C", *LOCALES):
+        cache = tmp_path / f"cache-{name}"
+        for kept in ("downloads", "debs", "channel", "locks") if shared is not None else ():
+            shutil.copytree(shared / kept, cache / kept)
+        shared = cache
+        done = Tool(cache=cache)(
+            "image", model, "--json", LC_ALL=name, LOCPATH=str(tmp_path) if name in LOCALES else "", PYTHONUTF8="0"
+        ).json
+        found[name] = [done["digest"], done["model_digest"], *(path.name for path in (cache / "bases").iterdir())]
+        record_property(f"small model, LC_ALL={name}", done["digest"])
+    assert len(found) == 4 and len(set(map(tuple, found.values()))) == 1, found
