@@ -168,6 +168,15 @@ def test_what_was_pushed_is_pulled_with_its_digest(registry: FakeRegistry, image
     assert pull_image(pulled, AMD64, cache=tmp_path / "cache", progress=Silent()) == (pulled, layout)
 
 
+def test_a_manifest_larger_than_registries_take_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    """4 MiB, by the distribution-spec's "Pushing Manifests"."""
+    reference = ImageReference.parse(f"{registry.address}/demo:1")
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    registry.manifests["1"] = media_type, b'{"a": "' + b"x" * (4 << 20) + b'"}'
+    with pytest.raises(RegistryError, match="manifest of more than 4194304 bytes"):
+        pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+
+
 def test_what_was_pulled_is_still_for_its_own_platform_alone(
     registry: FakeRegistry, image: BuiltImage, tmp_path: Path
 ) -> None:

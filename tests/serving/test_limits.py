@@ -189,3 +189,23 @@ def test_the_server_refuses_before_the_model_is_asked(tmp_path: Path, path: str)
         "message": "The request has more than 3 rows.",
     }
     assert asyncio.run(ask({"inputs": nested(10)}))[0] == 400
+
+
+TABLES = {
+    "split": lambda rows: {"dataframe_split": {"columns": ["a"], "data": [[1]] * rows}},
+    "records": lambda rows: {"dataframe_records": [{"a": 1}] * rows},
+    "instances": lambda rows: {"instances": [{"a": 1}] * rows},
+    "inputs": lambda rows: {"inputs": {"a": [1] * rows}},
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_as_many_rows_as_the_limit_are_taken_and_one_more_is_not(form: str) -> None:
+    assert status(TABLES[form](SMALL.rows)) is None
+    assert status(TABLES[form](SMALL.rows + 1)) == 413
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_as_many_lines_as_the_limit_are_taken_and_one_more_is_not(end: str) -> None:
+    assert status(("a,b\n" + "\n".join(["1,2"] * SMALL.rows) + end).encode(), CSV) is None
+    assert status(("a,b\n" + "\n".join(["1,2"] * (SMALL.rows + 1)) + end).encode(), CSV) == 413

@@ -150,6 +150,20 @@ def test_an_answer_that_is_our_fault_is_an_error(receiver: Receiver, tmp_path: P
     assert attributes(span.attributes)["error.type"] == "503"
 
 
+@pytest.mark.parametrize(
+    ("status", "fault"), [(0, "disconnected"), (200, None), (499, None), (500, "500"), (503, "503")]
+)
+def test_from_500_on_it_is_our_fault(receiver: Receiver, tmp_path: Path, status: int, fault: str | None) -> None:
+    """As OpenTelemetry's conventions for HTTP servers have it: 4xx is the caller's."""
+    app = asgi.serve(models.make_model("numbers", tmp_path), tmp_path)
+    scope = {"headers": [], "method": "GET", "path": "/ping"}
+    app._telemetry.end(app._telemetry.begin(scope, "1"), status)
+    app._telemetry.close()
+    (span,) = receiver.spans
+    assert attributes(span.attributes).get("error.type") == fault
+    assert (span.status.code == span.status.STATUS_CODE_ERROR) == (fault is not None)
+
+
 def test_a_receiver_that_is_gone_costs_nobody_an_answer(
     receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,12 +9,13 @@ import pytest
 from kbuild.errors import DeliveryFailed, OutputError, TriggerFailed
 from kbuild.trigger import fire as firing
 from kbuild.trigger.background import read_job
-from kbuild.trigger.event import TrainingEvent
+from kbuild.trigger.event import TrainingEvent, make_event
 from kbuild.trigger.fire import Site, fire, flush
 from kbuild.trigger.outbox import Outbox
 from kbuild.trigger.trigger_settings import CommandTrigger, LocalTrigger, WebhookTrigger, make_trigger
 
 HOOK = WebhookTrigger(url="http://127.0.0.1:9/x")
+FIELDS = {"model_uri": "models:/m-1", "model_name": "model", "tracking_uri": "u", "project": "shop"}
 
 
 @pytest.fixture
@@ -89,6 +90,24 @@ def test_what_was_not_taken_goes_with_the_next_run(event: TrainingEvent, site: S
     up = replace(site, remotes={"webhook": HOOK})
     assert fire(HOOK, later, up, ended=True) == "webhook was told, and of 1 earlier runs"
     assert told == [event.run_id, later.run_id] and site.outbox.messages() == []
+
+
+def test_a_server_that_is_down_is_asked_once_for_all_its_messages(
+    event: TrainingEvent, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def send(trigger: WebhookTrigger, event: TrainingEvent, **options: object) -> None:
+        asked.append(event.run_id)
+        raise DeliveryFailed("down does not answer")
+
+    monkeypatch.setattr(firing, "send", send)
+    site = replace(site, remotes={"webhook": HOOK})
+    for number in range(3):
+        site.outbox.put("webhook", make_event(**{**FIELDS, "run_id": str(number) * 32, "model_id": f"m-{number}"}))
+    flushed = flush(site)
+    assert asked == ["0" * 32]
+    assert len(flushed.failed) == len(site.outbox.messages()) == 3
 
 
 def test_an_open_run_is_waited_for_and_told_then(

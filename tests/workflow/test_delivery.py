@@ -1,0 +1,129 @@
+"""Where built images go, under which names, and what the run is told: one platform and several."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unpacked import blob
+from world import HOST, RUN_ID, World
+
+from kbuild.environment.lockfile import read_lockfile
+from kbuild.image.engine import BuiltImage
+from kbuild.image.store.local import LocalImages
+from kbuild.model.bundle import read_bundle
+from kbuild.model.model_reference import ModelReference
+from kbuild.platform import Platform
+from kbuild.workflow.build import build_image
+from kbuild.workflow.delivery import Delivery, ImageResult, deliver
+
+OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
+
+
+def as_platform(image: BuiltImage, platform: Platform, folder: Path) -> BuiltImage:
+    """The same layers under a config that names another processor."""
+    shutil.copytree(image.layout, folder)
+
+    def put(value: Any, like: dict[str, Any]) -> dict[str, Any]:
+        data = json.dumps(value).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / "blobs/sha256" / digest).write_bytes(data)
+        return {**like, "digest": f"sha256:{digest}", "size": len(data)}
+
+    index = json.loads((folder / "index.json").read_bytes())
+    (entry,) = index["manifests"]
+    manifest = json.loads(blob(folder, entry))
+    config = json.loads(blob(folder, manifest["config"])) | {"architecture": platform.architecture}
+    manifest["config"] = put(config, manifest["config"])
+    entry = put(manifest, entry)
+    if "platform" in entry:
+        entry["platform"] = {"os": platform.os, "architecture": platform.architecture}
+    (folder / "index.json").write_text(json.dumps({**index, "manifests": [entry]}))
+    parse = type(image.digest).parse
+    return replace(
+        image, layout=folder, digest=parse(entry["digest"]), config_digest=parse(manifest["config"]["digest"])
+    )
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    record = lambda image, name, **given: calls.append({"image": image, "name": name, **given})  # noqa: E731
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", record)
+    return calls
+
+
+def deliver_both(world: World, delivery: Delivery, tmp_path: Path) -> ImageResult:
+    first = build_image(world.request(), Delivery(record=False), world.tools)
+    images = LocalImages(world.tools.cache / "images")
+    other = as_platform(first.image, OTHER, tmp_path / "other")
+    lockfile = read_lockfile(world.lockfile)
+    return deliver(
+        {HOST: first.image, OTHER: other},
+        read_bundle(world.store.models[world.model]),
+        ModelReference.parse(world.model),
+        lockfile,
+        {HOST: first.plan, OTHER: first.plan},
+        delivery,
+        images,
+        world.tools,
+        reused=False,
+    )
+
+
+def test_of_several_platforms_everything_names_the_index(
+    world: World, tmp_path: Path, published: list[dict[str, Any]]
+) -> None:
+    result = deliver_both(world, Delivery(push="registry.example/till:1"), tmp_path)
+    assert result.index is not None
+    data = (result.layout / "blobs/sha256" / result.index.digest.hex).read_bytes()
+    index = json.loads(data)
+    platforms = {(each["platform"]["os"], each["platform"]["architecture"]) for each in index["manifests"]}
+    assert platforms == {(HOST.os, HOST.architecture), (OTHER.os, OTHER.architecture)}
+    digest = (
+        f"sha256:{hashlib.sha256((result.layout / 'blobs/sha256' / result.index.digest.hex).read_bytes()).hexdigest()}"
+    )
+    assert result.pushed == f"registry.example/till@{digest}"
+    assert result.reference == f"registry.example/till@{digest}"
+    assert str(result.image.digest) != digest
+    (told,) = world.store.tags
+    assert told[1]["kbuild.pushed"] == told[1]["kbuild.image"] == f"registry.example/till@{digest}"
+    assert told[1]["kbuild.image_digest"] == digest
+    (call,) = published
+    assert str(call["index"].digest) == digest
+    assert call["push"].tag == "1"
+
+
+def test_one_platform_is_published_as_it_is(world: World, published: list[dict[str, Any]]) -> None:
+    delivery = Delivery(tag="till:2", push="registry.example/{name}:{run_id}", load=True)
+    result = build_image(world.request(), delivery, world.tools)
+    (call,) = published
+    assert call["image"].digest == result.image.digest
+    assert (call["index"], call["load"], call["output"]) == (None, True, None)
+    assert str(call["name"].familiar) == "till:2"
+    assert call["push"].familiar == f"registry.example/model:{RUN_ID}"
+    assert result.reference == f"till@{result.image.digest}"
+    assert result.pushed == f"registry.example/model@{result.image.digest}"
+    assert world.store.tags[0][1]["kbuild.pushed"] == result.pushed
+    found = LocalImages(world.tools.cache / "images").by_reference(call["name"])
+    assert found is not None
+    assert found.digest == result.image.digest
+
+
+def test_a_place_that_does_not_take_it_leaves_the_image_and_tells_the_run_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        from kbuild.errors import RegistryError
+
+        raise RegistryError("no")
+
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", refuse)
+    with pytest.raises(Exception, match="no"):
+        build_image(world.request(), Delivery(push="registry.example/till:1"), world.tools)
+    assert world.store.tags == []
+    again = build_image(world.request(), Delivery(), world.tools)
+    assert again.reused
