@@ -37,7 +37,9 @@ def is_there(python: str) -> bool:
 
 
 def _runs(command: str | None) -> bool:
-    return command is not None and subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0
+    """Also with what its builder may have lacked the libraries for: a Python without them installs no package."""
+    asked = [str(command), "-c", "import ctypes, sqlite3, ssl"]
+    return command is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 THERE = list(filter(is_there, SUPPORTED))
