@@ -124,7 +124,8 @@ class _Keeper:
         if self._limit is not None:
             yield
             return
-        self._limit = limit
+        # Directories and records are written without asking.
+        self._limit = limit - limit // 100
         with keeping(self._cache, self):
             try:
                 yield
