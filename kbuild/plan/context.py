@@ -14,6 +14,7 @@ from kbuild.files import link_or_copy, native
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.build_plan import BuildContext, BuildPlan
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
+from kbuild.room import room_for
 from kbuild.shipped import image_files
 
 _FILE_MODE = 0o644
@@ -50,7 +51,7 @@ def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | N
 def _copy_checked(source: Path, target: Path, *, file: ModelFile) -> None:
     state = hashlib.sha256()
     try:
-        with source.open("rb") as reader, target.open("wb") as writer:
+        with source.open("rb") as reader, target.open("wb") as writer, room_for(target, file.size):
             while chunk := reader.read(_CHUNK):
                 state.update(chunk)
                 writer.write(chunk)
