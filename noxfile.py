@@ -68,7 +68,8 @@ def tests(session: nox.Session) -> None:
     if missing := [each for each in SUPPORTED if each not in THERE]:
         session.warn(f"not tested, for they are not on this machine: Python {', '.join(missing)}")
     install(session, "build", "demo", "test")
-    session.run("pytest", *(session.posargs or ["tests"]))
+    # A file a worker: some files' tests share what they made.
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *(session.posargs or ["tests"]))
 
 
 @nox.session

@@ -1,0 +1,29 @@
+"""For all cheap tests: nothing stays behind in the machine's temporary folder or in the checkout."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What MLflow makes below the working directory where nobody told it another place.
+STORES = ("mlruns", "mlartifacts", "mlflow.db")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder() -> Iterator[None]:
+    """A temporary folder of this session's own, with a short name: sockets are made in it."""
+    before, there = os.environ.get("TMPDIR"), [name for name in STORES if (ROOT / name).exists()]
+    folder = tempfile.mkdtemp(prefix="kbuild-t-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    yield
+    tempfile.tempdir = None
+    if before is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before
+    shutil.rmtree(folder, ignore_errors=True)
+    assert [name for name in STORES if (ROOT / name).exists()] == there, "a test left MLflow's files in the checkout"
