@@ -17,7 +17,7 @@ from kedro.io.core import DatasetError
 from packaging.requirements import InvalidRequirement, Requirement
 
 from kbuild.errors import KbuildError
-from kbuild.recording.deferred_file import is_same_code
+from kbuild.recording.shipment.deferred_file import is_same_code
 
 PYFUNC = "mlflow.pyfunc"
 WORKFLOWS = ("python_model", "loader_module")

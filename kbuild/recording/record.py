@@ -19,14 +19,21 @@ from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.artifacts import extract_artifacts, find_dataset
 from kbuild.recording.changes import check_changes
 from kbuild.recording.clean_check import Answer, ask_in_clean_process
-from kbuild.recording.closure import find_owners, pin
 from kbuild.recording.example import make_example
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import GitState, quiet_mlflow
-from kbuild.recording.pinning import make_environment
 from kbuild.recording.saving import Draft, record_prediction, save_model
-from kbuild.recording.shipping import Shipment, brings_kedro, find_blocked, plan_shipment, stage_code, tell_kedro
-from kbuild.recording.tracing import find_pickled_modules
+from kbuild.recording.shipment.closure import find_owners, pin
+from kbuild.recording.shipment.pinning import make_environment
+from kbuild.recording.shipment.shipping import (
+    Shipment,
+    brings_kedro,
+    find_blocked,
+    plan_shipment,
+    stage_code,
+    tell_kedro,
+)
+from kbuild.recording.shipment.tracing import find_pickled_modules
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
 

@@ -15,7 +15,7 @@ from kbuild.errors import RecordingError
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
 from kbuild.recording.mlflow_run import GitState
-from kbuild.recording.pinning import ModelEnvironment
+from kbuild.recording.shipment.pinning import ModelEnvironment
 from kbuild.training.pyfunc import KedroPipelineModel
 
 # The key of kbuild's own record in the MLmodel file's metadata, and the version of its layout.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.recording.deferred_file import is_same_code
-from kbuild.recording.shipping import Shipment, plan_shipment, stage_code, tell_kedro
-from kbuild.recording.tracing import find_pickled_modules
+from kbuild.recording.shipment.deferred_file import is_same_code
+from kbuild.recording.shipment.shipping import Shipment, plan_shipment, stage_code, tell_kedro
+from kbuild.recording.shipment.tracing import find_pickled_modules
 
 PIPELINE = """
     from kedro.pipeline import Node, Pipeline

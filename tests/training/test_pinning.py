@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from kbuild.errors import RecordingError
-from kbuild.recording import closure as closure_module
-from kbuild.recording.closure import find_closure, find_owners, is_local, pin
-from kbuild.recording.pinning import _read_lines, make_environment
+from kbuild.recording.shipment import closure as closure_module
+from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
+from kbuild.recording.shipment.pinning import _read_lines, make_environment
 
 
 class FakeDistribution:

@@ -19,7 +19,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import PipelineMLError, PredictionError
-from kbuild.recording.tracing import find_pickled_modules
+from kbuild.recording.shipment.tracing import find_pickled_modules
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 from kbuild.training.pyfunc import KedroPipelineModel
 

@@ -11,9 +11,9 @@ import pytest
 from kedro.io import MemoryDataset
 
 from kbuild.errors import RecordingError
-from kbuild.recording import shipping
-from kbuild.recording.shipping import find_blocked, plan_shipment, stage_code
-from kbuild.recording.tracing import find_pickled_modules, find_source, follow_imports
+from kbuild.recording.shipment import shipping
+from kbuild.recording.shipment.shipping import find_blocked, plan_shipment, stage_code
+from kbuild.recording.shipment.tracing import find_pickled_modules, find_source, follow_imports
 
 
 def write(folder: Path, **files: str) -> None:

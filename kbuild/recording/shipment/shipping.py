@@ -19,10 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
-from kbuild.recording.closure import find_closure, find_owners, is_local, pin
-from kbuild.recording.deferred_file import write_deferred
-from kbuild.recording.deferring import Deferral, PutOff, plan_deferral
-from kbuild.recording.tracing import find_source, follow_imports
+from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
+from kbuild.recording.shipment.deferred_file import write_deferred
+from kbuild.recording.shipment.deferring import Deferral, PutOff, plan_deferral
+from kbuild.recording.shipment.tracing import find_source, follow_imports
 from kbuild.shipped import model_files
 
 # What kbuild's own code in a model imports.

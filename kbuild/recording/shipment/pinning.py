@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
-from kbuild.recording.closure import Closure, find_closure
+from kbuild.recording.shipment.closure import Closure, find_closure
 from kbuild.requirement_lines import INSTEAD, find_problem, logical_lines, read_requirement_line
 
 _OPTION_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}

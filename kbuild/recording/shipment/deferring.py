@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.recording.effects import find_effect
-from kbuild.recording.tracing import (
+from kbuild.recording.shipment.effects import find_effect
+from kbuild.recording.shipment.tracing import (
     Cut,
     Place,
     Reached,

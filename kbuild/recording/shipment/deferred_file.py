@@ -14,8 +14,8 @@ import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 
-from kbuild.recording.deferring import PutOff
-from kbuild.recording.tracing import keep_aliases
+from kbuild.recording.shipment.deferring import PutOff
+from kbuild.recording.shipment.tracing import keep_aliases
 
 _BLOCK = """
 

@@ -10,7 +10,7 @@ import builtins
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from kbuild.recording.tracing import absolute, is_type_checking
+from kbuild.recording.shipment.tracing import absolute, is_type_checking
 
 # Calls that make a value and change nothing else, by full name; all of Kedro's are such where pipelines are made.
 _HARMLESS = {

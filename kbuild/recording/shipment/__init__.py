@@ -1,0 +1,1 @@
+"""Which code and which packages a model needs: what travels, what an index has to bring."""
