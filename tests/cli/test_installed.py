@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+import kbuild
 from kbuild._version import __version__
 from kbuild.cli.installed import find_install_source, read_direct_url
 from kbuild.process import Completed, run
@@ -99,4 +100,4 @@ def test_what_is_not_installed_is_where_its_sources_are() -> None:
         raise PackageNotFoundError(name)
 
     found = read_direct_url(absent)
-    assert found is not None and found["url"] == Path(__file__).parents[2].as_uri()
+    assert found is not None and found["url"] == Path(kbuild.__file__).parents[1].as_uri()
