@@ -19,7 +19,11 @@ def temporary_folder() -> Iterator[None]:
     before, there = os.environ.get("TMPDIR"), [name for name in STORES if (ROOT / name).exists()]
     folder = tempfile.mkdtemp(prefix="kbuild-t-")
     os.environ["TMPDIR"] = tempfile.tempdir = folder
+    # MLflow keeps artifacts below the working directory where a database's experiment has no other place.
+    home = Path.cwd()
+    os.chdir(folder)
     yield
+    os.chdir(home)
     tempfile.tempdir = None
     if before is None:
         del os.environ["TMPDIR"]
