@@ -14,8 +14,9 @@ STORES = ("mlruns", "mlartifacts", "mlflow.db")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def temporary_folder() -> Iterator[None]:
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A temporary folder of this session's own, with a short name: sockets are made in it."""
+    tmp_path_factory.getbasetemp()  # stays where it is, to be looked into after a failure
     before, there = os.environ.get("TMPDIR"), [name for name in STORES if (ROOT / name).exists()]
     folder = tempfile.mkdtemp(prefix="kbuild-t-")
     os.environ["TMPDIR"] = tempfile.tempdir = folder

@@ -74,3 +74,16 @@ def test_an_engine_that_reads_no_zstd_gets_the_layers_unpacked(monkeypatch: pyte
     loaded = daemon.load(image, ImageReference.parse("churn"))
     assert loaded.unpacked and not loaded.keeps_digest
     assert asked == [(image.layout, image.digest, ImageReference.parse("churn:latest"))]
+
+
+@pytest.mark.parametrize("found", [digest_bytes(b"another"), None])
+def test_another_image_under_the_name_that_was_loaded_is_told(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = DockerDaemon.__new__(DockerDaemon)
+    daemon._client, daemon.version = SimpleNamespace(api=Api([{"stream": "loaded"}])), "26.1"
+    image = SimpleNamespace(
+        layout=Path("/nowhere"), digest=digest_bytes(b"manifest"), config_digest=digest_bytes(b"config")
+    )
+    monkeypatch.setattr("kbuild.image.run.docker.layout_tar", lambda *_, **__: iter(()))
+    monkeypatch.setattr(DockerDaemon, "find", lambda *_: found)
+    with pytest.raises(InvalidImage, match=str(image.digest)):
+        daemon.load(image, ImageReference.parse("churn"))

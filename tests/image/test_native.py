@@ -16,6 +16,7 @@ from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import blob_path, layout_tar, read_json_blob
 from kbuild.image.oci.validate import validate_layout
+from kbuild.image.store import pack as packing
 from kbuild.image.store.pack import image_in, pack
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig
@@ -232,6 +233,36 @@ def test_an_older_layout_is_replaced_and_anything_else_stays(tmp_path: Path) -> 
     with pytest.raises(OutputError, match="is there already"):
         build(make_context(tmp_path / "third", TEXT, FILES), tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "context", "image", "mine", "third"]
+
+
+def test_what_is_copied_over_a_file_brings_its_own_mode(tmp_path: Path) -> None:
+    context = make_context(tmp_path / "context", "FROM scratch\nCOPY a/ /\nCOPY b/ /\n", {"a/run": "1", "b/run": "2"})
+    (context.path / "a/run").chmod(0o600)
+    (context.path / "b/run").chmod(0o755)
+    image = build(context, tmp_path / "image")
+    modes = []
+    for layer in (0, 1):
+        with tarfile.open(fileobj=io.BytesIO(content(image, layer))) as archive:
+            modes.append(archive.getmember("run").mode)
+    assert modes == [0o600, 0o755]
+
+
+@pytest.mark.parametrize("lost", ["rootfs", "architecture"])
+def test_what_is_no_image_by_the_specification_is_refused_when_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """config.md, "Properties": both are required. A fault of the packer's own parts, made here."""
+    make_config = packing.make_config
+
+    def lose(*args: object, **given: object) -> dict[str, object]:
+        made = make_config(*args, **given)  # type: ignore[arg-type]
+        del made[lost]
+        return made
+
+    monkeypatch.setattr(packing, "make_config", lose)
+    with pytest.raises(InvalidImage, match=lost):
+        build_text(tmp_path, "FROM scratch\nCOPY a/ /\n", {"a/run": "1"})
+    assert not (tmp_path / "image").exists()
 
 
 def test_a_file_that_vanishes_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import read_bundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
+from kbuild.verify.verdict_tag import write_rebuild_verdict, write_verdict
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 
@@ -127,3 +129,13 @@ def test_a_place_that_does_not_take_it_leaves_the_image_and_tells_the_run_nothin
     assert world.store.tags == []
     again = build_image(world.request(), Delivery(), world.tools)
     assert again.reused
+
+
+@pytest.mark.parametrize("write", [write_verdict, write_rebuild_verdict])
+def test_a_verdict_names_the_image_that_was_looked_at(world: World, write: Callable[..., str | None]) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    (entry,) = json.loads((image.layout / "index.json").read_bytes())["manifests"]
+    assert write(image, "passed", world.store) is None
+    (told,) = world.store.tags
+    assert told[0] == RUN_ID
+    assert set(told[1].values()) == {"passed", entry["digest"]}
