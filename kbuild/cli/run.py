@@ -41,7 +41,6 @@ def command(image: str, port: int | None, timeout: float, platform: Platform | N
         _check_free(port)
     show = Show()
     tools, config = make_tools(show)
-    stopped = _Stopped()
     with ExitStack() as working, tempfile.TemporaryDirectory() as folder:
         working.enter_context(using_cache(tools.cache, limit=tools.cache_limit))
         with found_image(image, tools, config, platform) as (built, reference):
@@ -60,6 +59,8 @@ def command(image: str, port: int | None, timeout: float, platform: Platform | N
                 )
                 try:
                     wait_until_ready(running, timeout=timeout, progress=progress)
+                    # From here on; until it is ready a signal ends the command as it ends any other.
+                    stopped = _Stopped()
                 except BaseException:
                     running.stop()
                     raise

@@ -35,7 +35,7 @@ def lock_model(
     model: str, request: LockRequest, tools: Tools, *, output: Path | None, base: str | None = None, force: bool = False
 ) -> Locked:
     """Lock a model's environment, store the lock with its run and, when ``output`` is given, write it there."""
-    with _workdir(tools) as workdir:
+    with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
         bundle = fetch_model(model, tools, workdir)
         asked = ImageRequest(model=model, lock=request, base=base)
         locked = lock_environment(bundle, asked, tools, force=force)
@@ -52,7 +52,7 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")
     if len(request.lock.platforms) > 1:
         raise PlatformError("a build context is for one platform", hint="name one with --platform")
-    with _workdir(tools) as workdir:
+    with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
         bundle = fetch_model(request.model, tools, workdir)
         locked = lock_environment(bundle, request, tools)
         prepared = prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,13 @@ from kbuild.errors import (
     PlatformError,
 )
 from kbuild.platform import Platform
+from kbuild.process import RunnerGroup
 from kbuild.shipped import image_files
 from kbuild.workflow.build import build_image, lock_model, render_context
 from kbuild.workflow.delivery import Delivery, ImageResult
 from kbuild.workflow.once import Shared
+from kbuild.workflow.stopping import Stoppable
+from kbuild.workflow.tools import Tools
 
 OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
 SITE = f"opt/env/lib/python{SHORT}/site-packages"
@@ -219,6 +223,33 @@ def test_output_is_the_same_image_where_it_was_asked_for(world: World, tmp_path:
         for place in (folder, tmp_path / "unpacked")
     }
     assert digests == {str(result.digest)}
+
+
+@pytest.mark.parametrize("what", ["lock", "render", "image"])
+def test_ctrl_c_ends_each_of_them_with_the_programs_that_it_started(
+    world: World, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tools that the work is done with are those that a signal ends."""
+    given: list[Tools] = []
+
+    def fetch(model: str, tools: Tools, workdir: Path, **_: object) -> None:
+        given.append(tools)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kbuild.workflow.build.fetch_model", fetch)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            {
+                "lock": lambda: lock_model(world.model, world.lock_request(), world.tools, output=None),
+                "render": lambda: render_context(world.request(), world.tools, output=tmp_path / "context"),
+                "image": lambda: build(world),
+            }[what]()
+    finally:
+        assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    (tools,) = given
+    assert isinstance(tools.run, RunnerGroup)
+    assert isinstance(tools.phases, Stoppable)
 
 
 def test_a_filled_folder_is_not_overwritten(world: World, tmp_path: Path) -> None:
