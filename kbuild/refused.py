@@ -26,6 +26,16 @@ _REMEDIES = {
     errno.EIO: "the disk fails: look at dmesg, or set {variable} to a folder on another disk",
 }
 """What to do about an errno(3) of a folder that a variable names."""
+_NETWORK = {
+    errno.ECONNREFUSED: "nothing listens there: start the server, or check its address and port",
+    errno.ECONNRESET: "try again; if it stays, look at the server's log",
+    errno.EPIPE: "try again; if it stays, look at the server's log",
+    errno.EHOSTUNREACH: "check the address, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
+    errno.ENETUNREACH: "check the address, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
+    errno.ETIMEDOUT: "check the address, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
+    errno.EADDRINUSE: "choose another port, or stop the program that has it",
+}
+"""What to do about an errno(3) of a connection: no folder has to do with it."""
 _LONGEST = 200
 
 
@@ -37,6 +47,8 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
     reason = (error.strerror or os.strerror(error.errno or 0)).rstrip(".")
     name = error.filename2 if error.filename2 is not None and error.errno != errno.ENOENT else error.filename
     path = "" if name is None or isinstance(name, int) else os.fsdecode(name)
+    if error.errno in _NETWORK:
+        return OutputError(reason + (f": {_short(path)}" if path else ""), hint=_NETWORK[error.errno])
     variable, where = None, ""
     temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: PTH100, S108  where tempfile looks first
     # Work folders lie in the cache; a full disk is mostly told by a write, which names no file.

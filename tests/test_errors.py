@@ -60,3 +60,15 @@ def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     found = known_error(OSError(errno.ENOSPC, "No space left on device", "/scratch/a"))
     assert found.message == "the temporary folder /scratch: No space left on device: /scratch/a"
     assert "TMPDIR" in (found.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ECONNREFUSED, "start the server"), (errno.ETIMEDOUT, "proxy"), (errno.EADDRINUSE, "another port")],
+)
+def test_a_connection_that_fails_has_nothing_to_do_with_the_disk(number: int, said: str, tmp_path: Path) -> None:
+    found = refused_by_system(OSError(number, os.strerror(number)), cache=tmp_path)
+    assert found.message == os.strerror(number)
+    assert found.hint is not None
+    assert said in found.hint
+    assert "disk" not in found.hint

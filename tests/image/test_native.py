@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -263,6 +264,24 @@ def test_what_is_no_image_by_the_specification_is_refused_when_it_is_packed(
     with pytest.raises(InvalidImage, match=lost):
         build_text(tmp_path, "FROM scratch\nCOPY a/ /\n", {"a/run": "1"})
     assert not (tmp_path / "image").exists()
+
+
+def test_a_layout_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, files = "FROM scratch\nCOPY a/ /\n", {"a/f": "1"}
+    before = build_text(tmp_path, text, files)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="Input/output error"):
+        build(make_context(tmp_path / "other", text, {"a/f": "2"}), tmp_path / "image")
+    validate_layout(before.layout)
+    assert image_in(before.layout, engine="native").digest == before.digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["context", "image", "other"]
 
 
 def test_a_file_that_vanishes_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from plans import EMPTY
 
 from kbuild.digest import Digest, canonical_json, digest_bytes
-from kbuild.errors import HashMismatch, RegistryError
+from kbuild.errors import HashMismatch, InvalidImage, RegistryError
 from kbuild.image.deliver.publishers import LayoutPublisher, RegistryPublisher, TarballPublisher
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
 from kbuild.image.oci import media
@@ -175,6 +175,29 @@ def test_a_manifest_larger_than_registries_take_is_refused(registry: FakeRegistr
     registry.manifests["1"] = media_type, b'{"a": "' + b"x" * (4 << 20) + b'"}'
     with pytest.raises(RegistryError, match="manifest of more than 4194304 bytes"):
         pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
+
+
+@pytest.mark.parametrize("how", ["cut", "not gzip", "deep"])
+def test_a_manifest_that_arrives_broken_is_one_line(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def answer(handler: Handler, code: int, data: bytes = b"", **headers: str) -> None:
+        if how == "deep":
+            data = b"[" * 200_000
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data) + (10 if how == "cut" else 0)))
+        if how == "not gzip":
+            handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+        handler.wfile.write(data)
+        handler.close_connection = True
+
+    registry.manifests["1"] = "application/vnd.oci.image.manifest.v1+json", b'{"schemaVersion": 2}'
+    monkeypatch.setattr(Handler, "answer", answer)
+    with pytest.raises((RegistryError, InvalidImage)) as caught:
+        pull_image(ImageReference.parse(f"{registry.address}/demo:1"), AMD64, cache=tmp_path / "c", progress=Silent())
+    assert "manifest" in caught.value.message
+    assert "\n" not in caught.value.message
 
 
 def test_what_was_pulled_is_still_for_its_own_platform_alone(

@@ -114,6 +114,8 @@ def parse_json(data: bytes, where: str) -> Any:
         return json.loads(data)
     except ValueError as error:
         raise InvalidImage(f"{where} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidImage(f"{where} is not JSON that anything reads: it is nested too deeply") from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from urllib.parse import urljoin
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_bytes
@@ -69,7 +70,13 @@ class RegistryClient:
         response = self.request("GET", f"manifests/{version}", headers={"Accept": _ACCEPT}, stream=True)
         with response:
             self.expect(response, 200)
-            data = response.raw.read(_MAX_MANIFEST + 1, decode_content=True)
+            try:
+                data = response.raw.read(_MAX_MANIFEST + 1, decode_content=True)
+            except HTTPError as error:  # reading past requests, its errors are not requests' either
+                raise RegistryError(
+                    f"{self._reference.registry} broke off while it sent the manifest of {self._reference}: {error}",
+                    hint="try again; if it stays, look at the registry's log and at what lies between",
+                ) from error
         if len(data) > _MAX_MANIFEST:
             raise RegistryError(f"{self._reference.registry} sent a manifest of more than {_MAX_MANIFEST} bytes")
         document = parse_json(data, f"the manifest of {self._reference}")

@@ -150,7 +150,11 @@ def _replace(new: Path, destination: Path) -> None:
         return
     old = destination.with_name(f".{destination.name}.{os.getpid()}.old")
     destination.rename(old)
-    new.rename(destination)
+    try:
+        new.rename(destination)
+    except BaseException:
+        old.rename(destination)
+        raise
     shutil.rmtree(old)
 
 
