@@ -12,7 +12,7 @@ from foreign import make_channel
 from tool import Tool, Trained
 
 from kbuild.environment.captured.elf import is_elf
-from kbuild.image.run.unpack import unpack_image
+from kbuild.image.run.unpack import unpacked_image
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Silent
 
@@ -83,14 +83,14 @@ def test_everything_in_the_foreign_image_is_of_its_platform_and_compiled(index: 
     from kbuild.digest import Digest
 
     digest = Digest.parse(index.digest(BOTH[1]))
-    root = unpack_image(index.layout, digest=digest, cache=tmp_path, progress=Silent()).root
-    elves = [path for path in root.rglob("*") if is_elf(path)]
-    machines = {path: int.from_bytes(path.read_bytes()[18:20], "little") for path in elves}
-    assert len(elves) > 100 and set(machines.values()) == {AARCH64}
-    library = root / "opt/env/lib/python3.11"
-    for module in ("os", "site-packages/sklearn/base", "site-packages/numpy/__init__"):
-        source = library / f"{module}.py"
-        assert (source.parent / "__pycache__" / f"{source.stem}.cpython-311.pyc").is_file()
+    with unpacked_image(index.layout, digest=digest, cache=tmp_path, progress=Silent()) as image:
+        elves = [path for path in image.root.rglob("*") if is_elf(path)]
+        machines = {path: int.from_bytes(path.read_bytes()[18:20], "little") for path in elves}
+        assert len(elves) > 100 and set(machines.values()) == {AARCH64}
+        library = image.root / "opt/env/lib/python3.11"
+        for module in ("os", "site-packages/sklearn/base", "site-packages/numpy/__init__"):
+            source = library / f"{module}.py"
+            assert (source.parent / "__pycache__" / f"{source.stem}.cpython-311.pyc").is_file()
 
 
 def test_what_a_platform_lacks_is_told_before_anything_is_built(tool: Tool, trained: Trained) -> None:

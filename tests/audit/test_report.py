@@ -197,6 +197,12 @@ def test_the_table_says_everything(report: AuditReport) -> None:
     assert summary(report) == "findings: 1 finding (1 high), 1 not checked, 2 accepted"
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_an_id_stays_in_one_piece(report: AuditReport, width: int) -> None:
+    long = replace(report, findings=tuple(replace(each, id="DEBIAN-CVE-2026-12345") for each in report.findings))
+    assert "DEBIAN-CVE-2026-12345" in table(long, width=width, colour=False)
+
+
 def test_a_lock_alone_is_a_subject(make_lock: Any, make_entry: Any) -> None:
     subject = Subject(reference="conda-lock.yml", kind="lock", lock=make_lock(make_entry("six", "1.17.0")))
     empty = make_report(subject, [], parse_policy({}), today=date(2026, 11, 22), fail_on="low")

@@ -72,6 +72,20 @@ def test_the_image_of_the_run_is_looked_into_too(world: World) -> None:
     assert json.dumps(audited.report.to_json()).find(str(result.image.digest)) > 0
 
 
+def test_an_image_by_itself_is_audited_with_the_lock_that_it_names(world: World) -> None:
+    """It names its packages, not the file: the lock is found among those that were made here."""
+    result = build_image(world.request(), Delivery(record=False), world.tools)
+    kept = world.tools.cache / "locks" / "any" / "conda-lock.yml"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(world.lockfile.read_bytes())
+    request = AuditRequest(
+        policy=Policy(), today=date(2026, 11, 1), fail_on="high", lock=world.lock_request(), offline=True, record=False
+    )
+    audited = Auditor(request, world.tools, environ={}).audit_image(result.image, "model")
+    purls = {entry.get("purl", "").partition("?")[0] for entry in json.loads(audited.sbom)["components"]}
+    assert {f"pkg:conda/python@{VERSION}", "pkg:pypi/one@1", "pkg:pypi/two@1"} <= purls
+
+
 @pytest.mark.parametrize("what", ["sha256", "url"])
 def test_a_lock_that_was_edited_by_hand_is_found(world: World, what: str) -> None:
     clean = audit(world, record=False)

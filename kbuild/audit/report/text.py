@@ -35,8 +35,9 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
     console.print(Text(f"{report.reference}  {report.date}"))
     if report.findings:
         shown = Table(box=SIMPLE_HEAD, expand=True)
-        for name, ratio in (("severity", None), ("id", 2), ("where", 2), ("what, and what to do", 5)):
-            shown.add_column(name, ratio=ratio, overflow="fold")
+        # An id is looked for in logs and copied into policies: it stays in one piece, also where there are few columns.
+        for name, ratio in (("severity", None), ("id", None), ("where", 2), ("what, and what to do", 5)):
+            shown.add_column(name, ratio=ratio, overflow="fold", no_wrap=name == "id")
         for each in report.findings:
             where = f"{each.where} {each.version}" if each.version else each.where
             what = Text(each.evidence).append(f"\n→ {each.remedy}", style="dim")

@@ -15,7 +15,7 @@ from kbuild.audit.lockview import LockView, view_lock
 from kbuild.audit.report.report import make_report
 from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.subject import KnownDigest, Subject, read_trained
-from kbuild.digest import Digest, digest_bytes
+from kbuild.digest import Digest
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER
 from kbuild.environment.locking.lock_model import LOCKFILE_NAME, cached_locks, fresh_inputs
 from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
@@ -144,7 +144,7 @@ class Auditor:
             lock = view_lock(_read_file(self._request.lockfile), source=str(self._request.lockfile))
             if stored is not None:
                 kept = (KnownDigest(place=f"the lock stored with run {facts.run_id}", digest=str(stored.digest)),)
-        elif image is not None and (stored is None or str(stored.digest) != image.labels.get(_LOCK_LABEL)):
+        elif image is not None and (stored is None or not stored.is_named(image.labels.get(_LOCK_LABEL, ""))):
             lock = self._lock_by_digest(image) or stored
         subject = Subject(
             reference=reference,
@@ -182,9 +182,9 @@ class Auditor:
         wanted = image.labels.get(_LOCK_LABEL)
         given = [self._request.lockfile] if self._request.lockfile is not None else []
         for path in [*given, *cached_locks(self._tools.cache)]:
-            content = _read_file(path)
-            if path in given or str(digest_bytes(content)) == wanted:
-                return view_lock(content, source=str(path))
+            view = view_lock(_read_file(path), source=str(path))
+            if path in given or view.is_named(wanted or ""):
+                return view
         return None
 
     def _fresh(self, bundle: ModelBundle, lock: LockView | None, missing: list[Unchecked]) -> frozenset[Digest] | None:
