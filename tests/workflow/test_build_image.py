@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from unpacked import blob, read_image
-from world import CREATED, HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
+from world import HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
 
 from kbuild.errors import (
     BaseImageError,
@@ -23,6 +23,8 @@ from kbuild.errors import (
     OutputError,
     PlatformError,
 )
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.local import LocalImages
 from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
 from kbuild.shipped import image_files
@@ -88,9 +90,8 @@ def test_files_are_nobodys_and_of_no_day_and_every_module_has_its_bytecode(world
         compiled = image.data(f"{folder}/__pycache__/{file.removesuffix('.py')}.{TAG}.pyc")
         # PEP 552: flags 1 is "checked against nothing", so that no time counts.
         assert compiled[4:8] == b"\x01\0\0\0", name
-    assert image.data("opt/env/bin/one").splitlines()[0] == b"#!/opt/env/bin/python" + SHORT.encode() or (
-        b"/opt/env/bin/python" in image.data("opt/env/bin/one").splitlines()[0]
-    )
+    first = image.data("opt/env/bin/one").splitlines()[0].decode()
+    assert first in ("#!/opt/env/bin/python", f"#!/opt/env/bin/python{SHORT}")
 
 
 def test_the_config_says_how_it_runs_and_what_it_was_made_from(world: World) -> None:
@@ -104,7 +105,6 @@ def test_the_config_says_how_it_runs_and_what_it_was_made_from(world: World) -> 
     assert environment["PYTHONPATH"] == "/opt/kbuild"
     assert environment["KBUILD_MODEL"] == "/opt/model"
     assert image.config["created"] == "2023-11-14T22:13:20Z"
-    assert CREATED == 1_700_000_000
     labels = config["Labels"]
     assert labels["io.kbuild.run.id"] == RUN_ID
     assert labels["io.kbuild.model.uri"] == f"models:/{MODEL_ID}"
@@ -112,10 +112,8 @@ def test_the_config_says_how_it_runs_and_what_it_was_made_from(world: World) -> 
     base = json.loads((world.base / "index.json").read_bytes())["manifests"][0]
     assert labels["io.kbuild.base.digest"] == base["digest"]
     # The base's own layer comes first, as it is.
-    first = json.loads(blob(world.base, base))["layers"][0]
     base_config = json.loads(blob(world.base, json.loads(blob(world.base, base))["config"]))
     assert image.config["rootfs"]["diff_ids"][0] == base_config["rootfs"]["diff_ids"][0]
-    assert first["size"] > 0
 
 
 def test_the_run_is_told_the_image_its_digests_and_nothing_else(world: World) -> None:
@@ -124,7 +122,7 @@ def test_the_run_is_told_the_image_its_digests_and_nothing_else(world: World) ->
     name = f"registry.example/team/model:{RUN_ID}"
     assert result.reference == f"{name.rpartition(':')[0]}@{entry['digest']}"
     (told,) = world.store.tags
-    assert (told[0], told[2]) == (RUN_ID, f"runs:/{RUN_ID}/model") or told[2] == f"models:/{MODEL_ID}"
+    assert (told[0], told[2]) == (RUN_ID, f"models:/{MODEL_ID}")
     assert set(told[1]) == {
         *("kbuild.image", "kbuild.image_digest", "kbuild.lock_digest", "kbuild.model_digest"),
     }
@@ -333,8 +331,9 @@ def test_an_alias_is_the_version_that_it_had_when_the_build_began(world: World) 
     world.store.aliases = {"prod": "3"}
     world.store.models["models:/till/3"] = model
     result = build(world, Delivery(tag="till:{version}"), model="models:/till@prod")
-    assert result.reference.startswith("till@sha256:") or "till" in result.reference
-    assert result.plan is not None
+    assert result.reference == f"till@{result.digest}"
+    images = LocalImages(world.tools.cache / "images")
+    assert images.by_reference(ImageReference.parse("till:3")) is not None
     (told,) = world.store.tags
     assert told[1]["kbuild.image"] == result.reference
 

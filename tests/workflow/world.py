@@ -38,7 +38,6 @@ VERSION = ".".join(map(str, sys.version_info[:3]))
 SHORT = ".".join(map(str, sys.version_info[:2]))
 RUN_ID = "a" * 32
 MODEL_ID = "m-" + "b" * 32
-CREATED = 1_700_000_000
 BUILT_AT = "/builder/placeholder_placeholder_placeholder"
 STDLIB_TEXT = f"prefix = {BUILT_AT!r}\n"
 WHEELS = {
