@@ -23,3 +23,10 @@ def test_every_public_name_can_be_had(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = kbuild.no_such_name
+
+
+def test_recording_keeps_the_name_that_programs_of_0_1_import() -> None:
+    from kbuild.recording.record import record_model
+    from kbuild.training import record
+
+    assert record.record_model is record_model

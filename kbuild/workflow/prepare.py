@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from kbuild.digest import digest_json
+from kbuild.environment.index.downloads import cached_package
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
 from kbuild.environment.target import Target
@@ -163,8 +164,6 @@ def prepare(
 
 def _tell_large(wheels: Sequence[LockedPackage], tools: Tools) -> None:
     """A note of what makes the image large, of the wheels that are still in the cache."""
-    from kbuild.environment.index.download import cached_package
-
     paths = {wheel.name: cached_package(wheel, tools.cache / "downloads") for wheel in wheels}
     told = large_packages({name: path.stat().st_size for name, path in paths.items() if path is not None})
     if told:

@@ -5,11 +5,13 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from unpacked import blob, read_image
 from world import HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
@@ -373,3 +375,15 @@ def test_the_interpreter_in_the_lock_is_the_models(world: World) -> None:
     with pytest.raises(Exception, match="python") as caught:
         build(world)
     assert "Traceback" not in str(caught.value)
+
+
+def test_what_is_built_already_is_found_without_a_client_of_the_web(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(world)
+
+    users = [name for name, module in list(sys.modules.items()) if vars(module).get("requests") is requests]
+    assert "kbuild.environment.index.download" in users
+    for name in [*users, "requests"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert build(world).image == built.image

@@ -16,13 +16,13 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from kbuild.digest import Digest, digest_file
+from kbuild.digest import digest_file
 from kbuild.environment.credentials import expand_variables, split_credentials
 from kbuild.environment.index.copies import find_copies
+from kbuild.environment.index.downloads import cache_path, cached_package
 from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
-from kbuild.files import mark_used
 from kbuild.progress import Progress
 from kbuild.room import room_for
 
@@ -87,13 +87,6 @@ def fetch_packages(
         raise next((error for error in failed if not isinstance(error, _Stopped)), failed[0])
     found |= {package: future.result() for future, package in futures.items()}
     return {package: found[package] for package in wanted}
-
-
-def cached_package(package: LockedPackage, cache: Path) -> Path | None:
-    """The package's file in the cache, None where it is not there; files come there checked and are not read again."""
-    path = _cache_path(package, cache)
-    mark_used(path.parent)
-    return path if path.is_file() else None
 
 
 def resolve_url(package: LockedPackage, *, channel: Path | None, environ: Mapping[str, str]) -> str:
@@ -203,7 +196,7 @@ class _Fetcher:
         raise IndexUnavailable(error.message, hint=error.hint)
 
     def _fetch(self, package: LockedPackage, url: str, auth: tuple[str, str] | None) -> Path:
-        target = _cache_path(package, self._cache)
+        target = cache_path(package, self._cache)
         partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         state = hashlib.sha256()
         with _writing(target):
@@ -267,10 +260,6 @@ def _local_chunks(package: LockedPackage, url: str) -> Iterator[bytes]:
     with file:
         while chunk := file.read(_CHUNK):
             yield chunk
-
-
-def _cache_path(package: LockedPackage, cache: Path) -> Path:
-    return cache / Digest(package.sha256).hex / package.filename
 
 
 @contextmanager
