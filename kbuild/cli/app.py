@@ -61,7 +61,7 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """The model you trained, served as it was trained.
 
-    Start with "kbuild demo", or with "kbuild image RUN_ID" in a Kedro project whose training was logged.
+    Start with "kbuild demo", or with "kbuild image" in a Kedro project that has trained a model.
     Results go to stdout, progress and hints to stderr.
     """
 

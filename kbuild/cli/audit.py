@@ -6,7 +6,7 @@ import datetime
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kbuild.audit.report.text import markdown, summary, summary_table, table
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import DEFAULTS, existing_image
-from kbuild.cli.options import make_lock_request, make_tools, platform_option
+from kbuild.cli.options import make_lock_request, make_tools, platform_option, take_model
 from kbuild.cli.show import Show
 from kbuild.errors import (
     AuditFindings,
@@ -28,6 +28,7 @@ from kbuild.errors import (
     ConfigurationError,
     InvalidReference,
     KbuildError,
+    ModelNotFound,
     OutputError,
 )
 from kbuild.files import expand_home
@@ -70,22 +71,27 @@ def command(
 ) -> None:
     """Audit REFERENCE: a model, an image, or a conda-lock.yml.
 
-    A model is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a folder; an image is one built
+    A model is what "kbuild image" takes, and without a REFERENCE it is the newest trained run; an image is one built
     here, an OCI layout or a tar. The exit code is 0 when all is clean, 51 for findings, and 52 when something could
     not be checked.
     """
     if schema:
         _deliver(json.dumps(report_schema(), indent=2) + "\n", output)
         return
-    if (reference is None) != all_registered:
+    if reference is not None and all_registered:
         raise click.UsageError("give a REFERENCE or --all-registered")
     if all_registered and form == "cyclonedx":
         raise click.UsageError("--format cyclonedx is of one model")
     show = Show()
     tools, config = make_tools(show)
     auditor = Auditor(_request(config, options), tools)
-    if reference is not None:
-        audited = _audit(reference, options["image"], auditor, tools, options["platform"])
+    if not all_registered:
+
+        def take(text: str | None) -> str:
+            return take_model(text, tools, config, show)
+
+        meant = take(None) if reference is None else reference
+        audited = _audit(meant, options["image"], auditor, tools, options["platform"], take)
         _deliver(_render(audited, form, to_terminal=output is None), output)
         _tell(show, audited)
         _exit(audited.report.verdict, audited.report.reference, audited.report.lapsed)
@@ -133,23 +139,35 @@ def _date(text: str | None) -> datetime.date:
         raise ConfigurationError(f"--today {text!r} is no date such as 2027-01-31") from error
 
 
-def _audit(reference: str, image: str | None, auditor: Auditor, tools: Tools, platform: Platform | None) -> Audited:
+def _audit(
+    reference: str,
+    image: str | None,
+    auditor: Auditor,
+    tools: Tools,
+    platform: Platform | None,
+    take: Callable[[str], str],
+) -> Audited:
     path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
     with using_cache(tools.cache, limit=tools.cache_limit):
-        return _audit_model(reference, image, auditor, tools, platform)
+        return _audit_model(reference, image, auditor, tools, platform, take)
 
 
 def _audit_model(
-    reference: str, image: str | None, auditor: Auditor, tools: Tools, platform: Platform | None
+    reference: str,
+    image: str | None,
+    auditor: Auditor,
+    tools: Tools,
+    platform: Platform | None,
+    take: Callable[[str], str],
 ) -> Audited:
     with existing_image(reference, tools, platform) as found:
         if found is not None:
             return auditor.audit_image(found[0], reference)
     try:
-        model = ModelReference.parse(reference)
-    except InvalidReference as error:
+        model = ModelReference.parse(take(reference))
+    except (InvalidReference, ModelNotFound) as error:
         raise InvalidReference(
             f"{reference!r} is no model, no image built here, no OCI layout or tar, and no conda-lock.yml",
             hint=error.hint,

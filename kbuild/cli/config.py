@@ -55,6 +55,14 @@ def find_project(start: Path) -> Path | None:
     return next((each for each in (start, *start.parents) if {"kbuild", "kedro"} & read_pyproject(each).keys()), None)
 
 
+def project_name(config: ProjectConfig) -> str | None:
+    """What training names its runs' source: the package's name, else the folder's; None outside of a project."""
+    if config.root is None:
+        return None
+    package = read_pyproject(config.root).get("kedro", {}).get("package_name")
+    return package if isinstance(package, str) else config.root.name
+
+
 def tracking_uri(config: ProjectConfig, start: Path) -> str:
     """MLflow's own variable, else the store the project's training hook writes to, else MLflow's default."""
     stated = os.environ.get("MLFLOW_TRACKING_URI")

@@ -9,7 +9,7 @@ import click
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.find import existing_image
-from kbuild.cli.options import json_option, make_tools, platform_option
+from kbuild.cli.options import json_option, make_tools, platform_option, take_model
 from kbuild.cli.show import Show
 from kbuild.image.compare.diff import diff_images
 from kbuild.model.model_reference import ModelReference
@@ -18,20 +18,22 @@ from kbuild.workflow.audit.difference import compare_models
 
 
 @click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", metavar="[A]", default="@latest~1")
+@click.argument("after", metavar="[B]", default="@latest")
 @platform_option
 @json_option
 @env_option
 def command(before: str, after: str, platform: Platform | None, as_json: bool) -> None:
     """What differs from A to B, two runs or two images.
 
+    Without A and B they are the two newest trained runs; without B it is the newest.
+
     Of runs: packages, code, parameters, artifacts, signature; runs are anything that names a model, and packages are
     compared by the locks stored with them, where both have one. Of images (a name or digest that "kbuild image"
     printed, an OCI layout or its tar): layers, config, packages, files. The exit code is 0 whether they differ or not.
     """
     show = Show()
-    tools, _ = make_tools(show)
+    tools, config = make_tools(show)
     with (
         using_cache(tools.cache, limit=tools.cache_limit),
         existing_image(before, tools, platform) as one,
@@ -42,5 +44,6 @@ def command(before: str, after: str, platform: Platform | None, as_json: bool) -
                 images = diff_images(one[0], other[0])
             click.echo(json.dumps(images.to_json()) if as_json else images.to_text(), nl=as_json)
             return
-    difference = compare_models(ModelReference.parse(before), ModelReference.parse(after), tools)
+    older, newer = (ModelReference.parse(take_model(text, tools, config, show)) for text in (before, after))
+    difference = compare_models(older, newer, tools)
     click.echo(json.dumps(difference.to_json()) if as_json else difference.to_text(), nl=as_json)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from kbuild.cli.config import ProjectConfig
-from kbuild.cli.options import make_image_request
-from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference
+from kbuild.cli.options import make_image_request, take_model
+from kbuild.cli.show import Show
+from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference, ModelNotFound
 from kbuild.files import expand_home
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
@@ -18,7 +19,6 @@ from kbuild.image.oci.layout import is_layout
 from kbuild.image.store.image_index import BuiltIndex, find_index, index_in
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import image_in
-from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.room import room_for
 from kbuild.scratch import work_folder
@@ -40,27 +40,31 @@ DEFAULTS: dict[str, Any] = {
 
 @contextmanager
 def found_image(
-    text: str, tools: Tools, config: ProjectConfig, platform: Platform | None = None
+    text: str | None, tools: Tools, config: ProjectConfig, show: Show, platform: Platform | None = None
 ) -> Iterator[tuple[BuiltImage, ImageReference]]:
     """The image that ``text`` names and a name for it; a model is built with default options if it was not yet.
+
+    Without a text it is that of the newest trained run.
 
     Of an image index it is the one for ``platform``, or for this machine.
 
     Raises ImageNotFound saying what was looked for, and whatever building raises.
     """
-    with existing_image(text, tools, platform) as found:
+    with nullcontext() if text is None else existing_image(text, tools, platform) as found:
         if found is not None:
             yield found
             return
         try:
-            ModelReference.parse(text)
-        except InvalidReference as error:
+            model = take_model(text, tools, config, show)
+        except (InvalidReference, ModelNotFound) as error:
+            if text is None:
+                raise
             raise ImageNotFound(
                 f"{text!r} is no image built here, no OCI layout or tar, and no model",
-                hint="build one with: kbuild image RUN_ID",
+                hint=error.hint if error.hint and "did you mean" in error.hint else "build one with: kbuild image",
             ) from error
         result = build_image(
-            make_image_request(config, text, "auto", {**DEFAULTS, "platform": platform and str(platform)}),
+            make_image_request(config, model, "auto", {**DEFAULTS, "platform": platform and str(platform)}),
             Delivery(),
             tools,
         )

@@ -19,6 +19,7 @@ from kbuild.cli.options import (
     make_image_request,
     make_tools,
     optional_model_argument,
+    take_model,
 )
 from kbuild.cli.show import Show
 from kbuild.model.model_reference import ModelReference
@@ -67,7 +68,9 @@ def command(
 ) -> None:
     """Build the image that serves MODEL and print name@digest.
 
-    MODEL is a run id, runs:/ID/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. With several
+    MODEL is a run's id, the beginning of it or the run's name, runs:/ID/NAME, models:/NAME (its newest version),
+    models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. Without one it is the newest run of this project that
+    trained a model, @latest; @latest~1 is the one before. With several
     platforms the digest is that of the image index; each platform's image keeps the digest that it has alone, and
     can be named by it too.
 
@@ -77,12 +80,13 @@ def command(
     told at the end, and the exit code is then 70. What is built is not built again, so the same command goes on where
     it was stopped.
     """
-    if sum((model is not None, all_registered, from_file is not None)) != 1:
+    many = all_registered or from_file is not None
+    if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
-    if model is not None and (jobs is not None or report is not None or len(options["builders"]) > 1):
+    if not many and (jobs is not None or report is not None or len(options["builders"]) > 1):
         raise click.UsageError("--jobs, --report and several --builder are of many models")
-    if best is not None and (model is None or ModelReference.parse(model).kind != "run"):
-        raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run's id")
+    if best is not None and model is None:
+        raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
     show = Show()
     tools, config = make_tools(show)
     delivery = Delivery(
@@ -91,7 +95,7 @@ def command(
     for name in (delivery.tag, delivery.push):
         if name is not None:
             check_name(name)  # what is no reference is told before the work, not after it
-    if model is None:
+    if many:
         if from_file is not None:
             models = read_references(from_file)
         else:
@@ -112,8 +116,12 @@ def command(
             to_json=to_json if as_json else None,
         )
         return
+    model = take_model(model, tools, config, show)
     if best is not None:
-        model = _take_best(ModelReference.parse(model), best, tools, show)
+        parent = ModelReference.parse(model)
+        if parent.kind != "run":
+            raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
+        model = _take_best(parent, best, tools, show)
     result = build_image(make_image_request(config, model, engine, options), delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")

@@ -8,13 +8,21 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import base_option, json_option, lock_options, make_lock_request, make_tools, model_argument
+from kbuild.cli.options import (
+    base_option,
+    json_option,
+    lock_options,
+    make_lock_request,
+    make_tools,
+    optional_model_argument,
+    take_model,
+)
 from kbuild.cli.show import Show
 from kbuild.workflow import lock_model
 
 
 @click.command("lock")
-@model_argument
+@optional_model_argument
 @click.option(
     "--output",
     "-o",
@@ -27,7 +35,7 @@ from kbuild.workflow import lock_model
 @click.option("--force", is_flag=True, help="Resolve again even if a fresh lock is there.")
 @lock_options
 @json_option
-def command(model: str, output: Path, base: str | None, force: bool, as_json: bool, **options: Any) -> None:
+def command(model: str | None, output: Path, base: str | None, force: bool, as_json: bool, **options: Any) -> None:
     """Pin every package of MODEL by url and sha256, at the versions it was trained with.
 
     The lockfile is conda-lock's; it is also stored with the run and used by "kbuild image" while nothing changes.
@@ -35,6 +43,7 @@ def command(model: str, output: Path, base: str | None, force: bool, as_json: bo
     show = Show()
     tools, config = make_tools(show)
     request = make_lock_request(config, options)
+    model = take_model(model, tools, config, show)
     locked = lock_model(model, request, tools, output=output, base=base or config.base, force=force)
     managers = [package.manager for package in locked.lockfile.packages]
     show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, lock {locked.origin}")

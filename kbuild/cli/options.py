@@ -12,10 +12,13 @@ import click
 import platformdirs
 
 from kbuild.cache.folder import DEFAULT_LIMIT, parse_size
-from kbuild.cli.config import ProjectConfig, env_option, project_config, tracking_uri
+from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
 from kbuild.environment.locking.lock_model import LockRequest
-from kbuild.errors import ConfigurationError, LabelError
+from kbuild.errors import ConfigurationError, InvalidReference, LabelError
+from kbuild.files import expand_home
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import LATEST
 from kbuild.model.store import open_store
 from kbuild.plan.render import DEFAULT_INSTALL_BASE, parse_template
 from kbuild.platform import Platform, host_platform
@@ -24,7 +27,6 @@ from kbuild.workflow import ImageRequest, Tools
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-model_argument = click.argument("model", metavar="MODEL")
 optional_model_argument = click.argument("model", metavar="[MODEL]", required=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 engine_option = click.option(
@@ -148,6 +150,25 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     uri = tracking_uri(config, Path.cwd())
     store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None, cache=cache_folder())
     return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show), config
+
+
+def take_model(text: str | None, tools: Tools, config: ProjectConfig, show: Show) -> str:
+    """The reference that is meant: nothing is the newest trained run, and a run's name or its id's beginning will do.
+
+    Says which run was taken. Raises InvalidReference for a text that cannot be any of these, and ModelNotFound,
+    AmbiguousModel or RunWithoutModel.
+    """
+    if text is not None:
+        try:
+            ModelReference.parse(text)
+        except InvalidReference:
+            if not text.strip() or ":/" in text or text.startswith("file:") or expand_home(text).is_dir():
+                raise
+        else:
+            return text
+    choice = tools.store.choose(LATEST if text is None else text.strip(), project=project_name(config))
+    show.say(f"taking {choice.told}")
+    return choice.reference
 
 
 def cache_folder() -> Path:

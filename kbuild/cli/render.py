@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import build_options, make_image_request, make_tools, model_argument
+from kbuild.cli.options import build_options, make_image_request, make_tools, optional_model_argument, take_model
 from kbuild.cli.show import Show
 from kbuild.image.base.choice import parse_base
 from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan
@@ -15,14 +15,14 @@ from kbuild.workflow import render_context
 
 
 @click.command("render")
-@model_argument
+@optional_model_argument
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
 @build_options
-def command(model: str, output: Path, **options: Any) -> None:
+def command(model: str | None, output: Path, **options: Any) -> None:
     """Write the Dockerfile and build context of MODEL, for "docker build" without kbuild."""
     show = Show()
     tools, config = make_tools(show)
-    request = make_image_request(config, model, "auto", options)
+    request = make_image_request(config, take_model(model, tools, config, show), "auto", options)
     context = render_context(request, tools, output=output)
     show.say(f"build it with: docker build {_base_option(request.base, context.plan)}{context.path}")
     click.echo(str(context.path))

@@ -26,15 +26,16 @@ from kbuild.verify.scoring import wait_until_ready
 
 
 @click.command("run")
-@click.argument("image")
+@click.argument("image", metavar="[IMAGE]", required=False)
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: a free one]")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
 @platform_option
 @env_option
-def command(image: str, port: int | None, timeout: float, platform: Platform | None) -> None:
+def command(image: str | None, port: int | None, timeout: float, platform: Platform | None) -> None:
     """Serve IMAGE on this machine until Ctrl-C; print its url when it is ready.
 
-    IMAGE is a name or digest that "kbuild image" printed, an OCI layout, its tar, or a model (built first if need be).
+    IMAGE is a name or digest that "kbuild image" printed, an OCI layout, its tar, or a model
+    (built first if need be). Without one it is the image of the newest trained run.
     Docker runs it where there is one, else namespaces do (bubblewrap or unshare; KBUILD_RUNTIME chooses).
     """
     if port is not None:
@@ -43,7 +44,7 @@ def command(image: str, port: int | None, timeout: float, platform: Platform | N
     tools, config = make_tools(show)
     with ExitStack() as working, tempfile.TemporaryDirectory() as folder:
         working.enter_context(using_cache(tools.cache, limit=tools.cache_limit))
-        with found_image(image, tools, config, platform) as (built, reference):
+        with found_image(image, tools, config, show, platform) as (built, reference):
             if port is not None:
                 _check_free(port)
             with show("start") as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from kbuild.workflow import Tools
 
 
 @click.command("verify")
-@click.argument("image")
+@click.argument("image", metavar="[IMAGE]", required=False)
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
 @click.option("--rebuild", is_flag=True, help="Do not start it: build it again from its lock and model, and compare.")
 @click.option("--reuse-downloads", is_flag=True, help="With --rebuild: take packages from the cache, checked again.")
@@ -50,7 +51,7 @@ from kbuild.workflow import Tools
 @env_option
 @json_option
 def command(
-    image: str,
+    image: str | None,
     timeout: float,
     rtol: float | None,
     atol: float | None,
@@ -93,7 +94,7 @@ def command(
         raise click.UsageError("--model and --lockfile are for --rebuild")
     with (
         using_cache(tools.cache, limit=tools.cache_limit),
-        found_image(image, tools, config, platform) as (built, reference),
+        found_image(image, tools, config, show, platform) as (built, reference),
     ):
         try:
             with show("verify") as progress:
@@ -126,7 +127,7 @@ def _tolerance(rtol: float | None, atol: float | None, *, exact: bool) -> Tolera
 
 
 def _rebuild(
-    image: str,
+    image: str | None,
     tools: Tools,
     config: ProjectConfig,
     show: Show,
@@ -136,7 +137,10 @@ def _rebuild(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    with using_cache(tools.cache, limit=tools.cache_limit), existing_index(image, tools) as index:
+    with (
+        using_cache(tools.cache, limit=tools.cache_limit),
+        nullcontext() if image is None else existing_index(image, tools) as index,
+    ):
         if index is not None and platform is None:
             verdicts = {str(each): again(built) for each, built in index.images.items()}
             value = {
@@ -147,7 +151,7 @@ def _rebuild(
             }
             digest = str(index.digest)
         else:
-            with found_image(image, tools, config, platform) as (built, reference):
+            with found_image(image, tools, config, show, platform) as (built, reference):
                 verdicts = {str(platform or ""): again(built)}
             value = {"name": reference.familiar, **next(iter(verdicts.values())).to_json()}
             digest = str(built.digest)

@@ -17,6 +17,7 @@ from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.find import best_child, is_active, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
 from kbuild.tracking.mlflow_client import find_versions
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
@@ -70,6 +71,9 @@ class ModelStore(Protocol):
     def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
         """The child run of a run with the best value of a metric, of those that have models."""
 
+    def choose(self, text: str, *, project: str | None) -> Choice:
+        """The model that a shorthand stands for; see ``shorthand.choose``."""
+
     def registered(self) -> list[str]:
         """``models:/NAME/VERSION`` of the newest version of every registered model and of those with an alias.
 
@@ -100,7 +104,8 @@ class MlflowStore:
             return read_bundle(reference.path)
         with self._speaking(str(reference)):
             client = self._client()
-            uri = resolve(client, reference)
+            with suggesting(client, reference):
+                uri = resolve(client, reference)
             return read_bundle(self._download(uri, into))
 
     def pin(self, reference: ModelReference) -> ModelReference:
@@ -108,7 +113,9 @@ class MlflowStore:
         if reference.alias is None:
             return reference
         with self._speaking(str(reference)):
-            found = self._client().get_model_version_by_alias(str(reference.name), reference.alias)
+            client = self._client()
+            with suggesting(client, reference):
+                found = client.get_model_version_by_alias(str(reference.name), reference.alias)
             return reference.at(str(found.version))
 
     def download(self, run_id: str, path: str, into: Path) -> Path | None:
@@ -146,6 +153,11 @@ class MlflowStore:
         """See ModelStore. Raises RunWithoutModel, ModelNotFound or TrackingUnavailable."""
         with self._speaking(str(reference)):
             return best_child(self._client(), reference, metric, lowest=lowest)
+
+    def choose(self, text: str, *, project: str | None) -> Choice:
+        """See ModelStore. Raises ModelNotFound, RunWithoutModel, AmbiguousModel or TrackingUnavailable."""
+        with self._speaking(text):
+            return choose(self._client(), text, project=project)
 
     def registered(self) -> list[str]:
         """See ModelStore. Raises TrackingUnavailable."""

@@ -32,7 +32,7 @@ def resolve(client: MlflowClient, reference: ModelReference) -> str:
 def best_child(client: MlflowClient, reference: ModelReference, metric: str, *, lowest: bool) -> Best:
     """The best of a run's children that have a model; raises RunWithoutModel or ModelNotFound."""
     parent = client.get_run(str(reference.run_id))
-    return find_best(client, parent, metric, lambda run: _has_model(client, run, reference.name), lowest=lowest)
+    return find_best(client, parent, metric, lambda run: has_model(client, run, reference.name), lowest=lowest)
 
 
 def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
@@ -40,13 +40,14 @@ def _resolve_run(client: MlflowClient, run_id: str, name: str | None) -> str:
     try:
         return _resolve_own(client, run, name)
     except RunWithoutModel:
-        children = with_models(find_children(client, run), lambda child: _has_model(client, child, name))
+        children = with_models(find_children(client, run), lambda child: has_model(client, child, name))
         if not children:
             raise
     raise make_choice(run_id, children)
 
 
-def _has_model(client: MlflowClient, run: Run, name: str | None) -> bool:
+def has_model(client: MlflowClient, run: Run, name: str | None) -> bool:
+    """Whether the run has a model of that name, or any; children's do not count."""
     # Older servers' searches tell no models.
     whole = run if run.outputs and run.outputs.model_outputs else client.get_run(run.info.run_id)
     try:

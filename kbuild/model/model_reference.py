@@ -57,7 +57,7 @@ class ModelReference:
         try:
             folder = Path(stripped).expanduser()
         except RuntimeError as error:  # ~ of nobody
-            raise InvalidReference(f"{text!r} names no folder: {error}", hint=_FORMS) from error
+            raise InvalidReference(f"{text!r} names no folder: {error}", hint=FORMS) from error
         if stripped and folder.name == "MLmodel" and folder.is_file():
             folder = folder.parent
         if stripped and (folder / "MLmodel").is_file():
@@ -67,14 +67,14 @@ class ModelReference:
         if _LOGGED_ID.fullmatch(stripped):
             return cls(kind="logged", text=text, model_id=stripped)
         if stripped and folder.is_dir():
-            raise InvalidReference(f"{text} is a folder without an MLmodel file", hint=_FORMS)
-        raise InvalidReference(f"{text!r} names no model", hint=_FORMS)
+            raise InvalidReference(f"{text} is a folder without an MLmodel file", hint=FORMS)
+        raise InvalidReference(f"{text!r} names no model", hint=FORMS)
 
     @classmethod
     def _parse_run(cls, text: str) -> ModelReference:
         run_id, _, name = text.removeprefix("runs:/").strip("/").partition("/")
         if not re.fullmatch(r"[\w-]+", run_id):
-            raise InvalidReference(f"{text!r} has no run id after runs:/", hint=_FORMS)
+            raise InvalidReference(f"{text!r} has no run id after runs:/", hint=FORMS)
         return cls(kind="run", text=text, run_id=run_id, name=name or None)
 
     @classmethod
@@ -89,9 +89,13 @@ class ModelReference:
         name, at, alias = rest.rpartition("@")
         if at and name and re.fullmatch(r"[\w-]+", alias):
             return cls(kind="registered", text=text, name=name, alias=alias)
-        raise InvalidReference(f"{text!r} names no registered model with a version or an alias", hint=_FORMS)
+        if slash and version == "latest":
+            rest = rest.removesuffix("/latest")
+        if rest and not at and "/" not in rest:
+            # MLflow's own alias for the newest version, whatever aliases the model has (docs: "Model Registry").
+            return cls(kind="registered", text=text, name=rest, alias="latest")
+        raise InvalidReference(f"{text!r} names no registered model with a version or an alias", hint=FORMS)
 
 
-_FORMS = (
-    "give a run id, runs:/<run id>/<model name>, models:/<name>/<version>, models:/<name>@<alias> or a model folder"
-)
+FORMS = "give a run id, runs:/RUN_ID/MODEL_NAME, models:/NAME[/VERSION], models:/NAME@ALIAS or a model folder"
+"""What names a model, as a hint."""

@@ -18,6 +18,7 @@ from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
 from kbuild.model.folders import is_local
 from kbuild.model.kept import Kept
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import Choice
 from kbuild.model.sweep import Best
 from kbuild.model.tracking import Run, Tracking, Unfamiliar, Version, reasons
 from kbuild.tracking.preflight import without_credentials
@@ -127,6 +128,10 @@ class LeanStore:
     def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
         """See ModelStore."""
         return self._mlflow().best_child(reference, metric, lowest=lowest)
+
+    def choose(self, text: str, *, project: str | None) -> Choice:
+        """See ModelStore."""
+        return self._mlflow().choose(text, project=project)
 
     def registered(self) -> list[str]:
         """See ModelStore."""

@@ -75,7 +75,9 @@ def test_a_bad_option_is_two_with_usage(monkeypatch, capsys) -> None:
     assert code == 2 and "No such option" in err
 
 
-@pytest.mark.parametrize(("argv", "code"), [(["--version"], 0), (["--help"], 0), (["nothing"], 2), (["image"], 2)])
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["--version"], 0), (["--help"], 0), (["nothing"], 2), (["image", "--jobs", "2"], 2)]
+)
 def test_the_program_itself(argv: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-m", "kbuild", *argv], capture_output=True, text=True)
     assert done.returncode == code

@@ -28,10 +28,10 @@ def test_a_file_has_a_reference_a_line(tmp_path: Path) -> None:
 
 def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
     file = tmp_path / "refs.txt"
-    file.write_text(f"nonsense\n{RUN}\nmodels:/churn\n")
+    file.write_text(f"nonsense\n{RUN}\nmodels:/churn@\n")
     with pytest.raises(InvalidReference) as caught:
         read_references(str(file))
-    assert "line 1: 'nonsense'" in caught.value.message and "line 3: 'models:/churn'" in caught.value.message
+    assert "line 1: 'nonsense'" in caught.value.message and "line 3: 'models:/churn@'" in caught.value.message
     assert "line 2" not in caught.value.message
     with pytest.raises(ConfigurationError, match="cannot read"):
         read_references(str(tmp_path / "absent"))
@@ -78,7 +78,14 @@ def test_failures_are_told_at_the_end_and_in_the_report(
 
 
 @pytest.mark.parametrize(
-    "argv", [[], [RUN, "--all-registered"], [RUN, "--jobs", "2"], [RUN, "--builder", "a,b"], [RUN, "--report", "x"]]
+    "argv",
+    [
+        ["--jobs", "2"],
+        [RUN, "--all-registered"],
+        [RUN, "--jobs", "2"],
+        [RUN, "--builder", "a,b"],
+        [RUN, "--report", "x"],
+    ],
 )
 def test_what_does_not_go_together_is_refused(argv: list[str]) -> None:
     assert CliRunner().invoke(image_command.command, argv).exit_code == 2

@@ -21,6 +21,8 @@ RUN = "0123456789abcdef" * 2
         (f"models:/m-{RUN}", {"kind": "logged", "model_id": f"m-{RUN}"}),
         (f"m-{RUN}", {"kind": "logged", "model_id": f"m-{RUN}"}),
         ("models:/churn/3", {"kind": "registered", "name": "churn", "version": "3"}),
+        ("models:/churn", {"kind": "registered", "name": "churn", "alias": "latest", "text": "models:/churn"}),
+        ("models:/churn/latest", {"kind": "registered", "name": "churn", "alias": "latest"}),
         ("models:/a@b@prod", {"kind": "registered", "name": "a@b", "alias": "prod"}),
         ("models:/a@b/2", {"kind": "registered", "name": "a@b", "version": "2", "alias": None}),
         ("models:/churn@champion", {"kind": "registered", "name": "churn", "alias": "champion"}),
@@ -33,12 +35,12 @@ def test_forms(text: str, expected: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  ", "models:/", "models:/churn", "models:/churn/latest", "models:/@x", "models:/churn@", "runs:/", "nope"],
+    ["", "  ", "models:/", "models:/churn/newest", "models:/@x", "models:/churn@", "runs:/", "nope"],
 )
 def test_what_names_nothing_says_what_would(text: str) -> None:
     with pytest.raises(InvalidReference) as caught:
         ModelReference.parse(text)
-    assert "models:/<name>@<alias>" in str(caught.value.hint)
+    assert "models:/NAME@ALIAS" in str(caught.value.hint)
 
 
 def test_a_folder_with_mlmodel_is_a_model(tmp_path: Path) -> None:

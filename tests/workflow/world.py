@@ -27,6 +27,7 @@ from kbuild.errors import ModelNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import RunFacts
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import LATEST, Choice
 from kbuild.platform import Platform, host_platform
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
@@ -90,6 +91,11 @@ class FakeStore:
         self._asked()
         tags = {key: value for run, given, _ in self.tags if run == run_id for key, value in given.items()}
         return RunFacts(tags=tags, parameters={})
+
+    def choose(self, text: str, *, project: str | None) -> Choice:
+        if text != LATEST:
+            raise ModelNotFound(f"{text!r} names no model and no run")
+        return Choice(reference=next(reversed(self.models)), told=f"the newest of {project}")
 
     def registered(self) -> list[str]:
         self._asked()

@@ -1,0 +1,165 @@
+"""What people type instead of a model's whole name: nothing, ``@latest~1``, the beginning of an id, a run's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
+from kbuild.model.find import has_model
+from kbuild.model.model_reference import FORMS, ModelReference
+from kbuild.model.sweep import name_of
+from kbuild.tracking.registry import PROMPT_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LATEST = "@latest"
+_LATEST = re.compile(r"@latest(?:~(\d{1,4}))?")
+_BEGINNING = re.compile(r"[0-9a-f]{4,31}")
+_SOURCE = "mlflow.source.name"  # where training writes the project's name
+_SHOWN = 5
+_RECENT = 200
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The model that was meant, as a reference, and which it is in words."""
+
+    reference: str
+    told: str
+
+
+def choose(client: MlflowClient, text: str, *, project: str | None) -> Choice:
+    """The model that ``text`` stands for; ``@latest`` and ``@latest~N`` count the runs with models of ``project``.
+
+    Without a project those of the whole store. Raises RunWithoutModel where too few runs have models, AmbiguousModel
+    where several are meant, ModelNotFound with the names that come nearest.
+    """
+    if latest := _LATEST.fullmatch(text):
+        return _latest(client, int(latest[1] or 0), project)
+    experiments = _experiments(client)
+    found: list[Run] = []
+    if _BEGINNING.fullmatch(text):
+        found = list(_search(client, experiments, f"attributes.run_id LIKE '{text}%'"))
+    if not found and (quoted := _quoted(text)):
+        found = list(_search(client, experiments, f"attributes.run_name = {quoted}"))
+    if len(found) > 1:
+        found = [run for run in found if has_model(client, run, None)] or found
+    if len(found) == 1:
+        return _choice(found[0])
+    if found:
+        names = ", ".join(f"{run.info.run_id} ({name_of(run)})" for run in found[:_SHOWN])
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise AmbiguousModel(f"{text!r} means {len(found)} runs: {names}{more}", hint="name one of them by its id")
+    raise ModelNotFound(f"{text!r} names no model and no run", hint=_suggestion(client, experiments, text) or FORMS)
+
+
+@contextmanager
+def suggesting(client: MlflowClient, reference: ModelReference) -> Iterator[None]:
+    """Turns MLflow's "not found" of a registered model, version or alias into one that says which there are."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if reference.kind != "registered" or error.error_code not in _ABSENT:
+            raise
+        hint = _registered_hint(client, str(reference.name), str(reference.alias or reference.version))
+        if hint is None:
+            raise
+        raise ModelNotFound(f"{reference}: {' '.join(error.message.split())}", hint=hint) from error
+
+
+def _registered_hint(client: MlflowClient, name: str, wanted: str) -> str | None:
+    models = [model for model in client.search_registered_models(max_results=1000) if PROMPT_TAG not in model.tags]
+    aliases = next((sorted(model.aliases or {}) for model in models if model.name == name), None)
+    if aliases is None:
+        return _asked([f"models:/{each}" for each in get_close_matches(name, [str(model.name) for model in models])])
+    nearest = get_close_matches(wanted, aliases, n=1) or aliases[:_SHOWN]
+    return f"there is {', '.join([*(f'models:/{name}@{alias}' for alias in nearest), f'models:/{name}'])}"
+
+
+def _latest(client: MlflowClient, back: int, project: str | None) -> Choice:
+    experiments = _experiments(client)
+    quoted = None if project is None else _quoted(project)
+    wanted = "" if quoted is None else f"tags.`{_SOURCE}` = {quoted}"
+    runs = list(islice(_with_models(client, experiments, wanted), back + 1))
+    of = f" of {project}" if project is not None else ""
+    if not runs:
+        raise RunWithoutModel(
+            f"no run{of} has logged a model yet", hint=f"kedro run, in a project with a PipelineML; or {FORMS}"
+        )
+    if len(runs) <= back:
+        raise RunWithoutModel(f"only {len(runs)} runs{of} have logged a model", hint=f"@latest~{len(runs) - 1}")
+    return _choice(runs[back])
+
+
+def _choice(run: Run) -> Choice:
+    return Choice(reference=str(run.info.run_id), told=f"run {run.info.run_id} ({name_of(run)}), {_when(run)}")
+
+
+def _when(run: Run) -> str:
+    from datetime import UTC, datetime
+
+    started = datetime.fromtimestamp((run.info.start_time or 0) / 1000, UTC).astimezone()
+    return f"started {started:%Y-%m-%d %H:%M}"
+
+
+def _with_models(client: MlflowClient, experiments: Sequence[str], wanted: str) -> Iterator[Run]:
+    return (run for run in _search(client, experiments, wanted) if has_model(client, run, None))
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    found: list[str] = []
+    token = None
+    while True:
+        page = client.search_experiments(max_results=1000, page_token=token)
+        found += [str(experiment.experiment_id) for experiment in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _search(client: MlflowClient, experiments: Sequence[str], wanted: str) -> Iterator[Run]:
+    """The runs that were not deleted, newest first; a page at a time, for the first is mostly enough."""
+    token = None
+    while experiments:
+        page = client.search_runs(
+            list(experiments),
+            filter_string=wanted,
+            order_by=["attributes.start_time DESC", "attributes.run_id ASC"],
+            max_results=100,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _quoted(text: str) -> str | None:
+    """As MLflow's filters quote texts, which have no escapes: None for one that has both quotation marks."""
+    return next((f"{mark}{text}{mark}" for mark in "'\"" if mark not in text), None)
+
+
+def _suggestion(client: MlflowClient, experiments: Sequence[str], text: str) -> str | None:
+    runs = list(islice(_search(client, experiments, ""), _RECENT))
+    names = [str(run.info.run_name) for run in runs if run.info.run_name]
+    registered = [f"models:/{model.name}" for model in client.search_registered_models(max_results=1000)]
+    bare = {name.removeprefix("models:/"): name for name in registered}
+    if text in bare:
+        return f"did you mean {bare[text]}?"
+    nearest = get_close_matches(text, [*names, *bare], n=3)
+    return _asked([bare.get(name, name) for name in nearest])
+
+
+def _asked(nearest: Sequence[str]) -> str | None:
+    return f"did you mean {' or '.join(nearest)}?" if nearest else None

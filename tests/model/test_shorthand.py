@@ -1,0 +1,151 @@
+"""What people type instead of a whole reference, in MLflow's own store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+from click.testing import CliRunner
+
+from kbuild.cli import app
+from kbuild.errors import AmbiguousModel, KbuildError, ModelNotFound, RunWithoutModel
+from kbuild.model.fetch import MlflowStore
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import Choice
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Trained:
+    """A store with runs; each starts a second after the one before."""
+
+    def __init__(self, client: mlflow.MlflowClient) -> None:
+        self.client, self.store, self._time = client, MlflowStore(tracking_uri=client.tracking_uri), 1_700_000_000_000
+
+    def add(self, name: str, *, project: str = "churn", model: bool = True, experiment: str = "0") -> str:
+        self._time += 1000
+        tags = {"mlflow.source.name": project}
+        run = self.client.create_run(experiment, run_name=name, tags=tags, start_time=self._time)
+        run_id = str(run.info.run_id)
+        if model:
+            logged = self.client.create_logged_model(experiment, name="model", source_run_id=run_id)
+            self.client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model_id=logged.model_id, step=0)])
+            self.client.finalize_logged_model(logged.model_id, "READY")
+        self.client.set_terminated(run_id)
+        return run_id
+
+    def choose(self, text: str, project: str | None = "churn") -> Choice:
+        return self.store.choose(text, project=project)
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def trained(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
+    (tmp_path / "mlflow.db").write_bytes(migrated)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield Trained(mlflow.MlflowClient(uri))
+
+
+def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained) -> None:
+    old = trained.add("old")
+    elsewhere = trained.add("mid", experiment=trained.client.create_experiment("another"))
+    trained.add("failed", model=False)
+    gone = trained.add("gone")
+    trained.client.delete_run(gone)
+    theirs = trained.add("theirs", project="somebody")
+    assert [trained.choose(text).reference for text in ("@latest", "@latest~1")] == [elsewhere, old]
+    assert trained.choose("@latest", project=None).reference == theirs
+    assert "(mid), started 2023-11-1" in trained.choose("@latest~0").told
+    with pytest.raises(RunWithoutModel, match="only 2 runs of churn have logged a model") as caught:
+        trained.choose("@latest~2")
+    assert caught.value.hint == "@latest~1"
+
+
+def test_a_project_that_has_not_trained_is_told_what_does(trained: Trained) -> None:
+    trained.add("theirs", project="somebody")
+    with pytest.raises(RunWithoutModel, match="no run of churn has logged a model yet") as caught:
+        trained.choose("@latest")
+    assert str(caught.value.hint).startswith("kedro run")
+
+
+def test_a_run_is_known_by_its_name_and_by_the_beginning_of_its_id(trained: Trained) -> None:
+    one, other = trained.add("brave owl"), trained.add("it's odd %_")
+    assert trained.choose("brave owl").reference == one
+    assert trained.choose(one[:12]).reference == one
+    assert trained.choose("it's odd %_").reference == other
+    assert trained.choose(other[:31], project=None).reference == other
+
+
+def test_several_runs_of_one_name_are_named(trained: Trained) -> None:
+    first, second = trained.add("same"), trained.add("same")
+    with pytest.raises(AmbiguousModel, match="'same' means 2 runs") as caught:
+        trained.choose("same")
+    assert first in caught.value.message and second in caught.value.message
+    trained.add("once")
+    once = trained.add("once", model=False)
+    assert trained.choose("once").reference != once  # the other one is the only one that can be built
+
+
+@pytest.mark.parametrize("text", ["brave owll", "chrun", "churn"])
+def test_a_typing_error_is_answered(trained: Trained, text: str) -> None:
+    trained.add("brave owl")
+    trained.client.create_registered_model("churn")
+    with pytest.raises(ModelNotFound, match="names no model and no run") as caught:
+        trained.choose(text)
+    assert caught.value.hint == f"did you mean {'brave owl' if ' ' in text else 'models:/churn'}?"
+
+
+@pytest.mark.parametrize("text", ["'", '"; DROP', "%", "_" * 8, "~", "@latest~x", "deadbeef", "ä\x00", "x" * 300])
+def test_any_other_text_is_no_model(trained: Trained, text: str) -> None:
+    trained.add("brave owl")
+    with pytest.raises(KbuildError) as caught:
+        trained.choose(text)
+    assert isinstance(caught.value, ModelNotFound)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("models:/chrun/1", "did you mean models:/churn?"),
+        ("models:/churn@chmapion", "there is models:/churn@champion, models:/churn"),
+        ("models:/churn/9", "there is models:/churn@champion, models:/churn"),
+    ],
+)
+def test_what_is_registered_is_said(trained: Trained, tmp_path: Path, text: str, hint: str) -> None:
+    run = trained.add("owl")
+    trained.client.create_registered_model("churn")
+    trained.client.create_model_version("churn", f"file://{tmp_path}", run)
+    trained.client.set_registered_model_alias("churn", "champion", "1")
+    reference = ModelReference.parse(text)
+    with pytest.raises(ModelNotFound) as caught:
+        trained.store.fetch(trained.store.pin(reference), tmp_path / "into")
+    assert caught.value.hint == hint
+
+
+def test_the_newest_version_needs_no_number(trained: Trained, tmp_path: Path) -> None:
+    run = trained.add("owl")
+    trained.client.create_registered_model("churn")
+    for _ in range(2):
+        trained.client.create_model_version("churn", f"file://{tmp_path}", run)
+    assert trained.store.pin(ModelReference.parse("models:/churn")).version == "2"
+
+
+def test_a_command_without_a_model_says_which_it_takes(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "churn"\n')
+    trained.add("theirs", project="somebody")
+    run = trained.add("owl")
+    done = CliRunner().invoke(app.cli, ["lock"], catch_exceptions=True)
+    assert f"taking run {run} (owl), started " in done.stderr
+    assert isinstance(done.exception, KbuildError | click.ClickException | SystemExit)
