@@ -1,5 +1,8 @@
 """Credentials in urls: taken out, replaced by names of environment variables, put back only when a request is made.
 
+A lock or a model names urls, and is not always one's own. So none but these variables is ever replaced, and each only
+in a url of the host that its name tells: ``https://elsewhere/$AWS_SECRET_ACCESS_KEY`` would hand out a secret.
+
 Where they stand: RFC 3986 section 3.2.1 (``user:password@``); for conda channels also ``/t/TOKEN/`` (conda's docs,
 "Managing channels").
 """
@@ -18,6 +21,12 @@ from kbuild.errors import ConfigurationError
 _TOKEN = re.compile(r"/t/(?P<token>[^/$]+)(?=/|$)")
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)\}|(?P<plain>[A-Za-z_]\w*))")
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_KINDS = ("INDEX", "CHANNEL")
+_WHAT = re.compile(r"(?:USER|PASSWORD|TOKEN)(?:_[0-9]+)?")
+# A host's dots and its port's colon become one underscore, so a dash becomes two: a.b and a-b are different owners'.
+_LETTERS = {".": "_", ":": "_", "-": "__", "_": "___"}
+LOCAL_CHANNEL = "KBUILD_CHANNEL"
+"""Names the url of the local channel; it may stand at the beginning of a url and nowhere else."""
 
 
 def hide_credentials(
@@ -26,18 +35,19 @@ def hide_credentials(
     """The url with ``${KBUILD_<kind>_<HOST>_USER}``, ``…_PASSWORD`` and ``…_TOKEN`` in place of credentials, and the
     values of those variables.
 
-    A name that ``taken`` gives another value gets a number: ``…_PASSWORD_2``. What already is a variable stays. Values
+    A name that ``taken`` gives another value gets a number: ``…_PASSWORD_2``. What already is such a variable of that
+    host stays, any other dollar sign is part of the secret. Values
     of an index are percent-decoded (they become request headers), those of a channel are not (they go back into the
     url).
     """
     parts = urlsplit(url)
     if not parts.hostname:
         return url, {}
-    prefix = f"KBUILD_{kind}_{re.sub('[^A-Z0-9]+', '_', parts.netloc.rpartition('@')[2].upper())}"
+    prefix = _prefix(kind, parts.netloc)
     values: dict[str, str] = {}
 
     def hide(value: str, what: str) -> str:
-        if not value or value.startswith("$"):
+        if not value or _is_own(value, url):
             return value
         value = unquote(value) if kind == "INDEX" else value
         known = {**taken, **values}
@@ -56,16 +66,76 @@ def hide_credentials(
     return urlunsplit(parts._replace(netloc=f"{userinfo}{at}{host}", path=path)), values
 
 
-def expand_variables(text: str, environ: Mapping[str, str]) -> str:
-    """``text`` with each ``$NAME`` and ``${NAME}`` replaced; raises ConfigurationError naming those not set."""
-    names = [match["braced"] or match["plain"] for match in _VARIABLE.finditer(text)]
+def foreign_variables(url: str) -> list[str]:
+    """What stands after a dollar sign in a url and is none of kbuild's own variables for its host, in their order.
+
+    ``$KBUILD_CHANNEL`` is its own where the url begins with it.
+    """
+    rest = _strip_local(url)
+    own = [match.span() for match in _VARIABLE.finditer(rest) if _is_own(match[0], url)]
+    found = []
+    for dollar in re.finditer(r"\$", rest):
+        if not any(start <= dollar.start() < end for start, end in own):
+            named = _VARIABLE.match(rest, dollar.start())
+            found.append(named[0] if named else "$")
+    return found
+
+
+def check_variables(url: str) -> str:
+    """The url; raises ConfigurationError for a dollar sign that ``foreign_variables`` names."""
+    foreign = foreign_variables(url)
+    if foreign:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        raise ConfigurationError(
+            f"{without_credentials(url)} holds {', '.join(dict.fromkeys(foreign))}: nothing is put into a url but the "
+            "credentials of its own host",
+            hint=f"leave it out; credentials of {host or 'a host'} are taken from pip's configuration, from ~/.netrc, "
+            f"and from variables whose names begin with {_prefix('INDEX', host)}_ or {_prefix('CHANNEL', host)}_ "
+            "(USER, PASSWORD, TOKEN)",
+        )
+    return url
+
+
+def expand_variables(url: str, environ: Mapping[str, str]) -> str:
+    """The url with kbuild's own variables for its host replaced, and ``$KBUILD_CHANNEL`` where it begins with it.
+
+    Raises ConfigurationError naming those not set, and as ``check_variables`` does.
+    """
+    check_variables(url)
+    names = [match["braced"] or match["plain"] for match in _VARIABLE.finditer(url)]
     missing = sorted({name for name in names if name not in environ})
     if missing:
         raise ConfigurationError(
-            f"{text} needs environment variables that are not set: {', '.join(missing)}",
+            f"{without_credentials(url)} needs environment variables that are not set: {', '.join(missing)}",
             hint="set them to the credentials of that server",
         )
-    return _VARIABLE.sub(lambda match: environ[match["braced"] or match["plain"]], text)
+    return _VARIABLE.sub(lambda match: environ[match["braced"] or match["plain"]], url)
+
+
+def own_variables(url: str) -> list[str]:
+    """The names of kbuild's own variables for the url's host that stand in it."""
+    found = _VARIABLE.finditer(_strip_local(url))
+    return [match["braced"] or match["plain"] for match in found if _is_own(match[0], url)]
+
+
+def _prefix(kind: str, netloc: str) -> str:
+    host = netloc.rpartition("@")[2].upper()
+    return f"KBUILD_{kind}_{re.sub('[^A-Z0-9]', lambda match: _LETTERS.get(match[0], '_'), host)}"
+
+
+def _is_own(text: str, url: str) -> bool:
+    match = _VARIABLE.fullmatch(text)
+    if match is None:
+        return False
+    name = match["braced"] or match["plain"]
+    before = [f"{_prefix(kind, urlsplit(url).netloc)}_" for kind in _KINDS if urlsplit(url).hostname]
+    return any(name.startswith(each) and _WHAT.fullmatch(name.removeprefix(each)) for each in before)
+
+
+def _strip_local(url: str) -> str:
+    match = _VARIABLE.match(url)
+    is_local = match is not None and (match["braced"] or match["plain"]) == LOCAL_CHANNEL
+    return url[match.end() :] if match is not None and is_local else url
 
 
 def split_credentials(url: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, str] | None]:
@@ -74,13 +144,20 @@ def split_credentials(url: str, environ: Mapping[str, str]) -> tuple[str, tuple[
     They are kept apart because decoded values may hold what no url can. Raises ConfigurationError as
     ``expand_variables`` does.
     """
-    parts = urlsplit(url)
+    parts = urlsplit(check_variables(url))
     userinfo, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return expand_variables(url, environ), None
-    user, _, password = userinfo.partition(":")
     bare = expand_variables(urlunsplit(parts._replace(netloc=host)), environ)
-    return bare, (expand_variables(user, environ), expand_variables(password, environ))
+    if not at:
+        return bare, None
+    user, _, password = userinfo.partition(":")
+    return bare, (_value(user, url, environ), _value(password, url, environ))
+
+
+def _value(text: str, url: str, environ: Mapping[str, str]) -> str:
+    if not _is_own(text, url):
+        return text
+    expand_variables(url, environ)  # tells all that are not set
+    return environ[text.strip("${}")]
 
 
 def without_credentials(text: str) -> str:

@@ -17,6 +17,7 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes, digest_json
+from kbuild.environment.credentials import LOCAL_CHANNEL, foreign_variables, without_credentials
 from kbuild.errors import LockfileInvalid, PlatformError
 from kbuild.platform import Platform
 
@@ -26,7 +27,7 @@ INPUT_DIGEST_KEY = "kbuild_input_digest"
 CONTENT_DIGEST_KEY = "kbuild_content_digest"
 """Where ``metadata.custom_metadata`` records the digest of the packages, so that a lock edited by hand shows."""
 
-CHANNEL_VARIABLE = "KBUILD_CHANNEL"
+CHANNEL_VARIABLE = LOCAL_CHANNEL
 """Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
 
 RUN_FOLDER = "kbuild"
@@ -172,7 +173,7 @@ def _package(entry: Any, path: str, faults: list[str]) -> LockedPackage | None:
         version=_text(entry.get("version"), f"{path}.version", faults),
         manager="conda" if manager == "conda" else "pip",
         platform=platform or Platform("linux", "amd64"),
-        url=_text(entry.get("url"), f"{path}.url", faults, _URL),
+        url=_url(entry.get("url"), f"{path}.url", faults),
         sha256=_text(
             _mapping(entry.get("hash"), f"{path}.hash", faults).get("sha256"), f"{path}.hash.sha256", faults, _SHA256
         ),
@@ -188,6 +189,19 @@ def _text(value: Any, path: str, faults: list[str], pattern: re.Pattern[str] | N
     if pattern is not None and not pattern.fullmatch(value):
         faults.append(f"{path} is not what it should be: {value!r}")
     return value
+
+
+def _url(value: Any, path: str, faults: list[str]) -> str:
+    if isinstance(value, str) and value and not _URL.fullmatch(value):
+        faults.append(f"{path} is not what it should be: {without_credentials(repr(value))}")
+        return ""
+    url = _text(value, path, faults)
+    foreign = foreign_variables(url)
+    if foreign:
+        faults.append(
+            f"{path} holds {', '.join(foreign)}: no variable but one of its own host's credentials is put there"
+        )
+    return url
 
 
 def _mapping(value: Any, path: str, faults: list[str]) -> Mapping[str, Any]:

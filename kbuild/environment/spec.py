@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
-from kbuild.environment.credentials import hide_credentials
+from kbuild.environment.credentials import check_variables, hide_credentials, without_credentials
 from kbuild.environment.links import is_local
 from kbuild.environment.requirements import read_requirements
 from kbuild.errors import EnvironmentSpecError
@@ -83,7 +83,8 @@ def make_spec(
     replaces the first, its ``--no-index`` all, its ``--extra-index-url`` and ``--find-links`` come last. ``channels``
     overrides those of ``conda.yaml``.
 
-    The order of packages does not matter. Raises one EnvironmentSpecError naming everything that cannot be locked.
+    The order of packages does not matter. Raises one EnvironmentSpecError naming everything that cannot be locked, and
+    ConfigurationError for a url with a variable that is not its own host's.
     """
     problems: list[str] = []
     specs, pip_lines = _split_dependencies(conda_env, problems)
@@ -99,17 +100,22 @@ def make_spec(
     main = [asked.index_url, *indexes[1:]] if asked.index_url else indexes
     all_indexes = [] if asked.no_index else [*main, *asked.extra_index_urls]
     wanted = [channel for channel in channels or _listed(conda_env, "channels") if channel != "nodefaults"]
+    hidden = tuple(_unique(hide_credentials(url, "CHANNEL")[0] for url in wanted or _DEFAULT_CHANNELS))
+    servers = tuple(_unique(hide_credentials(url, "INDEX")[0] for url in all_indexes))
+    links = tuple(_unique(hide_credentials(url, "INDEX")[0] for url in (*find_links, *asked.find_links)))
+    for url in (*hidden, *servers, *links):
+        check_variables(url)  # conda-lock would fill in any variable there is
     return EnvironmentSpec(
         python=exact,
         conda=tuple(sorted(set(specs.values()))),
         pip=tuple(sorted({str(requirement) for requirement in asked.requirements}, key=_by_name)),
         constraints=tuple(sorted({str(constraint) for constraint in asked.constraints}, key=_by_name)),
-        channels=tuple(_unique(hide_credentials(url, "CHANNEL")[0] for url in wanted or _DEFAULT_CHANNELS)),
-        indexes=tuple(_unique(hide_credentials(url, "INDEX")[0] for url in all_indexes)),
+        channels=hidden,
+        indexes=servers,
         platforms=tuple(sorted(set(platforms))),
         interpreter=interpreter,
         hashes=tuple(sorted(set(asked.hashes))),
-        find_links=tuple(_unique(hide_credentials(url, "INDEX")[0] for url in (*find_links, *asked.find_links))),
+        find_links=links,
     )
 
 
@@ -120,8 +126,10 @@ def _split_dependencies(conda_env: Mapping[str, Any], problems: list[str]) -> tu
     for dependency in _listed(conda_env, "dependencies"):
         if isinstance(dependency, str):
             match = _MATCH_SPEC.fullmatch(dependency.strip())
-            if match is None:
-                problems.append(f"{dependency!r} in conda.yaml: no conda package specification")
+            if match is None or "$" in dependency:
+                problems.append(
+                    f"{without_credentials(repr(dependency))} in conda.yaml: no conda package specification"
+                )
             elif match["name"].lower() in specs:
                 problems.append(f"{dependency!r} in conda.yaml: {match['name']} is listed twice")
             else:

@@ -27,8 +27,10 @@ def test_another_word() -> None:
 
 
 def test_urls_of_channels() -> None:
-    environ = {"CONDA_CHANNEL_ALIAS": "https://alias.example/", "TOKEN": "t0"}
-    assert channel_urls(["conda-forge", "https://x.example/t/$TOKEN/y/", "/srv/a b"], environ) == [
+    environ = {"CONDA_CHANNEL_ALIAS": "https://alias.example/", "KBUILD_CHANNEL_X_EXAMPLE_TOKEN": "t0"}
+    assert channel_urls(
+        ["conda-forge", "https://x.example/t/$KBUILD_CHANNEL_X_EXAMPLE_TOKEN/y/", "/srv/a b"], environ
+    ) == [
         "https://alias.example/conda-forge",
         "https://x.example/t/t0/y",
         "file:///srv/a%20b",

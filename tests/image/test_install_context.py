@@ -32,8 +32,10 @@ PACKAGE = LockedPackage(
 def locked(*packages: LockedPackage, **options: Any) -> Any:
     lockfile = SimpleNamespace(for_platform=lambda platform: packages, packages=packages)
     indexes = Indexes(
-        urls=("https://${KBUILD_INDEX_USER}:${KBUILD_INDEX_PASSWORD}@files.example/simple",),
-        environment={"KBUILD_INDEX_USER": "me", "KBUILD_INDEX_PASSWORD": "s3cr3t"},
+        urls=(
+            "https://${KBUILD_INDEX_FILES_EXAMPLE_USER}:${KBUILD_INDEX_FILES_EXAMPLE_PASSWORD}@files.example/simple",
+        ),
+        environment={"KBUILD_INDEX_FILES_EXAMPLE_USER": "me", "KBUILD_INDEX_FILES_EXAMPLE_PASSWORD": "s3cr3t"},
     )
     return SimpleNamespace(lockfile=lockfile, indexes=indexes, environ={"PATH": "/bin", "OTHER": "x"}, **options)
 
@@ -53,7 +55,10 @@ def test_secrets_are_those_of_the_packages_servers(tmp_path: Path, monkeypatch: 
     secrets = install_secrets(locked(PACKAGE), HERE)
     assert list(secrets) == ["kbuild-indexes"]
     value = json.loads(str(secrets["kbuild-indexes"]))
-    assert value["environment"] == {"KBUILD_INDEX_USER": "me", "KBUILD_INDEX_PASSWORD": "s3cr3t"}
+    assert value["environment"] == {
+        "KBUILD_INDEX_FILES_EXAMPLE_USER": "me",
+        "KBUILD_INDEX_FILES_EXAMPLE_PASSWORD": "s3cr3t",
+    }
     assert value["netrc"] == "machine files.example login you password hidden\n"
     known = locked(PACKAGE)
     known.environ["REQUESTS_CA_BUNDLE"] = str(netrc)

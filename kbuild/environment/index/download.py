@@ -26,6 +26,7 @@ from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFail
 from kbuild.progress import Progress
 from kbuild.room import room_for
 
+_LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 _THREADS = 8
 _CHUNK = 1 << 18
 _TIMEOUT = (15.0, 60.0)
@@ -96,7 +97,7 @@ def resolve_url(package: LockedPackage, *, channel: Path | None, environ: Mappin
     there is no local channel.
     """
     if channel is None:
-        if CHANNEL_VARIABLE in package.url and CHANNEL_VARIABLE not in environ:
+        if package.url.startswith(_LOCAL_CHANNEL) and CHANNEL_VARIABLE not in environ:
             raise _not_here(package)
         return expand_variables(package.url, environ)
     return expand_variables(package.url, {**environ, CHANNEL_VARIABLE: channel.resolve().as_uri()})

@@ -7,7 +7,6 @@ context, which ``dockerfiles/in-container.Dockerfile.j2`` copies into that stage
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from requests.utils import get_netrc_auth
 import kbuild
 from kbuild.cache.tree import make_directory, normalise_tree, writing
 from kbuild.digest import canonical_json
+from kbuild.environment.credentials import own_variables
 from kbuild.environment.index.download import find_captured
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
@@ -53,7 +53,6 @@ _TOOLS = (
     "urllib3",
 )
 _INSTALL_CONTEXT = "kbuild-install-base"
-_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 
 
 def context_sources(dockerfile: str) -> frozenset[str]:
@@ -117,7 +116,7 @@ def install_secrets(locked: Locked, platform: Platform) -> dict[str, str | Path]
     packages = [package for package in locked.lockfile.for_platform(platform) if not _is_captured(package)]
     places = [url for url in (*locked.indexes.urls, *locked.indexes.find_links) if not is_local(url)]
     texts = [*places, *(package.url for package in packages)]
-    names = {name for text in texts for name in _VARIABLE.findall(text)}
+    names = {name for text in texts for name in own_variables(text)}
     known = {**locked.environ, **locked.indexes.environment}
     value = {
         "urls": places,
