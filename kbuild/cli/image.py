@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ def command(
         show.say(each, style="yellow")
     if result.untagged is not None:
         show.say(f"the run is not tagged with this image: {result.untagged}", style="yellow")
+    for line in summary(result, show.seconds):
+        show.say(line)
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
 
 
@@ -158,6 +161,22 @@ def _take_best(parent: ModelReference, wanted: Wanted, tools: Tools, show: Show)
     value = f"{wanted.metric} {best.value:g}, the {which} of {best.compared}"
     show.say(f"taking run {best.run_id} ({best.name}): {value}{left_out}")
     return f"runs:/{best.run_id}" + (f"/{parent.name}" if parent.name else "")
+
+
+def summary(result: ImageResult, seconds: dict[str, float]) -> list[str]:
+    """What was built, where it is, and what to type next."""
+    platforms = ", ".join(map(str, result.index.images)) if result.index is not None else str(result.plan.platform)
+    kept = f"pushed as {result.pushed}" if result.pushed else "kept on this machine"
+    name = shlex.quote(result.reference)
+    took = "" if result.reused else f", in {sum(seconds.values()):.1f} s"
+    lines = [
+        f"{result.image.size / 1e6:.0f} MB for {platforms}, built by the {result.image.engine} engine{took}; {kept}",
+        f"  kbuild verify {name}   # does it answer as the trained model did?",
+        f"  kbuild run {name}   # serve it here",
+    ]
+    if result.pushed:
+        lines.append(f"  docker run --rm -p 8080:8080 {shlex.quote(result.pushed)}   # serve it anywhere")
+    return lines
 
 
 def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:

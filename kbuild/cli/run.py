@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import signal
 import socket
 import tempfile
@@ -19,10 +20,15 @@ from kbuild.cli.find import found_image
 from kbuild.cli.options import make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
+from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
 from kbuild.process import start
 from kbuild.verify.scoring import wait_until_ready
+from kbuild.verify.verify_image import read_example
+from kbuild.workflow.demo import REQUEST_NAME
+
+_LONGEST_LINE = 300  # characters of a request that are still shown in the line to type
 
 
 @click.command("run")
@@ -69,12 +75,29 @@ def command(image: str | None, port: int | None, timeout: float, platform: Platf
                 click.echo(running.url)
                 working.close()  # what runs needs its own files alone, which are held for it
                 show.say(f"{running.describe()} serves {reference.familiar}; Ctrl-C stops it")
+                for line in _how_to_ask(running, Path(folder) / REQUEST_NAME):
+                    show.say(line)
                 while not stopped.asked:
                     if not running.alive():
                         raise ContainerFailed(f"the image stopped by itself: {running.logs()[-500:].strip()}")
                     time.sleep(0.2)
             finally:
                 running.stop()
+
+
+def _how_to_ask(running: RunningImage, file: Path) -> list[str]:
+    """What to type, with the model's own example; a long one is written to ``file``."""
+    example = read_example(running)
+    if example is None:
+        return ["the model was logged without an example to ask it with"]
+    text = example.decode("utf-8").strip()
+    if len(text) > _LONGEST_LINE or "\n" in text:
+        file.write_bytes(example)
+        text = f"@{file}"
+    return [
+        "ask it, with the model's own example, in another terminal:",
+        f"  curl -H 'Content-Type: application/json' -d {shlex.quote(text)} {running.url}/invocations",
+    ]
 
 
 def _check_free(port: int) -> None:

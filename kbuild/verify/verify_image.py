@@ -53,6 +53,12 @@ def verify_image(
             running.stop()
 
 
+def read_example(running: RunningImage) -> bytes | None:
+    """The body of a request that the model answers: its serving input example, None where it was logged without one."""
+    example, _ = _recorded_files(running)
+    return None if example is None else running.read_file(f"{MODEL_PATH}/{example}")
+
+
 def _recorded_files(running: RunningImage) -> tuple[str | None, str | None]:
     """The names of the serving input example and of the recorded prediction, by the MLmodel in the image."""
     content = running.read_file(f"{MODEL_PATH}/MLmodel")

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from kbuild.cli.run import command
+from kbuild.cli.run import _how_to_ask, command
 from kbuild.errors import ContainerFailed
+from kbuild.image.run.running import RunningImage
 
 
 def test_a_port_that_is_taken_is_named_before_anything_is_built(tmp_path, monkeypatch) -> None:
@@ -62,3 +65,29 @@ def test_ctrl_c_ends_it_while_it_is_getting_ready(tmp_path: Path, monkeypatch: p
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < 20
     assert running.stops == 1
+
+
+class Asked:
+    """A running image of a model with an example; every file of it is here."""
+
+    url = "http://127.0.0.1:9"
+
+    def __init__(self, example: bytes | None) -> None:
+        info = "saved_input_example_info: {serving_input_path: serving_input_example.json}\n"
+        self.files = {"opt/model/MLmodel": ("flavors: {}\n" + (info if example is not None else "")).encode()}
+        self.files |= {} if example is None else {"opt/model/serving_input_example.json": example}
+
+    def read_file(self, path: str) -> bytes | None:
+        return self.files.get(path.lstrip("/"))
+
+
+def test_the_line_to_type_asks_with_the_models_own_example(tmp_path: Path) -> None:
+    short = b'{"inputs": ["it\'s"]}'
+    line = _how_to_ask(cast("RunningImage", Asked(short)), tmp_path / "request.json")[-1]
+    assert shlex.split(line)[-3:] == ["-d", short.decode(), "http://127.0.0.1:9/invocations"]
+    assert not list(tmp_path.iterdir())
+    long = b'{"inputs": [' + b"1, " * 200 + b"1]}"
+    line = _how_to_ask(cast("RunningImage", Asked(long)), tmp_path / "request.json")[-1]
+    assert shlex.split(line)[-2] == f"@{tmp_path}/request.json"
+    assert (tmp_path / "request.json").read_bytes() == long
+    assert "without an example" in _how_to_ask(cast("RunningImage", Asked(None)), tmp_path / "x")[0]

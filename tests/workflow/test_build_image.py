@@ -387,3 +387,16 @@ def test_what_is_built_already_is_found_without_a_client_of_the_web(
     for name in [*users, "requests"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert build(world).image == built.image
+
+
+def test_what_to_type_next_names_the_image_as_it_can_be_named(world: World) -> None:
+    from kbuild.cli.image import summary
+
+    result = build(world)
+    told = summary(result, {"lock": 1.0, "build": 0.5})
+    size = sum(path.stat().st_size for path in (result.layout / "blobs" / "sha256").iterdir())
+    assert told[0].startswith(f"{size / 1e6:.0f} MB for {HOST}, built by the native engine, in 1.5 s; kept on this")
+    assert [line.split()[:3] for line in told[1:]] == [["kbuild", verb, result.reference] for verb in ("verify", "run")]
+    pushed = replace(result, pushed="registry.example/churn@sha256:1", reused=True)
+    assert "docker run --rm -p 8080:8080 registry.example/churn@sha256:1" in summary(pushed, {})[-1]
+    assert "pushed as registry.example/churn@sha256:1" in summary(pushed, {})[0] and " s;" not in summary(pushed, {})[0]
