@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kbuild.cache.entries import TREES
 from kbuild.cache.tree import is_damaged
 from kbuild.digest import digest_file
 from kbuild.files import BYTES, native
-from kbuild.model.kept import is_damaged_model
 
 
-def damaged(cache: Path) -> Iterator[tuple[Path, str]]:
-    """Read what has a digest to be read against; tells each file that does not hold and why."""
+def damaged(cache: Path, is_damaged_model: Callable[[Path], bool]) -> Iterator[tuple[Path, str]]:
+    """Read what has a digest to be read against; tells each file that does not hold and why.
+
+    ``is_damaged_model`` reads an entry of ``models``, which a floor above this one makes.
+    """
     for path in sorted((cache / "downloads").glob("*/*")):
         if not path.name.startswith(".") and digest_file(path).hex != path.parent.name:
             yield path, "does not have the sha256 it was locked with"

@@ -21,10 +21,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import LockfileInvalid, OutputError
 from kbuild.files import BYTES, mark_used, portable
-from kbuild.scratch import scratch_folder
 
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 

@@ -9,10 +9,13 @@ import click
 
 from kbuild.cache.damage import damaged
 from kbuild.cache.entries import KINDS, list_cache
-from kbuild.cache.folder import parse_size, prune_cache, using_cache
+from kbuild.cache.folder import using_cache
+from kbuild.cache.limit import parse_size
+from kbuild.cache.prune import prune_cache
 from kbuild.cli.options import cache_folder, cache_limit, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
+from kbuild.model.kept import is_damaged_model
 
 
 @click.group("cache")
@@ -76,7 +79,7 @@ def verify(remove: bool, as_json: bool) -> None:
     cache = cache_folder()
     show = Show()
     with using_cache(cache), show("verify"):
-        found = list(damaged(cache))
+        found = list(damaged(cache, is_damaged_model))
     entries = {_entry(cache, path) for path, _ in found}
     if remove and entries:
         prune_cache(cache, limit=10**18, also=entries)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.checks import Check, Patient, examine
 from kbuild.cli.config import ProjectConfig, env_option, find_project, project_config, tracking_uri
-from kbuild.cli.options import json_option
+from kbuild.cli.options import cache_folder, json_option
+from kbuild.doctor.checks import Check, Patient, examine
 from kbuild.errors import ConfigurationError, EnvironmentUnfit
 from kbuild.hooks.start_trigger import make_site
 from kbuild.process import run
@@ -45,8 +45,11 @@ def _patient() -> Patient:
         config = project_config()
     except ConfigurationError as error:
         config, problem = ProjectConfig(root=_root()), error
-    site = make_site(config, tracking_uri(config, Path.cwd()))
-    return Patient(config=config, problem=problem, site=site, run=run, environ=os.environ)
+    uri = tracking_uri(config, Path.cwd())
+    site = make_site(config, uri)
+    return Patient(
+        config=config, tracking=uri, cache=cache_folder(), problem=problem, site=site, run=run, environ=os.environ
+    )
 
 
 def _root() -> Path | None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from kbuild.cli.installed import find_install_source, read_direct_url
 from kbuild.errors import ExtraNotInstalled
+from kbuild.init.installed import find_install_source, read_direct_url
 from kbuild.process import Runner
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.room import room_for
+from kbuild.cache.scratch import work_folder
 from kbuild.cli.config import ProjectConfig
 from kbuild.cli.options import make_image_request, take_model
 from kbuild.cli.show import Show
@@ -20,8 +22,6 @@ from kbuild.image.store.image_index import BuiltIndex, find_index, index_in
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
-from kbuild.room import room_for
-from kbuild.scratch import work_folder
 from kbuild.workflow import Delivery, Tools, build_image
 
 DEFAULTS: dict[str, Any] = {

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from kbuild.cli.config import env_option, find_project, project_config
-from kbuild.cli.installed import InstallSource, find_install_source, read_direct_url
-from kbuild.cli.project_files import (
+from kbuild.errors import ConfigurationError
+from kbuild.init.installed import InstallSource, find_install_source, read_direct_url
+from kbuild.init.project_files import (
     CI_KINDS,
     GITHUB,
     GITLAB,
@@ -23,7 +24,6 @@ from kbuild.cli.project_files import (
     make_files,
     plan_changes,
 )
-from kbuild.errors import ConfigurationError
 from kbuild.process import run
 from kbuild.project.config import read_pyproject
 from kbuild.trigger.trigger_settings import LocalTrigger

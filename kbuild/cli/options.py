@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
-from kbuild.cache.folder import DEFAULT_LIMIT, parse_size
+from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
 from kbuild.environment.locking.lock_model import LockRequest

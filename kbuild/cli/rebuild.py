@@ -10,6 +10,7 @@ from pathlib import Path
 
 import zstandard
 
+from kbuild.cache.scratch import work_folder
 from kbuild.cli.config import ProjectConfig
 from kbuild.cli.find import DEFAULTS
 from kbuild.cli.options import make_image_request
@@ -17,7 +18,6 @@ from kbuild.cli.show import Show
 from kbuild.errors import InvalidModel
 from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import read_bundle
-from kbuild.scratch import work_folder
 from kbuild.verify.rebuild import RebuildReport, carry_downloads, carry_pins, judge, read_claims
 from kbuild.workflow import Delivery, Tools, build_image
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import digest_json
 from kbuild.errors import InvalidModel
 from kbuild.files import link_or_copy, mark_used, native
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.scratch import scratch_folder
 
 _FILES, _DIGEST = "files", "digest"
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+from kbuild.cache.room import room_for
 from kbuild.errors import InvalidModel
 from kbuild.files import link_or_copy, native
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.build_plan import BuildContext, BuildPlan
 from kbuild.plan.make import MODEL_PATH, RUNTIME_PATH
-from kbuild.room import room_for
 from kbuild.shipped import image_files
 
 _FILE_MODE = 0o644

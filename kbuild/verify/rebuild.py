@@ -15,7 +15,7 @@ import zstandard
 
 from kbuild.digest import Digest, digest_chunks, digest_file
 from kbuild.environment.lockfile import read_lockfile
-from kbuild.environment.locking.lock_model import cached_locks
+from kbuild.environment.locking.kept import cached_locks
 from kbuild.errors import InvalidImage
 from kbuild.image.compare.diff import ImageDiff, diff_images
 from kbuild.image.engine import BuiltImage, LayerSummary

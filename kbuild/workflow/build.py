@@ -14,14 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from kbuild.cache.folder import using_cache
-from kbuild.environment.locking.lock_model import Locked, LockRequest, write_lockfile
+from kbuild.cache.scratch import work_folder
+from kbuild.environment.locking.kept import write_lockfile
+from kbuild.environment.locking.lock_model import Locked, LockRequest
 from kbuild.errors import OutputError, PlatformError
 from kbuild.image.oci.compress import check_compressor
 from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
-from kbuild.scratch import work_folder
 from kbuild.workflow.delivery import Delivery, ImageResult, deliver
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
@@ -46,7 +47,7 @@ def lock_model(
 
 def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> BuildContext:
     """Write the Dockerfile and everything it copies into ``output``, which must not exist or be empty."""
-    from kbuild.image.engines.buildkit import stamp_times
+    from kbuild.image.engines.times import stamp_times
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kbuild.cache.folder import DEFAULT_LIMIT
+from kbuild.cache.limit import DEFAULT_LIMIT
 from kbuild.model.fetch import ModelStore
 from kbuild.process import Runner
 from kbuild.progress import Progress

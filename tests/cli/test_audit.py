@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
-from kbuild.cache.folder import prune_cache
+from kbuild.cache.prune import prune_cache
 from kbuild.cli.audit import FORMATS, command
 from kbuild.cli.config import read_project_config
 from kbuild.environment.index.package_indexes import Indexes

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kbuild.cli import checks
+from kbuild.doctor import checks
 
 GB = 1_000_000_000
 
@@ -19,8 +19,7 @@ GB = 1_000_000_000
 def test_little_disk_is_told_before_it_is_too_little(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, status: str
 ) -> None:
-    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    (check,) = checks._disk(None)  # type: ignore[arg-type]
+    (check,) = checks._disk(SimpleNamespace(cache=tmp_path / "cache"))  # type: ignore[arg-type]
     assert (check.name, check.status) == ("disk", status)
     assert f"{free / GB:.1f} GB free" in check.detail

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 import kbuild
 from kbuild._version import __version__
-from kbuild.cli.installed import find_install_source, read_direct_url
+from kbuild.init.installed import find_install_source, read_direct_url
 from kbuild.process import Completed, run
 
 COMMIT = "7921be1537eac1e97bc40179a57f0349c2aee67d"

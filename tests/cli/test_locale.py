@@ -17,10 +17,11 @@ _DIGESTS = """
 import sys
 from pathlib import Path
 from kbuild.cache.damage import damaged
+from kbuild.model.kept import is_damaged_model
 from kbuild.cache.tree import tree_digest
 from kbuild.model.bundle import read_bundle
 print(sys.getfilesystemencoding(), read_bundle(Path(sys.argv[1])).digest.hex, tree_digest(Path(sys.argv[2])).hex,
-      [why for _, why in damaged(Path(sys.argv[3]))])
+      [why for _, why in damaged(Path(sys.argv[3]), is_damaged_model)])
 """
 _MLMODEL = """
 flavors: {python_function: {loader_module: m, python_version: 3.11.0, env: {conda: conda.yaml}}}

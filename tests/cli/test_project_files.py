@@ -15,7 +15,8 @@ from kbuild.audit.finding import Unchecked
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.policy import join_policies, parse_policy
 from kbuild.audit.subject import Subject
-from kbuild.cli.project_files import (
+from kbuild.errors import ConfigurationError, OutputError
+from kbuild.init.project_files import (
     CONFIG,
     GITHUB,
     GITLAB,
@@ -26,7 +27,6 @@ from kbuild.cli.project_files import (
     make_files,
     plan_changes,
 )
-from kbuild.errors import ConfigurationError, OutputError
 from kbuild.project.config import read_config, read_schema
 
 EXPIRES = datetime.date(2027, 5, 27)

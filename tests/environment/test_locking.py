@@ -14,6 +14,7 @@ from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
 from kbuild.environment.locking import lock_model as locking
+from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import HashMismatch, LockfileStale, PackageNotFound, TrackingUnavailable
@@ -256,7 +257,7 @@ def test_a_pipe_is_written_to_and_not_replaced(bench: Bench, tmp_path: Path) -> 
     lockfile = bench.lock().lockfile
     with ThreadPoolExecutor() as pool:
         read = pool.submit(pipe.read_bytes)
-        locking.write_lockfile(lockfile, pipe)
+        write_lockfile(lockfile, pipe)
         assert read.result(10) == lockfile.content
     assert pipe.is_fifo()
 

@@ -11,7 +11,8 @@ from plans import EMPTY
 from kbuild.digest import digest_bytes
 from kbuild.errors import BuildFailed, EngineUnavailable, ProgramNotFound
 from kbuild.image.engine import EngineSettings
-from kbuild.image.engines.buildkit import BuildKitEngine, stamp_times
+from kbuild.image.engines.buildkit import BuildKitEngine
+from kbuild.image.engines.times import stamp_times
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BuildContext
 from kbuild.process import Completed

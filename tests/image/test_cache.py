@@ -15,7 +15,11 @@ import pytest
 
 from kbuild.cache.damage import damaged
 from kbuild.cache.entries import list_cache, other_bytes
-from kbuild.cache.folder import begin_again, in_use, parse_size, prune_cache, using_cache
+from kbuild.cache.folder import begin_again, using_cache
+from kbuild.cache.limit import parse_size
+from kbuild.cache.locks import in_use
+from kbuild.cache.prune import prune_cache
+from kbuild.cache.room import room_for
 from kbuild.cache.sessions import Session, live_sessions
 from kbuild.cache.tree import cached_tree, write_whole
 from kbuild.digest import digest_bytes
@@ -23,8 +27,8 @@ from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheInUse, CacheTooSmall, ConfigurationError, OutputError
 from kbuild.files import mark_used
 from kbuild.image.packages.wheel_facts import split_wheels
+from kbuild.model.kept import is_damaged_model
 from kbuild.platform import Platform
-from kbuild.room import room_for
 
 
 def fill(cache: Path, name: str, *, used: int, data: bytes = b"x" * 8192) -> Path:
@@ -132,7 +136,7 @@ import os, sys
 from pathlib import Path
 from kbuild.cache.folder import using_cache
 from kbuild.cache.tree import cached_tree
-from kbuild.scratch import scratch_folder
+from kbuild.cache.scratch import scratch_folder
 cache = Path(sys.argv[1])
 def make(root):
     (root / "half").write_bytes(b"x")
@@ -141,7 +145,7 @@ def make(root):
     sys.stdin.read()
 with using_cache(cache, limit=10**9), scratch_folder(cache, "work-"), room_for(cache / "x", 7000):
     cached_tree(cache / "wheels/a", make)
-""".replace("import os, sys", "import os, sys\nfrom kbuild.room import room_for")
+""".replace("import os, sys", "import os, sys\nfrom kbuild.cache.room import room_for")
     argv = [sys.executable, "-c", program, str(tmp_path)]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
@@ -241,12 +245,12 @@ def test_damage_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "wheels/w/opt/env/lib/site-packages/a.py", used=1, data=b"x")
     record.parent.mkdir()
     record.write_text(f"a.py,sha256={value},1\n../b.py,sha256={value},1\na-1.dist-info/RECORD,,\n")
-    assert [path.name for path, _ in damaged(tmp_path)] == ["b.py"]
+    assert [path.name for path, _ in damaged(tmp_path, is_damaged_model)] == ["b.py"]
     fill(tmp_path, "wheels/w/opt/env/lib/site-packages/a.py", used=1, data=b"y")
     fill(tmp_path, f"downloads/{bad}/a.whl", used=1, data=b"good")
     fill(tmp_path, f"layers/sha256/{bad}", used=1, data=b"good")
     fill(tmp_path, f"images/{good}/blobs/sha256/{bad}", used=1, data=b"good")
-    assert len(list(damaged(tmp_path))) == 5
+    assert len(list(damaged(tmp_path, is_damaged_model))) == 5
 
 
 @pytest.mark.parametrize("kind", ["wheels", "interpreters", "bases"])
@@ -261,17 +265,17 @@ def test_a_tree_that_is_not_what_was_made_is_found_and_what_came_of_it_forgotten
     plan = fill(tmp_path, "images/plans/plan", used=1)
     for path in trees[0].rglob("*.pyc"):
         os.utime(path, (7, 7))  # an engine stamps files that it shares with the cache
-    assert list(damaged(tmp_path)) == []
+    assert list(damaged(tmp_path, is_damaged_model)) == []
     (trees[1] / "__pycache__/a.pyc").write_bytes(b"c0de")
     (trees[2] / "more").write_bytes(b"")
     (trees[3] / "__pycache__/a.pyc").chmod(0o755)
-    assert {path for path, _ in damaged(tmp_path)} == set(trees[1:])
+    assert {path for path, _ in damaged(tmp_path, is_damaged_model)} == set(trees[1:])
     prune_cache(tmp_path, limit=10**9)
     assert key.exists() and plan.exists()
     prune_cache(tmp_path, limit=10**9, also=trees[1:])
     assert [tree.exists() for tree in trees] == [True, False, False, False]
     assert not key.exists() and not plan.exists()
-    assert list(damaged(tmp_path)) == []
+    assert list(damaged(tmp_path, is_damaged_model)) == []
 
 
 def test_a_pulled_base_is_one_entry_and_its_blobs_are_read(tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_a_pulled_base_is_one_entry_and_its_blobs_are_read(tmp_path: Path) -> No
     fill(tmp_path, f"pulled/{good}/blobs/sha256/{good}", used=1, data=b"good")
     wrong = fill(tmp_path, f"pulled/{good}/blobs/sha256/{bad}", used=1, data=b"good")
     assert [entry.path.name for entry in list_cache(tmp_path)] == [good]
-    assert [path for path, _ in damaged(tmp_path)] == [wrong]
+    assert [path for path, _ in damaged(tmp_path, is_damaged_model)] == [wrong]
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ from sequential import apply_layer
 
 from kbuild.cache.entries import list_cache, other_bytes
 from kbuild.cache.folder import using_cache
+from kbuild.cache.room import Room
 from kbuild.digest import canonical_json, digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
 from kbuild.image.run.unpack import unpacked_image
 from kbuild.progress import Silent
-from kbuild.room import Room
 
 Entries = list[tuple[str, str | None]]
 """Name and content; ``> target`` is a symbolic link, ``= target`` a hard link, None a directory."""

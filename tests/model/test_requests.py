@@ -22,6 +22,7 @@ from kbuild.cache.damage import damaged
 from kbuild.cli import app, image
 from kbuild.errors import TrackingUnavailable
 from kbuild.model.bundle import ModelBundle
+from kbuild.model.kept import is_damaged_model
 from kbuild.model.model_reference import ModelReference
 
 TAGS = {"kbuild.image": "model@sha256:1", "kbuild.image_digest": "sha256:1", "kbuild.model_digest": "sha256:2"}
@@ -91,10 +92,10 @@ def test_files_that_are_no_longer_those_that_were_kept_are_fetched_again(server:
     [file] = (tmp_path / "cache/models").glob("*/files/code/package/module3/__init__.py")
     file.unlink()  # it is a hard link to the model's file in the build
     file.write_text("number = 4\n")
-    assert [path.parent for path, _ in damaged(tmp_path / "cache")] == [tmp_path / "cache/models"]
+    assert [path.parent for path, _ in damaged(tmp_path / "cache", is_damaged_model)] == [tmp_path / "cache/models"]
     again, asked = build(server, RUN, tmp_path)
     assert again.digest == first.digest and len(asked) > 10
-    assert list(damaged(tmp_path / "cache")) == []
+    assert list(damaged(tmp_path / "cache", is_damaged_model)) == []
     assert len(build(server, RUN, tmp_path)[1]) <= 6
 
 

@@ -16,6 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
+from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.credentials import expand_variables, split_credentials
 from kbuild.environment.index.copies import find_copies
@@ -24,7 +25,6 @@ from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.progress import Progress
-from kbuild.room import room_for
 
 _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 _THREADS = 8

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
-from kbuild.digest import Digest, digest_file, digest_json
+from kbuild.digest import Digest
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
 from kbuild.environment.links import is_local, local_path
-from kbuild.environment.lockfile import (
-    CHANNEL_VARIABLE,
-    PACKAGES,
-    RUN_FOLDER,
-    SIDE_FILE,
-    LockedPackage,
-    Lockfile,
-    parse_lockfile,
-    read_lockfile,
-)
+from kbuild.environment.lockfile import Lockfile, read_lockfile
+from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
+from kbuild.environment.locking.stored import bring_packages, mend, stored_lock, write_back
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
 from kbuild.environment.target import Target
-from kbuild.errors import HashMismatch, KbuildError, LockfileStale
+from kbuild.errors import LockfileStale
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.platform import Platform, known_platforms
 from kbuild.process import Runner
 from kbuild.progress import Progress
 
-LOCKFILE_NAME = "conda-lock.yml"
 Origin = Literal["given", "stored with the run", "cached", "resolved"]
 _Found = tuple[Lockfile, EnvironmentSpec, Origin]
 
@@ -114,12 +105,12 @@ def lock_bundle(
         lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
         check_hashes(lockfile, spec)
         if builds is not None and builds.made:
-            _write(builds.side_file(), _side(cache, lockfile, spec))
-        locked = Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
-        _bring_packages(locked, bundle, store, Path(scratch))
+            write_file(builds.side_file(), side_file(cache, lockfile, spec))
+        bring_packages(lockfile, channel, bundle, store, Path(scratch))
         if origin in ("resolved", "cached"):
-            _write_back(locked, _side(cache, lockfile, spec), bundle, store, Path(scratch), progress)
-    return locked
+            side = side_file(cache, lockfile, spec)
+            write_back(lockfile, channel, side, bundle, store, Path(scratch), progress)
+    return Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
 
 
 def fresh_inputs(
@@ -128,11 +119,6 @@ def fresh_inputs(
     """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
     resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ, target=request.target)
     return frozenset(_candidates(_read_spec(bundle, request, indexes), request, resolver))
-
-
-def cached_locks(cache: Path) -> list[Path]:
-    """Every lockfile that this machine has made and still keeps."""
-    return sorted((cache / "locks").glob(f"*/{LOCKFILE_NAME}"))
 
 
 def _resolve(
@@ -145,7 +131,7 @@ def _resolve(
     progress: Progress,
 ) -> _Found:
     if request.locked:
-        raise LockfileStale("the model has no fresh lock, and --locked forbids making one", hint=_mend(bundle))
+        raise LockfileStale("the model has no fresh lock, and --locked forbids making one", hint=mend(bundle))
     from kbuild.environment.condalock.channels import (
         choose_interpreter,  # solvers take long to import; most builds need none
     )
@@ -153,7 +139,7 @@ def _resolve(
     spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=environ))
     progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
     lockfile = resolver.resolve(spec, progress=progress)
-    write_lockfile(lockfile, _cached(cache, resolver.input_digest(spec), spec))
+    write_lockfile(lockfile, cached_lock(cache, resolver.input_digest(spec), spec))
     return lockfile, spec, "resolved"
 
 
@@ -207,9 +193,9 @@ def _find_fresh(
         if given.is_named(request.digest):
             return given, next(iter(candidates.values())), "given"
         if given.input_digest is None or given.input_digest not in candidates:
-            raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=_mend(bundle))
+            raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=mend(bundle))
         return given, candidates[given.input_digest], "given"
-    stored = _stored(bundle, store, progress)
+    stored = stored_lock(bundle, store, progress)
     if stored is not None and stored.is_named(request.digest):
         return stored, next(iter(candidates.values())), "stored with the run"
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
@@ -217,115 +203,6 @@ def _find_fresh(
     if stored is not None:
         progress.note("the lock stored with the run was made from other inputs")
     for digest, spec in candidates.items():
-        if _cached(cache, digest, spec).is_file():
-            return read_lockfile(_cached(cache, digest, spec)), spec, "cached"
+        if cached_lock(cache, digest, spec).is_file():
+            return read_lockfile(cached_lock(cache, digest, spec)), spec, "cached"
     return None
-
-
-def write_lockfile(lockfile: Lockfile, path: Path) -> None:
-    """Write the lockfile's bytes whole or not at all; raises OSError.
-
-    A device or pipe (``/dev/null``, ``/dev/stdout``) is written to: a rename would put a file in its place, and for
-    root that is the whole machine's.
-    """
-    if path.exists() and not path.is_file():
-        path.write_bytes(lockfile.content)
-        return
-    _write(lockfile.content, path)
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_back(
-    locked: Locked, side: Path, bundle: ModelBundle, store: ModelStore, scratch: Path, progress: Progress
-) -> None:
-    """Store the lock, its side file and the captured packages and built wheels it names with the model's run.
-
-    A server that does not take it is told in a note: the lock is still in the cache, and the work goes on.
-    """
-    run_id = bundle.facts.run_id
-    if run_id is None:
-        return
-    path = scratch / LOCKFILE_NAME
-    write_lockfile(locked.lockfile, path)
-    try:
-        for package in captured_packages(locked.lockfile):
-            store.upload(run_id, [_captured_path(package, locked.channel)], _stored_folder(_inside(package)))
-        store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
-    except KbuildError as error:
-        progress.note(f"the lock could not be stored with the run: {error.message}")
-
-
-def captured_packages(lockfile: Lockfile) -> list[LockedPackage]:
-    """The packages that no public channel or index has: those of the local channel."""
-    return [package for package in lockfile.packages if package.url.startswith(f"${CHANNEL_VARIABLE}/")]
-
-
-def _captured_path(package: LockedPackage, channel: Path) -> Path:
-    return channel / _inside(package)
-
-
-def _inside(package: LockedPackage) -> PurePosixPath:
-    """Where a package lies in the local channel."""
-    return PurePosixPath(package.url.removeprefix(f"${CHANNEL_VARIABLE}/").partition("#")[0])
-
-
-def _stored_folder(inside: PurePosixPath) -> str:
-    return f"{RUN_FOLDER}/{PACKAGES}/{inside.parent}"
-
-
-def _side(cache: Path, lockfile: Lockfile, spec: EnvironmentSpec) -> Path:
-    """The side file of a lock that was made here."""
-    key = lockfile.digest if lockfile.input_digest is None else lockfile.input_digest
-    return _cached(cache, key, spec).with_name(SIDE_FILE)
-
-
-def _cached(cache: Path, digest: Digest, spec: EnvironmentSpec) -> Path:
-    """Where a lock is kept. Folders of this machine count here: two of them may have other files of one name."""
-    folders = [url for url in (*spec.find_links, *spec.indexes) if is_local(url)]
-    key = digest_json([str(digest), folders]) if folders else digest
-    return cache / "locks" / key.hex / LOCKFILE_NAME
-
-
-def _stored(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
-    run_id = bundle.facts.run_id
-    if run_id is None:
-        return None
-    try:
-        with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
-            path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
-            return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
-    except KbuildError as error:
-        # A model fetched from a folder may name a run of a server that is not this one.
-        progress.note(f"no lock from run {run_id}: {error.message}")
-        return None
-
-
-def _bring_packages(locked: Locked, bundle: ModelBundle, store: ModelStore, scratch: Path) -> None:
-    """Fetch captured packages that this machine's channel does not have from the run."""
-    for package in captured_packages(locked.lockfile):
-        target = _captured_path(package, locked.channel)
-        if target.is_file() and digest_file(target).hex == package.sha256:
-            continue
-        name = f"{_stored_folder(_inside(package))}/{package.filename}"
-        run_id = bundle.facts.run_id
-        found = None if run_id is None else store.download(run_id, name, scratch / "captured")
-        if found is None or digest_file(found).hex != package.sha256:
-            built = package.manager == "pip"
-            again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
-            what = f"the {'built' if built else 'captured'} {package.filename} that the lock names"
-            raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{_mend(bundle)} --force {again}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(found, target)
-
-
-def _mend(bundle: ModelBundle) -> str:
-    return f"kbuild lock {bundle.facts.run_id or bundle.root}"

@@ -6,11 +6,9 @@ Options: docs.docker.com/reference/cli/docker/buildx/build and BuildKit's docs/b
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from kbuild.image.engine import (
     KnownLayers,
     RawLayer,
 )
+from kbuild.image.engines.times import stamp_times
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.media import Compression, layer_compression
@@ -218,35 +217,6 @@ class BuildKitEngine:
                 argv.append(f"--secret=id={name},env=KBUILD_SECRET_{number}")
         # Predefined arguments: they are in no history and no cache key.
         return argv + [f"--build-arg={name}" for name in _PROXIES if name in env]
-
-
-def stamp_times(folder: Path) -> None:
-    """Give every file and link below ``folder`` a time made from its content. Raises OSError.
-
-    BuildKit sends only what changed since its last look at a folder, and judges by size and time: with one time for
-    all, a changed file of the same size would stay behind, silently. And a file that an earlier COPY brought is left
-    out of a layer only when the times agree. So equal content gets equal times, other content others, whoever made the
-    folder; in the image all of them become 0.
-    """
-    for parent, folders, names in os.walk(folder):
-        for name in [*names, *(name for name in folders if Path(parent, name).is_symlink())]:
-            path = Path(parent, name)
-            wanted = _content_time(path)
-            if path.lstat().st_mtime_ns != wanted:
-                os.utime(path, ns=(wanted, wanted), follow_symlinks=False)
-
-
-def _content_time(path: Path) -> int:
-    """Nanoseconds since 1970, from 31 bits of seconds (what every file system can hold) and nanoseconds below 10^9."""
-    if stat.S_ISLNK(path.lstat().st_mode):
-        content = hashlib.sha256(os.fsencode(path.readlink()))
-    elif path.is_file():
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
-    else:
-        content = hashlib.sha256()
-    number = int.from_bytes(content.digest()[:12], "big")
-    return (1 + number % (2**31 - 2)) * 10**9 + number // 2**31 % 10**9
 
 
 def _unpack(archive: Path, folder: Path) -> None:

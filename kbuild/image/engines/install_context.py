@@ -23,7 +23,8 @@ from kbuild.environment.credentials import own_variables
 from kbuild.environment.index.download import find_captured
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
-from kbuild.environment.locking.lock_model import Locked, captured_packages
+from kbuild.environment.locking.lock_model import Locked
+from kbuild.environment.locking.stored import captured_packages
 from kbuild.errors import BaseImageError, PlatformError
 from kbuild.image.base.choice import parse_base
 from kbuild.image.base.resolve import resolve_layout

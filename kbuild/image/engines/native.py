@@ -34,6 +34,7 @@ from kbuild.image.engines.dockerfile import (
     split_words,
     take_flags,
 )
+from kbuild.image.engines.instruction_values import command, healthcheck, ownership
 from kbuild.image.oci.image_config import DEFAULT_PATH
 from kbuild.image.oci.tarball import DIRECTORY, Entry, tar_chunks
 from kbuild.plan.base import ResolvedBase
@@ -44,8 +45,6 @@ from kbuild.progress import Progress
 # Instructions that make or change files, or decide where COPY puts them.
 _LAYER_MAKERS = ("COPY", "ADD", "RUN", "WORKDIR")
 _WILDCARD = re.compile(r"[*?\[]")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +170,7 @@ class _Build:
 
     def _do_copy(self, instruction: Instruction) -> None:
         flags, rest = take_flags(instruction)
-        owner = _ownership(instruction, flags)
+        owner = ownership(instruction, flags)
         raw = exec_form(rest) or split_words(rest)
         words = [expand(word, self._env, instruction) for word in raw]
         if len(words) < 2:
@@ -265,62 +264,16 @@ class _Build:
         self._config["StopSignal"] = expand(instruction.value, self._env, instruction)
 
     def _do_entrypoint(self, instruction: Instruction) -> None:
-        self._config["Entrypoint"] = _command(instruction.value)
+        self._config["Entrypoint"] = command(instruction.value)
         if not self._cmd_set:
             self._config.pop("Cmd", None)  # a base image's CMD was for the base image's entrypoint
 
     def _do_cmd(self, instruction: Instruction) -> None:
-        self._config["Cmd"] = _command(instruction.value)
+        self._config["Cmd"] = command(instruction.value)
         self._cmd_set = True
 
     def _do_healthcheck(self, instruction: Instruction) -> None:
-        flags, rest = take_flags(instruction)
-        kind, _, command = rest.partition(" ")
-        if kind.upper() == "NONE":
-            self._config["Healthcheck"] = {"Test": ["NONE"]}
-            return
-        if kind.upper() != "CMD" or not command.strip():
-            instruction.fail("is followed by CMD and a command, or by NONE")
-        words = exec_form(command.strip())
-        check: dict[str, Any] = {"Test": ["CMD-SHELL", command.strip()] if words is None else ["CMD", *words]}
-        for flag, key in (("interval", "Interval"), ("timeout", "Timeout"), ("start-period", "StartPeriod")):
-            if flag in flags:
-                check[key] = _nanoseconds(instruction, flags.pop(flag))
-        if "retries" in flags:
-            retries = flags.pop("retries")
-            if not retries.isdecimal():
-                instruction.fail(f"--retries={retries} is no number")
-            check["Retries"] = int(retries)
-        if flags:
-            instruction.unsupported(f"--{next(iter(flags))} is not known to the native engine")
-        self._config["Healthcheck"] = {key: value for key, value in check.items() if value}
+        self._config["Healthcheck"] = healthcheck(instruction)
 
     def _add(self, entries: list[Entry], created_by: str) -> None:
         self._layers.append(RawLayer(content=CopiedLayer(entries=tuple(entries)), created_by=created_by))
-
-
-def _command(text: str) -> list[str]:
-    words = exec_form(text)
-    return ["/bin/sh", "-c", text] if words is None else words
-
-
-def _ownership(instruction: Instruction, flags: dict[str, str]) -> Ownership:
-    unknown = set(flags) - {"chown", "chmod"}
-    if unknown:
-        instruction.unsupported(f"--{min(unknown)} is not known to the native engine")
-    user, colon, group = flags.get("chown", "0:0").partition(":")
-    group = group if colon else user
-    mode = flags.get("chmod")
-    if not (user.isdecimal() and group.isdecimal()):
-        instruction.unsupported("--chown takes numbers in the native engine: names need the image's /etc/passwd")
-    if mode is not None and not re.fullmatch("[0-7]{3,4}", mode):
-        instruction.unsupported("--chmod takes an octal number in the native engine")
-    return Ownership(uid=int(user), gid=int(group), mode=None if mode is None else int(mode, 8))
-
-
-def _nanoseconds(instruction: Instruction, text: str) -> int:
-    """Go's durations, such as ``1m30s`` (``time.ParseDuration``)."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        instruction.fail(f"{text!r} is no duration such as 30s or 1m30s")
-    return sum(round(float(number) * _UNITS[unit]) for number, unit in parts)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 
+from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_tree, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import LockedPackage, Lockfile
@@ -26,7 +27,6 @@ from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
-from kbuild.room import room_for
 
 PREFIX = "/opt/env"
 """Where the environment lies inside the image."""

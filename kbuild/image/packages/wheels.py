@@ -28,6 +28,7 @@ from installer.utils import Scheme, copyfileobj_with_hashing, make_file_executab
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_trees, normalise_tree
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.index.wheel_tags import supported_tags, wanted_glibc
@@ -36,7 +37,6 @@ from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.bytecode import Compiler, compile_trees
 from kbuild.platform import Platform
 from kbuild.process import Runner
-from kbuild.room import room_for
 
 RECIPE = 1
 """Changes whenever the same wheel would be laid out differently."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kbuild.cache.room import room_for
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, InvalidImage, RegistryError
 from kbuild.files import mark_used
@@ -18,7 +19,6 @@ from kbuild.image.store.image_index import BuiltIndex
 from kbuild.image.store.pack import writing
 from kbuild.platform import Platform
 from kbuild.progress import Progress
-from kbuild.room import room_for
 
 
 def pull_image(

@@ -6,7 +6,7 @@ down beside the tree, in the layer's own order, and done when a root is put toge
 everything belongs to whoever unpacks. Devices, pipes and sockets are left out.
 """
 
-# ruff: noqa: PTH101, PTH102, PTH108, PTH112, PTH114, PTH115, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH114, PTH115, PTH123
 # os on strings takes a third of the time of pathlib, over tens of thousands of files
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import json
 import os
 import posixpath
 import shutil
-import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from kbuild.cache.room import Room
 from kbuild.cache.tree import link_file
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.files import BYTES, native, portable
 from kbuild.image.oci.compress import ChunkStream
-from kbuild.room import Room
+from kbuild.image.run.layer_files import LayerFiles, is_directory
 
 RECIPE = 1
 """Changes whenever the same layer would be unpacked to another tree or another list of members."""
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
-_MAX_LINKS = 40
 _READ = 1 << 20
 _TREE, _MEMBERS = "tree", "members.json"
 
@@ -82,7 +81,7 @@ def lay_layer(folder: Path, root: Path, room: Room) -> None:
         rows: list[Row] = json.loads((folder / _MEMBERS).read_bytes().decode(*BYTES))
     except (FileNotFoundError, ValueError) as error:
         raise _damaged(folder) from error
-    files, tree, written = _Files(root), f"{folder}/{_TREE}", set[str]()
+    files, tree, written = LayerFiles(root), f"{folder}/{_TREE}", set[str]()
     for kind, path, *more in rows:
         parent, name = posixpath.split(native(path))
         inside = files.resolve(parent)
@@ -124,7 +123,7 @@ class _Unpacked:
     """The tree of one layer and what its members do, as they come."""
 
     def __init__(self, tree: Path) -> None:
-        self._files = _Files(tree)
+        self._files = LayerFiles(tree)
         self._top = len(f"{tree}/")
         self._rows: list[Row | None] = []
         # Where a file lies in the tree, and its row: a later member may take its place.
@@ -151,7 +150,7 @@ class _Unpacked:
 
     def _place(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, target: str) -> None:
         if member.isdir():
-            if not _is_directory(target):
+            if not is_directory(target):
                 self._forget(target)
             mode = member.mode & 0o1777 | 0o700
             self._files.directory(target, mode)
@@ -166,7 +165,7 @@ class _Unpacked:
             if here == target:
                 return  # to itself
             self._forget(target)
-            if not os.path.lexists(here) or _is_directory(here):
+            if not os.path.lexists(here) or is_directory(here):
                 self._add("h", path, portable(linked))
                 return
             os.link(here, target, follow_symlinks=False)
@@ -192,93 +191,12 @@ class _Unpacked:
         if not os.path.lexists(target):
             return
         below = f"{target}/"
-        gone = [target] if not _is_directory(target) else [each for each in self._places if each.startswith(below)]
+        gone = [target] if not is_directory(target) else [each for each in self._places if each.startswith(below)]
         for each in gone:
             number = self._places.pop(each, None)
             if number is not None:
                 self._rows[number] = None
         self._files.remove(target)
-
-
-class _Files:
-    """The files below a root, whose links lead as if it were ``/``."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        # Directories that were resolved; forgotten when anything is removed, or a link comes.
-        self._known: dict[str, str] = {}
-
-    def resolve(self, path: str) -> str:
-        """The directory ``path`` of the image, its links followed, made where it is missing."""
-        found = self._known.get(path)
-        if found is None:
-            found = self._known[path] = self._resolve(path)
-        return found
-
-    def _resolve(self, path: str) -> str:
-        done: list[str] = []
-        pending = [part for part in path.split("/") if part]
-        links = 0
-        while pending:
-            part = pending.pop(0)
-            if part in ("", "."):
-                continue
-            if part == "..":
-                done[-1:] = []
-                continue
-            here = "/".join([self._root, *done, part])
-            try:
-                mode = os.lstat(here).st_mode
-            except FileNotFoundError:
-                os.mkdir(here, 0o755)
-                os.chmod(here, 0o755)  # noqa: S103 as every directory that a layer forgot
-                mode = stat.S_IFDIR
-            if stat.S_ISLNK(mode):
-                links += 1
-                if links > _MAX_LINKS:
-                    raise InvalidImage(f"/{path} of a layer goes through links without an end")
-                target = os.readlink(here)
-                if target.startswith("/"):
-                    done = []
-                pending[:0] = target.split("/")
-            elif stat.S_ISDIR(mode):
-                done.append(part)
-            else:
-                raise InvalidImage(f"/{path} of a layer goes through a file")
-        return "/".join([self._root, *done])
-
-    def directory(self, target: str, mode: int) -> None:
-        if not _is_directory(target):
-            self.remove(target)
-            os.mkdir(target)
-        os.chmod(target, mode)
-
-    def symlink(self, target: str, path: str) -> None:
-        os.symlink(target, path)
-        self._known.clear()
-
-    def hard_link(self, source: str, target: str, member: str) -> None:
-        parent, name = posixpath.split(source)
-        try:
-            link_file(f"{self.resolve(parent)}/{name}", target)
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:  # PermissionError: it is a directory
-            raise InvalidImage(f"a layer links /{member} to /{source}, which is no file") from error
-
-    def empty(self, folder: str, written: set[str]) -> None:
-        """Remove what lower layers left in a directory."""
-        for name in os.listdir(folder):
-            path = f"{folder}/{name}"
-            if path not in written and not any(kept.startswith(f"{path}/") for kept in written):
-                self.remove(path)
-
-    def remove(self, path: str) -> None:
-        if not os.path.lexists(path):
-            return
-        self._known.clear()
-        if _is_directory(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
 
 
 def _hidden(name: str, member: str) -> str:
@@ -303,7 +221,3 @@ def _clean(name: str) -> str:
     if "\0" in name:
         raise InvalidImage(f"a layer holds the path {name!r}")
     return posixpath.normpath(f"/{name}").lstrip("/")
-
-
-def _is_directory(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)

@@ -17,7 +17,9 @@ from typing import Any
 import zstandard
 
 from kbuild.cache.entries import state_size
-from kbuild.cache.folder import in_use
+from kbuild.cache.locks import in_use
+from kbuild.cache.room import room_for
+from kbuild.cache.scratch import work_folder
 from kbuild.cache.tree import cached_tree, writing
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
@@ -28,8 +30,6 @@ from kbuild.image.oci.media import layer_compression
 from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
 from kbuild.platform import host_platform
 from kbuild.progress import Progress
-from kbuild.room import room_for
-from kbuild.scratch import work_folder
 
 # Where a sandbox mounts something: a read-only root must already have them.
 _MOUNT_POINTS = ("proc", "dev", "tmp", "sys")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.scratch import scratch_folder
 from kbuild.cache.tree import write_whole
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
@@ -18,7 +19,6 @@ from kbuild.image.oci.layout import blob_path, list_images
 from kbuild.image.store.image_index import BuiltIndex, index_in, single_image, write_index
 from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
-from kbuild.scratch import scratch_folder
 
 
 @dataclass(frozen=True, slots=True)

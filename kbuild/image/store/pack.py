@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from kbuild.cache.room import room_for
+from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage, OutputError
 from kbuild.files import link_or_copy
@@ -30,8 +32,6 @@ from kbuild.image.store.layer_cache import LayerCache
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
-from kbuild.room import room_for
-from kbuild.scratch import scratch_folder
 
 # Docker 26.1 loads zstd layers into both of its stores, as do registries, podman and containerd; it packs five times
 # faster than gzip and smaller. Docker 20.10 needs gzip.

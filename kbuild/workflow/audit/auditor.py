@@ -15,9 +15,11 @@ from kbuild.audit.lockview import LockView, view_lock
 from kbuild.audit.report.report import make_report
 from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.subject import KnownDigest, Subject, read_trained
+from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER
-from kbuild.environment.locking.lock_model import LOCKFILE_NAME, cached_locks, fresh_inputs
+from kbuild.environment.locking.kept import LOCKFILE_NAME, cached_locks
+from kbuild.environment.locking.lock_model import fresh_inputs
 from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
@@ -26,7 +28,6 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag, write_tags
 from kbuild.progress import Progress
 from kbuild.refused import known_error
-from kbuild.scratch import work_folder
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import read_image
 from kbuild.workflow.audit.request import Audited, AuditRequest

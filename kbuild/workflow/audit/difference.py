@@ -7,13 +7,13 @@ from pathlib import Path
 
 from kbuild.audit.lockview import LockView, view_lock
 from kbuild.audit.report.compare import Difference, Side, compare
+from kbuild.cache.scratch import work_folder
 from kbuild.environment.lockfile import RUN_FOLDER
-from kbuild.environment.locking.lock_model import LOCKFILE_NAME
+from kbuild.environment.locking.kept import LOCKFILE_NAME
 from kbuild.errors import ModelNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
-from kbuild.scratch import work_folder
 from kbuild.workflow import Tools
 
 _PARAMETER = re.compile(r"artifacts/params_(?P<name>[^/]+)\.json")

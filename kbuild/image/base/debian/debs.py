@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
+from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_tree, normalise_tree, writing
 from kbuild.debversion import version_key
 from kbuild.digest import Digest, digest_json
@@ -23,7 +24,6 @@ from kbuild.plan.base import BaseKind, BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
-from kbuild.room import room_for
 
 _APT = Path("/etc/apt")
 # How many times its bytes a package may need when it is unpacked.

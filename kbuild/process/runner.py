@@ -1,4 +1,4 @@
-"""Starting processes: the only module that does. A ``Runner`` is handed to whoever needs one, never global."""
+"""Programs that are waited for. A ``Runner`` is handed to whoever needs one, never global."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Protocol
 
 from kbuild.errors import ProgramNotFound
+from kbuild.process.signals import SignalsWait
 
 # How long a killed program's streams are read on for, in seconds.
 _LAST_WORDS = 1.0
@@ -120,7 +120,7 @@ def _run(
     timeout: float | None,
     started: Callable[[subprocess.Popen[str]], None],
 ) -> Completed:
-    waiting = _SignalsWait()
+    waiting = SignalsWait()
     try:
         process = subprocess.Popen(
             list(argv),
@@ -189,28 +189,6 @@ def _run(
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
 
 
-class _SignalsWait:
-    """Handlers of signals, put off until ``end``: one that raises before Popen has returned leaves a program behind,
-    which nobody knows. To block signals would not do: the program would have them blocked too."""
-
-    def __init__(self) -> None:
-        self._came: list[tuple[int, FrameType | None]] = []
-        self._handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
-        if threading.current_thread() is threading.main_thread():  # no other runs handlers
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._handlers[number] = handler
-                    signal.signal(number, lambda number, frame: self._came.append((number, frame)))
-
-    def end(self) -> None:
-        """Put the handlers back and call them for what came; raises what they raise."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        for number, frame in self._came:
-            self._handlers[number](number, frame)
-
-
 def _kill_group(process: subprocess.Popen[str]) -> None:
     _kill(process)
     process.wait()
@@ -219,72 +197,6 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 def _kill(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):  # all of it has ended meanwhile
         os.killpg(process.pid, signal.SIGKILL)
-
-
-class RunningProcess:
-    """A process that goes on by itself; it leads a session of its own, so that Ctrl-C does not reach it."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """The process id on this machine."""
-        return self._process.pid
-
-    def poll(self) -> int | None:
-        """Its return code, negative for a signal; None while it runs."""
-        return self._process.poll()
-
-    def wait(self, timeout: float) -> int | None:
-        """Its return code once it has ended, None if it has not after ``timeout`` seconds."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def signal(self, number: int) -> None:
-        """Send it a signal; one that has ended gets none."""
-        self._process.send_signal(number)
-
-
-class Starter(Protocol):
-    """Starts a program and does not wait for it."""
-
-    def __call__(
-        self, argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: Sequence[int] = ()
-    ) -> RunningProcess:
-        """Start ``argv`` with exactly ``env``; both of its streams are appended to ``log``, its stdin is empty.
-
-        ``pass_fds`` stay open in it under their numbers. Raises ProgramNotFound.
-        """
-
-
-def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: Sequence[int] = ()) -> RunningProcess:
-    """The real ``Starter``."""
-    with log.open("ab") as file:
-        waiting = _SignalsWait()
-        process: subprocess.Popen[bytes] | None = None
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                pass_fds=tuple(pass_fds),
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
-        finally:
-            try:
-                waiting.end()
-            except BaseException:
-                if process is not None:
-                    process.kill()
-                raise
-    return RunningProcess(process)
 
 
 def _feed(stream: IO[str], text: str) -> None:

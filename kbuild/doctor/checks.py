@@ -14,8 +14,6 @@ from typing import Literal
 
 from packaging.specifiers import SpecifierSet
 
-from kbuild.cli.config import ProjectConfig, tracking_uri
-from kbuild.cli.options import cache_folder
 from kbuild.environment.condalock.channels import answers_as_channel, channel_urls
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.credentials import without_credentials
@@ -36,6 +34,7 @@ from kbuild.image.run.runtimes import choose_runtime
 from kbuild.image.run.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import Runner
+from kbuild.project.config import ProjectConfig
 from kbuild.trigger.fire import Site
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 from kbuild.workflow import check_name
@@ -59,9 +58,11 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patient:
-    """What is examined; ``problem`` is why the configuration could not be read."""
+    """What is examined; ``problem`` is why the configuration could not be read, ``tracking`` MLflow's address."""
 
     config: ProjectConfig
+    tracking: str
+    cache: Path
     problem: KbuildError | None
     site: Site
     run: Runner
@@ -110,8 +111,7 @@ def _versions(patient: Patient) -> Iterator[Check]:
 
 
 def _tracking(patient: Patient) -> Iterator[Check]:
-    uri = tracking_uri(patient.config, Path.cwd())
-    shown = without_credentials(uri)
+    uri, shown = patient.tracking, without_credentials(patient.tracking)
     try:
         MlflowStore(tracking_uri=uri, registry_uri=patient.environ.get("MLFLOW_REGISTRY_URI") or None).ping()
     except ModelNotFound as error:
@@ -219,7 +219,7 @@ def _registry(patient: Patient) -> Iterator[Check]:
 
 
 def _disk(patient: Patient) -> Iterator[Check]:
-    cache = cache_folder()
+    cache = patient.cache
     cache.mkdir(parents=True, exist_ok=True)
     if not os.access(cache, os.W_OK):
         raise ConfigurationError(f"the cache {cache} cannot be written", hint="KBUILD_CACHE_DIR=FOLDER")

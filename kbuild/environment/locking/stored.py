@@ -1,0 +1,104 @@
+"""The lock that is stored with a model's run, and the packages that only this machine's channel has."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from kbuild.digest import digest_file
+from kbuild.environment.lockfile import (
+    CHANNEL_VARIABLE,
+    PACKAGES,
+    RUN_FOLDER,
+    LockedPackage,
+    Lockfile,
+    parse_lockfile,
+)
+from kbuild.environment.locking.kept import LOCKFILE_NAME, write_lockfile
+from kbuild.errors import HashMismatch, KbuildError
+from kbuild.model.bundle import ModelBundle
+from kbuild.model.fetch import ModelStore
+from kbuild.progress import Progress
+
+
+def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
+    """The one of the model's run; why there is none is told in a note."""
+    run_id = bundle.facts.run_id
+    if run_id is None:
+        return None
+    try:
+        with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
+            path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
+            return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
+    except KbuildError as error:
+        # A model fetched from a folder may name a run of a server that is not this one.
+        progress.note(f"no lock from run {run_id}: {error.message}")
+        return None
+
+
+def write_back(
+    lockfile: Lockfile,
+    channel: Path,
+    side: Path,
+    bundle: ModelBundle,
+    store: ModelStore,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    """Store the lock, its side file and the captured packages and built wheels it names with the model's run.
+
+    A server that does not take it is told in a note: the lock is still in the cache, and the work goes on.
+    """
+    run_id = bundle.facts.run_id
+    if run_id is None:
+        return
+    path = scratch / LOCKFILE_NAME
+    write_lockfile(lockfile, path)
+    try:
+        for package in captured_packages(lockfile):
+            store.upload(run_id, [_captured_path(package, channel)], _stored_folder(_inside(package)))
+        store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
+    except KbuildError as error:
+        progress.note(f"the lock could not be stored with the run: {error.message}")
+
+
+def bring_packages(lockfile: Lockfile, channel: Path, bundle: ModelBundle, store: ModelStore, scratch: Path) -> None:
+    """Fetch captured packages that this machine's channel does not have from the run."""
+    for package in captured_packages(lockfile):
+        target = _captured_path(package, channel)
+        if target.is_file() and digest_file(target).hex == package.sha256:
+            continue
+        name = f"{_stored_folder(_inside(package))}/{package.filename}"
+        run_id = bundle.facts.run_id
+        found = None if run_id is None else store.download(run_id, name, scratch / "captured")
+        if found is None or digest_file(found).hex != package.sha256:
+            built = package.manager == "pip"
+            again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
+            what = f"the {'built' if built else 'captured'} {package.filename} that the lock names"
+            raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{mend(bundle)} --force {again}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(found, target)
+
+
+def captured_packages(lockfile: Lockfile) -> list[LockedPackage]:
+    """The packages that no public channel or index has: those of the local channel."""
+    return [package for package in lockfile.packages if package.url.startswith(f"${CHANNEL_VARIABLE}/")]
+
+
+def _captured_path(package: LockedPackage, channel: Path) -> Path:
+    return channel / _inside(package)
+
+
+def _inside(package: LockedPackage) -> PurePosixPath:
+    """Where a package lies in the local channel."""
+    return PurePosixPath(package.url.removeprefix(f"${CHANNEL_VARIABLE}/").partition("#")[0])
+
+
+def _stored_folder(inside: PurePosixPath) -> str:
+    return f"{RUN_FOLDER}/{PACKAGES}/{inside.parent}"
+
+
+def mend(bundle: ModelBundle) -> str:
+    """What makes a new lock."""
+    return f"kbuild lock {bundle.facts.run_id or bundle.root}"

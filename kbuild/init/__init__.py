@@ -1,0 +1,1 @@
+"""F7: the configuration and the jobs that a Kedro project gets, and where this kbuild came from."""
