@@ -201,7 +201,7 @@ def _find_pipeline_ml(pipeline: Pipeline) -> PipelineML | None:
 
 def _find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:
     """Inference inputs that training makes in memory: a runner drops them after their last use."""
-    from kbuild.recording.artifacts import find_dataset, is_persisted
+    from kbuild.training.artifacts import find_dataset, is_persisted
 
     made = inference.inputs() & training.all_outputs()
     return frozenset(name for name in made if not is_persisted(find_dataset(name, catalog)))

@@ -16,7 +16,6 @@ from typing import Any
 from kbuild.answers import compare_texts
 from kbuild.errors import RecordingError
 from kbuild.project.model_settings import TrainingSettings
-from kbuild.recording.artifacts import extract_artifacts, find_dataset
 from kbuild.recording.changes import check_changes
 from kbuild.recording.clean_check import Answer, ask_in_clean_process
 from kbuild.recording.example import make_example
@@ -34,6 +33,7 @@ from kbuild.recording.shipment.shipping import (
     tell_kedro,
 )
 from kbuild.recording.shipment.tracing import find_pickled_modules
+from kbuild.training.artifacts import extract_artifacts, find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
 

@@ -49,7 +49,7 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         copy_mode: CopyMode | None = None,
         hooks: Iterable[Any] | None = None,
     ) -> None:
-        from kbuild.recording.artifacts import describe_inputs
+        from kbuild.training.artifacts import describe_inputs
 
         if pipeline_ml is not None:
             pipeline = pipeline_ml.inference if pipeline is None else pipeline
@@ -79,7 +79,7 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         into ``parameters_saving_folder``, or a temporary folder that is there as long as this process.
         Raises RecordingError naming every input that has no data.
         """
-        from kbuild.recording.artifacts import extract_artifacts
+        from kbuild.training.artifacts import extract_artifacts
 
         if self._catalog is None:
             raise PipelineMLError("a loaded model has no catalog to take artifacts from")

@@ -18,8 +18,8 @@ from kedro_datasets.pickle.pickle_dataset import PickleDataset
 
 from kbuild.errors import InvalidModel, RecordingError
 from kbuild.process import run
-from kbuild.recording.artifacts import _safe, describe_inputs, extract_artifacts
 from kbuild.served.inputs import InputSource, load_input, to_local_path
+from kbuild.training.artifacts import _safe, describe_inputs, extract_artifacts
 
 
 def round_trip(name: str, value: Any, folder: Path) -> tuple[Path, Any]:
@@ -79,7 +79,7 @@ def test_a_folder_that_nobody_named_goes_with_the_process(tmp_path: Path) -> Non
     program = """
 import os, pathlib, sys
 from kedro.io import DataCatalog, MemoryDataset
-from kbuild.recording.artifacts import describe_inputs, extract_artifacts
+from kbuild.training.artifacts import describe_inputs, extract_artifacts
 catalog = DataCatalog({"w": MemoryDataset(7)})
 uri = extract_artifacts(describe_inputs(["w"], catalog), catalog)["w"]
 child = os.fork()
