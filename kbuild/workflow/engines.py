@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import UnsupportedInstruction
-from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, EngineName, KnownLayers, make_engine
+from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, Engine, EngineName, KnownLayers, make_engine
 from kbuild.image.engines.native import copies_plan
 from kbuild.image.packages.staging import complete, needed_layers
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
@@ -82,57 +82,68 @@ def _build(
                 progress.note(f"{error.message}; building with buildkit instead")
     if engine == "native":
         raise UnsupportedInstruction("the native engine has no stage to install packages in")
-    make_engine("buildkit", tools.run, prepared.settings).probe()  # before the work that would be for nothing
+    building = _Building.by("buildkit", prepared, images, tools)
+    probed = building.engine.probe()  # before the work that would be for nothing
     context = whole_context(prepared, tools, workdir / "whole")
     with tools.phases("build") as progress:
-        cache = _layer_cache(prepared, tools)
-        return _build_with("buildkit", context, prepared, images, tools, workdir, progress, cache)
+        progress.note(f"buildkit engine: {probed}")
+        return building.build(context, workdir, progress)
 
 
 def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
     """What earlier builds packed is taken, where the Dockerfile's layers follow from the plan."""
     plan = prepared.plan
-    cache = _layer_cache(prepared, tools)
+    building = _Building.by("native", prepared, images, tools)
     keys = layer_keys(plan) if copies_plan(plan) else {}
     with tools.shared.leading(f"layer {key} {prepared.compression}" for key in keys.values()):
-        found = {source: cache.get(key) for source, key in keys.items()} if reuse else {}
+        found = {source: building.cache.get(key) for source, key in keys.items()} if reuse else {}
         packed = {source: blob for source, blob in found.items() if blob is not None}
         known = KnownLayers(keys=keys, packed=packed)
         context = _stage(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:
             if known.packed:
                 progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")
-            return _build_with("native", context, prepared, images, tools, workdir, progress, cache, known)
+            progress.note(f"native engine: {building.engine.probe()}")
+            return building.build(context, workdir, progress, known)
 
 
-def _build_with(
-    name: EngineName,
-    context: BuildContext,
-    prepared: Prepared,
-    images: LocalImages,
-    tools: Tools,
-    workdir: Path,
-    progress: Progress,
-    cache: LayerCache,
-    known: KnownLayers = NOTHING_KNOWN,
-) -> BuiltImage:
-    settings = prepared.settings
-    if installs_in_container(context.plan.dockerfile):
-        from kbuild.image.engines.install_context import install_secrets
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Building:
+    """What one build is done with: its engine, made once, and where what it makes is kept."""
 
-        settings = replace(settings, secrets=install_secrets(prepared.locked, prepared.platform))
-    engine = make_engine(name, tools.run, settings)
-    progress.note(f"{name} engine: {engine.probe()}")
-    scratch = workdir / name
-    scratch.mkdir()
-    output = engine.build(context, prepared.base, workdir=scratch, progress=progress, known=known)
+    engine: Engine
+    prepared: Prepared
+    images: LocalImages
+    cache: LayerCache
 
-    def write(layout: Path) -> BuiltImage:
-        plan, compression = context.plan, cache.compression
-        return pack(output, plan, layout, engine=name, progress=progress, compression=compression, cache=cache)
+    @staticmethod
+    def by(name: EngineName, prepared: Prepared, images: LocalImages, tools: Tools) -> _Building:
+        settings = prepared.settings
+        if installs_in_container(prepared.plan.dockerfile):
+            from kbuild.image.engines.install_context import install_secrets
 
-    return images.add(write)
+            settings = replace(settings, secrets=install_secrets(prepared.locked, prepared.platform))
+        engine = make_engine(name, tools.run, settings)
+        cache = LayerCache(root=tools.cache / "layers", compression=prepared.compression)
+        return _Building(engine=engine, prepared=prepared, images=images, cache=cache)
 
+    def build(
+        self, context: BuildContext, workdir: Path, progress: Progress, known: KnownLayers = NOTHING_KNOWN
+    ) -> BuiltImage:
+        """Execute the context's Dockerfile, and keep the image among the local ones."""
+        scratch = workdir / self.engine.name
+        scratch.mkdir()
+        output = self.engine.build(context, self.prepared.base, workdir=scratch, progress=progress, known=known)
 
-def _layer_cache(prepared: Prepared, tools: Tools) -> LayerCache:
-    return LayerCache(root=tools.cache / "layers", compression=prepared.compression)
+        def write(layout: Path) -> BuiltImage:
+            return pack(
+                output,
+                context.plan,
+                layout,
+                engine=self.engine.name,
+                progress=progress,
+                compression=self.cache.compression,
+                cache=self.cache,
+            )
+
+        return self.images.add(write)

@@ -189,3 +189,5 @@ def test_the_builder_of_a_context_is_reached_by_the_context(tmp_path: Path) -> N
     with pytest.raises(BuildFailed):
         engine.build(make_context(tmp_path), SCRATCH, workdir=tmp_path / "work", progress=Silent())
     assert docker.asked[-1][:5] == ("docker", "--context", "there", "buildx", "build")
+    started = [asked for asked in docker.asked if "--bootstrap" in asked]
+    assert len(started) == 1, "a builder in a cluster takes its time to start, and to tell of itself"

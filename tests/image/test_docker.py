@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
+from docker.errors import APIError, NotFound
 
 from kbuild.digest import digest_bytes
-from kbuild.errors import EngineUnavailable, InvalidImage
+from kbuild.errors import ContainerFailed, EngineUnavailable, InvalidImage, KbuildError
 from kbuild.image.oci.image_reference import ImageReference
-from kbuild.image.run.docker import DockerDaemon
+from kbuild.image.run.docker import DockerContainer, DockerDaemon
 
 
 # docker-py leaves its socket open when nobody answers; the collector says so, here and not in a later test.
@@ -87,3 +89,41 @@ def test_another_image_under_the_name_that_was_loaded_is_told(found: object, mon
     monkeypatch.setattr(DockerDaemon, "find", lambda *_: found)
     with pytest.raises(InvalidImage, match=str(image.digest)):
         daemon.load(image, ImageReference.parse("churn"))
+
+
+class Failing:
+    """A container whose daemon answers everything with one error."""
+
+    short_id, status, client = "1a2b3c", "running", None
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def _fail(self, *_: object, **__: object) -> object:
+        raise self.error
+
+    reload = logs = get_archive = stop = _fail
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (APIError("500 Server Error", explanation="containerd is gone"), ContainerFailed),
+        (requests.ConnectionError("Connection refused"), EngineUnavailable),
+    ],
+    ids=["error of the API", "no daemon any more"],
+)
+@pytest.mark.parametrize("what", ["alive", "logs", "read_file", "stop"])
+def test_what_the_daemon_fails_at_is_no_defect(what: str, error: Exception, kind: type[KbuildError]) -> None:
+    container = DockerContainer(container=Failing(error), url="http://127.0.0.1:1")  # type: ignore[arg-type]
+    arguments = ["/opt/kbuild"] if what == "read_file" else []
+    with pytest.raises(kind, match=r"^Docker (cannot|does not) ") as caught:
+        getattr(container, what)(*arguments)
+    assert "containerd is gone" in caught.value.message or "onnection refused" in caught.value.message
+
+
+def test_a_container_or_file_that_is_not_there_is_an_answer() -> None:
+    gone = DockerContainer(container=Failing(NotFound("404")), url="http://127.0.0.1:1")  # type: ignore[arg-type]
+    assert not gone.alive()
+    assert gone.read_file("/x") is None
+    gone.stop()

@@ -64,31 +64,34 @@ class DockerContainer:
 
     def alive(self) -> bool:
         """Whether it still runs."""
-        try:
-            self.container.reload()
-        except NotFound:
-            return False
+        with _asked("does not tell whether the container runs"):
+            try:
+                self.container.reload()
+            except NotFound:
+                return False
         return bool(self.container.status == "running")
 
     def logs(self) -> str:
         """What it wrote so far on both streams."""
-        with _asked("its logs cannot be read"):
+        with _asked("cannot read the logs of the container"):
             return bytes(self.container.logs()).decode(errors="replace")
 
     def read_file(self, path: str) -> bytes | None:
         """A file of the image by its absolute path, or None where there is none."""
-        try:
-            chunks, _ = self.container.get_archive(path)
-        except NotFound:
-            return None
-        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        with _asked(f"cannot read {path} of the container"):
+            try:
+                chunks, _ = self.container.get_archive(path)
+            except NotFound:
+                return None
+            content = b"".join(chunks)
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             member = archive.next()
             file = None if member is None else archive.extractfile(member)
             return None if file is None else file.read()
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL after ten seconds; the container is removed."""
-        with _asked("it cannot be stopped"):
+        with _asked("cannot stop the container"):
             try:
                 self.container.stop(timeout=_STOP_SECONDS)
                 self.container.remove(force=True, v=True)
