@@ -94,6 +94,12 @@ def build_options(command: _Command) -> _Command:
     for option in (
         base_option,
         click.option(
+            "--allow-unsigned-base",
+            is_flag=True,
+            envvar="KBUILD_ALLOW_UNSIGNED_BASE",
+            help="Take Debian's package lists also where their signature cannot be checked; the image says so.",
+        ),
+        click.option(
             "--template",
             metavar="NAME|FILE",
             help="copy: packages are put in place here and copied; in-container: they are installed in a stage of the "
@@ -211,6 +217,7 @@ def make_image_request(config: ProjectConfig, model: str, engine: str, options: 
         network=options.get("network"),
         base=options["base"] or config.base,
         debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
+        allow_unsigned_base=options["allow_unsigned_base"],
         template=replace(template, install_base=options.get("install_base")),
         labels=(*config.labels, *map(parse_label, options["labels"])),
         slim=options["slim"] or config.slim,

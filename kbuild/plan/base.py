@@ -28,7 +28,8 @@ class ResolvedBase:
 
     registry: ``reference`` is ``name@sha256:…``; layout: ``path`` is the OCI layout and ``digest`` its manifest;
     debs: ``path`` is a directory to be copied to ``/`` of an empty image and ``digest`` that of ``packages`` and
-    of the recipe that unpacks them. ``glibc`` is the C library's version where known, ``2.36``.
+    of the recipe that unpacks them. ``glibc`` is the C library's version where known, ``2.36``. ``unsigned`` tells that
+    its packages were picked from lists that nobody's signature stands for.
     """
 
     kind: BaseKind
@@ -38,6 +39,7 @@ class ResolvedBase:
     path: Path | None = None
     packages: tuple[BasePackage, ...] = ()
     glibc: str | None = None
+    unsigned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

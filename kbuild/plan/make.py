@@ -25,6 +25,7 @@ RUNTIME_PATH = "/opt/kbuild"
 PORT = 8080
 LABEL_MODEL_URI = "io.kbuild.model.uri"
 LABEL_RUN_ID = "io.kbuild.run.id"
+LABEL_UNSIGNED = "io.kbuild.base.unsigned"
 LABEL_LEFT_OUT = "io.kbuild.slim.left-out"
 """The names of the locked packages that a slim image is without, with spaces between."""
 LABEL_FILES_LEFT_OUT = "io.kbuild.slim.left-out-files"
@@ -67,6 +68,7 @@ def make_plan(
     own_labels = {
         "io.kbuild.base.digest": str(base.digest),
         "io.kbuild.base.name": base.name,
+        LABEL_UNSIGNED: "true" if base.unsigned else None,
         "io.kbuild.lock.digest": str(lockfile.packages_digest(platform)),
         "io.kbuild.model.digest": str(bundle.digest),
         LABEL_MODEL_URI: facts.uri,

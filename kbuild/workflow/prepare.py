@@ -55,6 +55,7 @@ class ImageRequest:
     engine: str = "auto"
     base: str | None = None
     debian_mirror: str | None = None
+    allow_unsigned_base: bool = False
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
     compression: Compression = DEFAULT_COMPRESSION
@@ -239,7 +240,7 @@ def _base(
                     platform,
                     recorded=earlier,
                     locked=request.lock.locked,
-                    settings={} if request.debian_mirror is None else {"debian-mirror": request.debian_mirror},
+                    settings={"debian-mirror": request.debian_mirror, "allow-unsigned": request.allow_unsigned_base},
                     cache=tools.cache,
                     run=tools.run,
                     progress=progress,

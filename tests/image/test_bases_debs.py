@@ -207,13 +207,52 @@ def test_a_bad_signature_stops(suite: Suite, mirror: Mirror, tmp_path: Path) -> 
             resolve(suite, mirror, tmp_path / "c", run=Gpgv(status))
 
 
-def test_an_unchecked_signature_is_said(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
+def test_a_signature_that_cannot_be_checked_stops_unless_that_is_allowed_and_recorded(
+    suite: Suite, mirror: Mirror, tmp_path: Path
+) -> None:
+    without = replace(suite, keyring=tmp_path / "none-keyring.gpg")
+    for wanted, run, fault in ((suite, no_gpgv, "gpgv is not installed"), (without, Gpgv(), "none-keyring.gpg is not")):
+        with pytest.raises(BaseImageError, match=f"debian bookworm cannot be checked: .*{fault}") as caught:
+            resolve(wanted, mirror, tmp_path / "a", run=run)
+        assert caught.value.hint is not None and "--allow-unsigned-base" in caught.value.hint
+        notes = Notes()
+        base = resolve(wanted, mirror, tmp_path / "a", run=run, progress=notes, allow_unsigned=True)
+        assert base.unsigned and any("taken all the same" in line for line in notes.lines)
+        assert parse_base_record(json.loads(json.dumps(base_record(base)))).unsigned
+        again = resolve(suite, mirror, tmp_path / "a", recorded=base.packages, unsigned=base.unsigned)
+        assert again.unsigned  # the same packages are no better for being built on again
+    assert not resolve(suite, mirror, tmp_path / "b").unsigned
+    assert "unsigned" not in base_record(resolve(suite, mirror, tmp_path / "b"))
+
+
+def edit(mirror: Mirror, pocket: str, old: bytes, new: bytes) -> None:
+    (uri,) = (uri for uri in mirror.files if uri.endswith(f"/{pocket}/InRelease"))
+    mirror.files[uri] = mirror.files[uri].replace(old, new, 1)
+
+
+def test_a_release_file_that_has_expired_stops(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
+    edit(mirror, "bookworm-security", b"Codename", b"Valid-Until: Sat, 03 Jan 2099 21:03:35 UTC\nCodename")
+    assert not resolve(suite, mirror, tmp_path / "a").unsigned
+    edit(mirror, "bookworm-security", b"2099", b"2015")
+    with pytest.raises(BaseImageError, match="bookworm-security was valid until Sat, 03 Jan 2015") as caught:
+        resolve(suite, mirror, tmp_path / "b")
+    assert caught.value.hint is not None and "KBUILD_DEBIAN_MIRROR" in caught.value.hint
+    assert resolve(suite, mirror, tmp_path / "b", allow_unsigned=True).unsigned
+    edit(mirror, "bookworm-security", b"Sat, 03 Jan 2015 21:03:35 UTC", b"for ever")
+    with pytest.raises(BaseImageError, match="no date"):
+        resolve(suite, mirror, tmp_path / "c")
+
+
+def test_a_signed_release_file_of_another_suite_stops(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
+    edit(mirror, "bookworm", b"Codename: bookworm", b"Codename: bullseye")
+    with pytest.raises(BaseImageError, match="gives the Release file of bullseye for bookworm"):
+        resolve(suite, mirror, tmp_path / "a")
+
+
+def test_whose_signature_it_is_is_told(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
     notes = Notes()
-    resolve(suite, mirror, tmp_path / "a", run=no_gpgv, progress=notes)
-    assert "signature of http://m/debian bookworm not checked: gpgv is not installed" in notes.lines
-    notes = Notes()
-    resolve(replace(suite, keyring=tmp_path / "none"), mirror, tmp_path / "b", run=no_gpgv, progress=notes)
-    assert f"signature of http://m/debian bookworm not checked: {tmp_path}/none is not installed" in notes.lines
+    resolve(suite, mirror, tmp_path / "a", progress=notes)
+    assert any(line.startswith("http://m/debian bookworm is signed by ") for line in notes.lines)
 
 
 def test_the_signed_text_counts_and_nothing_around_it(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
@@ -263,9 +302,9 @@ def test_a_release_without_inline_signature_is_read(suite: Suite, mirror: Mirror
     for uri in [uri for uri in mirror.files if uri.endswith("/InRelease")]:
         text = mirror.files.pop(uri).partition(b"\n\n")[2].partition(b"-----BEGIN")[0]
         mirror.files[uri.replace("InRelease", "Release")] = text
-    notes = Notes()
-    resolve(suite, mirror, tmp_path / "c", run=no_gpgv, progress=notes)
-    assert any("not checked" in line for line in notes.lines)
+    with pytest.raises(BaseImageError, match="debian bookworm is not signed"):
+        resolve(suite, mirror, tmp_path / "c")
+    assert resolve(suite, mirror, tmp_path / "c", allow_unsigned=True).unsigned
 
 
 def test_messages_never_show_credentials() -> None:

@@ -41,6 +41,8 @@ def resolve_base(
                 platform,
                 mirror=configured_mirror(suite, settings),
                 recorded=None if recorded is None else recorded.packages,
+                unsigned=recorded is not None and recorded.unsigned,
+                allow_unsigned=settings.get("allow-unsigned") is True,
                 cache=cache,
                 run=run,
                 progress=progress,

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from kbuild.audit.checks.base import BaseCheck
 from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.checks.integrity import IntegrityCheck
 from kbuild.audit.checks.pickles import PickleCheck
@@ -65,6 +66,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress) -> 
             unavailable = error.message
     return [
         IntegrityCheck(policy),
+        BaseCheck(),
         DriftCheck(),
         VulnerabilityCheck(
             database=database,

@@ -13,6 +13,8 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -30,6 +32,7 @@ Fetch = Callable[[str], bytes | None]
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
 _TIMEOUT = (15, 120)
 _TRIES = 3
+_ARMOUR = "-----BEGIN PGP SIGNED MESSAGE-----"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +78,13 @@ def shown(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def read_release(archive: Archive, *, fetch: Fetch, run: Runner, progress: Progress) -> Release | None:
-    """The archive's Release file, its signature checked where gpgv and the keyring are installed.
+def read_release(
+    archive: Archive, *, fetch: Fetch, run: Runner, progress: Progress, allow_unsigned: bool = False
+) -> Release | None:
+    """The archive's Release file, its signature, its validity and whose it is checked.
 
-    None where an archive that is not required does not exist. Raises BaseImageError for a bad signature.
+    None where an archive that is not required does not exist. Raises BaseImageError for a bad signature, and for one
+    that nothing here can check or that has expired unless ``allow_unsigned``.
     """
     base = f"{archive.uri}/dists/{archive.pocket}"
     content = fetch(f"{base}/InRelease")
@@ -93,8 +99,10 @@ def read_release(archive: Archive, *, fetch: Fetch, run: Runner, progress: Progr
             )
         progress.note(f"no {archive.pocket} on {shown(archive.uri)}")
         return None
-    verified = _verify(content, detached, archive, run, progress)
+    verified = _verify(content, detached, archive, run, progress, allow_unsigned)
     fields = read_fields(_unsigned_text(content) if verified is None else verified.decode("utf-8", "replace"))
+    _check_names(fields, archive)
+    signed = verified is not None and _is_valid(fields, archive, progress, allow_unsigned)
     files = {}
     for line in fields.get("sha256", "").splitlines():
         if len(parts := line.split()) == 3:
@@ -102,7 +110,7 @@ def read_release(archive: Archive, *, fetch: Fetch, run: Runner, progress: Progr
     if not files:
         raise BaseImageError(f"{shown(base)} has a Release file without sha256 sums")
     by_hash = fields.get("acquire-by-hash") == "yes"
-    return Release(archive=archive, files=files, by_hash=by_hash, signed=verified is not None)
+    return Release(archive=archive, files=files, by_hash=by_hash, signed=signed)
 
 
 def read_packages(
@@ -185,11 +193,58 @@ def _check(content: bytes, sha256: str, what: str) -> None:
         raise HashMismatch(f"{what} has sha256 {actual}, not {sha256}", hint="try again; the mirror may be updating")
 
 
-def _verify(content: bytes, detached: bytes | None, archive: Archive, run: Runner, progress: Progress) -> bytes | None:
-    """The signed text, or None where nothing can check it."""
+def _check_names(fields: Mapping[str, str], archive: Archive) -> None:
+    """A mirror that gives the Release file of another suite, which may be as well signed, is not the one asked for."""
+    stated = {fields[name] for name in ("codename", "suite") if name in fields}
+    # The security archive of before was called bookworm/updates.
+    if stated and archive.pocket not in stated and not stated & {archive.pocket.replace("-security", "/updates")}:
+        raise BaseImageError(
+            f"{shown(archive.uri)} gives the Release file of {', '.join(sorted(stated))} for {archive.pocket}",
+            hint="name another mirror (KBUILD_DEBIAN_MIRROR)",
+        )
+
+
+def _is_valid(fields: Mapping[str, str], archive: Archive, progress: Progress, allow_unsigned: bool) -> bool:
+    """Whether the Release file still holds: an old one hides the security updates that came since."""
+    stated = fields.get("valid-until")
+    if stated is None:
+        return True  # a suite that does not change does not say it
+    where = f"{shown(archive.uri)} {archive.pocket}"
+    try:
+        until = parsedate_to_datetime(stated)
+    except ValueError as error:
+        raise BaseImageError(f"the Release file of {where} is valid until {stated!r}, which is no date") from error
+    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    if datetime.now(UTC) <= until:
+        return True
+    _unproved(f"the Release file of {where} was valid until {stated}", _STALE, progress, allow_unsigned)
+    return False
+
+
+_STALE = "name a mirror that is kept up (KBUILD_DEBIAN_MIRROR) and see this machine's clock"
+
+
+def _unproved(fault: str, remedy: str, progress: Progress, allow_unsigned: bool) -> None:
+    if not allow_unsigned:
+        raise BaseImageError(fault, hint=f"{remedy}; --allow-unsigned-base builds all the same, and records it")
+    progress.note(f"{fault}: taken all the same")
+
+
+def _verify(
+    content: bytes, detached: bytes | None, archive: Archive, run: Runner, progress: Progress, allow_unsigned: bool
+) -> bytes | None:
+    """The signed text, or None where nothing can check it and that is allowed."""
     where = f"{shown(archive.uri)} {archive.pocket}"
     if not archive.keyring.is_file():
-        progress.note(f"signature of {where} not checked: {archive.keyring} is not installed")
+        _unproved(
+            f"the signature of {where} cannot be checked: {archive.keyring} is not installed",
+            f"install {archive.keyring.stem} (apt-get install {archive.keyring.stem})",
+            progress,
+            allow_unsigned,
+        )
+        return None
+    if detached is None and not content.startswith(_ARMOUR.encode()):
+        _unproved(f"{where} is not signed", "name another mirror (KBUILD_DEBIAN_MIRROR)", progress, allow_unsigned)
         return None
     with tempfile.TemporaryDirectory() as scratch:
         release, signature, text = (Path(scratch, name) for name in ("release", "signature", "text"))
@@ -203,7 +258,12 @@ def _verify(content: bytes, detached: bytes | None, archive: Archive, run: Runne
         try:
             done = run(argv, env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})
         except ProgramNotFound:
-            progress.note(f"signature of {where} not checked: gpgv is not installed")
+            _unproved(
+                f"the signature of {where} cannot be checked: gpgv is not installed",
+                "install it (apt-get install gpgv)",
+                progress,
+                allow_unsigned,
+            )
             return None
         # A Release file carries several signatures and a keyring need not know all: one good and none bad is right.
         status = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")}
@@ -211,11 +271,13 @@ def _verify(content: bytes, detached: bytes | None, archive: Archive, run: Runne
             raise BaseImageError(
                 f"the signature of {where} does not hold", hint=f"its keys are looked for in {archive.keyring}"
             )
+        keys = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] VALIDSIG ")]
+        progress.note(f"{where} is signed by {', '.join(keys)}")
         return text.read_bytes() if detached is None else content
 
 
 def _unsigned_text(content: bytes) -> str:
     text = content.decode("utf-8", "replace")
-    if text.startswith("-----BEGIN PGP SIGNED MESSAGE-----"):
+    if text.startswith(_ARMOUR):
         text = text.partition("\n\n")[2].partition("\n-----BEGIN PGP SIGNATURE-----")[0]
     return text

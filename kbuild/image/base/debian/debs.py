@@ -37,6 +37,8 @@ def resolve_debs_base(
     *,
     mirror: str | None = None,
     recorded: Sequence[BasePackage] | None = None,
+    unsigned: bool = False,
+    allow_unsigned: bool = False,
     cache: Path,
     run: Runner,
     progress: Progress,
@@ -45,13 +47,23 @@ def resolve_debs_base(
 ) -> ResolvedBase:
     """Assemble a base; its ``path`` is a read-only directory below ``cache`` to be copied to ``/``.
 
-    ``recorded`` pins the packages of an earlier build; without it the newest of the suite and its updates are
-    taken. ``mirror`` is what the user configured, see ``find_archives``. Raises BaseImageError and HashMismatch.
+    ``recorded`` pins the packages of an earlier build, ``unsigned`` tells whether those were proved. Without it the
+    newest of the suite and its updates are taken, from lists whose signature holds unless ``allow_unsigned``.
+    ``mirror`` is what the user configured, see ``find_archives``. Raises BaseImageError and HashMismatch.
     """
     with writing("the base image"):
         if recorded is None:
             sources = find_archives(suite, mirror=mirror or "", apt=apt)
-            packages = pick_packages(suite, platform, sources, cache=cache, fetch=fetch, run=run, progress=progress)
+            packages, unsigned = pick_packages(
+                suite,
+                platform,
+                sources,
+                cache=cache,
+                fetch=fetch,
+                run=run,
+                progress=progress,
+                allow_unsigned=allow_unsigned,
+            )
         else:
             packages = tuple(sorted(recorded, key=lambda package: package.name))
         digest = base_digest(platform, packages)
@@ -68,7 +80,13 @@ def resolve_debs_base(
 
         path = cached_tree(cache / "bases" / digest.hex, make)
     return ResolvedBase(
-        kind="debs", name=str(suite), digest=digest, path=path, packages=packages, glibc=glibc_version(packages)
+        kind="debs",
+        name=str(suite),
+        digest=digest,
+        path=path,
+        packages=packages,
+        glibc=glibc_version(packages),
+        unsigned=unsigned,
     )
 
 
@@ -81,18 +99,21 @@ def pick_packages(
     fetch: Fetch,
     run: Runner,
     progress: Progress,
-) -> tuple[BasePackage, ...]:
-    """The newest version of each package of a suite's base, sorted by name; raises BaseImageError if one is missing.
+    allow_unsigned: bool = False,
+) -> tuple[tuple[BasePackage, ...], bool]:
+    """The newest version of each package of a suite's base, sorted by name, and whether a list was not proved.
+
+    Raises BaseImageError if one is missing, and as ``read_release`` does.
 
     The archives are always asked what is newest; lists that did not change are not read again, see ``read_offers``.
     """
     progress.note(f"reading the package lists of {suite}")
 
-    def offers(source: Archive) -> list[BasePackage]:
-        release = read_release(source, fetch=fetch, run=run, progress=progress)
+    def offers(source: Archive) -> tuple[list[BasePackage], bool]:
+        release = read_release(source, fetch=fetch, run=run, progress=progress, allow_unsigned=allow_unsigned)
         if release is None:
-            return []
-        return read_offers(
+            return [], True
+        offered = read_offers(
             release,
             suite.components,
             platform.architecture,
@@ -100,10 +121,13 @@ def pick_packages(
             fetch=fetch,
             cache=cache / "package-lists",
         )
+        return offered, release.signed
 
     newest: dict[str, BasePackage] = {}
+    unsigned = False
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        for offered in pool.map(offers, sources):
+        for offered, signed in pool.map(offers, sources):
+            unsigned = unsigned or not signed
             for package in offered:
                 known = newest.get(package.name)
                 if known is None or version_key(package.version) > version_key(known.version):
@@ -111,7 +135,7 @@ def pick_packages(
     missing = [name for name in suite.packages if name not in newest]
     if missing:
         raise BaseImageError(f"{suite} has no {', '.join(missing)} for {platform.architecture} on this mirror")
-    return tuple(newest[name] for name in sorted(newest))
+    return tuple(newest[name] for name in sorted(newest)), unsigned
 
 
 def base_digest(platform: Platform, packages: Sequence[BasePackage]) -> Digest:
@@ -137,6 +161,7 @@ def base_record(base: ResolvedBase) -> dict[str, object]:
         "reference": base.reference,
         "glibc": base.glibc,
         "packages": [asdict(package) for package in base.packages],
+        **({"unsigned": True} if base.unsigned else {}),
     }
 
 
@@ -160,6 +185,7 @@ def parse_base_record(value: object) -> ResolvedBase:
         reference=_text(record, "base.reference") if record.get("reference") is not None else None,
         glibc=_text(record, "base.glibc") if record.get("glibc") is not None else None,
         packages=tuple(_package(package, f"base.packages[{index}]") for index, package in enumerate(packages)),
+        unsigned=record.get("unsigned", False) is not False,
     )
 
 
