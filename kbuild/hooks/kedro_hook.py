@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import inspect
+import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from kedro.framework.hooks import hook_impl
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
+from kbuild.training.staleness import LOG_VARIABLE, check_fresh
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -38,7 +40,9 @@ class _Training:
     config: ProjectConfig
     git: GitState | None
     wanted: frozenset[str]
+    planned: PipelineML
     captured: dict[str, Any] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
 
 
 class MlflowPipelineHook:
@@ -66,6 +70,16 @@ class MlflowPipelineHook:
                 if kedro_mlflow.is_theirs(pipeline):
                     click.echo(kedro_mlflow.THEY_LOG)
                 return
+            if os.environ.get(LOG_VARIABLE, "").lower() in ("0", "false", "no"):
+                click.echo(f"No model is logged: {LOG_VARIABLE} is set")
+                return
+            planned = (
+                _leave_out_existing(pipeline_ml, catalog) if run_params.get("only_missing_outputs") else pipeline_ml
+            )
+            if not planned.trains:
+                click.echo("No model is logged: no output of training is missing, so nothing is trained")
+                return
+            check_fresh(planned.binding, planned.nodes)
             import mlflow
 
             from kbuild.project.config import read_config
@@ -83,8 +97,15 @@ class MlflowPipelineHook:
                 config=config,
                 git=git,
                 wanted=_find_released(binding.inference, pipeline_ml, catalog),
+                planned=planned,
             )
             atexit.register(self._abandon)
+
+    @hook_impl  # type: ignore[untyped-decorator]
+    def before_node_run(self, node: Node) -> None:
+        """See which nodes a runner really runs; those of other processes are not seen."""
+        if self._training is not None:
+            self._training.ran.add(node.name)
 
     @hook_impl  # type: ignore[untyped-decorator]
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
@@ -120,9 +141,10 @@ class MlflowPipelineHook:
         if training is None:
             return None
         with _one_line_errors():
-            pipeline_ml = _find_pipeline_ml(pipeline)
-            if pipeline_ml is None:
+            if _find_pipeline_ml(pipeline) is None:
                 raise UnexpectedError("a training run ended with another pipeline than it began with")
+            # What the runner was seen to run counts more than what was foreseen.
+            pipeline_ml = training.planned.only_nodes(*training.ran) if training.ran else training.planned
             from kbuild.recording.mlflow_run import read_licence
             from kbuild.recording.record import record_model
 
@@ -197,6 +219,24 @@ def _find_pipeline_ml(pipeline: Pipeline) -> PipelineML | None:
             "and call pipeline_ml_factory() on the results",
         )
     return pipeline if isinstance(pipeline, PipelineML) and pipeline.trains else None
+
+
+def _leave_out_existing(pipeline: PipelineML, catalog: Any) -> PipelineML:
+    """The part that ``kedro run --only-missing-outputs`` runs: the runner leaves the rest out, after the hooks."""
+    from kedro.runner import SequentialRunner
+
+    # Asked of Kedro itself, quietly: it says the same again when it runs. Public names for this there are none.
+    runner = SequentialRunner()
+    talk, runner._logger.disabled = runner._logger.disabled, True
+    try:
+        return pipeline.only_nodes(*(node.name for node in _filter(runner, pipeline, catalog)))
+    finally:
+        runner._logger.disabled = talk
+
+
+def _filter(runner: Any, pipeline: Pipeline, catalog: Any) -> list[Node]:
+    nodes: list[Node] = runner._filter_pipeline_for_missing_outputs(pipeline, catalog).nodes
+    return nodes
 
 
 def _find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:

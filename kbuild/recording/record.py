@@ -21,6 +21,7 @@ from kbuild.recording.clean_check import Answer, ask_in_clean_process
 from kbuild.recording.example import make_example
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import GitState, quiet_mlflow
+from kbuild.recording.provenance import note_inputs
 from kbuild.recording.saving import Draft, record_prediction, save_model
 from kbuild.recording.shipment.closure import find_owners, pin
 from kbuild.recording.shipment.pinning import make_environment
@@ -36,6 +37,7 @@ from kbuild.recording.shipment.tracing import find_pickled_modules
 from kbuild.training.artifacts import extract_artifacts, find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
+from kbuild.training.staleness import check_fresh
 
 # How often a package may be added that only loading the model showed to be needed.
 _MAX_ADDED_PACKAGES = 8
@@ -70,7 +72,7 @@ def record_model(
     """Log the model of a finished training run.
 
     Args:
-        pipeline_ml: what ran; its inference pipeline is logged.
+        pipeline_ml: what ran, no more and no less; its inference pipeline is logged.
         catalog: the catalog of that run.
         run_id: the MLflow run to log to, at the tracking uri that MLflow is set to.
         package_name: the project's package, whose code travels with the model.
@@ -83,6 +85,7 @@ def record_model(
     """
     settings = settings or TrainingSettings()
     captured = captured or {}
+    check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
     with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
@@ -105,6 +108,8 @@ def record_model(
             reused=tuple(pipeline_ml.reused_names),
         )
         saved = _save_provable(draft, _find_modules(model), work, settings)
+        made = pipeline_ml.binding.made_names - set(draft.reused)
+        note_inputs(run_id, artifacts, made=made, reused=draft.reused)
         model_id = log_checked_files(saved.files, pipeline_ml.log_model_kwargs, run_id)
     return RecordedModel(
         run_id=run_id,

@@ -43,14 +43,22 @@ LOG_MODEL_KWARGS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
-    """One inference pipeline, and the training it belongs to: node names, and what it makes for inference."""
+    """One inference pipeline, and the whole training it belongs to, of which a run may run a part.
 
-    training_names: frozenset[str]
+    ``made_names`` are the inputs of inference that training makes.
+    """
+
+    training: Pipeline
     made_names: frozenset[str]
     inference: Pipeline
     input_name: str
     kpm_kwargs: dict[str, Any]
     log_model_kwargs: dict[str, Any]
+
+    @property
+    def training_names(self) -> frozenset[str]:
+        """The names of all training nodes."""
+        return frozenset(node.name for node in self.training.nodes)
 
     def serves_like(self, other: Binding) -> bool:
         """Whether both log the same model, from whichever training nodes."""
@@ -85,8 +93,10 @@ def make_binding(
         log_model["name"] = log_model.pop("artifact_path")
     log_model.setdefault("name", DEFAULT_MODEL_NAME)
     return Binding(
-        training_names=frozenset(node.name for node in training.nodes),
-        made_names=frozenset(training.all_outputs() & inference.inputs() - {input_name}),
+        training=training,
+        made_names=frozenset(
+            name for name in inference.inputs() - {input_name} if _strip(name) in map(_strip, training.all_outputs())
+        ),
         inference=inference,
         input_name=input_name,
         kpm_kwargs=dict(kpm_kwargs or {}),
@@ -102,13 +112,18 @@ def merge_bindings(mine: tuple[Binding, ...], theirs: tuple[Binding, ...]) -> tu
             if known.serves_like(each):
                 merged[position] = replace(
                     known,
-                    training_names=known.training_names | each.training_names,
+                    training=known.training + _only_others(each.training, known.training_names),
                     made_names=known.made_names | each.made_names,
                 )
                 break
         else:
             merged.append(each)
     return tuple(merged)
+
+
+def _only_others(training: Pipeline, known: frozenset[str]) -> Pipeline:
+    # By name, since a node that was tagged meanwhile is another one to Kedro, which allows no output to be made twice.
+    return training.only_nodes(*(node.name for node in training.nodes if node.name not in known))
 
 
 def _find_pipeline_problems(training: Pipeline, inference: Pipeline, input_name: str) -> list[str]:

@@ -110,7 +110,8 @@ class PipelineML(Pipeline):  # type: ignore[misc]
     @property
     def reused_names(self) -> list[str]:
         """Inference inputs that training makes, but not the nodes that are left after filtering; sorted."""
-        return sorted(self.binding.made_names - self.all_outputs())
+        made = {name.partition("@")[0] for name in self.all_outputs()}
+        return sorted(name for name in self.binding.made_names if name.partition("@")[0] not in made)
 
     def extract_pipeline_artifacts(
         self, catalog: Any, parameters_saving_folder: str | Path | None = None

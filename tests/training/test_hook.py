@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import textwrap
 import warnings
@@ -91,12 +92,20 @@ FILES = {
                 training + Pipeline([node(f.fail, "weights", None, name="fail")]), inference, "raw"
             )
             report = Pipeline([node(f.measure, "weights", "report", name="report")])
+            kept = Pipeline([
+                node(f.read, None, "table", name="read_kept"), node(f.fit, "table", "weights", name="fit_kept"),
+            ])
+            answer = Pipeline([node(f.predict, ["table", "weights", "params:scale"], "answer", name="predict")])
             return {
                 "__default__": bound + report,
                 "training": bound,
                 "report": report,
                 "in_memory": in_memory,
                 "failing": failing,
+                "kept": pipeline_ml_factory(kept, answer, "table"),
+                "measured": pipeline_ml_factory(
+                    kept + Pipeline([node(f.measure, "weights", "size", name="size")]), answer, "table"
+                ),
                 "wrapped": pipeline(bound, namespace="night"),
             }
     """,
@@ -182,6 +191,55 @@ def test_every_form_of_a_run_logs_the_model(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Logged model")]
     assert lines == [f"Logged model models:/{model.model_id} in run {logged.info.run_id}"]
     assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize("form", [{"to_nodes": ["clean"]}, {"node_names": ["read"]}, {"tags": ["data"]}])
+def test_a_run_that_leaves_out_what_follows_is_refused_before_it_starts(
+    project: Path, store: mlflow.MlflowClient, form: dict[str, Any]
+) -> None:
+    with pytest.raises(RecordingError, match=r"leaves out .*fit, so the model would mix") as caught:
+        run(project, pipeline_names=["training"], **form)
+    assert "fit" in (caught.value.hint or "").partition("--nodes=")[2].partition(";")[0]
+    assert caught.value.exit_code == 17
+    assert find_runs(store) == []
+
+
+def test_such_a_run_goes_alone_where_no_model_is_wanted(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KBUILD_LOG_MODEL", "false")
+    run(project, pipeline_names=["training"], to_nodes=["clean"])
+    assert "No model is logged" in capsys.readouterr().out
+    assert find_runs(store) == []
+
+
+def test_what_is_reused_is_told_with_the_run_that_made_it(project: Path, store: mlflow.MlflowClient) -> None:
+    run(project, pipeline_names=["measured"])
+    (first,) = find_runs(store)
+    run(project, pipeline_names=["measured"], node_names=["size"])
+    (second,) = [each for each in find_runs(store) if each.info.run_id != first.info.run_id]
+    assert json.loads(second.data.tags["kbuild.reused"]) == {"weights": first.info.run_id}
+    assert first.data.tags["kbuild.made.weights"].startswith("sha256:")
+
+
+def test_only_what_is_missing(project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    if "only_missing_outputs" not in inspect.signature(KedroSession.run).parameters:
+        pytest.skip("this Kedro runs all nodes")
+    run(project, pipeline_names=["kept"])
+    assert len(find_models(store)) == 1
+    run(project, pipeline_names=["kept"], only_missing_outputs=True)
+    assert "nothing is trained" in capsys.readouterr().out
+    assert len(find_models(store)) == 1
+    (project / "data" / "weights.json").unlink()
+    for runner in (None, ParallelRunner(max_workers=1)):
+        (project / "data" / "weights.json").unlink(missing_ok=True)
+        run(project, pipeline_names=["kept"], only_missing_outputs=True, runner=runner)
+    assert len(find_models(store)) == 3
+    # The table is older than the weights that would be kept.
+    (project / "data" / "table.pkl").unlink()
+    with pytest.raises(RecordingError, match="leaves out fit_kept"):
+        run(project, pipeline_names=["kept"], only_missing_outputs=True)
+    assert len(find_models(store)) == 3
 
 
 def test_inputs_that_are_only_in_memory(project: Path, store: mlflow.MlflowClient) -> None:
