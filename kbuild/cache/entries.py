@@ -24,6 +24,7 @@ KINDS = {
     "bases": "bases",
     "debs": "debs",
     "pulled": "pulled",
+    "remote": "remote",
     "layers": "layers/sha256",
     "images": "images",
     "unpacked": "unpacked/*",

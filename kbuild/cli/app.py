@@ -26,6 +26,7 @@ _COMMANDS = {
     "help": ("kbuild.cli.help", "Show a page of the documentation."),
     "image": ("kbuild.cli.image", "Build the image that serves a model."),
     "init": ("kbuild.cli.init", "Write kbuild.yml and CI jobs into a Kedro project."),
+    "inspect": ("kbuild.cli.inspect", "What an image says of itself, wherever it is."),
     "lock": ("kbuild.cli.lock", "Pin every package of a model by url and sha256."),
     "render": ("kbuild.cli.render", "Write the Dockerfile and what it copies."),
     "run": ("kbuild.cli.run", "Serve an image on this machine."),

@@ -19,7 +19,7 @@ from kbuild.audit.report.report import FORMAT, report_schema
 from kbuild.audit.report.text import markdown, summary, summary_table, table
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
-from kbuild.cli.find import DEFAULTS, existing_image
+from kbuild.cli.find import DEFAULTS, REGISTRY_FORM, existing_image
 from kbuild.cli.options import make_lock_request, make_tools, platform_option, take_model
 from kbuild.cli.show import Show
 from kbuild.errors import (
@@ -72,8 +72,8 @@ def command(
     """Audit REFERENCE: a model, an image, or a conda-lock.yml.
 
     A model is what "kbuild image" takes, and without a REFERENCE it is the newest trained run; an image is one built
-    here, an OCI layout or a tar. The exit code is 0 when all is clean, 51 for findings, and 52 when something could
-    not be checked.
+    here, one of a registry (REGISTRY/NAME@sha256:…), an OCI layout or a tar. The exit code is 0 when all is clean, 51
+    for findings, and 52 when something could not be checked.
     """
     if schema:
         _deliver(json.dumps(report_schema(), indent=2) + "\n", output)
@@ -169,14 +169,15 @@ def _audit_model(
         model = ModelReference.parse(take(reference))
     except (InvalidReference, ModelNotFound) as error:
         raise InvalidReference(
-            f"{reference!r} is no model, no image built here, no OCI layout or tar, and no conda-lock.yml",
+            f"{reference!r} is no model, no image built here or in a registry, no OCI layout or tar, and no"
+            " conda-lock.yml",
             hint=error.hint,
         ) from error
     if image is None:
         return auditor.audit_model(model)
     with existing_image(image, tools, platform) as found:
         if found is None:
-            raise InvalidReference(f"{image!r} is no image built here and no OCI layout or tar")
+            raise InvalidReference(f"{image!r} is no image built here and no OCI layout or tar", hint=REGISTRY_FORM)
         return auditor.audit_model(model, image=found[0])
 
 

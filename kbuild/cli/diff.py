@@ -30,7 +30,8 @@ def command(before: str, after: str, platform: Platform | None, as_json: bool) -
 
     Of runs: packages, code, parameters, artifacts, signature; runs are anything that names a model, and packages are
     compared by the locks stored with them, where both have one. Of images (a name or digest that "kbuild image"
-    printed, an OCI layout or its tar): layers, config, packages, files. The exit code is 0 whether they differ or not.
+    printed, here or in a registry, an OCI layout or its tar): layers, config, packages, files. The exit code is 0
+    whether they differ or not.
     """
     show = Show()
     tools, config = make_tools(show)
@@ -40,8 +41,8 @@ def command(before: str, after: str, platform: Platform | None, as_json: bool) -
         existing_image(after, tools, platform) as other,
     ):
         if one is not None and other is not None:
-            with show("compare"):
-                images = diff_images(one[0], other[0])
+            with show("compare") as progress:
+                images = diff_images(one[0], other[0], progress)
             click.echo(json.dumps(images.to_json()) if as_json else images.to_text(), nl=as_json)
             return
     older, newer = (ModelReference.parse(take_model(text, tools, config, show)) for text in (before, after))

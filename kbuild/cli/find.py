@@ -1,4 +1,5 @@
-"""What "IMAGE" means on the command line: a layout, a tar, an image built here, or a model to be built first."""
+"""What "IMAGE" means on the command line: a layout, a tar, an image built here or in a registry, or a model to be built
+first."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import work_folder
 from kbuild.cli.config import ProjectConfig
 from kbuild.cli.options import make_image_request, take_model
 from kbuild.cli.show import Show
-from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference, ModelNotFound
+from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference, ModelNotFound, RegistryError
 from kbuild.files import expand_home
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
@@ -24,6 +25,10 @@ from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
 from kbuild.workflow import Delivery, Tools, build_image
 
+if TYPE_CHECKING:
+    from kbuild.image.registry.remote import RemoteImages
+
+REGISTRY_FORM = "one of a registry is named as kbuild image --push prints it: REGISTRY/NAME@sha256:…"
 DEFAULTS: dict[str, Any] = {
     "interpreter": None,
     "channels": (),
@@ -60,8 +65,10 @@ def found_image(
             if text is None:
                 raise
             raise ImageNotFound(
-                f"{text!r} is no image built here, no OCI layout or tar, and no model",
-                hint=error.hint if error.hint and "did you mean" in error.hint else "build one with: kbuild image",
+                f"{text!r} is no image built here, no OCI layout or tar, no model, and names no image of a registry",
+                hint=error.hint
+                if error.hint and "did you mean" in error.hint
+                else f"build one with: kbuild image; {REGISTRY_FORM}",
             ) from error
         result = build_image(
             make_image_request(config, model, "auto", {**DEFAULTS, "platform": platform and str(platform)}),
@@ -75,7 +82,8 @@ def found_image(
 def existing_image(
     text: str, tools: Tools, platform: Platform | None = None
 ) -> Iterator[tuple[BuiltImage, ImageReference] | None]:
-    """The layout, tar or image built here that ``text`` names and a name for it, None where it names none of these.
+    """The layout, tar or image, built here or in a registry, that ``text`` names and a name for it, None where it names
+    none of these. A registry is asked for what was not built here; its layers come when they are needed.
 
     Of an image index it is the one for ``platform``, or for this machine.
     """
@@ -86,7 +94,7 @@ def existing_image(
         with _unpacked(path, tools) as layout:
             yield _in_layout(layout, tools, platform), ImageReference.parse("kbuild-layout")
     else:
-        yield _local(text, tools, platform)
+        yield _local(text, tools, platform) or _remote(text, tools, platform)
 
 
 @contextmanager
@@ -99,10 +107,61 @@ def existing_index(text: str, tools: Tools) -> Iterator[BuiltIndex | None]:
         with _unpacked(path, tools) as layout:
             yield _index_in(layout)
     else:
-        try:
-            yield LocalImages(tools.cache / "images").index_by_reference(ImageReference.parse(text))
-        except InvalidReference:
-            yield None
+        yield _index_of(text, tools)
+
+
+def _index_of(text: str, tools: Tools) -> BuiltIndex | None:
+    try:
+        reference = ImageReference.parse(text)
+    except InvalidReference:
+        return None
+    images = LocalImages(tools.cache / "images")
+    found = images.index_by_reference(reference)
+    if found is not None or images.by_reference(reference) is not None or not _is_of_a_registry(text, reference):
+        return found
+    with _asking(text), tools.phases("pull") as progress:
+        return _registries(tools).index(reference, progress)
+
+
+def _remote(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltImage, ImageReference] | None:
+    """The image of a registry; None for what may be meant otherwise. Raises what the registry refuses."""
+    try:
+        reference = ImageReference.parse(text)
+    except InvalidReference:
+        return None
+    if not _is_of_a_registry(text, reference):
+        return None
+    with _asking(text), tools.phases("pull") as progress:
+        image = _registries(tools).find(reference, platform, progress)
+    return image, reference.with_tag(reference.tag)
+
+
+def _is_of_a_registry(text: str, reference: ImageReference) -> bool:
+    """Whether a registry is to be asked: for a digest, and for a tag behind a registry's own name. A run id or a folder
+    reads as an image's name too."""
+    if expand_home(text).exists():
+        return False
+    return reference.digest is not None or (reference.tag is not None and text.startswith(f"{reference.registry}/"))
+
+
+def _registries(tools: Tools) -> RemoteImages:
+    from kbuild.image.registry.remote import RemoteImages  # Docker's SDK, for its credentials
+
+    return RemoteImages(cache=tools.cache)
+
+
+@contextmanager
+def _asking(text: str) -> Iterator[None]:
+    """Who named no registry meant, as everywhere, Docker's; they may as well mean an image that was built here once."""
+    try:
+        yield
+    except RegistryError as error:
+        if text.startswith(f"{ImageReference.parse(text).registry}/"):
+            raise
+        raise ImageNotFound(
+            f"{text!r} is no image built here, and Docker's registry does not give it: {error.message}",
+            hint=REGISTRY_FORM,
+        ) from error
 
 
 def _index_in(layout: Path) -> BuiltIndex | None:

@@ -68,6 +68,13 @@ def rebuild(
             "zlib": zlib.ZLIB_RUNTIME_VERSION,
             "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
         }
-        return judge(
-            image, result.image, claims, versions=versions, reused_downloads=reuse_downloads, seconds=dict(show.seconds)
-        )
+        with show("compare") as progress:
+            return judge(
+                image,
+                result.image,
+                claims,
+                progress,
+                versions=versions,
+                reused_downloads=reuse_downloads,
+                seconds=dict(show.seconds),
+            )

@@ -40,7 +40,7 @@ _LONGEST_LINE = 300  # characters of a request that are still shown in the line 
 def command(image: str | None, port: int | None, timeout: float, platform: Platform | None) -> None:
     """Serve IMAGE on this machine until Ctrl-C; print its url when it is ready.
 
-    IMAGE is a name or digest that "kbuild image" printed, an OCI layout, its tar, or a model
+    IMAGE is a name or digest that "kbuild image" printed, here or in a registry, an OCI layout, its tar, or a model
     (built first if need be). Without one it is the image of the newest trained run.
     Docker runs it where there is one, else namespaces do (bubblewrap or unshare; KBUILD_RUNTIME chooses).
     """

@@ -5,7 +5,7 @@ Every engine ends in uncompressed layers and a config; packing is not its job.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -133,11 +133,20 @@ class LayerSummary:
     created_by: str
 
 
+Bring = Callable[[Collection[Digest], Progress], None]
+
+
+def _has_all(wanted: Collection[Digest], progress: Progress) -> None:
+    """What is there need not be brought."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltImage:
     """A finished image: an OCI layout directory, the manifest digest, the config digest (the image ID).
 
-    ``size`` is the sum of all its blobs in bytes, ``engine`` the one that built it.
+    ``size`` is the sum of all its blobs in bytes, ``engine`` the one that built it. The layout of an image that a
+    registry has may lack layers: who reads some calls ``bring`` with their digests first. It raises RegistryError,
+    HashMismatch or OutputError.
     """
 
     layout: Path
@@ -146,3 +155,8 @@ class BuiltImage:
     size: int
     layers: tuple[LayerSummary, ...]
     engine: str
+    bring: Bring = field(default=_has_all, compare=False, repr=False)
+
+    def bring_all(self, progress: Progress) -> None:
+        """Have every layer in the layout."""
+        self.bring([layer.digest for layer in self.layers], progress)

@@ -26,6 +26,7 @@ from kbuild.image.store.pack import PACKED_BY
 from kbuild.plan.left_out import LeftOut
 from kbuild.plan.make import LABEL_FILES_LEFT_OUT, LABEL_LEFT_OUT, LABEL_MODEL_URI, LABEL_RUN_ID
 from kbuild.platform import Platform
+from kbuild.progress import Progress
 
 _BASE = "io.kbuild.base.name"
 _LOCK = "io.kbuild.lock.digest"
@@ -144,21 +145,21 @@ def _compression(image: BuiltImage) -> Compression:
     return layer_compression(manifest.layers[-1].media_type)
 
 
-def judge(image: BuiltImage, rebuilt: BuiltImage, claims: Claims, **facts: Any) -> RebuildReport:
+def judge(image: BuiltImage, rebuilt: BuiltImage, claims: Claims, progress: Progress, **facts: Any) -> RebuildReport:
     """Compare; ``facts`` are the other fields of the report. Raises InvalidImage for damaged layers."""
     verdict: Verdict = "same" if image.digest == rebuilt.digest else "differs"
-    if verdict == "differs" and _is_repacked(image, rebuilt):
+    if verdict == "differs" and _is_repacked(image, rebuilt, progress):
         verdict = "repacked"
     return RebuildReport(
         claims=claims,
         verdict=verdict,
-        diff=diff_images(image, rebuilt),
+        diff=diff_images(image, rebuilt, progress),
         packed_by=(_annotations(image).get(PACKED_BY), _annotations(rebuilt).get(PACKED_BY)),
         **facts,
     )
 
 
-def _is_repacked(image: BuiltImage, rebuilt: BuiltImage) -> bool:
+def _is_repacked(image: BuiltImage, rebuilt: BuiltImage, progress: Progress) -> bool:
     """Whether config, annotations and the content of every layer are equal, so that only the compression is another.
 
     The config names the contents; that the layers have them is seen by reading those that are other blobs.
@@ -166,6 +167,8 @@ def _is_repacked(image: BuiltImage, rebuilt: BuiltImage) -> bool:
     stated = [{key: text for key, text in _annotations(each).items() if key != PACKED_BY} for each in (image, rebuilt)]
     if image.config_digest != rebuilt.config_digest or stated[0] != stated[1]:
         return False
+    pairs = zip(image.layers, rebuilt.layers, strict=True)
+    image.bring([layer.digest for layer, other in pairs if layer.digest != other.digest], progress)
     media_types = [layer.media_type for layer in layouts.read_manifest(image.layout, image.digest).layers]
     return all(
         layer.digest == other.digest or _content(image, layer, media_type) == other.diff_id

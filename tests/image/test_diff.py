@@ -69,11 +69,11 @@ def build(
 
 
 def lines(before: BuiltImage, after: BuiltImage, part: str) -> list[str]:
-    return [change.to_text() for change in getattr(diff_images(before, after), part)]
+    return [change.to_text() for change in getattr(diff_images(before, after, Silent()), part)]
 
 
 def test_one_digest_is_one_image(tmp_path: Path) -> None:
-    diff = diff_images(build(tmp_path / "a", FILES), build(tmp_path / "b", FILES))
+    diff = diff_images(build(tmp_path / "a", FILES), build(tmp_path / "b", FILES), Silent())
     assert diff.same
     assert diff.to_json()["files"] == []
     assert diff.to_text().startswith("the same image: sha256:")
@@ -88,8 +88,8 @@ def test_each_change_is_named_by_what_changed(tmp_path: Path) -> None:
     assert [line.split()[:2] for line in found] == [["+", "/m/new"], ["-", "/m/same"], ["~", "/m/weights"]]
     assert "mode 0644, size 3, content sha256:" in found[2] and "-> mode 0755, size 5" in found[2]
     assert len(lines(before, after, "layers")) == 1
-    assert not diff_images(before, after).packages
-    json.dumps(diff_images(before, after).to_json())
+    assert not diff_images(before, after, Silent()).packages
+    json.dumps(diff_images(before, after, Silent()).to_json())
 
 
 def test_packages_of_all_three_kinds(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_damaged_layer_is_told(tmp_path: Path) -> None:
     after = build(tmp_path / "b", {**FILES, "model/m/weights": "other"})
     blob_path(after.layout, after.layers[-1].digest).write_bytes(b"none")
     with pytest.raises(InvalidImage, match="cannot be read"):
-        diff_images(before, after)
+        diff_images(before, after, Silent())
 
 
 def test_what_an_image_claims(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judged(image: BuiltImage, rebuilt: BuiltImage) -> RebuildReport:
-    return judge(image, rebuilt, read_claims(image), versions={}, reused_downloads=False, seconds={})
+    return judge(image, rebuilt, read_claims(image), Silent(), versions={}, reused_downloads=False, seconds={})
 
 
 def test_one_digest_is_the_same(image: BuiltImage, tmp_path: Path) -> None:

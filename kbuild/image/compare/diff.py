@@ -22,6 +22,7 @@ from kbuild.image.engine import BuiltImage, LayerSummary
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
+from kbuild.progress import Progress
 
 _READ = 1 << 20
 _WHITEOUT = ".wh."
@@ -101,15 +102,17 @@ class ImageDiff:
         return "\n".join(lines) + "\n"
 
 
-def diff_images(before: BuiltImage, after: BuiltImage) -> ImageDiff:
+def diff_images(before: BuiltImage, after: BuiltImage, progress: Progress) -> ImageDiff:
     """Compare two images of layouts. Layers that both have are not read.
 
     So where a path is both in a common layer and in another, it may be called added instead of changed.
-    Raises InvalidImage for damaged layers.
+    Raises InvalidImage for damaged layers, and what bringing them does.
     """
     if before.digest == after.digest:
         return ImageDiff(before=str(before.digest), after=str(after.digest))
     same = _common(before.layers, after.layers)
+    for image in (before, after):
+        image.bring([layer.digest for layer in image.layers if str(layer.diff_id) not in same], progress)
     one, other = _Files(), _Files()
     one.apply(before, same)
     other.apply(after, same)

@@ -60,6 +60,7 @@ def start_image(
         else:
             # A name of its own: the user's tags stay where they are, and no other process can mean another image by it.
             name = ImageReference.parse(f"kbuild/run:{image.digest.hex}")
+            image.bring_all(progress)
             daemon.load(image, name)
             return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
     _check_platform(image)
@@ -68,7 +69,7 @@ def start_image(
     begin_again(cache, image.layout)
     with ExitStack() as stack:
         unpacked = stack.enter_context(
-            unpacked_image(image.layout, digest=image.digest, cache=cache, progress=progress)
+            unpacked_image(image.layout, digest=image.digest, cache=cache, progress=progress, bring=image.bring)
         )
         running = start_sandbox(
             make_order(unpacked, env=environment),

@@ -23,6 +23,7 @@ from kbuild.cache.scratch import work_folder
 from kbuild.cache.tree import cached_tree, writing
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
+from kbuild.image.engine import Bring
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.descriptor import Descriptor
@@ -48,11 +49,12 @@ class UnpackedImage:
 
 @contextmanager
 def unpacked_image(
-    layout: Path, *, digest: Digest | None = None, cache: Path, progress: Progress
+    layout: Path, *, digest: Digest | None = None, cache: Path, progress: Progress, bring: Bring | None = None
 ) -> Iterator[UnpackedImage]:
     """An image of a layout as a file system, which is gone after the block; its layers stay unpacked in ``cache``.
 
-    Without ``digest`` it is the layout's only image for this machine. Raises InvalidImage for damaged or hostile
+    Without ``digest`` it is the layout's only image for this machine; ``bring`` is that of an image which may lack
+    layers, and asked for those alone that are unpacked nowhere yet. Raises InvalidImage for damaged or hostile
     layers, OutputError when the cache cannot be written.
     """
     entry = layouts.find_manifest(layout, digest=digest, platform=None if digest else host_platform())
@@ -68,7 +70,7 @@ def unpacked_image(
             place = f"layer {number} of {len(manifest.layers)}"
             kept = cache / _TREES / diff_id.hex
             there = cache if kept.is_dir() else own
-            trees.append(_unpacked_layer(layout, layer, diff_id, there, place, progress))
+            trees.append(_unpacked_layer(layout, layer, diff_id, there, place, progress, bring))
         stack.enter_context(in_use(trees))
         root = folder / "root"
         with writing("the unpacked image"), room_for(folder) as room:
@@ -83,11 +85,19 @@ def unpacked_image(
 
 
 def _unpacked_layer(
-    layout: Path, layer: Descriptor, diff_id: Digest, cache: Path, place: str, progress: Progress
+    layout: Path,
+    layer: Descriptor,
+    diff_id: Digest,
+    cache: Path,
+    place: str,
+    progress: Progress,
+    bring: Bring | None,
 ) -> Path:
     """The tree of a layer, addressed by its diff ID, against which it is checked while it is unpacked."""
 
     def make(folder: Path) -> None:
+        if bring is not None:
+            bring([layer.digest], progress)
         progress.note(f"unpacking {place}")
         blob = layouts.blob_path(layout, layer.digest)
         if not blob.is_file() or digest_file(blob) != layer.digest:

@@ -19,6 +19,7 @@ _BASE = "io.kbuild.base.name"
 
 def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ImageFacts, Path | None]:
     """The facts of an image, and its model's files in ``model_into`` where there are any."""
+    image.bring_all(progress)  # any of them may bring or hide a file that is looked at
     _, config = read_config(image.layout, image.digest)
     prefix = _prefix(config).lstrip("/")
     contents = read_contents(

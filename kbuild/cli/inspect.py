@@ -1,0 +1,73 @@
+"""``kbuild inspect``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from kbuild.cache.folder import using_cache
+from kbuild.cli.config import env_option
+from kbuild.cli.find import REGISTRY_FORM, existing_image
+from kbuild.cli.options import json_option, make_tools, platform_option
+from kbuild.cli.show import Show
+from kbuild.errors import ImageNotFound
+from kbuild.image.compare.contents import read_config
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.layout import read_manifest
+from kbuild.platform import Platform
+
+
+@click.command("inspect")
+@click.argument("image")
+@platform_option
+@env_option
+@json_option
+def command(image: str, platform: Platform | None, as_json: bool) -> None:
+    """What IMAGE says of itself: digest, platform, what it starts, labels, annotations, layers and their sizes.
+
+    IMAGE is a name or digest that "kbuild image" printed, an OCI layout or its tar. Of one in a registry only the
+    manifest and the config are fetched.
+    """
+    tools, _ = make_tools(Show())
+    with using_cache(tools.cache, limit=tools.cache_limit), existing_image(image, tools, platform) as found:
+        if found is None:
+            raise ImageNotFound(f"{image!r} is no image built here and no OCI layout or tar", hint=REGISTRY_FORM)
+        facts = _facts(found[0])
+    click.echo(json.dumps(facts) if as_json else _text(facts))
+
+
+def _facts(image: BuiltImage) -> dict[str, Any]:
+    platform, config = read_config(image.layout, image.digest)
+    manifest = read_manifest(image.layout, image.digest)
+    return {
+        "digest": str(image.digest),
+        "config_digest": str(image.config_digest),
+        "platform": str(platform),
+        "size": image.size,
+        "entrypoint": config.get("Entrypoint"),
+        "user": config.get("User"),
+        "labels": config.get("Labels") or {},
+        "annotations": dict(manifest.annotations),
+        "layers": [
+            {
+                "digest": str(layer.digest),
+                "diff_id": str(layer.diff_id),
+                "size": layer.size,
+                "created_by": layer.created_by,
+            }
+            for layer in image.layers
+        ],
+    }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    lines = [f"{key:<14} {facts[key]}" for key in ("digest", "config_digest", "platform")]
+    lines.append(f"{'size':<14} {facts['size'] / 1e6:.1f} MB packed, in {len(facts['layers'])} layers")
+    lines += [f"{key:<14} {facts[key]}" for key in ("entrypoint", "user")]
+    for kind in ("labels", "annotations"):
+        lines += [kind, *(f"  {key}={value}" for key, value in sorted(facts[kind].items()))]
+    lines.append("layers")
+    lines += [f"  {each['digest']} {each['size'] / 1e6:8.1f} MB  {each['created_by']}" for each in facts["layers"]]
+    return "\n".join(lines)
