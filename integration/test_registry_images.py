@@ -32,7 +32,7 @@ def pushed(tool: Tool, trained: Trained, registry: Registry) -> Pushed:
     names = []
     for number in range(2):
         more = ("--label", "number=other") if number else ()
-        argv = ("image", trained.run_id, "--tag", f"{registry.address}/team/model:{number}", "--push", *more, "--json")
+        argv = ("image", trained.run_id, "--push", f"{registry.address}/team/model:{number}", *more, "--json")
         built = tool(*argv, cwd=trained.folder).json
         names.append(f"{registry.address}/team/model@{built['digest']}")
     first = tool("image", trained.run_id, "--json", cwd=trained.folder).json
@@ -115,7 +115,7 @@ def test_rebuild_of_a_folders_image(machine: Tool, tool: Tool, registry: Registr
     lock = tmp_path / "conda-lock.yml"
     tool("lock", model, "-o", lock)
     name = f"{registry.address}/team/small"
-    built = tool("image", model, "--lockfile", lock, "--tag", f"{name}:1", "--push", "--json").json
+    built = tool("image", model, "--lockfile", lock, "--push", f"{name}:1", "--json").json
     reference = f"{name}@{built['digest']}"
     done = machine("verify", "--rebuild", "--model", model, "--lockfile", lock, reference, "--json")
     assert done.json["verdict"] == "same" and pulled(done) == 0

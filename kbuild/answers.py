@@ -44,6 +44,39 @@ class Tolerance:
         relative = max(self.relative, self.relative_single) if single else self.relative
         return math.isclose(one, other, rel_tol=relative, abs_tol=self.absolute)
 
+    def limited(self, *, rtol: float | None = None, atol: float | None = None) -> Tolerance:
+        """With these limits in place of its own: ``rtol`` for floats of both precisions."""
+        relative = (self.relative, self.relative_single) if rtol is None else (rtol, rtol)
+        absolute = self.absolute if atol is None else atol
+        return Tolerance(relative=relative[0], relative_single=relative[1], absolute=absolute)
+
+    def to_json(self) -> str | dict[str, float] | None:
+        """As ``from_json`` reads it; what is the default is left out, None where all is."""
+        if self.exact:
+            return "exact"
+        own: dict[str, float] = {}
+        if (self.relative, self.relative_single) != (DEFAULT.relative, DEFAULT.relative_single):
+            own["rtol"] = self.relative
+        if self.absolute != DEFAULT.absolute:
+            own["atol"] = self.absolute
+        return own or None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Tolerance:
+        """Read ``exact`` or ``{"rtol": …, "atol": …}``, as kbuild.yml and models have it; None is the default.
+
+        Raises ValueError.
+        """
+        if value == "exact":
+            return EXACT
+        stated = {} if value is None else value
+        if not isinstance(stated, dict) or not stated.keys() <= {"rtol", "atol"}:
+            raise ValueError(f"{value!r} is no tolerance: neither 'exact' nor rtol and atol")
+        for number in stated.values():
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+                raise ValueError(f"{number!r} is no tolerance: it has to be 0 or a positive number")
+        return DEFAULT.limited(**stated)
+
     def __str__(self) -> str:
         return "exactly" if self.exact else f"within {self.relative:g} relative and {self.absolute:g} absolute"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.answers import EXACT, Tolerance, compare, compare_texts
+from kbuild.answers import DEFAULT, EXACT, Tolerance, compare, compare_texts
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -125,3 +125,25 @@ def test_an_answer_nested_deeper_than_the_stack_is_compared() -> None:
         one, other = [one], [other]
     fault = compare(one, other).fault
     assert fault is not None and (fault.expected, fault.got) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("stated", "read"),
+    [
+        (None, DEFAULT),
+        ("exact", EXACT),
+        ({"rtol": 0, "atol": 0}, EXACT),
+        ({"rtol": 1e-3}, Tolerance(relative=1e-3, relative_single=1e-3)),
+        ({"atol": 0}, Tolerance(absolute=0)),
+        ({"rtol": 1e-6, "atol": 1}, Tolerance(relative_single=1e-6, absolute=1)),
+    ],
+)
+def test_a_tolerance_is_read_as_it_is_written(stated: Any, read: Tolerance) -> None:
+    assert Tolerance.from_json(stated) == read
+    assert Tolerance.from_json(json.loads(json.dumps(read.to_json()))) == read
+
+
+@pytest.mark.parametrize("stated", ["loose", 1e-3, {"rtol": "1"}, {"rtol": -1}, {"atol": math.nan}, {"x": 1}, [True]])
+def test_what_is_no_tolerance_is_refused(stated: Any) -> None:
+    with pytest.raises(ValueError, match="is no tolerance"):
+        Tolerance.from_json(stated)

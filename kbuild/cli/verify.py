@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from kbuild.answers import DEFAULT, EXACT, Tolerance
+from kbuild.answers import EXACT, Tolerance
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import existing_index, found_image
@@ -23,6 +23,8 @@ from kbuild.verify.rebuild import RebuildReport
 from kbuild.verify.verdict_tag import write_rebuild_verdict, write_verdict
 from kbuild.verify.verify_image import verify_image
 from kbuild.workflow import Tools
+
+_LIMIT = click.FloatRange(min=0)
 
 
 @click.command("verify")
@@ -44,8 +46,8 @@ from kbuild.workflow import Tools
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="With --rebuild: the lock it was built with, where neither the run nor this machine keeps it.",
 )
-@click.option("--rtol", type=click.FloatRange(min=0), help="Relative difference that floats may have.  [default: 1e-6]")
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute difference that they may have.  [default: 1e-9]")
+@click.option("--rtol", type=_LIMIT, help="Relative difference of floats.  [default: the model's own, else 1e-6]")
+@click.option("--atol", type=_LIMIT, help="Absolute difference of floats.  [default: the model's own, else 1e-9]")
 @click.option("--exact", is_flag=True, help="Allow no difference, not of one bit.")
 @platform_option
 @env_option
@@ -67,13 +69,19 @@ def command(
     """Start IMAGE, ask it the model's own input example, compare with the prediction recorded in training, stop it.
 
     IMAGE is what "kbuild run" takes. The exit code is 0 when the answers are the same: structure, types, texts and
-    integers exactly, floats within --rtol and --atol, since the processor here is not the one that trained.
+    integers exactly, floats within --rtol and --atol, since the processor here is not the one that trained. Without
+    them it is what the project set for its models ([tool.kbuild.training] tolerance).
 
     With --rebuild nothing is started: what the image says it was made from is built again in a clean cache, and the
     exit code is 0 when that gives the same digest, 53 when it gives the same content and only another compressor packed
     it; of an image index every platform's image, unless one is named.
     """
-    tolerance = _tolerance(rtol, atol, exact=exact)
+    if exact and (rtol is not None or atol is not None):
+        raise click.UsageError("--exact allows no difference: leave out --rtol and --atol")
+
+    def choose(own: Tolerance) -> Tolerance:
+        return EXACT if exact else own.limited(rtol=rtol, atol=atol)
+
     show = Show()
     tools, config = make_tools(show)
     if rebuild:
@@ -99,14 +107,14 @@ def command(
         try:
             with show("verify") as progress:
                 report = verify_image(
-                    built, tools.run, cache=tools.cache, timeout=timeout, progress=progress, tolerance=tolerance
+                    built, tools.run, cache=tools.cache, timeout=timeout, progress=progress, choose=choose
                 )
         except VerificationFailed:
             _tell_untagged(show, write_verdict(built, "failed", tools.store))
             raise
         _tell_untagged(show, write_verdict(built, "passed" if report.compared else "answered", tools.store))
     if report.compared:
-        show.say(f"the image predicts what the trained model did, {tolerance}")
+        show.say(f"the image predicts what the trained model did, {report.tolerance}")
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
         show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
@@ -115,15 +123,6 @@ def command(
         if as_json
         else str(built.digest)
     )
-
-
-def _tolerance(rtol: float | None, atol: float | None, *, exact: bool) -> Tolerance:
-    if exact and (rtol is not None or atol is not None):
-        raise click.UsageError("--exact allows no difference: leave out --rtol and --atol")
-    if exact:
-        return EXACT
-    chosen = DEFAULT if atol is None else replace(DEFAULT, absolute=atol)
-    return chosen if rtol is None else replace(chosen, relative=rtol, relative_single=rtol)
 
 
 def _rebuild(

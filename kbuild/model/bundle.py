@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
@@ -26,8 +27,8 @@ _NOT_CONTENT = frozenset({"registered_model_meta"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata;
-    ``pickled`` are the files that a flavor names as pickles."""
+    """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata, and
+    ``tolerance`` what that says of answers; ``pickled`` are the files that a flavor names as pickles."""
 
     uri: str | None
     name: str | None
@@ -44,6 +45,7 @@ class ModelFacts:
     input_example: str | None
     record: Mapping[str, Any]
     pickled: tuple[str, ...] = ()
+    tolerance: Tolerance = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +117,11 @@ def _read_facts(root: Path) -> ModelFacts:
             hint="log it with a flavor that MLflow can serve",
         )
     conda_env, folder = _read_conda_env(root, pyfunc)
+    record = _read_record(mlmodel.get("metadata"))
+    try:
+        tolerance = Tolerance.from_json(record.get("tolerance"))
+    except ValueError as error:
+        raise InvalidModel(f"metadata.kbuild.tolerance in MLmodel: {error}") from error
     model_id, run_id = _text(mlmodel.get("model_id")), _text(mlmodel.get("run_id"))
     return ModelFacts(
         uri=f"models:/{model_id}" if model_id else _run_uri(run_id, _text(mlmodel.get("artifact_path"))),
@@ -130,8 +137,9 @@ def _read_facts(root: Path) -> ModelFacts:
         constraints=_read_text(folder / "constraints.txt"),
         signature=_read_signature(mlmodel.get("signature")),
         input_example=_example_path(root, mlmodel.get("saved_input_example_info")),
-        record=_read_record(mlmodel.get("metadata")),
+        record=record,
         pickled=_pickled(flavors),
+        tolerance=tolerance,
     )
 
 

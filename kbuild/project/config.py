@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from kbuild.answers import Tolerance
 from kbuild.errors import ConfigurationError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.trigger.trigger_settings import RemoteTrigger, Trigger, make_remotes, make_trigger
@@ -107,10 +108,11 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
     template = table.get("template")
     training = dict(table.get("training", {}))
     tags = {str(name): _text(value) for name, value in training.pop("tags", {}).items()}
+    tolerance = Tolerance.from_json(training.pop("tolerance", None))
     return ProjectConfig(
         root=root,
         env=env,
-        training=TrainingSettings(**training, tags=tags),
+        training=TrainingSettings(**training, tags=tags, tolerance=tolerance),
         base=table.get("base"),
         template=None if template is None else root / template,
         channels=tuple(table.get("channels", ())),

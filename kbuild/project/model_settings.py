@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kbuild.answers import DEFAULT, Tolerance
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSettings:
@@ -15,12 +17,14 @@ class TrainingSettings:
     check: load the model and predict the example in a clean process before the run counts as logged.
     check_timeout: seconds that this check may take.
     tags: put on the MLflow run.
+    tolerance: how far floats of two answers may be apart and still be the same; it travels with the model.
     """
 
     example_rows: int = 5
     check: bool = True
     check_timeout: float = 300.0
     tags: Mapping[str, str] = field(default_factory=dict)
+    tolerance: Tolerance = DEFAULT
 
 
 def default_tracking_uri(project_path: Path) -> str:

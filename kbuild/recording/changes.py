@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from kbuild.answers import DEFAULT, Tolerance, compare_texts
 from kbuild.errors import RecordingError
 from kbuild.served.calls import CopyMode, Plan, Step, flat_names, is_parameter, spread_outputs
 from kbuild.served.inputs import load_input
@@ -51,6 +53,7 @@ def find_changes(
     input_name: str,
     outputs: Iterable[str],
     copy_mode: CopyMode = "assign",
+    tolerance: Tolerance = DEFAULT,
 ) -> Found:
     """Run the steps twice on the same input and see what nodes did to values that others see too.
 
@@ -68,11 +71,14 @@ def find_changes(
             for name, value in values.items()
         }
         watch.values = dict(own)
-        answers.append(_digest(plan.run(own)))
-    return Found(changes=tuple(sorted(watch.found)), same_answer=answers[0] == answers[1])
+        answers.append([_Answer(value) for value in plan.run(own).values()])
+    same = all(first.is_same(second, tolerance) for first, second in zip(*answers, strict=True))
+    return Found(changes=tuple(sorted(watch.found)), same_answer=same)
 
 
-def check_changes(model: ServedPipeline, artifacts: Mapping[str, str], input_example: Any) -> None:
+def check_changes(
+    model: ServedPipeline, artifacts: Mapping[str, str], input_example: Any, tolerance: Tolerance = DEFAULT
+) -> None:
     """Warn of nodes that change what others see; raises RecordingError where that changes the next answer."""
     data = input_example[0] if isinstance(input_example, tuple) else input_example
     if data is None:
@@ -86,6 +92,7 @@ def check_changes(model: ServedPipeline, artifacts: Mapping[str, str], input_exa
             input_name=model.input_name,
             outputs=model.output_names,
             copy_mode=model.copy_mode,
+            tolerance=tolerance,
         )
     except Exception:  # noqa: BLE001  the saved model is asked the same next, as MLflow hands it on, and told of
         return
@@ -102,6 +109,26 @@ def check_changes(model: ServedPipeline, artifacts: Mapping[str, str], input_exa
             hint=f"set kpm_kwargs={{'copy_mode': {{{', '.join(f'{name!r}: {_DEEP!r}' for name in shared)}}}}}, "
             "or let the nodes work on copies",
         )
+
+
+class _Answer:
+    """One output as it is now: a later run may change the object."""
+
+    def __init__(self, value: Any) -> None:
+        from mlflow.pyfunc.scoring_server import predictions_to_json
+
+        text = io.StringIO()
+        try:
+            predictions_to_json(value, text)
+        except Exception:  # noqa: BLE001  what cannot be served is compared by its pickle, and refused next
+            self._text, self._digest = None, _digest(value)
+        else:
+            self._text, self._digest = text.getvalue(), None
+
+    def is_same(self, other: _Answer, tolerance: Tolerance) -> bool:
+        if self._text is None or other._text is None:
+            return (self._text, self._digest) == (other._text, other._digest)
+        return compare_texts(self._text, other._text, tolerance).same
 
 
 class _Watch:

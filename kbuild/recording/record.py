@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.answers import compare_texts
+from kbuild.answers import Tolerance, compare_texts
 from kbuild.errors import RecordingError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.changes import check_changes
@@ -96,7 +96,7 @@ def record_model(
             model, data, has_data=has_data, log_model_kwargs=pipeline_ml.log_model_kwargs, rows=settings.example_rows
         )
         if settings.check:
-            check_changes(model, artifacts, example.input_example)
+            check_changes(model, artifacts, example.input_example, settings.tolerance)
         draft = Draft(
             model=model,
             artifacts=artifacts,
@@ -106,6 +106,7 @@ def record_model(
             git=git,
             licence=licence,
             reused=tuple(pipeline_ml.reused_names),
+            tolerance=settings.tolerance,
         )
         saved = _save_provable(draft, _find_modules(model), work, settings)
         made = pipeline_ml.binding.made_names - set(draft.reused)
@@ -191,7 +192,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
             timeout=settings.check_timeout,
         )
         if answer.error is None:
-            _compare(recorded, answer)
+            _compare(recorded, answer, settings.tolerance)
             return saved
         owners = find_owners().get(answer.missing or "", [])
         chosen = any(draft.log_model_kwargs.get(name) for name in ("conda_env", "pip_requirements"))
@@ -211,10 +212,10 @@ class _OtherThanInTraining(RecordingError):
     """What the clean process found, of which putting imports off might be the cause."""
 
 
-def _compare(recorded: str | None, answer: Answer) -> None:
+def _compare(recorded: str | None, answer: Answer, tolerance: Tolerance) -> None:
     if recorded is None or answer.response is None:
         return
-    fault = compare_texts(recorded, answer.response).fault
+    fault = compare_texts(recorded, answer.response, tolerance).fault
     if fault is not None:
         raise _OtherThanInTraining(
             f"in a clean process the model predicts something else than in training for the same example: {fault}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild._version import __version__
+from kbuild.answers import DEFAULT, Tolerance
 from kbuild.errors import RecordingError
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
@@ -36,6 +37,7 @@ class Draft:
     git: GitState | None
     licence: str | None
     reused: tuple[str, ...]
+    tolerance: Tolerance = DEFAULT
 
 
 def save_model(draft: Draft, environment: ModelEnvironment, code_paths: list[str], target: Path) -> None:
@@ -85,6 +87,8 @@ def _make_metadata(draft: Draft) -> dict[str, Any]:
         "platform": f"{platform.system()}-{platform.machine()}".lower(),
         "prediction": RECORDED_PREDICTION if has_example else None,
     }
+    if draft.tolerance != DEFAULT:
+        record["tolerance"] = draft.tolerance.to_json()
     if draft.reused:
         record["reused_inputs"] = list(draft.reused)
     if draft.git is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
-from kbuild.answers import DEFAULT, Tolerance
+from kbuild.answers import Tolerance
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage
 from kbuild.image.run.running import RunningImage
@@ -26,11 +27,12 @@ def verify_image(
     cache: Path,
     timeout: float,
     progress: Progress,
-    tolerance: Tolerance = DEFAULT,
+    choose: Callable[[Tolerance], Tolerance] = lambda own: own,
 ) -> VerificationReport:
     """Start the image on a free port, compare its answer to the model's input example, and stop it.
 
-    Raises ContainerFailed or VerificationFailed; the image is stopped either way.
+    ``choose`` is given the tolerance that the model was recorded with, and says which one counts. Raises
+    ContainerFailed or VerificationFailed; the image is stopped either way.
     """
     with tempfile.TemporaryDirectory(prefix="kbuild-verify-") as folder:
         running = start_image(
@@ -45,9 +47,9 @@ def verify_image(
         )
         try:
             wait_until_ready(running, timeout=timeout, progress=progress)
-            example, prediction = _recorded_files(running)
+            example, prediction, own = _recorded(running)
             return verify_predictions(
-                running, model_path=MODEL_PATH, example=example, prediction=prediction, tolerance=tolerance
+                running, model_path=MODEL_PATH, example=example, prediction=prediction, tolerance=choose(own)
             )
         finally:
             running.stop()
@@ -55,16 +57,20 @@ def verify_image(
 
 def read_example(running: RunningImage) -> bytes | None:
     """The body of a request that the model answers: its serving input example, None where it was logged without one."""
-    example, _ = _recorded_files(running)
+    example, *_ = _recorded(running)
     return None if example is None else running.read_file(f"{MODEL_PATH}/{example}")
 
 
-def _recorded_files(running: RunningImage) -> tuple[str | None, str | None]:
-    """The names of the serving input example and of the recorded prediction, by the MLmodel in the image."""
+def _recorded(running: RunningImage) -> tuple[str | None, str | None, Tolerance]:
+    """The names of the serving input example and of the recorded prediction, and how near an answer has to be to it, by
+    the MLmodel in the image."""
     content = running.read_file(f"{MODEL_PATH}/MLmodel")
     if content is None:
         raise InvalidImage(f"the image has no model at {MODEL_PATH}", hint="was it built by kbuild?")
     mlmodel = yaml.safe_load(content)
     example = (mlmodel.get("saved_input_example_info") or {}).get("serving_input_path")
     record = (mlmodel.get("metadata") or {}).get("kbuild") or {}
-    return example, record.get("prediction")
+    try:
+        return example, record.get("prediction"), Tolerance.from_json(record.get("tolerance"))
+    except ValueError as error:
+        raise InvalidImage(f"the tolerance in {MODEL_PATH}/MLmodel cannot be read: {error}") from error

@@ -131,7 +131,7 @@ def _measure(
     others_gone = f"{files.count - len(files.named)} files that serve developers"
     progress.note(f"asking it without {', '.join([*left_out.packages, *files.named, others_gone])}")
     slim = ask("slim", keep_groups(slimming.groups, left_out))
-    different = first_difference(whole, slim)
+    different = first_difference(whole, slim, slimming.bundle.facts.tolerance)
     if different is not None:
         progress.note(f"the model answers otherwise without them: {different}; nothing is left out")
         return NOTHING

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import asgi
 import models
 import pytest
 
+from kbuild.answers import Tolerance
 from kbuild.serving.answer.model import ServedModel
 from kbuild.serving.answer.reply import Reply
 from kbuild.serving.answer.warmup import warm_up
@@ -217,12 +219,12 @@ def test_metadata_tells_what_is_served(loaded: Any, tmp_path: Path, monkeypatch:
     assert [column["name"] for column in told["signature"]["inputs"]] == ["a", "b", "c"]
 
 
-def with_example(app: Any, recorded: bytes | None) -> ServedModel:
+def with_example(app: Any, recorded: bytes | None, **facts: Any) -> ServedModel:
     from dataclasses import replace
 
     old = app._model
     return ServedModel(
-        facts=replace(old.facts, example=ROW, recorded=recorded), app=old.app, fast=old.fast, slow=old.slow
+        facts=replace(old.facts, example=ROW, recorded=recorded, **facts), app=old.app, fast=old.fast, slow=old.slow
     )
 
 
@@ -233,6 +235,15 @@ def test_warm_up_compares_with_training(loaded: Any, tmp_path: Path, caplog: pyt
     assert warm_up(with_example(app, None)) and not caplog.records
     assert not warm_up(with_example(app, b'{"predictions": []}'))
     assert "does not predict what it did in training" in caplog.text
+
+
+def test_warm_up_takes_the_models_own_tolerance(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path)
+    recorded = ask(app, "POST", "/invocations", ROW, JSON)[2]
+    near = re.sub(rb"\d+\.\d+", lambda match: str(float(match[0]) * 1.01).encode(), recorded)
+    assert near != recorded
+    assert not warm_up(with_example(app, near))
+    assert warm_up(with_example(app, near, tolerance=Tolerance.from_json({"rtol": 0.02})))
 
 
 def test_many_at_a_time_get_each_their_own(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
+from kbuild.answers import DEFAULT, EXACT, Tolerance
 from kbuild.errors import RecordingError
 from kbuild.recording.changes import Change, Found, check_changes, find_changes
 from kbuild.served.calls import make_steps
@@ -61,6 +62,25 @@ def test_a_changed_artifact_is_found(func: Callable[..., Any], same_answer: bool
     assert find(func, copy_mode={"mapping": "deepcopy"}) == Found(changes=(), same_answer=True)
     # One level of copying is not enough for what lies in the mapping.
     assert bool(find(func, copy_mode={"mapping": "copy"}).changes) == (func is in_place)
+
+
+def drift(table: Any, mapping: Any) -> Any:
+    mapping["step"] = mapping.get("step", 1.0) * (1 + 1e-8)
+    return table * mapping["step"]
+
+
+def test_the_next_answer_is_compared_as_answers_are_everywhere() -> None:
+    pipeline = Pipeline([node(drift, ["table", "mapping"], "first", name="changer")])
+
+    def same(tolerance: Tolerance) -> bool:
+        values = {"table": pd.DataFrame({"x": [1.1, 2.7]}), "mapping": {"a": 3}}
+        found = find_changes(make_steps(pipeline), values, input_name="table", outputs=["first"], tolerance=tolerance)
+        assert found.changes == (shared(),)
+        return found.same_answer
+
+    assert same(DEFAULT)
+    assert not same(EXACT)
+    assert not same(DEFAULT.limited(rtol=1e-9, atol=0))
 
 
 def test_reading_is_no_change() -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from kbuild.answers import EXACT, Tolerance
 from kbuild.errors import ConfigurationError
 from kbuild.project.config import ProjectConfig, read_config, read_schema
 from kbuild.project.model_settings import TrainingSettings
@@ -32,6 +33,18 @@ def test_slim_images_are_asked_for_by_a_key(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, base={"slim": True})).slim
     with pytest.raises(ConfigurationError, match=r"slim: 'yes' is not of type 'boolean'"):
         read_config(write(tmp_path, base={"slim": "yes"}))
+
+
+def test_the_tolerance_of_answers_is_a_key_of_training(tmp_path: Path) -> None:
+    # 1e-4 is a text to YAML 1.1 alone
+    stated = "training:\n  tolerance: {rtol: 1e-4, atol: 0}\n"
+    assert read_config(write(tmp_path, base=stated)).training.tolerance == Tolerance(
+        relative=1e-4, relative_single=1e-4, absolute=0
+    )
+    assert read_config(write(tmp_path, base={"training": {"tolerance": "exact"}})).training.tolerance == EXACT
+    for wrong in ("loose", {"rtol": -1}, {"relative": 1}):
+        with pytest.raises(ConfigurationError, match=r"kbuild.yml: training.tolerance"):
+            read_config(write(tmp_path, base={"training": {"tolerance": wrong}}))
 
 
 def test_the_schema_is_one_and_documents_every_key() -> None:

@@ -17,7 +17,9 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
 
+from kbuild.answers import Tolerance
 from kbuild.errors import RecordingError
+from kbuild.model.bundle import read_bundle
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording import log as publish
 from kbuild.recording.mlflow_run import GitState
@@ -267,6 +269,25 @@ def test_a_model_that_answers_otherwise_elsewhere_is_refused(
     with pytest.raises(RecordingError, match="predicts something else than in training"):
         record(bind(module.score, package), catalog, settings=TrainingSettings())
     assert_nothing_is_left(store)
+
+
+def test_the_tolerance_travels_with_the_model(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    text = """
+        import os
+
+        def score(orders, factors, bonus):
+            return orders[["price"]] * (1 + os.getpid() / 1e9)
+        """
+    module = add_module(tmp_path, "noisy", text)
+    with pytest.raises(RecordingError, match="predicts something else than in training"):
+        record(bind(module.score, package), catalog, settings=TrainingSettings(tolerance=Tolerance(relative=1e-12)))
+    settings = TrainingSettings(tolerance=Tolerance.from_json({"rtol": 0.1}))
+    recorded = record(bind(module.score, package), catalog, settings=settings)
+    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri))
+    assert read_bundle(folder).facts.tolerance == settings.tolerance
+    assert yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["kbuild"]["tolerance"] == {"rtol": 0.1}
 
 
 def test_a_check_that_takes_too_long_is_stopped(

@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kbuild.cache.room import room_for
+from kbuild.cache.scratch import scratch_folder
 from kbuild.cache.tree import writing as telling
 from kbuild.digest import Digest, digest_bytes, digest_file
 from kbuild.errors import HashMismatch, InvalidImage
@@ -25,8 +27,6 @@ from kbuild.image.store.image_index import BuiltIndex, index_in
 from kbuild.image.store.pack import image_in, writing
 from kbuild.platform import Platform
 from kbuild.progress import Progress
-from kbuild.room import room_for
-from kbuild.scratch import scratch_folder
 
 REMOTE = "remote"
 """The folder of the cache whose layouts may lack layers; no other of its folders may."""

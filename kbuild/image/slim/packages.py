@@ -19,7 +19,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kbuild.answers import compare_texts
+from kbuild.answers import DEFAULT, Tolerance, compare_texts
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.plan.left_out import LeftOut
 from kbuild.plan.split import PackageGroup, WheelFacts
@@ -136,20 +136,20 @@ def keep_groups(groups: Sequence[PackageGroup], left_out: LeftOut) -> tuple[Pack
     return tuple(group for group in kept if group.packages)
 
 
-def first_difference(one: Rehearsal, other: Rehearsal) -> str | None:
+def first_difference(one: Rehearsal, other: Rehearsal, tolerance: Tolerance = DEFAULT) -> str | None:
     """Which request is answered otherwise; None where all are answered alike."""
     for number, (before, after) in enumerate(zip(one.answers, other.answers, strict=False)):
-        if not _is_alike(before, after):
+        if not _is_alike(before, after, tolerance):
             return f"request {number} is answered {str(after)[:200]} instead of {str(before)[:200]}"
     return None if len(one.answers) == len(other.answers) else "not every request is answered"
 
 
-def _is_alike(one: Any, other: Any) -> bool:
+def _is_alike(one: Any, other: Any, tolerance: Tolerance) -> bool:
     """Whether two replies say the same: status and type exactly, bodies as answers are compared everywhere."""
     if one == other:
         return True
     lists = isinstance(one, list) and isinstance(other, list)
-    return lists and one[:-1] == other[:-1] and compare_texts(str(one[-1]), str(other[-1])).same
+    return lists and one[:-1] == other[:-1] and compare_texts(str(one[-1]), str(other[-1]), tolerance).same
 
 
 def find_sources(files: Iterable[str], short: str) -> frozenset[str]:

@@ -121,7 +121,7 @@ def make_batch_answers(model: ServedModel, ask: Callable[[bytes, str], Answer], 
         raise BatchRefused(f"it fails on rows of its input example: {type(error).__name__}") from error
     for wanted, found in zip((whole, whole, whole[::-1], whole * times), answers, strict=True):
         for one, other in zip(wanted, found, strict=True):
-            fault = compare_texts(one, other).fault
+            fault = compare_texts(one, other, model.facts.tolerance).fault
             if fault is not None:
                 raise BatchRefused(f"its answer to a row depends on the rows beside it: {fault}")
     return BatchAnswers(fast, ask, limits, shape)

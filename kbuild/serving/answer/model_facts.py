@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kbuild.answers import DEFAULT, Tolerance
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
@@ -21,12 +23,13 @@ class Facts:
     params: list[dict[str, Any]] | None
     example: bytes | None
     recorded: bytes | None
+    tolerance: Tolerance = DEFAULT
 
 
 def make_facts(
     mlmodel: Mapping[str, Any], signature: Mapping[str, Any], folder: Path, mlflow_version: str | None
 ) -> Facts:
-    """From a parsed MLmodel and its parsed signature."""
+    """From a parsed MLmodel and its parsed signature; raises ValueError for a tolerance that is none."""
     example = (mlmodel.get("saved_input_example_info") or {}).get("serving_input_path")
     record = (mlmodel.get("metadata") or {}).get("kbuild") or {}
     return Facts(
@@ -38,6 +41,7 @@ def make_facts(
         params=signature.get("params"),
         example=_content(folder, example),
         recorded=_content(folder, record.get("prediction")),
+        tolerance=Tolerance.from_json(record.get("tolerance")),
     )
 
 

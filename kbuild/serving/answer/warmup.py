@@ -35,7 +35,8 @@ def predict_example(model: ServedModel) -> bool:
         text = reply.body.decode("utf-8", "replace")[:500]
         _log.error("the model fails on its own input example: %s", text, extra={"fields": fields})
         return False
-    fault = None if model.facts.recorded is None else compare_texts(model.facts.recorded, reply.body).fault
+    facts = model.facts
+    fault = None if facts.recorded is None else compare_texts(facts.recorded, reply.body, facts.tolerance).fault
     if fault is not None:
         _log.warning("the model does not predict what it did in training: %s", fault, extra={"fields": fields})
         return False
