@@ -104,6 +104,11 @@ def read_lockfile(path: Path) -> Lockfile:
     return parse_lockfile(content, source=str(path))
 
 
+def load_yaml(content: bytes | str) -> Any:
+    """The value of a YAML text, safely and fast; raises yaml.YAMLError, UnicodeDecodeError or ValueError."""
+    return yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
+
+
 def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     """Parse a unified lockfile (version 1).
 
@@ -111,7 +116,7 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     LockfileInvalid that names every fault by its path, as ``package[3].hash.sha256``.
     """
     try:
-        document = yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
+        document = load_yaml(content)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise LockfileInvalid(f"{source} is no YAML: {' '.join(str(error).split())}") from error
     faults: list[str] = []

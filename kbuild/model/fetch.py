@@ -207,7 +207,6 @@ class MlflowStore:
         )
 
     def _client(self) -> MlflowClient:
-        _require_database(self.tracking_uri)
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
@@ -217,6 +216,7 @@ class MlflowStore:
 
     @contextmanager
     def _speaking(self, what: str) -> Iterator[None]:
+        _require_database(self.tracking_uri)  # before MLflow, which takes seconds to import
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         import requests

@@ -31,7 +31,7 @@ COMPARE = """
 import json, sys
 from conda_lock._vendor.poetry.core.constraints.version import Version
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
-from kbuild.environment.condalock.pages import only_release
+from kbuild.environment.condalock.narrowing import only_release
 
 def links(text, version):
     page = HTMLPage("https://index.example/simple/foo/", text)
@@ -48,7 +48,7 @@ wrong, found, narrowed = [], 0, 0
 for text in json.load(sys.stdin):
     for spelled in ("1.0", "1.0.0", "1.0+cpu", "1!1.0", "1.0rc1", "1.0.post1", "2.0", "10.0"):
         version = Version.parse(spelled)
-        rest = only_release(text, version)
+        rest = only_release(text, spelled)
         narrowed += rest is not None and len(rest) < len(text)
         whole = links(text, version)
         found += len(whole)

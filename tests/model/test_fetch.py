@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +147,17 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no MLflow database"):
         MlflowStore(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").fetch(ModelReference.parse("f" * 32), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_is_not_there_is_told_without_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom kbuild.errors import ModelNotFound\nfrom kbuild.model.fetch import MlflowStore\n"
+        f"store = MlflowStore(tracking_uri='sqlite:///{tmp_path}/mlflow.db')\n"
+        "try:\n    store.upload('f' * 32, [], 'kbuild')\n"
+        "except ModelNotFound:\n    print('mlflow' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_files_go_to_the_run_and_come_back(logged: Logged, tmp_path: Path) -> None:

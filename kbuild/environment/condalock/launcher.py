@@ -6,8 +6,8 @@ conda-lock 4 knows the tags 1, 2010, 2014, 2_17, 2_18, 2_24 and 2_28 alone (``MA
 conda-lock itself leaves out what is newer than the virtual package ``__glibc``. It is a private name: where a release
 has it no more, this stops instead of locking other wheels than were asked for.
 
-Pages of indexes are asked for together and read as far as they are needed (pages.py), unless the variable ``WHOLE``
-is set.
+Pages of indexes are asked for together, by another process (ahead.py), and read as far as they are needed (pages.py),
+unless the variable ``WHOLE`` is set.
 
 Format: PEP 600, and the order of ``packaging.tags`` (the name with a number before its legacy alias).
 """
@@ -20,8 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kbuild.environment.condalock.source import PACKAGES, PLACES
-from kbuild.environment.index.wheel_tags import LEGACY
+from kbuild.environment.condalock import ahead
 
 WHOLE = "KBUILD_WHOLE_INDEX_PAGES"
 """The variable that makes conda-lock ask for pages one by one and read each whole: slower, for the same lock."""
@@ -32,6 +31,8 @@ _OLDEST, _NEWEST = 5, 99
 
 def manylinux_tags() -> list[str]:
     """Every tag behind ``manylinux``, ascending: ``1``, ``_2_5`` … ``2014``, ``_2_17``, ``_2_18`` …"""
+    from kbuild.environment.index.wheel_tags import LEGACY
+
     old = {glibc: name.removeprefix("manylinux") for name, glibc in LEGACY.items()}
     tags = []
     for number in range(_OLDEST, _NEWEST + 1):
@@ -42,8 +43,23 @@ def manylinux_tags() -> list[str]:
 
 def main() -> None:
     """Run conda-lock with this process's arguments; SystemExit with what it says."""
+    # Before anything that takes long: meanwhile the pages come.
+    asks = Path(ahead.PLACES).is_file()
+    coming = ahead.start(Path()) if asks and not os.environ.get(WHOLE) else None
+    together = None
+    try:
+        _prepare()
+        together = _find_packages(coming) if asks else None
+        _run()
+    finally:
+        if together is not None:
+            together.stop()
+        if coming is not None:
+            coming.stop()
+
+
+def _prepare() -> None:
     from conda_lock import pypi_solver
-    from conda_lock.conda_lock import main as run
 
     known = getattr(pypi_solver, "MANYLINUX_TAGS", None)
     if not isinstance(known, list) or not set(known) <= set(manylinux_tags()):
@@ -52,19 +68,24 @@ def main() -> None:
     for name in ("_prepare_repositories_pool", "_get_stripped_url"):
         if not hasattr(pypi_solver, name):
             sys.exit(f"kbuild does not know this version of conda-lock: it has no {name}")
-    together = _find_packages(pypi_solver) if Path(PLACES).is_file() else None
-    try:
-        run(prog_name="conda-lock")
-    finally:
-        if together is not None:
-            together.stop()
 
 
-def _find_packages(pypi_solver: Any) -> Any:
+def _find_packages(coming: ahead.Ahead | None) -> Any:
+    from conda_lock import pypi_solver
+
     from kbuild.environment.condalock import places
 
-    packages = None if os.environ.get(WHOLE) else json.loads(Path(PACKAGES).read_text("utf-8"))
-    return places.install(pypi_solver, json.loads(Path(PLACES).read_text("utf-8")), packages)
+    packages = None if coming is None else json.loads(Path(ahead.PACKAGES).read_text("utf-8"))
+    return places.install(pypi_solver, json.loads(Path(ahead.PLACES).read_text("utf-8")), packages, coming)
+
+
+def _run() -> None:
+    import yaml
+    from conda_lock.conda_lock import main as run
+
+    if hasattr(yaml, "CSafeLoader"):  # libyaml's: the same values of the same text, many times as fast
+        yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)
+    run(prog_name="conda-lock")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -24,6 +23,7 @@ from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
+from kbuild.environment.lockfile import load_yaml
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
@@ -160,7 +160,7 @@ class PlatformSolve:
                 raise ResolverFailed(f"conda-lock found no answer in {_TIMEOUT / 60:g} minutes") from error
             if completed.returncode != 0:
                 return None, completed.stderr
-            return yaml.safe_load((folder / source.LOCKFILE).read_text(encoding="utf-8")), completed.stderr
+            return load_yaml((folder / source.LOCKFILE).read_text(encoding="utf-8")), completed.stderr
 
     def _environ(self, folder: Path) -> dict[str, str]:
         # What is set for a shell's conda or for the user's poetry must not decide what an image holds.

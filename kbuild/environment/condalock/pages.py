@@ -1,76 +1,58 @@
 """Pages of package indexes for conda-lock: fetched together, and read as far as the lock needs them.
 
-Imported in conda-lock's process alone. Its vendored poetry asks for one page after the other and makes an object of
-every link of every release, of which a pinned environment needs one release a page. Here the links of other releases
-are taken out of a page's text before poetry reads it, so that poetry itself decides all that it decided before.
-
-Formats: PyPA's "Simple repository API" (PEP 503), as Python's ``html.parser`` reads it.
+Imported in conda-lock's process alone. Its vendored poetry asks for one page after the other, and reads each whole.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 from conda_lock._vendor.poetry.core.constraints.version import Version
-from conda_lock._vendor.poetry.core.version.exceptions import InvalidVersionError
-from conda_lock._vendor.poetry.utils.patterns import sdist_file_re, wheel_file_re
+from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
+from conda_lock._vendor.poetry.utils import patterns
 
-_SPACE = r"[ \t\r\n\f]"
-_OTHER = rf'(?:{_SPACE}+(?!href)[a-z-]+(?:="[^"<]*")?)*'
-_BREAK = rf"(?:{_SPACE}*<br{_SPACE}*/?>)?"
-# A link that is written plainly, alone or with a line break: nothing around it changes when it is taken out. Its url
-# has only characters that poetry leaves as they are, and no query, so that the file's name is what follows the last
-# slash.
-_HREF = r'href="(?P<href>[!#-%\'-;=@A-Z^-~]*)"'
-_LINK = rf"<a{_OTHER}{_SPACE}+{_HREF}{_OTHER}{_SPACE}*>[^<>]*</a>{_BREAK}"
-_PLAIN = (
-    r"<!--(?:(?!--)[^<>])*-->",
-    r"<![a-z][^<>]*>",
-    rf"""</?[a-z][a-z0-9]*(?:{_SPACE}+[a-z-]+(?:=(?:"[^"<]*"|'[^'<]*'|[^\s"'<>=`]+))?)*{_SPACE}*/?>""",
-)
-_TOKEN = re.compile(f"{_LINK}|{'|'.join(_PLAIN)}|(?P<odd><)", re.IGNORECASE)
+from kbuild.environment.condalock.ahead import Told
+from kbuild.environment.condalock.narrowing import SDIST, WHEEL, only_release
+from kbuild.environment.links import Page
 
 
-def only_release(content: str, version: Any) -> str | None:
-    """A page's text without links to files of other releases than ``version``, None where the text is not plain.
-
-    What might be of the release stays. ``version`` is poetry's.
-    """
-    wanted: dict[str, bool] = {}
-    odd = False
-
-    def kept(token: re.Match[str]) -> str:
-        nonlocal odd
-        href = token["href"]
-        if href is None:
-            odd = odd or token["odd"] is not None
-            return token[0]
-        name = unquote(href.partition("#")[0].rpartition("/")[2])
-        file = wheel_file_re.match(name) or sdist_file_re.match(name)
-        if file is None:
-            return token[0]
-        spelled = file["ver"]
-        if spelled not in wanted:
-            wanted[spelled] = _may_be(spelled, version)
-        # Not nothing: what stood apart must not become a tag together.
-        return token[0] if wanted[spelled] else " "
-
-    rest = _TOKEN.sub(kept, content)
-    return None if odd else rest
+def reads_as_known() -> bool:
+    """Whether this conda-lock takes for a file of a release what narrowing.py takes for one."""
+    return (patterns.wheel_file_re.pattern, patterns.sdist_file_re.pattern) == (WHEEL, SDIST)
 
 
-def _may_be(spelled: str, version: Any) -> bool:
-    try:
-        return bool(Version.parse(spelled) == version)
-    except InvalidVersionError:
-        return True
+class Narrowed:
+    """A page of which the links of one release were brought; ``ask`` gets the whole, where another one is wanted."""
+
+    def __init__(self, told: Told, ask: Callable[[], Page | None]) -> None:
+        self._told = Page(url=told.url, html=told.html or "")
+        self._release = None if told.release is None else Version.parse(told.release)
+        self._ask = ask
+
+    def page(self, version: Any) -> Page:
+        """The page, or as much of it as tells of ``version``."""
+        return self._told if self._release is None or version == self._release else self._whole
+
+    @cached_property
+    def _whole(self) -> Page:
+        # Gone meanwhile: then there is nothing to choose from.
+        return self._ask() or Page(url=self._told.url, html="")
+
+
+def html_of(page: Any, version: Any = None) -> Any:
+    """poetry's reading of a page; with ``version``, of as much as tells of this release."""
+    if isinstance(page, Narrowed):
+        page = page.page(version)
+    if not isinstance(page, Page):
+        return page  # has been read
+    rest = None if version is None else only_release(page.html, version.text)
+    return HTMLPage(page.url, page.html if rest is None else rest)
 
 
 class Together:

@@ -30,11 +30,11 @@ from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from requests.auth import AuthBase, HTTPBasicAuth
-from requests.utils import get_netrc_auth
 
 from kbuild.digest import digest_file
-from kbuild.environment.condalock.pages import Together, only_release
+from kbuild.environment.condalock.ahead import Ahead
+from kbuild.environment.condalock.index_session import THREADS, HostCredentials
+from kbuild.environment.condalock.pages import Narrowed, Together, html_of, reads_as_known
 from kbuild.environment.credentials import split_credentials, without_credentials
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
@@ -43,17 +43,19 @@ from kbuild.platform import Platform
 _SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
 
 
-# As many as the repository keeps connections to one server.
-_THREADS = 8
-
-
-def install(pypi_solver: Any, places: Mapping[str, Any], packages: Mapping[str, str | None] | None = None) -> Together:
-    """Let conda-lock's solver see ``places`` (source.PLACES) alone, and begin to ask them for ``packages``
-    (source.PACKAGES); without, pages are asked for when they are needed, and are read whole.
+def install(
+    pypi_solver: Any,
+    places: Mapping[str, Any],
+    packages: Mapping[str, str | None] | None = None,
+    ahead: Ahead | None = None,
+) -> Together:
+    """Let conda-lock's solver see ``places`` (ahead.PLACES) alone, and begin to ask them for ``packages``
+    (ahead.PACKAGES), whose pages ``ahead`` brings; without, pages are asked for when they are needed, and read whole.
     """
     stripped = pypi_solver._get_stripped_url
-    together = Together(packages or {})
-    repository = Places(places, None if packages is None else together)
+    narrow = packages is not None and reads_as_known()
+    together = Together((packages or {}) if narrow else {})
+    repository = Places(places, together if narrow else None, ahead if narrow else None)
 
     def pool(*_: Any, **__: Any) -> Any:
         return RepositoryPool(repositories=[repository])
@@ -63,14 +65,14 @@ def install(pypi_solver: Any, places: Mapping[str, Any], packages: Mapping[str, 
 
     pypi_solver._prepare_repositories_pool = pool
     pypi_solver._get_stripped_url = url
-    together.start(repository, _THREADS)
+    together.start(repository, THREADS)
     return together
 
 
 class Places(LegacyRepository):  # type: ignore[misc]
     """All places as one repository. What is read of a release is kept, for these places and this target."""
 
-    def __init__(self, places: Mapping[str, Any], together: Together | None = None) -> None:
+    def __init__(self, places: Mapping[str, Any], together: Together | None = None, ahead: Ahead | None = None) -> None:
         key = hashlib.sha256(json.dumps(places, sort_keys=True).encode()).hexdigest()
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
@@ -80,7 +82,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
         # pip's own order: of files that are equally good the first is taken.
         self._sources = [
             *(_flat_source(place, config) for place in places["find_links"]),
-            *(_index_source(place, config) for place in places["indexes"]),
+            *(_index_source(place, config, ahead) for place in places["indexes"]),
         ]
         self._owners: dict[str, Any] = {}
         self._together = together
@@ -98,7 +100,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
         """The links of all pages; with ``version`` those of this release, and maybe more."""
         found = defaultdict(list)
         for page, owner in pages:
-            for link in self._links(_html(page, version) if isinstance(page, Page) else page, name):
+            for link in self._links(html_of(page, version), name):
                 self._owners[link.url] = owner
                 found[link.filename].append(link)
         for same in found.values():
@@ -218,7 +220,7 @@ def _without_copies(links: list[Any]) -> list[Any]:
     return [link for link in links if link in kept.values()]
 
 
-def _index_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, Any]]]:
+def _index_source(url: str, config: Any, ahead: Ahead | None) -> Callable[[str], Iterator[tuple[Any, Any]]]:
     if is_local(url):
 
         def read_folder(name: str) -> Iterator[tuple[Any, Any]]:
@@ -229,10 +231,15 @@ def _index_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, 
         return read_folder
     server = _server(url, config)
 
-    def read_index(name: str) -> Iterator[tuple[Any, Any]]:
+    def ask(name: str) -> Page | None:
         response = server._get_response(f"/{name}/")
-        if response:
-            yield Page(url=response.url, html=response.text), server
+        return Page(url=response.url, html=response.text) if response else None
+
+    def read_index(name: str) -> Iterator[tuple[Any, Any]]:
+        told = None if ahead is None else ahead.page(url, name)
+        page = ask(name) if told is None else Narrowed(told, lambda: ask(name))
+        if page is not None and (told is None or told.html is not None):
+            yield page, server
 
     return read_index
 
@@ -243,7 +250,7 @@ def _flat_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, A
     @cache
     def page() -> Any:
         if server is None:
-            return _html(flat_page(url))
+            return html_of(flat_page(url))
         # What its links are relative to depends on the last slash.
         response = server._get_response("/" if url.endswith("/") else "")
         if not response:
@@ -256,34 +263,17 @@ def _flat_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, A
     return read_page
 
 
-def _html(page: Page, version: Any = None) -> Any:
-    rest = None if version is None else only_release(page.html, version)
-    return HTMLPage(page.url, page.html if rest is None else rest)
-
-
 def _server(url: str, config: Any) -> Any:
     bare, credentials = split_credentials(url, os.environ)
-    server = LegacyRepository(hashlib.sha256(url.encode()).hexdigest(), bare, config=config, pool_size=_THREADS)
+    server = LegacyRepository(hashlib.sha256(url.encode()).hexdigest(), bare, config=config, pool_size=THREADS)
     if credentials is not None:
         make = server.session.create_session
 
         def create_session() -> requests.Session:
             session: requests.Session = make()
-            session.auth = _Credentials(urlsplit(bare).netloc, credentials)
+            session.auth = HostCredentials(urlsplit(bare).netloc, credentials)
             return session
 
         server.session.create_session = create_session
     server.session.get_session(bare)  # or each thread would make one of its own
     return server
-
-
-class _Credentials(AuthBase):
-    """Those of a url are for its own host, where they stand above those of ~/.netrc, as for pip."""
-
-    def __init__(self, netloc: str, credentials: tuple[str, str]) -> None:
-        self._netloc, self._credentials = netloc, credentials
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        url = request.url or ""
-        found = self._credentials if urlsplit(url).netloc == self._netloc else get_netrc_auth(url)
-        return request if found is None else HTTPBasicAuth(*found)(request)

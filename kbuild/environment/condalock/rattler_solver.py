@@ -9,25 +9,11 @@ the platform in ``CONDA_SUBDIR`` and the virtual packages in ``CONDA_OVERRIDE_*`
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from rattler import (
-    BuildString,
-    Channel,
-    ChannelConfig,
-    ChannelPriority,
-    GenericVirtualPackage,
-    MatchSpec,
-    PackageName,
-    Version,
-    solve,
-)
-from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
 
 # What ``--version`` answers: conda-lock only asks that something answers.
 _FACE_VERSION = "conda 24.1.0"
@@ -43,6 +29,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
     call = _parser().parse_intermixed_args(list(argv))
     if call.command != "create":
         return 1, _failure("CommandError", f"the built-in solver has no command {call.command!r}")
+    # Not before they are needed: conda-lock asks for the version first, and others need the names of channels alone.
+    import asyncio
+
+    from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
+
     try:
         records = asyncio.run(_solve(call.channel, call.specs, environ))
     except SolverError as error:
@@ -55,6 +46,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    from rattler import (
+        BuildString,
+        Channel,
+        ChannelConfig,
+        ChannelPriority,
+        GenericVirtualPackage,
+        MatchSpec,
+        PackageName,
+        Version,
+        solve,
+    )
+
     config = ChannelConfig(channel_alias(environ))
     disabled = environ.get("CONDA_CHANNEL_PRIORITY") == "disabled"
     records = await solve(

@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from kbuild.digest import Digest
+from kbuild.environment.condalock.ahead import PACKAGES, PLACES
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.requirements import exact_version, plain_specifier
@@ -25,10 +26,6 @@ LOCKFILE = "conda-lock.yml"
 VIRTUAL_PACKAGES = "virtual-packages.yml"
 NAMES = "conda-names.json"
 METADATA = "metadata.yml"
-PLACES = "places.json"
-"""What kbuild's own launcher reads (places.py), beside conda-lock's files."""
-PACKAGES = "packages.json"
-"""``{name: version or null}``: the packages that conda-lock is going to ask for, as far as that is known."""
 
 # Python distributions whose conda package has another name; for all others the names are equal. conda-lock would
 # otherwise ask a third address for this table.
@@ -155,7 +152,8 @@ def _seed(subdir: str, pins: Mapping[str, Requirement], channels: Sequence[str])
         if version is not None
     ]
     metadata = {"content_hash": {}, "channels": list(channels), "platforms": [subdir], "sources": []}
-    return _yaml({"version": 1, "metadata": metadata, "package": packages})
+    # JSON is YAML too, and written in no time.
+    return json.dumps({"version": 1, "metadata": metadata, "package": packages})
 
 
 def _yaml(value: Any) -> str:
