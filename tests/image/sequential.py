@@ -1,138 +1,150 @@
-"""Layers applied one after the other to one folder, as kbuild did before it shared them: what a root put together
-from shared trees has to equal."""
+"""What an image's layers come to, one after the other, told in memory from the words of OCI image-spec layer.md.
 
-# ruff: noqa: PTH101, PTH102, PTH108, PTH112, PTH114, PTH115, PTH123, PTH208, PTH211
+Nothing of kbuild is used, and no file: the tree of names below is what ``apply`` of the specification changes. Names
+lead to objects, so that hard links are two names of one object; a path's links are followed as after chroot.
+"""
 
 from __future__ import annotations
 
-import os
-import posixpath
-import shutil
-import stat
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, cast
-
-from kbuild.errors import InvalidImage
-from kbuild.image.oci.compress import ChunkStream
-
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
-_MAX_LINKS = 40
-_READ = 1 << 20
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 
-def apply_layer(chunks: Iterator[bytes], root: Path) -> None:
-    """Apply one uncompressed layer to ``root``; raises InvalidImage for a path that leads nowhere good."""
-    written: set[str] = set()
-    with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
-        for member in archive:
-            path = _clean(member.name)
-            if path == "":
+class Refused(Exception):
+    """A member that no root can be made from."""
+
+
+@dataclass(eq=False)
+class File:
+    mode: int
+    content: str
+
+
+@dataclass(eq=False)
+class Link:
+    target: str
+
+
+@dataclass(eq=False)
+class Folder:
+    mode: int = 0o755
+    names: dict[str, File | Link | Folder] = field(default_factory=dict)
+
+
+class Image:
+    """The root of an image while its layers are applied."""
+
+    def __init__(self) -> None:
+        self.root = Folder()
+        self._layer = -1
+        # Which layer wrote a name of a directory: an opaque whiteout hides what lower ones wrote, and nothing else.
+        self._by: dict[tuple[int, str], int] = {}
+
+    def apply(self, members: Iterable[tuple[tarfile.TarInfo, str]]) -> None:
+        """One layer: its members with their content, in its order."""
+        self._layer += 1
+        for member, content in members:
+            steps = _steps(member.name)
+            if not steps:
                 continue
-            parent, name = posixpath.split(path)
-            folder = _resolve(root, parent)
-            if name == _OPAQUE:
-                _empty(folder, written)
-            elif name.startswith(_WHITEOUT):
-                _remove(f"{folder}/{_hidden(name, member.name)}")
+            folder = self._folder(steps[:-1])
+            name = steps[-1]
+            if name == ".wh..wh..opq":
+                self._hide_lower(folder)
+            elif name.startswith(".wh."):
+                hidden = name[len(".wh.") :]
+                if hidden in ("", ".", ".."):
+                    raise Refused(member.name)
+                folder.names.pop(hidden, None)
             else:
-                target = f"{folder}/{name}"
-                _place(archive, member, target, root)
-                written.add(target)
+                self._write(folder, name, member, content)
 
-
-def _hidden(name: str, member: str) -> str:
-    """What a whiteout hides (OCI image-spec layer.md "Whiteouts"): one name in its folder, never a way out of it."""
-    hidden = name.removeprefix(_WHITEOUT)
-    if hidden in ("", ".", ".."):
-        raise InvalidImage(f"a layer holds the whiteout /{member}, which names no file")
-    return hidden
-
-
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str, root: Path) -> None:
-    if member.isdir():
-        if not _is_directory(target):
-            _remove(target)
-            os.mkdir(target)
-        os.chmod(target, member.mode & 0o1777 | 0o700)
-        return
-    if not (member.isfile() or member.issym() or member.islnk()):
-        return
-    _remove(target)
-    if member.issym():
-        os.symlink(member.linkname, target)
-    elif member.islnk():
-        parent, name = posixpath.split(_clean(member.linkname))
-        try:
-            os.link(f"{_resolve(root, parent)}/{name}", target, follow_symlinks=False)
-        except (FileNotFoundError, PermissionError) as error:  # PermissionError: it is a directory
-            raise InvalidImage(f"a layer links /{member.name} to /{member.linkname}, which is no file") from error
-    else:
-        source = archive.extractfile(member)
-        with open(target, "wb") as file:
-            if source is not None:
-                shutil.copyfileobj(source, file, _READ)
-        os.chmod(target, member.mode & 0o777)
-        os.utime(target, (member.mtime, member.mtime))
-
-
-def _clean(name: str) -> str:
-    """The path below the root; ``..`` stays at the root as it would after chroot."""
-    if "\0" in name:
-        raise InvalidImage(f"a layer holds the path {name!r}")
-    return posixpath.normpath(f"/{name}").lstrip("/")
-
-
-def _resolve(root: Path, path: str) -> str:
-    """The directory ``path`` of the image, its links followed as if ``root`` were ``/``, made where it is missing."""
-    done: list[str] = []
-    pending = [part for part in path.split("/") if part]
-    links = 0
-    while pending:
-        part = pending.pop(0)
-        if part in ("", "."):
-            continue
-        if part == "..":
-            done[-1:] = []
-            continue
-        here = "/".join([str(root), *done, part])
-        try:
-            mode = os.lstat(here).st_mode
-        except FileNotFoundError:
-            os.mkdir(here, 0o755)
-            os.chmod(here, 0o755)  # noqa: S103 as every directory that a layer forgot
-            mode = stat.S_IFDIR
-        if stat.S_ISLNK(mode):
-            links += 1
-            if links > _MAX_LINKS:
-                raise InvalidImage(f"/{path} of a layer goes through links without an end")
-            target = os.readlink(here)
-            if target.startswith("/"):
-                done = []
-            pending[:0] = target.split("/")
-        elif stat.S_ISDIR(mode):
-            done.append(part)
+    def _write(self, folder: Folder, name: str, member: tarfile.TarInfo, content: str) -> None:
+        new: File | Link | Folder | None
+        there = folder.names.get(name)
+        if member.isdir():
+            # "Directories: attributes are replaced", what is in one stays; anything else gives way.
+            new = there if isinstance(there, Folder) else Folder()
+            # The owner can always go in and clean up: kbuild unpacks as whoever calls it.
+            new.mode = member.mode & 0o1777 | 0o700
+        elif member.issym():
+            new = Link(member.linkname)
+        elif member.islnk():
+            steps = _steps(member.linkname)
+            new = self._folder(steps[:-1]).names.get(steps[-1]) if steps else None
+            if new is there and new is not None and not isinstance(new, Folder):
+                return
+            if not isinstance(new, File | Link):
+                raise Refused(f"{member.name} links to no file")
         else:
-            raise InvalidImage(f"/{path} of a layer goes through a file")
-    return "/".join([str(root), *done])
+            new = File(member.mode & 0o777, content)
+        folder.names[name] = new
+        self._by[id(folder), name] = self._layer
+
+    def _hide_lower(self, folder: Folder) -> None:
+        for name, each in list(folder.names.items()):
+            if isinstance(each, Folder):
+                self._hide_lower(each)
+                if each.names:
+                    continue
+            if self._by.get((id(folder), name)) != self._layer:
+                del folder.names[name]
+
+    def _folder(self, steps: list[str]) -> Folder:
+        """The directory that a path leads to; a directory that no layer names is there all the same."""
+        at: list[Folder] = [self.root]
+        left, links = list(steps), 0
+        while left:
+            step = left.pop(0)
+            if step == "..":
+                at = at[:-1] or at
+                continue
+            found = at[-1].names.setdefault(step, Folder())
+            if isinstance(found, Link):
+                links += 1
+                if links > 40:  # as Linux does (path_resolution(7))
+                    raise Refused("links without an end")
+                if found.target.startswith("/"):
+                    at = [self.root]
+                left = [each for each in found.target.split("/") if each not in ("", ".")] + left
+            elif isinstance(found, Folder):
+                at.append(found)
+            else:
+                raise Refused("a path through a file")
+        return at[-1]
+
+    def look(self) -> dict[str, tuple[str, str]]:
+        """Mode as ``ls`` shows it and content or target, of everything by its path."""
+        seen: dict[str, tuple[str, str]] = {}
+
+        def walk(folder: Folder, prefix: str) -> None:
+            for name, each in folder.names.items():
+                if isinstance(each, Folder):
+                    seen[prefix + name] = (_shown("d", each.mode), "")
+                    walk(each, f"{prefix}{name}/")
+                elif isinstance(each, Link):
+                    seen[prefix + name] = ("lrwxrwxrwx", each.target)
+                else:
+                    seen[prefix + name] = (_shown("-", each.mode), each.content)
+
+        walk(self.root, "")
+        return seen
 
 
-def _empty(folder: str, written: set[str]) -> None:
-    """Remove what lower layers left in a directory."""
-    for name in os.listdir(folder):
-        path = f"{folder}/{name}"
-        if path not in written and not any(kept.startswith(f"{path}/") for kept in written):
-            _remove(path)
+def _shown(kind: str, mode: int) -> str:
+    letters = "".join(letter if mode >> 8 - number & 1 else "-" for number, letter in enumerate("rwxrwxrwx"))
+    if mode & 0o1000:
+        letters = letters[:-1] + ("t" if letters[-1] == "x" else "T")
+    return kind + letters
 
 
-def _remove(path: str) -> None:
-    if _is_directory(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
-
-
-def _is_directory(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
+def _steps(name: str) -> list[str]:
+    """The path's parts, ``..`` taken back by name, and staying at the root."""
+    steps: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            steps[-1:] = []
+        elif part not in ("", "."):
+            steps.append(part)
+    return steps

@@ -19,6 +19,7 @@ from elftools.elf.gnuversions import GNUVerDefSection
 
 from kbuild.image.base.layers import layer_files, read_base
 from kbuild.image.engine import PackedBlob
+from kbuild.image.oci.whiteouts import read_whiteout
 from kbuild.plan.base import BaseFacts, ResolvedBase
 from kbuild.platform import Platform
 
@@ -137,16 +138,15 @@ class _Files:
         self._found: dict[str, bytes] = {}
 
     def apply(self, members: Iterable[tuple[tarfile.TarInfo, bytes | None]]) -> None:
-        """One layer on top of those before; what came with the layer itself, its whiteouts do not hide."""
+        """One layer on top of those before."""
         written: set[str] = set()
         for member, content in members:
             folder, name = posixpath.split(posixpath.normpath(f"/{member.name}").lstrip("/"))
             folder = self._real(folder) or ""
             path = posixpath.join(folder, name)
-            if name == ".wh..wh..opq":
-                self._remove(folder, keep=written, itself=False)
-            elif name.startswith(".wh."):
-                self._remove(posixpath.join(folder, name.removeprefix(".wh.")), keep=written)
+            whiteout = read_whiteout(path)
+            if whiteout is not None:
+                self._remove(whiteout.path, keep=written, itself=not whiteout.opaque)
             elif member.isdir():
                 self._links.pop(path, None)
                 self._found.pop(path, None)

@@ -23,11 +23,10 @@ from kbuild.errors import InvalidImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
+from kbuild.image.oci.whiteouts import read_whiteout
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
 _READ = 1 << 20
 
 
@@ -111,11 +110,9 @@ class _Reader:
         with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
             for member in archive:
                 path = posixpath.normpath(f"/{member.name}").lstrip("/")
-                folder, name = posixpath.split(path)
-                if name == _OPAQUE:
-                    self._remove(folder, keep=written)
-                elif name.startswith(_WHITEOUT):
-                    self._remove(posixpath.join(folder, name.removeprefix(_WHITEOUT)), keep=set())
+                whiteout = read_whiteout(path)
+                if whiteout is not None:
+                    self._remove(whiteout.path, keep=written if whiteout.opaque else set())
                 elif not member.isdir():
                     # Looking for what was below is dear, and hardly ever is there a folder where a file comes.
                     if path in self.files or path in self._parents:
@@ -174,7 +171,8 @@ class _Reader:
             shutil.copyfileobj(content, file, _READ)
 
     def _remove(self, path: str, *, keep: set[str]) -> None:
-        gone = [each for each in self.files if (each == path or each.startswith(f"{path}/")) and each not in keep]
+        below = f"{path}/" if path else ""
+        gone = [each for each in self.files if (each == path or each.startswith(below)) and each not in keep]
         for each in gone:
             del self.files[each]
             target = self._target(each)

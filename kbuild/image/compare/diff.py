@@ -10,7 +10,7 @@ import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -22,11 +22,10 @@ from kbuild.image.engine import BuiltImage, LayerSummary
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
+from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 from kbuild.progress import Progress
 
 _READ = 1 << 20
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
 _KINDS = {b"0": "file", b"\0": "file", b"1": "hard link", b"2": "link", b"5": "folder", b"6": "pipe"}
 _DIST_INFO = re.compile(r".*/site-packages/(?P<name>[^/]+)-(?P<version>[^/-]+)\.dist-info/METADATA")
 _CONDA = re.compile(r".*/conda-meta/(?P<name>[^/]+)-(?P<version>[^/-]+)-(?P<build>[^/-]+)\.json")
@@ -221,21 +220,21 @@ class _Files:
             try:
                 chunks = ChunkStream(read_layer(blob, layer_compression(layer.media_type)))
                 with tarfile.open(fileobj=cast(IO[bytes], chunks), mode="r|", bufsize=_READ) as archive:
+                    written: set[str] = set()
                     for member in archive:
-                        self._add(archive, member)
+                        self._add(archive, member, written)
             except (OSError, tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
                 raise InvalidImage(f"layer {layer.digest} of {image.layout} cannot be read: {error}") from error
 
-    def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, written: set[str]) -> None:
         path = posixpath.normpath(f"/{member.name}").lstrip("/")
-        folder, name = posixpath.split(path)
-        if name == _OPAQUE:
-            self._remove_below(folder)
-        elif name.startswith(_WHITEOUT):
-            hidden = posixpath.join(folder, name.removeprefix(_WHITEOUT))
-            self.files.pop(hidden, None)
-            self._remove_below(hidden)
+        whiteout = read_whiteout(path)
+        if whiteout is not None:
+            if not whiteout.opaque:
+                self.files.pop(whiteout.path, None)
+            self._remove_below(whiteout.path, with_parents(written) if whiteout.opaque else ())
         elif path:
+            written.add(path)
             if not member.isdir() and path in self.files and self.files[path].kind == "folder":
                 self._remove_below(path)
             data = _small_content(archive, member) if _DEBIAN.fullmatch(path) else None
@@ -244,9 +243,10 @@ class _Files:
                 self._debian[path] = version[1].decode()
             self.files[path] = _facts(archive, member, data)
 
-    def _remove_below(self, folder: str) -> None:
+    def _remove_below(self, folder: str, spared: Collection[str] = ()) -> None:
         for path in [path for path in self.files if path.startswith(f"{folder}/" if folder else "")]:
-            del self.files[path]
+            if path not in spared:
+                del self.files[path]
 
 
 def _small_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:

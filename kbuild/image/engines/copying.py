@@ -15,15 +15,14 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.image.oci import tarball
 from kbuild.image.oci.tarball import Entry
+from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 
-_WHITEOUT = b".wh."
-_OPAQUE = b".wh..wh..opq"
 _CHUNK = 1 << 20
 
 
@@ -62,17 +61,22 @@ class FileSystem:
 
     def apply_tar(self, members: Iterable[tarfile.TarInfo]) -> None:
         """Apply a base image's layer, its whiteouts included (OCI image-spec layer.md "Whiteouts")."""
+        written: set[str] = set()
         for member in members:
-            name = os.fsencode(member.name).removeprefix(b"./").strip(b"/")
-            folder, _, last = name.rpartition(b"/")
-            if last == _OPAQUE:
-                self._remove_below(folder)
-            elif last.startswith(_WHITEOUT):
-                hidden = (folder + b"/" if folder else b"") + last.removeprefix(_WHITEOUT)
+            path = member.name.removeprefix("./").strip("/")
+            name = os.fsencode(path)
+            whiteout = read_whiteout(path)
+            if whiteout is None:
+                if name:
+                    self._apply_member(name, member)
+                    written.add(path)
+                continue
+            hidden = os.fsencode(whiteout.path)
+            if whiteout.opaque:
+                self._remove_below(hidden, set(map(os.fsencode, with_parents(written))))
+            else:
                 self._entries.pop(hidden, None)
                 self._remove_below(hidden)
-            elif name:
-                self._apply_member(name, member)
 
     def _apply_member(self, name: bytes, member: tarfile.TarInfo) -> None:
         kind = tarball.DIRECTORY if member.isdir() else tarball.SYMLINK if member.issym() else tarball.FILE
@@ -83,10 +87,11 @@ class FileSystem:
             Entry(name=name, kind=kind, mode=mode, uid=member.uid, gid=member.gid, link=os.fsencode(member.linkname))
         )
 
-    def _remove_below(self, folder: bytes) -> None:
+    def _remove_below(self, folder: bytes, spared: Collection[bytes] = ()) -> None:
         inside = folder + b"/" if folder else b""
         for name in [name for name in self._entries if name.startswith(inside) and name != folder]:
-            del self._entries[name]
+            if name not in spared:
+                del self._entries[name]
 
 
 def copy_tree(lower: FileSystem, source: Path, target: bytes, owner: Ownership) -> list[Entry]:

@@ -9,6 +9,7 @@ import os
 import posixpath
 import shutil
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from kbuild.cache.tree import link_file
@@ -84,12 +85,14 @@ class LayerFiles:
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:  # PermissionError: it is a directory
             raise InvalidImage(f"a layer links /{member} to /{source}, which is no file") from error
 
-    def empty(self, folder: str, written: set[str]) -> None:
-        """Remove what lower layers left in a directory."""
+    def empty(self, folder: str, spared: Collection[str]) -> None:
+        """Remove what lower layers left below a directory; ``spared`` are the layer's own paths and their parents."""
         for name in os.listdir(folder):
             path = f"{folder}/{name}"
-            if path not in written and not any(kept.startswith(f"{path}/") for kept in written):
+            if path not in spared:
                 self.remove(path)
+            elif is_directory(path):
+                self.empty(path, spared)
 
     def remove(self, path: str) -> None:
         """Remove what is there, with all below it."""

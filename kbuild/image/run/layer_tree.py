@@ -27,13 +27,12 @@ from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.files import BYTES, native, portable
 from kbuild.image.oci.compress import ChunkStream
+from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 from kbuild.image.run.layer_files import LayerFiles, is_directory
 
 RECIPE = 1
 """Changes whenever the same layer would be unpacked to another tree or another list of members."""
 
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
 _READ = 1 << 20
 _TREE, _MEMBERS = "tree", "members.json"
 
@@ -87,7 +86,7 @@ def lay_layer(folder: Path, root: Path, room: Room) -> None:
         inside = files.resolve(parent)
         target = f"{inside}/{name}"
         if kind == "o":
-            files.empty(inside, written)
+            files.empty(inside, with_parents(written))
         elif kind == "w":
             files.remove(target)
         elif kind == "d":
@@ -139,14 +138,14 @@ class _Unpacked:
             return
         parent, name = posixpath.split(path)
         folder = self._files.resolve(parent)
-        if name == _OPAQUE:
-            self._add("o", path)
-        elif name.startswith(_WHITEOUT):
-            hidden = posixpath.join(parent, _hidden(name, member.name))
-            self._forget(f"{folder}/{posixpath.basename(hidden)}")
-            self._add("w", hidden)
-        else:
+        whiteout = read_whiteout(path)
+        if whiteout is None:
             self._place(archive, member, path, f"{folder}/{name}")
+        elif whiteout.opaque:
+            self._add("o", path)
+        else:
+            self._forget(f"{folder}/{posixpath.basename(whiteout.path)}")
+            self._add("w", whiteout.path)
 
     def _place(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, target: str) -> None:
         if member.isdir():
@@ -197,14 +196,6 @@ class _Unpacked:
             if number is not None:
                 self._rows[number] = None
         self._files.remove(target)
-
-
-def _hidden(name: str, member: str) -> str:
-    """What a whiteout hides (OCI image-spec layer.md "Whiteouts"): one name in its folder, never a way out of it."""
-    hidden = name.removeprefix(_WHITEOUT)
-    if hidden in ("", ".", ".."):
-        raise InvalidImage(f"a layer holds the whiteout /{member}, which names no file")
-    return hidden
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str) -> None:
