@@ -74,7 +74,7 @@ def test_the_limit_holds_while_models_are_built_verified_and_run(tool: Tool, tra
         for number in range(MODELS):
             model = copy_model(trained.model, tmp_path / f"m{number}", number, size=20_000_000)
             image = limited("image", model, cwd=trained.folder).out.strip()
-            verified = limited("verify", image, cwd=trained.folder)
+            verified = limited("verify", "-v", image, cwd=trained.folder)
             unpacked.append(verified.err.count("unpacking layer"))
             with served(limited, image, trained.folder) as url:
                 assert url.startswith("http://127.0.0.1:")

@@ -89,7 +89,7 @@ def test_a_slim_image_is_smaller_and_says_what_it_is_without(
                    "--format", "json", cwd=trained.folder, code=None)  # fmt: skip
     assert not [each for each in audited.json["findings"] if each["check"] in ("drift", "lock")], audited.out
     # The second time nothing is measured.
-    again = tool("image", trained.run_id, "--slim", "--json", cwd=trained.folder)
+    again = tool("image", "-v", trained.run_id, "--slim", "--json", cwd=trained.folder)
     assert again.json["digest"] == slim["digest"]
     assert "asking the model" not in again.err
 

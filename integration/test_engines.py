@@ -246,5 +246,7 @@ class Notes:
     def note(self, text: str) -> None:
         self.lines.append(text)
 
+    tell = made = note
+
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         pass

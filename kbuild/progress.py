@@ -6,10 +6,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives what happens inside one phase."""
+    """Receives what happens inside one phase. Every text is one line without a final full stop."""
 
     def note(self, text: str) -> None:
-        """One line about what is being done now, without a final full stop."""
+        """What is being done now; of no interest when it is done."""
+
+    def tell(self, text: str) -> None:
+        """What the user has to know also afterwards: something was left out, taken from elsewhere, not recorded."""
+
+    def made(self, text: str) -> None:
+        """What the phase has made, such as ``88 packages, 120 MB``; the last one counts."""
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         """``done`` of ``total`` units so far; ``total`` is None where nobody knows."""
@@ -19,6 +25,12 @@ class Silent:
     """A ``Progress`` that shows nothing."""
 
     def note(self, text: str) -> None:
+        """Drop the line."""
+
+    def tell(self, text: str) -> None:
+        """Drop the line."""
+
+    def made(self, text: str) -> None:
         """Drop the line."""
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:

@@ -34,6 +34,7 @@ _COMMANDS = {
     "verify": ("kbuild.cli.verify", "Compare an image's answers with training's."),
 }
 
+_TALKING = frozenset({"audit", "demo", "diff", "image", "lock", "render", "run", "verify"})
 _UTF8 = "utf8"
 
 
@@ -50,6 +51,10 @@ class _LazyGroup(click.Group):
         command = importlib.import_module(module).command
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.command is no click command")
+        if cmd_name in _TALKING and not any(option.name == "quiet" for option in command.params):
+            from kbuild.cli.show import talk_options
+
+            talk_options(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

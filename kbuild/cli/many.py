@@ -167,6 +167,14 @@ class _Watcher:
                     self._told.add(each)
                     self._show.say(each, style="yellow")
 
+    def say(self, model: str, phase: str, text: str) -> None:
+        """Say what has to be known, once: many models share an environment."""
+        with self._lock:
+            if text not in self._told:
+                self._told.add(text)
+                self._spoke = time.monotonic()
+                self._show.say(f"{model} {phase}: {text}")
+
     def tell(self, model: str, phase: str, text: str) -> None:
         """Say what is being done where nothing was said for a while."""
         with self._lock:
@@ -192,6 +200,12 @@ class _ModelProgress:
     def note(self, text: str) -> None:
         self._note = text
         self._watcher.tell(self._model, self._phase, text)
+
+    def tell(self, text: str) -> None:
+        self._watcher.say(self._model, self._phase, text)
+
+    def made(self, text: str) -> None:
+        """The model's own line tells what came of it."""
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         self._watcher.tell(self._model, self._phase, f"{self._note} {amount(done, total, unit)}".strip())

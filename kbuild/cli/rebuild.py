@@ -47,7 +47,7 @@ def rebuild(
     with work_folder(tools.cache, "work-rebuild-") as clean:
         if reuse_downloads:
             with show("check") as progress:
-                progress.note(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
+                progress.tell(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
         kept = carry_pins(tools.cache, clean, claims) if model is not None else None
         stated = {
             "platform": str(claims.platform),

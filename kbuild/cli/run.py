@@ -66,6 +66,7 @@ def command(image: str | None, port: int | None, timeout: float, platform: Platf
                 )
                 try:
                     wait_until_ready(running, timeout=timeout, progress=progress)
+                    progress.made("ready")
                     # From here on; until it is ready a signal ends the command as it ends any other.
                     stopped = _Stopped()
                 except BaseException:

@@ -1,4 +1,4 @@
-"""Showing progress on stderr: a live line on a terminal, plain lines elsewhere."""
+"""Showing progress on stderr: a live line on a terminal, one plain line a phase elsewhere."""
 
 from __future__ import annotations
 
@@ -19,15 +19,25 @@ if TYPE_CHECKING:
 
 # What makes rich take any stream for a terminal.
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+_TALK = "kbuild.talk"
+_SILENCE = 10.0  # seconds after which a log is told that the work goes on
+_WORTH_TELLING = 0.05  # seconds; a phase that took less and made nothing is not shown
 
 
 class Show:
-    """Opens one phase after another and remembers how many seconds each took."""
+    """Opens one phase after another and remembers how many seconds each took.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Of a phase stays one line with what it made, and what it told; ``verbose`` keeps every note, ``quiet`` nothing.
+    Unless stated they are what ``-v`` and ``-q`` of the command say.
+    """
+
+    def __init__(self, *, quiet: bool | None = None, verbose: bool | None = None) -> None:
+        context = click.get_current_context(silent=True)
+        asked = None if context is None else context.meta.get(_TALK)
         self.seconds: dict[str, float] = {}
-        self._quiet = quiet
-        self._console = None if quiet else _terminal()
+        self._quiet = asked == "quiet" if quiet is None else quiet
+        self._verbose = asked == "verbose" if verbose is None else verbose
+        self._console = None if self._quiet else _terminal()
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """One line on stderr."""
@@ -40,14 +50,32 @@ class Show:
     def __call__(self, phase: str) -> Iterator[Progress]:
         """Show ``phase`` until the block ends; a second block of one name adds to its seconds."""
         begin = time.monotonic()
-        if self._console is not None and self._console.is_terminal:
-            with _live(self._console, phase) as progress:
+        told = _Told(self.say, phase)
+        if self._console is not None and self._console.is_terminal and not self._verbose:
+            with _live(self._console, told) as progress:
                 yield progress
         else:
-            yield _Plain(self.say, phase)
+            yield _Plain(told, verbose=self._verbose)
         took = time.monotonic() - begin
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + took, 3)
-        self.say(f"{phase:<9} done in {took:.1f} s")
+        if told.result is not None or took >= _WORTH_TELLING:
+            self.say(f"{phase:<9} {told.result or 'done'}, {took:.1f} s")
+
+
+def talk_options(command: click.Command) -> click.Command:
+    """Give a command ``-q`` and ``-v``, which every ``Show`` of it heeds."""
+
+    def choose(context: click.Context, option: click.Parameter, chosen: bool) -> None:
+        if chosen:
+            context.meta[_TALK] = option.name
+
+    for name, help in (
+        ("quiet", "Say nothing on stderr but errors."),
+        ("verbose", "Say on stderr every step, and keep it there."),
+    ):
+        flags = [f"-{name[0]}", f"--{name}"]
+        command.params.append(click.Option(flags, is_flag=True, expose_value=False, callback=choose, help=help))
+    return command
 
 
 def _terminal() -> Console | None:
@@ -60,7 +88,7 @@ def _terminal() -> Console | None:
 
 
 @contextmanager
-def _live(console: Console, phase: str) -> Iterator[Progress]:
+def _live(console: Console, told: _Told) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -72,18 +100,35 @@ def _live(console: Console, phase: str) -> Iterator[Progress]:
         TextColumn("{task.description}", markup=False),
     )
     with RichProgress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, phase=phase, amount="")
-        yield _Live(bar, int(task))
+        task = bar.add_task("", total=None, phase=told.phase, amount="")
+        yield _Live(bar, int(task), told)
+
+
+class _Told:
+    """What stays of a phase."""
+
+    def __init__(self, say: Callable[[str], None], phase: str) -> None:
+        self.say, self.phase = say, phase
+        self.result: str | None = None
+
+    def tell(self, text: str) -> None:
+        self.say(f"{self.phase:<9} {text}")
 
 
 class _Live:
-    def __init__(self, bar: RichProgress, task: int) -> None:
-        self._bar, self._task = bar, task
+    def __init__(self, bar: RichProgress, task: int, told: _Told) -> None:
+        self._bar, self._task, self._told = bar, task, told
 
     def note(self, text: str) -> None:
         from rich.progress import TaskID
 
         self._bar.update(TaskID(self._task), description=text[:100])
+
+    def tell(self, text: str) -> None:
+        self._told.tell(text)
+
+    def made(self, text: str) -> None:
+        self._told.result = text
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         from rich.progress import TaskID
@@ -92,20 +137,31 @@ class _Live:
 
 
 class _Plain:
-    """Every note is a line; counts only when a phase has said nothing for a while."""
+    """For a pipe or a CI job's log: after a while of silence it says what is being done."""
 
-    _SILENCE = 10.0
-
-    def __init__(self, say: Callable[[str], None], phase: str) -> None:
-        self._say, self._phase, self._spoke = say, phase, time.monotonic()
+    def __init__(self, told: _Told, *, verbose: bool) -> None:
+        self._told, self._verbose, self._spoke = told, verbose, time.monotonic()
+        self._doing = ""
 
     def note(self, text: str) -> None:
-        self._spoke = time.monotonic()
-        self._say(f"{self._phase:<9} {text}")
+        self._doing = text
+        self._say(text, now=self._verbose)
+
+    def tell(self, text: str) -> None:
+        self._say(text, now=True)
+
+    def made(self, text: str) -> None:
+        self._told.result = text
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
-        if time.monotonic() - self._spoke >= self._SILENCE:
-            self.note(amount(done, total, unit))
+        self._say(
+            f"{self._doing}, {amount(done, total, unit)}" if self._doing else amount(done, total, unit), now=False
+        )
+
+    def _say(self, text: str, *, now: bool) -> None:
+        if now or time.monotonic() - self._spoke >= _SILENCE:
+            self._spoke = time.monotonic()
+            self._told.tell(text)
 
 
 def amount(done: int, total: int | None, unit: str) -> str:

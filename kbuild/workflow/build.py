@@ -135,7 +135,7 @@ def _asking_of_yanked(locked: Locked, platforms: Sequence[Platform], tools: Tool
         found += withdrawn.releases
         if withdrawn.unasked is not None:
             with tools.phases("build") as progress:
-                progress.note(f"whether a release was yanked is not known: {withdrawn.unasked}")
+                progress.tell(f"whether a release was yanked is not known: {withdrawn.unasked}")
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -48,6 +48,7 @@ def _stage(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str])
     downloads = download_packages(prepared.locked, packages, tools) if packages else {}
     with tools.phases("stage") as progress:
         trees = prepared.stage.lay(names, downloads, into=folder, progress=progress)
+        progress.made(f"{len(downloads)} packages laid out" if downloads else f"{len(names)} layers")
         return finish_context(folder, prepared.plan, trees)
 
 
@@ -79,7 +80,7 @@ def _build(
             if engine == "native":
                 raise
             with tools.phases("build") as progress:
-                progress.note(f"{error.message}; building with buildkit instead")
+                progress.tell(f"{error.message}; building with buildkit instead")
     if engine == "native":
         raise UnsupportedInstruction("the native engine has no stage to install packages in")
     building = _Building.by("buildkit", prepared, images, tools)
@@ -146,4 +147,6 @@ class _Building:
                 cache=self.cache,
             )
 
-        return self.images.add(write)
+        built = self.images.add(write)
+        progress.made(f"{len(built.layers)} layers, {built.size / 1e6:.0f} MB, by the {self.engine.name} engine")
+        return built

@@ -170,7 +170,15 @@ def _tell_large(wheels: Sequence[LockedPackage], tools: Tools) -> None:
     if told:
         with tools.phases("size") as progress:
             for line in told:
-                progress.note(line)
+                progress.tell(line)
+
+
+_ORIGINS = {
+    "resolved": "made now",
+    "cached": "made here before",
+    "stored with the run": "stored with the run",
+    "given": "from the file that was given",
+}
 
 
 def fetch_model(model: str, tools: Tools, workdir: Path, *, reuse: bool = True) -> ModelBundle:
@@ -181,7 +189,9 @@ def fetch_model(model: str, tools: Tools, workdir: Path, *, reuse: bool = True) 
     reference = ModelReference.parse(model)
     with tools.phases("fetch") as progress:
         progress.note(f"fetching {reference}")
-        return tools.store.fetch(reference, workdir / "model", kept=reuse)
+        bundle = tools.store.fetch(reference, workdir / "model", kept=reuse)
+        progress.made(f"{reference}, trained with Python {bundle.facts.python_version}")
+        return bundle
 
 
 def lock_environment(bundle: ModelBundle, request: ImageRequest, tools: Tools, *, force: bool = False) -> Locked:
@@ -196,9 +206,11 @@ def lock_environment(bundle: ModelBundle, request: ImageRequest, tools: Tools, *
         tools.shared.alone("resolve") if first else nullcontext(),
         tools.phases("lock") as progress,
     ):
-        return lock_bundle(
+        locked = lock_bundle(
             bundle, lock, store=tools.store, cache=tools.cache, run=tools.run, progress=progress, force=force
         )
+        progress.made(f"{len(locked.lockfile.packages)} packages, {_ORIGINS[locked.origin]}")
+        return locked
 
 
 def _target(request: ImageRequest, bundle: ModelBundle, tools: Tools) -> Target:
@@ -251,6 +263,7 @@ def _base(
         facts = tools.shared.once(
             f"look {base.digest} {platform}", lambda: look_into(base, platform, cache=tools.cache)
         )
+        progress.made(choice.name)
         base = check_libc(base, facts)
         if fits is not None:
             if recorded.bases.get(base.name) != replace(base, path=None):
@@ -269,7 +282,7 @@ def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: 
         return channel_urls(locked.spec.channels, locked.environ)
 
     with tools.phases("download") as progress:
-        return fetch_packages(
+        files = fetch_packages(
             packages,
             cache=tools.cache / "downloads",
             channel=locked.channel,
@@ -278,3 +291,6 @@ def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: 
             indexes=locked.indexes,
             channels=channels,
         )
+        size = sum(path.stat().st_size for path in files.values())
+        progress.made(f"{len(files)} packages, {size / 1e6:.0f} MB")
+        return files

@@ -73,7 +73,7 @@ def _publish_index(
 
             push_index(index, reference)
         case _:
-            progress.note(f"loading {image.digest} alone: an engine gets the image of its own platform")
+            progress.tell(f"loading {image.digest} alone: an engine gets the image of its own platform")
             publisher.publish(image, reference, progress=progress)
 
 

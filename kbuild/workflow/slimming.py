@@ -79,7 +79,7 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
         try:
             left_out = _measure(slimming, facts, downloads, tools, Path(folder), progress)
         except RehearsalFailed as failure:
-            progress.note(f"{failure}; nothing is left out")
+            progress.tell(f"{failure}; nothing is left out")
             return NOTHING
         with writing("the cache"):
             write_whole(record, json.dumps(left_out.to_json()).encode())
@@ -133,11 +133,11 @@ def _measure(
     slim = ask("slim", keep_groups(slimming.groups, left_out))
     different = first_difference(whole, slim, slimming.bundle.facts.tolerance)
     if different is not None:
-        progress.note(f"the model answers otherwise without them: {different}; nothing is left out")
+        progress.tell(f"the model answers otherwise without them: {different}; nothing is left out")
         return NOTHING
     before = sum(each.size for each in facts.values())
     after = sum(each.size for each in others.values()) - files.size
-    progress.note(
+    progress.made(
         f"{len(left_out.packages)} of {len(facts)} packages and {files.count} files of the others left out, "
         f"{after / 1e6:.0f} instead of {before / 1e6:.0f} MB; "
         f"first prediction after {slim.seconds:.2f} instead of {whole.seconds:.2f} s of processor time"

@@ -67,6 +67,13 @@ class _StoppableProgress:
         self._check()
         self.inner.note(text)
 
+    def tell(self, text: str) -> None:
+        self._check()
+        self.inner.tell(text)
+
+    def made(self, text: str) -> None:
+        self.inner.made(text)
+
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         self._check()
         self.inner.count(done, total, unit)

@@ -1,6 +1,10 @@
-import pytest
+import re
 
-from kbuild.cli.show import Show, amount
+import click
+import pytest
+from click.testing import CliRunner
+
+from kbuild.cli.show import Show, amount, talk_options
 
 
 @pytest.mark.parametrize(
@@ -16,17 +20,64 @@ def test_amounts(done: int, total: int | None, unit: str, text: str) -> None:
     assert amount(done, total, unit) == text
 
 
-def test_without_a_terminal_every_note_is_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show = Show()
-    with show("lock") as progress:
-        progress.note("resolving [numpy]")
-        progress.count(1, 2)
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
     captured = capsys.readouterr()
     assert captured.out == ""
-    lines = captured.err.splitlines()
-    assert lines[0] == "lock      resolving [numpy]"
-    assert lines[1].startswith("lock      done in ")
-    assert len(lines) == 2
+    return [re.sub(r"[0-9.]+ s$", "N s", line) for line in captured.err.splitlines()]
+
+
+def lock(show: Show) -> None:
+    with show("lock") as progress:
+        progress.note("resolving [numpy]")
+        progress.tell("the index lags")
+        progress.count(1, 2)
+        progress.made("3 packages")
+        progress.made("88 packages")
+
+
+def test_of_a_phase_stays_one_line_and_what_it_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lock(Show())
+    assert lines_of(capsys) == ["lock      the index lags", "lock      88 packages, N s"]
+
+
+def test_verbose_keeps_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    lock(Show(verbose=True))
+    assert lines_of(capsys) == ["lock      resolving [numpy]", "lock      the index lags", "lock      88 packages, N s"]
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    lock(Show(quiet=True))
+    assert lines_of(capsys) == []
+
+
+def test_a_phase_that_made_nothing_and_took_no_time_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with Show()("size"):
+        pass
+    assert lines_of(capsys) == []
+
+
+def test_a_log_is_told_now_and_then_that_the_work_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("kbuild.cli.show.time.monotonic", lambda: now[0])
+    with Show()("stage") as progress:
+        progress.note("installing 87 wheels")
+        for now[0] in (9.0, 10.5, 12.0, 20.5):
+            progress.count(int(now[0]), 87, "wheels")
+        progress.made("87 packages")
+    assert lines_of(capsys) == [
+        "stage     installing 87 wheels, 10/87 wheels",
+        "stage     installing 87 wheels, 20/87 wheels",
+        "stage     87 packages, N s",
+    ]
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("-q", 0), ("--quiet", 0), ("-v", 3), ("--verbose", 3), (None, 2)])
+def test_the_command_says_how_much(flag: str | None, expected: int) -> None:
+    command = talk_options(click.Command("c", callback=lambda: lock(Show())))
+    done = CliRunner().invoke(command, [flag] if flag else [])
+    assert done.exit_code == 0 and len(done.stderr.splitlines()) == expected
 
 
 def test_seconds_of_a_phase_add_up() -> None:

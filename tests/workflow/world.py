@@ -122,6 +122,8 @@ class Heard:
             def note(self, text: str) -> None:
                 heard.notes.append(f"{phase}: {text}")
 
+            tell = note
+
         self.notes.append(f"{phase}:")
         yield Told()
 

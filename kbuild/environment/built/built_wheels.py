@@ -115,7 +115,7 @@ def find_builds(
         try:
             return None if run_id is None else store.download(run_id, f"{RUN_FOLDER}/{name}", into)
         except KbuildError as error:
-            progress.note(f"no {name} from run {run_id}: {error.message}")
+            progress.tell(f"no {name} from run {run_id}: {error.message}")
             return None
 
     def fetch(wheel: BuiltWheel, target: Path) -> None:

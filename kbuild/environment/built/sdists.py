@@ -84,7 +84,7 @@ def build_wheel(
     what = f"{package.name} {package.version}"
     short = ".".join(python.split(".")[:2])
     interpreter = _interpreter(short, what, run, environ)
-    progress.note(f"building a wheel of {what} from its source distribution")
+    progress.tell(f"building a wheel of {what} from its source distribution")
     with tempfile.TemporaryDirectory(prefix="kbuild-sdist-") as folder:
         build = _Build(Path(folder).resolve(), what, run, environ, progress)
         source = build.unpack(sdist)
@@ -213,7 +213,7 @@ class _Build:
                 return cut
         except ProgramNotFound:
             pass
-        self._progress.note("the network cannot be taken from the build here: unshare does not work")
+        self._progress.tell("the network cannot be taken from the build here: unshare does not work")
         return []
 
     def _clean(self) -> dict[str, str]:

@@ -116,7 +116,7 @@ class PlatformSolve:
         name, version = lagging_requirement(stderr) or ("", "")
         if not isinstance(error, PackageNotFound) or name not in pip:
             return error
-        self.progress.note(f"The index lags behind {name} {version}; looking for the newest version that solves")
+        self.progress.tell(f"The index lags behind {name} {version}; looking for the newest version that solves")
         older = _narrowed(Requirement(name), SpecifierSet(f"<{version}"))
         document, _ = self._ask((), {name: older}, {})
         for package in document["package"] if document is not None else ():
@@ -182,7 +182,7 @@ class PlatformSolve:
             return
         strangers = sorted(p["name"] for p in packages if p["manager"] == "pip" and p["name"] not in pins)
         if strangers:
-            self.progress.note(f"Not recorded at training, now in the lock: {', '.join(strangers)}")
+            self.progress.tell(f"Not recorded at training, now in the lock: {', '.join(strangers)}")
 
 
 def missed_constraints(

@@ -190,7 +190,7 @@ class _Fetcher:
                 found = self._fetch(package, copy, None)
             except (_NotGiven, HashMismatch):
                 continue  # the next one may have it
-            self._progress.note(f"{error.message}; taken from {urlsplit(copy).hostname or copy}, by its sha256")
+            self._progress.tell(f"{error.message}; taken from {urlsplit(copy).hostname or copy}, by its sha256")
             return found
         if error.gone:
             raise copies.gone(package, error.message)

@@ -86,7 +86,7 @@ def lock_bundle(
     indexes = package_indexes(run=run, environ=environ)
     for place in indexes.find_links:
         if is_local(place) and not local_path(place).exists():
-            progress.note(f"pip's find-links names {local_path(place)}, which is not there")
+            progress.tell(f"pip's find-links names {local_path(place)}, which is not there")
     environ = {**environ, **indexes.environment}
     spec = _read_spec(bundle, request, indexes)
     channel = cache / "channel"
@@ -201,7 +201,7 @@ def _find_fresh(
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
         return stored, candidates[stored.input_digest], "stored with the run"
     if stored is not None:
-        progress.note("the lock stored with the run was made from other inputs")
+        progress.tell("the lock stored with the run was made from other inputs")
     for digest, spec in candidates.items():
         if cached_lock(cache, digest, spec).is_file():
             return read_lockfile(cached_lock(cache, digest, spec)), spec, "cached"

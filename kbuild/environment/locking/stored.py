@@ -33,7 +33,7 @@ def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> L
             return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
     except KbuildError as error:
         # A model fetched from a folder may name a run of a server that is not this one.
-        progress.note(f"no lock from run {run_id}: {error.message}")
+        progress.tell(f"no lock from run {run_id}: {error.message}")
         return None
 
 
@@ -60,7 +60,7 @@ def write_back(
             store.upload(run_id, [_captured_path(package, channel)], _stored_folder(_inside(package)))
         store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
     except KbuildError as error:
-        progress.note(f"the lock could not be stored with the run: {error.message}")
+        progress.tell(f"the lock could not be stored with the run: {error.message}")
 
 
 def bring_packages(lockfile: Lockfile, channel: Path, bundle: ModelBundle, store: ModelStore, scratch: Path) -> None:

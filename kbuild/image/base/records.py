@@ -52,7 +52,7 @@ class BaseRecords:
             mark_used(here)
             return _parse(json.loads(here.read_bytes()))
         except (KbuildError, ValueError) as error:
-            progress.note(f"no record of an earlier base: {' '.join(str(error).split())}")
+            progress.tell(f"no record of an earlier base: {' '.join(str(error).split())}")
             return Recorded()
 
     def write(
@@ -78,7 +78,7 @@ class BaseRecords:
                 file.write_bytes(content)
                 self.store.upload(run_id, [file], self.folder)
         except KbuildError as error:
-            progress.note(f"the base could not be recorded with the run: {error.message}")
+            progress.tell(f"the base could not be recorded with the run: {error.message}")
 
     def _here(self, bundle: ModelBundle, platform: Platform) -> Path:
         return self.cache / f"{bundle.digest.hex}-{platform.conda_subdir}.json"

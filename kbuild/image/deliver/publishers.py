@@ -76,12 +76,12 @@ class DaemonPublisher:
         progress.note(f"loading {reference.familiar} into Docker {self.daemon.version}")
         loaded = self.daemon.load(image, reference)
         if loaded.unpacked:
-            progress.note(
+            progress.tell(
                 f"Docker {self.daemon.version} reads no zstd, so it was given the layers unpacked; an image that every "
                 "engine reads is made by --compression gzip"
             )
         if not loaded.keeps_digest:
-            progress.note(f"this Docker keeps images by their config: the ID is {loaded.id}")
+            progress.tell(f"this Docker keeps images by their config: the ID is {loaded.id}")
         return reference.with_digest(image.digest)
 
 

@@ -89,7 +89,7 @@ class Environment:
         """
         compiler = self.compiler(downloads)
         if compiler is None:
-            progress.note(f"no Python {self._target.short} here to compile: the image starts slower, without bytecode")
+            progress.tell(f"no Python {self._target.short} here to compile: the image starts slower, without bytecode")
         wanted = [package for group in groups for package in group.packages]
         progress.note(f"installing {len(wanted)} wheels")
         with writing("the environment"):
@@ -123,7 +123,7 @@ class Environment:
         tag = f"cpython-{self._target.short.replace('.', '')}"
         invalid = check_bytecode(trees, folders, tag, compiler, run=self._run)
         if invalid:
-            progress.note(f"{len(invalid)} files are not valid Python and have no bytecode: {', '.join(invalid)}")
+            progress.tell(f"{len(invalid)} files are not valid Python and have no bytecode: {', '.join(invalid)}")
 
 
 def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:

@@ -35,6 +35,8 @@ class _Printed:
     def note(self, text: str) -> None:
         print(text, flush=True)
 
+    tell = made = note
+
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         """Too much for a build's log."""
 

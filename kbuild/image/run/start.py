@@ -56,7 +56,7 @@ def start_image(
         except EngineUnavailable as error:
             if wanted == "docker":
                 raise
-            progress.note(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
+            progress.tell(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
         else:
             # A name of its own: the user's tags stay where they are, and no other process can mean another image by it.
             name = ImageReference.parse(f"kbuild/run:{image.digest.hex}")

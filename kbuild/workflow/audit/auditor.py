@@ -169,7 +169,7 @@ class Auditor:
             path = self._tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
             return None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
         except ModelNotFound:
-            progress.note(f"run {run_id} is not on this tracking server")
+            progress.tell(f"run {run_id} is not on this tracking server")
         except KbuildError as error:
             missing.append(
                 Unchecked(
@@ -223,7 +223,7 @@ class Auditor:
         try:
             return self._tools.store.read_run(run_id).tags
         except KbuildError as error:
-            progress.note(f"no tags of run {run_id}: {error.message}")
+            progress.tell(f"no tags of run {run_id}: {error.message}")
             return {}
 
     def _built_here(self, tags: Mapping[str, str], progress: Progress) -> BuiltImage | None:
@@ -236,7 +236,7 @@ class Auditor:
         except ValueError:
             image = None
         if image is None:
-            progress.note(f"its image {tags.get(Tag.IMAGE, stated)} is not here and not audited; name it to audit it")
+            progress.tell(f"its image {tags.get(Tag.IMAGE, stated)} is not here and not audited; name it to audit it")
         return image
 
     def _record(self, audited: Audited, gathered: _Gathered, progress: Progress) -> Audited:
@@ -251,7 +251,7 @@ class Auditor:
             try:
                 self._tools.store.upload(run_id, files, RUN_FOLDER)
             except KbuildError as error:
-                progress.note(f"the report could not be written to run {run_id}: {error.message}")
+                progress.tell(f"the report could not be written to run {run_id}: {error.message}")
                 return audited
         lock = dict(report.digests).get("lock")
         tags = {Tag.AUDIT: str(report.verdict), Tag.AUDIT_DATE: report.date.isoformat()}
@@ -262,7 +262,7 @@ class Auditor:
             self._tools.store,
         )
         if refused is not None:
-            progress.note(f"run {run_id} could not be tagged: {refused}")
+            progress.tell(f"run {run_id} could not be tagged: {refused}")
         return replace(audited, recorded_in=run_id)
 
     @contextmanager

@@ -43,7 +43,7 @@ def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Prog
             path = tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
             lock = None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
         except ModelNotFound:
-            progress.note(f"run {run_id} is not on this tracking server: its parameters and lock are not compared")
+            progress.tell(f"run {run_id} is not on this tracking server: its parameters and lock are not compared")
     return Side(reference=str(reference), bundle=bundle, lock=lock, parameters=parameters)
 
 

@@ -97,7 +97,7 @@ def read_release(
                 f"{shown(archive.uri)} has no suite {archive.pocket}",
                 hint="set KBUILD_DEBIAN_MIRROR to a mirror that has it",
             )
-        progress.note(f"no {archive.pocket} on {shown(archive.uri)}")
+        progress.tell(f"no {archive.pocket} on {shown(archive.uri)}")
         return None
     verified = _verify(content, detached, archive, run, progress, allow_unsigned)
     fields = read_fields(_unsigned_text(content) if verified is None else verified.decode("utf-8", "replace"))
@@ -227,7 +227,7 @@ _STALE = "name a mirror that is kept up (KBUILD_DEBIAN_MIRROR) and see this mach
 def _unproved(fault: str, remedy: str, progress: Progress, allow_unsigned: bool) -> None:
     if not allow_unsigned:
         raise BaseImageError(fault, hint=f"{remedy}; --allow-unsigned-base builds all the same, and records it")
-    progress.note(f"{fault}: taken all the same")
+    progress.tell(f"{fault}: taken all the same")
 
 
 def _verify(
