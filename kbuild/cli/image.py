@@ -196,7 +196,8 @@ def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
             for layer in result.image.layers
         ],
         "pushed": result.pushed,
-        "tagged": result.untagged is None,
+        "tagged": result.tagged,
+        "untagged": result.untagged,
         "yanked": list(result.yanked),
         "seconds": seconds,
         "platforms": {

@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ def image_many(
         if report is not None:
             _write_report(told, report)
     failed = {outcome.model: outcome.error for outcome in told if outcome.error is not None}
+    for reason, untagged in _untagged(told).items():
+        show.say(f"not tagged with their images: {', '.join(untagged)}: {reason}", style="yellow")
     for model, error in failed.items():
         show.say(f"{model}: {error.message}", style="red")
     if failed:
@@ -102,6 +104,15 @@ def image_many(
             if built
             else None,
         )
+
+
+def _untagged(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
+    """The models whose images MLflow was not told of, by the reason."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.result is not None and outcome.result.untagged is not None:
+            found.setdefault(outcome.result.untagged, []).append(outcome.model)
+    return found
 
 
 def _line(outcome: Outcome, result: ImageResult, to_json: _ToJson | None) -> str:
@@ -123,6 +134,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     if outcome.result is not None:
         result = outcome.result
         entry |= {"image": result.reference, "digest": str(result.digest), "pushed": result.pushed}
+        if result.untagged is not None:
+            entry["untagged"] = result.untagged
     if outcome.error is not None:
         error = outcome.error
         entry["error"] = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}

@@ -43,7 +43,8 @@ class ImageResult:
     Built for several platforms, ``index`` has the image of each, ``reference`` and ``layout`` are the index's, and
     ``image`` and ``plan`` are this machine's platform's, or the first one's.
     ``lock_digest`` is that of the packages that ``image`` is made of, wherever they came from.
-    ``pushed`` is the reference by digest that a registry now has; ``untagged`` says why the model's run was not tagged.
+    ``pushed`` is the reference by digest that a registry now has; ``tagged`` says whether MLflow was told of the image,
+    ``untagged`` why it was not, where it should have been.
     ``yanked`` is a line for each release that its authors have withdrawn since, as far as it was asked.
     """
 
@@ -56,6 +57,7 @@ class ImageResult:
     reused: bool
     pushed: str | None = None
     untagged: str | None = None
+    tagged: bool = False
     yanked: tuple[str, ...] = ()
     index: BuiltIndex | None = None
 
@@ -118,6 +120,7 @@ def deliver(
         Tag.LOCK_DIGEST: str(packages),
         **({} if pushed is None else {Tag.PUSHED: pushed}),
     }
+    untagged = write_tags(tags, facts.run_id, facts.uri, tools.store) if delivery.record else None
     return ImageResult(
         image=image,
         reference=own_name,
@@ -127,6 +130,7 @@ def deliver(
         lock_digest=packages,
         reused=reused,
         pushed=pushed,
-        untagged=write_tags(tags, facts.run_id, facts.uri, tools.store) if delivery.record else None,
+        untagged=untagged,
+        tagged=delivery.record and untagged is None,
         index=index,
     )

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -75,6 +76,27 @@ def test_failures_are_told_at_the_end_and_in_the_report(
     }
     captured = capsys.readouterr()
     assert captured.out == "" and "a: broken" in captured.err
+
+
+def test_images_that_mlflow_was_not_told_of_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user who may only read gets every image, and the reason once."""
+
+    def build_many(requests: Any, *args: Any, watcher: Any, **options: Any) -> Any:
+        for request, reason in zip(requests, ("read only", None, "read only"), strict=True):
+            result: Any = SimpleNamespace(reference="x@y", digest="y", pushed=None, untagged=reason, reused=False)
+            yield Outcome(model=request.model, seconds=1.0, result=result)
+
+    monkeypatch.setattr(many, "build_many", build_many)
+    requests = [ImageRequest(model=name, lock=LockRequest(platforms=())) for name in ("a", "b", "c")]
+    report = tmp_path / "report.json"
+    tools: Any = None
+    image_many(requests, Delivery(), tools, Show(), jobs=1, builders=(), reuse=True, report=report, to_json=None)
+    assert [each.get("untagged") for each in json.loads(report.read_text())["models"]] == [
+        "read only", None, "read only"
+    ]  # fmt: skip
+    assert "not tagged with their images: a, c: read only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -130,19 +130,19 @@ def test_the_run_is_told_the_image_its_digests_and_nothing_else(world: World) ->
     }
     assert told[1]["kbuild.image"] == result.reference
     assert told[1]["kbuild.image_digest"] == entry["digest"]
-    assert result.untagged is None
+    assert result.untagged is None and result.tagged
 
 
 def test_a_run_that_takes_no_tags_is_told_and_the_image_is_there(world: World) -> None:
     world.store.refuses_tags = True
     result = build(world)
-    assert result.untagged == "read only"
+    assert result.untagged == "read only" and not result.tagged
     assert read_image(result.layout).files
 
 
 def test_without_record_nothing_is_written_to_the_store(world: World) -> None:
     result = build(world, Delivery(record=False))
-    assert (world.store.tags, world.store.files, result.untagged) == ([], {}, None)
+    assert (world.store.tags, world.store.files, result.untagged, result.tagged) == ([], {}, None, False)
 
 
 def test_the_same_again_is_taken_as_it_is_and_another_machine_makes_the_same(world: World) -> None:
