@@ -160,12 +160,19 @@ def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[s
 def _ensure_experiment(project_path: Path, name: str, default_store: bool) -> str:
     import mlflow
 
+    from mlflow.exceptions import MlflowException
+
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        _check_experiment(found)
-        return str(found.experiment_id)
-    return str(client.create_experiment(name, default_artifact_uri(project_path) if default_store else None))
+    if found is None:
+        try:
+            return str(client.create_experiment(name, default_artifact_uri(project_path) if default_store else None))
+        except MlflowException as error:
+            # Another training, begun at the same moment, may have made it.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+                raise
+    _check_experiment(found)
+    return str(found.experiment_id)
 
 
 def _check_named_experiment() -> None:

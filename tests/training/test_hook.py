@@ -355,6 +355,22 @@ def test_a_deleted_experiment_stops_the_run_before_it_starts(project: Path, stor
     assert f"restore --experiment-id {number}" in str(caught.value.hint)
 
 
+def test_trainings_that_begin_together_share_the_experiment_that_one_of_them_makes(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = store.create_experiment("hooked")
+    find = mlflow.MlflowClient.get_experiment_by_name
+    asked: list[str] = []
+
+    def find_later(self: Any, name: str) -> Any:
+        asked.append(name)
+        return None if len(asked) == 1 else find(self, name)  # it was not there yet
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", find_later)
+    run(project)
+    assert [each.info.experiment_id for each in store.search_runs([number])] == [number]
+
+
 def test_a_store_that_goes_away_while_a_model_is_logged_is_one_line_and_tells_of_the_run(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
