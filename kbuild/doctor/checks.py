@@ -25,6 +25,7 @@ from kbuild.errors import (
     ModelNotFound,
     RegistryError,
     RuntimeUnavailable,
+    TrackingUnavailable,
 )
 from kbuild.image.base.choice import default_base, parse_base
 from kbuild.image.engine import make_engine
@@ -35,6 +36,7 @@ from kbuild.image.run.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import Runner
 from kbuild.project.config import ProjectConfig
+from kbuild.tracking.preflight import check_server
 from kbuild.trigger.fire import Site
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 from kbuild.workflow import check_name
@@ -117,6 +119,12 @@ def _tracking(patient: Patient) -> Iterator[Check]:
     except ModelNotFound as error:
         hint = "kedro run, or MLFLOW_TRACKING_URI=URL"
         yield Check(name="tracking", status="warn", detail=f"nothing was logged yet: {error.message}", hint=hint)
+        return
+    try:
+        check_server(uri, logs_models=True)
+    except TrackingUnavailable as error:
+        # Models of an older server can be built, which is what most who ask are about.
+        yield Check(name="tracking", status="warn", detail=f"kedro run logs no model: {error.message}", hint=error.hint)
     else:
         yield Check(name="tracking", status="ok", detail=f"{shown} answers")
 

@@ -159,7 +159,6 @@ def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[s
 
 def _ensure_experiment(project_path: Path, name: str, default_store: bool) -> str:
     import mlflow
-
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
+from kbuild.doctor import checks
 from kbuild.errors import TrackingRefused, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
 from kbuild.tracking.preflight import check_server
@@ -81,6 +83,14 @@ def test_a_server_without_logged_models_is_named_before_training_and_can_still_b
         with pytest.raises(TrackingUnavailable, match=r"is MLflow 2\.22\.0, which keeps no logged models"):
             check_server(uri, logs_models=True)
         check_server(uri)
+
+
+@pytest.mark.parametrize(("version", "status"), [("2.22.0", "warn"), ("3.1.4", "ok")])
+def test_the_doctor_tells_of_a_server_that_training_would_refuse(version: str, status: str) -> None:
+    with serving(mlflow_of(version)) as (uri, _):
+        (check,) = checks._tracking(SimpleNamespace(tracking=uri, environ={}))  # type: ignore[arg-type]
+    assert (check.name, check.status) == ("tracking", status)
+    assert ("is MLflow 2.22.0, which keeps no logged models" in check.detail) == (status == "warn")
 
 
 @pytest.mark.parametrize(
