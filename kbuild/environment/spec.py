@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.credentials import check_variables, hide_credentials, without_credentials
 from kbuild.environment.links import is_local
+from kbuild.environment.match_spec import read_spec
 from kbuild.environment.requirements import read_requirements
 from kbuild.errors import EnvironmentSpecError
 from kbuild.platform import Platform
 
 Interpreter = Literal["conda", "captured"]
 
-_MATCH_SPEC = re.compile(r"(?:(?P<channel>\S+)::)?(?P<name>[A-Za-z0-9_.-]+)\s*(?P<rest>[\s=<>!~*\[].*)?")
 _EXACT_PYTHON = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 # conda's own default where an environment file names no channel (conda's docs, "default_channels").
 _DEFAULT_CHANNELS = ("defaults",)
@@ -125,15 +124,16 @@ def _split_dependencies(conda_env: Mapping[str, Any], problems: list[str]) -> tu
     pip_lines: list[str] = []
     for dependency in _listed(conda_env, "dependencies"):
         if isinstance(dependency, str):
-            match = _MATCH_SPEC.fullmatch(dependency.strip())
-            if match is None or "$" in dependency:
-                problems.append(
-                    f"{without_credentials(repr(dependency))} in conda.yaml: no conda package specification"
-                )
-            elif match["name"].lower() in specs:
-                problems.append(f"{dependency!r} in conda.yaml: {match['name']} is listed twice")
+            try:
+                if "$" in dependency:
+                    raise ValueError("no conda package specification")
+                name = read_spec(dependency).name
+            except ValueError as error:
+                problems.append(f"{without_credentials(repr(dependency))} in conda.yaml: {_one_line(error)}")
             else:
-                specs[match["name"].lower()] = dependency.strip()
+                if name in specs:
+                    problems.append(f"{dependency!r} in conda.yaml: {name} is listed twice")
+                specs.setdefault(name, dependency.strip())
         elif isinstance(dependency, Mapping) and set(dependency) == {"pip"}:
             pip_lines.extend(str(line) for line in dependency["pip"] or ())
         else:
@@ -142,28 +142,19 @@ def _split_dependencies(conda_env: Mapping[str, Any], problems: list[str]) -> tu
 
 
 def _exact_python(spec: str, trained: str | None, problems: list[str]) -> str:
-    match = _MATCH_SPEC.fullmatch(spec)
-    rest = ((match["rest"] if match else None) or "").strip()
-    version = rest.lstrip("= ").split("=")[0].split(" ")[0] if rest[:1] not in "<>!~" else ""
-    if _EXACT_PYTHON.fullmatch(version):
-        return version
+    asked = read_spec(spec or "python")
+    if asked.release is not None:
+        return asked.release
     if trained is None or not _EXACT_PYTHON.fullmatch(trained):
         problems.append(f"{spec or 'no python'!r} in conda.yaml: the exact version of Python is not known")
         return ""
-    if not _allows(rest, version, trained):
+    if not asked.allows(trained):
         problems.append(f"{spec!r} in conda.yaml: the model was trained with Python {trained}")
     return trained
 
 
-def _allows(rest: str, prefix: str, version: str) -> bool:
-    """Whether a conda version specification allows ``version``; conda's ``=3.11`` and ``3.11.*`` mean any 3.11."""
-    if not rest or prefix == "*":
-        return True
-    try:
-        asked = SpecifierSet(f"=={prefix.removesuffix('.*').rstrip('.')}.*" if prefix else rest.replace(" ", ""))
-    except InvalidSpecifier:
-        return False
-    return asked.contains(version, prereleases=True)
+def _one_line(error: ValueError) -> str:
+    return without_credentials(" ".join(str(error).split()))
 
 
 def _listed(conda_env: Mapping[str, Any], key: str) -> list[Any]:

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from kbuild.environment.locking import lock_model as locking
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import HashMismatch, LockfileStale, PackageNotFound, TrackingUnavailable
+from kbuild.errors import HashMismatch, InterpreterCaptureFailed, LockfileStale, PackageNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, ModelFacts
 from kbuild.platform import Platform
 from kbuild.progress import Silent
@@ -183,6 +184,8 @@ def test_a_captured_package_that_is_damaged_or_gone_is_said(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.lock()
+    none = InterpreterCaptureFailed("not on this machine")
+    monkeypatch.setattr("kbuild.environment.captured.interpreters.find_interpreter", Mock(side_effect=none))
     bench.store.files["kbuild/packages/linux-64/python.conda"] = b"other bytes"
     other = Bench(bench.bundle, tmp_path / "two", bench.store, monkeypatch)
     with pytest.raises(HashMismatch, match=r"python\.conda"):
@@ -190,6 +193,29 @@ def test_a_captured_package_that_is_damaged_or_gone_is_said(
     del bench.store.files["kbuild/packages/linux-64/python.conda"]
     with pytest.raises(HashMismatch, match=r"python\.conda"):
         other.lock()
+
+
+@pytest.mark.parametrize("content", [CAPTURED, b"another interpreter's"])
+def test_a_captured_package_that_nobody_keeps_is_made_again_by_the_same_interpreter(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    bench.lock()
+    del bench.store.files["kbuild/packages/linux-64/python.conda"]
+
+    def capture(channel: Path, **_: Any) -> Any:
+        channel.mkdir(parents=True)
+        (channel / "made.conda").write_bytes(content)
+        return Mock(package=channel / "made.conda")
+
+    monkeypatch.setattr("kbuild.environment.captured.interpreters.find_interpreter", Mock())
+    monkeypatch.setattr("kbuild.environment.captured.capture.capture_interpreter", capture)
+    other = Bench(bench.bundle, tmp_path / "two", bench.store, monkeypatch)
+    if content != CAPTURED:
+        with pytest.raises(HashMismatch, match=r"python\.conda"):
+            other.lock()
+        return
+    assert (other.lock().channel / "linux-64" / "python.conda").read_bytes() == CAPTURED
+    assert other.resolver.asked == []
 
 
 def test_a_lock_that_is_stale_is_made_anew(bench: Bench) -> None:

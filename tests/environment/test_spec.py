@@ -136,3 +136,48 @@ def test_everything_wrong_is_said_at_once() -> None:
 def test_dependencies_that_are_no_list() -> None:
     with pytest.raises(EnvironmentSpecError, match="no list"):
         spec_of({"dependencies": "python"})
+
+
+@pytest.mark.parametrize(
+    "dependency",
+    [
+        "conda-forge::numpy=1.26",
+        "conda-forge/linux-64::numpy",
+        "https://conda.example/team::numpy >=1.20,<2",
+        "numpy[version='>=1.20',build='*openblas*']",
+        "numpy 1.26.* *openblas*",
+        "numpy=1.26|2.0",
+        "NumPy",
+        "numpy ~=1.26",
+        "numpy !=1.25",
+    ],
+)
+def test_every_form_of_a_conda_package_has_its_name(dependency: str) -> None:
+    """conda's docs, "Package match specifications"; the text goes to the resolver as it is."""
+    assert spec_of(with_dependencies("python", dependency)).conda == (dependency,)
+    with pytest.raises(EnvironmentSpecError, match="numpy is listed twice"):
+        spec_of(with_dependencies("python", "numpy", dependency))
+
+
+@pytest.mark.parametrize(
+    "dependency", ["numpy >=", "*", "numpy@1.0", "https://conda.example/linux-64/numpy-1.0-0.conda"]
+)
+def test_what_is_no_conda_package_is_said_in_one_line(dependency: str) -> None:
+    with pytest.raises(EnvironmentSpecError) as caught:
+        spec_of(with_dependencies("python", dependency))
+    assert dependency in caught.value.message and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "exact"),
+    [
+        ("python >=3.11,<3.12.0a0", "3.11.7"),
+        ("python[version='3.11.*',build='*_cpython']", "3.11.7"),
+        ("python 3.10.2 *_cpython", "3.10.2"),
+        ("python=3.10.2=*_cpython", "3.10.2"),
+        ("python 3.10.*|3.11.*", "3.11.7"),
+        ("python ~=3.11.2", "3.11.7"),
+    ],
+)
+def test_python_is_asked_for_in_every_form(asked: str, exact: str) -> None:
+    assert spec_of(with_dependencies(asked)).python == exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from kbuild.digest import digest_file
@@ -16,9 +17,11 @@ from kbuild.environment.lockfile import (
     parse_lockfile,
 )
 from kbuild.environment.locking.kept import LOCKFILE_NAME, write_lockfile
-from kbuild.errors import HashMismatch, KbuildError
+from kbuild.errors import HashMismatch, InterpreterCaptureFailed, KbuildError, ProgramNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
+from kbuild.platform import host_platform
+from kbuild.process import Runner
 from kbuild.progress import Progress
 
 
@@ -63,8 +66,19 @@ def write_back(
         progress.tell(f"the lock could not be stored with the run: {error.message}")
 
 
-def bring_packages(lockfile: Lockfile, channel: Path, bundle: ModelBundle, store: ModelStore, scratch: Path) -> None:
-    """Fetch captured packages that this machine's channel does not have from the run."""
+def bring_packages(
+    lockfile: Lockfile,
+    channel: Path,
+    bundle: ModelBundle,
+    store: ModelStore,
+    scratch: Path,
+    *,
+    run: Runner,
+    environ: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """Fetch captured packages that this machine's channel does not have from the run, or capture the interpreter again:
+    its package's bytes depend on the interpreter alone. Raises HashMismatch for what neither gives."""
     for package in captured_packages(lockfile):
         target = _captured_path(package, channel)
         if target.is_file() and digest_file(target).hex == package.sha256:
@@ -72,6 +86,8 @@ def bring_packages(lockfile: Lockfile, channel: Path, bundle: ModelBundle, store
         name = f"{_stored_folder(_inside(package))}/{package.filename}"
         run_id = bundle.facts.run_id
         found = None if run_id is None else store.download(run_id, name, scratch / "captured")
+        if found is None and package.manager == "conda":
+            found = _captured_again(package, scratch, run, environ, progress)
         if found is None or digest_file(found).hex != package.sha256:
             built = package.manager == "pip"
             again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
@@ -79,6 +95,23 @@ def bring_packages(lockfile: Lockfile, channel: Path, bundle: ModelBundle, store
             raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{mend(bundle)} --force {again}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(found, target)
+
+
+def _captured_again(
+    package: LockedPackage, scratch: Path, run: Runner, environ: Mapping[str, str], progress: Progress
+) -> Path | None:
+    """The package of an interpreter of this machine, None where it has none of that version and platform."""
+    if package.platform.conda_subdir != host_platform().conda_subdir:
+        return None
+    from kbuild.environment.captured.capture import capture_interpreter  # reads ELF files
+    from kbuild.environment.captured.interpreters import find_interpreter
+
+    try:
+        layout = find_interpreter(package.version, run=run, environ=environ)
+        return capture_interpreter(scratch / "again", run=run, progress=progress, layout=layout).package
+    except (InterpreterCaptureFailed, ProgramNotFound) as error:
+        progress.note(f"{package.filename} cannot be made again: {error.message}")
+        return None
 
 
 def captured_packages(lockfile: Lockfile) -> list[LockedPackage]:

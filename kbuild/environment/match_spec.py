@@ -1,0 +1,56 @@
+"""conda's package specifications (its docs, "Package match specifications"), read by py-rattler.
+
+Of what MLflow writes into every model, ``python=3.11.7`` and ``pip<=24.0``, nothing is to be understood but name and
+the version; those are told apart here, since importing rattler takes longer than a build of what is there already.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_MLFLOWS = re.compile(r"(?P<name>python|pip)(?P<relation>==?|<=)(?P<version>\d+(?:\.\d+){2}|\d+(?:\.\d+)*)")
+_ONE_RELEASE = re.compile(r"(?:==)?(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)(?:\.\*)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CondaSpec:
+    """``name`` in lower case; ``version`` as conda writes constraints, None where any will do."""
+
+    name: str
+    version: str | None = None
+
+    @property
+    def release(self) -> str | None:
+        """The one release X.Y.Z that it asks for, None where it asks for more than one."""
+        match = _ONE_RELEASE.fullmatch(self.version or "")
+        return None if match is None else match["version"]
+
+    def allows(self, version: str) -> bool:
+        """Whether a version is one that it asks for."""
+        if self.version is None:
+            return True
+        from rattler import Version, VersionSpec
+
+        return bool(VersionSpec(self.version).matches(Version(version)))
+
+
+def read_spec(text: str) -> CondaSpec:
+    """A package specification; raises ValueError for what is none, and for the url of one file."""
+    plain = _MLFLOWS.fullmatch(text.strip())
+    if plain is not None:
+        relation = {"=": "", "==": "==", "<=": "<="}[plain["relation"]]
+        star = "" if relation else ".*"
+        return CondaSpec(name=plain["name"], version=f"{relation}{plain['version']}{star}")
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    try:
+        read = MatchSpec(text.strip(), strict=False)
+    except InvalidMatchSpecError as error:
+        raise ValueError(f"no conda package specification: {error}") from error
+    if "[url=" in str(read):
+        raise ValueError("the url of one file, which no channel need have: name the package and its version")
+    if read.name is None:
+        raise ValueError("no conda package specification: it names no package")
+    return CondaSpec(name=read.name.normalized, version=None if read.version in (None, "*") else str(read.version))
