@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from difflib import get_close_matches
 from types import FrameType
 
 import click
@@ -27,6 +28,7 @@ _COMMANDS = {
     "image": ("kbuild.cli.image", "Build the image that serves a model."),
     "init": ("kbuild.cli.init", "Write kbuild.yml and CI jobs into a Kedro project."),
     "inspect": ("kbuild.cli.inspect", "What an image says of itself, wherever it is."),
+    "list": ("kbuild.cli.list", "The images that were built here."),
     "lock": ("kbuild.cli.lock", "Pin every package of a model by url and sha256."),
     "render": ("kbuild.cli.render", "Write the Dockerfile and what it copies."),
     "run": ("kbuild.cli.run", "Serve an image on this machine."),
@@ -35,6 +37,7 @@ _COMMANDS = {
 }
 
 _TALKING = frozenset({"audit", "demo", "diff", "image", "lock", "render", "run", "verify"})
+_ALIASES = {"images": "list", "build": "image"}
 _UTF8 = "utf8"
 
 
@@ -45,6 +48,7 @@ class _LazyGroup(click.Group):
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in _COMMANDS:
             return None
         module, _ = _COMMANDS[cmd_name]
@@ -56,6 +60,19 @@ class _LazyGroup(click.Group):
 
             talk_options(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, and with the command that may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            nearest = get_close_matches(args[0], _COMMANDS, n=1)
+            if not nearest:
+                raise
+            text = f"{error.message.rstrip('.')}. Did you mean {nearest[0]}?"
+            raise click.UsageError(text, ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -175,11 +175,16 @@ def _in_layout(layout: Path, tools: Tools, platform: Platform | None) -> BuiltIm
 
 
 def _local(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltImage, ImageReference] | None:
+    images = LocalImages(tools.cache / "images")
+    digest = images.beginning_with(text)
+    image = None if digest is None else images.by_digest(digest, platform=platform)
+    if image is not None:
+        return image, ImageReference.parse("kbuild-image").with_digest(image.digest)
     try:
         reference = ImageReference.parse(text)
     except InvalidReference:
         return None
-    image = LocalImages(tools.cache / "images").by_reference(reference, platform=platform)
+    image = images.by_reference(reference, platform=platform)
     return None if image is None else (image, reference.with_tag(reference.tag))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from kbuild.cli import app
 from kbuild.errors import ModelNotFound
@@ -120,3 +121,17 @@ app.run()
             return
         time.sleep(0.05)
     pytest.fail("what it started goes on")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("imgae", "Did you mean image?"), ("verfy", "Did you mean verify?"), ("x", "No such command 'x'.")],
+)
+def test_a_command_that_is_misspelt_is_answered_with_the_nearest(typed: str, said: str) -> None:
+    done = CliRunner().invoke(app.cli, [typed])
+    assert done.exit_code == 2 and said in done.stderr
+    assert ("Did you mean" in done.stderr) == ("Did" in said)
+
+
+def test_images_is_another_name_of_list() -> None:
+    assert CliRunner().invoke(app.cli, ["images", "--help"]).stdout.startswith("Usage: cli images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from kbuild.image.oci.layout import blob_path, list_images
 from kbuild.image.store.image_index import BuiltIndex, index_in, single_image, write_index
 from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
+
+_SHORT, _HEX = re.compile(r"sha256:([0-9a-f]{8,64})"), 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ class LocalImages:
         mark_used(layout)
         image = image_in(layout, engine=engine, digest=digest, platform=platform)
         return image if image.digest == digest else self.alone(image)
+
+    def beginning_with(self, text: str) -> Digest | None:
+        """The one digest here of which ``text`` is ``sha256:`` and 8 or more figures, as ``kbuild list`` shows it."""
+        match = _SHORT.fullmatch(text)
+        found = [] if match is None else [path.name for path in self.root.glob(f"{match[1]}*") if path.is_dir()]
+        return Digest(found[0]) if len(found) == 1 and len(found[0]) == _HEX else None
 
     def index_by_reference(self, reference: ImageReference) -> BuiltIndex | None:
         """The index of this name or digest, None where it is none."""

@@ -1,0 +1,75 @@
+"""What images are on this machine, and by which names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbuild.digest import Digest
+from kbuild.errors import InvalidImage, InvalidReference
+from kbuild.image.oci import layout as layouts
+from kbuild.image.oci.image_reference import ImageReference
+
+_LAYOUT = re.compile(r"[0-9a-f]{64}")
+_REFERENCES = "references"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedImage:
+    """An image or an image index in the cache. ``size`` is of its packed blobs in bytes, what they share counts once;
+    ``built`` is seconds since 1970; ``labels`` are those of its first platform; ``damaged`` says what is wrong."""
+
+    digest: Digest
+    names: tuple[str, ...]
+    platforms: tuple[str, ...] = ()
+    size: int = 0
+    built: float = 0.0
+    labels: Mapping[str, str]
+    damaged: str | None = None
+
+
+def list_here(root: Path) -> list[ListedImage]:
+    """All images of ``root``, the folder of a ``LocalImages``, those built last first; a damaged one says so."""
+    names = _names(root)
+    folders = [path for path in root.iterdir() if _LAYOUT.fullmatch(path.name)] if root.is_dir() else []
+    found = []
+    for folder in folders:
+        digest = Digest(folder.name)
+        # What is removed meanwhile is not there.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_look(folder, digest, tuple(sorted(names[str(digest)]))))
+    return sorted(found, key=lambda each: (-each.built, str(each.digest)))
+
+
+def _look(folder: Path, digest: Digest, names: tuple[str, ...]) -> ListedImage:
+    built = (folder / "index.json").stat().st_mtime
+    size = sum(path.stat().st_size for path in (folder / "blobs" / "sha256").iterdir())
+    try:
+        manifests = [layouts.read_manifest(folder, entry.digest) for entry in layouts.list_images(folder, digest)]
+        platforms = tuple(layouts.read_platform(folder, manifest) for manifest in manifests)
+        labels = _labels(layouts.read_json_blob(folder, manifests[0].config.digest)) if manifests else {}
+    except InvalidImage as error:
+        return ListedImage(digest=digest, names=names, size=size, built=built, labels={}, damaged=error.message)
+    return ListedImage(digest=digest, names=names, platforms=platforms, size=size, built=built, labels=labels)
+
+
+def _labels(config: Any) -> dict[str, str]:
+    inner = config.get("config") if isinstance(config, dict) else None
+    labels = inner.get("Labels") if isinstance(inner, dict) else None
+    return {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
+
+
+def _names(root: Path) -> dict[str, set[str]]:
+    """The names that mean each digest, as people type them."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for path in (root / _REFERENCES).glob("*"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InvalidReference):
+            value = json.loads(path.read_text("utf-8"))
+            names[str(value["digest"])].add(ImageReference.parse(value["key"]).familiar)
+    return names

@@ -1,0 +1,88 @@
+"""What ``kbuild list`` finds, beside what was put there."""
+
+import json
+import os
+from pathlib import Path
+
+from click.testing import CliRunner
+from plans import EMPTY
+
+from kbuild.cli.list import command
+from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.listing import list_here
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.pack import pack
+from kbuild.platform import Platform
+from kbuild.progress import Silent
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def chunks(self):
+        yield self._data
+
+
+def add(images: LocalImages, text: bytes, built: float, run: str = "") -> BuiltImage:
+    config = {"config": {"Labels": {"io.kbuild.run.id": run}}} if run else {}
+    output = EngineOutput(layers=(RawLayer(content=Bytes(text), created_by="COPY"),), config=config)
+    image = images.add(lambda layout: pack(output, EMPTY, layout, engine="native", progress=Silent()))
+    os.utime(image.layout / "index.json", (built, built))
+    return image
+
+
+def test_images_are_listed_newest_first_with_all_their_names(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    old, new = add(images, b"old", 1000), add(images, b"new", 2000)
+    for name in ("churn:1", "registry.example/churn:latest"):
+        images.name(old, ImageReference.parse(name))
+    found = list_here(images.root)
+    assert [each.digest for each in found] == [new.digest, old.digest]
+    assert [each.names for each in found] == [(), ("churn:1", "registry.example/churn:latest")]
+    blobs = old.layout / "blobs" / "sha256"
+    assert found[1].size == sum(path.stat().st_size for path in blobs.iterdir())
+    assert found[1].platforms == (str(EMPTY.platform),)
+
+
+def test_of_an_index_all_platforms_are_told(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    one, other = add(images, b"one", 1), add(images, b"other", 2)
+    index = images.add_index({Platform("linux", "amd64"): one, Platform("linux", "arm64"): other})
+    assert {each.digest: len(each.platforms) for each in list_here(images.root)}[index.digest] == 2
+
+
+def test_a_damaged_image_says_so_and_the_others_are_listed(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    whole, damaged = add(images, b"whole", 1), add(images, b"damaged", 2)
+    (damaged.layout / "blobs" / "sha256" / damaged.digest.hex).write_text("{")
+    found = {each.digest: each for each in list_here(images.root)}
+    assert found[whole.digest].damaged is None and found[damaged.digest].damaged
+    done = CliRunner().invoke(command, env={"KBUILD_CACHE_DIR": str(tmp_path)})
+    assert done.exit_code == 0 and "damaged: " in done.stdout.splitlines()[1]
+
+
+def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
+    environment = {"KBUILD_CACHE_DIR": str(tmp_path), "TZ": "UTC"}
+    empty = CliRunner().invoke(command, env=environment)
+    assert (empty.exit_code, empty.stdout) == (0, "") and "kbuild image" in empty.stderr
+    images = LocalImages(tmp_path / "images")
+    image = add(images, b"x" * 100, 86400)
+    images.name(image, ImageReference.parse("churn:1"))
+    title, row = CliRunner().invoke(command, env=environment).stdout.splitlines()
+    assert title.split() == ["IMAGE", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN"]
+    assert row.split()[:2] == ["churn:1", str(image.digest)[:19]]
+    (facts,) = json.loads(CliRunner().invoke(command, ["--json"], env=environment).stdout)
+    assert facts["built"] == "1970-01-02T00:00:00+00:00" and facts["digest"] == str(image.digest)
+
+
+def test_a_digest_can_be_shortened_as_it_is_shown(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    image = add(images, b"x", 1)
+    text = str(image.digest)
+    assert images.beginning_with(text[:19]) == images.beginning_with(text) == image.digest
+    other = ("0" if text[7] != "0" else "1") + text[8:15]
+    assert images.beginning_with(text[:14]) is images.beginning_with(f"sha256:{other}") is None
+    (images.root / f"{text[7:15]}{'0' * 56}").mkdir()
+    assert images.beginning_with(text[:15]) is None
