@@ -163,7 +163,8 @@ def predict(model, rows: pd.DataFrame) -> pd.DataFrame:
 @dataclass(frozen=True, kw_only=True)
 class Library:
     """``install`` is what its environment gets beside Kedro and kbuild, ``cpu`` what has builds of its own without a
-    driver (``2.x+cpu``); ``code`` is the module that learns with it."""
+    driver (``2.x+cpu``); ``code`` is the module that learns with it. ``heavy`` ones take gigabytes, or minutes for what
+    another one shows as well: CI leaves them to be run by hand."""
 
     name: str
     install: tuple[str, ...]
@@ -174,8 +175,8 @@ class Library:
 
 LIBRARIES = (
     Library(name="xgboost", install=("xgboost", "scikit-learn"), code=_XGBOOST),
-    Library(name="lightgbm", install=("lightgbm", "scikit-learn"), code=_LIGHTGBM),
-    Library(name="statsmodels", install=("statsmodels",), code=_STATSMODELS),
+    Library(name="lightgbm", install=("lightgbm", "scikit-learn"), code=_LIGHTGBM, heavy=True),
+    Library(name="statsmodels", install=("statsmodels",), code=_STATSMODELS, heavy=True),
     Library(name="onnxruntime", install=("onnxruntime", "onnx"), code=_ONNXRUNTIME),
     Library(name="catboost", install=("catboost",), code=_CATBOOST, heavy=True),
     Library(name="jax", install=("jax",), code=_JAX, heavy=True),
