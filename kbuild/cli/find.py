@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "locked": False,
     "allow_sdist": False,
     "base": None,
+    "allow_unsigned_base": False,
     "template": None,
     "labels": (),
     "slim": False,
