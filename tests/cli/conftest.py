@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import partialmethod
 from inspect import signature
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+@pytest.fixture(autouse=True)
+def pip_is_asked_once() -> Iterator[None]:
+    from pip_settings import asked_once
+
+    with asked_once():
+        yield
 
 
 @pytest.fixture(autouse=True)
