@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.answers import DEFAULT
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import PlatformError
@@ -112,7 +113,8 @@ def slimming(tmp_path: Path) -> Slimming:
         spec=SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas")),
     )
     environment: Any = Layout(tmp_path)
-    bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"))
+    facts = SimpleNamespace(tolerance=DEFAULT)
+    bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"), facts=facts)
     return Slimming(
         bundle=bundle,
         locked=locked,
