@@ -15,13 +15,22 @@ import pytest
 import yaml
 from tool import BIN, Tool, copy_project
 
-FILES = ["conf/base/kbuild.yml", "ci/kbuild.sh", ".github/workflows/kbuild.yml", ".gitlab/kbuild.yml", ".gitlab-ci.yml"]
+FILES = [
+    "conf/base/kbuild.yml",
+    "ci/kbuild.sh",
+    ".github/workflows/kbuild.yml",
+    ".gitlab/kbuild.yml",
+    ".gitlab-ci.yml",
+    ".gitignore",
+]
 PUSHES = ["", "ghcr.io/team/churn:{run_id}", "registry.example:5000/it's/odd:1"]
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    return copy_project(tmp_path / "project")
+    folder = copy_project(tmp_path / "project")
+    (folder / ".gitignore").unlink()
+    return folder
 
 
 @pytest.mark.parametrize("push", PUSHES)

@@ -58,6 +58,8 @@ def command(
 ) -> None:
     """Write kbuild.yml and the jobs for GitHub, GitLab and any shell into the Kedro project of this folder.
 
+    .gitignore gets the lines that it lacks for what runs leave in the project.
+
     Files that were edited are kept, and shown with what would change; a second time nothing changes.
     """
     root = find_project(Path.cwd())
@@ -84,6 +86,8 @@ def command(
     if not dry_run:
         apply(root, changes)
     _tell(changes, dry_run=dry_run, as_json=as_json)
+    if not as_json and not dry_run:
+        click.echo("next: kedro run, then kbuild image; kbuild doctor says what is missing", err=True)
     changed = {change.path for change in changes if change.action in ("created", "updated")}
     if install is None and source.local is not None and changed & {GITHUB, GITLAB}:
         _tell_local(source)

@@ -26,10 +26,14 @@ SCRIPT = "ci/kbuild.sh"
 GITHUB = ".github/workflows/kbuild.yml"
 GITLAB = ".gitlab/kbuild.yml"
 GITLAB_CI = ".gitlab-ci.yml"
+GITIGNORE = ".gitignore"
+_LEFT_BEHIND = ("mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/")
+"""What MLflow and kbuild leave in a project that keeps its runs itself."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _MARK = re.compile(r"# kbuild init: (sha256:[0-9a-f]{64})\n\Z")
 _WIDTH = 110
 _EXPIRES = re.compile(r"^[# ]*expires: (\d{4}-\d{2}-\d{2})$", re.MULTILINE)
+_IGNORED = "".join(["# Runs and models, which MLflow and kbuild keep here.\n", *(f"{line}\n" for line in _LEFT_BEHIND)])
 Action = Literal["created", "updated", "unchanged", "kept"]
 
 
@@ -84,7 +88,7 @@ def make_files(request: InitRequest) -> dict[str, str]:
     if "gitlab" in request.kinds:
         files[GITLAB] = _render("gitlab.yml.j2", values)
         files[GITLAB_CI] = _render("gitlab-ci.yml.j2", values)
-    return {path: _marked(content) for path, content in files.items()}
+    return {path: _marked(content) for path, content in files.items()} | {GITIGNORE: _IGNORED}
 
 
 def make_config(request: InitRequest) -> str:
@@ -163,8 +167,22 @@ def _plan(root: Path, path: str, content: str, *, force: bool) -> Change:
             return Change(path=path, action="unchanged", content=old, diff="")
         advice = f"add to it: include: [{{local: {GITLAB}}}]"
         return Change(path=path, action="kept", content=old, diff=_diff(old, content, path), advice=advice)
-    action: Action = "updated" if force or _is_as_written(old) else "kept"
+    if path == GITIGNORE:
+        whole = _ignore(old)
+        action: Action = "unchanged" if whole == old else "updated"
+        return Change(path=path, action=action, content=whole, diff=_diff(old, whole, path))
+    action = "updated" if force or _is_as_written(old) else "kept"
     return Change(path=path, action=action, content=content, diff=_diff(old, content, path))
+
+
+def _ignore(old: str) -> str:
+    """The project's own file with the lines that it lacks; a pattern with a slash before it means the same here."""
+    there = {line.strip().strip("/") for line in old.splitlines()}
+    missing = [line for line in _LEFT_BEHIND if line.strip("/") not in there]
+    if not missing:
+        return old
+    ended = old if not old or old.endswith("\n") else f"{old}\n"
+    return ended + ("\n" if old else "") + "".join(f"{line}\n" for line in (_IGNORED.splitlines()[0], *missing))
 
 
 def _marked(content: str) -> str:

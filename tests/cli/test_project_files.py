@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,32 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "conf").write_text("")
     with pytest.raises(OutputError):
         apply(tmp_path, plan_changes(tmp_path, make_files(request()), force=False))
+
+
+@pytest.mark.parametrize(
+    ("old", "added"),
+    [
+        (None, ["mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/"]),
+        ("*.pyc\n/mlruns\n", ["mlflow.db", "mlartifacts/", ".kbuild/"]),
+        ("*.pyc", ["mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/"]),
+        ("mlflow.db\nmlartifacts/\nmlruns\n.kbuild/\n", []),
+    ],
+)
+def test_git_ignores_what_runs_leave_in_the_project(tmp_path: Path, old: str | None, added: list[str]) -> None:
+    file = tmp_path / ".gitignore"
+    if old is not None:
+        file.write_text(old)
+    files = make_files(request())
+    apply(tmp_path, plan_changes(tmp_path, files, force=True))
+    text = file.read_text()
+    assert text.startswith(old or "")
+    own = (old or "").splitlines()
+    assert [line for line in text.splitlines() if line and not line.startswith("#") and line not in own] == added
+    assert actions(tmp_path, files)[".gitignore"] == "unchanged"
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    checked = subprocess.run(
+        ["git", "check-ignore", "mlflow.db", "mlartifacts/1/x", "mlruns/0", ".kbuild/y"],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert len(checked.stdout.splitlines()) == 4
