@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from debian import DOCKER_20, DOCKER_28, unpack_engine
 from engines import DockerEngine, Registry, install_engine, require, start_engine, start_registry
+from environments import make_kbuild_wheel
 from servers import save_model
 from tool import Tool, Trained
 
@@ -105,6 +106,12 @@ def demo(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 def trained(demo: dict[str, Any]) -> Trained:
     """The demo's project and run."""
     return Trained(folder=Path(demo["dir"]), run_id=demo["run_id"])
+
+
+@pytest.fixture(scope="session")
+def kbuild_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kbuild as users get it."""
+    return make_kbuild_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")

