@@ -1,0 +1,259 @@
+"""The commands as they are typed, in the small world: what they print, what they tell the run, and what stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from world import HOST, MODEL_ID, RUN_ID, World, make_world
+
+from kbuild.answers import EXACT, Tolerance
+from kbuild.cache.entries import list_cache
+from kbuild.cli.app import cli
+from kbuild.errors import (
+    CacheDamaged,
+    InvalidModel,
+    InvalidReference,
+    KbuildError,
+    OutputError,
+    PlatformError,
+    VerificationFailed,
+)
+
+Call = Callable[..., Result]
+OTHER = "linux/arm64" if HOST.architecture == "amd64" else "linux/amd64"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One world for all: what a command leaves is what the next one finds."""
+    from pip_settings import asked_once
+
+    with asked_once():
+        world = make_world(tmp_path_factory.mktemp("world"))
+    world.store.models[f"models:/{MODEL_ID}"] = world.store.models[world.model]
+    return world
+
+
+@pytest.fixture
+def kbuild(shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A command line in an empty folder, whose tracking store is the world's; what it raises is ``exception``."""
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(shared.tools.cache))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///not-there.db")
+    monkeypatch.setattr("kbuild.cli.options.open_store", lambda *_, **__: shared.store)
+    monkeypatch.chdir(tmp_path)
+    shared.store.tags.clear()
+
+    def call(*argv: object) -> Result:
+        done = CliRunner().invoke(cli, [str(each) for each in argv])
+        if done.exception is not None and not isinstance(done.exception, KbuildError | SystemExit | click.Abort):
+            raise done.exception
+        return done
+
+    return call
+
+
+def given(world: World) -> list[str]:
+    return ["--lockfile", str(world.lockfile), "--base", f"oci:{world.base}"]
+
+
+def build(kbuild: Call, world: World, *more: str) -> dict[str, Any]:
+    done = kbuild("image", world.model, *given(world), "--json", *more)
+    assert done.exit_code == 0, done.exception
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def told(world: World) -> dict[str, str]:
+    return {key: value for _, tags, _ in world.store.tags for key, value in tags.items()}
+
+
+def test_an_image_is_printed_by_its_digest_and_the_run_is_told(kbuild: Call, shared: World) -> None:
+    done = kbuild("image", shared.model, *given(shared), "--tag", "till:3")
+    name = done.stdout.strip()
+    assert name.startswith("till@sha256:") and done.exit_code == 0
+    assert told(shared)["kbuild.image"] == name
+    again = kbuild("image", shared.model, *given(shared), "--tag", "till:3")
+    assert again.stdout == done.stdout and "nothing has changed" in again.stderr
+    anew = kbuild("image", shared.model, *given(shared), "--tag", "till:3", "--no-cache")
+    assert anew.stdout == done.stdout and "nothing has changed" not in anew.stderr
+
+
+def test_what_the_project_says_counts_where_nothing_is_typed(kbuild: Call, shared: World, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.kbuild]\ntag = "shop:{{run_id}}"\nbase = "oci:{shared.base}"\nlabels = {{ team = "a" }}\n'
+    )
+    done = kbuild("image", shared.model, "--lockfile", shared.lockfile, "--json")
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["reference"].startswith("shop@sha256:")
+    typed = kbuild("image", shared.model, "--lockfile", shared.lockfile, "--tag", "stall:1")
+    assert typed.stdout.startswith("stall@sha256:")
+    locked = kbuild("lock", shared.model, "--lockfile", shared.lockfile, "-o", tmp_path / "lock.yml")
+    assert locked.exit_code == 0, locked.exception
+
+
+@pytest.mark.parametrize("option", ["--tag", "--push"])
+def test_a_name_that_none_can_be_is_told_before_anybody_is_asked(kbuild: Call, shared: World, option: str) -> None:
+    shared.store.down = True
+    try:
+        done = kbuild("image", shared.model, *given(shared), option, "Not a name")
+    finally:
+        shared.store.down = False
+    assert isinstance(done.exception, InvalidReference)
+
+
+def test_a_lock_is_written_where_it_was_asked_for(kbuild: Call, shared: World, tmp_path: Path) -> None:
+    done = kbuild("lock", shared.model, *given(shared), "-o", tmp_path / "here.yml", "--json")
+    assert done.exit_code == 0, done.exception
+    result = json.loads(done.stdout)
+    assert (result["packages"], result["origin"]) == (3, "given")
+    assert (tmp_path / "here.yml").read_bytes() == shared.lockfile.read_bytes()
+    assert "1 conda and 2 pip packages" in done.stderr
+
+
+def test_equal_contexts_have_equal_times(kbuild: Call, shared: World, tmp_path: Path) -> None:
+    """BuildKit leaves out what an earlier look at a folder told it, by size and time."""
+    seen = []
+    for name in ("one", "two"):
+        done = kbuild("render", shared.model, *given(shared), "-o", name)
+        assert done.exit_code == 0 and done.stdout.strip() == name, done.exception
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file() and not path.is_symlink()]
+        seen.append({str(path.relative_to(tmp_path / name)): path.stat().st_mtime_ns for path in files})
+    assert seen[0] == seen[1] and "Dockerfile" in seen[0] and len(set(seen[0].values())) > 20
+    assert isinstance(kbuild("render", shared.model, *given(shared), "-o", "one").exception, OutputError)
+    both = kbuild("render", shared.model, *given(shared), "--platform", f"{HOST},{OTHER}", "-o", "both")
+    assert isinstance(both.exception, PlatformError) and not (tmp_path / "both").exists()
+
+
+def test_a_context_that_cannot_be_written_leaves_nothing(
+    kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kbuild.image.engines.times.stamp_times", full)
+    done = kbuild("render", shared.model, *given(shared), "-o", "context")
+    assert isinstance(done.exception, OutputError) and "No space left" in done.exception.message
+    assert not (tmp_path / "context").exists()
+
+
+def test_built_again_from_what_it_says_it_is_the_same(
+    kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared.folder)  # an image names a base that is a folder by that folder's own name
+    image = build(kbuild, shared, "--label", "team=a")
+    before = {path.name for path in (shared.tools.cache / "images").iterdir()}
+    shared.store.tags.clear()
+    report = tmp_path / "proof.json"
+    options = ["--rebuild", "--lockfile", shared.lockfile, "--report", report, "--json"]
+    done = kbuild("verify", image["reference"], *options)
+    assert done.exit_code == 0, done.exception
+    proof = json.loads(done.stdout)
+    assert proof == json.loads(report.read_text())
+    assert (proof["same"], proof["verdict"], proof["rebuilt"]) == (True, "same", image["digest"])
+    assert told(shared) == {"kbuild.rebuild": "same", "kbuild.rebuilt_digest": image["digest"]}
+    # In a cache of its own, which is gone.
+    assert {path.name for path in (shared.tools.cache / "images").iterdir()} == before
+    assert not list(shared.tools.cache.glob("work-*"))
+
+
+def test_another_model_than_the_images_is_no_proof(kbuild: Call, shared: World, tmp_path: Path) -> None:
+    image = build(kbuild, shared)
+    other = tmp_path / "model"
+    other.mkdir()
+    for path in shared.store.models[shared.model].iterdir():
+        if path.is_file():
+            (other / path.name).write_bytes(path.read_bytes())
+    done = kbuild("verify", image["reference"], "--rebuild", "--model", other, "--lockfile", shared.lockfile)
+    assert isinstance(done.exception, InvalidModel) and image["model_digest"] in done.exception.message
+
+
+@pytest.mark.parametrize(("compared", "verdict"), [(True, "passed"), (False, "answered"), (None, "failed")], ids=str)
+def test_the_verdict_is_with_the_run(
+    kbuild: Call, shared: World, compared: bool | None, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = build(kbuild, shared)
+    shared.store.tags.clear()
+    asked: list[Any] = []
+
+    def verify(built: Any, run: Any, **options: Any) -> Any:
+        asked.append((str(built.digest), options["choose"](Tolerance(relative=0.5, absolute=0.25))))
+        if compared is None:
+            raise VerificationFailed("it answers otherwise")
+        return SimpleNamespace(compared=compared, tolerance=EXACT, largest=None)
+
+    monkeypatch.setattr("kbuild.cli.verify.verify_image", verify)
+    done = kbuild("verify", image["reference"], "--exact")
+    assert isinstance(done.exception, VerificationFailed) is (compared is None)
+    assert asked == [(image["digest"], EXACT)]
+    assert told(shared) == {"kbuild.verify": verdict, "kbuild.verified_digest": image["digest"]}
+    if compared is not None:
+        assert done.stdout.strip() == image["digest"]
+    kbuild("verify", image["reference"], "--rtol", "0.1")
+    assert (asked[1][1].relative, asked[1][1].absolute) == (0.1, 0.25)
+
+
+def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> None:
+    one, other = build(kbuild, shared), build(kbuild, shared, "--label", "team=b")
+    done = kbuild("diff", one["reference"], other["reference"], "--json")
+    assert done.exit_code == 0, done.exception
+    text = kbuild("diff", one["reference"], other["reference"]).stdout
+    assert "team" in text and one["digest"] in done.stdout and other["digest"] in done.stdout
+    same = kbuild("diff", one["reference"], one["reference"]).stdout
+    assert "team" not in same
+
+
+def test_what_is_damaged_in_the_cache_is_found_and_removed_whole(kbuild: Call, shared: World) -> None:
+    build(kbuild, shared)
+    assert kbuild("cache", "verify").exit_code == 0
+    layer = next(path for path in (shared.tools.cache / "layers/sha256").iterdir() if not path.name.startswith("."))
+    others = set((shared.tools.cache / "layers/sha256").iterdir()) - {layer}
+    wheel = next((shared.tools.cache / "downloads").glob("*/*.whl"))
+    for path in (layer, wheel):
+        content = path.read_bytes()
+        path.unlink()  # another entry may be a link to it
+        path.write_bytes(content + b"!")
+    found = kbuild("cache", "verify", "--json")
+    assert isinstance(found.exception, CacheDamaged)
+    damaged = {each["path"] for each in json.loads(found.stdout)["damaged"]}
+    assert {str(layer), str(wheel)} <= damaged
+    removed = kbuild("cache", "verify", "--remove")
+    assert removed.exit_code == 0 and not layer.exists() and not wheel.exists()
+    assert all(path.exists() for path in others)
+    assert kbuild("cache", "verify").exit_code == 0
+    build(kbuild, shared, "--no-cache")
+    assert wheel.exists() and kbuild("cache", "verify").exit_code == 0
+
+
+def test_the_cache_is_counted_and_shrunk(kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(kbuild, shared)
+    entries = list_cache(shared.tools.cache)
+    monkeypatch.setenv("KBUILD_CACHE_LIMIT", "7 GB")
+    facts = json.loads(kbuild("cache", "info", "--json").stdout)
+    assert facts["path"] == str(shared.tools.cache) and facts["limit"] == 7_000_000_000
+    assert facts["size"] == sum(entry.size for entry in entries)
+    assert facts["kinds"]["images"]["entries"] == sum(entry.kind == "images" for entry in entries) > 0
+    done = json.loads(kbuild("cache", "prune", "--limit", "0", "--json").stdout)
+    assert done["removed"] and done["freed"] > 0
+    assert "removed 0 entries" in kbuild("cache", "prune", "--limit", "5 GB").stdout
+
+
+def test_of_one_model_only_one_is_given(kbuild: Call, shared: World) -> None:
+    for argv in (["--all-registered"], ["--from-file", "x"], []):
+        more = argv or ["--jobs", "2"]
+        done = kbuild("image", shared.model, *more)
+        assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
+
+
+def test_the_inputs_of_the_world_are_what_is_locked(shared: World) -> None:
+    """Else every command above would have resolved anew, which needs a network."""
+    document = yaml.safe_load(shared.lockfile.read_text())
+    assert {each["name"] for each in document["package"]} == {"python", "one", "two"}
+    assert RUN_ID in shared.model
