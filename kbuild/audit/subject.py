@@ -12,6 +12,7 @@ from kbuild.audit.finding import CheckResult
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockView
 from kbuild.digest import Digest
+from kbuild.environment.conda_names import Names
 from kbuild.model.bundle import ModelBundle
 
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*==\s*(?P<version>[^\s;#*]+)\s*(?:[;#].*)?")
@@ -45,7 +46,7 @@ class Subject:
 
     ``stored_locks`` are digests of the lock where it is kept; ``built_from`` those of locks that images say they were
     built from; ``known_models`` digests that the model should have. ``fresh_inputs`` are the input digests a lock of
-    this model may record, None where there is no model to ask.
+    this model may record, None where there is no model to ask. ``names`` are the project's own, of conda packages.
     """
 
     reference: str
@@ -58,6 +59,7 @@ class Subject:
     built_from: tuple[KnownDigest, ...] = ()
     known_models: tuple[KnownDigest, ...] = ()
     fresh_inputs: frozenset[Digest] | None = None
+    names: Names = ()
     remake: str = "kbuild lock"
     """The command that makes the lock again."""
 

@@ -14,6 +14,7 @@ import platformdirs
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
+from kbuild.environment.conda_names import read_names
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, InvalidReference, LabelError
 from kbuild.files import expand_home
@@ -200,6 +201,7 @@ def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockReq
         lockfile=options["lockfile"],
         locked=options["locked"],
         allow_sdist=options["allow_sdist"],
+        names=read_names(config.conda_names) if isinstance(config.conda_names, Path) else config.conda_names,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
+from kbuild.environment.conda_names import Names
 from kbuild.environment.credentials import check_variables, hide_credentials, without_credentials
 from kbuild.environment.links import is_local
 from kbuild.environment.match_spec import read_spec
@@ -33,7 +34,7 @@ class EnvironmentSpec:
     nothing. ``channels`` are in order of priority. ``indexes`` are simple-API urls with credentials replaced by
     environment variable references, ``find_links`` urls of pages and folders of links, likewise. ``python`` is the
     exact interpreter version, ``3.11.7``. ``hashes`` holds requirements with the sha256 of the files that may be taken
-    for them; those without may be any file.
+    for them; those without may be any file. ``names`` are the project's own: conda packages and what they bring.
     """
 
     python: str
@@ -46,6 +47,7 @@ class EnvironmentSpec:
     interpreter: Interpreter
     hashes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     find_links: tuple[str, ...] = ()
+    names: Names = ()
 
     @property
     def digest(self) -> Digest:
@@ -56,7 +58,7 @@ class EnvironmentSpec:
         fields = asdict(self)
         for name in ("indexes", "find_links"):
             fields[name] = tuple(url for url in fields[name] if not is_local(url))
-        for name in ("hashes", "find_links"):
+        for name in ("hashes", "find_links", "names"):
             if not fields[name]:
                 del fields[name]
         return digest_json(fields)
@@ -72,6 +74,7 @@ def make_spec(
     interpreter: Interpreter,
     channels: Sequence[str] = (),
     find_links: Sequence[str] = (),
+    names: Names = (),
 ) -> EnvironmentSpec:
     """The spec of a model.
 
@@ -115,6 +118,7 @@ def make_spec(
         interpreter=interpreter,
         hashes=tuple(sorted(set(asked.hashes))),
         find_links=links,
+        names=names,
     )
 
 

@@ -36,7 +36,7 @@ class ProjectConfig:
     """What a project sets, defaults where it says nothing. Options of the command line win over these.
 
     ``root`` is the project's folder, None outside of any; ``env`` the Kedro environment that was asked for. ``audit``
-    are the places of audit's policy with what they state, the one that wins first.
+    are the places of audit's policy with what they state, the one that wins first. ``conda_names`` is a file, or pairs.
     """
 
     root: Path | None = None
@@ -45,6 +45,7 @@ class ProjectConfig:
     base: str | None = None
     template: Path | None = None
     channels: tuple[str, ...] = ()
+    conda_names: Path | tuple[tuple[str, str], ...] = ()
     interpreter: str = "auto"
     debian_mirror: str | None = None
     compression: Literal["zstd", "gzip"] = "zstd"
@@ -108,6 +109,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
     template = table.get("template")
     training = dict(table.get("training", {}))
     tags = {str(name): _text(value) for name, value in training.pop("tags", {}).items()}
+    names = table.get("conda-names", {})
     tolerance = Tolerance.from_json(training.pop("tolerance", None))
     return ProjectConfig(
         root=root,
@@ -116,6 +118,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         base=table.get("base"),
         template=None if template is None else root / template,
         channels=tuple(table.get("channels", ())),
+        conda_names=root / names if isinstance(names, str) else tuple(sorted(names.items())),
         interpreter=table.get("interpreter", "auto"),
         debian_mirror=table.get("debian-mirror"),
         compression=table.get("compression", "zstd"),

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from kbuild.audit.checks.drift import DriftCheck
+from kbuild.audit.checks.identity import asked_packages
 from kbuild.audit.image_facts import ImageFacts, ImageFile, make_image_facts, wants_bytes
+from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.subject import KnownDigest, Subject, Trained, read_trained
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
@@ -175,3 +177,15 @@ def test_licences_and_damaged_records() -> None:
     assert (image.distributions[0].license, image.conda[0].license, image.python) == ("MIT", "PSF-2.0", "3.11.7")
     with pytest.raises(InvalidImage, match=r"python-3\.json"):
         facts({"opt/env/conda-meta/python-3.json": b"[]"})
+
+
+def test_a_projects_own_conda_package_is_compared_by_the_name_that_the_project_gives(
+    make_lock: Any, make_entry: Any
+) -> None:
+    entry = {**make_entry("acme-churn", "1.0", "conda"), "dependencies": {"python": ">=3.11"}}
+    trained = Trained(python="3.11.7", versions={"churn": "2.0"}, direct=frozenset(), whole=True)
+    own = (("acme-churn", "churn"),)
+    assert found(lock=make_lock(entry), trained=trained) == []
+    assert found(lock=make_lock(entry), trained=trained, names=own) == [("drift-trained", "conda:acme-churn")]
+    (asked,) = asked_packages(Subject(reference="x", kind="lock", lock=make_lock(entry), names=own))
+    assert asked.package == PackageVersion(ecosystem="PyPI", name="churn", version="1.0")

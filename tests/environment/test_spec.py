@@ -181,3 +181,8 @@ def test_what_is_no_conda_package_is_said_in_one_line(dependency: str) -> None:
 )
 def test_python_is_asked_for_in_every_form(asked: str, exact: str) -> None:
     assert spec_of(with_dependencies(asked)).python == exact
+
+
+def test_a_projects_own_names_of_conda_packages_make_another_lock() -> None:
+    assert spec_of(ENV, names=()).digest == spec_of(ENV).digest
+    assert spec_of(ENV, names=(("acme-churn", "churn"),)).digest != spec_of(ENV).digest

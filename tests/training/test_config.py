@@ -35,6 +35,16 @@ def test_slim_images_are_asked_for_by_a_key(tmp_path: Path) -> None:
         read_config(write(tmp_path, base={"slim": "yes"}))
 
 
+def test_names_of_conda_packages_are_stated_or_in_a_file(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, base={"conda-names": {"b": "y", "a": "x"}})).conda_names == (
+        ("a", "x"),
+        ("b", "y"),
+    )
+    assert read_config(write(tmp_path, base={"conda-names": "names.json"})).conda_names == tmp_path / "names.json"
+    with pytest.raises(ConfigurationError, match=r"kbuild.yml: conda-names"):
+        read_config(write(tmp_path, base={"conda-names": {"a": 1}}))
+
+
 def test_the_tolerance_of_answers_is_a_key_of_training(tmp_path: Path) -> None:
     # 1e-4 is a text to YAML 1.1 alone
     stated = "training:\n  tolerance: {rtol: 1e-4, atol: 0}\n"

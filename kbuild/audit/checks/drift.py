@@ -11,6 +11,7 @@ from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.image_facts import Distribution, ImageFacts
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject, Trained
+from kbuild.environment.conda_names import Names
 
 _SHOWN = 3
 
@@ -27,7 +28,7 @@ class DriftCheck:
         looked_at = 0
         if subject.lock is not None and subject.trained is not None:
             looked_at += len(subject.lock.unique())
-            findings += _lock_against_training(subject.lock, subject.trained, subject.remake)
+            findings += _lock_against_training(subject.lock, subject.trained, subject.remake, subject.names)
             if not subject.trained.whole:
                 unchecked.append(
                     Unchecked(
@@ -53,13 +54,13 @@ class DriftCheck:
 _REBUILD = "build the image again from the lock: kbuild image --no-cache"
 
 
-def _lock_against_training(lock: LockView, trained: Trained, remake: str) -> Iterator[Finding]:
+def _lock_against_training(lock: LockView, trained: Trained, remake: str, names: Names) -> Iterator[Finding]:
     again = f"lock it under the training versions again: {remake} --force"
     python = next((entry.version for entry in lock.entries if entry.name == "python"), None)
     yield from _interpreter(python, trained, "the lock", again)
-    locked = {name for entry in lock.entries if (name := distribution_of(entry)) is not None}
+    locked = {name for entry in lock.entries if (name := distribution_of(entry, names)) is not None}
     for entry in lock.unique():
-        name = distribution_of(entry)
+        name = distribution_of(entry, names)
         version = None if name is None else trained.versions.get(name)
         if version is not None and not _is_same(version, entry.version):
             yield _finding(

@@ -1,7 +1,8 @@
 """Under which names a package of the lock or the base is looked up in advisories, and when nobody can say.
 
 A conda package is looked up as a Python distribution only where that is certain: the image shows that it brought that
-distribution, training had a distribution of that name and version, or kbuild's own table names it.
+distribution, training had a distribution of that name and version, or a table names it, kbuild's own or the
+project's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from packaging.version import InvalidVersion, Version
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.sources.osv import PYPI, PackageVersion
 from kbuild.audit.subject import Subject
-from kbuild.environment.condalock.source import pip_name
+from kbuild.environment.conda_names import Names, pip_name
 
 # The one ecosystem of OSV that has releases of the interpreter by version.
 _INTERPRETER = ("Bitnami", "python")
@@ -74,7 +75,7 @@ def identify(entry: LockEntry, subject: Subject) -> PackageVersion | None:
         return PackageVersion(ecosystem=PYPI, name=entry.canonical, version=_public(entry.version))
     if entry.name == "python":
         return PackageVersion(ecosystem=_INTERPRETER[0], name=_INTERPRETER[1], version=entry.version)
-    name = _brought(entry, subject) or _trained(entry, subject) or _listed(entry)
+    name = _brought(entry, subject) or _trained(entry, subject) or _listed(entry, subject.names)
     if name is not None:
         return PackageVersion(ecosystem=PYPI, name=name, version=entry.version)
     repository = _REPOSITORIES.get(entry.name)
@@ -89,14 +90,14 @@ def _public(version: str) -> str:
         return version
 
 
-def distribution_of(entry: LockEntry) -> str | None:
+def distribution_of(entry: LockEntry, names: Names = ()) -> str | None:
     """The Python distribution that a locked package is; None for a library or program that only shares a name.
 
     conda-forge's tzdata, which its CPython needs, is no PyPI's tzdata: what has Python modules depends on python.
     """
     if entry.manager != "conda":
         return entry.canonical
-    return canonicalize_name(pip_name(entry.name)) if "python" in entry.dependencies else None
+    return canonicalize_name(pip_name(entry.name, names)) if "python" in entry.dependencies else None
 
 
 def _brought(entry: LockEntry, subject: Subject) -> str | None:
@@ -124,12 +125,12 @@ def _pypi_names(purls: tuple[str, ...]) -> Iterator[NormalizedName]:
 
 def _trained(entry: LockEntry, subject: Subject) -> str | None:
     """The distribution that drift compares it with, where training had it at the same version."""
-    name = distribution_of(entry)
+    name = distribution_of(entry, subject.names)
     if subject.trained is None or name is None:
         return None
     return name if subject.trained.versions.get(name) == entry.version else None
 
 
-def _listed(entry: LockEntry) -> str | None:
-    name = pip_name(entry.name)
-    return canonicalize_name(name) if name != entry.name else None
+def _listed(entry: LockEntry, names: Names) -> str | None:
+    name = pip_name(entry.name, names)
+    return canonicalize_name(name) if name != entry.name or entry.name in dict(names) else None

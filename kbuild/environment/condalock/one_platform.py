@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kbuild.digest import Digest
+from kbuild.environment.conda_names import Names, pip_name
 from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
 from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
@@ -65,7 +66,7 @@ class PlatformSolve:
         missed: dict[str, Mapping[str, Any]] = {}
         for _ in range(_ROUNDS):
             document = self._solve(conda, pip, pins)
-            missed = missed_constraints(document["package"], pins)
+            missed = missed_constraints(document["package"], pins, self.spec.names)
             if not missed:
                 self._note_strangers(document["package"], pins)
                 return document
@@ -140,6 +141,7 @@ class PlatformSolve:
             find_links=self.spec.find_links,
             glibc=self.glibc,
             input_digest=self.input_digest,
+            names=self.spec.names,
         )
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
             folder = Path(scratch)
@@ -186,7 +188,7 @@ class PlatformSolve:
 
 
 def missed_constraints(
-    packages: Sequence[Mapping[str, Any]], pins: Mapping[str, Requirement]
+    packages: Sequence[Mapping[str, Any]], pins: Mapping[str, Requirement], names: Names = ()
 ) -> dict[str, Mapping[str, Any]]:
     """The locked packages that do not fit their constraint, by the constraint's name."""
     missed: dict[str, Mapping[str, Any]] = {}
@@ -194,7 +196,7 @@ def missed_constraints(
         if package["manager"] == "conda":
             if "python" not in package.get("dependencies", {}):
                 continue  # a library or program that only shares the name of a Python distribution
-            name = canonicalize_name(source.pip_name(package["name"]))
+            name = canonicalize_name(pip_name(package["name"], names))
         else:
             name = canonicalize_name(package["name"])
         if name in pins and not _fits(str(package["version"]), pins[name].specifier):

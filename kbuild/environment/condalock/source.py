@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from kbuild.digest import Digest
+from kbuild.environment.conda_names import Names, all_names
 from kbuild.environment.condalock.ahead import PACKAGES, PLACES
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
@@ -27,25 +28,6 @@ VIRTUAL_PACKAGES = "virtual-packages.yml"
 NAMES = "conda-names.json"
 METADATA = "metadata.yml"
 
-# Python distributions whose conda package has another name; for all others the names are equal. conda-lock would
-# otherwise ask a third address for this table.
-_CONDA_NAMES = {
-    "dask-core": "dask",
-    "matplotlib-base": "matplotlib",
-    "msgpack-python": "msgpack",
-    "opencv": "opencv-python",
-    "py-xgboost": "xgboost",
-    "python-blosc2": "blosc2",
-    "python-build": "build",
-    "python-flatbuffers": "flatbuffers",
-    "python-graphviz": "graphviz",
-    "python-kubernetes": "kubernetes",
-    "python-xxhash": "xxhash",
-    "pytorch": "torch",
-    "seaborn-base": "seaborn",
-    "typing_extensions": "typing-extensions",
-}
-
 
 def make_source(
     *,
@@ -59,13 +41,15 @@ def make_source(
     find_links: Sequence[str] = (),
     glibc: str,
     input_digest: Digest,
+    names: Names = (),
 ) -> dict[str, str]:
     """File names and texts.
 
     Two sources, because conda-lock adds conda's ``pip`` to an environment.yml with a ``pip:`` list, and nothing is
     installed when the container starts. ``pins`` are the constraints: they become a *seed lockfile*, an older lock
     that conda-lock updates. Its solver takes a locked version wherever one fits and a package is needed anyway, so a
-    constraint binds the version and asks for nothing, on this platform or any other.
+    constraint binds the version and asks for nothing, on this platform or any other. With ``names`` conda-lock asks no
+    third address which distribution a conda package brings.
     """
     subdir = platform.conda_subdir
     files = {
@@ -80,7 +64,7 @@ def make_source(
         LOCKFILE: _seed(subdir, pins, channels),
         VIRTUAL_PACKAGES: _yaml({"subdirs": {subdir: {"packages": virtual_packages(platform, glibc)}}}),
         NAMES: json.dumps(
-            {conda_name: {"conda_name": conda_name, "pypi_name": name} for conda_name, name in _CONDA_NAMES.items()}
+            {conda: {"conda_name": conda, "pypi_name": name} for conda, name in sorted(all_names(names).items())}
         ),
         METADATA: _yaml({INPUT_DIGEST_KEY: str(input_digest)}),
         PLACES: json.dumps(
@@ -98,11 +82,6 @@ def make_source(
     if pip:
         files[PYPROJECT] = _pyproject(subdir, pip, indexes)
     return files
-
-
-def pip_name(conda_name: str) -> str:
-    """The Python distribution that a conda package provides."""
-    return _CONDA_NAMES.get(conda_name, conda_name)
 
 
 def _pyproject(subdir: str, pip: Mapping[str, Requirement], indexes: Sequence[str]) -> str:

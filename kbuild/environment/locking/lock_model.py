@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from kbuild.digest import Digest
+from kbuild.environment.conda_names import Names
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
@@ -37,7 +38,8 @@ class LockRequest:
     """What lock is wanted, and for which base. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
 
     ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
-    fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``).
+    fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``). ``names`` says which
+    distributions conda packages bring, beside what is known.
     """
 
     platforms: tuple[Platform, ...]
@@ -47,6 +49,7 @@ class LockRequest:
     locked: bool = False
     digest: str | None = None
     allow_sdist: bool = False
+    names: Names = ()
     target: Target = Target()  # noqa: RUF009  frozen
 
 
@@ -155,6 +158,7 @@ def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> E
         find_links=indexes.find_links,
         interpreter="captured" if request.interpreter == "captured" else "conda",
         channels=request.channels,
+        names=request.names,
     )
 
 

@@ -116,6 +116,7 @@ class Auditor:
 
     def _audit(self, gathered: _Gathered) -> Audited:
         request = self._request
+        gathered = replace(gathered, subject=replace(gathered.subject, names=request.lock.names))
         results = [CheckResult(check="gather", unchecked=gathered.missing)] if gathered.missing else []
         with self._tools.phases("audit") as progress:
             for check in self._checks:
