@@ -15,7 +15,8 @@ from kbuild.digest import digest_bytes, digest_file
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.errors import BuildFailed, LockfileInvalid
 from kbuild.image.engine import make_engine
-from kbuild.image.packages.environment import Environment, environment_recipe
+from kbuild.image.packages.conda_notes import conda_notes
+from kbuild.image.packages.environment import PREFIX, Environment, environment_recipe
 from kbuild.image.packages.staging import Stage
 from kbuild.image.packages.wheel_facts import split_wheels
 from kbuild.image.store.pack import pack
@@ -60,6 +61,47 @@ def make_interpreter(folder: Path) -> Path:
             member.size, member.mode = len(data), 0o775 if name.startswith("bin/") else 0o600
             archive.addfile(member, io.BytesIO(data))
     return package
+
+
+def make_conda(folder: Path, name: str, files: dict[str, str]) -> Path:
+    data = {path: text.encode() for path, text in files.items()}
+    paths = [
+        {"_path": path, "path_type": "hardlink", "sha256": digest_bytes(each).hex, "size_in_bytes": len(each)}
+        for path, each in data.items()
+    ]
+    index = {"name": name, "version": "1", "build": "0", "build_number": 0, "depends": [], "subdir": HOST.conda_subdir}
+    data["info/index.json"] = json.dumps(index).encode()
+    data["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
+    data["info/files"] = "".join(f"{path}\n" for path in files).encode()
+    package = folder / f"{name}-1-0.tar.bz2"
+    with tarfile.open(package, "w:bz2") as archive:
+        for path, each in data.items():
+            member = tarfile.TarInfo(path)
+            member.size, member.mode = len(each), 0o644
+            archive.addfile(member, io.BytesIO(each))
+    return package
+
+
+def test_what_conda_packages_leave_out_or_bring_twice_is_told(tmp_path: Path) -> None:
+    site = f"lib/python{SHORT}/site-packages"
+    told = {"share/told": "1"}
+    packages = [
+        make_interpreter(tmp_path),
+        make_conda(tmp_path, "scripted", {"bin/.scripted-post-link.sh": "exit 1", **told}),
+        make_conda(tmp_path, "second", {"share/told": "2", f"{site}/both.py": "conda = 1"}),
+        make_conda(tmp_path, "plain", {"share/plain": ""}),
+        make_wheel(tmp_path, "wheel", {"both.py": "wheel = 1"}),
+    ]
+    trees = stage(tmp_path / "a", tmp_path / "cache", *packages)
+    notes = conda_notes(trees.interpreter, PREFIX, [trees.dependencies])
+    assert [note.partition(":")[0] for note in notes] == [
+        "the link scripts of scripted 1 are left out",
+        "scripted 1, second 1 bring share/told; that of scripted 1 counts",
+        f"second 1 of conda and a wheel both bring {site}/both.py; the wheel's files count",
+    ]
+    assert (trees.interpreter / "opt/env/share/told").read_text() == "1"
+    plain = stage(tmp_path / "b", tmp_path / "other", make_interpreter(tmp_path), make_wheel(tmp_path, "one", {}))
+    assert conda_notes(plain.interpreter, PREFIX, [plain.dependencies]) == []
 
 
 def make_wheel(folder: Path, name: str, files: dict[str, str]) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 from kbuild.cache.tree import link_tree, writing
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import OutputError
-from kbuild.image.packages.environment import Environment
+from kbuild.image.packages.conda_notes import conda_notes
+from kbuild.image.packages.environment import PREFIX, Environment
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BuildContext, BuildPlan, LayerPlan
@@ -53,6 +54,10 @@ class Stage:
             trees[INTERPRETER_LAYER] = self.environment.interpreter(downloads)
         if groups:
             trees |= self.environment.wheels(groups, downloads, into=into, progress=progress)
+        if INTERPRETER_LAYER in trees:
+            wheels = [trees[group.name] for group in groups]
+            for note in conda_notes(trees[INTERPRETER_LAYER], PREFIX, wheels):
+                progress.tell(note)
         with writing("the build context"):
             if RUNTIME_LAYER in names:
                 trees[RUNTIME_LAYER] = into / RUNTIME_LAYER
