@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.model.find import best_child, is_active, resolve, versions_of
+from kbuild.model.find import best_child, find_registered, is_active, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
-from kbuild.tracking.mlflow_client import find_versions
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
-from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -161,31 +159,8 @@ class MlflowStore:
 
     def registered(self) -> list[str]:
         """See ModelStore. Raises TrackingUnavailable."""
-        from mlflow.exceptions import MlflowException
-
         with self._speaking("the registered models"):
-            client = self._client()
-            found: list[str] = []
-            token = None
-            while True:
-                page = client.search_registered_models(max_results=100, page_token=token)
-                for model in page:
-                    if PROMPT_TAG in (model.tags or {}):
-                        continue
-                    # A search tells the aliases, but of the versions not reliably the newest.
-                    try:
-                        versions = find_versions(client, str(model.name))
-                    except MlflowException as error:
-                        # One that may not be read stops no other: whoever asks for it is told why.
-                        _log.debug("the versions of %s: %s", model.name, error)
-                        found.append(f"models:/{model.name}@latest")
-                        continue
-                    newest = {str(max(int(each.version) for each in versions))} if versions else set()
-                    chosen = newest | {str(version) for version in (model.aliases or {}).values()}
-                    found += [f"models:/{model.name}/{version}" for version in sorted(chosen, key=int)]
-                token = page.token
-                if not token:
-                    return found
+            return list(find_registered(self._client()))
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""

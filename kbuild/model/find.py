@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.sweep import Best, find_best, find_children, make_choice, with_models
-from kbuild.tracking.mlflow_client import find_logged, version_uri
-from kbuild.tracking.registry import is_of_model
+from kbuild.tracking.mlflow_client import find_logged, find_newest, version_uri
+from kbuild.tracking.registry import PROMPT_TAG, is_of_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
+_log = logging.getLogger(__name__)
+_PAGE = 1000  # what MLflow's servers give at most
 
 
 def resolve(client: MlflowClient, reference: ModelReference) -> str:
@@ -98,6 +103,39 @@ def versions_of(client: MlflowClient, run_id: str, model_uri: str) -> list[Model
             model_uri, version.name, str(version.version), str(version.source), client.get_model_version_download_uri
         )
     ]
+
+
+def find_registered(client: MlflowClient) -> Iterator[str]:
+    """References to the newest and the aliased versions of every registered model that is no prompt."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        newest = find_newest(client)
+    except MlflowException as error:
+        _log.debug("all versions at once: %s", error)
+        newest = {}
+    token = None
+    while True:
+        page = client.search_registered_models(max_results=_PAGE, page_token=token)
+        for model in page:
+            if PROMPT_TAG in (model.tags or {}):
+                continue
+            name = str(model.name)
+            # A search tells the aliases, but of the versions not reliably the newest.
+            try:
+                if name not in newest:
+                    newest |= find_newest(client, name)
+            except MlflowException as error:
+                # One that may not be read stops no other: whoever asks for it is told why.
+                _log.debug("the versions of %s: %s", name, error)
+                yield f"models:/{name}@latest"
+                continue
+            aliased = (str(version) for version in (model.aliases or {}).values())
+            chosen = {*aliased, *([newest[name]] if name in newest else [])}
+            yield from (f"models:/{name}/{version}" for version in sorted(chosen, key=int))
+        token = page.token
+        if not token:
+            return
 
 
 def is_active(client: MlflowClient, run_id: str) -> bool:

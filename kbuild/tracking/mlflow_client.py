@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kbuild.tracking.registry import make_filter
@@ -22,14 +23,26 @@ def version_uri(client: MlflowClient, name: str, version: str) -> str:
 
 def find_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version of a registered model, whatever is in its name."""
-    found: list[ModelVersion] = []
+    return [version for version in _search(client, make_filter(name)) if version.name == name]
+
+
+def find_newest(client: MlflowClient, name: str | None = None) -> dict[str, str]:
+    """The newest version of each registered model, or of the one of this name; nothing of those without versions."""
+    newest: dict[str, int] = {}
+    for version in _search(client, "") if name is None else find_versions(client, name):
+        newest[version.name] = max(int(version.version), newest.get(version.name, 0))
+    return {each: str(number) for each, number in newest.items()}
+
+
+def _search(client: MlflowClient, text: str) -> Iterator[ModelVersion]:
     token = None
     while True:
-        page = client.search_model_versions(make_filter(name), page_token=token)
-        found += [version for version in page if version.name == name]
+        # MLflow's own order has tagged versions move to another page while pages are read.
+        page = client.search_model_versions(text, order_by=["name ASC", "version_number DESC"], page_token=token)
+        yield from page
         token = page.token
         if not token:
-            return found
+            return
 
 
 def find_logged(client: MlflowClient, model_id: str) -> list[LoggedModel]:

@@ -163,6 +163,29 @@ def test_a_folder_of_mlflow_2_is_of_its_model_alone() -> None:
         assert is_of_model(f"runs:/{run}/b", "n", "1", source, never) is expected, source
 
 
+def test_many_registered_models_are_asked_for_together(
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = client._get_registry_client().store
+    for number in range(30):
+        registry.create_registered_model(f"n{number}")
+        for _ in range(12 if number == 3 else 2):
+            registry.create_model_version(f"n{number}", f"models:/{filled[2][0]}", filled[1])
+    client.set_registered_model_alias("n3", "prod", "2")
+    registry.create_registered_model("empty")
+    search = mlflow.MlflowClient.search_model_versions
+    asked: list[str] = []
+
+    def count(self: mlflow.MlflowClient, filter_string: str, **options: Any) -> Any:
+        asked.append(filter_string)
+        return search(self, filter_string, **options, max_results=25)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "search_model_versions", count)
+    found = LeanStore(tracking_uri=client.tracking_uri).registered()
+    assert set(found) == {f"models:/n{each}/{12 if each == 3 else 2}" for each in range(30)} | {"models:/n3/2"}
+    assert [text for text in asked if text] == ["name = 'empty'"] and len(asked) <= 5
+
+
 def test_one_model_that_cannot_be_read_stops_no_other(
     client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +199,7 @@ def test_one_model_that_cannot_be_read_stops_no_other(
     search = mlflow.MlflowClient.search_model_versions
 
     def refuse(self: mlflow.MlflowClient, filter_string: str, **options: Any) -> Any:
-        if "forbidden" in filter_string:
+        if not filter_string or "forbidden" in filter_string:  # as servers that tell nothing of any for one
             raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
         return search(self, filter_string, **options)
 
