@@ -30,6 +30,11 @@ def is_local(url: str) -> bool:
     return urlsplit(url).scheme == "file"
 
 
+def is_local_channel(channel: str) -> bool:
+    """Whether a conda channel, named as conda's docs allow, is a folder of this machine."""
+    return is_local(channel) or channel.startswith("/")
+
+
 def local_path(url: str) -> Path:
     """The path that a ``file:`` url names."""
     return Path(unquote(urlsplit(url).path))

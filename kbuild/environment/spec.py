@@ -11,8 +11,8 @@ from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.conda_names import Names
-from kbuild.environment.credentials import check_variables, hide_credentials, without_credentials
-from kbuild.environment.links import is_local
+from kbuild.environment.credentials import LOCAL_CHANNEL, check_variables, hide_credentials, without_credentials
+from kbuild.environment.links import is_local, is_local_channel
 from kbuild.environment.match_spec import read_spec
 from kbuild.environment.requirements import read_requirements
 from kbuild.errors import EnvironmentSpecError
@@ -23,6 +23,7 @@ Interpreter = Literal["conda", "captured"]
 _EXACT_PYTHON = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 # conda's own default where an environment file names no channel (conda's docs, "default_channels").
 _DEFAULT_CHANNELS = ("defaults",)
+_LOCAL = f"${LOCAL_CHANNEL}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,7 @@ class EnvironmentSpec:
         fields = asdict(self)
         for name in ("indexes", "find_links"):
             fields[name] = tuple(url for url in fields[name] if not is_local(url))
+        fields["channels"] = tuple(_unique(_LOCAL if is_local_channel(url) else url for url in self.channels))
         for name in ("hashes", "find_links", "names"):
             if not fields[name]:
                 del fields[name]

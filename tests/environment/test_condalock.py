@@ -313,6 +313,36 @@ def test_packages_of_a_channel_that_is_a_folder_travel_with_a_captured_interpret
         resolver(run, tmp_path / "other").resolve(spec, progress=Silent())
 
 
+def test_nothing_of_a_channel_that_is_a_folder_names_this_machine(tmp_path: Path) -> None:
+    """Also without a captured interpreter; its packages travel in the local channel."""
+    locks = []
+    for home in ("ann", "bob"):
+        theirs = tmp_path / home / "channel"
+        for subdir, name in (("linux-64", "python-3.11.7-h0.conda"), ("noarch", "six-1.0-0.conda")):
+            (theirs / subdir).mkdir(parents=True)
+            (theirs / subdir / name).write_bytes(name.encode())
+
+        def packages(_: Any, theirs: Path = theirs) -> list[dict[str, Any]]:
+            return [
+                locked(
+                    name.partition("-")[0],
+                    name.split("-")[1],
+                    manager="conda",
+                    url=(theirs / subdir / name).as_uri(),
+                    hash={"sha256": digest_bytes(name.encode()).hex},
+                )
+                for subdir, name in (("linux-64", "python-3.11.7-h0.conda"), ("noarch", "six-1.0-0.conda"))
+            ]
+
+        for channel in (str(theirs), theirs.as_uri()):
+            spec = spec_of(channels=(channel, "https://conda.example/main"), pip=())
+            locks.append(resolver(FakeCondaLock(packages), tmp_path / f"{home}-kept").resolve(spec, progress=Silent()))
+        assert (tmp_path / f"{home}-kept/linux-64/six-1.0-0.conda").read_bytes() == b"six-1.0-0.conda"
+    assert len({lock.content for lock in locks}) == 1
+    assert str(tmp_path).encode() not in locks[0].content
+    assert locks[0].channels == ("$KBUILD_CHANNEL", "https://conda.example/main")
+
+
 @dataclass
 class FakeBuilds:
     """Wheels by the name of their package."""

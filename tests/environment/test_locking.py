@@ -17,6 +17,7 @@ from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfi
 from kbuild.environment.locking import lock_model as locking
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
+from kbuild.environment.locking.stored import bring_packages
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import HashMismatch, InterpreterCaptureFailed, LockfileStale, PackageNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, ModelFacts
@@ -216,6 +217,27 @@ def test_a_captured_package_that_nobody_keeps_is_made_again_by_the_same_interpre
         return
     assert (other.lock().channel / "linux-64" / "python.conda").read_bytes() == CAPTURED
     assert other.resolver.asked == []
+
+
+@pytest.mark.parametrize("subdir", ["linux-64", "noarch"])
+def test_a_package_that_nobody_keeps_is_taken_from_the_folder_that_is_its_channel_here(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subdir: str
+) -> None:
+    lockfile = bench.lock().lockfile
+    del bench.store.files["kbuild/packages/linux-64/python.conda"]
+    monkeypatch.setattr(
+        "kbuild.environment.captured.interpreters.find_interpreter", Mock(side_effect=AssertionError("asked"))
+    )
+    (tmp_path / "here" / subdir).mkdir(parents=True)
+    (tmp_path / "here" / subdir / "python.conda").write_bytes(CAPTURED)
+    target = tmp_path / "channel"
+    (tmp_path / "scratch").mkdir()
+    bring_packages(
+        lockfile, target, bench.bundle, bench.store, tmp_path / "scratch", run=Mock(), environ={}, progress=Silent(),
+        channels=("https://conda.example/main", str(tmp_path / "here")),
+    )  # fmt: skip
+    assert (target / "linux-64/python.conda").read_bytes() == CAPTURED
+    assert (tmp_path / "here" / subdir / "python.conda").is_file()
 
 
 def test_a_lock_that_is_stale_is_made_anew(bench: Bench) -> None:

@@ -186,3 +186,9 @@ def test_python_is_asked_for_in_every_form(asked: str, exact: str) -> None:
 def test_a_projects_own_names_of_conda_packages_make_another_lock() -> None:
     assert spec_of(ENV, names=()).digest == spec_of(ENV).digest
     assert spec_of(ENV, names=(("acme-churn", "churn"),)).digest != spec_of(ENV).digest
+
+
+def test_a_channel_that_is_a_folder_is_the_same_on_every_machine() -> None:
+    one, other = (spec_of(ENV, channels=[place, "main"]) for place in ("file:///home/ann/channel", "/home/bob/channel"))
+    assert one.digest == other.digest == spec_of(ENV, channels=["$KBUILD_CHANNEL", "main"]).digest
+    assert one.digest != spec_of(ENV, channels=["main"]).digest

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock.failures import source_only_hint
-from kbuild.environment.links import is_local, local_path
+from kbuild.environment.links import is_local, is_local_channel, local_path
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
     CONTENT_DIGEST_KEY,
@@ -120,8 +120,7 @@ class CondaLockResolver:
                     hint="build its wheel by hand (pip wheel) and offer it on your package index",
                 ) from error
         for document in documents.values():
-            if spec.interpreter == "captured":
-                self._adopt(document["package"])
+            self._adopt(document["package"])
             self._adopt_wheels(document["package"])
         lockfile = self._lockfile(spec, documents)
         sdists = [p for p in lockfile.packages if p.manager == "pip" and not p.filename.endswith(".whl")]
@@ -247,8 +246,15 @@ def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _channels(documents: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Each channel of any platform once: platforms differ in theirs where one has the captured interpreter."""
+    """Each channel of any platform once: platforms differ in theirs where one has the captured interpreter.
+
+    A folder of this machine is nobody else's: its packages are in the local channel, and that is what is named.
+    """
     found: list[Any] = []
     for document in documents:
-        found += [channel for channel in document["metadata"]["channels"] if channel not in found]
+        for channel in document["metadata"]["channels"]:
+            url = str(channel["url"] if isinstance(channel, Mapping) else channel)
+            told = {"url": f"${CHANNEL_VARIABLE}", "used_env_vars": []} if is_local_channel(url) else channel
+            if told not in found:
+                found.append(told)
     return found

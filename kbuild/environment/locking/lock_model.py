@@ -109,7 +109,17 @@ def lock_bundle(
         check_hashes(lockfile, spec)
         if builds is not None and builds.made:
             write_file(builds.side_file(), side_file(cache, lockfile, spec))
-        bring_packages(lockfile, channel, bundle, store, Path(scratch), run=run, environ=environ, progress=progress)
+        bring_packages(
+            lockfile,
+            channel,
+            bundle,
+            store,
+            Path(scratch),
+            run=run,
+            environ=environ,
+            progress=progress,
+            channels=spec.channels,
+        )
         if origin in ("resolved", "cached"):
             side = side_file(cache, lockfile, spec)
             write_back(lockfile, channel, side, bundle, store, Path(scratch), progress)

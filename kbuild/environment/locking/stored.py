@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kbuild.digest import digest_file
+from kbuild.environment.links import is_local_channel, local_path
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
     PACKAGES,
@@ -76,9 +77,14 @@ def bring_packages(
     run: Runner,
     environ: Mapping[str, str],
     progress: Progress,
+    channels: Sequence[str] = (),
 ) -> None:
-    """Fetch captured packages that this machine's channel does not have from the run, or capture the interpreter again:
-    its package's bytes depend on the interpreter alone. Raises HashMismatch for what neither gives."""
+    """Fetch what the local channel does not have from the run, or from those ``channels`` that are folders here.
+
+    Else the interpreter is captured again: its package's bytes depend on the interpreter alone. Raises HashMismatch for
+    what none of them gives.
+    """
+    folders = [Path(url) if url.startswith("/") else local_path(url) for url in channels if is_local_channel(url)]
     for package in captured_packages(lockfile):
         target = _captured_path(package, channel)
         if target.is_file() and digest_file(target).hex == package.sha256:
@@ -86,6 +92,8 @@ def bring_packages(
         name = f"{_stored_folder(_inside(package))}/{package.filename}"
         run_id = bundle.facts.run_id
         found = None if run_id is None else store.download(run_id, name, scratch / "captured")
+        if found is None and package.manager == "conda":
+            found = _copied(folders, _inside(package), package, scratch)
         if found is None and package.manager == "conda":
             found = _captured_again(package, scratch, run, environ, progress)
         if found is None or digest_file(found).hex != package.sha256:
@@ -95,6 +103,15 @@ def bring_packages(
             raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{mend(bundle)} --force {again}")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(found, target)
+
+
+def _copied(folders: Sequence[Path], inside: PurePosixPath, package: LockedPackage, scratch: Path) -> Path | None:
+    """A copy of the package as one of these channels has it, None where none has it."""
+    for folder in folders:
+        for place in (folder / inside, folder / "noarch" / inside.name):
+            if place.is_file() and digest_file(place).hex == package.sha256:
+                return Path(shutil.copyfile(place, scratch / inside.name))
+    return None
 
 
 def _captured_again(

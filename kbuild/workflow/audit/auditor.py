@@ -202,7 +202,7 @@ class Auditor:
             # another check.
             own = tuple(channel for channel in lock.channels if channel != f"${CHANNEL_VARIABLE}")
             found: set[Digest] = set()
-            for channels in [request.channels] if request.channels else dict.fromkeys(((), own)):
+            for channels in [request.channels] if request.channels else dict.fromkeys(((), own, lock.channels)):
                 found |= fresh_inputs(
                     bundle,
                     replace(request, channels=channels),
