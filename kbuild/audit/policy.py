@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -16,8 +17,9 @@ ServiceName = Literal["all", "pypi", "osv", "none"]
 SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
 _TEXTS = ("advisories", "fail-on", "osv-url", "pypi-url", "service")
 _LISTS = ("allowed-channels", "allowed-indexes")
-_KEYS = (*_LISTS, *_TEXTS, "ignore", "max-advisory-age")
+_KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "max-advisory-age")
 _SHOWN = 3
+_PICKLED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.([A-Za-z_]\w*|\*)")
 _IGNORE_KEYS = ("id", "package", "reason", "expires")
 
 
@@ -51,6 +53,14 @@ class Ignore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AllowedPickle:
+    """What pickles may name besides: ``name`` is a class in full, ``package.module.Class``, or ``package.*``."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """``allowed_channels`` and ``allowed_indexes`` are names or url prefixes, empty: what the lock itself names.
 
@@ -67,6 +77,7 @@ class Policy:
     fail_on: Severity = "low"
     max_advisory_age: int = 90
     ignores: tuple[Ignore, ...] = ()
+    allowed_pickles: tuple[AllowedPickle, ...] = ()
 
 
 def join_policies(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> Policy:
@@ -102,6 +113,7 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
     if not isinstance(listed, list):
         faults.append("ignore has to be a list of tables")
         listed = []
+    pickles = _allowed_pickles(table.get("allowed-pickles", []), faults)
     ignores = [_ignore(each, f"ignore[{number}]", source, faults) for number, each in enumerate(listed)]
     if faults:
         raise ConfigurationError(
@@ -118,7 +130,21 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
         fail_on=cast(Severity, table.get("fail-on", "low")),
         max_advisory_age=age,
         ignores=tuple(ignore for ignore in ignores if ignore is not None),
+        allowed_pickles=pickles,
     )
+
+
+def _allowed_pickles(value: Any, faults: list[str]) -> tuple[AllowedPickle, ...]:
+    found = []
+    for number, each in enumerate(value if isinstance(value, list) else [value]):
+        texts = [each.get(key) for key in ("name", "reason")] if isinstance(each, Mapping) else []
+        if len(texts) != 2 or len(each) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+            faults.append(f"allowed-pickles[{number}] has to be a table of a name and a reason")
+        elif not _PICKLED.fullmatch(str(texts[0])):
+            faults.append(f"allowed-pickles[{number}].name has to be package.module.Class or package.*")
+        else:
+            found.append(AllowedPickle(name=str(texts[0]), reason=str(texts[1])))
+    return tuple(found)
 
 
 def _ignore(value: Any, place: str, source: str, faults: list[str]) -> Ignore | None:

@@ -158,11 +158,11 @@ def test_code_of_a_notebook_is_told(make_bundle: Any) -> None:
     assert (finding.id, finding.severity) == ("pickle-code", "medium")
 
 
-def test_the_standard_library_beyond_data_is_unusual(make_bundle: Any) -> None:
+def test_the_standard_library_beyond_data_is_unknown(make_bundle: Any) -> None:
     import string
     import wave
 
-    assert [each.id for each in scan(make_bundle, pickle.dumps(wave.open)).findings] == ["pickle-unusual"]
+    assert [each.id for each in scan(make_bundle, pickle.dumps(wave.open)).findings] == ["pickle-unknown"]
     assert scan(make_bundle, pickle.dumps(string.Formatter)).findings == ()
 
 

@@ -141,3 +141,13 @@ def test_the_verdict() -> None:
     assert report(low, fail_on="medium").verdict == "clean"
     assert report(low, unchecked("a"), fail_on="medium").verdict == "incomplete"
     assert report(low, unchecked("a")).verdict == "findings"
+
+
+def test_allowed_pickles_have_a_name_and_a_reason() -> None:
+    table = {
+        "allowed-pickles": [{"name": "churn.model.Model", "reason": "ours"}, {"name": "lifelines.*", "reason": "r"}]
+    }
+    assert [each.name for each in parse_policy(table).allowed_pickles] == ["churn.model.Model", "lifelines.*"]
+    for wrong in ({"name": "os"}, {"name": "*", "reason": "r"}, {"name": "a.b"}, "a.b", {"name": "a.b", "reason": " "}):
+        with pytest.raises(ConfigurationError, match=r"allowed-pickles\[0\]"):
+            parse_policy({"allowed-pickles": [wrong]})

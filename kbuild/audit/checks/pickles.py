@@ -1,11 +1,8 @@
 """What the pickles of a model would import and call when they are loaded.
 
-Scanner: picklescan, of the three that are kept up. It alone of them grades every import (its own list of dangerous
-ones is the longest), takes a stream by itself and has no dependencies; modelscan skips what its file name does not
-announce and pins old packages; fickling judges by a decompiled program and takes each unknown import for suspicious,
-so that a clean model never passes. What all three miss (compressed pickles, those beside joblib's arrays or inside
-bytes) is unwrapped before picklescan sees it. picklescan's list is of what is known to be bad: a finding is certain,
-none is no proof.
+By an allow-list: what is not known to make data, from the standard library, numpy, pandas (``ordinary``), the
+libraries that models are made with (``libraries``), the model's own code or the policy, is a finding. picklescan, whose
+list of what is known to be bad is the longest, tells which of those are sure to be dangerous.
 """
 
 from __future__ import annotations
@@ -13,35 +10,41 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
 
-from picklescan.scanner import Global, SafetyLevel, scan_pickle_bytes
+from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
+from kbuild.audit.checks.libraries import Libraries
+from kbuild.audit.checks.ordinary import is_ordinary
 from kbuild.audit.checks.unwrap import PickleStream, Unreadable, pickle_streams
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.subject import Subject
+from kbuild.digest import digest_file
 
 _EXTENSIONS = frozenset(
     {".bin", ".cloudpickle", ".ckpt", ".dat", ".data", ".dill", ".joblib", ".npy", ".npz", ".p", ".pickle", ".pkl"}
-    | {".pt", ".pth"}
+    | {".pt", ".pth", ".7z", ".lz4"}
 )
 _SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl"})
-# Of the standard library, what data is made of. All the rest has no business in a model.
-_ORDINARY = frozenset(
-    {"_codecs", "array", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools", "numbers"}
-    | {"pathlib", "random", "re", "time", "types", "typing", "uuid", "weakref", "zoneinfo", "ipaddress", "string"}
-    | {"builtins", "__builtin__", "copy_reg", "abc", "dataclasses", "itertools", "math", "_operator", "operator"}
-    | {"statistics", "_random", "_collections", "_functools", "threading", "_thread", "logging"}
-)
 # Their functions make functions and classes of bytecode in the pickle: those of notebooks, and lambdas.
 _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
+_CODE = "code"  # the folder of a model that its own source travels in
+_KERAS = (b'"class_name": "Lambda"', b'"class_name":"Lambda"')
 
 
 class PickleCheck:
-    """A ``Check`` of every file of the model that holds a pickle."""
+    """A ``Check`` of every file of the model that holds a pickle.
+
+    ``downloads`` is the cache of locked packages; ``allowed`` are names that the policy adds, ``package.module.Class``
+    or ``package.*``.
+    """
 
     id = "pickles"
+
+    def __init__(self, *, downloads: Path | None = None, allowed: tuple[str, ...] = ()) -> None:
+        self._downloads, self._allowed = downloads, allowed
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
@@ -51,78 +54,172 @@ class PickleCheck:
         unchecked: list[Unchecked] = []
         looked_at = 0
         named = subject.bundle.facts.pickled
+        libraries = self._libraries(subject)
         for file in subject.bundle.files:
             expected = PurePosixPath(file.path).suffix in _SURE or file.path in named
             data = (subject.bundle.root / file.path).read_bytes()
+            seen = False
             try:
-                streams = list(pickle_streams(data, expected=expected))
+                for stream in pickle_streams(data, expected=expected):
+                    seen = True
+                    findings += self._judge(file.path, stream, libraries, unchecked)
+                    if stream.fault is not None and (expected or stream.named or _is_named(file.path)):
+                        unchecked.append(_unchecked(file.path + stream.place, f"it has no proper end: {stream.fault}"))
             except Unreadable as error:
-                if expected or PurePosixPath(file.path).suffix in _EXTENSIONS:
-                    unchecked.append(_unchecked(file.path, str(error)))
-                continue
-            looked_at += bool(streams)
-            for stream in streams:
-                findings += _judge(file.path, stream)
-                if stream.fault is not None:
-                    unchecked.append(_unchecked(file.path + stream.place, f"it has no proper end: {stream.fault}"))
+                unchecked.append(_unchecked(file.path, str(error)))
+            looked_at += seen
+            if _holds_lambda(data):
+                findings.append(_lambda(file.path))
         return CheckResult(
             check=self.id,
             findings=tuple(dict.fromkeys(findings)),
-            unchecked=tuple(unchecked),
+            unchecked=tuple(dict.fromkeys(unchecked)),
             looked_at=looked_at,
         )
 
+    def _libraries(self, subject: Subject) -> Libraries:
+        assert subject.bundle is not None  # noqa: S101  for the type checker
+        wheels: dict[str, Path] = {}
+        for entry in subject.lock.entries if subject.lock is not None and self._downloads is not None else ():
+            if entry.manager == "pip" and entry.sha256 and self._downloads is not None:
+                path = self._downloads / entry.sha256 / entry.filename
+                if path.is_file() and digest_file(path).hex == entry.sha256:
+                    wheels[entry.name] = path
+        code = f"{_CODE}/"
+        own = {file.path for file in subject.bundle.files if file.path.startswith(code)}
+        roots = {path.removeprefix(code).partition("/")[0].removesuffix(".py") for path in own}
+        root = subject.bundle.root
 
-def _judge(path: str, stream: PickleStream) -> Iterator[Finding]:
-    place = path + stream.place
-    imported = sorted(_globals(stream, place), key=lambda each: (each.module, each.name))
-    makers = [each.name for each in imported if each.module.partition(".")[0] in _CODE_MAKERS]
-    if makers:
-        yield Finding(
-            id="pickle-code",
-            check="pickles",
-            severity="medium",
-            where=path,
-            evidence=f"{place} carries code of its own ({', '.join(makers)}), which no scan can judge",
-            remedy="put these functions and classes into the project's package, which travels as source",
-        )
-    for found in imported:
-        name = f"{found.module}.{found.name}"
-        if found.module.partition(".")[0] in _CODE_MAKERS:
-            continue
-        if found.safety is SafetyLevel.Dangerous:
+        def read(place: str) -> bytes | None:
+            return (root / code / place).read_bytes() if code + place in own else None
+
+        return Libraries(wheels=wheels, own=read, own_roots=_own_only(roots, subject))
+
+    def _judge(
+        self, path: str, stream: PickleStream, libraries: Libraries, unchecked: list[Unchecked]
+    ) -> Iterator[Finding]:
+        place = path + stream.place
+        names = dict.fromkeys(stream.named)
+        if stream.fault is not None:
+            names |= dict.fromkeys(_rough(stream.data))
+        makers = sorted({name for module, name in names if module.partition(".")[0] in _CODE_MAKERS})
+        if makers:
             yield Finding(
-                id="pickle-dangerous",
-                check="pickles",
-                severity="critical",
-                where=path,
-                evidence=f"loading {place} would call {name}",
-                remedy="do not load this model; find out who wrote it, and train it again",
-            )
-        elif found.safety is SafetyLevel.Suspicious and _is_odd(found.module):
-            yield Finding(
-                id="pickle-unusual",
+                id="pickle-code",
                 check="pickles",
                 severity="medium",
                 where=path,
-                evidence=f"loading {place} would import {name}, which no data is made of",
-                remedy="see what the model keeps it for, and keep it out of the pickled objects",
+                evidence=f"{place} carries code of its own ({', '.join(makers)}), which no scan can judge",
+                remedy="put these functions and classes into the project's package, which travels as source",
+            )
+        unknown = list(stream.problems) if not makers else []
+        for module, name in sorted(names):
+            if module.partition(".")[0] in _CODE_MAKERS or is_ordinary(module, name) or self._is_allowed(module, name):
+                continue
+            if _is_dangerous(module, name):
+                yield _dangerous(path, place, f"{module}.{name}")
+                continue
+            if stream.other and not _is_importable(module):
+                continue
+            known = libraries.is_data(module, name)
+            if known is None:
+                unchecked.append(
+                    Unchecked(
+                        check="pickles",
+                        where=place,
+                        reason=f"nothing here tells what {module}.{name} is: its package is neither in the cache nor "
+                        "installed",
+                        remedy="audit where the image was built, or where the model's packages are installed",
+                    )
+                )
+            elif not known and not (makers and module in ("types", "builtins", "abc", "weakref")):
+                unknown.append(f"would import {module}.{name}, which is not known to make data")
+        for what in unknown:
+            yield Finding(
+                id="pickle-unknown",
+                check="pickles",
+                severity="medium",
+                where=path,
+                evidence=f"loading {place} {what}",
+                remedy="see what the model keeps it for; keep it out of the pickled objects, or add it to "
+                "allowed-pickles of [tool.kbuild.audit] with a reason",
             )
 
+    def _is_allowed(self, module: str, name: str) -> bool:
+        full = f"{module}.{name}"
+        return any(full == each or (each.endswith(".*") and full.startswith(each[:-1])) for each in self._allowed)
 
-def _globals(stream: PickleStream, place: str) -> list[Global]:
+
+def _own_only(roots: set[str], subject: Subject) -> frozenset[str]:
+    """The model's own packages, without those that only have the name of another's: which one is loaded depends."""
+    locked = {entry.name.replace("-", "_") for entry in subject.lock.entries} if subject.lock is not None else set()
+    taken = sys.stdlib_module_names | locked | {"numpy", "pandas", "scipy", "sklearn", "torch", "xgboost", "lightgbm"}
+    return frozenset(roots - taken - {""})
+
+
+def _is_importable(module: str) -> bool:
+    root = module.partition(".")[0]
+    try:
+        return root in sys.stdlib_module_names or find_spec(root) is not None
+    except (ValueError, ImportError):
+        return False
+
+
+def _is_dangerous(module: str, name: str) -> bool:
+    parts = f"{module}.{name}".split(".")
+    # A name with dots is taken apart: of logging and os.system the second is what is called.
+    return any(_graded(".".join(parts[begin:-1]), parts[-1]) for begin in range(max(1, len(parts) - 1)))
+
+
+def _graded(module: str, name: str) -> bool:
+    line = f"c{module}\n{name}\n.".encode("utf-8", "replace")
+    return any(found is SafetyLevel.Dangerous for found in _scan(line).values())
+
+
+def _rough(data: bytes) -> list[tuple[str, str]]:
+    """What a stream without a proper end names as far as it can be told without following it."""
+    return [place for place, level in _scan(data).items() if place[0] != "unknown" or level is SafetyLevel.Dangerous]
+
+
+def _scan(data: bytes) -> Mapping[tuple[str, str], SafetyLevel]:
     log = logging.getLogger("picklescan")
     level = log.level
     log.setLevel(logging.CRITICAL)  # its findings are told here, once
     try:
-        return list(scan_pickle_bytes(io.BytesIO(stream.data), place).globals)
+        return {(found.module, found.name): found.safety for found in scan_pickle_bytes(io.BytesIO(data), "x").globals}
     finally:
         log.setLevel(level)
 
 
-def _is_odd(module: str) -> bool:
-    root = module.partition(".")[0]
-    return root in sys.stdlib_module_names and root not in _ORDINARY
+def _is_named(path: str) -> bool:
+    return PurePosixPath(path).suffix in _EXTENSIONS
+
+
+def _holds_lambda(data: bytes) -> bool:
+    """Keras's configuration, in HDF5 files and in the zip of its own format, with a layer of code."""
+    return any(mark in data for mark in _KERAS) and b"function" in data
+
+
+def _lambda(path: str) -> Finding:
+    return Finding(
+        id="model-code",
+        check="pickles",
+        severity="critical",
+        where=path,
+        evidence=f"{path} has a Keras layer of the class Lambda, whose bytecode is run when it is loaded",
+        remedy="make the layer a class of the project's package, and train it again",
+    )
+
+
+def _dangerous(path: str, place: str, name: str) -> Finding:
+    return Finding(
+        id="pickle-dangerous",
+        check="pickles",
+        severity="critical",
+        where=path,
+        evidence=f"loading {place} would call {name}",
+        remedy="do not load this model; find out who wrote it, and train it again",
+    )
 
 
 def _unchecked(where: str, reason: str) -> Unchecked:

@@ -1,46 +1,49 @@
-"""The pickle streams inside a file, whatever they are wrapped in: compression, zip, tar, numpy's and joblib's formats.
+"""The pickle streams inside a file, whatever they are wrapped in and wherever they begin.
 
 To a scanner that looks at names, a compressed pickle, or one beside arrays, is no pickle at all.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
+import ast
+import base64
+import binascii
 import pickle
-import pickletools
-import tarfile
-import zipfile
-import zlib
+import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, cast
 
+from kbuild.audit.checks.containers import Unreadable, open_container
 from kbuild.audit.checks.inert import InertReader
+from kbuild.audit.checks.tensors import is_tensors
 
-_ZIP = b"PK\x03\x04"
+__all__ = ["PickleStream", "Unreadable", "pickle_streams"]
+
 _NUMPY = b"\x93NUMPY"
-_ZLIB_SECOND = frozenset({0x01, 0x5E, 0x9C, 0xDA})
-_MAX_SIZE = 4 << 30
 _MAX_DEPTH = 8
-_CALLS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX"})
-# RuntimeError: a member of a zip that asks for a password.
-_DAMAGE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
+# Where a pickle may begin: its header, or what the two oldest protocols name a class or function with.
+_BEGIN = re.compile(rb"\x80[\x02-\x05]|(?:\(\s*)?[ci][A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\((?=[^\n]{0,200}\x93|\()")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
+# Of a pickle (also of the oldest protocols' "c", "(" and "]"), zip, gzip, bz2, xz, zstd, lz4, zlib and npy.
+_BASE64_BEGIN = (b"gA", b"Y", b"K", b"X", b"UEsD", b"H4sI", b"Qlp", b"/Td6", b"_Td6", b"KLUv", b"BCJN", b"e", b"k05V")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PickleStream:
-    """One pickle's opcodes. ``place`` is the way to it inside the file; ``fault`` says why it has no proper end."""
+    """One pickle: ``named`` are the modules and names that loading it would import, ``problems`` what else is odd.
+
+    ``place`` is the way to it inside the file; ``fault`` says why it has no proper end, ``data`` is then the rest.
+    ``other`` tells that it is how another loader than the one it was written for would read it: of a clean file that
+    makes names of nothing.
+    """
 
     place: str
-    data: bytes
+    named: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...] = ()
     fault: str | None = None
-
-
-class Unreadable(ValueError):
-    """A wrapping that cannot be opened; the text says why."""
+    data: bytes = b""
+    other: bool = False
 
 
 def pickle_streams(data: bytes, *, expected: bool, place: str = "", depth: int = 0) -> Iterator[PickleStream]:
@@ -50,130 +53,133 @@ def pickle_streams(data: bytes, *, expected: bool, place: str = "", depth: int =
     """
     if depth > _MAX_DEPTH:
         raise Unreadable(f"it is wrapped more than {_MAX_DEPTH} times")
-    if data.startswith(_ZIP) or data[257:262] == b"ustar":
-        for name, member in _members(data):
-            yield from pickle_streams(member, expected=False, place=f"{place}!{name}", depth=depth + 1)
-    elif (opened := _open_compressed(data)) is not None:
-        yield from pickle_streams(_read_whole(opened), expected=expected, place=place, depth=depth + 1)
-    elif data.startswith(_NUMPY):
-        yield from _follow(data, _after_numpy_header(data), expected=False, place=place, depth=depth)
+    if is_tensors(data):
+        return
+    parts = 0
+    refused: Unreadable | None = None
+    try:
+        for part in open_container(data):
+            parts += 1
+            if part.fault is not None:
+                yield PickleStream(place=place + part.name, named=(), fault=part.fault)
+            found = list(pickle_streams(part.data, expected=expected, place=f"{place}{part.name}", depth=depth + 1))
+            yield from found
+    except Unreadable as error:
+        refused = error  # it may be a pickle all the same
+    if data.startswith(_NUMPY):
+        begin = _after_numpy_header(data)
+        yield from _follow(data, begin, expected=begin < len(data), place=place, depth=depth)
     else:
-        yield from _follow(data, 0, expected=expected, place=place, depth=depth)
+        yield from _follow(data, 0, expected=expected and not parts and refused is None, place=place, depth=depth)
+    if refused is not None:
+        raise refused
 
 
 def _follow(data: bytes, begin: int, *, expected: bool, place: str, depth: int) -> Iterator[PickleStream]:
-    """The pickles that follow each other from ``begin`` on."""
+    """The pickles that follow each other from ``begin`` on, and those that begin later after something else."""
     number = 0
     while begin < len(data):
         has_header = data[begin] == 0x80 and begin + 1 < len(data) and data[begin + 1] <= pickle.HIGHEST_PROTOCOL
         reader = InertReader(data, begin)
         # What is neither named as a pickle nor begins as one is one only if it is so to its end and does something.
-        stream, fault = reader.run()
-        if not has_header and (number or not expected) and (fault is not None or not _calls(stream)):
-            return
+        fault = reader.run()
+        if not has_header and (number or not expected) and (fault is not None or not reader.calls):
+            break
         name = f"{place}#{number}" if number else place
-        yield PickleStream(place=name, data=stream, fault=fault)
-        for inner in reader.inner:
-            yield PickleStream(place=f"{name}>array", data=inner)
-        for part in (stream, *reader.inner):
-            for argument in _byte_arguments(part):
-                yield from _nested(argument, name, depth)
-        begin, number = reader.position, number + 1
+        yield from _told(reader, data, begin, fault, name, depth)
+        begin, number = (reader.position if fault is None else begin + 1), number + 1
+        if fault is not None:
+            break
+    yield from _later(data, begin, place, depth, number)
+    if depth <= _MAX_DEPTH:
+        yield from _encoded(data, place, depth)
 
 
-def _nested(data: bytes, place: str, depth: int) -> list[PickleStream]:
-    """Pickles in the bytes of a pickle. Those are mostly numbers: only what reads to its end and calls is one."""
+def _told(
+    reader: InertReader, data: bytes, begin: int, fault: str | None, name: str, depth: int
+) -> Iterator[PickleStream]:
+    yield _stream(reader, name, fault, data[begin:] if fault is not None else b"")
+    if reader.skipped or fault is not None:
+        # What joblib takes for an array's bytes is code to a plain unpickler.
+        plain = InertReader(data, begin, skip=False)
+        plain.run()
+        if set(plain.named) - set(reader.named):
+            yield PickleStream(place=name, named=tuple(plain.named), other=True)
+        for text in plain.texts if fault is not None else ():
+            yield from _nested(text, name, depth)
+    for text in reader.texts:
+        yield from _nested(text, name, depth)
+
+
+def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"") -> PickleStream:
+    return PickleStream(place=place, named=tuple(reader.named), problems=tuple(reader.problems), fault=fault, data=data)
+
+
+def _later(data: bytes, begin: int, place: str, depth: int, number: int) -> Iterator[PickleStream]:
+    """Pickles after bytes that are none: only what reads to its end and calls something is one."""
+    end = begin
+    for match in _BEGIN.finditer(data, begin):
+        if match.start() < end:
+            continue
+        reader = InertReader(data, match.start())
+        if reader.run() is None and reader.calls:
+            yield from _told(reader, data, match.start(), None, f"{place}@{match.start()}", depth)
+            end = reader.position
+
+
+def _encoded(data: bytes, place: str, depth: int) -> Iterator[PickleStream]:
+    """Pickles written in base64, as texts of JSON and YAML hold them."""
+    for match in _BASE64.finditer(data):
+        text = match[0]
+        if text.startswith(_BASE64_BEGIN):
+            try:
+                decoded = base64.b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4), altchars=None)
+                if b"-" in text or b"_" in text:
+                    decoded = base64.urlsafe_b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4))
+            except (binascii.Error, ValueError):
+                continue
+            yield from _proper(decoded, f"{place}>base64", depth)
+
+
+def _nested(value: bytes | str, place: str, depth: int) -> Iterator[PickleStream]:
+    """Pickles in the bytes and texts of a pickle."""
+    if isinstance(value, str):
+        try:
+            value = value.encode("latin-1")  # protocols below 3 have bytes as text in latin-1
+        except UnicodeEncodeError:
+            return
+    yield from _proper(value, f"{place}>bytes", depth)
+
+
+def _proper(data: bytes, place: str, depth: int) -> list[PickleStream]:
+    """Those bytes are mostly numbers: only what reads to its end and names something is a pickle."""
+    if depth >= _MAX_DEPTH:
+        return []
     try:
-        found = list(pickle_streams(data, expected=False, place=f"{place}>bytes", depth=depth + 1))
+        found = list(pickle_streams(data, expected=False, place=place, depth=depth + 1))
     except Unreadable:
         return []
-    return [stream for stream in found if stream.fault is None and _calls(stream.data)]
-
-
-def _calls(stream: bytes) -> bool:
-    return any(opcode.name in _CALLS for opcode, _, _ in _opcodes(stream))
-
-
-def _byte_arguments(stream: bytes) -> Iterator[bytes]:
-    for _, argument, _ in _opcodes(stream):
-        if isinstance(argument, bytes | bytearray) and len(argument) > 4:
-            yield bytes(argument)
-        elif isinstance(argument, str) and argument[:1] == "\x80":
-            # Protocols below 3 have bytes as text in latin-1.
-            yield argument.encode("latin-1", errors="replace")
-
-
-def _opcodes(stream: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, object, int | None]]:
-    """The opcodes as far as they can be read, also those after the STOP of an inner pickle."""
-    file = io.BytesIO(stream)
-    while file.tell() < len(stream):
-        try:
-            yield from pickletools.genops(file)
-        except Exception:  # noqa: BLE001 - whatever a damaged stream leads to: its fault is told elsewhere
-            return
-
-
-def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    try:
-        if data.startswith(_ZIP):
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for info in archive.infolist():
-                    with archive.open(info) as file:
-                        yield info.filename, _limited(file)
-        else:
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                for member in tar:
-                    content = tar.extractfile(member)
-                    if content is not None:
-                        yield member.name, _limited(content)
-    except Unreadable:
-        raise
-    except _DAMAGE as error:
-        raise Unreadable(f"the archive cannot be read: {error}") from error
-
-
-def _open_compressed(data: bytes) -> IO[bytes] | None:
-    file = io.BytesIO(data)
-    if data.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.open(file))
-    if data.startswith(b"BZh"):
-        return bz2.open(file)
-    if data.startswith((b"\xfd7zXZ\x00", b"]\x00\x00")):
-        return lzma.open(file)
-    if len(data) > 2 and data[0] == 0x78 and data[1] in _ZLIB_SECOND:
-        return _zlib(data)
-    if data.startswith(b"\x04\x22\x4d\x18"):
-        raise Unreadable("it is compressed with lz4")
-    return None
-
-
-def _zlib(data: bytes) -> IO[bytes] | None:
-    try:
-        return io.BytesIO(zlib.decompressobj().decompress(data, _MAX_SIZE))
-    except zlib.error:
-        return None  # two bytes that only look like a zlib header
-
-
-def _read_whole(file: IO[bytes]) -> bytes:
-    try:
-        with file:
-            return _limited(file)
-    except Unreadable:
-        raise
-    except _DAMAGE as error:
-        raise Unreadable(f"it cannot be decompressed: {error}") from error
-
-
-def _limited(file: IO[bytes]) -> bytes:
-    content = file.read(_MAX_SIZE + 1)
-    if len(content) > _MAX_SIZE:
-        raise Unreadable(f"it holds more than {_MAX_SIZE >> 30} GiB")
-    return content
+    return [stream for stream in found if stream.fault is None and (stream.named or stream.problems)]
 
 
 def _after_numpy_header(data: bytes) -> int:
-    """Where the data of an ``.npy`` file begins (numpy's ``lib/format.py``); its end where it holds no objects."""
+    """Where the data of an ``.npy`` file begins (numpy's ``lib/format.py``); the end of it where all is numbers."""
     width = 2 if data[6:7] == b"\x01" else 4
     begin = 8 + width
     end = begin + int.from_bytes(data[8:begin], "little")
-    return end if b"O" in data[begin:end] else len(data)
+    try:
+        # As numpy reads it: an escape in the text would hide the letter.
+        header = ast.literal_eval(data[begin:end].decode("latin-1").strip())
+        if _is_numbers(header["descr"]):
+            return len(data)
+    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError, struct.error):
+        return min(end, len(data))
+    return end
+
+
+def _is_numbers(descr: object) -> bool:
+    if isinstance(descr, str):
+        return re.fullmatch(r"[<>|=]?[biufcSUVmM?]\d*(\[[^\]]*\])?", descr) is not None
+    if isinstance(descr, tuple) and len(descr) == 2:  # a type and its shape
+        return _is_numbers(descr[0])
+    return isinstance(descr, list) and all(isinstance(each, tuple) and _is_numbers(each[1]) for each in descr)

@@ -56,7 +56,7 @@ class Auditor:
         self._tools = tools
         with tools.phases("prepare") as progress:
             self._network = find_network(tools, environ)
-            self._checks = make_checks(request, self._network, progress)
+            self._checks = make_checks(request, self._network, progress, downloads=tools.cache / "downloads")
 
     def audit_lock(self, path: Path) -> Audited:
         """A lockfile by itself: nothing is known of a model or an image. Raises LockfileInvalid."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
@@ -50,8 +51,8 @@ def find_network(tools: Tools, environ: Mapping[str, str]) -> Network:
     return Network(indexes=indexes, reason="", environ={**environ, **indexes.environment})
 
 
-def make_checks(request: AuditRequest, network: Network, progress: Progress) -> list[Check]:
-    """Every check; raises ConfigurationError when the advisories are none.
+def make_checks(request: AuditRequest, network: Network, progress: Progress, *, downloads: Path) -> list[Check]:
+    """Every check; raises ConfigurationError when the advisories are none. ``downloads`` keeps locked packages.
 
     Advisories at a url that does not answer are no error: the vulnerability check says that they are missing.
     """
@@ -77,7 +78,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress) -> 
             unavailable=unavailable,
         ),
         ReleaseCheck(_lookup(request, network)),
-        PickleCheck(),
+        PickleCheck(downloads=downloads, allowed=tuple(each.name for each in policy.allowed_pickles)),
     ]
 
 

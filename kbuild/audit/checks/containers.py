@@ -1,0 +1,215 @@
+"""Opens what files are packed in, by their content: compression, zip, tar. What is damaged is read as far as it goes.
+
+A loader of pickles stops reading at their end. So a wrong checksum, a flag that says "encrypted", bytes before or after
+the archive, or another name in its directory keep a scanner out, and not the loader: none of them counts here.
+Formats: RFC 1950, 1952; PKWARE's APPNOTE.TXT 4.3.7; RFC 8878; POSIX.1 "ustar Interchange Format".
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import io
+import lzma
+import re
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import zstandard
+
+LIMIT = 4 << 30
+_CHUNK = 1 << 20
+_LOCAL = struct.Struct("<4s5H3I2H")
+_ZIP = b"PK\x03\x04"
+_DESCRIPTOR = 0x08
+_STORED = 0
+_DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError)
+_CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
+_ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+
+
+class Unreadable(ValueError):
+    """A wrapping that cannot be opened; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What was packed; ``fault`` tells that it is not all there."""
+
+    name: str
+    data: bytes
+    fault: str | None = None
+
+
+def open_container(data: bytes) -> Iterator[Part]:
+    """What is in ``data``, nothing where it is no container. Raises Unreadable for one that nothing here opens."""
+    for magic, name in _CLOSED.items():
+        if data.startswith(magic):
+            raise Unreadable(f"it is packed with {name}, which is not opened")
+    if _ZIP in data:
+        yield from _zip_members(data)
+    if _is_tar(data):
+        yield from _tar_members(data)
+        return
+    opened = _decompress(data)
+    if opened is not None:
+        yield opened
+
+
+def _is_tar(data: bytes) -> bool:
+    """By the checksum of its first header, which all tar formats have."""
+    if len(data) < tarfile.BLOCKSIZE:
+        return False
+    try:
+        tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _tar_members(data: bytes) -> Iterator[Part]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    yield Part(name=f"!{member.name}", data=_limited(content.read(LIMIT + 1)))
+    except Unreadable:
+        raise
+    except _DAMAGE as error:
+        raise Unreadable(f"the archive cannot be read: {error}") from error
+
+
+def _zip_members(data: bytes) -> Iterator[Part]:
+    """Every member that begins anywhere: the directory at the end may leave some out, or name them otherwise."""
+    at = data.find(_ZIP)
+    while at >= 0:
+        after = at + 4
+        if at + _LOCAL.size <= len(data):
+            _, _, flags, method, _, _, _, packed, _, name_size, extra = _LOCAL.unpack_from(data, at)
+            begin = at + _LOCAL.size + name_size + extra
+            name = data[at + _LOCAL.size : at + _LOCAL.size + name_size].decode("utf-8", "replace")
+            known = not flags & _DESCRIPTOR and packed != 0xFFFFFFFF and begin + packed <= len(data)
+            if method != _STORED:
+                content = data[begin : begin + packed] if known else data[begin:]
+                part, used = _inflate(f"!{name}", method, content)
+                yield part
+                after = begin + (packed if known else used)
+            else:
+                end = begin + packed if known and packed else _next_zip(data, begin)
+                yield Part(name=f"!{name}", data=data[begin:end])
+                after = max(begin, end)
+        at = data.find(_ZIP, max(after, at + 4))
+
+
+def _next_zip(data: bytes, begin: int) -> int:
+    found = [data.find(b"PK" + mark, begin) for mark in (b"\x03\x04", b"\x01\x02", b"\x07\x08", b"\x05\x06")]
+    return min((each for each in found if each >= 0), default=len(data))
+
+
+def _inflate(name: str, method: int, content: bytes) -> tuple[Part, int]:
+    if method == 8:
+        make: Callable[[], Any] = lambda: zlib.decompressobj(-15)  # noqa: E731
+    elif method == 12:
+        make = bz2.BZ2Decompressor
+    elif method == 14:
+        size = int.from_bytes(content[2:4], "little")
+        try:
+            filters = [lzma._decode_filter_properties(lzma.FILTER_LZMA1, content[4 : 4 + size])]  # type: ignore[attr-defined]
+            make = partial(lzma.LZMADecompressor, lzma.FORMAT_RAW, filters=filters)
+        except lzma.LZMAError as error:
+            return Part(name=name, data=b"", fault=f"it cannot be decompressed: {error}"), 0
+        content = content[4 + size :]
+    elif method == 93:
+        make = lambda: zstandard.ZstdDecompressor().decompressobj()  # noqa: E731
+    else:
+        return Part(name=name, data=b"", fault=f"it is packed by method {method}, which is not opened"), 0
+    data, fault, rest = _run(make, content)
+    return Part(name=name, data=data, fault=fault), len(content) - rest
+
+
+def _decompress(data: bytes) -> Part | None:
+    make: Callable[[], Any] | None = None
+    sure = True
+    if data.startswith(b"\x1f\x8b"):
+        make = lambda: zlib.decompressobj(31)  # noqa: E731
+    elif data.startswith(b"BZh"):
+        make = bz2.BZ2Decompressor
+    elif data.startswith((b"\xfd7zXZ\x00", b"]\x00\x00")):
+        make = lzma.LZMADecompressor
+    elif data.startswith(b"\x28\xb5\x2f\xfd") or _ZSTD_SKIPPED.match(data):
+        make = lambda: zstandard.ZstdDecompressor().decompressobj()  # noqa: E731
+        data = _without_skipped(data)
+    elif data.startswith(b"\x04\x22\x4d\x18"):
+        make = _lz4()
+    elif len(data) > 5 and data[0] & 0x0F == 8 and data[0] <= 0x78 and int.from_bytes(data[:2], "big") % 31 == 0:
+        make, sure = zlib.decompressobj, False
+    if make is None:
+        return None
+    whole, fault = io.BytesIO(), None
+    rest = len(data)
+    while rest:
+        piece, fault, rest = _run(make, data[len(data) - rest :])
+        whole.write(piece)
+        if whole.tell() > LIMIT:
+            raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
+        if fault is not None or not data[len(data) - rest :].startswith(data[:2]):
+            break
+    content = whole.getvalue()
+    if not sure and (fault is not None or not content):
+        return None  # two bytes that only look like a zlib header
+    if not content and fault is not None:
+        raise Unreadable(f"it cannot be decompressed: {fault}")
+    return Part(name="", data=content, fault=fault)
+
+
+def _run(make: Callable[[], Any], data: bytes) -> tuple[bytes, str | None, int]:
+    """What it gives, why it is not whole, and how many bytes it left.
+
+    Given in pieces, the last one byte by byte where it is damaged: what came before a wrong checksum counts.
+    """
+    found, reader = io.BytesIO(), make()
+    view = memoryview(data)
+    for at in range(0, len(data), _CHUNK):
+        try:
+            found.write(reader.decompress(bytes(view[at : at + _CHUNK])))
+        except _DAMAGE as error:
+            reader = make()
+            found = io.BytesIO()
+            with contextlib.suppress(*_DAMAGE):
+                found.write(reader.decompress(bytes(view[:at])))
+                for one in range(at, min(len(data), at + _CHUNK)):
+                    found.write(reader.decompress(bytes(view[one : one + 1])))
+            return found.getvalue(), str(error) or type(error).__name__, 0
+        if found.tell() > LIMIT:
+            raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
+        if reader.eof:
+            return found.getvalue(), None, len(reader.unused_data or b"") + max(0, len(data) - at - _CHUNK)
+    return found.getvalue(), "it has no proper end", 0
+
+
+def _without_skipped(data: bytes) -> bytes:
+    """zstd's skippable frames carry nothing (RFC 8878, 3.1.2)."""
+    while _ZSTD_SKIPPED.match(data):
+        data = data[8 + int.from_bytes(data[4:8], "little") :]
+    return data
+
+
+def _lz4() -> Callable[[], Any]:
+    try:
+        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise Unreadable("it is compressed with lz4, which is not installed here (pip install lz4)") from error
+    made: Callable[[], Any] = LZ4FrameDecompressor
+    return made
+
+
+def _limited(content: bytes) -> bytes:
+    if len(content) > LIMIT:
+        raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
+    return content

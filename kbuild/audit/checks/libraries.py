@@ -1,0 +1,191 @@
+"""Classes of the libraries that models are made with, looked up in the libraries' own files and never imported.
+
+The files are those of the lock's wheel where it is in the cache, its sha256 compared, else those installed beside
+kbuild. A class counts where its module defines it, by Python's own grammar: what a module only imports (``os`` in it,
+or ``Popen``) is none of its classes. Compiled modules say no names; of those, classes and Cython's own functions that
+put an object together again count by their form.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+Read = Callable[[str], bytes | None]
+"""The bytes of a file of a distribution by its path below site-packages, ``""`` for a compiled one; None: no such."""
+
+_CYTHON = re.compile(r"_?[A-Z]\w*|__pyx_unpickle_\w+|newObj")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Library:
+    """``distribution`` brings it; below ``parts`` are its data classes (none: everywhere), never below ``without``."""
+
+    distribution: str
+    parts: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _library(distribution: str, parts: str = "", without: str = "") -> _Library:
+    return _Library(distribution=distribution, parts=frozenset(parts.split()), without=frozenset(without.split()))
+
+
+# Left out are parts whose classes open files or run programs when they are made. scipy's distributions (scipy.stats)
+# run a text out of their own pickle when they are loaded (rv_generic.__setstate__), so no scan can judge them.
+_LIBRARIES: Mapping[str, _Library] = {
+    "catboost": _library("catboost", "core"),
+    "lightgbm": _library("lightgbm", "basic engine sklearn callback"),
+    "polars": _library("polars", "dataframe series datatypes"),
+    "scipy": _library("scipy", "sparse interpolate spatial optimize special cluster"),
+    "sklearn": _library(
+        "scikit-learn", without="datasets externals tests conftest _build_utils experimental _min_dependencies"
+    ),
+    "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib.table sandbox"),
+    "torch": _library("torch", "nn optim _tensor _utils storage serialization"),
+    "xgboost": _library("xgboost", "core sklearn callback"),
+}
+_FUNCTIONS = {
+    "polars": frozenset({"_restore_dataframe"}),
+    "torch._utils": _names(
+        "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter "
+        "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
+        "_rebuild_device_tensor_from_numpy"
+    ),
+    "torch": _names(
+        "BFloat16Storage BoolStorage ByteStorage CharStorage ComplexDoubleStorage ComplexFloatStorage "
+        "DoubleStorage FloatStorage HalfStorage IntStorage LongStorage ShortStorage UntypedStorage Size "
+        "Tensor device dtype float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 bool complex64 "
+        "complex128"
+    ),
+    # What interp1d holds is a method of its own.
+    "scipy.interpolate._interpolate": _names(
+        "interp1d._call_linear interp1d._call_linear_np interp1d._call_nearest interp1d._call_previousnext "
+        "interp1d._call_spline interp1d._call_nan_spline"
+    ),
+    "scipy._lib.array_api_compat.numpy._aliases": _names("asarray"),
+    "scipy.special": _names("expit logit erf erfc gamma gammaln logsumexp softmax boxcox inv_boxcox log1p expm1"),
+}
+# Modules whose functions compute from what they are given, and are held by models: scores and steps.
+_COMPUTING = re.compile(
+    r"sklearn\.(metrics(\.\w+)*|feature_selection\._(univariate_selection|mutual_info)|cluster\._kmeans)"
+)
+
+
+@dataclass(slots=True)
+class Libraries:
+    """Answers of one audit; ``wheels`` are the files of locked wheels by canonical name."""
+
+    wheels: Mapping[str, Path] = field(default_factory=dict)
+    own: Read | None = None
+    own_roots: frozenset[str] = frozenset()
+    _defined: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    _files: dict[str, Read | None] = field(default_factory=dict)
+
+    def is_data(self, module: str, name: str) -> bool | None:
+        """Whether it is a class of a known library or of the model's own code; None where no file tells."""
+        if name in _FUNCTIONS.get(module, ()):
+            return True
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", module) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            return False
+        root = module.partition(".")[0]
+        if root in self.own_roots and self.own is not None:
+            return name in (_definitions(module, self.own, functions=True) or ())
+        library = _LIBRARIES.get(root)
+        if library is None or not _is_below(module, library):
+            return False
+        read = self._read(library.distribution)
+        if read is None:
+            return None
+        if module not in self._defined:
+            computes = _COMPUTING.fullmatch(module) is not None
+            self._defined[module] = _definitions(module, read, functions=computes)
+        defined = self._defined[module]
+        if defined is None:
+            return _CYTHON.fullmatch(name) is not None and _is_compiled(module, read)
+        return name in defined
+
+    def _read(self, distribution: str) -> Read | None:
+        if distribution not in self._files:
+            wheel = self.wheels.get(canonicalize_name(distribution))
+            self._files[distribution] = _installed(distribution) if wheel is None else _in_wheel(wheel)
+        return self._files[distribution]
+
+
+def _is_below(module: str, library: _Library) -> bool:
+    inside = module.partition(".")[2]
+    names = inside.split(".")
+    if any(name in library.without or name == "tests" for name in (*names, inside)):
+        return False
+    return not library.parts or names[0].removeprefix("_") in {part.removeprefix("_") for part in library.parts}
+
+
+def _in_wheel(path: Path) -> Read | None:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile):
+        return None
+    names = frozenset(archive.namelist())
+
+    def read(place: str) -> bytes | None:
+        if place in names:
+            return archive.read(place)
+        found = any(name.startswith(f"{place}.") and name.endswith(".so") for name in names)
+        return b"" if found else None
+
+    return read
+
+
+def _installed(distribution: str) -> Read | None:
+    try:
+        files = metadata.distribution(distribution).files
+    except metadata.PackageNotFoundError:
+        return None
+    by_name = {file.as_posix(): file for file in files or ()}
+
+    def read(place: str) -> bytes | None:
+        if place in by_name:
+            try:
+                return Path(str(by_name[place].locate())).read_bytes()
+            except OSError:
+                return None
+        return b"" if any(name.startswith(f"{place}.") and name.endswith(".so") for name in by_name) else None
+
+    return read
+
+
+def _is_compiled(module: str, read: Read) -> bool:
+    return read(module.replace(".", "/")) == b""
+
+
+def _definitions(module: str, read: Read, *, functions: bool = False) -> frozenset[str] | None:
+    """The classes (and functions) that a module's source defines, None where there is no source."""
+    place = module.replace(".", "/")
+    source = read(f"{place}.py")
+    source = read(f"{place}/__init__.py") if source is None else source
+    if source is None:
+        return None
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return frozenset()
+    kinds = (ast.ClassDef, ast.FunctionDef) if functions else (ast.ClassDef,)
+    found: set[str] = set()
+    pending: list[ast.AST] = [tree]
+    while pending:
+        for node in ast.iter_child_nodes(pending.pop()):
+            if isinstance(node, kinds):
+                found.add(node.name)
+            elif isinstance(node, ast.If | ast.Try | ast.With):
+                pending.append(node)
+    return frozenset(found)

@@ -1,0 +1,162 @@
+"""What the pickles of data name: an allow-list of (module, name), of the standard library, numpy and pandas.
+
+Everything here builds an object from what it is given, or computes; nothing opens, imports, runs or looks anything up.
+A name with a dot is none of them: it is taken apart by the unpickler, and leads from any module to any other
+(``logging``, ``os.system``). Classes of further libraries are looked up in their own files (``libraries``).
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_BUILTINS = _names(
+    "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple type "
+    "memoryview abs all any chr divmod enumerate hash len max min ord pow repr reversed round sorted sum "
+    "zip Ellipsis NotImplemented"
+) | {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
+_MATH = (
+    "abs add and_ concat contains countOf eq floordiv ge getitem gt index inv invert is_ is_not le lshift lt "
+    "matmul mod "
+    "mul ne neg not_ or_ pos pow rshift sub truediv truth xor itemgetter attrgetter iadd isub imul itruediv"
+)
+_NUMBERS = (
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist erf erfc exp exp2 expm1 fabs "
+    "factorial floor fmod frexp fsum gamma gcd hypot isclose isfinite isinf isnan isqrt lcm ldexp lgamma log "
+    "log10 log1p "
+    "log2 modf nextafter perm pow prod radians remainder sin sinh sqrt tan tanh trunc ulp"
+)
+_TYPING = (
+    "Any Optional Union List Dict Tuple Set FrozenSet Callable Iterable Sequence Mapping Literal Type TypeVar Generic"
+)
+_LIBRARY: dict[str, str] = {
+    "_codecs": "encode",
+    "array": "array _array_reconstructor",
+    "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque",
+    "copy_reg": "_reconstructor",
+    "copyreg": "_reconstructor __newobj__ __newobj_ex__",
+    "datetime": "date datetime time timedelta timezone tzinfo",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "functools": "partial",
+    "inspect": "Parameter Signature _ParameterKind _empty",
+    "ipaddress": "IPv4Address IPv4Interface IPv4Network IPv6Address IPv6Interface IPv6Network",
+    "itertools": "count repeat",
+    "logging": "getLogger",
+    "math": _NUMBERS,
+    "numbers": "Complex Integral Number Rational Real",
+    "operator": _MATH,
+    "_operator": _MATH,
+    "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "random": "Random",
+    "re": "_compile",
+    "statistics": "NormalDist mean median mode stdev variance fmean",
+    "string": "Formatter Template",
+    "_thread": "RLock",
+    "threading": "RLock",
+    "time": "struct_time",
+    "types": "GenericAlias MappingProxyType NoneType SimpleNamespace",
+    "typing": _TYPING,
+    "uuid": "SafeUUID UUID",
+    "zoneinfo": "ZoneInfo ZoneInfo._unpickle",
+    "zoneinfo._zoneinfo": "ZoneInfo ZoneInfo._unpickle",
+    # joblib's own arrays: the bytes follow in the same file.
+    "joblib.numpy_pickle": "NumpyArrayWrapper",
+    "kbuild.training.pyfunc": "KedroPipelineModel",
+    # pandas' columns of text and of Arrow's types.
+    "pyarrow.lib": "Field Schema _restore_array chunked_array field py_buffer schema struct timestamp type_for_alias",
+    "pytz": "_UTC _p",
+    "dateutil.tz.tz": "tzutc tzlocal tzoffset",
+}
+
+_UFUNCS = (
+    "abs absolute add all amax amin any arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin "
+    "argsort around "
+    "average bitwise_and bitwise_or bitwise_xor cbrt ceil clip concatenate conj copysign corrcoef cos cosh "
+    "count_nonzero "
+    "cumprod cumsum deg2rad diff digitize divide dot equal exp exp2 expm1 eye fabs flip float_power floor "
+    "floor_divide fmax "
+    "fmin fmod full full_like greater greater_equal heaviside histogram hypot identity interp invert isclose "
+    "isfinite isinf "
+    "isnan less less_equal linspace log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor"
+    " matmul "
+    "max maximum mean median min minimum mod multiply nan_to_num nanmax nanmean nanmedian nanmin nanpercentile "
+    "nanquantile "
+    "nanstd nansum nanvar negative nonzero not_equal ones ones_like percentile positive power prod ptp quantile "
+    "rad2deg "
+    "ravel reciprocal remainder reshape rint round searchsorted sign sin sinh sort sqrt square squeeze stack std "
+    "subtract "
+    "sum take tan tanh transpose tril triu true_divide trunc unique var vstack hstack where zeros zeros_like"
+)
+_SCALARS = (
+    "bool bool_ bytes_ str_ void object_ generic number integer signedinteger unsignedinteger inexact floating "
+    "complexfloating flexible character byte ubyte short ushort intc uintc int_ uint intp uintp longlong "
+    "ulonglong int8 "
+    "int16 int32 int64 uint8 uint16 uint32 uint64 half single double longdouble float16 float32 float64 float128 "
+    "csingle "
+    "cdouble clongdouble complex64 complex128 complex256 datetime64 timedelta64 float_ complex_ long ulong"
+)
+_NUMPY: tuple[tuple[str, str], ...] = (
+    (r"numpy", f"ndarray dtype matrix recarray record poly1d ma {_SCALARS} {_UFUNCS}".replace(" ma ", " ")),
+    (r"numpy\._?core\.multiarray|numpy\._core\._multiarray_umath", "_reconstruct scalar ndarray dtype"),
+    (r"numpy\._?core\.numeric", "_frombuffer"),
+    (r"numpy\._?core\.records|numpy\.rec", "recarray record"),
+    (r"numpy\._?core\._methods", "_mean _sum _amax _amin _std _var"),
+    (r"numpy\._?core\.fromnumeric", _UFUNCS),
+    (r"numpy\.lib\.(_?function_base|_function_base_impl|_nanfunctions_impl|nanfunctions)(_impl)?", _UFUNCS),
+    (r"numpy\.ma(\.core)?", "MaskedArray MaskedConstant _mareconstruct mvoid"),
+    (r"numpy\.matrixlib\.defmatrix", "matrix"),
+    (r"numpy\.lib\.(_?polynomial|_polynomial_impl)", "poly1d"),
+    (r"numpy\.polynomial\.\w+", "Polynomial Chebyshev Legendre Hermite HermiteE Laguerre"),
+    (r"numpy\.dtypes", r"\w+DType"),
+    (r"numpy\.random\._pickle", "__bit_generator_ctor __generator_ctor __randomstate_ctor"),
+    (r"numpy\.random\.(mtrand|_generator|_mt19937|_pcg64|_philox|_sfc64|bit_generator)", r"[A-Z]\w+"),
+    (r"numpy\.random\.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence"),
+)
+_CLASS = r"_?[A-Z]\w*"
+_PANDAS: tuple[tuple[str, str], ...] = (
+    (
+        r"pandas",
+        "Categorical CategoricalDtype CategoricalIndex DataFrame DateOffset DatetimeIndex DatetimeTZDtype Flags "
+        "Float32Dtype "
+        "Float64Dtype Grouper Index Int16Dtype Int32Dtype Int64Dtype Int8Dtype Interval IntervalDtype IntervalIndex "
+        "MultiIndex NamedAgg Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype StringDtype Timedelta "
+        "TimedeltaIndex Timestamp UInt16Dtype UInt32Dtype UInt64Dtype UInt8Dtype BooleanDtype ArrowDtype "
+        "to_numeric isna "
+        "isnull notna notnull",
+    ),
+    (r"pandas\.core\.(frame|series|flags)", "DataFrame Series Flags"),
+    (r"pandas\.core\.indexes\.\w+|pandas\.indexes\.\w+", f"{_CLASS} _new_\\w+"),
+    (r"pandas\.core\.internals(\.\w+)?", f"{_CLASS} new_block _unpickle_block"),
+    (r"pandas\.core\.arrays(\.\w+){0,2}|pandas\.arrays", _CLASS),
+    (r"pandas\.core\.dtypes\.(dtypes|base)", _CLASS),
+    (r"pandas\._libs\.(internals|arrays|missing|interval|sparse)", f"{_CLASS} _unpickle_block __pyx_unpickle_\\w+"),
+    (r"pandas\._libs\.tslibs\.\w+", f"{_CLASS} _\\w*unpickle\\w* __pyx_unpickle_\\w+ __\\w*unpickle\\w*"),
+    (r"pandas\.tseries\.offsets", _CLASS),
+)
+_RULES = [(re.compile(module), frozenset(names.split())) for module, names in (*_NUMPY, *_PANDAS)]
+
+
+def is_ordinary(module: str, name: str) -> bool:
+    """Whether data is made of it."""
+    if module in ("builtins", "__builtin__"):
+        return name in _BUILTINS or (module == "__builtin__" and name in ("unicode", "long", "xrange", "basestring"))
+    if module == "exceptions":  # Python 2's, which the oldest protocols name
+        return name in _BUILTINS and name[0].isupper()
+    if name in _LIBRARY.get(module, "").split():
+        return True
+    return any(
+        rule.fullmatch(module)
+        and (name in names or any(_matches(each, name) for each in names if "\\" in each or "[" in each))
+        for rule, names in _RULES
+    )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern, name) is not None

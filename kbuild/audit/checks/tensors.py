@@ -1,0 +1,35 @@
+"""safetensors: a format that holds numbers alone, and is recognised by all of it.
+
+Format: https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+
+_MAX_HEADER = 100_000_000
+_TYPES = frozenset(
+    {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64", "C64", "F8_E4M3"}
+    | {"F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
+)
+
+
+def is_tensors(data: bytes) -> bool:
+    """Whether it is a safetensors file from first byte to last: tensors without gaps and nothing else."""
+    if len(data) < 10 or data[8:9] != b"{":
+        return False
+    size = int.from_bytes(data[:8], "little")
+    if size > min(_MAX_HEADER, len(data) - 8):
+        return False
+    try:
+        header = json.loads(data[8 : 8 + size])
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        spans = sorted(tuple(value["data_offsets"]) for value in tensors if value["dtype"] in _TYPES)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    end = 0
+    for begin, until in spans:
+        if begin != end or until < begin:
+            return False
+        end = until
+    return len(spans) == len(tensors) and 8 + size + end == len(data)

@@ -1,0 +1,149 @@
+"""All of the corpus of disguised pickles is found, and nothing in what models are made of."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import functools
+import io
+import operator
+import pathlib
+import pickle
+import re
+import uuid
+import zoneinfo
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import numpy
+import pandas
+import pytest
+from disguised import disguised
+from scipy import interpolate, sparse
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_selection import SelectKBest
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
+
+from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.subject import Subject
+
+
+def scan(make_bundle: Any, files: dict[str, bytes], **options: Any) -> Any:
+    return PickleCheck(**options).run(Subject(reference="x", kind="model", bundle=make_bundle(files=files)))
+
+
+def test_every_disguised_pickle_is_found_by_its_content(make_bundle: Any) -> None:
+    cases = list(disguised("/nowhere/mark"))
+    assert len(cases) >= 150
+    # Names that tell nothing, so that content alone decides.
+    result = scan(make_bundle, {f"artifacts/{number}": case.data for number, case in enumerate(cases)})
+    found = {each.where for each in result.findings if each.severity in ("medium", "critical")}
+    assert [case.name for number, case in enumerate(cases) if f"artifacts/{number}" not in found] == []
+
+
+X = numpy.random.default_rng(0).normal(size=(60, 4))
+Y = (X[:, 0] > 0).astype(int)
+FRAME = pandas.DataFrame(
+    {
+        "a": [1, 2],
+        "b": ["x", "y"],
+        "c": pandas.Categorical(["u", "v"]),
+        "d": pandas.date_range("2026", periods=2, tz="Europe/Berlin"),
+        "e": pandas.array([1, None], dtype="Int64"),
+        "f": pandas.period_range("2026", periods=2, freq="M"),
+        "g": pandas.to_timedelta([1, 2]),
+    },
+    index=pandas.MultiIndex.from_product([[1], [2, 3]]),
+)
+FITTED: list[Callable[[], Any]] = [
+    lambda: LogisticRegression().fit(X, Y),
+    lambda: SGDClassifier().fit(X, Y),
+    lambda: RandomForestClassifier(3).fit(X, Y),
+    lambda: GradientBoostingClassifier(n_estimators=3).fit(X, Y),
+    lambda: HistGradientBoostingClassifier(max_iter=3).fit(X, Y),
+    lambda: KNeighborsClassifier().fit(X, Y),
+    lambda: SVC().fit(X, Y),
+    lambda: GaussianProcessClassifier().fit(X, Y),
+    lambda: MLPClassifier(max_iter=1000, tol=1).fit(X, Y),
+    lambda: KMeans(2, n_init=1).fit(X),
+    lambda: SelectKBest(k=2).fit(X, Y),
+    lambda: make_pipeline(FunctionTransformer(numpy.log1p), StandardScaler()).fit(numpy.abs(X)),
+    lambda: ColumnTransformer([("one", OneHotEncoder(), ["b"])]).fit(FRAME),
+    lambda: GridSearchCV(RandomForestClassifier(2), {"max_depth": [1, 2]}, cv=2).fit(X, Y),
+    lambda: FRAME,
+    lambda: [pandas.Series([1]), pandas.Timestamp("2026", tz="UTC"), pandas.offsets.BusinessDay(2)],
+    lambda: [sparse.csr_matrix(numpy.eye(3)), sparse.coo_array(numpy.eye(3))],
+    lambda: [interpolate.CubicSpline([0, 1, 2], [0, 1, 4])],
+    lambda: [numpy.random.default_rng(1), numpy.random.RandomState(1), numpy.ma.array([1]), numpy.poly1d([1, 2])],
+    lambda: [numpy.log1p, numpy.float32(1), numpy.rec.array([(1, 2.0)]), numpy.dtype("f4")],
+    lambda: [
+        datetime.datetime.now(datetime.UTC),
+        zoneinfo.ZoneInfo("UTC"),
+        uuid.uuid4(),
+        decimal.Decimal(1),
+        re.compile("x"),
+        pathlib.Path("x"),
+        collections.defaultdict(list),
+        functools.partial(max, 1),
+        operator.itemgetter(1),
+        ValueError("x"),
+        slice(1, 2),
+        frozenset([2]),
+        type(None),
+    ],
+]
+
+
+def joblib_bytes(value: Any, compress: int) -> bytes:
+    file = io.BytesIO()
+    joblib.dump(value, file, compress=compress)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("number", range(len(FITTED)))
+def test_nothing_is_found_in_what_models_are_made_of(make_bundle: Any, number: int) -> None:
+    value = FITTED[number]()
+    files = {f"{protocol}.pkl": pickle.dumps(value, protocol) for protocol in (3, 4, 5)}
+    files |= {f"{level}.joblib": joblib_bytes(value, level) for level in (0, 3)}
+    result = scan(make_bundle, files)
+    assert (result.findings, result.unchecked, result.looked_at) == ((), (), 5)
+
+
+def test_a_class_of_the_models_own_code_is_no_surprise_and_one_of_anothers_name_is(make_bundle: Any) -> None:
+    stated = b"\x80\x04\x8c\x05churn\x8c\x05Model\x93)R."
+    shadow = b"\x80\x04\x8c\x0asubprocess\x8c\x05Popen\x93)R."
+    code = {"code/churn/__init__.py": b"class Model: ...\n", "code/subprocess.py": b"class Popen: ...\n"}
+    assert [each.id for each in scan(make_bundle, {"python_model.pkl": stated}).findings] == ["pickle-unknown"]
+    assert scan(make_bundle, {**code, "python_model.pkl": stated}).findings == ()
+    assert [each.id for each in scan(make_bundle, {**code, "x.pkl": shadow}).findings] == ["pickle-dangerous"]
+
+
+@pytest.mark.parametrize("allowed", [("churn.Model",), ("churn.*",)])
+def test_the_policy_adds_names(make_bundle: Any, allowed: tuple[str, ...]) -> None:
+    stated = b"\x80\x04\x8c\x05churn\x8c\x05Model\x93)R."
+    assert scan(make_bundle, {"python_model.pkl": stated}, allowed=allowed).findings == ()
+    evil = pickle.dumps(eval)
+    assert scan(make_bundle, {"python_model.pkl": evil}, allowed=allowed).findings
+
+
+def test_what_cannot_be_opened_is_unchecked(make_bundle: Any) -> None:
+    for data in (b"7z\xbc\xaf\x27\x1c" + bytes(40), b"Rar!\x1a\x07\x01\x00" + bytes(40)):
+        [unchecked] = scan(make_bundle, {"artifacts/x": data}).unchecked
+        assert unchecked.where == "artifacts/x" and "not opened" in unchecked.reason
+
+
+def test_a_layer_of_code_in_keras_own_formats_is_critical(make_bundle: Any) -> None:
+    config = b'\x89HDF\r\n\x1a\n{"class_name": "Lambda", "config": {"function": ["4wEAAAAA"]}}'
+    [finding] = scan(make_bundle, {"model.h5": config}).findings
+    assert (finding.id, finding.severity) == ("model-code", "critical")
