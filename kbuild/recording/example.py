@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
-import warnings
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,13 @@ import numpy as np
 import pandas as pd
 
 from kbuild.errors import KbuildError, RecordingError
+from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow
+from kbuild.recording.input.forms import carry
+from kbuild.recording.input.signature import Carried, make_carried, try_carried
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
+    from mlflow.types import Schema
 
     from kbuild.training.pyfunc import KedroPipelineModel
 
@@ -24,10 +29,16 @@ _NO_DATA_HINT = "pass signature and input_example in log_model_kwargs, or signat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """MLflow's signature and input example, either of which the user may have refused (None)."""
+    """MLflow's signature and input example, either of which the user may have refused (None).
+
+    ``known`` is the example as training's catalog gives it, ``own`` the pipeline's own answer to that, as the scoring
+    server writes it; None where no example is known. ``chosen`` where the user chose the signature.
+    """
 
     signature: ModelSignature | None
     input_example: Any
+    known: Any = None
+    own: str | None = None
 
 
 def make_example(
@@ -35,39 +46,103 @@ def make_example(
 ) -> Example:
     """Infer what the user did not give: ``signature`` and ``input_example`` are "auto" unless in ``log_model_kwargs``.
 
-    ``model`` has its artifacts loaded; ``data`` is the training input, where ``has_data``. The signature's inputs come
-    of all data, its outputs of the example, its parameters of the run's.
-    Raises RecordingError when there is nothing to infer from, or the pipeline cannot answer its own training data.
+    ``model`` has its artifacts loaded, and is told the form of its input; ``data`` is the training input, where
+    ``has_data``. The signature's inputs come of all data, its outputs of the example, its parameters of the run's.
+    Raises RecordingError when there is nothing to infer from, the pipeline cannot answer its own training data, or no
+    request can bring such data.
     """
     given = log_model_kwargs.get("input_example", "auto")
-    example = given
-    if _is_auto(given):
-        example = take_rows(data, rows) if has_data and rows else None
-    elif given is False:
-        example = None
     signature = log_model_kwargs.get("signature", "auto")
-    if not _is_auto(signature):
-        return Example(signature=signature or None, input_example=example)
+    mine = None if _is_auto(given) or given is False else given
+    example, params = mine if isinstance(mine, tuple) else (mine, None)
     if not has_data:
-        data = example[0] if isinstance(example, tuple) else example
+        data = example
+    if not _is_auto(signature):
+        wanted = _is_auto(given) and has_data and bool(rows)
+        return _make_chosen(model, data if has_data else None, mine, signature or None, rows if wanted else 0)
     if data is None:
         raise RecordingError(
             f"no data of the inference input {model.input_name!r} is left to infer the model's signature from",
             hint=f"give {model.input_name!r} a file in the catalog; or {_NO_DATA_HINT}",
         )
-    asked = take_rows(data, max(rows, 1))
-    return Example(signature=_infer(model, data, asked if asked is not None else data), input_example=example)
+    known = take_rows(data, rows or 1)
+    carried = make_carried(data, known)
+    model.form = carried.form
+    if mine is not None:
+        known, example = _read_mine(example, data, carried)
+    elif rows and _is_auto(given):
+        example = carried.example
+    output = _ask(model, known, params)
+    made = _infer(model, carried.schema, output)
+    kept = (example, params) if isinstance(mine, tuple) else example
+    if example is None:
+        return Example(signature=made, input_example=None)
+    return Example(signature=made, input_example=kept, known=known, own=_write(output))
+
+
+def is_chosen(log_model_kwargs: Mapping[str, Any]) -> bool:
+    """Whether the signature is the user's own, or refused."""
+    return not _is_auto(log_model_kwargs.get("signature", "auto"))
+
+
+def _read_mine(example: Any, data: Any, carried: Carried) -> tuple[Any, Any]:
+    """The user's example as the first node gets it, and as MLflow is to keep it."""
+    same = type(example) is type(data)
+    try:
+        kept = carry(carried.form, example) if same and carried.form is not None else example
+        given = deliver(kept, carried.schema, carried.form)
+    except Exception as error:
+        text = " ".join(str(getattr(error, "message", None) or error).split())[:300]
+        raise RecordingError(
+            f"the input_example in log_model_kwargs is not like the training data: {text}",
+            hint="leave it out, or give rows of the inference input as the catalog loads it",
+        ) from error
+    return (example if same and find_change(example, given) is None else given), kept
+
+
+def _make_chosen(
+    model: KedroPipelineModel, data: Any, mine: Any, signature: ModelSignature | None, rows: int
+) -> Example:
+    """With a signature of the user's, or none: the input's form is kept where the example then arrives as it is."""
+    if mine is None and not rows:
+        return Example(signature=signature, input_example=None)
+    example, params = mine if isinstance(mine, tuple) else (mine, None)
+    if data is None:
+        return Example(signature=signature, input_example=mine)
+    known = take_rows(data, rows or 1)
+    carried = try_carried(data, known, None if signature is None else signature.inputs)
+    model.form = None if carried is None else carried.form
+    if mine is not None and type(example) is not type(data):
+        return Example(signature=signature, input_example=mine)
+    if mine is None:
+        example = _keep(known) if carried is None else carried.example
+    else:
+        known, example = example, example if model.form is None else carry(model.form, example)
+    if example is None:
+        return Example(signature=signature, input_example=None)
+    own = _write(_ask(model, known, params))
+    kept = (example, params) if isinstance(mine, tuple) else example
+    return Example(signature=signature, input_example=kept, known=known, own=own)
+
+
+def _keep(known: Any) -> Any:
+    """What MLflow can keep as an example, of a value that nothing is known to carry."""
+    if isinstance(known, pd.DataFrame):
+        return known.reset_index(drop=True)
+    return known if isinstance(known, np.ndarray | list | dict | str | bytes | bool | int | float) else None
 
 
 def take_rows(data: Any, rows: int) -> Any:
-    """The first rows of a table, array or list; other values whole; None for what MLflow cannot keep as example."""
-    if isinstance(data, pd.DataFrame):
-        return data.head(rows).reset_index(drop=True)
-    if isinstance(data, np.ndarray | list):
+    """The first rows of a table, array or list, or of each in a dict of them; other values whole."""
+    if isinstance(data, pd.DataFrame | pd.Series):
+        return data.head(rows)
+    if isinstance(data, list) or (isinstance(data, np.ndarray) and data.ndim):
         return data[:rows]
-    if isinstance(data, dict | str | bytes | bool | int | float):
-        return data
-    return None
+    if type(data).__module__.partition(".")[0] == "polars" and hasattr(data, "head"):
+        return data.head(rows)
+    if isinstance(data, dict) and any(isinstance(each, pd.DataFrame | np.ndarray) for each in data.values()):
+        return {name: take_rows(each, rows) if hasattr(each, "shape") else each for name, each in data.items()}
+    return data
 
 
 def get_signature_parameters(model: KedroPipelineModel, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,12 +161,10 @@ def _is_auto(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value == "auto")
 
 
-def _infer(model: KedroPipelineModel, data: Any, asked: Any) -> ModelSignature:
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import infer_signature
-
+def _ask(model: KedroPipelineModel, known: Any, params: Any) -> Any:
+    """The pipeline's own answer; the nodes get a copy, which they may change."""
     try:
-        output = model.predict(None, asked)
+        return model.ask(copy.deepcopy(known), params)
     except KbuildError:
         raise
     except Exception as error:  # the nodes are the user's code, which may raise anything
@@ -100,13 +173,32 @@ def _infer(model: KedroPipelineModel, data: Any, asked: Any) -> ModelSignature:
             f"the inference pipeline fails on its own training data: {type(error).__name__}: {error} {notes}".strip(),
             hint="run the inference pipeline by itself: kedro run --pipelines <its name>",
         ) from error
-    with warnings.catch_warnings():
-        # MLflow advises against integer columns; here they are what the model was trained on.
-        warnings.filterwarnings("ignore", message=".*integer column", category=UserWarning)
-        try:
-            return infer_signature(data, output, get_signature_parameters(model, model.loaded_inputs) or None)
-        except MlflowException as error:
-            kinds = f"{type(data).__name__} to {type(output).__name__}"
-            raise RecordingError(
-                f"MLflow cannot infer a signature ({kinds}): {error.message}", hint=_NO_DATA_HINT
-            ) from error
+
+
+def _write(output: Any) -> str:
+    """The answer as the scoring server writes it."""
+    from mlflow.pyfunc.scoring_server import predictions_to_json
+
+    text = io.StringIO()
+    try:
+        predictions_to_json(output, text)
+    except Exception as error:  # the output is the user's, of any type
+        raise RecordingError(
+            f"the inference pipeline's answer, a {type(output).__name__}, cannot be written as JSON: {error}",
+            hint="let the last inference node give a table, an array, a list or a dict of plain values",
+        ) from error
+    return text.getvalue()
+
+
+def _infer(model: KedroPipelineModel, inputs: Schema, output: Any) -> ModelSignature:
+    from mlflow.models import ModelSignature, infer_signature
+
+    try:
+        with silent_mlflow():
+            rest = infer_signature(None, output, get_signature_parameters(model, model.loaded_inputs) or None)
+    except Exception as error:  # MLflow raises anything of what it was not made for
+        text = " ".join(str(getattr(error, "message", None) or error).split())
+        raise RecordingError(
+            f"MLflow cannot infer a signature of the answer, a {type(output).__name__}: {text}", hint=_NO_DATA_HINT
+        ) from error
+    return ModelSignature(inputs=inputs, outputs=rest.outputs, params=rest.params)

@@ -6,6 +6,7 @@ it logged, and what is logged are those same files.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.answers import Tolerance, compare_texts
+from kbuild.answers import Tolerance, compare, compare_texts
 from kbuild.errors import RecordingError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.changes import check_changes
 from kbuild.recording.clean_check import Answer, ask_in_clean_process
-from kbuild.recording.example import make_example
+from kbuild.recording.example import is_chosen, make_example
+from kbuild.recording.input.delivery import deliver, find_change
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import GitState, quiet_mlflow
 from kbuild.recording.provenance import note_inputs
@@ -96,7 +98,8 @@ def record_model(
             model, data, has_data=has_data, log_model_kwargs=pipeline_ml.log_model_kwargs, rows=settings.example_rows
         )
         if settings.check:
-            check_changes(model, artifacts, example.input_example, settings.tolerance)
+            shown = example.input_example if example.known is None else example.known
+            check_changes(model, artifacts, shown, settings.tolerance)
         draft = Draft(
             model=model,
             artifacts=artifacts,
@@ -183,6 +186,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         saved = work / f"model-{attempt}"
         save_model(draft, environment, code_paths, saved)
         recorded = record_prediction(saved)
+        _compare_own(draft, recorded, settings.tolerance)
         if not settings.check:
             return saved
         answer = ask_in_clean_process(
@@ -205,6 +209,30 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         f"the model cannot be loaded and asked in a clean process: {answer.error}",
         hint="what it imports must be in the project's package or in a package that it names; "
         "[tool.kbuild.training] check = false in pyproject.toml turns the check off",
+    )
+
+
+def _compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> None:
+    """The pipeline's own answer with that of the saved model to the request."""
+    if recorded is None or draft.example.own is None:
+        return
+    own, served = json.loads(draft.example.own), json.loads(recorded)
+    if is_chosen(draft.log_model_kwargs):
+        # Whoever writes a signature may well let whole numbers come as floats.
+        own, served = (json.loads(text, parse_int=float) for text in (draft.example.own, recorded))
+    fault = compare(own, served, tolerance).fault
+    if fault is None:
+        return
+    example = draft.example.input_example
+    schema = None if draft.example.signature is None else draft.example.signature.inputs
+    given = deliver(example[0] if isinstance(example, tuple) else example, schema, draft.model.form)
+    change = find_change(draft.example.known, given)
+    step = "" if change is None else f"; on its way {change}"
+    raise RecordingError(
+        f"the saved model answers the example otherwise than the inference pipeline itself: {fault}{step}",
+        hint="leave out signature and input_example in log_model_kwargs, or write them so that this stays as it is"
+        if is_chosen(draft.log_model_kwargs)
+        else "see that the inference pipeline uses no index of its rows, no state, clock or chance of its own",
     )
 
 

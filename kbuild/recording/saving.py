@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import platform
 import shutil
 import sys
@@ -22,6 +23,10 @@ from kbuild.training.pyfunc import KedroPipelineModel
 # The key of kbuild's own record in the MLmodel file's metadata, and the version of its layout.
 METADATA_KEY = "kbuild"
 RECORD_FORMAT = 1
+_EXAMPLE_HINT = (
+    "see that signature and input_example in log_model_kwargs fit each other and the data, or leave them out; "
+    "input_example=None logs without an example"
+)
 _SAVE_KWARGS = ("auth_policy", "model_config", "resources", "streamable")
 
 
@@ -65,7 +70,13 @@ def save_model(draft: Draft, environment: ModelEnvironment, code_paths: list[str
         )
     except MlflowException as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise RecordingError(f"MLflow cannot save the model: {error.message}{cause}") from error
+        raise RecordingError(f"MLflow cannot save the model: {error.message}{cause}", hint=_EXAMPLE_HINT) from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, pickle.PicklingError) as error:
+        # MLflow lets through what its own code was not made for.
+        reason = " ".join(str(error).split())
+        raise RecordingError(
+            f"MLflow cannot save the model: {type(error).__name__}: {reason}", hint=_EXAMPLE_HINT
+        ) from error
     finally:
         logger.setLevel(level)
     for compiled in sorted(target.rglob("__pycache__")):
@@ -117,7 +128,7 @@ def record_prediction(saved: Path) -> str | None:
         answer = scoring_server.invocations(text, "application/json", model, schema)
     except Exception as error:  # the nodes are the user's code, which may raise anything
         cause = _find_cause(error)
-        raise RecordingError(f"the model cannot answer its own input example: {cause}") from error
+        raise RecordingError(f"the model cannot answer its own input example: {cause}", hint=_EXAMPLE_HINT) from error
     finally:
         sys.path = path
     if answer.status != 200:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from kbuild.errors import InvalidModel, PipelineMLError, PredictionError
 from kbuild.served.calls import CopyMode, Plan, Step, is_parameter
+from kbuild.served.forms import Form, restore
 from kbuild.served.inputs import InputSource, load_input
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Raised when a state is written that older code cannot read.
 STATE_FORMAT = 1
+# The format of a state with a form: older code would ignore it, and hand on what MLflow made of the request.
+_FORM_FORMAT = 2
 # What the argument "runner" and the request parameter of that name may say; the latter changes nothing.
 RUNNERS = (None, "SequentialRunner")
 # What is written into every pickled model.
@@ -39,6 +42,8 @@ class ServedPipeline:
     sources: dict[str, InputSource]
     # Where Kedro's runner is to run the pipeline: its name, the nodes, and whose hooks it calls.
     runner: str | None = None
+    # What the request's value was in training, where MLflow hands on something else.
+    form: Form | None = None
     _nodes: tuple[Any, ...] = ()
     _hooks: tuple[Any, ...] = ()
     _catalog: Any
@@ -71,12 +76,17 @@ class ServedPipeline:
         """The inference pipeline's output; with several outputs, ``{name: value}``, tables in it as lists of records.
 
         ``params`` are the request's own values for parameters of the inference pipeline, by name without ``params:``.
-        Raises PredictionError for a parameter it does not have.
+        Raises PredictionError for a parameter it does not have, and for a value that is not of the model's form.
         """
+        value = model_input if self.form is None else restore(self.form, model_input)
+        return self.ask(value, params)
+
+    def ask(self, value: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """What ``predict`` gives, for the input's value as the pipeline's first node is to get it."""
         if self._values is None:
             raise PredictionError("the model was asked before load_context() loaded its artifacts")
         values = self._set_parameters(self._values, params or {})
-        values[self.input_name] = model_input
+        values[self.input_name] = value
         outputs = self._plan.run(values)
         if len(outputs) == 1:
             return outputs[self.output_names[0]]
@@ -117,29 +127,35 @@ class ServedPipeline:
         # since its values become the model's artifacts.
         loaded = {} if self._catalog is not None or self._values is None else {"values": dict(self._values)}
         chosen = {"runner": self.runner, "nodes": self._nodes, "hooks": self._hooks} if self.runner else {}
-        return loaded | {
-            "format": STATE_FORMAT,
-            "input_name": self.input_name,
-            "output_names": list(self.output_names),
-            "copy_mode": self.copy_mode if isinstance(self.copy_mode, str) else dict(self.copy_mode),
-            "sources": {name: source.to_dict() for name, source in self.sources.items()},
-            "steps": [
-                {"name": step.name, "func": step.func, "inputs": step.inputs, "outputs": step.outputs}
-                for step in self._steps
-            ],
-            **chosen,
-        }
+        formed = {} if self.form is None else {"form": self.form}
+        return (
+            loaded
+            | formed
+            | {
+                "format": _FORM_FORMAT if formed else STATE_FORMAT,
+                "input_name": self.input_name,
+                "output_names": list(self.output_names),
+                "copy_mode": self.copy_mode if isinstance(self.copy_mode, str) else dict(self.copy_mode),
+                "sources": {name: source.to_dict() for name, source in self.sources.items()},
+                "steps": [
+                    {"name": step.name, "func": step.func, "inputs": step.inputs, "outputs": step.outputs}
+                    for step in self._steps
+                ],
+                **chosen,
+            }
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state.get("format") != STATE_FORMAT:
+        if state.get("format") not in (STATE_FORMAT, _FORM_FORMAT):
             raise InvalidModel(
-                f"the model is of format {state.get('format')!r}, this kbuild reads format {STATE_FORMAT}",
+                f"the model is of format {state.get('format')!r}, this kbuild reads formats up to {_FORM_FORMAT}",
                 hint="load it with the kbuild that it carries in its code folder",
             )
         self.input_name = state["input_name"]
         self.output_names = list(state["output_names"])
         self.copy_mode = state["copy_mode"]
         self.sources = {name: InputSource.from_dict(each) for name, each in state["sources"].items()}
+        self.form = state.get("form")
         self._catalog = None
         self._steps = [Step(**step) for step in state["steps"]]
         self.runner = state.get("runner")

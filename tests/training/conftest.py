@@ -12,6 +12,9 @@ from types import ModuleType
 
 import pytest
 
+# Helpers beside the tests are importable: pytest's importlib mode leaves the folder off sys.path.
+sys.path.insert(0, str(Path(__file__).parent))
+
 with warnings.catch_warnings():
     # MLflow and Kedro warn of their own type hints and dependencies while they are imported.
     warnings.simplefilter("ignore")

@@ -149,8 +149,12 @@ def test_the_state_is_plain_and_versioned(package: ModuleType, catalog: DataCata
         "factors": {"kind": "dataset", "type": "kedro_datasets.json.json_dataset.JSONDataset", "arguments": {}},
         "params:bonus": {"kind": "parameter", "type": None, "arguments": {}},
     }
-    with pytest.raises(InvalidModel, match="format 2, this kbuild reads format 1"):
-        KedroPipelineModel.__new__(KedroPipelineModel).__setstate__({**state, "format": 2})
+    with pytest.raises(InvalidModel, match="format 3, this kbuild reads formats up to 2"):
+        KedroPipelineModel.__new__(KedroPipelineModel).__setstate__({**state, "format": 3})
+    # Older code must not take a model whose input is to be restored for one whose is not.
+    model.form = {"kind": "scalar", "type": "int"}
+    state = model.__getstate__()
+    assert (state["format"], state["form"]) == (2, {"kind": "scalar", "type": "int"})
 
 
 def test_the_pickle_names_only_functions_and_the_frozen_class(package: ModuleType, catalog: DataCatalog) -> None:

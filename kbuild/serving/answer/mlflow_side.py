@@ -144,6 +144,9 @@ def make_slow_path(loaded: Any, *, stack_traces: bool) -> Callable[[bytes, str],
             made = scoring_server.invocations(body, content_type, loaded, schema)
         except MlflowException as error:
             told = json.loads(error.serialize_as_json())
+            # MLflow hides what a model says; what kbuild says of a request is meant for who asked.
+            if type(error.__context__).__name__ == "PredictionError":
+                told["message"] = f"{error.message} {error.__context__}"
             if trace := told.get("stack_trace"):
                 _log.warning("the model failed", extra={"fields": {"traceback": trace}})
                 if not stack_traces:

@@ -1,0 +1,323 @@
+"""The form of an inference input, from the data that training's catalog gives (``kbuild.served.forms`` restores it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kbuild.errors import RecordingError
+from kbuild.recording.input.columns import carries_any, carry_column, describe_column
+
+_SCALARS = (bool, int, float, str, bytes)
+_HINT = (
+    "let the first inference node make it of a table, an array, a dict, a list of texts or dicts, a number, a text "
+    "or bytes; or pass signature=None in log_model_kwargs to log it without a check of its answers"
+)
+BYTES_COLUMN = "data"
+
+
+def describe(data: Any, *, typed: bool = True) -> dict[str, Any] | None:
+    """The form of ``data``; None where MLflow hands it on as it is, which a ``typed`` signature helps it to.
+
+    Raises RecordingError, naming the kind or the column, for what no request can bring.
+    """
+    form = _describe(data)
+    if not typed and form is not None:
+        _state_types(form)
+    if form is not None and form["kind"] == "table" and _is_plain(form, data):
+        return None
+    return form
+
+
+def _state_types(form: dict[str, Any]) -> None:
+    """Restore every column, since no signature says what its values are."""
+    table = form["table"] if form["kind"] == "polars" else form
+    for column in [*table.get("index", ()), *table.get("columns", ())]:
+        if column["as"] == "plain":
+            kinds = {"d": "time", "b": "truth", "s": "text"}
+            column["as"] = kinds.get(column["dtype"][0], "number")
+
+
+def _describe(data: Any) -> dict[str, Any] | None:
+    if isinstance(data, pd.DataFrame):
+        return _describe_table(data)
+    if isinstance(data, pd.Series):
+        form = _describe_table(data.to_frame())
+        return form | {"kind": "series", "labels": [data.name]}
+    if _is_polars(data):
+        return _describe_polars(data)
+    if isinstance(data, np.ndarray):
+        if data.dtype.kind not in "fiubUM":
+            raise _refuse(f"a NumPy array of the type {data.dtype}")
+        return None
+    if type(data) in _SCALARS or isinstance(data, np.generic):
+        kind = type(data.item() if isinstance(data, np.generic) else data)
+        if kind not in _SCALARS:
+            raise _refuse_type(data)
+        return {"kind": "scalar", "type": kind.__name__}
+    if isinstance(data, list):
+        return _describe_list(data)
+    if isinstance(data, Mapping):
+        return _describe_mapping(data)
+    raise _refuse_type(data)
+
+
+def _refuse(what: str) -> RecordingError:
+    return RecordingError(f"no request can bring the inference input, {what}", hint=_HINT)
+
+
+def _refuse_type(data: Any) -> RecordingError:
+    kind = type(data)
+    named = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return _refuse(f"a value of the type {named}")
+
+
+def _is_polars(data: Any) -> bool:
+    kind = type(data)
+    return kind.__module__.partition(".")[0] == "polars" and kind.__name__ in ("DataFrame", "Series")
+
+
+def _describe_table(table: pd.DataFrame) -> dict[str, Any]:
+    labels = table.columns.tolist()
+    levels = _levels(table)
+    wires = _name_columns([*levels, *labels])
+    index = (
+        [
+            describe_column(f"index {name!r}" if name is not None else "index", wire, values)
+            for (name, values), wire in zip(levels.items(), wires, strict=False)
+        ]
+        if levels
+        else []
+    )
+    columns = [
+        describe_column(label, wire, table.iloc[:, place])
+        for place, (label, wire) in enumerate(zip(labels, wires[len(levels) :], strict=True))
+    ]
+    return {
+        "kind": "table",
+        "index": index,
+        "index_names": list(table.index.names) if index else [],
+        "columns": columns,
+        "labels": labels,
+        "multi": isinstance(table.columns, pd.MultiIndex),
+        "label_names": list(table.columns.names),
+    }
+
+
+def _levels(table: pd.DataFrame) -> dict[Any, pd.Series]:
+    """The levels of an index that says something of its rows: any but unnamed whole numbers, which count them."""
+    index = table.index
+    if isinstance(index, pd.MultiIndex):
+        return {
+            index.names[place] if index.names[place] is not None else f"level_{place}": pd.Series(
+                index.get_level_values(place).to_series().array
+            )
+            for place in range(index.nlevels)
+        }
+    if index.name is None and pd.api.types.is_integer_dtype(index.dtype):
+        return {}
+    return {index.name if index.name is not None else "index": pd.Series(index.array)}
+
+
+def _name_columns(labels: list[Any]) -> list[str]:
+    """A text for each label, no two the same, none empty: MLflow has no other names."""
+    names: list[str] = []
+    for place, label in enumerate(labels):
+        text = ".".join(map(str, label)) if isinstance(label, tuple) else str(label)
+        first = text = text or f"column_{place}"
+        number = 0
+        while text in names:
+            number += 1
+            text = f"{first}.{number}"
+        names.append(text)
+    return names
+
+
+def _is_plain(form: Mapping[str, Any], table: pd.DataFrame) -> bool:
+    return (
+        not form["index"]
+        and not form["multi"]
+        and form["label_names"] == [None]
+        and form["labels"] == [column["wire"] for column in form["columns"]]
+        and all(type(label) is str for label in form["labels"])
+        and all(column["as"] == "plain" for column in form["columns"])
+    )
+
+
+def _describe_polars(data: Any) -> dict[str, Any]:
+    frame = data.to_frame() if type(data).__name__ == "Series" else data
+    schema = {}
+    for name, kind in frame.schema.items():
+        named = type(kind).__name__
+        arguments: dict[str, Any] = {}
+        if named == "Datetime":
+            arguments = {"time_unit": kind.time_unit, "time_zone": kind.time_zone}
+        elif named == "Duration":
+            arguments = {"time_unit": kind.time_unit}
+        elif named == "Decimal":
+            arguments = {"precision": kind.precision, "scale": kind.scale}
+        elif named == "Enum":
+            arguments = {"categories": kind.categories.to_list()}
+        elif kind.is_nested() or named in ("Object", "Null", "Binary", "Unknown"):
+            raise RecordingError(
+                f"no request can bring the input's column {name!r}, of polars' type {kind}",
+                hint="let the first inference node make it of columns of text or numbers",
+            )
+        schema[name] = {"name": named, "arguments": arguments}
+    # Named as in a table, and its form is that of the same values in pandas.
+    table = _describe_table(_polars_to_pandas(frame))
+    column = data.name if data is not frame else None
+    return {"kind": "polars", "schema": schema, "table": table, **({"column": column} if column is not None else {})}
+
+
+def _polars_to_pandas(frame: Any) -> pd.DataFrame:
+    made = {}
+    for name in frame.columns:
+        values, kind = frame[name].to_list(), type(frame.schema[name]).__name__
+        if kind.startswith(("Int", "UInt")):
+            made[name] = pd.Series(pd.array(values, dtype=kind))
+        elif kind.startswith("Float"):
+            made[name] = pd.Series(values, dtype="float64")
+        elif kind == "Boolean":
+            made[name] = pd.Series(pd.array(values, dtype="boolean"))
+        elif kind == "Datetime":
+            zone = frame.schema[name].time_zone
+            made[name] = pd.Series(pd.to_datetime(pd.Series(values, dtype=object), utc=zone is not None)).dt.as_unit(
+                "us"
+            )
+            if zone is not None:
+                made[name] = made[name].dt.tz_convert(zone)
+        elif kind == "Duration":
+            made[name] = pd.Series(pd.to_timedelta(pd.Series(values, dtype=object))).dt.as_unit("us")
+        else:
+            made[name] = pd.Series(values, dtype=object)
+    return pd.DataFrame(made)
+
+
+def _describe_list(data: list[Any]) -> dict[str, Any]:
+    types = {type(each) for each in data}
+    if types == {dict}:
+        return {"kind": "records", **_describe_rows(data)}
+    if len(types) == 1 and types <= {*_SCALARS}:
+        return {"kind": "list", "type": types.pop().__name__}
+    if types == {int, float}:
+        raise _refuse("a list of whole numbers and floats, which JSON and tables do not keep apart")
+    if not types:
+        raise _refuse("an empty list")
+    raise _refuse(f"a list of {', '.join(sorted(each.__name__ for each in types))}")
+
+
+def _describe_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    optional, types = [], {}
+    for key in keys:
+        if type(key) is not str or not key:
+            raise _refuse(f"a dict with the key {key!r}, which is no text")
+        values = [row[key] for row in rows if key in row]
+        for value in values:
+            _check_json(key, value)
+        kinds = {type(value) for value in values if value is not None}
+        if len(values) < len(rows):
+            if any(value is None for value in values):
+                raise _refuse(f"dicts where {key!r} is None in some and not there in others")
+            optional.append(key)
+        if len(kinds) == 1 and (kind := next(iter(kinds))) in _SCALARS:
+            types[key] = kind.__name__
+    return {"optional": optional, "types": types}
+
+
+def _check_json(key: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_json(f"{key}.{name}", each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_json(key, each)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise _refuse(f"a dict whose {key!r} is of the type {type(value).__name__}")
+
+
+def _describe_mapping(data: Mapping[Any, Any]) -> dict[str, Any] | None:
+    values = list(data.values())
+    if values and all(isinstance(each, np.ndarray) for each in values):
+        wrong = [name for name, each in data.items() if each.dtype.kind not in "fiubUM"]
+        if wrong:
+            raise _refuse(f"a dict whose {wrong[0]!r} is an array of the type {data[wrong[0]].dtype}")
+        return None
+    if values and any(isinstance(each, pd.DataFrame | pd.Series) or _is_polars(each) for each in values):
+        parts = {}
+        for name, each in data.items():
+            if type(name) is not str or not name:
+                raise _refuse(f"a dict with the key {name!r}, which is no text")
+            part = _describe(each)
+            if part is None or part["kind"] == "tables":
+                raise _refuse(f"a dict of tables whose {name!r} is of the type {type(each).__name__}")
+            _state_types(part)
+            parts[name] = part
+        return {"kind": "tables", "parts": parts}
+    if not values:
+        raise _refuse("an empty dict")
+    return {"kind": "mapping", **_describe_rows([dict(data)])}
+
+
+def carry(form: Mapping[str, Any] | None, data: Any) -> Any:
+    """``data`` as MLflow is to infer a signature from, and to keep as the example."""
+    if form is None:
+        return data.reset_index(drop=True) if isinstance(data, pd.DataFrame) else data
+    kind = form["kind"]
+    if kind == "table":
+        return _carry_table(form, data)
+    if kind == "series":
+        return _carry_table(form, data.to_frame())
+    if kind == "polars":
+        frame = data.to_frame() if type(data).__name__ == "Series" else data
+        return _carry_table(form["table"], _polars_to_pandas(frame))
+    if kind == "tables":
+        return {name: _carry_part(part, data[name]) for name, part in form["parts"].items()}
+    if form.get("type") == "bytes":
+        return pd.DataFrame({BYTES_COLUMN: data if isinstance(data, list) else [data]})
+    return data.item() if isinstance(data, np.generic) else data
+
+
+def _carry_table(form: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    levels = list(_levels(table).values()) if form["index"] else []
+    given = [*levels, *(table.iloc[:, place].reset_index(drop=True) for place in range(table.shape[1]))]
+    columns = [*form["index"], *form["columns"]]
+    made = {column["wire"]: carry_column(values, column) for column, values in zip(columns, given, strict=True)}
+    return pd.DataFrame(made)
+
+
+def _carry_part(part: Mapping[str, Any], value: Any) -> Any:
+    carried = carry(part, value)
+    if isinstance(carried, pd.DataFrame):
+        rows = carried.astype(object).where(carried.notna(), None).to_dict("records")
+        return [
+            {key: each.isoformat() if isinstance(each, pd.Timestamp) else each for key, each in row.items()}
+            for row in rows
+        ]
+    return carried
+
+
+def find_any(form: Mapping[str, Any] | None, *, nested: bool = False) -> list[str]:
+    """Columns of the carried table that only MLflow's type Any can carry; with ``nested`` lists and dicts too."""
+    table = form and (form["table"] if form["kind"] == "polars" else form)
+    if not table or "columns" not in table:
+        return []
+    columns = [*table["index"], *table["columns"]]
+    return [each["wire"] for each in columns if carries_any(each) or (nested and each["as"] in ("json", "array"))]
+
+
+def carry_rows(form: Mapping[str, Any], carried: Any) -> pd.DataFrame:
+    """Dicts as a table of Python values, each column of which MLflow leaves alone where it is of type Any."""
+    rows = carried if isinstance(carried, list) else [carried]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    made = {}
+    for name in names:
+        cells = np.empty(len(rows), dtype=object)
+        for place, row in enumerate(rows):
+            cells[place] = row.get(name)
+        made[name] = pd.Series(cells, dtype=object)
+    return pd.DataFrame(made)

@@ -1,0 +1,126 @@
+"""A signature that the input survives: inferred by MLflow, and seen to bring what training knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kbuild.errors import PredictionError, RecordingError
+from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow
+from kbuild.recording.input.forms import carry, carry_rows, describe, find_any
+
+if TYPE_CHECKING:
+    from mlflow.types import Schema
+
+_HINT = (
+    "pass a signature and an input_example of tables in log_model_kwargs, and let the first inference node make of "
+    "them what the pipeline needs"
+)
+_ROWS = ("records", "mapping", "tables")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Carried:
+    """How a request brings the input: its form, MLflow's schema of it, and the example as MLflow is to keep it.
+
+    ``given`` is what the first node gets when that example is posted.
+    """
+
+    form: dict[str, Any] | None
+    schema: Schema | None
+    example: Any
+    given: Any
+
+
+def make_carried(data: Any, known: Any, *, strict: bool = True) -> Carried:
+    """For the training input ``data`` and its example ``known``, which is to arrive as it is where ``strict``.
+
+    Raises RecordingError saying what no request can bring, or what changes on the way.
+    """
+    form = describe(data)
+    problem = ""
+    for attempt in (_infer, _infer_any):
+        tried = attempt(form, data, known)
+        if tried is None:
+            break
+        schema, example = tried
+        if _is_empty(known):
+            return Carried(form=form, schema=schema, example=example, given=known)
+        try:
+            given = deliver(example, schema, form)
+        except Exception as error:  # noqa: BLE001  MLflow raises anything of what it was not made for
+            problem = problem or f"it raises {_text(error)}"
+            continue
+        change = find_change(known, given) if strict else None
+        if change is None:
+            return Carried(form=form, schema=schema, example=example, given=given)
+        problem = change or problem
+    raise RecordingError(f"MLflow does not hand on the inference input as training knows it: {problem}", hint=_HINT)
+
+
+def try_carried(data: Any, known: Any, schema: Schema | None) -> Carried | None:
+    """By a schema of the user's, or none at all: None where no form brings the example as training knows it."""
+    try:
+        form = describe(data, typed=schema is not None)
+        example = carry(form, known)
+        given = deliver(example, schema, form)
+    except Exception:  # noqa: BLE001  the schema may be of something else
+        return None
+    if find_change(known, given) is not None:
+        return None
+    return Carried(form=form, schema=schema, example=example, given=given)
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, pd.DataFrame | pd.Series) and not len(value)
+
+
+def _infer(form: dict[str, Any] | None, data: Any, known: Any) -> tuple[Schema, Any]:
+    return _schema(carry(form, data), find_any(form)), carry(form, known)
+
+
+def _infer_any(form: dict[str, Any] | None, data: Any, known: Any) -> tuple[Schema, Any] | None:
+    """What MLflow has no type for, left alone by it; None where there is no such thing."""
+    if form is not None and form["kind"] in _ROWS:
+        example = carry_rows(form, carry(form, known))
+        return _any_schema(example), example
+    if names := find_any(form, nested=True):
+        return _schema(carry(form, data), names), carry(form, known)
+    return None
+
+
+def _any_schema(table: pd.DataFrame) -> Schema:
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    return Schema([ColSpec(AnyType(), name=name) for name in table.columns])
+
+
+def _schema(carried: Any, of_any: list[str]) -> Schema:
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    if not of_any:
+        return infer(carried)
+    typed = carried.drop(columns=of_any)
+    inferred = {each.name: each for each in infer(typed).inputs} if len(typed.columns) else {}
+    return Schema([inferred.get(name) or ColSpec(AnyType(), name=name) for name in carried.columns])
+
+
+def infer(inputs: Any) -> Schema:
+    """MLflow's schema of a value; raises RecordingError where it has none."""
+    from mlflow.models import infer_signature
+
+    with silent_mlflow():
+        try:
+            return infer_signature(inputs).inputs
+        except Exception as error:
+            kind = type(inputs).__name__
+            raise RecordingError(f"MLflow cannot infer a signature of a {kind}: {_text(error)}", hint=_HINT) from error
+
+
+def _text(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    return text[:300] if isinstance(error, PredictionError) else f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,192 @@
+"""The request's value made what the inference pipeline was written for: MLflow hands on tables and arrays only.
+
+A model stores a *form*, plain values that say what its input was in training: ``{"kind": a key of _KINDS, …}``. A model
+without one is given what MLflow hands on. ``kbuild.recording.input.forms`` writes forms.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kbuild.errors import PredictionError
+from kbuild.served.columns import restore_column, to_python
+
+Form = Mapping[str, Any]
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float, int),
+    "str": (str,),
+}
+
+
+def restore(form: Form, value: Any) -> Any:
+    """``value`` as MLflow hands it on, in the ``form`` that training knew; raises PredictionError where it has none."""
+    return _KINDS[form["kind"]](form, value)
+
+
+def _frame(value: Any) -> pd.DataFrame:
+    if isinstance(value, pd.DataFrame):
+        return value
+    if isinstance(value, pd.Series):
+        return pd.DataFrame(value)
+    if isinstance(value, Mapping):
+        # Of lists of one length it is a table by columns, else it is one row.
+        by_columns = value and all(isinstance(each, list | np.ndarray) for each in value.values())
+        return pd.DataFrame(dict(value) if by_columns else [dict(value)])
+    return pd.DataFrame(value if isinstance(value, list | np.ndarray) and np.ndim(value) else [value])
+
+
+def _table(form: Form, value: Any) -> pd.DataFrame:
+    given = _frame(value)
+    wanted = [*form["index"], *form["columns"]]
+    absent = [column["wire"] for column in wanted if column["wire"] not in given.columns]
+    if absent:
+        raise PredictionError(f"the request lacks the column(s) {', '.join(map(repr, absent))}")
+    index = given.index
+    if form["index"]:
+        levels = [pd.Index(restore_column(given[column["wire"]], column)) for column in form["index"]]
+        names = form["index_names"]
+        index = levels[0].rename(names[0]) if len(levels) == 1 else pd.MultiIndex.from_arrays(levels, names=names)
+    series = [restore_column(given[column["wire"]], column) for column in form["columns"]]
+    # By place: the labels may be the same.
+    table = pd.DataFrame(dict(enumerate(series)), index=given.index)
+    table.index = index
+    table.columns = _labels(form, table.columns)
+    return table
+
+
+def _labels(form: Form, numbered: pd.Index) -> pd.Index:
+    labels = form["labels"]
+    if not labels:
+        return numbered
+    if form["multi"]:
+        return pd.MultiIndex.from_tuples(labels, names=form["label_names"])
+    return pd.Index(labels, name=form["label_names"][0], tupleize_cols=False)
+
+
+def _series(form: Form, value: Any) -> pd.Series:
+    table = _table(form, value)
+    return table.iloc[:, 0].rename(form["labels"][0])
+
+
+def _polars(form: Form, value: Any) -> Any:
+    import polars
+
+    table = _table(form["table"], value)
+    types = {name: _polars_type(kind) for name, kind in form["schema"].items()}
+    data = {
+        name: [None if _nothing(each) else each for each in table.iloc[:, place]] for place, name in enumerate(types)
+    }
+    try:
+        made = polars.DataFrame(data, schema=types)
+    except (TypeError, ValueError, OverflowError, polars.exceptions.PolarsError) as error:
+        raise PredictionError(f"the request is no table as in training: {error}") from error
+    return made[form["column"]] if form.get("column") else made
+
+
+def _polars_type(kind: Mapping[str, Any]) -> Any:
+    import polars
+
+    named = getattr(polars, kind["name"])
+    return named(**kind["arguments"]) if kind["arguments"] else named
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT
+
+
+def _scalar(form: Form, value: Any) -> Any:
+    frame = _frame(value)
+    if frame.shape[1] < 1 or len(frame) != 1:
+        raise PredictionError(f"the model takes one {form['type']} at a time, not {len(frame)}")
+    return _one(frame.iloc[:, 0].tolist()[0], form["type"])
+
+
+def _list(form: Form, value: Any) -> list[Any]:
+    frame = _frame(value)
+    if len(frame) and frame.shape[1] < 1:
+        raise PredictionError(f"the model takes a list of {form['type']}")
+    return [_one(each, form["type"]) for each in frame.iloc[:, 0].tolist()] if len(frame) else []
+
+
+def _one(value: Any, kind: str) -> Any:
+    if kind == "bytes":
+        return base64.b64decode(value) if isinstance(value, str) else bytes(value)
+    value = to_python(value)
+    if isinstance(value, bool) != (kind == "bool") or not isinstance(value, _SCALARS[kind]):
+        raise PredictionError(f"the model takes {kind}, not {value!r}")
+    return value + 0.0 if kind == "float" and isinstance(value, int) else value
+
+
+def _records(form: Form, value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, list):
+        return [{key: to_python(each) for key, each in row.items()} for row in value]
+    frame = _frame(value)
+    columns = {name: [to_python(each) for each in frame[name]] for name in frame.columns}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    # A table has every key in every row: keys that training did not always have come as missing values.
+    optional, types = {*form["optional"]}, form["types"]
+    made = []
+    for row in rows:
+        kept = {key: each for key, each in row.items() if not (key in optional and _nothing(each))}
+        made.append({key: _typed(key, each, types.get(key)) for key, each in kept.items()})
+    return made
+
+
+def _typed(key: str, value: Any, kind: str | None) -> Any:
+    """A missing value as None; a whole number that a gap in its column made a float as the int that it was."""
+    if kind is None or kind not in _SCALARS:
+        return value
+    if _nothing(value):
+        return value if kind == "float" and isinstance(value, float) else None
+    if kind == "int" and isinstance(value, float):
+        if not value.is_integer() or abs(value) >= 2**53:
+            raise PredictionError(f"{key!r} is a whole number, not {value!r}")
+        return int(value)
+    return _one(value, kind)
+
+
+def _nothing(value: Any) -> bool:
+    return _absent(value) or (isinstance(value, float) and value != value)
+
+
+def _mapping(form: Form, value: Any) -> dict[str, Any]:
+    rows = _records(form, [value] if isinstance(value, Mapping) else value)
+    if len(rows) != 1:
+        raise PredictionError(f"the model takes one object at a time, not {len(rows)}")
+    return rows[0]
+
+
+def _tables(form: Form, value: Any) -> dict[str, Any]:
+    (row,) = [value] if isinstance(value, Mapping) else _frame(value).to_dict("records")
+    absent = [name for name in form["parts"] if name not in row]
+    if absent:
+        raise PredictionError(f"the request lacks {', '.join(map(repr, absent))}")
+    return {name: _part(part, row[name]) for name, part in form["parts"].items()}
+
+
+def _part(part: Form, value: Any) -> Any:
+    value = to_python(value)
+    if part["kind"] in ("table", "series", "polars"):
+        table = part["table"] if part["kind"] == "polars" else part
+        names = [column["wire"] for column in [*table["index"], *table["columns"]]]
+        return restore(part, pd.DataFrame(value, columns=names))
+    return restore(part, pd.DataFrame(value) if part["kind"] in ("records",) else value)
+
+
+_KINDS: dict[str, Callable[[Form, Any], Any]] = {
+    "table": _table,
+    "series": _series,
+    "polars": _polars,
+    "scalar": _scalar,
+    "list": _list,
+    "records": _records,
+    "mapping": _mapping,
+    "tables": _tables,
+}

@@ -1,0 +1,170 @@
+"""Kinds of inference inputs: what is served as training knows it, and what is refused. Also writes the page of them."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kbuild.errors import RecordingError
+from kbuild.recording.example import take_rows
+from kbuild.recording.input.signature import make_carried
+
+PAGE = Path(__file__).parents[2] / "kbuild" / "docs" / "inputs.md"
+HEAD = """# What an inference input may be
+
+A request reaches the pipeline through MLflow, whose tables know fewer types than pandas. While a model is recorded,
+kbuild posts the example as the scoring server would and compares: what the first node is given is what training's
+catalog gives, and the answer is the pipeline's own. Where MLflow changes the value, the model carries a *form* that
+restores it; where nothing can, the run fails (exit 17) and says which column or kind it is and what to write.
+
+In a signature of your own (`log_model_kwargs`), or `signature=None`, the form is kept where the example then arrives
+as it is; else MLflow's answer has to be the pipeline's own. An index of unnamed whole numbers counts rows and is not
+sent.
+
+Made by `python tests/training/input_kinds.py`; the rows are seen to hold by `tests/training/test_kinds.py`.
+
+| input | in a request | signature |
+|---|---|---|
+"""
+D = decimal.Decimal
+STAMP = uuid.UUID("12345678-1234-5678-1234-567812345678")
+TIME = datetime.datetime(2024, 1, 31, 12)
+
+
+def table(**columns: Any) -> pd.DataFrame:
+    return pd.DataFrame(columns)
+
+
+def make_served() -> dict[str, Any]:
+    """By name, values that are served as training knows them."""
+    days = pd.to_datetime(["2024-01-31T12:00:00.5", None])
+    return {
+        "DataFrame": table(a=[1, 2], b=["x", None], c=[1.5, None], d=[True, False]),
+        "integer column names, in any order": pd.DataFrame([[2.0, 100.0, 1.0]], columns=[2, 0, 1]),
+        "the same column name twice": pd.DataFrame([[1, 2.5]], columns=["a", "a"]),
+        "columns of a MultiIndex": pd.DataFrame(
+            [[1, 2.5]], columns=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")], names=["one", "two"])
+        ),
+        "an empty column name": pd.DataFrame({"": [1], "b": [2]}),
+        "category": table(c=pd.Categorical(["b", None], categories=["b", "a"], ordered=True)),
+        "category of integers": table(c=pd.Categorical([3, None], categories=[3, 1])),
+        "Int64 with gaps": table(n=pd.array([1, None], dtype="Int64")),
+        "Int32, UInt8 without": table(n=pd.array([1], dtype="Int32"), m=pd.array([1], dtype="UInt8")),
+        "boolean with gaps": table(n=pd.array([True, None], dtype="boolean")),
+        "Float64 with gaps": table(n=pd.array([1.5, None], dtype="Float64")),
+        "string with gaps": table(n=pd.array(["a", None], dtype="string")),
+        "int8, uint16, uint64, float16": table(
+            a=np.array([1], "int8"), b=np.array([1], "uint16"), c=np.array([1], "uint64"), d=np.array([1.1], "float16")
+        ),
+        "datetime, of any unit": table(t=days, s=pd.to_datetime(["2024-01-31"] * 2).as_unit("s")),
+        "datetime with a zone": table(t=pd.to_datetime(["2024-01-31T12:00"]).tz_localize("Europe/Berlin")),
+        "timedelta": table(d=pd.to_timedelta(["1 days 02:00:00", None])),
+        "period": table(p=pd.PeriodIndex(["2024-01"], freq="M")),
+        "Decimal": table(d=[D("1.10"), None]),
+        "date, time, UUID": table(a=[TIME.date()], b=[TIME.time()], c=[STAMP]),
+        "bytes": table(image=[b"\x89PNG\xff"]),
+        "objects: bool or int with None": table(
+            a=pd.Series([True, None], dtype=object), b=pd.Series([1, None], dtype=object)
+        ),
+        "lists and dicts in cells": table(a=[[1, "x"], []], b=[{"k": 1}, {"m": 2.5}]),
+        "arrays in cells": table(a=[np.array([1.0, 2.0], "float32"), np.array([3.0], "float32")]),
+        "a time index": table(a=[1, 2]).set_index(pd.date_range("2024-01-31", periods=2, name="when")),
+        "an index of texts": table(a=[1]).set_index(pd.Index(["id-7"])),
+        "an index of two levels": table(a=[1]).set_index(pd.MultiIndex.from_tuples([("x", 1)], names=["k", "n"])),
+        "Series": pd.Series([1.5, 2.0], name="price"),
+        "Series with a time index": pd.Series([1.5], index=pd.date_range("2024-01-31", periods=1)),
+        "NumPy array": np.arange(4.0, dtype="float32").reshape(1, 2, 2),
+        "NumPy array of texts": np.array(["a", "bc"]),
+        "dict of arrays": {"a": np.arange(2.0).reshape(1, 2), "b": np.array([1])},
+        "list of texts": ["good", "bad"],
+        "list of numbers": [1, 2],
+        "list of dicts": [{"q": "x", "n": 1}, {"q": "y", "n": 2}],
+        "list of dicts, with keys that may lack": [{"q": "x", "n": 1}, {"q": "y"}],
+        "list of dicts, nested": [{"q": ["a", 1], "d": {"k": None}}],
+        "dict": {"q": "x", "n": 1, "f": 1.0, "z": None},
+        "dict, nested": {"q": {"x": [1, None]}, "tags": ["a", "b"]},
+        "a text": "word",
+        "an int": 3,
+        "a float": 2.0,
+        "a bool": True,
+        "bytes, an image say": b"\x89PNG\xff",
+        "list of bytes": [b"a", b"\xff"],
+        "dict of tables": {
+            "orders": table(a=[1, 2], c=pd.Categorical(["x", "y"])),
+            "rates": pd.DataFrame({0: [D("1.1")]}),
+            "day": "2024-01-31",
+        },
+    }
+
+
+def make_polars() -> dict[str, Any]:
+    """The same of polars, where that is installed."""
+    import polars
+
+    return {
+        "polars DataFrame": polars.DataFrame(
+            {"a": [1, None], "b": ["x", None], "t": [TIME, None], "d": [D("1.10"), None]}
+        ),
+        "polars Int8, Categorical, Enum": polars.DataFrame(
+            {
+                "a": polars.Series([1], dtype=polars.Int8),
+                "b": polars.Series(["x"], dtype=polars.Categorical),
+                "c": polars.Series(["x"], dtype=polars.Enum(["x", "y"])),
+            }
+        ),
+        "polars Series": polars.Series("a", [1.5]),
+    }
+
+
+def make_refused() -> dict[str, Any]:
+    """By name, values that no request can bring."""
+    return {
+        "objects of several types in a column": table(mixed=pd.Series([1, "a"], dtype=object)),
+        "Int64 beyond 2**53 with gaps": table(big=pd.array([2**60, None], dtype="Int64")),
+        "complex numbers": table(z=[1j]),
+        "intervals": table(i=pd.interval_range(0, 1)),
+        "sparse columns": table(s=pd.arrays.SparseArray([0, 1])),
+        "arrays of objects": np.array([1, "a"], dtype=object),
+        "lists of several types": ["a", None],
+        "lists of lists": [[1, 2], [3, 4]],
+        "dict of a float here and an int there": [{"a": 1.5}, {"a": 2}],
+        "dict of Decimals": {"d": D("1.1")},
+        "None in one dict, no key in the other": [{"a": None}, {}],
+        "tuple": (1, 2),
+        "date": TIME.date(),
+        "an object of another class": object(),
+    }
+
+
+def show(value: Any) -> tuple[str, str]:
+    """The request of a served value, and its signature."""
+    from mlflow.models.utils import convert_input_example_to_serving_input
+
+    carried = make_carried(value, take_rows(value, 1 if hasattr(value, "columns") else 2))
+    request = json.dumps(json.loads(convert_input_example_to_serving_input(carried.example)))
+    return request, str(carried.schema).replace(" (required)", "").replace("(optional)", "or null")
+
+
+def write_page() -> str:
+    rows = []
+    for name, value in {**make_served(), **make_polars()}.items():
+        request, signature = show(value)
+        rows.append(f"| {name} | `{request}` | `{signature}` |")
+    text = HEAD + "\n".join(rows) + "\n\n| refused | told |\n|---|---|\n"
+    for name, value in make_refused().items():
+        try:
+            make_carried(value, take_rows(value, 2))
+        except RecordingError as error:
+            text += f"| {name} | {error.message} |\n"
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(write_page(), encoding="utf-8")

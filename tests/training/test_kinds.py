@@ -1,0 +1,187 @@
+"""What an inference input may be: each kind arrives at the first node as training knows it, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from input_kinds import PAGE, make_polars, make_refused, make_served
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+
+from kbuild.errors import PredictionError, RecordingError
+from kbuild.project.model_settings import TrainingSettings
+from kbuild.recording.example import take_rows
+from kbuild.recording.input.delivery import find_change
+from kbuild.recording.input.signature import make_carried
+from kbuild.recording.record import record_model
+from kbuild.served.forms import restore
+from kbuild.serving.answer.model import load_model
+from kbuild.training.pipeline_ml import pipeline_ml_factory
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SERVED = make_served()
+REFUSED = make_refused()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Python's own equality, types and labels included; not the code under test."""
+    if isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, other, check_column_type=False, check_index_type=False, check_freq=False)
+        return True
+    if isinstance(one, pd.Series):
+        pd.testing.assert_series_equal(one, other, check_index_type=False, check_freq=False)
+        return True
+    if isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other)
+        return one.dtype.kind == other.dtype.kind
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return type(one) is type(other) and one == other
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_served_kind_arrives_as_training_knows_it(name: str) -> None:
+    value = SERVED[name]
+    carried = make_carried(value, take_rows(value, 5))
+    # What is stored with the model is pickled.
+    assert pickle.loads(pickle.dumps(carried.form)) == carried.form
+    assert same(value, carried.given)
+    assert f"\n| {name} | `" in PAGE.read_text("utf-8")
+
+
+def test_polars_arrives_as_polars() -> None:
+    pytest.importorskip("polars")
+    for name, value in make_polars().items():
+        given = make_carried(value, value).given
+        assert type(given) is type(value), name
+        assert given.equals(value), name
+        assert str(getattr(given, "schema", "")) == str(getattr(value, "schema", ""))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_kind_is_told_with_a_hint(name: str) -> None:
+    value = REFUSED[name]
+    with pytest.raises(RecordingError) as caught:
+        make_carried(value, take_rows(value, 2))
+    assert caught.value.hint
+    if isinstance(value, pd.DataFrame):
+        assert repr(value.columns[0]) in caught.value.message
+    assert f"\n| {name} | {caught.value.message} |" in PAGE.read_text("utf-8")
+
+
+def test_rows_that_training_did_not_have_are_restored_or_refused() -> None:
+    form = make_carried(SERVED["category"], SERVED["category"]).form
+    assert form is not None
+    assert restore(form, pd.DataFrame({"c": ["a"]}))["c"].cat.categories.tolist() == ["b", "a"]
+    with pytest.raises(PredictionError, match="'c' has 'z', which is none of: 'b', 'a'"):
+        restore(form, pd.DataFrame({"c": ["z"]}))
+    zoned = make_carried(SERVED["datetime with a zone"], SERVED["datetime with a zone"]).form
+    assert zoned is not None
+    summer = restore(zoned, pd.DataFrame({"t": ["2024-07-01T10:00:00Z"]}))["t"].iloc[0]
+    assert summer.isoformat() == "2024-07-01T12:00:00+02:00"
+    with pytest.raises(PredictionError, match="without a zone"):
+        restore(zoned, pd.DataFrame({"t": ["2024-07-01T10:00:00"]}))
+    gaps = make_carried(SERVED["Int64 with gaps"], SERVED["Int64 with gaps"]).form
+    assert gaps is not None
+    for wrong in (1.5, 2.0**53):
+        with pytest.raises(PredictionError, match="'n'"):
+            restore(gaps, pd.DataFrame({"n": [wrong, None]}))
+    small = make_carried(SERVED["int8, uint16, uint64, float16"], SERVED["int8, uint16, uint64, float16"]).form
+    assert small is not None
+    with pytest.raises(PredictionError, match="'a' has values that are no int8"):
+        restore(small, pd.DataFrame({"a": [300], "b": [1], "c": [1], "d": [1.0]}))
+    with pytest.raises(PredictionError, match="lacks the column"):
+        restore(small, pd.DataFrame({"a": [3]}))
+    decimals = make_carried(SERVED["Decimal"], SERVED["Decimal"]).form
+    assert decimals is not None
+    with pytest.raises(PredictionError, match="'d' is no object as in training"):
+        restore(decimals, pd.DataFrame({"d": ["one"]}))
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "told"),
+    [
+        (pd.DataFrame({"a": [1], "b": [2]}), pd.DataFrame({"a": [1]}), "lost the column(s) 'b'"),
+        (pd.DataFrame({"a": [1], "b": [2]}), pd.DataFrame({"b": [2], "a": [1]}), "the order 'b', 'a' instead of"),
+        (
+            pd.DataFrame({"a": [1]}),
+            pd.DataFrame({"a": [1.0]}),
+            "'a' of the input has the type float64 instead of int64",
+        ),
+        (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2]}), "values of the column 'a'"),
+        (["a"], pd.DataFrame({0: ["a"]}), "is a DataFrame instead of a list"),
+        ([1], [1.0], "the input[0] is a float instead of a int"),
+        ({"a": 1}, {"b": 1}, "lost the key(s) 'a' and gained the key(s) 'b'"),
+        (np.zeros(2), np.zeros((2, 1)), "shape"),
+        (np.zeros(2), np.zeros(2, "float32"), "float32 instead of float64"),
+    ],
+)
+def test_what_changed_on_the_way_is_named(known: Any, given: Any, told: str) -> None:
+    assert told in (find_change(known, given) or "")
+    assert find_change(known, known) is None
+
+
+def fit(x: Any) -> float:
+    return 2.0
+
+
+def tell(x: Any, factor: float) -> list[str]:
+    return [f"{factor} {type(x).__name__} {x!r}"]
+
+
+KINDS = ["category", "integer column names, in any order", "list of dicts", "bytes, an image say", "Series"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_recorded_model_serves_the_kind(name: str, store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    value = SERVED[name]
+    catalog = DataCatalog({"x": MemoryDataset(value), "factor": MemoryDataset(2.0)})
+    bound = pipeline_ml_factory(Pipeline([node(fit, "x", "factor")]), Pipeline([node(tell, ["x", "factor"], "y")]), "x")
+    run_id = store.create_run("0").info.run_id
+    recorded = record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
+    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path)))
+    own = {"predictions": tell(value, 2.0)}
+    assert json.loads((folder / "recorded_prediction.json").read_text("utf-8")) == own
+    # The server, on whichever way it takes, and MLflow's own.
+    model = load_model(folder)
+    body = (folder / "serving_input_example.json").read_bytes()
+    reply, _ = model.answer(body, "application/json")
+    assert json.loads(reply.body) == own
+    assert json.loads(model.slow(body, "application/json").body) == own
+
+
+def see_the_index(x: pd.DataFrame, factor: float) -> list[int]:
+    return [int(each) for each in x.index]
+
+
+def test_an_answer_other_than_the_pipelines_own_is_refused(store: mlflow.MlflowClient) -> None:
+    data = pd.DataFrame({"a": [1, 2, 3]}).iloc[1:]
+    catalog = DataCatalog({"x": MemoryDataset(data), "factor": MemoryDataset(2.0)})
+    bound = pipeline_ml_factory(
+        Pipeline([node(fit, "x", "factor")]), Pipeline([node(see_the_index, ["x", "factor"], "y")]), "x"
+    )
+    run_id = store.create_run("0").info.run_id
+    with pytest.raises(RecordingError, match=r"otherwise than the inference pipeline itself: .*expected 1, got 0") as e:
+        record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
+    assert "index" in (e.value.hint or "")
+    assert store.search_logged_models(["0"]) == []
+
+
+def test_a_request_that_is_not_of_the_form_is_told_what_is(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    catalog = DataCatalog({"x": MemoryDataset(SERVED["category"]), "factor": MemoryDataset(2.0)})
+    bound = pipeline_ml_factory(Pipeline([node(fit, "x", "factor")]), Pipeline([node(tell, ["x", "factor"], "y")]), "x")
+    run_id = store.create_run("0").info.run_id
+    recorded = record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
+    model = load_model(Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path))))
+    reply, _ = model.answer(b'{"dataframe_records": [{"c": "z"}]}', "application/json")
+    assert reply.status == 400
+    assert "column 'c' has 'z', which is none of: 'b', 'a'" in json.loads(reply.body)["message"]
