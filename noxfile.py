@@ -1,4 +1,5 @@
-"""The commands, ``nox -s demo | tests | lint | integration | bench | load | minimum | next``; each makes its own venv.
+"""The commands, ``nox -s demo | tests | lint | integration | bench | load | minimum | next | cover | mutants``; each
+makes its own venv.
 
 ``tests`` is a session for each supported Python that is there (``tests-3.13``), and says which are not.
 """
@@ -20,6 +21,19 @@ nox.options.sessions = ["tests"]
 
 SUPPORTED = ["3.11", "3.12", "3.13"]
 UV = "uv>=0.5"
+# The rooms that compose others, and the least part of their lines that the cheap tests run.
+COMPOSING = ("workflow", "verify", "cli", "doctor", "init")
+COVERED = 78
+# Short modules of them, and the tests that are quick to say what a mutant of each breaks.
+MUTATED = {
+    "kbuild/workflow/naming.py": ("tests/workflow/test_naming.py",),
+    "kbuild/workflow/once.py": ("tests/workflow/test_shared.py",),
+    "kbuild/workflow/large.py": ("tests/workflow/test_large.py",),
+    "kbuild/workflow/base_check.py": ("tests/workflow/test_base_check.py",),
+    "kbuild/workflow/template_check.py": ("tests/workflow/test_template_check.py",),
+    "kbuild/workflow/many.py": ("tests/workflow/test_many.py",),
+    "kbuild/verify/golden.py": ("tests/verify/test_golden.py",),
+}
 
 
 def is_there(python: str) -> bool:
@@ -83,6 +97,48 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
     # The installed copy must not hide the checkout's modules from the import graph.
     session.run("lint-imports", env={"PYTHONPATH": str(Path.cwd())})
+
+
+@nox.session
+def cover(session: nox.Session) -> None:
+    """How much of the composing rooms the cheap tests run; less than it was is an error. Lines missed are listed."""
+    install(session, "build", "demo", "test")
+    session.install("--quiet", "pytest-cov>=6")
+    rooms = [f"--cov=kbuild.{room}" for room in COMPOSING]
+    options = ["--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERED}"]
+    folders = [f"tests/{room}" for room in ("workflow", "verify", "cli", "audit")] + ["tests/test_docs.py"]
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *rooms, *options, *(session.posargs or folders))
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Small faults put into composing modules one by one, and those listed that no test sees (cosmic-ray); an hour.
+
+    ``-- kbuild/workflow/naming.py`` takes some of them. The checkout stays as it is: a copy is changed.
+    """
+    install(session, "build", "demo", "test")
+    session.install("--quiet", "cosmic-ray>=8.3")
+    copy = Path(session.create_tmp(), "copy").absolute()
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for name in ("kbuild", "tests", "dockerfiles", "integration"):
+        shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy("pyproject.toml", copy)
+    # Before what is installed; no bytecode of the mutant before, which may be as long and as old.
+    env = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "DO_NOT_TRACK": "1"}
+    for module in session.posargs or MUTATED:
+        options = f'timeout = 120.0\nmodule-path = ["{module}"]\nexcluded-modules = []\n'
+        command = f"python -m pytest -x -q -n 0 -p no:cacheprovider {' '.join(MUTATED[module])}"
+        config, found = copy / "mutants.toml", copy / f"{Path(module).stem}.sqlite"
+        config.write_text(
+            f'[cosmic-ray]\n{options}test-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n',
+            encoding="utf-8",
+        )
+        with session.chdir(copy):
+            for step in ("baseline", "init", "exec"):
+                more = [] if step == "baseline" else [str(found)]
+                session.run("cosmic-ray", step, str(config), *more, env=env)
+            session.run("cr-report", "--surviving-only", "--show-diff", str(found))
 
 
 @nox.session

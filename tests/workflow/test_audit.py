@@ -6,9 +6,10 @@ import re
 from datetime import date
 
 import pytest
-from world import RUN_ID, VERSION, World
+from world import HOST, RUN_ID, VERSION, World
 
 from kbuild.audit.policy import Policy
+from kbuild.environment.lockfile import read_lockfile
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.request import Audited, AuditRequest
@@ -84,6 +85,18 @@ def test_an_image_by_itself_is_audited_with_the_lock_that_it_names(world: World)
     audited = Auditor(request, world.tools, environ={}).audit_image(result.image, "model")
     purls = {entry.get("purl", "").partition("?")[0] for entry in json.loads(audited.sbom)["components"]}
     assert {f"pkg:conda/python@{VERSION}", "pkg:pypi/one@1", "pkg:pypi/two@1"} <= purls
+
+
+def test_of_an_image_that_is_elsewhere_the_runs_tags_tell_what_it_was_built_from(world: World) -> None:
+    def drifted() -> list[str]:
+        return [f.where for f in audit(world, record=False).report.findings if "registry.example/till:1" in str(f)]
+
+    lock = read_lockfile(world.lockfile)
+    image = {"kbuild.image": "registry.example/till:1", "kbuild.image_digest": f"sha256:{'e' * 64}"}
+    world.store.set_tags(RUN_ID, {**image, "kbuild.lock_digest": str(lock.packages_digest(HOST))})
+    assert drifted() == []
+    world.store.set_tags(RUN_ID, {"kbuild.lock_digest": f"sha256:{'d' * 64}"})
+    assert drifted()
 
 
 @pytest.mark.parametrize("what", ["sha256", "url"])

@@ -17,6 +17,7 @@ from world import HOST, MODEL_ID, RUN_ID, World, make_world
 from kbuild.answers import EXACT, Tolerance
 from kbuild.cache.entries import list_cache
 from kbuild.cli.app import cli
+from kbuild.digest import Digest
 from kbuild.errors import (
     CacheDamaged,
     InvalidModel,
@@ -26,6 +27,10 @@ from kbuild.errors import (
     PlatformError,
     VerificationFailed,
 )
+from kbuild.image.store.local import LocalImages
+from kbuild.model.fetch import RunFacts
+from kbuild.progress import Progress, Silent
+from kbuild.workflow.audit.images import read_image
 
 Call = Callable[..., Result]
 OTHER = "linux/arm64" if HOST.architecture == "amd64" else "linux/amd64"
@@ -97,6 +102,32 @@ def test_what_the_project_says_counts_where_nothing_is_typed(kbuild: Call, share
     assert typed.stdout.startswith("stall@sha256:")
     locked = kbuild("lock", shared.model, "--lockfile", shared.lockfile, "-o", tmp_path / "lock.yml")
     assert locked.exit_code == 0, locked.exception
+
+
+def test_what_packs_it_is_part_of_the_plan(kbuild: Call, shared: World) -> None:
+    """Else who asks for gzip, for an engine that knows no zstd, is given the image that is there."""
+    zstd, gzip = build(kbuild, shared), build(kbuild, shared, "--compression", "gzip")
+    assert zstd["plan_digest"] != gzip["plan_digest"] and zstd["digest"] != gzip["digest"]
+    assert [layer["diff_id"] for layer in zstd["layers"]] == [layer["diff_id"] for layer in gzip["layers"]]
+    assert zstd["digest"] != build(kbuild, shared, "--label", "team=c")["digest"]
+
+
+def test_what_a_registry_still_has_of_an_image_is_fetched_before_it_is_audited(kbuild: Call, shared: World) -> None:
+    built = build(kbuild, shared)
+    image = LocalImages(shared.tools.cache / "images").by_digest(Digest.parse(built["digest"]))
+    assert image is not None
+    brought: list[bool] = []
+
+    class Remote:
+        def __getattr__(self, name: str) -> Any:
+            assert name not in ("layers", "size") or brought
+            return getattr(image, name)
+
+        def bring_all(self, progress: Progress) -> None:
+            brought.append(True)
+
+    facts, _ = read_image(Remote(), None, Silent())  # type: ignore[arg-type]
+    assert brought == [True] and facts.digest == built["digest"]
 
 
 @pytest.mark.parametrize("option", ["--tag", "--push"])
@@ -208,6 +239,17 @@ def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> 
     assert "team" in text and one["digest"] in done.stdout and other["digest"] in done.stdout
     same = kbuild("diff", one["reference"], one["reference"]).stdout
     assert "team" not in same
+
+
+def test_models_are_compared_by_what_their_runs_were_given(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depths = iter(("3", "5"))
+    monkeypatch.setattr(shared.store, "read_run", lambda _: RunFacts(tags={}, parameters={"depth": next(depths)}))
+    done = kbuild("diff", shared.model, f"models:/{MODEL_ID}")
+    assert done.exit_code == 0, done.exception
+    (line,) = [line for line in done.stdout.splitlines() if "depth" in line]
+    assert "3" in line and "5" in line
 
 
 def test_what_is_damaged_in_the_cache_is_found_and_removed_whole(kbuild: Call, shared: World) -> None:
