@@ -10,6 +10,7 @@ import pandas as pd
 
 from kbuild.errors import RecordingError
 from kbuild.recording.input.columns import carries_any, carry_column, describe_column
+from kbuild.recording.input.polars import describe_schema, is_polars, to_frame, to_pandas
 
 _SCALARS = (bool, int, float, str, bytes)
 _HINT = (
@@ -47,7 +48,7 @@ def _describe(data: Any) -> dict[str, Any] | None:
     if isinstance(data, pd.Series):
         form = _describe_table(data.to_frame())
         return form | {"kind": "series", "labels": [data.name]}
-    if _is_polars(data):
+    if is_polars(data):
         return _describe_polars(data)
     if isinstance(data, np.ndarray):
         if data.dtype.kind not in "fiubUM":
@@ -73,11 +74,6 @@ def _refuse_type(data: Any) -> RecordingError:
     kind = type(data)
     named = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return _refuse(f"a value of the type {named}")
-
-
-def _is_polars(data: Any) -> bool:
-    kind = type(data)
-    return kind.__module__.partition(".")[0] == "polars" and kind.__name__ in ("DataFrame", "Series")
 
 
 def _describe_table(table: pd.DataFrame) -> dict[str, Any]:
@@ -148,53 +144,11 @@ def _is_plain(form: Mapping[str, Any], table: pd.DataFrame) -> bool:
 
 
 def _describe_polars(data: Any) -> dict[str, Any]:
-    frame = data.to_frame() if type(data).__name__ == "Series" else data
-    schema = {}
-    for name, kind in frame.schema.items():
-        named = type(kind).__name__
-        arguments: dict[str, Any] = {}
-        if named == "Datetime":
-            arguments = {"time_unit": kind.time_unit, "time_zone": kind.time_zone}
-        elif named == "Duration":
-            arguments = {"time_unit": kind.time_unit}
-        elif named == "Decimal":
-            arguments = {"precision": kind.precision, "scale": kind.scale}
-        elif named == "Enum":
-            arguments = {"categories": kind.categories.to_list()}
-        elif kind.is_nested() or named in ("Object", "Null", "Binary", "Unknown"):
-            raise RecordingError(
-                f"no request can bring the input's column {name!r}, of polars' type {kind}",
-                hint="let the first inference node make it of columns of text or numbers",
-            )
-        schema[name] = {"name": named, "arguments": arguments}
+    frame = to_frame(data)
+    schema = describe_schema(frame)
     # Named as in a table, and its form is that of the same values in pandas.
-    table = _describe_table(_polars_to_pandas(frame))
-    column = data.name if data is not frame else None
-    return {"kind": "polars", "schema": schema, "table": table, **({"column": column} if column is not None else {})}
-
-
-def _polars_to_pandas(frame: Any) -> pd.DataFrame:
-    made = {}
-    for name in frame.columns:
-        values, kind = frame[name].to_list(), type(frame.schema[name]).__name__
-        if kind.startswith(("Int", "UInt")):
-            made[name] = pd.Series(pd.array(values, dtype=kind))
-        elif kind.startswith("Float"):
-            made[name] = pd.Series(values, dtype="float64")
-        elif kind == "Boolean":
-            made[name] = pd.Series(pd.array(values, dtype="boolean"))
-        elif kind == "Datetime":
-            zone = frame.schema[name].time_zone
-            made[name] = pd.Series(pd.to_datetime(pd.Series(values, dtype=object), utc=zone is not None)).dt.as_unit(
-                "us"
-            )
-            if zone is not None:
-                made[name] = made[name].dt.tz_convert(zone)
-        elif kind == "Duration":
-            made[name] = pd.Series(pd.to_timedelta(pd.Series(values, dtype=object))).dt.as_unit("us")
-        else:
-            made[name] = pd.Series(values, dtype=object)
-    return pd.DataFrame(made)
+    form = {"kind": "polars", "schema": schema, "table": _describe_table(to_pandas(frame))}
+    return form if data is frame else form | {"column": data.name}
 
 
 def _describe_list(data: list[Any]) -> dict[str, Any]:
@@ -247,7 +201,7 @@ def _describe_mapping(data: Mapping[Any, Any]) -> dict[str, Any] | None:
         if wrong:
             raise _refuse(f"a dict whose {wrong[0]!r} is an array of the type {data[wrong[0]].dtype}")
         return None
-    if values and any(isinstance(each, pd.DataFrame | pd.Series) or _is_polars(each) for each in values):
+    if values and any(isinstance(each, pd.DataFrame | pd.Series) or is_polars(each) for each in values):
         parts = {}
         for name, each in data.items():
             if type(name) is not str or not name:
@@ -273,8 +227,7 @@ def carry(form: Mapping[str, Any] | None, data: Any) -> Any:
     if kind == "series":
         return _carry_table(form, data.to_frame())
     if kind == "polars":
-        frame = data.to_frame() if type(data).__name__ == "Series" else data
-        return _carry_table(form["table"], _polars_to_pandas(frame))
+        return _carry_table(form["table"], to_pandas(to_frame(data)))
     if kind == "tables":
         return {name: _carry_part(part, data[name]) for name, part in form["parts"].items()}
     if form.get("type") == "bytes":
