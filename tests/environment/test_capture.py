@@ -179,7 +179,7 @@ def test_an_interpreter_is_packaged_once_while_nothing_of_it_changes(
         return captured if tools else None
 
     answers: list[CapturedInterpreter] = []
-    monkeypatch.setattr("kbuild.environment.captured.capture.required_glibc", lambda _: (2, 36))
+    monkeypatch.setattr("kbuild.environment.captured.elf.required_glibc", lambda _: (2, 36))
     first = made()
     assert first is not None
     assert made() is None

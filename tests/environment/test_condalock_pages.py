@@ -187,12 +187,14 @@ def publish(site: Any, index: str, name: str, files: dict[tuple[str, bytes], str
     site.pages[f"/{index}/{name}/"] = (200, "text/html", "\n".join([*links, "</body></html>"]).encode())
 
 
-def solve(site: Any, tmp_path: Path, *, pip: list[str], pins: list[str], whole: bool) -> str:
+def solve(
+    site: Any, tmp_path: Path, *, pip: list[str], pins: list[str], whole: bool, downloads: Path | None = None
+) -> str:
     """The lock as text, or what the error says."""
     solver = tmp_path / "conda"
     solver.write_text(CONDA)
     solver.chmod(solver.stat().st_mode | stat.S_IXUSR)
-    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / f"cache-{whole}")}
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / f"cache-{whole}-{downloads}")}
     environ.pop("REQUESTS_CA_BUNDLE", None)
     platform = Platform("linux", "amd64")
     try:
@@ -215,6 +217,7 @@ def solve(site: Any, tmp_path: Path, *, pip: list[str], pins: list[str], whole: 
             environ={**environ, "KBUILD_WHOLE_INDEX_PAGES": "1"} if whole else environ,
             solver=solver,
             progress=Silent(),
+            downloads=downloads,
         ).document()
     except KbuildError as error:
         return f"{type(error).__name__}: {error.message}"
@@ -274,6 +277,27 @@ def test_the_lock_is_the_same_as_from_whole_pages(site: Any, tmp_path: Path) -> 
     assert "pass" not in whole
     asked = [path for path, _ in site.seen if path.startswith("/a/")]
     assert sorted(asked) == sorted(set(asked))  # no page twice, whoever wanted it
+
+
+def test_what_lies_in_the_cache_is_not_asked_for_once_more(site: Any, tmp_path: Path) -> None:
+    files = {name: wheel(name, "1.0", needs="gamma>=1" if name == "alpha" else "") for name in ("alpha", "beta")}
+    files |= {"gamma": wheel("gamma", "1.0"), "delta": wheel("delta", "1.0", needs="gamma")}
+    for name, file in files.items():
+        publish(site, "a", name, {file: 'href="/files/NAME{}"'})
+    pins = [f"{name}==1.0" for name in files]
+    whole = solve(site, tmp_path, pip=["alpha", "beta", "delta"], pins=pins, whole=True)
+    for name in ("alpha", "beta", "gamma"):
+        filename, data = files[name]
+        copy = tmp_path / "downloads" / hashlib.sha256(data).hexdigest() / filename
+        copy.parent.mkdir(parents=True)
+        # One is no longer what it was, and asks for something else.
+        copy.write_bytes(wheel("beta", "1.0", needs="absent")[1] if name == "beta" else data)
+    site.seen.clear()
+    downloads = tmp_path / "downloads"
+    again = solve(site, tmp_path, pip=["alpha", "beta", "delta"], pins=pins, whole=False, downloads=downloads)
+    assert again == whole
+    asked = {path for path, _ in site.seen if path.startswith("/files/")}
+    assert asked == {f"/files/{files[name][0]}" for name in ("beta", "delta")}
 
 
 @pytest.mark.parametrize("status", [401, 500])

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from kbuild.digest import Digest
 from kbuild.environment.captured.conda_package import PackagedFile, WrittenPackage, write_package, write_repodata
-from kbuild.environment.captured.elf import is_elf, required_glibc
 from kbuild.environment.captured.interpreters import InterpreterLayout, running_interpreter
 from kbuild.environment.captured.known import read_record, record_path, stamps, write_record
 from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
@@ -108,6 +107,8 @@ def _write(
     sources: dict[str, list[int]],
 ) -> tuple[WrittenPackage, str]:
     """``sources`` gets the stamps of the shared libraries that are taken."""
+    from kbuild.environment.captured.elf import required_glibc  # takes long, and most interpreters are known already
+
     elves = _bundle_libraries(_stage_files(layout, stage), stage / "lib", run, sources)
     glibc = ".".join(map(str, required_glibc(elves)))
     index = {
@@ -155,6 +156,8 @@ def _stage_files(layout: InterpreterLayout, stage: Path) -> dict[Path, Path]:
     (programs / layout.stdlib.name).chmod(0o755)
     for name in ("python", "python3"):
         (programs / name).symlink_to(layout.stdlib.name)
+    from kbuild.environment.captured.elf import is_elf
+
     return {target: source for target, source in copied.items() if is_elf(target)}
 
 

@@ -56,7 +56,7 @@ class CondaLockResolver:
     ``channel`` is the local conda channel that a captured interpreter is put into. ``environ`` is the environment of
     conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
     line, None for an installed or the built-in one. ``target`` is the base that images stand on. ``builds`` makes
-    wheels of source distributions; without it they are refused.
+    wheels of source distributions; without it they are refused. ``downloads`` is the cache of packages.
     """
 
     run: Runner
@@ -65,6 +65,7 @@ class CondaLockResolver:
     solver: Path | None = None
     target: Target = Target()  # noqa: RUF009  frozen
     builds: WheelBuilds | None = None
+    downloads: Path | None = None
 
     def input_digest(self, spec: EnvironmentSpec) -> Digest:
         """Digest of the spec, conda-lock's version, this module's recipe and the target's C library.
@@ -108,6 +109,7 @@ class CondaLockResolver:
                 environ={**self.environ, CHANNEL_VARIABLE: self.channel.resolve().as_uri()},
                 solver=self.solver,
                 progress=progress,
+                downloads=self.downloads,
             )
             try:
                 documents[platform] = solve.document()

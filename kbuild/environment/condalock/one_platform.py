@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class PlatformSolve:
     environ: Mapping[str, str]
     solver: Path | None
     progress: Progress
+    downloads: Path | None = None
 
     def document(self) -> dict[str, Any]:
         """conda-lock's lockfile of this platform, parsed; raises as ``Resolver.resolve`` says."""
@@ -142,6 +144,7 @@ class PlatformSolve:
             glibc=self.glibc,
             input_digest=self.input_digest,
             names=self.spec.names,
+            downloads=self.downloads,
         )
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
             folder = Path(scratch)
@@ -150,6 +153,7 @@ class PlatformSolve:
             solver = self.solver or find_solver(folder)
             self.progress.note(f"Resolving {len(pip)} requirements for {self.platform} with {solver.name}")
             sources = [name for name in (source.ENVIRONMENT, source.PYPROJECT) if name in files]
+            begun = time.monotonic()
             try:
                 completed = self.run(
                     _command(solver, sources),
@@ -160,6 +164,7 @@ class PlatformSolve:
                 )
             except TimeoutError as error:
                 raise ResolverFailed(f"conda-lock found no answer in {_TIMEOUT / 60:g} minutes") from error
+            self.progress.note(f"conda-lock took {time.monotonic() - begun:.1f} s")
             if completed.returncode != 0:
                 return None, completed.stderr
             return load_yaml((folder / source.LOCKFILE).read_text(encoding="utf-8")), completed.stderr

@@ -5,21 +5,30 @@ Imported in conda-lock's process alone. Its vendored poetry asks for one page af
 
 from __future__ import annotations
 
+import re
 import threading
+import zipfile
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from conda_lock._vendor.poetry.core.constraints.version import Version
+from conda_lock._vendor.poetry.inspection.info import PackageInfo
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.utils import patterns
+from packaging.metadata import parse_email
 
+from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import Told
 from kbuild.environment.condalock.narrowing import SDIST, WHEEL, only_release
 from kbuild.environment.links import Page
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 
 
 def reads_as_known() -> bool:
@@ -53,6 +62,25 @@ def html_of(page: Any, version: Any = None) -> Any:
         return page  # has been read
     rest = None if version is None else only_release(page.html, version.text)
     return HTMLPage(page.url, page.html if rest is None else rest)
+
+
+def info_of_copy(link: Any, downloads: Path) -> Any:
+    """What a wheel says of itself, from a copy in ``downloads`` that has the sha256 of its link; None without one.
+
+    poetry reads the same from the server, by several requests a wheel.
+    """
+    sha256 = str(link.hashes.get("sha256", ""))
+    copy = downloads / sha256 / str(link.filename)
+    if not _SHA256.fullmatch(sha256) or not link.is_wheel or not copy.is_file() or digest_file(copy).hex != sha256:
+        return None
+    try:
+        with zipfile.ZipFile(copy) as archive:
+            names = [name for name in archive.namelist() if _METADATA.fullmatch(name)]
+            if len(names) == 1:
+                return PackageInfo.from_metadata(parse_email(archive.read(names[0]))[0])
+    except (zipfile.BadZipFile, ValueError):
+        pass  # poetry finds its own words for it
+    return None
 
 
 class Together:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from html import unescape
+from pathlib import Path
 from posixpath import basename
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,7 +35,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import Ahead
 from kbuild.environment.condalock.index_session import THREADS, HostCredentials
-from kbuild.environment.condalock.pages import Narrowed, Together, html_of, reads_as_known
+from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
 from kbuild.environment.credentials import split_credentials, without_credentials
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
@@ -73,7 +74,9 @@ class Places(LegacyRepository):  # type: ignore[misc]
     """All places as one repository. What is read of a release is kept, for these places and this target."""
 
     def __init__(self, places: Mapping[str, Any], together: Together | None = None, ahead: Ahead | None = None) -> None:
-        key = hashlib.sha256(json.dumps(places, sort_keys=True).encode()).hexdigest()
+        # What is read of a release does not depend on where copies lie.
+        known = {name: value for name, value in places.items() if name != "downloads"}
+        key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
         target = Platform.parse(places["platform"])
@@ -86,6 +89,8 @@ class Places(LegacyRepository):  # type: ignore[misc]
         ]
         self._owners: dict[str, Any] = {}
         self._together = together
+        downloads = places.get("downloads")
+        self._downloads = None if together is None or downloads is None else Path(downloads)
 
     def _get_page(self, name: str) -> Any:
         def ask() -> _Pooled:
@@ -157,7 +162,10 @@ class Places(LegacyRepository):  # type: ignore[misc]
         return calculated
 
     def _get_info_from_metadata(self, link: Any) -> Any:
-        return None if is_local(link.url) else self._of(link)._get_info_from_metadata(link)
+        if is_local(link.url):
+            return None
+        known = None if self._downloads is None else info_of_copy(link, self._downloads)
+        return known or self._of(link)._get_info_from_metadata(link)
 
     def _get_info_from_wheel(self, link: Any) -> Any:
         if is_local(link.url):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -42,6 +43,7 @@ def make_source(
     glibc: str,
     input_digest: Digest,
     names: Names = (),
+    downloads: Path | None = None,
 ) -> dict[str, str]:
     """File names and texts.
 
@@ -49,7 +51,8 @@ def make_source(
     installed when the container starts. ``pins`` are the constraints: they become a *seed lockfile*, an older lock
     that conda-lock updates. Its solver takes a locked version wherever one fits and a package is needed anyway, so a
     constraint binds the version and asks for nothing, on this platform or any other. With ``names`` conda-lock asks no
-    third address which distribution a conda package brings.
+    third address which distribution a conda package brings. ``downloads`` is where kbuild keeps packages: what it has
+    is not asked for once more.
     """
     subdir = platform.conda_subdir
     files = {
@@ -74,6 +77,7 @@ def make_source(
                 "python": python,
                 "platform": str(platform),
                 "glibc": glibc,
+                "downloads": None if downloads is None else str(downloads.absolute()),
             }
         ),
     }

@@ -101,7 +101,14 @@ def lock_bundle(
             builds = find_builds(
                 bundle, indexes, store=store, cache=cache, run=run, environ=environ, progress=progress, again=force
             )
-        resolver = CondaLockResolver(run=run, channel=channel, environ=environ, target=request.target, builds=builds)
+        resolver = CondaLockResolver(
+            run=run,
+            channel=channel,
+            environ=environ,
+            target=request.target,
+            builds=builds,
+            downloads=cache / "downloads",
+        )
         found: _Found | None = None
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
