@@ -206,6 +206,11 @@ def test_metrics_count_what_happened(loaded: Any, tmp_path: Path) -> None:
     assert "http_requests_in_progress 0" in lines
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/ping", "/health"])
+def test_health_is_told_to_head_too(loaded: Any, tmp_path: Path, path: str) -> None:
+    assert ask(asgi.serve(loaded, tmp_path), "HEAD", path)[::2] == (200, b"")
+
+
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"])
 def test_another_method_is_405(loaded: Any, tmp_path: Path, path: str) -> None:
     status, headers, _ = ask(asgi.serve(loaded, tmp_path), "DELETE", path)

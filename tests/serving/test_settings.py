@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.errors import ConfigurationError
+from kbuild.serving.http import server_settings
 from kbuild.serving.http.server_settings import Settings
 from kbuild.serving.process.cpus import count_cpus
 from kbuild.serving.watch import healthcheck
@@ -42,6 +43,15 @@ def test_healthcheck_says_what_the_server_says(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("KBUILD_PORT", str(server.server_port))
         assert healthcheck.main() == code
         thread.join()
+
+
+def test_ports_of_platforms_count_where_ours_is_not_set() -> None:
+    assert Settings.from_environment({"PORT": "81"}).port == 81
+    assert Settings.from_environment({"PORT": "81", "AIP_HTTP_PORT": "82"}).port == 82
+    assert Settings.from_environment({"PORT": "81", "AIP_HTTP_PORT": "82", "KBUILD_PORT": "83"}).port == 83
+    with pytest.raises(ConfigurationError, match="PORT is 'tcp://10"):
+        Settings.from_environment({"PORT": "tcp://10.0.0.1:80"})
+    assert healthcheck._PORTS == server_settings._PORTS
 
 
 def test_healthcheck_without_a_server_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model import ServedModel
 from kbuild.serving.answer.reply import HTML, JSON, Reply
 from kbuild.serving.answer.warmup import warm_up
+from kbuild.serving.http.body import Gone, Receive, TooLarge, declared_length, drop_body, read_body
 from kbuild.serving.http.server_settings import Settings
 from kbuild.serving.pages.about import make_info, make_metadata
 from kbuild.serving.pages.page import Site
@@ -32,7 +33,6 @@ from kbuild.serving.watch.metrics import CONTENT_TYPE, Metrics
 from kbuild.serving.watch.telemetry import start_telemetry
 
 Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _log = logging.getLogger(LOGGER)
@@ -40,8 +40,8 @@ _access = logging.getLogger(f"{LOGGER}.access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _HEALTH = ("/livez", "/readyz", "/ping", "/health")
 # Of the paths that are ours alone.
-_METHODS = {"/": "GET, HEAD, POST", "/livez": "GET", "/readyz": "GET"}
-_METHODS |= dict.fromkeys(("/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
+_METHODS = {"/": "GET, HEAD, POST"}
+_METHODS |= dict.fromkeys(("/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
 _COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _UNSUPPORTED = Reply(
     status=415,
@@ -49,14 +49,6 @@ _UNSUPPORTED = Reply(
     b"['text/csv', 'application/json', 'application/vnd.apache.parquet']. Got 'None'.",
     content_type=replies.TEXT,
 )
-
-
-class _TooLarge(Exception):
-    """The body is above the limit."""
-
-
-class _Gone(Exception):
-    """The client closed the connection."""
 
 
 class ServingApp:
@@ -130,7 +122,7 @@ class ServingApp:
             else:
                 status = reply.status
                 await _send(reply, scope["method"], send, request_id)
-        except _Gone:
+        except Gone:
             pass  # nobody is there to be answered
         finally:
             seconds = time.perf_counter() - begun
@@ -153,7 +145,7 @@ class ServingApp:
     async def _reply(self, path: str, method: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply | None:
         """The answer, None where it is MLflow's own app that answers."""
         get = method in ("GET", "HEAD")
-        if path in _HEALTH and method == "GET":
+        if path in _HEALTH and get:
             return self._health(path)
         if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
             return replies.UNAUTHORIZED
@@ -221,15 +213,18 @@ class ServingApp:
             return replies.FULL
         handed_on = False
         try:
-            if _length(headers) > limit:
-                return replies.too_large(limit)
-            body = await asyncio.wait_for(_read(receive, limit), timeout)
+            if declared_length(headers) > limit:
+                raise TooLarge(more=True)
+            body = await asyncio.wait_for(read_body(receive, limit), timeout)
             handed_on = True
             reply, short = await self._answer(ticket, body, content_type, deadline - time.monotonic())
             if short:
                 self._metrics.count_fast()
             return reply
-        except _TooLarge:
+        except TooLarge as error:
+            ticket.give_back()  # nobody waits for a place because of what is dropped
+            if error.more:
+                await drop_body(headers, receive)
             return replies.too_large(limit)
         except GateTimeout:
             return replies.TIMED_OUT
@@ -253,23 +248,6 @@ class ServingApp:
         return status
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
-    """The request's body; raises _TooLarge as soon as there is more than ``limit`` bytes of it."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise _TooLarge
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
 async def _send(reply: Reply, method: str, send: Send, request_id: bytes) -> None:
     headers = [
         (b"content-length", str(len(reply.body)).encode()),
@@ -280,12 +258,6 @@ async def _send(reply: Reply, method: str, send: Send, request_id: bytes) -> Non
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
-
-
-def _length(headers: Mapping[bytes, bytes]) -> int:
-    # h11 has refused a Content-Length that is no number; isdigit() is for servers that do not.
-    text = headers.get(b"content-length", b"0")
-    return int(text) if text.isdigit() else 0
 
 
 def _handler(path: str) -> str:

@@ -11,6 +11,8 @@ from kbuild.errors import ConfigurationError
 from kbuild.serving.process.cpus import count_cpus
 
 _LEVELS = ("critical", "error", "warning", "info", "debug")
+# Ours, Vertex AI's, and that of Cloud Run, Heroku and others.
+_PORTS = ("KBUILD_PORT", "AIP_HTTP_PORT", "PORT")
 _IMPORTS = ("lazy", "background", "eager")
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
@@ -90,10 +92,11 @@ class Settings:
 
 
 def read_port(environment: Mapping[str, str] = os.environ) -> int:
-    """``KBUILD_PORT``, default 8080; raises ConfigurationError for what is no port."""
-    text = environment.get("KBUILD_PORT", "8080")
+    """The first of _PORTS that is set, default 8080; raises ConfigurationError for what is no port."""
+    name = next((name for name in _PORTS if environment.get(name)), _PORTS[0])
+    text = environment.get(name, "8080")
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise ConfigurationError(f"KBUILD_PORT is {text!r}, not a port from 1 to 65535")
+        raise ConfigurationError(f"{name} is {text!r}, not a port from 1 to 65535")
     return int(text)
 
 

@@ -10,6 +10,8 @@ import socket
 import sys
 
 _SECONDS = 4
+# As ``kbuild.serving.http.server_settings.read_port``, which imports more.
+_PORTS = ("KBUILD_PORT", "AIP_HTTP_PORT", "PORT")
 
 
 def main() -> int:
@@ -18,7 +20,7 @@ def main() -> int:
     if host in ("", "0.0.0.0", "::"):  # noqa: S104  everywhere, so also here
         host = "127.0.0.1"
     try:
-        port = int(os.environ.get("KBUILD_PORT", "8080"))
+        port = int(next(filter(None, map(os.environ.get, _PORTS)), "8080"))
         with socket.create_connection((host, port), timeout=_SECONDS) as plain, _secure(plain) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             with connection.makefile("rb") as answer:
