@@ -334,7 +334,7 @@ def test_without_a_variable_the_store_is_in_the_project(
     # What kbuild's other commands do, started in the project's folder.
     monkeypatch.chdir(project)
     if not mlflow.get_tracking_uri().startswith("sqlite:"):  # an older MLflow's own default is ./mlruns
-        mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").metadata.run_id == find_runs(client)[0].info.run_id
 
 
