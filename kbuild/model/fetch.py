@@ -19,6 +19,7 @@ from kbuild.model.find import best_child, find_registered, is_active, resolve, v
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
+from kbuild.tracking.mlflow_client import version_with_alias
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ class MlflowStore:
         with self._speaking(str(reference)):
             client = self._client()
             with suggesting(client, reference):
-                found = client.get_model_version_by_alias(str(reference.name), reference.alias)
-            return reference.at(str(found.version))
+                return reference.at(version_with_alias(client, str(reference.name), reference.alias))
 
     def download(self, run_id: str, path: str, into: Path) -> Path | None:
         """See ModelStore."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.sweep import Best, find_best, find_children, make_choice, with_models
-from kbuild.tracking.mlflow_client import find_logged, find_newest, version_uri
+from kbuild.tracking.mlflow_client import find_logged, find_newest, version_uri, version_with_alias
 from kbuild.tracking.registry import PROMPT_TAG, is_of_model
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def resolve(client: MlflowClient, reference: ModelReference) -> str:
         case ModelReference(model_id=str(model_id)):
             return f"models:/{client.get_logged_model(model_id).model_id}"
         case ModelReference(name=str(name), alias=str(alias)):
-            return version_uri(client, name, str(client.get_model_version_by_alias(name, alias).version))
+            return version_uri(client, name, version_with_alias(client, name, alias))
         case ModelReference(name=str(name), version=str(version)):
             return version_uri(client, name, str(client.get_model_version(name, version).version))
         case ModelReference(run_id=str(run_id), name=name):

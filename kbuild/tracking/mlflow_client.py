@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from kbuild.errors import ModelNotFound
 from kbuild.tracking.registry import make_filter
 
 if TYPE_CHECKING:
@@ -24,6 +25,18 @@ def version_uri(client: MlflowClient, name: str, version: str) -> str:
 def find_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version of a registered model, whatever is in its name."""
     return [version for version in _search(client, make_filter(name)) if version.name == name]
+
+
+def version_with_alias(client: MlflowClient, name: str, alias: str) -> str:
+    """The version that an alias names. MLflow's own ``latest`` is searched for: to older servers it is no alias."""
+    if alias.lower() == "latest":
+        # Of one name the newest comes first.
+        for version in _search(client, make_filter(name)):
+            if version.name == name:
+                return str(version.version)
+        client.get_registered_model(name)  # MLflow says it where there is no such model
+        raise ModelNotFound(f"the registered model {name!r} has no version")
+    return str(client.get_model_version_by_alias(name, alias).version)
 
 
 def find_newest(client: MlflowClient, name: str | None = None) -> dict[str, str]:

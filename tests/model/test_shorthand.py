@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import mlflow
 import pytest
-from click.testing import CliRunner
 
 from kbuild.cli import app
 from kbuild.errors import AmbiguousModel, KbuildError, ModelNotFound, RunWithoutModel
@@ -142,10 +141,20 @@ def test_the_newest_version_needs_no_number(trained: Trained, tmp_path: Path) ->
     assert trained.store.pin(ModelReference.parse("models:/churn")).version == "2"
 
 
-def test_a_command_without_a_model_says_which_it_takes(trained: Trained, tmp_path: Path) -> None:
+def test_the_newest_version_of_what_has_none_is_told(trained: Trained) -> None:
+    trained.client.create_registered_model("churn")
+    with pytest.raises(ModelNotFound, match="the registered model 'churn' has no version"):
+        trained.store.pin(ModelReference.parse("models:/churn"))
+    with pytest.raises(ModelNotFound, match="owl not found"):
+        trained.store.pin(ModelReference.parse("models:/owl"))
+
+
+def test_a_command_without_a_model_says_which_it_takes(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "churn"\n')
     trained.add("theirs", project="somebody")
     run = trained.add("owl")
-    done = CliRunner().invoke(app.cli, ["lock"], catch_exceptions=True)
-    assert f"taking run {run} (owl), started " in done.stderr
-    assert isinstance(done.exception, KbuildError | click.ClickException | SystemExit)
+    with pytest.raises((KbuildError, click.ClickException, SystemExit)):
+        app.cli.main(["lock"], standalone_mode=False)
+    assert f"taking run {run} (owl), started " in capsys.readouterr().err
