@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import marshal
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed
-from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_tree, find_compiler
+from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_tree, compile_trees, find_compiler
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, run
 
@@ -70,6 +74,31 @@ def test_bytes_do_not_depend_on_what_is_compiled_together(tmp_path: Path) -> Non
         compile_tree(tmp_path / name, "/opt/env", HERE, run=run)
     (only,) = bytecode(tmp_path / "two").values()
     assert only in bytecode(tmp_path / "one").values()
+
+
+def test_what_several_packages_bring_is_compiled_once_to_the_same_bytes(tmp_path: Path) -> None:
+    roots = [write(tmp_path / name) for name in ("alone", "one", "two", "three")]
+    for root in roots[2:]:
+        (root / "opt/env/lib/b.py").write_text("x = 'another'\n")
+        (root / "opt/env/lib/b.more.py").write_text("x = 'no module'\n")
+    (roots[3] / "opt/env/lib/b.more.py").unlink()
+    compile_tree(roots[0], "/opt/env", HERE, run=run)
+    orders: list[str] = []
+
+    def counted(argv: Sequence[str], **more: Any) -> Completed:
+        orders.extend(shown for _, shown in json.loads(more["stdin"])["files"])
+        return run(argv, **more)
+
+    skipped = compile_trees(roots[1:], "/opt/env", HERE, run=counted, jobs=2)
+    assert skipped == ("/opt/env/lib/pkg/template.py", "/opt/env/lib/pkg/zero.py")
+    assert orders.count("/opt/env/lib/a.py") == 1
+    assert orders.count("/opt/env/lib/b.py") == 3  # of the first, and of those that are others than it
+    assert bytecode(roots[1]) == bytecode(roots[0])
+    for root in roots[2:]:
+        again = tmp_path / "again" / root.name
+        shutil.copytree(root, again, ignore=shutil.ignore_patterns("__pycache__"))
+        compile_tree(again, "/opt/env", HERE, run=run)
+        assert bytecode(again) == bytecode(root)
 
 
 def test_invalid_sources_get_none_and_are_named(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
+from shutil import copyfile
 
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import BuildFailed, LockfileInvalid
@@ -89,13 +92,50 @@ def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, 
 
 
 def _compile_all(folders: Iterable[tuple[Path, str]], compiler: Compiler, run: Runner, jobs: int) -> tuple[str, ...]:
-    files = [(path, path[len(str(root)) :]) for root, folder in folders for path in _sources(f"{root}{folder}")]
+    found = [(path, path[len(str(root)) :]) for root, folder in folders for path in _sources(f"{root}{folder}")]
+    files, copies = _without_copies(found)
     if not files:
         return ()
     shares = [files[start::jobs] for start in range(min(jobs, len(files)))]
     with ThreadPoolExecutor(len(shares)) as pool:
-        skipped = pool.map(lambda share: _compile(share, compiler, run), shares)
-        return tuple(sorted(path for share in skipped for path in share))
+        skipped = {path for share in pool.map(lambda share: _compile(share, compiler, run), shares) for path in share}
+    for path, other in copies:
+        for name in _made_of(other):
+            folder = _cache_folder(path)
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103  paths cost more than the copy
+            copyfile(f"{_cache_folder(other)}/{name}", f"{folder}/{name}")
+    return tuple(sorted(skipped))
+
+
+def _without_copies(files: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The files to compile, and each other with the one that its bytecode is that of.
+
+    Bytecode depends on the source and on its path in the image alone, and packages that are parts of one another
+    (mlflow, mlflow-skinny and mlflow-tracing) bring the same files.
+    """
+    first: dict[str, str] = {}
+    kept, copies = [], []
+    for path, shown in files:
+        other = first.setdefault(shown, path)
+        if other != path and cmp(other, path, shallow=False):
+            copies.append((path, other))
+        else:
+            kept.append((path, shown))
+    return kept, copies
+
+
+def _made_of(source: str) -> list[str]:
+    """The names of a source's bytecode, none where it is not valid Python (PEP 3147: ``name.tag.pyc``)."""
+    stem = source.rpartition("/")[2].removesuffix(".py")
+    try:
+        names = os.listdir(_cache_folder(source))  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    return [name for name in names if re.fullmatch(rf"{re.escape(stem)}\.[^.]+\.pyc", name)]
+
+
+def _cache_folder(source: str) -> str:
+    return f"{source.rpartition('/')[0]}/__pycache__"
 
 
 def _running() -> str | None:

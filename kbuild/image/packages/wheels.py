@@ -205,6 +205,15 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> Non
         raise LockfileInvalid(f"{filename} cannot be installed: {reason}") from error
 
 
+def python_files(wheel: Path) -> set[str]:
+    """The names of the Python files in a wheel; none where it cannot be read, which is told where it is installed."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return {name for name in archive.namelist() if name.endswith(".py")}
+    except (zipfile.BadZipFile, OSError):
+        return set()
+
+
 def _needed(wheel: Path, *, compiled: bool) -> int:
     """Bytes on disk that its tree takes, about: files and directories in whole blocks, bytecode as large as source."""
     try:
