@@ -79,12 +79,18 @@ def test_an_image_by_itself_is_audited_with_the_lock_that_it_names(world: World)
     kept = world.tools.cache / "locks" / "any" / "conda-lock.yml"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(world.lockfile.read_bytes())
+    other = kept.parents[1] / "before-it" / "conda-lock.yml"
+    other.parent.mkdir()
+    other.write_bytes(kept.read_bytes().replace(b"name: two", b"name: three").replace(b"two-1-", b"three-1-"))
+    (kept.parents[1] / "a-before-it").mkdir()
+    (kept.parents[1] / "a-before-it" / "conda-lock.yml").write_bytes(other.read_bytes())
     request = AuditRequest(
         policy=Policy(), today=date(2026, 11, 1), fail_on="high", lock=world.lock_request(), offline=True, record=False
     )
     audited = Auditor(request, world.tools, environ={}).audit_image(result.image, "model")
     purls = {entry.get("purl", "").partition("?")[0] for entry in json.loads(audited.sbom)["components"]}
     assert {f"pkg:conda/python@{VERSION}", "pkg:pypi/one@1", "pkg:pypi/two@1"} <= purls
+    assert "pkg:pypi/three@1" not in purls
 
 
 def test_of_an_image_that_is_elsewhere_the_runs_tags_tell_what_it_was_built_from(world: World) -> None:

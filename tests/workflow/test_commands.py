@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from world import HOST, MODEL_ID, RUN_ID, World, make_world
 
 from kbuild.answers import EXACT, Tolerance
 from kbuild.cache.entries import list_cache
+from kbuild.cli import rebuild
 from kbuild.cli.app import cli
 from kbuild.digest import Digest
 from kbuild.errors import (
@@ -28,8 +30,12 @@ from kbuild.errors import (
     VerificationFailed,
 )
 from kbuild.image.store.local import LocalImages
+from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import RunFacts
+from kbuild.model.model_reference import ModelReference
+from kbuild.plan.left_out import LeftOut
 from kbuild.progress import Progress, Silent
+from kbuild.workflow import Delivery, ImageRequest, ImageResult, Tools
 from kbuild.workflow.audit.images import read_image
 
 Call = Callable[..., Result]
@@ -193,6 +199,62 @@ def test_built_again_from_what_it_says_it_is_the_same(
     # In a cache of its own, which is gone.
     assert {path.name for path in (shared.tools.cache / "images").iterdir()} == before
     assert not list(shared.tools.cache.glob("work-*"))
+
+
+def test_what_is_built_again_is_asked_for_by_what_the_image_says(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = build(kbuild, shared)
+    left_out = LeftOut(packages=("two",))
+    asked: dict[str, Any] = {}
+
+    def again(request: ImageRequest, delivery: Delivery, tools: Tools, *, reuse: bool) -> ImageResult:
+        asked.update(request=request, delivery=delivery, cache=tools.cache, reuse=reuse)
+        raise VerificationFailed("seen")
+
+    claims = rebuild.read_claims
+    monkeypatch.setattr(rebuild, "read_claims", lambda *a, **b: replace(claims(*a, **b), left_out=left_out))
+    monkeypatch.setattr(rebuild, "build_image", again)
+    done = kbuild("verify", image["reference"], "--rebuild")
+    assert isinstance(done.exception, VerificationFailed)
+    request: ImageRequest = asked["request"]
+    assert (request.left_out, request.slim, request.engine) == (left_out, False, "native")
+    assert (request.lock.locked, request.lock.digest) == (True, image["lock_digest"])
+    # Nothing from before, nothing for others to find, nothing told to anybody.
+    assert asked["cache"] != shared.tools.cache and not asked["cache"].exists()
+    assert (asked["delivery"], asked["reuse"]) == (Delivery(record=False), False)
+
+
+@pytest.mark.parametrize(("more", "kept"), [((), True), (("--no-cache",), False)])
+def test_building_anew_fetches_anew(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], kept: bool
+) -> None:
+    asked: list[bool] = []
+    fetch = shared.store.fetch
+
+    def watched(reference: ModelReference, into: Path, *, kept: bool = False) -> ModelBundle:
+        asked.append(kept)
+        return fetch(reference, into, kept=kept)
+
+    monkeypatch.setattr(shared.store, "fetch", watched)
+    build(kbuild, shared, *more)
+    assert set(asked) == {kept}
+
+
+@pytest.mark.parametrize("typed", [None, "debian:bookworm"])
+def test_a_lock_is_for_the_base_that_the_image_will_have(
+    kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str | None
+) -> None:
+    asked: list[str | None] = []
+
+    def lock(model: str, request: object, tools: object, *, base: str | None, **_: object) -> None:
+        asked.append(base)
+        raise VerificationFailed("seen")
+
+    (tmp_path / "pyproject.toml").write_text('[tool.kbuild]\nbase = "debian:trixie"\n')
+    monkeypatch.setattr("kbuild.cli.lock.lock_model", lock)
+    kbuild("lock", shared.model, *([] if typed is None else ["--base", typed]))
+    assert asked == [typed or "debian:trixie"]
 
 
 def test_another_model_than_the_images_is_no_proof(kbuild: Call, shared: World, tmp_path: Path) -> None:

@@ -164,6 +164,20 @@ def test_what_only_mlflow_asks_for_is_left_out_and_remembered(slimming: Slimming
     assert program.starts == 2
 
 
+@pytest.mark.parametrize("what", ["model", "lock", "runtime", "recipe"])
+def test_what_was_measured_holds_for_that_alone(slimming: Slimming, tmp_path: Path, what: str) -> None:
+    program = Program(lambda there: [200, "1.5"])
+    find(slimming, tmp_path, program)
+    if what == "model":
+        slimming.bundle.digest = digest_bytes(b"another")
+    elif what == "lock":
+        slimming.locked.lockfile.digest = digest_bytes(b"another")
+    else:
+        slimming = replace(slimming, **{what: digest_bytes(b"another") if what == "runtime" else "2"})
+    find(slimming, tmp_path, program)
+    assert program.starts == 4
+
+
 def test_a_damaged_memory_is_made_again(slimming: Slimming, tmp_path: Path) -> None:
     program = Program(lambda there: [200, "1.5"])
     find(slimming, tmp_path, program)
