@@ -21,6 +21,7 @@ from kbuild.recording.changes import check_changes
 from kbuild.recording.clean_check import Answer, ask_in_clean_process
 from kbuild.recording.example import is_chosen, make_example
 from kbuild.recording.input.delivery import deliver, find_change
+from kbuild.recording.input.typed import find_typed_parameters
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import GitState, quiet_mlflow
 from kbuild.recording.provenance import note_inputs
@@ -86,7 +87,7 @@ def record_model(
     Raises RecordingError saying why the model could not be logged whole; nothing of it is left then.
     """
     settings = settings or TrainingSettings()
-    captured = captured or {}
+    captured = {**(captured or {}), **find_typed_parameters(pipeline_ml.inference, catalog)}
     check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
     with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
