@@ -112,6 +112,17 @@ def test_credentials_and_certificates_go_to_processes_only() -> None:
     assert "REQUESTS_CA_BUNDLE" not in indexes("global.cert='/ca.pem'", {"REQUESTS_CA_BUNDLE": "/mine"}).environment
 
 
+def test_how_the_indexes_are_reached_goes_to_processes_too() -> None:
+    lines = "global.proxy='http://me:word@proxy.example:3128'\nglobal.trusted-host='a.example'\nglobal.client-cert='/c'"
+    found = indexes(lines)
+    assert found.environment == {
+        "PIP_PROXY": "http://me:word@proxy.example:3128",
+        "PIP_TRUSTED_HOST": "a.example",
+        "PIP_CLIENT_CERT": "/c",
+    }
+    assert "word" not in repr(found)
+
+
 def test_without_configuration_pips_own_default_is_taken() -> None:
     (url,) = indexes("").urls
     assert url.startswith("https://")

@@ -6,7 +6,7 @@ Protocol: PyPA's JSON API ("Get a release", ``vulnerabilities``). OSV's is in ``
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from pip_audit._service import PyPIService, VulnerabilityService
 from pip_audit._service.interface import ResolvedDependency, ServiceError, SkippedDependency
 
 from kbuild.environment.credentials import without_credentials
+from kbuild.environment.index.pip_network import configure
 
 _TIMEOUT = 20
 # pip-audit would look for a cache of its own; its sessions are replaced before they are used.
@@ -93,10 +94,14 @@ class OnlineService:
         )
 
 
-def make_pypi_service(index: str, *, credentials: Callable[[str], tuple[str, str] | None]) -> OnlineService:
-    """The advisories of a package index. ``index`` is its url, with or without ``/simple``."""
+def make_pypi_service(
+    index: str, *, credentials: Callable[[str], tuple[str, str] | None], environ: Mapping[str, str] | None = None
+) -> OnlineService:
+    """The advisories of a package index. ``index`` is its url, with or without ``/simple``; ``environ`` has pip's
+    settings of how it is reached."""
     base = index.rstrip("/").removesuffix("/simple")
     session = _Session(base=base, credentials=credentials)
+    configure(session, environ or {})
     service = PyPIService(cache_dir=_NO_CACHE, timeout=_TIMEOUT)
     # Its address is written into the class, and is not the one of the user's index.
     service.session = session

@@ -130,12 +130,14 @@ def _session(index: str) -> tuple[str, Any]:
 
     from kbuild.environment.condalock.index_session import THREADS, HostCredentials
     from kbuild.environment.credentials import split_credentials
+    from kbuild.environment.index.pip_network import configure
 
     bare, credentials = split_credentials(index, os.environ)
     session = requests.Session()
     session.mount(f"{urlsplit(bare).scheme}://", HTTPAdapter(pool_maxsize=THREADS))
     if credentials is not None:
         session.auth = HostCredentials(urlsplit(bare).netloc, credentials)
+    configure(session, os.environ, pool_maxsize=THREADS)
     return bare.rstrip("/"), session
 
 

@@ -37,6 +37,7 @@ from kbuild.environment.condalock.ahead import Ahead
 from kbuild.environment.condalock.index_session import THREADS, HostCredentials
 from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
 from kbuild.environment.credentials import split_credentials, without_credentials
+from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
 from kbuild.platform import Platform
@@ -274,14 +275,15 @@ def _flat_source(url: str, config: Any) -> Callable[[str], Iterator[tuple[Any, A
 def _server(url: str, config: Any) -> Any:
     bare, credentials = split_credentials(url, os.environ)
     server = LegacyRepository(hashlib.sha256(url.encode()).hexdigest(), bare, config=config, pool_size=THREADS)
-    if credentials is not None:
-        make = server.session.create_session
+    make = server.session.create_session
 
-        def create_session() -> requests.Session:
-            session: requests.Session = make()
+    def create_session() -> requests.Session:
+        session: requests.Session = make()
+        if credentials is not None:
             session.auth = HostCredentials(urlsplit(bare).netloc, credentials)
-            return session
+        configure(session, os.environ, pool_maxsize=THREADS)
+        return session
 
-        server.session.create_session = create_session
+    server.session.create_session = create_session
     server.session.get_session(bare)  # or each thread would make one of its own
     return server

@@ -22,6 +22,7 @@ from kbuild.environment.credentials import expand_variables, split_credentials
 from kbuild.environment.index.copies import find_copies
 from kbuild.environment.index.downloads import cache_path, cached_package
 from kbuild.environment.index.package_indexes import Indexes, network_reason
+from kbuild.environment.index.pip_network import configure
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.progress import Progress
@@ -38,13 +39,15 @@ _RETRY = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503
 def make_session(environ: Mapping[str, str]) -> requests.Session:
     """A session that tries again what may pass, with backoff, on as many connections as there are threads.
 
-    It trusts the certificates that ``REQUESTS_CA_BUNDLE`` of ``environ`` names: pip's own, where pip is told of any.
+    It trusts the certificates that ``REQUESTS_CA_BUNDLE`` of ``environ`` names: pip's own, where pip is told of any;
+    pip's proxy, client certificate and trusted hosts count too.
     """
     session = requests.Session()
     session.verify = environ.get("REQUESTS_CA_BUNDLE") or True
     adapter = HTTPAdapter(max_retries=_RETRY, pool_maxsize=_THREADS)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
+    configure(session, environ, max_retries=_RETRY, pool_maxsize=_THREADS)
     return session
 
 

@@ -25,6 +25,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.credentials import hide_credentials, split_credentials, without_credentials
+from kbuild.environment.index.pip_settings import SETTINGS, network_variables
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
@@ -105,6 +106,9 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
         raise ConfigurationError("no package index is configured", hint="set PIP_INDEX_URL")
     if "cert" in settings and "REQUESTS_CA_BUNDLE" not in environ:
         environment["REQUESTS_CA_BUNDLE"] = settings["cert"]
+    for name, value in network_variables(settings).items():
+        if name not in environ:
+            environment[name] = value
     return Indexes(urls=urls, environment=environment, find_links=find_links)
 
 
@@ -112,7 +116,7 @@ def _pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
     completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
     settings: dict[str, str] = {}
     if completed.returncode != 0:  # an environment without pip: its variables are all there is
-        names = ("index-url", "extra-index-url", "find-links", "no-index", "cert")
+        names = ("index-url", "extra-index-url", "find-links", "no-index", "cert", *SETTINGS)
         found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}
         return {name: value for name, value in found.items() if value}
     lines = (line.partition("=") for line in completed.stdout.splitlines() if "=" in line)

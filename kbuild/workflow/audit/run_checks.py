@@ -21,6 +21,7 @@ from kbuild.audit.sources.osv_api import OsvApi
 from kbuild.audit.sources.services import Service, make_pypi_service
 from kbuild.audit.subject import Check
 from kbuild.environment.index.package_indexes import Indexes, find_files, package_indexes
+from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
 from kbuild.errors import IndexUnavailable, KbuildError
 from kbuild.progress import Progress
@@ -96,13 +97,13 @@ def _services(request: AuditRequest, network: Network) -> list[Service]:
     if _service(request) not in ("all", "pypi"):
         return []
     if policy.pypi_url is not None:
-        return [make_pypi_service(policy.pypi_url, credentials=network.credentials_for)]
+        return [make_pypi_service(policy.pypi_url, credentials=network.credentials_for, environ=network.environ)]
     served = [] if network.indexes is None else [url for url in network.indexes.urls if not is_local(url)]
     if not served:
         return []
     parts = urlsplit(served[0])
     url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return [make_pypi_service(url, credentials=network.credentials_for)]
+    return [make_pypi_service(url, credentials=network.credentials_for, environ=network.environ)]
 
 
 def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
@@ -110,4 +111,5 @@ def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
     if request.offline or indexes is None:
         return None
     session = requests.Session()
+    configure(session, network.environ)
     return lambda name: find_files(name, indexes, environ=network.environ, session=session)
