@@ -21,17 +21,29 @@ from tool import Tool, Trained
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show the digests that tests recorded, and what gave each: a worker's own words are seen by nobody.
+    """Show the digests that tests recorded and what gave each, and their tables: a worker's own words nobody sees.
 
     Each worker trains a model of its own, so there is one digest a worker, and that of the small tree.
     """
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
     recorded = [pair for report in reports if report.when == "call" for pair in report.user_properties]
-    for digest in dict.fromkeys(str(value) for _, value in recorded):
+    digests = [(name, value) for name, value in recorded if not name.startswith("table:")]
+    for digest in dict.fromkeys(str(value) for _, value in digests):
         terminalreporter.write_line(digest)
-        for name, value in recorded:
+        for name, value in digests:
             if value == digest:
                 terminalreporter.write_line(f"    {name}")
+    for title in dict.fromkeys(name for name, _ in recorded if name.startswith("table:")):
+        rows = [value for name, value in recorded if name == title and isinstance(value, dict)]
+        terminalreporter.section(title.removeprefix("table:"))
+        for line in _table(rows):
+            terminalreporter.write_line(line)
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def wait(url: str, process: subprocess.Popen[bytes], log: Path, *, path: str = "
         try:
             if requests.get(f"{url}/{path}", timeout=5).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             pass  # not up yet
         time.sleep(0.1)
     pytest.fail(f"no answer: {log.read_text(encoding='utf-8')[-2000:]}")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -20,10 +19,13 @@ from typing import Any
 
 import requests
 from engines import free_port, no_services, only_one, require
+from installing import install
 from servers import wait
 from tool import BIN, Tool
 
+PROJECT = Path(__file__).parent / "projects" / "tally"
 OLDEST = "3.1.*"
+NEWEST = "newest"
 ADMIN, WRITER, READER = ("admin", "a long password"), ("writer", "another password"), ("reader", "one more password")
 _DROPPED = frozenset({"content-length", "content-encoding", "transfer-encoding", "connection", "server", "date"})
 
@@ -52,6 +54,12 @@ class Setup:
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def version(self) -> str:
+        """The server's own word."""
+        answer = requests.get(f"{self.uri}/version", auth=self.user, verify=self.authority, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.text.strip()
 
     def tags(self, run_id: str) -> dict[str, str]:
         data = self.ask("GET", "runs/get", run_id=run_id)["run"]["data"]
@@ -278,22 +286,22 @@ def below_a_prefix_with_tls(folder: Path) -> Iterator[Setup]:
 
 
 @contextmanager
-def on_the_oldest(folder: Path) -> Iterator[Setup]:
-    """The oldest MLflow that is supported, in an environment of its own."""
-    program = install_mlflow(folder / "venv", f"mlflow=={OLDEST}", "sqlalchemy<2.1")
-    with mlflow_server(folder / "server", program=program) as (uri, _):
+def on_the_newest(folder: Path) -> Iterator[Setup]:
+    """The MLflow that is installed here, the newest that is supported, as it starts by itself."""
+    with mlflow_server(folder) as (uri, _):
         setup = Setup(uri="")
         with counting(uri, setup.asked) as setup.uri:
             yield setup
 
 
-def install_mlflow(venv: Path, *requirements: str) -> Path:
-    """``mlflow`` of an environment of its own."""
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, capture_output=True)
-    argv = [venv / "bin/python", "-m", "pip", "install", "-q", "--prefer-binary", *requirements]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    require(done.returncode == 0, f"{' '.join(requirements)} does not install: {done.stderr[-400:]}")
-    return venv / "bin" / "mlflow"
+@contextmanager
+def on_the_oldest(folder: Path) -> Iterator[Setup]:
+    """The oldest MLflow that is supported, in an environment of its own."""
+    install(folder / "venv", [f"mlflow=={OLDEST}", "sqlalchemy<2.1"], dict(os.environ))
+    with mlflow_server(folder / "server", program=folder / "venv/bin/mlflow") as (uri, _):
+        setup = Setup(uri="")
+        with counting(uri, setup.asked) as setup.uri:
+            yield setup
 
 
 def make_certificates(folder: Path) -> tuple[Path, tuple[Path, Path]]:
@@ -320,4 +328,5 @@ SETUPS = {
     "passwords": with_passwords,
     "prefix-tls": below_a_prefix_with_tls,
     "oldest": on_the_oldest,
+    NEWEST: on_the_newest,
 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 process_lock = threading.RLock()
 # MLflow's own default asks a server that is not there for minutes; a pipeline is waiting here.
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_SHOWN = 10  # of the versions and aliases that there are
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _downloads: dict[tuple[str, str], Path] = {}
 
@@ -164,9 +165,15 @@ def find_registered_model(client: MlflowClient, name: str, version: str | None, 
                 else version_uri(client, name, str(each.version))
             )
     asked = f"alias {alias!r}" if alias is not None else f"version or stage {version!r}"
-    numbers = ", ".join(str(each.version) for each in reversed(newest_first))
-    known = f"versions {numbers}; aliases {', '.join(sorted(aliases)) or 'none'}"
+    numbers = ", ".join(str(each.version) for each in reversed(newest_first[:_SHOWN]))
+    more = len(newest_first) - _SHOWN
+    known = f"versions {f'{more} older ones, ' if more > 0 else ''}{numbers}; aliases {_listed(sorted(aliases))}"
     raise ModelMissing(f"the registered model {name!r} has no {asked}; it has {known}")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return (", ".join(names[:_SHOWN]) or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def download(uri: str) -> Path:

@@ -286,6 +286,12 @@ def test_the_registry_by_version_alias_and_latest(store: mlflow.MlflowClient) ->
         MlflowModelRegistryDataset("prices", alias="other").load()
     with pytest.raises(DatasetError, match="has no version or stage 'production'; it has versions 1, 2"):
         MlflowModelRegistryDataset("prices", "production").load()
+    source = store.get_model_version("prices", "2").source
+    for number in range(3, 26):
+        store.create_model_version("prices", source)
+        store.set_registered_model_alias("prices", f"alias{number:02}", str(number))
+    with pytest.raises(DatasetError, match=r"it has versions 15 older ones, 16, .*, 25; aliases .* and 14 more$"):
+        MlflowModelRegistryDataset("prices", "production").load()
     with pytest.raises(DatasetError, match=r"only loads.*registered_model_name: prices"):
         MlflowModelRegistryDataset("prices").save(Times(1))
 
