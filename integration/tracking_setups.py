@@ -19,7 +19,7 @@ from typing import Any
 
 import requests
 from engines import free_port, no_services, only_one, require
-from installing import install
+from environments import install
 from servers import wait
 from tool import BIN, Tool
 

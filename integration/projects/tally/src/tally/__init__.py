@@ -1,0 +1,3 @@
+"""Learns a mean."""
+
+__version__ = "0.1.0"
