@@ -11,6 +11,7 @@ import operator
 import pathlib
 import pickle
 import re
+import time
 import uuid
 import zoneinfo
 from collections.abc import Callable
@@ -147,3 +148,14 @@ def test_a_layer_of_code_in_keras_own_formats_is_critical(make_bundle: Any) -> N
     config = b'\x89HDF\r\n\x1a\n{"class_name": "Lambda", "config": {"function": ["4wEAAAAA"]}}'
     [finding] = scan(make_bundle, {"model.h5": config}).findings
     assert (finding.id, finding.severity) == ("model-code", "critical")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"(" * 3_000_000, b"c" * 2_000_000, b"e1" * 1_000_000, b"PK\x03\x04" * 20_000, b"\x80\x04" * 300_000],
+    ids=["marks", "names", "base64", "zip", "headers"],
+)
+def test_files_made_to_take_long_do_not(make_bundle: Any, data: bytes) -> None:
+    begin = time.process_time()
+    scan(make_bundle, {"artifacts/x": data})
+    assert time.process_time() - begin < 20

@@ -14,6 +14,8 @@ import re
 from typing import Any, ClassVar
 
 _HAS_OBJECTS = 0x01  # numpy's NPY_ITEM_REFCOUNT in the flags of a dtype's state
+_LONG = 1 << 16
+_DEEP = 100_000
 _PLAIN = re.compile(r"[A-Za-z]\w*")
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
 # What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
@@ -92,15 +94,18 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     ``position`` is where it ends, ``named`` what it would import, ``problems`` what it does that data never does,
     ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``skipped`` whether there were raw arrays.
-    Pickles of arrays of objects that joblib wrote into it count as part of it.
+    Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
+    most places where a pickle may begin are none, and take random lengths for theirs.
 
     The pure Python unpickler is a private name of the standard library, on which joblib builds too.
     """
 
-    def __init__(self, data: bytes, begin: int, *, skip: bool = True) -> None:
+    def __init__(self, data: bytes, begin: int, *, skip: bool = True, probe: bool = False) -> None:
         self._file = io.BytesIO(data)
         self._file.seek(begin)
         super().__init__(self._file, encoding="latin-1", buffers=itertools.repeat(b""))
+        if probe:
+            self._file_read: Any = self._read_little
         self._data, self._skip = data, skip
         self.position = begin
         self.named: dict[tuple[str, str], None] = {}
@@ -108,6 +113,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self.texts: list[bytes | str] = []
         self.calls = 0
         self.skipped = False
+        self._passed = 0
         self._proper = 0  # calls of getattr that are as they have to be; all others are problems
 
     def run(self) -> str | None:
@@ -124,6 +130,34 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             for each in _GETATTR:
                 self.named.pop(each, None)
         return None
+
+    def _read_little(self, size: int = -1) -> bytes:
+        if size <= _LONG:
+            return self._file.read(size)
+        if self._file.tell() + size > len(self._data):
+            raise EOFError("it ends early")
+        self._file.seek(size, io.SEEK_CUR)
+        self._passed += size
+        return b""
+
+    @property
+    def reached(self) -> int:
+        """How far it was read, what was passed over left out."""
+        return self._file.tell() - self._passed
+
+    def _mark(self) -> None:
+        if len(self.metastack) > _DEEP:
+            raise ValueError("it is nested too deeply")
+        self.load_mark()
+
+    def _frame(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        if self._file.tell() + size > len(self._data):
+            raise EOFError("it ends early")
+        self._file_read, read = self._file.read, self._file_read
+        self._unframer.file_read = self._file.read
+        self._unframer.load_frame(size)
+        self._file_read = self._unframer.file_read = read
 
     def find_class(self, module: Any, name: Any) -> Any:
         """A stand-in, whatever is asked for."""
@@ -219,6 +253,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = {
         **_Unpickler.dispatch,
+        pickle.MARK[0]: _mark,
+        pickle.FRAME[0]: _frame,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _reduce,
         pickle.NEWOBJ_EX[0]: _newobj_ex,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import contextlib
 import pickle
 import re
 import struct
@@ -22,9 +23,17 @@ __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
 _NUMPY = b"\x93NUMPY"
 _MAX_DEPTH = 8
-# Where a pickle may begin: its header, or what the two oldest protocols name a class or function with.
-_BEGIN = re.compile(rb"\x80[\x02-\x05]|(?:\(\s*)?[ci][A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\((?=[^\n]{0,200}\x93|\()")
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
+# Where a pickle may begin: its header, or what names a class or function in the oldest protocols and in the newest.
+# Apart, for together they would be looked for at every byte.
+_HEADER = re.compile(rb"\x80[\x02-\x05]")
+_GLOBAL = re.compile(rb"[ci][A-Za-z_][\w.]{0,200}\n[A-Za-z_][\w.]{0,200}\n")
+_WORD = rb"(?:\x8c[\x01-\x7f]|X[\x01-\x7f]\0\0\0)[A-Za-z_][\w.]*(?:\x94|q[\0-\xff]|r[\0-\xff]{4})?"
+_NAMED = re.compile(_WORD + _WORD + rb"\Z")
+_NAMES = 300  # bytes of a module's and a class's name
+_EFFORT = 4 << 20  # bytes read in vain, beside twice the file's own
+_SHORTEST = 16
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+_MASK = bytes(1 if each in _LETTERS else 0 for each in range(256))
 # Of a pickle (also of the oldest protocols' "c", "(" and "]"), zip, gzip, bz2, xz, zstd, lz4, zlib and npy.
 _BASE64_BEGIN = (b"gA", b"Y", b"K", b"X", b"UEsD", b"H4sI", b"Qlp", b"/Td6", b"_Td6", b"KLUv", b"BCJN", b"e", b"k05V")
 
@@ -46,10 +55,13 @@ class PickleStream:
     other: bool = False
 
 
-def pickle_streams(data: bytes, *, expected: bool, place: str = "", depth: int = 0) -> Iterator[PickleStream]:
+def pickle_streams(
+    data: bytes, *, expected: bool, place: str = "", depth: int = 0, encoded: bool = True
+) -> Iterator[PickleStream]:
     """Every pickle in ``data``, also inside the bytes of others; nothing for what holds none.
 
-    ``expected`` tells that it is to be a pickle by its name. Raises Unreadable.
+    ``expected`` tells that it is to be a pickle by its name, ``encoded`` that nobody has looked for base64 in these
+    bytes. Raises Unreadable.
     """
     if depth > _MAX_DEPTH:
         raise Unreadable(f"it is wrapped more than {_MAX_DEPTH} times")
@@ -71,6 +83,8 @@ def pickle_streams(data: bytes, *, expected: bool, place: str = "", depth: int =
         yield from _follow(data, begin, expected=begin < len(data), place=place, depth=depth)
     else:
         yield from _follow(data, 0, expected=expected and not parts and refused is None, place=place, depth=depth)
+    if encoded:
+        yield from _encoded(data, place, depth)
     if refused is not None:
         raise refused
 
@@ -91,8 +105,6 @@ def _follow(data: bytes, begin: int, *, expected: bool, place: str, depth: int) 
         if fault is not None:
             break
     yield from _later(data, begin, place, depth, number)
-    if depth <= _MAX_DEPTH:
-        yield from _encoded(data, place, depth)
 
 
 def _told(
@@ -117,28 +129,49 @@ def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"
 
 def _later(data: bytes, begin: int, place: str, depth: int, number: int) -> Iterator[PickleStream]:
     """Pickles after bytes that are none: only what reads to its end and calls something is one."""
-    end = begin
-    for match in _BEGIN.finditer(data, begin):
-        if match.start() < end:
+    end, spent = begin, 0
+    for at in _beginnings(data, begin):
+        if at < end:
             continue
-        reader = InertReader(data, match.start())
-        if reader.run() is None and reader.calls:
-            yield from _told(reader, data, match.start(), None, f"{place}@{match.start()}", depth)
+        probe = InertReader(data, at, probe=True)
+        done = probe.run() is None
+        spent += probe.reached - at
+        if spent > _EFFORT + 2 * len(data):
+            raise Unreadable("it has too many places where a pickle may begin")
+        if done and probe.calls:
+            reader = InertReader(data, at)
+            reader.run()
+            yield from _told(reader, data, at, None, f"{place}@{at}", depth)
             end = reader.position
+
+
+def _beginnings(data: bytes, begin: int) -> list[int]:
+    found = {match.start() for match in _HEADER.finditer(data, begin)}
+    for match in _GLOBAL.finditer(data, begin):
+        marked = data[match.start() - 1 : match.start()] == b"(" and match.start() > begin
+        found.add(match.start() - marked)  # INST and OBJ have a mark before the name
+    at = data.find(b"\x93", begin)
+    while at >= 0:
+        named = _NAMED.search(data[max(begin, at - _NAMES) : at])
+        if named is not None:
+            found.add(max(begin, at - _NAMES) + named.start())
+        at = data.find(b"\x93", at + 1)
+    return sorted(found)
 
 
 def _encoded(data: bytes, place: str, depth: int) -> Iterator[PickleStream]:
     """Pickles written in base64, as texts of JSON and YAML hold them."""
-    for match in _BASE64.finditer(data):
-        text = match[0]
+    mask = data.translate(_MASK)
+    least = b"\x01" * _SHORTEST
+    at = mask.find(least)
+    while at >= 0:
+        end = mask.find(b"\0", at)
+        text = data[at : end if end >= 0 else len(data)]
         if text.startswith(_BASE64_BEGIN):
-            try:
-                decoded = base64.b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4), altchars=None)
-                if b"-" in text or b"_" in text:
-                    decoded = base64.urlsafe_b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4))
-            except (binascii.Error, ValueError):
-                continue
-            yield from _proper(decoded, f"{place}>base64", depth)
+            padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
+            with contextlib.suppress(binascii.Error, ValueError):
+                yield from _proper(base64.b64decode(padded), f"{place}>base64", depth)
+        at = mask.find(least, at + len(text))
 
 
 def _nested(value: bytes | str, place: str, depth: int) -> Iterator[PickleStream]:
@@ -148,15 +181,15 @@ def _nested(value: bytes | str, place: str, depth: int) -> Iterator[PickleStream
             value = value.encode("latin-1")  # protocols below 3 have bytes as text in latin-1
         except UnicodeEncodeError:
             return
-    yield from _proper(value, f"{place}>bytes", depth)
+    yield from _proper(value, f"{place}>bytes", depth, encoded=False)
 
 
-def _proper(data: bytes, place: str, depth: int) -> list[PickleStream]:
+def _proper(data: bytes, place: str, depth: int, *, encoded: bool = True) -> list[PickleStream]:
     """Those bytes are mostly numbers: only what reads to its end and names something is a pickle."""
     if depth >= _MAX_DEPTH:
         return []
     try:
-        found = list(pickle_streams(data, expected=False, place=place, depth=depth + 1))
+        found = list(pickle_streams(data, expected=False, place=place, depth=depth + 1, encoded=encoded))
     except Unreadable:
         return []
     return [stream for stream in found if stream.fault is None and (stream.named or stream.problems)]
