@@ -81,9 +81,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     seconds = result["seconds"]
-    print(
-        f"{result['packages']} packages, every lock the same\n{'kbuild lock --force':<40}{'seconds':>9}{'faster':>9}{'conda-lock':>12}"
-    )
+    print(f"{result['packages']} packages, every lock the same")
+    print(f"{'kbuild lock --force':<40}{'seconds':>9}{'faster':>9}{'conda-lock':>12}")
     for way, took in seconds.items():
         base = seconds["before, nothing known" if "nothing" in way else "before"]
         own = result["conda-lock"].get(way)
