@@ -59,7 +59,6 @@ def test_a_served_kind_arrives_as_training_knows_it(name: str) -> None:
 
 
 def test_polars_arrives_as_polars() -> None:
-    pytest.importorskip("polars")
     for name, value in make_polars().items():
         given = make_carried(value, value).given
         assert type(given) is type(value), name
