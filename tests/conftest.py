@@ -4,9 +4,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partialmethod
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
 # What MLflow makes below the working directory where nobody told it another place.
@@ -32,3 +35,10 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         os.environ["TMPDIR"] = before
     shutil.rmtree(folder, ignore_errors=True)
     assert [name for name in STORES if (ROOT / name).exists()] == there, "a test left MLflow's files in the checkout"
+
+
+@pytest.fixture(autouse=True)
+def answers_apart_from_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """click 8.1, which Kedro 1.0 asks for, mixes stderr into stdout unless told not to; later ones never do."""
+    if "mix_stderr" in signature(CliRunner.__init__).parameters:
+        monkeypatch.setattr(CliRunner, "__init__", partialmethod(CliRunner.__init__, mix_stderr=False))

@@ -112,6 +112,8 @@ def joblib_bytes(value: Any, compress: int) -> bytes:
     return file.getvalue()
 
 
+# scikit-learn 1.4 beside the newest scipy.
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")
 @pytest.mark.parametrize("number", range(len(FITTED)))
 def test_nothing_is_found_in_what_models_are_made_of(make_bundle: Any, number: int) -> None:
     value = FITTED[number]()
