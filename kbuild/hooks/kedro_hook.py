@@ -241,10 +241,11 @@ def _filter(runner: Any, pipeline: Pipeline, catalog: Any) -> list[Node]:
 
 def _find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:
     """Inference inputs that training makes in memory: a runner drops them after their last use."""
-    from kbuild.training.artifacts import find_dataset, is_persisted
+    from kbuild.training.described import find_dataset, is_in_memory
 
     made = inference.inputs() & training.all_outputs()
-    return frozenset(name for name in made if not is_persisted(find_dataset(name, catalog)))
+    datasets = {name: find_dataset(name, catalog) for name in made}
+    return frozenset(name for name, each in datasets.items() if each is None or is_in_memory(each))
 
 
 def _get_project_path(run_params: dict[str, Any]) -> Path:

@@ -7,20 +7,17 @@ A node that changes such a value changes the answers of others. ``copy_mode`` gi
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import logging
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import cloudpickle
 
 from kbuild.answers import DEFAULT, Tolerance, compare_texts
 from kbuild.errors import RecordingError
 from kbuild.served.calls import CopyMode, Plan, Step, flat_names, is_parameter, spread_outputs
 from kbuild.served.inputs import load_input
+from kbuild.training.value_digest import NoDigest, digest_value
 
 if TYPE_CHECKING:
     from kbuild.served.pipeline import ServedPipeline
@@ -57,8 +54,8 @@ def find_changes(
 ) -> Found:
     """Run the steps twice on the same input and see what nodes did to values that others see too.
 
-    ``values`` are all inputs by name; they may be changed. A value that cannot be pickled is not watched. Raises what
-    the nodes raise.
+    ``values`` are all inputs by name; they may be changed. A value that does not say what it holds is not watched.
+    Raises what the nodes raise.
     """
     steps, outputs = list(steps), list(outputs)
     watch = _Watch(steps, input_name, outputs)
@@ -165,27 +162,9 @@ class _Watch:
         return call
 
 
-class _Hash:
-    """A file that keeps only the digest of what is written."""
-
-    def __init__(self) -> None:
-        self.hash = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self.hash.update(view)
-        return view.nbytes
-
-    def write_buffer(self, buffer: pickle.PickleBuffer) -> None:
-        # None keeps the buffer out of the pickle, so that it is not copied.
-        self.write(buffer.raw())
-
-
-def _digest(value: Any) -> str | None:
-    """Of the value's pickle; None where it has none."""
-    file = _Hash()
+def _digest(value: Any) -> bytes | None:
+    """Of what the value holds; None where that cannot be told."""
     try:
-        cloudpickle.Pickler(file, protocol=5, buffer_callback=file.write_buffer).dump(value)
-    except Exception:  # noqa: BLE001  the objects' own __reduce__ and __getstate__ may raise anything
+        return digest_value(value)
+    except NoDigest:
         return None
-    return file.hash.hexdigest()

@@ -105,7 +105,7 @@ def _find(name: str, registered: Mapping[str, Pipeline]) -> Pipeline:
 
 def _check_input(request: ModelifyRequest, pipeline_ml: PipelineML, catalog: Any) -> None:
     """Refuse early what record_model could only answer with an advice for pipeline_registry.py."""
-    from kbuild.training.artifacts import find_dataset
+    from kbuild.training.described import find_dataset
 
     kwargs = pipeline_ml.log_model_kwargs
     if kwargs.get("signature", "auto") != "auto" or kwargs.get("input_example", "auto") not in ("auto", False):

@@ -7,6 +7,7 @@ it logged, and what is logged are those same files.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -37,11 +38,13 @@ from kbuild.recording.shipment.shipping import (
     tell_kedro,
 )
 from kbuild.recording.shipment.tracing import find_pickled_modules
-from kbuild.training.artifacts import extract_artifacts, find_dataset
+from kbuild.training.artifacts import settle_inputs
+from kbuild.training.described import find_dataset, is_partitioned
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.training.staleness import check_fresh
 
+_logger = logging.getLogger(__name__)
 # How often a package may be added that only loading the model showed to be needed.
 _MAX_ADDED_PACKAGES = 8
 
@@ -92,8 +95,11 @@ def record_model(
     with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
-        artifacts = extract_artifacts(model.sources, catalog, work / "inputs", captured)
-        model.load_artifacts(artifacts)
+        settled = settle_inputs(model.sources, catalog, work / "inputs", captured)
+        artifacts = settled.artifacts
+        model.sources, model._values = settled.sources, settled.values
+        for name, reason in settled.as_values.items():
+            _logger.warning("The input %r goes into the model as its value, pickled: %s.", name, reason)
         data, has_data = _find_data(model.input_name, catalog, captured)
         example = make_example(
             model, data, has_data=has_data, log_model_kwargs=pipeline_ml.log_model_kwargs, rows=settings.example_rows
@@ -151,7 +157,9 @@ def _find_modules(model: KedroPipelineModel) -> set[str]:
     """Modules that the pickled model and its loaded inputs refer to."""
     modules = find_pickled_modules(model)
     for name, value in model.loaded_inputs.items():
-        modules |= find_pickled_modules(value) | model.sources[name].modules
+        # The parts of a partitioned dataset are loaded when a node asks for them.
+        held = [load() for load in value.values()] if is_partitioned(value) else value
+        modules |= find_pickled_modules(held) | model.sources[name].modules
     return modules
 
 
@@ -180,7 +188,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         *stage_code(shipment.code, work / "code", shipment.changed),
         *draft.log_model_kwargs.get("code_paths", []),
     ]
-    shipped = [Path(path).stem for path in code_paths]
+    shipped = [Path(path).stem for path in code_paths if not path.endswith(".dist-info")]
     requirements = list(shipment.requirements)
     for attempt in range(_MAX_ADDED_PACKAGES + 1):
         environment = make_environment(requirements, draft.log_model_kwargs, work / f"environment-{attempt}")
@@ -194,6 +202,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
             saved,
             blocked=find_blocked(environment.closure.versions, shipped),
             shipped=shipped,
+            closure=environment.closure.versions,
             timeout=settings.check_timeout,
         )
         if answer.error is None:
@@ -208,8 +217,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         shutil.rmtree(saved)
     raise _OtherThanInTraining(
         f"the model cannot be loaded and asked in a clean process: {answer.error}",
-        hint="what it imports must be in the project's package or in a package that it names; "
-        "[tool.kbuild.training] check = false in pyproject.toml turns the check off",
+        hint=f"{_advise(answer)}; [tool.kbuild.training] check = false in pyproject.toml turns the check off",
     )
 
 
@@ -235,6 +243,21 @@ def _compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> No
         if is_chosen(draft.log_model_kwargs)
         else "see that the inference pipeline uses no index of its rows, no state, clock or chance of its own",
     )
+
+
+def _advise(answer: Answer) -> str:
+    """What to do about an error that the clean process met."""
+    if answer.file is not None and answer.missing is None:
+        inside = "/code/" in answer.file
+        where = "a place beside the code that travels" if inside else "this machine"
+        return (
+            f"{Path(answer.file).name} is read from {where}, where the image has no such file: put it into the "
+            "project's package, name its folder in log_model_kwargs={'code_paths': [...]}, or make it a dataset of the "
+            "catalog and an input of the node"
+        )
+    if answer.kind == "KeyError":
+        return "if that is a variable of this machine: the image does not set it, make it a parameter (params:...)"
+    return "what it imports must be in the project's package or in a package that it names"
 
 
 class _OtherThanInTraining(RecordingError):

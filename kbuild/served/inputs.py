@@ -10,6 +10,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,8 @@ from kbuild.errors import InvalidModel
 # How a value staged by kbuild itself is stored.
 JSON_SUFFIX = ".json"
 PICKLE_SUFFIX = ".cloudpickle"
+# In the folder of an input that is several parts: the file of each by its name.
+PARTS_INDEX = "parts.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +67,8 @@ def load_input(name: str, source: InputSource, location: str) -> Any:
     path = to_local_path(location)
     if not path.exists():
         raise InvalidModel(f"the model lacks the file of its input {name!r}: {path.name}")
-    if source.kind != "dataset":
+    # The value of a dataset is staged where its file would give another one.
+    if source.kind != "dataset" or path.suffix == PICKLE_SUFFIX:
         return load_staged(path)
     plain = _PLAIN_LOADERS.get(source.type or "")
     if plain is not None:
@@ -73,7 +77,10 @@ def load_input(name: str, source: InputSource, location: str) -> Any:
 
 
 def load_staged(path: Path) -> Any:
-    """A value that kbuild staged, as JSON or cloudpickle by its suffix."""
+    """A value that kbuild staged, as JSON or cloudpickle by its suffix; of a folder, callables that load its parts."""
+    if path.is_dir():
+        index = json.loads((path / PARTS_INDEX).read_text(encoding="utf-8"))
+        return {name: partial(load_staged, path / file) for name, file in index.items()}
     if path.suffix == JSON_SUFFIX:
         return json.loads(path.read_text(encoding="utf-8"))
     with path.open("rb") as file:

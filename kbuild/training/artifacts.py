@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import atexit
-import json
-import os
-import re
-import shutil
-import tempfile
+import logging
 from collections.abc import Iterable, Mapping
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
 from kbuild.errors import RecordingError
 from kbuild.served.calls import is_parameter
-from kbuild.served.inputs import JSON_SUFFIX, PICKLE_SUFFIX, InputSource
+from kbuild.served.inputs import InputSource, load_input, load_staged
+from kbuild.training.described import describe, describe_all, find_dataset, is_in_memory, is_partitioned, is_persisted
+from kbuild.training.staging import make_passing_folder, rename_doubles, stage_parts, stage_value
+from kbuild.training.value_digest import NoDigest, digest_value
 
 if TYPE_CHECKING:
-    from kedro.io import AbstractDataset, CatalogProtocol
+    from kedro.io import CatalogProtocol
 
-# Constructor arguments that say where and how a file is reached, or written: none of it holds where a model is served.
-_DROPPED_ARGUMENTS = {"filepath", "credentials", "fs_args", "save_args", "version", "versioned", "metadata"}
-_DROPPED_LOAD_ARGS = {"storage_options", "filesystem"}
+_logger = logging.getLogger(__name__)
 _LOCAL_PROTOCOLS = ("file", "local", "")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """The inputs of a model: how each is read, its ``file:`` uri, and what the model will load from it.
+
+    ``as_values`` says of datasets whose file cannot travel as it is why their value does.
+    """
+
+    sources: dict[str, InputSource]
+    artifacts: dict[str, str]
+    values: dict[str, Any]
+    as_values: dict[str, str]
+
+
 def describe_inputs(names: Iterable[str], catalog: CatalogProtocol) -> dict[str, InputSource]:
-    """How each inference input is stored and read, by name, in sorted order."""
-    return {name: _describe(name, catalog) for name in sorted(names)}
+    """How each inference input is stored and read, by name, in sorted order, as far as its catalog entry says it."""
+    return {name: describe(name, find_dataset(name, catalog)) for name in sorted(names)}
 
 
 def extract_artifacts(
@@ -39,30 +46,33 @@ def extract_artifacts(
     folder: str | Path | None = None,
     captured: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Files for every described input, as ``{name: file uri}``; what has to be staged or fetched goes into ``folder``.
+    """The files of ``settle_inputs`` alone, as ``{name: file uri}``."""
+    return settle_inputs(sources, catalog, folder, captured).artifacts
 
-    Without one that is a temporary folder, which is there as long as this process.
-    ``captured`` holds values of in-memory datasets that the runner has released since.
+
+def settle_inputs(
+    names: Iterable[str],
+    catalog: CatalogProtocol,
+    folder: str | Path | None = None,
+    captured: Mapping[str, Any] | None = None,
+) -> Settled:
+    """A file for every input from which the model loads what the catalog loads; compared by value.
+
+    That is the dataset's own file, read by its class or the nearest base that gives the same value; else the value that
+    the catalog loads, staged. What is staged or fetched goes into ``folder``; without one that is a temporary folder,
+    which is there as long as this process. ``captured`` holds values of in-memory datasets that the runner has released
+    since: of any other dataset, what a node returned need not be what is loaded.
     Raises RecordingError naming every input without data.
     """
-    target = _passing_folder() if folder is None else Path(folder)
+    target = make_passing_folder() if folder is None else Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     captured = captured or {}
-    found: dict[str, Path] = {}
+    found: dict[str, _Found] = {}
     missing: list[str] = []
-    for number, (name, source) in enumerate(sources.items()):
-        dataset = find_dataset(name, catalog)
+    for number, name in enumerate(names):
         # A folder for each: two names may become one file name.
-        own = target / str(number)
         try:
-            if source.kind == "dataset" and dataset is not None:
-                found[name] = _fetch(name, dataset, own)
-            elif name in captured:
-                found[name] = _stage(name, captured[name], own)
-            elif dataset is None:
-                missing.append(f"{name!r} is in no catalog")
-            else:
-                found[name] = _stage(name, _load(name, dataset), own)
+            found[name] = _settle(name, find_dataset(name, catalog), captured, target / str(number))
         except _NoData as error:
             missing.append(str(error))
     if missing:
@@ -70,83 +80,106 @@ def extract_artifacts(
             "the inference pipeline's inputs are not all there: " + "; ".join(missing),
             hint="run the nodes that make them, or give these datasets a file in the catalog",
         )
-    return {name: path.as_uri() for name, path in _rename_doubles(found, target).items()}
+    paths = rename_doubles({name: each.path for name, each in found.items()}, target)
+    return Settled(
+        sources={name: each.source for name, each in found.items()},
+        artifacts={name: path.as_uri() for name, path in paths.items()},
+        values={name: each.value for name, each in found.items()},
+        as_values={name: each.reason for name, each in found.items() if each.reason is not None},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    source: InputSource
+    path: Path
+    value: Any
+    reason: str | None = None
+
+
+def _settle(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) -> _Found:
+    if dataset is None and name not in captured:
+        raise _NoData(f"{name!r} is in no catalog")
+    if dataset is None or is_in_memory(dataset):
+        value = captured[name] if name in captured else _load(name, dataset)
+        return _stage_checked(name, InputSource(kind="parameter" if is_parameter(name) else "object"), value, target)
+    value = _load(name, dataset)
+    if is_partitioned(value):
+        path = stage_parts(name, value, target)
+        return _Found(source=InputSource(kind="object"), path=path, value=load_staged(path))
+    wanted = _digest(value)
+    kind, reason = type(value), f"{type(dataset).__name__} keeps no file that a model could carry"
+    if is_persisted(dataset):
+        # Let go of while another one is compared with it: a large model is not held twice.
+        del value
+        found, reason = _find_readable(name, dataset, wanted, kind, target)
+        if found is not None:
+            return found
+        value = _load(name, dataset)
+    staged = _stage_checked(name, InputSource(kind="object"), value, target)
+    return replace(staged, reason=reason)
+
+
+def _find_readable(
+    name: str, dataset: Any, wanted: bytes | None, kind: type, target: Path
+) -> tuple[_Found | None, str]:
+    """The dataset's file, if one of its classes reads it as the catalog does; else why none is."""
+    described = list(describe_all(dataset))
+    if not described:
+        return None, "how its file is read cannot be told in plain values, or its class not be imported"
+    path = _fetch(name, dataset, target)
+    if path is None:
+        return None, f"{type(dataset).__name__} loads it from elsewhere than {Path(str(dataset._filepath)).name!r}"
+    reason = ""
+    for source in described:
+        try:
+            value = load_input(name, source, str(path))
+        except Exception as error:  # noqa: BLE001  the class is anybody's; what it raises is the reason that is told
+            reason = reason or f"{source.type} alone cannot read its file ({type(error).__name__}: {error})"
+            continue
+        # What cannot be compared is told of by the answers, which are compared in any case.
+        if (wanted is None and type(value) is kind) or (wanted is not None and _digest(value) == wanted):
+            return _Found(source=source, path=path, value=value), ""
+        reason = reason or f"{source.type} alone reads another value from its file than the catalog loads"
+    return None, " ".join(reason.split())
+
+
+def _stage_checked(name: str, source: InputSource, value: Any, target: Path) -> _Found:
+    path = stage_value(name, value, target)
+    loaded = load_staged(path)
+    before, after = _digest(value), _digest(loaded)
+    if before != after and before == _digest(value):
+        _logger.warning(
+            "The input %r holds something else after it was pickled and read again (%s): see that this makes no "
+            "difference, or give it a file in the catalog, with a dataset type that can save it.",
+            name, type(value).__qualname__,
+        )  # fmt: skip
+    return _Found(source=source, path=path, value=loaded)
+
+
+def _digest(value: Any) -> bytes | None:
+    try:
+        return digest_value(value)
+    except NoDigest:
+        return None
 
 
 class _NoData(Exception):
     pass
 
 
-def _passing_folder() -> Path:
-    # MLflow copies what is in it when the model is logged: nobody who asked without a folder knows where it is.
-    folder, owner = tempfile.mkdtemp(prefix="kbuild-inputs-"), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # not a process that was forked from it
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return Path(folder)
-
-
-def find_dataset(name: str, catalog: CatalogProtocol) -> AbstractDataset[Any, Any] | None:
-    """The dataset of that name, unwrapped from its cache; None when the catalog has none."""
-    dataset = catalog.get(name)
-    while dataset is not None and type(dataset).__name__ == "CachedDataset":
-        dataset = dataset._dataset
-    return dataset
-
-
-def is_persisted(dataset: Any) -> bool:
-    """Whether the dataset is one file or folder that a model can carry."""
-    return getattr(dataset, "_filepath", None) is not None and not getattr(dataset, "_EPHEMERAL", False)
-
-
-def _describe(name: str, catalog: CatalogProtocol) -> InputSource:
-    if is_parameter(name):
-        return InputSource(kind="parameter")
-    dataset = find_dataset(name, catalog)
-    if dataset is None or not is_persisted(dataset):
-        return InputSource(kind="object")
-    # Kedro keeps what a dataset was made with here, and its own to_config() reads it.
-    given = getattr(dataset, "_init_args", {})
-    arguments = {key: value for key, value in given.items() if key not in _DROPPED_ARGUMENTS and value is not None}
-    if isinstance(arguments.get("load_args"), Mapping):
-        load_args = {key: value for key, value in arguments["load_args"].items() if key not in _DROPPED_LOAD_ARGS}
-        arguments["load_args"] = load_args
-    arguments = {key: value for key, value in arguments.items() if value not in ({}, [])}
-    if not _is_plain(arguments):
-        # It cannot be told in plain values how the file is read, so the value itself is kept.
-        return InputSource(kind="object")
-    kind = type(dataset)
-    return InputSource(kind="dataset", type=f"{kind.__module__}.{kind.__qualname__}", arguments=arguments)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(each) for each in value)
-    if isinstance(value, str):
-        return not (len(value) > 1 and Path(value).is_absolute())
-    return value is None or isinstance(value, bool | int | float)
-
-
-def _fetch(name: str, dataset: Any, target: Path) -> Path:
-    """The dataset's file or folder on this machine; remote ones are downloaded into ``target``."""
+def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
+    """The dataset's file or folder on this machine, None where there is none; remote ones go into ``target``."""
     from kedro.io import DatasetError
 
     try:
-        exists = dataset.exists()
+        path = str(dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath)
     except DatasetError as error:
         raise _NoData(f"{name!r} cannot be looked for: {error}") from error
-    versioned = hasattr(dataset, "_get_load_path")
-    if not exists:
-        raise _NoData(f"{name!r} has no file yet ({dataset._filepath})")
-    path = str(dataset._get_load_path() if versioned else dataset._filepath)
     protocol = getattr(dataset, "_protocol", "file")
     if protocol in _LOCAL_PROTOCOLS:
-        return Path(path).resolve()
+        local = Path(path).resolve()
+        return local if local.exists() else None
     fetched = target / Path(path).name
     fetched.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -157,67 +190,21 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path:
 
 
 def _load(name: str, dataset: Any) -> Any:
+    """What the catalog loads. Whether it is there is not asked: ``exists()`` is False where nobody wrote one."""
     from kedro.io import DatasetError
 
     try:
         return dataset.load()
     except DatasetError as error:
+        if is_persisted(dataset) and not _exists(dataset):
+            raise _NoData(f"{name!r} has no file yet ({dataset._filepath})") from error
         raise _NoData(f"{name!r} has no data: {' '.join(str(error).split())}") from error
 
 
-def _stage(name: str, value: Any, target: Path) -> Path:
-    """Write a value as JSON, where that gives it back unchanged (parameters mostly do), else as a pickle."""
-    target.mkdir(parents=True, exist_ok=True)
-    if is_parameter(name):
-        try:
-            text = json.dumps(value, ensure_ascii=False, indent=1)
-            unchanged = _same_json(json.loads(text), value)
-        except (TypeError, ValueError):
-            unchanged = False
-        if unchanged:
-            path = target / f"{_safe(name)}{JSON_SUFFIX}"
-            path.write_text(text, encoding="utf-8")
-            return path.resolve()
-    path = target / f"{_safe(name)}{PICKLE_SUFFIX}"
-    with path.open("wb") as file:
-        try:
-            cloudpickle.dump(value, file)
-        except Exception as error:  # a pickled object may raise anything of its own
-            raise RecordingError(
-                f"input {name!r} is in memory and cannot be pickled: {error}",
-                hint="give it a file in the catalog, with a dataset type that can save it",
-            ) from error
-    return path.resolve()
+def _exists(dataset: Any) -> bool:
+    from kedro.io import DatasetError
 
-
-def _same_json(read: Any, value: Any) -> bool:
-    if type(read) is not type(value):
-        return False
-    if isinstance(value, dict):
-        return set(read) == set(value) and all(_same_json(read[key], value[key]) for key in value)
-    if isinstance(value, list):
-        return len(read) == len(value) and all(map(_same_json, read, value))
-    return bool(read == value)
-
-
-def _safe(name: str) -> str:
-    # Letters of ASCII only: a file of that name can be made under any locale, and is the same one.
-    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)
-
-
-def _rename_doubles(found: Mapping[str, Path], target: Path) -> dict[str, Path]:
-    """MLflow keeps an artifact under its last name only, so equal last names are told apart by a copy."""
-    seen: set[str] = set()
-    renamed = {}
-    for name, path in found.items():
-        if path.name in seen:
-            names = (f"{number}-{_safe(name)}{path.suffix}" for number in count(len(seen)))
-            copied = target / next(each for each in names if each not in seen and not (target / each).exists())
-            if path.is_dir():
-                shutil.copytree(path, copied)
-            else:
-                shutil.copyfile(path, copied)
-            path = copied.resolve()
-        seen.add(path.name)
-        renamed[name] = path
-    return renamed
+    try:
+        return bool(dataset.exists())
+    except DatasetError:
+        return True  # then what was raised while it was loaded says more

@@ -19,7 +19,8 @@ from kedro_datasets.pickle.pickle_dataset import PickleDataset
 from kbuild.errors import InvalidModel, RecordingError
 from kbuild.process import run
 from kbuild.served.inputs import InputSource, load_input, to_local_path
-from kbuild.training.artifacts import _safe, describe_inputs, extract_artifacts
+from kbuild.training.artifacts import describe_inputs, extract_artifacts
+from kbuild.training.staging import _safe
 
 
 def round_trip(name: str, value: Any, folder: Path) -> tuple[Path, Any]:
