@@ -1,8 +1,10 @@
 """Run as a script, isolated, in an empty folder: load a model and answer its example, as an image would.
 
 Argument: a JSON file with ``model`` (a folder), ``request`` (a file name in it, or null), ``blocked`` (top-level
-modules that the image would not have), ``shipped`` (those that must come from the model's own code) and ``answer``
-(where to write). Writes ``{"response": text}``, or ``{"error": text, "missing": module or null}``.
+modules that the image would not have), ``shipped`` (those that must come from the model's own code), ``hidden``
+(distributions that the image would not have), ``scrub`` (variables to forget), ``readable`` (null where the rest of
+this machine is out of reach, else ``binds`` and ``covered`` of what may be read) and ``answer`` (where to write).
+Writes ``{"response": text}``, or ``{"error": text, "missing": module or null, "kind": class, "file": path or null}``.
 
 It stands alone: no kbuild is importable here but the model's own.
 """
@@ -11,6 +13,8 @@ import importlib.abc
 import importlib.machinery
 import json
 import logging
+import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -34,9 +38,11 @@ class ShippedImports(importlib.abc.MetaPathFinder):
 class HiddenImports:
     """Another finder, which no longer finds certain top-level modules: as if they were not installed."""
 
-    def __init__(self, finder: Any, hidden: set[str]) -> None:
+    def __init__(self, finder: Any, hidden: set[str], distributions: set[str], code: Path) -> None:
         self._finder = finder
         self._hidden = hidden
+        self._distributions = distributions
+        self._code = code
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         """What the other finder says, None for what is hidden."""
@@ -45,9 +51,36 @@ class HiddenImports:
         found: importlib.machinery.ModuleSpec | None = self._finder.find_spec(fullname, path, target)
         return found
 
+    def find_distributions(self, *args: Any, **kwargs: Any) -> Any:
+        """What importlib.metadata finds by the other finder, without those that the image would not have."""
+        for each in getattr(self._finder, "find_distributions", lambda *_, **__: ())(*args, **kwargs):
+            name = re.sub(r"[-_.]+", "-", each.name or "").lower()
+            if name not in self._distributions or self._code in Path(str(getattr(each, "_path", "/"))).parents:
+                yield each
+
     def __getattr__(self, name: str) -> Any:
-        # importlib.metadata looks for distributions through these finders too.
         return getattr(self._finder, name)
+
+
+class Reach:
+    """An audit hook (PEP 578) that hides files: less than a root of its own, since C libraries do not ask it."""
+
+    def __init__(self, readable: dict[str, Any], own: list[str]) -> None:
+        self._covered = {folder: set(names) for folder, names in readable["covered"].items()}
+        self._roots = [*readable["binds"], *own, "/dev", "/proc", "/sys"]
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        """Raise FileNotFoundError for what is out of reach."""
+        if event in ("open", "os.listdir", "os.scandir") and args and isinstance(args[0], str | bytes | os.PathLike):
+            path = os.path.realpath(os.fsdecode(args[0]))
+            if not self._holds(path):
+                raise FileNotFoundError(2, "the image does not have it", os.fsdecode(args[0]))
+
+    def _holds(self, path: str) -> bool:
+        for folder, names in self._covered.items():
+            if path.startswith(f"{folder}/"):
+                return path[len(folder) + 1 :].split("/", 1)[0] in names
+        return any(path == root or path.startswith(f"{root}/") for root in self._roots)
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +88,11 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     model_folder = Path(task["model"])
     hidden = {*task["blocked"], *task["shipped"]}
     shipped = ShippedImports(model_folder / "code", task["shipped"])
-    sys.meta_path[:] = [shipped, *(HiddenImports(finder, hidden) for finder in sys.meta_path)]
+    distributions = set(task["hidden"])
+    code = model_folder / "code"
+    sys.meta_path[:] = [
+        shipped, *(HiddenImports(finder, hidden, distributions, code) for finder in sys.meta_path)
+    ]  # fmt: skip
     try:
         import mlflow.pyfunc
         from mlflow.pyfunc import scoring_server
@@ -70,18 +107,21 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
             model.metadata.get_input_schema(),
         )
     except BaseException as error:  # noqa: BLE001 - told to the caller, whatever it is
-        return {"error": describe(error), "missing": find_missing(error), "traceback": traceback.format_exc()}
+        return {**find_cause(error), "missing": find_missing(error), "traceback": traceback.format_exc()}
     if response.status != 200:
         return {"error": response.response, "missing": None, "traceback": ""}
     return {"response": response.response}
 
 
-def describe(error: BaseException) -> str:
-    """The innermost cause in one line."""
+def find_cause(error: BaseException) -> dict[str, Any]:
+    """The innermost cause: in one line, its class, and the file that it names."""
     last = error
     while last.__cause__ or last.__context__:
         last = last.__cause__ or last.__context__  # type: ignore[assignment]
-    return " ".join([f"{type(last).__name__}: {last}", *getattr(last, "__notes__", [])]).strip()
+    text = " ".join([f"{type(last).__name__}: {last}", *getattr(last, "__notes__", [])]).strip()
+    file = getattr(last, "filename", None)
+    named = os.fsdecode(file) if isinstance(file, str | bytes) else None
+    return {"error": text, "kind": type(last).__name__, "file": named}
 
 
 def find_missing(error: BaseException | None) -> str | None:
@@ -96,4 +136,8 @@ def find_missing(error: BaseException | None) -> str | None:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for name in job["scrub"]:
+        os.environ.pop(name, None)
+    if job["readable"] is not None:
+        sys.addaudithook(Reach(job["readable"], job["own"]))
     Path(job["answer"]).write_text(json.dumps(answer(job)), encoding="utf-8")

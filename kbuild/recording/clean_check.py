@@ -1,62 +1,86 @@
-"""The clean-process check: a saved model is loaded and asked where only its own files and packages are found."""
+"""The clean-process check: a saved model is loaded and asked where only its own files and packages are found.
+
+Where the kernel allows namespaces, that is a root of the process's own (``surroundings.py`` says what is in it), and
+nothing else of this machine can be read. Elsewhere an audit hook hides files from Python, and the answer says so.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kbuild.errors import RecordingError
 from kbuild.process import run
+from kbuild.recording.surroundings import LOADER_VARIABLES, Surroundings, find_surroundings, make_variables
 
 SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
 
 _SCRIPT = Path(__file__).with_name("_clean_process.py")
-# What would make the process find more than the image has, or log to somebody's server.
-_HIDDEN_VARIABLES = ("PYTHON", "MLFLOW_", "KEDRO_", "VIRTUAL_ENV")
+_ROOT_SCRIPT = Path(__file__).with_name("_clean_root.py")
+_NOT_HERE = 71
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the clean process said: the response's text (None without an example), or why there is none."""
+    """What the clean process said: the response's text (None without an example), or why there is none.
+
+    ``missing`` is a module that could not be imported; ``kind`` the class of the error, ``file`` the file it names.
+    ``shut_off`` says why files of this machine were hidden from Python alone; None where nothing could reach them.
+    """
 
     response: str | None = None
     error: str | None = None
     missing: str | None = None
+    kind: str | None = None
+    file: str | None = None
+    shut_off: str | None = None
 
 
 def ask_in_clean_process(
-    model: Path, *, blocked: Iterable[str], shipped: Iterable[str], timeout: float, python: str = sys.executable
+    model: Path,
+    *,
+    blocked: Iterable[str],
+    shipped: Iterable[str],
+    closure: Iterable[str],
+    timeout: float,
+    python: str = sys.executable,
 ) -> Answer:
-    """Load a saved model in a new isolated interpreter, in an empty folder, and post it its stored example.
+    """Load a saved model in a new isolated interpreter, where nothing else is, and post it its stored example.
 
-    ``blocked`` are installed modules that the image would not have; ``shipped`` must come from the model's code.
+    ``blocked`` are installed modules that the image would not have; ``shipped`` must come from the model's code;
+    ``closure`` are the distributions that the image will have.
     Raises RecordingError when the process does not end in ``timeout`` seconds or dies without an answer.
     """
     with tempfile.TemporaryDirectory(prefix="kbuild-check-") as folder:
-        empty = Path(folder, "empty")
-        empty.mkdir()
-        answer = Path(folder, "answer.json")
-        task = {
+        own = Path(folder).resolve()
+        for name in ("empty", "root", "said"):
+            (own / name).mkdir()
+        script = Path(shutil.copyfile(_SCRIPT, own / _SCRIPT.name))
+        around = find_surroundings(closure, python)
+        answer = own / "said" / "answer.json"
+        task: dict[str, Any] = {
             "model": str(model),
             "request": SERVING_REQUEST if (model / SERVING_REQUEST).is_file() else None,
             "blocked": sorted(blocked),
             "shipped": sorted({"kbuild", *shipped}),
+            "hidden": sorted(around.hidden),
+            "scrub": LOADER_VARIABLES,
+            "readable": None,
             "answer": str(answer),
         }
-        job = Path(folder, "task.json")
-        job.write_text(json.dumps(task), encoding="utf-8")
-        variables = {name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN_VARIABLES)}
-        variables |= {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONDONTWRITEBYTECODE": "1"}
-        # A store in the empty folder, in case something in MLflow asks for one.
-        variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{empty}/unused.db"
         try:
-            done = run([python, "-I", str(_SCRIPT), str(job)], cwd=empty, env=variables, timeout=timeout)
+            done = _start_rooted(own, script, model, task, around, timeout, python)
+            shut_off = None
+            if done.returncode == _NOT_HERE and not answer.is_file():
+                shut_off = (done.stderr.strip().splitlines() or ["no namespaces"])[-1]
+                done = _start_hooked(own, script, model, task, around, timeout, python)
         except TimeoutError as error:
             raise RecordingError(
                 f"the model was not loaded in a clean process within {timeout:g} seconds",
@@ -66,4 +90,42 @@ def ask_in_clean_process(
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise RecordingError(f"the clean process that loads the model died with status {done.returncode}: {last}")
         said = json.loads(answer.read_text(encoding="utf-8"))
-    return Answer(response=said.get("response"), error=said.get("error"), missing=said.get("missing"))
+    told = {name: said.get(name) for name in ("response", "error", "missing", "kind", "file")}
+    return Answer(**told, shut_off=shut_off)
+
+
+def _start_rooted(
+    own: Path, script: Path, model: Path, task: Mapping[str, Any], around: Surroundings, timeout: float, python: str
+) -> Any:
+    """In a root of its own; ends with 71 where the kernel does not allow that."""
+    job = own / "task.json"
+    job.write_text(json.dumps(task), encoding="utf-8")
+    order = {
+        "root": str(own / "root"),
+        "links": around.links,
+        "binds": [*around.binds, str(model), str(script), str(job)],
+        "covered": around.covered,
+        "files": around.files,
+        "writable": str(own / "said"),
+        "cwd": "/",
+        "argv": [python, "-I", str(script), str(job)],
+        "env": make_variables(),
+    }
+    told = own / "order.json"
+    told.write_text(json.dumps(order), encoding="utf-8")
+    return run([sys.executable, "-I", str(_ROOT_SCRIPT), str(told)], cwd=own, env=make_variables(), timeout=timeout)
+
+
+def _start_hooked(
+    own: Path, script: Path, model: Path, task: Mapping[str, Any], around: Surroundings, timeout: float, python: str
+) -> Any:
+    """With an audit hook of Python's before all files that the image will not have."""
+    job = own / "task.json"
+    readable = {"binds": around.binds, "covered": around.covered}
+    job.write_text(
+        json.dumps({**task, "readable": readable, "own": [str(own), str(model.resolve())]}), encoding="utf-8"
+    )
+    home = {"HOME": str(own / "empty"), "TMPDIR": str(own / "empty")}
+    home["MLFLOW_TRACKING_URI"] = f"sqlite:///{own}/empty/unused.db"
+    variables = {**make_variables(), **home}
+    return run([python, "-I", str(script), str(job)], cwd=own / "empty", env=variables, timeout=timeout)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import groupby
 from pathlib import Path
 
@@ -27,6 +27,13 @@ from kbuild.shipped import model_files
 
 # What kbuild's own code in a model imports.
 _KBUILD_IMPORTS = ("cloudpickle", "mlflow", "pandas")
+# What of an installed package's metadata travels with its code: nothing that tells where it was installed from.
+_METADATA = ("METADATA", "entry_points.txt", "top_level.txt")
+# Of the files whose names begin with a dot, those that are no part of a package; .env and its like hold secrets.
+_LEFT_OUT = (
+    "__pycache__", "*.pyc", ".git", ".hg", ".svn", ".DS_Store", ".ipynb_checkpoints", ".*_cache", ".venv", ".env*",
+    ".netrc", ".pypirc",
+)  # fmt: skip
 _COMPILED = (".so", ".pyd", ".dylib")
 
 
@@ -181,15 +188,32 @@ def stage_code(code: Mapping[str, Path], target: Path, changed: Mapping[Path, by
         for source, content in (changed or {}).items():
             if source.is_relative_to(place):
                 (target / place.name / source.relative_to(place)).write_bytes(content)
+    for top in code:
+        _copy_metadata(top, target)
     for name, source in model_files().items():
         _copy(source, target / name)
     return [str(path) for path in sorted(target.iterdir())]
 
 
+def _copy_metadata(top: str, target: Path) -> None:
+    """What importlib.metadata finds of a package whose code travels: some ask for their own version."""
+    for name in find_owners().get(top) or [top]:
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            continue
+        texts = {each: text for each in _METADATA if (text := found.read_text(each)) is not None}
+        folder = target / f"{canonicalize_name(name).replace('-', '_')}-{found.version}.dist-info"
+        if "METADATA" in texts:
+            folder.mkdir(exist_ok=True)
+            for each, text in texts.items():
+                (folder / each).write_text(text, encoding="utf-8")
+
+
 def _copy(source: Path, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, destination, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+        shutil.copytree(source, destination, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     else:
         shutil.copyfile(source, destination)
 

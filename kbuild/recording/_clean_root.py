@@ -1,0 +1,145 @@
+"""Run as a script, isolated: start the clean process where only what the image will have can be read.
+
+Argument: a JSON file with ``links`` ({path: target}), ``binds`` (paths that are there, in this order), ``covered``
+({folder: names in it that are there}), ``files`` ({path: text}), ``writable`` (a folder that can be written to),
+``root`` (an empty folder), ``cwd``, ``argv`` and ``env``. Builds a root of them
+in namespaces of its own and runs ``argv`` there; ends as that ends, or with 71 and one line where the kernel allows no
+namespaces. Calls: unshare(2), mount(2), pivot_root(2), user_namespaces(7). Imports nothing of kbuild.
+"""
+
+# ruff: noqa: S108, PTH102, PTH103, PTH112, PTH120, PTH211
+
+import ctypes
+import json
+import os
+import sys
+from pathlib import Path
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1, 2, 4, 8, 0x20, 0x1000, 0x4000, 0x40000,
+)  # fmt: skip
+MS_NOATIME, MS_NODIRATIME, MS_RELATIME, MNT_DETACH = 0x400, 0x800, 0x200000, 2
+# What an unprivileged remount must keep of a mount: statvfs(3)'s flag and mount(2)'s.
+LOCKED = ((2, MS_NOSUID), (4, MS_NODEV), (8, MS_NOEXEC), (1024, MS_NOATIME), (2048, MS_NODIRATIME), (4096, MS_RELATIME))
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+DEVICES = ("null", "zero", "full", "random", "urandom")
+NOT_HERE = 71  # EX_OSERR of sysexits.h
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> None:
+    """Raise OSError with what the kernel said."""
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """See mount(2)."""
+    check(libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, data.encode()), f"mount {target}")
+
+
+def separate() -> None:
+    """Enter new namespaces, a user namespace too where the others take one."""
+    if os.geteuid() == 0 and libc.unshare(CLONE_NEWNS | CLONE_NEWPID) == 0:
+        return
+    uid, gid = os.geteuid(), os.getegid()
+    check(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUSER), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        Path(f"/proc/self/{name}").write_text(text, encoding="utf-8")
+
+
+def show(path: str, root: str, how: int = MS_BIND | MS_REC | MS_RDONLY) -> None:
+    """Let ``path`` be there below ``root``, as a bind mount of these flags."""
+    target = root + path
+    if os.path.isdir(path):
+        os.makedirs(target, exist_ok=True)
+    elif not os.path.lexists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        Path(target).touch()
+    mount(path, target, "", how & ~MS_RDONLY)
+    if not how & MS_RDONLY:
+        return
+    held = os.statvfs(target).f_flag
+    kept = sum(flag for bit, flag in LOCKED if held & bit)
+    mount("none", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | kept)
+
+
+def build(order: dict[str, object], root: str) -> None:
+    """Make the root of what the order names, with its own /proc, /dev and /tmp, and enter it."""
+    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    mount("tmpfs", root, "tmpfs", MS_NOSUID, "mode=755")
+    os.mkdir(f"{root}/tmp")
+    mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID, "mode=1777")
+    for link, aim in dict(order["links"]).items():  # type: ignore[call-overload]
+        os.makedirs(os.path.dirname(root + link), exist_ok=True)
+        os.symlink(aim, root + link)
+    for path in list(order["binds"]):  # type: ignore[call-overload]
+        show(path, root)
+    for folder, names in dict(order["covered"]).items():  # type: ignore[call-overload]
+        mount("tmpfs", root + folder, "tmpfs", MS_NOSUID, "mode=755")
+        for name in names:
+            show(f"{folder}/{name}", root)
+        mount("none", root + folder, "", MS_REMOUNT | MS_RDONLY | MS_NOSUID, "mode=755")
+    for path, text in dict(order["files"]).items():  # type: ignore[call-overload]
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
+        Path(root + path).write_text(text, encoding="utf-8")
+    show(str(order["writable"]), root, MS_BIND)
+    os.makedirs(f"{root}/dev/shm", exist_ok=True)
+    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    for name in DEVICES:
+        Path(f"{root}/dev/{name}").touch()
+        mount(f"/dev/{name}", f"{root}/dev/{name}", "", MS_BIND)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"{root}/dev/{name}")
+    os.symlink("/proc/self/fd", f"{root}/dev/fd")
+    os.mkdir(f"{root}/proc")
+    try:
+        mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError:  # a container whose own /proc is partly hidden may not mount a new one
+        mount("/proc", f"{root}/proc", "", MS_BIND | MS_REC)
+    os.chdir(root)
+    check(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+    check(libc.umount2(b".", MNT_DETACH), "umount")
+    # Nothing is to be written but below /tmp.
+    mount("none", "/", "", MS_REMOUNT | MS_RDONLY | MS_NOSUID, "mode=755")
+
+
+def main() -> int:
+    """Build the root, run the program in it, and end as it ends."""
+    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
+    reader, writer = os.pipe()
+    separate()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
+            build(order, order["root"])
+            os.chdir(order["cwd"])
+            # Closed by execve: what is written after that is the program's own affair.
+            os.set_inheritable(writer, False)
+            os.execve(order["argv"][0], order["argv"], order["env"])  # noqa: S606
+        except (OSError, KeyError) as error:
+            os.write(writer, str(error).encode())
+            os._exit(NOT_HERE)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        refused = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if refused:
+        raise OSError(0, refused.decode(errors="replace"))
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except (OSError, AttributeError) as error:
+        print(f"no namespaces: {error}", file=sys.stderr, flush=True)
+        os._exit(NOT_HERE)
+    os._exit(code if code >= 0 else 128 - code)

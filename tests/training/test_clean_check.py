@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kbuild.recording import _clean_process as process
+from kbuild.recording import clean_check
+from kbuild.recording.surroundings import find_surroundings, make_variables
+
+
+def test_what_is_around_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACTOR", "2")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    around = find_surroundings(["PyYAML", "packaging"])
+    every = {name for names in around.covered.values() for name in names}
+    assert {"yaml", "packaging"} <= every
+    assert not {"pytest", "pandas"} & every
+    assert "pytest" in around.hidden
+    assert not {"pyyaml", "packaging"} & around.hidden
+    assert not {"/", "/usr", "/home", "/tmp", "/etc", str(Path.home())} & set(around.binds)
+    variables = make_variables()
+    assert not {"FACTOR", "OPENBLAS_CORETYPE"} & set(variables)
+    assert variables["HOME"] == "/tmp"
+
+
+def test_the_hook_hides_what_is_out_of_reach(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "site-packages"
+    (site / "there").mkdir(parents=True)
+    readable = {"binds": [str(tmp_path / "lib")], "covered": {str(site): ["there"]}}
+    reach = process.Reach(readable, [str(tmp_path / "model")])
+    for allowed in (
+        site / "there" / "x.py",
+        tmp_path / "lib" / "os.py",
+        tmp_path / "model" / "MLmodel",
+        Path("/dev/null"),
+    ):
+        reach("open", (str(allowed), "r", 0))
+    for refused in (site / "gone" / "x.py", tmp_path / "conf.txt", tmp_path / "model2", tmp_path / "lib" / ".." / "a"):
+        with pytest.raises(FileNotFoundError):
+            reach("open", (str(refused), "r", 0))
+    with pytest.raises(FileNotFoundError):
+        reach("os.listdir", (str(tmp_path),))
+    reach("open", (3, "r", 0))
+
+
+class Finder:
+    """As importlib's: it knows one distribution here and one in the model's code."""
+
+    def __init__(self, *dists: Any) -> None:
+        self.dists = dists
+
+    def find_distributions(self, *_: Any) -> Any:
+        return iter(self.dists)
+
+
+class Found:
+    def __init__(self, name: str, path: str) -> None:
+        self.name, self._path = name, path
+
+
+def test_metadata_of_what_the_image_lacks_is_hidden() -> None:
+    dists = [Found("Some_Package", "/site/x"), Found("kept", "/site/y"), Found("some-package", "/model/code/z")]
+    finder = process.HiddenImports(Finder(*dists), set(), {"some-package"}, Path("/model/code"))
+    assert list(finder.find_distributions()) == dists[1:]
+
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+job = json.loads(Path(sys.argv[1]).read_text())
+def see(path):
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        return type(error).__name__
+found = {path: see(path) for path in %r}
+found |= {"home": os.environ["HOME"], "names": sorted(os.environ), "root": sorted(os.listdir("/"))}
+Path(job["answer"]).write_text(json.dumps({"response": json.dumps(found)}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_files_of_this_machine_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "MLmodel").write_text("mine")
+    (tmp_path / "outside.txt").write_text("2")
+    script = tmp_path / "_clean_process.py"
+    paths = [str(model / "MLmodel"), str(tmp_path / "outside.txt"), __file__, "/etc/hostname", "/etc/passwd"]
+    script.write_text(SCRIPT % paths)
+    monkeypatch.setattr(clean_check, "_SCRIPT", script)
+    monkeypatch.setenv("FACTOR", "2")
+    answer = clean_check.ask_in_clean_process(model, blocked=[], shipped=[], closure=["pyyaml"], timeout=60)
+    if answer.shut_off is not None:
+        pytest.skip(f"this kernel allows no namespaces: {answer.shut_off}")
+    seen = json.loads(answer.response or "")
+    assert seen[str(model / "MLmodel")] == "mine"
+    assert [seen[path] for path in paths[1:4]] == ["FileNotFoundError"] * 3
+    assert "root:x:0:0" in seen["/etc/passwd"]
+    assert str(Path.home()) not in seen["/etc/passwd"].replace("/root:/sbin/nologin", "")
+    assert "FACTOR" not in seen["names"]
+    assert seen["home"] == "/tmp"
+
+
+def test_without_namespaces_the_answer_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    script, root = tmp_path / "_clean_process.py", tmp_path / "_clean_root.py"
+    script.write_text(SCRIPT % [])
+    root.write_text("import sys\nprint('no namespaces: not permitted', file=sys.stderr)\nsys.exit(71)\n")
+    monkeypatch.setattr(clean_check, "_SCRIPT", script)
+    monkeypatch.setattr(clean_check, "_ROOT_SCRIPT", root)
+    answer = clean_check.ask_in_clean_process(model, blocked=[], shipped=[], closure=["pyyaml"], timeout=60)
+    assert answer.shut_off == "no namespaces: not permitted"
+    assert answer.response is not None
+
+
+def test_hidden_files_and_metadata_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kbuild.recording.shipment import shipping
+
+    home = tmp_path / "src" / "travels"
+    home.mkdir(parents=True)
+    for name in ("__init__.py", ".rules.json", ".env", "x.pyc"):
+        (home / name).write_text("")
+    info = tmp_path / "site" / "travels-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: travels\nVersion: 1.0\n")
+    (info / "direct_url.json").write_text('{"url": "file:///somewhere"}')
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    shipping.stage_code({"travels": home}, tmp_path / "code")
+    assert sorted(each.name for each in (tmp_path / "code" / "travels").iterdir()) == [".rules.json", "__init__.py"]
+    assert [each.name for each in (tmp_path / "code" / "travels-1.0.dist-info").iterdir()] == ["METADATA"]
+
+
+def test_advice_names_the_file() -> None:
+    from kbuild.recording.record import _advise
+
+    assert "conf.txt" in _advise(clean_check.Answer(error="x", kind="FileNotFoundError", file="/a/conf.txt"))
+    assert "code_paths" in _advise(clean_check.Answer(error="x", kind="FileNotFoundError", file="/m/code/p/a.txt"))
+    assert "params:" in _advise(clean_check.Answer(error="x", kind="KeyError"))
+    assert "imports" in _advise(clean_check.Answer(error="x", kind="ValueError"))
+
+
+def test_module_is_named(package: ModuleType) -> None:
+    error = ModuleNotFoundError("No module named 'a'", name="a.b")
+    assert process.find_missing(error) == "a"
+    assert process.find_cause(FileNotFoundError(2, "gone", "/x"))["file"] == "/x"
