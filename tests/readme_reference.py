@@ -1,9 +1,11 @@
-"""Writes the parts of the pages that the code decides: ``python tests/readme_reference.py``."""
+"""Writes the parts of the pages that the code decides: ``python tests/readme_reference.py``; with a part's name it
+prints that page."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +26,10 @@ def commands() -> dict[str, click.Command]:
 def reference() -> str:
     """``--help`` of every command, 100 columns wide."""
     parts = []
+    # The group's own settings count for its commands, as when they are called.
+    group = click.Context(cli, info_name="kbuild", **cli.context_settings)
     for name, command in commands().items():
-        context = click.Context(command, info_name=f"kbuild {name}", max_content_width=100, terminal_width=100)
+        context = click.Context(command, group, info_name=name, max_content_width=100, terminal_width=100)
         parts.append(f"## kbuild {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
@@ -53,6 +57,9 @@ def render(page: str, name: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}\n{BLOCKS[name]()}\n{match[2]}", page)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:]:
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    print(render(PAGES[sys.argv[1]].read_text(encoding="utf-8"), sys.argv[1]), end="")
+elif __name__ == "__main__":
     for block, path in PAGES.items():
         path.write_text(render(path.read_text(encoding="utf-8"), block), encoding="utf-8")
