@@ -79,7 +79,7 @@ def test_a_clean_model_is_clean_and_its_run_says_so(
     assert (report["verdict"], report["findings"], report["unchecked"]) == ("clean", [], [])
     assert set(report["digests"]) == {"lock", "model", "image"}
     assert {each["id"]: each["looked_at"] > 0 for each in report["checks"]} == dict.fromkeys(
-        ("lock", "drift", "vulnerabilities", "releases", "pickles"), True
+        ("lock", "base", "drift", "vulnerabilities", "releases", "pickles"), True
     )
     tags = run_of(trained, trained.run_id).data.tags
     assert (tags["kbuild.audit"], tags["kbuild.audit_date"]) == ("clean", "2026-11-22")
@@ -257,7 +257,7 @@ def test_diff_of_two_runs(tool: Tool, trained: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        ([], 2, "REFERENCE or --all-registered"),
+        (["{lock}", "--all-registered"], 2, "REFERENCE or --all-registered"),
         (["nothing-like-this"], 10, "no conda-lock.yml"),
         (["{lock}", "--today", "soon"], 3, "is no date"),
         (["{lock}", "--advisories", "absent.json"], 3, "absent.json"),

@@ -62,7 +62,9 @@ def test_run_without_a_model(tool: Tool, trained: Trained) -> None:
 
 
 def test_text_that_names_no_model(tool: Tool, trained: Trained) -> None:
-    check(tool("image", "models:/churn", cwd=trained.folder, code=None), 10, "models:/churn")
+    check(tool("image", "models:/churn@", cwd=trained.folder, code=None), 10, "models:/churn@")
+    check(tool("image", "models:/churn", cwd=trained.folder, code=None), 11, "models:/churn")
+    check(tool("image", "chrun", cwd=trained.folder, code=None), 11, "'chrun' names no model and no run")
 
 
 def test_folder_without_a_store(tool: Tool, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ class BaseCheck:
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
-        if subject.image is None or _UNSIGNED not in subject.image.labels:
+        if subject.image is None:
             return CheckResult(check=self.id)
+        if _UNSIGNED not in subject.image.labels:
+            return CheckResult(check=self.id, looked_at=1)
         finding = Finding(
             id="base-unsigned",
             check=self.id,
