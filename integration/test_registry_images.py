@@ -48,7 +48,7 @@ def machine(tool: Tool, tmp_path: Path) -> Iterator[Tool]:
 
 
 def pulled(done: Done) -> int:
-    """How many layers were fetched."""
+    """How many layers were fetched, as a command with -v says."""
     return done.err.count("pulling sha256:")
 
 
@@ -58,18 +58,18 @@ def layers_of(built: dict[str, Any]) -> int:
 
 
 def test_inspect_fetches_no_layer(machine: Tool, pushed: Pushed) -> None:
-    done = machine("inspect", pushed.image, "--json")
+    done = machine("inspect", "-v", pushed.image, "--json")
     assert done.json["digest"] == pushed.built["digest"]
     assert done.json["labels"]["io.kbuild.lock.digest"] == pushed.built["lock_digest"]
     assert pulled(done) == 0
     held = sum(path.stat().st_size for path in machine.cache.rglob("*") if path.is_file())
     assert held < 100_000
     # A tag behind a registry's name means what it means there now.
-    assert machine("inspect", pushed.image.partition("@")[0] + ":1", "--json").json["digest"] in pushed.other
+    assert machine("inspect", "-v", pushed.image.partition("@")[0] + ":1", "--json").json["digest"] in pushed.other
 
 
 def test_diff_fetches_what_differs_alone(machine: Tool, pushed: Pushed) -> None:
-    done = machine("diff", pushed.image, pushed.other, "--json")
+    done = machine("diff", "-v", pushed.image, pushed.other, "--json")
     assert {change["name"] for change in done.json["config"]} >= {"config.Labels.number"}
     assert pulled(done) == 0 and done.json["files"] == []
 
@@ -78,7 +78,7 @@ def test_audit_says_of_it_what_it_says_of_the_one_built_here(
     machine: Tool, tool: Tool, trained: Trained, pushed: Pushed
 ) -> None:
     def audited(with_tool: Tool, reference: str) -> tuple[Done, dict[str, Any]]:
-        argv = ("audit", reference, "--offline", "--no-record", "--today", "2026-11-28", "--format", "json")
+        argv = ("audit", "-v", reference, "--offline", "--no-record", "--today", "2026-11-28", "--format", "json")
         done = with_tool(*argv, cwd=trained.folder, code=None)
         assert done.code in (0, 51, 52), done.err
         return done, {**done.json, "reference": ""}
@@ -88,25 +88,25 @@ def test_audit_says_of_it_what_it_says_of_the_one_built_here(
     assert pulled(there[0]) == layers_of(pushed.built)
     # Of a model whose image is in a registry.
     done = machine(
-        "audit", trained.run_id, "--image", pushed.image, "--offline", "--no-record", "--format", "json",
+        "audit", "-v", trained.run_id, "--image", pushed.image, "--offline", "--no-record", "--format", "json",
         cwd=trained.folder, code=None,
     )  # fmt: skip
     assert done.json["digests"]["image"] == pushed.built["digest"] and pulled(done) == 0
 
 
 def test_verify_and_run(machine: Tool, trained: Trained, pushed: Pushed) -> None:
-    done = machine("verify", pushed.image, cwd=trained.folder)
+    done = machine("verify", "-v", pushed.image, cwd=trained.folder)
     assert done.out.strip() == pushed.built["digest"]
     assert pulled(done) == layers_of(pushed.built)
     # What is unpacked already is not fetched for another image that has it.
-    again = machine("verify", pushed.other, cwd=trained.folder)
+    again = machine("verify", "-v", pushed.other, cwd=trained.folder)
     assert pulled(again) == 0
     with served(machine, pushed.image, trained.folder) as url:
         assert requests.get(f"{url}/ping", timeout=10).status_code == 200
 
 
 def test_rebuild_fetches_no_layer_of_what_comes_out_the_same(machine: Tool, trained: Trained, pushed: Pushed) -> None:
-    done = machine("verify", "--rebuild", pushed.image, "--json", cwd=trained.folder)
+    done = machine("verify", "-v", "--rebuild", pushed.image, "--json", cwd=trained.folder)
     assert done.json["verdict"] == "same" and pulled(done) == 0
 
 
@@ -117,7 +117,7 @@ def test_rebuild_of_a_folders_image(machine: Tool, tool: Tool, registry: Registr
     name = f"{registry.address}/team/small"
     built = tool("image", model, "--lockfile", lock, "--push", f"{name}:1", "--json").json
     reference = f"{name}@{built['digest']}"
-    done = machine("verify", "--rebuild", "--model", model, "--lockfile", lock, reference, "--json")
+    done = machine("verify", "-v", "--rebuild", "--model", model, "--lockfile", lock, reference, "--json")
     assert done.json["verdict"] == "same" and pulled(done) == 0
 
 

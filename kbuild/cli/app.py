@@ -36,7 +36,7 @@ _COMMANDS = {
     "verify": ("kbuild.cli.verify", "Compare an image's answers with training's."),
 }
 
-_TALKING = frozenset({"audit", "demo", "diff", "image", "lock", "render", "run", "verify"})
+_TALKING = frozenset({"audit", "demo", "diff", "image", "inspect", "lock", "render", "run", "verify"})
 _ALIASES = {"images": "list", "build": "image"}
 _UTF8 = "utf8"
 
