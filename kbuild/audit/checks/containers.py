@@ -140,7 +140,7 @@ def _decompress(data: bytes) -> Part | None:
         make = lambda: zlib.decompressobj(31)  # noqa: E731
     elif data.startswith(b"BZh"):
         make = bz2.BZ2Decompressor
-    elif data.startswith((b"\xfd7zXZ\x00", b"]\x00\x00")):
+    elif data.startswith((b"\xfd7zXZ\x00", b"]\x00")):
         make = lzma.LZMADecompressor
     elif data.startswith(b"\x28\xb5\x2f\xfd") or _ZSTD_SKIPPED.match(data):
         make = lambda: zstandard.ZstdDecompressor().decompressobj()  # noqa: E731

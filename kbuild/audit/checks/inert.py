@@ -10,79 +10,26 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-import re
+from collections import Counter
 from typing import Any, ClassVar
 
-_HAS_OBJECTS = 0x01  # numpy's NPY_ITEM_REFCOUNT in the flags of a dtype's state
+from kbuild.audit.checks.standins import (
+    CLASSES,
+    ArrayWrapper,
+    Dtype,
+    Global,
+    Opaque,
+    called_by_copyreg,
+    called_only,
+    is_importable,
+    odd_state,
+)
+
 _LONG = 1 << 16
 _DEEP = 100_000
-_PLAIN = re.compile(r"[A-Za-z]\w*")
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
 # What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
 _ATTRIBUTES = {("zoneinfo", "ZoneInfo", "_unpickle"), ("zoneinfo._zoneinfo", "ZoneInfo", "_unpickle")}
-
-
-class Opaque:
-    """Stands for every object of a pickle: takes anything, does nothing."""
-
-    state: Any = None
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __call__(self, *_: Any, **__: Any) -> Opaque:
-        return Opaque()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, _: Any) -> None:
-        """For APPEND."""
-
-    def extend(self, _: Any) -> None:
-        """For APPENDS."""
-
-    def add(self, _: Any) -> None:
-        """For ADDITEMS."""
-
-
-class _Global(Opaque):
-    """A class or function that the pickle names."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-class _ArrayWrapper(Opaque):
-    """joblib's NumpyArrayWrapper: after it is built, raw bytes follow."""
-
-
-class _Dtype(Opaque):
-    """numpy.dtype, as far as the size of its elements goes."""
-
-    def __init__(self, text: Any = "", *_: Any) -> None:
-        self._text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
-
-    def size(self) -> int:
-        """Bytes of one element; raises ValueError."""
-        stated = self.state[5] if isinstance(self.state, tuple) and len(self.state) > 5 else -1
-        if isinstance(stated, int) and stated > 0:
-            return stated
-        digits = re.search(r"\d+$", self._text)
-        if digits is None:
-            raise ValueError(f"the size of dtype {self._text!r} is not known")
-        return int(digits[0])
-
-    def has_objects(self) -> bool:
-        """Whether a pickle follows instead of raw bytes."""
-        flags = self.state[7] if isinstance(self.state, tuple) and len(self.state) > 7 else 0
-        return self._text.lstrip("<>|=").startswith("O") or bool(isinstance(flags, int) and flags & _HAS_OBJECTS)
-
-
-_CLASSES = {("joblib.numpy_pickle", "NumpyArrayWrapper"): _ArrayWrapper, ("numpy", "dtype"): _Dtype}
 
 
 # Typed as the C unpickler, which has no such insides.
@@ -94,6 +41,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     ``position`` is where it ends, ``named`` what it would import, ``problems`` what it does that data never does,
     ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``skipped`` whether there were raw arrays.
+    ``begun`` is what was odd before it named a module that is none here.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
     most places where a pickle may begin are none, and take random lengths for theirs.
 
@@ -112,12 +60,24 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self.problems: dict[str, None] = {}
         self.texts: list[bytes | str] = []
         self.calls = 0
-        self.skipped = False
+        self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
+        self.begun: tuple[str, ...] | None = None
         self._passed = 0
+        self._handed: Counter[str] = Counter()  # what may only be called, and was put on the stack and not called
         self._proper = 0  # calls of getattr that are as they have to be; all others are problems
 
     def run(self) -> str | None:
         """Read it; returns why it cannot be read to its end, None where it can."""
+        error = self._load()
+        for name, often in self._handed.items():
+            if often:
+                self.problems[f"hands on {name} for something else to call"] = None
+        if self._proper and error is None:
+            for each in _GETATTR:
+                self.named.pop(each, None)
+        return error
+
+    def _load(self) -> str | None:
         try:
             self.load()
         except RecursionError:
@@ -126,10 +86,13 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.position = len(self._data)
             return str(error) or type(error).__name__
         self.position = self._file.tell()
-        if self._proper:
-            for each in _GETATTR:
-                self.named.pop(each, None)
         return None
+
+    def _push(self, value: Any) -> Any:
+        name = called_only(value)
+        if name is not None:
+            self._handed[name] += 1
+        return value
 
     def _read_little(self, size: int = -1) -> bytes:
         if size <= _LONG:
@@ -161,14 +124,16 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def find_class(self, module: Any, name: Any) -> Any:
         """A stand-in, whatever is asked for."""
+        if not self._skip and self.begun is None and not is_importable(str(module)):
+            self.begun = tuple(self.problems)
         self.named[str(module), str(name)] = None
-        return _CLASSES.get((module, name)) or _Global(str(module), str(name))
+        return self._push(CLASSES.get((module, name)) or Global(str(module), str(name)))
 
     def get_extension(self, code: int) -> None:
         """EXT1, EXT2, EXT4."""
         self.problems[f"takes number {code} of the process's own table of classes (copyreg)"] = None
         self.calls += 1
-        self.append(_Global("copyreg", f"extension {code}"))
+        self.append(Global("copyreg", f"extension {code}"))
 
     def persistent_load(self, pid: Any) -> Any:
         """PERSID, BINPERSID."""
@@ -176,12 +141,15 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _call(self, called: Any, arguments: Any) -> Any:
         self.calls += 1
-        arguments = arguments if isinstance(arguments, tuple) else ()
-        if called is _Dtype:
-            return _Dtype(*arguments)
-        if called is _ArrayWrapper:
-            return _ArrayWrapper()
-        if not isinstance(called, _Global):
+        called, arguments = called_by_copyreg(called, arguments if isinstance(arguments, tuple) else ())
+        name = called_only(called)
+        if name is not None:
+            self._handed[name] -= 1
+        if called is Dtype:
+            return Dtype(*arguments)
+        if called is ArrayWrapper:
+            return ArrayWrapper()
+        if not isinstance(called, Global):
             self.problems["calls what another call returned"] = None
             return Opaque()
         place = (called.module, called.name)
@@ -189,17 +157,17 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             return self._attribute(arguments)
         if place in (("builtins", "type"), ("__builtin__", "type")) and len(arguments) != 1:
             self.problems["makes a class"] = None
-        if called.module in ("operator", "_operator") and called.name == "attrgetter":
-            odd = [each for each in arguments if not isinstance(each, str) or not _PLAIN.fullmatch(each)]
-            if odd:
-                self.problems[f"takes the attribute {odd[0]!r:.60} of something"] = None
-        return Opaque()
+        if place == ("functools", "partial") and not (arguments and isinstance(arguments[0], Global | type)):
+            self.problems["prepares a call of what another call returned"] = None
+        made = Opaque()
+        made.made_by = str(called)
+        return made
 
     def _attribute(self, arguments: tuple[Any, ...]) -> Any:
         of, name = (*arguments[:2], None, None)[:2]
-        if isinstance(of, _Global) and (of.module, of.name, name) in _ATTRIBUTES:
+        if isinstance(of, Global) and (of.module, of.name, name) in _ATTRIBUTES:
             self._proper += 1
-            return _Global(of.module, f"{of.name}.{name}")
+            return Global(of.module, f"{of.name}.{name}")
         self.problems[f"takes the attribute {name!r:.60} of {of}"] = None
         return Opaque()
 
@@ -217,21 +185,25 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     def _build(self) -> None:
         state = self.stack.pop()
         built = self.stack[-1]
-        if isinstance(built, _Global):
+        if isinstance(built, Global | type):
             self.calls += 1
             self.problems[f"changes {built} itself"] = None
         elif isinstance(built, Opaque):
             built.state = state
-        if isinstance(built, _ArrayWrapper) and self._skip:
+            odd = odd_state(built, state)
+            if odd is not None:
+                self.problems[odd] = None
+        if isinstance(built, ArrayWrapper) and self._skip:
             self._skip_array(state)
 
     def _skip_array(self, state: Any) -> None:
         dtype, shape = (state.get("dtype"), state.get("shape")) if isinstance(state, dict) else (None, None)
-        if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
+        if not isinstance(dtype, Dtype) or not isinstance(shape, tuple):
             raise ValueError("an array of joblib tells neither its type nor its shape")
         self.skipped = True
         at = self._file.tell()
         if dtype.has_objects():
+            self.objects = True
             inner = InertReader(self._data, at)
             error = inner.run()
             self.named |= inner.named
@@ -260,6 +232,18 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         pickle.NEWOBJ_EX[0]: _newobj_ex,
         pickle.BUILD[0]: _build,
     }
+
+
+def _pushed(load: Any) -> Any:
+    def push(self: InertReader) -> None:
+        load(self)
+        self._push(self.stack[-1])
+
+    return push
+
+
+for _code in (pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.DUP):
+    InertReader.dispatch[_code[0]] = _pushed(_Unpickler.dispatch[_code[0]])
 
 
 def _kept(load: Any) -> Any:

@@ -23,7 +23,7 @@ _BUILTINS = _names(
 _MATH = (
     "abs add and_ concat contains countOf eq floordiv ge getitem gt index inv invert is_ is_not le lshift lt "
     "matmul mod "
-    "mul ne neg not_ or_ pos pow rshift sub truediv truth xor itemgetter attrgetter iadd isub imul itruediv"
+    "mul ne neg not_ or_ pos pow rshift sub truediv truth xor itemgetter iadd isub imul itruediv"
 )
 _NUMBERS = (
     "acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist erf erfc exp exp2 expm1 fabs "
@@ -57,7 +57,7 @@ _LIBRARY: dict[str, str] = {
     "random": "Random",
     "re": "_compile",
     "statistics": "NormalDist mean median mode stdev variance fmean",
-    "string": "Formatter Template",
+    "string": "Template",
     "_thread": "RLock",
     "threading": "RLock",
     "time": "struct_time",

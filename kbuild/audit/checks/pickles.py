@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from kbuild.audit.checks.libraries import Libraries
 from kbuild.audit.checks.ordinary import is_ordinary
+from kbuild.audit.checks.standins import is_importable
 from kbuild.audit.checks.unwrap import PickleStream, Unreadable, pickle_streams
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.subject import Subject
@@ -27,9 +28,10 @@ _EXTENSIONS = frozenset(
     {".bin", ".cloudpickle", ".ckpt", ".dat", ".data", ".dill", ".joblib", ".npy", ".npz", ".p", ".pickle", ".pkl"}
     | {".pt", ".pth", ".7z", ".lz4"}
 )
-_SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl"})
+_SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 # Their functions make functions and classes of bytecode in the pickle: those of notebooks, and lambdas.
 _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _CODE = "code"  # the folder of a model that its own source travels in
 _KERAS = (b'"class_name": "Lambda"', b'"class_name":"Lambda"')
 
@@ -119,7 +121,9 @@ class PickleCheck:
             if _is_dangerous(module, name):
                 yield _dangerous(path, place, f"{module}.{name}")
                 continue
-            if stream.other and not _is_importable(module):
+            if stream.other and not _NAME.fullmatch(f"{module}.{name}"):
+                continue
+            if stream.noisy and not is_importable(module):
                 continue
             known = libraries.is_data(module, name)
             if known is None:
@@ -155,14 +159,6 @@ def _own_only(roots: set[str], subject: Subject) -> frozenset[str]:
     locked = {entry.name.replace("-", "_") for entry in subject.lock.entries} if subject.lock is not None else set()
     taken = sys.stdlib_module_names | locked | {"numpy", "pandas", "scipy", "sklearn", "torch", "xgboost", "lightgbm"}
     return frozenset(roots - taken - {""})
-
-
-def _is_importable(module: str) -> bool:
-    root = module.partition(".")[0]
-    try:
-        return root in sys.stdlib_module_names or find_spec(root) is not None
-    except (ValueError, ImportError):
-        return False
 
 
 def _is_dangerous(module: str, name: str) -> bool:

@@ -44,7 +44,7 @@ class PickleStream:
 
     ``place`` is the way to it inside the file; ``fault`` says why it has no proper end, ``data`` is then the rest.
     ``other`` tells that it is how another loader than the one it was written for would read it: of a clean file that
-    makes names of nothing.
+    makes names of nothing, and of modules that are none where it is ``noisy``.
     """
 
     place: str
@@ -53,6 +53,7 @@ class PickleStream:
     fault: str | None = None
     data: bytes = b""
     other: bool = False
+    noisy: bool = False
 
 
 def pickle_streams(
@@ -115,8 +116,12 @@ def _told(
         # What joblib takes for an array's bytes is code to a plain unpickler.
         plain = InertReader(data, begin, skip=False)
         plain.run()
-        if set(plain.named) - set(reader.named):
-            yield PickleStream(place=name, named=tuple(plain.named), other=True)
+        problems = tuple(plain.problems)
+        if reader.objects and plain.begun is not None:
+            problems = plain.begun  # joblib counts the memo anew there: what is read takes other objects for its own
+        if set(plain.named) - set(reader.named) or set(problems) - set(reader.problems):
+            named = tuple(plain.named)
+            yield PickleStream(place=name, named=named, problems=problems, other=True, noisy=reader.objects)
         for text in plain.texts if fault is not None else ():
             yield from _nested(text, name, depth)
     for text in reader.texts:

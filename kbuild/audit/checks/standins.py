@@ -1,0 +1,125 @@
+"""What stands for the objects of a pickle while it is read: none of them does anything."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+_HAS_OBJECTS = 0x01  # numpy's NPY_ITEM_REFCOUNT in the flags of a dtype's state
+# What makes or takes anything: data calls them, and never hands them on for something else to call.
+_CALLED_ONLY = {
+    *((module, name) for module in ("builtins", "__builtin__") for name in ("getattr", "type")),
+    *((module, "attrgetter") for module in ("operator", "_operator")),
+}
+# What statsmodels evaluates as a formula, which may hold any Python (statsmodels/base/data.py, __setstate__).
+_FORMULAS = {"restore_model_spec", "restore_design_info"}
+
+
+class Opaque:
+    """Stands for every object of a pickle: takes anything, does nothing."""
+
+    state: Any = None
+    made_by: str = ""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> Opaque:
+        return Opaque()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, _: Any) -> None:
+        """For APPEND."""
+
+    def extend(self, _: Any) -> None:
+        """For APPENDS."""
+
+    def add(self, _: Any) -> None:
+        """For ADDITEMS."""
+
+
+class Global(Opaque):
+    """A class or function that the pickle names."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class ArrayWrapper(Opaque):
+    """joblib's NumpyArrayWrapper: after it is built, raw bytes follow."""
+
+
+class Dtype(Opaque):
+    """numpy.dtype, as far as the size of its elements goes."""
+
+    def __init__(self, text: Any = "", *_: Any) -> None:
+        self._text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+
+    def size(self) -> int:
+        """Bytes of one element; raises ValueError."""
+        stated = self.state[5] if isinstance(self.state, tuple) and len(self.state) > 5 else -1
+        if isinstance(stated, int) and stated > 0:
+            return stated
+        digits = re.search(r"\d+$", self._text)
+        if digits is None:
+            raise ValueError(f"the size of dtype {self._text!r} is not known")
+        return int(digits[0])
+
+    def has_objects(self) -> bool:
+        """Whether a pickle follows instead of raw bytes."""
+        flags = self.state[7] if isinstance(self.state, tuple) and len(self.state) > 7 else 0
+        return self._text.lstrip("<>|=").startswith("O") or bool(isinstance(flags, int) and flags & _HAS_OBJECTS)
+
+
+CLASSES = {("joblib.numpy_pickle", "NumpyArrayWrapper"): ArrayWrapper, ("numpy", "dtype"): Dtype}
+
+
+def called_only(value: Any) -> str | None:
+    """The name of what may be called and never be handed on; None for all else."""
+    if value is ArrayWrapper:
+        return "joblib.numpy_pickle.NumpyArrayWrapper"
+    return str(value) if isinstance(value, Global) and (value.module, value.name) in _CALLED_ONLY else None
+
+
+def called_by_copyreg(called: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """What is called in truth, and with what, where copyreg's helpers are (CPython, ``Lib/copyreg.py``)."""
+    while isinstance(called, Global) and called.module in ("copyreg", "copy_reg") and arguments:
+        if called.name == "__newobj__":
+            called, arguments = arguments[0], arguments[1:]
+        elif called.name == "__newobj_ex__":
+            given = arguments[1] if len(arguments) > 1 else ()
+            called, arguments = arguments[0], given if isinstance(given, tuple) else ()
+        elif called.name == "_reconstructor":
+            # Of the base, __new__ and __init__ are called.
+            named = len(arguments) > 1 and isinstance(arguments[1], Global | type)
+            called, arguments = arguments[0] if named else Opaque(), arguments[2:]
+        else:
+            break
+    return called, arguments
+
+
+def odd_state(built: Opaque, state: Any) -> str | None:
+    """What is wrong with a state that a class runs, None where nothing is."""
+    if not built.made_by.startswith("statsmodels.base.data."):
+        return None
+    if type(state) is dict and all(type(key) is str for key in state) and not _FORMULAS & state.keys():
+        return None
+    return f"evaluates a formula of the state of {built.made_by}"
+
+
+@lru_cache(maxsize=4096)
+def is_importable(module: str) -> bool:
+    """Whether there is such a package here, by the first part of the name."""
+    root = module.partition(".")[0]
+    try:
+        return root in sys.stdlib_module_names or find_spec(root) is not None
+    except (ValueError, ImportError):
+        return False
