@@ -36,6 +36,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
+from kbuild.audit.checks.libraries import Libraries
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.subject import Subject
 
@@ -130,6 +131,24 @@ def test_a_class_of_the_models_own_code_is_no_surprise_and_one_of_anothers_name_
     assert [each.id for each in scan(make_bundle, {"python_model.pkl": stated}).findings] == ["pickle-unknown"]
     assert scan(make_bundle, {**code, "python_model.pkl": stated}).findings == ()
     assert [each.id for each in scan(make_bundle, {**code, "x.pkl": shadow}).findings] == ["pickle-dangerous"]
+
+
+def test_what_opens_files_in_torch_is_none_of_its_data() -> None:
+    source = b"class _open_file:\n    pass\nclass _open_zipfile_writer_file: ...\n"
+    libraries = Libraries()
+    libraries._files["torch"] = lambda place: source
+    for module in ("torch.serialization", "torch.utils.x", "torch._utils"):
+        assert libraries.is_data(module, "_open_file") is False
+    assert libraries.is_data("torch.nn.modules.x", "_open_file") is True
+    assert libraries.is_data("torch.nn.functional", "relu") is True
+
+
+@pytest.mark.parametrize("key", ["restore_model_spec", "restore_design_info", None])
+def test_a_state_that_statsmodels_evaluates_is_told(make_bundle: Any, key: str | None) -> None:
+    state = b"N" if key is None else b"}X" + len(key).to_bytes(4, "little") + key.encode() + b"Ns"
+    data = b"\x80\x02cstatsmodels.base.data\nPandasData\n)\x81" + state + b"b."
+    found = scan(make_bundle, {"x.pkl": data}, allowed=("statsmodels.base.data.*",)).findings
+    assert any("evaluates a formula" in each.evidence for each in found)
 
 
 @pytest.mark.parametrize("allowed", [("churn.Model",), ("churn.*",)])

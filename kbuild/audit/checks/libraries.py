@@ -52,7 +52,7 @@ _LIBRARIES: Mapping[str, _Library] = {
         "scikit-learn", without="datasets externals tests conftest _build_utils experimental _min_dependencies"
     ),
     "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib.table sandbox"),
-    "torch": _library("torch", "nn optim _tensor _utils storage serialization"),
+    "torch": _library("torch", "nn optim _tensor storage torch_version"),
     "xgboost": _library("xgboost", "core sklearn callback"),
 }
 _FUNCTIONS = {
@@ -62,6 +62,9 @@ _FUNCTIONS = {
         "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
         "_rebuild_device_tensor_from_numpy"
     ),
+    "torch.nn.functional": _names("relu gelu"),
+    "torch._C._nn": _names("gelu"),
+    "statsmodels.tools.tools": _names("Bunch"),
     "torch": _names(
         "BFloat16Storage BoolStorage ByteStorage CharStorage ComplexDoubleStorage ComplexFloatStorage "
         "DoubleStorage FloatStorage HalfStorage IntStorage LongStorage ShortStorage UntypedStorage Size "
@@ -127,7 +130,7 @@ def _is_below(module: str, library: _Library) -> bool:
     names = inside.split(".")
     if any(name in library.without or name == "tests" for name in (*names, inside)):
         return False
-    return not library.parts or names[0].removeprefix("_") in {part.removeprefix("_") for part in library.parts}
+    return not library.parts or names[0] in library.parts or names[0].removeprefix("_") in library.parts
 
 
 def _in_wheel(path: Path) -> Read | None:
