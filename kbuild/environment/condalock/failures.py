@@ -180,9 +180,9 @@ def _conda_error(text: str) -> KbuildError:
     if _CONDA_DOWN.search(text):
         host = _HOST.search(said)
         causes = said.splitlines()[-1].removeprefix("Caused by: ")
-        where = without_credentials(host["netloc"]) if host and host["netloc"] else "asked for"
+        where = f" at {without_credentials(host['netloc'])}" if host and host["netloc"] else ""
         return IndexUnavailable(
-            f"the conda channel at {where} does not answer: {_one_line(causes)}",
+            f"the conda channel{where} does not answer: {_one_line(causes)}",
             hint="name a channel that can be reached (--channel), or take this interpreter (--interpreter captured)",
         )
     missing = _CONDA_MISSING.search(said)
