@@ -95,7 +95,14 @@ def test_everything_in_the_foreign_image_is_of_its_platform_and_compiled(index: 
 
 def test_what_a_platform_lacks_is_told_before_anything_is_built(tool: Tool, trained: Trained) -> None:
     done = tool(
-        "image", trained.run_id, "--platform", BOTH[1], "--channel", "file:///none", cwd=trained.folder, code=34
+        "image",
+        trained.run_id,
+        "--platform",
+        BOTH[1],
+        "--channel",
+        "http://127.0.0.1:9/none",
+        cwd=trained.folder,
+        code=34,
     )
     assert "an image for linux/arm64 cannot be assembled here: no interpreter" in done.error_lines[0]
     assert "--channel" in done.error_lines[1]

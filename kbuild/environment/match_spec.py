@@ -1,7 +1,7 @@
 """conda's package specifications (its docs, "Package match specifications"), read by py-rattler.
 
-Of what MLflow writes into every model, ``python=3.11.7`` and ``pip<=24.0``, nothing is to be understood but name and
-the version; those are told apart here, since importing rattler takes longer than a build of what is there already.
+Of what MLflow writes into every model, ``python=3.11.7`` and ``pip<=24.0`` or ``pip``, nothing is to be understood but
+name and version; those are told apart here, since importing rattler takes longer than a build of what is there already.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_MLFLOWS = re.compile(r"(?P<name>python|pip)(?P<relation>==?|<=)(?P<version>\d+(?:\.\d+){2}|\d+(?:\.\d+)*)")
+_MLFLOWS = re.compile(r"(?P<name>python|pip)(?:(?P<relation>==?|<=)(?P<version>\d+(?:\.\d+)*))?")
 _ONE_RELEASE = re.compile(r"(?:==)?(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)(?:\.\*)?")
 
 
@@ -38,6 +38,8 @@ class CondaSpec:
 def read_spec(text: str) -> CondaSpec:
     """A package specification; raises ValueError for what is none, and for the url of one file."""
     plain = _MLFLOWS.fullmatch(text.strip())
+    if plain is not None and plain["version"] is None:
+        return CondaSpec(name=plain["name"])
     if plain is not None:
         relation = {"=": "", "==": "==", "<=": "<="}[plain["relation"]]
         star = "" if relation else ".*"

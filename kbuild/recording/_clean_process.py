@@ -66,8 +66,11 @@ class Reach:
     """An audit hook (PEP 578) that hides files: less than a root of its own, since C libraries do not ask it."""
 
     def __init__(self, readable: dict[str, Any], own: list[str]) -> None:
-        self._covered = {folder: set(names) for folder, names in readable["covered"].items()}
-        self._roots = [*readable["binds"], *own, "/dev", "/proc", "/sys"]
+        covered = readable["covered"].items()
+        # By the names that they have behind links too, since it is these that are asked for.
+        self._covered = {place: set(names) for folder, names in covered for place in (folder, os.path.realpath(folder))}
+        roots = [*readable["binds"], *own, "/dev", "/proc", "/sys"]
+        self._roots = list(dict.fromkeys([*roots, *map(os.path.realpath, roots)]))
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         """Raise FileNotFoundError for what is out of reach."""
@@ -78,6 +81,8 @@ class Reach:
 
     def _holds(self, path: str) -> bool:
         for folder, names in self._covered.items():
+            if path == folder:
+                return True
             if path.startswith(f"{folder}/"):
                 return path[len(folder) + 1 :].split("/", 1)[0] in names
         return any(path == root or path.startswith(f"{root}/") for root in self._roots)

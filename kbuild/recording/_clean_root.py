@@ -77,9 +77,16 @@ def build(order: dict[str, object], root: str) -> None:
     for link, aim in dict(order["links"]).items():  # type: ignore[call-overload]
         os.makedirs(os.path.dirname(root + link), exist_ok=True)
         os.symlink(aim, root + link)
+    # Before what is shown: a folder for temporary files may lie in it.
+    os.makedirs(f"{root}/dev/shm", exist_ok=True)
+    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for path in list(order["binds"]):  # type: ignore[call-overload]
         show(path, root)
     for folder, names in dict(order["covered"]).items():  # type: ignore[call-overload]
+        # It may lie in what is not shown, as Debian's dist-packages below /usr.
+        os.makedirs(root + folder, exist_ok=True)
+        if not os.path.realpath(root + folder).startswith(f"{os.path.realpath(root)}/"):
+            raise OSError(0, f"{folder} is a link to another place")
         mount("tmpfs", root + folder, "tmpfs", MS_NOSUID, "mode=755")
         for name in names:
             show(f"{folder}/{name}", root)
@@ -88,8 +95,6 @@ def build(order: dict[str, object], root: str) -> None:
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
         Path(root + path).write_text(text, encoding="utf-8")
     show(str(order["writable"]), root, MS_BIND)
-    os.makedirs(f"{root}/dev/shm", exist_ok=True)
-    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for name in DEVICES:
         Path(f"{root}/dev/{name}").touch()
         mount(f"/dev/{name}", f"{root}/dev/{name}", "", MS_BIND)

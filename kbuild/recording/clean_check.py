@@ -24,7 +24,6 @@ RECORDED_PREDICTION = "recorded_prediction.json"
 
 _SCRIPT = Path(__file__).with_name("_clean_process.py")
 _ROOT_SCRIPT = Path(__file__).with_name("_clean_root.py")
-_NOT_HERE = 71
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +77,8 @@ def ask_in_clean_process(
         try:
             done = _start_rooted(own, script, model, task, around, timeout, python)
             shut_off = None
-            if done.returncode == _NOT_HERE and not answer.is_file():
+            # Whatever the reason: an interpreter may need of this machine what nobody would think of.
+            if not answer.is_file():
                 shut_off = (done.stderr.strip().splitlines() or ["no namespaces"])[-1]
                 done = _start_hooked(own, script, model, task, around, timeout, python)
         except TimeoutError as error:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -192,3 +194,20 @@ def test_a_channel_that_is_a_folder_is_the_same_on_every_machine() -> None:
     one, other = (spec_of(ENV, channels=[place, "main"]) for place in ("file:///home/ann/channel", "/home/bob/channel"))
     assert one.digest == other.digest == spec_of(ENV, channels=["$KBUILD_CHANNEL", "main"]).digest
     assert one.digest != spec_of(ENV, channels=["main"]).digest
+
+
+def test_what_mlflow_writes_is_read_without_rattler_and_as_rattler_reads_it() -> None:
+    from rattler import MatchSpec, VersionSpec
+
+    texts = ["python", "pip", "python=3.11.7", "python==3.11.7", "pip<=24.0", "pip=24", "python=3"]
+    code = (
+        "import sys\nfrom kbuild.environment.match_spec import read_spec\n"
+        f"for text in {texts!r}:\n    print(read_spec(text).version)\n"
+        "assert 'rattler' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for text, version in zip(texts, done.stdout.split(), strict=True):
+        read = MatchSpec(text, strict=False).version
+        assert (version == "None") == (read in (None, "*"))
+        if version != "None":
+            assert str(VersionSpec(version)) == str(VersionSpec(str(read)))

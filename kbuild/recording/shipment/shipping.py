@@ -32,7 +32,8 @@ _METADATA = ("METADATA", "entry_points.txt", "top_level.txt")
 # Of the files whose names begin with a dot, those that are no part of a package; .env and its like hold secrets.
 _LEFT_OUT = (
     "__pycache__", "*.pyc", ".git", ".hg", ".svn", ".DS_Store", ".ipynb_checkpoints", ".*_cache", ".venv", ".env*",
-    ".netrc", ".pypirc",
+    ".netrc", ".pypirc", ".npmrc", ".pgpass", ".git-credentials", ".databrickscfg", ".secrets*", ".aws", ".azure",
+    ".ssh", ".gnupg", ".kaggle", ".streamlit", ".config",
 )  # fmt: skip
 _COMPILED = (".so", ".pyd", ".dylib")
 
