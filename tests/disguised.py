@@ -317,6 +317,7 @@ def fake_wrapper(data: bytes) -> bytes:
     return text[:begin] + data[2:]
 
 
+_SMALL = {"id": lzma.FILTER_LZMA1, "dict_size": 4096}
 WRAPPERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
     "gzip-in-two": ("gzip", lambda d: gzip.compress(d[:9]) + gzip.compress(d[9:])),
@@ -344,6 +345,9 @@ WRAPPERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "zip-wrong-crc": ("unzip", lambda d: changed_zip(d, (14, b"\0\0\0\0"), (16, b"\0\0\0\0"))),
     "zip-encrypted-flag": ("unzip", lambda d: changed_zip(d, (6, b"\x01\0"), (8, b"\x01\0"))),
     "zip-other-name": ("unzip", lambda d: changed_zip(d, (30, b"innocent"))),
+    "zip-lying-stored": ("zip", lambda d: changed_zip(d, (8, b"\0\0"))),
+    "zip-lying-packed": ("zip", lambda d: wrong(archive(d, method=zipfile.ZIP_STORED), 8, b"\x08\0")),
+    "window-odd": ("xz", lambda d: lzma.compress(d, lzma.FORMAT_ALONE, filters=[_SMALL])),
     "zip-without-directory": ("unzip", lambda d: archive(d)[: archive(d).index(b"PK\x01\x02")]),
     "zip-in-zip": ("zip-zip", lambda d: archive(archive(d))),
     "tar": ("tar", tar),

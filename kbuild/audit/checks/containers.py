@@ -14,6 +14,7 @@ import lzma
 import re
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def open_container(data: bytes) -> Iterator[Part]:
             raise Unreadable(f"it is packed with {name}, which is not opened")
     if _ZIP in data:
         yield from _zip_members(data)
+        yield from _otherwise_packed(data)
     if _is_tar(data):
         yield from _tar_members(data)
         return
@@ -105,6 +107,26 @@ def _zip_members(data: bytes) -> Iterator[Part]:
                 yield Part(name=f"!{name}", data=data[begin:end])
                 after = max(begin, end)
         at = data.find(_ZIP, max(after, at + 4))
+
+
+def _otherwise_packed(data: bytes) -> Iterator[Part]:
+    """Members whose own header and the directory tell different methods: zipfile believes the directory."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as opened:
+            members = opened.infolist()
+    except (*_DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return  # the members were read by their own headers
+    for member in members:
+        at = member.header_offset
+        if not 0 <= at <= len(data) - _LOCAL.size or data[at : at + 4] != _ZIP:
+            continue
+        _, _, _, method, _, _, _, _, _, name_size, extra = _LOCAL.unpack_from(data, at)
+        begin = at + _LOCAL.size + name_size + extra
+        content = data[begin : begin + member.compress_size]
+        if method != member.compress_type and member.compress_type != _STORED:
+            yield _inflate(f"!{member.filename}", member.compress_type, content)[0]
+        elif method != member.compress_type:
+            yield Part(name=f"!{member.filename}", data=content)
 
 
 def _next_zip(data: bytes, begin: int) -> int:
