@@ -95,7 +95,7 @@ def image_many(
     for reason, untagged in _untagged(told).items():
         show.say(f"not tagged with their images: {', '.join(untagged)}: {reason}", style="yellow")
     for model, error in failed.items():
-        show.say(f"{model}: {error.message}", style="red")
+        show.complain(f"{model}: {error.message}")
     if failed:
         built = len(told) - len(failed)
         raise SomeFailed(

@@ -16,9 +16,9 @@ from kbuild.cli.config import ProjectConfig, env_option, project_config, project
 from kbuild.cli.show import Show
 from kbuild.environment.conda_names import read_names
 from kbuild.environment.locking.lock_model import LockRequest
-from kbuild.errors import ConfigurationError, InvalidReference, LabelError
+from kbuild.errors import ConfigurationError, InvalidReference, LabelError, ModelNotFound
 from kbuild.files import expand_home
-from kbuild.model.model_reference import ModelReference
+from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.shorthand import LATEST
 from kbuild.model.store import open_store
 from kbuild.plan.render import DEFAULT_INSTALL_BASE, parse_template
@@ -173,7 +173,11 @@ def take_model(text: str | None, tools: Tools, config: ProjectConfig, show: Show
                 raise
         else:
             return text
-    choice = tools.store.choose(LATEST if text is None else text.strip(), project=project_name(config))
+    project = project_name(config)
+    if text is None and project is None:
+        # The newest of a team's whole server is most likely somebody else's.
+        raise ModelNotFound("this folder is in no Kedro project, whose newest model would be taken", hint=FORMS)
+    choice = tools.store.choose(LATEST if text is None else text.strip(), project=project)
     show.say(f"taking {choice.told}")
     return choice.reference
 

@@ -46,6 +46,13 @@ class Show:
         elif not self._quiet:
             click.echo(text, err=True)
 
+    def complain(self, text: str) -> None:
+        """One line on stderr about an error, which ``quiet`` does not keep back."""
+        if self._console is not None:
+            self._console.print(text, style="red", markup=False)
+        else:
+            click.echo(text, err=True)
+
     @contextmanager
     def __call__(self, phase: str) -> Iterator[Progress]:
         """Show ``phase`` until the block ends; a second block of one name adds to its seconds."""

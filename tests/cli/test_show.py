@@ -95,3 +95,8 @@ def test_a_phase_that_fails_is_not_called_done(capsys: pytest.CaptureFixture[str
         raise ValueError
     assert "done" not in capsys.readouterr().err
     assert show.seconds == {}
+
+
+def test_errors_are_said_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    Show(quiet=True).complain("churn: broken")
+    assert lines_of(capsys) == ["churn: broken"]

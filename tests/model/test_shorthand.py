@@ -158,3 +158,14 @@ def test_a_command_without_a_model_says_which_it_takes(
     with pytest.raises((KbuildError, click.ClickException, SystemExit)):
         app.cli.main(["lock"], standalone_mode=False)
     assert f"taking run {run} (owl), started " in capsys.readouterr().err
+
+
+def test_outside_of_a_project_nobodys_newest_run_is_taken_unasked(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained.add("theirs", project="somebody")
+    with pytest.raises(ModelNotFound, match="in no Kedro project"):
+        app.cli.main(["lock"], standalone_mode=False)
+    with pytest.raises((KbuildError, click.ClickException, SystemExit)):
+        app.cli.main(["lock", "@latest"], standalone_mode=False)
+    assert f"taking run {run}" in capsys.readouterr().err
