@@ -160,6 +160,14 @@ def _value(text: str, url: str, environ: Mapping[str, str]) -> str:
     return environ[text.strip("${}")]
 
 
+def is_for(place: str, url: str) -> bool:
+    """Whether credentials that stand in the url ``place`` may go with a request to ``url``: it is the same server, in
+    whatever letters its name is written, and what came by TLS is not sent in clear."""
+    mine, theirs = urlsplit(place), urlsplit(url)
+    same = mine.netloc.rpartition("@")[2].lower() == theirs.netloc.rpartition("@")[2].lower()
+    return same and theirs.scheme in (mine.scheme, "https")
+
+
 def without_credentials(text: str) -> str:
     """Any text, a program's words for instance, with the credentials in its urls blanked out."""
     return _TOKEN.sub("/t/***", _USERINFO.sub("***@", text))

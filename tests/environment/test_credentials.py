@@ -1,13 +1,17 @@
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbuild.environment.condalock.index_session import HostCredentials
 from kbuild.environment.credentials import (
     expand_variables,
     hide_credentials,
+    is_for,
     split_credentials,
     without_credentials,
 )
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.errors import ConfigurationError
 
 WORDS = st.text("abcXYZ019-_.~%", min_size=1, max_size=12).map(lambda text: f"s3{text}")
@@ -95,3 +99,24 @@ def test_a_password_with_a_dollar_sign_is_a_password() -> None:
 def test_a_programs_words_lose_their_credentials() -> None:
     said = "cannot get 'https://me:secret@example.org/t/to-ken/main/x' or http://example.org/y"
     assert without_credentials(said) == "cannot get 'https://***@example.org/t/***/main/x' or http://example.org/y"
+
+
+@pytest.mark.parametrize(
+    ("place", "url", "may"),
+    [
+        ("https://u:p@pypi.corp/simple", "https://pypi.corp/x.whl", True),
+        ("https://u:p@PyPI.corp/simple", "https://pypi.corp/x.whl", True),
+        ("https://u:p@pypi.corp/simple", "http://pypi.corp/x.whl", False),
+        ("http://u:p@pypi.corp/simple", "https://pypi.corp/x.whl", True),
+        ("http://u:p@127.0.0.1:8/simple", "http://127.0.0.1:8/x.whl", True),
+        ("https://u:p@pypi.corp/simple", "https://pypi.corp:8443/x.whl", False),
+        ("https://u:p@pypi.corp/simple", "https://pypi.corp.example/x.whl", False),
+        ("https://u:p@pypi.corp/simple", "https://pypi.corp@elsewhere.example/x.whl", False),
+    ],
+)
+def test_credentials_go_to_their_own_server_and_never_in_clear(place: str, url: str, may: bool) -> None:
+    assert is_for(place, url) is may
+    indexes = Indexes(urls=(place,))
+    assert indexes.credentials_for(url, {}) == (("u", "p") if may else None)
+    asked = HostCredentials(place, ("u", "p"))(requests.Request("GET", url).prepare())
+    assert ("Authorization" in asked.headers) is may

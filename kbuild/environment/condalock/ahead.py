@@ -136,7 +136,7 @@ def _session(index: str) -> tuple[str, Any]:
     session = requests.Session()
     session.mount(f"{urlsplit(bare).scheme}://", HTTPAdapter(pool_maxsize=THREADS))
     if credentials is not None:
-        session.auth = HostCredentials(urlsplit(bare).netloc, credentials)
+        session.auth = HostCredentials(bare, credentials)
     configure(session, os.environ, pool_maxsize=THREADS)
     return bare.rstrip("/"), session
 

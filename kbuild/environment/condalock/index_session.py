@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_netrc_auth
+
+from kbuild.environment.credentials import is_for
 
 THREADS = 8
 """As many as keep connections to one server."""
@@ -15,10 +15,10 @@ THREADS = 8
 class HostCredentials(AuthBase):
     """Those of a url are for its own host, where they stand above those of ~/.netrc, as for pip."""
 
-    def __init__(self, netloc: str, credentials: tuple[str, str]) -> None:
-        self._netloc, self._credentials = netloc, credentials
+    def __init__(self, index: str, credentials: tuple[str, str]) -> None:
+        self._index, self._credentials = index, credentials
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         url = request.url or ""
-        found = self._credentials if urlsplit(url).netloc == self._netloc else get_netrc_auth(url)
+        found = self._credentials if is_for(self._index, url) else get_netrc_auth(url)
         return request if found is None else HTTPBasicAuth(*found)(request)

@@ -280,7 +280,7 @@ def _server(url: str, config: Any) -> Any:
     def create_session() -> requests.Session:
         session: requests.Session = make()
         if credentials is not None:
-            session.auth = HostCredentials(urlsplit(bare).netloc, credentials)
+            session.auth = HostCredentials(bare, credentials)
         configure(session, os.environ, pool_maxsize=THREADS)
         return session
 

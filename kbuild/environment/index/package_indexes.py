@@ -24,7 +24,7 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from kbuild.environment.credentials import hide_credentials, split_credentials, without_credentials
+from kbuild.environment.credentials import hide_credentials, is_for, split_credentials, without_credentials
 from kbuild.environment.index.pip_settings import SETTINGS, network_variables
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
@@ -60,7 +60,7 @@ class Indexes:
         """
         wanted = urlsplit(url)
         servers = [url for url in (*self.urls, *self.find_links) if not is_local(url)]
-        there = [index for index in servers if urlsplit(index).netloc.rpartition("@")[2] == wanted.netloc]
+        there = [index for index in servers if is_for(index, url)]
         if not there:
             return None
         nearest = max(
