@@ -128,14 +128,16 @@ def record_model(
         model_uri=f"models:/{model_id}",
         name=pipeline_ml.log_model_kwargs["name"],
         reused=draft.reused,
-        notes=() if saved.note is None else (saved.note,),
+        notes=saved.notes,
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Saved:
+    """The files that are to be logged, and what the user is to know of how they were checked."""
+
     files: Path
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _find_data(name: str, catalog: Any, captured: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -158,8 +160,9 @@ def _find_modules(model: KedroPipelineModel) -> set[str]:
     modules = find_pickled_modules(model)
     for name, value in model.loaded_inputs.items():
         # The parts of a partitioned dataset are loaded when a node asks for them.
-        held = [load() for load in value.values()] if is_partitioned(value) else value
-        modules |= find_pickled_modules(held) | model.sources[name].modules
+        # One at a time: together they need not fit into memory.
+        parts = (load() for load in value.values()) if is_partitioned(value) else (value,)
+        modules |= model.sources[name].modules.union(*map(find_pickled_modules, parts))
     return modules
 
 
@@ -167,8 +170,8 @@ def _save_provable(draft: Draft, modules: set[str], work: Path, settings: Traini
     """Save and check the model, without Kedro where nothing served needs it and the clean process shows as much."""
     lean = plan_shipment(modules, draft.package_name, lean=draft.model.runner is None)
     if not lean.changed:
-        note = tell_kedro(lean, lean.kedro_for) if lean.kedro_for else None
-        return _Saved(files=_save_checked(draft, lean, work, settings), note=note)
+        told = (tell_kedro(lean, lean.kedro_for),) if lean.kedro_for else ()
+        return _save_checked(draft, lean, work, settings, told)
     whole = plan_shipment(modules, draft.package_name)
     if not settings.check or draft.example.input_example is None:
         why = "nothing shows that the model does without it: " + (
@@ -176,13 +179,16 @@ def _save_provable(draft: Draft, modules: set[str], work: Path, settings: Traini
         )
     else:
         try:
-            return _Saved(files=_save_checked(draft, lean, work / "lean", settings))
+            return _save_checked(draft, lean, work / "lean", settings)
         except _OtherThanInTraining as error:
             why = f"without it, {error.message}"
-    return _Saved(files=_save_checked(draft, whole, work / "whole", settings), note=tell_kedro(whole, why))
+            shutil.rmtree(work / "lean")  # its artifacts are copies
+    return _save_checked(draft, whole, work / "whole", settings, (tell_kedro(whole, why),))
 
 
-def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: TrainingSettings) -> Path:
+def _save_checked(
+    draft: Draft, shipment: Shipment, work: Path, settings: TrainingSettings, told: tuple[str, ...] = ()
+) -> _Saved:
     """Save the model, record its prediction, check it; a package that turns out to be missing is added."""
     code_paths = [
         *stage_code(shipment.code, work / "code", shipment.changed),
@@ -197,7 +203,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         recorded = record_prediction(saved)
         _compare_own(draft, recorded, settings.tolerance)
         if not settings.check:
-            return saved
+            return _Saved(files=saved, notes=told)
         answer = ask_in_clean_process(
             saved,
             blocked=find_blocked(environment.closure.versions, shipped),
@@ -207,7 +213,7 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         )
         if answer.error is None:
             _compare(recorded, answer, settings.tolerance)
-            return saved
+            return _Saved(files=saved, notes=(*told, *_tell_open(answer)))
         owners = find_owners().get(answer.missing or "", [])
         chosen = any(draft.log_model_kwargs.get(name) for name in ("conda_env", "pip_requirements"))
         asks_for_kedro = bool(shipment.changed) and any(map(brings_kedro, owners))
@@ -219,6 +225,13 @@ def _save_checked(draft: Draft, shipment: Shipment, work: Path, settings: Traini
         f"the model cannot be loaded and asked in a clean process: {answer.error}",
         hint=f"{_advise(answer)}; [tool.kbuild.training] check = false in pyproject.toml turns the check off",
     )
+
+
+def _tell_open(answer: Answer) -> tuple[str, ...]:
+    """What the check could not see, where the machine gives it no root of its own."""
+    if answer.shut_off is None:
+        return ()
+    return (f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}",)
 
 
 def _compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> None:

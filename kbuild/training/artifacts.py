@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from kbuild.errors import RecordingError
@@ -104,6 +104,13 @@ def _settle(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) 
         value = captured[name] if name in captured else _load(name, dataset)
         return _stage_checked(name, InputSource(kind="parameter" if is_parameter(name) else "object"), value, target)
     value = _load(name, dataset)
+    if isinstance(value, Iterator):
+        getattr(value, "close", lambda: None)()
+        raise RecordingError(
+            f"input {name!r} is a {type(value).__name__}, which gives what it holds once: the second request "
+            "would find it empty",
+            hint="let the catalog load the whole of it (without chunksize or iterator in load_args)",
+        )
     if is_partitioned(value):
         path = stage_parts(name, value, target)
         return _Found(source=InputSource(kind="object"), path=path, value=load_staged(path))
@@ -171,12 +178,14 @@ class _NoData(Exception):
 def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
     """The dataset's file or folder on this machine, None where there is none; remote ones go into ``target``."""
     from kedro.io import DatasetError
+    from kedro.io.core import get_filepath_str
 
     try:
-        path = str(dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath)
+        place = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
     except DatasetError as error:
         raise _NoData(f"{name!r} cannot be looked for: {error}") from error
     protocol = getattr(dataset, "_protocol", "file")
+    path = get_filepath_str(PurePosixPath(place), protocol)  # as Kedro's own datasets: https wants its protocol back
     if protocol in _LOCAL_PROTOCOLS:
         local = Path(path).resolve()
         return local if local.exists() else None
@@ -184,8 +193,12 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
     fetched.parent.mkdir(parents=True, exist_ok=True)
     try:
         dataset._fs.get(path, str(fetched), recursive=bool(dataset._fs.isdir(path)))
-    except OSError as error:
-        raise RecordingError(f"input {name!r} cannot be fetched from {protocol}: {error}") from error
+    except Exception as error:  # each store's client raises errors of its own
+        text = " ".join(str(error).split())
+        raise RecordingError(
+            f"input {name!r} cannot be fetched from {protocol}: {type(error).__name__}: {text}",
+            hint="see that the place answers, or keep a copy of it in the project",
+        ) from error
     return fetched
 
 

@@ -246,6 +246,24 @@ def test_other_bytes_than_named_are_refused_and_not_kept(
         pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Silent())
 
 
+def test_a_blob_that_does_not_end_is_cut_off_at_its_size(
+    registry: FakeRegistry, image: BuiltImage, tmp_path: Path
+) -> None:
+    reference = push(image, ImageReference.parse(f"{registry.address}/demo:1"))
+    layer = image.layers[0]
+    registry.blobs[str(layer.digest)] += b"x" * (8 << 20)
+    written: list[tuple[int, int | None]] = []
+
+    class Counting(Silent):
+        def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+            written.append((done, total))
+
+    with pytest.raises(HashMismatch, match=f"sends more than the {layer.size} bytes of blob {layer.digest}"):
+        pull_image(reference, AMD64, cache=tmp_path / "cache", progress=Counting())
+    assert all(total is None or done <= total for done, total in written)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_no_such_image(registry: FakeRegistry, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="has no 127"):
         pull_image(ImageReference.parse(f"{registry.address}/x:1"), AMD64, cache=tmp_path, progress=Silent())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -40,21 +39,9 @@ class Trained:
         return self.store.choose(text, project=project)
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path.read_bytes()
-
-
 @pytest.fixture
-def trained(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
-    (tmp_path / "mlflow.db").write_bytes(migrated)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    yield Trained(mlflow.MlflowClient(uri))
+def trained(client: mlflow.MlflowClient) -> Trained:
+    return Trained(client)
 
 
 def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -50,21 +49,9 @@ class Sweep:
         return best.name, best.value, best.compared, best.left_out
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path.read_bytes()
-
-
 @pytest.fixture
-def sweep(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
-    (tmp_path / "mlflow.db").write_bytes(migrated)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    yield Sweep(mlflow.MlflowClient(uri))
+def sweep(client: mlflow.MlflowClient) -> Sweep:
+    return Sweep(client)
 
 
 @pytest.mark.parametrize("kind", [MlflowStore, LeanStore])

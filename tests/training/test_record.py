@@ -6,7 +6,7 @@ import logging
 import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -334,3 +334,14 @@ def test_a_registered_model(package: ModuleType, catalog: DataCatalog, store: ml
     assert version.run_id == recorded.run_id
     answer = mlflow.pyfunc.load_model("models:/shop/1").predict(package.make_orders())
     assert isinstance(answer, pd.DataFrame)
+
+
+def test_a_machine_without_namespaces_checks_all_the_same_and_says_what_it_could_not_see(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = SimpleNamespace(returncode=71, stdout="", stderr="unshare: Operation not permitted\n")
+    monkeypatch.setattr("kbuild.recording.clean_check._start_rooted", lambda *_: refused)
+    recorded = record(bind(package.score, package), catalog, settings=TrainingSettings())
+    assert any(note.endswith("Operation not permitted") for note in recorded.notes)
+    (model,) = find_models(store)
+    assert model.model_id == recorded.model_id

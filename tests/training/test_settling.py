@@ -4,7 +4,7 @@ import pickle
 import sqlite3
 import sys
 import types
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from kedro.io import AbstractDataset, CachedDataset, DataCatalog, MemoryDataset
 from kedro_datasets.json.json_dataset import JSONDataset
+from kedro_datasets.pandas.csv_dataset import CSVDataset
 from kedro_datasets.pickle.pickle_dataset import PickleDataset
 
+from kbuild.errors import RecordingError
 from kbuild.served.inputs import load_input
 from kbuild.training.artifacts import Settled, settle_inputs
 from kbuild.training.value_digest import NoDigest, digest_value
@@ -219,3 +221,40 @@ def test_values_that_are_the_same() -> None:
 def test_what_does_not_say_what_it_is(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file, pytest.raises(NoDigest):
         digest_value({"a": [file]})
+
+
+def test_what_can_be_read_once_is_refused_by_name(tmp_path: Path) -> None:
+    pd.DataFrame({"a": range(9)}).to_csv(tmp_path / "x.csv", index=False)
+    dataset = CSVDataset(filepath=str(tmp_path / "x.csv"), load_args={"chunksize": 3})
+    with pytest.raises(RecordingError, match=r"input 'x' is a TextFileReader") as caught:
+        settle(dataset, tmp_path)
+    assert "chunksize" in str(caught.value.hint)
+
+
+class Web:
+    """A file system of https, as fsspec has it: urls are whole."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def isdir(self, path: str) -> bool:
+        return False
+
+    def get(self, path: str, target: str, recursive: bool = False) -> None:
+        if not path.startswith("https://"):
+            raise ValueError(f"{path} is no url")  # as aiohttp's InvalidURL, which is one
+        Path(target).write_bytes(self.files[path])
+
+
+def test_a_file_of_a_web_server_is_fetched_by_its_whole_url(tmp_path: Path) -> None:
+    kept = tmp_path / "x.json"
+    kept.write_text("[1, 2]")
+    dataset = JSONDataset(filepath=str(kept))
+    dataset._protocol, dataset._filepath = "https", PurePosixPath("host.example/x.json")
+    dataset._fs = Web({"https://host.example/x.json": b"[1, 2]"})
+    dataset.load = lambda: [1, 2]
+    settled = settle(dataset, tmp_path)
+    assert read_again(settled) == [1, 2] and settled.as_values == {}
+    dataset._fs = Web({})
+    with pytest.raises(RecordingError, match="input 'x' cannot be fetched from https: KeyError"):
+        settle(dataset, tmp_path / "again")

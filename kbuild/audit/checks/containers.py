@@ -136,19 +136,20 @@ def _next_zip(data: bytes, begin: int) -> int:
 
 def _inflate(name: str, method: int, content: bytes) -> tuple[Part, int]:
     if method == 8:
-        make: Callable[[], Any] = lambda: zlib.decompressobj(-15)  # noqa: E731
+        make: Callable[[], Any] = partial(zlib.decompressobj, -15)
     elif method == 12:
         make = bz2.BZ2Decompressor
     elif method == 14:
         size = int.from_bytes(content[2:4], "little")
         try:
+            # As zipfile does: the member's properties are read by no public name.
             filters = [lzma._decode_filter_properties(lzma.FILTER_LZMA1, content[4 : 4 + size])]  # type: ignore[attr-defined]
             make = partial(lzma.LZMADecompressor, lzma.FORMAT_RAW, filters=filters)
         except lzma.LZMAError as error:
             return Part(name=name, data=b"", fault=f"it cannot be decompressed: {error}"), 0
         content = content[4 + size :]
     elif method == 93:
-        make = lambda: zstandard.ZstdDecompressor().decompressobj()  # noqa: E731
+        make = zstandard.ZstdDecompressor().decompressobj
     else:
         return Part(name=name, data=b"", fault=f"it is packed by method {method}, which is not opened"), 0
     data, fault, rest = _run(make, content)
@@ -159,13 +160,13 @@ def _decompress(data: bytes) -> Part | None:
     make: Callable[[], Any] | None = None
     sure = True
     if data.startswith(b"\x1f\x8b"):
-        make = lambda: zlib.decompressobj(31)  # noqa: E731
+        make = partial(zlib.decompressobj, 31)
     elif data.startswith(b"BZh"):
         make = bz2.BZ2Decompressor
     elif data.startswith((b"\xfd7zXZ\x00", b"]\x00")):
         make = lzma.LZMADecompressor
     elif data.startswith(b"\x28\xb5\x2f\xfd") or _ZSTD_SKIPPED.match(data):
-        make = lambda: zstandard.ZstdDecompressor().decompressobj()  # noqa: E731
+        make = zstandard.ZstdDecompressor().decompressobj
         data = _without_skipped(data)
     elif data.startswith(b"\x04\x22\x4d\x18"):
         make = _lz4()

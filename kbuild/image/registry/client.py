@@ -85,7 +85,10 @@ class RegistryClient:
         return str(media_type or response.headers.get("Content-Type", "").partition(";")[0]), data
 
     def fetch_blob(self, blob: Descriptor, target: Path, progress: Progress) -> None:
-        """Download a blob into a file; raises HashMismatch when its digest or size is another, and OSError."""
+        """Download a blob into a file; raises HashMismatch when its digest or size is another, and OSError.
+
+        What is longer than the descriptor says is cut off there: a registry could fill the disk.
+        """
         state, size = hashlib.sha256(), 0
         response = self.request("GET", f"blobs/{blob.digest}", stream=True)
         with response, target.open("wb") as file:
@@ -93,6 +96,9 @@ class RegistryClient:
             for chunk in self._chunks(response):
                 state.update(chunk)
                 size += len(chunk)
+                if size > blob.size:
+                    registry = self._reference.registry
+                    raise HashMismatch(f"{registry} sends more than the {blob.size} bytes of blob {blob.digest}")
                 file.write(chunk)
                 progress.count(size, blob.size)
         if state.hexdigest() != blob.digest.hex or size != blob.size:
