@@ -12,15 +12,17 @@ from plans import EMPTY
 from test_registry import AMD64, ARM64, Bytes, FakeRegistry, make_image, push, serving
 
 from kbuild.cli.inspect import command
-from kbuild.digest import canonical_json
+from kbuild.digest import canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, ImageNotFound, InvalidImage, RegistryError
 from kbuild.image.compare.diff import diff_images
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
+from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
 from kbuild.image.registry.remote import RemoteImages
+from kbuild.image.registry.transfer import pull_image
 from kbuild.image.store.pack import pack
 from kbuild.platform import Platform
 from kbuild.progress import Silent
@@ -134,6 +136,74 @@ def test_an_index_is_one_image_for_a_platform_or_all(registry: FakeRegistry, tmp
     index.images[ARM64].bring_all(Silent())
     assert images.find(reference.with_tag("multi"), ARM64, Silent()).digest == entries[1].digest
     assert images.index(reference, Silent()) is None
+
+
+def attestation(built: BuiltImage, *, said: bool) -> tuple[bytes, Descriptor]:
+    """What ``docker buildx build`` puts beside an image: moby/buildkit docs/attestations/attestation-storage.md."""
+    layer = {"mediaType": "application/vnd.in-toto+json", "digest": f"sha256:{'1' * 64}", "size": 5}
+    config = {"mediaType": media.CONFIG, "digest": f"sha256:{'2' * 64}", "size": 167}
+    data = canonical_json({"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": [layer]})
+    words = {"vnd.docker.reference.digest": str(built.digest), "vnd.docker.reference.type": "attestation-manifest"}
+    return data, Descriptor(
+        media_type=media.MANIFEST,
+        digest=digest_bytes(data),
+        size=len(data),
+        annotations=tuple(words.items()) if said else (),
+        platform=("unknown", "unknown"),
+    )
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_buildx_says_about_an_image_is_no_image(registry: FakeRegistry, tmp_path: Path, said: bool) -> None:
+    reference = ImageReference.parse(f"{registry.address}/demo:1")
+    built = layered(tmp_path / "built", "a", "b")
+    push(built, reference)
+    data, attests = attestation(built, said=said)
+    size = len(registry.manifests[str(built.digest)][1])
+    image = Descriptor(media_type=media.MANIFEST, digest=built.digest, size=size, platform=("linux", "amd64"))
+    registry.manifests["built"] = (media.INDEX, canonical_json(make_index((image, attests))))
+    registry.manifests[str(attests.digest)] = (media.MANIFEST, data)
+    images = RemoteImages(cache=tmp_path / "cache")
+    registry.seen.clear()
+    assert images.index(reference.with_tag("built"), Silent()) is None
+    found = images.find(reference.with_tag("built"), None, Silent())
+    assert found.digest == built.digest
+    assert not [path for path, _ in registry.seen if str(attests.digest) in path]
+    found.bring_all(Silent())
+    validate_layout(found.layout)
+    # In a layout that has it, it is no image either.
+    layouts.blob_path(found.layout, attests.digest).write_bytes(data)
+    top = layouts.read_index(found.layout)[0].digest
+    assert [entry.digest for entry in layouts.list_images(found.layout, top)] == [built.digest]
+    assert layouts.find_manifest(found.layout).digest == built.digest
+
+
+def test_a_config_of_gigabytes_is_not_fetched(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers: list[object] = []
+    config = {"mediaType": media.CONFIG, "digest": f"sha256:{'2' * 64}", "size": (16 << 20) + 1}
+    manifest = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": layers}
+    registry.manifests["large"] = (media.MANIFEST, canonical_json(manifest))
+    reference = ImageReference.parse(f"{registry.address}/demo:large")
+    for asked in (
+        lambda: RemoteImages(cache=tmp_path / "cache").find(reference, None, Silent()),
+        lambda: pull_image(reference, AMD64, cache=tmp_path / "pulled", progress=Silent()),
+    ):
+        with pytest.raises(InvalidImage, match="is said to have 16777217 bytes, more than 16 MiB"):
+            asked()
+    assert fetched(registry) == []
+
+
+def test_an_index_in_many_indexes_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    data, name = canonical_json(make_index(())), ""
+    for _ in range(9):
+        name = str(digest_bytes(data))
+        registry.manifests[name] = (media.INDEX, data)
+        data = canonical_json(
+            make_index((Descriptor(media_type=media.INDEX, digest=digest_bytes(data), size=len(data)),))
+        )
+    with pytest.raises(InvalidImage, match="lies in 5 others"):
+        reference = ImageReference.parse(f"{registry.address}/demo@{name}")
+        RemoteImages(cache=tmp_path / "cache").find(reference, None, Silent())
 
 
 def inspected(cache: Path, *argv: str, monkeypatch: pytest.MonkeyPatch) -> Result:

@@ -10,6 +10,12 @@ from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.image.oci import media
 
+# Of BuildKit's attestations: what they say about an image stands beside it in its index, in an image's clothes
+# (moby/buildkit docs/attestations/attestation-storage.md).
+_REFERENCE_TYPE = "vnd.docker.reference.type"
+_NOWHERE = ("unknown", "unknown")
+_MAX_CONFIG = 16 << 20  # bytes; a config of 127 layers, the most that engines take, is a hundredth of it
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descriptor:
@@ -20,6 +26,12 @@ class Descriptor:
     size: int
     annotations: tuple[tuple[str, str], ...] = ()
     platform: tuple[str, str] | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it points to an image's manifest, and not to an index or to what is said about an image."""
+        attests = any(name == _REFERENCE_TYPE for name, _ in self.annotations) or self.platform == _NOWHERE
+        return self.media_type in media.MANIFESTS and not attests
 
     def to_json(self) -> dict[str, Any]:
         """The descriptor's JSON object, properties in the order of the specification."""
@@ -87,6 +99,12 @@ class Manifest:
             layers=tuple(Descriptor.from_json(layer, f"{where}.layers[{n}]") for n, layer in enumerate(layers)),
             annotations=_annotations(entry, where),
         )
+
+    def check_config(self, where: str) -> None:
+        """Before the config is fetched: raises InvalidImage where it says to be larger than any config is."""
+        if self.config.size > _MAX_CONFIG:
+            size, most = self.config.size, _MAX_CONFIG >> 20
+            raise InvalidImage(f"{where} is no image: its config is said to have {size} bytes, more than {most} MiB")
 
 
 def index_from_json(value: Any, where: str = "index") -> tuple[Descriptor, ...]:

@@ -21,6 +21,7 @@ DOCKER_MANIFEST = "manifest.json"
 _VERSION = {"imageLayoutVersion": "1.0.0"}
 _REF_NAME = "org.opencontainers.image.ref.name"
 _CONTAINERD_NAME = "io.containerd.image.name"
+_MAX_DEPTH = 4
 _NAMES = frozenset({_REF_NAME, _CONTAINERD_NAME})
 
 
@@ -63,7 +64,7 @@ def find_manifest(
     wanted = read_index(layout)
     if digest is not None:
         wanted = tuple(entry for entry in _entries(layout, wanted) if entry.digest == digest)
-    found = {entry.digest: entry for entry in _entries(layout, wanted) if entry.media_type in media.MANIFESTS}
+    found = {entry.digest: entry for entry in _entries(layout, wanted) if entry.is_image}
     # An entry that names no platform is not ruled out by one: an only image often does not.
     matching = [entry for entry in found.values() if platform is None or _is_for(entry, platform)]
     if len(matching) > 1 and platform is None and otherwise is not None:
@@ -82,10 +83,10 @@ def find_manifest(
 def list_images(layout: Path, digest: Digest) -> tuple[Descriptor, ...]:
     """The image manifests of the index with this digest, in its order; of an image manifest itself alone.
 
-    Raises InvalidImage.
+    What is said about an image is none. Raises InvalidImage.
     """
     top = tuple(entry for entry in _entries(layout, read_index(layout)) if entry.digest == digest)[:1]
-    return tuple(entry for entry in _entries(layout, top) if entry.media_type in media.MANIFESTS)
+    return tuple(entry for entry in _entries(layout, top) if entry.is_image)
 
 
 def read_manifest(layout: Path, digest: Digest) -> Manifest:
@@ -189,13 +190,20 @@ def _tar_entries(layout: Path, tops: dict[str, bytes]) -> Iterator[tarball.Entry
         yield tarball.Entry(name=blob, kind=tarball.FILE, mode=0o644, size=size, source=str(path))
 
 
-def _entries(layout: Path, entries: tuple[Descriptor, ...]) -> Iterator[Descriptor]:
+def _entries(layout: Path, entries: tuple[Descriptor, ...], depth: int = 0) -> Iterator[Descriptor]:
     """The entries, and after each index those that it lists."""
     for entry in entries:
         yield entry
         if entry.media_type in media.INDEXES:
+            check_depth(depth, str(entry.digest))
             inner = index_from_json(read_json_blob(layout, entry.digest), str(entry.digest))
-            yield from _entries(layout, inner)
+            yield from _entries(layout, inner, depth + 1)
+
+
+def check_depth(depth: int, where: str) -> None:
+    """Raises InvalidImage for an index that lies in more indexes than anybody makes."""
+    if depth > _MAX_DEPTH:
+        raise InvalidImage(f"index {where} lies in {depth} others, more than {_MAX_DEPTH}")
 
 
 def _is_for(entry: Descriptor, platform: Platform) -> bool:

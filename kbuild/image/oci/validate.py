@@ -51,16 +51,24 @@ def _layout_failures(layout: Path, depth: Depth) -> Iterator[str]:
         yield from _descriptor_failures(layout, entry, f"index.json manifests[{number}]", depth)
 
 
-def _descriptor_failures(layout: Path, entry: Descriptor, where: str, depth: Depth) -> Iterator[str]:
+def _descriptor_failures(layout: Path, entry: Descriptor, where: str, depth: Depth, inside: int = 0) -> Iterator[str]:
+    # What an index says about its images need not have come with them.
+    if (
+        entry.media_type in media.MANIFESTS
+        and not entry.is_image
+        and not layouts.blob_path(layout, entry.digest).exists()
+    ):
+        return
     blob_failure = _blob_failure(layout, entry, where, depth)
     if blob_failure is not None:
         yield blob_failure
         return
     try:
         if entry.media_type in media.INDEXES:
+            layouts.check_depth(inside, where)
             inner = index_from_json(layouts.read_json_blob(layout, entry.digest), where)
             for number, item in enumerate(inner):
-                yield from _descriptor_failures(layout, item, f"{where}.manifests[{number}]", depth)
+                yield from _descriptor_failures(layout, item, f"{where}.manifests[{number}]", depth, inside + 1)
         elif entry.media_type in media.MANIFESTS:
             manifest = Manifest.from_json(layouts.read_json_blob(layout, entry.digest), where)
             yield from _manifest_failures(layout, manifest, where, depth)

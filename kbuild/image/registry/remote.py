@@ -89,15 +89,21 @@ def _write(
     data: bytes,
     folder: Path,
     progress: Progress,
+    depth: int = 0,
 ) -> Manifest | None:
-    """Write a manifest and its config, of an index all of them; returns the manifest, None of an index."""
+    """Write a manifest and its config, of an index those of its images; returns the manifest, None of an index."""
     layouts.blob_path(folder, top.digest).write_bytes(data)
     if top.media_type in media.INDEXES:
+        layouts.check_depth(depth, str(reference.with_digest(top.digest)))
         for entry in index_from_json(parse_json(data, str(reference)), str(reference)):
+            if entry.media_type in media.MANIFESTS and not entry.is_image:
+                continue  # what is said about an image is not asked for
             media_type, inner = client.read_manifest(str(entry.digest))
-            _write(client, reference, _checked(reference, entry.digest, media_type, inner), inner, folder, progress)
+            below = _checked(reference, entry.digest, media_type, inner)
+            _write(client, reference, below, inner, folder, progress, depth + 1)
         return None
     manifest = Manifest.from_json(parse_json(data, str(reference)), str(reference))
+    manifest.check_config(str(reference.with_digest(top.digest)))
     target = layouts.blob_path(folder, manifest.config.digest)
     if not target.exists():
         client.fetch_blob(manifest.config, target, progress)

@@ -46,6 +46,7 @@ def pull_image(
     digest = digest_bytes(data)
     target = cache / digest.hex
     manifest = Manifest.from_json(parse_json(data, str(reference)), str(reference))
+    manifest.check_config(str(reference.with_digest(digest)))
     if layouts.is_layout(target):
         mark_used(target)
         _check_platform(target, manifest, platform, reference)
