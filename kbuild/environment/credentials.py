@@ -1,7 +1,8 @@
 """Credentials in urls: taken out, replaced by names of environment variables, put back only when a request is made.
 
 A lock or a model names urls, and is not always one's own. So none but these variables is ever replaced, and each only
-in a url of the host that its name tells: ``https://elsewhere/$AWS_SECRET_ACCESS_KEY`` would hand out a secret.
+in a url of the host and port that its name tells: ``https://elsewhere/$AWS_SECRET_ACCESS_KEY`` would hand out a secret.
+Nor is one sent in clear because a lock says ``http``: only where the user's own configuration does.
 
 Where they stand: RFC 3986 section 3.2.1 (``user:password@``); for conda channels also ``/t/TOKEN/`` (conda's docs,
 "Managing channels").
@@ -10,7 +11,7 @@ Where they stand: RFC 3986 section 3.2.1 (``user:password@``); for conda channel
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Literal
@@ -22,6 +23,13 @@ _TOKEN = re.compile(r"/t/(?P<token>[^/$]+)(?=/|$)")
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)\}|(?P<plain>[A-Za-z_]\w*))")
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _KINDS = ("INDEX", "CHANNEL")
+# What pip's configuration names by http with credentials is sent so; ``…_HTTP=1`` tells it to every process.
+_IN_CLEAR = "HTTP"
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
+# Of other characters it is no matter of course which server they name: a backslash ends the host for urllib3 and not
+# for urllib, and letters beyond ASCII become others on the way (RFC 3986 knows neither).
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9_.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
+_PLAIN_URL = re.compile(r"[!-\[\]-~]+")
 _WHAT = re.compile(r"(?:USER|PASSWORD|TOKEN)(?:_[0-9]+)?")
 # A host's dots and its port's colon become one underscore, so a dash becomes two: a.b and a-b are different owners'.
 _LETTERS = {".": "_", ":": "_", "-": "__", "_": "___"}
@@ -63,6 +71,8 @@ def hide_credentials(
     path = parts.path
     if kind == "CHANNEL":
         path = _TOKEN.sub(lambda match: f"/t/{hide(match['token'], 'TOKEN')}", path)
+    if kind == "INDEX" and values and parts.scheme == "http":
+        values[f"{prefix}_{_IN_CLEAR}"] = "1"
     return urlunsplit(parts._replace(netloc=f"{userinfo}{at}{host}", path=path)), values
 
 
@@ -99,9 +109,11 @@ def check_variables(url: str) -> str:
 def expand_variables(url: str, environ: Mapping[str, str]) -> str:
     """The url with kbuild's own variables for its host replaced, and ``$KBUILD_CHANNEL`` where it begins with it.
 
-    Raises ConfigurationError naming those not set, and as ``check_variables`` does.
+    Raises ConfigurationError naming those not set, as ``check_variables`` does, and for credentials that would be sent
+    in clear though nothing configured here says so.
     """
     check_variables(url)
+    _check_in_clear(url, environ)
     names = [match["braced"] or match["plain"] for match in _VARIABLE.finditer(url)]
     missing = sorted({name for name in names if name not in environ})
     if missing:
@@ -113,9 +125,35 @@ def expand_variables(url: str, environ: Mapping[str, str]) -> str:
 
 
 def own_variables(url: str) -> list[str]:
-    """The names of kbuild's own variables for the url's host that stand in it."""
+    """The names of kbuild's own variables for the url's host that stand in it, and of those that let them be sent."""
     found = _VARIABLE.finditer(_strip_local(url))
-    return [match["braced"] or match["plain"] for match in found if _is_own(match[0], url)]
+    names = [match["braced"] or match["plain"] for match in found if _is_own(match[0], url)]
+    return [*names, *_permissions(names, url)]
+
+
+def _permissions(names: Iterable[str], url: str) -> list[str]:
+    """The variables that permit to send others in clear; none for what is encrypted or does not leave this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or not parts.hostname or _LOOPBACK.fullmatch(parts.hostname):
+        return []
+    prefixes = [_prefix(kind, parts.netloc) for kind in _KINDS]
+    return [f"{each}_{_IN_CLEAR}" for each in prefixes if any(name.startswith(f"{each}_") for name in names)]
+
+
+def _check_in_clear(url: str, environ: Mapping[str, str]) -> None:
+    missing = [name for name in own_variables(url) if name.endswith(f"_{_IN_CLEAR}") and environ.get(name) != "1"]
+    if missing:
+        raise ConfigurationError(
+            f"{without_credentials(url)} would send credentials unencrypted, and what is configured here does not",
+            hint=f"let the url begin with https (kbuild lock --force makes the lock again); or, where that server has "
+            f"none, name it by http in pip's configuration, or set {missing[0]}=1",
+        )
+
+
+def _has_plain_server(url: str) -> bool:
+    """Whether everybody who reads the url goes to the same server."""
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    return _PLAIN_HOST.fullmatch(host) is not None and _PLAIN_URL.fullmatch(url) is not None
 
 
 def _prefix(kind: str, netloc: str) -> str:
@@ -125,7 +163,7 @@ def _prefix(kind: str, netloc: str) -> str:
 
 def _is_own(text: str, url: str) -> bool:
     match = _VARIABLE.fullmatch(text)
-    if match is None:
+    if match is None or not _has_plain_server(url):
         return False
     name = match["braced"] or match["plain"]
     before = [f"{_prefix(kind, urlsplit(url).netloc)}_" for kind in _KINDS if urlsplit(url).hostname]
@@ -146,6 +184,7 @@ def split_credentials(url: str, environ: Mapping[str, str]) -> tuple[str, tuple[
     """
     parts = urlsplit(check_variables(url))
     userinfo, at, host = parts.netloc.rpartition("@")
+    _check_in_clear(url, environ)
     bare = expand_variables(urlunsplit(parts._replace(netloc=host)), environ)
     if not at:
         return bare, None
@@ -165,7 +204,7 @@ def is_for(place: str, url: str) -> bool:
     whatever letters its name is written, and what came by TLS is not sent in clear."""
     mine, theirs = urlsplit(place), urlsplit(url)
     same = mine.netloc.rpartition("@")[2].lower() == theirs.netloc.rpartition("@")[2].lower()
-    return same and theirs.scheme in (mine.scheme, "https")
+    return same and _has_plain_server(url) and theirs.scheme in (mine.scheme, "https")
 
 
 def without_credentials(text: str) -> str:

@@ -8,6 +8,7 @@ from kbuild.environment.credentials import (
     expand_variables,
     hide_credentials,
     is_for,
+    own_variables,
     split_credentials,
     without_credentials,
 )
@@ -80,6 +81,14 @@ SECRETS = {
         "https://evil.example/a$/x.whl",
         "https://evil.example/${AWS_SECRET_ACCESS_KEY:-x}/x.whl",
         "https://evil.example/$(cat /etc/passwd)/x.whl",
+        # Letters beyond ASCII, and a backslash, where urllib3 ends the host and urllib does not.
+        "https://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good\u00fcexample.org/x.whl",
+        "https://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good.example.or\u0261/x.whl",
+        "https://evil.example\\a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good.example.org/x.whl",
+        # In clear, where nothing configured says so.
+        "http://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good.example.org/x.whl",
+        "ftp://a:${KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD}@good.example.org/x.whl",
+        "http://good.example.org/t/$KBUILD_INDEX_GOOD_EXAMPLE_ORG_PASSWORD/x.conda",
     ],
 )
 def test_no_variable_but_those_of_the_urls_own_host_is_filled_in(url: str) -> None:
@@ -88,6 +97,19 @@ def test_no_variable_but_those_of_the_urls_own_host_is_filled_in(url: str) -> No
     assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
     with pytest.raises(ConfigurationError):
         split_credentials(url, SECRETS)
+
+
+def test_credentials_of_an_index_by_http_are_sent_as_they_are_configured() -> None:
+    hidden, values = hide_credentials("http://me:pw@pypi.corp/simple", "INDEX")
+    assert split_credentials(hidden, values) == ("http://pypi.corp/simple", ("me", "pw"))
+    assert expand_variables(hidden, values) == "http://me:pw@pypi.corp/simple"
+    assert {*own_variables(hidden)} == {*values}
+    # An index by https leaves no such permission, and this machine needs none.
+    _, by_tls = hide_credentials("https://me:pw@pypi.corp/simple", "INDEX")
+    with pytest.raises(ConfigurationError, match="unencrypted"):
+        split_credentials(hidden, by_tls)
+    here, values = hide_credentials("http://me:pw@127.0.0.1:8/simple", "INDEX")
+    assert split_credentials(here, {**values, "KBUILD_INDEX_127_0_0_1_8_HTTP": ""})[1] == ("me", "pw")
 
 
 def test_a_password_with_a_dollar_sign_is_a_password() -> None:
@@ -112,6 +134,7 @@ def test_a_programs_words_lose_their_credentials() -> None:
         ("https://u:p@pypi.corp/simple", "https://pypi.corp:8443/x.whl", False),
         ("https://u:p@pypi.corp/simple", "https://pypi.corp.example/x.whl", False),
         ("https://u:p@pypi.corp/simple", "https://pypi.corp@elsewhere.example/x.whl", False),
+        ("https://u:p@pypi.corp/simple", "https://elsewhere.example\\@pypi.corp/x.whl", False),
     ],
 )
 def test_credentials_go_to_their_own_server_and_never_in_clear(place: str, url: str, may: bool) -> None:
