@@ -10,6 +10,7 @@ Only for requests that may be made twice.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -117,6 +118,33 @@ def patient_session() -> requests.Session:
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=Patience.make()))
     return session
+
+
+class ThreadSessions:
+    """A session for each thread that asks for one, made alike: requests promises nothing of one that threads share.
+
+    They are closed together, when the block ends.
+    """
+
+    def __init__(self, make: Callable[[], requests.Session]) -> None:
+        self._make = make
+        self._threads = threading.local()
+        self._made: list[requests.Session] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for session in self._made:
+            session.close()
+
+    def mine(self) -> requests.Session:
+        """This thread's."""
+        session: requests.Session | None = getattr(self._threads, "session", None)
+        if session is None:
+            session = self._threads.session = self._make()
+            self._made.append(session)
+        return session
 
 
 def ask_patiently(ask: Callable[[], requests.Response]) -> requests.Response:

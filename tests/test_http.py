@@ -6,10 +6,11 @@ import email.utils
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 
 import pytest
 import requests
@@ -150,3 +151,20 @@ def test_a_body_that_breaks_off_is_read_again() -> None:
 
         assert http.work_patiently(read) == b"good"
     assert len(asked) == 3
+
+
+def test_each_thread_has_a_session_of_its_own_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[requests.Session] = []
+    monkeypatch.setattr(requests.Session, "close", lambda self: closed.append(self))
+    together = Barrier(3)  # or one thread could do the work of all
+
+    def ask(_: int) -> requests.Session:
+        together.wait(10)
+        return sessions.mine()
+
+    with http.ThreadSessions(requests.Session) as sessions:
+        assert sessions.mine() is sessions.mine()
+        with ThreadPoolExecutor(3) as pool:
+            made = {*pool.map(ask, range(3)), sessions.mine()}
+        assert (len(made), closed) == (4, [])
+    assert set(closed) == made

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from kbuild.http import BUSY, patient_session, work_patiently
+from kbuild.http import BUSY, ThreadSessions, patient_session, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
 from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
@@ -42,11 +42,10 @@ def open_rest(uri: str) -> Iterator[Tracking]:
     What answers otherwise than expected is Unfamiliar. Raises TrackingUnavailable where nobody answers, or the server
     stays busy: to ask again through MLflow's client would be no use.
     """
-    with patient_session() as session:
-        session.headers["User-Agent"] = "kbuild"
+    with ThreadSessions(_session) as sessions:
         try:
-            _trust(session, os.environ)
-            yield _Rest(session=session, base=uri.rstrip("/"))
+            sessions.mine()  # now, while what is wrong with MLflow's variables is told as such
+            yield _Rest(sessions=sessions, base=uri.rstrip("/"))
         except _StaysBusy as error:
             raise make_unavailable(uri, f"it answers {error}") from error
         except (requests.ConnectionError, requests.Timeout) as error:
@@ -54,6 +53,13 @@ def open_rest(uri: str) -> Iterator[Tracking]:
         except (requests.RequestException, KeyError, TypeError, AttributeError, ValueError) as error:
             # No answer, or one of another form than the documented one.
             raise Unfamiliar(f"the server: {error}") from error
+
+
+def _session() -> requests.Session:
+    session = patient_session()
+    session.headers["User-Agent"] = "kbuild"
+    _trust(session, os.environ)
+    return session
 
 
 def _trust(session: requests.Session, environ: Mapping[str, str]) -> None:
@@ -96,7 +102,7 @@ def _user(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
 class _Rest:
     """A ``Tracking``."""
 
-    session: requests.Session
+    sessions: ThreadSessions
     base: str
 
     def run(self, run_id: str) -> Run:
@@ -113,7 +119,7 @@ class _Rest:
         )
 
     def logged_model(self, model_id: str) -> LoggedModel | None:
-        answer = self.session.get(f"{self.base}{_API}/logged-models/{plain(model_id)}", timeout=_TIMEOUT)
+        answer = self.sessions.mine().get(f"{self.base}{_API}/logged-models/{plain(model_id)}", timeout=_TIMEOUT)
         if answer.status_code == requests.codes.not_found:
             if answer.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST":
                 return None
@@ -163,22 +169,22 @@ class _Rest:
             return open_local(location)
         if parts.netloc or parts.query or parts.fragment:
             raise Unfamiliar("artifacts of another server")
-        return _PassedOn(session=self.session, url=f"{self.base}{_ARTIFACTS}", root=plain(parts.path.strip("/")))
+        return _PassedOn(sessions=self.sessions, url=f"{self.base}{_ARTIFACTS}", root=plain(parts.path.strip("/")))
 
     def _get(self, path: str, **values: str) -> dict[str, Any]:
-        return _json(self.session.get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
+        return _json(self.sessions.mine().get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
 
     def _post(self, path: str, **values: Any) -> None:
         # Followed, a redirection could become a reading that succeeds.
         url = f"{self.base}{_API}{path}"
-        _json(self.session.post(url, json=values, timeout=_TIMEOUT, allow_redirects=False))
+        _json(self.sessions.mine().post(url, json=values, timeout=_TIMEOUT, allow_redirects=False))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _PassedOn:
     """A ``Folder`` that the tracking server passes on from wherever it keeps artifacts."""
 
-    session: requests.Session
+    sessions: ThreadSessions
     url: str
     root: str
 
@@ -211,7 +217,9 @@ class _PassedOn:
         headers = {"Content-Type": mimetypes.guess_type(file.name)[0] or "application/octet-stream"}
         url = f"{self.url}/{self.root}/{plain(path)}/{plain(file.name)}"
         with file.open("rb") as content:
-            _check(self.session.put(url, data=content, headers=headers, timeout=_TIMEOUT, allow_redirects=False))
+            _check(
+                self.sessions.mine().put(url, data=content, headers=headers, timeout=_TIMEOUT, allow_redirects=False)
+            )
 
     def _files(self, folder: str) -> Iterator[tuple[str, int]]:
         for name, is_folder, size in self._listed(folder):
@@ -223,7 +231,7 @@ class _PassedOn:
 
     def _listed(self, folder: str) -> list[tuple[str, bool, int]]:
         path = f"{self.root}/{plain(folder)}" if folder else self.root
-        answer = _json(self.session.get(self.url, params={"path": path}, timeout=_TIMEOUT))
+        answer = _json(self.sessions.mine().get(self.url, params={"path": path}, timeout=_TIMEOUT))
         return [
             (_name(each["path"]), bool(each.get("is_dir")), int(each.get("file_size", 0)))
             for each in answer.get("files", ())
@@ -235,7 +243,7 @@ class _PassedOn:
             raise Unfamiliar(f"{path} has another size than the server lists")
 
     def _stream(self, path: str, target: Path) -> None:
-        with self.session.get(f"{self.url}/{self.root}/{plain(path)}", stream=True, timeout=_TIMEOUT) as answer:
+        with self.sessions.mine().get(f"{self.url}/{self.root}/{plain(path)}", stream=True, timeout=_TIMEOUT) as answer:
             _check(answer)
             with target.open("wb") as file:
                 for chunk in answer.iter_content(_CHUNK):

@@ -102,12 +102,29 @@ def test_stopping_does_not_wait_for_what_is_still_to_be_fetched(
     assert len(files_below(tmp_path)) < 30
 
 
-def test_a_server_that_is_down(tmp_path: Path) -> None:
-    with (
-        requests.Session() as session,
-        pytest.raises(IndexUnavailable, match=r"does not give x\.whl: Connection refused$"),
-    ):
-        fetch(package("x", b"", "http://127.0.0.1:9/x.whl"), cache=tmp_path, session=session)  # no retries
+def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("kbuild.environment.index.download.make_session", lambda _: requests.Session())  # no retries
+    with pytest.raises(IndexUnavailable, match=r"does not give x\.whl: Connection refused$"):
+        fetch(package("x", b"", "http://127.0.0.1:9/x.whl"), cache=tmp_path)
+
+
+def test_no_session_is_shared_by_threads(site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    users: dict[int, set[int]] = {}
+    kept: list[requests.Session] = []  # so that no address is used twice
+    send = requests.Session.send
+
+    def seen(self: requests.Session, *given: Any, **more: Any) -> requests.Response:
+        kept.append(self)
+        users.setdefault(id(self), set()).add(threading.get_ident())
+        time.sleep(0.01)
+        return send(self, *given, **more)
+
+    monkeypatch.setattr(requests.Session, "send", seen)
+    wanted = [package(f"p{number}", b"x", f"{site.url}/{number}.whl") for number in range(12)]
+    site.pages |= {f"/{number}.whl": (200, WHEEL, b"x") for number in range(12)}
+    fetch(*wanted, cache=tmp_path)
+    assert len(users) > 1
+    assert all(len(threads) == 1 for threads in users.values())
 
 
 def test_credentials_of_an_index_are_used_on_its_host_only(site: Any, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from urllib3.util import Retry
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.sources.services import NotKnown
 from kbuild.environment.credentials import without_credentials
+from kbuild.http import ThreadSessions
 
 OSV_URL = "https://api.osv.dev"
 _TIMEOUT = 20
@@ -46,9 +47,7 @@ class OsvApi:
         """``url`` is the service's address, with or without ``/v1/query``; None: OSV's own."""
         self._base = (url or OSV_URL).rstrip("/").removesuffix("/query").removesuffix("/v1")
         self.name = f"the service {without_credentials(urlsplit(self._base).netloc)}"
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=_RETRY, pool_maxsize=_AT_ONCE))
+        self._sessions = ThreadSessions(_session)
 
     def query(self, packages: Sequence[PackageVersion]) -> dict[PackageVersion, Answer]:
         """The records of each package's version without those withdrawn, or why they are not known."""
@@ -128,7 +127,7 @@ class OsvApi:
     def _ask(self, method: str, path: str, body: Any = None) -> Record:
         """Raises _Failed when the service does not answer, refuses, or answers something else than an object."""
         try:
-            response = self._session.request(method, self._base + path, json=body, timeout=_TIMEOUT)
+            response = self._sessions.mine().request(method, self._base + path, json=body, timeout=_TIMEOUT)
             if not response.ok:
                 status = response.status_code
                 raise _Failed(f"{self.name} refused: status {status} for {path}", invalid=status == 400)
@@ -145,6 +144,13 @@ class OsvApi:
 
     def _garbage(self, what: str) -> _Failed:
         return _Failed(f"{self.name} gives no answer of OSV's protocol: {what}")
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
+    return session
 
 
 class _Failed(Exception):

@@ -17,7 +17,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kbuild.http import ThreadSessions
 
 PLACES = "places.json"
 """Where packages are looked for (source.py), and for what target."""
@@ -101,15 +104,15 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
         os.dup2(nothing, stream)
     from kbuild.environment.condalock.index_session import THREADS
 
-    sessions = {index: _session(index) for index in dict.fromkeys(index for index, _ in wanted)}
+    sessions = {index: _sessions(index) for index in dict.fromkeys(index for index, _ in wanted)}
     lock = threading.Lock()
 
     def ask(key: tuple[str, str]) -> None:
         index, name = key
-        bare, session = sessions[index]
+        bare, own = sessions[index]
         told: Sequence[Any] = ()
         with contextlib.suppress(Exception):  # conda-lock asks again, and tells what is wrong
-            told = _ask(session, f"{bare}/{name}/", packages[name])
+            told = _ask(own.mine(), f"{bare}/{name}/", packages[name])
         line = json.dumps([index, name, *told]) + "\n"
         with lock:
             whole = line.encode()
@@ -121,24 +124,25 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
             done.result()
 
 
-def _session(index: str) -> tuple[str, Any]:
-    """The index's url as poetry uses it, and a session with its credentials."""
-    from urllib.parse import urlsplit
-
+def _sessions(index: str) -> tuple[str, ThreadSessions]:
+    """The index's url as poetry uses it, and sessions with its credentials."""
     import requests
-    from requests.adapters import HTTPAdapter
 
-    from kbuild.environment.condalock.index_session import THREADS, HostCredentials
+    from kbuild.environment.condalock.index_session import HostCredentials
     from kbuild.environment.credentials import split_credentials
     from kbuild.environment.index.pip_network import configure
+    from kbuild.http import ThreadSessions
 
     bare, credentials = split_credentials(index, os.environ)
-    session = requests.Session()
-    session.mount(f"{urlsplit(bare).scheme}://", HTTPAdapter(pool_maxsize=THREADS))
-    if credentials is not None:
-        session.auth = HostCredentials(bare, credentials)
-    configure(session, os.environ, pool_maxsize=THREADS)
-    return bare.rstrip("/"), session
+
+    def make() -> requests.Session:
+        session = requests.Session()
+        if credentials is not None:
+            session.auth = HostCredentials(bare, credentials)
+        configure(session, os.environ)
+        return session
+
+    return bare.rstrip("/"), ThreadSessions(make)
 
 
 def _ask(session: Any, url: str, version: str | None) -> Sequence[Any]:

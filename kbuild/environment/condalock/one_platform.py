@@ -30,6 +30,7 @@ from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
 from kbuild.errors import BaseImageError, KbuildError, PackageNotFound, PlatformError, ResolverFailed, VersionConflict
+from kbuild.http import ThreadSessions
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
@@ -89,10 +90,10 @@ class PlatformSolve:
         if document is not None:
             return document
         indexes = Indexes(urls=self.spec.indexes, find_links=self.spec.find_links)
-        with make_session(self.environ) as session:
+        with ThreadSessions(lambda: make_session(self.environ)) as sessions:
 
             def files(name: str) -> list[IndexFile]:
-                return find_files(name, indexes, environ=self.environ, session=session)
+                return find_files(name, indexes, environ=self.environ, session=sessions.mine())
 
             wanted = Wanted(python=self.spec.python, platform=self.platform, glibc=self.glibc)
 

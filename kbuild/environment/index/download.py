@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +25,7 @@ from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
+from kbuild.http import ThreadSessions
 from kbuild.progress import Progress
 
 _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
@@ -37,17 +38,17 @@ _RETRY = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503
 
 
 def make_session(environ: Mapping[str, str]) -> requests.Session:
-    """A session that tries again what may pass, with backoff, on as many connections as there are threads.
+    """A session that tries again what may pass, with backoff.
 
     It trusts the certificates that ``REQUESTS_CA_BUNDLE`` of ``environ`` names: pip's own, where pip is told of any;
     pip's proxy, client certificate and trusted hosts count too.
     """
     session = requests.Session()
     session.verify = environ.get("REQUESTS_CA_BUNDLE") or True
-    adapter = HTTPAdapter(max_retries=_RETRY, pool_maxsize=_THREADS)
+    adapter = HTTPAdapter(max_retries=_RETRY)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
-    configure(session, environ, max_retries=_RETRY, pool_maxsize=_THREADS)
+    configure(session, environ, max_retries=_RETRY)
     return session
 
 
@@ -60,7 +61,6 @@ def fetch_packages(
     environ: Mapping[str, str],
     indexes: Indexes | None = None,
     channels: Callable[[], Iterable[str]] = tuple,
-    session: requests.Session | None = None,
 ) -> dict[LockedPackage, Path]:
     """A local file, its sha256 checked, for every package: ``cache/<sha256>/<filename>``.
 
@@ -77,8 +77,8 @@ def fetch_packages(
     if not missing:
         return {package: found[package] for package in wanted}
     progress.note(f"Fetching {len(missing)} of {len(wanted)} packages")
-    with make_session(environ) if session is None else nullcontext(session) as opened:
-        fetcher = _Fetcher(cache, channel, environ, indexes, channels, opened, progress)
+    with ThreadSessions(lambda: make_session(environ)) as sessions:
+        fetcher = _Fetcher(cache, channel, environ, indexes, channels, sessions, progress)
         with ThreadPoolExecutor(_THREADS) as pool:
             try:
                 futures = {pool.submit(fetcher.fetch, package): package for package in missing}
@@ -150,11 +150,11 @@ class _Fetcher:
         environ: Mapping[str, str],
         indexes: Indexes | None,
         channels: Callable[[], Iterable[str]],
-        session: requests.Session,
+        sessions: ThreadSessions,
         progress: Progress,
     ) -> None:
         self._cache, self._channel, self._environ = cache, channel, environ
-        self._indexes, self._channels, self._session, self._progress = indexes, channels, session, progress
+        self._indexes, self._channels, self._sessions, self._progress = indexes, channels, sessions, progress
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._done = 0
@@ -186,7 +186,7 @@ class _Fetcher:
             indexes=self._indexes,
             channels=self._channels,
             environ=self._environ,
-            session=self._session,
+            session=self._sessions.mine(),
         )
         for copy in copies.urls:
             try:
@@ -238,7 +238,7 @@ class _Fetcher:
         try:
             # The bytes as they are: a server that compresses a wheel on the way would change its digest.
             headers = {"Accept-Encoding": "identity"}
-            with self._session.get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
+            with self._sessions.mine().get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
                 response.raise_for_status()
                 yield from response.raw.stream(_CHUNK, decode_content=False)
         except requests.HTTPError as error:

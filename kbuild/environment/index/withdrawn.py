@@ -56,20 +56,15 @@ def find_withdrawn(
         return Withdrawn(releases=known)
     if not wanted:
         return Withdrawn()
-    from requests.adapters import HTTPAdapter
-
-    from kbuild.environment.index.download import make_session
+    from kbuild.http import ThreadSessions
 
     try:
-        with make_session({**environ, **indexes.environment}) as session:
-            # It is no more than a warning: nothing is tried again.
-            for scheme in ("https://", "http://"):
-                session.mount(scheme, HTTPAdapter(pool_maxsize=_AT_ONCE))
+        with ThreadSessions(lambda: _session({**environ, **indexes.environment})) as sessions:
 
             def ask(package: LockedPackage) -> str | None:
                 if stop.is_set():
                     raise IndexUnavailable("the package index takes longer to answer than the image to build")
-                return _ask(package, indexes, environ, session)
+                return _ask(package, indexes, environ, sessions.mine())
 
             # An index that is down for one is down for all: each would cost its time-out.
             first = ask(wanted[0])
@@ -80,6 +75,18 @@ def find_withdrawn(
     releases = tuple(each for each in said if each is not None)
     write_whole(kept, json.dumps(releases).encode())
     return Withdrawn(releases=releases)
+
+
+def _session(environ: Mapping[str, str]) -> requests.Session:
+    """One that tries nothing again: what it asks for is no more than a warning."""
+    from requests.adapters import HTTPAdapter
+
+    from kbuild.environment.index.download import make_session
+
+    session = make_session(environ)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter())
+    return session
 
 
 def _ask(package: LockedPackage, indexes: Indexes, environ: Mapping[str, str], session: requests.Session) -> str | None:

@@ -24,6 +24,7 @@ from kbuild.environment.index.package_indexes import Indexes, find_files, packag
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
 from kbuild.errors import IndexUnavailable, KbuildError
+from kbuild.http import ThreadSessions
 from kbuild.progress import Progress
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
@@ -110,6 +111,11 @@ def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
     indexes = network.indexes
     if request.offline or indexes is None:
         return None
-    session = requests.Session()
-    configure(session, network.environ)
-    return lambda name: find_files(name, indexes, environ=network.environ, session=session)
+
+    def make() -> requests.Session:
+        session = requests.Session()
+        configure(session, network.environ)
+        return session
+
+    sessions = ThreadSessions(make)
+    return lambda name: find_files(name, indexes, environ=network.environ, session=sessions.mine())
