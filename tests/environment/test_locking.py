@@ -377,3 +377,33 @@ def test_built_wheels_are_stored_with_the_run_and_fetched_from_it(bench: Bench, 
     with pytest.raises(HashMismatch, match=r"the built tiny-1\.0-py3-none-any\.whl") as caught:
         bench.lock()
     assert "--allow-sdist" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kept", ["stored with the run", "cached"])
+def test_a_lock_from_one_folder_is_not_fresh_for_another_that_offers_other_files(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    chosen = "kbuild.environment.condalock.channels.choose_interpreter"
+    monkeypatch.setattr(chosen, lambda asked, *_, **__: asked if asked == "captured" else "conda")
+    bench.store.down = kept == "cached"
+    one, copy, two, gone = (tmp_path / name for name in ("one-channel", "copy", "two", "gone"))
+    for folder, content in ((one, CAPTURED), (copy, CAPTURED), (two, b"another build's")):
+        (folder / "linux-64").mkdir(parents=True)
+        (folder / "linux-64/python.conda").write_bytes(content)
+    first = bench.lock(channels=(one.as_uri(),))
+    given = tmp_path / "given.yml"
+    given.write_bytes(first.lockfile.content)
+    assert str(tmp_path).encode() not in first.lockfile.content
+    # The same files elsewhere are the same channel, also when it has grown; and one that is not here says nothing.
+    (copy / "linux-64/more.conda").write_bytes(b"more")
+    for channel in (one.as_uri(), str(copy), gone.as_uri()):
+        assert bench.lock(channels=(channel,), interpreter="conda").origin == kept
+        assert bench.lock(channels=(channel,), interpreter="conda", lockfile=given).origin == "given"
+    with pytest.raises(LockfileStale, match=r"another channel: python\.conda of the lock .* is not what .*/two has"):
+        bench.lock(channels=(two.as_uri(),), interpreter="conda", lockfile=given)
+    with pytest.raises(LockfileStale):
+        bench.lock(channels=(two.as_uri(),), interpreter="conda", locked=True)
+    assert len(bench.resolver.asked) == 1
+    assert bench.lock(channels=(two.as_uri(),), interpreter="conda").origin == "resolved"
+    assert bench.lock(channels=(str(two),), interpreter="captured").origin == "resolved"
+    assert bench.lock(channels=(one.as_uri(),), interpreter="captured", locked=True).origin == kept

@@ -18,6 +18,7 @@ from kbuild.environment.index.package_indexes import Indexes, package_indexes
 from kbuild.environment.links import is_local, local_path
 from kbuild.environment.lockfile import Lockfile, read_lockfile
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
+from kbuild.environment.locking.offered import not_offered
 from kbuild.environment.locking.stored import bring_packages, mend, stored_lock, write_back
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
@@ -82,9 +83,10 @@ def lock_bundle(
     """The lock of a model's environment, stored with its run when it is new.
 
     Looked for in this order: ``request.lockfile``, the run's own, the cache; each counts only while its input digest
-    is the model's. Else it is resolved. Raises LockfileStale where nothing fresh is there and resolving is
-    forbidden, or where the given file is stale; HashMismatch for a package that is another file than the
-    requirements name by hash; else what reading the spec and resolving raise.
+    is the model's, and the folders named as channels here offer its packages. Else it is resolved. Raises
+    LockfileStale where nothing fresh is there and resolving is forbidden, or where the given file is stale;
+    HashMismatch for a package that is another file than the requirements name by hash; else what reading the spec and
+    resolving raise.
     """
     indexes = package_indexes(run=run, environ=environ)
     for place in indexes.find_links:
@@ -215,15 +217,22 @@ def _find_fresh(
             return given, next(iter(candidates.values())), "given"
         if given.input_digest is None or given.input_digest not in candidates:
             raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=mend(bundle))
+        if (wrong := not_offered(given, candidates[given.input_digest])) is not None:
+            raise LockfileStale(f"{request.lockfile} was made from another channel: {wrong}", hint=mend(bundle))
         return given, candidates[given.input_digest], "given"
     stored = stored_lock(bundle, store, progress)
     if stored is not None and stored.is_named(request.digest):
         return stored, next(iter(candidates.values())), "stored with the run"
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
-        return stored, candidates[stored.input_digest], "stored with the run"
-    if stored is not None:
+        wrong = not_offered(stored, candidates[stored.input_digest])
+        if wrong is None:
+            return stored, candidates[stored.input_digest], "stored with the run"
+        progress.tell(f"the lock stored with the run was made from another channel: {wrong}")
+    elif stored is not None:
         progress.tell("the lock stored with the run was made from other inputs")
     for digest, spec in candidates.items():
         if cached_lock(cache, digest, spec).is_file():
-            return read_lockfile(cached_lock(cache, digest, spec)), spec, "cached"
+            cached = read_lockfile(cached_lock(cache, digest, spec))
+            if not_offered(cached, spec) is None:
+                return cached, spec, "cached"
     return None

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kbuild.digest import digest_file
-from kbuild.environment.links import is_local_channel, local_path
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
     PACKAGES,
@@ -18,6 +17,7 @@ from kbuild.environment.lockfile import (
     parse_lockfile,
 )
 from kbuild.environment.locking.kept import LOCKFILE_NAME, write_lockfile
+from kbuild.environment.locking.offered import channel_folders
 from kbuild.errors import HashMismatch, InterpreterCaptureFailed, KbuildError, ProgramNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
@@ -84,7 +84,7 @@ def bring_packages(
     Else the interpreter is captured again: its package's bytes depend on the interpreter alone. Raises HashMismatch for
     what none of them gives.
     """
-    folders = [Path(url) if url.startswith("/") else local_path(url) for url in channels if is_local_channel(url)]
+    folders = channel_folders(channels)
     for package in captured_packages(lockfile):
         target = _captured_path(package, channel)
         if target.is_file() and digest_file(target).hex == package.sha256:
