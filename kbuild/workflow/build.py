@@ -66,6 +66,7 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         except (OSError, shutil.Error) as error:
             shutil.rmtree(output, ignore_errors=True)
             raise OutputError(f"cannot write {output}: {_reason(error)}") from error
+        prepared.record_base(tools)
     return BuildContext(path=output, plan=context.plan)
 
 
@@ -90,9 +91,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
-        prepared = [
-            prepare(request, bundle, locked, platform, tools, workdir, record=delivery.record) for platform in platforms
-        ]
+        prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
         built = {each.platform: find_built(request, each, images) if reuse else None for each in prepared}
         reused = all(built.values())
         missing = [each for each in prepared if built[each.platform] is None]
@@ -100,6 +99,8 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             each.check_base()
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
             done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
+        for each in prepared if delivery.record else ():
+            each.record_base(tools)
         result = deliver(
             {platform: image or done[platform] for platform, image in built.items()},
             bundle,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bund
 from kbuild.environment.target import Target
 from kbuild.image.base.choice import base_name, default_base, parse_base
 from kbuild.image.base.look import check_libc, look_into
-from kbuild.image.base.records import BaseRecords
+from kbuild.image.base.records import BaseRecords, Recorded
 from kbuild.image.base.resolve import resolve_base
 from kbuild.image.engine import EngineSettings
 from kbuild.image.oci.media import Compression
@@ -66,22 +66,46 @@ class ImageRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenBase:
+    """The base of one platform's image, and what earlier builds of the model used."""
+
+    base: ResolvedBase
+    facts: BaseFacts
+    earlier: Recorded
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model was never built on exactly this."""
+        return self.earlier.bases.get(self.base.name) != replace(self.base, path=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
     """Everything that determines one platform's image, and what its layers are staged from."""
 
     bundle: ModelBundle
     locked: Locked
-    base: ResolvedBase
+    chosen: ChosenBase
     plan: BuildPlan
     platform: Platform
     stage: Stage
     compression: Compression
     settings: EngineSettings
 
+    @property
+    def base(self) -> ResolvedBase:
+        """What the image stands on."""
+        return self.chosen.base
+
     def check_base(self) -> None:
         """Raises BaseImageError where the base lacks what packages of the lock ask for."""
         packages = self.locked.lockfile.for_platform(self.platform)
         check_base(self.base, self.stage.environment.wheels_glibc, packages, self.platform)
+
+    def record_base(self, tools: Tools) -> None:
+        """Have later builds stand on the same base. Once it is built on: what failed is none to build on next time."""
+        with tools.phases("record") as progress:
+            _records(tools).write(self.bundle, self.platform, self.chosen.earlier, self.base, progress)
 
 
 def prepare(
@@ -91,17 +115,15 @@ def prepare(
     platform: Platform,
     tools: Tools,
     workdir: Path,
-    *,
-    record: bool = True,
 ) -> Prepared:
     """The plan of one platform's image; raises what finding the base, slimming and the lock's packages raise."""
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
 
-    def fits(base: ResolvedBase) -> None:
+    chosen = _base(request, bundle, platform, tools)
+    base = chosen.base
+    if chosen.is_new:
         check_base(base, environment.wheels_glibc, packages, platform)
-
-    base, facts = _base(request, bundle, platform, tools, fits if record else None)
 
     def download() -> dict[LockedPackage, Path]:
         check_base(base, environment.wheels_glibc, packages, platform)  # before anything large is fetched for nothing
@@ -131,7 +153,7 @@ def prepare(
 
     if template.file is not None:
         # Which packages share a layer is known from their files: what the template itself says is looked at before.
-        check_template(plan_with((), NOTHING), base, facts)
+        check_template(plan_with((), NOTHING), base, chosen.facts)
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=download)
@@ -154,7 +176,7 @@ def prepare(
     return Prepared(
         bundle=bundle,
         locked=locked,
-        base=base,
+        chosen=chosen,
         plan=plan_with(groups, left_out),
         platform=platform,
         stage=stage,
@@ -221,25 +243,19 @@ def _target(request: ImageRequest, bundle: ModelBundle, tools: Tools) -> Target:
     choice = default_base() if request.base is None else parse_base(request.base)
     if choice.suite is not None:
         return Target(base=choice.name, glibc=choice.suite.glibc, chosen=request.base is not None)
-    bases = [_base(request, bundle, platform, tools, None)[0] for platform in request.lock.platforms]
+    bases = [_base(request, bundle, platform, tools).base for platform in request.lock.platforms]
     known = [base.glibc for base in bases if base.glibc is not None]
     return Target(base=choice.name, glibc=min(known, key=Version), chosen=True) if known else Target(base=choice.name)
 
 
-def _base(
-    request: ImageRequest,
-    bundle: ModelBundle,
-    platform: Platform,
-    tools: Tools,
-    fits: Callable[[ResolvedBase], None] | None,
-) -> tuple[ResolvedBase, BaseFacts]:
-    """The base asked for; where nobody asks, the one this model was first built on, and at first the default.
+def _records(tools: Tools) -> BaseRecords:
+    return BaseRecords(store=tools.store, cache=tools.cache / "base-records")
 
-    It is recorded once ``fits`` does not refuse it: a base that cannot be is never the one to build on next time.
-    """
-    records = BaseRecords(store=tools.store, cache=tools.cache / "base-records")
+
+def _base(request: ImageRequest, bundle: ModelBundle, platform: Platform, tools: Tools) -> ChosenBase:
+    """The base asked for; where nobody asks, the one this model was first built on, and at first the default."""
     with tools.phases("base") as progress:
-        recorded = records.read(bundle, platform, progress)
+        recorded = _records(tools).read(bundle, platform, progress)
         name = request.base or recorded.first
         choice = default_base() if name is None else parse_base(name)
         earlier = next((each for name, each in recorded.bases.items() if base_name(name) == choice.name), None)
@@ -264,12 +280,7 @@ def _base(
             f"look {base.digest} {platform}", lambda: look_into(base, platform, cache=tools.cache)
         )
         progress.made(choice.name)
-        base = check_libc(base, facts)
-        if fits is not None:
-            if recorded.bases.get(base.name) != replace(base, path=None):
-                fits(base)
-            records.write(bundle, platform, recorded, base, progress)
-    return base, facts
+        return ChosenBase(base=check_libc(base, facts), facts=facts, earlier=recorded)
 
 
 def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: Tools) -> dict[LockedPackage, Path]:

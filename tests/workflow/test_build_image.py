@@ -140,6 +140,24 @@ def test_a_run_that_takes_no_tags_is_told_and_the_image_is_there(world: World) -
     assert read_image(result.layout).files
 
 
+def test_a_base_is_recorded_once_an_image_stands_on_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OutputError("the disk is full")
+
+    recorded = f"kbuild/bases-{HOST.conda_subdir}.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("kbuild.workflow.build.build", fail)
+        with pytest.raises(OutputError, match="the disk is full"):
+            build(world)
+        patch.setattr("kbuild.workflow.build.whole_context", fail)
+        with pytest.raises(OutputError, match="the disk is full"):
+            render_context(world.request(), world.tools, output=world.tools.cache.parent / "context")
+    assert (RUN_ID, recorded) not in world.store.files
+    assert not list((world.tools.cache / "base-records").glob("*"))
+    build(world)
+    assert (RUN_ID, recorded) in world.store.files
+
+
 def test_without_record_nothing_is_written_to_the_store(world: World) -> None:
     result = build(world, Delivery(record=False))
     assert (world.store.tags, world.store.files, result.untagged, result.tagged) == ([], {}, None, False)
