@@ -6,23 +6,22 @@ it logged, and what is logged are those same files.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.answers import Tolerance, compare, compare_texts
-from kbuild.errors import RecordingError
+from kbuild.errors import KbuildError, RecordingError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.changes import check_changes
-from kbuild.recording.clean_check import Answer, ask_in_clean_process
-from kbuild.recording.example import is_chosen, make_example
-from kbuild.recording.input.delivery import deliver, find_change
+from kbuild.recording.clean_check import ask_in_clean_process
+from kbuild.recording.example import make_example
 from kbuild.recording.input.typed import find_typed_parameters
+from kbuild.recording.judged import OtherThanInTraining, advise, compare_clean, compare_own, tell_open
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import GitState, quiet_mlflow
 from kbuild.recording.provenance import note_inputs
@@ -47,6 +46,10 @@ from kbuild.training.staleness import check_fresh
 _logger = logging.getLogger(__name__)
 # How often a package may be added that only loading the model showed to be needed.
 _MAX_ADDED_PACKAGES = 8
+_ANY_HINT = (
+    "see that each input of the inference pipeline loads by itself (catalog.load) and that the pipeline runs on rows "
+    "of its input: kedro run --pipelines <its name>"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +93,32 @@ def record_model(
     Raises RecordingError saying why the model could not be logged whole; nothing of it is left then.
     """
     settings = settings or TrainingSettings()
-    captured = {**(captured or {}), **find_typed_parameters(pipeline_ml.inference, catalog)}
+    try:
+        return _record(pipeline_ml, catalog, run_id, package_name, settings, captured or {}, git, licence)
+    except KbuildError:
+        raise
+    except (Exception, SystemExit) as error:  # values, datasets and nodes are of anybody's classes
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise RecordingError(f"the model could not be recorded: {text}{_place(error)}", hint=_ANY_HINT) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, as words to add: whose code it was is half of the cause."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" (in {frames[-1].name}, {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def _record(
+    pipeline_ml: PipelineML,
+    catalog: Any,
+    run_id: str,
+    package_name: str | None,
+    settings: TrainingSettings,
+    captured: Mapping[str, Any],
+    git: GitState | None,
+    licence: str | None,
+) -> RecordedModel:
+    captured = {**captured, **find_typed_parameters(pipeline_ml.inference, catalog)}
     check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
     with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
@@ -180,7 +208,7 @@ def _save_provable(draft: Draft, modules: set[str], work: Path, settings: Traini
     else:
         try:
             return _save_checked(draft, lean, work / "lean", settings)
-        except _OtherThanInTraining as error:
+        except OtherThanInTraining as error:
             why = f"without it, {error.message}"
             shutil.rmtree(work / "lean")  # its artifacts are copies
     return _save_checked(draft, whole, work / "whole", settings, (tell_kedro(whole, why),))
@@ -201,7 +229,7 @@ def _save_checked(
         saved = work / f"model-{attempt}"
         save_model(draft, environment, code_paths, saved)
         recorded = record_prediction(saved)
-        _compare_own(draft, recorded, settings.tolerance)
+        compare_own(draft, recorded, settings.tolerance)
         if not settings.check:
             return _Saved(files=saved, notes=told)
         answer = ask_in_clean_process(
@@ -212,8 +240,8 @@ def _save_checked(
             timeout=settings.check_timeout,
         )
         if answer.error is None:
-            _compare(recorded, answer, settings.tolerance)
-            return _Saved(files=saved, notes=(*told, *_tell_open(answer)))
+            compare_clean(recorded, answer, settings.tolerance)
+            return _Saved(files=saved, notes=(*told, *tell_open(answer)))
         owners = find_owners().get(answer.missing or "", [])
         chosen = any(draft.log_model_kwargs.get(name) for name in ("conda_env", "pip_requirements"))
         asks_for_kedro = bool(shipment.changed) and any(map(brings_kedro, owners))
@@ -221,68 +249,7 @@ def _save_checked(
             break
         requirements.append(pin(owners[0]))
         shutil.rmtree(saved)
-    raise _OtherThanInTraining(
+    raise OtherThanInTraining(
         f"the model cannot be loaded and asked in a clean process: {answer.error}",
-        hint=f"{_advise(answer)}; [tool.kbuild.training] check = false in pyproject.toml turns the check off",
+        hint=f"{advise(answer)}; [tool.kbuild.training] check = false in pyproject.toml turns the check off",
     )
-
-
-def _tell_open(answer: Answer) -> tuple[str, ...]:
-    """What the check could not see, where the machine gives it no root of its own."""
-    if answer.shut_off is None:
-        return ()
-    return (f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}",)
-
-
-def _compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> None:
-    """The pipeline's own answer with that of the saved model to the request."""
-    if recorded is None or draft.example.own is None:
-        return
-    own, served = json.loads(draft.example.own), json.loads(recorded)
-    if is_chosen(draft.log_model_kwargs):
-        # Whoever writes a signature may well let whole numbers come as floats.
-        own, served = (json.loads(text, parse_int=float) for text in (draft.example.own, recorded))
-    fault = compare(own, served, tolerance).fault
-    if fault is None:
-        return
-    example = draft.example.input_example
-    schema = None if draft.example.signature is None else draft.example.signature.inputs
-    given = deliver(example[0] if isinstance(example, tuple) else example, schema, draft.model.form)
-    change = find_change(draft.example.known, given)
-    step = "" if change is None else f"; on its way {change}"
-    raise RecordingError(
-        f"the saved model answers the example otherwise than the inference pipeline itself: {fault}{step}",
-        hint="leave out signature and input_example in log_model_kwargs, or write them so that this stays as it is"
-        if is_chosen(draft.log_model_kwargs)
-        else "see that the inference pipeline uses no index of its rows, no state, clock or chance of its own",
-    )
-
-
-def _advise(answer: Answer) -> str:
-    """What to do about an error that the clean process met."""
-    if answer.file is not None and answer.missing is None:
-        inside = "/code/" in answer.file
-        where = "a place beside the code that travels" if inside else "this machine"
-        return (
-            f"{Path(answer.file).name} is read from {where}, where the image has no such file: put it into the "
-            "project's package, name its folder in log_model_kwargs={'code_paths': [...]}, or make it a dataset of the "
-            "catalog and an input of the node"
-        )
-    if answer.kind == "KeyError":
-        return "if that is a variable of this machine: the image does not set it, make it a parameter (params:...)"
-    return "what it imports must be in the project's package or in a package that it names"
-
-
-class _OtherThanInTraining(RecordingError):
-    """What the clean process found, of which putting imports off might be the cause."""
-
-
-def _compare(recorded: str | None, answer: Answer, tolerance: Tolerance) -> None:
-    if recorded is None or answer.response is None:
-        return
-    fault = compare_texts(recorded, answer.response, tolerance).fault
-    if fault is not None:
-        raise _OtherThanInTraining(
-            f"in a clean process the model predicts something else than in training for the same example: {fault}",
-            hint="see that the inference pipeline uses no state, clock or chance of its own",
-        )

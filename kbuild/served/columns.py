@@ -22,6 +22,8 @@ from kbuild.errors import PredictionError
 Column = Mapping[str, Any]
 # Doubles beyond it are no longer whole numbers one apart, so a column with gaps cannot carry them.
 EXACT_INTEGERS = 2**53
+# What objects may have in place of a value, beside None and NaN.
+MISSING = {"NaT": pd.NaT, "NA": pd.NA}
 _ZONE = re.compile(r".*(Z|[+-]\d\d(:?\d\d)?)", re.DOTALL)
 _DURATION = re.compile(r".*[A-Za-z:].*", re.DOTALL)
 
@@ -113,7 +115,7 @@ def _period(values: pd.Series, column: Column) -> pd.Series:
 
 
 def _objects(values: pd.Series, make: Callable[[Any], Any], column: Column) -> pd.Series:
-    missing = None if column.get("none") else float("nan")
+    missing = MISSING.get(column.get("missing", ""), None if column.get("none") else float("nan"))
     made = np.empty(len(values), dtype=object)
     for place, each in enumerate(values):
         made[place] = missing if _missing(each) else make(each)

@@ -87,7 +87,7 @@ def _polars(form: Form, value: Any) -> Any:
         made = polars.DataFrame(data, schema=types)
     except (TypeError, ValueError, OverflowError, polars.exceptions.PolarsError) as error:
         raise PredictionError(f"the request is no table as in training: {error}") from error
-    return made[form["column"]] if form.get("column") else made
+    return made[form["column"]] if "column" in form else made
 
 
 def _polars_type(kind: Mapping[str, Any]) -> Any:
@@ -175,8 +175,15 @@ def _part(part: Form, value: Any) -> Any:
     value = to_python(value)
     if part["kind"] in ("table", "series", "polars"):
         table = part["table"] if part["kind"] == "polars" else part
-        names = [column["wire"] for column in [*table["index"], *table["columns"]]]
-        return restore(part, pd.DataFrame(value, columns=names))
+        gaps = {column["wire"]: column["gaps"] for column in [*table["index"], *table["columns"]]}
+        rows = value if isinstance(value, list) else [value]
+        if not all(isinstance(row, dict) for row in rows):
+            raise PredictionError("the model takes a table in another value as a list of objects, one for each row")
+        lacking = {name: [name not in row for row in rows] for name in gaps}
+        absent = [name for name, each in lacking.items() if rows and (all(each) or (any(each) and not gaps[name]))]
+        if absent:
+            raise PredictionError(f"the request lacks the column(s) {', '.join(map(repr, absent))}")
+        return restore(part, pd.DataFrame(value, columns=list(gaps)))
     return restore(part, pd.DataFrame(value) if part["kind"] in ("records",) else value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import decimal
 import uuid
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kbuild.errors import RecordingError
-from kbuild.served.columns import EXACT_INTEGERS
+from kbuild.served.columns import EXACT_INTEGERS, MISSING
 
 # Types that MLflow's schema keeps as they are.
 _KEPT = ("float64", "float32", "int64", "int32", "bool", "datetime64[ns]")
@@ -69,11 +70,15 @@ def _check_whole(label: Any, values: pd.Series) -> None:
     if not pd.api.types.is_integer_dtype(values.dtype) or not len(values):
         return
     known = values.dropna()
-    largest = max((abs(int(each)) for each in (known.min(), known.max())), default=0) if len(known) else 0
-    limit = EXACT_INTEGERS if len(known) < len(values) else 2**63
-    if largest >= limit:
-        gaps = " beside missing values" if limit == EXACT_INTEGERS else ""
-        raise _refuse(label, f"with the whole number {largest}{gaps}, which JSON's numbers cannot carry here")
+    _check_integers(label, [int(known.min()), int(known.max())] if len(known) else [], len(known) < len(values))
+
+
+def _check_integers(label: Any, known: list[int], gaps: bool) -> None:
+    lowest, highest = (1 - EXACT_INTEGERS, EXACT_INTEGERS - 1) if gaps else (-(2**63), 2**63 - 1)
+    wrong = next((each for each in known if not lowest <= each <= highest), None)
+    if wrong is not None:
+        beside = " beside missing values" if gaps else ""
+        raise _refuse(label, f"with the whole number {wrong}{beside}, which JSON's numbers cannot carry here")
 
 
 def _describe_categories(label: Any, dtype: pd.CategoricalDtype) -> dict[str, Any]:
@@ -90,22 +95,56 @@ def _describe_categories(label: Any, dtype: pd.CategoricalDtype) -> dict[str, An
 
 
 def _describe_objects(label: Any, values: pd.Series) -> dict[str, Any]:
-    known = values[values.notna()]
-    none = any(each is None for each in values)
+    absent = values.isna()
+    known = values[~absent]
+    gaps = _describe_gaps(label, values[absent])
     types = {type(each) for each in known}
     if not types or types == {str}:
-        return {"as": "text", "none": none}
+        return {"as": "text", **gaps}
     if types <= {list, dict}:
-        return {"as": "json", "none": none}
+        for each in known:
+            _check_cell(label, each)
+        return {"as": "json", **gaps}
     if types == {np.ndarray}:
         elements = {str(each.dtype) for each in known}
         if len(elements) == 1 and next(iter(known)).dtype.kind in "fiub":
-            return {"as": "array", "none": none, "element": elements.pop()}
+            return {"as": "array", **gaps, "element": elements.pop()}
     if len(types) == 1 and (kind := _OBJECTS.get(next(iter(types)))):
         if kind == "whole":
-            _check_whole(label, pd.Series(pd.array([None if each is None else each for each in values], dtype="Int64")))
-        return {"as": kind, "none": none}
+            _check_integers(label, list(known), bool(absent.any()))
+        return {"as": kind, **gaps}
     raise _refuse(label, f"of Python objects ({_names(types)})")
+
+
+def _describe_gaps(label: Any, missing: pd.Series) -> dict[str, Any]:
+    """What stands for a missing value: all come as null, so there can be one alone."""
+    kinds = {_name_missing(each) for each in missing}
+    if len(kinds) > 1:
+        told = " and ".join(sorted(kinds))
+        raise RecordingError(
+            f"no request can bring the input's column {label!r}, whose missing values are {told}: both come as null",
+            hint="let the catalog, or the node that makes it, have one of them: "
+            f"data[{label!r}] = data[{label!r}].where(data[{label!r}].notna(), None)",
+        )
+    return {"none": kinds == {"None"}} | ({"missing": kinds.pop()} if kinds & MISSING.keys() else {})
+
+
+def _name_missing(value: Any) -> str:
+    named = {"NoneType": "None", "NAType": "NA", "NaTType": "NaT", "float": "NaN"}
+    return named.get(type(value).__name__, f"{type(value).__name__} of NaN")
+
+
+def _check_cell(label: Any, value: Any) -> None:
+    if type(value) is dict:
+        for key, each in value.items():
+            if type(key) is not str:
+                raise _refuse(label, f"of dicts with the key {key!r}, which is no text")
+            _check_cell(label, each)
+    elif type(value) is list:
+        for each in value:
+            _check_cell(label, each)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise _refuse(label, f"of lists or dicts that hold values of the type {type(value).__name__}")
 
 
 def _names(types: set[type]) -> str:
@@ -159,8 +198,16 @@ def _category(values: pd.Series, column: dict[str, Any]) -> pd.Series:
     return objects.infer_objects()
 
 
+def _to_base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
 def _whole(values: pd.Series, column: dict[str, Any]) -> pd.Series:
-    return values.astype("float64" if column["gaps"] else "int64")
+    return _real(values, column) if column["gaps"] else values.astype("int64")
+
+
+def _real(values: pd.Series, column: dict[str, Any]) -> pd.Series:
+    return values.astype(object).where(values.notna(), float("nan")).astype("float64")
 
 
 _CARRIERS: dict[str, Callable[[pd.Series, dict[str, Any]], pd.Series]] = {
@@ -168,7 +215,7 @@ _CARRIERS: dict[str, Callable[[pd.Series, dict[str, Any]], pd.Series]] = {
     "truth": _truth,
     "flag": _truth,
     "whole": _whole,
-    "real": lambda values, _: values.astype("float64"),
+    "real": _real,
     "category": _category,
     "zoned": lambda values, _: _texts(values, lambda each: each.isoformat()),
     "duration": lambda values, _: _texts(values, lambda each: each.isoformat()),
@@ -177,5 +224,6 @@ _CARRIERS: dict[str, Callable[[pd.Series, dict[str, Any]], pd.Series]] = {
     "date": lambda values, _: _texts(values, lambda each: each.isoformat()),
     "clock": lambda values, _: _texts(values, lambda each: each.isoformat()),
     "uuid": lambda values, _: _texts(values, str),
+    "bytes": lambda values, column: _texts(values, _to_base64) if column["gaps"] else values,
     "text": lambda values, _: values.astype(object).where(values.notna(), None),
 }

@@ -78,14 +78,20 @@ def find_change(known: Any, given: Any, where: str = "the input") -> str | None:
         pairs = enumerate(zip(known, given, strict=True))
         return next(filter(None, (find_change(one, other, f"{where}[{n}]") for n, (one, other) in pairs)), None)
     if type(known).__module__.partition(".")[0] == "polars":
-        same = known.equals(given) and _polars_types(known) == _polars_types(given)
-        return None if same else f"{where} has other values or types of polars"
-    same = known == given or (known != known and given != given)
-    return None if same else f"{where} is {_short(given)} instead of {_short(known)}"
+        return _find_polars_change(known, given, where)
+    return None if _same_object(known, given) else f"{where} is {_short(given)} instead of {_short(known)}"
 
 
-def _polars_types(value: Any) -> Any:
-    return value.schema if hasattr(value, "schema") else (value.name, value.dtype)
+def _find_polars_change(known: Any, given: Any, where: str) -> str | None:
+    if hasattr(known, "columns"):
+        if known.columns != given.columns:
+            return f"{where} has the columns {_list(given.columns)} instead of {_list(known.columns)}"
+        names = ((name, f"the column {name!r} of {where}") for name in known.columns)
+        return next(filter(None, (_find_polars_change(known[name], given[name], text) for name, text in names)), None)
+    if known.dtype != given.dtype:
+        return f"the type of {where} is {given.dtype} instead of {known.dtype}"
+    same = known.equals(given, check_names=True)
+    return None if same else f"the values of {where} are others"
 
 
 def _kind_change(known: Any, given: Any, where: str) -> str:
@@ -142,10 +148,12 @@ def _same_values(known: pd.Series, given: pd.Series) -> bool:
 
 
 def _same_object(mine: Any, theirs: Any) -> bool:
-    if isinstance(mine, np.ndarray):
-        return isinstance(theirs, np.ndarray) and mine.dtype == theirs.dtype and np.array_equal(mine, theirs)
     if type(mine) is not type(theirs):
         return False
+    if isinstance(mine, dict | list | np.ndarray):
+        return find_change(mine, theirs) is None
+    if mine is None or mine is pd.NA or mine is pd.NaT:
+        return mine is theirs
     return bool(mine == theirs) or (isinstance(mine, float) and mine != mine and theirs != theirs)
 
 

@@ -13,6 +13,7 @@ from kbuild.recording.input.columns import carries_any, carry_column, describe_c
 from kbuild.recording.input.polars import describe_schema, is_polars, to_frame, to_pandas
 
 _SCALARS = (bool, int, float, str, bytes)
+_PLAIN = (pd.DataFrame, pd.Series, np.ndarray, list, dict)
 _HINT = (
     "let the first inference node make it of a table, an array, a dict, a list of texts or dicts, a number, a text "
     "or bytes; or pass signature=None in log_model_kwargs to log it without a check of its answers"
@@ -43,6 +44,9 @@ def _state_types(form: dict[str, Any]) -> None:
 
 
 def _describe(data: Any) -> dict[str, Any] | None:
+    # Classes made of these hold more, a mask say, and come as what they are made of.
+    if isinstance(data, pd.DataFrame | pd.Series | np.ndarray | list | Mapping) and type(data) not in _PLAIN:
+        raise _refuse_type(data)
     if isinstance(data, pd.DataFrame):
         return _describe_table(data)
     if isinstance(data, pd.Series):
@@ -196,7 +200,7 @@ def _check_json(key: str, value: Any) -> None:
 
 def _describe_mapping(data: Mapping[Any, Any]) -> dict[str, Any] | None:
     values = list(data.values())
-    if values and all(isinstance(each, np.ndarray) for each in values):
+    if values and all(type(each) is np.ndarray for each in values):
         wrong = [name for name, each in data.items() if each.dtype.kind not in "fiubUM"]
         if wrong:
             raise _refuse(f"a dict whose {wrong[0]!r} is an array of the type {data[wrong[0]].dtype}")

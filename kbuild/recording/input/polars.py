@@ -8,6 +8,12 @@ import pandas as pd
 
 from kbuild.errors import RecordingError
 
+# Of types without arguments, those whose values have a type in pandas.
+_CARRIED = (
+    *("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64"),
+    *("Boolean", "String", "Categorical", "Date", "Time"),
+)
+
 
 def is_polars(data: Any) -> bool:
     """Whether it is a DataFrame or Series of polars."""
@@ -34,7 +40,7 @@ def describe_schema(frame: Any) -> dict[str, Any]:
             arguments = {"precision": kind.precision, "scale": kind.scale}
         elif named == "Enum":
             arguments = {"categories": kind.categories.to_list()}
-        elif kind.is_nested() or named in ("Object", "Null", "Binary", "Unknown"):
+        elif kind.is_nested() or named not in _CARRIED:
             raise RecordingError(
                 f"no request can bring the input's column {name!r}, of polars' type {kind}",
                 hint="let the first inference node make it of columns of text or numbers",

@@ -37,8 +37,36 @@ class Carried:
 def make_carried(data: Any, known: Any, *, strict: bool = True) -> Carried:
     """For the training input ``data`` and its example ``known``, which is to arrive as it is where ``strict``.
 
-    Raises RecordingError saying what no request can bring, or what changes on the way.
+    Raises RecordingError saying what no request can bring, or what changes on the way, and nothing else.
     """
+    try:
+        return _make_carried(data, known, strict)
+    except RecordingError:
+        raise
+    except Exception as error:  # of pandas, NumPy, MLflow and the classes of the values: there is no end of kinds
+        raise RecordingError(
+            f"no request can bring the inference input, a {type(data).__name__}: {_text(error)}"
+            f"{_find_column(data, known)}",
+            hint=_HINT,
+        ) from error
+
+
+def _find_column(data: Any, known: Any) -> str:
+    """Of a table, the first column that fails by itself as well, as words to add."""
+    if not isinstance(data, pd.DataFrame) or not isinstance(known, pd.DataFrame):
+        return ""
+    for place, label in enumerate(data.columns):
+        if data.shape[1] > 1:
+            try:
+                _make_carried(data.iloc[:, [place]], known.iloc[:, [place]], False)
+                continue
+            except Exception:  # noqa: BLE001, S110  which of them it is, is all that is asked
+                pass
+        return f" (it is the column {label!r})"
+    return ""
+
+
+def _make_carried(data: Any, known: Any, strict: bool) -> Carried:
     form = describe(data)
     problem = ""
     for attempt in (_infer, _infer_any):
@@ -51,7 +79,7 @@ def make_carried(data: Any, known: Any, *, strict: bool = True) -> Carried:
         try:
             given = deliver(example, schema, form)
         except Exception as error:  # noqa: BLE001  MLflow raises anything of what it was not made for
-            problem = problem or f"it raises {_text(error)}"
+            problem = problem or f"it raises {_text(error)}{_find_column(data, known)}"
             continue
         change = find_change(known, given) if strict else None
         if change is None:

@@ -1,0 +1,74 @@
+"""The answers to the example, compared: the pipeline's own, the saved model's, the clean process's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kbuild.answers import Tolerance, compare, compare_texts
+from kbuild.errors import RecordingError
+from kbuild.recording.clean_check import Answer
+from kbuild.recording.example import is_chosen
+from kbuild.recording.input.delivery import deliver, find_change
+from kbuild.recording.saving import Draft
+
+
+class OtherThanInTraining(RecordingError):
+    """What the clean process found, of which putting imports off might be the cause."""
+
+
+def tell_open(answer: Answer) -> tuple[str, ...]:
+    """What the check could not see, where the machine gives it no root of its own."""
+    if answer.shut_off is None:
+        return ()
+    return (f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}",)
+
+
+def compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> None:
+    """The pipeline's own answer with that of the saved model to the request."""
+    if recorded is None or draft.example.own is None:
+        return
+    own, served = json.loads(draft.example.own), json.loads(recorded)
+    if is_chosen(draft.log_model_kwargs):
+        # Whoever writes a signature may well let whole numbers come as floats.
+        own, served = (json.loads(text, parse_int=float) for text in (draft.example.own, recorded))
+    fault = compare(own, served, tolerance).fault
+    if fault is None:
+        return
+    example = draft.example.input_example
+    schema = None if draft.example.signature is None else draft.example.signature.inputs
+    given = deliver(example[0] if isinstance(example, tuple) else example, schema, draft.model.form)
+    change = find_change(draft.example.known, given)
+    step = "" if change is None else f"; on its way {change}"
+    raise RecordingError(
+        f"the saved model answers the example otherwise than the inference pipeline itself: {fault}{step}",
+        hint="leave out signature and input_example in log_model_kwargs, or write them so that this stays as it is"
+        if is_chosen(draft.log_model_kwargs)
+        else "see that the inference pipeline uses no index of its rows, no state, clock or chance of its own",
+    )
+
+
+def advise(answer: Answer) -> str:
+    """What to do about an error that the clean process met."""
+    if answer.file is not None and answer.missing is None:
+        inside = "/code/" in answer.file
+        where = "a place beside the code that travels" if inside else "this machine"
+        return (
+            f"{Path(answer.file).name} is read from {where}, where the image has no such file: put it into the "
+            "project's package, name its folder in log_model_kwargs={'code_paths': [...]}, or make it a dataset of the "
+            "catalog and an input of the node"
+        )
+    if answer.kind == "KeyError":
+        return "if that is a variable of this machine: the image does not set it, make it a parameter (params:...)"
+    return "what it imports must be in the project's package or in a package that it names"
+
+
+def compare_clean(recorded: str | None, answer: Answer, tolerance: Tolerance) -> None:
+    if recorded is None or answer.response is None:
+        return
+    fault = compare_texts(recorded, answer.response, tolerance).fault
+    if fault is not None:
+        raise OtherThanInTraining(
+            f"in a clean process the model predicts something else than in training for the same example: {fault}",
+            hint="see that the inference pipeline uses no state, clock or chance of its own",
+        )
