@@ -14,7 +14,7 @@ import platformdirs
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
-from kbuild.environment.conda_names import read_names
+from kbuild.conda_names import read_names
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, InvalidReference, LabelError, ModelNotFound
 from kbuild.files import expand_home

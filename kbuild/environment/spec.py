@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from packaging.utils import canonicalize_name
 
+from kbuild.conda_names import Names
 from kbuild.digest import Digest, digest_json
-from kbuild.environment.conda_names import Names
 from kbuild.environment.credentials import LOCAL_CHANNEL, check_variables, hide_credentials, without_credentials
 from kbuild.environment.links import is_local, is_local_channel
 from kbuild.environment.match_spec import read_spec

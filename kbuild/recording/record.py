@@ -32,6 +32,7 @@ from kbuild.recording.shipment.shipping import (
     Shipment,
     brings_kedro,
     find_blocked,
+    find_distributions_of,
     plan_shipment,
     stage_code,
     tell_kedro,
@@ -223,9 +224,12 @@ def _save_checked(
         *draft.log_model_kwargs.get("code_paths", []),
     ]
     shipped = [Path(path).stem for path in code_paths if not path.endswith(".dist-info")]
+    travelling = find_distributions_of(shipped, draft.package_name)
     requirements = list(shipment.requirements)
     for attempt in range(_MAX_ADDED_PACKAGES + 1):
-        environment = make_environment(requirements, draft.log_model_kwargs, work / f"environment-{attempt}")
+        environment = make_environment(
+            requirements, draft.log_model_kwargs, work / f"environment-{attempt}", travelling=travelling
+        )
         saved = work / f"model-{attempt}"
         save_model(draft, environment, code_paths, saved)
         recorded = record_prediction(saved)
@@ -243,9 +247,8 @@ def _save_checked(
             compare_clean(recorded, answer, settings.tolerance)
             return _Saved(files=saved, notes=(*told, *tell_open(answer)))
         owners = find_owners().get(answer.missing or "", [])
-        chosen = any(draft.log_model_kwargs.get(name) for name in ("conda_env", "pip_requirements"))
         asks_for_kedro = bool(shipment.changed) and any(map(brings_kedro, owners))
-        if chosen or not owners or owners[0] in environment.closure.versions or asks_for_kedro:
+        if environment.fixed or not owners or owners[0] in environment.closure.versions or asks_for_kedro:
             break
         requirements.append(pin(owners[0]))
         shutil.rmtree(saved)

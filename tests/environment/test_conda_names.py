@@ -7,7 +7,7 @@ import pytest
 import yaml
 from packaging.utils import canonicalize_name
 
-from kbuild.environment.conda_names import all_names, known_names, pip_name, read_names
+from kbuild.conda_names import all_names, known_names, pip_name, read_names
 from kbuild.errors import ConfigurationError
 
 RECORDS = Path(__file__).parent / "data" / "conda-forge-purls.json"

@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
+from kbuild.environment.spec import EnvironmentSpec, make_spec
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment import closure as closure_module
 from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
+from kbuild.recording.shipment.given import read_conda_env
 from kbuild.recording.shipment.pinning import _read_lines, make_environment
+
+MLFLOW = f"mlflow=={version('mlflow')}"
 
 
 class FakeDistribution:
@@ -137,7 +141,7 @@ def test_the_user_own_requirements_replace_and_extend(tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("six  # why\n")
     (tmp_path / "requirements.txt").write_text("# mine\nnumpy\n-r more.txt\n--prefer-binary\n")
     conda_env, _ = make(tmp_path, pip_requirements=str(tmp_path / "requirements.txt"))
-    assert get_pip(conda_env)[:-1] == ["numpy", "six", "--prefer-binary"]
+    assert get_pip(conda_env)[:-1] == [MLFLOW, "numpy", "six", "--prefer-binary"]
     conda_env, _ = make(tmp_path, extra_pip_requirements=["six", "numpy>=1"])
     assert get_pip(conda_env)[:-1] == [f"mlflow=={version('mlflow')}", "six", "numpy>=1"]
 
@@ -148,7 +152,7 @@ HASH = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"
 def test_hashes_are_kept_with_their_requirement(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(f"numpy\nsix=={version('six')} \\\n    --hash=sha256:{HASH}\n")
     conda_env, constraints = make(tmp_path, pip_requirements=str(tmp_path / "requirements.txt"))
-    assert get_pip(conda_env)[1].split() == [f"six=={version('six')}", f"--hash=sha256:{HASH}"]
+    assert get_pip(conda_env)[2].split() == [f"six=={version('six')}", f"--hash=sha256:{HASH}"]
     assert f"six=={version('six')}" in constraints  # it counts as a requirement, not as an unreadable line
 
 
@@ -186,7 +190,109 @@ def test_a_conda_env_keeps_what_it_says(tmp_path: Path) -> None:
         conda_env, constraints = make(tmp_path, conda_env=form)
         assert conda_env["channels"] == ["mine"]
         assert conda_env["dependencies"][0] == "python=3.12"
-        assert constraints == [f"six=={version('six')}"]
+        assert get_pip(conda_env)[:-1] == [MLFLOW, "six"]
+        assert {f"six=={version('six')}", MLFLOW} <= set(constraints)
+
+
+def spec_of(conda_env: dict[str, Any], constraints: list[str]) -> EnvironmentSpec:
+    """What a lock is made from, after MLflow has written the environment into a model."""
+    from mlflow.utils.environment import _process_conda_env
+
+    written, requirements, _ = _process_conda_env(conda_env)
+    files = {"requirements.txt": "\n".join(requirements), "constraints.txt": "\n".join(constraints)}
+    return make_spec(
+        written,
+        files=files,
+        python=platform.python_version(),
+        platforms=(),
+        indexes=(),
+        interpreter="conda",
+    )
+
+
+TRACED = [MLFLOW, f"numpy=={version('numpy')}"]
+PYTHON = platform.python_version()
+FORMS: dict[str, tuple[Any, list[str], list[str]]] = {
+    # conda_env; what conda is asked for, what pip is asked for (python and pip apart)
+    "kedro-mlflow's own": (
+        {"python": PYTHON, "build_dependencies": ["pip"], "dependencies": ["my_project==0.1"]},
+        [],
+        TRACED,
+    ),
+    "kedro-mlflow's tutorial": (
+        {"python": PYTHON, "build_dependencies": ["pip"], "dependencies": ["six==1.0", "pandas"]},
+        [],
+        [MLFLOW, "pandas", "six==1.0"],
+    ),
+    "own name with another": (
+        {"python": PYTHON, "dependencies": ["my-project==0.1", "numpy>=1"]},
+        [],
+        [MLFLOW, "numpy>=1"],
+    ),
+    "conda's side": (
+        {"channels": ["mine"], "dependencies": [f"python={PYTHON}", "numpy=1.0", "pip", {"pip": ["six"]}]},
+        ["numpy=1.0"],
+        [MLFLOW, "six"],
+    ),
+    "pip's pins at conda's side": (
+        {"channels": ["mine"], "dependencies": [f"python={PYTHON}", "numpy>=1,<2", "six==1.0", "uvicorn[standard]"]},
+        ["numpy>=1,<2", "six==1.0"],
+        [MLFLOW, "uvicorn[standard]"],
+    ),
+    "no channel": (
+        {"dependencies": [f"python={PYTHON}", "six==1.0"]},
+        [],
+        [MLFLOW, "six==1.0"],
+    ),
+    "mlflow at conda's side": (
+        {"channels": ["mine"], "dependencies": [f"python={PYTHON}", "mlflow=3.1", "my_project"]},
+        ["mlflow=3.1"],
+        ["mlflow==3.1.*", f"numpy=={version('numpy')}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_every_form_of_conda_env_says_what_it_says(tmp_path: Path, form: str, as_file: bool) -> None:
+    given, conda, pip = FORMS[form]
+    if as_file:
+        (tmp_path / "env.yaml").write_text(yaml.safe_dump(given))
+    listed = [Requirement(each) for each in TRACED]
+    kwargs = {"conda_env": str(tmp_path / "env.yaml") if as_file else given}
+    environment = make_environment(listed, kwargs, tmp_path, travelling=["my_project"])
+    spec = spec_of(environment.conda_env, (tmp_path / "constraints.txt").read_text().splitlines())
+    assert (spec.python, list(spec.conda), list(spec.pip)) == (PYTHON, conda, pip)
+    pins = {line.partition("==")[0]: line for line in spec.constraints}
+    # What is asked for otherwise than it is installed is not pinned as installed.
+    assert "six" not in pins or "six==1.0" not in [*spec.conda, *spec.pip]
+    assert "numpy" not in pins or "numpy=1.0" not in spec.conda
+    assert {"numpy", "mlflow"} <= set(environment.closure.versions)  # the conda side counts, and what MLflow adds
+
+
+@pytest.mark.parametrize(
+    ("written", "version", "fits"),
+    [
+        ("numpy=1.26", "1.26.4", True),
+        ("numpy=1.26", "1.27", False),
+        ("numpy=1.26=py311h_0", "1.26", True),
+        ("numpy=1.26=py311h_0", "1.26.1", False),
+        ("numpy 1.26.*", "1.26.1", True),
+        ("conda-forge::numpy >=1.2.*,<2", "1.9", True),
+        ("numpy[version='>=2']", "1.9", False),
+        ("numpy", "1.9", True),
+    ],
+)
+def test_versions_of_conda_are_read_as_conda_does(written: str, version: str, fits: bool) -> None:
+    given = read_conda_env({"channels": ["mine"], "dependencies": [written]})
+    specifier = given.brought["numpy"]
+    assert specifier is not None
+    assert specifier.contains(version) is fits
+
+
+def test_conda_packages_count_by_the_name_of_their_distribution() -> None:
+    given = read_conda_env({"channels": ["mine"], "dependencies": ["pytorch=2.1|2.2"]})
+    assert given.brought == {"torch": None}
 
 
 def test_a_pin_of_the_user_is_stronger_than_what_is_installed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.image_facts import Distribution, ImageFacts
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject, Trained
-from kbuild.environment.conda_names import Names
+from kbuild.conda_names import Names
 
 _SHOWN = 3
 

@@ -16,8 +16,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from kbuild.conda_names import Names, pip_name
 from kbuild.digest import Digest
-from kbuild.environment.conda_names import Names, pip_name
 from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
 from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from packaging.requirements import Requirement
 
+from kbuild.conda_names import Names, all_names
 from kbuild.digest import Digest
-from kbuild.environment.conda_names import Names, all_names
 from kbuild.environment.condalock.ahead import PACKAGES, PLACES
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY

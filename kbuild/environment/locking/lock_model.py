@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
+from kbuild.conda_names import Names
 from kbuild.digest import Digest
-from kbuild.environment.conda_names import Names
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.package_indexes import Indexes, package_indexes

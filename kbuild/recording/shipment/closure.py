@@ -79,9 +79,12 @@ def is_local(distribution: metadata.Distribution) -> bool:
     conda records the folder its package was built in; that package is in a channel nevertheless.
     """
     text = distribution.read_text("direct_url.json")
-    if text is None or (distribution.read_text("INSTALLER") or "").strip() == "conda":
-        return False
-    return isinstance(json.loads(text), dict)
+    return text is not None and not is_by_conda(distribution) and isinstance(json.loads(text), dict)
+
+
+def is_by_conda(distribution: metadata.Distribution) -> bool:
+    """Whether conda installed a distribution."""
+    return (distribution.read_text("INSTALLER") or "").strip() == "conda"
 
 
 @cache

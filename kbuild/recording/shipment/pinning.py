@@ -7,55 +7,76 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import Closure, find_closure
+from kbuild.recording.shipment.given import MLFLOW_NAMES, GivenEnvironment, name_of, read_conda_env
 from kbuild.requirement_lines import INSTEAD, find_problem, logical_lines, read_requirement_line
 
+_FRAME = {"name": "kbuild-model", "channels": ["conda-forge"]}
 _OPTION_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelEnvironment:
-    """``conda_env`` as a dict whose pip part names the constraints file, and the closure the constraints came from."""
+    """``conda_env`` as a dict whose pip part names the constraints file, and the closure the constraints came from.
+
+    ``fixed`` where the user listed all of it, so that nothing may be added.
+    """
 
     conda_env: dict[str, Any]
     closure: Closure
+    fixed: bool = False
 
 
 def make_environment(
-    requirements: Iterable[Requirement], log_model_kwargs: Mapping[str, Any], folder: Path
+    requirements: Iterable[Requirement],
+    log_model_kwargs: Mapping[str, Any],
+    folder: Path,
+    *,
+    travelling: Iterable[str] = (),
 ) -> ModelEnvironment:
     """Pin what the model needs, or what the user says it needs, to the versions that are installed.
 
     Of ``log_model_kwargs``, ``conda_env`` or ``pip_requirements`` replace ``requirements``,
-    ``extra_pip_requirements`` are added to them. The constraints file is written into ``folder``.
-    Raises RecordingError for unreadable requirements, and for packages that no index can bring.
+    ``extra_pip_requirements`` are added to them. A line that names a distribution of ``travelling``, whose code goes
+    along with the model, stands for that code and thus for ``requirements``. The constraints file is written into
+    ``folder``. Raises RecordingError for unreadable requirements, and for packages that no index can bring.
     """
-    given = [name for name in ("conda_env", "pip_requirements", "extra_pip_requirements") if log_model_kwargs.get(name)]
-    if len(given) > 1:
-        raise RecordingError(f"log_model_kwargs has {' and '.join(given)}; give one of them")
-    conda_env = _make_skeleton()
-    lines = [str(requirement) for requirement in requirements]
-    if given == ["conda_env"]:
-        conda_env = _read_conda_env(log_model_kwargs["conda_env"])
-        lines = list(_read_lines(_get_pip_part(conda_env)))
-    elif given == ["pip_requirements"]:
-        lines = list(_read_lines(log_model_kwargs["pip_requirements"]))
-    elif given == ["extra_pip_requirements"]:
-        extra = list(_read_lines(log_model_kwargs["extra_pip_requirements"]))
-        replaced = {each.name for each in _parse(extra)}
-        lines = [line for line in lines if not {each.name for each in _parse([line])} & replaced] + extra
+    given = find_given(log_model_kwargs)
+    traced = [str(requirement) for requirement in requirements]
+    fixed = given in ("conda_env", "pip_requirements")
+    environment = GivenEnvironment(frame=_FRAME, conda=[f"python={platform.python_version()}", "pip"], pip=traced)
+    if given == "conda_env":
+        environment = read_conda_env(log_model_kwargs[given])
+    if given is not None:
+        lines = list(_read_lines(environment.pip if given == "conda_env" else log_model_kwargs[given]))
+        lines = [line for line in lines if _names([line]) != {"kbuild"}]  # its part goes along with every model
+        mine = set(map(canonicalize_name, travelling))
+        others = [line for line in lines if not _names([line]) & mine]
+        named = len(others) < len(lines) or any(name_of(each) in mine for each in environment.conda)
+        if named or given == "extra_pip_requirements":
+            fixed = False
+            replaced = _names(others) | set(environment.brought)
+            others = [line for line in traced if not _names([line]) & replaced] + others
+        environment = replace(
+            environment, conda=[each for each in environment.conda if name_of(each) not in mine], pip=others
+        )
+    lines = environment.pip
+    if not _names(lines) & MLFLOW_NAMES:
+        from mlflow.version import VERSION
+
+        lines = [f"mlflow=={VERSION}", *lines]  # as MLflow does
     _check_lines(lines)
     parsed = _parse(lines)
-    closure = find_closure(parsed)
+    closure = find_closure([*parsed, *map(Requirement, environment.brought)])
     if closure.local:
         raise RecordingError(
             f"{', '.join(sorted(closure.local))} was installed from a folder, file or repository, "
@@ -66,9 +87,18 @@ def make_environment(
         )
     constraints = folder / "constraints.txt"
     constraints.parent.mkdir(parents=True, exist_ok=True)
-    kept = _leave_to_user(closure.make_constraints(), parsed, lines)
+    kept = _leave_to_user(closure.make_constraints(), parsed, lines, environment.brought)
     constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    return ModelEnvironment(conda_env=_set_pip_part(conda_env, [*lines, f"-c {constraints}"]), closure=closure)
+    dependencies = [*environment.conda, {"pip": [*lines, f"-c {constraints}"]}]
+    return ModelEnvironment(conda_env={**environment.frame, "dependencies": dependencies}, closure=closure, fixed=fixed)
+
+
+def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:
+    """Which of the arguments that say what the environment is was given; raises RecordingError for several."""
+    given = [name for name in ("conda_env", "pip_requirements", "extra_pip_requirements") if log_model_kwargs.get(name)]
+    if len(given) > 1:
+        raise RecordingError(f"log_model_kwargs has {' and '.join(given)}; give one of them")
+    return given[0] if given else None
 
 
 def _check_lines(lines: Iterable[str]) -> None:
@@ -78,15 +108,12 @@ def _check_lines(lines: Iterable[str]) -> None:
         raise RecordingError(f"the model's requirements cannot be locked: {'; '.join(problems)}", hint=INSTEAD)
 
 
-def _make_skeleton() -> dict[str, Any]:
-    return {
-        "name": "kbuild-model",
-        "channels": ["conda-forge"],
-        "dependencies": [f"python={platform.python_version()}", "pip"],
-    }
-
-
-def _leave_to_user(constraints: list[str], requirements: list[Requirement], lines: list[str]) -> list[str]:
+def _leave_to_user(
+    constraints: list[str],
+    requirements: list[Requirement],
+    lines: list[str],
+    brought: Mapping[str, SpecifierSet | None],
+) -> list[str]:
     """Constraints without those that a requirement or constraint of the user excludes."""
     wanted: dict[str, list[Requirement]] = {}
     for each in [*requirements, *_parse(_read_constraint_files(lines))]:
@@ -94,6 +121,9 @@ def _leave_to_user(constraints: list[str], requirements: list[Requirement], line
     kept = []
     for line in constraints:
         name, _, version = line.partition("==")
+        of_conda = brought.get(name, SpecifierSet())
+        if of_conda is None or not of_conda.contains(version, prereleases=True):
+            continue
         if all(each.specifier.contains(version, prereleases=True) for each in wanted.get(name, [])):
             kept.append(line)
     return kept
@@ -126,27 +156,11 @@ def _read_text(path: Path) -> str:
         raise RecordingError(f"requirements cannot be read: {error}") from error
 
 
+def _names(lines: Iterable[str]) -> set[str]:
+    return {canonicalize_name(each.name) for each in _parse(lines)}
+
+
 def _parse(lines: Iterable[str]) -> list[Requirement]:
     """The lines that are requirements by name; options and urls are the user's own affair."""
     read = [read_requirement_line(line).requirement for line in lines if not line.startswith("-")]
     return [each for each in read if each is not None]
-
-
-def _read_conda_env(source: Any) -> dict[str, Any]:
-    if isinstance(source, str | Path):
-        try:
-            source = yaml.safe_load(_read_text(Path(source)))
-        except yaml.YAMLError as error:
-            raise RecordingError(f"conda_env is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(source, Mapping) or not isinstance(source.get("dependencies"), list):
-        raise RecordingError("conda_env must be a mapping with a list of dependencies, or the path of such a file")
-    return dict(source)
-
-
-def _get_pip_part(conda_env: Mapping[str, Any]) -> list[str]:
-    return [line for each in conda_env["dependencies"] if isinstance(each, Mapping) for line in each.get("pip", [])]
-
-
-def _set_pip_part(conda_env: dict[str, Any], lines: list[str]) -> dict[str, Any]:
-    others = [each for each in conda_env["dependencies"] if not isinstance(each, Mapping)]
-    return {**conda_env, "dependencies": [*others, {"pip": lines}]}

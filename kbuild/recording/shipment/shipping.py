@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -194,6 +195,25 @@ def stage_code(code: Mapping[str, Path], target: Path, changed: Mapping[Path, by
     for name, source in model_files().items():
         _copy(source, target / name)
     return [str(path) for path in sorted(target.iterdir())]
+
+
+def find_distributions_of(code: Iterable[str], package_name: str | None) -> set[str]:
+    """Names by which requirements may mean code that travels: its modules', their distributions', the project's own."""
+    tops = {*code, *([] if package_name is None else [package_name])} - {"kbuild"}
+    names = tops | {owner for top in tops for owner in find_owners().get(top, [])}
+    source = None if package_name is None else find_source(package_name)
+    for folder in () if source is None else (source.parent, *source.parents[1:4]):
+        if (stated := _read_project_name(folder / "pyproject.toml")) is not None:
+            return names | {stated}
+    return names
+
+
+def _read_project_name(pyproject: Path) -> str | None:
+    try:
+        name = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {}).get("name")
+    except (OSError, ValueError, AttributeError):
+        return None  # a folder without one, or with one that others tell of
+    return name if isinstance(name, str) else None
 
 
 def _copy_metadata(top: str, target: Path) -> None:
