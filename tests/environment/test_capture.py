@@ -223,7 +223,7 @@ def test_a_tool_that_fails_is_named(layout: InterpreterLayout, tmp_path: Path) -
         return Completed(tuple(argv), 1, "", "some\nno such section\n")
 
     layout = replace(layout, executable=Path(sys.executable).resolve())  # an ELF file, so that tools are called
-    with pytest.raises(InterpreterCaptureFailed, match="strip failed on a file of the interpreter: no such section"):
+    with pytest.raises(InterpreterCaptureFailed, match="patchelf failed on a file of the interpreter: no such section"):
         capture_interpreter(tmp_path / "channel", run=failing, progress=Silent(), layout=layout)
 
 

@@ -6,7 +6,6 @@ libraries that it needs and that are not the C library's.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from kbuild.digest import Digest
 from kbuild.environment.captured.conda_package import PackagedFile, WrittenPackage, write_package, write_repodata
 from kbuild.environment.captured.interpreters import InterpreterLayout, running_interpreter
 from kbuild.environment.captured.known import read_record, record_path, stamps, write_record
+from kbuild.environment.captured.strip import strip_file
 from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, Runner
@@ -195,8 +195,8 @@ def _bundle_libraries(elves: dict[Path, Path], library: Path, run: Runner, sourc
         shutil.copyfile(source, target)
         target.chmod(0o755)
         staged.append(target)
-    with contextlib.suppress(ProgramNotFound):  # debug symbols only cost space
-        _checked(run(["strip", "--strip-unneeded", *map(str, staged)]))
+    for path in staged:
+        strip_file(path)
     patchelf = _patchelf(run) if staged else ""
     for folder in sorted({path.parent for path in staged}):
         up = f"$ORIGIN/{os.path.relpath(library, folder)}"

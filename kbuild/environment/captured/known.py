@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from kbuild.environment.captured.conda_package import WrittenPackage
 _LIBRARY_CACHE = Path("/etc/ld.so.cache")
 _VARIABLES = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 # Whoever changes how a package is made changes these, and no record of before counts.
-_MAKERS = ("capture.py", "conda_package.py", "elf.py", "known.py")
+_MAKERS = ("capture.py", "conda_package.py", "elf.py", "known.py", "strip.py")
 
 Stamps = Mapping[str, Sequence[int]]
 
@@ -34,8 +33,7 @@ def stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
 
 def record_path(channel: Path, interpreter: Sequence[str], patchelf: Path | None) -> Path:
     """Where the package of an interpreter is remembered, by what it is and what makes packages here; raises OSError."""
-    strip = shutil.which("strip")
-    tools = [Path(each) for each in (patchelf, strip, _LIBRARY_CACHE) if each is not None and Path(each).is_file()]
+    tools = [Path(each) for each in (patchelf, _LIBRARY_CACHE) if each is not None and Path(each).is_file()]
     made_by = [
         *(digest_file(Path(__file__).with_name(name)).hex for name in _MAKERS),
         zstandard.__version__,
