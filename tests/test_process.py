@@ -9,6 +9,7 @@ import pytest
 
 from kbuild.errors import ProgramNotFound
 from kbuild.process import run
+from kbuild.process.variables import default_variables
 
 
 def python(code: str) -> list[str]:
@@ -131,3 +132,22 @@ def test_what_a_reader_of_lines_raises_ends_the_program_and_is_raised(capfd: pyt
         run(python("import sys, time; print('x', file=sys.stderr, flush=True); time.sleep(30)"), on_line=stop)
     assert time.monotonic() - began < 10
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_variables_hold_for_a_block_and_what_a_user_set_counts_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBUILD_OWN", "user")
+    monkeypatch.delenv("KBUILD_UNSET", raising=False)
+    with default_variables({"KBUILD_OWN": "x", "KBUILD_UNSET": "x"}):
+        assert (os.environ["KBUILD_OWN"], os.environ["KBUILD_UNSET"]) == ("user", "x")
+    assert (os.environ["KBUILD_OWN"], "KBUILD_UNSET" in os.environ) == ("user", False)
+
+
+def test_variables_stay_until_the_last_of_overlapping_blocks_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KBUILD_UNSET", raising=False)
+    first, second = default_variables({"KBUILD_UNSET": "1"}), default_variables({"KBUILD_UNSET": "2"})
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["KBUILD_UNSET"] == "1"
+    second.__exit__(None, None, None)
+    assert "KBUILD_UNSET" not in os.environ

@@ -42,8 +42,8 @@ def command(folder: Path, engine: str, as_json: bool) -> None:
 
     def make_tools(project: Path) -> Tools:
         # The store that the project's training hook writes to.
-        os.environ.pop("MLFLOW_REGISTRY_URI", None)
-        store = MlflowStore(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+        uri = f"sqlite:///{project / 'mlflow.db'}"
+        store = MlflowStore(tracking_uri=uri, registry_uri=uri)
         return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show)
 
     result = run_demo(folder, lambda run_id: make_image_request(config, run_id, engine, DEFAULTS), make_tools)

@@ -23,13 +23,14 @@ from kbuild.datasets.stores import (
     find_run_model,
     get_active_run,
     hide_credentials,
-    impatient,
     open_store,
     saving_run,
 )
+from kbuild.recording.mlflow_run import patience
 from kbuild.tracking.registry import is_name
 
 _NAMES = ("name", "artifact_path")
+_RETRIES = 2  # of a server that is not there, as long as nothing is transferred yet: a pipeline is waiting
 
 
 class _StoredModelDataset(AbstractDataset[Any, Any]):  # type: ignore[misc]
@@ -49,7 +50,7 @@ class _StoredModelDataset(AbstractDataset[Any, Any]):  # type: ignore[misc]
     def load(self) -> Any:
         """The model; raises DatasetError naming what is missing and what to do."""
         with one_line_errors(self, "the model cannot be loaded"), open_store() as client:
-            with impatient():
+            with patience(_RETRIES):
                 uri = self._find_uri(client)
             return load_folder(self._flavor, download(uri), self._load_args)
 
@@ -58,7 +59,7 @@ class _StoredModelDataset(AbstractDataset[Any, Any]):  # type: ignore[misc]
 
     def _exists(self) -> bool:
         try:
-            with open_store() as client, impatient():
+            with open_store() as client, patience(_RETRIES):
                 self._find_uri(client)
         except ModelMissing:
             return False

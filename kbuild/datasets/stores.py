@@ -5,7 +5,6 @@ MLflow's settings are the process's: whoever opens the store holds it alone, oth
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
 
 process_lock = threading.RLock()
-# MLflow's own default asks a server that is not there for minutes; a pipeline is waiting here.
-_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _SHOWN = 10  # of the versions and aliases that there are
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _downloads: dict[tuple[str, str], Path] = {}
@@ -58,18 +55,6 @@ def open_store() -> Iterator[MlflowClient]:
         finally:
             if default is not None:
                 mlflow.set_tracking_uri(None)
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Let MLflow give up soon on a server that does not answer, as long as nothing is transferred yet."""
-    retries = os.environ.get(_RETRIES)
-    os.environ[_RETRIES] = retries or "2"
-    try:
-        yield
-    finally:
-        if retries is None:
-            del os.environ[_RETRIES]
 
 
 def get_active_run() -> ActiveRun | None:

@@ -5,7 +5,6 @@ To go through a run costs MLflow's client four questions to the tracking server 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from kbuild.model.folders import plain
 from kbuild.model.tracking import Unfamiliar
+from kbuild.process.variables import default_variables
 
 SCHEMES = frozenset({"s3", "gs", "wasbs", "abfss"})
 """Storage that MLflow reaches with the uri and the environment alone."""
@@ -48,10 +48,10 @@ class CloudFolder:
 
 @contextmanager
 def _repository(uri: str) -> Iterator[Any]:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        yield get_artifact_repository(uri)
+        with default_variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+            yield get_artifact_repository(uri)
     except Exception as error:  # each storage has errors of its own
         raise Unfamiliar(f"{type(error).__name__} of {uri}: {error}") from error

@@ -19,6 +19,7 @@ from kbuild.model.find import best_child, find_registered, is_active, resolve, v
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
+from kbuild.process.variables import default_variables
 from kbuild.tracking.mlflow_client import version_with_alias
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _log = logging.getLogger(__name__)
-_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 # About a minute, as kbuild's own questions: a server that is not there at all is told of before MLflow's client asks.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
@@ -192,15 +193,13 @@ class MlflowStore:
     @contextmanager
     def _speaking(self, what: str) -> Iterator[None]:
         _require_database(self.tracking_uri)  # before MLflow, which takes seconds to import
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
         import requests
         from mlflow.exceptions import MlflowException
 
         if not self.reached:
             reach_server(self.tracking_uri)
         try:
-            with _SETTINGS:
+            with default_variables(_PATIENCE), _SETTINGS:
                 yield
         except MlflowException as error:
             raise _translated(error, what, self.tracking_uri) from error
@@ -211,24 +210,27 @@ class MlflowStore:
 
 
 class _KeptSettings:
-    """Leave the process's tracking uri as it was: downloads of models:/ uris ask it, whatever client is at hand.
+    """Leave the process's tracking and registry uris as they were: downloads of models:/ uris ask them, whatever
+    client is at hand.
 
-    MLflow keeps it in a variable of its own and writes it into the environment, and tells the two apart nowhere.
-    Several threads may speak at once, with one store: the last to end puts it back.
+    MLflow keeps each in a variable of its own and writes it into the environment, and tells the two apart nowhere.
+    Several threads may speak at once, with one store: the last to end puts them back.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._speakers = 0
-        self._variable: str | None = None
-        self._setting: Any = None
+        self._environ: dict[str, str | None] = {}
+        self._set: tuple[Any, Any] = (None, None)
 
     def __enter__(self) -> None:
-        from mlflow.tracking._tracking_service import utils
+        from mlflow.tracking._model_registry import utils as registry
+        from mlflow.tracking._tracking_service import utils as tracking
 
         with self._lock:
             if self._speakers == 0:
-                self._variable, self._setting = os.environ.get(_TRACKING_VARIABLE), utils._tracking_uri
+                self._environ = {name: os.environ.get(name) for name in _URIS}
+                self._set = tracking._tracking_uri, registry._registry_uri
             self._speakers += 1
 
     def __exit__(self, *error: object) -> None:
@@ -237,9 +239,13 @@ class _KeptSettings:
         with self._lock:
             self._speakers -= 1
             if self._speakers == 0:
-                mlflow.set_tracking_uri(self._setting)
-                if self._variable is not None:
-                    os.environ[_TRACKING_VARIABLE] = self._variable
+                mlflow.set_tracking_uri(self._set[0])
+                mlflow.set_registry_uri(self._set[1])
+                for name, value in self._environ.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
 
 
 _SETTINGS = _KeptSettings()

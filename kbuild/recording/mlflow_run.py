@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from kbuild.errors import ProgramNotFound, TrackingRefused, TrackingUnavailable
 from kbuild.process import run as run_program
+from kbuild.process.variables import default_variables
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_credentials
 
@@ -222,17 +223,9 @@ def end_training_run(run: TrainingRun, status: str) -> str | None:
     return None
 
 
-@contextmanager
-def patience(retries: int = _RETRIES) -> Iterator[None]:
+def patience(retries: int = _RETRIES) -> AbstractContextManager[None]:
     """How often MLflow asks again, in pauses that double from two seconds; a variable of the user's counts more."""
-    if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" in os.environ:
-        yield
-        return
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
-    try:
-        yield
-    finally:
-        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES", None)
+    return default_variables({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)})
 
 
 def make_tags(run_params: Mapping[str, Any], git: GitState | None, source: str) -> dict[str, str]:
@@ -260,16 +253,11 @@ def _to_json(value: Any) -> Any:
 def quiet_mlflow() -> Iterator[None]:
     """MLflow without its migration log, progress bars and hints; warnings and errors stay."""
     levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
-    progress = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        yield
+        with default_variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+            yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        if progress is None:
-            del os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"]
-        else:
-            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = progress

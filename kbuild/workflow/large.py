@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from kbuild.environment.index.downloads import cached_package
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.workflow.tools import Tools
 
 _LARGE = 200_000_000
 # How to do without, by the name of a package or of a family; for all others there is a general word.
@@ -13,6 +17,16 @@ _WITHOUT = {
     "tensorflow": "tensorflow-cpu is smaller",
 }
 _GENERAL = "--slim leaves out what the model never reads; or name what it needs in log_model_kwargs['pip_requirements']"
+
+
+def tell_large(wheels: Sequence[LockedPackage], tools: Tools) -> None:
+    """A note of what makes the image large, of the wheels that are still in the cache."""
+    paths = {wheel.name: cached_package(wheel, tools.cache / "downloads") for wheel in wheels}
+    told = large_packages({name: path.stat().st_size for name, path in paths.items() if path is not None})
+    if told:
+        with tools.phases("size") as progress:
+            for line in told:
+                progress.tell(line)
 
 
 def large_packages(sizes: Mapping[str, int]) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from packaging.version import Version
 
 from kbuild.digest import digest_json
-from kbuild.environment.index.downloads import cached_package
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
 from kbuild.environment.target import Target
@@ -36,7 +35,7 @@ from kbuild.plan.runtime import runtime_digest
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.workflow.base_check import check_base
-from kbuild.workflow.large import large_packages
+from kbuild.workflow.large import tell_large
 from kbuild.workflow.slimming import Slimming, find_left_out
 from kbuild.workflow.template_check import check_template
 from kbuild.workflow.tools import Tools
@@ -157,7 +156,7 @@ def prepare(
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
         groups = split_wheels(wheels, cache=tools.cache, download=download)
-    _tell_large(wheels, tools)
+    tell_large(wheels, tools)
     left_out = request.left_out
     if request.slim:
         slimming = Slimming(
@@ -183,16 +182,6 @@ def prepare(
         compression=request.compression,
         settings=EngineSettings(builder=request.builder, network=request.network, contexts=contexts),
     )
-
-
-def _tell_large(wheels: Sequence[LockedPackage], tools: Tools) -> None:
-    """A note of what makes the image large, of the wheels that are still in the cache."""
-    paths = {wheel.name: cached_package(wheel, tools.cache / "downloads") for wheel in wheels}
-    told = large_packages({name: path.stat().st_size for name, path in paths.items() if path is not None})
-    if told:
-        with tools.phases("size") as progress:
-            for line in told:
-                progress.tell(line)
 
 
 _ORIGINS = {

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,13 @@ def test_no_error_shows_the_password_of_the_tracking_uri(code: str) -> None:
     shown = fetching._translated(error, "run x", "https://me:secret@host.example")
     assert "secret" not in f"{shown.message} {shown.hint}"
     assert "host.example" in f"{shown.message} {shown.hint}"
+
+
+def test_asking_a_store_leaves_no_variable_behind(logged: Logged, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    uri = logged.store.tracking_uri
+    MlflowStore(tracking_uri=uri, registry_uri=uri).fetch(ModelReference.parse(logged.one), tmp_path)
+    assert dict(os.environ) == before
 
 
 def test_asking_one_store_leaves_mlflow_set_to_another(logged: Logged, tmp_path: Path) -> None:
