@@ -59,6 +59,11 @@ class Room:
         """Bytes that were asked for so far."""
         return self._used
 
+    @property
+    def limited(self) -> bool:
+        """Whether anybody limits the place: else nobody has to know how much is written."""
+        return bool(self._granted)
+
     def add(self, size: int, *, ahead: int = _STEP) -> None:
         """Before ``size`` more bytes are written; more may follow, for ``ahead`` bytes of which nobody has to be asked.
 

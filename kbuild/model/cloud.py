@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.room import room_for
+from kbuild.errors import KbuildError
 from kbuild.model.folders import plain
 from kbuild.model.tracking import Unfamiliar
 from kbuild.process.variables import default_variables
@@ -26,7 +28,9 @@ class CloudFolder:
     uri: str
 
     def place(self, into: Path) -> Path:
-        with _repository(self.uri) as repository:
+        with _repository(self.uri) as repository, room_for(into) as room:
+            if room.limited:
+                room.add(stored_size(repository))
             repository.download_artifacts("", str(into))
         if not any(into.iterdir()):
             raise Unfamiliar("no files")
@@ -38,12 +42,19 @@ class CloudFolder:
             for item in repository.list_artifacts(parent):
                 if item.path == path:
                     into.mkdir(parents=True, exist_ok=True)
-                    return Path(repository.download_artifacts(path, str(into)))
+                    with room_for(into, item.file_size or 0):
+                        return Path(repository.download_artifacts(path, str(into)))
         return None
 
     def put(self, file: Path, path: str) -> None:
         with _repository(self.uri) as repository:
             repository.log_artifact(str(file), plain(path))
+
+
+def stored_size(repository: Any, path: str | None = None) -> int:
+    """Bytes of all files that an artifact repository of MLflow lists below a path."""
+    items = repository.list_artifacts(path)
+    return sum(stored_size(repository, item.path) if item.is_dir else item.file_size or 0 for item in items)
 
 
 @contextmanager
@@ -53,5 +64,7 @@ def _repository(uri: str) -> Iterator[Any]:
 
         with default_variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
             yield get_artifact_repository(uri)
+    except KbuildError:
+        raise  # of this machine's disk
     except Exception as error:  # each storage has errors of its own
         raise Unfamiliar(f"{type(error).__name__} of {uri}: {error}") from error

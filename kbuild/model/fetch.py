@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kbuild.cache.room import room_for
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
+from kbuild.model.cloud import stored_size
 from kbuild.model.find import best_child, find_registered, is_active, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
@@ -122,9 +124,11 @@ class MlflowStore:
         with self._speaking(run_id):
             client = self._client()
             parent = path.rpartition("/")[0] or None
-            if path not in {item.path for item in client.list_artifacts(run_id, parent)}:
+            sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run_id, parent)}
+            if path not in sizes:
                 return None
-            return Path(client.download_artifacts(run_id, path, _made(into)))
+            with room_for(into, sizes[path]):
+                return Path(client.download_artifacts(run_id, path, _made(into)))
 
     def upload(self, run_id: str, files: list[Path], path: str) -> None:
         """See ModelStore."""
@@ -177,10 +181,15 @@ class MlflowStore:
 
     def _download(self, uri: str, into: Path) -> Path:
         import mlflow.artifacts
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=_made(into), tracking_uri=self.tracking_uri)
-        )
+        with room_for(into) as room:
+            if room.limited:
+                room.add(stored_size(get_artifact_repository(uri)))
+            target = _made(into)
+            return Path(
+                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=target, tracking_uri=self.tracking_uri)
+            )
 
     def _client(self) -> MlflowClient:
         import mlflow

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from kbuild.cache.room import room_for
 from kbuild.http import BUSY, ThreadSessions, patient_session, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
@@ -190,11 +191,12 @@ class _PassedOn:
 
     def place(self, into: Path) -> Path:
         files = list(self._files(""))
-        if not files or sum(size for _, size in files) > _LARGE:
+        total = sum(size for _, size in files)
+        if not files or total > _LARGE:
             raise Unfamiliar("no files, or large ones")
         for folder in {(into / path).parent for path, _ in files}:
             folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(_PARALLEL) as pool:
+        with room_for(into, total), ThreadPoolExecutor(_PARALLEL) as pool:
             for _ in pool.map(lambda file: self._download(file[0], into / file[0], file[1]), files):
                 pass
         return into
@@ -207,7 +209,8 @@ class _PassedOn:
                     raise Unfamiliar("no plain file")
                 target = into / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._download(path, target, size)
+                with room_for(target, size):
+                    self._download(path, target, size)
                 return target
         return None
 

@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plans import EMPTY
 
+from kbuild.cache.room import keeping
 from kbuild.digest import digest_bytes
-from kbuild.errors import BuildFailed, EngineUnavailable, ProgramNotFound
+from kbuild.errors import BuildFailed, CacheTooSmall, EngineUnavailable, ProgramNotFound
 from kbuild.image.engine import EngineSettings
 from kbuild.image.engines.buildkit import BuildKitEngine
 from kbuild.image.engines.times import stamp_times
@@ -191,3 +193,56 @@ def test_the_builder_of_a_context_is_reached_by_the_context(tmp_path: Path) -> N
     assert docker.asked[-1][:5] == ("docker", "--context", "there", "buildx", "build")
     started = [asked for asked in docker.asked if "--bootstrap" in asked]
     assert len(started) == 1, "a builder in a cluster takes its time to start, and to tell of itself"
+
+
+class Exporting(FakeDocker):
+    """Writes its export as a build goes on, a line for each piece, and notes what is reserved then."""
+
+    def __init__(self, keeper: Reserved, pieces: int) -> None:
+        super().__init__()
+        self.keeper, self.pieces, self.held = keeper, pieces, list[int]()
+
+    def __call__(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None = None, **more: Any) -> Completed:
+        (output,) = (word for word in argv if word.startswith("--output="))
+        target = Path(output.partition("dest=")[2].partition(",")[0])
+        for number in range(1, self.pieces + 1):
+            target.write_bytes(b"")
+            os.truncate(target, number * 100_000_000)  # of holes: the disk is not used
+            assert on_line is not None
+            on_line("#5 [2/2] RUN make")
+            self.held.append(self.keeper.held + target.stat().st_size)
+        return Completed(tuple(argv), 1, "", "ERROR: it ends here")
+
+
+class Reserved:
+    """A ``Keeper`` that has room for ``most`` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+
+    def reserve(self, size: int, ahead: int = 0) -> int:
+        if self.held + size > self.most:
+            raise CacheTooSmall("too small")
+        self.held += size
+        return size
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+
+def test_room_is_made_for_an_export_before_and_while_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "context").mkdir()
+    context = make_context(tmp_path / "context")
+    (tmp_path / "context/file").write_bytes(bytes(100_000))
+    keeper = Reserved(10**9)
+    docker = Exporting(keeper, 4)
+    with keeping(tmp_path / "work", keeper), pytest.raises(BuildFailed):
+        BuildKitEngine(docker).build(context, SCRATCH, workdir=tmp_path / "work", progress=Silent())
+    # What is written and what is still reserved are together more than is there, at any time.
+    assert all(held > number * 100_000_000 for number, held in enumerate(docker.held, 1))
+    assert keeper.held == 0
+    for most, pieces in ((50_000, 0), (65_000_000, 1)):
+        docker = Exporting(Reserved(most), 3)
+        with keeping(tmp_path / "work", docker.keeper), pytest.raises(CacheTooSmall):
+            BuildKitEngine(docker).build(context, SCRATCH, workdir=tmp_path / "work", progress=Silent())
+        assert len(docker.held) <= pieces and docker.keeper.held == 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.built.sdists import BuiltWheel, build_wheel, check_rebuild
 from kbuild.environment.index.download import fetch_packages
@@ -123,8 +124,9 @@ def find_builds(
             name = f"{PACKAGES}/{_FOLDER}/{wheel.sha256}/{wheel.filename}"
             found = download(name, Path(scratch) / "wheel")
             if found is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(found, target)
+                with room_for(target, found.stat().st_size):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(found, target)
 
     with tempfile.TemporaryDirectory(prefix="kbuild-wheel-") as scratch:
         stored = download(SIDE_FILE, Path(scratch) / "side")

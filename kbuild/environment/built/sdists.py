@@ -21,6 +21,7 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.captured.elf import is_elf, required_glibc
 from kbuild.environment.captured.interpreters import find_program
@@ -125,8 +126,9 @@ def _keep(
         glibc=".".join(map(str, required_glibc(elves))) if elves else None,
     )
     target = into / built.sha256 / built.filename
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(wheel, target)
+    with room_for(target, wheel.stat().st_size):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(wheel, target)
     return built
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.room import room_for
 from kbuild.digest import Digest
 from kbuild.environment.captured.conda_package import PackagedFile, WrittenPackage, write_package, write_repodata
 from kbuild.environment.captured.interpreters import InterpreterLayout, running_interpreter
@@ -131,7 +132,9 @@ def _write(
         if path.is_symlink() or not path.is_dir()
     ]
     # The ending is what conda packages of extension modules ask of CPython's build string.
-    package = write_package(files, index=index, build=lambda digest: f"h{digest.hex[:12]}_0_cpython", folder=folder)
+    # At most: it is compressed.
+    with room_for(folder, sum(file.source.lstat().st_size for file in files)):
+        package = write_package(files, index=index, build=lambda digest: f"h{digest.hex[:12]}_0_cpython", folder=folder)
     return package, glibc
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from packaging.version import Version
 
+from kbuild.cache.room import room_for
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock.failures import source_only_hint
 from kbuild.environment.links import is_local, is_local_channel, local_path
@@ -200,7 +201,8 @@ class CondaLockResolver:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.is_file() or digest_file(target).hex != sha256:
-                shutil.copyfile(source, target)
+                with room_for(target, source.stat().st_size):
+                    shutil.copyfile(source, target)
             if digest_file(target).hex != sha256:
                 raise HashMismatch(wrong)
         except OSError as error:

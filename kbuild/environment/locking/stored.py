@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
@@ -101,8 +102,9 @@ def bring_packages(
             again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
             what = f"the {'built' if built else 'captured'} {package.filename} that the lock names"
             raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{mend(bundle)} --force {again}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(found, target)
+        with room_for(target, found.stat().st_size):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(found, target)
 
 
 def _copied(folders: Sequence[Path], inside: PurePosixPath, package: LockedPackage, scratch: Path) -> Path | None:

@@ -6,14 +6,18 @@ Options: docs.docker.com/reference/cli/docker/buildx/build and BuildKit's docs/b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.entries import size_of
+from kbuild.cache.room import room_for
 from kbuild.errors import BuildFailed, EngineUnavailable, InvalidImage, OutputError, ProgramNotFound
 from kbuild.image.base.layers import read_base
 from kbuild.image.engine import (
@@ -34,6 +38,7 @@ from kbuild.plan.build_plan import BuildContext
 from kbuild.process import Completed, Runner
 from kbuild.progress import Progress
 
+_AHEAD = 64 << 20  # bytes that a build may write between two of its lines
 _HISTORY_MARK = " # buildkit"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _STEP = re.compile(r"#\d+ (\[.*)")
@@ -91,13 +96,19 @@ class BuildKitEngine:
             shutil.rmtree(exported, ignore_errors=True)
             exported.mkdir(parents=True)
             stamp_times(context.path)
-            self._run(context, base, exported.with_suffix(".tar"), progress)
-            _unpack(exported.with_suffix(".tar"), exported)
+            archive = exported.with_suffix(".tar")
+            with _Growing(archive, size_of(context.path, set())) as growing:
+                self._run(context, base, archive, growing, progress)
+            # Beside the archive, which goes then.
+            with room_for(exported, archive.stat().st_size):
+                _unpack(archive, exported)
         except OSError as error:
             raise OutputError(f"the image that BuildKit exports cannot be kept in {workdir}: {error}") from error
         return _read_export(exported, below.layers)
 
-    def _run(self, context: BuildContext, base: ResolvedBase, target: Path, progress: Progress) -> None:
+    def _run(
+        self, context: BuildContext, base: ResolvedBase, target: Path, growing: _Growing, progress: Progress
+    ) -> None:
         plan = context.plan
         argv = [
             *self._buildx.command(), "build", "--progress=plain", "--provenance=false", "--sbom=false",
@@ -109,8 +120,13 @@ class BuildKitEngine:
             argv.append(f"--build-context={plan.from_line}=oci-layout://{base.path.absolute()}@{base.digest}")
         env = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
         argv += self._options(env)
+
+        def on_line(line: str) -> None:
+            growing.look()
+            _show(line, progress)
+
         try:
-            done = self._runner([*argv, str(context.path)], env=env, on_line=lambda line: _show(line, progress))
+            done = self._runner([*argv, str(context.path)], env=env, on_line=on_line)
         except ProgramNotFound as error:
             raise EngineUnavailable("docker is not installed or not on the PATH", hint=HINT) from error
         if done.returncode != 0:
@@ -134,6 +150,33 @@ class BuildKitEngine:
                 argv.append(f"--secret=id={name},env=KBUILD_SECRET_{number}")
         # Predefined arguments: they are in no history and no cache key.
         return argv + [f"--build-arg={name}" for name in _PROXIES if name in env]
+
+
+class _Growing:
+    """Room for a file that another program writes: for as much as is expected, and where it grows larger for more.
+
+    What of it is there already needs no room any more: it counts as the work folder's.
+    """
+
+    def __init__(self, path: Path, expected: int) -> None:
+        self._path, self._reserved = path, expected
+        self._room = ExitStack()
+
+    def __enter__(self) -> _Growing:
+        self._room.enter_context(room_for(self._path, self._reserved))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._room.close()
+
+    def look(self) -> None:
+        """Look how large it is; raises CacheTooSmall."""
+        with contextlib.suppress(FileNotFoundError):  # not begun yet
+            size = self._path.stat().st_size
+            if size > self._reserved:
+                self._room.close()
+                self._reserved = size + max(_AHEAD, size // 4)
+                self._room.enter_context(room_for(self._path, self._reserved - size))
 
 
 def _unpack(archive: Path, folder: Path) -> None:
