@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tool import BIN
 
-from kbuild.environment.credentials import expand_variables
 from kbuild.environment.index.package_indexes import package_indexes
 from kbuild.process import run
+from kbuild.urls.credentials import expand_variables
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,7 +16,6 @@ from packaging.specifiers import SpecifierSet
 
 from kbuild.environment.condalock.channels import answers_as_channel, channel_urls
 from kbuild.environment.condalock.solver import find_solver
-from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index.package_indexes import find_releases, package_indexes
 from kbuild.errors import (
     ConfigurationError,
@@ -39,6 +38,7 @@ from kbuild.project.config import ProjectConfig
 from kbuild.tracking.preflight import check_server
 from kbuild.trigger.fire import Site
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
+from kbuild.urls.credentials import without_credentials
 from kbuild.workflow import check_name
 
 Status = Literal["ok", "warn", "fail"]

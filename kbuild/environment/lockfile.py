@@ -17,9 +17,9 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes, digest_json
-from kbuild.environment.credentials import LOCAL_CHANNEL, foreign_variables, without_credentials
 from kbuild.errors import LockfileInvalid, PlatformError
 from kbuild.platform import Platform
+from kbuild.urls.credentials import LOCAL_CHANNEL, foreign_variables, without_credentials
 
 INPUT_DIGEST_KEY = "kbuild_input_digest"
 """Where ``metadata.custom_metadata`` of a lockfile records the digest of what it was made from."""

@@ -24,6 +24,7 @@ from kbuild.requirement_lines import (
     logical_lines,
     read_requirement_line,
 )
+from kbuild.urls.credentials import without_credentials
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,7 +69,7 @@ def _read(
             continue
         read = read_requirement_line(line)
         if read.requirement is None:
-            found.problems.append(f"{line!r} in {source}: {read.problem}")
+            found.problems.append(f"{without_credentials(repr(line))} in {source}: {read.problem}")
             continue
         (found.constraints if constraint else found.requirements).append(read.requirement)
         if read.hashes:
@@ -89,12 +90,12 @@ def _read_option(
     try:
         value = " ".join(shlex.split(match["value"])) if match else ""
     except ValueError as error:
-        found.problems.append(f"{line!r} in {source}: {error}")
+        found.problems.append(f"{without_credentials(repr(line))} in {source}: {error}")
         return
     if name in ("--constraint", "--requirement"):
         path = _find(value, source, files)
         if path is None:
-            found.problems.append(f"{line!r} in {source}: the model has no file {value}")
+            found.problems.append(f"{without_credentials(repr(line))} in {source}: the model has no file {value}")
         elif path not in seen:
             _read(
                 files[path].splitlines(),
@@ -113,7 +114,7 @@ def _read_option(
     elif name == "--find-links" and find_problem(line) is None:
         found.find_links.append(value)
     elif name not in WITHOUT_EFFECT:
-        found.problems.append(f"{line!r} in {source}: {find_problem(line)}")
+        found.problems.append(f"{without_credentials(repr(line))} in {source}: {find_problem(line)}")
 
 
 def _find(name: str, source: str, files: Mapping[str, str]) -> str | None:

@@ -20,9 +20,14 @@ from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
+from kbuild.urls.credentials import holds_credentials, without_credentials
 
 # MLflow adds this file to a registered model's download: it says where from, not what.
 _NOT_CONTENT = frozenset({"registered_model_meta"})
+
+
+# Where a model's environment is written down, by MLflow and by kbuild.
+_WITH_URLS = ("conda.yaml", "constraints.txt", "python_env.yaml", "requirements.txt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +108,16 @@ def _name_in(root: Path, path: Path) -> str:
             hint="rename the file and log the model again",
         ) from None
     return name
+
+
+def find_credentials(root: Path) -> list[tuple[str, str]]:
+    """Files of a model, and each line of theirs in which a url holds credentials, without these."""
+    found = []
+    for name in _WITH_URLS:
+        if (root / name).is_file():
+            lines = (root / name).read_text("utf-8", errors="replace").splitlines()
+            found += [(name, without_credentials(line.strip())[:200]) for line in lines if holds_credentials(line)]
+    return found
 
 
 def _read_facts(root: Path) -> ModelFacts:

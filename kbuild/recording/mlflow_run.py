@@ -19,6 +19,7 @@ from kbuild.process import run as run_program
 from kbuild.process.variables import default_variables
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_credentials
+from kbuild.urls.credentials import without_credentials as blank_out
 
 # Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
 _RUN_PARAMS = (
@@ -231,7 +232,7 @@ def patience(retries: int = _RETRIES) -> AbstractContextManager[None]:
 def make_tags(run_params: Mapping[str, Any], git: GitState | None, source: str) -> dict[str, str]:
     """Tags of a run: Kedro's run parameters that say something, and the commit."""
     tags = {
-        f"kedro.{name}": value if isinstance(value, str) else json.dumps(value, default=_to_json)
+        f"kedro.{name}": blank_out(value if isinstance(value, str) else json.dumps(value, default=_to_json))
         for name in _RUN_PARAMS
         if (value := run_params.get(name)) not in (None, "", [], (), {}, False)
     }

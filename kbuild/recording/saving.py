@@ -19,6 +19,7 @@ from kbuild.recording.example import Example
 from kbuild.recording.mlflow_run import GitState
 from kbuild.recording.shipment.pinning import ModelEnvironment
 from kbuild.training.pyfunc import KedroPipelineModel
+from kbuild.urls.credentials import hide_in_text
 
 # The key of kbuild's own record in the MLmodel file's metadata, and the version of its layout.
 METADATA_KEY = "kbuild"
@@ -27,6 +28,7 @@ _EXAMPLE_HINT = (
     "see that signature and input_example in log_model_kwargs fit each other and the data, or leave them out; "
     "input_example=None logs without an example"
 )
+_WRITTEN = ("requirements.txt", "constraints.txt", "conda.yaml", "python_env.yaml")
 _SAVE_KWARGS = ("auth_policy", "model_config", "resources", "streamable")
 
 
@@ -79,6 +81,8 @@ def save_model(draft: Draft, environment: ModelEnvironment, code_paths: list[str
         ) from error
     finally:
         logger.setLevel(level)
+    for name in _WRITTEN:
+        _hide_credentials(target / name)
     for compiled in sorted(target.rglob("__pycache__")):
         shutil.rmtree(compiled)
     # MLflow notes where each artifact came from: a path of this machine, of no use to anybody else.
@@ -86,6 +90,15 @@ def save_model(draft: Draft, environment: ModelEnvironment, code_paths: list[str
     for artifact in saved.flavors["python_function"].get("artifacts", {}).values():
         artifact["uri"] = artifact["path"]
     saved.save(str(target / "MLmodel"))
+
+
+def _hide_credentials(path: Path) -> None:
+    """What MLflow copies from a constraints file of the user's."""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        hidden = hide_in_text(text)
+        if hidden != text:
+            path.write_text(hidden, encoding="utf-8")
 
 
 def _make_metadata(draft: Draft) -> dict[str, Any]:

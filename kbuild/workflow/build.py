@@ -17,9 +17,10 @@ from kbuild.cache.folder import using_cache
 from kbuild.cache.scratch import work_folder
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest
-from kbuild.errors import OutputError, PlatformError
+from kbuild.errors import InvalidModel, OutputError, PlatformError
 from kbuild.image.oci.compress import check_compressor
 from kbuild.image.store.local import LocalImages
+from kbuild.model.bundle import ModelBundle, find_credentials
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
@@ -55,6 +56,7 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         raise PlatformError("a build context is for one platform", hint="name one with --platform")
     with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
         bundle = fetch_model(request.model, tools, workdir)
+        _check_no_credentials(bundle)
         locked = lock_environment(bundle, request, tools)
         prepared = prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)
         prepared.check_base()
@@ -89,6 +91,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         # Files and name are of one version, though somebody may move the alias meanwhile.
         reference = tools.store.pin(ModelReference.parse(request.model))
         bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
+        _check_no_credentials(bundle)
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
@@ -113,6 +116,17 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             reused=reused,
         )
     return replace(result, yanked=tuple(yanked))
+
+
+def _check_no_credentials(bundle: ModelBundle) -> None:
+    """The model goes into the image as it is, and is read by whoever may pull that."""
+    found = find_credentials(bundle.root)
+    if found:
+        name, line = found[0]
+        raise InvalidModel(
+            f"credentials are written in {name} of the model, and would lie in the image: {line}",
+            hint="change them on that server, and log the model again: kbuild writes names of variables in their place",
+        )
 
 
 @contextmanager

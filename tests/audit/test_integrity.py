@@ -9,7 +9,8 @@ from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import KnownDigest, Subject
 from kbuild.digest import digest_bytes
-from kbuild.errors import LockfileInvalid
+from kbuild.errors import InvalidModel, LockfileInvalid
+from kbuild.workflow.build import _check_no_credentials
 
 
 def ids(lock: Any, policy: Policy | None = None, **subject: Any) -> list[str]:
@@ -107,3 +108,16 @@ def test_no_lock_is_unchecked() -> None:
 def test_what_is_no_lock(content: bytes) -> None:
     with pytest.raises(LockfileInvalid, match=r"this\.yml"):
         view_lock(content, source="this.yml")
+
+
+def test_credentials_in_a_model_and_in_a_channel_are_found(make_lock: Any, make_entry: Any, make_bundle: Any) -> None:
+    line = b"--extra-index-url https://robot:hunter2@pypi.corp/simple\n"
+    bundle = make_bundle(files={"requirements.txt": b"six\n" + line})
+    lock = make_lock(make_entry("six", "1.17.0"), channels=("https://conda.corp/t/hunter2/forge",))
+    assert ids(lock, bundle=bundle) == ["lock-credentials", "model-credentials"]
+    result = IntegrityCheck(Policy()).run(Subject(reference="x", kind="model", bundle=bundle))
+    assert [each.where for each in result.findings] == ["model:requirements.txt"]
+    assert "hunter2" not in str(result)
+    with pytest.raises(InvalidModel, match=r"requirements\.txt") as caught:
+        _check_no_credentials(bundle)
+    assert "hunter2" not in str(caught.value)

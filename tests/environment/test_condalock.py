@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from kbuild.digest import digest_bytes
 from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
+from kbuild.environment.condalock.reachable import find_silence
 from kbuild.environment.condalock.source import make_source
 from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.lockfile import LockedPackage
@@ -27,7 +29,7 @@ from kbuild.errors import (
     VersionConflict,
 )
 from kbuild.platform import Platform
-from kbuild.process import Completed
+from kbuild.process import Completed, run
 from kbuild.progress import Silent
 
 AMD64 = Platform("linux", "amd64")
@@ -400,3 +402,21 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
     building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
     with pytest.raises(PlatformError, match=r"hidden 1\.0 for linux/arm64, native 1\.0 for linux/arm64$"):
         building.resolve(spec_of(platforms=(AMD64, ARM64)), progress=Silent())
+
+
+def test_an_index_of_the_models_own_that_does_not_answer_is_passed_over_and_told(site: Any) -> None:
+    site.pages["/simple/"] = (200, "text/html", b"")
+    variables = "${KBUILD_INDEX_127_0_0_1_9_USER}:${KBUILD_INDEX_127_0_0_1_9_PASSWORD}@"
+    refused, unknown = "https://127.0.0.1:9/simple", f"https://{variables}127.0.0.1:9/x"
+    answers = f"{site.url}/simple"
+    assert find_silence(answers, {}) is None and find_silence(f"{site.url}/other", {}) is None
+    assert find_silence(refused, {}) == "Connection refused"
+    assert "KBUILD_INDEX_127_0_0_1_9_PASSWORD" in (find_silence(unknown, {}) or "")
+    resolver = CondaLockResolver(run=run, channel=Path(), environ={}, optional=frozenset({answers, refused}))
+    told: list[str] = []
+    progress = Mock(tell=told.append)
+    assert resolver._answering(("https://first.invalid", answers, refused), progress) == (
+        "https://first.invalid",
+        answers,
+    )
+    assert len(told) == 1 and "127.0.0.1:9" in told[0]

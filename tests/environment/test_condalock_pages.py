@@ -197,6 +197,7 @@ def solve(
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / f"cache-{whole}-{downloads}")}
     environ.pop("REQUESTS_CA_BUNDLE", None)
     platform = Platform("linux", "amd64")
+    indexes = (f"{site.url}/a", f"{site.url.replace('//', '//me:pass@')}/b")
     try:
         document = PlatformSolve(
             spec=EnvironmentSpec(
@@ -205,10 +206,11 @@ def solve(
                 pip=tuple(pip),
                 constraints=tuple(pins),
                 channels=("https://conda.example/main",),
-                indexes=(f"{site.url}/a", f"{site.url.replace('//', '//me:pass@')}/b"),
+                indexes=indexes,
                 platforms=(platform,),
                 interpreter="conda",
             ),
+            indexes=indexes,
             platform=platform,
             channels=("https://conda.example/main",),
             glibc="2.36",

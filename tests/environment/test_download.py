@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import requests
 
-from kbuild.environment.credentials import hide_credentials
 from kbuild.environment.index.download import fetch_packages, make_session, resolve_url
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import LockedPackage
@@ -23,6 +22,7 @@ from kbuild.errors import (
 )
 from kbuild.platform import Platform
 from kbuild.progress import Silent
+from kbuild.urls.credentials import hide_credentials
 
 WHEEL = "application/octet-stream"
 

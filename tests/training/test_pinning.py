@@ -340,3 +340,15 @@ def test_lines_are_kept_in_order_without_comments(lines: list[str]) -> None:
     assert list(_read_lines([f"  {line} # why" if line else line for line in lines])) == [
         line for line in lines if line and not line.startswith("#")
     ]
+
+
+def test_no_credentials_are_written_into_a_model(tmp_path: Path) -> None:
+    line = "--extra-index-url https://robot:hunter2@pypi.corp/simple"
+    wanted = "${KBUILD_INDEX_PYPI_CORP_USER}:${KBUILD_INDEX_PYPI_CORP_PASSWORD}@pypi.corp/simple"
+    conda = {"channels": ["https://conda.corp/t/hunter2/forge", "conda-forge"], "dependencies": [{"pip": [line]}]}
+    for kwargs in ({"pip_requirements": [line]}, {"extra_pip_requirements": [line]}, {"conda_env": conda}):
+        written = str(make_environment([], kwargs, tmp_path).conda_env)
+        assert "hunter2" not in written and wanted in written
+    with pytest.raises(RecordingError) as caught:
+        make_environment([], {"pip_requirements": ["x @ https://robot:hunter2@pypi.corp/x.whl"]}, tmp_path)
+    assert "hunter2" not in str(caught.value)

@@ -14,8 +14,9 @@ from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
-from kbuild.environment.credentials import without_credentials
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
+from kbuild.model.bundle import find_credentials
+from kbuild.urls.credentials import holds_credentials, without_credentials
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
@@ -33,13 +34,14 @@ class IntegrityCheck:
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
         lock = subject.lock
+        written = tuple(_written_down(subject))
         if lock is None:
             nothing = Unchecked(
                 check=self.id, where="lock", reason="there is no lockfile", remedy=f"make one: {subject.remake}"
             )
-            return CheckResult(check=self.id, unchecked=(nothing,))
+            return CheckResult(check=self.id, findings=written, unchecked=(nothing,))
         findings = [finding for entry in lock.entries for finding in self._entry(entry, lock, subject)]
-        findings += [*_edited(lock, subject), *_stale(lock, subject)]
+        findings += [*_channels_credentials(lock, subject), *_edited(lock, subject), *_stale(lock, subject), *written]
         return CheckResult(check=self.id, findings=tuple(findings), looked_at=len(lock.entries))
 
     def _entry(self, entry: LockEntry, lock: LockView, subject: Subject) -> Iterator[Finding]:
@@ -106,6 +108,31 @@ class IntegrityCheck:
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
             yield finding("lock-plain-http", "low", f"it is fetched without encryption: {url}", "use https")
+
+
+def _channels_credentials(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    for channel in filter(holds_credentials, lock.channels):
+        yield Finding(
+            id="lock-credentials",
+            check="lock",
+            severity="high",
+            where="conda-lock.yml",
+            evidence=f"credentials are written in a channel: {without_credentials(channel)}",
+            remedy=f"change them on that server, then make the lock again: {subject.remake} --force",
+        )
+
+
+def _written_down(subject: Subject) -> Iterator[Finding]:
+    """Credentials in what a model says of its environment: everybody who may read the model, or its image, has them."""
+    for name, line in [] if subject.bundle is None else find_credentials(subject.bundle.root):
+        yield Finding(
+            id="model-credentials",
+            check="lock",
+            severity="high",
+            where=f"model:{name}",
+            evidence=f"credentials are written in it: {line}",
+            remedy="change them on that server, and log the model again: kbuild writes names of variables",
+        )
 
 
 def _edited(lock: LockView, subject: Subject) -> Iterator[Finding]:

@@ -41,8 +41,8 @@ from kbuild.audit.lockview import LockEntry
 from kbuild.audit.report.report import AuditReport
 from kbuild.audit.subject import Subject
 from kbuild.digest import canonical_json
-from kbuild.environment.credentials import without_credentials
 from kbuild.errors import UnexpectedError
+from kbuild.urls.credentials import without_credentials
 
 _NAMESPACE = uuid.UUID("6f1ff2a1-1d3c-5d0f-9a7e-4b6c0c9e3d52")
 

@@ -20,9 +20,9 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
-from kbuild.environment.credentials import without_credentials
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
+from kbuild.urls.credentials import without_credentials
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SUFFIXES = (".json", ".yaml", ".yml")

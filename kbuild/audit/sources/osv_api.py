@@ -17,8 +17,8 @@ from urllib3.util import Retry
 
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.sources.services import NotKnown
-from kbuild.environment.credentials import without_credentials
 from kbuild.http import ThreadSessions
+from kbuild.urls.credentials import without_credentials
 
 OSV_URL = "https://api.osv.dev"
 _TIMEOUT = 20

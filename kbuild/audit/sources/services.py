@@ -17,8 +17,8 @@ from packaging.version import InvalidVersion, Version
 from pip_audit._service import PyPIService, VulnerabilityService
 from pip_audit._service.interface import ResolvedDependency, ServiceError, SkippedDependency
 
-from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index.pip_network import configure
+from kbuild.urls.credentials import without_credentials
 
 _TIMEOUT = 20
 # pip-audit would look for a cache of its own; its sessions are replaced before they are used.

@@ -129,9 +129,9 @@ def _sessions(index: str) -> tuple[str, ThreadSessions]:
     import requests
 
     from kbuild.environment.condalock.index_session import HostCredentials
-    from kbuild.environment.credentials import split_credentials
     from kbuild.environment.index.pip_network import configure
     from kbuild.http import ThreadSessions
+    from kbuild.urls.credentials import split_credentials
 
     bare, credentials = split_credentials(index, os.environ)
 

@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from kbuild.environment.condalock.rattler_solver import channel_alias, expand_defaults
-from kbuild.environment.credentials import expand_variables
 from kbuild.environment.spec import Interpreter
 from kbuild.errors import ConfigurationError
+from kbuild.urls.credentials import expand_variables
 
 # Every channel has one of these (conda's docs, "Channels and generating an index").
 _INDEX_FILES = ("noarch/repodata.json.zst", "noarch/repodata.json")

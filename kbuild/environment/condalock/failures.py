@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-from kbuild.environment.credentials import without_credentials
 from kbuild.errors import (
     IndexUnavailable,
     KbuildError,
@@ -21,6 +20,7 @@ from kbuild.errors import (
     SourceOnlyPackage,
     VersionConflict,
 )
+from kbuild.urls.credentials import without_credentials
 
 Releases = Callable[[str], Mapping[Version, list[str]]]
 """Looks up the file names of each release of a package on the indexes."""

@@ -6,7 +6,7 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_netrc_auth
 
-from kbuild.environment.credentials import is_for
+from kbuild.urls.credentials import is_for
 
 THREADS = 8
 """As many as keep connections to one server."""

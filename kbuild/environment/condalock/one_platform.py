@@ -22,7 +22,6 @@ from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
 from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
 from kbuild.environment.condalock.solver import find_solver
-from kbuild.environment.credentials import without_credentials
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
 from kbuild.environment.lockfile import load_yaml
@@ -34,6 +33,7 @@ from kbuild.http import ThreadSessions
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.urls.credentials import without_credentials
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _TIMEOUT = 1800.0
@@ -50,6 +50,7 @@ class PlatformSolve:
     """All that decides the answer for one platform, and what is needed to ask."""
 
     spec: EnvironmentSpec
+    indexes: tuple[str, ...]
     platform: Platform
     channels: tuple[str, ...]
     glibc: str
@@ -89,7 +90,7 @@ class PlatformSolve:
         document, stderr = self._ask(conda, pip, pins)
         if document is not None:
             return document
-        indexes = Indexes(urls=self.spec.indexes, find_links=self.spec.find_links)
+        indexes = Indexes(urls=self.indexes, find_links=self.spec.find_links)
         with ThreadSessions(lambda: make_session(self.environ)) as sessions:
 
             def files(name: str) -> list[IndexFile]:
@@ -140,7 +141,7 @@ class PlatformSolve:
             pip=pip,
             pins=pins,
             channels=self.channels,
-            indexes=self.spec.indexes,
+            indexes=self.indexes,
             find_links=self.spec.find_links,
             glibc=self.glibc,
             input_digest=self.input_digest,

@@ -36,11 +36,11 @@ from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import Ahead
 from kbuild.environment.condalock.index_session import THREADS, HostCredentials
 from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
-from kbuild.environment.credentials import split_credentials, without_credentials
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
 from kbuild.platform import Platform
+from kbuild.urls.credentials import split_credentials, without_credentials
 
 _SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
 

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from packaging.utils import canonicalize_name
 
-from kbuild.environment.credentials import split_credentials
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import KbuildError, PackageNotFound
+from kbuild.urls.credentials import split_credentials
 
 if TYPE_CHECKING:
     import requests

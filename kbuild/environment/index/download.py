@@ -18,7 +18,6 @@ from urllib3.util.retry import Retry
 
 from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
-from kbuild.environment.credentials import expand_variables, split_credentials
 from kbuild.environment.index.copies import find_copies
 from kbuild.environment.index.downloads import cache_path, cached_package
 from kbuild.environment.index.package_indexes import Indexes, network_reason
@@ -27,6 +26,7 @@ from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.http import ThreadSessions
 from kbuild.progress import Progress
+from kbuild.urls.credentials import expand_variables, split_credentials
 
 _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 _THREADS = 8

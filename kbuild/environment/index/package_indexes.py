@@ -24,11 +24,11 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from kbuild.environment.credentials import hide_credentials, is_for, split_credentials, without_credentials
 from kbuild.environment.index.pip_settings import SETTINGS, network_variables
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
+from kbuild.urls.credentials import hide_credentials, is_for, split_credentials, without_credentials
 
 if TYPE_CHECKING:
     import requests

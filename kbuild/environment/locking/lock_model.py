@@ -110,6 +110,8 @@ def lock_bundle(
             target=request.target,
             builds=builds,
             downloads=cache / "downloads",
+            # As pip does: they may be of a network that this machine is not in. What only they have is then missing.
+            optional=frozenset(spec.indexes[1:]).difference(indexes.urls),
         )
         found: _Found | None = None
         if not force or request.lockfile is not None:

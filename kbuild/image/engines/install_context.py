@@ -19,7 +19,6 @@ from requests.utils import get_netrc_auth
 import kbuild
 from kbuild.cache.tree import make_directory, normalise_tree, writing
 from kbuild.digest import canonical_json
-from kbuild.environment.credentials import own_variables
 from kbuild.environment.index.download import find_captured
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
@@ -36,6 +35,7 @@ from kbuild.plan.make import INTERPRETER_LAYER, RUNTIME_LAYER
 from kbuild.plan.render import DEFAULT_INSTALL_BASE, INSTALL_FOLDER, Template
 from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
 from kbuild.platform import Platform, host_platform
+from kbuild.urls.credentials import own_variables
 
 CODE_FOLDER = "kbuild-code"
 INDEXES_SECRET = "kbuild-indexes"  # noqa: S105  a name

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from kbuild.conda_names import pip_name
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import is_by_conda
+from kbuild.urls.credentials import hide_in_text
 
 _SPEC = re.compile(r"(?:[^\s\[]+::)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)\s*(?P<rest>[^\[]*)(?P<keys>\[.*\])?")
 _VERSION_KEY = re.compile(r"version\s*=\s*(?P<quote>['\"])(?P<version>.*?)(?P=quote)")
@@ -50,6 +51,7 @@ def read_conda_env(source: Any) -> GivenEnvironment:
         source = _read_file(Path(source))
     if not isinstance(source, Mapping):
         raise RecordingError(_LIST)
+    # Whoever gets the model reads what is written into it; pip's lines are seen to with those of other arguments.
     frame = {key: value for key, value in source.items() if key not in ("dependencies", "python", "build_dependencies")}
     channels = source.get("channels")
     of_pip = not channels and ("python" in source or "build_dependencies" in source)
@@ -78,6 +80,9 @@ def read_conda_env(source: Any) -> GivenEnvironment:
         # MLflow looks for itself among pip's requirements alone, and would pin another version there.
         if not any(name_of(line) in MLFLOW_NAMES for line in pip):
             pip.insert(0, f"{name}{brought[name] or ''}")
+    if isinstance(channels, list):
+        frame["channels"] = [hide_in_text(str(each), "CHANNEL") for each in channels]
+    conda = [hide_in_text(each, "CHANNEL") for each in conda]
     return GivenEnvironment(frame=frame, conda=conda, pip=pip, brought=brought)
 
 

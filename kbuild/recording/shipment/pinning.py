@@ -19,6 +19,7 @@ from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import Closure, find_closure
 from kbuild.recording.shipment.given import MLFLOW_NAMES, GivenEnvironment, name_of, read_conda_env
 from kbuild.requirement_lines import INSTEAD, find_problem, logical_lines, read_requirement_line
+from kbuild.urls.credentials import hide_in_text, without_credentials
 
 _FRAME = {"name": "kbuild-model", "channels": ["conda-forge"]}
 _OPTION_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
@@ -74,6 +75,7 @@ def make_environment(
         from mlflow.version import VERSION
 
         lines = [f"mlflow=={VERSION}", *lines]  # as MLflow does
+    lines = [hide_in_text(line) for line in lines]  # whoever gets the model reads what is written into it
     _check_lines(lines)
     parsed = _parse(lines)
     closure = find_closure([*parsed, *map(Requirement, environment.brought)])
@@ -103,7 +105,9 @@ def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:
 
 def _check_lines(lines: Iterable[str]) -> None:
     """What no lock can hold is told now, not after the model has been trained and somebody wants its image."""
-    problems = [f"{line!r}: {problem}" for line in lines if (problem := find_problem(line)) is not None]
+    problems = [
+        f"{without_credentials(repr(line))}: {problem}" for line in lines if (problem := find_problem(line)) is not None
+    ]
     if problems:
         raise RecordingError(f"the model's requirements cannot be locked: {'; '.join(problems)}", hint=INSTEAD)
 

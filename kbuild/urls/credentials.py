@@ -21,6 +21,7 @@ from kbuild.errors import ConfigurationError
 
 _TOKEN = re.compile(r"/t/(?P<token>[^/$]+)(?=/|$)")
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)\}|(?P<plain>[A-Za-z_]\w*))")
+_URL = re.compile(r"(?i)https?://[^\s'\"<>]+")
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _KINDS = ("INDEX", "CHANNEL")
 # What pip's configuration names by http with credentials is sent so; ``…_HTTP=1`` tells it to every process.
@@ -205,6 +206,30 @@ def is_for(place: str, url: str) -> bool:
     mine, theirs = urlsplit(place), urlsplit(url)
     same = mine.netloc.rpartition("@")[2].lower() == theirs.netloc.rpartition("@")[2].lower()
     return same and _has_plain_server(url) and theirs.scheme in (mine.scheme, "https")
+
+
+def hide_in_text(text: str, kind: Literal["INDEX", "CHANNEL"] = "INDEX") -> str:
+    """Any text with names of variables in place of its urls' credentials.
+
+    pip fills such names in itself when it reads requirements (its docs, "Using environment variables"). What is no url
+    to a parser, such as one with a ``#`` in its password, is blanked out up to its ``@``.
+    """
+    return _URL.sub(lambda found: _hide_one(found[0], kind), text)
+
+
+def holds_credentials(text: str) -> bool:
+    """Whether a url in a text holds credentials themselves, not names of variables."""
+    text = text.replace("://***@", "://")  # blanked out by us
+    return hide_in_text(hide_in_text(text), "CHANNEL") != text
+
+
+def _hide_one(url: str, kind: Literal["INDEX", "CHANNEL"]) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018  it is read here
+    except ValueError:
+        before, at, rest = url.rpartition("@")
+        return f"{before.partition('://')[0]}://***@{rest}" if at else url
+    return hide_credentials(url, kind)[0]
 
 
 def without_credentials(text: str) -> str:

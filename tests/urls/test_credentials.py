@@ -4,16 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbuild.environment.condalock.index_session import HostCredentials
-from kbuild.environment.credentials import (
+from kbuild.environment.index.package_indexes import Indexes
+from kbuild.errors import ConfigurationError
+from kbuild.urls.credentials import (
     expand_variables,
     hide_credentials,
+    hide_in_text,
+    holds_credentials,
     is_for,
     own_variables,
     split_credentials,
     without_credentials,
 )
-from kbuild.environment.index.package_indexes import Indexes
-from kbuild.errors import ConfigurationError
 
 WORDS = st.text("abcXYZ019-_.~%", min_size=1, max_size=12).map(lambda text: f"s3{text}")
 
@@ -143,3 +145,33 @@ def test_credentials_go_to_their_own_server_and_never_in_clear(place: str, url: 
     assert indexes.credentials_for(url, {}) == (("u", "p") if may else None)
     asked = HostCredentials(place, ("u", "p"))(requests.Request("GET", url).prepare())
     assert ("Authorization" in asked.headers) is may
+
+
+LEAKS = [
+    "--extra-index-url https://robot:hunter2@pypi.corp:8/simple",
+    "-i 'HTTPS://hunter2@pypi.corp/simple'",
+    "--find-links=http://robot:hunter2@pypi.corp/links.html",
+    "https://robot:x#hunter2@pypi.corp/simple",
+    "a @ git+https://hunter2:x-oauth-basic@git.corp/a.git",
+    "https://pypi.corp/a https://robot:hunter2@pypi.corp/b",
+]
+
+
+@pytest.mark.parametrize("line", LEAKS)
+def test_credentials_in_any_text_are_found_and_replaced(line: str) -> None:
+    hidden = hide_in_text(line)
+    assert "hunter2" not in hidden and "pypi.corp" in hidden.replace("git.corp", "pypi.corp")
+    assert holds_credentials(line) and not holds_credentials(hidden)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--extra-index-url https://${KBUILD_INDEX_PYPI_CORP_USER}:${KBUILD_INDEX_PYPI_CORP_PASSWORD}@pypi.corp/simple",
+        "https://pypi.corp:8080/a@1.0",
+        "six==1.17.0  # by me@pypi.corp",
+        "",
+    ],
+)
+def test_a_text_without_credentials_stays(line: str) -> None:
+    assert hide_in_text(line) == line and not holds_credentials(line)

@@ -1,0 +1,1 @@
+"""What urls say besides a place."""
