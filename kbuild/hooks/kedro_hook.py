@@ -8,8 +8,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ from kedro.framework.hooks import hook_impl
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
+from kbuild.hooks.one_line import one_line_errors
+from kbuild.project.tracking_settings import TrackingSettings, find_disabled
 from kbuild.training.staleness import LOG_VARIABLE, check_fresh
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
     from kbuild.project.config import ProjectConfig
-    from kbuild.recording.mlflow_run import GitState, TrainingRun
+    from kbuild.recording.mlflow_run import TrainingRun
     from kbuild.recording.record import RecordedModel
+    from kbuild.recording.run.git import GitState
     from kbuild.training.pipeline_ml import PipelineML
 
 
@@ -38,6 +40,7 @@ class _Training:
     run: TrainingRun
     tracking_uri: str
     config: ProjectConfig
+    settings: TrackingSettings
     git: GitState | None
     wanted: frozenset[str]
     planned: PipelineML
@@ -54,17 +57,20 @@ class MlflowPipelineHook:
     def __init__(self) -> None:
         self._training: _Training | None = None
         self._config_loader: Any = None
+        self._theirs: Any = None
 
-    @hook_impl  # type: ignore[untyped-decorator]
+    # Last: kedro-mlflow reads its own settings there.
+    @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
     def after_context_created(self, context: Any) -> None:
         """Keep the session's config loader, which knows the environment that kbuild.yml is read from."""
         self._config_loader = context.config_loader
+        self._theirs = kedro_mlflow.find_settings(context)
 
     # Last, so that a run that another hook starts for this pipeline is there already.
     @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         """Refuse what could not be logged, start or find the MLflow run, and see what has to be captured."""
-        with _one_line_errors():
+        with one_line_errors():
             pipeline_ml = _find_pipeline_ml(pipeline)
             if pipeline_ml is None:
                 if kedro_mlflow.is_theirs(pipeline):
@@ -83,23 +89,36 @@ class MlflowPipelineHook:
             import mlflow
 
             from kbuild.project.config import read_config
-            from kbuild.recording.mlflow_run import make_tags, read_git_state, start_training_run
+            from kbuild.recording.mlflow_run import make_tags, start_training_run
+            from kbuild.recording.run.facts import log_start
+            from kbuild.recording.run.git import read_git_state
 
             binding = pipeline_ml.binding
             project_path = _get_project_path(run_params)
             name = _get_package_name() or project_path.name
             config = read_config(project_path, env=run_params.get("env"), loader=self._config_loader)
+            settings = kedro_mlflow.leave_out(config.tracking, self._theirs)
+            untracked = (*settings.disabled, *kedro_mlflow.get_disabled(self._theirs))
+            if disabled := find_disabled(run_params, untracked):
+                click.echo(f"No model is logged: disable_tracking names the pipeline {disabled}")
+                return
             git = read_git_state(project_path)
-            tags = {**config.training.tags, **make_tags(run_params, git, name)}
+            tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
             self._training = _Training(
-                run=start_training_run(project_path, name, tags),
+                run=start_training_run(project_path, name, tags, settings),
                 tracking_uri=mlflow.get_tracking_uri(),
                 config=config,
+                settings=settings,
                 git=git,
                 wanted=_find_released(binding.inference, pipeline_ml, catalog),
                 planned=planned,
             )
             atexit.register(self._abandon)
+            try:
+                log_start(self._training.run.run_id, pipeline, catalog, settings)
+            except BaseException:
+                self._tell(self._end("FAILED"))
+                raise
 
     @hook_impl  # type: ignore[untyped-decorator]
     def before_node_run(self, node: Node) -> None:
@@ -140,15 +159,17 @@ class MlflowPipelineHook:
         training = self._training
         if training is None:
             return None
-        with _one_line_errors():
+        with one_line_errors():
             if _find_pipeline_ml(pipeline) is None:
                 raise UnexpectedError("a training run ended with another pipeline than it began with")
             # What the runner was seen to run counts more than what was foreseen.
             pipeline_ml = training.planned.only_nodes(*training.ran) if training.ran else training.planned
             from kbuild.recording.mlflow_run import read_licence
             from kbuild.recording.record import record_model
+            from kbuild.recording.run.facts import log_end
 
             try:
+                log_end(training.run.run_id, pipeline, catalog, training.settings)
                 recorded = record_model(
                     pipeline_ml,
                     catalog,
@@ -173,7 +194,7 @@ class MlflowPipelineHook:
                     f"mlflow.MlflowClient().set_terminated({recorded.run_id!r})",
                 )
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
-        neighbour = kedro_mlflow.WE_LOG if kedro_mlflow.is_active() else ""
+        neighbour = kedro_mlflow.WE_LOG if self._theirs is not None else ""
         click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
         for note in recorded.notes:
             click.echo(note)
@@ -257,21 +278,3 @@ def _get_package_name() -> str | None:
 
     name: str | None = project.PACKAGE_NAME
     return name
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Let Kedro's command line show an error as its one line and hint, with its exit code, and no traceback."""
-    try:
-        yield
-    except KbuildError as error:
-        kind = type(type(error).__name__, (type(error), _CommandLineError), {})
-        shown = kind(error.message, hint=error.hint)
-        raise shown.with_traceback(error.__traceback__) from error.__cause__
-
-
-class _CommandLineError(click.ClickException):
-    hint: str | None
-
-    def format_message(self) -> str:
-        return self.message if self.hint is None else f"{self.message}\nHint: {self.hint}"

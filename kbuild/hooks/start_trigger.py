@@ -14,8 +14,8 @@ from kbuild.trigger.event import make_event
 from kbuild.trigger.fire import Site, fire
 
 if TYPE_CHECKING:
-    from kbuild.recording.mlflow_run import GitState
     from kbuild.recording.record import RecordedModel
+    from kbuild.recording.run.git import GitState
 
 
 def follow(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from kbuild.answers import Tolerance
 from kbuild.errors import ConfigurationError
 from kbuild.project.model_settings import TrainingSettings
+from kbuild.project.tracking_settings import TrackingSettings, make_tracking
 from kbuild.trigger.trigger_settings import RemoteTrigger, Trigger, make_remotes, make_trigger
 
 CONFIG_KEY = "kbuild"
@@ -42,6 +43,7 @@ class ProjectConfig:
     root: Path | None = None
     env: str | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     base: str | None = None
     template: Path | None = None
     channels: tuple[str, ...] = ()
@@ -115,6 +117,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         root=root,
         env=env,
         training=TrainingSettings(**training, tags=tags, tolerance=tolerance),
+        tracking=make_tracking(table.get("tracking") or {}),
         base=table.get("base"),
         template=None if template is None else root / template,
         channels=tuple(table.get("channels", ())),

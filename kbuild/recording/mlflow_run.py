@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from kbuild.errors import ProgramNotFound, TrackingRefused, TrackingUnavailable
-from kbuild.process import run as run_program
+from kbuild.errors import TrackingRefused, TrackingUnavailable
 from kbuild.process.variables import default_variables
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
+from kbuild.project.tracking_settings import TrackingSettings
+from kbuild.recording.run.git import NAMES as GIT_TAGS
+from kbuild.recording.run.git import GitState, git_tags
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_credentials
 from kbuild.urls.credentials import without_credentials as blank_out
 
@@ -44,20 +45,8 @@ _RUN_PARAMS = (
 # About a minute: a server that is busy or restarts is waited for, one that is gone not for longer.
 _RETRIES = 5
 _NOISY_LOGGERS = ("mlflow", "alembic")
+_OBJECT = re.compile(r"<([\w.]+) object at 0x[0-9a-fA-F]+>")
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}")
-_SCP = re.compile(r"((?:[\w.-]+@)?[\w.-]+):(?!//)(\S+)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GitState:
-    """The commit a project is at, 40 hexadecimal characters, and whether files differ from it.
-
-    ``source`` is the url of its ``origin``, without credentials; None where that is a folder of this machine.
-    """
-
-    commit: str
-    dirty: bool
-    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,17 +61,6 @@ class TrainingRun:
     default_store: bool
 
 
-def read_git_state(project_path: Path) -> GitState | None:
-    """The project's commit; None where there is no repository or no git."""
-    commit = _ask_git(project_path, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    dirty = bool(_ask_git(project_path, "status", "--porcelain", "--", "."))
-    return GitState(
-        commit=commit, dirty=dirty, source=_plain_url(_ask_git(project_path, "remote", "get-url", "origin"))
-    )
-
-
 def read_licence(project_path: Path) -> str | None:
     """The SPDX expression that the project's pyproject.toml states (PEP 639), None where it states none."""
     try:
@@ -93,54 +71,38 @@ def read_licence(project_path: Path) -> str | None:
     return licence if isinstance(licence, str) and _SPDX.fullmatch(licence) else None
 
 
-def _plain_url(text: str | None) -> str | None:
-    """A remote as a url that anybody may see: ``git@host:path`` is ssh (git's docs, "GIT URLS")."""
-    if not text:
-        return None
-    scp = _SCP.fullmatch(text)
-    parts = urlsplit(text if scp is None else f"ssh://{scp[1]}/{scp[2].lstrip('/')}")
-    if parts.scheme not in ("http", "https", "ssh", "git") or not parts.hostname:
-        return None
-    host = parts.netloc.rpartition("@")[2]
-    user = f"{parts.username}@" if parts.scheme == "ssh" and parts.username else ""
-    return parts._replace(netloc=user + host, query="", fragment="").geturl()
-
-
-def _ask_git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = run_program(["git", *arguments], cwd=folder)
-    except (ProgramNotFound, OSError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[str, str]) -> TrainingRun:
+def start_training_run(
+    project_path: Path,
+    experiment_name: str,
+    tags: Mapping[str, str],
+    settings: TrackingSettings | None = None,
+    *,
+    logs_models: bool = True,
+) -> TrainingRun:
     """Use the active run, or start one; MLflow's own variables decide where, else the project's default store.
 
-    Raises TrackingUnavailable when the tracking server does not answer or keeps no models, TrackingRefused when
-    credentials or permissions are missing: both in seconds, before anything is trained.
+    ``experiment_name`` is that of a project which names none. Raises TrackingUnavailable when the tracking server does
+    not answer or keeps no models, TrackingRefused when credentials or permissions are missing: both in seconds, before
+    anything is trained.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    settings = settings or TrackingSettings()
     default_store = not mlflow.tracking.is_tracking_uri_set()
     if default_store:
         mlflow.set_tracking_uri(default_tracking_uri(project_path))
     try:
         with quiet_mlflow():
-            check_server(mlflow.get_tracking_uri(), logs_models=True)
+            check_server(mlflow.get_tracking_uri(), logs_models=logs_models)
             active = mlflow.active_run()
-            if active is not None:
+            if active is not None and not settings.nested:
                 client = mlflow.MlflowClient()
                 for name, value in tags.items():
                     client.set_tag(active.info.run_id, name, value)
                 return TrainingRun(run_id=active.info.run_id, own=False, default_store=default_store)
-            if not any(os.environ.get(f"MLFLOW_{name}") for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")):
-                experiment_id = _ensure_experiment(project_path, experiment_name, default_store)
-                run = mlflow.start_run(experiment_id=experiment_id, tags=dict(tags))
-            else:
-                _check_named_experiment()
-                run = mlflow.start_run(tags=dict(tags))
+            run = _start(project_path, experiment_name, tags, settings, default_store)
+            _take_back_foreign(run, tags)
     except (TrackingUnavailable, TrackingRefused):
         if default_store:
             mlflow.set_tracking_uri(None)
@@ -159,19 +121,49 @@ def start_training_run(project_path: Path, experiment_name: str, tags: Mapping[s
     return TrainingRun(run_id=run.info.run_id, own=True, default_store=default_store)
 
 
-def _ensure_experiment(project_path: Path, name: str, default_store: bool) -> str:
+def _start(
+    project_path: Path, name: str, tags: Mapping[str, str], settings: TrackingSettings, default_store: bool
+) -> Any:
+    import mlflow
+
+    if settings.disable_autologging:
+        mlflow.autolog(disable=True)
+    given: dict[str, Any] = {"tags": dict(tags), "nested": settings.nested, "run_name": settings.run_name}
+    if settings.run_id is not None and not os.environ.get("MLFLOW_RUN_ID"):
+        return mlflow.start_run(**given, run_id=settings.run_id)
+    if not any(os.environ.get(f"MLFLOW_{name}") for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")):
+        experiment_id = _ensure_experiment(project_path, settings.experiment or name, default_store, settings)
+        return mlflow.start_run(**given, experiment_id=experiment_id)
+    _check_named_experiment()
+    return mlflow.start_run(**given)
+
+
+def _take_back_foreign(run: Any, tags: Mapping[str, str]) -> None:
+    """MLflow tags a run with the commit of the repository that its program lies in, a virtual environment's say."""
+    import mlflow
+
+    for name in GIT_TAGS:
+        if name in run.data.tags and name not in tags:
+            mlflow.MlflowClient().delete_tag(run.info.run_id, name)
+
+
+def _ensure_experiment(project_path: Path, name: str, default_store: bool, settings: TrackingSettings) -> str:
     import mlflow
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is None:
+        place = settings.artifact_location or (default_artifact_uri(project_path) if default_store else None)
         try:
-            return str(client.create_experiment(name, default_artifact_uri(project_path) if default_store else None))
+            return str(client.create_experiment(name, place, dict(settings.experiment_tags) or None))
         except MlflowException as error:
             # Another training, begun at the same moment, may have made it.
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
                 raise
+    if found.lifecycle_stage == "deleted" and settings.restore_if_deleted:
+        client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
     _check_experiment(found)
     return str(found.experiment_id)
 
@@ -229,21 +221,31 @@ def patience(retries: int = _RETRIES) -> AbstractContextManager[None]:
     return default_variables({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)})
 
 
-def make_tags(run_params: Mapping[str, Any], git: GitState | None, source: str) -> dict[str, str]:
-    """Tags of a run: Kedro's run parameters that say something, and the commit."""
+def make_tags(
+    run_params: Mapping[str, Any], git: GitState | None, source: str, settings: TrackingSettings | None = None
+) -> dict[str, str]:
+    """Tags of a run: Kedro's run parameters that say something, and the commit, as far as ``settings`` has them."""
+    settings = settings or TrackingSettings()
     tags = {
         f"kedro.{name}": blank_out(value if isinstance(value, str) else json.dumps(value, default=_to_json))
         for name in _RUN_PARAMS
-        if (value := run_params.get(name)) not in (None, "", [], (), {}, False)
+        if settings.log_arguments and (value := run_params.get(name)) not in (None, "", [], (), {}, False)
     }
+    if "kedro.runner" in tags:
+        tags["kedro.runner"] = _name_runner(tags["kedro.runner"])
     # MLflow would name the kedro program's own path, and the commit of whatever repository that is in.
     tags["mlflow.source.name"] = source
-    if git is not None:
-        tags["mlflow.source.git.commit"] = git.commit
-        tags["mlflow.source.git.dirty"] = str(git.dirty).lower()
-        if git.source is not None:
-            tags["mlflow.source.git.repoURL"] = git.source
-    return tags
+    return tags | (git_tags(git) if settings.log_commit else {})
+
+
+def _name_runner(text: str) -> str:
+    """The class of a runner, which Kedro tells as an object at an address; its own ones without their module."""
+    if text == "None":
+        return "SequentialRunner"  # what Kedro takes where none is named
+    found = _OBJECT.fullmatch(text)
+    if found is None:
+        return text
+    return found[1].rpartition(".")[2] if found[1].startswith("kedro.runner.") else found[1]
 
 
 def _to_json(value: Any) -> Any:

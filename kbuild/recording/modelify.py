@@ -13,6 +13,7 @@ from kbuild.errors import PipelineMLError, RecordingError
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
+    from kbuild.project.tracking_settings import TrackingSettings
     from kbuild.recording.record import RecordedModel
     from kbuild.training.pipeline_ml import PipelineML
 
@@ -44,8 +45,9 @@ def modelify(request: ModelifyRequest, project_path: Path, env: str | None = Non
     from kedro.framework.startup import bootstrap_project
 
     from kbuild.project.config import read_config
-    from kbuild.recording.mlflow_run import make_tags, read_git_state, read_licence
+    from kbuild.recording.mlflow_run import make_tags, read_licence
     from kbuild.recording.record import record_model
+    from kbuild.recording.run.git import read_git_state
 
     bootstrap_project(project_path)
     with KedroSession.create(project_path=project_path, env=env) as session:
@@ -53,11 +55,13 @@ def modelify(request: ModelifyRequest, project_path: Path, env: str | None = Non
         context = session.load_context()
         catalog = context.catalog
         _check_input(request, pipeline_ml, catalog)
-        settings = read_config(project_path, env=env, loader=context.config_loader).training
+        config = read_config(project_path, env=env, loader=context.config_loader)
+        settings = config.training
         git = read_git_state(project_path)
+        asked = {"env": env, "pipeline_name": request.inference}
         name = project.PACKAGE_NAME or project_path.name
-        tags = {**settings.tags, **make_tags({"env": env, "pipeline_name": request.inference}, git, name)}
-        with _run(project_path, name, tags) as run_id:
+        tags = {**settings.tags, **make_tags(asked, git, name, config.tracking)}
+        with _run(project_path, name, tags, config.tracking) as run_id:
             return record_model(
                 pipeline_ml,
                 catalog,
@@ -120,10 +124,10 @@ def _check_input(request: ModelifyRequest, pipeline_ml: PipelineML, catalog: Any
 
 
 @contextlib.contextmanager
-def _run(project_path: Path, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+def _run(project_path: Path, name: str, tags: Mapping[str, str], settings: TrackingSettings) -> Iterator[str]:
     from kbuild.recording.mlflow_run import end_training_run, start_training_run
 
-    run = start_training_run(project_path, name, tags)
+    run = start_training_run(project_path, name, tags, settings)
     try:
         yield run.run_id
     except BaseException:

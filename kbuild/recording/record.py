@@ -23,8 +23,9 @@ from kbuild.recording.example import make_example
 from kbuild.recording.input.typed import find_typed_parameters
 from kbuild.recording.judged import OtherThanInTraining, advise, compare_clean, compare_own, tell_open
 from kbuild.recording.log import log_checked_files
-from kbuild.recording.mlflow_run import GitState, quiet_mlflow
+from kbuild.recording.mlflow_run import quiet_mlflow
 from kbuild.recording.provenance import note_inputs
+from kbuild.recording.run.git import GitState
 from kbuild.recording.saving import Draft, record_prediction, save_model
 from kbuild.recording.shipment.closure import find_owners, pin
 from kbuild.recording.shipment.pinning import make_environment

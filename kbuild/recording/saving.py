@@ -16,7 +16,7 @@ from kbuild.answers import DEFAULT, Tolerance
 from kbuild.errors import RecordingError
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
-from kbuild.recording.mlflow_run import GitState
+from kbuild.recording.run.git import GitState
 from kbuild.recording.shipment.pinning import ModelEnvironment
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.urls.credentials import hide_in_text

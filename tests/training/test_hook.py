@@ -20,7 +20,8 @@ from kedro.runner import ParallelRunner, ThreadRunner
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
-from kbuild.recording.mlflow_run import GitState, make_tags, read_git_state, read_licence
+from kbuild.recording.mlflow_run import make_tags, read_licence
+from kbuild.recording.run.git import GitState, read_git_state
 
 # Kedro warns of its own dependencies, MLflow and pandas of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -263,6 +264,9 @@ def test_what_kedro_was_asked_is_tagged(project: Path, store: mlflow.MlflowClien
     assert "training" in (logged.data.tags.get("kedro.pipeline_names") or logged.data.tags["kedro.pipeline_name"])
     assert logged.data.tags["kedro.to_nodes"] == '["measure"]'
     assert logged.data.tags["mlflow.source.name"] == "hooked"
+    assert logged.data.tags.get("kedro.runner") in (None, "SequentialRunner")
+    kept = json.loads(mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/pipeline.json"))
+    assert [each["name"] for each in kept["pipeline"]] == ["read", "clean", "fit", "measure"]
     assert str(project) not in str(logged.data.tags)
 
 
@@ -439,7 +443,19 @@ def test_the_state_of_a_repository(tmp_path: Path) -> None:
         "mlflow.source.name": "me",
         "mlflow.source.git.commit": state.commit,
         "mlflow.source.git.dirty": "true",
+        "mlflow.source.git.branch": git("symbolic-ref", "--short", "HEAD"),
     }
+    # What a training leaves by default changes no project; a repository further up without its files is not its own.
+    git("commit", "-am", "b")
+    (tmp_path / "mlflow.db").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pyproject.toml").write_text("")
+    assert read_git_state(tmp_path / "mine") is None
+    git("add", "mine")
+    git("commit", "-m", "c")
+    found = read_git_state(tmp_path / "mine")
+    assert found is not None and not found.dirty
+    assert read_git_state(tmp_path) == GitState(commit=git("rev-parse", "HEAD"), dirty=False)
 
 
 @pytest.mark.parametrize(

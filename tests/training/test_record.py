@@ -22,8 +22,8 @@ from kbuild.errors import RecordingError
 from kbuild.model.bundle import read_bundle
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording import log as publish
-from kbuild.recording.mlflow_run import GitState
 from kbuild.recording.record import RecordedModel, record_model
+from kbuild.recording.run.git import GitState
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
 
 # MLflow and pandas warn of each other.

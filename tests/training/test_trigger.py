@@ -9,8 +9,8 @@ import pytest
 from kbuild.hooks import start_trigger as following
 from kbuild.hooks.start_trigger import follow
 from kbuild.project.config import ProjectConfig
-from kbuild.recording.mlflow_run import GitState
 from kbuild.recording.record import RecordedModel
+from kbuild.recording.run.git import GitState
 from kbuild.trigger.trigger_settings import CommandTrigger, WebhookTrigger
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,28 @@
+"""Errors of kbuild as Kedro's command line shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from kbuild.errors import KbuildError
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Let Kedro's command line show an error as its one line and hint, with its exit code, and no traceback."""
+    try:
+        yield
+    except KbuildError as error:
+        kind = type(type(error).__name__, (type(error), _CommandLineError), {})
+        shown = kind(error.message, hint=error.hint)
+        raise shown.with_traceback(error.__traceback__) from error.__cause__
+
+
+class _CommandLineError(click.ClickException):
+    hint: str | None
+
+    def format_message(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nHint: {self.hint}"

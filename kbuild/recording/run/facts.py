@@ -1,0 +1,112 @@
+"""What is written to a run besides its model: before the first node what is known then, and versions at its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from kbuild.errors import KbuildError, RecordingError
+from kbuild.project.tracking_settings import TrackingSettings
+from kbuild.recording.mlflow_run import patience, quiet_mlflow
+from kbuild.recording.run.parameters import collect_parameters, make_name
+from kbuild.tracking.preflight import without_credentials
+from kbuild.training.described import find_dataset
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+
+PIPELINE_FILE = "pipeline.json"
+_VERSION = "kedro.version."
+# What MLflow's servers take at once (its REST API, "Log Batch").
+_BATCH = 100
+_logger = logging.getLogger(__name__)
+
+
+def log_start(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings) -> None:
+    """Write what is known before the first node runs: its parameters, and the pipeline in Kedro's own JSON.
+
+    Raises RecordingError for a parameter that is too long where that is to fail, and where MLflow cannot keep it.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    with _one_error("what this run is given"):
+        if settings.log_parameters:
+            found = collect_parameters(pipeline, catalog, settings.parameters)
+            for note in found.notes:
+                _logger.warning("%s.", note)
+            known = client.get_run(run_id).data.params
+            values = {name: value for name, value in found.values.items() if name not in known}
+            for name in sorted(known.keys() & found.values):
+                if known[name] != found.values[name]:
+                    _logger.warning(
+                        "The parameter %r is %s now; the run has had %s from before, and MLflow changes none.",
+                        name, found.values[name], known[name],
+                    )  # fmt: skip
+            _log(client, run_id, values, found.tags)
+        if settings.log_pipeline:
+            client.log_text(run_id, pipeline.to_json(), PIPELINE_FILE)
+
+
+def log_end(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings) -> None:
+    """Write which versions of versioned datasets were loaded and saved; raises RecordingError."""
+    if not settings.log_versions:
+        return
+    import mlflow
+
+    tags = {make_name(f"{_VERSION}{name}"): version for name, version in find_versions(pipeline, catalog).items()}
+    if tags:
+        with _one_error("which versions of datasets it used"):
+            _log(mlflow.MlflowClient(), run_id, {}, tags)
+
+
+def find_versions(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
+    """Of the versioned datasets of a pipeline that ran: the version that was saved, else the one that was loaded."""
+    from kedro.io import DatasetError
+
+    made = pipeline.all_outputs()
+    versions = {}
+    for name in sorted(pipeline.datasets()):
+        dataset: Any = find_dataset(name, catalog)
+        dataset = getattr(dataset, "wrapped", dataset)
+        if getattr(dataset, "_version", None) is None:
+            continue
+        try:
+            version = dataset.resolve_save_version() if name in made else dataset.resolve_load_version()
+        except DatasetError:
+            continue  # nothing was loaded or saved, an optional output say
+        if version is not None:
+            versions[name] = str(version)
+    return versions
+
+
+def _log(client: Any, run_id: str, values: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    params = iter([Param(name, value) for name, value in values.items()])
+    kept = iter([RunTag(name, value) for name, value in tags.items()])
+    while True:
+        some, others = list(islice(params, _BATCH)), list(islice(kept, _BATCH))
+        if not some and not others:
+            return
+        client.log_batch(run_id, params=some, tags=others)
+
+
+@contextmanager
+def _one_error(what: str) -> Iterator[None]:
+    """Turns what MLflow's store, or the place of its artifacts, raises into one line; it may be anything."""
+    try:
+        with quiet_mlflow(), patience():
+            yield
+    except KbuildError:
+        raise
+    except Exception as error:
+        text = " ".join(str(getattr(error, "message", None) or error).split())
+        raise RecordingError(
+            f"MLflow cannot keep {what}: {type(error).__name__}: {without_credentials(text)[:300]}",
+            hint="see that the tracking server and the place of its artifacts can be written to; "
+            "tracking.log in kbuild.yml says what is kept",
+        ) from error
