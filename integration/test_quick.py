@@ -35,12 +35,17 @@ def test_a_tracking_server_is_asked_as_by_mlflows_client(logged: Logged, tmp_pat
 
 
 def test_a_build_of_what_is_there_imports_little(tool: Tool, trained: Trained) -> None:
-    first = tool("image", trained.run_id, cwd=trained.folder)
+    asked = {"KBUILD_VERIFY": "1"}  # as by default
+    first = tool("image", trained.run_id, "--json", cwd=trained.folder, **asked).json
+    assert (first["verified"], first["not_verified"]) == ("passed", None)
     begin = time.monotonic()
-    again = tool("image", trained.run_id, cwd=trained.folder)
+    again = tool("image", trained.run_id, cwd=trained.folder, **asked)
     took = time.monotonic() - begin
-    watched = tool("image", trained.run_id, cwd=trained.folder, PYTHONPROFILEIMPORTTIME="1")
-    assert first.out == again.out == watched.out
+    watched = tool("image", trained.run_id, cwd=trained.folder, PYTHONPROFILEIMPORTTIME="1", **asked)
+    assert first["reference"] == again.out.strip() == watched.out.strip()
+    assert not [line for line in again.err.splitlines() if line.startswith("verify ")], (
+        "it was verified when it was built"
+    )
     assert "nothing has changed" in watched.err
     lines = [line for line in watched.err.splitlines() if line.startswith("import time:")]
     imported = {line.rpartition("|")[2].strip() for line in lines}

@@ -316,6 +316,10 @@ class VerificationFailed(KbuildError):
     exit_code = 50
 
 
+class NothingToAsk(VerificationFailed):
+    """A model that stores no example: its image starts, and that is all that can be seen."""
+
+
 class AuditFindings(KbuildError):
     """The audit found something at or above the severity that fails."""
 

@@ -46,7 +46,7 @@ SCRATCH = ("work-*", "tar-*", "run-*", "audit-*", "diff-*")
 """Folders of commands that run."""
 
 # Records in images/, kept while what they lead to is there.
-_RECORDS = frozenset({"references", "plans"})
+_RECORDS = frozenset({"references", "plans", "verdicts"})
 _MEASURED_ONCE = (*TREES, "unpacked")
 _SIZE = ".size"
 

@@ -53,6 +53,12 @@ from kbuild.workflow import Delivery, ImageResult, Tools, build_image, check_nam
     metavar="REFERENCE",
     help="Also push it, such as to registry.example/churn:1; {name}, {version}, {run_id} and {model_id} are filled in.",
 )
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    envvar="KBUILD_VERIFY",
+    help="Start it and compare its answer with the trained model's before it goes anywhere.  [default: verify]",
+)
 @click.option("--no-cache", is_flag=True, help="Build again even if this very plan was built before.")
 @json_option
 def command(
@@ -63,6 +69,7 @@ def command(
     jobs: int | None,
     report: Path | None,
     engine: str,
+    verify: bool | None,
     no_cache: bool,
     as_json: bool,
     **options: Any,
@@ -91,7 +98,11 @@ def command(
     show = Show()
     tools, config = make_tools(show)
     delivery = Delivery(
-        tag=options["tag"] or config.tag, output=options["output"], load=options["load"], push=options["push"]
+        tag=options["tag"] or config.tag,
+        output=options["output"],
+        load=options["load"],
+        push=options["push"],
+        verify=config.verify if verify is None else verify,
     )
     for name in (delivery.tag, delivery.push):
         if name is not None:
@@ -126,10 +137,12 @@ def command(
     result = build_image(make_image_request(config, model, engine, options), delivery, tools, reuse=not no_cache)
     if result.reused:
         show.say("nothing has changed since this image was built (--no-cache builds again)")
+    if result.verified is not None and result.verified.reason is not None:
+        show.complain(f"not verified: {result.verified.reason}", style="yellow")
     for each in result.yanked:
         show.say(each, style="yellow")
     if result.untagged is not None:
-        show.say(f"the run is not tagged with this image: {result.untagged}", style="yellow")
+        show.complain(f"the run is not tagged with this image: {result.untagged}", style="yellow")
     for line in summary(result, show.seconds):
         show.say(line)
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
@@ -169,9 +182,12 @@ def summary(result: ImageResult, seconds: dict[str, float]) -> list[str]:
     kept = f"pushed as {result.pushed}" if result.pushed else "kept on this machine"
     name = shlex.quote(result.reference)
     took = "" if result.reused else f", in {sum(seconds.values()):.1f} s"
+    verified = result.verified is not None and result.verified.verdict is not None
     lines = [
         f"{result.image.size / 1e6:.0f} MB for {platforms}, built by the {result.image.engine} engine{took}; {kept}",
-        f"  kbuild verify {name}   # does it answer as the trained model did?",
+        f"  kbuild audit {name}   # what is in it, and what is wrong with it"
+        if verified
+        else f"  kbuild verify {name}   # does it answer as the trained model did?",
         f"  kbuild run {name}   # serve it here",
     ]
     if result.pushed:
@@ -198,6 +214,8 @@ def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:
         "pushed": result.pushed,
         "tagged": result.tagged,
         "untagged": result.untagged,
+        "verified": None if result.verified is None else result.verified.verdict,
+        "not_verified": None if result.verified is None else result.verified.reason,
         "yanked": list(result.yanked),
         "seconds": seconds,
         "platforms": {

@@ -92,8 +92,12 @@ def image_many(
         if report is not None:
             _write_report(told, report)
     failed = {outcome.model: outcome.error for outcome in told if outcome.error is not None}
-    for reason, untagged in _untagged(told).items():
-        show.say(f"not tagged with their images: {', '.join(untagged)}: {reason}", style="yellow")
+    for reason, untagged in _told_why(told, lambda result: result.untagged).items():
+        show.complain(f"not tagged with their images: {', '.join(untagged)}: {reason}", style="yellow")
+    for reason, unverified in _told_why(
+        told, lambda result: result.verified.reason if result.verified else None
+    ).items():
+        show.complain(f"not verified: {', '.join(unverified)}: {reason}", style="yellow")
     for model, error in failed.items():
         show.complain(f"{model}: {error.message}")
     if failed:
@@ -106,12 +110,13 @@ def image_many(
         )
 
 
-def _untagged(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
-    """The models whose images MLflow was not told of, by the reason."""
+def _told_why(outcomes: Iterable[Outcome], why: Callable[[ImageResult], str | None]) -> dict[str, list[str]]:
+    """The models of whose images something was not done, by the reason."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
-        if outcome.result is not None and outcome.result.untagged is not None:
-            found.setdefault(outcome.result.untagged, []).append(outcome.model)
+        reason = None if outcome.result is None else why(outcome.result)
+        if reason is not None:
+            found.setdefault(reason, []).append(outcome.model)
     return found
 
 

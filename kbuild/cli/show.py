@@ -46,10 +46,10 @@ class Show:
         elif not self._quiet:
             click.echo(text, err=True)
 
-    def complain(self, text: str) -> None:
-        """One line on stderr about an error, which ``quiet`` does not keep back."""
+    def complain(self, text: str, *, style: str = "red") -> None:
+        """One line on stderr about what went wrong or was not done, which ``quiet`` does not keep back."""
         if self._console is not None:
-            self._console.print(text, style="red", markup=False)
+            self._console.print(text, style=style, markup=False)
         else:
             click.echo(text, err=True)
 

@@ -18,6 +18,7 @@ from kbuild.cli.options import json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.platform import Platform
 from kbuild.verify.rebuild import RebuildReport
 from kbuild.verify.verdict_tag import write_rebuild_verdict, write_verdict
@@ -112,7 +113,10 @@ def command(
         except VerificationFailed:
             _tell_untagged(show, write_verdict(built, "failed", tools.store))
             raise
-        _tell_untagged(show, write_verdict(built, "passed" if report.compared else "answered", tools.store))
+        verdict = "passed" if report.compared else "answered"
+        if rtol is None and atol is None:
+            Verdicts(tools.cache / "images").write(built.digest, verdict)
+        _tell_untagged(show, write_verdict(built, verdict, tools.store))
     if report.compared:
         show.say(f"the image predicts what the trained model did, {report.tolerance}")
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
@@ -187,4 +191,4 @@ def write_report(path: Path, text: str) -> None:
 
 def _tell_untagged(show: Show, untagged: str | None) -> None:
     if untagged is not None:
-        show.say(f"the verdict is not written to MLflow: {untagged}", style="yellow")
+        show.complain(f"the verdict is not written to MLflow: {untagged}", style="yellow")

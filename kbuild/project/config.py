@@ -52,6 +52,7 @@ class ProjectConfig:
     debian_mirror: str | None = None
     compression: Literal["zstd", "gzip"] = "zstd"
     slim: bool = False
+    verify: bool = True
     labels: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
     push: str | None = None
@@ -126,6 +127,7 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         debian_mirror=table.get("debian-mirror"),
         compression=table.get("compression", "zstd"),
         slim=table.get("slim", False),
+        verify=table.get("verify", True),
         labels=tuple(sorted(table.get("labels", {}).items())),
         tag=table.get("tag"),
         push=table.get("push"),

@@ -128,13 +128,17 @@ def make_local_steps(model_uri: str, trigger: LocalTrigger, *, lockfile: Path, e
     def make(name: str, *argv: str) -> Step:
         return Step(name=name, argv=(*KBUILD, *argv, *chosen))
 
-    steps = [make("lock", "lock", model_uri, "--output", str(lockfile)), make("image", "image", model_uri)]
+    steps = [
+        make("lock", "lock", model_uri, "--output", str(lockfile)),
+        make("image", "image", model_uri, "--no-verify"),
+    ]
     if trigger.verify:
         steps.append(make("verify", "verify", _IMAGE))
     if trigger.audit:
         steps.append(make("audit", "audit", model_uri, "--image", _IMAGE))
     if trigger.push is not None:
-        steps.append(make("push", "image", model_uri, "--push", trigger.push))
+        again = () if trigger.verify else ("--no-verify",)
+        steps.append(make("push", "image", model_uri, "--push", trigger.push, *again))
     return steps
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kbuild.answers import DEFAULT, Comparison, Difference, Tolerance, compare
-from kbuild.errors import VerificationFailed
+from kbuild.errors import NothingToAsk, VerificationFailed
 from kbuild.image.run.running import RunningImage
 from kbuild.verify.scoring import post_invocations
 
@@ -39,11 +39,11 @@ def verify_predictions(
     """Post the input example and compare the answer with the recorded prediction, value by value.
 
     ``example`` and ``prediction`` are file names below ``model_path``. Raises VerificationFailed when the answer is
-    an error or differs, or when the model has no input example to ask with.
+    an error or differs, NothingToAsk when the model has no input example to ask with.
     """
     question = None if example is None else running.read_file(f"{model_path}/{example}")
     if question is None:
-        raise VerificationFailed(
+        raise NothingToAsk(
             "the model stores no input example, so there is nothing to ask it",
             hint="log it with input_example=…; kbuild's hook does",
         )

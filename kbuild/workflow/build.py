@@ -24,7 +24,8 @@ from kbuild.model.bundle import ModelBundle, find_credentials
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
-from kbuild.workflow.delivery import Delivery, ImageResult, deliver
+from kbuild.verify.verdict_tag import write_verdict
+from kbuild.workflow.delivery import Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
 from kbuild.workflow.stopping import stopping_at_signals
@@ -76,7 +77,8 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     """Build the image of a model and deliver it; for several platforms their images, and the index of them.
 
     With ``reuse`` an image that this machine already built from the same plan is taken as it is.
-    Raises whatever the floors raise; a delivery that fails leaves the built image among the local ones.
+    Raises whatever the floors raise; a delivery or a verification that fails leaves the built image among the local
+    ones.
     """
     # What is built as a proof, and given to nobody, may be packed otherwise: it is compared by its content too.
     if delivery.record or request.compression == "gzip":
@@ -102,10 +104,14 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             each.check_base()
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
             done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
+        every = {platform: image or done[platform] for platform, image in built.items()}
+        verified: Verified | None = None
+        if delivery.verify:
+            verified = verify_built(every, images, tools, record=delivery.record, again=not reuse)
         for each in prepared if delivery.record else ():
             each.record_base(tools)
         result = deliver(
-            {platform: image or done[platform] for platform, image in built.items()},
+            every,
             bundle,
             reference,
             locked.lockfile,
@@ -115,7 +121,10 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             tools,
             reused=reused,
         )
-    return replace(result, yanked=tuple(yanked))
+        if verified is not None and verified.anew and delivery.record:
+            untold = write_verdict(every[host_platform()], str(verified.verdict), tools.store)
+            result = replace(result, untagged=result.untagged or untold)
+    return replace(result, yanked=tuple(yanked), verified=verified)
 
 
 def _check_no_credentials(bundle: ModelBundle) -> None:

@@ -1,24 +1,31 @@
-"""Delivery: a built image gets its name, goes where it was asked to go, and the model's run is told."""
+"""Delivery: a built image is asked, gets its name, goes where it was asked to go, and the model's run is told."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import Lockfile
+from kbuild.errors import ContainerFailed, EngineUnavailable, NothingToAsk, RuntimeUnavailable, VerificationFailed
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.image_index import BuiltIndex
 from kbuild.image.store.local import LocalImages
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag, write_tags
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
+from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
+
+_TIMEOUT = 300.0  # seconds to get ready: a large model on a busy machine is not a broken one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +33,8 @@ class Delivery:
     """Where the image goes besides the local images.
 
     ``tag`` and ``push`` are texts of references in which the placeholders of ``naming`` are filled in. ``record`` says
-    whether the model's run is told: its tags, and the base that was used.
+    whether the model's run is told: its tags, and the base that was used. With ``verify`` the image is
+    started and asked before it goes anywhere.
     """
 
     tag: str | None = None
@@ -34,6 +42,17 @@ class Delivery:
     load: bool = False
     push: str | None = None
     record: bool = True
+    verify: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """``verdict`` is passed, or answered where the model recorded nothing to compare with; None where it was not
+    verified, and ``reason`` says why. ``anew`` says that it was verified now and not by an earlier command."""
+
+    verdict: str | None = None
+    reason: str | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +64,7 @@ class ImageResult:
     ``lock_digest`` is that of the packages that ``image`` is made of, wherever they came from.
     ``pushed`` is the reference by digest that a registry now has; ``tagged`` says whether MLflow was told of the image,
     ``untagged`` why it was not, where it should have been.
+    ``verified`` says how the image answered, if it was asked.
     ``yanked`` is a line for each release that its authors have withdrawn since, as far as it was asked.
     """
 
@@ -58,6 +78,7 @@ class ImageResult:
     pushed: str | None = None
     untagged: str | None = None
     tagged: bool = False
+    verified: Verified | None = None
     yanked: tuple[str, ...] = ()
     index: BuiltIndex | None = None
 
@@ -65,6 +86,48 @@ class ImageResult:
     def digest(self) -> Digest:
         """The digest in ``reference``: the index's where there is one, else the image's."""
         return self.image.digest if self.index is None else self.index.digest
+
+
+def verify_built(
+    built: Mapping[Platform, BuiltImage], images: LocalImages, tools: Tools, *, record: bool, again: bool
+) -> Verified:
+    """Verify the image for this machine's platform, unless that was done here before and is not asked for ``again``.
+
+    Raises VerificationFailed or ContainerFailed for an image that does not do what its model did; it stays among the
+    local ones, and nobody else has it.
+    """
+    here = host_platform()
+    image = built.get(here)
+    if image is None:
+        return Verified(reason=f"it is for {', '.join(map(str, sorted(built)))}, and this machine is {here}")
+    verdicts = Verdicts(images.root)
+    known = verdicts.read(image.digest)
+    if known in ("passed", "answered") and not again:
+        return Verified(verdict=known)
+    from kbuild.verify.verify_image import verify_image
+
+    try:
+        with using_cache(tools.cache, limit=tools.cache_limit), tools.phases("verify") as progress:
+            report = verify_image(image, tools.run, cache=tools.cache, timeout=_TIMEOUT, progress=progress)
+            verdict = "passed" if report.compared else "answered"
+            progress.made(
+                f"answers as the trained model did, {report.tolerance}"
+                if report.compared
+                else "it answers; the model recorded no prediction to compare with"
+            )
+    except (RuntimeUnavailable, EngineUnavailable) as error:
+        return Verified(reason=error.message)
+    except NothingToAsk as error:
+        return Verified(reason=error.message)
+    except (VerificationFailed, ContainerFailed) as error:
+        verdicts.write(image.digest, "failed")
+        if record:
+            write_verdict(image, "failed", tools.store)
+        name = shlex.quote(str(image.digest))
+        hint = f"the image was given to nobody; kbuild run {name} starts it, --no-verify delivers it all the same"
+        raise type(error)(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
+    verdicts.write(image.digest, verdict)
+    return Verified(verdict=verdict, anew=True)
 
 
 def deliver(

@@ -85,7 +85,9 @@ def test_images_that_mlflow_was_not_told_of_are_named(
 
     def build_many(requests: Any, *args: Any, watcher: Any, **options: Any) -> Any:
         for request, reason in zip(requests, ("read only", None, "read only"), strict=True):
-            result: Any = SimpleNamespace(reference="x@y", digest="y", pushed=None, untagged=reason, reused=False)
+            result: Any = SimpleNamespace(
+                reference="x@y", digest="y", pushed=None, untagged=reason, reused=False, verified=None
+            )
             yield Outcome(model=request.model, seconds=1.0, result=result)
 
     monkeypatch.setattr(many, "build_many", build_many)

@@ -1,0 +1,137 @@
+"""An image is asked before it is named, pushed or told of; what was not asked is never called verified."""
+
+import json
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_delivery import OTHER
+from world import HOST, RUN_ID, World
+
+from kbuild.answers import DEFAULT
+from kbuild.errors import ContainerFailed, KbuildError, NothingToAsk, RuntimeUnavailable, VerificationFailed
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.verdicts import Verdicts
+from kbuild.workflow.build import build_image
+from kbuild.workflow.delivery import Delivery, ImageResult, verify_built
+from kbuild.workflow.once import Shared
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[BuiltImage]]:
+    """Stands in for starting an image; what it was asked to start is listed."""
+    started: list[BuiltImage] = []
+
+    def stand_in(error: KbuildError | None = None, *, compared: bool = True) -> list[BuiltImage]:
+        def verify(image: BuiltImage, *_: Any, **__: Any) -> types.SimpleNamespace:
+            started.append(image)
+            if error is not None:
+                raise error
+            return types.SimpleNamespace(compared=compared, tolerance=DEFAULT)
+
+        monkeypatch.setattr("kbuild.verify.verify_image.verify_image", verify)
+        return started
+
+    return stand_in
+
+
+def build(world: World, *, reuse: bool = True, **given: Any) -> ImageResult:
+    delivery = Delivery(**{"verify": True, "tag": "till:1", **given})
+    return build_image(world.request(), delivery, replace(world.tools, shared=Shared()), reuse=reuse)
+
+
+def tags(world: World) -> dict[str, str]:
+    return {key: value for run, given, _ in world.store.tags if run == RUN_ID for key, value in given.items()}
+
+
+def test_what_was_built_is_asked_once_and_the_run_is_told(world: World, asked: Any) -> None:
+    started = asked()
+    first = build(world)
+    assert first.verified is not None and (first.verified.verdict, first.verified.anew) == ("passed", True)
+    assert tags(world)["kbuild.verify"] == "passed"
+    assert tags(world)["kbuild.verified_digest"] == str(first.image.digest)
+    again = build(world)
+    assert again.reused and again.verified is not None
+    assert (again.verified.verdict, again.verified.anew) == ("passed", False)
+    assert [each.digest for each in started] == [first.image.digest]
+    build(world, reuse=False)
+    assert len(started) == 2, "who asks for a build anew gets its answer anew"
+
+
+def test_a_no_op_of_what_nobody_asked_asks_now(world: World, asked: Any) -> None:
+    started = asked()
+    assert build(world, verify=False).verified is None
+    assert not started and "kbuild.verify" not in tags(world)
+    build(world)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("error", [VerificationFailed("it answers 2, not 1"), ContainerFailed("it stopped")])
+def test_an_image_that_fails_goes_nowhere(
+    world: World, asked: Any, monkeypatch: pytest.MonkeyPatch, error: KbuildError
+) -> None:
+    started = asked(error)
+    published: list[Any] = []
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", lambda *given, **_: published.append(given))
+    with pytest.raises(type(error)) as refused:
+        build(world, push="registry.example/till:1")
+    (image,) = started
+    assert refused.value.message == error.message
+    assert f"kbuild run {image.digest}" in str(refused.value.hint) and "--no-verify" in str(refused.value.hint)
+    assert not published
+    assert tags(world).get("kbuild.verify") == "failed" and "kbuild.image" not in tags(world)
+    images = LocalImages(world.tools.cache / "images")
+    assert images.by_reference(ImageReference.parse("till:1")) is None
+    assert images.by_digest(image.digest) is not None, "the one that it happened to can be looked at"
+    with pytest.raises(type(error)):
+        build(world)  # nothing has changed: it is asked again, and not taken as it is
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeUnavailable("nothing here can run an image"), "nothing here can run an image"),
+        (NothingToAsk("the model stores no input example"), "the model stores no input example"),
+    ],
+)
+def test_what_cannot_be_asked_is_delivered_and_not_called_verified(
+    world: World, asked: Any, error: KbuildError, reason: str
+) -> None:
+    started = asked(error)
+    result = build(world)
+    assert result.verified is not None and (result.verified.verdict, result.verified.reason) == (None, reason)
+    assert "kbuild.verify" not in tags(world) and tags(world)["kbuild.image_digest"] == str(result.digest)
+    build(world)
+    assert len(started) == 2, "a machine that can may be there next time"
+
+
+def test_without_a_recorded_prediction_it_only_answered(world: World, asked: Any) -> None:
+    asked(compared=False)
+    result = build(world)
+    assert result.verified is not None and result.verified.verdict == "answered"
+    assert tags(world)["kbuild.verify"] == "answered"
+
+
+def test_another_platforms_image_is_not_verified_here(world: World, asked: Any) -> None:
+    started = asked()
+    image = build(world, verify=False).image
+    images = LocalImages(world.tools.cache / "images")
+    verified = verify_built({OTHER: image}, images, world.tools, record=False, again=False)
+    assert verified.verdict is None and str(verified.reason) == f"it is for {OTHER}, and this machine is {HOST}"
+    assert not started
+
+
+def test_a_verdict_of_another_image_or_a_torn_one_counts_for_nothing(world: World, asked: Any) -> None:
+    started = asked()
+    image = build(world).image
+    record = world.tools.cache / "images" / "verdicts" / image.digest.hex
+    for text in ("", "[]", json.dumps({"digest": f"sha256:{'0' * 64}", "verdict": "passed"})):
+        record.write_text(text)
+        assert Verdicts(world.tools.cache / "images").read(image.digest) is None
+    build(world)
+    assert len(started) == 2
