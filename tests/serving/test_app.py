@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import math
 import re
 import threading
 import time
@@ -87,6 +89,54 @@ def test_a_body_above_the_limit_is_413(loaded: Any, tmp_path: Path, headers: dic
     assert ask(app, "POST", "/invocations", ROW, headers, parts=3)[0] == 413
     assert app._gate.taken == 0
     assert ask(asgi.serve(loaded, tmp_path, max_body=len(ROW)), "POST", "/invocations", ROW, JSON, parts=3)[0] == 200
+
+
+def test_a_packed_body_is_the_body(loaded: Any, tmp_path: Path) -> None:
+    app = asgi.serve(loaded, tmp_path, max_body=2000)
+    plain = ask(app, "POST", "/invocations", ROW, JSON)
+    packed = {**JSON, "content-encoding": "GZIP"}
+    half = len(ROW) // 2
+    for body in (gzip.compress(ROW), gzip.compress(ROW[:half]) + gzip.compress(ROW[half:])):
+        assert ask(app, "POST", "/invocations", body, packed, parts=3)[::2] == plain[::2]
+    bomb = gzip.compress(b" " * 50_000_000)
+    assert ask(app, "POST", "/invocations", gzip.compress(b" " * 2001), packed)[0] == 413
+    assert len(bomb) > 2000 and ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", bomb, packed)[0] == 400
+    for body in (ROW, gzip.compress(ROW)[:-9], gzip.compress(ROW) + b"x", b""):
+        status, _, told = ask(app, "POST", "/invocations", body, packed)
+        assert (status, json.loads(told)["message"]) == (400, "Invalid input. The body is no whole gzip stream.")
+    status, headers, _ = ask(app, "POST", "/invocations", ROW, {**JSON, "content-encoding": "br"})
+    assert (status, headers["accept-encoding"]) == (415, "gzip")
+    assert app._gate.taken == 0
+
+
+def test_a_worker_whose_threads_all_hang_says_so_and_is_replaced(
+    loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, replaced = threading.Event(), threading.Event()
+    monkeypatch.setattr("kbuild.serving.watch.watchdog._BEAT", 0.01)
+    monkeypatch.setattr("kbuild.serving.http.asgi._PROBED", 0.3)
+    app = slow_app(loaded, tmp_path, lambda body: gate.wait(20) and body, threads=2, timeout=0.1, hung=0.5)
+    app._replace_me = replaced.set
+
+    async def hang() -> None:
+        watching = asyncio.create_task(app._watch())
+        assert (await asgi.call(app, "POST", "/invocations", ROW, JSON))[0] == 504
+        await asyncio.sleep(0.8)
+        assert (await asgi.call(app, "GET", "/livez"))[0] == 200, "one thread is free"
+        assert app._metrics.silent_for(0) < 0.5
+        assert (await asgi.call(app, "POST", "/invocations", ROW, JSON))[0] == 504
+        async with asyncio.timeout(10):
+            while (await asgi.call(app, "GET", "/livez"))[0] == 200:
+                await asyncio.sleep(0.02)
+        assert not replaced.is_set(), "a probe has time to see it"
+        answers = [await asgi.call(app, "GET", path) for path in ("/livez", "/readyz", "/health")]
+        assert [answer[0] for answer in answers] == [503] * 3
+        assert app._metrics.silent_for(0) == math.inf
+        await asyncio.wait_for(watching, 10)
+        gate.set()
+
+    asyncio.run(hang())
+    assert replaced.is_set()
 
 
 def test_a_full_server_says_so_and_recovers(loaded: Any, tmp_path: Path) -> None:

@@ -32,6 +32,38 @@ def work(number):
 sys.exit(Supervisor(2, work, grace=1).run())
 """
 
+# The first worker 1 stops giving signs of life, its successor gives them.
+HANGING = """
+import os, sys, time
+from kbuild.serving.http.supervisor import Supervisor
+from kbuild.serving.watch.metrics import Metrics
+metrics = Metrics(2)
+hung = Metrics(1)
+def work(number):
+    metrics.use_slot(number)
+    os.write(1, f"{number} {os.getpid()}\\n".encode())
+    if number == 1 and hung.all_ready() == False:
+        hung.set_ready()
+        metrics.give_up()
+    while True:
+        time.sleep(0.1)
+        if metrics.silent_for(number) < 100:
+            metrics.beat()
+sys.exit(Supervisor(2, work, grace=1, silent_for=metrics.silent_for, hung=30).run())
+"""
+
+ANEW = """
+import os, sys, threading, time
+from kbuild.serving.http.server import _begin_anew
+again = "KBUILD_TEST_AGAIN" in os.environ
+print(os.getpid(), 1 + again, flush=True)
+if again:
+    sys.exit(0)
+os.environ["KBUILD_TEST_AGAIN"] = "1"
+threading.Thread(target=time.sleep, args=(60,)).start()
+_begin_anew()
+"""
+
 
 @contextmanager
 def started(*argv: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
@@ -61,6 +93,24 @@ def test_a_dead_worker_is_replaced_and_all_stop_together() -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert not Path(f"/proc/{pids[0]}").exists() and not Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
+    with started("-c", HANGING) as process:
+        first = dict(read_line(process) for _ in range(2))
+        number, pid = read_line(process)
+        assert number == 1 and pid != first[1]
+        assert Path(f"/proc/{first[0]}").exists() and not Path(f"/proc/{first[1]}").exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_server_alone_begins_anew_in_its_own_process() -> None:
+    with started("-c", ANEW) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{process.pid} 1\n"
+        assert process.stdout.readline() == f"{process.pid} 2\n"
+        assert process.wait(10) == 0
 
 
 def test_workers_that_cannot_live_end_the_server() -> None:

@@ -87,6 +87,15 @@ def test_certificate_and_key_go_together(tmp_path: Path) -> None:
         Settings.from_environment({"KBUILD_TLS_CERT": str(tmp_path / "c")})
 
 
+def test_a_worker_hangs_after_twice_the_timeout_unless_stated() -> None:
+    for environment, seconds in (({}, 120), ({"KBUILD_TIMEOUT": "5"}, 10), ({"KBUILD_TIMEOUT": "86400"}, 86400)):
+        assert Settings.from_environment(environment).hung == seconds
+    assert Settings.from_environment({"KBUILD_HUNG_AFTER": "7.5"}).hung == 7.5
+    assert Settings.from_environment({"KBUILD_HUNG_AFTER": "0"}).hung is None
+    with pytest.raises(ConfigurationError, match="KBUILD_HUNG_AFTER is 'soon'"):
+        Settings.from_environment({"KBUILD_HUNG_AFTER": "soon"})
+
+
 def test_mlflows_own_timeout_counts_where_ours_is_not_set() -> None:
     assert Settings.from_environment({"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "7"}).timeout == 7
     both = {"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "7", "KBUILD_TIMEOUT": "1.5"}

@@ -27,13 +27,24 @@ def error_reply(status: int, code: str, message: str, *headers: tuple[str, str])
 
 
 NOT_READY = error_reply(503, "TEMPORARILY_UNAVAILABLE", "The model is not ready yet.", ("retry-after", "1"))
+HUNG = error_reply(503, "INTERNAL_ERROR", "No prediction comes to its end.")
 FULL = error_reply(503, "TEMPORARILY_UNAVAILABLE", "Too many requests are waiting.", ("retry-after", "1"))
 UNAUTHORIZED = error_reply(401, "UNAUTHENTICATED", "A bearer token is needed.", ("www-authenticate", "Bearer"))
 SLOW_CLIENT = error_reply(408, "BAD_REQUEST", "The request did not arrive in time.", ("connection", "close"))
 TOO_DEEP = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON is nested too deeply.")
 TOO_LONG = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON has a number with too many digits.")
+NOT_GZIP = error_reply(400, "BAD_REQUEST", "Invalid input. The body is no whole gzip stream.")
+UNKNOWN_ENCODING = error_reply(
+    415, "BAD_REQUEST", "This server reads bodies as they are, or Content-Encoding: gzip.", ("accept-encoding", "gzip")
+)
 NOT_LOADED = error_reply(500, "INTERNAL_ERROR", "MLflow cannot serve this model. The server's log tells why.")
 # Word for word what MLflow's server answers.
+UNSUPPORTED = Reply(
+    status=415,
+    body=b"This predictor only supports the following content types: Types: "
+    b"['text/csv', 'application/json', 'application/vnd.apache.parquet']. Got 'None'.",
+    content_type=TEXT,
+)
 TIMED_OUT = Reply(status=504, body=b"Request processing time exceeded limit")
 FAILED = Reply(status=500, body=b"Internal Server Error", content_type=TEXT)
 

@@ -24,13 +24,23 @@ from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model import ServedModel
 from kbuild.serving.answer.reply import HTML, JSON, Reply
 from kbuild.serving.answer.warmup import warm_up
-from kbuild.serving.http.body import Gone, Receive, TooLarge, declared_length, drop_body, read_body
+from kbuild.serving.http.body import (
+    Gone,
+    NotPacked,
+    Receive,
+    TooLarge,
+    declared_length,
+    drop_body,
+    read_body,
+    unpack,
+)
 from kbuild.serving.http.server_settings import Settings
 from kbuild.serving.pages.about import make_info, make_metadata
 from kbuild.serving.pages.page import Site
 from kbuild.serving.watch.logs import LOGGER
 from kbuild.serving.watch.metrics import CONTENT_TYPE, Metrics
 from kbuild.serving.watch.telemetry import start_telemetry
+from kbuild.serving.watch.watchdog import watch
 
 Scope = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -38,24 +48,23 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _log = logging.getLogger(LOGGER)
 _access = logging.getLogger(f"{LOGGER}.access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_PROBED = 2.0  # seconds for which a probe can meet a worker that hangs before it begins anew
 _HEALTH = ("/livez", "/readyz", "/ping", "/health")
 # Of the paths that are ours alone.
 _METHODS = {"/": "GET, HEAD, POST"}
 _METHODS |= dict.fromkeys(("/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
 _COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_UNSUPPORTED = Reply(
-    status=415,
-    body=b"This predictor only supports the following content types: Types: "
-    b"['text/csv', 'application/json', 'application/vnd.apache.parquet']. Got 'None'.",
-    content_type=replies.TEXT,
-)
 
 
 class ServingApp:
     """One worker's app. It answers 503 until the model has predicted its own example."""
 
-    def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, model: ServedModel, settings: Settings, metrics: Metrics, *, replace_me: Callable[[], None] | None = None
+    ) -> None:
         self.ready = False
+        self._hung = False
+        self._replace_me = replace_me
         self._limits = Limits(depth=settings.max_depth, rows=settings.max_rows, columns=settings.max_columns)
         self._model = replace(model, slow=self._limits.guard(model.slow))
         self._settings = settings
@@ -65,7 +74,7 @@ class ServingApp:
         self._metadata = Reply(status=200, body=make_metadata(model.facts))
         self._info = make_info(model.facts)
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
-        self._warming: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._batcher: Batcher | None = None
         self._telemetry = start_telemetry()
 
@@ -82,7 +91,7 @@ class ServingApp:
         while True:
             kind = (await receive())["type"]
             if kind == "lifespan.startup":
-                self._warming = asyncio.create_task(self._warm())
+                self._tasks = [asyncio.create_task(self._warm()), asyncio.create_task(self._watch())]
             elif self._telemetry is not None:
                 await asyncio.to_thread(self._telemetry.close)
             await send({"type": f"{kind}.complete"})
@@ -99,6 +108,15 @@ class ServingApp:
                 self._batcher = Batcher(answers, self._gate, self._metrics, size=size, delay=delay)
         self.ready = True
         self._metrics.set_ready()
+
+    async def _watch(self) -> None:
+        # The warm-up may take as long as it takes.
+        await watch(self._metrics, lambda: self._gate.hung_for() if self.ready else 0.0, self._settings.hung)
+        self._hung = True
+        _log.error("no prediction has ended for %.0f s: this worker hangs", self._settings.hung)
+        if self._replace_me is not None:
+            await asyncio.sleep(_PROBED)
+            self._replace_me()
 
     def _make_batch_answers(self) -> BatchAnswers | None:
         try:
@@ -151,7 +169,7 @@ class ServingApp:
             return replies.UNAUTHORIZED
         if path == "/invocations" and method == "POST":
             if b"content-type" not in headers:
-                return _UNSUPPORTED
+                return replies.UNSUPPORTED
             return await self._predict(headers, receive, headers[b"content-type"].decode("latin-1"))
         if path == "/" and get:
             return Reply(status=200, body=self._site.page(), content_type=HTML, headers=self._site.headers)
@@ -176,6 +194,8 @@ class ServingApp:
     def _health(self, path: str) -> Reply:
         # MLflow's body for /ping and /health is a line feed.
         alive = Reply(status=200, body=b"\n")
+        if self._hung:
+            return replies.HUNG
         if path == "/livez" or (self.ready and self._metrics.all_ready()):
             return alive
         return replies.NOT_READY
@@ -205,6 +225,9 @@ class ServingApp:
     async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str | None) -> Reply:
         if not self.ready:
             return replies.NOT_READY
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding not in (b"identity", b"gzip"):
+            return replies.UNKNOWN_ENCODING
         limit, timeout = self._settings.max_body, self._settings.timeout
         deadline = time.monotonic() + timeout
         try:
@@ -216,6 +239,8 @@ class ServingApp:
             if declared_length(headers) > limit:
                 raise TooLarge(more=True)
             body = await asyncio.wait_for(read_body(receive, limit), timeout)
+            if encoding == b"gzip":
+                body = await asyncio.to_thread(unpack, body, limit)
             handed_on = True
             reply, short = await self._answer(ticket, body, content_type, deadline - time.monotonic())
             if short:
@@ -226,6 +251,8 @@ class ServingApp:
             if error.more:
                 await drop_body(headers, receive)
             return replies.too_large(limit)
+        except NotPacked:
+            return replies.NOT_GZIP
         except GateTimeout:
             return replies.TIMED_OUT
         except TimeoutError:

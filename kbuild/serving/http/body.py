@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -40,6 +41,32 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class NotPacked(Exception):
+    """What is said to be gzip and is not."""
+
+
+def unpack(body: bytes, limit: int) -> bytes:
+    """What a gzip body holds (RFC 1952, members one after the other); raises NotPacked, and TooLarge above ``limit``
+    bytes before more of it is made."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        packed = zlib.decompressobj(wbits=31)
+        try:
+            part = packed.decompress(body, limit - size + 1)
+        except zlib.error as error:
+            raise NotPacked from error
+        size += len(part)
+        if size > limit:
+            raise TooLarge(more=False)
+        if not packed.eof:
+            raise NotPacked
+        parts.append(part)
+        body = packed.unused_data
+        if not body:
+            return b"".join(parts)
 
 
 async def drop_body(headers: Mapping[bytes, bytes], receive: Receive) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
+import sys
+from collections.abc import Callable
 
 from kbuild.serving.answer.model import ServedModel, load_model
 from kbuild.serving.http.asgi import ServingApp
@@ -38,10 +41,17 @@ def serve(settings: Settings) -> int:
             settings.workers,
             lambda worker: _work(worker, sockets, model, settings, metrics),
             grace=settings.grace,
+            silent_for=metrics.silent_for,
+            hung=settings.hung,
         )
         return supervisor.run()
-    _work(0, sockets, model, settings, metrics)
+    _work(0, sockets, model, settings, metrics, replace_me=_begin_anew)
     return 0
+
+
+def _begin_anew() -> None:
+    """The same program in the same process, without the thread that hangs, which nothing else can end."""
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  our own command line
 
 
 def _load(settings: Settings, sockets: list[socket.socket]) -> ServedModel:
@@ -54,15 +64,23 @@ def _load(settings: Settings, sockets: list[socket.socket]) -> ServedModel:
         return load()
 
 
-def _work(worker: int, sockets: list[socket.socket], model: ServedModel, settings: Settings, metrics: Metrics) -> None:
-    """One worker's life."""
+def _work(
+    worker: int,
+    sockets: list[socket.socket],
+    model: ServedModel,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    replace_me: Callable[[], None] | None = None,
+) -> None:
+    """One worker's life; ``replace_me`` is called when it hangs, where nobody else looks."""
     import uvicorn
 
     from kbuild.serving.http.protocol import make_protocol
 
     metrics.use_slot(worker)
     config = uvicorn.Config(
-        ServingApp(model, settings, metrics),
+        ServingApp(model, settings, metrics, replace_me=replace_me),
         loop="asyncio",
         http=make_protocol(settings.timeout),
         lifespan="on",

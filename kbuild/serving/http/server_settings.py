@@ -14,6 +14,7 @@ _LEVELS = ("critical", "error", "warning", "info", "debug")
 # Ours, Vertex AI's, and that of Cloud Run, Heroku and others.
 _PORTS = ("KBUILD_PORT", "AIP_HTTP_PORT", "PORT")
 _IMPORTS = ("lazy", "background", "eager")
+_HUNG = "KBUILD_HUNG_AFTER"
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
@@ -23,6 +24,7 @@ class Settings:
 
     ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
     Up to ``max_batch`` requests are answered by one call of the model, which waits ``max_delay`` seconds for them.
+    A worker none of whose threads has ended a prediction for ``hung`` seconds is replaced, never where it is None.
     ``import_mlflow`` is lazy, background or eager, see ``kbuild.serving.answer.model.load_model``.
     """
 
@@ -36,6 +38,7 @@ class Settings:
     max_batch: int = 1
     max_delay: float = 0.0
     timeout: float = 60.0
+    hung: float | None = 120.0
     grace: float = 30.0
     keep_alive: float = 75.0
     max_body: int = 64 * 2**20
@@ -63,6 +66,7 @@ class Settings:
             raise ConfigurationError("KBUILD_TLS_CERT and KBUILD_TLS_KEY go together")
         # The variable that mlflow models serve --timeout sets counts where ours does not.
         timeout = "KBUILD_TIMEOUT" if "KBUILD_TIMEOUT" in environment else "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
+        patience = _seconds(environment, timeout, 60.0)
         return cls(
             model=Path(environment.get("KBUILD_MODEL", "/opt/model")),
             host=environment.get("KBUILD_HOST", "0.0.0.0"),  # noqa: S104  a container is reached from outside
@@ -73,7 +77,9 @@ class Settings:
             queue=_whole(environment, "KBUILD_QUEUE", 64, 0, 1_000_000),
             max_batch=_whole(environment, "KBUILD_MAX_BATCH", 1, 1, 10_000),
             max_delay=_whole(environment, "KBUILD_MAX_DELAY_MS", 0, 0, 60_000) / 1000,
-            timeout=_seconds(environment, timeout, 60.0),
+            timeout=patience,
+            # Twice the time after which the client was told that nothing comes.
+            hung=None if environment.get(_HUNG) == "0" else _seconds(environment, _HUNG, min(2 * patience, 86400.0)),
             grace=_seconds(environment, "KBUILD_GRACE", 30.0),
             # Longer than what stands in front keeps a connection (nginx and most balancers: 60 s). Whoever closes
             # first loses a request that the other sends just then, and only the client knows that it may send it again.

@@ -6,8 +6,10 @@ slot from its event loop only, so nothing is locked; a restarted worker goes on 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +26,8 @@ _SECONDS = len(_REQUESTS)
 _WIDTH = len(BUCKETS) + 2  # each bucket, those above, and the sum
 _FAST = _SECONDS + len(HANDLERS) * _WIDTH
 _ACTIVE, _READY, _PID = range(_FAST + 1, _FAST + 4)
-_BATCHES = _FAST + 4
+_BEAT = _FAST + 4
+_BATCHES = _FAST + 5
 _SLOT = _BATCHES + len(SIZES) + 2
 
 
@@ -41,6 +44,19 @@ class Metrics:
         self._base = worker * _SLOT
         self._block[self._base + _ACTIVE] = 0
         self._block[self._base + _PID] = os.getpid()
+        self.beat()
+
+    def beat(self) -> None:
+        """This worker's event loop turns, and a thread of it may still answer."""
+        self._block[self._base + _BEAT] = time.monotonic()
+
+    def give_up(self) -> None:
+        """No thread of this worker will answer any more."""
+        self._block[self._base + _BEAT] = -math.inf
+
+    def silent_for(self, worker: int) -> float:
+        """Seconds since that worker's last beat, infinite once it gave up."""
+        return time.monotonic() - self._block[worker * _SLOT + _BEAT]
 
     def count(self, handler: str, status: int, seconds: float) -> None:
         """One finished request."""
