@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from kbuild.audit.policy import join_policies
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
@@ -198,7 +199,10 @@ def cache_limit() -> int:
 def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockRequest:
     """From parsed options (see lock_options) and the project's configuration."""
     platform = options["platform"]
+    policy = join_policies(config.audit)
     return LockRequest(
+        allowed_indexes=policy.allowed_indexes,
+        allowed_channels=policy.allowed_channels,
         platforms=Platform.parse_list(platform) if platform else (host_platform(),),
         interpreter=options["interpreter"] or config.interpreter,
         channels=tuple(options["channels"]) or config.channels,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import yaml
 from packaging.utils import canonicalize_name
@@ -201,6 +202,9 @@ def _url(value: Any, path: str, faults: list[str]) -> str:
         faults.append(f"{path} is not what it should be: {without_credentials(repr(value))}")
         return ""
     url = _text(value, path, faults)
+    if ".." in unquote(url).replace("\\", "/").split("/"):
+        faults.append(f"{path} leads out of its place: {without_credentials(url)}")
+        return ""
     foreign = foreign_variables(url)
     if foreign:
         faults.append(

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kbuild.audit.checks.integrity import IntegrityCheck
+from kbuild.audit.finding import CheckResult
 from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import KnownDigest, Subject
 from kbuild.digest import digest_bytes
+from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.errors import InvalidModel, LockfileInvalid
 from kbuild.workflow.build import _check_no_credentials
 
@@ -74,10 +77,14 @@ def test_no_secret_is_shown(make_lock: Any, make_entry: Any) -> None:
     assert "hidden" not in str(result)
 
 
-def test_only_allowed_origins(make_lock: Any, make_entry: Any) -> None:
+def test_only_allowed_origins(make_lock: Any, make_entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_CHANNEL_ALIAS", "https://conda.example/")
     lock = make_lock(make_entry("x", "1"), make_entry("y", "1", "conda"))
     assert ids(lock, Policy(allowed_channels=("forge",), allowed_indexes=("https://files.example/",))) == []
     assert ids(lock, Policy(allowed_channels=("for",), allowed_indexes=("https://files.exam",))) == ["lock-origin"] * 2
+    # A name is one of the alias, wherever a server has a folder of that name.
+    monkeypatch.delenv("CONDA_CHANNEL_ALIAS")
+    assert ids(lock, Policy(allowed_channels=("forge",))) == ["lock-origin"]
     strange = make_lock(make_entry("y", "1", "conda"), channels=("https://conda.example/other",))
     assert ids(strange) == ["lock-origin"]
 
@@ -121,3 +128,26 @@ def test_credentials_in_a_model_and_in_a_channel_are_found(make_lock: Any, make_
     with pytest.raises(InvalidModel, match=r"requirements\.txt") as caught:
         _check_no_credentials(bundle)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_wheel_of_another_server_is_one_that_the_index_leads_to(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("x", "1"), make_entry("y", "1", url="https://pypi.corp/y-1-py3-none-any.whl"))
+    (entry, _) = lock.entries
+
+    def run(lookup: Any) -> CheckResult:
+        check = IntegrityCheck(Policy(), indexes=("https://me:pw@pypi.corp/simple",), lookup=lookup)
+        return check.run(Subject(reference="x", kind="lock", lock=lock))
+
+    file = IndexFile(filename=entry.filename, sha256=entry.sha256, yanked=None, url=entry.url or "")
+    assert run(lambda name: [file]) == CheckResult(check="lock", looked_at=2)
+    assert [each.id for each in run(lambda name: [replace(file, sha256="0" * 64)]).findings] == ["lock-origin"]
+    assert [each.id for each in run(lambda name: []).findings] == ["lock-origin"]
+    assert [each.where for each in run(None).unchecked] == ["pip:x"]
+
+
+def test_what_packages_depend_on_has_to_be_in_the_lock(make_lock: Any, make_entry: Any) -> None:
+    dateutil = make_entry("python-dateutil", "2.9", dependencies={"six": ">=1.5"})
+    hidden = make_entry("six", "1.17.0", category="dev")
+    assert ids(make_lock(dateutil)) == ids(make_lock(dateutil, hidden)) == ["lock-gap"]
+    assert ids(make_lock(dateutil, make_entry("six", "1.17.0"))) == []
+    assert ids(make_lock(dateutil, make_entry("six", "1.17.0", platform="linux-aarch64"))) == ["lock-gap"]

@@ -81,7 +81,8 @@ def test_every_format_names_what_was_not_checked(form: str, folder: Path) -> Non
 
 
 def test_fail_on_lets_lesser_findings_pass(folder: Path) -> None:
-    policy = '[[tool.kbuild.audit.ignore]]\nid = "unchecked"\nreason = "offline"\nexpires = 2099-01-01\n'
+    policy = '[tool.kbuild.audit]\nallowed-indexes = ["https://files.example/"]\n'
+    policy += '[[tool.kbuild.audit.ignore]]\nid = "unchecked"\nreason = "offline"\nexpires = 2099-01-01\n'
     (folder / "pyproject.toml").write_text(policy)
     failing = audit("--advisories", "advisories.json", "--fail-on", "high", "--format", "json")
     assert isinstance(failing.exception, AuditFindings)

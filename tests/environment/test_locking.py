@@ -12,14 +12,22 @@ import yaml
 from kbuild.digest import digest_bytes
 from kbuild.environment.built.built_wheels import parse_side, wheel_url
 from kbuild.environment.built.sdists import BuiltWheel
-from kbuild.environment.index.package_indexes import Indexes
+from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
 from kbuild.environment.locking import lock_model as locking
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
 from kbuild.environment.locking.stored import bring_packages
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import HashMismatch, InterpreterCaptureFailed, LockfileStale, PackageNotFound, TrackingUnavailable
+from kbuild.errors import (
+    ConfigurationError,
+    HashMismatch,
+    InterpreterCaptureFailed,
+    LockfileInvalid,
+    LockfileStale,
+    PackageNotFound,
+    TrackingUnavailable,
+)
 from kbuild.model.bundle import ModelBundle, ModelFacts
 from kbuild.platform import Platform
 from kbuild.progress import Silent
@@ -100,7 +108,23 @@ def lock_text(spec: EnvironmentSpec) -> bytes:
         "sources": [],
         "custom_metadata": {INPUT_DIGEST_KEY: str(spec.digest)},
     }
-    return yaml.safe_dump({"version": 1, "metadata": metadata, "package": [package]}).encode()
+    wheels = [wheel_of("six", "1.17.0"), wheel_of("python-dateutil", "2.9.0", six=">=1.5")]
+    return yaml.safe_dump({"version": 1, "metadata": metadata, "package": [package, *wheels]}).encode()
+
+
+def wheel_of(name: str, version: str, **dependencies: str) -> dict[str, Any]:
+    """As the index that the bench has offers it."""
+    filename = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    return {
+        "name": name,
+        "version": version,
+        "manager": "pip",
+        "platform": "linux-64",
+        "dependencies": dependencies,
+        "url": f"https://index.example/files/{filename}",
+        "hash": {"sha256": digest_bytes(filename.encode()).hex},
+        "category": "main",
+    }
 
 
 @pytest.fixture
@@ -358,7 +382,8 @@ def test_built_wheels_are_stored_with_the_run_and_fetched_from_it(bench: Bench, 
         assert bench.given["builds"] is not None
         bench.given["builds"].made.append(wheel)
         document = yaml.safe_load(lock_text(spec))
-        return parse_lockfile(yaml.safe_dump({**document, "package": [package]}).encode(), source="fake")
+        document["package"][0] = package
+        return parse_lockfile(yaml.safe_dump(document).encode(), source="fake")
 
     bench.resolver.resolve = resolve  # type: ignore[method-assign]
     first = bench.lock(allow_sdist=True)
@@ -407,3 +432,65 @@ def test_a_lock_from_one_folder_is_not_fresh_for_another_that_offers_other_files
     assert bench.lock(channels=(two.as_uri(),), interpreter="conda").origin == "resolved"
     assert bench.lock(channels=(str(two),), interpreter="captured").origin == "resolved"
     assert bench.lock(channels=(one.as_uri(),), interpreter="captured", locked=True).origin == kept
+
+
+SIX = "six-1.17.0-py3-none-any.whl"
+VARIABLES = "${KBUILD_INDEX_INDEX_EXAMPLE_USER}:${KBUILD_INDEX_INDEX_EXAMPLE_PASSWORD}"
+EDITS: dict[str, dict[str, Any]] = {
+    "another host": {"url": f"https://evil.example/{SIX}"},
+    "a host that begins so": {"url": f"https://index.example.evil.example/{SIX}"},
+    "a host that ends so": {"url": f"https://evil-index.example/{SIX}"},
+    "the host as a user": {"url": f"https://index.example@evil.example/{SIX}"},
+    "a backslash": {"url": f"https://evil.example\\@index.example/{SIX}"},
+    "another port": {"url": f"https://index.example:8443/{SIX}"},
+    "in clear": {"url": f"http://index.example/{SIX}"},
+    "in clear with the password": {"url": f"http://{VARIABLES}@index.example/{SIX}"},
+    "the password elsewhere": {"url": f"https://{VARIABLES}@evil.example/{SIX}"},
+    "letters beyond ASCII": {"url": f"https://\u0456ndex.example/{SIX}"},
+    "a variable": {"url": f"https://index.example/$AWS_SECRET_ACCESS_KEY/{SIX}"},
+    "a variable as host": {"url": f"https://${{HOME}}.example/{SIX}"},
+    "a folder": {"url": f"file:///tmp/{SIX}"},
+    "out of the channel": {"url": f"$KBUILD_CHANNEL/../../{SIX}"},
+    "out of the channel, encoded": {"url": f"$KBUILD_CHANNEL/%2e%2e/{SIX}"},
+    "another protocol": {"url": f"ftp://index.example/{SIX}"},
+    "no hash": {"hash": {}},
+    "another kind of hash": {"hash": {"md5": "0" * 32}},
+    "a hash that is a path": {"hash": {"sha256": "../../../../etc/passwd"}},
+    "hidden in a category": {"category": "dev"},
+    "of another platform": {"platform": "linux-aarch64"},
+    "of another manager": {"manager": "conda", "url": "https://evil.example/conda-forge/linux-64/six-1.17.0-0.conda"},
+    "no name": {"name": ""},
+    "taken out": {"name": "other", "url": "https://index.example/files/other-1.17.0-py3-none-any.whl"},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_nothing_is_built_from_an_edited_lock(bench: Bench, tmp_path: Path, edit: str, monkeypatch: Any) -> None:
+    # The index answers, and leads nowhere else.
+    monkeypatch.setattr("kbuild.environment.locking.checked.find_files", lambda *_, **__: [])
+    document = yaml.safe_load(lock_text(bench.lock().spec))
+    six = next(each for each in document["package"] if each["name"] == "six")
+    six |= EDITS[edit]
+    path = tmp_path / "edited.yml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises((LockfileInvalid, ConfigurationError)) as caught:
+        bench.lock(lockfile=path)
+    assert caught.value.hint and len(caught.value.message.splitlines()) == 1
+
+
+def test_a_wheel_on_a_server_that_the_index_leads_to_is_the_locks(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = yaml.safe_load(lock_text(bench.lock().spec))
+    six = next(each for each in document["package"] if each["name"] == "six")
+    six["url"] = f"https://cdn.example/{SIX}"
+    path = tmp_path / "given.yml"
+    path.write_text(yaml.safe_dump(document))
+    file = IndexFile(filename=SIX, sha256=six["hash"]["sha256"], yanked=None, url=six["url"])
+    monkeypatch.setattr("kbuild.environment.locking.checked.find_files", lambda *_, **__: [file])
+    assert bench.lock(lockfile=path).origin == "given"
+    allowed = ("https://index.example/files", "https://cdn.example/")
+    monkeypatch.setattr("kbuild.environment.locking.checked.find_files", Mock(side_effect=AssertionError("asked")))
+    assert bench.lock(lockfile=path, allowed_indexes=allowed).origin == "given"
+    with pytest.raises(LockfileInvalid, match=r"six 1\.17\.0 from https://cdn\.example"):
+        bench.lock(lockfile=path, allowed_indexes=allowed[:1])

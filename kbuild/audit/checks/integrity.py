@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from kbuild.audit.checks.releases import Lookup
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
+from kbuild.audit.lock_faults import find_channel_credentials, find_gaps, find_written_credentials
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
-from kbuild.model.bundle import find_credentials
-from kbuild.urls.credentials import holds_credentials, without_credentials
+from kbuild.environment.origins import is_below, is_of_channel, is_of_index
+from kbuild.errors import KbuildError
+from kbuild.urls.credentials import without_credentials
 
+_AT_ONCE = 8
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
 _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
@@ -28,21 +34,86 @@ class IntegrityCheck:
 
     id = "lock"
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        indexes: tuple[str, ...] = (),
+        channels: tuple[str, ...] = (),
+        lookup: Lookup | None = None,
+    ) -> None:
+        """``indexes`` and ``channels`` are those that are configured; ``lookup`` asks the first, None where nobody may.
+
+        Without channels those count that the model names, or the lock itself.
+        """
+        self._policy, self._indexes, self._channels, self._lookup = policy, indexes, channels, lookup
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
         lock = subject.lock
-        written = tuple(_written_down(subject))
+        written = tuple(find_written_credentials(subject))
         if lock is None:
             nothing = Unchecked(
                 check=self.id, where="lock", reason="there is no lockfile", remedy=f"make one: {subject.remake}"
             )
             return CheckResult(check=self.id, findings=written, unchecked=(nothing,))
         findings = [finding for entry in lock.entries for finding in self._entry(entry, lock, subject)]
-        findings += [*_channels_credentials(lock, subject), *_edited(lock, subject), *_stale(lock, subject), *written]
-        return CheckResult(check=self.id, findings=tuple(findings), looked_at=len(lock.entries))
+        elsewhere, unknown = self._elsewhere(lock)
+        findings += elsewhere
+        findings += [
+            *find_gaps(lock, subject),
+            *find_channel_credentials(lock, subject),
+            *_edited(lock, subject),
+            *_stale(lock, subject),
+            *written,
+        ]
+        return CheckResult(
+            check=self.id, findings=tuple(findings), unchecked=tuple(unknown), looked_at=len(lock.entries)
+        )
+
+    def _elsewhere(self, lock: LockView) -> tuple[list[Finding], list[Unchecked]]:
+        """Wheels on other servers than the configured indexes, unless these lead there."""
+        if self._policy.allowed_indexes or not self._indexes:
+            return [], []
+        strays = [
+            each
+            for each in lock.entries
+            if each.manager == "pip" and each.url is not None and not is_of_index(each.url, self._indexes)
+        ]
+        findings, unknown = [], []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for entry, told in zip(strays, pool.map(self._is_offered, strays), strict=True):
+                url = without_credentials(entry.url or "")
+                if told is None:
+                    remedy = "audit it where the package index may be asked, or name its place in allowed-indexes"
+                    reason = f"it comes from {url}, and whether the package index leads there was not to be found out"
+                    unknown.append(Unchecked(check=self.id, where=entry.where, reason=reason, remedy=remedy))
+                elif not told:
+                    findings.append(
+                        Finding(
+                            id="lock-origin",
+                            check=self.id,
+                            severity="high",
+                            where=entry.where,
+                            version=entry.version,
+                            evidence=f"{entry.place}: it comes from {url}, where no configured package index has it",
+                            remedy="lock again from your own index, or name its place in [tool.kbuild.audit] "
+                            "allowed-indexes",
+                        )
+                    )
+        return findings, unknown
+
+    def _is_offered(self, entry: LockEntry) -> bool | None:
+        """Whether an index leads to this very file; None where that is not known."""
+        if self._lookup is None:
+            return None
+        try:
+            files = self._lookup(entry.canonical)
+        except KbuildError:
+            return None
+        return any(
+            file.url == (entry.url or "").partition("#")[0] and file.sha256 in (None, entry.sha256) for file in files
+        )
 
     def _entry(self, entry: LockEntry, lock: LockView, subject: Subject) -> Iterator[Finding]:
         def finding(name: str, severity: Severity, evidence: str, remedy: str | None = None) -> Finding:
@@ -94,10 +165,12 @@ class IntegrityCheck:
         if entry.manager == "conda" and entry.url is not None and entry.url.startswith(_LOCAL_CHANNEL):
             return
         if entry.manager == "conda":
-            allowed, key = self._policy.allowed_channels or lock.channels, "allowed-channels"
+            allowed, key = self._policy.allowed_channels or self._channels or lock.channels, "allowed-channels"
+            fits = is_of_channel(entry.url or "", allowed, os.environ)
         else:
             allowed, key = self._policy.allowed_indexes, "allowed-indexes"
-        if allowed and not any(_is_below(url, place) for place in allowed):
+            fits = any(is_below(entry.url or "", place) for place in allowed)
+        if allowed and not fits:
             stated = ", ".join(map(without_credentials, allowed))
             yield finding(
                 "lock-origin",
@@ -108,31 +181,6 @@ class IntegrityCheck:
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
             yield finding("lock-plain-http", "low", f"it is fetched without encryption: {url}", "use https")
-
-
-def _channels_credentials(lock: LockView, subject: Subject) -> Iterator[Finding]:
-    for channel in filter(holds_credentials, lock.channels):
-        yield Finding(
-            id="lock-credentials",
-            check="lock",
-            severity="high",
-            where="conda-lock.yml",
-            evidence=f"credentials are written in a channel: {without_credentials(channel)}",
-            remedy=f"change them on that server, then make the lock again: {subject.remake} --force",
-        )
-
-
-def _written_down(subject: Subject) -> Iterator[Finding]:
-    """Credentials in what a model says of its environment: everybody who may read the model, or its image, has them."""
-    for name, line in [] if subject.bundle is None else find_credentials(subject.bundle.root):
-        yield Finding(
-            id="model-credentials",
-            check="lock",
-            severity="high",
-            where=f"model:{name}",
-            evidence=f"credentials are written in it: {line}",
-            remedy="change them on that server, and log the model again: kbuild writes names of variables",
-        )
 
 
 def _edited(lock: LockView, subject: Subject) -> Iterator[Finding]:
@@ -196,11 +244,3 @@ def _version_of(entry: LockEntry) -> str | None:
         return entry.version if version == Version(entry.version) else str(version)
     except (InvalidWheelFilename, InvalidVersion):
         return None
-
-
-def _is_below(url: str, place: str) -> bool:
-    """Whether a package's url lies below a channel or index, given as url or as conda's short channel name."""
-    place = without_credentials(place).rstrip("/")
-    if "://" in place or place.startswith("$"):
-        return url == place or url.startswith(f"{place}/")
-    return f"/{place}/" in urlsplit(url).path

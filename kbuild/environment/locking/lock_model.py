@@ -14,9 +14,11 @@ from kbuild.conda_names import Names
 from kbuild.digest import Digest
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
+from kbuild.environment.index.downloads import cached_package
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
 from kbuild.environment.links import is_local, local_path
 from kbuild.environment.lockfile import Lockfile, read_lockfile
+from kbuild.environment.locking.checked import check_lock
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
 from kbuild.environment.locking.offered import not_offered
 from kbuild.environment.locking.stored import bring_packages, mend, stored_lock, write_back
@@ -40,7 +42,8 @@ class LockRequest:
 
     ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
     fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``). ``names`` says which
-    distributions conda packages bring, beside what is known.
+    distributions conda packages bring, beside what is known. The packages of a lock come from ``allowed_indexes`` and
+    ``allowed_channels``, by default from those that the spec names.
     """
 
     platforms: tuple[Platform, ...]
@@ -51,6 +54,8 @@ class LockRequest:
     digest: str | None = None
     allow_sdist: bool = False
     names: Names = ()
+    allowed_indexes: tuple[str, ...] = ()
+    allowed_channels: tuple[str, ...] = ()
     target: Target = Target()  # noqa: RUF009  frozen
 
 
@@ -118,6 +123,18 @@ def lock_bundle(
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
         lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
         check_hashes(lockfile, spec)
+        if origin != "resolved" and not lockfile.is_named(request.digest):
+            check_lock(
+                lockfile,
+                spec,
+                indexes,
+                platforms=request.platforms,
+                allowed_indexes=request.allowed_indexes,
+                allowed_channels=request.allowed_channels,
+                is_here=lambda package: cached_package(package, cache / "downloads") is not None,
+                environ=environ,
+                remedy=mend(bundle),
+            )
         if builds is not None and builds.made:
             write_file(builds.side_file(), side_file(cache, lockfile, spec))
         bring_packages(

@@ -68,7 +68,12 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
         except IndexUnavailable as error:
             unavailable = error.message
     return [
-        IntegrityCheck(policy),
+        IntegrityCheck(
+            policy,
+            indexes=() if network.indexes is None else (*network.indexes.urls, *network.indexes.find_links),
+            channels=request.lock.channels,
+            lookup=_lookup(request, network),
+        ),
         BaseCheck(),
         DriftCheck(),
         VulnerabilityCheck(

@@ -1,0 +1,62 @@
+"""What is wrong with a lock as a whole, and with what a model says of its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from packaging.utils import canonicalize_name
+
+from kbuild.audit.finding import Finding
+from kbuild.audit.lockview import LockEntry, LockView
+from kbuild.audit.subject import Subject
+from kbuild.conda_names import pip_name
+from kbuild.model.bundle import find_credentials
+from kbuild.urls.credentials import holds_credentials, without_credentials
+
+
+def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Packages without what they depend on: it was taken out, or hides in a category that no image has."""
+    for subdir in sorted({entry.subdir for entry in lock.entries}):
+        entries = [entry for entry in lock.entries if entry.subdir == subdir]
+        there = {entry.canonical for entry in entries}
+        there |= {canonicalize_name(pip_name(each.name, subject.names)) for each in entries if each.manager == "conda"}
+        lacking: dict[str, LockEntry] = {}
+        for entry in entries:
+            for name in entry.dependencies:
+                if not name.startswith("__") and canonicalize_name(name) not in there:
+                    lacking.setdefault(name, entry)
+        for name, entry in lacking.items():
+            yield Finding(
+                id="lock-gap",
+                check="lock",
+                severity="high",
+                where=f"{entry.manager}:{name}",
+                evidence=f"{entry.name} {entry.version} depends on it, and the lock has none for {subdir}",
+                remedy=f"make the lock again: {subject.remake} --force",
+            )
+
+
+def find_channel_credentials(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Credentials in the urls of its channels."""
+    for channel in filter(holds_credentials, lock.channels):
+        yield Finding(
+            id="lock-credentials",
+            check="lock",
+            severity="high",
+            where="conda-lock.yml",
+            evidence=f"credentials are written in a channel: {without_credentials(channel)}",
+            remedy=f"change them on that server, then make the lock again: {subject.remake} --force",
+        )
+
+
+def find_written_credentials(subject: Subject) -> Iterator[Finding]:
+    """Credentials in what a model says of its environment: everybody who may read the model, or its image, has them."""
+    for name, line in [] if subject.bundle is None else find_credentials(subject.bundle.root):
+        yield Finding(
+            id="model-credentials",
+            check="lock",
+            severity="high",
+            where=f"model:{name}",
+            evidence=f"credentials are written in it: {line}",
+            remedy="change them on that server, and log the model again: kbuild writes names of variables",
+        )

@@ -1,0 +1,97 @@
+"""A lock that was not made just now, looked at before anything of it is fetched: anybody may have edited it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from kbuild.environment.index.package_indexes import Indexes, find_files
+from kbuild.environment.lockfile import LockedPackage, Lockfile
+from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of_index
+from kbuild.environment.requirements import applicable
+from kbuild.environment.spec import EnvironmentSpec
+from kbuild.errors import IndexUnavailable, LockfileInvalid
+from kbuild.http import ThreadSessions
+from kbuild.platform import Platform
+from kbuild.urls.credentials import without_credentials
+
+_AT_ONCE = 8
+_SHOWN = 5
+
+
+def check_lock(
+    lockfile: Lockfile,
+    spec: EnvironmentSpec,
+    indexes: Indexes,
+    *,
+    platforms: Sequence[Platform],
+    allowed_indexes: tuple[str, ...],
+    allowed_channels: tuple[str, ...],
+    is_here: Callable[[LockedPackage], bool],
+    environ: Mapping[str, str],
+    remedy: str,
+) -> None:
+    """Raises LockfileInvalid for packages from elsewhere than the spec's indexes and channels, or than those that are
+    ``allowed`` where any are, and for a lock that lacks what its packages need.
+
+    An index may offer files of another server: whether it does is asked for packages that are not here already.
+    """
+    places = (*spec.indexes, *spec.find_links)
+    strays, elsewhere = [], []
+    for package in (each for platform in platforms for each in lockfile.for_platform(platform)):
+        if package.manager == "conda":
+            channels = allowed_channels or spec.channels
+            fits = is_of_channel(package.url, channels, environ)
+        elif allowed_indexes:
+            fits = package.url.startswith("$") or any(is_below(package.url, place) for place in allowed_indexes)
+        else:
+            fits = is_of_index(package.url, places)
+            if not fits and not is_here(package):
+                elsewhere.append(package)
+                continue
+            fits = True
+        if not fits:
+            strays.append(package)
+    strays += _not_offered(elsewhere, indexes, environ)
+    if strays:
+        shown = [f"{each.name} {each.version} from {without_credentials(each.url)}" for each in strays[:_SHOWN]]
+        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        kinds = sorted({"allowed-channels" if each.manager == "conda" else "allowed-indexes" for each in strays})
+        raise LockfileInvalid(
+            f"the lock takes {', '.join(shown)}{more}, which is none of the configured indexes and channels",
+            hint=f"{remedy} --force makes the lock again; or name the place in [tool.kbuild.audit] {', '.join(kinds)}",
+        )
+    for platform in platforms:
+        asked = applicable(spec.pip, spec.python, platform).values()
+        gaps = list(dict.fromkeys(find_gaps(lockfile, platform, asked, spec.names)))
+        if gaps:
+            more = f" and {len(gaps) - _SHOWN} more" if len(gaps) > _SHOWN else ""
+            raise LockfileInvalid(
+                f"the lock lacks {'; '.join(gaps[:_SHOWN])}{more} ({platform})",
+                hint=f"{remedy} --force makes the lock again",
+            )
+
+
+def _not_offered(packages: list[LockedPackage], indexes: Indexes, environ: Mapping[str, str]) -> list[LockedPackage]:
+    """Those that no index has at this very place with this very sha256."""
+    if not packages:
+        return []
+    from kbuild.environment.index.download import make_session
+
+    with ThreadSessions(lambda: make_session(environ)) as sessions, ThreadPoolExecutor(_AT_ONCE) as pool:
+
+        def is_offered(package: LockedPackage) -> bool:
+            files = find_files(package.name, indexes, environ=environ, session=sessions.mine())
+            return any(
+                file.url == package.url.partition("#")[0] and file.sha256 in (None, package.sha256) for file in files
+            )
+
+        try:
+            offered = list(pool.map(is_offered, packages))
+        except IndexUnavailable as error:
+            raise IndexUnavailable(
+                f"{packages[0].filename} of the lock lies on another server than the package index; whether that offers"
+                f" it there is not known: {error.message}",
+                hint=error.hint,
+            ) from error
+    return [package for package, known in zip(packages, offered, strict=True) if not known]

@@ -1,0 +1,90 @@
+"""Whether a locked package comes from a place that is configured: an index of pip's, or a conda channel.
+
+Formats: PEP 503 (a page's links may lead to another server); conda's docs, "Managing channels" and ``channel_alias``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from kbuild.conda_names import Names, pip_name
+from kbuild.environment.links import is_local
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile
+from kbuild.platform import Platform
+from kbuild.urls.credentials import is_for
+
+# Public indexes whose files lie on a server of their own.
+_FILES = {"pypi.org": "https://files.pythonhosted.org", "test.pypi.org": "https://test-files.pythonhosted.org"}
+# What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
+_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+_ALIAS = "https://conda.anaconda.org/"
+_TOKEN = re.compile(r"/t/[^/]+(?=/)")
+_LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
+
+
+def is_of_channel(url: str, channels: Iterable[str], environ: Mapping[str, str]) -> bool:
+    """Whether a conda package lies below one of the channels, which are names or urls."""
+    if url.startswith(_LOCAL_CHANNEL):
+        return True
+    alias = (environ.get("CONDA_CHANNEL_ALIAS") or _ALIAS).rstrip("/")
+    named = [each for channel in channels for each in (_DEFAULTS if channel == "defaults" else (channel,))]
+    places = [each if "://" in each or each.startswith("/") else f"{alias}/{each}" for each in named]
+    return any(is_below(url, f"file://{each}" if each.startswith("/") else each) for each in places)
+
+
+def is_of_index(url: str, indexes: Iterable[str]) -> bool:
+    """Whether a wheel lies on the server of one of the indexes, or below one that is a folder.
+
+    False does not mean that none offers it: pages may lead elsewhere.
+    """
+    if url.startswith(_LOCAL_CHANNEL):
+        return True
+    for index in indexes:
+        if is_local(index):
+            if is_below(url, index):
+                return True
+        elif is_for(index, url) or is_for(_FILES.get(urlsplit(index).hostname or "", index), url):
+            return True
+    return False
+
+
+def is_below(url: str, place: str) -> bool:
+    """Whether a url lies below another, on the same server, credentials of both left out."""
+    url, place = _bare(url), _bare(place)
+    if ".." in unquote(url).split("/"):
+        return False
+    inside = urlsplit(url).path.startswith(f"{urlsplit(place).path.rstrip('/')}/")
+    if is_local(place) or is_local(url):
+        return is_local(place) and is_local(url) and not urlsplit(url).netloc and inside
+    return is_for(place, url) and inside
+
+
+def _bare(url: str) -> str:
+    parts = urlsplit(url)
+    return _TOKEN.sub("", urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+
+
+def find_gaps(lockfile: Lockfile, platform: Platform, asked: Iterable[Requirement], names: Names = ()) -> Iterator[str]:
+    """What the lock lacks of what its own packages, or the requirements that were ``asked``, depend on.
+
+    What is hidden in another category than ``main`` is lacking: no image has it.
+    """
+    packages = lockfile.for_platform(platform)
+    there = _names(packages, names)
+    for requirement in asked:
+        if canonicalize_name(requirement.name) not in there:
+            yield f"{requirement.name}, which the model asks for"
+    for package in packages:
+        for name, _ in package.dependencies:
+            if not name.startswith("__") and canonicalize_name(name) not in there:
+                yield f"{name}, which {package.name} {package.version} depends on"
+
+
+def _names(packages: Sequence[LockedPackage], names: Names) -> set[str]:
+    own = {canonicalize_name(package.name) for package in packages}
+    return own | {canonicalize_name(pip_name(each.name, names)) for each in packages if each.manager == "conda"}
