@@ -6,24 +6,18 @@ A node that changes such a value changes the answers of others. ``copy_mode`` gi
 
 from __future__ import annotations
 
-import copy
-import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kbuild.answers import DEFAULT, Tolerance, compare_texts
-from kbuild.errors import RecordingError
 from kbuild.served.calls import CopyMode, Plan, Step, flat_names, is_parameter, spread_outputs
-from kbuild.served.inputs import load_input
 from kbuild.training.value_digest import NoDigest, digest_value
 
 if TYPE_CHECKING:
     from kbuild.served.pipeline import ServedPipeline
 
 _logger = logging.getLogger(__name__)
-_DEEP = "deepcopy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -35,103 +29,72 @@ class Change:
     shared: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """The changes of two runs, and whether the second answered as the first."""
+class WatchedPlan:
+    """A plan that answers as ``Plan`` does, and notes what nodes did to values that others see too.
 
-    changes: tuple[Change, ...]
-    same_answer: bool
-
-
-def find_changes(
-    steps: Iterable[Step],
-    values: Mapping[str, Any],
-    *,
-    input_name: str,
-    outputs: Iterable[str],
-    copy_mode: CopyMode = "assign",
-    tolerance: Tolerance = DEFAULT,
-) -> Found:
-    """Run the steps twice on the same input and see what nodes did to values that others see too.
-
-    ``values`` are all inputs by name; they may be changed. A value that does not say what it holds is not watched.
-    Raises what the nodes raise.
+    A value that does not say what it holds is not watched; ``unwatched`` names those of the artifacts.
     """
-    steps, outputs = list(steps), list(outputs)
-    watch = _Watch(steps, input_name, outputs)
-    plan = Plan(map(watch.wrap, steps), inputs=list(values), outputs=outputs, copy_mode=copy_mode)
-    answers = []
-    for _ in range(2):
-        # A request's input and parameters are its own.
-        own = {
-            name: copy.deepcopy(value) if name == input_name or is_parameter(name) else value
-            for name, value in values.items()
-        }
-        watch.values = dict(own)
-        answers.append([_Answer(value) for value in plan.run(own).values()])
-    same = all(first.is_same(second, tolerance) for first, second in zip(*answers, strict=True))
-    return Found(changes=tuple(sorted(watch.found)), same_answer=same)
+
+    def __init__(
+        self, steps: Iterable[Step], *, inputs: Iterable[str], outputs: Iterable[str], copy_mode: CopyMode, given: str
+    ) -> None:
+        steps = list(steps)
+        self._watch = _Watch(steps, given, outputs)
+        self._plan = Plan(map(self._watch.wrap, steps), inputs=inputs, outputs=outputs, copy_mode=copy_mode)
+
+    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Plan.run``."""
+        self._watch.values = dict(values)
+        return self._plan.run(values)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What was changed so far."""
+        return tuple(sorted(self._watch.found))
+
+    @property
+    def unwatched(self) -> tuple[str, ...]:
+        """Artifacts that were read and did not say what they hold."""
+        return tuple(sorted(self._watch.unwatched))
 
 
-def check_changes(
-    model: ServedPipeline, artifacts: Mapping[str, str], input_example: Any, tolerance: Tolerance = DEFAULT
-) -> None:
-    """Warn of nodes that change what others see; raises RecordingError where that changes the next answer."""
-    data = input_example[0] if isinstance(input_example, tuple) else input_example
-    if data is None:
-        return
-    # Values of their own, since the model's have been seen by a prediction already.
-    values = {name: load_input(name, source, artifacts[name]) for name, source in model.sources.items()}
-    try:
-        found = find_changes(
-            model._steps,
-            {**values, model.input_name: data},
-            input_name=model.input_name,
-            outputs=model.output_names,
-            copy_mode=model.copy_mode,
-            tolerance=tolerance,
-        )
-    except Exception:  # noqa: BLE001  the saved model is asked the same next, as MLflow hands it on, and told of
-        return
-    for change in found.changes:
+def watch(model: ServedPipeline) -> WatchedPlan | None:
+    """Let the model, whose artifacts are loaded, run by a plan that is watched; None where Kedro runs it."""
+    if model.runner is not None:
+        return None
+    made = WatchedPlan(
+        model._steps,
+        inputs=[model.input_name, *model.sources],
+        outputs=model.output_names,
+        copy_mode=model.copy_mode,
+        given=model.input_name,
+    )
+    model._plan = made  # type: ignore[assignment]
+    return made
+
+
+def warn_of(changes: Iterable[Change]) -> None:
+    """Tell of nodes that change what others see."""
+    for change in changes:
         where = "which all requests share" if change.shared else "which is used again after it"
         _logger.warning(
             "The inference node %r changes %r, %s. Set copy_mode: {%r: 'deepcopy'} in kpm_kwargs, or let the node "
             "work on a copy.", change.node, change.dataset, where, change.dataset,
         )  # fmt: skip
-    shared = sorted({change.dataset for change in found.changes if change.shared})
-    if shared and not found.same_answer:
-        raise RecordingError(
-            f"a prediction changes the next one: the inference pipeline changes {', '.join(shared)}",
-            hint=f"set kpm_kwargs={{'copy_mode': {{{', '.join(f'{name!r}: {_DEEP!r}' for name in shared)}}}}}, "
-            "or let the nodes work on copies",
-        )
 
 
-class _Answer:
-    """One output as it is now: a later run may change the object."""
-
-    def __init__(self, value: Any) -> None:
-        from mlflow.pyfunc.scoring_server import predictions_to_json
-
-        text = io.StringIO()
-        try:
-            predictions_to_json(value, text)
-        except Exception:  # noqa: BLE001  what cannot be served is compared by its pickle, and refused next
-            self._text, self._digest = None, _digest(value)
-        else:
-            self._text, self._digest = text.getvalue(), None
-
-    def is_same(self, other: _Answer, tolerance: Tolerance) -> bool:
-        if self._text is None or other._text is None:
-            return (self._text, self._digest) == (other._text, other._digest)
-        return compare_texts(self._text, other._text, tolerance).same
+def advise_copies(changes: Iterable[Change]) -> str:
+    """What to write so that these datasets are no longer changed."""
+    names = dict.fromkeys(change.dataset for change in changes)
+    modes = ", ".join(f"{name!r}: 'deepcopy'" for name in names)
+    return f"set kpm_kwargs={{'copy_mode': {{{modes}}}}}, or let the nodes work on copies"
 
 
 class _Watch:
-    def __init__(self, steps: list[Step], input_name: str, outputs: list[str]) -> None:
+    def __init__(self, steps: list[Step], input_name: str, outputs: Iterable[str]) -> None:
         self.values: dict[str, Any] = {}
         self.found: set[Change] = set()
+        self.unwatched: set[str] = set()
         made = {name for step in steps for name in flat_names(step.outputs)}
         names = {name for step in steps for name in flat_names(step.inputs)}
         self._artifacts = {name for name in names - made - {input_name} if not is_parameter(name)}
@@ -151,6 +114,7 @@ class _Watch:
     def _make(self, step: Step, names: list[str]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             before = {name: _digest(self.values[name]) for name in names}
+            self.unwatched |= {name for name, digest in before.items() if digest is None and name in self._artifacts}
             result = step.func(*args, **kwargs)
             for name, digest in before.items():
                 if digest is not None and _digest(self.values[name]) != digest:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 from kbuild.answers import Tolerance, compare, compare_texts
 from kbuild.errors import RecordingError
+from kbuild.recording.changes import advise_copies, warn_of
 from kbuild.recording.clean_check import Answer
 from kbuild.recording.example import is_chosen
 from kbuild.recording.input.delivery import deliver, find_change
-from kbuild.recording.saving import Draft
+from kbuild.recording.saving import Asked, Draft
+
+_STATE_HINT = (
+    "see that the inference pipeline uses no index of its rows, no state that lasts from call to call (a global, a "
+    "counter), no clock and no chance without a seed"
+)
 
 
 class OtherThanInTraining(RecordingError):
@@ -24,14 +30,29 @@ def tell_open(answer: Answer) -> tuple[str, ...]:
     return (f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}",)
 
 
-def compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> None:
-    """The pipeline's own answer with that of the saved model to the request."""
-    if recorded is None or draft.example.own is None:
+def compare_own(draft: Draft, asked: Asked | None, tolerance: Tolerance) -> None:
+    """The pipeline's own answer with that of the saved model to the request, and that with its second, if there is one.
+
+    The first two are also two calls of the same nodes in one process: what they keep between calls shows.
+    """
+    if asked is None:
         return
-    own, served = json.loads(draft.example.own), json.loads(recorded)
+    warn_of(asked.changes)
+    fault = None if asked.again is None else compare_texts(asked.response, asked.again, tolerance).fault
+    shared = sorted({change.dataset for change in asked.changes if change.shared})
+    if fault is not None and shared:
+        raise RecordingError(
+            f"a prediction changes the next one: the inference pipeline changes {', '.join(shared)}: {fault}",
+            hint=advise_copies(change for change in asked.changes if change.shared),
+        )
+    if fault is not None:
+        raise RecordingError(f"the second prediction for the same example is not the first: {fault}", hint=_STATE_HINT)
+    if draft.example.own is None:
+        return
+    own, served = json.loads(draft.example.own), json.loads(asked.response)
     if is_chosen(draft.log_model_kwargs):
         # Whoever writes a signature may well let whole numbers come as floats.
-        own, served = (json.loads(text, parse_int=float) for text in (draft.example.own, recorded))
+        own, served = (json.loads(text, parse_int=float) for text in (draft.example.own, asked.response))
     fault = compare(own, served, tolerance).fault
     if fault is None:
         return
@@ -40,11 +61,13 @@ def compare_own(draft: Draft, recorded: str | None, tolerance: Tolerance) -> Non
     given = deliver(example[0] if isinstance(example, tuple) else example, schema, draft.model.form)
     change = find_change(draft.example.known, given)
     step = "" if change is None else f"; on its way {change}"
+    hint = _STATE_HINT
+    if is_chosen(draft.log_model_kwargs):
+        hint = "leave out signature and input_example in log_model_kwargs, or write them so that this stays as it is"
+    elif asked.changes and change is None:
+        hint = advise_copies(asked.changes)
     raise RecordingError(
-        f"the saved model answers the example otherwise than the inference pipeline itself: {fault}{step}",
-        hint="leave out signature and input_example in log_model_kwargs, or write them so that this stays as it is"
-        if is_chosen(draft.log_model_kwargs)
-        else "see that the inference pipeline uses no index of its rows, no state, clock or chance of its own",
+        f"the saved model answers the example otherwise than the inference pipeline itself: {fault}{step}", hint=hint
     )
 
 
@@ -63,10 +86,10 @@ def advise(answer: Answer) -> str:
     return "what it imports must be in the project's package or in a package that it names"
 
 
-def compare_clean(recorded: str | None, answer: Answer, tolerance: Tolerance) -> None:
-    if recorded is None or answer.response is None:
+def compare_clean(asked: Asked | None, answer: Answer, tolerance: Tolerance) -> None:
+    if asked is None or answer.response is None:
         return
-    fault = compare_texts(recorded, answer.response, tolerance).fault
+    fault = compare_texts(asked.response, answer.response, tolerance).fault
     if fault is not None:
         raise OtherThanInTraining(
             f"in a clean process the model predicts something else than in training for the same example: {fault}",

@@ -17,13 +17,13 @@ from typing import Any
 
 from kbuild.errors import KbuildError, RecordingError
 from kbuild.project.model_settings import TrainingSettings
-from kbuild.recording.changes import check_changes
-from kbuild.recording.clean_check import ask_in_clean_process
-from kbuild.recording.example import make_example
+from kbuild.recording.clean_check import RECORDED_PREDICTION, ask_in_clean_process
+from kbuild.recording.example import Example, make_example
 from kbuild.recording.input.typed import find_typed_parameters
 from kbuild.recording.judged import OtherThanInTraining, advise, compare_clean, compare_own, tell_open
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import quiet_mlflow
+from kbuild.recording.own import OwnRun
 from kbuild.recording.provenance import note_inputs
 from kbuild.recording.run.git import GitState
 from kbuild.recording.saving import Draft, record_prediction, save_model
@@ -39,7 +39,7 @@ from kbuild.recording.shipment.shipping import (
     tell_kedro,
 )
 from kbuild.recording.shipment.tracing import find_pickled_modules
-from kbuild.training.artifacts import settle_inputs
+from kbuild.training.artifacts import Settled, settle_inputs
 from kbuild.training.described import find_dataset, is_partitioned
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
@@ -125,18 +125,15 @@ def _record(
     with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
-        settled = settle_inputs(model.sources, catalog, work / "inputs", captured)
+        example, settled = _settle(model, pipeline_ml, catalog, captured, settings, work / "inputs")
         artifacts = settled.artifacts
-        model.sources, model._values = settled.sources, settled.values
         for name, reason in settled.as_values.items():
             _logger.warning("The input %r goes into the model as its value, pickled: %s.", name, reason)
-        data, has_data = _find_data(model.input_name, catalog, captured)
-        example = make_example(
-            model, data, has_data=has_data, log_model_kwargs=pipeline_ml.log_model_kwargs, rows=settings.example_rows
-        )
-        if settings.check:
-            shown = example.input_example if example.known is None else example.known
-            check_changes(model, artifacts, shown, settings.tolerance)
+        for name in settled.uncompared:
+            _logger.warning(
+                "The input %r does not say what it holds, so what the model loads was not compared with what the "
+                "catalog loads: only the answers to the example were.", name,
+            )  # fmt: skip
         draft = Draft(
             model=model,
             artifacts=artifacts,
@@ -160,6 +157,38 @@ def _record(
         reused=draft.reused,
         notes=saved.notes,
     )
+
+
+def _settle(
+    model: KedroPipelineModel,
+    pipeline_ml: PipelineML,
+    catalog: Any,
+    captured: Mapping[str, Any],
+    settings: TrainingSettings,
+    folder: Path,
+) -> tuple[Example, Settled]:
+    """The example with the pipeline's own answer, and the model's inputs: each is loaded from the catalog once.
+
+    The model has the inputs' values afterwards, as it will load them.
+    """
+    made: list[Example] = []
+
+    def use(loaded: Mapping[str, Any]) -> None:
+        data, has_data = _find_data(model.input_name, catalog, captured)
+        kpm = pipeline_ml.kpm_kwargs
+        hooks, copy_mode = kpm.get("hooks") or (), kpm.get("copy_mode")
+        own = OwnRun(pipeline_ml.inference, catalog, in_memory=captured, hooks=hooks, copy_mode=copy_mode)
+        model._values, model._plan = dict(loaded), own  # type: ignore[assignment]
+        kwargs, rows = pipeline_ml.log_model_kwargs, settings.example_rows
+        try:
+            made.append(make_example(model, data, has_data=has_data, log_model_kwargs=kwargs, rows=rows))
+        finally:
+            model.compile()
+
+    settled = settle_inputs(model.sources, catalog, folder, captured, use)
+    model.sources, model._values = settled.sources, dict(settled.values)
+    settled.values.clear()
+    return made[0], settled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,8 +262,14 @@ def _save_checked(
         )
         saved = work / f"model-{attempt}"
         save_model(draft, environment, code_paths, saved)
-        recorded = record_prediction(saved)
-        compare_own(draft, recorded, settings.tolerance)
+        if attempt == 0:
+            twice = settings.check and draft.example.own is None
+            asked = record_prediction(saved, draft.model.loaded_inputs, watched=settings.check, twice=twice)
+            compare_own(draft, asked, settings.tolerance)
+            # The clean process loads them next: beside these there would be two of each.
+            draft.model._values = None
+        elif asked is not None:  # only requirements are others now
+            (saved / RECORDED_PREDICTION).write_text(asked.response, encoding="utf-8")
         if not settings.check:
             return _Saved(files=saved, notes=told)
         answer = ask_in_clean_process(
@@ -245,7 +280,7 @@ def _save_checked(
             timeout=settings.check_timeout,
         )
         if answer.error is None:
-            compare_clean(recorded, answer, settings.tolerance)
+            compare_clean(asked, answer, settings.tolerance)
             return _Saved(files=saved, notes=(*told, *tell_open(answer)))
         owners = find_owners().get(answer.missing or "", [])
         asks_for_kedro = bool(shipment.changed) and any(map(brings_kedro, owners))

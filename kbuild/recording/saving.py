@@ -7,17 +7,22 @@ import pickle
 import platform
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from kbuild._version import __version__
 from kbuild.answers import DEFAULT, Tolerance
 from kbuild.errors import RecordingError
+from kbuild.recording.changes import Change, watch
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
 from kbuild.recording.run.git import GitState
 from kbuild.recording.shipment.pinning import ModelEnvironment
+from kbuild.served.pipeline import _real, _shared
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.urls.credentials import hide_in_text
 
@@ -124,30 +129,77 @@ def _make_metadata(draft: Draft) -> dict[str, Any]:
     return record
 
 
-def record_prediction(saved: Path) -> str | None:
-    """Ask the saved model as the scoring server would, and keep the response beside the request, byte for byte."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """The saved model's answer to the request; ``again`` to the same a second time, None where that was not needed.
+
+    ``changes`` are what its nodes did meanwhile to values that others see too.
+    """
+
+    response: str
+    again: str | None = None
+    changes: tuple[Change, ...] = ()
+
+
+def record_prediction(saved: Path, values: Mapping[str, Any], *, watched: bool, twice: bool) -> Asked | None:
+    """Ask the saved model as the scoring server would, and keep the response beside the request, byte for byte.
+
+    ``values`` are its artifacts, loaded already from the very files that it has copies of: they are not loaded again.
+    None without an example. ``watched``: what nodes change is noted, and where they change what all requests share, or
+    that cannot be told, a second request is made; with ``twice`` in any case.
+    """
     request = saved / SERVING_REQUEST
     if not request.is_file():
         return None
     import mlflow.pyfunc
     from mlflow.pyfunc import scoring_server
 
+    text = request.read_text(encoding="utf-8")
+
+    def ask() -> str:
+        answer = scoring_server.invocations(text, "application/json", model, model.metadata.get_input_schema())
+        if answer.status != 200:
+            raise RecordingError(f"the model cannot answer its own input example: {answer.response}")
+        return str(answer.response)
+
     # Loading puts the model's code folder first on the path, which is to be gone soon.
     path = sys.path
     try:
-        model = mlflow.pyfunc.load_model(str(saved))
-        schema = model.metadata.get_input_schema()
-        text = request.read_text(encoding="utf-8")
-        answer = scoring_server.invocations(text, "application/json", model, schema)
+        with _share(_find_artifacts(saved), values):
+            model = mlflow.pyfunc.load_model(str(saved))
+        plan = watch(model.unwrap_python_model()) if watched else None
+        response = ask()
+        changes = () if plan is None else plan.changes
+        doubtful = watched and (plan is None or plan.unwatched or any(change.shared for change in changes))
+        again = ask() if twice or doubtful else None
+    except RecordingError:
+        raise
     except Exception as error:  # the nodes are the user's code, which may raise anything
         cause = _find_cause(error)
         raise RecordingError(f"the model cannot answer its own input example: {cause}", hint=_EXAMPLE_HINT) from error
     finally:
         sys.path = path
-    if answer.status != 200:
-        raise RecordingError(f"the model cannot answer its own input example: {answer.response}")
-    (saved / RECORDED_PREDICTION).write_text(answer.response, encoding="utf-8")
-    return str(answer.response)
+    (saved / RECORDED_PREDICTION).write_text(response, encoding="utf-8")
+    return Asked(response=response, again=again, changes=changes)
+
+
+@contextmanager
+def _share(artifacts: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[None]:
+    """Let a model of these artifacts that is loaded meanwhile have the values (``kbuild.served.pipeline.adopt``)."""
+    key = _real(artifacts)
+    if values:
+        _shared[key] = SimpleNamespace(_values=dict(values))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _shared.pop(key, None)
+
+
+def _find_artifacts(saved: Path) -> dict[str, str]:
+    from mlflow.models import Model
+
+    artifacts = Model.load(str(saved)).flavors["python_function"].get("artifacts") or {}
+    return {name: str(saved / each["path"]) for name, each in artifacts.items()}
 
 
 def _find_cause(error: BaseException) -> str:

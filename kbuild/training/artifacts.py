@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,15 @@ _LOCAL_PROTOCOLS = ("file", "local", "")
 class Settled:
     """The inputs of a model: how each is read, its ``file:`` uri, and what the model will load from it.
 
-    ``as_values`` says of datasets whose file cannot travel as it is why their value does.
+    ``as_values`` says of datasets whose file cannot travel as it is why their value does; ``uncompared`` names inputs
+    whose value does not say what it holds, so that the type alone is known to be what the catalog loads.
     """
 
     sources: dict[str, InputSource]
     artifacts: dict[str, str]
     values: dict[str, Any]
     as_values: dict[str, str]
+    uncompared: tuple[str, ...] = ()
 
 
 def describe_inputs(names: Iterable[str], catalog: CatalogProtocol) -> dict[str, InputSource]:
@@ -55,6 +57,7 @@ def settle_inputs(
     catalog: CatalogProtocol,
     folder: str | Path | None = None,
     captured: Mapping[str, Any] | None = None,
+    use: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Settled:
     """A file for every input from which the model loads what the catalog loads; compared by value.
 
@@ -62,17 +65,21 @@ def settle_inputs(
     the catalog loads, staged. What is staged or fetched goes into ``folder``; without one that is a temporary folder,
     which is there as long as this process. ``captured`` holds values of in-memory datasets that the runner has released
     since: of any other dataset, what a node returned need not be what is loaded.
+    ``use`` is called once with what the catalog loaded, by name, and may change these values: they are let go of before
+    the files are read, so that no large one is held twice.
     Raises RecordingError naming every input without data.
     """
     target = make_passing_folder() if folder is None else Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     captured = captured or {}
-    found: dict[str, _Found] = {}
+    seen: list[_Seen] = []
+    loaded: dict[str, Any] = {}
     missing: list[str] = []
     for number, name in enumerate(names):
         # A folder for each: two names may become one file name.
         try:
-            found[name] = _settle(name, find_dataset(name, catalog), captured, target / str(number))
+            found, loaded[name] = _look(name, find_dataset(name, catalog), captured, target / str(number))
+            seen.append(found)
         except _NoData as error:
             missing.append(str(error))
     if missing:
@@ -80,12 +87,17 @@ def settle_inputs(
             "the inference pipeline's inputs are not all there: " + "; ".join(missing),
             hint="run the nodes that make them, or give these datasets a file in the catalog",
         )
-    paths = rename_doubles({name: each.path for name, each in found.items()}, target)
+    if use is not None:
+        use(dict(loaded))
+    loaded.clear()
+    settled = {each.name: _read_back(each) for each in seen}
+    paths = rename_doubles({name: each.path for name, each in settled.items()}, target)
     return Settled(
-        sources={name: each.source for name, each in found.items()},
+        sources={name: each.source for name, each in settled.items()},
         artifacts={name: path.as_uri() for name, path in paths.items()},
-        values={name: each.value for name, each in found.items()},
-        as_values={name: each.reason for name, each in found.items() if each.reason is not None},
+        values={name: each.value for name, each in settled.items()},
+        as_values={name: each.reason for name, each in settled.items() if each.reason is not None},
+        uncompared=tuple(each.name for each in seen if each.digest is None and not each.parts),
     )
 
 
@@ -97,13 +109,41 @@ class _Found:
     reason: str | None = None
 
 
-def _settle(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) -> _Found:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What is known of a value that was loaded: its digest and type; ``staged`` where that has been written already."""
+
+    name: str
+    dataset: Any
+    target: Path
+    kind: type
+    digest: bytes | None
+    staged: Path | None = None
+    parts: bool = False
+
+
+def _look(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) -> tuple[_Seen, Any]:
+    """The input as the catalog loads it, and what is to be known of it when it is gone."""
     if dataset is None and name not in captured:
         raise _NoData(f"{name!r} is in no catalog")
-    if dataset is None or is_in_memory(dataset):
-        value = captured[name] if name in captured else _load(name, dataset)
-        return _stage_checked(name, InputSource(kind="parameter" if is_parameter(name) else "object"), value, target)
-    value = _load(name, dataset)
+    in_memory = dataset is None or is_in_memory(dataset)
+    value = captured[name] if in_memory and name in captured else _load(name, dataset)
+    if not in_memory:
+        _check_lasting(name, value)
+    parts = not in_memory and is_partitioned(value)
+    digest = None if parts else _digest(value)
+    staged = None
+    if parts:
+        staged = stage_parts(name, value, target)
+    elif in_memory or not is_persisted(dataset):
+        staged = stage_value(name, value, target)
+    kept = dataset if not in_memory else None
+    return _Seen(
+        name=name, dataset=kept, target=target, kind=type(value), digest=digest, staged=staged, parts=parts
+    ), value
+
+
+def _check_lasting(name: str, value: Any) -> None:
     if isinstance(value, Iterator):
         getattr(value, "close", lambda: None)()
         raise RecordingError(
@@ -111,20 +151,30 @@ def _settle(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) 
             "would find it empty",
             hint="let the catalog load the whole of it (without chunksize or iterator in load_args)",
         )
-    if is_partitioned(value):
-        path = stage_parts(name, value, target)
-        return _Found(source=InputSource(kind="object"), path=path, value=load_staged(path))
-    wanted = _digest(value)
-    kind, reason = type(value), f"{type(dataset).__name__} keeps no file that a model could carry"
-    if is_persisted(dataset):
-        # Let go of while another one is compared with it: a large model is not held twice.
-        del value
-        found, reason = _find_readable(name, dataset, wanted, kind, target)
+
+
+def _read_back(seen: _Seen) -> _Found:
+    """What the model will load, from the dataset's own file where that gives what the catalog gave."""
+    source = InputSource(kind="parameter" if seen.dataset is None and is_parameter(seen.name) else "object")
+    if seen.parts and seen.staged is not None:
+        return _Found(source=source, path=seen.staged, value=load_staged(seen.staged))
+    staged, reason = seen.staged, None
+    if seen.dataset is not None:
+        reason = f"{type(seen.dataset).__name__} keeps no file that a model could carry"
+    if staged is None:
+        found, reason = _find_readable(seen.name, seen.dataset, seen.digest, seen.kind, seen.target)
         if found is not None:
             return found
-        value = _load(name, dataset)
-    staged = _stage_checked(name, InputSource(kind="object"), value, target)
-    return replace(staged, reason=reason)
+        staged = stage_value(seen.name, _load(seen.name, seen.dataset), seen.target)
+    loaded = load_staged(staged)
+    after = _digest(loaded)
+    if seen.digest != after and after == _digest(loaded):
+        _logger.warning(
+            "The input %r holds something else after it was pickled and read again (%s): see that this makes no "
+            "difference, or give it a file in the catalog, with a dataset type that can save it.",
+            seen.name, seen.kind.__qualname__,
+        )  # fmt: skip
+    return _Found(source=source, path=staged, value=loaded, reason=reason)
 
 
 def _find_readable(
@@ -149,19 +199,6 @@ def _find_readable(
             return _Found(source=source, path=path, value=value), ""
         reason = reason or f"{source.type} alone reads another value from its file than the catalog loads"
     return None, " ".join(reason.split())
-
-
-def _stage_checked(name: str, source: InputSource, value: Any, target: Path) -> _Found:
-    path = stage_value(name, value, target)
-    loaded = load_staged(path)
-    before, after = _digest(value), _digest(loaded)
-    if before != after and before == _digest(value):
-        _logger.warning(
-            "The input %r holds something else after it was pickled and read again (%s): see that this makes no "
-            "difference, or give it a file in the catalog, with a dataset type that can save it.",
-            name, type(value).__qualname__,
-        )  # fmt: skip
-    return _Found(source=source, path=path, value=loaded)
 
 
 def _digest(value: Any) -> bytes | None:

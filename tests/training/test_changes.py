@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+import itertools
+import json
+import pickle
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
-from kbuild.answers import DEFAULT, EXACT, Tolerance
+from kbuild.answers import DEFAULT, EXACT, Tolerance, compare_texts
 from kbuild.errors import RecordingError
-from kbuild.recording.changes import Change, Found, check_changes, find_changes
+from kbuild.recording.changes import Change, WatchedPlan
+from kbuild.recording.record import record_model
 from kbuild.served.calls import make_steps
-from kbuild.training.pyfunc import KedroPipelineModel
+from kbuild.training.pipeline_ml import pipeline_ml_factory
 
 
 def add_column(table: Any, mapping: Any) -> Any:
@@ -42,12 +46,30 @@ def in_place(table: Any, mapping: Any) -> Any:
     return table.copy()
 
 
+class Found(NamedTuple):
+    changes: tuple[Change, ...]
+    same_answer: bool
+
+
+def run_twice(steps: list[Any], values: dict[str, Any], outputs: list[str], mode: Any, tolerance: Tolerance) -> Found:
+    plan = WatchedPlan(steps, inputs=list(values), outputs=outputs, copy_mode=mode, given="table")
+    # Each request has an input of its own, and shares the rest.
+    first, second = (
+        pickle.dumps(plan.run({**values, "table": values["table"].copy(deep=True)})[outputs[0]]) for _ in range(2)
+    )
+    one, other = (json.dumps(pickle.loads(each).to_dict()) for each in (first, second))
+    return Found(plan.changes, compare_texts(one, other, tolerance).same)
+
+
 def find(func: Callable[..., Any], *more: Any, copy_mode: Any = "assign", mapping: Any = None) -> Found:
     pipeline = Pipeline([node(func, ["table", "mapping"], "first", name="changer"), *more])
     values = {"table": pd.DataFrame({"x": [1.0, 2.0]}), "mapping": mapping or {"a": 3, "array": np.zeros(1000)}}
-    return find_changes(
-        make_steps(pipeline), values, input_name="table", outputs=sorted(pipeline.outputs()), copy_mode=copy_mode
-    )
+    outputs = sorted(pipeline.outputs())
+    if not more:
+        return run_twice(make_steps(pipeline), values, outputs, copy_mode, DEFAULT)
+    plan = WatchedPlan(make_steps(pipeline), inputs=list(values), outputs=outputs, copy_mode=copy_mode, given="table")
+    plan.run(values)
+    return Found(plan.changes, True)
 
 
 def shared(name: str = "mapping") -> Change:
@@ -74,7 +96,7 @@ def test_the_next_answer_is_compared_as_answers_are_everywhere() -> None:
 
     def same(tolerance: Tolerance) -> bool:
         values = {"table": pd.DataFrame({"x": [1.1, 2.7]}), "mapping": {"a": 3}}
-        found = find_changes(make_steps(pipeline), values, input_name="table", outputs=["first"], tolerance=tolerance)
+        found = run_twice(make_steps(pipeline), values, ["first"], "assign", tolerance)
         assert found.changes == (shared(),)
         return found.same_answer
 
@@ -109,30 +131,54 @@ def test_what_has_no_pickle_is_not_watched() -> None:
     assert find(remember, mapping={"a": 3, "lock": threading.Lock()}).changes == ()
 
 
-@pytest.mark.parametrize("mode", ["assign", "deepcopy"])
-def test_a_prediction_that_changes_the_next_one_needs_a_copy(
-    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    catalog = DataCatalog({"mapping": MemoryDataset({"a": 3})})
-    pipeline = Pipeline([node(remember, ["table", "mapping"], "counted", name="counter")])
-    model = KedroPipelineModel(pipeline=pipeline, catalog=catalog, input_name="table", copy_mode={"mapping": mode})
-    artifacts = model.extract_pipeline_artifacts(tmp_path)
-    table = pd.DataFrame({"x": [1.0]})
-    if mode == "deepcopy":
-        check_changes(model, artifacts, (table, {}))
-        assert not caplog.records
-        return
-    with pytest.raises(RecordingError, match="changes the next one: the inference pipeline changes mapping") as caught:
-        check_changes(model, artifacts, table)
-    assert "{'copy_mode': {'mapping': 'deepcopy'}}" in (caught.value.hint or "")
-    assert "The inference node 'counter' changes 'mapping', which all requests share." in caplog.text
+COUNT = itertools.count()
 
 
-def test_an_example_that_only_mlflow_can_hand_on_is_left_to_it(tmp_path: Path) -> None:
-    model = KedroPipelineModel(
-        pipeline=Pipeline([node(read, ["table", "mapping"], "told", name="reader")]),
-        catalog=DataCatalog({"mapping": MemoryDataset({"a": 3})}),
-        input_name="table",
+def count_in_module(table: Any, mapping: Any) -> Any:
+    return table.assign(count=next(COUNT))
+
+
+def draw(table: Any, mapping: Any) -> Any:
+    return table + np.random.default_rng().random()
+
+
+def fit(table: Any) -> Any:
+    return {"a": 3}
+
+
+def record(func: Callable[..., Any], mode: str, caplog: pytest.LogCaptureFixture, **kwargs: Any) -> None:
+    """Until the saved model's answers are compared, which is what is seen here."""
+    catalog = DataCatalog({"table": MemoryDataset(pd.DataFrame({"x": [1.0]})), "mapping": MemoryDataset({"a": 3})})
+    bound = pipeline_ml_factory(
+        Pipeline([node(fit, "table", "mapping")]),
+        Pipeline([node(func, ["table", "mapping"], "told", name="teller")]),
+        "table",
+        kpm_kwargs={"copy_mode": {"mapping": mode}},
+        **kwargs,
     )
-    check_changes(model, model.extract_pipeline_artifacts(tmp_path), {"x": 1.0})
-    check_changes(model, {}, None)
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    record_model(bound, catalog, run_id=run_id)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_prediction_that_changes_the_next_one_needs_a_copy(
+    store: mlflow.MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RecordingError, match="changes the next one: the inference pipeline changes mapping") as caught:
+        record(remember, "assign", caplog)
+    assert "{'copy_mode': {'mapping': 'deepcopy'}}" in (caught.value.hint or "")
+    assert "The inference node 'teller' changes 'mapping', which all requests share." in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("func", [count_in_module, draw], ids=["a counter of the module", "chance without a seed"])
+def test_an_answer_that_no_value_explains_is_refused(
+    func: Callable[..., Any], store: mlflow.MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RecordingError, match="answers the example otherwise than the inference pipeline") as caught:
+        record(func, "assign", caplog)
+    assert "counter" in (caught.value.hint or "")
+    # Where nothing says what the pipeline's own answer would be, the second request does.
+    with pytest.raises(RecordingError, match="the second prediction for the same example is not the first"):
+        record(func, "assign", caplog, log_model_kwargs={"signature": None, "input_example": [{"x": 1.0}]})
+    assert store.search_logged_models(["0"]) == []
