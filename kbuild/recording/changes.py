@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from kbuild.recording.input.reads import Reads, observe, plain
 from kbuild.served.calls import CopyMode, Plan, Step, flat_names, is_parameter, spread_outputs
 from kbuild.training.value_digest import NoDigest, digest_value
 
@@ -40,12 +43,24 @@ class WatchedPlan:
     ) -> None:
         steps = list(steps)
         self._watch = _Watch(steps, given, outputs)
+        self._given = given
+        self.observes = True
+        # What the last run read of its input, where that is a table.
+        self.reads: Reads | None = None
         self._plan = Plan(map(self._watch.wrap, steps), inputs=inputs, outputs=outputs, copy_mode=copy_mode)
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """See ``Plan.run``."""
+        """See ``Plan.run``. Where it ``observes``, nodes get a table that notes which of its columns they read."""
+        self.reads = None
+        if self.observes and type(values[self._given]) is pd.DataFrame:
+            observed, self.reads = observe(values[self._given])
+            values = {**values, self._given: observed}
         self._watch.values = dict(values)
-        return self._plan.run(values)
+        outputs = self._plan.run(values)
+        if self.reads is not None and any(plain(each) is not each for each in outputs.values()):
+            # The input itself is the answer, or the rest of it.
+            self.reads.everything = True
+        return {name: plain(each) for name, each in outputs.items()}
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -129,6 +144,6 @@ class _Watch:
 def _digest(value: Any) -> bytes | None:
     """Of what the value holds; None where that cannot be told."""
     try:
-        return digest_value(value)
+        return digest_value(plain(value))
     except NoDigest:
         return None

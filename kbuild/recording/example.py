@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from kbuild.answers import compare_texts
 from kbuild.errors import KbuildError, RecordingError
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow
 from kbuild.recording.input.forms import carry
+from kbuild.recording.input.reads import observe, plain
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from kbuild.training.pyfunc import KedroPipelineModel
 
 _SCALARS = (bool, int, float, str, datetime.datetime)
+_USED_HINT = (
+    "let the first inference node take the columns that it needs by name, data[['a', 'b']], or leave the signature out"
+)
 _NO_DATA_HINT = "pass signature and input_example in log_model_kwargs, or signature=None to log without"
 
 
@@ -48,6 +53,7 @@ def make_example(
 
     ``model`` has its artifacts loaded, and is told the form of its input; ``data`` is the training input, where
     ``has_data``. The signature's inputs come of all data, its outputs of the example, its parameters of the run's.
+    With the signature "used", the columns that the pipeline reads are its input.
     Raises RecordingError when there is nothing to infer from, the pipeline cannot answer its own training data, or no
     request can bring such data.
     """
@@ -57,7 +63,7 @@ def make_example(
     example, params = mine if isinstance(mine, tuple) else (mine, None)
     if not has_data:
         data = example
-    if not _is_auto(signature):
+    if not _is_auto(signature) and not _is_used(signature):
         wanted = _is_auto(given) and has_data and bool(rows)
         return _make_chosen(model, data if has_data else None, mine, signature or None, rows if wanted else 0)
     if data is None:
@@ -66,6 +72,11 @@ def make_example(
             hint=f"give {model.input_name!r} a file in the catalog; or {_NO_DATA_HINT}",
         )
     known = take_rows(data, rows or 1)
+    whole = None
+    if _is_used(signature):
+        used, whole = _find_used(model, known, params)
+        data, known = data[used], known[used]
+        example = example[used] if isinstance(example, pd.DataFrame) else example
     carried = make_carried(data, known)
     model.form = carried.form
     if mine is not None:
@@ -73,6 +84,11 @@ def make_example(
     elif rows and _is_auto(given):
         example = carried.example
     output = _ask(model, known, params)
+    if whole is not None and mine is None and (fault := compare_texts(whole, _write(output)).fault):
+        raise RecordingError(
+            f"with the columns that the pipeline was seen to read alone, it answers otherwise: {fault}",
+            hint=_USED_HINT,
+        )
     made = _infer(model, carried.schema, output)
     kept = (example, params) if isinstance(mine, tuple) else example
     if example is None:
@@ -80,9 +96,30 @@ def make_example(
     return Example(signature=made, input_example=kept, known=known, own=_write(output))
 
 
+def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list[Any], str]:
+    """The columns that the pipeline reads, and its answer to the whole table."""
+    if type(known) is not pd.DataFrame:
+        raise RecordingError(
+            f"log_model_kwargs signature 'used' is for tables, and {model.input_name!r} is a {type(known).__name__}",
+            hint="leave the signature out",
+        )
+    observed, reads = observe(known.copy())
+    answer = _ask(model, observed, params)
+    reads.everything |= plain(answer) is not answer  # the table itself, or what is left of it
+    text = _write(plain(answer))
+    if reads.everything or not reads.names:
+        raise RecordingError(
+            f"which columns of {model.input_name!r} the inference pipeline reads cannot be told: its nodes take the "
+            "table whole",
+            hint=_USED_HINT,
+        )
+    return reads.names, text
+
+
 def is_chosen(log_model_kwargs: Mapping[str, Any]) -> bool:
     """Whether the signature is the user's own, or refused."""
-    return not _is_auto(log_model_kwargs.get("signature", "auto"))
+    signature = log_model_kwargs.get("signature", "auto")
+    return not _is_auto(signature) and not _is_used(signature)
 
 
 def _read_mine(example: Any, data: Any, carried: Carried) -> tuple[Any, Any]:
@@ -159,6 +196,10 @@ def _fits_signature(value: Any) -> bool:
 
 def _is_auto(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value == "auto")
+
+
+def _is_used(value: Any) -> bool:
+    return isinstance(value, str) and value == "used"
 
 
 def _ask(model: KedroPipelineModel, known: Any, params: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
+
 from kbuild.answers import Tolerance, compare, compare_texts
 from kbuild.errors import RecordingError
 from kbuild.recording.changes import advise_copies, warn_of
@@ -28,6 +30,20 @@ def tell_open(answer: Answer) -> tuple[str, ...]:
     if answer.shut_off is None:
         return ()
     return (f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}",)
+
+
+def tell_columns(draft: Draft, asked: Asked | None) -> tuple[str, ...]:
+    """Which columns of the input the pipeline reads, where it was seen not to read them all."""
+    known = draft.example.known
+    if asked is None or not asked.read or not isinstance(known, pd.DataFrame) or is_chosen(draft.log_model_kwargs):
+        return ()
+    if len(asked.read) == known.shape[1]:
+        return ()
+    return (
+        f"The inference pipeline reads {len(asked.read)} of the {known.shape[1]} columns of {draft.model.input_name!r} "
+        f"({', '.join(map(str, asked.read))}), and requests have to bring them all: "
+        "log_model_kwargs={'signature': 'used'} asks for those alone",
+    )
 
 
 def compare_own(draft: Draft, asked: Asked | None, tolerance: Tolerance) -> None:

@@ -20,7 +20,7 @@ from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.clean_check import RECORDED_PREDICTION, ask_in_clean_process
 from kbuild.recording.example import Example, make_example
 from kbuild.recording.input.typed import find_typed_parameters
-from kbuild.recording.judged import OtherThanInTraining, advise, compare_clean, compare_own, tell_open
+from kbuild.recording.judged import OtherThanInTraining, advise, compare_clean, compare_own, tell_columns, tell_open
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import quiet_mlflow
 from kbuild.recording.own import OwnRun
@@ -264,8 +264,11 @@ def _save_checked(
         save_model(draft, environment, code_paths, saved)
         if attempt == 0:
             twice = settings.check and draft.example.own is None
-            asked = record_prediction(saved, draft.model.loaded_inputs, watched=settings.check, twice=twice)
+            asked = record_prediction(
+                saved, draft.model.loaded_inputs, own=draft.example.own, watched=settings.check, twice=twice
+            )
             compare_own(draft, asked, settings.tolerance)
+            told = (*told, *tell_columns(draft, asked))
             # The clean process loads them next: beside these there would be two of each.
             draft.model._values = None
         elif asked is not None:  # only requirements are others now

@@ -7,7 +7,7 @@ import pickle
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from kbuild._version import __version__
-from kbuild.answers import DEFAULT, Tolerance
+from kbuild.answers import DEFAULT, Tolerance, compare_texts
 from kbuild.errors import RecordingError
-from kbuild.recording.changes import Change, watch
+from kbuild.recording.changes import Change, WatchedPlan, watch
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
 from kbuild.recording.run.git import GitState
@@ -139,14 +139,18 @@ class Asked:
     response: str
     again: str | None = None
     changes: tuple[Change, ...] = ()
+    # Columns of the table that was asked with, where it was seen which are read.
+    read: tuple[Hashable, ...] | None = None
 
 
-def record_prediction(saved: Path, values: Mapping[str, Any], *, watched: bool, twice: bool) -> Asked | None:
+def record_prediction(
+    saved: Path, values: Mapping[str, Any], *, own: str | None, watched: bool, twice: bool
+) -> Asked | None:
     """Ask the saved model as the scoring server would, and keep the response beside the request, byte for byte.
 
     ``values`` are its artifacts, loaded already from the very files that it has copies of: they are not loaded again.
     None without an example. ``watched``: what nodes change is noted, and where they change what all requests share, or
-    that cannot be told, a second request is made; with ``twice`` in any case.
+    that cannot be told, a second request is made; with ``twice`` in any case. ``own`` is the answer to be expected.
     """
     request = saved / SERVING_REQUEST
     if not request.is_file():
@@ -168,8 +172,9 @@ def record_prediction(saved: Path, values: Mapping[str, Any], *, watched: bool, 
         with _share(_find_artifacts(saved), values):
             model = mlflow.pyfunc.load_model(str(saved))
         plan = watch(model.unwrap_python_model()) if watched else None
-        response = ask()
+        response = ask() if plan is None else _ask_observed(ask, plan, own)
         changes = () if plan is None else plan.changes
+        read = None if plan is None or plan.reads is None else tuple(plan.reads.names)
         doubtful = watched and (plan is None or plan.unwatched or any(change.shared for change in changes))
         again = ask() if twice or doubtful else None
     except RecordingError:
@@ -180,7 +185,21 @@ def record_prediction(saved: Path, values: Mapping[str, Any], *, watched: bool, 
     finally:
         sys.path = path
     (saved / RECORDED_PREDICTION).write_text(response, encoding="utf-8")
-    return Asked(response=response, again=again, changes=changes)
+    return Asked(response=response, again=again, changes=changes, read=read)
+
+
+def _ask_observed(ask: Callable[[], str], plan: WatchedPlan, own: str | None) -> str:
+    """The answer; asked again without observing what is read, where a node might not have stood that."""
+    try:
+        response = ask()
+    except Exception:
+        if plan.reads is None:
+            raise
+    else:
+        if plan.reads is None or own is None or compare_texts(own, response).same:
+            return response
+    plan.observes, plan.reads = False, None
+    return ask()
 
 
 @contextmanager

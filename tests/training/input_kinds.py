@@ -28,6 +28,10 @@ In a signature of your own (`log_model_kwargs`), or `signature=None`, the form i
 as it is; else MLflow's answer has to be the pipeline's own. An index of unnamed whole numbers counts rows and is not
 sent.
 
+Where the pipeline reads some of a table's columns by name, recording says which (`The inference pipeline reads 8 of the
+27 columns of …`); `log_model_kwargs={"signature": "used"}` leaves the others out of signature, example and requests, if
+the pipeline's own answer stays the same without them.
+
 Made by `python tests/training/input_kinds.py`; the rows are seen to hold by `tests/training/test_kinds.py`.
 
 | input | in a request | signature |
@@ -69,6 +73,8 @@ def make_served() -> dict[str, Any]:
         "period": table(p=pd.PeriodIndex(["2024-01"], freq="M")),
         "Decimal": table(d=[D("1.10"), None]),
         "date, time, UUID": table(a=[TIME.date()], b=[TIME.time()], c=[STAMP]),
+        "date with NaT": table(a=pd.Series([TIME.date(), pd.NaT], dtype=object)),
+        "bytes with gaps": table(image=[b"\x89PNG\xff", None]),
         "bytes": table(image=[b"\x89PNG\xff"]),
         "objects: bool or int with None": table(
             a=pd.Series([True, None], dtype=object), b=pd.Series([1, None], dtype=object)
@@ -128,6 +134,10 @@ def make_refused() -> dict[str, Any]:
     return {
         "objects of several types in a column": table(mixed=pd.Series([1, "a"], dtype=object)),
         "Int64 beyond 2**53 with gaps": table(big=pd.array([2**60, None], dtype="Int64")),
+        "two kinds of missing values in a column": table(c=pd.Series(["a", None, float("nan")], dtype=object)),
+        "int beyond 64 bits": table(n=pd.Series([2**64], dtype=object)),
+        "dates in lists in cells": table(c=pd.Series([[TIME.date()]], dtype=object)),
+        "arrays with a mask": np.ma.array([1, 2], mask=[0, 1]),
         "complex numbers": table(z=[1j]),
         "intervals": table(i=pd.interval_range(0, 1)),
         "sparse columns": table(s=pd.arrays.SparseArray([0, 1])),

@@ -1,0 +1,159 @@
+"""Which columns of a table the pipeline reads: seen while it runs, by a table that notes what is asked of it.
+
+What is not known to touch some columns alone counts as reading all of them, so that too much is named and never too
+little. What is derived of a part of the columns is a plain table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Asked without reading a column.
+_FREE = frozenset(
+    (
+        *("attrs", "axes", "columns", "copy", "drop", "dtypes", "empty", "flags", "head", "index", "keys", "loc"),
+        *("ndim", "reset_index", "shape", "tail"),
+    )
+)
+# What gives a table of the same columns, or of fewer.
+_KEPT = frozenset(("copy", "drop", "head", "reset_index", "tail"))
+
+
+class Reads:
+    """The columns that were read; ``everything`` where it cannot be told which."""
+
+    def __init__(self, columns: list[Hashable]) -> None:
+        self._columns = columns
+        self._names: set[Hashable] = set()
+        self.everything = False
+        self.paused = False
+
+    @property
+    def names(self) -> list[Hashable]:
+        """In the table's order."""
+        return [name for name in self._columns if self.everything or name in self._names]
+
+    def note(self, *names: Any) -> None:
+        self._names.update(name for name in names if name in self._columns)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+
+def observe(table: pd.DataFrame) -> tuple[pd.DataFrame, Reads]:
+    """The same table, and what will have been read of it; nothing can be told of columns with one name."""
+    reads = Reads(table.columns.tolist())
+    if not table.columns.is_unique or isinstance(table.columns, pd.MultiIndex):
+        reads.everything = True
+        return table, reads
+    return _wrap(table, reads), reads
+
+
+def plain(value: Any) -> Any:
+    """An observed table as a plain one of the same data, without a read; any other value itself."""
+    if type(value) is not _Observed:
+        return value
+    with object.__getattribute__(value, "__dict__")["_reads"].pause():
+        return pd.DataFrame.copy(value, deep=False)
+
+
+def _wrap(table: Any, reads: Reads) -> pd.DataFrame:
+    made = _Observed(table)
+    object.__setattr__(made, "_reads", reads)
+    return made
+
+
+class _Observed(pd.DataFrame):  # type: ignore[misc]
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    def __getattribute__(self, name: str) -> Any:
+        get = object.__getattribute__
+        reads = get(self, "__dict__").get("_reads")
+        if reads is None or reads.paused or reads.everything:
+            return super().__getattribute__(name)
+        if name in _FREE or name in ("__class__", "__dict__", "__len__", "__deepcopy__"):
+            with reads.pause():
+                found = super().__getattribute__(name)
+            if name == "loc":
+                return _Loc(found, self, reads)
+            return _keep(found, reads) if name in _KEPT else found
+        if name not in dir(pd.DataFrame) and name in reads._columns:
+            return self[name]
+        if name not in _Observed.__dict__:
+            reads.everything = True
+        return super().__getattribute__(name)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self.columns
+
+    def __iter__(self) -> Any:
+        return iter(self.columns)
+
+    def __getitem__(self, key: Any) -> Any:
+        reads: Reads = object.__getattribute__(self, "__dict__")["_reads"]
+        if callable(key):
+            key = key(self)
+        rows = _chooses_rows(key)
+        if not rows:
+            reads.note(*(key if isinstance(key, list | pd.Index | np.ndarray | pd.Series) else [key]))
+        with reads.pause():
+            found = super().__getitem__(key)
+        return _wrap(found, reads) if rows and not reads.everything else found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        reads: Reads = object.__getattribute__(self, "__dict__")["_reads"]
+        with reads.pause():
+            super().__setitem__(key, plain(value))
+
+
+def _keep(method: Any, reads: Reads) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with reads.pause():
+            found = method(*args, **kwargs)
+        return _wrap(found, reads) if isinstance(found, pd.DataFrame) else found
+
+    return call
+
+
+class _Loc:
+    def __init__(self, indexer: Any, table: _Observed, reads: Reads) -> None:
+        self._indexer, self._table, self._reads = indexer, table, reads
+
+    def __getitem__(self, key: Any) -> Any:
+        columns = key[1] if isinstance(key, tuple) and len(key) == 2 else slice(None)
+        if isinstance(columns, str):
+            self._reads.note(columns)
+        elif isinstance(columns, list | pd.Index | np.ndarray) and not _chooses_rows(columns):
+            self._reads.note(*columns)
+        else:
+            self._reads.everything = True
+        with self._reads.pause():
+            return self._indexer[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with self._reads.pause():
+            self._indexer[key] = plain(value)
+
+
+def _chooses_rows(key: Any) -> bool:
+    """Whether it is a mask or a slice."""
+    if isinstance(key, slice):
+        return True
+    if isinstance(key, list):
+        return bool(key) and all(isinstance(each, bool | np.bool_) for each in key)
+    return isinstance(key, pd.Series | np.ndarray) and pd.api.types.is_bool_dtype(key.dtype)
