@@ -42,10 +42,6 @@ def restore_column(values: pd.Series, column: Column) -> pd.Series:
         raise PredictionError(f"column {column['wire']!r} is no {column['dtype']} as in training: {reason}") from error
 
 
-def _plain(values: pd.Series, column: Column) -> pd.Series:
-    return values
-
-
 def _number(values: pd.Series, column: Column) -> pd.Series:
     kind = pd.api.types.pandas_dtype(column["dtype"])
     if pd.api.types.is_integer_dtype(kind) and pd.api.types.is_float_dtype(values.dtype):
@@ -62,11 +58,11 @@ def _number(values: pd.Series, column: Column) -> pd.Series:
 
 
 def _truth(values: pd.Series, column: Column) -> pd.Series:
-    wrong = [each for each in values if not isinstance(each, bool | np.bool_) and not _missing(each)]
+    wrong = [each for each in values if not isinstance(each, bool | np.bool_) and not is_missing(each)]
     if wrong:
         raise PredictionError(f"column {column['wire']!r} is true, false or null, not {wrong[0]!r}")
     return pd.Series(
-        pd.array([None if _missing(each) else bool(each) for each in values], dtype="boolean"), index=values.index
+        pd.array([None if is_missing(each) else bool(each) for each in values], dtype="boolean"), index=values.index
     ).astype(pd.api.types.pandas_dtype(column["dtype"]))
 
 
@@ -104,25 +100,22 @@ def _zoned(values: pd.Series, column: Column) -> pd.Series:
 
 
 def _duration(values: pd.Series, column: Column) -> pd.Series:
-    bare = [each for each in values if not _missing(each) and not _DURATION.fullmatch(str(each))]
+    bare = [each for each in values if not is_missing(each) and not _DURATION.fullmatch(str(each))]
     if bare:
         raise PredictionError(f"column {column['wire']!r} has {bare[0]!r} without a unit: write P1DT2H3M4S or 1 days")
     return pd.to_timedelta(values).astype(pd.api.types.pandas_dtype(column["dtype"]))
-
-
-def _period(values: pd.Series, column: Column) -> pd.Series:
-    return values.astype(pd.api.types.pandas_dtype(column["dtype"]))
 
 
 def _objects(values: pd.Series, make: Callable[[Any], Any], column: Column) -> pd.Series:
     missing = MISSING.get(column.get("missing", ""), None if column.get("none") else float("nan"))
     made = np.empty(len(values), dtype=object)
     for place, each in enumerate(values):
-        made[place] = missing if _missing(each) else make(each)
+        made[place] = missing if is_missing(each) else make(each)
     return pd.Series(made, index=values.index, dtype=object)
 
 
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether it stands for no value: None, NaN, NaT or NA."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
 
 
@@ -164,7 +157,7 @@ def to_python(value: Any) -> Any:
 
 
 RESTORERS: dict[str, Callable[[pd.Series, Column], pd.Series]] = {
-    "plain": _plain,
+    "plain": lambda values, _: values,
     "number": _number,
     "truth": _truth,
     "text": _text,
@@ -172,7 +165,7 @@ RESTORERS: dict[str, Callable[[pd.Series, Column], pd.Series]] = {
     "time": _time,
     "zoned": _zoned,
     "duration": _duration,
-    "period": _period,
+    "period": lambda values, column: values.astype(pd.api.types.pandas_dtype(column["dtype"])),
     "decimal": _of_text(decimal.Decimal),
     "date": _of_text(datetime.date.fromisoformat),
     "clock": _of_text(datetime.time.fromisoformat),

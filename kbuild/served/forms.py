@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kbuild.errors import PredictionError
-from kbuild.served.columns import restore_column, to_python
+from kbuild.served.columns import is_missing, restore_column, to_python
 
 Form = Mapping[str, Any]
 _SCALARS: dict[str, tuple[type, ...]] = {
@@ -81,7 +81,7 @@ def _polars(form: Form, value: Any) -> Any:
     table = _table(form["table"], value)
     types = {name: _polars_type(kind) for name, kind in form["schema"].items()}
     data = {
-        name: [None if _nothing(each) else each for each in table.iloc[:, place]] for place, name in enumerate(types)
+        name: [None if is_missing(each) else each for each in table.iloc[:, place]] for place, name in enumerate(types)
     }
     try:
         made = polars.DataFrame(data, schema=types)
@@ -95,10 +95,6 @@ def _polars_type(kind: Mapping[str, Any]) -> Any:
 
     named = getattr(polars, kind["name"])
     return named(**kind["arguments"]) if kind["arguments"] else named
-
-
-def _absent(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT
 
 
 def _scalar(form: Form, value: Any) -> Any:
@@ -134,7 +130,7 @@ def _records(form: Form, value: Any) -> list[dict[str, Any]]:
     optional, types = {*form["optional"]}, form["types"]
     made = []
     for row in rows:
-        kept = {key: each for key, each in row.items() if not (key in optional and _nothing(each))}
+        kept = {key: each for key, each in row.items() if not (key in optional and is_missing(each))}
         made.append({key: _typed(key, each, types.get(key)) for key, each in kept.items()})
     return made
 
@@ -143,17 +139,13 @@ def _typed(key: str, value: Any, kind: str | None) -> Any:
     """A missing value as None; a whole number that a gap in its column made a float as the int that it was."""
     if kind is None or kind not in _SCALARS:
         return value
-    if _nothing(value):
+    if is_missing(value):
         return value if kind == "float" and isinstance(value, float) else None
     if kind == "int" and isinstance(value, float):
         if not value.is_integer() or abs(value) >= 2**53:
             raise PredictionError(f"{key!r} is a whole number, not {value!r}")
         return int(value)
     return _one(value, kind)
-
-
-def _nothing(value: Any) -> bool:
-    return _absent(value) or (isinstance(value, float) and value != value)
 
 
 def _mapping(form: Form, value: Any) -> dict[str, Any]:
