@@ -3,14 +3,16 @@
 Argument: a JSON file with ``model`` (a folder), ``request`` (a file name in it, or null), ``blocked`` (top-level
 modules that the image would not have), ``shipped`` (those that must come from the model's own code), ``hidden``
 (distributions that the image would not have), ``scrub`` (variables to forget), ``readable`` (null where the rest of
-this machine is out of reach, else ``binds`` and ``covered`` of what may be read) and ``answer`` (where to write).
-Writes ``{"response": text}``, or ``{"error": text, "missing": module or null, "kind": class, "file": path or null}``.
+this machine is out of reach, else ``binds`` and ``covered`` of what may be read), ``network`` (whether this machine's
+is reached) and ``answer`` (where to write). Writes ``{"response": text}``, or ``{"error": text, "missing": module or
+null, "kind": class, "file": path or null}``, with ``asked``: addresses of other machines.
 
 It stands alone: no kbuild is importable here but the model's own.
 """
 
 import importlib.abc
 import importlib.machinery
+import ipaddress
 import json
 import logging
 import os
@@ -88,6 +90,45 @@ class Reach:
         return any(path == root or path.startswith(f"{root}/") for root in self._roots)
 
 
+class OtherMachines:
+    """An audit hook that lets this process connect to other machines, which it writes down, and not to other programs
+    of this one."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, None] = {}
+        self._own: set[str] = set()
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        """Raise ConnectionRefusedError for a service of this machine."""
+        if event == "socket.bind":
+            self._own.add(repr(args[1]))
+        if event == "socket.connect":
+            self._check(args[1])
+
+    def _check(self, address: Any) -> None:
+        if isinstance(address, str | bytes):
+            # A path is one of the image's own files; an abstract name is known to all of this machine.
+            if os.fsencode(address)[:1] == b"\0" and repr(address) not in self._own:
+                raise ConnectionRefusedError(111, f"the image has no service {os.fsdecode(address)[1:]!r}")
+        elif isinstance(address, tuple) and len(address) >= 2:
+            host, port = str(address[0]), address[1]
+            if is_loopback(host):
+                if not any(f", {port}" in own for own in self._own):
+                    raise ConnectionRefusedError(111, f"the image has no service at {host}:{port}")
+            else:
+                self.asked[f"{host}:{port}"] = None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address means this very machine."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback or address.is_unspecified or bool(mapped and mapped.is_loopback)
+
+
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """Load and predict; errors become the answer, since the caller is another process."""
     model_folder = Path(task["model"])
@@ -145,4 +186,8 @@ if __name__ == "__main__":
         os.environ.pop(name, None)
     if job["readable"] is not None:
         sys.addaudithook(Reach(job["readable"], job["own"]))
-    Path(job["answer"]).write_text(json.dumps(answer(job)), encoding="utf-8")
+    others = OtherMachines()
+    if job["network"]:
+        sys.addaudithook(others)
+    said = answer(job)
+    Path(job["answer"]).write_text(json.dumps({**said, "asked": list(others.asked)}), encoding="utf-8")

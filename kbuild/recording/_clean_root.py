@@ -2,20 +2,27 @@
 
 Argument: a JSON file with ``links`` ({path: target}), ``binds`` (paths that are there, in this order), ``covered``
 ({folder: names in it that are there}), ``files`` ({path: text}), ``writable`` (a folder that can be written to),
-``root`` (an empty folder), ``cwd``, ``argv`` and ``env``. Builds a root of them
-in namespaces of its own and runs ``argv`` there; ends as that ends, or with 71 and one line where the kernel allows no
-namespaces. Calls: unshare(2), mount(2), pivot_root(2), user_namespaces(7). Imports nothing of kbuild.
+``root`` (an empty folder), ``cwd``, ``argv``, ``env``, ``user`` (a uid) and ``network`` (whether this machine's is
+reached, else there is a loopback of its own). Builds a root of them in namespaces of its own and runs ``argv`` there as
+that user; ends as that ends, or with 71 and one line where the kernel allows no namespaces. Calls: unshare(2),
+mount(2), pivot_root(2), user_namespaces(7), netdevice(7). Imports nothing of kbuild.
 """
 
 # ruff: noqa: S108, PTH102, PTH103, PTH112, PTH120, PTH211
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
+import socket
+import struct
 import sys
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x4000000, 0x8000000, 0x40000000
+SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 1, 0x40
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     1, 2, 4, 8, 0x20, 0x1000, 0x4000, 0x40000,
 )  # fmt: skip
@@ -25,6 +32,7 @@ LOCKED = ((2, MS_NOSUID), (4, MS_NODEV), (8, MS_NOEXEC), (1024, MS_NOATIME), (20
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 DEVICES = ("null", "zero", "full", "random", "urandom")
+HOSTNAME = "image"
 NOT_HERE = 71  # EX_OSERR of sysexits.h
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -42,14 +50,27 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     check(libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, data.encode()), f"mount {target}")
 
 
-def separate() -> None:
+def separate(more: int) -> None:
     """Enter new namespaces, a user namespace too where the others take one."""
-    if os.geteuid() == 0 and libc.unshare(CLONE_NEWNS | CLONE_NEWPID) == 0:
+    wanted = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | more
+    if os.geteuid() == 0 and libc.unshare(wanted) == 0:
         return
+    become(os.geteuid(), wanted)
+
+
+def become(user: int, more: int = 0) -> None:
+    """Enter a new user namespace in which this process's user has that uid, and ``more`` namespaces."""
     uid, gid = os.geteuid(), os.getegid()
-    check(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUSER), "unshare")
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+    check(libc.unshare(CLONE_NEWUSER | more), "unshare")
+    group = user if user != uid else gid
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {uid} 1"), ("gid_map", f"{group} {gid} 1")):
         Path(f"/proc/self/{name}").write_text(text, encoding="utf-8")
+
+
+def start_loopback() -> None:
+    """A new network namespace has one, which is down."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP | IFF_RUNNING))
 
 
 def show(path: str, root: str, how: int = MS_BIND | MS_REC | MS_RDONLY) -> None:
@@ -118,7 +139,10 @@ def main() -> int:
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
     reader, writer = os.pipe()
-    separate()
+    separate(0 if order["network"] else CLONE_NEWNET)
+    socket.sethostname(HOSTNAME)
+    if not order["network"]:
+        start_loopback()
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -126,6 +150,9 @@ def main() -> int:
             check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
             build(order, order["root"])
             os.chdir(order["cwd"])
+            # Where user namespaces are not allowed, root may still have come so far.
+            with contextlib.suppress(PermissionError):
+                become(order["user"])
             # Closed by execve: what is written after that is the program's own affair.
             os.set_inheritable(writer, False)
             os.execve(order["argv"][0], order["argv"], order["env"])  # noqa: S606

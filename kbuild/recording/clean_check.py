@@ -17,7 +17,7 @@ from typing import Any
 
 from kbuild.errors import RecordingError
 from kbuild.process import run
-from kbuild.recording.surroundings import LOADER_VARIABLES, Surroundings, find_surroundings, make_variables
+from kbuild.recording.surroundings import LOADER_VARIABLES, NONROOT, Surroundings, find_surroundings, make_variables
 
 SERVING_REQUEST = "serving_input_example.json"
 RECORDED_PREDICTION = "recorded_prediction.json"
@@ -31,6 +31,8 @@ class Answer:
     """What the clean process said: the response's text (None without an example), or why there is none.
 
     ``missing`` is a module that could not be imported; ``kind`` the class of the error, ``file`` the file it names.
+    ``network`` are the addresses of other machines that it asked, empty where it needs none, and ``(unknown)`` where
+    only C libraries know them.
     ``shut_off`` says why files of this machine were hidden from Python alone; None where nothing could reach them.
     """
 
@@ -40,6 +42,7 @@ class Answer:
     kind: str | None = None
     file: str | None = None
     shut_off: str | None = None
+    network: tuple[str, ...] = ()
 
 
 def ask_in_clean_process(
@@ -74,8 +77,18 @@ def ask_in_clean_process(
             "readable": None,
             "answer": str(answer),
         }
+
+        def start_rooted(*, network: bool) -> Any:
+            return _start_rooted(own, script, model, {**task, "network": network}, around, timeout, python)
+
+        network = False
         try:
-            done = _start_rooted(own, script, model, task, around, timeout, python)
+            done = start_rooted(network=False)
+            if _failed(answer):
+                # A server may be reached from where the image runs, too, but none of this very machine.
+                answer.unlink()
+                network = True
+                done = start_rooted(network=True)
             shut_off = None
             # Whatever the reason: an interpreter may need of this machine what nobody would think of.
             if not answer.is_file():
@@ -91,7 +104,16 @@ def ask_in_clean_process(
             raise RecordingError(f"the clean process that loads the model died with status {done.returncode}: {last}")
         said = json.loads(answer.read_text(encoding="utf-8"))
     told = {name: said.get(name) for name in ("response", "error", "missing", "kind", "file")}
-    return Answer(**told, shut_off=shut_off)
+    asked = tuple(said.get("asked", ())) or (("(unknown)",) if network and said.get("error") is None else ())
+    return Answer(**told, shut_off=shut_off, network=asked)
+
+
+def _failed(answer: Path) -> bool:
+    """Whether there is an answer, and it is an error that a network might mend."""
+    if not answer.is_file():
+        return False
+    said = json.loads(answer.read_text(encoding="utf-8"))
+    return said.get("error") is not None and said.get("missing") is None
 
 
 def _start_rooted(
@@ -108,6 +130,8 @@ def _start_rooted(
         "files": around.files,
         "writable": str(own / "said"),
         "cwd": "/",
+        "network": task["network"],
+        "user": NONROOT,
         "argv": [python, "-I", str(script), str(job)],
         "env": make_variables(),
     }
@@ -123,7 +147,8 @@ def _start_hooked(
     job = own / "task.json"
     readable = {"binds": around.binds, "covered": around.covered}
     job.write_text(
-        json.dumps({**task, "readable": readable, "own": [str(own), str(model.resolve())]}), encoding="utf-8"
+        json.dumps({**task, "network": True, "readable": readable, "own": [str(own), str(model.resolve())]}),
+        encoding="utf-8",
     )
     home = {"HOME": str(own / "empty"), "TMPDIR": str(own / "empty")}
     home["MLFLOW_TRACKING_URI"] = f"sqlite:///{own}/empty/unused.db"

@@ -26,10 +26,13 @@ class OtherThanInTraining(RecordingError):
 
 
 def tell_open(answer: Answer) -> tuple[str, ...]:
-    """What the check could not see, where the machine gives it no root of its own."""
-    if answer.shut_off is None:
-        return ()
-    return (f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}",)
+    """What the check could not see, where the machine gives it no root of its own, and what an image needs besides."""
+    told = []
+    if answer.shut_off is not None:
+        told.append(f"The check hid this machine's files from Python alone, not from C libraries: {answer.shut_off}")
+    if answer.network:
+        told.append(f"To predict, the model asks {', '.join(answer.network)}: its server must reach that too")
+    return tuple(told)
 
 
 def tell_columns(draft: Draft, asked: Asked | None) -> tuple[str, ...]:
@@ -97,6 +100,8 @@ def advise(answer: Answer) -> str:
             "project's package, name its folder in log_model_kwargs={'code_paths': [...]}, or make it a dataset of the "
             "catalog and an input of the node"
         )
+    if answer.kind in ("ConnectionRefusedError", "gaierror", "timeout", "TimeoutError", "ConnectionError"):
+        return "a server of this machine is none of the image's: make what it tells a dataset of the catalog"
     if answer.kind == "KeyError":
         return "if that is a variable of this machine: the image does not set it, make it a parameter (params:...)"
     return "what it imports must be in the project's package or in a package that it names"

@@ -24,9 +24,11 @@ _SYSTEM = (
     "/usr/share/ca-certificates", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/resolv.conf",
     "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime", "/etc/alternatives",
 )  # fmt: skip
+NONROOT = 65532
+"""The uid that an image runs with."""
 _FILES = {
-    "/etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/tmp:/sbin/nologin\n",
-    "/etc/group": "root:x:0:\nnonroot:x:65532:\n",
+    "/etc/passwd": f"root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/tmp:/sbin/nologin\n",
+    "/etc/group": f"root:x:0:\nnonroot:x:{NONROOT}:\n",
 }
 # Prefixes that hold more than an interpreter.
 _SHARED_PREFIXES = {Path("/"), Path("/usr"), Path("/usr/local"), Path.home()}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,7 @@ import pytest
 
 from kbuild.recording import _clean_process as process
 from kbuild.recording import clean_check
+from kbuild.recording.judged import tell_open
 from kbuild.recording.surroundings import find_surroundings, make_variables
 
 
@@ -105,6 +108,107 @@ def test_files_of_this_machine_are_not_there(tmp_path: Path, monkeypatch: pytest
     assert str(Path.home()) not in seen["/etc/passwd"].replace("/root:/sbin/nologin", "")
     assert "FACTOR" not in seen["names"]
     assert seen["home"] == "/tmp"
+
+
+MACHINE = """
+import getpass, json, os, socket, sys
+from pathlib import Path
+job = json.loads(Path(sys.argv[1]).read_text())
+with Path(job["answer"]).parent.joinpath("runs").open("a") as file:
+    file.write("x")
+def ask(address):
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        client.connect(address)
+        return client.recv(10).decode()
+def see(question):
+    try:
+        return question()
+    except OSError as error:
+        return type(error).__name__
+own = socket.create_server(("127.0.0.1", 0))
+found = {"uid": os.getuid(), "gid": os.getgid(), "user": getpass.getuser(), "host": socket.gethostname(),
+    "own": see(lambda: socket.create_connection(own.getsockname(), 5) and "reached"),
+    "port": see(lambda: ask(("127.0.0.1", %d))), "abstract": see(lambda: ask("\\0" + %r)),
+    "writes": os.access(job["model"], os.W_OK), "reads": (Path(job["model"]) / "MLmodel").read_text()}
+Path(job["answer"]).write_text(json.dumps({"response": json.dumps(found)}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_user_name_and_services_of_this_machine_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "MLmodel").write_text("mine")
+    script = tmp_path / "_clean_process.py"
+    name = f"kbuild-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as port, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        script.write_text(MACHINE % (port.getsockname()[1], name))
+        monkeypatch.setattr(clean_check, "_SCRIPT", script)
+        answer = clean_check.ask_in_clean_process(model, blocked=[], shipped=[], closure=["pyyaml"], timeout=60)
+    if answer.shut_off is not None:
+        pytest.skip(f"this kernel allows no namespaces: {answer.shut_off}")
+    seen = json.loads(answer.response or "")
+    assert (seen["uid"], seen["gid"], seen["user"]) == (65532, 65532, "nonroot")
+    assert seen["host"] != socket.gethostname()
+    assert (seen["own"], seen["port"], seen["abstract"]) == (
+        "reached",
+        "ConnectionRefusedError",
+        "ConnectionRefusedError",
+    )
+    assert (seen["reads"], seen["writes"]) == ("mine", False)
+    assert answer.network == ()
+
+
+ASKING = """
+import json, sys
+from pathlib import Path
+job = json.loads(Path(sys.argv[1]).read_text())
+if not job["network"]:
+    said = {"error": "OSError: Network is unreachable", "missing": None}
+else:
+    said = {"response": "1", "asked": %r}
+Path(job["answer"]).write_text(json.dumps(said))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+@pytest.mark.parametrize(("asked", "told"), [(["db.example:5432"], ("db.example:5432",)), ([], ("(unknown)",))])
+def test_what_needs_other_machines_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], told: tuple[str, ...]
+) -> None:
+    script = tmp_path / "_clean_process.py"
+    script.write_text(ASKING % asked)
+    monkeypatch.setattr(clean_check, "_SCRIPT", script)
+    answer = clean_check.ask_in_clean_process(tmp_path, blocked=[], shipped=[], closure=["pyyaml"], timeout=60)
+    assert (answer.response, answer.error) == ("1", None)
+    if answer.shut_off is None:
+        assert answer.network == told
+        assert f"asks {told[0]}" in "".join(tell_open(answer))
+
+
+def test_services_of_this_machine_are_refused_where_its_network_is_reached() -> None:
+    others = process.OtherMachines()
+    for address in (
+        ("127.0.0.1", 5000),
+        ("localhost", 80),
+        ("::1", 80, 0, 0),
+        ("::ffff:127.0.0.1", 1),
+        "\0name",
+        b"\0x",
+    ):
+        with pytest.raises(ConnectionRefusedError):
+            others("socket.connect", (None, address))
+    assert not others.asked
+    others("socket.bind", (None, ("127.0.0.1", 5000)))
+    others("socket.connect", (None, ("127.0.0.1", 5000)))
+    others("socket.connect", (None, "/tmp/own.sock"))
+    others("socket.connect", (None, ("db.example", 5432)))
+    others("socket.connect", (None, ("2001:db8::1", 443, 0, 0)))
+    assert list(others.asked) == ["db.example:5432", "2001:db8::1:443"]
 
 
 def test_without_namespaces_the_answer_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
