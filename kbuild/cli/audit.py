@@ -19,8 +19,9 @@ from kbuild.audit.report.report import FORMAT, report_schema
 from kbuild.audit.report.text import markdown, summary, summary_table, table
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
-from kbuild.cli.find import DEFAULTS, REGISTRY_FORM, existing_image
-from kbuild.cli.options import make_lock_request, make_tools, platform_option, take_model
+from kbuild.cli.find import REGISTRY_FORM, existing_image
+from kbuild.cli.options import make_tools, platform_option, take_model
+from kbuild.cli.request import LockOptions, make_lock_request
 from kbuild.cli.show import Show
 from kbuild.errors import (
     AuditFindings,
@@ -115,7 +116,7 @@ def _request(config: ProjectConfig, options: dict[str, Any]) -> AuditRequest:
         policy=policy,
         today=_date(options["today"]),
         fail_on=policy.fail_on,
-        lock=make_lock_request(config, DEFAULTS),
+        lock=make_lock_request(config, LockOptions()),
         lockfile=options["lockfile"],
         offline=options["offline"],
         record=not options["no_record"],

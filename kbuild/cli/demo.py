@@ -12,8 +12,8 @@ import click
 
 from kbuild.cli.config import ProjectConfig
 from kbuild.cli.extras import check_extra
-from kbuild.cli.find import DEFAULTS
-from kbuild.cli.options import cache_folder, cache_limit, engine_option, json_option, make_image_request
+from kbuild.cli.options import cache_folder, cache_limit, engine_option, json_option
+from kbuild.cli.request import make_image_request
 from kbuild.cli.show import Show
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import run
@@ -46,7 +46,7 @@ def command(folder: Path, engine: str, as_json: bool) -> None:
         store = MlflowStore(tracking_uri=uri, registry_uri=uri)
         return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show)
 
-    result = run_demo(folder, lambda run_id: make_image_request(config, run_id, engine, DEFAULTS), make_tools)
+    result = run_demo(folder, lambda run_id: make_image_request(config, run_id, engine), make_tools)
     _tell(show, result)
     if as_json:
         click.echo(json.dumps(_to_json(result, show.seconds)))

@@ -7,12 +7,13 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import work_folder
 from kbuild.cli.config import ProjectConfig
-from kbuild.cli.options import make_image_request, take_model
+from kbuild.cli.options import take_model
+from kbuild.cli.request import BuildOptions, make_image_request
 from kbuild.cli.show import Show
 from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference, ModelNotFound, RegistryError
 from kbuild.files import expand_home
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
     from kbuild.image.registry.remote import RemoteImages
 
 REGISTRY_FORM = "one of a registry is named as kbuild image --push prints it: REGISTRY/NAME@sha256:…"
-DEFAULTS: dict[str, Any] = {
-    "interpreter": None,
-    "channels": (),
-    "platform": None,
-    "lockfile": None,
-    "locked": False,
-    "allow_sdist": False,
-    "base": None,
-    "allow_unsigned_base": False,
-    "template": None,
-    "labels": (),
-    "slim": False,
-}
 
 
 @contextmanager
@@ -72,7 +60,9 @@ def found_image(
                 else f"build one with: kbuild image; {REGISTRY_FORM}",
             ) from error
         result = build_image(
-            make_image_request(config, model, "auto", {**DEFAULTS, "platform": platform and str(platform)}),
+            make_image_request(
+                config, model, options=BuildOptions(platform=None if platform is None else str(platform))
+            ),
             Delivery(),
             tools,
         )

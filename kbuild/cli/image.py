@@ -17,11 +17,11 @@ from kbuild.cli.options import (
     compression_option,
     engine_option,
     json_option,
-    make_image_request,
     make_tools,
     optional_model_argument,
     take_model,
 )
+from kbuild.cli.request import BuildOptions, make_image_request
 from kbuild.cli.show import Show
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow import Delivery, ImageResult, Tools, build_image, check_name
@@ -68,11 +68,15 @@ def command(
     from_file: str | None,
     jobs: int | None,
     report: Path | None,
+    tag: str | None,
     engine: str,
+    output: Path | None,
+    load: bool,
+    push: str | None,
     verify: bool | None,
     no_cache: bool,
     as_json: bool,
-    **options: Any,
+    **stated: Any,
 ) -> None:
     """Build the image that serves MODEL and print name@digest.
 
@@ -88,20 +92,21 @@ def command(
     told at the end, and the exit code is then 70. What is built is not built again, so the same command goes on where
     it was stopped.
     """
+    options = BuildOptions(**stated)
     many = all_registered or from_file is not None
     if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
-    if not many and (jobs is not None or report is not None or len(options["builders"]) > 1):
+    if not many and (jobs is not None or report is not None or len(options.builders) > 1):
         raise click.UsageError("--jobs, --report and several --builder are of many models")
     if best is not None and model is None:
         raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
     show = Show()
     tools, config = make_tools(show)
     delivery = Delivery(
-        tag=options["tag"] or config.tag,
-        output=options["output"],
-        load=options["load"],
-        push=options["push"],
+        tag=tag or config.tag,
+        output=output,
+        load=load,
+        push=push,
         verify=config.verify if verify is None else verify,
     )
     for name in (delivery.tag, delivery.push):
@@ -121,8 +126,8 @@ def command(
             delivery,
             tools,
             show,
-            jobs=jobs or max(2, len(options["builders"])),
-            builders=options["builders"],
+            jobs=jobs or max(2, len(options.builders)),
+            builders=options.builders,
             reuse=not no_cache,
             report=report,
             to_json=to_json if as_json else None,

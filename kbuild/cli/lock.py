@@ -12,11 +12,11 @@ from kbuild.cli.options import (
     base_option,
     json_option,
     lock_options,
-    make_lock_request,
     make_tools,
     optional_model_argument,
     take_model,
 )
+from kbuild.cli.request import LockOptions, make_lock_request
 from kbuild.cli.show import Show
 from kbuild.workflow import lock_model
 
@@ -42,7 +42,7 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     """
     show = Show()
     tools, config = make_tools(show)
-    request = make_lock_request(config, options)
+    request = make_lock_request(config, LockOptions(**options))
     model = take_model(model, tools, config, show)
     locked = lock_model(model, request, tools, output=output, base=base or config.base, force=force)
     managers = [package.manager for package in locked.lockfile.packages]

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import platformdirs
 
-from kbuild.audit.policy import join_policies
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
-from kbuild.conda_names import read_names
-from kbuild.environment.locking.lock_model import LockRequest
-from kbuild.errors import ConfigurationError, InvalidReference, LabelError, ModelNotFound
+from kbuild.errors import InvalidReference, ModelNotFound
 from kbuild.files import expand_home
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.shorthand import LATEST
 from kbuild.model.store import open_store
-from kbuild.plan.render import DEFAULT_INSTALL_BASE, parse_template
-from kbuild.platform import Platform, host_platform
+from kbuild.plan.render import DEFAULT_INSTALL_BASE
+from kbuild.platform import Platform
 from kbuild.process import run
-from kbuild.workflow import ImageRequest, Tools
+from kbuild.workflow import Tools
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -194,50 +190,3 @@ def cache_folder() -> Path:
 def cache_limit() -> int:
     """Bytes the cache may hold: ``KBUILD_CACHE_LIMIT``; raises ConfigurationError."""
     return parse_size(os.environ.get("KBUILD_CACHE_LIMIT") or str(DEFAULT_LIMIT))
-
-
-def make_lock_request(config: ProjectConfig, options: dict[str, Any]) -> LockRequest:
-    """From parsed options (see lock_options) and the project's configuration."""
-    platform = options["platform"]
-    policy = join_policies(config.audit)
-    return LockRequest(
-        allowed_indexes=policy.allowed_indexes,
-        allowed_channels=policy.allowed_channels,
-        platforms=Platform.parse_list(platform) if platform else (host_platform(),),
-        interpreter=options["interpreter"] or config.interpreter,
-        channels=tuple(options["channels"]) or config.channels,
-        lockfile=options["lockfile"],
-        locked=options["locked"],
-        allow_sdist=options["allow_sdist"],
-        names=read_names(config.conda_names) if isinstance(config.conda_names, Path) else config.conda_names,
-    )
-
-
-def make_image_request(config: ProjectConfig, model: str, engine: str, options: dict[str, Any]) -> ImageRequest:
-    """From parsed options (see build_options) and the project's configuration."""
-    template = parse_template(options["template"] or config.template)
-    builders = options.get("builders") or ()
-    if builders and engine == "native":
-        raise ConfigurationError("--builder is of BuildKit, and --engine native asks none")
-    return ImageRequest(
-        model=model,
-        lock=make_lock_request(config, options),
-        engine="buildkit" if builders else engine,
-        builder=builders[0] if builders else None,
-        network=options.get("network"),
-        base=options["base"] or config.base,
-        debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
-        allow_unsigned_base=options["allow_unsigned_base"],
-        template=replace(template, install_base=options.get("install_base")),
-        labels=(*config.labels, *map(parse_label, options["labels"])),
-        slim=options["slim"] or config.slim,
-        compression=options.get("compression") or config.compression,
-    )
-
-
-def parse_label(text: str) -> tuple[str, str]:
-    """Read ``KEY=VALUE``; raises LabelError."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise LabelError(f"--label {text!r} is not KEY=VALUE")
-    return key, value

@@ -12,8 +12,7 @@ import zstandard
 
 from kbuild.cache.scratch import work_folder
 from kbuild.cli.config import ProjectConfig
-from kbuild.cli.find import DEFAULTS
-from kbuild.cli.options import make_image_request
+from kbuild.cli.request import BuildOptions, make_image_request
 from kbuild.cli.show import Show
 from kbuild.errors import InvalidModel
 from kbuild.image.engine import BuiltImage
@@ -49,16 +48,16 @@ def rebuild(
             with show("check") as progress:
                 progress.tell(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
         kept = carry_pins(tools.cache, clean, claims) if model is not None else None
-        stated = {
-            "platform": str(claims.platform),
-            "locked": True,
-            "base": claims.base,
-            "allow_unsigned_base": True,  # the digest that comes out proves more than who signed its package list
-            "compression": claims.compression,
-            "lockfile": lockfile or kept,
-        }
-        labels = [f"{key}={value}" for key, value in claims.labels]
-        request = make_image_request(config, claims.model, "native", {**DEFAULTS, **stated, "labels": labels})
+        options = BuildOptions(
+            platform=str(claims.platform),
+            locked=True,
+            base=claims.base,
+            allow_unsigned_base=True,  # the digest that comes out proves more than who signed its package list
+            compression=claims.compression,
+            lockfile=lockfile or kept,
+            labels=tuple(f"{key}={value}" for key, value in claims.labels),
+        )
+        request = make_image_request(config, claims.model, "native", options)
         # The very lock that the image names, even where today's channels or indexes would make another.
         lock = replace(request.lock, digest=claims.lock_digest)
         request = replace(request, lock=lock, slim=False, left_out=claims.left_out)

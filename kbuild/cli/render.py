@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import build_options, make_image_request, make_tools, optional_model_argument, take_model
+from kbuild.cli.options import build_options, make_tools, optional_model_argument, take_model
+from kbuild.cli.request import BuildOptions, make_image_request
 from kbuild.cli.show import Show
 from kbuild.image.base.choice import parse_base
 from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan
@@ -22,7 +23,7 @@ def command(model: str | None, output: Path, **options: Any) -> None:
     """Write the Dockerfile and build context of MODEL, for "docker build" without kbuild."""
     show = Show()
     tools, config = make_tools(show)
-    request = make_image_request(config, take_model(model, tools, config, show), "auto", options)
+    request = make_image_request(config, take_model(model, tools, config, show), options=BuildOptions(**options))
     context = render_context(request, tools, output=output)
     show.say(f"build it with: docker build {_base_option(request.base, context.plan)}{context.path}")
     click.echo(str(context.path))

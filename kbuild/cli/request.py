@@ -1,0 +1,92 @@
+"""What a command's options and the project's configuration ask for together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kbuild.audit.policy import join_policies
+from kbuild.cli.config import ProjectConfig
+from kbuild.conda_names import read_names
+from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.errors import ConfigurationError, LabelError
+from kbuild.image.oci.media import Compression
+from kbuild.plan.render import parse_template
+from kbuild.platform import Platform, host_platform
+from kbuild.workflow import ImageRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockOptions:
+    """What ``lock_options`` read; by default what a command without them has."""
+
+    interpreter: str | None = None
+    channels: tuple[str, ...] = ()
+    platform: str | None = None
+    lockfile: Path | None = None
+    locked: bool = False
+    allow_sdist: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions(LockOptions):
+    """What ``build_options``, and of ``kbuild image`` alone ``builder_options`` and ``compression_option``, read."""
+
+    base: str | None = None
+    allow_unsigned_base: bool = False
+    template: str | None = None
+    install_base: str | None = None
+    labels: tuple[str, ...] = ()
+    slim: bool = False
+    network: str | None = None
+    builders: tuple[str, ...] = ()
+    compression: Compression | None = None
+
+
+def make_lock_request(config: ProjectConfig, options: LockOptions) -> LockRequest:
+    """What the options do not say is the configuration's."""
+    policy = join_policies(config.audit)
+    return LockRequest(
+        allowed_indexes=policy.allowed_indexes,
+        allowed_channels=policy.allowed_channels,
+        platforms=Platform.parse_list(options.platform) if options.platform else (host_platform(),),
+        interpreter=options.interpreter or config.interpreter,
+        channels=options.channels or config.channels,
+        lockfile=options.lockfile,
+        locked=options.locked,
+        allow_sdist=options.allow_sdist,
+        names=read_names(config.conda_names) if isinstance(config.conda_names, Path) else config.conda_names,
+    )
+
+
+def make_image_request(
+    config: ProjectConfig, model: str, engine: str = "auto", options: BuildOptions | None = None
+) -> ImageRequest:
+    """What the options do not say is the configuration's."""
+    stated = options or BuildOptions()
+    template = parse_template(stated.template or config.template)
+    if stated.builders and engine == "native":
+        raise ConfigurationError("--builder is of BuildKit, and --engine native asks none")
+    return ImageRequest(
+        model=model,
+        lock=make_lock_request(config, stated),
+        engine="buildkit" if stated.builders else engine,
+        builder=stated.builders[0] if stated.builders else None,
+        network=stated.network,
+        base=stated.base or config.base,
+        debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
+        allow_unsigned_base=stated.allow_unsigned_base,
+        template=replace(template, install_base=stated.install_base),
+        labels=(*config.labels, *map(parse_label, stated.labels)),
+        slim=stated.slim or config.slim,
+        compression=stated.compression or config.compression,
+    )
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """Read ``KEY=VALUE``; raises LabelError."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise LabelError(f"--label {text!r} is not KEY=VALUE")
+    return key, value
