@@ -20,7 +20,7 @@ from urllib3.util.retry import Retry
 from kbuild._version import __version__
 from kbuild.errors import DeliveryFailed
 from kbuild.trigger.event import EVENT_NAME, TrainingEvent
-from kbuild.trigger.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, make_signature
+from kbuild.trigger.signature import make_headers
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, RemoteTrigger, WebhookTrigger
 
 # Worth another try: the server is busy or not quite up. Anything else it will say again.
@@ -80,8 +80,7 @@ def _webhook(trigger: WebhookTrigger, event: TrainingEvent, environ: Mapping[str
         "Content-Type": "application/json",
         "Idempotency-Key": f'"{event.id}"',
         "X-Kbuild-Event": EVENT_NAME,
-        TIMESTAMP_HEADER: str(now),
-        SIGNATURE_HEADER: make_signature(secret, now, event.body),
+        **make_headers(secret, event.id, now, event.body),
     }
     return _Request(url=trigger.url, body=event.body, headers=headers, secret=secret)
 

@@ -11,7 +11,7 @@ from kbuild.cli.trigger import command
 from kbuild.errors import ConfigurationError, DeliveryFailed, KbuildError, SignatureRefused
 from kbuild.trigger.event import TrainingEvent, make_event
 from kbuild.trigger.outbox import Outbox
-from kbuild.trigger.signature import make_signature
+from kbuild.trigger.signature import make_headers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SECRET = {"KBUILD_WEBHOOK_SECRET": "hush"}
@@ -41,7 +41,7 @@ def call(*argv: str, body: bytes = b"", env: dict[str, str] | None = None) -> Re
 
 def verify(body: bytes, *, age: float = 0, secret: str = "hush", argv: tuple[str, ...] = ()) -> Result:  # noqa: S107
     at = int(time.time() - age)
-    headers = [f"x-kbuild-timestamp: {at}", f"X-Kbuild-Signature-256:{make_signature(secret, at, body)}"]
+    headers = [f"{name.lower()}: {text}" for name, text in make_headers(secret, "id-1", at, body).items()]
     return call("--verify", *(word for header in headers for word in ("-H", header)), *argv, body=body, env=SECRET)
 
 

@@ -65,6 +65,7 @@ def test_a_webhook_is_signed_and_can_be_told_twice(server: Server, event: Traini
     ((path, headers, body),) = server.got
     assert path == "/kbuild?x=1" and body == event.body
     assert headers["idempotency-key"] == f'"{event.id}"' and headers["x-kbuild-event"] == "model.logged"
+    assert headers["webhook-id"] == event.id and headers["webhook-timestamp"] == "1000"
     assert headers["x-kbuild-timestamp"] == "1000" and headers["content-type"] == "application/json"
     check_signature(TOKEN, headers, body, now=1000, tolerance=1)
 
