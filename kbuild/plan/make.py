@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kbuild._version import __version__
 from kbuild.digest import Digest, digest_json
@@ -37,28 +37,36 @@ _USER = "65532:65532"
 _OWN_LABELS = ("io.kbuild.", "org.opencontainers.image.base.", "org.opencontainers.image.created")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingredients:
+    """What an image is made of. ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are
+    put in place, so that a change of the recipe is a change of the plan."""
+
+    bundle: ModelBundle
+    lockfile: Lockfile
+    base: ResolvedBase
+    platform: Platform
+    runtime: Digest
+    recipe: str
+
+
 def make_plan(
-    bundle: ModelBundle,
-    lockfile: Lockfile,
-    base: ResolvedBase,
-    *,
-    platform: Platform,
-    runtime: Digest,
-    recipe: str,
+    ingredients: Ingredients,
     groups: Sequence[PackageGroup],
     template: Template,
+    *,
     packed_by: str = "",
     labels: Mapping[str, str] | None = None,
     left_out: LeftOut = NOTHING,
 ) -> BuildPlan:
     """Everything that determines the image.
 
-    ``runtime`` digests the part of kbuild that serves; ``recipe`` names how packages are put in place, so that a
-    change of the recipe is a change of the plan; ``packed_by`` names compressor and packer. ``groups`` are the lock's
-    wheels, split into layers, without what ``left_out`` names. ``labels`` come on top of kbuild's own. Raises
-    PlatformError for a platform the lock does not cover, TemplateError and LabelError from rendering, and LabelError
-    for a label that is kbuild's own.
+    ``groups`` are the lock's wheels, split into layers, without what ``left_out`` names; ``packed_by`` names compressor
+    and packer. ``labels`` come on top of kbuild's own. Raises PlatformError for a platform the lock does not cover,
+    TemplateError and LabelError from rendering, and LabelError for a label that is kbuild's own.
     """
+    bundle, lockfile, base = ingredients.bundle, ingredients.lockfile, ingredients.base
+    platform = ingredients.platform
     if platform not in lockfile.platforms:
         locked = ", ".join(map(str, lockfile.platforms))
         raise PlatformError(
@@ -94,7 +102,7 @@ def make_plan(
         from_line=_from_line(base),
         platform=platform,
         created=facts.created,
-        layers=_layers(bundle, lockfile, base, platform, runtime, recipe, groups),
+        layers=_layers(ingredients, groups),
         config=ImageConfig(
             user=_USER,
             entrypoint=(f"{PREFIX}/bin/python", "-m", "kbuild.serving"),
@@ -136,17 +144,10 @@ def rfc3339(seconds: int) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _layers(
-    bundle: ModelBundle,
-    lockfile: Lockfile,
-    base: ResolvedBase,
-    platform: Platform,
-    runtime: Digest,
-    recipe: str,
-    groups: Sequence[PackageGroup],
-) -> tuple[LayerPlan, ...]:
+def _layers(ingredients: Ingredients, groups: Sequence[PackageGroup]) -> tuple[LayerPlan, ...]:
     """From what changes least to what changes most. A layer that would be empty is left out: COPY of nothing fails."""
-    packages = lockfile.for_platform(platform)
+    base, recipe = ingredients.base, ingredients.recipe
+    packages = ingredients.lockfile.for_platform(ingredients.platform)
     lowest = (BASE_LAYER,) if base.kind == "debs" else ()
     # Packages and code are compiled by the interpreter, so its bytes decide theirs.
     compiled = (*lowest, INTERPRETER_LAYER)
@@ -154,8 +155,8 @@ def _layers(
     layers = [LayerPlan(name=name, source=name, content=base.digest) for name in lowest]
     layers.append(_layer(INTERPRETER_LAYER, conda, lowest))
     layers += [_layer(group.name, [recipe, *_packages(group)], compiled) for group in groups]
-    layers.append(_layer(RUNTIME_LAYER, [recipe, str(runtime)], compiled))
-    for name, files in split_model(bundle).items():
+    layers.append(_layer(RUNTIME_LAYER, [recipe, str(ingredients.runtime)], compiled))
+    for name, files in split_model(ingredients.bundle).items():
         content = [recipe, [[file.path, str(file.digest)] for file in files]]
         layers.append(_layer(name, content, compiled if name == PROJECT_LAYER else lowest))
     return tuple(layers)

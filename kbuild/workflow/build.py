@@ -25,7 +25,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
 from kbuild.verify.verdict_tag import write_verdict
-from kbuild.workflow.delivery import Delivery, ImageResult, Verified, deliver, verify_built
+from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
 from kbuild.workflow.stopping import stopping_at_signals
@@ -98,7 +98,6 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         # What one platform lacks is told before another is built.
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
         built = {each.platform: find_built(request, each, images) if reuse else None for each in prepared}
-        reused = all(built.values())
         missing = [each for each in prepared if built[each.platform] is None]
         for each in missing:
             each.check_base()
@@ -110,17 +109,15 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             verified = verify_built(every, images, tools, record=delivery.record, again=not reuse)
         for each in prepared if delivery.record else ():
             each.record_base(tools)
-        result = deliver(
-            every,
-            bundle,
-            reference,
-            locked.lockfile,
-            {each.platform: each.plan for each in prepared},
-            delivery,
-            images,
-            tools,
-            reused=reused,
+        made = Built(
+            bundle=bundle,
+            reference=reference,
+            lockfile=locked.lockfile,
+            images=every,
+            plans={each.platform: each.plan for each in prepared},
+            reused=not missing,
         )
+        result = deliver(made, delivery, tools)
         if verified is not None and verified.anew and delivery.record:
             untold = write_verdict(every[host_platform()], str(verified.verdict), tools.store)
             result = replace(result, untagged=result.untagged or untold)

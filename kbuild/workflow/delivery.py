@@ -130,34 +130,35 @@ def verify_built(
     return Verified(verdict=verdict, anew=True)
 
 
-def deliver(
-    built: Mapping[Platform, BuiltImage],
-    bundle: ModelBundle,
-    reference: ModelReference,
-    lockfile: Lockfile,
-    plans: Mapping[Platform, BuildPlan],
-    delivery: Delivery,
-    images: LocalImages,
-    tools: Tools,
-    *,
-    reused: bool,
-) -> ImageResult:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """The images of one model, one a platform, with the plan of each; ``reused`` where all were there already."""
+
+    bundle: ModelBundle
+    reference: ModelReference
+    lockfile: Lockfile
+    images: Mapping[Platform, BuiltImage]
+    plans: Mapping[Platform, BuildPlan]
+    reused: bool
+
+
+def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     """Name the image, or the index of several, publish it where ``delivery`` says, and tag the model's run with it.
 
     Raises the error of the place that does not take it.
     """
-    facts = bundle.facts
-    values = name_values(bundle, reference)
+    bundle, images, kept = built.bundle, built.images, LocalImages(tools.cache / "images")
+    values = name_values(bundle, built.reference)
     push = None if delivery.push is None else fill_name(delivery.push, values)
     tag = None if delivery.tag is None else fill_name(delivery.tag, values)
-    shown = host_platform() if host_platform() in built else min(built)
-    image = built[shown]
-    index = images.add_index(built) if len(built) > 1 else None
+    shown = host_platform() if host_platform() in images else min(images)
+    image, plan = images[shown], built.plans[shown]
+    index = kept.add_index(images) if len(images) > 1 else None
     whole = image if index is None else index
     for given in {str(each) for each in (push, tag) if each is not None}:
         tools.shared.claim(given, whole.digest)
     name = tag or push or ImageReference.parse(values["name"] or "model")
-    images.name(whole, name)
+    kept.name(whole, name)
     pushed = None if push is None else push.with_digest(whole.digest).familiar
     if delivery.output is not None or delivery.load or push is not None:
         # Docker's SDK and requests take as long to import as the rest of a build that finds everything made.
@@ -170,11 +171,11 @@ def deliver(
             output=delivery.output,
             load=delivery.load,
             push=push,
-            base=plans[shown].from_line,
+            base=plan.from_line,
             tools=tools,
         )
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
-    packages = lockfile.packages_digest(shown)
+    packages = built.lockfile.packages_digest(shown)
     own_name = name.with_digest(whole.digest).familiar
     tags = {
         Tag.IMAGE: own_name,
@@ -183,15 +184,15 @@ def deliver(
         Tag.LOCK_DIGEST: str(packages),
         **({} if pushed is None else {Tag.PUSHED: pushed}),
     }
-    untagged = write_tags(tags, facts.run_id, facts.uri, tools.store) if delivery.record else None
+    untagged = write_tags(tags, bundle.facts.run_id, bundle.facts.uri, tools.store) if delivery.record else None
     return ImageResult(
         image=image,
         reference=own_name,
         layout=written.absolute(),
-        plan=plans[shown],
+        plan=plan,
         model_digest=bundle.digest,
         lock_digest=packages,
-        reused=reused,
+        reused=built.reused,
         pushed=pushed,
         untagged=untagged,
         tagged=delivery.record and untagged is None,

@@ -29,7 +29,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.plan.base import BaseFacts, ResolvedBase
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.left_out import NOTHING, LeftOut
-from kbuild.plan.make import make_plan
+from kbuild.plan.make import Ingredients, make_plan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
 from kbuild.plan.split import PackageGroup
@@ -128,7 +128,14 @@ def prepare(
         check_base(base, environment.wheels_glibc, packages, platform)  # before anything large is fetched for nothing
         return download_packages(locked, packages, tools)
 
-    runtime, recipe = runtime_digest(), str(environment_recipe(locked.spec.python, platform))
+    ingredients = Ingredients(
+        bundle=bundle,
+        lockfile=locked.lockfile,
+        base=base,
+        platform=platform,
+        runtime=runtime_digest(),
+        recipe=str(environment_recipe(locked.spec.python, platform)),
+    )
     template, contexts = request.template, dict[str, str]()
     if template.install_base is not None:
         from kbuild.image.engines.install_context import place_install_base
@@ -137,14 +144,9 @@ def prepare(
 
     def plan_with(groups: Sequence[PackageGroup], left_out: LeftOut) -> BuildPlan:
         return make_plan(
-            bundle,
-            locked.lockfile,
-            base,
-            platform=platform,
-            runtime=runtime,
-            recipe=recipe,
-            groups=groups,
-            template=template,
+            ingredients,
+            groups,
+            template,
             packed_by=packing(request.compression),
             labels=dict(request.labels),
             left_out=left_out,
@@ -159,15 +161,7 @@ def prepare(
     tell_large(wheels, tools)
     left_out = request.left_out
     if request.slim:
-        slimming = Slimming(
-            bundle=bundle,
-            locked=locked,
-            platform=platform,
-            environment=environment,
-            groups=groups,
-            runtime=runtime,
-            recipe=recipe,
-        )
+        slimming = Slimming(ingredients=ingredients, spec=locked.spec, environment=environment, groups=groups)
         left_out = find_left_out(slimming, tools, workdir, download)
     groups = keep_groups(groups, left_out)
     owned = bundle.root.is_relative_to(workdir)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.cache.tree import link_tree, write_whole, writing
-from kbuild.digest import Digest, digest_json
+from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.environment.locking.lock_model import Locked
+from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import PlatformError
 from kbuild.files import mark_used
 from kbuild.image.packages.environment import Environment
@@ -27,12 +27,11 @@ from kbuild.image.slim.packages import (
     keep_groups,
     rehearse,
 )
-from kbuild.model.bundle import ModelBundle
 from kbuild.plan.context import stage_runtime
 from kbuild.plan.left_out import NOTHING, LeftOut
-from kbuild.plan.make import PREFIX, RUNTIME_PATH
+from kbuild.plan.make import PREFIX, RUNTIME_PATH, Ingredients
 from kbuild.plan.split import PackageGroup, WheelFacts
-from kbuild.platform import Platform, host_platform
+from kbuild.platform import host_platform
 from kbuild.progress import Progress
 from kbuild.workflow.tools import Tools
 
@@ -41,15 +40,12 @@ _Downloads = Mapping[LockedPackage, Path]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slimming:
-    """What slimming starts from: a model, its lock, and all wheels of that lock as ``groups``."""
+    """What slimming starts from: what the image would be made of, and all wheels of its lock as ``groups``."""
 
-    bundle: ModelBundle
-    locked: Locked
-    platform: Platform
+    ingredients: Ingredients
+    spec: EnvironmentSpec
     environment: Environment
     groups: tuple[PackageGroup, ...]
-    runtime: Digest
-    recipe: str
 
 
 def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Callable[[], _Downloads]) -> LeftOut:
@@ -58,15 +54,15 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
     Why it has to is told in a note. Raises PlatformError for an image whose interpreter does not run here, and what
     laying out the environment raises.
     """
-    if slimming.platform != host_platform():
+    made_of = slimming.ingredients
+    if made_of.platform != host_platform():
         raise PlatformError(
-            f"what a model reads is only seen by running it, which {host_platform()} cannot for {slimming.platform}",
+            f"what a model reads is only seen by running it, which {host_platform()} cannot for {made_of.platform}",
             hint="build without --slim, or on a machine of that platform",
         )
-    locked = slimming.locked.lockfile
-    parts = [RULE, str(locked.digest), str(slimming.bundle.digest), str(slimming.platform)]
-    record = tools.cache / "slim" / digest_json([*parts, str(slimming.runtime), slimming.recipe]).hex
-    known = _read_record(record, {package.name for package in locked.packages})
+    parts = [RULE, str(made_of.lockfile.digest), str(made_of.bundle.digest), str(made_of.platform)]
+    record = tools.cache / "slim" / digest_json([*parts, str(made_of.runtime), made_of.recipe]).hex
+    known = _read_record(record, {package.name for package in made_of.lockfile.packages})
     if known is not None:
         return known
     downloads = download()
@@ -98,7 +94,7 @@ def _measure(
 
     runtime = folder / "runtime"
     stage_runtime(runtime)
-    spec = slimming.locked.spec
+    spec, bundle = slimming.spec, slimming.ingredients.bundle
     short = ".".join(spec.python.split(".")[:2])
 
     def ask(name: str, groups: Sequence[PackageGroup]) -> Rehearsal:
@@ -112,7 +108,7 @@ def _measure(
         return rehearse(
             root / PREFIX.lstrip("/"),
             runtime / RUNTIME_PATH.lstrip("/"),
-            slimming.bundle.root.absolute(),
+            bundle.root.absolute(),
             short=short,
             scratch=folder,
             run=tools.run,
@@ -131,7 +127,7 @@ def _measure(
     others_gone = f"{files.count - len(files.named)} files that serve developers"
     progress.note(f"asking it without {', '.join([*left_out.packages, *files.named, others_gone])}")
     slim = ask("slim", keep_groups(slimming.groups, left_out))
-    different = first_difference(whole, slim, slimming.bundle.facts.tolerance)
+    different = first_difference(whole, slim, bundle.facts.tolerance)
     if different is not None:
         progress.tell(f"the model answers otherwise without them: {different}; nothing is left out")
         return NOTHING

@@ -23,7 +23,7 @@ from kbuild.image.store.pack import pack
 from kbuild.model.bundle import read_bundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.context import finish_context
-from kbuild.plan.make import make_plan
+from kbuild.plan.make import Ingredients, make_plan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
 from kbuild.platform import host_platform
@@ -209,16 +209,15 @@ def test_the_same_packages_from_another_place_are_the_same_image(tmp_path: Path)
         environment = Environment(lockfile, HOST, cache=cache, run=run)
         (wheel,) = (package for package in lockfile.packages if package.manager == "pip")
         groups = split_wheels((wheel,), cache=cache, download=lambda found=downloads: found)  # type: ignore[misc]
-        plan = make_plan(
-            bundle,
-            lockfile,
-            base,
+        ingredients = Ingredients(
+            bundle=bundle,
+            lockfile=lockfile,
+            base=base,
             platform=HOST,
             runtime=runtime_digest(),
             recipe=str(environment_recipe(VERSION, HOST)),
-            groups=groups,
-            template=Template(),
         )
+        plan = make_plan(ingredients, groups, Template())
         stage = Stage(bundle=bundle, owned=False, base=base, environment=environment, groups=groups)
         trees = stage.lay([layer.name for layer in plan.layers], downloads, into=cache / "x", progress=Silent())
         for tree in trees.values():

@@ -11,7 +11,7 @@ from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan
 from kbuild.plan.left_out import LeftOut
-from kbuild.plan.make import make_plan, rfc3339
+from kbuild.plan.make import Ingredients, make_plan, rfc3339
 from kbuild.plan.render import Template
 from kbuild.plan.split import WheelFacts, split_packages
 from kbuild.platform import Platform
@@ -24,15 +24,16 @@ FACTS = {
 
 
 def make(bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase, **changes: Any) -> BuildPlan:
-    arguments: dict[str, Any] = {
-        "platform": AMD64,
-        "runtime": digest_bytes(b"runtime"),
-        "recipe": "1",
-        "groups": split_packages({p: FACTS[p.name] for p in lockfile.packages if p.manager == "pip"}),
-        "template": Template(),
-        **changes,
-    }
-    return make_plan(bundle, lockfile, base, **arguments)
+    ingredients = Ingredients(
+        bundle=bundle,
+        lockfile=lockfile,
+        base=base,
+        platform=changes.pop("platform", AMD64),
+        runtime=changes.pop("runtime", digest_bytes(b"runtime")),
+        recipe=changes.pop("recipe", "1"),
+    )
+    whole = split_packages({p: FACTS[p.name] for p in lockfile.packages if p.manager == "pip"})
+    return make_plan(ingredients, changes.pop("groups", whole), changes.pop("template", Template()), **changes)
 
 
 def names(plan: BuildPlan) -> list[str]:

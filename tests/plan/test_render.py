@@ -5,7 +5,7 @@ from dockerfile_parse import DockerfileParser
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import TemplateError
-from kbuild.plan.make import make_plan
+from kbuild.plan.make import Ingredients, make_plan
 from kbuild.plan.render import SHIPPED, Template, installs_in_container, parse_template
 from kbuild.platform import Platform
 
@@ -13,16 +13,15 @@ from kbuild.platform import Platform
 @pytest.fixture
 def render(bundle, lockfile, base):
     def render(template: Template = Template()) -> str:  # noqa: B008
-        return make_plan(
-            bundle,
-            lockfile,
-            base,
+        ingredients = Ingredients(
+            bundle=bundle,
+            lockfile=lockfile,
+            base=base,
             platform=Platform("linux", "amd64"),
             runtime=digest_bytes(b""),
             recipe="1",
-            groups=(),
-            template=template,
-        ).dockerfile
+        )
+        return make_plan(ingredients, (), template).dockerfile
 
     return render
 

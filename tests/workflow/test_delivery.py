@@ -20,7 +20,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.verify.verdict_tag import write_rebuild_verdict, write_verdict
 from kbuild.workflow.build import build_image
-from kbuild.workflow.delivery import Delivery, ImageResult, deliver
+from kbuild.workflow.delivery import Built, Delivery, ImageResult, deliver
 
 OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
 
@@ -60,20 +60,16 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def deliver_both(world: World, delivery: Delivery, tmp_path: Path) -> ImageResult:
     first = build_image(world.request(), Delivery(record=False), world.tools)
-    images = LocalImages(world.tools.cache / "images")
     other = as_platform(first.image, OTHER, tmp_path / "other")
-    lockfile = read_lockfile(world.lockfile)
-    return deliver(
-        {HOST: first.image, OTHER: other},
-        read_bundle(world.store.models[world.model]),
-        ModelReference.parse(world.model),
-        lockfile,
-        {HOST: first.plan, OTHER: first.plan},
-        delivery,
-        images,
-        world.tools,
+    built = Built(
+        bundle=read_bundle(world.store.models[world.model]),
+        reference=ModelReference.parse(world.model),
+        lockfile=read_lockfile(world.lockfile),
+        images={HOST: first.image, OTHER: other},
+        plans={HOST: first.plan, OTHER: first.plan},
         reused=False,
     )
+    return deliver(built, delivery, world.tools)
 
 
 def test_of_several_platforms_everything_names_the_index(

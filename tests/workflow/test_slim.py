@@ -18,6 +18,7 @@ from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import PlatformError
 from kbuild.plan.left_out import NOTHING, LeftOut, select_files
+from kbuild.plan.make import Ingredients
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed
@@ -108,22 +109,22 @@ def slimming(tmp_path: Path) -> Slimming:
         )
         for name in NAMES
     )
-    locked: Any = SimpleNamespace(
-        lockfile=SimpleNamespace(digest=digest_bytes(b"lock"), packages=packages),
-        spec=SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas")),
-    )
+    lockfile: Any = SimpleNamespace(digest=digest_bytes(b"lock"), packages=packages)
+    spec: Any = SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas"))
+    base: Any = None
     environment: Any = Layout(tmp_path)
     facts = SimpleNamespace(tolerance=DEFAULT)
     bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"), facts=facts)
-    return Slimming(
+    ingredients = Ingredients(
         bundle=bundle,
-        locked=locked,
+        lockfile=lockfile,
+        base=base,
         platform=host_platform(),
-        environment=environment,
-        groups=(PackageGroup(name="dependencies", packages=packages),),
         runtime=digest_bytes(b"runtime"),
         recipe="1",
     )
+    groups = (PackageGroup(name="dependencies", packages=packages),)
+    return Slimming(ingredients=ingredients, spec=spec, environment=environment, groups=groups)
 
 
 def find(slimming: Slimming, folder: Path, program: Program) -> tuple[LeftOut, list[str]]:
@@ -169,11 +170,12 @@ def test_what_was_measured_holds_for_that_alone(slimming: Slimming, tmp_path: Pa
     program = Program(lambda there: [200, "1.5"])
     find(slimming, tmp_path, program)
     if what == "model":
-        slimming.bundle.digest = digest_bytes(b"another")
+        slimming.ingredients.bundle.digest = digest_bytes(b"another")
     elif what == "lock":
-        slimming.locked.lockfile.digest = digest_bytes(b"another")
+        slimming.ingredients.lockfile.digest = digest_bytes(b"another")
     else:
-        slimming = replace(slimming, **{what: digest_bytes(b"another") if what == "runtime" else "2"})
+        given: dict[str, Any] = {what: digest_bytes(b"another") if what == "runtime" else "2"}
+        slimming = replace(slimming, ingredients=replace(slimming.ingredients, **given))
     find(slimming, tmp_path, program)
     assert program.starts == 4
 
@@ -206,4 +208,5 @@ def test_a_model_that_cannot_be_asked_keeps_everything_and_says_so(
 def test_an_image_for_another_machine_cannot_be_measured(slimming: Slimming, tmp_path: Path) -> None:
     other = next(p for p in map(Platform.parse, ("linux/amd64", "linux/arm64")) if p != host_platform())
     with pytest.raises(PlatformError, match="only seen by running it"):
-        find(replace(slimming, platform=other), tmp_path, Program(lambda there: [200]))
+        elsewhere = replace(slimming, ingredients=replace(slimming.ingredients, platform=other))
+        find(elsewhere, tmp_path, Program(lambda there: [200]))
