@@ -12,6 +12,7 @@ from kbuild.digest import digest_bytes
 from kbuild.errors import ContainerFailed, EngineUnavailable, InvalidImage, KbuildError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.run.docker import DockerContainer, DockerDaemon
+from kbuild.progress import Silent
 
 
 # docker-py leaves its socket open when nobody answers; the collector says so, here and not in a later test.
@@ -127,3 +128,38 @@ def test_a_container_or_file_that_is_not_there_is_an_answer() -> None:
     assert not gone.alive()
     assert gone.read_file("/x") is None
     gone.stop()
+
+
+class Odd:
+    """What a program says that is no Docker daemon, and what docker-py makes of it."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def ask(self, *_: object, **__: object) -> object:
+        return self.answer["Id"]  # type: ignore[index]
+
+    def archive(self, path: str) -> tuple[list[bytes], None]:
+        return [b"<html>"], None
+
+    get = create = reload = logs = stop = ask
+    get_archive = archive
+
+
+@pytest.mark.parametrize("answer", [[1], {}, None])
+def test_what_answers_as_no_daemon_does_is_told_as_such(answer: object) -> None:
+    odd = Odd(answer)
+    daemon = DockerDaemon.__new__(DockerDaemon)
+    daemon._client, daemon.version = SimpleNamespace(images=odd, containers=odd), "1"
+    container = DockerContainer(container=odd, url="")
+    reference = ImageReference.parse("churn")
+    for ask in (
+        lambda: daemon.find(reference),
+        lambda: daemon.run(reference, progress=Silent()),
+        container.alive,
+        container.logs,
+        container.stop,
+        lambda: container.read_file("/x"),
+    ):
+        with pytest.raises(EngineUnavailable, match="what answers is no Docker daemon"):
+            ask()

@@ -16,7 +16,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from kbuild.digest import Digest
-from kbuild.errors import ContainerFailed, EngineUnavailable, InvalidImage, OutputError
+from kbuild.errors import ContainerFailed, EngineUnavailable, InvalidImage, KbuildError, OutputError
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.docker_archive import docker_archive
 from kbuild.image.oci.image_reference import ImageReference
@@ -83,11 +83,10 @@ class DockerContainer:
                 chunks, _ = self.container.get_archive(path)
             except NotFound:
                 return None
-            content = b"".join(chunks)
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            member = archive.next()
-            file = None if member is None else archive.extractfile(member)
-            return None if file is None else file.read()
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+                member = archive.next()
+                file = None if member is None else archive.extractfile(member)
+                return None if file is None else file.read()
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL after ten seconds; the container is removed."""
@@ -108,8 +107,8 @@ class DockerDaemon:
         """Raises EngineUnavailable when no daemon answers."""
         try:
             self._client = _connect()
-            self.version: str = self._client.version()["Version"]
-        except (DockerException, requests.RequestException, OSError) as error:
+            self.version = str(self._client.version()["Version"])
+        except (DockerException, requests.RequestException, OSError, LookupError, TypeError) as error:
             raise EngineUnavailable(f"no Docker daemon answers: {_words(error)}", hint=_HINT) from error
 
     def load(self, image: BuiltImage, reference: ImageReference) -> LoadedImage:
@@ -224,6 +223,12 @@ def _asked(failure: str) -> Iterator[None]:
         raise EngineUnavailable(f"Docker {failure}: {_words(error)}", hint=_HINT) from error
     except OSError as error:
         raise OutputError(f"Docker {failure}: {error}") from error
+    except KbuildError:
+        raise
+    except Exception as error:  # the SDK raises whatever it meets first in an answer of another form
+        raise EngineUnavailable(
+            f"Docker {failure}: what answers is no Docker daemon: {type(error).__name__}: {_words(error)}", hint=_HINT
+        ) from error
 
 
 def _words(error: BaseException) -> str:
