@@ -19,7 +19,7 @@ from kedro.io.core import DatasetError
 
 from kbuild.project.model_settings import default_tracking_uri
 from kbuild.recording.mlflow_run import quiet_mlflow
-from kbuild.tracking.mlflow_client import find_logged, find_versions, version_uri
+from kbuild.tracking.mlflow_client import find_logged, find_versions, list_files, version_uri
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
@@ -123,7 +123,7 @@ def find_run_model(client: MlflowClient, run_id: str, name: str) -> str:
         if model.name == name:
             return f"models:/{model.model_id}"
     # MLflow 2 kept models among the run's artifacts.
-    if any(item.path == f"{name}/MLmodel" for item in client.list_artifacts(run_id, name)):
+    if any(item.path == f"{name}/MLmodel" for item in list_files(run, name)):
         return f"runs:/{run_id}/{name}"
     names = sorted({str(model.name) for model in ready})
     known = f"it has {', '.join(map(repr, names))}; name one of these" if names else "it logged none"

@@ -22,7 +22,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
 from kbuild.process.variables import default_variables
-from kbuild.tracking.mlflow_client import version_with_alias
+from kbuild.tracking.mlflow_client import list_files, version_with_alias
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class MlflowStore:
         with self._speaking(run_id):
             client = self._client()
             parent = path.rpartition("/")[0] or None
-            sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run_id, parent)}
+            sizes = {item.path: item.file_size or 0 for item in list_files(client.get_run(run_id), parent)}
             if path not in sizes:
                 return None
             with room_for(into, sizes[path]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.sweep import Best, find_best, find_children, make_choice, with_models
-from kbuild.tracking.mlflow_client import find_logged, find_newest, version_uri, version_with_alias
+from kbuild.tracking.mlflow_client import find_logged, find_newest, list_files, version_uri, version_with_alias
 from kbuild.tracking.registry import PROMPT_TAG, is_of_model
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _resolve_own(client: MlflowClient, run: Run, name: str | None) -> str:
         names = ", ".join(f"models:/{model.model_id} ({model.name})" for model in chosen)
         raise AmbiguousModel(f"run {run_id} logged {len(chosen)} models: {names}", hint="name one of them")
     # MLflow 2 kept models among the run's artifacts, without a LoggedModel.
-    paths = [path for path in _artifact_models(client, run_id) if name in (None, path)]
+    paths = [path for path in _artifact_models(run) if name in (None, path)]
     if len(paths) == 1:
         return f"runs:/{run_id}/{paths[0]}"
     if paths:
@@ -150,11 +150,6 @@ def is_active(client: MlflowClient, run_id: str) -> bool:
         return False
 
 
-def _artifact_models(client: MlflowClient, run_id: str) -> list[str]:
-    found = []
-    for item in client.list_artifacts(run_id):
-        if item.is_dir and any(
-            inner.path == f"{item.path}/MLmodel" for inner in client.list_artifacts(run_id, item.path)
-        ):
-            found.append(item.path)
-    return found
+def _artifact_models(run: Run) -> list[str]:
+    folders = [item.path for item in list_files(run) if item.is_dir]
+    return [path for path in folders if any(item.path == f"{path}/MLmodel" for item in list_files(run, path))]

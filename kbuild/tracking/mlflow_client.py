@@ -11,7 +11,7 @@ from kbuild.tracking.registry import make_filter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import FileInfo, LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -68,3 +68,13 @@ def find_logged(client: MlflowClient, model_id: str) -> list[LoggedModel]:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return []
+
+
+def list_files(run: Run, path: str | None = None) -> list[FileInfo]:
+    """The files and folders of a run's own artifacts at a path.
+
+    MLflow's client itself looks for the run's logged models too, and fails where a server of MLflow 2 has none.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return list(get_artifact_repository(run.info.artifact_uri).list_artifacts(path))
