@@ -15,29 +15,11 @@ from types import FrameType
 import click
 
 from kbuild._version import __version__
+from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.refused import known_error
 
-# Name -> module and the line that "kbuild --help" shows, so that it need not import what it lists.
-_COMMANDS = {
-    "audit": ("kbuild.cli.audit", "What a model is made of, and what is wrong with it."),
-    "cache": ("kbuild.cli.cache", "Look at, shrink and check what is kept between builds."),
-    "demo": ("kbuild.cli.demo", "Train, lock, build, run and ask the shipped project."),
-    "diff": ("kbuild.cli.diff", "What differs between two runs or two images."),
-    "doctor": ("kbuild.cli.doctor", "Look at everything that is needed, and say what to type."),
-    "help": ("kbuild.cli.help", "Show a page of the documentation."),
-    "image": ("kbuild.cli.image", "Build the image that serves a model."),
-    "init": ("kbuild.cli.init", "Write kbuild.yml and CI jobs into a Kedro project."),
-    "inspect": ("kbuild.cli.inspect", "What an image says of itself, wherever it is."),
-    "list": ("kbuild.cli.list", "The images that were built here."),
-    "lock": ("kbuild.cli.lock", "Pin every package of a model by url and sha256."),
-    "render": ("kbuild.cli.render", "Write the Dockerfile and what it copies."),
-    "run": ("kbuild.cli.run", "Serve an image on this machine."),
-    "trigger": ("kbuild.cli.trigger", "Deliver, list or check what follows training."),
-    "verify": ("kbuild.cli.verify", "Compare an image's answers with training's."),
-}
-
-_TALKING = frozenset({"audit", "demo", "diff", "image", "inspect", "lock", "render", "run", "verify"})
 _ALIASES = {"images": "list", "build": "image"}
+_NAMES = max(map(len, COMMANDS))
 _UTF8 = "utf8"
 
 
@@ -45,17 +27,18 @@ class _LazyGroup(click.Group):
     """Knows its commands by name, so that ``kbuild --help`` imports no engine."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, _ = _COMMANDS[cmd_name]
+        module, listed = f"kbuild.cli.{cmd_name}", COMMANDS[cmd_name]
         command = importlib.import_module(module).command
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.command is no click command")
-        if cmd_name in _TALKING and not any(option.name == "quiet" for option in command.params):
+        command.epilog = listed.epilog()
+        if listed.talks and not any(option.name == "quiet" for option in command.params):
             from kbuild.cli.show import talk_options
 
             talk_options(command)
@@ -68,15 +51,16 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            nearest = get_close_matches(args[0], _COMMANDS, n=1)
+            nearest = get_close_matches(args[0], COMMANDS, n=1)
             if not nearest:
                 raise
             text = f"{error.message.rstrip('.')}. Did you mean {nearest[0]}?"
             raise click.UsageError(text, ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in sorted(_COMMANDS.items())])
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(_NAMES), listed.summary) for name, listed in commands.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -20,7 +20,7 @@ from kbuild.audit.report.text import markdown, summary, summary_table, table
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import REGISTRY_FORM, existing_image
-from kbuild.cli.options import make_tools, platform_option, take_model
+from kbuild.cli.options import complete_either, complete_image, make_tools, platform_option, take_model
 from kbuild.cli.request import LockOptions, make_lock_request
 from kbuild.cli.show import Show
 from kbuild.errors import (
@@ -44,7 +44,7 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 
 
 @click.command("audit")
-@click.argument("reference", required=False)
+@click.argument("reference", required=False, shell_complete=complete_either)
 @click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the report here instead of to stdout.")
@@ -61,7 +61,13 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 )
 @click.option("--offline", is_flag=True, help="Ask neither services nor the package index.")
 @click.option("--lockfile", type=click.Path(path_type=Path), help="Audit with this conda-lock.yml, not the stored one.")
-@click.option("--image", "image", metavar="IMAGE", help="Also the image of MODEL: a name, a layout or a tar.")
+@click.option(
+    "--image",
+    "image",
+    metavar="IMAGE",
+    shell_complete=complete_image,
+    help="Also the image of MODEL: a name, a layout or a tar.",
+)
 @click.option("--today", metavar="DATE", help="The day that expiry dates are compared with.  [default: today]")
 @click.option("--no-record", is_flag=True, help="Do not write report, SBOM and tags to the MLflow run.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of the report of --format json.")

@@ -9,7 +9,7 @@ import click
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.find import existing_image
-from kbuild.cli.options import json_option, make_tools, platform_option, take_model
+from kbuild.cli.options import complete_either, json_option, make_tools, platform_option, take_model
 from kbuild.cli.show import Show
 from kbuild.image.compare.diff import diff_images
 from kbuild.model.model_reference import ModelReference
@@ -18,8 +18,8 @@ from kbuild.workflow.audit.difference import compare_models
 
 
 @click.command("diff")
-@click.argument("before", metavar="[A]", default="@latest~1")
-@click.argument("after", metavar="[B]", default="@latest")
+@click.argument("before", metavar="[A]", default="@latest~1", shell_complete=complete_either)
+@click.argument("after", metavar="[B]", default="@latest", shell_complete=complete_either)
 @platform_option
 @json_option
 @env_option

@@ -11,7 +11,7 @@ import click
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.find import REGISTRY_FORM, existing_image
-from kbuild.cli.options import json_option, make_tools, platform_option
+from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ImageNotFound
 from kbuild.image.compare.contents import read_config
@@ -24,7 +24,7 @@ _BAR = 20  # signs of the largest layer's bar
 
 
 @click.command("inspect")
-@click.argument("image", metavar="[IMAGE]", required=False)
+@image_argument
 @platform_option
 @env_option
 @json_option

@@ -25,7 +25,20 @@ from kbuild.workflow import Tools
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-optional_model_argument = click.argument("model", metavar="[MODEL]", required=False)
+
+def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+        from kbuild.cli import completion
+
+        offered: list[Any] = getattr(completion, f"complete_{kind}")(context, parameter, incomplete)
+        return offered
+
+    return complete
+
+
+complete_image, complete_model, complete_either = map(_complete, ("image", "model", "either"))
+optional_model_argument = click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)
+image_argument = click.argument("image", metavar="[IMAGE]", required=False, shell_complete=complete_image)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 engine_option = click.option(
     "--engine",

@@ -17,7 +17,7 @@ import click
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.find import found_image
-from kbuild.cli.options import make_tools, platform_option
+from kbuild.cli.options import image_argument, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed
 from kbuild.image.run.running import RunningImage
@@ -32,7 +32,7 @@ _LONGEST_LINE = 300  # characters of a request that are still shown in the line 
 
 
 @click.command("run")
-@click.argument("image", metavar="[IMAGE]", required=False)
+@image_argument
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: a free one]")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
 @platform_option

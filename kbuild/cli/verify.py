@@ -14,7 +14,7 @@ from kbuild.answers import EXACT, Tolerance
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import existing_index, found_image
-from kbuild.cli.options import json_option, make_tools, platform_option
+from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
@@ -29,7 +29,7 @@ _LIMIT = click.FloatRange(min=0)
 
 
 @click.command("verify")
-@click.argument("image", metavar="[IMAGE]", required=False)
+@image_argument
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
 @click.option("--rebuild", is_flag=True, help="Do not start it: build it again from its lock and model, and compare.")
 @click.option("--reuse-downloads", is_flag=True, help="With --rebuild: take packages from the cache, checked again.")

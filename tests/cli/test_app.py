@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from kbuild.cli import app
+from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.errors import ModelNotFound
 
 
@@ -135,3 +137,35 @@ def test_a_command_that_is_misspelt_is_answered_with_the_nearest(typed: str, sai
 
 def test_images_is_another_name_of_list() -> None:
     assert CliRunner().invoke(app.cli, ["images", "--help"]).stdout.startswith("Usage: cli images")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_example_of_the_help_can_be_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app.cli, [name, "--help"]).stdout
+    examples = COMMANDS[name].examples
+    assert len(examples) >= 2
+    for typed, _ in examples:
+        assert f"  {typed}" in shown, "whole, on a line of its own"
+        words = shlex.split(typed.removeprefix('eval "$(').removesuffix(')"'))
+        words = words[: words.index(">")] if ">" in words else words
+        assert words[:2] == ["kbuild", name]
+        command = app.cli.get_command(click.Context(app.cli), name)
+        assert command is not None
+        rest = words[2:]
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name)
+            _, command, rest = command.resolve_command(context, rest)
+            assert command is not None
+        # Parses every option and argument with its type and callback, and runs nothing.
+        command.make_context(name, rest)
+
+
+def test_commands_are_listed_by_what_one_wants_to_do() -> None:
+    lines = CliRunner().invoke(app.cli, ["--help"]).stdout.splitlines()
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Options", *GROUPS]
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS]
+    assert sorted(listed) == sorted(COMMANDS)
+    modules = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
+    assert set(COMMANDS) <= modules

@@ -11,7 +11,6 @@ from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import IndexUnavailable, LockfileInvalid
-from kbuild.http import ThreadSessions
 from kbuild.platform import Platform
 from kbuild.urls.credentials import without_credentials
 
@@ -76,7 +75,9 @@ def _not_offered(packages: list[LockedPackage], indexes: Indexes, environ: Mappi
     """Those that no index has at this very place with this very sha256."""
     if not packages:
         return []
+    # What is here already needs no client of HTTP.
     from kbuild.environment.index.download import make_session
+    from kbuild.http import ThreadSessions
 
     with ThreadSessions(lambda: make_session(environ)) as sessions, ThreadPoolExecutor(_AT_ONCE) as pool:
 

@@ -1,0 +1,151 @@
+"""What ``kbuild --help`` lists: the commands in groups of what one wants to do, where each is, and examples of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A command: the line of the list, so that showing it imports nothing, and what people type, with what it does."""
+
+    summary: str
+    examples: tuple[tuple[str, str], ...]
+    talks: bool = True
+
+    def epilog(self) -> str:
+        """As ``--help`` shows the examples; the mark keeps click from joining the lines."""
+        width = max(len(typed) for typed, _ in self.examples)
+        lines = [f"  {typed.ljust(width)}   {does}" for typed, does in self.examples]
+        if any(len(line) > _WIDTH for line in lines):
+            lines = [line for typed, does in self.examples for line in (f"  {typed}", f"      {does}")]
+        return "\n".join(["\b", "Examples:", *lines])
+
+
+_WIDTH = 78
+
+GROUPS: dict[str, dict[str, Listed]] = {
+    "Begin": {
+        "demo": Listed(
+            summary="Train, lock, build, run and ask the shipped project.",
+            examples=(
+                ("kbuild demo", "the whole way, in a folder of its own"),
+                ("kbuild demo --dir try-kbuild", "in this one, to look at"),
+            ),
+        ),
+        "init": Listed(
+            summary="Write kbuild.yml and CI jobs into a Kedro project.",
+            examples=(
+                ("kbuild init", "in the project of this folder"),
+                ("kbuild init --ci github --push registry.example/churn", "with the job that builds after training"),
+            ),
+            talks=False,
+        ),
+        "doctor": Listed(
+            summary="Look at everything that is needed, and say what to type.",
+            examples=(("kbuild doctor", "what is here and what is missing"), ("kbuild doctor --json", "for a program")),
+            talks=False,
+        ),
+        "help": Listed(
+            summary="Show a page of the documentation.",
+            examples=(("kbuild help", "which pages there are"), ("kbuild help audit", "one of them")),
+            talks=False,
+        ),
+    },
+    "From a model to an image": {
+        "image": Listed(
+            summary="Build the image that serves a model.",
+            examples=(
+                ("kbuild image --tag churn:1", "of the newest run of this project"),
+                ("kbuild image models:/churn@champion --push registry.example/churn:{version}", "and push it"),
+                ("kbuild image --all-registered --jobs 4", "of every registered model"),
+            ),
+        ),
+        "lock": Listed(
+            summary="Pin every package of a model by url and sha256.",
+            examples=(
+                ("kbuild lock", "writes conda-lock.yml for the newest run"),
+                ("kbuild lock 3f2a91c0 --platform linux/amd64,linux/arm64", "for two kinds of machines"),
+            ),
+        ),
+        "render": Listed(
+            summary="Write the Dockerfile and what it copies.",
+            examples=(
+                ("kbuild render @latest -o context", "and build it yourself: docker build context"),
+                ("kbuild render @latest --template in-container -o context", "one that installs in the builder"),
+            ),
+        ),
+    },
+    "Images": {
+        "run": Listed(
+            summary="Serve an image on this machine.",
+            examples=(
+                ("kbuild run", "the newest run's, built if need be"),
+                ("kbuild run churn:1 --port 8080", "on a port of your own"),
+            ),
+        ),
+        "verify": Listed(
+            summary="Compare an image's answers with training's.",
+            examples=(
+                ("kbuild verify churn:1", "does it answer as the trained model did?"),
+                ("kbuild verify churn:1 --rebuild", "does building it again give the same bytes?"),
+            ),
+        ),
+        "list": Listed(
+            summary="The images that were built here.",
+            examples=(("kbuild list", "the newest first"), ("kbuild list --json", "for a program")),
+            talks=False,
+        ),
+        "inspect": Listed(
+            summary="What an image says of itself, wherever it is.",
+            examples=(
+                ("kbuild inspect churn:1", "labels, packages, sizes"),
+                ("kbuild inspect registry.example/churn:1 --json", "of a registry, for a program"),
+            ),
+        ),
+    },
+    "What is in it": {
+        "audit": Listed(
+            summary="What a model is made of, and what is wrong with it.",
+            examples=(
+                ("kbuild audit", "of the newest run"),
+                ("kbuild audit models:/churn@champion --fail-on high", "exit code 51 for what is high or worse"),
+                ("kbuild audit churn:1 --format cyclonedx -o sbom.json", "its SBOM"),
+            ),
+        ),
+        "diff": Listed(
+            summary="What differs between two runs or two images.",
+            examples=(
+                ("kbuild diff", "the two newest runs"),
+                ("kbuild diff churn:1 churn:2", "packages, files and settings of two images"),
+            ),
+        ),
+    },
+    "Keep in order": {
+        "cache": Listed(
+            summary="Look at, shrink and check what is kept between builds.",
+            examples=(
+                ("kbuild cache info", "what is kept, and how large it is"),
+                ("kbuild cache prune --limit 5GB", "make room"),
+            ),
+            talks=False,
+        ),
+        "trigger": Listed(
+            summary="Deliver, list or check what follows training.",
+            examples=(
+                ("kbuild trigger", "what happened after the last trainings"),
+                ("kbuild trigger --flush", "send again what no server took"),
+            ),
+            talks=False,
+        ),
+        "completion": Listed(
+            summary="Print what makes a shell complete kbuild's commands.",
+            examples=(
+                ('eval "$(kbuild completion bash)"', "in ~/.bashrc"),
+                ("kbuild completion fish > ~/.config/fish/completions/kbuild.fish", "for fish"),
+            ),
+            talks=False,
+        ),
+    },
+}
+COMMANDS = {name: listed for group in GROUPS.values() for name, listed in group.items()}

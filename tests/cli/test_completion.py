@@ -1,0 +1,96 @@
+"""What a shell is offered, by the scripts and the variables that click documents for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+
+from kbuild.cli.app import cli
+from kbuild.digest import Digest
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.local import LocalImages
+from kbuild.plan.make import LABEL_RUN_ID
+
+RUN = "3f2a91c0" * 4
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with one image of one run, named churn:1: an OCI layout as its specification has it, of no layers."""
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path))
+    layout = tmp_path / "layout"
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(value: Any, kind: str) -> dict[str, Any]:
+        data = json.dumps(value).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        media = f"application/vnd.oci.image.{kind}.v1+json"
+        return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(data)}
+
+    about = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []}}
+    config = put({**about, "config": {"Labels": {LABEL_RUN_ID: RUN}}}, "config")
+    entry = put({"schemaVersion": 2, "config": config, "layers": []}, "manifest")
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    images = tmp_path / "images"
+    images.mkdir()
+    layout.rename(images / entry["digest"].removeprefix("sha256:"))
+    digest = Digest.parse(entry["digest"])
+    LocalImages(images).name(SimpleNamespace(digest=digest, engine="native"), ImageReference.parse("churn:1"))  # type: ignore[arg-type]
+    return tmp_path
+
+
+def offered(*typed: str, incomplete: str = "") -> list[str]:
+    complete = ShellComplete(cli, {}, "kbuild", "_KBUILD_COMPLETE")
+    return [item.value for item in complete.get_completions(list(typed), incomplete)]
+
+
+def test_commands_and_options_are_offered(cache: Path) -> None:
+    assert {"image", "inspect", "init"} <= set(offered(incomplete="i"))
+    assert offered("image", incomplete="--no-v") == ["--no-verify"]
+    assert offered("image", "--engine", incomplete="n") == ["native"]
+    assert offered("completion") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "inspect"])
+def test_images_are_offered_by_name_and_digest(cache: Path, command: str) -> None:
+    [name, digest] = offered(command)
+    assert name == "churn:1" and digest.startswith("sha256:") and len(digest) == 19
+    assert offered(command, incomplete="ch") == ["churn:1"]
+
+
+@pytest.mark.parametrize("command", ["image", "lock", "render"])
+def test_models_are_offered_by_what_was_built(cache: Path, command: str) -> None:
+    assert offered(command) == ["@latest", "@latest~1", RUN]
+    assert offered(command, incomplete="3f") == [RUN]
+
+
+@pytest.mark.parametrize("command", ["audit", "diff"])
+def test_both_are_offered_where_both_will_do(cache: Path, command: str) -> None:
+    assert {"churn:1", "@latest", RUN} <= set(offered(command))
+
+
+def test_nothing_is_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "none"))
+    assert offered("run") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_is_one_of_that_shell(shell: str) -> None:
+    done = CliRunner().invoke(cli, ["completion", shell])
+    assert done.exit_code == 0 and f"_KBUILD_COMPLETE={shell}_complete" in done.output
+    program = shutil.which(shell)
+    if program is not None:
+        checked = subprocess.run([program, "-n"], input=done.stdout, capture_output=True, text=True)
+        assert (checked.returncode, checked.stderr) == (0, "")
