@@ -57,6 +57,12 @@ class EnvironmentUnfit(KbuildError):
     exit_code = 6
 
 
+class PreflightFailed(KbuildError):
+    """What would fail a training at its end was found before it began."""
+
+    exit_code = 8
+
+
 # Models: 10-19
 
 

@@ -13,9 +13,10 @@ import click
 
 from kbuild.errors import ExtraNotInstalled
 
-# Those of the kbuild program that are about the project at hand, and one that only a project can have.
+# Those of the kbuild program that are about the project at hand, and two that only a project can have.
 _COMMANDS = {
     "audit": "kbuild.cli.audit",
+    "check": "kbuild.cli.check",
     "image": "kbuild.cli.image",
     "init": "kbuild.cli.init",
     "modelify": "kbuild.cli.modelify",
@@ -70,4 +71,4 @@ def commands() -> None:
 
 @commands.group(name="kbuild", cls=_ProjectGroup)
 def kbuild_group() -> None:
-    """Model and image of this project: audit, image, init, modelify."""
+    """Model and image of this project: audit, check, image, init, modelify."""

@@ -18,9 +18,10 @@ from kedro.framework.hooks import hook_impl
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
+from kbuild.hooks.look_ahead import look_ahead, try_config
 from kbuild.hooks.one_line import one_line_errors
 from kbuild.project.tracking_settings import TrackingSettings, find_disabled
-from kbuild.training.staleness import LOG_VARIABLE, check_fresh
+from kbuild.training.staleness import LOG_VARIABLE
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -85,10 +86,8 @@ class MlflowPipelineHook:
             if not planned.trains:
                 click.echo("No model is logged: no output of training is missing, so nothing is trained")
                 return
-            check_fresh(planned.binding, planned.nodes)
             import mlflow
 
-            from kbuild.project.config import read_config
             from kbuild.recording.mlflow_run import make_tags, start_training_run
             from kbuild.recording.run.facts import log_start
             from kbuild.recording.run.git import read_git_state
@@ -96,12 +95,20 @@ class MlflowPipelineHook:
             binding = pipeline_ml.binding
             project_path = _get_project_path(run_params)
             name = _get_package_name() or project_path.name
-            config = read_config(project_path, env=run_params.get("env"), loader=self._config_loader)
+            config, wrong = try_config(project_path, run_params.get("env"), self._config_loader)
             settings = kedro_mlflow.leave_out(config.tracking, self._theirs)
             untracked = (*settings.disabled, *kedro_mlflow.get_disabled(self._theirs))
             if disabled := find_disabled(run_params, untracked):
                 click.echo(f"No model is logged: disable_tracking names the pipeline {disabled}")
                 return
+            look_ahead(
+                planned,
+                catalog,
+                project_path=project_path,
+                experiment=settings.experiment or name,
+                package_name=_get_package_name(),
+                wrong=wrong,
+            )
             git = read_git_state(project_path)
             tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
             self._training = _Training(

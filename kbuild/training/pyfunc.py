@@ -62,7 +62,7 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         if input_name not in pipeline.inputs():
             raise PipelineMLError(f"input_name {input_name!r} is no input of the inference pipeline")
         self.runner = check_runner(runner, PipelineMLError)
-        self._hooks = _check_hooks(hooks, self.runner)
+        self._hooks = check_hooks(hooks, self.runner)
         self.input_name = input_name
         self.output_names = sorted(pipeline.outputs())
         self.copy_mode: CopyMode = "assign" if copy_mode is None else copy_mode
@@ -96,7 +96,8 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         return super().predict(context, model_input, params)
 
 
-def _check_hooks(hooks: Iterable[Any] | None, runner: str | None) -> tuple[Any, ...]:
+def check_hooks(hooks: Iterable[Any] | None, runner: str | None) -> tuple[Any, ...]:
+    """The hooks as they are kept; raises PipelineMLError for those that nobody would call."""
     given = tuple(hooks or ())
     if given and runner is None:
         raise PipelineMLError("hooks are called by Kedro's runner only", hint="add runner='SequentialRunner'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 
 from kbuild.cli import kedro_plugin
 from kbuild.errors import PipelineMLError
+from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.preflight.project import Checked
 
 
 def test_kedro_finds_the_plugin() -> None:
@@ -32,7 +35,7 @@ def test_every_kedro_command_imports_it_so_it_imports_little() -> None:
 def test_the_commands_are_those_of_the_program() -> None:
     result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "--help"])
     assert result.exit_code == 0, result.output
-    for name in ("audit", "image", "init", "modelify"):
+    for name in ("audit", "check", "image", "init", "modelify"):
         assert name in result.output
     group: Any = kedro_plugin.kbuild_group
     with click.Context(group) as context:
@@ -107,3 +110,28 @@ def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(kedro_plugin.commands, [*command, "--copy-mode", "{a"])
     assert result.exit_code == 3
     assert "--copy-mode is no JSON" in result.stderr
+
+
+@pytest.mark.parametrize("found", [0, 2])
+def test_check_gives_the_list_and_its_own_exit_code(monkeypatch: pytest.MonkeyPatch, found: int) -> None:
+    errors = [PipelineMLError(f"no {number}", hint="mend it") for number in range(found)]
+    checked = Checked(
+        pipelines=("training",),
+        findings=tuple(("training", Finding(about="input", error=each)) for each in errors),
+        notes=("By the way.",),
+    )
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("kbuild.cli.check.check_project", lambda root, **kwargs: asked.append(kwargs) or checked)
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "check", "--skip", "data", "-p", "training"])
+    assert asked == [{"env": None, "names": ("training",), "data": False, "stores": True}]
+    assert result.exit_code == (8 if found else 0)
+    assert result.stdout == "".join(f"training: input: no {number}\n     mend it\n" for number in range(found))
+    assert "By the way." in result.stderr
+    assert ("2 found in training" if found else "Nothing found in training") in result.stderr
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "check", "--json"])
+    assert result.exit_code == (8 if found else 0)
+    said = json.loads(result.stdout)
+    assert said["findings"] == [
+        {"pipeline": "training", "about": "input", "problem": f"no {number}", "remedy": "mend it", "exit_code": 16}
+        for number in range(found)
+    ]

@@ -22,6 +22,7 @@ from kbuild.errors import KbuildError, PipelineMLError, RecordingError, Tracking
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
 from kbuild.recording.mlflow_run import make_tags, read_licence
 from kbuild.recording.run.git import GitState, read_git_state
+from kbuild.recording.preflight.project import check_project
 
 # Kedro warns of its own dependencies, MLflow and pandas of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -181,8 +182,7 @@ def test_every_form_of_a_run_logs_the_model(
         # Only what is in a file can be taken up again, and the input itself is not.
         with pytest.raises(RecordingError, match="no data of the inference input 'raw'"):
             run(project, **FORMS[form])
-        assert [each.info.status for each in find_runs(store)] == ["FAILED"]
-        assert find_models(store) == []
+        assert find_runs(store) == []
         return
     run(project, **FORMS[form])
     (model,) = find_models(store)
@@ -396,6 +396,22 @@ def test_a_store_that_goes_away_while_a_model_is_logged_is_one_line_and_tells_of
     assert mlflow.active_run() is None
 
 
+def test_the_check_without_training_finds_what_a_run_would(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = check_project(project, names=["training", "in_memory"])
+    assert (checked.findings, checked.pipelines) == ((), ("training", "in_memory"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (only,) = check_project(project).findings  # once, though all of the pipelines would meet it
+    assert isinstance(only[1].error, TrackingUnavailable)
+    assert check_project(project, stores=False).findings == ()
+    with pytest.raises(PipelineMLError, match="no pipeline 'trainin'") as caught:
+        check_project(project, names=["trainin"])
+    assert caught.value.hint == "did you mean 'training'?"
+    with pytest.raises(PipelineMLError, match="report logs a model"):
+        check_project(project, names=["report"])
+
+
 def test_errors_are_one_line_on_kedro_command_line(project: Path, store: mlflow.MlflowClient) -> None:
     with pytest.raises(PipelineMLError) as caught:
         run(project, pipeline_names=["wrapped"])
@@ -410,7 +426,7 @@ def test_a_run_that_is_abandoned_is_killed(project: Path, store: mlflow.MlflowCl
     from kedro.framework.project import pipelines
 
     hook = MlflowPipelineHook()
-    catalog = DataCatalog({"raw": MemoryDataset()})
+    catalog = DataCatalog({"raw": MemoryDataset(), "params:scale": MemoryDataset(2.0)})
     hook.before_pipeline_run(
         run_params={"project_path": str(project)}, pipeline=Pipeline([]) + pipelines["training"], catalog=catalog
     )

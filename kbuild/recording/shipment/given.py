@@ -33,6 +33,10 @@ MLFLOW_NAMES = frozenset({"mlflow", "mlflow-skinny", "mlflow-tracing"})
 """What MLflow takes for a requirement of itself; without any it adds ``mlflow==`` its version."""
 
 
+ENVIRONMENT_KWARGS = ("conda_env", "pip_requirements", "extra_pip_requirements")
+"""The arguments of ``log_model`` that say what the environment is, of which one may be given."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GivenEnvironment:
     """``frame`` is the environment without its dependencies; ``conda`` are those of channels, python and pip first,
@@ -90,7 +94,9 @@ def _read_file(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordingError(f"conda_env cannot be read: {error}") from error
+        raise RecordingError(
+            f"conda_env cannot be read: {error}", hint=f"relative paths are seen from {Path.cwd()}"
+        ) from error
     except yaml.YAMLError as error:
         raise RecordingError(f"conda_env is no YAML: {' '.join(str(error).split())}") from error
 
@@ -125,6 +131,11 @@ def _read_spec(text: str) -> Iterator[tuple[str, SpecifierSet | None]]:
     if match["keys"] and (found := _VERSION_KEY.search(match["keys"])):
         version = found["version"]
     yield canonicalize_name(pip_name(match["name"].lower())), _to_specifier(version)
+
+
+def version_of(spec: str) -> SpecifierSet | None:
+    """Which versions a conda package specification asks for, None where a specifier of pip's cannot say it."""
+    return next((version for _, version in _read_spec(spec)), None)
 
 
 def _to_specifier(version: str) -> SpecifierSet | None:

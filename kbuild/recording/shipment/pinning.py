@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import Closure, find_closure
-from kbuild.recording.shipment.given import MLFLOW_NAMES, GivenEnvironment, name_of, read_conda_env
+from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, MLFLOW_NAMES, GivenEnvironment, name_of, read_conda_env
 from kbuild.requirement_lines import INSTEAD, find_problem, logical_lines, read_requirement_line
 from kbuild.urls.credentials import hide_in_text, without_credentials
 
@@ -97,9 +97,12 @@ def make_environment(
 
 def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:
     """Which of the arguments that say what the environment is was given; raises RecordingError for several."""
-    given = [name for name in ("conda_env", "pip_requirements", "extra_pip_requirements") if log_model_kwargs.get(name)]
+    given = [name for name in ENVIRONMENT_KWARGS if log_model_kwargs.get(name)]
     if len(given) > 1:
-        raise RecordingError(f"log_model_kwargs has {' and '.join(given)}; give one of them")
+        raise RecordingError(
+            f"log_model_kwargs has {' and '.join(given)}; give one of them",
+            hint="the first two replace what the model is seen to need, extra_pip_requirements adds to it",
+        )
     return given[0] if given else None
 
 
@@ -157,7 +160,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecordingError(f"requirements cannot be read: {error}") from error
+        raise RecordingError(
+            f"requirements cannot be read: {error}", hint=f"relative paths are seen from {Path.cwd()}"
+        ) from error
 
 
 def _names(lines: Iterable[str]) -> set[str]:

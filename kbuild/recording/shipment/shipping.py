@@ -60,7 +60,7 @@ def plan_shipment(modules: Iterable[str], package_name: str | None, *, lean: boo
     ``lean``: imports that only making pipelines needs are put off where nothing else needs Kedro.
     Raises RecordingError naming the modules that nothing can bring into an image.
     """
-    sorter = _Sorter(package_name)
+    sorter = Sorter(package_name)
     modules = sorted(map(sorter.find_real_name, modules))
     reached = follow_imports(modules, sorter.is_own)
     deferral = Deferral()
@@ -104,7 +104,7 @@ def brings_kedro(distribution_name: str) -> bool:
     return "kedro" in find_closure([Requirement(distribution_name)]).versions
 
 
-class _Sorter:
+class Sorter:
     """Tells own code from packages of an index, by the metadata of what is installed."""
 
     def __init__(self, package_name: str | None) -> None:

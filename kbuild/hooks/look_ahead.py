@@ -1,0 +1,43 @@
+"""What would fail a training after its last node, told before its first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kbuild.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from kbuild.project.config import ProjectConfig
+    from kbuild.training.pipeline_ml import PipelineML
+
+
+def try_config(project_path: Path, env: str | None, loader: Any) -> tuple[ProjectConfig, ConfigurationError | None]:
+    """The project's configuration; the defaults, and what is wrong, where it cannot be read."""
+    from kbuild.project.config import ProjectConfig, read_config
+
+    try:
+        return read_config(project_path, env=env, loader=loader), None
+    except ConfigurationError as error:
+        return ProjectConfig(root=project_path, env=env), error
+
+
+def look_ahead(
+    planned: PipelineML,
+    catalog: Any,
+    *,
+    project_path: Path,
+    experiment: str,
+    package_name: str | None,
+    wrong: ConfigurationError | None,
+) -> None:
+    """Raise all that is found at once, ``wrong`` among it; notes are told."""
+    from kbuild.recording.preflight.finding import Finding, raise_findings
+    from kbuild.recording.preflight.look import examine
+
+    looked = examine(planned, catalog, project_path=project_path, name=experiment, package_name=package_name)
+    raise_findings([*([] if wrong is None else [Finding(about="configuration", error=wrong)]), *looked.findings])
+    for note in looked.notes:
+        click.echo(note)

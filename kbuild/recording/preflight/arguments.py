@@ -1,0 +1,114 @@
+"""The values of ``kpm_kwargs`` and ``log_model_kwargs``, and the flavors that datasets of the catalog name."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kbuild.errors import KbuildError, PipelineMLError, RecordingError
+from kbuild.recording.preflight.finding import Finding, did_you_mean
+from kbuild.served.calls import COPY_MODES
+from kbuild.served.pipeline import check_runner
+from kbuild.training.binding import Binding
+from kbuild.training.pyfunc import check_hooks
+
+_TABLES = ("metadata", "tags", "params")
+# MLflow's docs, "Logged models" and "Model registry": what names may not hold.
+_BARRED = {"name": "/:.%\"'", "registered_model_name": "/:"}
+_SIGNATURES = ("auto",)
+
+
+def check_arguments(binding: Binding) -> Iterator[Finding]:
+    """What KedroPipelineModel and MLflow would refuse after training."""
+    for error in _check_kpm(binding):
+        yield Finding(about="kpm_kwargs", error=error)
+    for error in _check_log_model(binding.log_model_kwargs):
+        yield Finding(about="log_model_kwargs", error=error)
+
+
+def _check_kpm(binding: Binding) -> Iterator[KbuildError]:
+    kwargs = binding.kpm_kwargs
+    try:
+        check_hooks(kwargs.get("hooks"), check_runner(kwargs.get("runner"), PipelineMLError))
+    except PipelineMLError as error:
+        yield PipelineMLError(error.message, hint=error.hint or "leave runner out, or write 'SequentialRunner'")
+    mode = kwargs.get("copy_mode")
+    modes: list[Any] = list(mode.values()) if isinstance(mode, Mapping) else [mode]
+    wrong = [each for each in modes if each is not None and each not in COPY_MODES]
+    if wrong:
+        listed = ", ".join(sorted(map(repr, wrong)))
+        yield PipelineMLError(
+            f"unknown copy_mode {listed}", hint=did_you_mean(str(wrong[0]), COPY_MODES, f"it is {_either(COPY_MODES)}")
+        )
+    known = binding.inference.datasets()
+    for name in sorted(set(mode) - known, key=str) if isinstance(mode, Mapping) else ():
+        yield PipelineMLError(
+            f"copy_mode names {name!r}, which is no dataset of the inference pipeline",
+            hint=did_you_mean(str(name), known, f"its datasets: {', '.join(sorted(known))}"),
+        )
+
+
+def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
+    from mlflow.models import ModelSignature
+
+    for key, barred in _BARRED.items():
+        value = kwargs.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip() or set(value) & set(barred)):
+            yield RecordingError(
+                f"{key} {value!r} is no name for a model", hint=f"write a text without any of {' '.join(barred)}"
+            )
+    paths = kwargs.get("code_paths")
+    if isinstance(paths, str | Path):
+        yield RecordingError(f"code_paths is one path, {str(paths)!r}", hint=f"write a list: [{str(paths)!r}]")
+    else:
+        for path in paths or ():
+            if not Path(path).exists():
+                near = [str(each) for each in Path(path).parent.glob("*")] if Path(path).parent.is_dir() else []
+                yield RecordingError(
+                    f"code_paths names {str(path)!r}, which is not there",
+                    hint=did_you_mean(str(path), near, f"paths are seen from {Path.cwd()}"),
+                )
+    for key in _TABLES:
+        if not isinstance(kwargs.get(key), Mapping | None):
+            yield RecordingError(f"{key} is a {type(kwargs[key]).__name__}", hint=f"write a dict: {{'{key}': {{…}}}}")
+    signature = kwargs.get("signature")
+    if not isinstance(signature, ModelSignature | bool | None) and signature not in _SIGNATURES:
+        yield RecordingError(
+            f"signature is a {type(signature).__name__}",
+            hint="leave it out, write None for no signature, or mlflow.models.infer_signature(…)",
+        )
+    waiting = kwargs.get("await_registration_for")
+    if waiting is not None and (not isinstance(waiting, int | float) or waiting < 0):
+        yield RecordingError(f"await_registration_for {waiting!r} is no time", hint="write seconds, 0 not to wait")
+
+
+def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Finding]:
+    """Datasets of MLflow's models, kbuild's or kedro-mlflow's, whose flavor nothing can import."""
+    for name, dataset in datasets.items():
+        flavor = getattr(dataset, "_flavor", None)
+        if not isinstance(flavor, str) or _is_module(flavor):
+            continue
+        import mlflow
+
+        known = [f"mlflow.{each.name}" for each in pkgutil.iter_modules(mlflow.__path__) if each.ispkg]
+        yield Finding(
+            about="catalog",
+            error=RecordingError(
+                f"the dataset {name!r} has the flavor {flavor!r}, which is no module here",
+                hint=did_you_mean(flavor, known, "flavors are modules such as mlflow.sklearn or mlflow.pyfunc"),
+            ),
+        )
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -1,0 +1,99 @@
+"""The code that is served and the packages that it needs: whether both can come into an image."""
+
+from __future__ import annotations
+
+import ast
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from kbuild.errors import KbuildError, RecordingError
+from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, name_of, read_conda_env, version_of
+from kbuild.recording.shipment.pinning import ModelEnvironment, find_given, make_environment
+from kbuild.recording.shipment.shipping import Shipment, Sorter, brings_kedro, find_distributions_of, plan_shipment
+from kbuild.recording.shipment.tracing import find_pickled_modules, find_source, follow_imports, imports_of, package_of
+from kbuild.training.pipeline_ml import PipelineML
+
+
+def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Finding]:
+    """What nodes import, and what the user says that they need; objects of training are not there yet."""
+    kwargs = planned.log_model_kwargs
+    shipment, modules = Shipment(code={}, requirements=[]), set[str]()
+    try:
+        modules = find_pickled_modules([node.func for node in planned.inference.nodes])
+        shipment = plan_shipment(modules, package_name, lean=planned.kpm_kwargs.get("runner") is None)
+    except RecordingError as error:
+        yield Finding(about="code", error=error)
+    asked = [kwargs]
+    try:
+        find_given(kwargs)
+    except RecordingError as error:
+        yield Finding(about="log_model_kwargs", error=error)
+        others = {name: value for name, value in kwargs.items() if name not in ENVIRONMENT_KWARGS}
+        asked = [{**others, name: kwargs[name]} for name in ENVIRONMENT_KWARGS if kwargs.get(name)]
+    tops = [*shipment.code, *(Path(path).stem for path in _paths_of(kwargs))]
+    travelling = find_distributions_of(tops, package_name)
+    for each in asked:
+        try:
+            with tempfile.TemporaryDirectory(prefix="kbuild-preflight-") as folder:
+                made = make_environment(shipment.requirements, each, Path(folder), travelling=travelling)
+        except RecordingError as error:
+            yield Finding(about="environment", error=error)
+            continue
+        for fault in (*_find_other_python(each), *_find_lacking(made, modules, package_name, tops)):
+            yield Finding(about="environment", error=fault)
+
+
+def _paths_of(kwargs: Mapping[str, Any]) -> list[str]:
+    paths = kwargs.get("code_paths") or []
+    return [] if isinstance(paths, str | Path) else list(map(str, paths))
+
+
+def _find_other_python(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
+    """A release that is not the one that trains is the user's word; one that excludes it and names none is no word."""
+    if not kwargs.get("conda_env"):
+        return
+    here = platform.python_version()
+    for each in read_conda_env(kwargs["conda_env"]).conda:
+        wanted = version_of(each) if name_of(each) == "python" else None
+        exact = re.fullmatch(r"==\d+\.\d+\.\d+\w*", str(wanted))
+        if wanted is not None and not exact and not wanted.contains(Version(here), prereleases=True):
+            yield RecordingError(
+                f"conda_env asks for {each!r}, and the model will be trained with Python {here}",
+                hint=f"train with that Python, or write python={here}",
+            )
+
+
+def _find_lacking(
+    environment: ModelEnvironment, modules: set[str], package_name: str | None, shipped: list[str]
+) -> Iterator[KbuildError]:
+    """Packages that files of the project import when they are imported, and that the user's own list does not bring."""
+    if not environment.fixed:
+        return
+    sorter = Sorter(package_name)
+    told: set[str] = set()
+    for module in sorted(follow_imports(modules, sorter.is_own).own):
+        source = find_source(module)
+        if source is None or source.suffix != ".py":
+            continue
+        top_level = [
+            each for each in ast.parse(source.read_bytes()).body if isinstance(each, ast.Import | ast.ImportFrom)
+        ]
+        for name, line in imports_of(ast.Module(body=list(top_level), type_ignores=[]), package_of(module, source)):
+            top = name.partition(".")[0]
+            owners = [] if sorter.is_own(top) or top in (*shipped, "kbuild") else sorter.find_distributions(name)
+            if not owners or told & set(owners) or set(owners) & set(environment.closure.versions):
+                continue
+            if any(map(brings_kedro, owners)):
+                continue  # put off in the copy that is served, where nothing served needs it
+            told |= set(owners)
+            yield RecordingError(
+                f"the environment in log_model_kwargs lacks {owners[0]}, which {source.name}, line {line}, imports",
+                hint=f"add {owners[0]!r} to it, or use extra_pip_requirements, which only adds",
+            )

@@ -1,0 +1,154 @@
+"""The inputs of inference: whether each will be there when training has ended, and can be read."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kbuild.errors import KbuildError, PipelineMLError, RecordingError
+from kbuild.recording.preflight.finding import Finding, did_you_mean
+from kbuild.served.calls import is_parameter
+from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted
+from kbuild.training.pipeline_ml import PipelineML
+
+_LOCAL = ("file", "local", "")
+
+
+def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], list[Finding]]:
+    """The catalog's entries for all that the two pipelines name, and those that cannot be made."""
+    from kedro.io import DatasetError
+
+    found, findings = {}, []
+    for name in sorted(planned.datasets() | planned.inference.datasets()):
+        try:
+            found[name] = find_dataset(name, catalog)
+        except DatasetError as error:
+            text = " ".join(str(error).split())
+            findings.append(
+                Finding(
+                    about="catalog",
+                    error=RecordingError(
+                        f"the dataset {name!r} cannot be made: {text}",
+                        hint="mend its entry in the catalog, or install what its type needs",
+                    ),
+                )
+            )
+    return found, findings
+
+
+def check_inputs(
+    planned: PipelineML, datasets: Mapping[str, Any], catalog: Any, *, data: bool = True, stale: bool = False
+) -> Iterator[Finding]:
+    """``datasets`` are those of ``find_datasets``; without ``data`` no file has to be there yet.
+
+    ``stale`` where more nodes have to run than are planned, as is told already.
+    """
+    made = {_strip(name) for name in (planned.binding.training if stale else planned).all_outputs()}
+    for name in sorted(planned.inference.inputs()):
+        if name not in datasets:
+            continue  # its entry cannot be made, which is told already
+        is_request = name == planned.input_name
+        if is_request and not _needs_data(planned.log_model_kwargs):
+            continue
+        dataset = datasets[name]
+        error = None if dataset is None else _check_class(name, dataset)
+        if error is None and _strip(name) not in made:
+            error = _check_there(name, dataset, planned, catalog, data=data)
+        if error is not None:
+            yield Finding(about="input_name" if is_request else "input", error=error)
+
+
+def find_values(planned: PipelineML, datasets: Mapping[str, Any]) -> Iterator[str]:
+    """Notes for the user: the inputs that no file can bring, and whose value travels."""
+    for name in sorted(planned.inference.inputs() - {planned.input_name}):
+        dataset = datasets.get(name)
+        if dataset is None or is_in_memory(dataset) or is_parameter(name):
+            continue
+        if describe(name, dataset).kind == "object":
+            yield f"The input {name!r} ({type(dataset).__name__}) goes into the model as its value, pickled."
+
+
+def _needs_data(kwargs: Mapping[str, Any]) -> bool:
+    """Whether signature or example are inferred from the input's data."""
+    signature, example = kwargs.get("signature", "auto"), kwargs.get("input_example", "auto")
+    inferred = signature is True or isinstance(signature, str)
+    given = not isinstance(example, bool | None) and not (isinstance(example, str) and example == "auto")
+    return inferred and not given
+
+
+def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, data: bool) -> KbuildError | None:
+    """An input that no node of this run makes."""
+    known = {*planned.binding.training.datasets(), *_names_of(catalog)}
+    if dataset is None and name in planned.binding.training.datasets() and not is_parameter(name):
+        return RecordingError(
+            f"no data of the inference input {name!r} will be left: no node that runs makes it, and it is in no file",
+            hint=f"run the nodes that make it too, or give {name!r} a file in the catalog",
+        )
+    if dataset is None and is_parameter(name):
+        known = {each for each in known if is_parameter(each)}
+        return PipelineMLError(
+            f"the inference pipeline's {name!r} is in no parameters file",
+            hint=did_you_mean(
+                name, known, f"add it to conf/base/parameters.yml: {name.removeprefix('params:')}: VALUE"
+            ),
+        )
+    if dataset is None:
+        known = {each for each in known if not is_parameter(each)}
+        return PipelineMLError(
+            f"{name!r} is neither made by training nor in the catalog",
+            hint=did_you_mean(name, known - {name}, f"known are {', '.join(sorted(known - {name})) or 'none'}"),
+        )
+    if is_in_memory(dataset):
+        return None if dataset.exists() else RecordingError(
+            f"{name!r} has no data in memory, and no node that runs makes it",
+            hint=f"run the nodes that make it, or give {name!r} a file in the catalog",
+        )  # fmt: skip
+    if data and is_persisted(dataset) and getattr(dataset, "_protocol", "file") in _LOCAL and not _exists(dataset):
+        return RecordingError(
+            f"{name!r} has no file yet ({Path(str(dataset._filepath)).name}), and no node that runs makes it",
+            hint="put the file there, or run the nodes that make it",
+        )
+    return None
+
+
+def _exists(dataset: Any) -> bool:
+    """False only where a local file is surely not there: ``exists()`` is False too where nobody wrote one."""
+    from kedro.io import DatasetError
+
+    try:
+        place = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
+    except DatasetError:
+        return False  # no version of it
+    return Path(str(place)).exists() or bool(dataset.exists())
+
+
+def _check_class(name: str, dataset: Any) -> KbuildError | None:
+    """Refuse a dataset that can be written and not read, as those of plots."""
+    load = inspect.unwrap(getattr(type(dataset).load, "__loadfunc__", type(dataset).load))
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(load))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None  # compiled, or made while running: only loading tells
+    body = [each for each in getattr(function, "body", []) if not _is_text(each)]
+    if len(body) == 1 and isinstance(body[0], ast.Raise):
+        return RecordingError(
+            f"{name!r} is a {type(dataset).__name__}, which can be saved and not loaded",
+            hint="give it another type in the catalog, such as pickle.PickleDataset",
+        )
+    return None
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _names_of(catalog: Any) -> set[str]:
+    return set(catalog.keys()) if hasattr(catalog, "keys") else set(catalog.list())
+
+
+def _strip(name: str) -> str:
+    return name.partition("@")[0]

@@ -1,0 +1,61 @@
+"""The whole preflight of a training run: what ``kedro run`` asks before the first node, and ``kedro kbuild check``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbuild.errors import KbuildError
+from kbuild.recording.preflight.arguments import check_arguments, check_flavors
+from kbuild.recording.preflight.code import check_code
+from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
+from kbuild.recording.preflight.stores import check_artifacts, check_room, check_tracking
+from kbuild.training.pipeline_ml import PipelineML
+from kbuild.training.staleness import check_fresh
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """What was found, and ``notes`` that stop nothing."""
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+def examine(
+    planned: PipelineML,
+    catalog: Any,
+    *,
+    project_path: Path,
+    name: str,
+    package_name: str | None,
+    data: bool = True,
+    stores: bool = True,
+) -> Looked:
+    """Look at everything that recording will need once ``planned``, the nodes that are to run, have run.
+
+    ``name`` is the experiment's. ``data``: files that no node makes have to be there; ``stores``: servers and disks
+    are asked. Raises what has nothing to do with the model.
+    """
+    findings: list[Finding] = []
+    try:
+        check_fresh(planned.binding, planned.nodes)
+    except KbuildError as error:
+        findings.append(Finding(about="run", error=error))
+    stale = bool(findings)
+    findings += check_arguments(planned.binding)
+    datasets, broken = find_datasets(planned, catalog)
+    findings += broken
+    findings += check_flavors(datasets)
+    findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
+    findings += check_code(planned, package_name)
+    if stores:
+        location, wrong = check_tracking(project_path, name)
+        findings += wrong
+        if location is not None:
+            findings += check_artifacts(location)
+        inputs = frozenset(planned.inference.inputs() - {planned.input_name})
+        findings += check_room(datasets, inputs, location)
+    return Looked(findings=tuple(findings), notes=tuple(find_values(planned, datasets)))

@@ -1,0 +1,104 @@
+"""The preflight of a project's registered pipelines, without training: for the CI of a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kbuild.errors import ConfigurationError, KbuildError, PipelineMLError
+from kbuild.recording.preflight.finding import Finding, did_you_mean
+
+if TYPE_CHECKING:
+    from kbuild.training.pipeline_ml import PipelineML
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """``pipelines`` that were looked at; each finding and note once, with the pipeline that showed it first."""
+
+    pipelines: tuple[str, ...]
+    findings: tuple[tuple[str, Finding], ...]
+    notes: tuple[str, ...]
+
+
+def check_project(
+    project_path: Path, *, env: str | None = None, names: Sequence[str] = (), data: bool = True, stores: bool = True
+) -> Checked:
+    """Look at these pipelines, or at all that log a model, as ``kedro run`` does before the first node.
+
+    Raises PipelineMLError for names that are not registered, and where no pipeline logs a model.
+    """
+    from kedro.framework import project
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+
+    from kbuild.project.config import read_config
+    from kbuild.recording.preflight.look import examine
+
+    bootstrap_project(project_path)
+    try:
+        registered = dict(project.pipelines)
+    except PipelineMLError as error:
+        return Checked(pipelines=(), findings=(("", Finding(about="pipeline_registry", error=error)),), notes=())
+    except Exception as error:  # noqa: BLE001  it is the project's own code
+        text = " ".join(str(error).split())
+        raised = ConfigurationError(f"the pipelines cannot be registered: {type(error).__name__}: {text}")
+        return Checked(pipelines=(), findings=(("", Finding(about="pipeline_registry", error=raised)),), notes=())
+    notes: list[str] = []
+    chosen = _choose(registered, names, notes)
+    findings: dict[tuple[str, str], tuple[str, Finding]] = {}
+    with KedroSession.create(project_path=project_path, env=env) as session:
+        context = session.load_context()
+        try:
+            read_config(project_path, env=env, loader=context.config_loader)
+        except ConfigurationError as error:
+            findings["", ""] = ("", Finding(about="configuration", error=error))
+        for pipeline, bound in chosen.items():
+            looked = examine(
+                bound,
+                context.catalog,
+                project_path=project_path,
+                name=project.PACKAGE_NAME or project_path.name,
+                package_name=project.PACKAGE_NAME,
+                data=data,
+                stores=stores,
+            )
+            for each in looked.findings:
+                findings.setdefault((each.about, each.error.message), (pipeline, each))
+            notes += looked.notes
+    return Checked(
+        pipelines=tuple(chosen), findings=tuple(findings.values()), notes=tuple(dict.fromkeys(notes))
+    )  # fmt: skip
+
+
+def _choose(registered: dict[str, object], names: Sequence[str], notes: list[str]) -> dict[str, PipelineML]:
+    from kbuild.training.pipeline_ml import PipelineML
+
+    for name in names:
+        if name not in registered:
+            raise PipelineMLError(
+                f"there is no pipeline {name!r}",
+                hint=did_you_mean(name, registered, f"pipeline_registry.py registers: {', '.join(sorted(registered))}"),
+            )
+    chosen: dict[str, PipelineML] = {}
+    for name, pipeline in registered.items():
+        if (names and name not in names) or not isinstance(pipeline, PipelineML):
+            continue
+        try:
+            binding = pipeline.binding
+        except KbuildError as error:
+            if names:
+                raise
+            notes.append(f"The pipeline {name!r} is not checked: {error.message}.")
+            continue
+        # A default pipeline that is the sum of the others shows nothing new.
+        if names or not any(pipeline == other and binding is other.binding for other in chosen.values()):
+            chosen[name] = pipeline
+    if not chosen:
+        raise PipelineMLError(
+            f"none of the pipelines {', '.join(names or sorted(registered))} logs a model",
+            hint="bind training and inference with kbuild.pipeline_ml_factory in pipeline_registry.py",
+        )
+    return chosen

@@ -1,0 +1,175 @@
+"""Where the model is to go: the tracking server, its artifact store, and room on this machine's disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from kbuild.errors import KbuildError, OutputError, TrackingUnavailable
+from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
+from kbuild.recording.mlflow_run import patience, quiet_mlflow
+from kbuild.recording.preflight.finding import Finding
+from kbuild.tracking.preflight import check_server, make_error, without_credentials
+from kbuild.training.described import is_persisted
+
+# What a model needs besides its artifacts: code, examples, a table of packages.
+_LEAST = 64e6
+# Seconds that a remote artifact store may take to write one byte.
+_STORE_TIMEOUT = 20.0
+_LOCAL_SCHEMES = ("", "file")
+
+
+def check_tracking(project_path: Path, experiment: str) -> tuple[str | None, list[Finding]]:
+    """Where the experiment keeps artifacts, None where that is not known yet; and what is wrong with the server.
+
+    Nothing is made or changed there.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else default_tracking_uri(project_path)
+    default = uri == default_tracking_uri(project_path)
+    try:
+        path = _database(uri)
+        if path is not None:
+            _check_writable(path, "MLflow's database")
+            if not path.exists():
+                return (default_artifact_uri(project_path) if default else None), []
+        with quiet_mlflow(), patience(1):
+            check_server(uri, logs_models=True)
+            if (run := mlflow.active_run()) is not None:
+                return str(run.info.artifact_uri), []
+            client = mlflow.MlflowClient(uri)
+            number = os.environ.get("MLFLOW_EXPERIMENT_ID")
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
+            if os.environ.get("MLFLOW_RUN_ID"):
+                return str(client.get_run(os.environ["MLFLOW_RUN_ID"]).info.artifact_uri), []
+            found = client.get_experiment(number) if number else client.get_experiment_by_name(name)
+    except KbuildError as error:
+        return None, [Finding(about="tracking", error=error)]
+    except (MlflowException, OSError) as error:
+        return None, [Finding(about="tracking", error=make_error(uri, error))]
+    if found is None:
+        return (default_artifact_uri(project_path) if default else None), []
+    # A deleted one is told when the run is started, with how to restore it.
+    return str(found.artifact_location), []
+
+
+def check_artifacts(location: str) -> Iterator[Finding]:
+    """Whether the artifact store takes a file, which is deleted again."""
+    local = _local_path(location)
+    try:
+        if local is not None:
+            _check_writable(local / "x", "the artifact store")
+        else:
+            _write_remote(location)
+    except KbuildError as error:
+        yield Finding(about="artifacts", error=error)
+
+
+def check_room(datasets: Mapping[str, Any], names: frozenset[str], location: str | None) -> Iterator[Finding]:
+    """Room for the files of the inputs as they are now: once where they are checked, once more in a local store."""
+    needed = sum(_size_of(datasets.get(name)) for name in names) + _LEAST
+    places = {"temporary files": Path(tempfile.gettempdir())}
+    local = None if location is None else _local_path(location)
+    if local is not None:
+        places["the artifact store"] = _nearest(local)
+    for what, place in places.items():
+        together = sum(each.stat().st_dev == place.stat().st_dev for each in places.values())
+        free = shutil.disk_usage(place).free
+        if free < needed * together:
+            yield Finding(
+                about="disk",
+                error=OutputError(
+                    f"the disk of {what} ({place}) has {free / 1e6:.0f} MB left, and the model's files take "
+                    f"{needed * together / 1e6:.0f} MB there",
+                    hint="make room; TMPDIR=FOLDER chooses another place for temporary files",
+                ),
+            )
+            return
+
+
+def _database(uri: str) -> Path | None:
+    """The file or folder of a store on this machine, None for a server."""
+    if uri.startswith("sqlite:///"):
+        return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return _local_path(uri)
+
+
+def _local_path(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    if parts.scheme not in _LOCAL_SCHEMES:
+        return None
+    return Path(url2pathname(parts.path)) if parts.scheme else Path(uri)
+
+
+def _nearest(path: Path) -> Path:
+    """The folder that is there, of this one or its parents."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+
+
+def _check_writable(path: Path, what: str) -> None:
+    """Write and delete a file where ``path`` is or will be."""
+    if path.is_file() and not os.access(path, os.W_OK):
+        raise TrackingUnavailable(f"{what} {path} cannot be written", hint=f"chmod u+w {path}, or name another place")
+    place = _nearest(path.parent)
+    try:
+        with tempfile.TemporaryFile(dir=place, prefix=".kbuild-"):
+            pass
+    except OSError as error:
+        raise TrackingUnavailable(
+            f"{what} cannot be written in {place}: {error.strerror or error}",
+            hint="make that folder writable, or name another place with MLFLOW_TRACKING_URI",
+        ) from error
+
+
+def _write_remote(location: str) -> None:
+    """In a thread of its own, since clients of stores wait for minutes."""
+    failed: list[BaseException] = []
+
+    def probe() -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        name = f".kbuild-{uuid.uuid4().hex}"
+        try:
+            with tempfile.TemporaryDirectory(prefix="kbuild-preflight-") as folder:
+                Path(folder, name).write_bytes(b"\n")
+                store = get_artifact_repository(location)
+                store.log_artifact(str(Path(folder, name)))
+            store.delete_artifacts(name)
+        except BaseException as error:  # noqa: BLE001  each store's client raises errors of its own; told below
+            failed.append(error)
+
+    thread = threading.Thread(target=probe, daemon=True)
+    with quiet_mlflow(), patience(1):
+        thread.start()
+        thread.join(_STORE_TIMEOUT)
+    shown = without_credentials(location)
+    if thread.is_alive():
+        raise TrackingUnavailable(
+            f"the artifact store {shown} did not take a file within {_STORE_TIMEOUT:g} seconds",
+            hint="see that it answers from here",
+        )
+    if failed and not isinstance(failed[0], NotImplementedError):  # of a store that deletes nothing
+        text = without_credentials(" ".join(str(getattr(failed[0], "message", None) or failed[0]).split()))[:300]
+        raise TrackingUnavailable(
+            f"the artifact store {shown} takes no file: {text}",
+            hint="see that its client is installed, that it answers from here, and that the credentials may write",
+        ) from failed[0]
+
+
+def _size_of(dataset: Any) -> float:
+    if dataset is None or not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL_SCHEMES:
+        return 0.0
+    path = Path(str(dataset._filepath))
+    if path.is_dir():
+        return float(sum(each.stat().st_size for each in path.rglob("*") if each.is_file()))
+    return float(path.stat().st_size) if path.is_file() else 0.0

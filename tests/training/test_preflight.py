@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import shutil
+import time
+from collections import namedtuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+from kedro_datasets.json.json_dataset import JSONDataset
+from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
+from kedro_datasets.pandas.csv_dataset import CSVDataset
+
+from kbuild.datasets.folder_dataset import MlflowModelLocalFileSystemDataset
+from kbuild.errors import PipelineMLError, PreflightFailed, RecordingError, TrackingUnavailable
+from kbuild.recording.preflight import stores
+from kbuild.recording.preflight.finding import Finding, raise_findings
+from kbuild.recording.preflight.look import Looked, examine
+from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, package: ModuleType) -> DataCatalog:
+    return DataCatalog(
+        {
+            "orders": MemoryDataset(package.make_orders()),
+            "factors": JSONDataset(filepath=str(tmp_path / "data" / "factors.json")),
+            "params:bonus": MemoryDataset(0.5),
+        }
+    )
+
+
+def bind(package: ModuleType, kpm_kwargs: dict[str, Any] | None = None, **log_model_kwargs: Any) -> PipelineML:
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit")])
+    inference = Pipeline([node(package.score, ["orders", "factors", "params:bonus"], "totals", name="score")])
+    return pipeline_ml_factory(training, inference, "orders", kpm_kwargs=kpm_kwargs, log_model_kwargs=log_model_kwargs)
+
+
+def look(bound: PipelineML, catalog: DataCatalog, tmp_path: Path, **options: Any) -> Looked:
+    given: dict[str, Any] = {"project_path": tmp_path, "name": "shop", "package_name": "tinyshop", **options}
+    return examine(bound, catalog, **given)
+
+
+def told(looked: Looked) -> list[tuple[str, str, str]]:
+    return [(each.about, each.error.message, each.error.hint or "") for each in looked.findings]
+
+
+def test_nothing_is_found_where_nothing_is_wrong(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    bound = bind(package, {"copy_mode": {"factors": "copy"}}, registered_model_name="shop", code_paths=[str(tmp_path)])
+    assert look(bound, catalog, tmp_path) == Looked(findings=(), notes=())
+    assert store.search_experiments(filter_string="name = 'shop'") == []  # it makes nothing
+
+
+def test_twelve_faults_are_told_at_once_each_with_a_remedy_in_seconds(
+    package: ModuleType, catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    training = Pipeline(
+        [
+            node(package.fit, "orders", "factors", name="fit"),
+            node(package.fit, "factors", "sum", name="refit"),
+            node(package.fit, "orders", "estimator", name="fit_estimator"),
+        ]
+    )
+    inference = Pipeline(
+        [
+            node(lambda *_: 1, ["orders", "plot", "factors", "params:bonnus", "sum", "codes"], "totals", name="score"),
+        ]
+    )
+    catalog["plot"] = MatplotlibDataset(filepath=str(tmp_path / "plot.png"))
+    catalog["codes"] = CSVDataset(filepath=str(tmp_path / "codes.csv"))
+    catalog["estimator"] = MlflowModelLocalFileSystemDataset(filepath=str(tmp_path / "m"), flavor="mlflow.sklern")
+    bound = pipeline_ml_factory(
+        training + Pipeline([node(len, "plot", "n"), node(len, "codes", "m")]),
+        inference,
+        "orders",
+        kpm_kwargs={"runner": "SeqentialRunner", "copy_mode": {"factors": "deep", "factor": "copy"}},
+        log_model_kwargs={
+            "name": "a/b",
+            "code_paths": [str(tmp_path / "srk")],
+            "conda_env": {"dependencies": ["python=2.7", {"pip": ["six", "git+https://example.org/six"]}]},
+            "pip_requirements": str(tmp_path / "nowhere.txt"),
+            "signature": {"a": 1},
+        },
+    )
+    begun = time.perf_counter()
+    found = told(look(bound.only_nodes("fit", "fit_estimator"), catalog, tmp_path))
+    assert time.perf_counter() - begun < 5
+    assert [(about, message.partition(":")[0].replace(str(tmp_path), "")) for about, message, _ in found] == [
+        ("run", "no model"),
+        ("kpm_kwargs", "runner 'SeqentialRunner' is not allowed"),
+        ("kpm_kwargs", "unknown copy_mode 'deep'"),
+        ("kpm_kwargs", "copy_mode names 'factor', which is no dataset of the inference pipeline"),
+        ("log_model_kwargs", "name 'a/b' is no name for a model"),
+        ("log_model_kwargs", "code_paths names '/srk', which is not there"),
+        ("log_model_kwargs", "signature is a dict"),
+        ("catalog", "the dataset 'estimator' has the flavor 'mlflow.sklern', which is no module here"),
+        ("input", "'codes' has no file yet (codes.csv), and no node that runs makes it"),
+        ("input", "the inference pipeline's 'params"),
+        ("input", "'plot' is a MatplotlibDataset, which can be saved and not loaded"),
+        ("log_model_kwargs", "log_model_kwargs has conda_env and pip_requirements; give one of them"),
+        ("environment", "the model's requirements cannot be locked"),
+        ("environment", "requirements cannot be read"),
+        ("tracking", "the MLflow tracking server http"),
+    ]
+    assert all(hint for _, _, hint in found)
+
+
+def test_one_finding_is_that_error_and_several_are_a_list() -> None:
+    first = Finding(about="input", error=RecordingError("it is not there", hint="put it there"))
+    raise_findings([])
+    with pytest.raises(RecordingError, match=r"^it is not there$"):
+        raise_findings([first])
+    with pytest.raises(PreflightFailed, match="2 things would fail") as caught:
+        raise_findings([first, Finding(about="run", error=PipelineMLError("no"))])
+    assert "1. input: it is not there\n     put it there\n  2. run: no" in caught.value.message
+
+
+def test_an_input_name_that_nobody_knows_is_told_with_what_may_be_meant(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    inference = Pipeline([node(package.score, ["ordrs", "factors", "params:bonus"], "totals", name="score")])
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit")])
+    assert told(look(pipeline_ml_factory(training, inference, "ordrs"), catalog, tmp_path)) == [
+        ("input_name", "'ordrs' is neither made by training nor in the catalog", "did you mean 'orders'?")
+    ]
+    # Nothing is to be inferred from its data.
+    bound = pipeline_ml_factory(training, inference, "ordrs", log_model_kwargs={"signature": None})
+    assert told(look(bound, catalog, tmp_path)) == []
+
+
+def test_what_the_users_own_list_lacks(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    functions = tmp_path / "src" / "tinyshop" / "functions.py"
+    functions.write_text("import hypothesis\n\ndef f():\n    import xdist\n" + functions.read_text())
+    for kwargs in ({"pip_requirements": ["six"]}, {"conda_env": {"channels": ["x"], "dependencies": ["six"]}}):
+        (only,) = told(look(bind(package, **kwargs), catalog, tmp_path))
+        assert only[1].endswith("lacks hypothesis, which functions.py, line 1, imports")
+    kwargs = {"conda_env": {"channels": ["x"], "dependencies": ["hypothesis"]}}
+    assert told(look(bind(package, **kwargs), catalog, tmp_path)) == []
+    (only,) = told(look(bind(package, conda_env={"python": "3.2", "dependencies": ["tinyshop"]}), catalog, tmp_path))
+    assert "'python=3.2'" in only[1]
+
+
+def test_values_that_travel_are_told_and_stop_nothing(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    catalog["factors"] = CSVDataset(filepath=str(tmp_path / "f.csv"), load_args={"dtype": float})
+    assert look(bind(package), catalog, tmp_path).notes == (
+        "The input 'factors' (CSVDataset) goes into the model as its value, pickled.",
+    )
+
+
+def test_a_store_that_cannot_be_written_is_told(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("")
+    store.create_experiment("shop", (tmp_path / "file" / "below").as_uri())
+    ((about, message, _),) = told(look(bind(package), catalog, tmp_path))
+    assert (about, "the artifact store cannot be written" in message) == ("artifacts", True)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".kbuild")] == []
+
+
+def test_a_remote_store_gets_one_file_and_loses_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.artifact import artifact_repository_registry as registry
+
+    done: list[str] = []
+
+    class Store:
+        def log_artifact(self, path: str) -> None:
+            assert Path(path).is_file()
+            done.append(Path(path).name)
+
+        def delete_artifacts(self, name: str) -> None:
+            done.append(f"no {name}")
+
+    monkeypatch.setattr(registry, "get_artifact_repository", lambda uri: Store())
+    assert list(stores.check_artifacts("s3://bucket/place")) == []
+    assert done[1] == f"no {done[0]}"
+
+    def refuse(uri: str) -> Store:
+        raise PermissionError("403 Forbidden for //user:secret@host")
+
+    monkeypatch.setattr(registry, "get_artifact_repository", refuse)
+    (found,) = stores.check_artifacts("s3://bucket/place")
+    assert isinstance(found.error, TrackingUnavailable)
+    assert "takes no file: 403 Forbidden" in found.error.message
+    assert "secret" not in found.error.message
+
+
+def test_a_full_disk_is_told(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalog.save("factors", {"factor": 1.0})
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2, 1, 1_000_000))
+    ((about, message, hint),) = told(look(bind(package), catalog, tmp_path))
+    assert (about, "has 1 MB left" in message, "TMPDIR" in hint) == ("disk", True, True)
+
+
+def test_a_database_that_is_none_is_told(
+    package: ModuleType, catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
+    (tmp_path / "nowhere").write_text("a file")
+    ((about, message, _),) = told(look(bind(package), catalog, tmp_path))
+    assert (about, "MLflow's database cannot be written" in message) == ("tracking", True)
