@@ -106,6 +106,7 @@ class MlflowPipelineHook:
                 catalog,
                 project_path=project_path,
                 experiment=settings.experiment or name,
+                artifact_location=settings.artifact_location,
                 package_name=_get_package_name(),
                 wrong=wrong,
             )

@@ -30,6 +30,7 @@ def look_ahead(
     *,
     project_path: Path,
     experiment: str,
+    artifact_location: str | None,
     package_name: str | None,
     wrong: ConfigurationError | None,
 ) -> None:
@@ -37,7 +38,14 @@ def look_ahead(
     from kbuild.recording.preflight.finding import Finding, raise_findings
     from kbuild.recording.preflight.look import examine
 
-    looked = examine(planned, catalog, project_path=project_path, name=experiment, package_name=package_name)
+    looked = examine(
+        planned,
+        catalog,
+        project_path=project_path,
+        name=experiment,
+        artifact_location=artifact_location,
+        package_name=package_name,
+    )
     raise_findings([*([] if wrong is None else [Finding(about="configuration", error=wrong)]), *looked.findings])
     for note in looked.notes:
         click.echo(note)

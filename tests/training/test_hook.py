@@ -21,8 +21,8 @@ from kedro.runner import ParallelRunner, ThreadRunner
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
 from kbuild.recording.mlflow_run import make_tags, read_licence
-from kbuild.recording.run.git import GitState, read_git_state
 from kbuild.recording.preflight.project import check_project
+from kbuild.recording.run.git import GitState, read_git_state
 
 # Kedro warns of its own dependencies, MLflow and pandas of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")

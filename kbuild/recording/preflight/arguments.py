@@ -88,7 +88,7 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
 def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Finding]:
     """Datasets of MLflow's models, kbuild's or kedro-mlflow's, whose flavor nothing can import."""
     for name, dataset in datasets.items():
-        flavor = getattr(dataset, "_flavor", None)
+        flavor = None if dataset is None else dataset._describe().get("flavor")
         if not isinstance(flavor, str) or _is_module(flavor):
             continue
         import mlflow

@@ -30,14 +30,15 @@ def examine(
     *,
     project_path: Path,
     name: str,
+    artifact_location: str | None = None,
     package_name: str | None,
     data: bool = True,
     stores: bool = True,
 ) -> Looked:
     """Look at everything that recording will need once ``planned``, the nodes that are to run, have run.
 
-    ``name`` is the experiment's. ``data``: files that no node makes have to be there; ``stores``: servers and disks
-    are asked. Raises what has nothing to do with the model.
+    ``name`` is the experiment's, ``artifact_location`` where a new one would keep artifacts. ``data``: files that no
+    node makes have to be there; ``stores``: servers and disks are asked. Raises what has nothing to do with the model.
     """
     findings: list[Finding] = []
     try:
@@ -52,7 +53,7 @@ def examine(
     findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
     findings += check_code(planned, package_name)
     if stores:
-        location, wrong = check_tracking(project_path, name)
+        location, wrong = check_tracking(project_path, name, artifact_location)
         findings += wrong
         if location is not None:
             findings += check_artifacts(location)

@@ -34,7 +34,7 @@ def check_project(
     from kedro.framework.session import KedroSession
     from kedro.framework.startup import bootstrap_project
 
-    from kbuild.project.config import read_config
+    from kbuild.project.config import ProjectConfig, read_config
     from kbuild.recording.preflight.look import examine
 
     bootstrap_project(project_path)
@@ -51,8 +51,9 @@ def check_project(
     findings: dict[tuple[str, str], tuple[str, Finding]] = {}
     with KedroSession.create(project_path=project_path, env=env) as session:
         context = session.load_context()
+        config = ProjectConfig(root=project_path, env=env)
         try:
-            read_config(project_path, env=env, loader=context.config_loader)
+            config = read_config(project_path, env=env, loader=context.config_loader)
         except ConfigurationError as error:
             findings["", ""] = ("", Finding(about="configuration", error=error))
         for pipeline, bound in chosen.items():
@@ -60,7 +61,8 @@ def check_project(
                 bound,
                 context.catalog,
                 project_path=project_path,
-                name=project.PACKAGE_NAME or project_path.name,
+                name=config.tracking.experiment or project.PACKAGE_NAME or project_path.name,
+                artifact_location=config.tracking.artifact_location,
                 package_name=project.PACKAGE_NAME,
                 data=data,
                 stores=stores,

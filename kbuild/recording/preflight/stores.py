@@ -27,8 +27,12 @@ _STORE_TIMEOUT = 20.0
 _LOCAL_SCHEMES = ("", "file")
 
 
-def check_tracking(project_path: Path, experiment: str) -> tuple[str | None, list[Finding]]:
+def check_tracking(
+    project_path: Path, experiment: str, location: str | None = None
+) -> tuple[str | None, list[Finding]]:
     """Where the experiment keeps artifacts, None where that is not known yet; and what is wrong with the server.
+
+    ``location`` is what an experiment that is not there yet would be made with.
 
     Nothing is made or changed there.
     """
@@ -36,13 +40,14 @@ def check_tracking(project_path: Path, experiment: str) -> tuple[str | None, lis
     from mlflow.exceptions import MlflowException
 
     uri = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else default_tracking_uri(project_path)
-    default = uri == default_tracking_uri(project_path)
+    if location is None and uri == default_tracking_uri(project_path):
+        location = default_artifact_uri(project_path)
     try:
         path = _database(uri)
         if path is not None:
             _check_writable(path, "MLflow's database")
             if not path.exists():
-                return (default_artifact_uri(project_path) if default else None), []
+                return location, []
         with quiet_mlflow(), patience(1):
             check_server(uri, logs_models=True)
             if (run := mlflow.active_run()) is not None:
@@ -58,7 +63,7 @@ def check_tracking(project_path: Path, experiment: str) -> tuple[str | None, lis
     except (MlflowException, OSError) as error:
         return None, [Finding(about="tracking", error=make_error(uri, error))]
     if found is None:
-        return (default_artifact_uri(project_path) if default else None), []
+        return location, []
     # A deleted one is told when the run is started, with how to restore it.
     return str(found.artifact_location), []
 
