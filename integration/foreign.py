@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 from kbuild.environment.captured.capture import PLACEHOLDER
 from kbuild.environment.captured.conda_package import PackagedFile, write_package, write_repodata
 from kbuild.environment.captured.elf import is_elf, required_glibc
-from kbuild.image.base.debian.debs import resolve_debs_base
+from kbuild.image.base.debian.debs import Mirrors, resolve_debs_base
 from kbuild.image.base.debian.suites import find_suite
 from kbuild.platform import Platform
 from kbuild.process import run
@@ -38,7 +38,8 @@ def make_channel(folder: Path, version: str, cache: Path) -> str:
     assert version.startswith("3.11.")
     suite = find_suite("debian", release)
     assert suite is not None
-    root = resolve_debs_base(replace(suite, packages=_PACKAGES), ARM64, cache=cache, run=run, progress=Silent()).path
+    mirrors = Mirrors(cache=cache, run=run, progress=Silent())
+    root = resolve_debs_base(replace(suite, packages=_PACKAGES), ARM64, mirrors).path
     assert root is not None
     stage = folder / "stage"
     shutil.copytree(root / "usr/lib" / name, stage / "lib" / name, symlinks=False, ignore=_not_wanted)

@@ -18,7 +18,7 @@ import pytest
 from kbuild.cache.tree import tree_digest
 from kbuild.errors import BaseImageError, HashMismatch, OutputError, ProgramNotFound
 from kbuild.image.base.debian.archive import shown
-from kbuild.image.base.debian.debs import base_record, glibc_version, parse_base_record, resolve_debs_base
+from kbuild.image.base.debian.debs import Mirrors, base_record, glibc_version, parse_base_record, resolve_debs_base
 from kbuild.image.base.debian.suites import Suite
 from kbuild.plan.base import BasePackage, ResolvedBase
 from kbuild.platform import Platform
@@ -135,8 +135,10 @@ def mirror() -> Mirror:
 
 
 def resolve(suite: Suite, mirror: Mirror, cache: Path, **options: Any) -> ResolvedBase:
+    recorded = options.pop("recorded", None)
     arguments = {"run": Gpgv(), "progress": Notes(), **options}
-    return resolve_debs_base(suite, AMD64, mirror=MIRROR, cache=cache, fetch=mirror, **arguments)
+    mirrors = Mirrors(mirror=MIRROR, cache=cache, fetch=mirror, **arguments)
+    return resolve_debs_base(suite, AMD64, mirrors, recorded=recorded)
 
 
 def lists_asked(mirror: Mirror) -> list[str]:
@@ -188,7 +190,7 @@ def test_a_record_brings_the_same_base_back(suite: Suite, mirror: Mirror, tmp_pa
     assert recorded == replace(first, path=None)
     mirror.publish("http://m/security", "bookworm-security", {"libc6": "2.36-9+deb12u2"})
     mirror.asked.clear()
-    again = resolve(suite, mirror, tmp_path / "other", recorded=recorded.packages)
+    again = resolve(suite, mirror, tmp_path / "other", recorded=recorded)
     assert not [uri for uri in mirror.asked if "/dists/" in uri]
     assert again.digest == first.digest
     assert again.path is not None and first.path is not None
@@ -199,7 +201,7 @@ def test_a_record_brings_the_same_base_back(suite: Suite, mirror: Mirror, tmp_pa
 def test_what_is_cached_is_not_fetched(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
     first = resolve(suite, mirror, tmp_path / "c")
     mirror.asked.clear()
-    assert resolve(suite, mirror, tmp_path / "c", recorded=first.packages) == first
+    assert resolve(suite, mirror, tmp_path / "c", recorded=first) == first
     assert mirror.asked == []
 
 
@@ -221,7 +223,7 @@ def test_a_signature_that_cannot_be_checked_stops_unless_that_is_allowed_and_rec
         base = resolve(wanted, mirror, tmp_path / "a", run=run, progress=notes, allow_unsigned=True)
         assert base.unsigned and any("taken all the same" in line for line in notes.lines)
         assert parse_base_record(json.loads(json.dumps(base_record(base)))).unsigned
-        again = resolve(suite, mirror, tmp_path / "a", recorded=base.packages, unsigned=base.unsigned)
+        again = resolve(suite, mirror, tmp_path / "a", recorded=base)
         assert again.unsigned  # the same packages are no better for being built on again
     assert not resolve(suite, mirror, tmp_path / "b").unsigned
     assert "unsigned" not in base_record(resolve(suite, mirror, tmp_path / "b"))

@@ -40,6 +40,13 @@ def fill(cache: Path, name: str, *, used: int, data: bytes = b"x" * 8192) -> Pat
     return path
 
 
+@pytest.mark.parametrize("name", ["work-1", "tar-1", "run-1", "audit-1", "diff-1"])
+def test_what_a_killed_command_leaves_goes_with_the_next_pruning(tmp_path: Path, name: str) -> None:
+    kept, gone = fill(tmp_path, "wheels/a/file", used=100), fill(tmp_path, f"{name}/layer.tar", used=100)
+    assert prune_cache(tmp_path, limit=10**9) == []
+    assert kept.exists() and not gone.parent.exists()
+
+
 def test_the_least_recently_used_goes_first_and_leftovers_go_anyway(tmp_path: Path) -> None:
     old = fill(tmp_path, "wheels/a/file", used=100)
     new = fill(tmp_path, "interpreters/b/file", used=200)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 from plans import EMPTY
 
+from kbuild.errors import OutputError
 from kbuild.image.engine import EngineOutput, RawLayer
 from kbuild.image.oci.layout import read_manifest
 from kbuild.image.oci.media import Compression
 from kbuild.image.oci.tarball import FILE, Entry, tar_chunks
-from kbuild.image.store.pack import PACKED_BY, pack, packing
+from kbuild.image.store.pack import PACKED_BY, pack, packing, writing
 from kbuild.progress import Silent
 
 # Of 2 MB that both compressors have work with: words by a linear congruential generator, zeros, and noise.
@@ -54,3 +56,20 @@ def test_the_manifest_says_who_packed_it(tmp_path: Path) -> None:
     assert stated == packing("zstd") == "libzstd 1.5.7, level 3; packer 1.1"
     config = json.loads((image.layout / "blobs/sha256" / image.config_digest.hex).read_bytes())
     assert PACKED_BY not in json.dumps(config)
+
+
+def test_a_layout_that_cannot_be_replaced_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout/file").write_text("before")
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="No space left"), writing(tmp_path / "layout") as folder:
+        (folder / "file").write_text("after")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["layout", "layout/file"]
+    assert (tmp_path / "layout/file").read_text() == "before"

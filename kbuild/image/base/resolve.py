@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage
 from kbuild.image.base.choice import BaseChoice, base_name, configured_mirror
-from kbuild.image.base.debian.debs import resolve_debs_base
+from kbuild.image.base.debian.debs import Mirrors, resolve_debs_base
 from kbuild.image.oci import layout as layouts
 from kbuild.plan.base import ResolvedBase
 from kbuild.platform import Platform
@@ -36,17 +36,14 @@ def resolve_base(
         recorded = None
     match choice:
         case BaseChoice(suite=suite) if suite is not None:
-            return resolve_debs_base(
-                suite,
-                platform,
-                mirror=configured_mirror(suite, settings),
-                recorded=None if recorded is None else recorded.packages,
-                unsigned=recorded is not None and recorded.unsigned,
-                allow_unsigned=settings.get("allow-unsigned") is True,
+            mirrors = Mirrors(
                 cache=cache,
                 run=run,
                 progress=progress,
+                mirror=configured_mirror(suite, settings),
+                allow_unsigned=settings.get("allow-unsigned") is True,
             )
+            return resolve_debs_base(suite, platform, mirrors, recorded=recorded)
         case BaseChoice(path=path) if path is not None:
             return resolve_layout(path, platform)
         case BaseChoice(reference=reference) if reference is not None:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NoReturn
 
 from dockerfile_parse import DockerfileParser
@@ -40,6 +41,7 @@ class Instruction:
         raise UnsupportedInstruction(f"Dockerfile line {self.line}: {self.name}: {reason}")
 
 
+@lru_cache(maxsize=64)  # whether it is the plan's, what it copies, and what it does: asked of one text
 def parse_dockerfile(text: str) -> tuple[Instruction, ...]:
     """The instructions in their order, comments dropped; raises BuildFailed for a line that is none."""
     for line in text.splitlines():

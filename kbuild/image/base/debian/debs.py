@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -31,49 +31,46 @@ _UNPACKED = 6
 _PARALLEL = 8
 
 
-def resolve_debs_base(
-    suite: Suite,
-    platform: Platform,
-    *,
-    mirror: str | None = None,
-    recorded: Sequence[BasePackage] | None = None,
-    unsigned: bool = False,
-    allow_unsigned: bool = False,
-    cache: Path,
-    run: Runner,
-    progress: Progress,
-    fetch: Fetch = archives.fetch,
-    apt: Path = _APT,
-) -> ResolvedBase:
-    """Assemble a base; its ``path`` is a read-only directory below ``cache`` to be copied to ``/``.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mirrors:
+    """Where a suite's packages come from and by what means: ``mirror`` is what the user configured (see
+    ``find_archives``), ``allow_unsigned`` takes lists whose signature cannot be checked."""
 
-    ``recorded`` pins the packages of an earlier build, ``unsigned`` tells whether those were proved. Without it the
-    newest of the suite and its updates are taken, from lists whose signature holds unless ``allow_unsigned``.
-    ``mirror`` is what the user configured, see ``find_archives``. Raises BaseImageError and HashMismatch.
+    cache: Path
+    run: Runner
+    progress: Progress
+    mirror: str | None = None
+    allow_unsigned: bool = False
+    fetch: Fetch = archives.fetch
+    apt: Path = _APT
+
+    def archives(self, suite: Suite) -> Sequence[Archive]:
+        """The archives that have the suite."""
+        return find_archives(suite, mirror=self.mirror or "", apt=self.apt)
+
+
+def resolve_debs_base(
+    suite: Suite, platform: Platform, mirrors: Mirrors, *, recorded: ResolvedBase | None = None
+) -> ResolvedBase:
+    """Assemble a base; its ``path`` is a read-only directory below the cache to be copied to ``/``.
+
+    ``recorded`` is the base of an earlier build, whose packages are taken again. Without it the newest of the suite and
+    its updates are. Raises BaseImageError and HashMismatch.
     """
+    cache = mirrors.cache
     with writing("the base image"):
         if recorded is None:
-            sources = find_archives(suite, mirror=mirror or "", apt=apt)
-            packages, unsigned = pick_packages(
-                suite,
-                platform,
-                sources,
-                cache=cache,
-                fetch=fetch,
-                run=run,
-                progress=progress,
-                allow_unsigned=allow_unsigned,
-            )
+            packages, unsigned = pick_packages(suite, platform, mirrors)
         else:
-            packages = tuple(sorted(recorded, key=lambda package: package.name))
+            packages = tuple(sorted(recorded.packages, key=lambda package: package.name))
+            unsigned = recorded.unsigned
         digest = base_digest(platform, packages)
 
         def make(root: Path) -> None:
-            sources = find_archives(suite, mirror=mirror or "", apt=apt)
-            uris = list(dict.fromkeys(source.uri for source in sources))
+            uris = list(dict.fromkeys(source.uri for source in mirrors.archives(suite)))
             with ThreadPoolExecutor(_PARALLEL) as pool:
-                files = list(pool.map(lambda package: download_package(package, uris, cache, fetch), packages))
-            progress.note(f"unpacking {len(packages)} packages of {suite}")
+                files = list(pool.map(lambda package: download_package(package, uris, cache, mirrors.fetch), packages))
+            mirrors.progress.note(f"unpacking {len(packages)} packages of {suite}")
             with room_for(root, _UNPACKED * sum(file.stat().st_size for file in files)):
                 lay_out({package.name: file.read_bytes() for package, file in zip(packages, files, strict=True)}, root)
             normalise_tree(root, sticky=STICKY)
@@ -90,27 +87,23 @@ def resolve_debs_base(
     )
 
 
-def pick_packages(
-    suite: Suite,
-    platform: Platform,
-    sources: Sequence[Archive],
-    *,
-    cache: Path,
-    fetch: Fetch,
-    run: Runner,
-    progress: Progress,
-    allow_unsigned: bool = False,
-) -> tuple[tuple[BasePackage, ...], bool]:
+def pick_packages(suite: Suite, platform: Platform, mirrors: Mirrors) -> tuple[tuple[BasePackage, ...], bool]:
     """The newest version of each package of a suite's base, sorted by name, and whether a list was not proved.
 
     Raises BaseImageError if one is missing, and as ``read_release`` does.
 
     The archives are always asked what is newest; lists that did not change are not read again, see ``read_offers``.
     """
-    progress.note(f"reading the package lists of {suite}")
+    mirrors.progress.note(f"reading the package lists of {suite}")
 
     def offers(source: Archive) -> tuple[list[BasePackage], bool]:
-        release = read_release(source, fetch=fetch, run=run, progress=progress, allow_unsigned=allow_unsigned)
+        release = read_release(
+            source,
+            fetch=mirrors.fetch,
+            run=mirrors.run,
+            progress=mirrors.progress,
+            allow_unsigned=mirrors.allow_unsigned,
+        )
         if release is None:
             return [], True
         offered = read_offers(
@@ -118,15 +111,15 @@ def pick_packages(
             suite.components,
             platform.architecture,
             suite.packages,
-            fetch=fetch,
-            cache=cache / "package-lists",
+            fetch=mirrors.fetch,
+            cache=mirrors.cache / "package-lists",
         )
         return offered, release.signed
 
     newest: dict[str, BasePackage] = {}
     unsigned = False
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        for offered, signed in pool.map(offers, sources):
+        for offered, signed in pool.map(offers, mirrors.archives(suite)):
             unsigned = unsigned or not signed
             for package in offered:
                 known = newest.get(package.name)
