@@ -168,3 +168,9 @@ def test_each_thread_has_a_session_of_its_own_until_the_block_ends(monkeypatch: 
             made = {*pool.map(ask, range(3)), sessions.mine()}
         assert (len(made), closed) == (4, [])
     assert set(closed) == made
+
+
+def test_a_cause_that_is_its_own_ends() -> None:
+    error, other = requests.ConnectionError("outer"), OSError("inner")
+    error.__cause__, other.__cause__ = other, error
+    assert http.reason_of(error) == "inner"

@@ -30,6 +30,11 @@ class Completed:
     stderr: str
 
 
+def last_line(text: str, otherwise: str = "") -> str:
+    """The last line of what a program wrote, which mostly says why it failed; ``otherwise`` if it wrote nothing."""
+    return text.strip().rsplit("\n", 1)[-1].strip() or otherwise
+
+
 class Runner(Protocol):
     """Runs a program to its end."""
 

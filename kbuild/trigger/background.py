@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kbuild.errors import KbuildError, TriggerFailed
-from kbuild.process import Runner, Starter
+from kbuild.process import Runner, Starter, last_line
 from kbuild.trigger.outbox import write_whole
 from kbuild.trigger.trigger_settings import LocalTrigger
 
@@ -97,7 +97,7 @@ def run_job(
             raise TriggerFailed(f"{step.name} failed with exit code {done.returncode}")
         say(f"{step.name}: done in {time.monotonic() - begin:.1f} s")
         if step.name == "image":
-            image = _last_line(done.stdout)
+            image = last_line(done.stdout)
 
 
 def _wait(run_id: str, find_status: Callable[[str], str], sleep: Callable[[float], None]) -> str:
@@ -160,8 +160,3 @@ def main(argv: Sequence[str], *, run: Runner) -> int:
         return 1
     say("finished")
     return 0
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""

@@ -19,6 +19,7 @@ from urllib3.util.retry import Retry
 
 from kbuild._version import __version__
 from kbuild.errors import DeliveryFailed
+from kbuild.http import reason_of
 from kbuild.trigger.event import EVENT_NAME, TrainingEvent
 from kbuild.trigger.signature import make_headers
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, RemoteTrigger, WebhookTrigger
@@ -69,7 +70,7 @@ def send(
             # A server may repeat what it was sent, and these words are shown and logged.
             words = " ".join(answer.text.replace(request.secret, "…")[:_WORDS].split())
     except requests.RequestException as error:
-        raise DeliveryFailed(f"{server} does not answer: {_innermost(error)}") from error
+        raise DeliveryFailed(f"{server} does not answer: {reason_of(error)}") from error
     if not 200 <= answer.status_code < 300:
         raise DeliveryFailed(f"{server} answered {answer.status_code} {answer.reason}: {words}".rstrip(": "))
 
@@ -145,12 +146,3 @@ def _session(trigger: RemoteTrigger) -> requests.Session:
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """An authentication that adds nothing: without one, requests would take a password from ``.netrc``."""
     return request
-
-
-def _innermost(error: BaseException) -> str:
-    while True:
-        inner = getattr(error, "reason", None)
-        following = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
-        if following is None:
-            return " ".join(str(error).split()) or type(error).__name__
-        error = following

@@ -28,14 +28,14 @@ from kbuild.image.engine import (
     KnownLayers,
     RawLayer,
 )
-from kbuild.image.engines.buildx import HINT, Buildx, last_line
+from kbuild.image.engines.buildx import HINT, Buildx
 from kbuild.image.engines.times import stamp_times
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import read_layer
 from kbuild.image.oci.media import Compression, layer_compression
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BuildContext
-from kbuild.process import Completed, Runner
+from kbuild.process import Completed, Runner, last_line
 from kbuild.progress import Progress
 
 _AHEAD = 64 << 20  # bytes that a build may write between two of its lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from kbuild.errors import EngineUnavailable, ProgramNotFound
-from kbuild.process import Runner
+from kbuild.process import Runner, last_line
 
 HINT = "build with --engine native, or start Docker 25 or newer with its containerd image store"
 _BUILDX_TIMEOUT = 30.0
@@ -119,9 +119,3 @@ def _fact(text: str, name: str) -> str:
     """A value of buildx's ``Name: value`` lines, the first of that name; empty where there is none."""
     match = re.search(rf"^{name}:[ \t]*(.*)$", text, re.M)
     return match[1].strip() if match else ""
-
-
-def last_line(text: str) -> str:
-    """The last line of a program that says anything."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

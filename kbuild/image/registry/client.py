@@ -24,6 +24,7 @@ from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
+from kbuild.http import reason_of
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, parse_json
 from kbuild.image.oci.image_reference import DEFAULT_REGISTRY, ImageReference
@@ -159,7 +160,7 @@ class RegistryClient:
             yield
         except requests.RequestException as error:
             raise RegistryError(
-                f"registry {self._reference.registry} does not answer: {_cause(error)}",
+                f"registry {self._reference.registry} does not answer: {reason_of(error)}",
                 hint="check the name, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
             ) from error
 
@@ -198,16 +199,3 @@ def _registry_words(response: requests.Response) -> str:
         return "; ".join(str(error.get("message") or error.get("code")) for error in errors)
     except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):
         return response.reason or str(response.status_code)
-
-
-def _cause(error: requests.RequestException) -> str:
-    """The innermost reason, without urllib3's wrapping."""
-    inner: BaseException = error
-    seen = {id(inner)}
-    while True:
-        reason = getattr(inner, "reason", None)
-        following = reason if isinstance(reason, BaseException) else inner.__cause__ or inner.__context__
-        if following is None or id(following) in seen:  # chains may go round
-            return " ".join(str(inner).split()) or type(inner).__name__
-        seen.add(id(following))
-        inner = following

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kbuild.errors import RuntimeUnavailable
-from kbuild.process import Runner
+from kbuild.process import Runner, last_line
 
 _WORKER = Path(__file__).with_name("namespaces_worker.py")
 _HINT = (
@@ -122,8 +122,3 @@ def choose_runtime(wanted: str, *, run: Runner) -> Runtime:
                 return runtime
             reasons.append(f"{runtime.name}: {reason}")
     raise RuntimeUnavailable(f"nothing here can run an image ({'; '.join(reasons)})", hint=_HINT)
-
-
-def last_line(text: str, otherwise: str) -> str:
-    """The last line of what a program wrote, which mostly says why it failed; ``otherwise`` if it wrote nothing."""
-    return text.strip().rsplit("\n", 1)[-1].strip() or otherwise

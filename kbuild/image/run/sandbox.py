@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.errors import ContainerFailed
-from kbuild.image.run.runtimes import Runtime, SandboxOrder, last_line
+from kbuild.image.run.runtimes import Runtime, SandboxOrder
 from kbuild.image.run.unpack import UnpackedImage
-from kbuild.process import RunningProcess, Starter
+from kbuild.process import RunningProcess, Starter, last_line
 
 NONROOT = 65532
 STOP_SECONDS = 10.0
