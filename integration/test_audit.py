@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow", "ignore::sqlal
 TODAY = ("--today", "2026-11-22")
 # Real releases: attrs 21.1.0 was yanked, Jinja2 2.4.1 has PYSEC-2014-8.
 YANKED = ("attrs", "21.1.0", "8ee1e5f5a1afc5b19bdfae4fdf0c35ed324074bdce3500c939842c8f818645d9")
-FOLLOWING = {"drift-image", "drift-trained", "drift-lock", "drift-model", "lock-other-file"}
+FOLLOWING = {"drift-image", "drift-trained", "drift-lock", "drift-model", "lock-other-file", "image-whiteout"}
 NO_NETWORK = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 
@@ -79,7 +79,7 @@ def test_a_clean_model_is_clean_and_its_run_says_so(
     assert (report["verdict"], report["findings"], report["unchecked"]) == ("clean", [], [])
     assert set(report["digests"]) == {"lock", "model", "image"}
     assert {each["id"]: each["looked_at"] > 0 for each in report["checks"]} == dict.fromkeys(
-        ("lock", "base", "drift", "vulnerabilities", "releases", "pickles"), True
+        ("lock", "base", "image", "drift", "vulnerabilities", "releases", "pickles"), True
     )
     tags = run_of(trained, trained.run_id).data.tags
     assert (tags["kbuild.audit"], tags["kbuild.audit_date"]) == ("clean", "2026-11-22")

@@ -12,11 +12,13 @@ import email.parser
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.base_facts import BASE_FILES, BaseFacts, read_base, wants_base_bytes
+from kbuild.audit.image_layers import ImageLayer
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 
@@ -63,8 +65,9 @@ class CondaRecord:
 class ImageFacts:
     """``subdir`` is conda's name of the platform; ``model_digest`` is computed from the files, None without a model.
 
-    ``unowned`` are files in site-packages that no distribution and no conda package brought; ``base`` is what the
-    distribution's package manager says of the rest.
+    ``unowned`` are files in site-packages that no distribution and no conda package brought, ``brought`` those that one
+    did, unchanged; ``base`` is what the distribution's package manager says of the rest. ``config`` is the whole image
+    config without ``rootfs``.
     """
 
     digest: str
@@ -75,6 +78,10 @@ class ImageFacts:
     unowned: tuple[str, ...]
     model_digest: Digest | None
     base: BaseFacts
+    brought: frozenset[str] = frozenset()
+    config: Mapping[str, Any] | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[ImageLayer, ...] = ()
 
     @property
     def python(self) -> str | None:
@@ -111,6 +118,9 @@ def make_image_facts(
     prefix: str,
     model_path: str,
     release: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    layers: tuple[ImageLayer, ...] = (),
 ) -> ImageFacts:
     """From the image's files of ``facts_folders`` (relative paths). Raises InvalidImage.
 
@@ -120,10 +130,12 @@ def make_image_facts(
     infos = sorted({posixpath.dirname(path) for path in files if path.endswith(".dist-info/METADATA")})
     owned = {f"{prefix}/{name}" for record in conda for name in record.files}
     distributions = []
+    changed: set[str] = set()
     for info in infos:
         distribution, brought = _distribution(info, files)
         distributions.append(distribution)
         owned |= brought
+        changed |= {_place(posixpath.dirname(info), path) for path in distribution.changed}
     return ImageFacts(
         digest=digest,
         subdir=subdir,
@@ -133,6 +145,10 @@ def make_image_facts(
         unowned=tuple(path for path in sorted(files) if "/site-packages/" in path and _counts(path, owned)),
         model_digest=_model_digest(files, model_path),
         base=read_base({path: file.data for path, file in files.items()}, known=release),
+        brought=frozenset(owned - changed),
+        config=config,
+        annotations=annotations or {},
+        layers=layers,
     )
 
 
@@ -170,7 +186,7 @@ def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distributi
     changed, missing = [], []
     record = files.get(f"{info}/RECORD")
     for path, wanted in _record((record.data if record is not None else None) or b""):
-        place = posixpath.normpath(posixpath.join(site, path)).lstrip("/")
+        place = _place(site, path)
         owned.add(place)
         file = files.get(place)
         if file is None:
@@ -187,6 +203,10 @@ def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distributi
         missing=tuple(sorted(missing)),
     )
     return distribution, owned
+
+
+def _place(site: str, path: str) -> str:
+    return posixpath.normpath(posixpath.join(site, path)).lstrip("/")
 
 
 def _record(data: bytes) -> Iterator[tuple[str, Digest | None]]:

@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.finding import CheckResult
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockView
+from kbuild.audit.planned import Planned
 from kbuild.conda_names import Names
 from kbuild.digest import Digest
 from kbuild.model.bundle import ModelBundle
@@ -47,6 +48,7 @@ class Subject:
     ``stored_locks`` are digests of the lock where it is kept; ``built_from`` those of locks that images say they were
     built from; ``known_models`` digests that the model should have. ``fresh_inputs`` are the input digests a lock of
     this model may record, None where there is no model to ask. ``names`` are the project's own, of conda packages.
+    ``planned`` is what the image must be.
     """
 
     reference: str
@@ -60,6 +62,7 @@ class Subject:
     known_models: tuple[KnownDigest, ...] = ()
     fresh_inputs: frozenset[Digest] | None = None
     names: Names = ()
+    planned: Planned | None = None
     remake: str = "kbuild lock"
     """The command that makes the lock again."""
 

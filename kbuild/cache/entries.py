@@ -30,6 +30,7 @@ KINDS = {
     "unpacked": "unpacked/*",
     "package-lists": "package-lists",
     "base-facts": "base-facts",
+    "layer-members": "layer-members",
     "yanked": "yanked",
     "registries": "registries",
     "slim": "slim",

@@ -34,6 +34,7 @@ from kbuild.errors import (
 )
 from kbuild.files import expand_home
 from kbuild.model.model_reference import ModelReference
+from kbuild.plan.render import parse_template
 from kbuild.platform import Platform
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.auditor import Auditor
@@ -126,6 +127,8 @@ def _request(config: ProjectConfig, options: dict[str, Any]) -> AuditRequest:
         lockfile=options["lockfile"],
         offline=options["offline"],
         record=not options["no_record"],
+        template=parse_template(config.template),
+        labels=config.labels,
     )
 
 

@@ -133,8 +133,8 @@ def test_what_a_registry_still_has_of_an_image_is_fetched_before_it_is_audited(k
         def bring_all(self, progress: Progress) -> None:
             brought.append(True)
 
-    facts, _ = read_image(Remote(), None, Silent())  # type: ignore[arg-type]
-    assert brought == [True] and facts.digest == built["digest"]
+    read, _ = read_image(Remote(), None, Silent(), cache=shared.tools.cache)  # type: ignore[arg-type]
+    assert brought == [True] and read.facts.digest == built["digest"]
 
 
 @pytest.mark.parametrize("option", ["--tag", "--push"])

@@ -11,6 +11,7 @@ from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.image_facts import Distribution, ImageFacts
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject, Trained
+from kbuild.audit.surprises import is_startup
 from kbuild.conda_names import Names
 
 _SHOWN = 3
@@ -42,9 +43,12 @@ class DriftCheck:
             findings += _other_lock(subject, subject.lock)
         if subject.image is not None:
             looked_at += len(subject.image.distributions) + len(subject.image.conda)
-            findings += _image_by_itself(subject.image)
-            findings += _digests(subject, subject.image)
-            if subject.lock is not None:
+            # Whose every layer is compared with the plan's is told where it differs, once, by that comparison.
+            planned = subject.planned
+            compared = planned is not None and (planned.whole or planned.other_platform is not None)
+            findings += () if compared else _image_by_itself(subject.image)
+            findings += () if compared else _digests(subject, subject.image)
+            if subject.lock is not None and not compared:
                 findings += _image_against_lock(subject.image, subject.lock)
             if subject.trained is not None:
                 findings += _interpreter(subject.image.python, subject.trained, "the image", _REBUILD)
@@ -115,8 +119,9 @@ def _image_by_itself(image: ImageFacts) -> Iterator[Finding]:
     for each in image.distributions:
         if each.changed or each.missing:
             yield _finding("drift-files", "high", f"pip:{each.name}", _files(each), _REBUILD)
-    if image.unowned:
-        evidence = f"no package brought {_listed(image.unowned)}"
+    unowned = tuple(path for path in image.unowned if not (image.layers and is_startup(path)))
+    if unowned:
+        evidence = f"no package brought {_listed(unowned)}"
         yield _finding("drift-unowned", "medium", "site-packages", evidence, _REBUILD)
 
 

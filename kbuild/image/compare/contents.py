@@ -5,25 +5,20 @@ Format: OCI image-spec layer.md (change sets, whiteouts, opaque directories).
 
 from __future__ import annotations
 
-import io
 import posixpath
 import shutil
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
-
-import zstandard
+from typing import Any
 
 from kbuild.audit.image_facts import ImageFile
-from kbuild.digest import Digest, digest_bytes, digest_chunks
+from kbuild.audit.image_layers import ImageLayer, LayerMember
+from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
+from kbuild.image.compare.layers import LayerRecords, file_streams, read_members
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import ChunkStream, read_layer
-from kbuild.image.oci.media import layer_compression
-from kbuild.image.oci.whiteouts import read_whiteout
+from kbuild.image.oci.descriptor import Manifest
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
@@ -38,6 +33,7 @@ class ImageContents:
     platform: Platform
     config: Mapping[str, Any]
     files: Mapping[str, ImageFile]
+    layers: tuple[ImageLayer, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -71,8 +67,9 @@ def read_contents(
     wants_bytes: Callable[[str], bool],
     extract: tuple[str, Path] | None,
     progress: Progress,
+    records: LayerRecords | None = None,
 ) -> ImageContents:
-    """The files below ``folders``, or named there (relative paths), as the topmost layer leaves them.
+    """The files below ``folders``, or named there (relative paths), as the topmost layer leaves them, and all layers.
 
     Each has its digest; those that ``wants_bytes`` have their content too. ``extract`` names one of the folders and an
     empty directory to write its files into. Links count as the file they lead to only where they are hard links.
@@ -80,101 +77,104 @@ def read_contents(
     """
     manifest = layouts.read_manifest(layout, digest)
     platform, config = read_config(layout, digest)
-    reader = _Reader(folders=folders, wants_bytes=wants_bytes, extract=extract)
-    for number, layer in enumerate(manifest.layers, 1):
-        progress.note(f"reading layer {number} of {len(manifest.layers)}")
+    stated, created_by = _history(layout, manifest)
+    tree = _Tree(folders=folders)
+    layers = []
+    for number, layer in enumerate(manifest.layers):
+        progress.note(f"reading layer {number + 1} of {len(manifest.layers)}")
         blob = layouts.blob_path(layout, layer.digest)
-        try:
-            reader.apply(read_layer(blob, layer_compression(layer.media_type)))
-        except FileNotFoundError as error:
-            raise InvalidImage(f"layer {layer.digest} of {layout} is missing", hint="build it again") from error
-        except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
-            raise InvalidImage(f"layer {layer.digest} of {layout} cannot be read: {error}") from error
-    return ImageContents(digest=digest, platform=platform, config=config, files=reader.files)
+        diff_id, members = read_members(blob, layer.digest, layer.media_type, wants_bytes, records)
+        tree.apply(members, number)
+        layers.append(
+            ImageLayer(
+                digest=layer.digest,
+                diff_id=diff_id,
+                stated=stated[number] if number < len(stated) else diff_id,
+                created_by=created_by[number] if number < len(created_by) else "",
+                members=members,
+            )
+        )
+    if extract is not None:
+        for number, layer in enumerate(manifest.layers):
+            _extract(tree.placed, number, layouts.blob_path(layout, layer.digest), layer.media_type, extract)
+    files = {path: file for path, (file, _, _) in tree.placed.items()}
+    return ImageContents(digest=digest, platform=platform, config=config, files=files, layers=tuple(layers))
 
 
-class _Reader:
-    def __init__(
-        self, *, folders: tuple[str, ...], wants_bytes: Callable[[str], bool], extract: tuple[str, Path] | None
-    ) -> None:
-        self.files: dict[str, ImageFile] = {}
+def _history(layout: Path, manifest: Manifest) -> tuple[tuple[Digest, ...], tuple[str, ...]]:
+    try:
+        return layouts.read_history(layout, manifest)
+    except InvalidImage:
+        return (), ()  # told by whoever compares them
+
+
+class _Tree:
+    """The wanted files of the layers so far: what each is, in which layer and under which path its content lies."""
+
+    def __init__(self, *, folders: tuple[str, ...]) -> None:
+        self.placed: dict[str, tuple[ImageFile, int, str]] = {}
         self._named = frozenset(folder.strip("/") for folder in folders)
         self._folders = tuple(f"{folder}/" for folder in self._named)
-        self._wants_bytes = wants_bytes
-        self._extract = extract
         self._parents: set[str] = set()
 
-    def apply(self, chunks: Iterator[bytes]) -> None:
+    def apply(self, members: Iterable[LayerMember], number: int) -> None:
         """One layer on top of those before."""
         written: set[str] = set()
-        with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
-            for member in archive:
-                path = posixpath.normpath(f"/{member.name}").lstrip("/")
-                whiteout = read_whiteout(path)
-                if whiteout is not None:
-                    self._remove(whiteout.path, keep=written if whiteout.opaque else set())
-                elif not member.isdir():
-                    # Looking for what was below is dear, and hardly ever is there a folder where a file comes.
-                    if path in self.files or path in self._parents:
-                        self._remove(path, keep=set())
-                    self._place(archive, member, path)
-                    written.add(path)
+        for member in members:
+            path = member.path
+            if member.kind in ("hidden", "hidden content"):
+                self._remove(path, keep=written if member.kind == "hidden content" else set())
+            elif member.kind != "folder":
+                # Looking for what was below is dear, and hardly ever is there a folder where a file comes.
+                if path in self.placed or path in self._parents:
+                    self._remove(path, keep=set())
+                    self._parents.discard(path)
+                self._place(member, number)
+                written.add(path)
 
-    def _place(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+    def _place(self, member: LayerMember, number: int) -> None:
+        path = member.path
         if not path.startswith(self._folders) and path not in self._named:
             return
-        if member.islnk():
-            source = posixpath.normpath(f"/{member.linkname}").lstrip("/")
-            if source in self.files:
-                self._put(path, self.files[source])
-                self._write(path, self._target(source))
-            return
-        content = archive.extractfile(member) if member.isfile() else None
-        if content is None:
-            return
-        target = self._target(path)
-        if self._wants_bytes(path):
-            data = content.read()
-            self._put(path, ImageFile(digest=digest_bytes(data), size=len(data), data=data))
-            self._write(path, io.BytesIO(data))
-        elif target is None:
-            digest = digest_chunks(iter(lambda: content.read(_READ), b""))
-            self._put(path, ImageFile(digest=digest, size=member.size))
-        else:
-            self._write(path, content)
-            with target.open("rb") as file:
-                digest = digest_chunks(iter(lambda: file.read(_READ), b""))
-            self._put(path, ImageFile(digest=digest, size=member.size))
+        if member.kind == "hard link":
+            source = posixpath.normpath(f"/{member.link}").lstrip("/")
+            if source in self.placed:
+                self._put(path, self.placed[source])
+        elif member.digest is not None:
+            self._put(path, (ImageFile(digest=member.digest, size=member.size, data=member.data), number, path))
 
-    def _put(self, path: str, file: ImageFile) -> None:
-        self.files[path] = file
+    def _put(self, path: str, placed: tuple[ImageFile, int, str]) -> None:
+        self.placed[path] = placed
         folder = posixpath.dirname(path)
         while folder and folder not in self._parents:
+            self.placed.pop(folder, None)  # a folder comes where a file was
             self._parents.add(folder)
             folder = posixpath.dirname(folder)
 
-    def _target(self, path: str) -> Path | None:
-        """Where a file is extracted to, None for those that are not."""
-        if self._extract is None or not path.startswith(f"{self._extract[0].strip('/')}/"):
-            return None
-        return self._extract[1] / path.removeprefix(f"{self._extract[0].strip('/')}/")
-
-    def _write(self, path: str, content: IO[bytes] | Path | None) -> None:
-        target = self._target(path)
-        if target is None or content is None:
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, target)
-            return
-        with target.open("wb") as file:
-            shutil.copyfileobj(content, file, _READ)
-
     def _remove(self, path: str, *, keep: set[str]) -> None:
         below = f"{path}/" if path else ""
-        gone = [each for each in self.files if (each == path or each.startswith(below)) and each not in keep]
+        gone = [each for each in self.placed if (each == path or each.startswith(below)) and each not in keep]
         for each in gone:
-            del self.files[each]
-            target = self._target(each)
-            if target is not None:
-                target.unlink(missing_ok=True)
+            del self.placed[each]
+
+
+def _extract(
+    placed: Mapping[str, tuple[ImageFile, int, str]], number: int, blob: Path, media_type: str, into: tuple[str, Path]
+) -> None:
+    """Write the files of one folder whose content lies in this layer; a layer that has none of them is not read."""
+    start = f"{into[0].strip('/')}/"
+    wanted: dict[str, list[str]] = {}
+    for path, (_, layer, source) in placed.items():
+        if layer == number and path.startswith(start):
+            wanted.setdefault(source, []).append(path)
+    if not wanted:
+        return
+    for source, content in file_streams(blob, media_type, set(wanted)):
+        # Of a path that a layer holds twice the last one counts, as where it is unpacked.
+        first, *others = (into[1] / path.removeprefix(start) for path in wanted[source])
+        first.parent.mkdir(parents=True, exist_ok=True)
+        with first.open("wb") as file:
+            shutil.copyfileobj(content, file, _READ)
+        for other in others:
+            other.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(first, other)

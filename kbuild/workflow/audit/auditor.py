@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from kbuild.audit.finding import CheckResult, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockView, view_lock
+from kbuild.audit.planned import Planned
 from kbuild.audit.report.report import make_report
 from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.subject import KnownDigest, Subject, read_trained
@@ -25,16 +25,15 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.run_tags import Tag, write_tags
+from kbuild.model.run_tags import Tag
 from kbuild.progress import Progress
 from kbuild.refused import known_error
 from kbuild.workflow import Tools
-from kbuild.workflow.audit.images import read_image
+from kbuild.workflow.audit.images import ReadImage, read_image
+from kbuild.workflow.audit.planned import Sources, find_planned
+from kbuild.workflow.audit.recorded import write_back
 from kbuild.workflow.audit.request import Audited, AuditRequest
 from kbuild.workflow.audit.run_checks import find_network, make_checks
-
-REPORT_NAME = "audit.json"
-SBOM_NAME = "sbom.cdx.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,15 +80,17 @@ class Auditor:
             if image is None:
                 return self._audit(_recall(gathered, tags))
             with self._tools.phases("image") as progress:
-                facts, _ = read_image(image, None, progress)
+                read, _ = read_image(image, None, progress, cache=self._tools.cache)
+                planned = self._planned(image, read, gathered.subject, tags, progress)
             known = KnownDigest(place=str(reference), digest=str(bundle.digest))
-            return self._audit(_with_image(gathered, facts, (known,)))
+            return self._audit(_with_image(gathered, read.facts, (known,), planned))
 
     def audit_image(self, image: BuiltImage, reference: str) -> Audited:
         """An image with the model inside it and the lock that it names. Raises InvalidImage or InvalidModel."""
         with self._workdir() as workdir:
             with self._tools.phases("image") as progress:
-                facts, model = read_image(image, workdir / "model", progress)
+                read, model = read_image(image, workdir / "model", progress, cache=self._tools.cache)
+                facts = read.facts
             with self._tools.phases("fetch") as progress:
                 if model is None:
                     missing = Unchecked(
@@ -104,7 +105,9 @@ class Auditor:
                 else:
                     bundle = read_bundle(model)
                     gathered = self._gather(reference, "image", bundle, workdir, progress, facts)
-            return self._audit(_with_image(gathered, facts, ()))
+                tags = {} if gathered.subject.bundle is None else self._tags(gathered.subject.bundle, progress)
+                planned = self._planned(image, read, gathered.subject, tags, progress)
+            return self._audit(_with_image(gathered, facts, (), planned))
 
     def audit_registered(self) -> Iterator[tuple[str, Audited | KbuildError]]:
         """Every registered model's newest and aliased versions; what cannot be audited is told by its error."""
@@ -126,7 +129,9 @@ class Auditor:
                 gathered.subject, results, request.policy, today=request.today, fail_on=request.fail_on
             )
             audited = Audited(report=report, sbom=make_sbom(gathered.subject, report))
-            return self._record(audited, gathered, progress) if request.record else audited
+            if not request.record or gathered.run_id is None:
+                return audited
+            return write_back(audited, gathered.run_id, gathered.model_uri, self._tools, progress)
 
     def _gather(
         self,
@@ -227,6 +232,17 @@ class Auditor:
             progress.tell(f"no tags of run {run_id}: {error.message}")
             return {}
 
+    def _planned(
+        self, image: BuiltImage, read: ReadImage, subject: Subject, tags: Mapping[str, str], progress: Progress
+    ) -> Planned:
+        request = self._request
+        sources = Sources(
+            bundle=subject.bundle, lock=subject.lock, tags=tags, template=request.template, labels=dict(request.labels)
+        )
+        return find_planned(
+            image, read.facts.layers, sources, self._tools, progress, wants=read.wants, records=read.records
+        )
+
     def _built_here(self, tags: Mapping[str, str], progress: Progress) -> BuiltImage | None:
         """The image that the run says was built of it, if it is on this machine."""
         stated = tags.get(Tag.IMAGE_DIGEST)
@@ -240,32 +256,6 @@ class Auditor:
             progress.tell(f"its image {tags.get(Tag.IMAGE, stated)} is not here and not audited; name it to audit it")
         return image
 
-    def _record(self, audited: Audited, gathered: _Gathered, progress: Progress) -> Audited:
-        """Write the report and the SBOM to the run; a store that refuses is told in a note."""
-        run_id, report = gathered.run_id, audited.report
-        if run_id is None:
-            return audited
-        with self._workdir() as workdir:
-            files = [workdir / REPORT_NAME, workdir / SBOM_NAME]
-            files[0].write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-            files[1].write_text(audited.sbom, encoding="utf-8")
-            try:
-                self._tools.store.upload(run_id, files, RUN_FOLDER)
-            except KbuildError as error:
-                progress.tell(f"the report could not be written to run {run_id}: {error.message}")
-                return audited
-        lock = dict(report.digests).get("lock")
-        tags = {Tag.AUDIT: str(report.verdict), Tag.AUDIT_DATE: report.date.isoformat()}
-        refused = write_tags(
-            {**tags, **({} if lock is None else {Tag.AUDITED_LOCK: lock})},
-            run_id,
-            gathered.model_uri,
-            self._tools.store,
-        )
-        if refused is not None:
-            progress.tell(f"run {run_id} could not be tagged: {refused}")
-        return replace(audited, recorded_in=run_id)
-
     @contextmanager
     def _workdir(self) -> Iterator[Path]:
         with work_folder(self._tools.cache, "audit-") as folder:
@@ -276,10 +266,10 @@ _LOCK_LABEL = "io.kbuild.lock.digest"
 _ASK = "see that pip's index is configured (pip config list), and audit again"
 
 
-def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...]) -> _Gathered:
+def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...], planned: Planned) -> _Gathered:
     label = facts.labels.get(_LOCK_LABEL)
     built_from = () if label is None else (KnownDigest(place=f"the image {facts.digest}", digest=label),)
-    subject = replace(gathered.subject, image=facts, built_from=built_from, known_models=models)
+    subject = replace(gathered.subject, image=facts, built_from=built_from, known_models=models, planned=planned)
     return replace(gathered, subject=subject)
 
 

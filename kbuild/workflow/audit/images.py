@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.image.base.debian.suites import find_suite
 from kbuild.image.compare.contents import read_config, read_contents
+from kbuild.image.compare.layers import LayerRecords
 from kbuild.image.engine import BuiltImage
+from kbuild.image.oci import layout as layouts
 from kbuild.image.packages.environment import PREFIX
 from kbuild.plan.make import MODEL_PATH
 from kbuild.progress import Progress
@@ -17,19 +20,41 @@ _PYTHON = "/bin/python"
 _BASE = "io.kbuild.base.name"
 
 
-def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ImageFacts, Path | None]:
-    """The facts of an image, and its model's files in ``model_into`` where there are any."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadImage:
+    """The facts of an image, and the rule by which its layers were read."""
+
+    facts: ImageFacts
+    wants: Callable[[str], bool]
+    records: LayerRecords
+
+
+def read_image(
+    image: BuiltImage, model_into: Path | None, progress: Progress, *, cache: Path
+) -> tuple[ReadImage, Path | None]:
+    """The facts of an image, and its model's files in ``model_into`` where there are any.
+
+    What was found in a layer is kept in ``cache``.
+    """
     image.bring_all(progress)  # any of them may bring or hide a file that is looked at
     _, config = read_config(image.layout, image.digest)
     prefix = _prefix(config).lstrip("/")
+    records = LayerRecords(root=cache / "layer-members", wanted=prefix)
+
+    def wants(path: str) -> bool:
+        return wants_bytes(path, prefix)
+
     contents = read_contents(
         image.layout,
         image.digest,
         folders=facts_folders(prefix, _model_path(config)),
-        wants_bytes=lambda path: wants_bytes(path, prefix),
+        wants_bytes=wants,
         extract=None if model_into is None else (_model_path(config), model_into),
         progress=progress,
+        records=records,
     )
+    whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
+    whole.pop("rootfs", None)
     facts = make_image_facts(
         contents.files,
         digest=str(contents.digest),
@@ -38,9 +63,12 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
         prefix=prefix,
         model_path=_model_path(config),
         release=_release(contents.labels.get(_BASE, "")),
+        config=whole,
+        annotations=dict(layouts.read_manifest(image.layout, image.digest).annotations),
+        layers=contents.layers,
     )
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
-    return facts, model_into if has_model else None
+    return ReadImage(facts=facts, wants=wants, records=records), model_into if has_model else None
 
 
 def _release(base: str) -> dict[str, str]:

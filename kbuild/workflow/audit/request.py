@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from kbuild.audit.finding import Severity
 from kbuild.audit.policy import Policy
 from kbuild.audit.report.report import AuditReport
 from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.plan.render import Template
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,7 @@ class AuditRequest:
     """How to audit. ``today`` decides which ignores have expired and how old advisories are.
 
     ``offline`` asks no network for advisories or releases; ``lockfile`` is used instead of the stored lock.
+    ``template`` and ``labels`` are those that the project builds its images with.
     """
 
     policy: Policy
@@ -26,6 +28,8 @@ class AuditRequest:
     lockfile: Path | None = None
     offline: bool = False
     record: bool = True
+    template: Template = field(default_factory=Template)
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

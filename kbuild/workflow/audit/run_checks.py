@@ -11,6 +11,7 @@ import requests
 
 from kbuild.audit.checks.base import BaseCheck
 from kbuild.audit.checks.drift import DriftCheck
+from kbuild.audit.checks.image import ImageCheck
 from kbuild.audit.checks.integrity import IntegrityCheck
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.checks.releases import Lookup, ReleaseCheck
@@ -75,6 +76,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
             lookup=_lookup(request, network),
         ),
         BaseCheck(),
+        ImageCheck(),
         DriftCheck(),
         VulnerabilityCheck(
             database=database,

@@ -1,0 +1,46 @@
+"""What an image must be by the plan that it names, as far as it is at hand, and what is recorded of its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kbuild.audit.image_layers import LayerMember
+from kbuild.digest import Digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedLayer:
+    """A layer that the plan has. ``diff_id`` is None where nothing here says which bytes it is; ``members`` are those
+    that it must have, known of layers that the image lacks."""
+
+    name: str
+    diff_id: Digest | None = None
+    members: tuple[LayerMember, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """``config`` is the whole image config without ``rootfs``, None where it cannot be told; ``partial`` tells that a
+    base of its own may add to it. ``layers`` None: which there must be cannot be told, and ``fault`` says why.
+
+    ``other_base`` says how the base differs from the one that is recorded for the model, ``other_platform`` that the
+    lock is for another. ``recorded`` are the digests that the run's tags name, by tag; ``rebuilt`` tells that one of
+    them says that building the image again gave it.
+    """
+
+    config: Mapping[str, Any] | None = None
+    partial: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[PlannedLayer, ...] | None = None
+    fault: str | None = None
+    other_base: str | None = None
+    other_platform: str | None = None
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    rebuilt: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether every layer can be compared: then nothing of the image is left to be judged by its looks."""
+        return self.layers is not None and all(layer.diff_id is not None for layer in self.layers)
