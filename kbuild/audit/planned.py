@@ -26,8 +26,9 @@ class Planned:
     base of its own may add to it. ``layers`` None: which there must be cannot be told, and ``fault`` says why.
 
     ``other_base`` says how the base differs from the one that is recorded for the model, ``other_platform`` that the
-    lock is for another. ``recorded`` are the digests that the run's tags name, by tag; ``rebuilt`` tells that one of
-    them says that building the image again gave it.
+    lock is for another. ``base_packages`` are names and versions of the binary packages that were recorded for a base
+    of packages. ``recorded`` are the digests that the run's tags name, by tag; ``rebuilt`` tells that one of them says
+    that building the image again gave it.
     """
 
     config: Mapping[str, Any] | None = None
@@ -37,6 +38,7 @@ class Planned:
     fault: str | None = None
     other_base: str | None = None
     other_platform: str | None = None
+    base_packages: Mapping[str, str] = field(default_factory=dict)
     recorded: Mapping[str, str] = field(default_factory=dict)
     rebuilt: bool = False
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from packaging.utils import canonicalize_name
@@ -48,7 +49,7 @@ class Subject:
     ``stored_locks`` are digests of the lock where it is kept; ``built_from`` those of locks that images say they were
     built from; ``known_models`` digests that the model should have. ``fresh_inputs`` are the input digests a lock of
     this model may record, None where there is no model to ask. ``names`` are the project's own, of conda packages.
-    ``planned`` is what the image must be.
+    ``planned`` is what the image must be; ``parameters`` are the run's.
     """
 
     reference: str
@@ -63,6 +64,7 @@ class Subject:
     fresh_inputs: frozenset[Digest] | None = None
     names: Names = ()
     planned: Planned | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
     remake: str = "kbuild lock"
     """The command that makes the lock again."""
 

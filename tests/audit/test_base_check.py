@@ -2,7 +2,7 @@
 
 import pytest
 
-from kbuild.audit.checks.base import BaseCheck
+from kbuild.audit.checks.image import BaseCheck
 from kbuild.audit.image_facts import BaseFacts, ImageFacts
 from kbuild.audit.subject import Subject
 

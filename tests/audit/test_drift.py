@@ -11,6 +11,7 @@ import pytest
 from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.checks.identity import asked_packages
 from kbuild.audit.image_facts import ImageFacts, ImageFile, make_image_facts, wants_bytes
+from kbuild.audit.planned import Planned
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.subject import KnownDigest, Subject, Trained, read_trained
 from kbuild.digest import digest_bytes
@@ -189,3 +190,18 @@ def test_a_projects_own_conda_package_is_compared_by_the_name_that_the_project_g
     assert found(lock=make_lock(entry), trained=trained, names=own) == [("drift-trained", "conda:acme-churn")]
     (asked,) = asked_packages(Subject(reference="x", kind="lock", lock=make_lock(entry), names=own))
     assert asked.package == PackageVersion(ecosystem="PyPI", name="churn", version="1.0")
+
+
+def test_the_packages_of_the_base_against_those_that_were_recorded(lock: Any, image_files: dict[str, bytes]) -> None:
+    status = (
+        "Package: libc6\nSource: glibc\nVersion: 2.36-9+deb12u9\n\nPackage: zlib1g\nSource: zlib (1:1.2.13)\n"
+        "Version: 1:1.2.13+b1\n\nPackage: evil\nVersion: 1\n"
+    )
+    image = facts({**image_files, "var/lib/dpkg/status": status.encode()})
+    recorded = {"libc6": "2.36-9+deb12u10", "zlib1g": "1:1.2.13+b1", "gone": "1"}
+    assert found(lock=lock, trained=TRAINED, image=image, planned=Planned(base_packages=recorded)) == [
+        ("drift-base", "deb:evil"),
+        ("drift-base", "deb:gone"),
+        ("drift-base", "deb:libc6"),
+    ]
+    assert found(lock=lock, trained=TRAINED, image=image, planned=Planned()) == []

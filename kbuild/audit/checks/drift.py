@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from packaging.version import InvalidVersion, Version
@@ -10,6 +11,7 @@ from kbuild.audit.checks.identity import distribution_of
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.image_facts import Distribution, ImageFacts
 from kbuild.audit.lockview import LockEntry, LockView
+from kbuild.audit.planned import Planned
 from kbuild.audit.subject import Subject, Trained
 from kbuild.audit.surprises import is_startup
 from kbuild.conda_names import Names
@@ -48,6 +50,7 @@ class DriftCheck:
             compared = planned is not None and (planned.whole or planned.other_platform is not None)
             findings += () if compared else _image_by_itself(subject.image)
             findings += () if compared else _digests(subject, subject.image)
+            findings += () if compared or planned is None else _base(subject.image, planned)
             if subject.lock is not None and not compared:
                 findings += _image_against_lock(subject.image, subject.lock)
             if subject.trained is not None:
@@ -123,6 +126,20 @@ def _image_by_itself(image: ImageFacts) -> Iterator[Finding]:
     if unowned:
         evidence = f"no package brought {_listed(unowned)}"
         yield _finding("drift-unowned", "medium", "site-packages", evidence, _REBUILD)
+
+
+def _base(image: ImageFacts, planned: Planned) -> Iterator[Finding]:
+    """The base's packages against those that were recorded when the model was first built on it."""
+    wanted = planned.base_packages
+    if not wanted:
+        return
+    found = {part: each.version for each in image.base.packages for part in each.parts}
+    for name in sorted({*wanted, *found}):
+        here, there = found.get(name), wanted.get(name)
+        # A rebuild of the binary package alone has a "+b1" that its source has not (Debian's policy, 5.6.12).
+        if here is None or there is None or re.sub(r"\+b\d+$", "", there) != re.sub(r"\+b\d+$", "", here):
+            evidence = f"recorded for the model is {there or 'none'}, the image has {here or 'none'}"
+            yield _finding("drift-base", "high", f"deb:{name}", evidence, _REBUILD)
 
 
 def _digests(subject: Subject, image: ImageFacts) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ _KEYS: dict[str, tuple[str, Severity]] = {
 # Variables by which a loader or an interpreter is told to execute something else.
 _DANGEROUS = re.compile(r"LD_\w+|PYTHON\w*|PERL5\w+|GCONV_PATH|BASH_ENV|ENV|GLIBC_TUNABLES")
 _OWN = frozenset({"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONNOUSERSITE"})
+_UNSIGNED = "io.kbuild.base.unsigned"
 _BASE_DIGEST = ".base.digest"
 _PACKED_BY = "io.kbuild.packed-by"
 
@@ -274,3 +275,26 @@ def _listed(names: list[str]) -> str:
 
 def _finding(id: str, severity: Severity, where: str, evidence: str) -> Finding:
     return Finding(id=id, check="image", severity=severity, where=where, evidence=evidence, remedy=_REMEDY)
+
+
+class BaseCheck:
+    """A ``Check`` of what an image says of its own base: whether anybody's signature stood for its packages."""
+
+    id = "base"
+
+    def run(self, subject: Subject) -> CheckResult:
+        """See Check."""
+        if subject.image is None:
+            return CheckResult(check=self.id)
+        if _UNSIGNED not in subject.image.labels:
+            return CheckResult(check=self.id, looked_at=1)
+        finding = Finding(
+            id="base-unsigned",
+            check=self.id,
+            severity="high",
+            where="base",
+            evidence="its packages were picked from lists whose signature was not checked (--allow-unsigned-base)",
+            remedy="install gpgv and the distribution's keyring, remove its base from the run and build it again "
+            "without that option, or name another --base",
+        )
+        return CheckResult(check=self.id, findings=(finding,), looked_at=1)

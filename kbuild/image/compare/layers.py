@@ -28,9 +28,10 @@ from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout
 
-_RECIPE = 1
+_RECIPE = 2
 """Changes whenever the same layer would be told otherwise."""
 _READ = 1 << 20
+_LARGEST = 32 << 20
 _CAPABILITY = "SCHILY.xattr.security.capability"
 _KINDS: dict[bytes, MemberKind] = {
     tarfile.LNKTYPE: "hard link",
@@ -126,7 +127,7 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, wants: Callable[[
     content = archive.extractfile(member)
     if content is None:
         raise InvalidImage(f"a layer of the image holds /{path}, which is of an unknown kind ({member.type!r})")
-    if wants(path):
+    if wants(path) and member.size <= _LARGEST:
         data = content.read()
         return LayerMember(path=path, kind=kind, size=len(data), digest=digest_bytes(data), data=data, **common)
     digest = digest_chunks(iter(lambda: content.read(_READ), b""))

@@ -215,6 +215,7 @@ def _compare_with(
         layers=planned,
         fault=fault,
         other_base=making.other_base,
+        base_packages={each.name: each.version for each in making.base.packages},
     )
 
 

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
-from kbuild.audit.checks.base import BaseCheck
 from kbuild.audit.checks.drift import DriftCheck
-from kbuild.audit.checks.image import ImageCheck
+from kbuild.audit.checks.image import BaseCheck, ImageCheck
 from kbuild.audit.checks.integrity import IntegrityCheck
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.checks.releases import Lookup, ReleaseCheck
+from kbuild.audit.checks.secrets import SecretCheck
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.policy import ServiceName
 from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
@@ -86,6 +86,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
             max_age=policy.max_advisory_age,
             unavailable=unavailable,
         ),
+        SecretCheck(),
         ReleaseCheck(_lookup(request, network)),
         PickleCheck(downloads=downloads, allowed=tuple(each.name for each in policy.allowed_pickles)),
     ]

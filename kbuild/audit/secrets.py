@@ -1,0 +1,180 @@
+"""Secrets in texts and files: tokens and keys by their form, and whatever stands behind a name such as ``password``.
+
+By detect-secrets, the one scanner that is kept as a Python library (trufflehog and gitleaks are programs of other
+languages, that no index of Python packages keeps). Its plugins are asked one by one: those that count entropy are left
+out, since digests and weights look like keys to them. A secret itself is never told, only its kind and its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_PLUGINS = {
+    "aws": "AWSKeyDetector",
+    "azure_storage_key": "AzureStorageKeyDetector",
+    "github_token": "GitHubTokenDetector",
+    "gitlab_token": "GitLabTokenDetector",
+    "jwt": "JwtTokenDetector",
+    "mailchimp": "MailchimpDetector",
+    "npm": "NpmDetector",
+    "openai": "OpenAIDetector",
+    "private_key": "PrivateKeyDetector",
+    "pypi_token": "PypiTokenDetector",
+    "sendgrid": "SendGridDetector",
+    "slack": "SlackDetector",
+    "square_oauth": "SquareOAuthDetector",
+    "stripe": "StripeDetector",
+}
+# Tokens with a prefix of their own that detect-secrets 1.5 does not know, by what their makers' documentation says.
+_OTHERS = {
+    "Anthropic API key": re.compile(r"\bsk-ant-[\w-]{24,}"),
+    "Databricks token": re.compile(r"\bdapi[0-9a-f]{32}\b"),
+    "Google API key": re.compile(r"\bAIza[\w-]{35}\b"),
+    "Hugging Face token": re.compile(r"\bhf_[A-Za-z]{34}\b"),
+    "encrypted private key": re.compile(r"-----BEGIN (ENCRYPTED|[A-Z0-9 ]*OPENSSH) PRIVATE KEY-----"),
+}
+_NAMED = re.compile(
+    r"(?:^|[_.\-/ ])(?:password|passwd|pwd|passphrase|secret|token|credentials?"
+    r"|(?:api|access|account|auth|private|secret)[_-]?key(?:[_-]id)?)$",
+    re.I,
+)
+_USERINFO = re.compile(r"[^/\s:@'\"<>{}$]{0,100}:([^/\s:@'\"<>]{1,200})@")
+# What the forms above begin with or hold.
+_MARKS = (
+    "A3T", "ABIA", "ACCA", "AKIA", "ASIA", "aws", "AWS", "AccountKey=", "ghp_", "gho_", "ghu_", "ghs_", "ghr_",
+    "glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "GR1348941", "eyJ", "-us", "_authToken", "T3BlbkFJ", "PRIVATE KEY",
+    "pypi-Ag", "SG.", "xoxa-", "xoxb-", "xoxp-", "xoxo-", "xoxs-", "xoxr-", "hooks.slack.com", "sq0csp-", "k_live_",
+    "sk-ant-", "dapi", "AIza", "hf_",
+)  # fmt: skip
+_WINDOW, _OVERLAP, _BEFORE, _LINE, _CHUNK = 4096, 1024, 256, 4096, 8 << 20
+_PLACES = ("root/", "home/", "app/", "srv/", "tmp/", "mnt/", "run/", "data/", "workspace/", "var/run/")
+_SECRET_FILE = re.compile(
+    r"\.env(\..*)?|.*\.env|\.netrc|\.pypirc|\.npmrc|\.git-credentials|\.pgpass|\.htpasswd|\.dockercfg|id_(rsa|dsa|ecdsa|ed25519)"
+    r"|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|tfstate)|credentials(\.\w+)?|config\.json|service[-_]?account.*\.json"
+    r"|pip\.conf|kubeconfig|secrets?(\.\w+)?"
+)
+# KEY=VALUE and "key: value" of .env files, YAML, TOML and INI.
+_ASSIGNED = re.compile(r"""^\s*(?:export\s+)?["']?([\w.\-]{2,64})["']?\s*[:=]\s*(.*?)\s*,?$""")
+_CONFIGURING = (".env", ".yml", ".yaml", ".json", ".toml", ".ini", ".cfg", ".conf", ".properties", ".netrc", ".pypirc")
+# What stands where a secret will be: nothing, a reference, a placeholder, a name of a type, a number of tokens.
+_PLACEHOLDER = re.compile(
+    r"(?:none|null|nil|true|false|yes|no|\d+(?:\.\d+)?|\*+|x{3,}|\.{3,}|<.*>|\[.*\]|\{.*\}|\$.*|%.*|.*\$\{.*|!.*|[|>][+-]?|str"
+    r"|string|changeme|change[_-]me|example.*|your[_-].*|/\S*|\S+\(.*)?",
+    re.I | re.S,
+)
+_SHORTEST = 6
+
+
+def find_secrets(text: str, *, name: str = "") -> dict[str, int]:
+    """The kinds of secrets in a text, each with the number of its first line; ``name`` is that of its file."""
+    found: dict[str, int] = {}
+    for kind, place in _by_form(text):
+        found.setdefault(kind, text.count("\n", 0, place) + 1)
+    if name.endswith(_CONFIGURING) or name.rpartition("/")[2].startswith(".env"):
+        for number, line in enumerate(text.splitlines(), 1):
+            match = _ASSIGNED.match(line[:_LINE])
+            if match is not None and is_secret(match[1], match[2].strip("\"'")):
+                found.setdefault(f"value of {match[1]}", number)
+    return found
+
+
+def find_in_file(path: Path, *, name: str) -> dict[str, int]:
+    """As ``find_secrets`` for a file of any size; raises OSError."""
+    with path.open("rb") as file:
+        return _in_chunks(iter(lambda: file.read(_CHUNK), b""), name)
+
+
+def find_in_bytes(data: bytes, *, name: str) -> dict[str, int]:
+    """As ``find_secrets`` for a file's content."""
+    return _in_chunks(iter([data]), name)
+
+
+def _in_chunks(chunks: Iterator[bytes], name: str) -> dict[str, int]:
+    """Of what is no text the number of a line says little."""
+    found: dict[str, int] = {}
+    lines, before, binary = 0, b"", None
+    for chunk in chunks:
+        binary = b"\0" in chunk[:8192] if binary is None else binary
+        text = (before + chunk).decode("latin-1" if binary else "utf-8", errors="replace")
+        for kind, line in find_secrets(text, name="" if binary else name).items():
+            found.setdefault(kind, lines + line)
+        lines += chunk.count(b"\n")
+        before = chunk[-_OVERLAP:]
+    return found
+
+
+def may_hold_secrets(path: str) -> bool:
+    """Whether a file of an image is looked into: by its name, or its folder, and no package's."""
+    if "/lib/python" in f"/{path}" or path.startswith(("usr/", "etc/ssl/", "opt/kbuild/", "opt/model/")):
+        return False
+    return path.startswith(_PLACES) or _SECRET_FILE.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def is_key_store(path: str) -> bool:
+    """Whether a file holds keys in a form that is not looked into."""
+    return path.endswith((".p12", ".pfx", ".jks", ".keystore", ".kdbx"))
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable, label or parameter of that name holds a secret, and no placeholder for one."""
+    named = _NAMED.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None
+    return named and len(value) >= _SHORTEST and _PLACEHOLDER.fullmatch(value) is None
+
+
+def find_in_values(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Names of variables, labels or parameters that hold secrets, and the kind of each."""
+    for name, value in values.items():
+        kinds = [*find_secrets(value)] or (["value of such a name"] if is_secret(name, value) else [])
+        if kinds:
+            yield name, ", ".join(kinds)
+
+
+def _by_form(text: str) -> Iterator[tuple[str, int]]:
+    """Kinds with the places that they begin at, looked for around what such a secret cannot be without.
+
+    The patterns are not made for megabytes: each window is short, whatever the text is.
+    """
+    done = 0
+    for place in sorted(_marks(text)):
+        if place < done:
+            continue
+        done = place + _WINDOW - _OVERLAP
+        start = max(place - _BEFORE, 0)
+        window = text[start : place + _WINDOW]
+        for kind, value in _in_window(window):
+            yield kind, start + max(window.find(value), 0)
+    place = text.find("://")
+    while place >= 0:
+        match = _USERINFO.match(text, place + 3)
+        if match is not None and _PLACEHOLDER.fullmatch(match[1]) is None and not match[1].lower().startswith("pass"):
+            yield "password in a url", place
+        place = text.find("://", place + 3)
+
+
+def _marks(text: str) -> Iterator[int]:
+    for mark in _MARKS:
+        place = text.find(mark)
+        while place >= 0:
+            yield place
+            place = text.find(mark, place + _WINDOW - _OVERLAP)
+
+
+def _in_window(text: str) -> Iterator[tuple[str, str]]:
+    for plugin in _plugins():
+        for value in plugin.analyze_string(text):
+            yield str(plugin.secret_type), value
+    for kind, pattern in _OTHERS.items():
+        for match in pattern.finditer(text):
+            yield kind, match[0]
+
+
+@cache
+def _plugins() -> tuple[Any, ...]:
+    return tuple(
+        getattr(import_module(f"detect_secrets.plugins.{module}"), name)() for module, name in _PLUGINS.items()
+    )

@@ -1,0 +1,127 @@
+"""Planted secrets are found where they lie, and never told; what only looks like one is none.
+
+The forms are those of their makers' documentation; they are put together here, so that this file holds none.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kbuild.audit.checks.secrets import SecretCheck
+from kbuild.audit.image_facts import ImageFacts, make_image_facts, wants_bytes
+from kbuild.audit.image_layers import ImageLayer, LayerMember
+from kbuild.audit.secrets import find_in_bytes, find_secrets, may_hold_secrets
+from kbuild.audit.subject import Subject
+from kbuild.digest import digest_bytes
+
+SECRETS = {
+    "AWS Access Key": "AKIA" + "IOSFODNN7EXAMPLE",
+    "GitHub Token": "ghp_" + "a1B2c3D4e5F6" * 3,
+    "GitLab Token": "glpat-" + "x1Y2" * 5,
+    "Slack Token": "xoxb-" + "123456789012-1234567890123-" + "a1b2" * 6,
+    "Private Key": "-----BEGIN RSA PRIVATE" + " KEY-----\nMIIE\n",
+    "Stripe Access Key": "sk_live_" + "a1B2c3D4" * 3,
+    "Google API key": "AIza" + "SyA1234567" * 3 + "abcde",
+    "Hugging Face token": "hf_" + "abcdefghijklmnopq" * 2,
+    "Databricks token": "dapi" + "0123456789abcdef" * 2,
+    "Azure Storage Account access key": "AccountKey=" + "a" * 86 + "==",
+    "PyPI Token": "pypi-AgEIcHlwaS5vcmc" + "a1B2c3D4" * 10,
+    "SendGrid API Key": "SG." + "a" * 22 + "." + "b" * 43,
+    "password in a url": "postgresql://till:" + "s3cr3t-9@db.example/till",
+    "JSON Web Token": ".".join(("eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiIxIn0", "c2lnbmF0dXJl")),
+}
+INNOCENT = {
+    "a lock": "- name: six\n  url: https://files.example/six-1.17.0.whl#sha256="
+    + "ab" * 32
+    + "\n  sha256: "
+    + "0f" * 32,
+    "parameters": "random_state: 7\nmax_tokens: 100\ntokenizer: bert\nprimary_key: customer_id\nkeys: [a, b]\n",
+    "placeholders": "password: ${oc.env:DB_PASSWORD}\ntoken: <token>\nsecret: null\napi_key: changeme\nsecret: ''\n",
+    "references": "password: $PASSWORD\ntoken: '{{ token }}'\nsecret_key: /run/secrets/key\n",
+    "code": "def a(password: str, token=None):\n    secret = get_secret('x')\n    return f'https://{u}:{password}@x'\n",
+    "a public key": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----BEGIN CERTIFICATE-----\n",
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_token_is_known_by_its_form_in_text_and_in_a_pickle(kind: str) -> None:
+    text = f"first line\n# {SECRETS[kind]} \n"
+    assert find_secrets(text) == {kind: 2}
+    assert list(find_in_bytes(pickle.dumps({"a": b"\0\xff" * 5000, "b": SECRETS[kind]}), name="x.pkl")) == [kind]
+
+
+@pytest.mark.parametrize("name", [".env", "parameters.yml", "config.json", "a.toml"])
+def test_a_value_is_known_by_its_name(name: str) -> None:
+    line = {".env": "export DB_PASSWORD=hunter22", "a.toml": 'db_password = "hunter22"'}.get(
+        name, '"db_password": "hunter22",'
+    )
+    assert list(find_secrets(f"a: 1\n{line}\n", name=name).values()) == [2]
+
+
+@pytest.mark.parametrize("what", INNOCENT)
+@pytest.mark.parametrize("name", ["", ".env", "x.yml", "x.py"])
+def test_what_only_looks_like_one_is_none(what: str, name: str) -> None:
+    assert find_secrets(INNOCENT[what], name=name) == {}
+
+
+def test_where_files_of_an_image_are_looked_into() -> None:
+    wanted = ["root/.aws/credentials", "app/x.txt", "etc/app/.env", "opt/keys/tls.key", "home/a/.ssh/id_rsa", ".netrc"]
+    assert all(map(may_hold_secrets, wanted)) and all(wants_bytes(each, "opt/env") for each in wanted)
+    others = ["opt/env/lib/python3.11/test/ssl.pem", "etc/ssl/certs/a.pem", "usr/share/x.key", "etc/passwd"]
+    assert not any(map(may_hold_secrets, others))
+
+
+def image(
+    *members: LayerMember, config: dict[str, Any] | None = None, labels: dict[str, str] | None = None
+) -> ImageFacts:
+    digest = digest_bytes(b"")
+    layer = ImageLayer(digest=digest, diff_id=digest, stated=digest, created_by="", members=members)
+    return make_image_facts(
+        {}, digest="sha256:0", subdir="linux-64", labels=labels or {}, prefix="opt/env", model_path="opt/model",
+        config={"config": config or {}}, layers=(layer,),
+    )  # fmt: skip
+
+
+def found(subject: Subject) -> list[str]:
+    result = SecretCheck().run(subject)
+    for each in result.findings:
+        assert each.remedy.startswith("revoke") and not any(value.strip() in str(each) for value in SECRETS.values())
+    return [each.where for each in result.findings]
+
+
+def test_planted_secrets_are_found_wherever_they_travel(make_bundle: Any, make_lock: Any, make_entry: Any) -> None:
+    token = SECRETS["GitHub Token"]
+    clean = make_bundle(
+        "clean", files={"artifacts/model.pkl": pickle.dumps(list(range(99))), "code/p/a.py": b"x = 1\n"}
+    )
+    subject = Subject(
+        reference="x", kind="image", bundle=clean, lock=make_lock(make_entry("six", "1.17.0")), image=image(),
+        parameters={"seed": "7", "alpha": "0.1"},
+    )  # fmt: skip
+    assert found(subject) == []
+    files = {
+        "code/p/a.py": f"K = '{token}'\n".encode(),
+        "artifacts/m.pkl": pickle.dumps([token]),
+        ".env": b"API_KEY=abc1234\n",
+    }
+    planted = replace(
+        subject,
+        bundle=make_bundle("planted", files=files),
+        parameters={"password": "hunter22", "seed": "7"},
+        lock=make_lock(make_entry("six", "1.17.0", note=token)),
+        image=image(
+            # Hidden by a layer above or not, who has the image has it.
+            LayerMember(path="root/.aws/credentials", kind="file", data=SECRETS["AWS Access Key"].encode()),
+            LayerMember(path="opt/keys/a.p12", kind="file", data=b"\0\1"),
+            config={"Env": ["DB_PASSWORD=hunter22", "HOME=/tmp", f"X={token}"]},
+            labels={"a": token, "io.kbuild.model.digest": "sha256:" + "0" * 64},
+        ),
+    )
+    assert sorted(found(planted)) == sorted(
+        [".env", "artifacts/m.pkl", "code/p/a.py", "parameter password", "conda-lock.yml", "/root/.aws/credentials",
+         "/opt/keys/a.p12", "env DB_PASSWORD", "env X", "label a"]
+    )  # fmt: skip
