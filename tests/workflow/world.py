@@ -141,7 +141,9 @@ class World:
     model: str = f"runs:/{RUN_ID}/model"
 
     def lock_request(self, *platforms: Platform) -> LockRequest:
-        return LockRequest(platforms=platforms or (HOST,), lockfile=self.lockfile)
+        # Its packages lie in folders, which no configuration names.
+        allowed = {"allowed_indexes": ("file:///",), "allowed_channels": ("file:///",)}
+        return LockRequest(platforms=platforms or (HOST,), lockfile=self.lockfile, **allowed)
 
     def request(self, **given: Any) -> ImageRequest:
         return ImageRequest(**{"model": self.model, "lock": self.lock_request(), "base": f"oci:{self.base}", **given})

@@ -34,7 +34,7 @@ from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.context import finish_context
-from kbuild.plan.make import make_plan
+from kbuild.plan.make import Ingredients, make_plan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
 from kbuild.plan.split import PackageGroup
@@ -171,18 +171,20 @@ def _compare_with(
     except ImageNotFound as error:
         fault = error.message
     python = next((p.version for p in making.lockfile.for_platform(claims.platform) if p.name == "python"), "")
-    runtime, recipe = runtime_digest(), str(environment_recipe(python, claims.platform))
+    ingredients = Ingredients(
+        bundle=making.bundle,
+        lockfile=making.lockfile,
+        base=making.base,
+        platform=claims.platform,
+        runtime=runtime_digest(),
+        recipe=str(environment_recipe(python, claims.platform)),
+    )
 
     def plan_with(labels: Mapping[str, str]) -> BuildPlan:
         return make_plan(
-            making.bundle,
-            making.lockfile,
-            making.base,
-            platform=claims.platform,
-            runtime=runtime,
-            recipe=recipe,
-            groups=groups,
-            template=making.template,
+            ingredients,
+            groups,
+            making.template,
             packed_by=packing(claims.compression),
             labels=labels,
             left_out=claims.left_out,
