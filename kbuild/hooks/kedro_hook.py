@@ -8,18 +8,20 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.hooks import hook_impl
 
-from kbuild.errors import KbuildError, PipelineMLError, RecordingError, UnexpectedError
+from kbuild.errors import KbuildError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
 from kbuild.hooks.look_ahead import look_ahead, try_config
 from kbuild.hooks.one_line import one_line_errors
+from kbuild.hooks.planned import attach, find_pipeline_ml, find_released, find_tracking_outputs, leave_out_existing
 from kbuild.project.tracking_settings import TrackingSettings, find_disabled
 from kbuild.training.staleness import LOG_VARIABLE
 
@@ -44,7 +46,8 @@ class _Training:
     settings: TrackingSettings
     git: GitState | None
     wanted: frozenset[str]
-    planned: PipelineML
+    planned: PipelineML | None
+    detach: Callable[[], None]
     captured: dict[str, Any] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
 
@@ -67,66 +70,101 @@ class MlflowPipelineHook:
         self._config_loader = context.config_loader
         self._theirs = kedro_mlflow.find_settings(context)
 
+    @hook_impl  # type: ignore[untyped-decorator]
+    def after_catalog_created(self, catalog: Any, conf_catalog: dict[str, Any]) -> None:
+        """Tell metrics of the catalog their names, for notebooks: runs tell them again, with the run."""
+        if any("kbuild." in str(entry.get("type")) for entry in conf_catalog.values() if isinstance(entry, dict)):
+            from kbuild.datasets.tracked import name_all
+
+            name_all(conf_catalog, catalog)
+
     # Last, so that a run that another hook starts for this pipeline is there already.
     @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         """Refuse what could not be logged, start or find the MLflow run, and see what has to be captured."""
         with one_line_errors():
-            pipeline_ml = _find_pipeline_ml(pipeline)
-            if pipeline_ml is None:
-                if kedro_mlflow.is_theirs(pipeline):
-                    click.echo(kedro_mlflow.THEY_LOG)
+            planned = self._plan(run_params, pipeline, catalog)
+            tracked = find_tracking_outputs(pipeline, catalog)
+            if planned is None and not tracked and not hasattr(self._config_loader, "config_patterns"):
                 return
-            if os.environ.get(LOG_VARIABLE, "").lower() in ("0", "false", "no"):
-                click.echo(f"No model is logged: {LOG_VARIABLE} is set")
-                return
-            planned = (
-                _leave_out_existing(pipeline_ml, catalog) if run_params.get("only_missing_outputs") else pipeline_ml
-            )
-            if not planned.trains:
-                click.echo("No model is logged: no output of training is missing, so nothing is trained")
-                return
-            import mlflow
-
-            from kbuild.recording.mlflow_run import make_tags, start_training_run
-            from kbuild.recording.run.facts import log_start
-            from kbuild.recording.run.git import read_git_state
-
-            binding = pipeline_ml.binding
             project_path = _get_project_path(run_params)
-            name = _get_package_name() or project_path.name
             config, wrong = try_config(project_path, run_params.get("env"), self._config_loader)
             settings = kedro_mlflow.leave_out(config.tracking, self._theirs)
             untracked = (*settings.disabled, *kedro_mlflow.get_disabled(self._theirs))
             if disabled := find_disabled(run_params, untracked):
-                click.echo(f"No model is logged: disable_tracking names the pipeline {disabled}")
-                return
-            look_ahead(
-                planned,
-                catalog,
-                project_path=project_path,
-                experiment=settings.experiment or name,
-                artifact_location=settings.artifact_location,
-                package_name=_get_package_name(),
-                wrong=wrong,
-            )
-            git = read_git_state(project_path)
-            tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
-            self._training = _Training(
-                run=start_training_run(project_path, name, tags, settings),
-                tracking_uri=mlflow.get_tracking_uri(),
-                config=config,
-                settings=settings,
-                git=git,
-                wanted=_find_released(binding.inference, pipeline_ml, catalog),
-                planned=planned,
-            )
-            atexit.register(self._abandon)
-            try:
-                log_start(self._training.run.run_id, pipeline, catalog, settings)
-            except BaseException:
-                self._tell(self._end("FAILED"))
-                raise
+                if planned is not None or tracked:
+                    click.echo(f"MLflow is told nothing: disable_tracking names the pipeline {disabled}")
+                attach(pipeline, catalog, None, off=True)
+            elif planned is None and self._theirs is not None:
+                attach(pipeline, catalog, None)  # the run is theirs, and active
+            elif planned is not None or tracked or settings.every_run:
+                if planned is not None:
+                    look_ahead(
+                        planned,
+                        catalog,
+                        project_path=project_path,
+                        experiment=settings.experiment or _get_package_name() or project_path.name,
+                        artifact_location=settings.artifact_location,
+                        package_name=_get_package_name(),
+                        wrong=wrong,
+                    )
+                elif wrong is not None:
+                    raise wrong
+                self._begin(run_params, pipeline, catalog, planned, config, settings)
+
+    def _plan(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> PipelineML | None:
+        """What will train a model that is to be logged; None, and a line that says why, where nothing will."""
+        pipeline_ml = find_pipeline_ml(pipeline)
+        if pipeline_ml is None:
+            if kedro_mlflow.is_theirs(pipeline):
+                click.echo(kedro_mlflow.THEY_LOG)
+            return None
+        if os.environ.get(LOG_VARIABLE, "").lower() in ("0", "false", "no"):
+            click.echo(f"No model is logged: {LOG_VARIABLE} is set")
+            return None
+        planned = leave_out_existing(pipeline_ml, catalog) if run_params.get("only_missing_outputs") else pipeline_ml
+        if not planned.trains:
+            click.echo("No model is logged: no output of training is missing, so nothing is trained")
+            return None
+        return planned
+
+    def _begin(
+        self,
+        run_params: dict[str, Any],
+        pipeline: Pipeline,
+        catalog: Any,
+        planned: PipelineML | None,
+        config: ProjectConfig,
+        settings: TrackingSettings,
+    ) -> None:
+        import mlflow
+
+        from kbuild.recording.mlflow_run import make_tags, start_training_run
+        from kbuild.recording.run.facts import log_start
+        from kbuild.recording.run.git import read_git_state
+
+        project_path = _get_project_path(run_params)
+        name = _get_package_name() or project_path.name
+        git = read_git_state(project_path)
+        tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
+        run = start_training_run(project_path, name, tags, settings, logs_models=planned is not None)
+        self._training = _Training(
+            run=run,
+            tracking_uri=mlflow.get_tracking_uri(),
+            config=config,
+            settings=settings,
+            git=git,
+            wanted=frozenset() if planned is None else find_released(planned.inference, pipeline, catalog),
+            planned=planned,
+            detach=partial(attach, pipeline, catalog, None),
+        )
+        atexit.register(self._abandon)
+        try:
+            log_start(run.run_id, pipeline, catalog, settings)
+            attach(pipeline, catalog, run.run_id)
+        except BaseException:
+            self._tell(self._end("FAILED"))
+            raise
 
     @hook_impl  # type: ignore[untyped-decorator]
     def before_node_run(self, node: Node) -> None:
@@ -168,7 +206,10 @@ class MlflowPipelineHook:
         if training is None:
             return None
         with one_line_errors():
-            if _find_pipeline_ml(pipeline) is None:
+            if training.planned is None:
+                self._finish(training, pipeline, catalog)
+                return None
+            if find_pipeline_ml(pipeline) is None:
                 raise UnexpectedError("a training run ended with another pipeline than it began with")
             # What the runner was seen to run counts more than what was foreseen.
             pipeline_ml = training.planned.only_nodes(*training.ran) if training.ran else training.planned
@@ -208,6 +249,19 @@ class MlflowPipelineHook:
             click.echo(note)
         return recorded
 
+    def _finish(self, training: _Training, pipeline: Pipeline, catalog: Any) -> None:
+        """End a run without a model."""
+        from kbuild.recording.run.facts import log_end
+
+        try:
+            log_end(training.run.run_id, pipeline, catalog, training.settings)
+        except BaseException:
+            self._tell(self._end("FAILED"))
+            raise
+        if problem := self._end("FINISHED"):
+            raise RecordingError(problem)
+        click.echo(f"Kept in MLflow run {training.run.run_id}")
+
     @hook_impl  # type: ignore[untyped-decorator]
     def on_pipeline_error(self) -> None:
         """End the run as failed."""
@@ -224,6 +278,7 @@ class MlflowPipelineHook:
             return None
         from kbuild.recording.mlflow_run import end_training_run
 
+        training.detach()
         atexit.unregister(self._abandon)
         return end_training_run(training.run, status)
 
@@ -234,47 +289,6 @@ class MlflowPipelineHook:
 
 
 mlflow_pipeline_hook = MlflowPipelineHook()
-
-
-def _find_pipeline_ml(pipeline: Pipeline) -> PipelineML | None:
-    """The pipeline if it is a PipelineML that trains; raises PipelineMLError when one was lost on the way."""
-    from kbuild.training.pipeline_ml import PipelineML, find_lost_nodes
-
-    lost = find_lost_nodes(pipeline)
-    if lost:
-        raise PipelineMLError(
-            f"the training nodes {', '.join(lost)} run without their inference pipeline, so no model could be logged",
-            hint="wrap training and inference with Pipeline() or pipeline() first, "
-            "and call pipeline_ml_factory() on the results",
-        )
-    return pipeline if isinstance(pipeline, PipelineML) and pipeline.trains else None
-
-
-def _leave_out_existing(pipeline: PipelineML, catalog: Any) -> PipelineML:
-    """The part that ``kedro run --only-missing-outputs`` runs: the runner leaves the rest out, after the hooks."""
-    from kedro.runner import SequentialRunner
-
-    # Asked of Kedro itself, quietly: it says the same again when it runs. Public names for this there are none.
-    runner = SequentialRunner()
-    talk, runner._logger.disabled = runner._logger.disabled, True
-    try:
-        return pipeline.only_nodes(*(node.name for node in _filter(runner, pipeline, catalog)))
-    finally:
-        runner._logger.disabled = talk
-
-
-def _filter(runner: Any, pipeline: Pipeline, catalog: Any) -> list[Node]:
-    nodes: list[Node] = runner._filter_pipeline_for_missing_outputs(pipeline, catalog).nodes
-    return nodes
-
-
-def _find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:
-    """Inference inputs that training makes in memory: a runner drops them after their last use."""
-    from kbuild.training.described import find_dataset, is_in_memory
-
-    made = inference.inputs() & training.all_outputs()
-    datasets = {name: find_dataset(name, catalog) for name in made}
-    return frozenset(name for name, each in datasets.items() if each is None or is_in_memory(each))
 
 
 def _get_project_path(run_params: dict[str, Any]) -> Path:

@@ -24,11 +24,18 @@ _QUERIES = re.compile("SQL|Query|GBQ|API")
 
 
 def find_dataset(name: str, catalog: CatalogProtocol) -> AbstractDataset[Any, Any] | None:
-    """The dataset of that name, unwrapped from its cache; None when the catalog has none."""
+    """The dataset of that name, unwrapped from its cache, or from being an artifact; None when there is none."""
     dataset = catalog.get(name)
-    while dataset is not None and type(dataset).__name__ == "CachedDataset":
-        dataset = dataset._dataset
+    while (inner := _unwrap(dataset)) is not None:
+        dataset = inner
     return dataset
+
+
+def _unwrap(dataset: Any) -> Any:
+    kind = type(dataset)
+    if kind.__name__ == "CachedDataset":
+        return dataset._dataset
+    return dataset.wrapped if kind.__module__ == "kbuild.datasets.artifact" else None
 
 
 def is_persisted(dataset: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,9 +156,3 @@ def test_a_pipeline_of_kedro_mlflow_is_known_by_its_class() -> None:
     assert kedro_mlflow.is_theirs(made_from_it([]))
     assert not kedro_mlflow.is_theirs(BOUND)
     assert not kedro_mlflow.is_theirs(TRAINING)
-
-
-def test_kedro_mlflow_is_active_once_kedro_has_loaded_its_hook(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not kedro_mlflow.is_active()
-    monkeypatch.setitem(sys.modules, "kedro_mlflow.framework.hooks.mlflow_hook", ModuleType("hook"))
-    assert kedro_mlflow.is_active()

@@ -71,7 +71,6 @@ def find_versions(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
     versions = {}
     for name in sorted(pipeline.datasets()):
         dataset: Any = find_dataset(name, catalog)
-        dataset = getattr(dataset, "wrapped", dataset)
         if getattr(dataset, "_version", None) is None:
             continue
         try:

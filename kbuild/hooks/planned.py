@@ -1,0 +1,68 @@
+"""What of a pipeline a run will really run, what a runner drops that its model needs, and what it logs itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kbuild.errors import PipelineMLError
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
+
+    from kbuild.training.pipeline_ml import PipelineML
+
+
+def find_pipeline_ml(pipeline: Pipeline) -> PipelineML | None:
+    """The pipeline if it is a PipelineML that trains; raises PipelineMLError when one was lost on the way."""
+    from kbuild.training.pipeline_ml import PipelineML, find_lost_nodes
+
+    lost = find_lost_nodes(pipeline)
+    if lost:
+        raise PipelineMLError(
+            f"the training nodes {', '.join(lost)} run without their inference pipeline, so no model could be logged",
+            hint="wrap training and inference with Pipeline() or pipeline() first, "
+            "and call pipeline_ml_factory() on the results",
+        )
+    return pipeline if isinstance(pipeline, PipelineML) and pipeline.trains else None
+
+
+def leave_out_existing(pipeline: PipelineML, catalog: Any) -> PipelineML:
+    """The part that ``kedro run --only-missing-outputs`` runs: the runner leaves the rest out, after the hooks."""
+    from kedro.runner import SequentialRunner
+
+    # Asked of Kedro itself, quietly: it says the same again when it runs. Public names for this there are none.
+    runner = SequentialRunner()
+    talk, runner._logger.disabled = runner._logger.disabled, True
+    try:
+        return pipeline.only_nodes(*(node.name for node in _filter(runner, pipeline, catalog)))
+    finally:
+        runner._logger.disabled = talk
+
+
+def _filter(runner: Any, pipeline: Pipeline, catalog: Any) -> list[Node]:
+    nodes: list[Node] = runner._filter_pipeline_for_missing_outputs(pipeline, catalog).nodes
+    return nodes
+
+
+def find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:
+    """Inference inputs that training makes in memory: a runner drops them after their last use."""
+    from kbuild.training.described import find_dataset, is_in_memory
+
+    made = inference.inputs() & training.all_outputs()
+    datasets = {name: find_dataset(name, catalog) for name in made}
+    return frozenset(name for name, each in datasets.items() if each is None or is_in_memory(each))
+
+
+def find_tracking_outputs(pipeline: Pipeline, catalog: Any) -> bool:
+    """Whether a pipeline saves to metrics or artifacts of a run."""
+    from kbuild.datasets.tracked import find_tracked
+
+    return any(True for _ in find_tracked(pipeline.all_outputs(), catalog))
+
+
+def attach(pipeline: Pipeline, catalog: Any, run_id: str | None, *, off: bool = False) -> None:
+    """Tell them the run under way, None for the active one; ``off`` has them log nothing."""
+    from kbuild.datasets.tracked import attach_all
+
+    attach_all(pipeline.datasets(), catalog, run_id, off=off)
