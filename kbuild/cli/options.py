@@ -13,8 +13,9 @@ import platformdirs
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
-from kbuild.errors import InvalidReference, ModelNotFound
+from kbuild.errors import ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
 from kbuild.files import expand_home
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.shorthand import LATEST
 from kbuild.model.store import open_store
@@ -187,9 +188,29 @@ def take_model(text: str | None, tools: Tools, config: ProjectConfig, show: Show
     if text is None and project is None:
         # The newest of a team's whole server is most likely somebody else's.
         raise ModelNotFound("this folder is in no Kedro project, whose newest model would be taken", hint=FORMS)
-    choice = tools.store.choose(LATEST if text is None else text.strip(), project=project)
-    show.say(f"taking {choice.told}")
+    try:
+        choice = tools.store.choose(LATEST if text is None else text.strip(), project=project)
+    except TrackingUnavailable as error:
+        if text is None or not _reads_as_image(text):
+            raise
+        raise ImageNotFound(
+            f"{text!r} is no image built here; whether it names a run cannot be told: {error.message}", hint=error.hint
+        ) from error
+    if choice.foreign:
+        # Whoever asks for quiet still has to know that this is not their own.
+        show.complain(f"taking {choice.told}", style="yellow")
+    else:
+        show.say(f"taking {choice.told}")
     return choice.reference
+
+
+def _reads_as_image(text: str) -> bool:
+    """Whether a text has the form NAME:TAG or NAME@DIGEST of an image."""
+    try:
+        reference = ImageReference.parse(text)
+    except InvalidReference:
+        return False
+    return reference.tag is not None or reference.digest is not None
 
 
 def cache_folder() -> Path:

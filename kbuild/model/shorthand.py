@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ LATEST = "@latest"
 _LATEST = re.compile(r"@latest(?:~(\d{1,4}))?")
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")
 _SOURCE = "mlflow.source.name"  # where training writes the project's name
+_USER = "mlflow.user"
 _SHOWN = 5
 _RECENT = 200
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
@@ -31,26 +33,28 @@ _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """The model that was meant, as a reference, and which it is in words."""
+    """The model that was meant, as a reference, and which it is in words; ``foreign`` if somebody else trained it."""
 
     reference: str
     told: str
+    foreign: bool = False
 
 
 def choose(client: MlflowClient, text: str, *, project: str | None) -> Choice:
     """The model that ``text`` stands for; ``@latest`` and ``@latest~N`` count the runs with models of ``project``.
 
-    Without a project those of the whole store. Raises RunWithoutModel where too few runs have models, AmbiguousModel
-    where several are meant, ModelNotFound with the names that come nearest.
+    Without a project those of the whole store; where this user has trained any, theirs alone. Raises RunWithoutModel
+    where too few runs have models, AmbiguousModel where several are meant, ModelNotFound with the names that come
+    nearest.
     """
     if latest := _LATEST.fullmatch(text):
         return _latest(client, int(latest[1] or 0), project)
     experiments = _experiments(client)
-    found: list[Run] = []
-    if _BEGINNING.fullmatch(text):
-        found = list(_search(client, experiments, f"attributes.run_id LIKE '{text}%'"))
-    if not found and (quoted := _quoted(text)):
-        found = list(_search(client, experiments, f"attributes.run_name = {quoted}"))
+    wanted = [f"attributes.run_id LIKE '{text}%'"] if _BEGINNING.fullmatch(text) else []
+    wanted += [f"attributes.run_name = {quoted}"] if (quoted := _quoted(text)) else []
+    # A run may be named like the beginning of another one's id: then either may be meant.
+    runs = [run for each in wanted for run in islice(_search(client, experiments, each), _RECENT)]
+    found = list({run.info.run_id: run for run in runs}.values())
     if len(found) > 1:
         found = [run for run in found if has_model(client, run, None)] or found
     if len(found) == 1:
@@ -90,20 +94,41 @@ def _registered_hint(client: MlflowClient, name: str, wanted: str) -> str | None
 def _latest(client: MlflowClient, back: int, project: str | None) -> Choice:
     experiments = _experiments(client)
     quoted = None if project is None else _quoted(project)
-    wanted = "" if quoted is None else f"tags.`{_SOURCE}` = {quoted}"
-    runs = list(islice(_with_models(client, experiments, wanted), back + 1))
+    of_project = [] if quoted is None else [f"tags.`{_SOURCE}` = {quoted}"]
+    user = _quoted(_user())
+    # On a server that is shared, one's own: of the newest of all, somebody else's may be any time.
+    for by in ([f"tags.`{_USER}` = {user}"], []) if user else ([],):
+        runs = list(islice(_with_models(client, experiments, " and ".join(of_project + by)), back + 1))
+        if runs:
+            break
     of = f" of {project}" if project is not None else ""
     if not runs:
+        looked = len(list(islice(_search(client, experiments, " and ".join(of_project)), _RECENT)))
+        many = f"none of the newest {looked} runs{of} has logged a model"
         raise RunWithoutModel(
-            f"no run{of} has logged a model yet", hint=f"kedro run, in a project with a PipelineML; or {FORMS}"
+            f"no run{of} has logged a model yet" if looked < _RECENT else many,
+            hint=f"kedro run, in a project with a PipelineML; or {FORMS}",
         )
     if len(runs) <= back:
-        raise RunWithoutModel(f"only {len(runs)} runs{of} have logged a model", hint=f"@latest~{len(runs) - 1}")
+        whose = " of yours" if by else ""
+        raise RunWithoutModel(f"only {len(runs)} runs{of}{whose} have logged a model", hint=f"@latest~{len(runs) - 1}")
     return _choice(runs[back])
 
 
 def _choice(run: Run) -> Choice:
-    return Choice(reference=str(run.info.run_id), told=f"run {run.info.run_id} ({name_of(run)}), {_when(run)}")
+    whose = run.data.tags.get(_USER)
+    foreign = whose is not None and whose != _user()
+    by = f", by {' '.join(whose.split())[:40]}" if whose is not None and foreign else ""
+    told = f"run {run.info.run_id} ({name_of(run)}), {_when(run)}{by}"
+    return Choice(reference=str(run.info.run_id), told=told, foreign=foreign)
+
+
+def _user() -> str:
+    """Who trains here, as MLflow's runs say it; empty where this machine has no name for them."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return ""
 
 
 def _when(run: Run) -> str:
@@ -114,7 +139,8 @@ def _when(run: Run) -> str:
 
 
 def _with_models(client: MlflowClient, experiments: Sequence[str], wanted: str) -> Iterator[Run]:
-    return (run for run in _search(client, experiments, wanted) if has_model(client, run, None))
+    # A server may hold any number of runs without one, and each has to be asked.
+    return (run for run in islice(_search(client, experiments, wanted), _RECENT) if has_model(client, run, None))
 
 
 def _experiments(client: MlflowClient) -> list[str]:

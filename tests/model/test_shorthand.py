@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from kbuild.cli import app
-from kbuild.errors import AmbiguousModel, KbuildError, ModelNotFound, RunWithoutModel
+from kbuild.errors import AmbiguousModel, ImageNotFound, KbuildError, ModelNotFound, RunWithoutModel
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice
@@ -23,9 +23,9 @@ class Trained:
     def __init__(self, client: mlflow.MlflowClient) -> None:
         self.client, self.store, self._time = client, MlflowStore(tracking_uri=client.tracking_uri), 1_700_000_000_000
 
-    def add(self, name: str, *, project: str = "churn", model: bool = True, experiment: str = "0") -> str:
+    def add(self, name: str, *, project: str = "churn", model: bool = True, experiment: str = "0", **more: str) -> str:
         self._time += 1000
-        tags = {"mlflow.source.name": project}
+        tags = {"mlflow.source.name": project, **{f"mlflow.{key}": value for key, value in more.items()}}
         run = self.client.create_run(experiment, run_name=name, tags=tags, start_time=self._time)
         run_id = str(run.info.run_id)
         if model:
@@ -57,6 +57,37 @@ def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained
     with pytest.raises(RunWithoutModel, match="only 2 runs of churn have logged a model") as caught:
         trained.choose("@latest~2")
     assert caught.value.hint == "@latest~1"
+
+
+def test_of_a_shared_server_ones_own_runs_are_counted(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    theirs = trained.add("older", user="bob")
+    first = trained.choose("@latest")
+    assert (first.reference, first.foreign) == (theirs, True)
+    assert first.told.endswith(", by bob")
+    mine = trained.add("mine", user="ann")
+    trained.add("newer", user="bob")
+    assert trained.choose("@latest") == trained.choose(mine[:12])
+    assert trained.choose("@latest").reference == mine and not trained.choose("@latest").foreign
+    with pytest.raises(RunWithoutModel, match="only 1 runs of churn of yours have"):
+        trained.choose("@latest~1")
+
+
+def test_no_more_runs_are_asked_than_anybody_waits_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.model.shorthand._RECENT", 3)
+    trained.add("old")
+    for number in range(3):
+        trained.add(f"failed {number}", model=False)
+    with pytest.raises(RunWithoutModel, match="none of the newest 3 runs of churn has logged a model"):
+        trained.choose("@latest")
+
+
+def test_a_run_named_like_the_beginning_of_an_id_is_ambiguous(trained: Trained) -> None:
+    one = trained.add("owl")
+    other = trained.add(one[:8])
+    with pytest.raises(AmbiguousModel, match="means 2 runs") as caught:
+        trained.choose(one[:8])
+    assert one in caught.value.message and other in caught.value.message
 
 
 def test_a_project_that_has_not_trained_is_told_what_does(trained: Trained) -> None:
@@ -145,6 +176,27 @@ def test_a_command_without_a_model_says_which_it_takes(
     with pytest.raises((KbuildError, click.ClickException, SystemExit)):
         app.cli.main(["lock"], standalone_mode=False)
     assert f"taking run {run} (owl), started " in capsys.readouterr().err
+
+
+def test_somebody_elses_run_is_told_of_also_with_quiet(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "churn"\n')
+    run = trained.add("owl", user="nobody-here")
+    with pytest.raises((KbuildError, click.ClickException, SystemExit)):
+        app.cli.main(["lock", "-q"], standalone_mode=False)
+    assert f"taking run {run} (owl), started " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["lock", "diff"])
+def test_a_mistyped_image_is_no_fault_of_the_tracking_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageNotFound, match="'demmo:latest' is no image built here; whether it names a run"):
+        app.cli.main([command, "demmo:latest"], standalone_mode=False)
 
 
 def test_outside_of_a_project_nobodys_newest_run_is_taken_unasked(
