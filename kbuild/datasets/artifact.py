@@ -9,13 +9,12 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from kedro.io.core import AbstractDataset, DatasetError, Version, get_filepath_str
+from kedro.io.core import AbstractDataset, DatasetError, Version, get_protocol_and_path
 
 from kbuild.datasets.loading import one_line_errors
 from kbuild.datasets.stores import open_store
 from kbuild.datasets.tracked import TrackedDataset, check_run_id
 
-_LOCAL = ("file", "local", "")
 # What the constructors of Kedro's datasets call their file or folder.
 _PLACES = ("filepath", "path")
 
@@ -54,10 +53,13 @@ class MlflowArtifactDataset(TrackedDataset):
         inner = self._config.pop("versioned", False)
         self._versioned = bool(inner) or version is not None
         self._dataset = self._make(version)
-        if str(getattr(self._dataset, "_protocol", "file") or "") not in _LOCAL:
-            raise DatasetError("the dataset's file has to be on this machine; MLflow brings it to where artifacts are")
-        if self._find_place(self._dataset) is None:
+        stated = next((self._config[name] for name in _PLACES if name in self._config), None)
+        if stated is None:
             raise DatasetError(f"{type(self._dataset).__name__} keeps no file, so there is nothing to log")
+        protocol, place = get_protocol_and_path(str(stated))
+        if protocol != "file":
+            raise DatasetError("the dataset's file has to be on this machine; MLflow brings it to where artifacts are")
+        self._place = Path(place)
 
     @property
     def wrapped(self) -> AbstractDataset[Any, Any] | None:
@@ -78,11 +80,11 @@ class MlflowArtifactDataset(TrackedDataset):
 
     def save(self, data: Any) -> None:
         """Save the file, and log it; raises DatasetError, without a run before anything is saved."""
-        if self._off:
+        if self.off:
             self._dataset.save(data)
             return
         with one_line_errors(self, "the artifact cannot be saved"), open_store() as client:
-            run_id = self._find_run()
+            run_id = self.find_run()
             place = self._find_target()  # asked before: a version is there once
             self._dataset.save(data)
             if not place.exists():
@@ -101,7 +103,7 @@ class MlflowArtifactDataset(TrackedDataset):
 
     def _describe(self) -> dict[str, Any]:
         return {
-            "dataset": f"{type(self._dataset).__name__}({self._find_place(self._dataset)})",
+            "dataset": f"{type(self._dataset).__name__}({self._place})",
             "artifact_path": self._artifact_path,
             "run_id": self._run_id,
         }
@@ -115,22 +117,15 @@ class MlflowArtifactDataset(TrackedDataset):
         given = (None, None) if version is None else (version.load, version.save)
         return AbstractDataset.from_config("dataset", config, *given)
 
-    def _find_place(self, dataset: Any) -> Path | None:
-        found = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
-        return None if found is None else Path(get_filepath_str(found, "file") if hasattr(found, "parts") else found)
-
     def _find_target(self) -> Path:
+        """Where the dataset will save to."""
+        if not self._versioned:
+            return self._place
         dataset: Any = self._dataset
-        if self._versioned:
-            return Path(get_filepath_str(dataset._get_save_path(), "file"))
-        place = self._find_place(dataset)
-        if place is None:
-            raise DatasetError(f"{type(dataset).__name__} keeps no file")
-        return place
+        return self._place / str(dataset.resolve_save_version()) / self._place.name
 
     def _artifact(self) -> str:
-        name = str(getattr(self._find_place(self._dataset), "name", ""))
-        return f"{self._artifact_path}/{name}" if self._artifact_path else name
+        return f"{self._artifact_path}/{self._place.name}" if self._artifact_path else self._place.name
 
     def _download(self, run_id: str) -> Path:
         from mlflow.exceptions import MlflowException

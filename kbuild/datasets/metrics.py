@@ -52,7 +52,7 @@ class _OneMetric(TrackedDataset):
         """Raises DatasetError for arguments that cannot be meant."""
 
     def _get_key(self) -> str:
-        key = self._key or self._name
+        key = self._key or self.entry
         if key is None:
             raise DatasetError("the metric has no name; give it a key")
         return key
@@ -60,7 +60,7 @@ class _OneMetric(TrackedDataset):
     def _load_history(self) -> list[Point]:
         key = self._get_key()
         with open_store() as client:
-            run_id = self._find_run()
+            run_id = self.find_run()
             history = find_history(client, run_id, key)
         if not history:
             raise DatasetError(f"run {run_id} has no metric {key!r}")
@@ -75,7 +75,7 @@ class _OneMetric(TrackedDataset):
 
     def _describe(self) -> dict[str, Any]:
         return {
-            "key": self._key or self._name,
+            "key": self._key or self.entry,
             "run_id": self._run_id,
             "load_args": self._load_args,
             "save_args": self._save_args,
@@ -118,10 +118,10 @@ class MlflowMetricDataset(_OneMetric):
 
     def save(self, data: Any) -> None:
         """Log a number; raises DatasetError for anything else, and without a run."""
-        if self._off:
+        if self.off:
             return
         with one_line_errors(self, _SAVED), open_store() as client:
-            key, run_id = self._get_key(), self._find_run()
+            key, run_id = self._get_key(), self.find_run()
             step = self._save_args.get("step")
             if step is None:
                 appended = self._save_args.get("mode") == "append"
@@ -152,13 +152,13 @@ class MlflowMetricHistoryDataset(_OneMetric):
 
     def save(self, data: Any) -> None:
         """Log a history in the mode of ``save_args``; raises DatasetError for anything else, and without a run."""
-        if self._off:
+        if self.off:
             return
         with one_line_errors(self, _SAVED):
             key = self._get_key()
             points = from_mode(self._save_args.get("mode", "list"), key, data)
             with open_store() as client:
-                log_points(client, self._find_run(), [(key, point) for point in points])
+                log_points(client, self.find_run(), [(key, point) for point in points])
 
 
 class MlflowMetricsHistoryDataset(TrackedDataset):
@@ -184,7 +184,7 @@ class MlflowMetricsHistoryDataset(TrackedDataset):
     def load(self) -> dict[str, Any]:
         """All metrics of that prefix; raises DatasetError where the run has none."""
         with one_line_errors(self, "the metrics cannot be loaded"), open_store() as client:
-            run_id = self._find_run()
+            run_id = self.find_run()
             names = self._find_names(client, run_id)
             if not names:
                 raise DatasetError(f"run {run_id} has no metrics{self._told('that begin with ')}")
@@ -196,16 +196,16 @@ class MlflowMetricsHistoryDataset(TrackedDataset):
 
     def save(self, data: Any) -> None:
         """Log them; raises DatasetError for what is no metrics, and without a run."""
-        if self._off:
+        if self.off:
             return
         with one_line_errors(self, "the metrics cannot be saved"):
             start = self._get_start()
             points = [(f"{start}{name}", point) for name, point in parse_many(data)]
             with open_store() as client:
-                log_points(client, self._find_run(), points)
+                log_points(client, self.find_run(), points)
 
     def _get_start(self) -> str:
-        prefix = self._name if self._prefix is None else self._prefix
+        prefix = self.entry if self._prefix is None else self._prefix
         return f"{prefix}." if prefix else ""
 
     def _told(self, words: str) -> str:
@@ -219,12 +219,12 @@ class MlflowMetricsHistoryDataset(TrackedDataset):
     def _exists(self) -> bool:
         try:
             with open_store() as client:
-                return bool(self._find_names(client, self._find_run()))
+                return bool(self._find_names(client, self.find_run()))
         except DatasetError:
             return False
 
     def _describe(self) -> dict[str, Any]:
-        return {"prefix": self._name if self._prefix is None else self._prefix, "run_id": self._run_id}
+        return {"prefix": self.entry if self._prefix is None else self._prefix, "run_id": self._run_id}
 
 
 def _refuse_others(name: str, arguments: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from kedro.io.core import AbstractDataset, DatasetError
 
 from kbuild.datasets.stores import get_active_run
+from kbuild.training.described import uncached
 
 _TYPES = ("kbuild.io.metrics.", "kbuild.io.artifacts.", "kbuild.datasets.")
 _NO_RUN = "there is no active MLflow run; start one with mlflow.start_run(), or name one with run_id"
@@ -21,19 +22,19 @@ class TrackedDataset(AbstractDataset[Any, Any]):  # type: ignore[misc]
     """Of a run: the one that the entry names with ``run_id``, else the one of this training, else the active one."""
 
     _run_id: str | None = None
-    _name: str | None = None
+    entry: str | None = None
     _attached: str | None = None
 
-    _off: bool = False
+    off: bool = False
 
     def attach(self, name: str, run_id: str | None = None, *, off: bool = False) -> None:
         """Be told the entry's name, and the run under way, none when it is over; ``off``: nothing is to be logged."""
-        self._name, self._attached, self._off = name, run_id, off
+        self.entry, self._attached, self.off = name, run_id, off
 
     def take_version(self, load_version: str | None, save_version: str | None) -> None:
         """Be told the versions of the Kedro run under way."""
 
-    def _find_run(self) -> str:
+    def find_run(self) -> str:
         """The id of the run; raises DatasetError where there is none."""
         if self._run_id is not None or self._attached is not None:
             return str(self._run_id or self._attached)
@@ -53,9 +54,7 @@ def check_run_id(run_id: Any) -> str | None:
 def find_tracked(names: Iterable[str], catalog: Any) -> Iterator[tuple[str, TrackedDataset]]:
     """The datasets of a catalog that write to a run, by name."""
     for name in sorted(names):
-        dataset = catalog.get(name)
-        while dataset is not None and type(dataset).__name__ == "CachedDataset":
-            dataset = dataset._dataset
+        dataset = uncached(catalog.get(name))
         if isinstance(dataset, TrackedDataset):
             yield name, dataset
 

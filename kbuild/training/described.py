@@ -31,11 +31,17 @@ def find_dataset(name: str, catalog: CatalogProtocol) -> AbstractDataset[Any, An
     return dataset
 
 
+def uncached(dataset: Any) -> Any:
+    """The dataset that caches wrap, or itself."""
+    while type(dataset).__name__ == "CachedDataset":
+        dataset = dataset._dataset
+    return dataset
+
+
 def _unwrap(dataset: Any) -> Any:
-    kind = type(dataset)
-    if kind.__name__ == "CachedDataset":
-        return dataset._dataset
-    return dataset.wrapped if kind.__module__ == "kbuild.datasets.artifact" else None
+    if (inner := uncached(dataset)) is not dataset:
+        return inner
+    return dataset.wrapped if type(dataset).__module__ == "kbuild.datasets.artifact" else None
 
 
 def is_persisted(dataset: Any) -> bool:
