@@ -109,11 +109,12 @@ def find_registered(client: MlflowClient) -> Iterator[str]:
     """References to the newest and the aliased versions of every registered model that is no prompt."""
     from mlflow.exceptions import MlflowException
 
+    newest: dict[str, str] = {}
     try:
-        newest = find_newest(client)
+        newest, whole = find_newest(client), True
     except MlflowException as error:
         _log.debug("all versions at once: %s", error)
-        newest = {}
+        whole = False
     token = None
     while True:
         page = client.search_registered_models(max_results=_PAGE, page_token=token)
@@ -123,7 +124,7 @@ def find_registered(client: MlflowClient) -> Iterator[str]:
             name = str(model.name)
             # A search tells the aliases, but of the versions not reliably the newest.
             try:
-                if name not in newest:
+                if not whole:
                     newest |= find_newest(client, name)
             except MlflowException as error:
                 # One that may not be read stops no other: whoever asks for it is told why.

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
+# Versions that a server is asked for at once: of MLflow's own 10,000 a busy one is not done before the client gives up.
+# Where the first is wanted a few do, for a filter may find those of other names too.
+_MANY, _FEW = 500, 20
+
+
 def version_uri(client: MlflowClient, name: str, version: str) -> str:
     """The uri to download a registered version from: MLflow reads ``models:/NAME/VERSION`` of plain names alone."""
     if re.fullmatch(r"[\w.-]+( +[\w.-]+)*", name, re.ASCII):
@@ -31,7 +36,7 @@ def version_with_alias(client: MlflowClient, name: str, alias: str) -> str:
     """The version that an alias names. MLflow's own ``latest`` is searched for: to older servers it is no alias."""
     if alias.lower() == "latest":
         # Of one name the newest comes first.
-        for version in _search(client, make_filter(name)):
+        for version in _search(client, make_filter(name), page=_FEW):
             if version.name == name:
                 return str(version.version)
         client.get_registered_model(name)  # MLflow says it where there is no such model
@@ -47,13 +52,15 @@ def find_newest(client: MlflowClient, name: str | None = None) -> dict[str, str]
     return {each: str(number) for each, number in newest.items()}
 
 
-def _search(client: MlflowClient, text: str) -> Iterator[ModelVersion]:
+def _search(client: MlflowClient, text: str, page: int = _MANY) -> Iterator[ModelVersion]:
     token = None
     while True:
         # MLflow's own order has tagged versions move to another page while pages are read.
-        page = client.search_model_versions(text, order_by=["name ASC", "version_number DESC"], page_token=token)
-        yield from page
-        token = page.token
+        found = client.search_model_versions(
+            text, max_results=page, order_by=["name ASC", "version_number DESC"], page_token=token
+        )
+        yield from found
+        token = found.token
         if not token:
             return
 
