@@ -21,6 +21,8 @@ with warnings.catch_warnings():
 
 from kbuild.errors import RecordingError
 from kbuild.model.bundle import read_bundle
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.store import LeanStore
 from kbuild.recording.log import log_checked_files
 
 KILLS = 10
@@ -85,6 +87,54 @@ def test_a_server_killed_while_a_model_is_logged_leaves_no_ready_half(
             mlflow.set_tracking_uri(None)
     print(f"{killed} of {KILLS} were killed within {steps} requests; {len(found)} models, {len(ready)} ready and whole")
     assert killed >= KILLS - 2 and len(ready) >= 1
+
+
+class Bursts:
+    """A server's answers of 503: for some seconds from the n-th request on, for each n; ``refused`` counts them."""
+
+    def __init__(self, *begin: int, seconds: float) -> None:
+        self.begin, self.seconds = set(begin), seconds
+        self.asked = self.refused = 0
+        self.until = 0.0
+
+    def __call__(self, line: str) -> int | None:
+        self.asked += 1
+        if self.asked in self.begin:
+            self.until = time.monotonic() + self.seconds
+        if time.monotonic() >= self.until:
+            return None
+        self.refused += 1
+        return 503
+
+
+def test_bursts_of_503_are_ridden_out_while_a_model_is_logged_fetched_and_tagged(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By MLflow's client as it is set, and by kbuild's own questions, with a real server behind."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    saved = tmp_path / "saved"
+    shutil.copytree(mixed, saved)
+    logging, building = Bursts(2, 20, seconds=1.2), Bursts(1, 12, seconds=1.2)
+    current = logging
+    with (
+        mlflow_server(tmp_path / "server") as (address, _),
+        counting(address, [], before=lambda line: current(line)) as uri,
+    ):
+        mlflow.set_tracking_uri(uri)
+        try:
+            client = mlflow.MlflowClient(uri)
+            run_id = client.create_run("0").info.run_id
+            log_checked_files(saved, {"name": "model"}, run_id)
+            assert logging.refused >= 3
+            current = building
+            store = LeanStore(tracking_uri=uri, cache=tmp_path / "cache")
+            bundle = store.fetch(ModelReference.parse(run_id), tmp_path / "model", kept=True)
+            store.set_tags(run_id, {"kbuild.image": "a@sha256:1"}, model_uri=bundle.facts.uri)
+            assert building.refused >= 3
+            assert {file.path for file in bundle.files} == {file.path for file in read_bundle(mixed).files}
+            assert client.get_run(run_id).data.tags["kbuild.image"] == "a@sha256:1"
+        finally:
+            mlflow.set_tracking_uri(None)
 
 
 def test_a_server_that_dies_in_a_training_run_is_told_in_one_line(tool: Tool, tmp_path: Path) -> None:

@@ -78,9 +78,12 @@ class Setup:
 @contextmanager
 def counting(
     upstream: str, asked: list[str], *, certificate: tuple[Path, Path] | None = None,
-    before: Callable[[str], None] = lambda line: None,
+    before: Callable[[str], int | None] = lambda line: None,
 ) -> Iterator[str]:  # fmt: skip
-    """A proxy before a server, which notes each request, and ends TLS where it has a certificate: its address."""
+    """A proxy before a server, which notes each request, and ends TLS where it has a certificate: its address.
+
+    What ``before`` returns is the answer's status, in the place of the server's.
+    """
     session = requests.Session()
     session.trust_env = False
 
@@ -92,7 +95,9 @@ def counting(
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             line = f"{self.command} {self.path}"
             asked.append(line)
-            before(line)
+            if (status := before(line)) is not None:
+                self.send_error(status)
+                return
             headers = {
                 name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
             }
