@@ -33,7 +33,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow", "ignore::sqlal
 TODAY = ("--today", "2026-11-22")
 # Real releases: attrs 21.1.0 was yanked, Jinja2 2.4.1 has PYSEC-2014-8.
 YANKED = ("attrs", "21.1.0", "8ee1e5f5a1afc5b19bdfae4fdf0c35ed324074bdce3500c939842c8f818645d9")
-FOLLOWING = {"drift-image", "drift-trained", "drift-lock", "drift-model", "lock-other-file", "image-whiteout"}
+FOLLOWING = {
+    "drift-image",
+    "drift-trained",
+    "drift-lock",
+    "drift-model",
+    "lock-other-file",
+    "image-whiteout",
+    "lock-origin",
+}
 NO_NETWORK = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from kbuild.cache.limit import CacheKeeper
 from kbuild.cache.locks import cache_lock, telling
 from kbuild.cache.sessions import Session
+from kbuild.errors import OutputError
 
 
 @contextmanager
@@ -27,7 +29,13 @@ def using_cache(cache: Path, *, limit: int | None = None) -> Iterator[None]:
     for whatever the system refuses the block, with the cache and its size.
     """
     with telling(cache), ExitStack() as stack:
-        cache.mkdir(parents=True, exist_ok=True)
+        # What others may write here would go into images.
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if cache.stat().st_mode & stat.S_IWOTH:
+            raise OutputError(
+                f"everybody may write to the cache {cache}, and what they write would go into images",
+                hint=f"chmod o-w {cache}, or another KBUILD_CACHE_DIR; kbuild cache verify reads what is there",
+            )
         keeper = stack.enter_context(_joined(cache))
         if keeper is None:
             stack.enter_context(cache_lock(cache, fcntl.LOCK_SH))

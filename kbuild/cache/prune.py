@@ -14,6 +14,7 @@ from kbuild.cache.entries import KINDS, SCRATCH, TREES, CacheEntry, list_cache, 
 from kbuild.cache.locks import telling, waiting_lock
 from kbuild.cache.scratch import is_left_over
 from kbuild.cache.sessions import live_sessions
+from kbuild.cache.tree import SEEN
 from kbuild.errors import CacheInUse
 
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
@@ -131,7 +132,7 @@ def _remove_leftovers(cache: Path, oldest: int) -> None:
             if is_left_over(path) if path.is_dir() else path.lstat().st_ctime_ns < oldest:
                 _remove(path)
     for seal in cache.glob("seals/*/*"):
-        if not (cache / seal.parent.name / seal.name).exists():
+        if not (cache / seal.parent.name / seal.name.removesuffix(SEEN)).exists():
             _remove(seal)
 
 

@@ -9,6 +9,7 @@ them writes into the cache. Modes and times are therefore normalised once, befor
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import filecmp
 import hashlib
@@ -22,10 +23,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kbuild.cache.scratch import scratch_folder
+from kbuild.cache.signature import tree_signature
 from kbuild.digest import Digest, digest_file
-from kbuild.errors import LockfileInvalid, OutputError
+from kbuild.errors import CacheDamaged, LockfileInvalid, OutputError
 from kbuild.files import BYTES, mark_used, portable
 
+SEEN = ".seen"
+"""Ends the name of what tells that nobody wrote to a tree since."""
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
 
@@ -47,7 +51,8 @@ def cached_tree(path: Path, make: Callable[[Path], None], *, sealed: bool = True
     """``path`` if it exists, else what ``make`` writes into a new directory beside it, moved there in one step.
 
     Two processes may make the same tree at once; the first to finish wins and both see a whole one. ``sealed`` writes
-    down the digest of what was made, so that damage can be told later (see ``is_damaged``).
+    down the digest of what was made. A tree that is there is compared with it, as far as anybody may have written to it
+    since (see ``tree_signature``); one without is made again. Raises CacheDamaged for a tree that is not what was made.
     """
     return cached_trees([path], lambda roots: make(roots[path]), sealed=sealed)[0]
 
@@ -56,10 +61,14 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
     """As ``cached_tree`` for several; ``make`` gets those that are not there, and where to write each."""
     missing: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if is_kept(path, sealed=sealed):
             mark_used(path)
+            if sealed:
+                check_tree(path)
         elif path not in missing:
             missing.append(path)
+            if path.is_dir():
+                shutil.rmtree(path)  # nobody knows what it was
     with ExitStack() as stack:
         scratches = {path: stack.enter_context(scratch_folder(path.parent, f".{path.name[:16]}-")) for path in missing}
         if scratches:
@@ -69,8 +78,29 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
     return list(paths)
 
 
+def is_kept(path: Path, *, sealed: bool = True) -> bool:
+    """Whether a tree is there, with the digest of what it was made as."""
+    return path.is_dir() and (not sealed or _seal(path).is_file())
+
+
+def check_tree(path: Path) -> None:
+    """Raises CacheDamaged for a tree that is not what was made; it is read only where that could be otherwise."""
+    seen = _seal(path).with_name(f"{path.name}{SEEN}")
+    signature = tree_signature(path)
+    with contextlib.suppress(FileNotFoundError):
+        if seen.read_text() == signature:
+            return
+    if is_damaged(path):
+        raise CacheDamaged(f"{path} of the cache is not what was made: a file in it changed, is missing, or was added")
+    write_if_allowed(seen, signature.encode())
+
+
 def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
-    seal = str(tree_digest(scratch, times=False)).encode() if sealed else b""
+    signature = ""
+    if sealed:
+        signature = tree_signature(scratch)
+        # Before the tree: one without a seal counts for nothing.
+        write_whole(_seal(path), str(tree_digest(scratch, times=False)).encode())
     try:
         scratch.rename(path)
     except OSError as error:
@@ -79,7 +109,7 @@ def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
     else:
         mark_used(path)  # its times are those of what is in it
         if sealed:
-            write_whole(_seal(path), seal)
+            write_if_allowed(_seal(path).with_name(f"{path.name}{SEEN}"), signature.encode())
 
 
 def is_damaged(path: Path) -> bool | None:

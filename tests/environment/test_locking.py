@@ -449,7 +449,6 @@ EDITS: dict[str, dict[str, Any]] = {
     "letters beyond ASCII": {"url": f"https://\u0456ndex.example/{SIX}"},
     "a variable": {"url": f"https://index.example/$AWS_SECRET_ACCESS_KEY/{SIX}"},
     "a variable as host": {"url": f"https://${{HOME}}.example/{SIX}"},
-    "a folder": {"url": f"file:///tmp/{SIX}"},
     "out of the channel": {"url": f"$KBUILD_CHANNEL/../../{SIX}"},
     "out of the channel, encoded": {"url": f"$KBUILD_CHANNEL/%2e%2e/{SIX}"},
     "another protocol": {"url": f"ftp://index.example/{SIX}"},

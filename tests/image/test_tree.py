@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from kbuild.cache import tree
+from kbuild.cache.folder import using_cache
 from kbuild.cache.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
-from kbuild.errors import LockfileInvalid, OutputError
+from kbuild.errors import CacheDamaged, LockfileInvalid, OutputError
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -131,3 +136,108 @@ def test_whoever_finishes_second_takes_the_first_ones_tree(tmp_path: Path) -> No
 
     assert (cached_tree(tmp_path / "x", make) / "f").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def _make_one(root: Path) -> None:
+    (root / "a").write_text("a")
+
+
+def _grown(root: Path) -> None:
+    (root / "one/a.py").write_text("x = 1; import os\n")
+
+
+def _dated_back(root: Path) -> None:
+    path = root / "one/a.py"
+    before = path.stat()
+    path.write_text("x = 2\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replaced(root: Path) -> None:
+    (root / "new").write_text("x = 2\n")
+    os.utime(root / "new", (0, 0))
+    (root / "new").replace(root / "one/a.py")
+
+
+def _bytecode(root: Path) -> None:
+    (root / "one/__pycache__/a.cpython-311.pyc").write_bytes(b"OTHER")
+    os.utime(root / "one/__pycache__/a.cpython-311.pyc", (0, 0))
+
+
+def _added(root: Path) -> None:
+    (root / "sitecustomize.py").touch()
+    os.utime(root / "sitecustomize.py", (0, 0))
+
+
+def _elsewhere(root: Path) -> None:
+    (root / "link").unlink()
+    (root / "link").symlink_to("/etc/passwd")
+
+
+CHANGES = [
+    _grown,
+    _dated_back,
+    _replaced,
+    _bytecode,
+    _added,
+    _elsewhere,
+    lambda root: (root / "one/a.py").unlink(),
+    lambda root: (root / "one/a.py").chmod(0o4755),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tree_that_somebody_changed_is_not_taken(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    made = []
+
+    def make(root: Path) -> None:
+        made.append(root)
+        (root / "one/__pycache__").mkdir(parents=True)
+        (root / "one/a.py").write_text("x = 1\n")
+        (root / "one/__pycache__/a.cpython-311.pyc").write_bytes(b"CODED")
+        (root / "link").symlink_to("one/a.py")
+        normalise_tree(root)
+
+    path = tmp_path / "wheels/key"
+    for _ in range(3):
+        assert cached_tree(path, make) == path
+        link_tree(path, tmp_path / f"staged-{len(list(tmp_path.iterdir()))}", {}, "one")  # which changes no content
+    assert len(made) == 1
+    change(path)
+    with pytest.raises(CacheDamaged, match="wheels/key") as caught:
+        cached_tree(path, make)
+    assert "cache verify --remove" in str(caught.value.hint)
+
+
+def test_a_tree_is_read_again_only_where_somebody_may_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    digest = tree.tree_digest
+    monkeypatch.setattr(tree, "tree_digest", lambda root, **more: read.append(root) or digest(root, **more))
+    path = tmp_path / "wheels/key"
+    for _ in range(3):
+        cached_tree(path, _make_one)
+    assert len(read) == 1
+    # As a cache that a job restores: other inodes, other times of change.
+    shutil.copytree(tmp_path / "wheels", tmp_path / "other/wheels", symlinks=True)
+    shutil.copytree(tmp_path / "seals", tmp_path / "other/seals")
+    for _ in range(2):
+        cached_tree(tmp_path / "other/wheels/key", Mock(side_effect=AssertionError))
+    assert len(read) == 2
+
+
+def test_a_tree_of_which_nobody_wrote_down_what_it_was_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "wheels/key"
+    path.mkdir(parents=True)
+    (path / "evil").touch()
+    cached_tree(path, _make_one)
+    assert [each.name for each in path.iterdir()] == ["a"]
+
+
+def test_a_cache_that_everybody_may_write_to_is_refused_and_a_new_one_is_ones_own(tmp_path: Path) -> None:
+    with using_cache(tmp_path / "new"):
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    (tmp_path / "new").chmod(0o777)
+    with pytest.raises(OutputError, match="everybody"), using_cache(tmp_path / "new"):
+        pass

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbuild.digest import digest_file
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import LockfileInvalid, SourceOnlyPackage
+from kbuild.errors import CacheDamaged, LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename
 from kbuild.platform import Platform
 from kbuild.process import run
@@ -23,6 +24,23 @@ def package(filename: str, name: str = "demo", version: str = "1") -> LockedPack
     return LockedPackage(
         name=name, version=version, manager="pip", platform=AMD64, url=f"https://index/{filename}", sha256="0" * 64
     )
+
+
+@pytest.fixture(autouse=True)
+def _any_sha256(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What most tests install is locked with no digest of its own."""
+    if "poisoned" not in request.node.name:
+        monkeypatch.setattr("kbuild.image.packages.wheels.check_download", lambda *_: None)
+
+
+def test_a_poisoned_download_is_not_unpacked(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "demo-1-py3-none-any.whl", {"demo.py": "x = 1"})
+    locked = replace(package(wheel.name), sha256=digest_file(wheel).hex)
+    target = WheelTarget(python="3.11.7", platform=AMD64, prefix="/opt/env")
+    make_wheel(wheel, {"demo.py": "x = 2"})
+    with pytest.raises(CacheDamaged, match="demo"):
+        cached_wheels({locked: wheel}, target=target, compiler=None, cache=tmp_path / "cache", run=run)
+    assert not [each for each in (tmp_path / "cache/wheels").iterdir() if not each.name.startswith(".")]
 
 
 def make_wheel(path: Path, files: dict[str, str], name: str = "demo", version: str = "1") -> Path:

@@ -7,8 +7,11 @@ import shutil
 import signal
 import sys
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import requests
@@ -16,6 +19,7 @@ import yaml
 from unpacked import blob, read_image
 from world import HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
 
+from kbuild.digest import digest_file
 from kbuild.errors import (
     BaseImageError,
     HashMismatch,
@@ -176,6 +180,15 @@ def test_the_same_again_is_taken_as_it_is_and_another_machine_makes_the_same(wor
     assert anew.digest == first.digest
 
 
+def replace_two(document: dict[str, Any]) -> None:
+    """The lock with another wheel for its last package."""
+    entry = document["package"][-1]
+    wheel = Path(unquote(urlsplit(entry["url"]).path))
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.comment = b"another wheel"
+    entry["hash"]["sha256"] = digest_file(wheel).hex
+
+
 @pytest.mark.parametrize("what", ["model", "wheel", "base", "label"])
 def test_another_input_is_another_image(world: World, what: str) -> None:
     before = build(world).digest
@@ -183,7 +196,7 @@ def test_another_input_is_another_image(world: World, what: str) -> None:
     if what == "model":
         (world.store.models[world.model] / "model.txt").write_bytes(b"another model\n")
     elif what == "wheel":
-        edit_lock(world, lambda document: document["package"].pop())
+        edit_lock(world, replace_two)
     elif what == "base":
         manifest = json.loads((world.base / "index.json").read_bytes())["manifests"][0]
         changed = json.loads(blob(world.base, manifest)) | {"annotations": {"a": "b"}}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kbuild.digest import Digest
+from kbuild.digest import Digest, digest_file
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.errors import CacheDamaged
 from kbuild.files import mark_used
 
 
@@ -19,3 +20,9 @@ def cached_package(package: LockedPackage, cache: Path) -> Path | None:
     path = cache_path(package, cache)
     mark_used(path.parent)
     return path if path.is_file() else None
+
+
+def check_download(path: Path, package: LockedPackage) -> None:
+    """Raises CacheDamaged where a file is not the locked one any more; asked before it is unpacked."""
+    if digest_file(path).hex != package.sha256:
+        raise CacheDamaged(f"{path} of the cache does not have the sha256 that {package.name} is locked with")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from kbuild.environment.index.package_indexes import Indexes, find_files
+from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of_index
 from kbuild.environment.requirements import applicable
@@ -38,6 +39,8 @@ def check_lock(
     places = (*spec.indexes, *spec.find_links)
     strays, elsewhere = [], []
     for package in (each for platform in platforms for each in lockfile.for_platform(platform)):
+        if is_local(package.url):
+            continue  # nobody is asked for it; the audit says that no other machine has it
         if package.manager == "conda":
             channels = allowed_channels or spec.channels
             fits = is_of_channel(package.url, channels, environ)

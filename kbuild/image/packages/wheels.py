@@ -31,6 +31,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_trees, normalise_tree
 from kbuild.digest import Digest, digest_json
+from kbuild.environment.index.downloads import check_download
 from kbuild.environment.index.wheel_tags import supported_tags, wanted_glibc
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
@@ -129,6 +130,7 @@ def cached_wheels(
         with room_for(cache / "wheels", needed):
             for place, root in roots.items():
                 package = packages[place]
+                check_download(wheels[package], package)
                 _install(wheels[package], wheel_filename(package), target, root)
             if compiler is not None:
                 compile_trees(list(roots.values()), target.prefix, compiler, run=run)
