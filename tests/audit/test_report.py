@@ -19,7 +19,7 @@ from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.report.report import AuditReport, make_report, report_schema
 from kbuild.audit.report.sbom import make_sbom
-from kbuild.audit.report.text import markdown, summary, table
+from kbuild.audit.report.text import markdown, summary, summary_table, table
 from kbuild.audit.subject import Subject, read_trained
 
 NASTY = "a | b\n<script>`x`</script> [l](u) \\ *b* _i_ ![i](u)"
@@ -209,3 +209,51 @@ def test_a_lock_alone_is_a_subject(make_lock: Any, make_entry: Any) -> None:
     Draft202012Validator(report_schema()).validate(empty.to_json())
     assert json.loads(make_sbom(subject, empty))["metadata"]["component"]["name"] == "conda-lock.yml"
     assert summary(empty) == "clean: 0 findings"
+
+
+def test_what_is_said_of_many_packages_alike_is_one_row(subject: Subject) -> None:
+    """A real lock without hashes has one finding a package, all the same."""
+    findings = tuple(
+        Finding(
+            id="lock-no-sha256", check="lock", severity="high", where=f"pip:p{n}", version=f"1.{n}",
+            evidence=f"package[{n}]: its sha256 is missing", remedy="make the lock again",
+        )
+        for n in range(361)
+    )  # fmt: skip
+    other = replace(findings[0], id="lock-sdist", remedy="choose another version of p0")
+    report = make_report(
+        subject,
+        [CheckResult(check="lock", findings=(*findings, other))],
+        parse_policy({}, source="test"),
+        today=date(2026, 11, 22),
+        fail_on="low",
+    )
+    for text in (table(report, width=120, colour=False), markdown(report)):
+        assert text.count("lock-no-sha256") == text.count("lock-sdist") == 1
+        assert "the same of 360 more" in " ".join(text.split()) and "and 351 more" in " ".join(text.split())
+    assert "362 findings" in summary(report) and len(report.to_json()["findings"]) == 362
+
+
+@pytest.mark.parametrize(
+    "trick", ["\x1b[2J\x1b]0;clean\x07", "\x9b31m", "\u202eevil", "a\rclean", "\u2028x", "\x08\x08"]
+)
+def test_no_escape_of_any_input_reaches_a_terminal_or_a_page(subject: Subject, trick: str) -> None:
+    nasty = f"x{trick}y"
+    finding = Finding(id=nasty, check="lock", severity="high", where=nasty, version=nasty, evidence=nasty, remedy=nasty)
+    unchecked = Unchecked(check="lock", where=nasty, reason=nasty, remedy=nasty)
+    result = CheckResult(check="lock", findings=(finding,), unchecked=(unchecked,), notes=(nasty,))
+    result = replace(result, sources=(Source(name=nasty, fault=nasty),))
+    report = make_report(
+        replace(subject, reference=nasty),
+        [result],
+        parse_policy({}, source="test"),
+        today=date(2026, 11, 22),
+        fail_on="low",
+    )
+    texts = (
+        table(report, width=200, colour=False), markdown(report), json.dumps(report.to_json()),
+        make_sbom(subject, report), summary_table([(nasty, nasty)], width=100, colour=False),
+    )  # fmt: skip
+    for text in texts:
+        assert not set(trick) & set(text) - set("[]0;2Jcleanevilxy31m")
+        assert set(text) <= {*map(chr, range(32, 127)), "\n", "→", *"─ "}

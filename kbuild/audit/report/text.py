@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import unicodedata
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -10,11 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kbuild.audit.finding import UNCHECKED_ID
+from kbuild.audit.finding import UNCHECKED_ID, Finding
 from kbuild.audit.report.report import AuditReport
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 _MOST_UNCHECKED = 10
+# So many findings that say the same are told in one row.
+_FEWEST = 4
+_OWN = re.compile(
+    r"package\[\d+\]|\bsha256[:= ]?[0-9a-f]{8,64}|\b[0-9a-f]{32,64}\b|https?://\S+|\S+\.(?:whl|conda|tar\.gz|tar\.bz2)"
+)
+# Control characters, direction marks and the like, surrogates, separators of lines (Unicode's general categories).
+_UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 def summary(report: AuditReport) -> str:
@@ -32,19 +41,19 @@ def summary(report: AuditReport) -> str:
 def table(report: AuditReport, *, width: int, colour: bool) -> str:
     """For a terminal of that many columns."""
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False, soft_wrap=False)
-    console.print(Text(f"{report.reference}  {report.date}"))
+    console.print(_text(f"{report.reference}  {report.date}"))
     if report.findings:
         shown = Table(box=SIMPLE_HEAD, expand=True)
         # An id is looked for in logs and copied into policies: it stays in one piece, also where there are few columns.
         for name, ratio in (("severity", None), ("id", None), ("where", 2), ("what, and what to do", 5)):
             shown.add_column(name, ratio=ratio, overflow="fold", no_wrap=name == "id")
-        for each in report.findings:
-            where = f"{each.where} {each.version}" if each.version else each.where
-            what = Text(each.evidence).append(f"\n→ {each.remedy}", style="dim")
-            shown.add_row(Text(each.severity, style=_STYLES[each.severity]), Text(each.id), Text(where), what)
+        for each, places in _grouped(report.findings):
+            what = _text(_evidence(each, places)).append(plain(f"\n→ {each.remedy}"), style="dim")
+            severity = Text(each.severity, style=_STYLES[each.severity])
+            shown.add_row(severity, _text(each.id), _text(_listed(places)), what)
         console.print(shown)
     for line in _notes(report):
-        console.print(Text(line))
+        console.print(_text(line))
     console.print(Text(summary(report), style="green" if report.verdict == "clean" else "bold"))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
@@ -54,9 +63,8 @@ def markdown(report: AuditReport) -> str:
     lines = [f"### kbuild audit: {_cell(summary(report))}", "", f"`{_code(report.reference)}`, {report.date}", ""]
     if report.findings:
         lines += ["| severity | id | where | evidence | remedy |", "|---|---|---|---|---|"]
-        for each in report.findings:
-            where = f"{each.where} {each.version}" if each.version else each.where
-            cells = (each.severity, each.id, where, each.evidence, each.remedy)
+        for each, places in _grouped(report.findings):
+            cells = (each.severity, each.id, _listed(places), _evidence(each, places), each.remedy)
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines.append("")
     lines += [f"- {_cell(line)}" for line in _notes(report)]
@@ -70,9 +78,56 @@ def summary_table(rows: Sequence[tuple[str, str]], *, width: int, colour: bool) 
     shown.add_column("model", overflow="fold")
     shown.add_column("verdict", overflow="fold")
     for reference, verdict in rows:
-        shown.add_row(Text(reference), Text(verdict))
+        shown.add_row(_text(reference), _text(verdict))
     console.print(shown)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def plain(text: str) -> str:
+    """A text whose control and direction characters are written out: none of them reaches a terminal or a page."""
+    return "".join(
+        character if character == "\n" or unicodedata.category(character) not in _UNPRINTED else _written(character)
+        for character in text
+    )
+
+
+def _written(character: str) -> str:
+    return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")
+
+
+def _text(text: str) -> Text:
+    return Text(plain(text))
+
+
+def _grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
+    """Findings of one kind that say the same of many places are one row, with the places."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for each in findings:
+        groups.setdefault((each.id, each.severity, _alike(each, each.evidence), _alike(each, each.remedy)), []).append(
+            each
+        )
+    rows = []
+    for group in groups.values():
+        if len(group) < _FEWEST:
+            rows += [(each, [_place(each)]) for each in group]
+        else:
+            rows.append((group[0], [_place(each) for each in group]))
+    return sorted(rows, key=lambda row: findings.index(row[0]))
+
+
+def _alike(finding: Finding, text: str) -> str:
+    """A text without what is its own package's: name, version, place in the lock, digests."""
+    for own in filter(None, (finding.where, finding.where.partition(":")[2], finding.version)):
+        text = text.replace(own, "…")
+    return _OWN.sub("…", text)
+
+
+def _place(finding: Finding) -> str:
+    return f"{finding.where} {finding.version}" if finding.version else finding.where
+
+
+def _evidence(finding: Finding, places: list[str]) -> str:
+    return finding.evidence if len(places) == 1 else f"{finding.evidence}; the same of {len(places) - 1} more"
 
 
 def _notes(report: AuditReport) -> list[str]:
@@ -109,11 +164,11 @@ def _listed(names: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = " ".join(plain(text).split())
     for character in "\\`*_[]<>|":
         flat = flat.replace(character, f"\\{character}")
     return flat
 
 
 def _code(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'")
+    return " ".join(plain(text).split()).replace("`", "'")
