@@ -180,3 +180,64 @@ def test_files_made_to_take_long_do_not(make_bundle: Any, data: bytes) -> None:
     begin = time.process_time()
     scan(make_bundle, {"artifacts/x": data})
     assert time.process_time() - begin < 20
+
+
+JUNK = b"\x00\x01 not a pickle \xff\xfe"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"(S'true'\nios\nsystem\n.",
+        b"I1\n0(S'true'\nios\nsystem\n.",
+        JUNK + b"(S'true'\nios\nsystem\n.",
+        JUNK + b"(I7\nS'(true'\nibuiltins\ngetattr\n.",
+        JUNK + b"cos\nsystem\n(S'true'\ntR",
+        JUNK + b"cos\nsystem\n(S'true'\ntRg9\n.",
+        JUNK + b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R" + bytes(50),
+        JUNK + b"(S'true'\nios\nsystem\n\xff\xff",
+    ],
+)
+def test_what_calls_before_its_end_is_found_though_it_has_none(make_bundle: Any, data: bytes) -> None:
+    for name in ("artifacts/x", "artifacts/x.pkl"):
+        found = scan(make_bundle, {name: data}).findings
+        assert {each.severity for each in found} & {"critical", "medium"}, data
+
+
+def test_noise_and_text_are_no_pickles_without_an_end(make_bundle: Any) -> None:
+    import random
+
+    source = random.Random(7)  # noqa: S311
+    files = {f"artifacts/{n}.bin": source.randbytes(200_000) for n in range(3)}
+    files["artifacts/words"] = b"".join(
+        b"%s\n" % bytes(word) for word in (b"cat", b"ios", b"csv", b"re", b"(tR") * 2000
+    )
+    result = scan(make_bundle, files)
+    assert (result.findings, result.unchecked) == ((), ())
+
+
+def test_what_torch_rebuilds_by_type_is_judged_as_the_call_that_it_makes(make_bundle: Any) -> None:
+    rebuild = b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n("
+    tensor = rebuild + b"ctorch._utils\n_rebuild_parameter\nctorch.nn.parameter\nParameter\n(tN"
+    assert [
+        each.evidence for each in scan(make_bundle, {"x.pkl": tensor + b"tR."}).findings if "Parameter" not in str(each)
+    ] == []
+    evil = rebuild + b"cos\nsystem\nctorch\nTensor\n(X\x04\0\0\0true" + b"tNtR."
+    assert [each.id for each in scan(make_bundle, {"x.pkl": evil}).findings][:1] == ["pickle-dangerous"]
+
+
+def test_nested_classes_and_named_tuples_of_the_models_own_code_are_its_data(make_bundle: Any) -> None:
+    code = (
+        b"import os\nfrom collections import namedtuple\nclass Outer:\n    class Inner: ...\n    run = os.system\n"
+        b"Point = namedtuple('Point', 'x y')\nsystem = os.system\n"
+    )
+    for name, known in {
+        "Outer.Inner": True,
+        "Point": True,
+        "Outer.run": False,
+        "system": False,
+        "os.system": False,
+    }.items():
+        stated = b"\x80\x04\x8c\x05churn\x8c" + bytes([len(name)]) + name.encode() + b"\x93)R."
+        found = scan(make_bundle, {"code/churn/__init__.py": code, "m.pkl": stated}).findings
+        assert (found == ()) is known, (name, found)

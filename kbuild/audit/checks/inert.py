@@ -29,6 +29,7 @@ _LONG = 1 << 16
 _DEEP = 100_000
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
 # What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
+_TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
 _ATTRIBUTES = {("zoneinfo", "ZoneInfo", "_unpickle"), ("zoneinfo._zoneinfo", "ZoneInfo", "_unpickle")}
 
 
@@ -155,6 +156,9 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         place = (called.module, called.name)
         if place in _GETATTR:
             return self._attribute(arguments)
+        if place == _TYPED_TENSOR and len(arguments) == 4:
+            # It calls what it is given, and sets the state (torch/_tensor.py).
+            return self._call(arguments[0], arguments[2])
         if place in (("builtins", "type"), ("__builtin__", "type")) and len(arguments) != 1:
             self.problems["makes a class"] = None
         if place == ("functools", "partial") and not (arguments and isinstance(arguments[0], Global | type)):

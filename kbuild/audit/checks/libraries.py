@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 Read = Callable[[str], bytes | None]
 """The bytes of a file of a distribution by its path below site-packages, ``""`` for a compiled one; None: no such."""
 
-_CYTHON = re.compile(r"_?[A-Z]\w*|__pyx_unpickle_\w+|newObj")
+_CYTHON = re.compile(r"_?[A-Z]\w*|[sdcz][A-Z]\w*|__pyx_unpickle_\w+|newObj")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +62,8 @@ _FUNCTIONS = {
         "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
         "_rebuild_device_tensor_from_numpy"
     ),
+    # Its arguments are judged as the call that it makes of them.
+    "torch._tensor": _names("_rebuild_from_type_v2"),
     "torch.nn.functional": _names("relu gelu"),
     "torch._C._nn": _names("gelu"),
     "statsmodels.tools.tools": _names("Bunch"),
@@ -99,11 +101,13 @@ class Libraries:
         """Whether it is a class of a known library or of the model's own code; None where no file tells."""
         if name in _FUNCTIONS.get(module, ()):
             return True
-        if not re.fullmatch(r"[A-Za-z_][\w.]*", module) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", module) or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
             return False
         root = module.partition(".")[0]
         if root in self.own_roots and self.own is not None:
-            return name in (_definitions(module, self.own, functions=True) or ())
+            return name in (_definitions(module, self.own, functions=True, nested=True) or ())
+        if "." in name:
+            return False
         library = _LIBRARIES.get(root)
         if library is None or not _is_below(module, library):
             return False
@@ -171,8 +175,14 @@ def _is_compiled(module: str, read: Read) -> bool:
     return read(module.replace(".", "/")) == b""
 
 
-def _definitions(module: str, read: Read, *, functions: bool = False) -> frozenset[str] | None:
-    """The classes (and functions) that a module's source defines, None where there is no source."""
+_MAKERS = frozenset({"namedtuple", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Flag", "make_dataclass"})
+
+
+def _definitions(module: str, read: Read, *, functions: bool = False, nested: bool = False) -> frozenset[str] | None:
+    """The classes (and functions) that a module's source defines, None where there is no source.
+
+    With ``nested`` those in classes too, by qualified names, and what a call of ``namedtuple`` and its like makes.
+    """
     place = module.replace(".", "/")
     source = read(f"{place}.py")
     source = read(f"{place}/__init__.py") if source is None else source
@@ -184,11 +194,22 @@ def _definitions(module: str, read: Read, *, functions: bool = False) -> frozens
         return frozenset()
     kinds = (ast.ClassDef, ast.FunctionDef) if functions else (ast.ClassDef,)
     found: set[str] = set()
-    pending: list[ast.AST] = [tree]
+    pending: list[tuple[str, ast.AST]] = [("", tree)]
     while pending:
-        for node in ast.iter_child_nodes(pending.pop()):
+        prefix, parent = pending.pop()
+        for node in ast.iter_child_nodes(parent):
             if isinstance(node, kinds):
-                found.add(node.name)
+                found.add(prefix + node.name)
+            if nested and isinstance(node, ast.ClassDef):
+                pending.append((f"{prefix}{node.name}.", node))
             elif isinstance(node, ast.If | ast.Try | ast.With):
-                pending.append(node)
+                pending.append((prefix, node))
+            elif nested and isinstance(node, ast.Assign) and _makes_class(node.value):
+                found |= {prefix + target.id for target in node.targets if isinstance(target, ast.Name)}
     return frozenset(found)
+
+
+def _makes_class(value: ast.expr) -> bool:
+    called = value.func if isinstance(value, ast.Call) else None
+    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+    return name in _MAKERS

@@ -12,11 +12,12 @@ import contextlib
 import pickle
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from kbuild.audit.checks.containers import Unreadable, open_container
 from kbuild.audit.checks.inert import InertReader
+from kbuild.audit.checks.standins import is_importable
 from kbuild.audit.checks.tensors import is_tensors
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
@@ -30,6 +31,7 @@ _GLOBAL = re.compile(rb"[ci][A-Za-z_][\w.]{0,200}\n[A-Za-z_][\w.]{0,200}\n")
 _WORD = rb"(?:\x8c[\x01-\x7f]|X[\x01-\x7f]\0\0\0)[A-Za-z_][\w.]*(?:\x94|q[\0-\xff]|r[\0-\xff]{4})?"
 _NAMED = re.compile(_WORD + _WORD + rb"\Z")
 _NAMES = 300  # bytes of a module's and a class's name
+_MARKS = 8  # that are tried before an INST
 _EFFORT = 4 << 20  # bytes read in vain, beside twice the file's own
 _SHORTEST = 16
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
@@ -93,6 +95,7 @@ def pickle_streams(
 def _follow(data: bytes, begin: int, *, expected: bool, place: str, depth: int) -> Iterator[PickleStream]:
     """The pickles that follow each other from ``begin`` on, and those that begin later after something else."""
     number = 0
+    told: set[tuple[str, str]] = set()
     while begin < len(data):
         has_header = data[begin] == 0x80 and begin + 1 < len(data) and data[begin + 1] <= pickle.HIGHEST_PROTOCOL
         reader = InertReader(data, begin)
@@ -101,11 +104,12 @@ def _follow(data: bytes, begin: int, *, expected: bool, place: str, depth: int) 
         if not has_header and (number or not expected) and (fault is not None or not reader.calls):
             break
         name = f"{place}#{number}" if number else place
+        told |= reader.named.keys()
         yield from _told(reader, data, begin, fault, name, depth)
         begin, number = (reader.position if fault is None else begin + 1), number + 1
         if fault is not None:
             break
-    yield from _later(data, begin, place, depth, number)
+    yield from _later(data, begin, place, depth, told)
 
 
 def _told(
@@ -132,8 +136,11 @@ def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"
     return PickleStream(place=place, named=tuple(reader.named), problems=tuple(reader.problems), fault=fault, data=data)
 
 
-def _later(data: bytes, begin: int, place: str, depth: int, number: int) -> Iterator[PickleStream]:
-    """Pickles after bytes that are none: only what reads to its end and calls something is one."""
+def _later(data: bytes, begin: int, place: str, depth: int, told: Set[tuple[str, str]]) -> Iterator[PickleStream]:
+    """Pickles after bytes that are none: what reads to its end and calls something is one.
+
+    One without an end has done its harm before that is seen: what it called of a module that there is counts too.
+    """
     end, spent = begin, 0
     for at in _beginnings(data, begin):
         if at < end:
@@ -148,6 +155,10 @@ def _later(data: bytes, begin: int, place: str, depth: int, number: int) -> Iter
             reader.run()
             yield from _told(reader, data, at, None, f"{place}@{at}", depth)
             end = reader.position
+        elif probe.calls and any(is_importable(module) for module, _ in probe.named):
+            named = tuple(name for name in probe.named if is_importable(name[0]) and name not in told)
+            if named:
+                yield PickleStream(place=f"{place}@{at}", named=named, other=True, noisy=True)
 
 
 def _beginnings(data: bytes, begin: int) -> list[int]:
@@ -155,6 +166,9 @@ def _beginnings(data: bytes, begin: int) -> list[int]:
     for match in _GLOBAL.finditer(data, begin):
         marked = data[match.start() - 1 : match.start()] == b"(" and match.start() > begin
         found.add(match.start() - marked)  # INST and OBJ have a mark before the name
+        if data[match.start() : match.start() + 1] == b"i":
+            # INST: what it is called with stands between the two.
+            found |= _marks_before(data, begin, match.start())
     at = data.find(b"\x93", begin)
     while at >= 0:
         named = _NAMED.search(data[max(begin, at - _NAMES) : at])
@@ -162,6 +176,16 @@ def _beginnings(data: bytes, begin: int) -> list[int]:
             found.add(max(begin, at - _NAMES) + named.start())
         at = data.find(b"\x93", at + 1)
     return sorted(found)
+
+
+def _marks_before(data: bytes, begin: int, at: int) -> set[int]:
+    found: set[int] = set()
+    least = max(begin, at - _NAMES)
+    place = data.rfind(b"(", least, at)
+    while place >= 0 and len(found) < _MARKS:
+        found.add(place)
+        place = data.rfind(b"(", least, place)
+    return found
 
 
 def _encoded(data: bytes, place: str, depth: int) -> Iterator[PickleStream]:
