@@ -75,7 +75,7 @@ def modelify(request: ModelifyRequest, project_path: Path, env: str | None = Non
 
 def make_pipeline_ml(request: ModelifyRequest, registered: Mapping[str, Pipeline]) -> PipelineML:
     """The two pipelines bound to each other; arguments of a registered PipelineML that binds the same two are kept."""
-    from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+    from kbuild.training.pipeline_ml import PipelineML
 
     inference = _find(request.inference, registered)
     if isinstance(inference, PipelineML):
@@ -91,10 +91,10 @@ def make_pipeline_ml(request: ModelifyRequest, registered: Mapping[str, Pipeline
         if set(training.inference.nodes) == set(inference.nodes) and training.input_name == request.input_name:
             kpm_kwargs, log_model_kwargs = training.kpm_kwargs, training.log_model_kwargs
         training = training.training
-    return pipeline_ml_factory(
+    return PipelineML(  # the factory takes no pipeline that is bound to itself
         training,
-        inference,
-        request.input_name,
+        inference=inference,
+        input_name=request.input_name,
         kpm_kwargs={**kpm_kwargs, **request.kpm_kwargs},
         log_model_kwargs={**log_model_kwargs, **request.log_model_kwargs},
     )

@@ -67,9 +67,11 @@ class ServedPipeline:
 
     def load_artifacts(self, artifacts: Mapping[str, str]) -> None:
         """Load every input but the request's from paths or ``file:`` uris; raises InvalidModel when one is missing."""
-        missing = sorted(set(self.sources) - set(artifacts))
+        missing, surplus = sorted(set(self.sources) - set(artifacts)), sorted(set(artifacts) - set(self.sources))
         if missing:
             raise InvalidModel(f"the model lacks the artifact(s) {', '.join(missing)}")
+        if surplus:
+            raise InvalidModel(f"the model has artifact(s) that no input reads: {', '.join(surplus)}")
         self._values = {name: load_input(name, source, artifacts[name]) for name, source in self.sources.items()}
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:

@@ -231,6 +231,19 @@ def pipeline_ml_factory(
 
     Raises PipelineMLError with every reason why the two do not fit.
     """
+    for name, given in (("training", training), ("inference", inference)):
+        if not isinstance(given, Pipeline):
+            raise PipelineMLError(
+                f"the {name} pipeline is a {type(given).__name__}, {given!r:.60}, not a Kedro pipeline",
+                hint="pipeline_ml_factory takes training, inference and the name of inference's input, in this order",
+            )
+    if not isinstance(input_name, str):
+        raise PipelineMLError(f"input_name is a {type(input_name).__name__}, not the name of a dataset")
+    if inference.nodes and set(_plain(training)) == set(_plain(inference)):
+        raise PipelineMLError(
+            "the training pipeline is bound to itself: training and inference have the same nodes",
+            hint="give the pipeline that is served as the second argument",
+        )
     return PipelineML(
         training,
         inference=inference,

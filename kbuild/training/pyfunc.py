@@ -28,7 +28,8 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
     """The inference pipeline with a description of its inputs, ready for ``mlflow.pyfunc.log_model``.
 
     Args:
-        pipeline_ml: a PipelineML; or else ``pipeline`` and ``input_name``, the inference pipeline and its input.
+        pipeline_ml: a PipelineML; or else ``pipeline`` and ``input_name``, the inference pipeline and its input, which
+            may stand first and third, as kedro-mlflow has it.
         catalog: the Kedro catalog that says how each input is stored.
         runner: None, or "SequentialRunner" (also Kedro's class or an instance) to let Kedro run the pipeline, which
             takes longer, needs Kedro where the model is served, and calls ``hooks``.
@@ -40,17 +41,22 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
 
     def __init__(
         self,
-        pipeline_ml: PipelineML | None = None,
+        pipeline_ml: PipelineML | Pipeline | None = None,
         catalog: CatalogProtocol | None = None,
-        *,
-        pipeline: Pipeline | None = None,
         input_name: str | None = None,
-        runner: Any = None,
         copy_mode: CopyMode | None = None,
+        runner: Any = None,
+        *,
+        pipeline: Pipeline | PipelineML | None = None,
         hooks: Iterable[Any] | None = None,
     ) -> None:
         from kbuild.training.artifacts import describe_inputs
 
+        # kedro-mlflow's first argument is the inference pipeline; what is bound brings it along.
+        if pipeline_ml is not None and not hasattr(pipeline_ml, "inference"):
+            pipeline_ml, pipeline = None, pipeline_ml if pipeline is None else pipeline
+        if hasattr(pipeline, "inference"):
+            pipeline_ml, pipeline = pipeline, None
         if pipeline_ml is not None:
             pipeline = pipeline_ml.inference if pipeline is None else pipeline
             input_name = pipeline_ml.input_name if input_name is None else input_name

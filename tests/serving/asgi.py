@@ -65,11 +65,13 @@ def serve(loaded: Any, folder: Any, **changes: Any) -> ServingApp:
     """Our app around a PyFuncModel, ready."""
     import mlflow.pyfunc.scoring_server
 
-    from kbuild.serving.answer.fast import make_fast_path
-    from kbuild.serving.answer.model import ServedModel
+    from kbuild.serving.answer.fast import is_own, make_fast_path
+    from kbuild.serving.answer.model import ServedModel, parameters_of
 
+    facts = read_facts(loaded, folder)
     model = ServedModel(
-        facts=read_facts(loaded, folder),
+        facts=facts,
+        parameters=parameters_of(facts) if is_own(loaded) else None,
         app=mlflow.pyfunc.scoring_server.init(loaded),
         fast=make_fast_path(loaded),
         slow=make_slow_path(loaded, stack_traces=changes.get("stack_traces", False)),

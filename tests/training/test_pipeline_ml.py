@@ -250,3 +250,15 @@ def test_transcoded_names_are_one_dataset() -> None:
     training = Pipeline([node(identity, "raw", "weights@pickle", name="fit")])
     inference = Pipeline([node(pair, ["raw", "weights@json"], "answer", name="answer")])
     assert pipeline_ml_factory(training, inference, "raw").trains
+
+
+def test_what_is_no_pair_of_pipelines_is_refused() -> None:
+    with pytest.raises(PipelineMLError, match=r"^the training pipeline is a str, 'a', not a Kedro pipeline"):
+        pipeline_ml_factory("a", make_inference(), "raw")  # type: ignore[arg-type]
+    with pytest.raises(PipelineMLError, match="the inference pipeline is a str"):
+        pipeline_ml_factory(make_training(), "raw", "raw")  # type: ignore[arg-type]
+    with pytest.raises(PipelineMLError, match="input_name is a list"):
+        pipeline_ml_factory(make_training(), make_inference(), ["raw"])  # type: ignore[arg-type]
+    for training in (make_training(), make_training().tag("again")):
+        with pytest.raises(PipelineMLError, match="bound to itself"):
+            pipeline_ml_factory(training, training, "raw")

@@ -134,6 +134,29 @@ def test_the_arguments_of_a_pipeline_ml(package: ModuleType, catalog: DataCatalo
     assert bound.extract_pipeline_artifacts(catalog)["factors"] == (Path(catalog["factors"]._filepath)).as_uri()
 
 
+def test_what_is_bound_may_stand_for_its_pipeline_and_kedro_mlflows_order_of_arguments_is_taken(
+    package: ModuleType, catalog: DataCatalog
+) -> None:
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit")])
+    inference = make_pipeline(package)
+    bound = pipeline_ml_factory(training, inference, "orders", kpm_kwargs={"copy_mode": "copy"})
+    wanted = load(KedroPipelineModel(pipeline=inference, catalog=catalog, input_name="orders")).output_names
+    for model in (
+        KedroPipelineModel(pipeline=bound, catalog=catalog),
+        KedroPipelineModel(pipeline=bound, catalog=catalog, input_name="orders"),
+        KedroPipelineModel(inference, catalog, "orders", "copy"),
+        KedroPipelineModel(bound, catalog),
+    ):
+        assert (model.output_names, model.input_name, model.copy_mode) == (wanted, "orders", "copy")
+
+
+def test_artifacts_that_nothing_reads_are_refused(package: ModuleType, catalog: DataCatalog) -> None:
+    model = make_model(package, catalog)
+    artifacts = model.extract_pipeline_artifacts()
+    with pytest.raises(InvalidModel, match="that no input reads: extra"):
+        model.load_artifacts({**artifacts, "extra": artifacts["factors"]})
+
+
 def test_too_few_arguments_are_refused(package: ModuleType, catalog: DataCatalog) -> None:
     with pytest.raises(PipelineMLError, match="needs a catalog"):
         KedroPipelineModel(pipeline=make_pipeline(package), input_name="orders")

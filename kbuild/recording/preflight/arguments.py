@@ -18,7 +18,7 @@ from kbuild.training.pyfunc import check_hooks
 _TABLES = ("metadata", "tags", "params")
 # MLflow's docs, "Logged models" and "Model registry": what names may not hold.
 _BARRED = {"name": "/:.%\"'", "registered_model_name": "/:"}
-_SIGNATURES = ("auto",)
+_SIGNATURES = ("auto", "used")
 
 
 def check_arguments(binding: Binding) -> Iterator[Finding]:

@@ -80,12 +80,17 @@ def _media_type(content_type: str) -> str | None:
     return kind if all(name == "charset" and value.lower() == "utf-8" for name, _, value in pairs) else None
 
 
+def is_own(loaded: Any) -> bool:
+    """Whether a loaded PyFuncModel is kbuild's own."""
+    kind = type(getattr(loaded._model_impl, "python_model", None))
+    return (kind.__module__, kind.__qualname__) == _MODEL
+
+
 def make_fast_path(loaded: Any) -> FastPath | None:
     """For a loaded PyFuncModel; None if it is not one that this can answer for."""
-    python_model = getattr(loaded._model_impl, "python_model", None)
-    kind = type(python_model)
-    if (kind.__module__, kind.__qualname__) != _MODEL:
+    if not is_own(loaded):
         return None
+    python_model = loaded._model_impl.python_model
     metadata = loaded.metadata
     if metadata._is_signature_from_type_hint() or metadata._is_type_hint_from_example():
         return None

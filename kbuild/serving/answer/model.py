@@ -13,11 +13,12 @@ from typing import Any
 
 import kbuild
 from kbuild.errors import InvalidModel
-from kbuild.serving.answer.fast import FastPath, make_fast_path
+from kbuild.serving.answer.fast import FastPath, is_own, make_fast_path
 from kbuild.serving.answer.load_model import LeanModel, load_lean
 from kbuild.serving.answer.mlflow_side import MlflowSide
 from kbuild.serving.answer.model_facts import Facts, read_facts
-from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply
+from kbuild.serving.answer.params import find_unknown
+from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply, error_reply
 
 # What MLflow's server sets while it serves, for models that ask.
 _SERVING_VARIABLE = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
@@ -28,6 +29,7 @@ class ServedModel:
     """A model that can be asked; may be asked in many threads at once.
 
     ``app`` is MLflow's own ASGI app of this model; ``when_ready`` is called once its example is predicted.
+    ``parameters`` are those that a request may bring, None where that is MLflow's to say.
     """
 
     facts: Facts
@@ -35,6 +37,7 @@ class ServedModel:
     fast: FastPath | None
     slow: Callable[[bytes, str], Reply]
     when_ready: Callable[[], None] | None = None
+    parameters: frozenset[str] | None = None
 
     def answer(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
         """The reply to ``POST /invocations``, and whether the short way gave it."""
@@ -45,6 +48,8 @@ class ServedModel:
                 return TOO_DEEP, True
             if found is not None:
                 return Reply(status=200, body=found), True
+        if self.parameters is not None and (unknown := find_unknown(body, self.parameters)) is not None:
+            return error_reply(400, "BAD_REQUEST", unknown), False
         return self.slow(body, content_type), False
 
 
@@ -66,7 +71,8 @@ def load_model(folder: Path, *, stack_traces: bool = False, import_mlflow: str =
     if lean is None:
         loaded = side.load()
         facts, fast = read_facts(loaded, folder), make_fast_path(loaded)
-        return ServedModel(facts=facts, app=side, fast=fast, slow=side.answer)
+        own = parameters_of(facts) if is_own(loaded) else None
+        return ServedModel(facts=facts, app=side, fast=fast, slow=side.answer, parameters=own)
     os.environ[_SERVING_VARIABLE] = "true"
     if not _answers_its_example(lean):
         side.load()
@@ -76,7 +82,13 @@ def load_model(folder: Path, *, stack_traces: bool = False, import_mlflow: str =
         fast=lean.fast,
         slow=side.answer,
         when_ready=side.load_in_background if import_mlflow == "background" else None,
+        parameters=parameters_of(lean.facts),
     )
+
+
+def parameters_of(facts: Facts) -> frozenset[str]:
+    """The names that a request may bring values for."""
+    return frozenset(str(each["name"]) for each in facts.params or ())
 
 
 def prefer_model_code(model: Path) -> None:

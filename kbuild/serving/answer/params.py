@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kbuild.serving.answer.columns import Unusual
-from kbuild.serving.watch.logs import LOGGER
 
-_log = logging.getLogger(LOGGER)
+# Of kedro-mlflow's requests; it changes nothing here, and every model takes it.
+RUNNER = "runner"
 # MLflow's type names: what of JSON's types is accepted, and what it becomes.
 _SCALARS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]] = {
     "boolean": ((bool,), bool),
@@ -45,15 +46,15 @@ class ParamReader:
         if params is not None and type(params) is not dict:
             raise Unusual
         if not self._given:
-            # MLflow drops params that no signature knows, and says so.
+            # MLflow drops params that no signature knows.
             if params:
                 raise Unusual
             return params
         if not params:
             return dict(self._defaults)
+        if any(name not in self._specs and name != RUNNER for name in params):
+            raise Unusual
         known = {name: value for name, value in params.items() if name in self._specs}
-        if len(known) != len(params):
-            _log.warning("params that the signature does not have are ignored: %s", ", ".join({*params} - {*known}))
         return {**{name: self._read(name, value) for name, value in known.items()}, **self._missing(known)}
 
     def _missing(self, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +70,28 @@ class ParamReader:
         if len({*map(type, value)}) != 1:
             raise Unusual
         return [_read_scalar(kind, each) for each in value]
+
+
+def find_unknown(body: bytes, known: Collection[str]) -> str | None:
+    """What to say of a JSON request with params that the model does not have; None of any other.
+
+    MLflow would leave them out and answer as if they had not been sent.
+    """
+    if b'"params"' not in body:
+        return None
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    params = request.get("params") if isinstance(request, dict) else None
+    unknown = [name for name in params if name not in known and name != RUNNER] if isinstance(params, dict) else []
+    if not unknown:
+        return None
+    has = f"It has {', '.join(sorted(known))}." if known else "It has none."
+    spelled = [name.removeprefix("params:") for name in unknown]
+    near = {each for name in spelled for each in difflib.get_close_matches(name, sorted(known), n=1)}
+    meant = f" Did you mean {', '.join(sorted(near))}?" if near else ""
+    return f"The model has no params {', '.join(map(repr, unknown))[:200]}. {has}{meant}"
 
 
 def _read_scalar(kind: str, value: Any) -> Any:
