@@ -99,15 +99,7 @@ class MlflowPipelineHook:
                 attach(pipeline, catalog, None)  # the run is theirs, and active
             elif planned is not None or tracked or settings.every_run:
                 if planned is not None:
-                    look_ahead(
-                        planned,
-                        catalog,
-                        project_path=project_path,
-                        experiment=settings.experiment or _get_package_name() or project_path.name,
-                        artifact_location=settings.artifact_location,
-                        package_name=_get_package_name(),
-                        wrong=wrong,
-                    )
+                    look_ahead(planned, catalog, project_path, _get_package_name(), settings, wrong)
                 elif wrong is not None:
                     raise wrong
                 self._begin(run_params, pipeline, catalog, planned, config, settings)

@@ -11,6 +11,7 @@ from kbuild.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from kbuild.project.config import ProjectConfig
+    from kbuild.project.tracking_settings import TrackingSettings
     from kbuild.training.pipeline_ml import PipelineML
 
 
@@ -27,11 +28,9 @@ def try_config(project_path: Path, env: str | None, loader: Any) -> tuple[Projec
 def look_ahead(
     planned: PipelineML,
     catalog: Any,
-    *,
     project_path: Path,
-    experiment: str,
-    artifact_location: str | None,
     package_name: str | None,
+    settings: TrackingSettings,
     wrong: ConfigurationError | None,
 ) -> None:
     """Raise all that is found at once, ``wrong`` among it; notes are told."""
@@ -42,8 +41,8 @@ def look_ahead(
         planned,
         catalog,
         project_path=project_path,
-        name=experiment,
-        artifact_location=artifact_location,
+        name=settings.experiment or package_name or project_path.name,
+        artifact_location=settings.artifact_location,
         package_name=package_name,
     )
     raise_findings([*([] if wrong is None else [Finding(about="configuration", error=wrong)]), *looked.findings])
