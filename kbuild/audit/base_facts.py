@@ -38,7 +38,7 @@ BASE_FILES = (*_OS_RELEASE, _DPKG, _DPKG_FOLDER, *_APK, *_RPM)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BasePackage:
+class InstalledPackage:
     """A source package of the distribution; ``parts`` are its binary packages that are installed."""
 
     kind: Kind
@@ -53,14 +53,14 @@ class BasePackage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BaseFacts:
+class ImageBase:
     """``ecosystem`` is OSV's name of the release, ``Debian:12``; None where there is none, and ``fault`` says why.
 
     With a fault the packages may be incomplete or unknown.
     """
 
     ecosystem: str | None
-    packages: tuple[BasePackage, ...]
+    packages: tuple[InstalledPackage, ...]
     fault: str | None = None
 
 
@@ -69,7 +69,7 @@ def wants_base_bytes(path: str) -> bool:
     return path in (*_OS_RELEASE, _DPKG, *_APK) or _is_part(path)
 
 
-def read_base(files: Mapping[str, bytes | None], *, known: Mapping[str, str] | None = None) -> BaseFacts:
+def read_base(files: Mapping[str, bytes | None], *, known: Mapping[str, str] | None = None) -> ImageBase:
     """From the files below ``BASE_FILES`` (relative paths).
 
     ``known`` holds os-release's fields as the image's builder knows them, for a base without that file.
@@ -95,7 +95,7 @@ def read_base(files: Mapping[str, bytes | None], *, known: Mapping[str, str] | N
     if packages and ecosystem is None:
         named = " ".join(filter(None, (release.get("ID"), release.get("VERSION_ID")))) or "no release"
         faults.append(f"its os-release names {named}, for which OSV has no advisories that kbuild knows")
-    return BaseFacts(ecosystem=ecosystem, packages=_by_source(packages), fault="; ".join(faults) or None)
+    return ImageBase(ecosystem=ecosystem, packages=_by_source(packages), fault="; ".join(faults) or None)
 
 
 def _is_part(path: str) -> bool:
@@ -104,12 +104,12 @@ def _is_part(path: str) -> bool:
     return folder == _DPKG_FOLDER and not name.endswith(".md5sums")
 
 
-def _by_source(packages: list[tuple[Kind, str, str, str]]) -> tuple[BasePackage, ...]:
+def _by_source(packages: list[tuple[Kind, str, str, str]]) -> tuple[InstalledPackage, ...]:
     parts: dict[tuple[Kind, str, str], set[str]] = {}
     for kind, name, version, part in packages:
         parts.setdefault((kind, name, version), set()).add(part)
     return tuple(
-        BasePackage(kind=kind, name=name, version=version, parts=tuple(sorted(found)))
+        InstalledPackage(kind=kind, name=name, version=version, parts=tuple(sorted(found)))
         for (kind, name, version), found in sorted(parts.items())
     )
 

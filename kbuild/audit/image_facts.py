@@ -17,7 +17,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from kbuild.audit.base_facts import BASE_FILES, BaseFacts, read_base, wants_base_bytes
+from kbuild.audit.base_facts import BASE_FILES, ImageBase, read_base, wants_base_bytes
 from kbuild.audit.image_layers import ImageLayer
 from kbuild.audit.secrets import may_hold_secrets
 from kbuild.digest import Digest, digest_json
@@ -78,7 +78,7 @@ class ImageFacts:
     conda: tuple[CondaRecord, ...]
     unowned: tuple[str, ...]
     model_digest: Digest | None
-    base: BaseFacts
+    base: ImageBase
     brought: frozenset[str] = frozenset()
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)

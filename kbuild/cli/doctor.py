@@ -11,7 +11,7 @@ import click
 
 from kbuild.cli.config import ProjectConfig, env_option, find_project, project_config, tracking_uri
 from kbuild.cli.options import cache_folder, json_option
-from kbuild.doctor.checks import Check, Patient, examine
+from kbuild.doctor.checks import Examined, Patient, examine
 from kbuild.errors import ConfigurationError, EnvironmentUnfit
 from kbuild.hooks.start_trigger import make_site
 from kbuild.process import run
@@ -59,7 +59,7 @@ def _root() -> Path | None:
         return None  # pyproject.toml itself is at fault, and is told as such
 
 
-def _show(check: Check) -> None:
+def _show(check: Examined) -> None:
     """One row at a time: some checks take seconds, and somebody waits."""
     click.echo(f"{click.style(f'{check.status:<4}', fg=_COLOURS[check.status])} {check.name:<13} {check.detail}")
     hint = _hint(check)
@@ -67,5 +67,5 @@ def _show(check: Check) -> None:
         click.echo(f"{'':<18} -> {hint}")
 
 
-def _hint(check: Check) -> str | None:
+def _hint(check: Examined) -> str | None:
     return None if check.status == "ok" else check.hint

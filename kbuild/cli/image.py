@@ -63,7 +63,7 @@ from kbuild.workflow import Delivery, ImageResult, Tools, build_image, check_nam
 @json_option
 def command(
     model: str | None,
-    best: Wanted | None,
+    best: Measure | None,
     all_registered: bool,
     from_file: str | None,
     jobs: int | None,
@@ -154,24 +154,24 @@ def command(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class Measure:
     """What makes one run better than another."""
 
     metric: str
     lowest: bool
 
 
-def parse_best(text: str) -> Wanted:
+def parse_best(text: str) -> Measure:
     """Read ``METRIC``, ``METRIC:max`` or ``METRIC:min``; raises click's BadParameter."""
     metric, colon, direction = text.rpartition(":")
     if not colon or direction not in ("min", "max"):  # MLflow lets names have colons
         metric, direction = text, "max"
     if not metric.strip():
         raise click.BadParameter(f"{text!r} names no metric")
-    return Wanted(metric=metric.strip(), lowest=direction == "min")
+    return Measure(metric=metric.strip(), lowest=direction == "min")
 
 
-def _take_best(parent: ModelReference, wanted: Wanted, tools: Tools, show: Show) -> str:
+def _take_best(parent: ModelReference, wanted: Measure, tools: Tools, show: Show) -> str:
     """The best child run's model, as a reference; says which it is, and of which others."""
     best = tools.store.best_child(parent, wanted.metric, lowest=wanted.lowest)
     which = "lowest" if wanted.lowest else "highest"

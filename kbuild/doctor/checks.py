@@ -49,7 +49,7 @@ _LITTLE, _TOO_LITTLE = 8e9, 3e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class Examined:
     """What was looked at, how it is, and for all but ok what to type."""
 
     name: str
@@ -71,32 +71,32 @@ class Patient:
     environ: Mapping[str, str]
 
 
-def examine(patient: Patient) -> Iterator[Check]:
+def examine(patient: Patient) -> Iterator[Examined]:
     """Every check in its order; none raises, and none waits longer than half a minute."""
     for name, look in _CHECKS.items():
         try:
             yield from look(patient)
         except KbuildError as error:
-            yield Check(name=name, status="fail", detail=error.message, hint=error.hint)
+            yield Examined(name=name, status="fail", detail=error.message, hint=error.hint)
         except (OSError, ValueError) as error:
-            yield Check(name=name, status="fail", detail=f"{type(error).__name__}: {error}")
+            yield Examined(name=name, status="fail", detail=f"{type(error).__name__}: {error}")
 
 
-def _configuration(patient: Patient) -> Iterator[Check]:
+def _configuration(patient: Patient) -> Iterator[Examined]:
     if patient.problem is not None:
-        yield Check(name="configuration", status="fail", detail=patient.problem.message, hint=patient.problem.hint)
+        yield Examined(name="configuration", status="fail", detail=patient.problem.message, hint=patient.problem.hint)
     elif patient.config.root is None:
-        yield Check(
+        yield Examined(
             name="configuration",
             status="warn",
             detail="this folder is in no Kedro project; defaults are used",
             hint="go to the project's folder",
         )
     else:
-        yield Check(name="configuration", status="ok", detail=f"project {patient.config.root}")
+        yield Examined(name="configuration", status="ok", detail=f"project {patient.config.root}")
 
 
-def _versions(patient: Patient) -> Iterator[Check]:
+def _versions(patient: Patient) -> Iterator[Examined]:
     found = {"python": platform.python_version()}
     wrong = [] if found["python"] in _PYTHON else [f"Python {found['python']} is not {_PYTHON}"]
     for name, wanted in _SUPPORTED.items():
@@ -109,27 +109,29 @@ def _versions(patient: Patient) -> Iterator[Check]:
             wrong.append(f"{name} {found[name]} is not {wanted}")
     hint = " ".join(["pip install", *(f"'{name}{wanted}'" for name, wanted in _SUPPORTED.items())])
     listed = ", ".join(f"{name} {text}" for name, text in found.items())
-    yield Check(name="versions", status="fail" if wrong else "ok", detail="; ".join(wrong) or listed, hint=hint)
+    yield Examined(name="versions", status="fail" if wrong else "ok", detail="; ".join(wrong) or listed, hint=hint)
 
 
-def _tracking(patient: Patient) -> Iterator[Check]:
+def _tracking(patient: Patient) -> Iterator[Examined]:
     uri, shown = patient.tracking, without_credentials(patient.tracking)
     try:
         MlflowStore(tracking_uri=uri, registry_uri=patient.environ.get("MLFLOW_REGISTRY_URI") or None).ping()
     except ModelNotFound as error:
         hint = "kedro run, or MLFLOW_TRACKING_URI=URL"
-        yield Check(name="tracking", status="warn", detail=f"nothing was logged yet: {error.message}", hint=hint)
+        yield Examined(name="tracking", status="warn", detail=f"nothing was logged yet: {error.message}", hint=hint)
         return
     try:
         check_server(uri, logs_models=True)
     except TrackingUnavailable as error:
         # Models of an older server can be built, which is what most who ask are about.
-        yield Check(name="tracking", status="warn", detail=f"kedro run logs no model: {error.message}", hint=error.hint)
+        yield Examined(
+            name="tracking", status="warn", detail=f"kedro run logs no model: {error.message}", hint=error.hint
+        )
     else:
-        yield Check(name="tracking", status="ok", detail=f"{shown} answers")
+        yield Examined(name="tracking", status="ok", detail=f"{shown} answers")
 
 
-def _index(patient: Patient) -> Iterator[Check]:
+def _index(patient: Patient) -> Iterator[Examined]:
     import requests
 
     found = package_indexes(run=patient.run, environ=patient.environ)
@@ -137,9 +139,9 @@ def _index(patient: Patient) -> Iterator[Check]:
         releases = find_releases("mlflow", found, environ={**patient.environ, **found.environment}, session=session)
     hosts = ", ".join(map(without_credentials, (*found.urls, *found.find_links)))
     if releases:
-        yield Check(name="index", status="ok", detail=f"{hosts} answers, newest mlflow {max(releases)}")
+        yield Examined(name="index", status="ok", detail=f"{hosts} answers, newest mlflow {max(releases)}")
     else:
-        yield Check(
+        yield Examined(
             name="index",
             status="fail",
             detail=f"{hosts} has no release of mlflow",
@@ -147,17 +149,17 @@ def _index(patient: Patient) -> Iterator[Check]:
         )
 
 
-def _channels(patient: Patient) -> Iterator[Check]:
+def _channels(patient: Patient) -> Iterator[Examined]:
     channels = patient.config.channels or ("conda-forge",)
     for name, url in zip(channels, channel_urls(channels, patient.environ), strict=False):
         shown = without_credentials(url)
         if answers_as_channel(url):
-            yield Check(name="channels", status="ok", detail=f"{shown} answers")
+            yield Examined(name="channels", status="ok", detail=f"{shown} answers")
         elif patient.config.interpreter == "conda":
             hint = "CONDA_CHANNEL_ALIAS=URL, or interpreter: captured in kbuild.yml"
-            yield Check(name="channels", status="fail", detail=f"{shown} does not answer", hint=hint)
+            yield Examined(name="channels", status="fail", detail=f"{shown} does not answer", hint=hint)
         else:
-            yield Check(
+            yield Examined(
                 name="channels",
                 status="warn",
                 detail=f"{name} does not answer at {shown}: images get the interpreter that runs here",
@@ -165,52 +167,54 @@ def _channels(patient: Patient) -> Iterator[Check]:
             )
 
 
-def _solver(patient: Patient) -> Iterator[Check]:
+def _solver(patient: Patient) -> Iterator[Examined]:
     with tempfile.TemporaryDirectory(prefix="kbuild-doctor-") as folder:
         solver = find_solver(Path(folder))
         done = patient.run([str(solver), "--version"], timeout=60)
     if done.returncode == 0:
-        yield Check(name="solver", status="ok", detail=f"{solver.name} {done.stdout.strip()}".strip())
+        yield Examined(name="solver", status="ok", detail=f"{solver.name} {done.stdout.strip()}".strip())
     else:
         words = done.stderr.strip().rpartition("\n")[2]
-        yield Check(
+        yield Examined(
             name="solver", status="fail", detail=f"{solver.name} fails: {words}", hint="pip install 'kbuild[build]'"
         )
 
 
-def _engine(patient: Patient) -> Iterator[Check]:
-    yield Check(name="engine", status="ok", detail=f"native: {make_engine('native', patient.run).probe()}")
+def _engine(patient: Patient) -> Iterator[Examined]:
+    yield Examined(name="engine", status="ok", detail=f"native: {make_engine('native', patient.run).probe()}")
     try:
-        yield Check(name="engine", status="ok", detail=f"buildkit: {make_engine('buildkit', patient.run).probe()}")
+        yield Examined(name="engine", status="ok", detail=f"buildkit: {make_engine('buildkit', patient.run).probe()}")
     except KbuildError as error:
-        yield Check(
+        yield Examined(
             name="engine", status="warn", detail=f"no buildkit: {error.message}", hint=error.hint or "install Docker"
         )
 
 
-def _runtime(patient: Patient) -> Iterator[Check]:
+def _runtime(patient: Patient) -> Iterator[Examined]:
     wanted = patient.environ.get(RUNTIME_VARIABLE) or "auto"
     try:
         if wanted in ("auto", "docker"):
-            yield Check(name="runtime", status="ok", detail=f"Docker {DockerDaemon().version} runs images")
+            yield Examined(name="runtime", status="ok", detail=f"Docker {DockerDaemon().version} runs images")
             return
     except EngineUnavailable:
         if wanted == "docker":
             raise
     try:
-        yield Check(name="runtime", status="ok", detail=f"{choose_runtime(wanted, run=patient.run).name} runs images")
+        yield Examined(
+            name="runtime", status="ok", detail=f"{choose_runtime(wanted, run=patient.run).name} runs images"
+        )
     except RuntimeUnavailable as error:
-        yield Check(name="runtime", status="warn", detail=f"no run and no verify: {error.message}", hint=error.hint)
+        yield Examined(name="runtime", status="warn", detail=f"no run and no verify: {error.message}", hint=error.hint)
 
 
-def _base(patient: Patient) -> Iterator[Check]:
+def _base(patient: Patient) -> Iterator[Examined]:
     choice = default_base() if patient.config.base is None else parse_base(patient.config.base)
-    yield Check(name="base", status="ok", detail=choice.text)
+    yield Examined(name="base", status="ok", detail=choice.text)
 
 
-def _registry(patient: Patient) -> Iterator[Check]:
+def _registry(patient: Patient) -> Iterator[Examined]:
     if patient.config.push is None:
-        yield Check(
+        yield Examined(
             name="registry",
             status="warn",
             detail="kbuild.yml has no push: nothing is pushed unless --push says where",
@@ -221,12 +225,12 @@ def _registry(patient: Patient) -> Iterator[Check]:
     try:
         RegistryClient(reference).check_access()
     except RegistryError as error:
-        yield Check(name="registry", status="fail", detail=error.message, hint=error.hint)
+        yield Examined(name="registry", status="fail", detail=error.message, hint=error.hint)
     else:
-        yield Check(name="registry", status="ok", detail=f"{reference.registry} answers and lets us in")
+        yield Examined(name="registry", status="ok", detail=f"{reference.registry} answers and lets us in")
 
 
-def _disk(patient: Patient) -> Iterator[Check]:
+def _disk(patient: Patient) -> Iterator[Examined]:
     cache = patient.cache
     cache.mkdir(parents=True, exist_ok=True)
     if not os.access(cache, os.W_OK):
@@ -234,13 +238,13 @@ def _disk(patient: Patient) -> Iterator[Check]:
     free = shutil.disk_usage(cache).free
     status: Status = "fail" if free < _TOO_LITTLE else "warn" if free < _LITTLE else "ok"
     detail = f"{free / 1e9:.1f} GB free in {cache}"
-    yield Check(name="disk", status=status, detail=detail, hint=f"KBUILD_CACHE_DIR=FOLDER, or rm -r {cache}")
+    yield Examined(name="disk", status=status, detail=detail, hint=f"KBUILD_CACHE_DIR=FOLDER, or rm -r {cache}")
 
 
-def _trigger(patient: Patient) -> Iterator[Check]:
+def _trigger(patient: Patient) -> Iterator[Examined]:
     trigger = patient.config.trigger
     if trigger is None:
-        yield Check(name="trigger", status="ok", detail="none: nothing follows training")
+        yield Examined(name="trigger", status="ok", detail="none: nothing follows training")
     else:
         variable = None
         if isinstance(trigger, WebhookTrigger):
@@ -249,16 +253,16 @@ def _trigger(patient: Patient) -> Iterator[Check]:
             variable = trigger.token_env
         if variable is not None and not patient.environ.get(variable):
             detail = f"{trigger.kind}: the environment variable {variable} is not set"
-            yield Check(name="trigger", status="fail", detail=detail, hint=f"export {variable}=…")
+            yield Examined(name="trigger", status="fail", detail=detail, hint=f"export {variable}=…")
         else:
-            yield Check(name="trigger", status="ok", detail=trigger.kind)
+            yield Examined(name="trigger", status="ok", detail=trigger.kind)
     waiting = patient.site.outbox.messages()
     if waiting:
         detail = f"{len(waiting)} messages wait in {patient.site.outbox.folder}"
-        yield Check(name="outbox", status="warn", detail=detail, hint="kbuild trigger --flush")
+        yield Examined(name="outbox", status="warn", detail=detail, hint="kbuild trigger --flush")
 
 
-_CHECKS: Mapping[str, Callable[[Patient], Iterator[Check]]] = {
+_CHECKS: Mapping[str, Callable[[Patient], Iterator[Examined]]] = {
     "configuration": _configuration,
     "versions": _versions,
     "tracking": _tracking,

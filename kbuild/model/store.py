@@ -45,11 +45,11 @@ def open_tracking(uri: str) -> AbstractContextManager[Tracking]:
 
 def open_store(tracking_uri: str, registry_uri: str | None = None, *, cache: Path | None = None) -> ModelStore:
     """The ``ModelStore`` at a tracking uri; nothing is asked yet. In ``cache`` is kept what a server never changes."""
-    return LeanStore(tracking_uri=tracking_uri, registry_uri=registry_uri, cache=cache)
+    return DirectStore(tracking_uri=tracking_uri, registry_uri=registry_uri, cache=cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeanStore:
+class DirectStore:
     """A ``ModelStore`` that answers as ``MlflowStore`` does, and mostly without importing MLflow.
 
     Whatever goes wrong or is not there is asked again through MLflow's client, whose errors are the ones users see.

@@ -3,7 +3,7 @@
 import pytest
 
 from kbuild.audit.checks.image import BaseCheck
-from kbuild.audit.image_facts import BaseFacts, ImageFacts
+from kbuild.audit.image_facts import ImageBase, ImageFacts
 from kbuild.audit.subject import Subject
 
 
@@ -16,7 +16,7 @@ def image(**labels: str) -> ImageFacts:
         conda=(),
         unowned=(),
         model_digest=None,
-        base=BaseFacts(ecosystem=None, packages=()),
+        base=ImageBase(ecosystem=None, packages=()),
     )
 
 

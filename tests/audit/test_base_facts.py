@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.base_facts import BaseFacts, BasePackage, read_base
+from kbuild.audit.base_facts import ImageBase, InstalledPackage, read_base
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.severity import read_severity
@@ -76,7 +76,7 @@ o:musl
 """
 
 
-def pairs(facts: BaseFacts) -> dict[str, str]:
+def pairs(facts: ImageBase) -> dict[str, str]:
     return {each.where: each.version for each in facts.packages}
 
 
@@ -221,7 +221,7 @@ class Osv:
         return {each: self.answers.get(each.name, ()) for each in packages}
 
 
-def check(base: BaseFacts, osv: Any, lock: Any) -> Any:
+def check(base: ImageBase, osv: Any, lock: Any) -> Any:
     image = ImageFacts(
         digest="sha256:" + "0" * 64,
         subdir="linux-64",
@@ -236,11 +236,11 @@ def check(base: BaseFacts, osv: Any, lock: Any) -> Any:
     return made.run(Subject(reference="x", kind="image", lock=lock, image=image))
 
 
-def base(*packages: BasePackage, fault: str | None = None) -> BaseFacts:
-    return BaseFacts(ecosystem="Debian:12", packages=packages, fault=fault)
+def base(*packages: InstalledPackage, fault: str | None = None) -> ImageBase:
+    return ImageBase(ecosystem="Debian:12", packages=packages, fault=fault)
 
 
-LIBC = BasePackage(kind="deb", name="glibc", version="2.36-9+deb12u9", parts=("libc-bin", "libc6"))
+LIBC = InstalledPackage(kind="deb", name="glibc", version="2.36-9+deb12u9", parts=("libc-bin", "libc6"))
 
 
 def test_the_base_is_asked_with_the_lock_and_told_by_its_source(make_lock: Any, make_entry: Any) -> None:

@@ -13,7 +13,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft202012Validator
 
-from kbuild.audit.base_facts import BaseFacts, BasePackage
+from kbuild.audit.base_facts import ImageBase, InstalledPackage
 from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
@@ -132,7 +132,7 @@ def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Sub
         conda=(),
         unowned=(),
         model_digest=None,
-        base=BaseFacts(ecosystem=None, packages=()),
+        base=ImageBase(ecosystem=None, packages=()),
     )
     bom = json.loads(make_sbom(replace(subject, image=image), report))
     assert [each["name"] for each in bom["components"] if each.get("scope") == "excluded"] == ["jinja2"]
@@ -140,7 +140,7 @@ def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Sub
 
 
 def test_the_sbom_names_the_packages_of_the_base(subject: Subject) -> None:
-    libc = BasePackage(kind="deb", name="glibc", version="2.36-9+deb12u9", parts=("libc6",))
+    libc = InstalledPackage(kind="deb", name="glibc", version="2.36-9+deb12u9", parts=("libc6",))
     image = ImageFacts(
         digest="d",
         subdir="linux-64",
@@ -149,7 +149,7 @@ def test_the_sbom_names_the_packages_of_the_base(subject: Subject) -> None:
         conda=(),
         unowned=(),
         model_digest=None,
-        base=BaseFacts(ecosystem="Debian:12", packages=(libc,)),
+        base=ImageBase(ecosystem="Debian:12", packages=(libc,)),
     )
     finding = Finding(
         id="DSA-1",

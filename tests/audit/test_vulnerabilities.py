@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kbuild.audit.base_facts import BaseFacts
+from kbuild.audit.base_facts import ImageBase
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.finding import CheckResult
 from kbuild.audit.image_facts import CondaRecord, ImageFacts
@@ -114,7 +114,7 @@ def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, m
         conda=(record,),
         unowned=(),
         model_digest=None,
-        base=BaseFacts(ecosystem=None, packages=()),
+        base=ImageBase(ecosystem=None, packages=()),
     )
     assert check(lock, database, image=facts).unchecked == ()
     # As conda-forge's records of 2026 name it; OpenCV's library is two projects' and so no certain one's.

@@ -13,7 +13,7 @@ from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.show import Show
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, SomeFailed
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 from kbuild.workflow import Delivery, ImageRequest, Outcome
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -119,7 +119,7 @@ def test_where_there_is_nothing_to_build_that_is_said(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(LeanStore, "registered", lambda store: [])
+    monkeypatch.setattr(DirectStore, "registered", lambda store: [])
     (tmp_path / "refs.txt").write_text("# none yet\n")
     done = CliRunner().invoke(image_command.command, ["--from-file", "refs.txt"])
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "refs.txt names no model\n")

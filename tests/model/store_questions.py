@@ -14,7 +14,7 @@ import mlflow
 from kbuild.errors import KbuildError
 from kbuild.model.fetch import MlflowStore, ModelStore
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 
 
 class Echo(mlflow.pyfunc.PythonModel):
@@ -117,7 +117,7 @@ def log_everything(uri: str, artifacts: str | None) -> Logged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alone(LeanStore):
+class Alone(DirectStore):
     """A lean store that has nobody to ask."""
 
     def _mlflow(self, *, reached: bool = False) -> MlflowStore:
@@ -126,7 +126,7 @@ class Alone(LeanStore):
 
 def check_answers(logged: Logged, scratch: Path) -> None:
     """Lean answers equal those of MLflow's client, errors and their words included."""
-    alone, lean, mlflow_store = (kind(tracking_uri=logged.uri) for kind in (Alone, LeanStore, MlflowStore))
+    alone, lean, mlflow_store = (kind(tracking_uri=logged.uri) for kind in (Alone, DirectStore, MlflowStore))
     for text in logged.familiar:
         assert _fetched(alone, text, scratch / "lean") == _fetched(mlflow_store, text, scratch / "mlflow"), text
     for text in logged.others:
@@ -179,7 +179,7 @@ def check_tags(logged: Logged) -> None:
     assert present() == [{"kbuild.a": "2", "kbuild.b": "é 'quoted'"}, {}, after[2], {}]
     alone.set_tags(logged.two, {"kbuild.a": "3"}, model_uri=f"models:/{logged.first_id}")
     assert present()[1] == present()[3] == {"kbuild.a": "3"}
-    lean = LeanStore(tracking_uri=logged.uri)
+    lean = DirectStore(tracking_uri=logged.uri)
     for run_id in (logged.removed, "f" * 32):
         failures = [_failure(store.set_tags, run_id, {"kbuild.a": "1"}) for store in (lean, mlflow_store)]
         assert failures[0] == failures[1]

@@ -28,7 +28,7 @@ from kbuild.model.fetch import MlflowStore, RunFacts
 from kbuild.model.folders import open_local
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.sqlite import WITH_WORKSPACES, WITHOUT_WORKSPACES
-from kbuild.model.store import LeanStore, open_tracking
+from kbuild.model.store import DirectStore, open_tracking
 from kbuild.model.tracking import Unfamiliar, reasons
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -106,7 +106,7 @@ print(*sorted({{"mlflow", "sqlalchemy", "requests", "pandas", "numpy", "pip"}} &
 def test_a_writer_in_between_is_waited_for(logged: Logged) -> None:
     with closing(sqlite3.connect(_database(logged), isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
-        thread = Thread(target=LeanStore(tracking_uri=logged.uri).set_tags, args=(logged.one, {"kbuild.a": "1"}))
+        thread = Thread(target=DirectStore(tracking_uri=logged.uri).set_tags, args=(logged.one, {"kbuild.a": "1"}))
         thread.start()
         thread.join(0.3)
         assert thread.is_alive()
@@ -191,7 +191,9 @@ def test_other_stores_are_unfamiliar(logged: Logged, tmp_path: Path, uri: str) -
 
 def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no MLflow database"):
-        LeanStore(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").fetch(ModelReference.parse("f" * 32), tmp_path / "m")
+        DirectStore(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").fetch(
+            ModelReference.parse("f" * 32), tmp_path / "m"
+        )
     assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -353,6 +355,6 @@ def test_a_folder_that_cannot_be_written_is_said_as_by_mlflows_client(logged: Lo
         database.execute("UPDATE runs SET artifact_uri = ?", (f"{tmp_path}/lock/artifacts",))
         database.commit()
     # MLflow keeps the folder of every run it met: this one is asked for here alone.
-    for store in (LeanStore(tracking_uri=logged.uri), MlflowStore(tracking_uri=logged.uri)):
+    for store in (DirectStore(tracking_uri=logged.uri), MlflowStore(tracking_uri=logged.uri)):
         with pytest.raises(OutputError, match="cannot be stored"):
             store.upload(logged.unfinished, [tmp_path / "lock"], "kbuild")

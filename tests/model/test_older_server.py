@@ -14,7 +14,7 @@ from fake_tracking import API, RUN, FakeTracking, fake_tracking
 from kbuild.errors import RunWithoutModel
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MLMODEL = "flavors: {python_function: {env: conda.yaml, loader_module: mlflow.pyfunc.model, python_version: 3.11.7}}\n"
@@ -36,7 +36,7 @@ class OlderTracking:
 def test_a_run_is_built_by_its_id_and_by_the_name_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_tracking(tmp_path / "artifacts") as fake:
         monkeypatch.setattr(fake, "answer", OlderTracking(fake))
-        stores = (LeanStore(tracking_uri=fake.uri), MlflowStore(tracking_uri=fake.uri))
+        stores = (DirectStore(tracking_uri=fake.uri), MlflowStore(tracking_uri=fake.uri))
         for store in stores:
             with pytest.raises(RunWithoutModel):
                 store.fetch(ModelReference.parse(RUN), tmp_path / "none")

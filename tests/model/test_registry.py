@@ -21,7 +21,7 @@ from kbuild.errors import ModelNotFound, PackageNotFound, TrackingRefused, Unexp
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 from kbuild.platform import host_platform
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
@@ -83,9 +83,9 @@ def _tagged(client: mlflow.MlflowClient) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", [MlflowStore, LeanStore])
+@pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
 def test_versions_of_exactly_this_model_are_tagged_through_copies(
-    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | LeanStore]
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | DirectStore]
 ) -> None:
     _, run_id, (a, b) = filled
     for name, model_id in (("dev", a), ("other", b)):
@@ -101,9 +101,9 @@ def test_versions_of_exactly_this_model_are_tagged_through_copies(
     assert _tagged(client) == {"other/1", "prod/2", "dev/1", "prod/1", "o'brien/1", "far/1"}
 
 
-@pytest.mark.parametrize("kind", [MlflowStore, LeanStore])
+@pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
 def test_versions_of_a_deleted_run_are_tagged(
-    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | LeanStore]
+    client: mlflow.MlflowClient, filled: tuple[Path, str, list[str]], kind: type[MlflowStore | DirectStore]
 ) -> None:
     _, run_id, (a, _) = filled
     mlflow.register_model(f"models:/{a}", "dev")
@@ -119,7 +119,7 @@ def test_odd_names_are_found_and_read_and_prompts_are_no_models(
         mlflow.register_model(f"models:/{filled[2][0]}", name)
         client.set_registered_model_alias(name, "prod", "1")
     mlflow.genai.register_prompt(name="greeting", template="Hello {{name}}")
-    stores = (MlflowStore(tracking_uri=client.tracking_uri), LeanStore(tracking_uri=client.tracking_uri))
+    stores = (MlflowStore(tracking_uri=client.tracking_uri), DirectStore(tracking_uri=client.tracking_uri))
     assert sorted(stores[1].registered()) == sorted(f"models:/{name}/1" for name in ODD)
     for name in ODD:
         assert [version.name for version in find_versions(client, name)] == [name]
@@ -182,7 +182,7 @@ def test_many_registered_models_are_asked_for_together(
         return search(self, filter_string, **{**options, "max_results": 25})
 
     monkeypatch.setattr(mlflow.MlflowClient, "search_model_versions", count)
-    found = LeanStore(tracking_uri=client.tracking_uri).registered()
+    found = DirectStore(tracking_uri=client.tracking_uri).registered()
     assert set(found) == {f"models:/n{each}/{12 if each == 3 else 2}" for each in range(30)} | {"models:/n3/2"}
     # Not for those without versions either.
     assert not [text for text in asked if text] and len(asked) <= 4
@@ -206,7 +206,7 @@ def test_one_model_that_cannot_be_read_stops_no_other(
         return search(self, filter_string, **options)
 
     monkeypatch.setattr(mlflow.MlflowClient, "search_model_versions", refuse)
-    store = LeanStore(tracking_uri=client.tracking_uri)
+    store = DirectStore(tracking_uri=client.tracking_uri)
     found = sorted(store.registered())
     assert found == [
         "models:/alone/1", "models:/folder/1", "models:/forbidden@latest", "models:/gone/1", "models:/other/1",

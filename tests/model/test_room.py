@@ -20,7 +20,7 @@ from kbuild.errors import CacheTooSmall
 from kbuild.model.cloud import CloudFolder
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -73,11 +73,11 @@ def test_of_a_server_that_passes_files_on(server: FakeTracking, tmp_path: Path) 
     reference = ModelReference.parse(f"models:/m-{0:032x}")
     keeper = Counting(10**6)
     with keeping(tmp_path / "cache", keeper):
-        LeanStore(tracking_uri=server.uri).fetch(reference, into)
+        DirectStore(tracking_uri=server.uri).fetch(reference, into)
     check(keeper, into)
     small = Counting(60_000)
     with keeping(tmp_path / "cache", small), pytest.raises(CacheTooSmall):
-        LeanStore(tracking_uri=server.uri).fetch(reference, into)
+        DirectStore(tracking_uri=server.uri).fetch(reference, into)
     assert not [path for path in into.rglob("*") if path.is_file()] and small.held == 0
 
 
@@ -87,7 +87,7 @@ def test_a_file_of_a_run(server: FakeTracking, tmp_path: Path) -> None:
     package.write_bytes(bytes(70_000))
     keeper = Counting(10**6)
     with keeping(tmp_path / "cache", keeper):
-        LeanStore(tracking_uri=server.uri).download(RUN, "kbuild/packages/python.conda", tmp_path / "cache/lock")
+        DirectStore(tracking_uri=server.uri).download(RUN, "kbuild/packages/python.conda", tmp_path / "cache/lock")
     assert keeper.seen == [70_000] and keeper.held == 0
 
 

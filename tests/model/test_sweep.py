@@ -13,7 +13,7 @@ from kbuild.cli.image import Wanted, parse_best
 from kbuild.errors import InvalidModel, ModelNotFound, RunWithoutModel, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAN, INFINITE = float("nan"), float("inf")
@@ -43,7 +43,7 @@ class Sweep:
         return run_id
 
     def best(self, metric: str, *, lowest: bool = False) -> tuple[str, float, int, tuple[str, ...]]:
-        store = LeanStore(tracking_uri=self.client.tracking_uri)
+        store = DirectStore(tracking_uri=self.client.tracking_uri)
         best = store.best_child(ModelReference.parse(self.parent), metric, lowest=lowest)
         assert self.names[best.run_id] == best.name
         return best.name, best.value, best.compared, best.left_out
@@ -54,9 +54,9 @@ def sweep(client: mlflow.MlflowClient) -> Sweep:
     return Sweep(client)
 
 
-@pytest.mark.parametrize("kind", [MlflowStore, LeanStore])
+@pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
 def test_the_children_with_models_are_named_with_what_to_type(
-    sweep: Sweep, tmp_path: Path, kind: type[MlflowStore | LeanStore]
+    sweep: Sweep, tmp_path: Path, kind: type[MlflowStore | DirectStore]
 ) -> None:
     first, second = sweep.add("one"), sweep.add("two")
     failed = sweep.add("failed", models=0)

@@ -34,7 +34,7 @@ from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
 from kbuild._version import __version__
-from kbuild.audit.base_facts import BaseFacts, BasePackage, Kind
+from kbuild.audit.base_facts import ImageBase, InstalledPackage, Kind
 from kbuild.audit.finding import Finding
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockEntry
@@ -156,7 +156,7 @@ def _purl(entry: LockEntry) -> PackageURL:
     )
 
 
-def _distributed(package: BasePackage, base: BaseFacts) -> Component:
+def _distributed(package: InstalledPackage, base: ImageBase) -> Component:
     """A source package of the distribution; its parts are what is installed of it."""
     distribution, _, release = (base.ecosystem or "").partition(":")
     namespace = distribution.lower().replace(" ", "-") or None

@@ -69,7 +69,7 @@ class DockerContainer:
                 self.container.reload()
             except NotFound:
                 return False
-        return bool(self.container.status == "running")
+            return bool(self.container.status == "running")
 
     def logs(self) -> str:
         """What it wrote so far on both streams."""
