@@ -8,6 +8,8 @@ draft-ietf-httpapi-idempotency-key-header.
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, Remote
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _BACKOFF = 0.5
 _WORDS = 200
+_BYTES = 1 << 16
+# All tries together have this many times the time limit of one: training waits.
+_TRIES = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,13 @@ class _Request:
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    status: int
+    reason: str
+    words: str
 
 
 def send(
@@ -47,7 +59,8 @@ def send(
 ) -> None:
     """Tell the server of the event; returns once it took it. Raises DeliveryFailed saying why it did not.
 
-    What is busy is asked again after 0, 1, 2, 4 … half seconds, ``retries`` times. Secrets come from ``environ``.
+    What is busy is asked again after 0, 1, 2, 4 … half seconds, ``retries`` times; all together takes at most twice the
+    time limit. Secrets come from ``environ``.
     """
     match trigger:
         case WebhookTrigger():
@@ -57,22 +70,48 @@ def send(
         case GitlabTrigger():
             request = _gitlab(trigger, event, environ)
     server = urlsplit(request.url).netloc
+    answers: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_ask(trigger, request))
+        except Exception as error:  # noqa: BLE001  raised again where somebody waits for it
+            answers.put(error)
+
+    # In a thread of its own, which nobody waits for: the time limits of sockets begin anew with each byte.
+    threading.Thread(target=ask, daemon=True).start()
+    patience = _TRIES * trigger.timeout
     try:
-        with _session(trigger) as session:
-            answer = session.post(
-                request.url,
-                data=request.body,
-                headers=dict(request.headers),
-                timeout=trigger.timeout,
-                allow_redirects=False,
-                auth=_no_netrc,
-            )
-            # A server may repeat what it was sent, and these words are shown and logged.
-            words = " ".join(answer.text.replace(request.secret, "…")[:_WORDS].split())
-    except requests.RequestException as error:
-        raise DeliveryFailed(f"{server} does not answer: {reason_of(error)}") from error
-    if not 200 <= answer.status_code < 300:
-        raise DeliveryFailed(f"{server} answered {answer.status_code} {answer.reason}: {words}".rstrip(": "))
+        answer = answers.get(timeout=patience)
+    except queue.Empty:
+        raise DeliveryFailed(f"{server} gave no whole answer in {patience:g} s") from None
+    if isinstance(answer, requests.RequestException):
+        raise DeliveryFailed(f"{server} does not answer: {reason_of(answer)}") from answer
+    if isinstance(answer, Exception):
+        raise answer
+    if not 200 <= answer.status < 300:
+        raise DeliveryFailed(f"{server} answered {answer.status} {answer.reason}: {answer.words}".rstrip(": "))
+
+
+def _ask(trigger: RemoteTrigger, request: _Request) -> _Answer:
+    with (
+        _session(trigger) as session,
+        session.post(
+            request.url,
+            data=request.body,
+            headers=dict(request.headers),
+            timeout=trigger.timeout,
+            allow_redirects=False,
+            auth=_no_netrc,
+            stream=True,
+        ) as answer,
+    ):
+        if 200 <= answer.status_code < 300:  # what else it says is of no matter, however long it takes
+            return _Answer(status=answer.status_code, reason=answer.reason, words="")
+        said = next(answer.iter_content(_BYTES), b"").decode(answer.encoding or "utf-8", errors="replace")
+        # A server may repeat what it was sent, and these words are shown and logged.
+        words = " ".join(said.replace(request.secret, "…")[:_WORDS].split())
+        return _Answer(status=answer.status_code, reason=answer.reason, words=words)
 
 
 def _webhook(trigger: WebhookTrigger, event: TrainingEvent, environ: Mapping[str, str], now: int) -> _Request:

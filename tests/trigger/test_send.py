@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,6 +19,7 @@ from kbuild.trigger.send import send
 from kbuild.trigger.signature import check_signature
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
 
+VARIABLE = "HOOK"
 TOKEN = "hush-hush"  # noqa: S105
 
 
@@ -137,3 +142,45 @@ def test_a_token_with_a_line_break_is_not_shown(event: TrainingEvent) -> None:
     with pytest.raises(DeliveryFailed, match="line break") as caught:
         send(GithubTrigger(repository="a/b"), event, environ={"KBUILD_GITHUB_TOKEN": f"{TOKEN}\n"})
     assert TOKEN not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("at_once", "taken"),
+    [
+        (b"", False),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", False),
+        (b"HTTP/1.1 400 Bad\r\nContent-Length: 900\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", True),
+    ],
+)
+def test_one_byte_at_a_time_holds_nobody_up(
+    event: TrainingEvent, monkeypatch: pytest.MonkeyPatch, at_once: bytes, taken: bool
+) -> None:
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(at_once)
+                while not ended.wait(0.05):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        monkeypatch.setenv(VARIABLE, TOKEN)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        trigger = WebhookTrigger(url=url, secret_env=VARIABLE, timeout=0.3)
+        begun = time.monotonic()
+        try:
+            if taken:
+                send(trigger, event, environ=os.environ)
+            else:
+                with pytest.raises(DeliveryFailed):
+                    send(trigger, event, environ=os.environ)
+            assert time.monotonic() - begun < 5
+        finally:
+            ended.set()
+            thread.join()
