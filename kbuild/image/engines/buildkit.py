@@ -39,6 +39,7 @@ from kbuild.process import Completed, Runner, last_line
 from kbuild.progress import Progress
 
 _AHEAD = 64 << 20  # bytes that a build may write between two of its lines
+_UNPACKED = 3  # a layer's size beside that of its blob
 _HISTORY_MARK = " # buildkit"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _STEP = re.compile(r"#\d+ (\[.*)")
@@ -97,7 +98,7 @@ class BuildKitEngine:
             exported.mkdir(parents=True)
             stamp_times(context.path)
             archive = exported.with_suffix(".tar")
-            with _Growing(archive, size_of(context.path, set())) as growing:
+            with _Growing(archive, _expected(context, base)) as growing:
                 self._run(context, base, archive, growing, progress)
             # Beside the archive, which goes then.
             with room_for(exported, archive.stat().st_size):
@@ -150,6 +151,12 @@ class BuildKitEngine:
                 argv.append(f"--secret=id={name},env=KBUILD_SECRET_{number}")
         # Predefined arguments: they are in no history and no cache key.
         return argv + [f"--build-arg={name}" for name in _PROXIES if name in env]
+
+
+def _expected(context: BuildContext, base: ResolvedBase) -> int:
+    """Bytes of an export, but for what the steps of the Dockerfile write."""
+    layers = 0 if base.kind == "debs" or base.path is None else size_of(base.path, set())
+    return size_of(context.path, set()) + _UNPACKED * layers
 
 
 class _Growing:
