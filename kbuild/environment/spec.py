@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.conda_names import Names
@@ -112,8 +113,8 @@ def make_spec(
     return EnvironmentSpec(
         python=exact,
         conda=tuple(sorted(set(specs.values()))),
-        pip=tuple(sorted({str(requirement) for requirement in asked.requirements}, key=_by_name)),
-        constraints=tuple(sorted({str(constraint) for constraint in asked.constraints}, key=_by_name)),
+        pip=_others(asked.requirements),
+        constraints=_others(asked.constraints),
         channels=hidden,
         indexes=servers,
         platforms=tuple(sorted(set(platforms))),
@@ -175,6 +176,12 @@ def _listed(conda_env: Mapping[str, Any], key: str) -> list[Any]:
 def _by_name(requirement: str) -> tuple[str, str]:
     name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
     return canonicalize_name(name), requirement
+
+
+def _others(requirements: Iterable[Requirement]) -> tuple[str, ...]:
+    """Sorted; without kbuild, which MLflow lists for a model logged by hand: every image has its part of it."""
+    kept = {str(each) for each in requirements if canonicalize_name(each.name) != "kbuild"}
+    return tuple(sorted(kept, key=_by_name))
 
 
 def _unique(urls: Any) -> list[str]:

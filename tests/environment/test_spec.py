@@ -7,6 +7,7 @@ import pytest
 from kbuild.environment.spec import EnvironmentSpec, make_spec
 from kbuild.errors import EnvironmentSpecError
 from kbuild.platform import Platform
+from kbuild.shipped import image_files
 
 ENV = {
     "channels": ["conda-forge"],
@@ -211,3 +212,13 @@ def test_what_mlflow_writes_is_read_without_rattler_and_as_rattler_reads_it() ->
         assert (version == "None") == (read in (None, "*"))
         if version != "None":
             assert str(VersionSpec(version)) == str(VersionSpec(str(read)))
+
+
+def test_kbuild_itself_which_no_index_needs_to_have_is_brought_by_the_image() -> None:
+    """What MLflow infers of a KedroPipelineModel that is logged by hand, as in a notebook."""
+    spec = spec_of(
+        with_dependencies("python=3.11.7", {"pip": ["mlflow==3.17.2", "kbuild==0.1.0", "-c constraints.txt"]}),
+        files={"constraints.txt": "numpy==2.0.1\nkbuild==0.1.0"},
+    )
+    assert (spec.pip, spec.constraints) == (("mlflow==3.17.2",), ("numpy==2.0.1",))
+    assert "kbuild/training/pyfunc.py" in image_files()
