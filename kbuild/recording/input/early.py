@@ -1,0 +1,76 @@
+"""What can be told of the kind of the inference input before anything is trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from kbuild.errors import RecordingError
+from kbuild.recording.example import is_chosen, take_rows
+from kbuild.recording.input.signature import make_carried
+from kbuild.training.described import is_in_memory, is_persisted
+
+# Loaded once more for the look; training loads it too.
+_SMALL = 64 << 20
+_SERVED = ("pandas", "polars", "numpy")
+_SERVED_BUILTINS = (dict, list, str, bytes, int, float, bool)
+_LOCAL = ("file", "local", "")
+
+
+def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, made: bool) -> RecordingError | None:
+    """Why no request could bring the input, as far as its entry in the catalog lets one know; None where that is open.
+
+    By its data, if no node of the run makes it (``made``) and it is in memory or in a local file that is not large;
+    else by what the dataset's type says that it loads.
+    """
+    if dataset is None or is_chosen(log_model_kwargs):
+        return None
+    kind = find_kind(type(dataset))
+    if kind is not None and not _is_served(kind):
+        return RecordingError(
+            f"no request can bring the inference input {name!r}: {type(dataset).__name__} loads a value of the type "
+            f"{kind.__module__}.{kind.__qualname__}",
+            hint="let the first inference node make it of a table, an array, a dict, a list, a number, a text or "
+            "bytes, and let the catalog load that",
+        )
+    if made or not _is_at_hand(dataset):
+        return None
+    try:
+        data = dataset.load()
+    except Exception:  # noqa: BLE001  the node that loads it tells of that
+        return None
+    try:
+        make_carried(data, take_rows(data, 5))
+    except RecordingError as error:
+        return error
+    return None
+
+
+def find_kind(dataset: type) -> type | None:
+    """The class that a dataset type is declared to load, ``AbstractDataset[In, Out]``; None for none or several."""
+    for base in dataset.__mro__:
+        for each in vars(base).get("__orig_bases__", ()):
+            arguments = get_args(each)
+            if len(arguments) == 2:
+                return arguments[1] if inspect.isclass(arguments[1]) and not get_args(arguments[1]) else None
+    return None
+
+
+def _is_served(kind: type) -> bool:
+    home = kind.__module__.partition(".")[0]
+    # What typing and collections declare is anything that is like it.
+    return kind in _SERVED_BUILTINS or kind is object or home in (*_SERVED, "typing", "collections")
+
+
+def _is_at_hand(dataset: Any) -> bool:
+    if is_in_memory(dataset):
+        return bool(dataset.exists())
+    if not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL:
+        return False
+    try:
+        place = Path(str(dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath))
+        return place.is_file() and place.stat().st_size <= _SMALL
+    except Exception:  # noqa: BLE001  no version of it, or no file: whoever loads it says so
+        return False

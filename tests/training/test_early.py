@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.io import AbstractDataset, MemoryDataset
+from kedro_datasets.json.json_dataset import JSONDataset
+from kedro_datasets.pandas.csv_dataset import CSVDataset
+from kedro_datasets.pickle.pickle_dataset import PickleDataset
+
+from kbuild.recording.input.early import check_kind, find_kind
+
+
+class Picture:
+    pass
+
+
+class Pictures(AbstractDataset[Picture, Picture]):
+    def __init__(self, filepath: str) -> None:
+        self._filepath = filepath
+
+    def load(self) -> Picture:
+        raise NotImplementedError
+
+    def save(self, data: Picture) -> None:
+        raise NotImplementedError
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+class Signed(Pictures):
+    """Of a class that says what it loads."""
+
+
+def test_a_type_that_loads_what_no_request_brings_is_told() -> None:
+    for made in (True, False):
+        error = check_kind("photo", Signed("a.png"), {}, made=made)
+        assert error is not None
+        assert "'photo': Signed loads a value of the type" in error.message
+        assert "Picture" in error.message
+        assert error.hint
+    # Whoever writes a signature says what a request brings.
+    assert check_kind("photo", Signed("a.png"), {"signature": None}, made=False) is None
+
+
+def test_what_a_type_loads_is_read_of_its_bases() -> None:
+    assert (find_kind(Signed), find_kind(CSVDataset), find_kind(MemoryDataset)) == (Picture, pd.DataFrame, None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_that_is_there_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(pd.DataFrame({"mixed": pd.Series([1, "a"], dtype=object)})))
+    dataset = PickleDataset(filepath=str(path))
+    error = check_kind("x", dataset, {}, made=False)
+    assert error is not None
+    assert "'mixed'" in error.message
+    # What a node makes anew is another value then.
+    assert check_kind("x", dataset, {}, made=True) is None
+    assert check_kind("x", PickleDataset(filepath=str(tmp_path / "none.pkl")), {}, made=False) is None
+    path.write_bytes(b"no pickle")
+    assert check_kind("x", dataset, {}, made=False) is None
+    assert check_kind("x", MemoryDataset((1, 2)), {}, made=False) is not None
+    assert check_kind("x", MemoryDataset([1, 2]), {}, made=False) is None
+    assert check_kind("x", MemoryDataset(), {}, made=False) is None
+    assert check_kind("x", JSONDataset(filepath=str(path)), {}, made=False) is None
+    assert check_kind("x", None, {}, made=False) is None
