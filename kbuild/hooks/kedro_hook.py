@@ -146,7 +146,7 @@ class MlflowPipelineHook:
             config=config,
             settings=settings,
             git=git,
-            wanted=frozenset() if planned is None else find_released(planned.inference, pipeline, catalog),
+            wanted=frozenset() if planned is None else find_released(planned.binding, pipeline, catalog),
             planned=planned,
             detach=partial(attach, pipeline, catalog, None),
         )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
     from kedro.pipeline.node import Node
 
+    from kbuild.training.binding import Binding
     from kbuild.training.pipeline_ml import PipelineML
 
 
@@ -45,11 +46,11 @@ def _filter(runner: Any, pipeline: Pipeline, catalog: Any) -> list[Node]:
     return nodes
 
 
-def find_released(inference: Pipeline, training: Pipeline, catalog: Any) -> frozenset[str]:
+def find_released(binding: Binding, training: Pipeline, catalog: Any) -> frozenset[str]:
     """Inference inputs that training makes in memory: a runner drops them after their last use."""
     from kbuild.training.described import find_dataset, is_in_memory
 
-    made = inference.inputs() & training.all_outputs()
+    made = {*binding.inference.inputs(), *binding.input_names} & training.all_outputs()
     datasets = {name: find_dataset(name, catalog) for name in made}
     return frozenset(name for name, each in datasets.items() if each is None or is_in_memory(each))
 

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def _settle(
     made: list[Example] = []
 
     def use(loaded: Mapping[str, Any]) -> None:
-        data, has_data = _find_data(model.input_name, catalog, captured)
+        data, has_data = _find_data(pipeline_ml.input_names, catalog, captured)
         kpm = pipeline_ml.kpm_kwargs
         hooks, copy_mode = kpm.get("hooks") or (), kpm.get("copy_mode")
         own = OwnRun(pipeline_ml.inference, catalog, in_memory=captured, hooks=hooks, copy_mode=copy_mode)
@@ -199,19 +199,21 @@ class _Saved:
     notes: tuple[str, ...] = ()
 
 
-def _find_data(name: str, catalog: Any, captured: Mapping[str, Any]) -> tuple[Any, bool]:
+def _find_data(names: Sequence[str], catalog: Any, captured: Mapping[str, Any]) -> tuple[Any, bool]:
+    """The request's data, of several inputs a dict of them; and whether it is there."""
     from kedro.io import DatasetError
 
-    if name in captured:
-        return captured[name], True
-    dataset = find_dataset(name, catalog)
-    if dataset is None:
-        return None, False
-    try:
-        return dataset.load(), True
-    except DatasetError:
-        # Released, or never made in this run: the example says so if nothing else gives a signature.
-        return None, False
+    found = {}
+    for name in names:
+        dataset = find_dataset(name, catalog)
+        if name not in captured and dataset is None:
+            return None, False
+        try:
+            found[name] = captured[name] if name in captured else dataset.load()  # type: ignore[union-attr]
+        except DatasetError:
+            # Released, or never made in this run: the example says so if nothing else gives a signature.
+            return None, False
+    return (found if len(names) > 1 else found[names[0]]), True
 
 
 def _find_modules(model: KedroPipelineModel) -> set[str]:

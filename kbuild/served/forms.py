@@ -179,6 +179,13 @@ def _part(part: Form, value: Any) -> Any:
     return restore(part, pd.DataFrame(value) if part["kind"] in ("records",) else value)
 
 
+def _array(form: Form, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(to_python(value), dtype=form["dtype"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PredictionError(f"the request is no array of {form['dtype']}: {error}") from error
+
+
 _KINDS: dict[str, Callable[[Form, Any], Any]] = {
     "table": _table,
     "series": _series,
@@ -188,4 +195,5 @@ _KINDS: dict[str, Callable[[Form, Any], Any]] = {
     "records": _records,
     "mapping": _mapping,
     "tables": _tables,
+    "array": _array,
 }

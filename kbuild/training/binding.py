@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 DEFAULT_MODEL_NAME = "model"
+_APART = "take_request_apart"
 KPM_KWARGS = ("copy_mode", "hooks", "runner")
 # What a user may decide of mlflow.pyfunc.log_model; python_model and artifacts come from the run itself.
 LOG_MODEL_KWARGS = (
@@ -45,7 +47,8 @@ LOG_MODEL_KWARGS = (
 class Binding:
     """One inference pipeline, and the whole training it belongs to, of which a run may run a part.
 
-    ``made_names`` are the inputs of inference that training makes.
+    ``made_names`` are the inputs of inference that training makes; ``input_names`` the datasets that a request brings:
+    of several, a node takes the one ``input_name`` apart, a dict of them.
     """
 
     training: Pipeline
@@ -54,6 +57,7 @@ class Binding:
     input_name: str
     kpm_kwargs: dict[str, Any]
     log_model_kwargs: dict[str, Any]
+    input_names: tuple[str, ...]
 
     @property
     def training_names(self) -> frozenset[str]:
@@ -73,13 +77,14 @@ class Binding:
 def make_binding(
     training: Pipeline,
     inference: Pipeline,
-    input_name: str,
+    input_name: str | Sequence[str],
     kpm_kwargs: Mapping[str, Any] | None,
     log_model_kwargs: Mapping[str, Any] | None,
 ) -> Binding:
     """Check that the two pipelines fit; raises one PipelineMLError that names everything that does not."""
+    names = (input_name,) if isinstance(input_name, str) else tuple(input_name)
     problems = [
-        *_find_pipeline_problems(training, inference, input_name),
+        *_find_pipeline_problems(training, inference, names),
         *_find_unknown("kpm_kwargs", kpm_kwargs or {}, KPM_KWARGS),
         *_find_unknown("log_model_kwargs", log_model_kwargs or {}, LOG_MODEL_KWARGS),
     ]
@@ -92,6 +97,7 @@ def make_binding(
         warnings.warn("log_model_kwargs: 'artifact_path' is taken as 'name', write 'name' instead", stacklevel=4)
         log_model["name"] = log_model.pop("artifact_path")
     log_model.setdefault("name", DEFAULT_MODEL_NAME)
+    inference, input_name = _join(inference, names)
     return Binding(
         training=training,
         made_names=frozenset(
@@ -101,7 +107,20 @@ def make_binding(
         input_name=input_name,
         kpm_kwargs=dict(kpm_kwargs or {}),
         log_model_kwargs=log_model,
+        input_names=names,
     )
+
+
+def _join(inference: Pipeline, names: tuple[str, ...]) -> tuple[Pipeline, str]:
+    """The inference pipeline with one input: several come as a dict, which a node of its own takes apart."""
+    if len(names) == 1:
+        return inference, names[0]
+    from kedro.pipeline import node
+
+    joined = "+".join(names)
+    # A function of Python's own: what is served of it is a name to import.
+    apart = node(copy.copy, joined, {name: name for name in names}, name=_APART)
+    return inference + type(inference)([apart]), joined
 
 
 def merge_bindings(mine: tuple[Binding, ...], theirs: tuple[Binding, ...]) -> tuple[Binding, ...]:
@@ -126,17 +145,20 @@ def _only_others(training: Pipeline, known: frozenset[str]) -> Pipeline:
     return training.only_nodes(*(node.name for node in training.nodes if node.name not in known))
 
 
-def _find_pipeline_problems(training: Pipeline, inference: Pipeline, input_name: str) -> list[str]:
+def _find_pipeline_problems(training: Pipeline, inference: Pipeline, given: tuple[str, ...]) -> list[str]:
     if not inference.nodes:
         return ["the inference pipeline has no nodes"]
     problems = []
-    if input_name not in inference.inputs():
-        names = ", ".join(sorted(name for name in inference.inputs() if not is_parameter(name))) or "none"
-        problems.append(f"input_name {input_name!r} is no input of the inference pipeline (its inputs: {names})")
-    elif is_parameter(input_name):
-        problems.append(f"input_name {input_name!r} is a parameter, not a dataset")
+    if not given or len(set(given)) < len(given):
+        problems.append(f"input_name {list(given)!r} is not one or several different names")
+    for input_name in given:
+        if input_name not in inference.inputs():
+            names = ", ".join(sorted(name for name in inference.inputs() if not is_parameter(name))) or "none"
+            problems.append(f"input_name {input_name!r} is no input of the inference pipeline (its inputs: {names})")
+        elif is_parameter(input_name):
+            problems.append(f"input_name {input_name!r} is a parameter, not a dataset")
     known = {_strip(name) for name in training.datasets()}
-    needed = {name for name in inference.inputs() if name != input_name and not is_parameter(name)}
+    needed = {name for name in inference.inputs() if name not in given and not is_parameter(name)}
     strangers = sorted(name for name in needed if _strip(name) not in known)
     if strangers:
         problems.append(

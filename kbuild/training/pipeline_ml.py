@@ -8,7 +8,7 @@ that an inference pipeline was lost and stops the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class PipelineML(Pipeline):  # type: ignore[misc]
         *args: Any,
         tags: str | Iterable[str] | None = None,
         inference: Pipeline,
-        input_name: str,
+        input_name: str | Sequence[str],
         kpm_kwargs: Mapping[str, Any] | None = None,
         log_model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -90,6 +90,11 @@ class PipelineML(Pipeline):  # type: ignore[misc]
     def input_name(self) -> str:
         """The input of the inference pipeline that a request brings."""
         return self.binding.input_name
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The datasets that a request brings; several come in one dict, by these names."""
+        return self.binding.input_names
 
     @property
     def kpm_kwargs(self) -> dict[str, Any]:
@@ -214,7 +219,7 @@ class PipelineML(Pipeline):  # type: ignore[misc]
 def pipeline_ml_factory(
     training: Pipeline,
     inference: Pipeline,
-    input_name: str,
+    input_name: str | Sequence[str],
     *,
     kpm_kwargs: Mapping[str, Any] | None = None,
     log_model_kwargs: Mapping[str, Any] | None = None,
@@ -224,7 +229,7 @@ def pipeline_ml_factory(
     Args:
         training: what ``kedro run`` runs.
         inference: what is served; its inputs are ``input_name``, parameters, and datasets of ``training``.
-        input_name: the inference input that a request brings, usually one row a prediction.
+        input_name: the inference input that a request brings, usually one row a prediction; or a list of several.
         kpm_kwargs: ``copy_mode`` ("assign", "copy", "deepcopy", or ``{dataset: mode}``), ``runner`` and ``hooks``.
         log_model_kwargs: arguments of ``mlflow.pyfunc.log_model``: ``name`` (default "model"), ``signature``,
             ``input_example``, ``conda_env``, ``pip_requirements``, ``code_paths``, ``registered_model_name``, …

@@ -32,6 +32,11 @@ Where the pipeline reads some of a table's columns by name, recording says which
 27 columns of …`); `log_model_kwargs={"signature": "used"}` leaves the others out of signature, example and requests, if
 the pipeline's own answer stays the same without them.
 
+Several inputs are a list of names, `pipeline_ml_factory(training, inference, ["orders", "rates"])`: a request brings
+them by these names, `{"inputs": {"orders": [{"kind": "a", "count": 5}], "rates": [{"kind": "a", "rate": 3.0}]}}`, each
+table as a list of its rows, arrays as lists; `dataframe_records` and `dataframe_split` of one such row, and `predict`
+of such a dict, say the same. Each reaches the pipeline as a single input of its kind would.
+
 Made by `python tests/training/input_kinds.py`; the rows are seen to hold by `tests/training/test_kinds.py`.
 
 | input | in a request | signature |

@@ -258,3 +258,32 @@ def test_a_file_of_a_web_server_is_fetched_by_its_whole_url(tmp_path: Path) -> N
     dataset._fs = Web({})
     with pytest.raises(RecordingError, match="input 'x' cannot be fetched from https: KeyError"):
         settle(dataset, tmp_path / "again")
+
+
+class Unsaid:
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("nobody is to know")
+
+
+class GivesUnsaid(Mine):
+    def load(self) -> Any:
+        return Unsaid()
+
+
+def test_an_input_that_does_not_say_what_it_holds_is_named_as_uncompared(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"x")
+    assert settle(GivesUnsaid(str(tmp_path / "x.pkl")), tmp_path).uncompared == ("x",)
+    assert settle(MemoryDataset([1]), tmp_path / "other").uncompared == ()
+
+
+def test_what_the_catalog_loaded_is_handed_out_once_and_let_go_of(tmp_path: Path) -> None:
+    dataset = MemoryDataset({"a": [1]}, copy_mode="assign")
+    given: list[Any] = []
+
+    def use(loaded: Any) -> None:
+        loaded["x"]["a"].append(2)
+        given.append(loaded["x"])
+
+    # What it does to the values is not what the model gets.
+    assert settle(dataset, tmp_path, use=use).values == {"x": {"a": [1]}}
+    assert given == [{"a": [1, 2]}]

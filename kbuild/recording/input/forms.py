@@ -211,6 +211,8 @@ def _describe_mapping(data: Mapping[Any, Any]) -> dict[str, Any] | None:
             if type(name) is not str or not name:
                 raise _refuse(f"a dict with the key {name!r}, which is no text")
             part = _describe(each)
+            if isinstance(each, np.ndarray):
+                part = {"kind": "array", "dtype": str(each.dtype)}
             if part is None or part["kind"] == "tables":
                 raise _refuse(f"a dict of tables whose {name!r} is of the type {type(each).__name__}")
             _state_types(part)
@@ -248,6 +250,8 @@ def _carry_table(form: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _carry_part(part: Mapping[str, Any], value: Any) -> Any:
+    if part["kind"] == "array":
+        return value.astype(str).tolist() if value.dtype.kind == "M" else value.tolist()
     carried = carry(part, value)
     if isinstance(carried, pd.DataFrame):
         rows = carried.astype(object).where(carried.notna(), None).to_dict("records")

@@ -1,0 +1,97 @@
+"""Several inputs of one pipeline, brought by one request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+
+from kbuild.errors import PipelineMLError
+from kbuild.project.model_settings import TrainingSettings
+from kbuild.recording.record import record_model
+from kbuild.serving.answer.model import load_model
+from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ORDERS = pd.DataFrame({"kind": pd.Categorical(["b", "a", "b"]), "count": [1, 2, 3]})
+RATES = pd.DataFrame({"rate": [1.5, 2.0]}, index=pd.Index(["a", "b"], name="kind"))
+
+
+def fit(orders: Any, rates: Any) -> float:
+    return 2.0
+
+
+def price(orders: Any, rates: Any, factor: float, weights: Any = None) -> Any:
+    assert isinstance(orders["kind"].dtype, pd.CategoricalDtype)
+    rate = rates.loc[orders["kind"].astype(str), "rate"].to_numpy()
+    total = orders["count"] * rate * factor
+    return pd.DataFrame({"price": total if weights is None else total + weights.sum()})
+
+
+def bind(*names: str, inputs: tuple[str, ...] = ()) -> PipelineML:
+    return pipeline_ml_factory(
+        Pipeline([node(fit, ["orders", "rates"], "factor", name="fit")]),
+        Pipeline([node(price, ["orders", "rates", "factor", *inputs], "prices", name="price")]),
+        list(names),
+    )
+
+
+def record(bound: PipelineML, data: dict[str, Any], tmp_path: Path) -> Path:
+    catalog = DataCatalog({**{name: MemoryDataset(each) for name, each in data.items()}, "factor": MemoryDataset(2.0)})
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    recorded = record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
+    return Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path)))
+
+
+def test_tables_are_served_as_the_pipeline_knows_them(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    bound = bind("orders", "rates")
+    assert (bound.input_names, bound.input_name) == (("orders", "rates"), "orders+rates")
+    folder = record(bound, {"orders": ORDERS, "rates": RATES}, tmp_path)
+    own = {"predictions": [{"price": 4.0}, {"price": 6.0}, {"price": 12.0}]}
+    assert json.loads((folder / "recorded_prediction.json").read_text("utf-8")) == own
+    # As a client writes it: a table is a list of its rows.
+    rows = {"orders": [{"kind": "a", "count": 5}], "rates": [{"kind": "a", "rate": 3.0}]}
+    expected = [{"price": 30.0}]
+    server = load_model(folder)
+    split = {"columns": list(rows), "data": [list(rows.values())]}
+    for request in ({"inputs": rows}, {"dataframe_records": [rows]}, {"dataframe_split": split}):
+        reply, _ = server.answer(json.dumps(request).encode(), "application/json")
+        assert (reply.status, json.loads(reply.body)) == (200, {"predictions": expected}), reply.body
+    answer = mlflow.pyfunc.load_model(str(folder)).predict(rows)
+    assert answer.to_dict("records") == expected
+    for wrong in ({"orders": rows["orders"]}, {**rows, "orders": [{"kind": "a"}]}, {**rows, "rates": 3}):
+        reply, _ = server.answer(json.dumps({"inputs": wrong}).encode(), "application/json")
+        assert reply.status == 400, reply.body
+
+
+def test_an_array_goes_beside_tables(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    bound = bind("orders", "rates", "weights", inputs=("weights",))
+    data = {"orders": ORDERS, "rates": RATES, "weights": np.array([0.5, 0.25], dtype="float32")}
+    folder = record(bound, data, tmp_path)
+    request = json.loads((folder / "serving_input_example.json").read_text("utf-8"))
+    assert request["inputs"]["weights"] == [0.5, 0.25]
+    prices = json.loads((folder / "recorded_prediction.json").read_text("utf-8"))["predictions"]
+    assert prices == [{"price": 4.75}, {"price": 6.75}, {"price": 12.75}]
+
+
+def test_names_that_do_not_fit_are_told() -> None:
+    for names, told in (
+        ((), "not one or several"),
+        (("orders", "orders"), "not one or several"),
+        (("a",), "'a' is no"),
+    ):
+        with pytest.raises(PipelineMLError, match=told):
+            bind(*names)
+    one = bind("orders")
+    assert (one.input_names, one.input_name) == (("orders",), "orders")
+    # A part of a run, and sums, keep them.
+    both = bind("orders", "rates")
+    assert (both + Pipeline([])).only_nodes("fit").input_names == ("orders", "rates")
+    assert both == bind("orders", "rates") != one
