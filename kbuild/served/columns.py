@@ -133,18 +133,6 @@ def _bytes(values: pd.Series, column: Column) -> pd.Series:
     return _objects(values, make, column)
 
 
-def _flag(values: pd.Series, column: Column) -> pd.Series:
-    return _objects(_truth(values, {**column, "dtype": "boolean"}), bool, column)
-
-
-def _whole(values: pd.Series, column: Column) -> pd.Series:
-    return _objects(_number(values, {**column, "dtype": "Int64"}), int, column)
-
-
-def _array(values: pd.Series, column: Column) -> pd.Series:
-    return _objects(values, lambda each: np.asarray(each, dtype=column["element"]), column)
-
-
 def to_python(value: Any) -> Any:
     """The value in Python's own types, however deep numpy's are in it."""
     if isinstance(value, np.ndarray):
@@ -171,9 +159,9 @@ RESTORERS: dict[str, Callable[[pd.Series, Column], pd.Series]] = {
     "clock": _of_text(datetime.time.fromisoformat),
     "uuid": _of_text(uuid.UUID),
     "bytes": _bytes,
-    "flag": _flag,
-    "whole": _whole,
+    "flag": lambda values, column: _objects(_truth(values, {**column, "dtype": "boolean"}), bool, column),
+    "whole": lambda values, column: _objects(_number(values, {**column, "dtype": "Int64"}), int, column),
     "real": lambda values, column: _objects(values, float, column),
     "json": lambda values, column: _objects(values, to_python, column),
-    "array": _array,
+    "array": lambda values, column: _objects(values, lambda each: np.asarray(each, dtype=column["element"]), column),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import PipelineMLError
 from kbuild.project.model_settings import TrainingSettings
+from kbuild.recording.preflight.inputs import check_inputs, find_datasets
 from kbuild.recording.record import record_model
 from kbuild.serving.answer.model import load_model
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
@@ -64,7 +66,7 @@ def test_tables_are_served_as_the_pipeline_knows_them(store: mlflow.MlflowClient
     for request in ({"inputs": rows}, {"dataframe_records": [rows]}, {"dataframe_split": split}):
         reply, _ = server.answer(json.dumps(request).encode(), "application/json")
         assert (reply.status, json.loads(reply.body)) == (200, {"predictions": expected}), reply.body
-    answer = mlflow.pyfunc.load_model(str(folder)).predict(rows)
+    answer = mlflow.pyfunc.load_model(str(folder)).predict(copy.deepcopy(rows))
     assert answer.to_dict("records") == expected
     for wrong in ({"orders": rows["orders"]}, {**rows, "orders": [{"kind": "a"}]}, {**rows, "rates": 3}):
         reply, _ = server.answer(json.dumps({"inputs": wrong}).encode(), "application/json")
@@ -79,6 +81,23 @@ def test_an_array_goes_beside_tables(store: mlflow.MlflowClient, tmp_path: Path)
     assert request["inputs"]["weights"] == [0.5, 0.25]
     prices = json.loads((folder / "recorded_prediction.json").read_text("utf-8"))["predictions"]
     assert prices == [{"price": 4.75}, {"price": 6.75}, {"price": 12.75}]
+
+
+def test_the_preflight_looks_at_each_of_them() -> None:
+    bound = bind("orders", "rates")
+    good = {"orders": MemoryDataset(ORDERS), "rates": MemoryDataset(RATES)}
+
+    def check(datasets: dict[str, Any]) -> list[str]:
+        catalog = DataCatalog(datasets)
+        found, _ = find_datasets(bound, catalog)
+        return [f"{each.about}: {each.error.message}" for each in check_inputs(bound, found, catalog)]
+
+    assert check(good) == []
+    mixed = MemoryDataset(pd.DataFrame({"mixed": pd.Series([1, "a"], dtype=object)}))
+    (told,) = check({**good, "rates": mixed})
+    assert told.startswith("input_name: no request can bring the input's column 'mixed'")
+    (told,) = check({"orders": good["orders"]})
+    assert "'rates'" in told
 
 
 def test_names_that_do_not_fit_are_told() -> None:

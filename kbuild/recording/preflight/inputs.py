@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
+from kbuild.recording.input.early import check_kind
 from kbuild.recording.preflight.finding import Finding, did_you_mean
 from kbuild.served.calls import is_parameter
 from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted
@@ -48,16 +49,20 @@ def check_inputs(
     ``stale`` where more nodes have to run than are planned, as is told already.
     """
     made = {_strip(name) for name in (planned.binding.training if stale else planned).all_outputs()}
-    for name in sorted(planned.inference.inputs()):
+    # Of several inputs of a request the inference pipeline names one, which is no dataset.
+    for name in sorted((planned.inference.inputs() - {planned.input_name}) | set(planned.input_names)):
         if name not in datasets:
             continue  # its entry cannot be made, which is told already
-        is_request = name == planned.input_name
+        is_request = name in planned.input_names
         if is_request and not _needs_data(planned.log_model_kwargs):
             continue
         dataset = datasets[name]
         error = None if dataset is None else _check_class(name, dataset)
         if error is None and _strip(name) not in made:
             error = _check_there(name, dataset, planned, catalog, data=data)
+        if error is None and is_request:
+            made_or_unseen = _strip(name) in made or not data
+            error = check_kind(name, dataset, planned.log_model_kwargs, made=made_or_unseen)
         if error is not None:
             yield Finding(about="input_name" if is_request else "input", error=error)
 
