@@ -13,13 +13,14 @@ import click
 
 from kbuild.errors import ExtraNotInstalled
 
-# Those of the kbuild program that are about the project at hand, and two that only a project can have.
+# Those of the kbuild program that are about the project at hand, and three that only a project can have.
 _COMMANDS = {
     "audit": "kbuild.cli.audit",
     "check": "kbuild.cli.check",
     "image": "kbuild.cli.image",
     "init": "kbuild.cli.init",
     "modelify": "kbuild.cli.modelify",
+    "ui": "kbuild.cli.ui",
 }
 
 
@@ -71,4 +72,4 @@ def commands() -> None:
 
 @commands.group(name="kbuild", cls=_ProjectGroup)
 def kbuild_group() -> None:
-    """Model and image of this project: audit, check, image, init, modelify."""
+    """Model and image of this project: audit, check, image, init, modelify, ui."""

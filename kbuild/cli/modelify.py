@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kbuild.cli.config import find_project
 from kbuild.errors import ConfigurationError
 from kbuild.recording.modelify import ModelifyRequest, modelify
 
@@ -64,7 +65,7 @@ def command(
             kpm_kwargs={} if copy_mode is None else {"copy_mode": _parse_copy_mode(copy_mode)},
             log_model_kwargs=log_model_kwargs,
         ),
-        Path.cwd(),
+        find_project(Path.cwd()) or Path.cwd(),
         env,
     )
     click.echo(f"logged model {recorded.name!r} in run {recorded.run_id}", err=True)

@@ -1,7 +1,4 @@
-"""The Kedro hook that logs the model when what ran is a PipelineML; any other run it leaves alone.
-
-Thin: what is to be done is in tracking.py and record.py, which are imported only when a PipelineML runs.
-"""
+"""The Kedro hook that logs the model when what ran is a PipelineML, and keeps runs that save metrics or artifacts."""
 
 from __future__ import annotations
 

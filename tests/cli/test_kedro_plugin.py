@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from kbuild.cli import kedro_plugin
-from kbuild.errors import PipelineMLError
+from kbuild.errors import PipelineMLError, TrackingUnavailable
 from kbuild.recording.preflight.finding import Finding
 from kbuild.recording.preflight.project import Checked
 
@@ -35,7 +36,7 @@ def test_every_kedro_command_imports_it_so_it_imports_little() -> None:
 def test_the_commands_are_those_of_the_program() -> None:
     result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "--help"])
     assert result.exit_code == 0, result.output
-    for name in ("audit", "check", "image", "init", "modelify"):
+    for name in ("audit", "check", "image", "init", "modelify", "ui"):
         assert name in result.output
     group: Any = kedro_plugin.kbuild_group
     with click.Context(group) as context:
@@ -135,3 +136,38 @@ def test_check_gives_the_list_and_its_own_exit_code(monkeypatch: pytest.MonkeyPa
         {"pipeline": "training", "about": "input", "problem": f"no {number}", "remedy": "mend it", "exit_code": 16}
         for number in range(found)
     ]
+
+
+def test_the_ui_is_mlflows_on_the_projects_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "x"\n')
+    (tmp_path / "src").mkdir()
+    monkeypatch.chdir(tmp_path / "src")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    started: list[Any] = []
+    monkeypatch.setattr("os.execv", lambda *words: started.append(words))
+    monkeypatch.setattr("webbrowser.open", started.append)
+    none = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"])
+    assert none.exit_code == TrackingUnavailable.exit_code and "there are no runs yet" in none.stderr
+    (tmp_path / "mlflow.db").touch()
+    assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui", "--port", "5001"]).exit_code == 0
+    assert started.pop()[1][3:] == [
+        "ui", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--host", "127.0.0.1", "--port", "5001"
+    ]  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"]).stdout == "http://127.0.0.1:9\n"
+    assert started == ["http://127.0.0.1:9"]
+
+
+def test_modelify_finds_the_project_from_any_folder_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "x"\n')
+    (tmp_path / "src" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "src" / "x")
+    asked: list[Path] = []
+
+    def note(_: Any, project: Path, env: str | None) -> None:
+        asked.append(project)
+        raise PipelineMLError("enough")
+
+    monkeypatch.setattr("kbuild.cli.modelify.modelify", note)
+    CliRunner().invoke(kedro_plugin.commands, ["kbuild", "modelify", "-p", "x", "-i", "y"])
+    assert asked == [tmp_path]
