@@ -136,3 +136,22 @@ def test_missing_and_damaged_layers(tmp_path: Path) -> None:
     layer.unlink()
     with pytest.raises(InvalidImage, match="is missing"):
         read(tmp_path / "image", digest)
+
+
+@pytest.mark.parametrize(
+    "change", [{"os": 5}, {"architecture": []}, {"os": "plan9"}, {"config": 5}, {"config": {"Labels": [1]}}]
+)
+def test_a_config_that_is_none_is_told(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = tmp_path / "image"
+    digest = make_layout(folder, [[("opt/env/a", b"1")]])
+    blobs = folder / "blobs" / "sha256"
+    manifest = json.loads((blobs / digest.hex).read_bytes())
+    config = json.loads((blobs / manifest["config"]["digest"].removeprefix("sha256:")).read_bytes()) | change
+    data = json.dumps(config).encode()
+    name = hashlib.sha256(data).hexdigest()
+    (blobs / name).write_bytes(data)
+    manifest["config"] |= {"digest": f"sha256:{name}", "size": len(data)}
+    changed = json.dumps(manifest).encode()
+    (blobs / hashlib.sha256(changed).hexdigest()).write_bytes(changed)
+    with pytest.raises(InvalidImage, match="config of image"):
+        read(folder, digest_bytes(changed))

@@ -54,9 +54,16 @@ def read_config(layout: Path, digest: Digest) -> tuple[Platform, dict[str, Any]]
     manifest = layouts.read_manifest(layout, digest)
     config = layouts.read_json_blob(layout, manifest.config.digest)
     try:
-        return Platform(config["os"], config["architecture"]), dict(config.get("config") or {})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidImage(f"the config of image {digest} is none: {error!r}") from error
+        platform, inner = Platform(config["os"], config["architecture"]), dict(config.get("config") or {})
+        _ = platform.conda_subdir
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidImage(
+            f"the config of image {digest} is none, or for a platform that kbuild does not know: {error!r}"
+        ) from error
+    labels, env = inner.get("Labels"), inner.get("Env")
+    if not isinstance(labels or {}, dict) or not isinstance(env or [], list):
+        raise InvalidImage(f"the config of image {digest} is none: its Labels are no object, or its Env no list")
+    return platform, inner
 
 
 def read_contents(
