@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from kbuild.doctor import checks
+from kbuild.environment.index.package_indexes import Indexes
+from kbuild.errors import KbuildError
+from kbuild.trigger.trigger_settings import WebhookTrigger
 
 GB = 1_000_000_000
 
@@ -23,3 +30,89 @@ def test_little_disk_is_told_before_it_is_too_little(
     (check,) = checks._disk(SimpleNamespace(cache=tmp_path / "cache"))  # type: ignore[arg-type]
     assert (check.name, check.status) == ("disk", status)
     assert f"{free / GB:.1f} GB free" in check.detail
+
+
+def patient(**given: Any) -> Any:
+    outbox = SimpleNamespace(messages=list, folder="here")
+    config = SimpleNamespace(channels=(), interpreter="auto", trigger=None)
+    return SimpleNamespace(
+        **{"config": config, "environ": {}, "site": SimpleNamespace(outbox=outbox), "run": None} | given
+    )
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), PermissionError(13, "no"), KbuildError("said", hint="type this")])
+def test_a_check_that_cannot_be_made_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Iterator[checks.Check]:
+        raise error
+        yield
+
+    def look(_: Any) -> Iterator[checks.Check]:
+        yield checks.Check(name="next", status="ok", detail="fine")
+
+    monkeypatch.setattr(checks, "_CHECKS", {"first": fail, "next": look})
+    first, second = checks.examine(patient())
+    assert (first.name, first.status, second.status) == ("first", "fail", "ok")
+    assert str(error) in first.detail
+    assert first.hint == getattr(error, "hint", None)
+
+
+@pytest.mark.parametrize(
+    ("installed", "status", "told"),
+    [
+        ({"kedro": "1.0.0", "mlflow": "3.1.0"}, "ok", "mlflow 3.1.0"),
+        ({"kedro": "1.9.0", "mlflow": "3.99.0rc1"}, "ok", "kedro 1.9.0"),
+        ({"kedro": "2.0.0", "mlflow": "3.1.0"}, "fail", "kedro 2.0.0 is not"),
+        ({"kedro": "1.0.0", "mlflow": "2.22.0"}, "fail", "mlflow 2.22.0 is not"),
+        ({"kedro": "1.0.0"}, "fail", "mlflow is not installed"),
+    ],
+)
+def test_versions_are_those_that_are_supported(
+    installed: dict[str, str], status: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(checks, "version", version)
+    (check,) = checks._versions(patient())
+    assert (check.status, told in check.detail) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "answers", "status"),
+    [("auto", True, "ok"), ("conda", True, "ok"), ("conda", False, "fail"), ("auto", False, "warn"),
+     ("captured", False, "warn")],
+)  # fmt: skip
+def test_a_channel_has_to_answer_where_the_interpreter_comes_from_it(
+    interpreter: str, answers: bool, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "answers_as_channel", lambda _: answers)
+    config = SimpleNamespace(channels=("https://me:secret@conda.example/own",), interpreter=interpreter)
+    (check,) = checks._channels(patient(config=config))
+    assert check.status == status
+    assert "conda.example/own" in check.detail
+
+
+@pytest.mark.parametrize(("environ", "status"), [({}, "fail"), ({"S": ""}, "fail"), ({"S": "x"}, "ok")])
+def test_a_triggers_secret_has_to_be_there(environ: dict[str, str], status: str) -> None:
+    trigger = WebhookTrigger(url="https://hook.example", secret_env="S")  # noqa: S106
+    config = SimpleNamespace(trigger=trigger)
+    (check,) = checks._trigger(patient(config=config, environ=environ))
+    assert check.status == status
+    outbox = SimpleNamespace(messages=lambda: ["one"], folder="here")
+    *_, waiting = checks._trigger(patient(config=config, site=SimpleNamespace(outbox=outbox)))
+    assert (waiting.name, waiting.status, waiting.detail) == ("outbox", "warn", "1 messages wait in here")
+
+
+@pytest.mark.parametrize(("releases", "status"), [({}, "fail"), ({Version("3.2"): [], Version("3.10"): []}, "ok")])
+def test_an_index_has_to_have_mlflow(
+    releases: dict[Version, list[str]], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Indexes(urls=("https://me:secret@index.example/simple",))
+    monkeypatch.setattr(checks, "package_indexes", lambda **_: found)
+    monkeypatch.setattr(checks, "find_releases", lambda *_, **__: releases)
+    (check,) = checks._index(patient())
+    assert check.status == status
+    assert "index.example" in check.detail and "secret" not in check.detail
+    assert ("newest mlflow 3.10" in check.detail) is (status == "ok")

@@ -4,12 +4,16 @@ import hashlib
 import json
 import re
 from datetime import date
+from pathlib import Path
 
 import pytest
 from world import HOST, RUN_ID, VERSION, World
 
 from kbuild.audit.policy import Policy
 from kbuild.environment.lockfile import read_lockfile
+from kbuild.errors import KbuildError, ModelNotFound, TrackingUnavailable
+from kbuild.image.engine import BuiltImage
+from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.request import Audited, AuditRequest
@@ -119,3 +123,92 @@ def test_a_lock_that_was_edited_by_hand_is_found(world: World, what: str) -> Non
     changed = audit(world, record=False)
     before, after = ({(f.id, f.where) for f in each.report.findings} for each in (clean, changed))
     assert after - before
+
+
+def audit_image(world: World, image: BuiltImage) -> Audited:
+    request = AuditRequest(
+        policy=Policy(), today=date(2026, 11, 1), fail_on="high", lock=world.lock_request(), offline=True, record=False
+    )
+    return Auditor(request, world.tools, environ={}).audit_image(image, "model")
+
+
+def packages(audited: Audited) -> set[str]:
+    components = json.loads(audited.sbom)["components"]
+    return {name for each in components if (name := each["name"]) in ("one", "two", "three")}
+
+
+def test_of_the_locks_that_are_there_an_image_is_audited_with_the_one_it_names(world: World) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    own = world.lockfile.read_bytes()
+    other = own.replace(b"name: two", b"name: three").replace(b"two-1-", b"three-1-")
+    world.store.files[RUN_ID, "kbuild/conda-lock.yml"] = own
+    assert packages(audit_image(world, image)) == {"one", "two"}
+    # The run has another one since; the image's own is still here.
+    world.store.files[RUN_ID, "kbuild/conda-lock.yml"] = other
+    kept = world.tools.cache / "locks" / "any" / "conda-lock.yml"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(own)
+    assert packages(audit_image(world, image)) == {"one", "two"}
+    world.store.files[RUN_ID, "kbuild/conda-lock.yml"] = own
+    kept.write_bytes(other)
+    assert packages(audit_image(world, image)) == {"one", "two"}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_given_lock_is_compared_with_the_runs_own(world: World, same: bool) -> None:
+    own = world.lockfile.read_bytes()
+    world.store.files[RUN_ID, "kbuild/conda-lock.yml"] = own if same else own.replace(b"version: '1'", b"version: '2'")
+    told = [str(each) for each in audit(world, record=False).report.findings]
+    assert any(f"the lock stored with run {RUN_ID}" in each for each in told) is not same
+
+
+def test_a_store_that_takes_no_report_is_told_and_the_run_gets_no_tags(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TrackingUnavailable("read only")
+
+    monkeypatch.setattr(world.store, "upload", refuse)
+    audited = audit(world)
+    assert (audited.recorded_in, world.store.tags) == (None, [])
+    assert any("the report could not be written" in note and "read only" in note for note in world.heard.notes)
+
+
+@pytest.mark.parametrize(
+    ("error", "incomplete"), [(ModelNotFound("no run"), False), (TrackingUnavailable("the server is down"), True)]
+)
+def test_a_lock_that_cannot_be_had_is_unchecked_and_a_run_of_another_server_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, incomplete: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.store, "download", refuse)
+    reasons = [each.reason for each in audit(world, record=False).report.unchecked]
+    assert ("the server is down" in reasons) is incomplete
+    assert any(f"run {RUN_ID} is not on this tracking server" in note for note in world.heard.notes) is not incomplete
+
+
+def test_of_all_registered_models_one_that_breaks_does_not_take_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = world.store.models[world.model]
+    names = [f"models:/{name}/1" for name in ("a", "b", "c", "d")]
+    world.store.models |= {name: model for name in names if not name.startswith("models:/b")}
+    monkeypatch.setattr(world.store, "registered", lambda: names)
+    fetch = world.store.fetch
+
+    def odd(reference: ModelReference, into: Path, **given: bool) -> ModelBundle:
+        if "/c/" in str(reference):
+            raise ZeroDivisionError
+        return fetch(reference, into, **given)
+
+    monkeypatch.setattr(world.store, "fetch", odd)
+    request = AuditRequest(
+        policy=Policy(), today=date(2026, 11, 1), fail_on="high", lock=world.lock_request(), offline=True, record=False
+    )
+    found = dict(Auditor(request, world.tools, environ={}).audit_registered())
+    assert list(found) == names
+    assert [isinstance(each, Audited) for each in found.values()] == [True, False, False, True]
+    assert isinstance(found[names[1]], ModelNotFound)
+    assert isinstance(found[names[2]], KbuildError)

@@ -1,0 +1,128 @@
+"""Which checks an audit makes, and whom they ask, by the policy and the request."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.audit.lockview import view_lock
+from kbuild.audit.policy import AllowedPickle, Policy
+from kbuild.audit.subject import CheckResult, Subject
+from kbuild.environment.index.package_indexes import Indexes
+from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.progress import Silent
+from kbuild.workflow.audit import run_checks
+from kbuild.workflow.audit.request import AuditRequest
+
+INDEXES = Indexes(urls=("file:///srv/wheels", "https://me:secret@index.example/simple", "https://other.example"))
+OSV, INDEX = "the service osv.example", "the index index.example"
+RECORD = {
+    "id": "PYSEC-2014-8",
+    "modified": "2026-10-01T00:00:00Z",
+    "affected": [{"package": {"ecosystem": "PyPI", "name": "jinja2"}, "versions": ["2.4.1"]}],
+}
+
+
+def look(
+    folder: Path, *, offline: bool = False, indexes: Indexes | None = INDEXES, lock: Any = None, **policy: Any
+) -> CheckResult:
+    """What the check of vulnerabilities says; with no lock it has nobody to ask anything."""
+    request = AuditRequest(
+        policy=Policy(osv_url="https://osv.example", **policy),
+        today=date(2026, 11, 1),
+        fail_on="low",
+        lock=LockRequest(platforms=()),
+        offline=offline,
+    )
+    network = run_checks.Network(indexes=indexes, reason="none", environ={})
+    checks = {each.id: each for each in run_checks.make_checks(request, network, Silent(), downloads=folder)}
+    assert set(checks) >= {"vulnerabilities", "releases", "pickles", "drift"}
+    return checks["vulnerabilities"].run(Subject(reference="x", kind="lock", lock=lock))
+
+
+@pytest.fixture
+def advisories(tmp_path: Path) -> str:
+    (tmp_path / "advisories.json").write_text(json.dumps(RECORD))
+    return str(tmp_path / "advisories.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, [INDEX, OSV]),
+        ({"service": "all"}, [INDEX, OSV]),
+        ({"service": "osv"}, [OSV]),
+        ({"service": "pypi"}, [INDEX]),
+        ({"service": "none"}, []),
+        ({"offline": True}, []),
+        ({"offline": True, "service": "all"}, []),
+        ({"indexes": None}, [OSV]),
+        ({"indexes": Indexes(urls=("file:///srv/wheels",))}, [OSV]),
+        ({"pypi_url": "https://mirror.example/simple"}, ["the index mirror.example", OSV]),
+    ],
+)
+def test_who_is_asked(tmp_path: Path, given: dict[str, Any], asked: list[str]) -> None:
+    assert [each.name for each in look(tmp_path, **given).sources] == asked
+
+
+def test_advisories_of_ones_own_are_asked_alone_unless_a_service_is_named(tmp_path: Path, advisories: str) -> None:
+    (only,) = look(tmp_path, advisories=advisories).sources
+    assert (only.date, only.records) == ("2026-10-01", 1)
+    assert [each.name for each in look(tmp_path, advisories=advisories, service="osv").sources][1:] == [OSV]
+
+
+def test_the_indexs_password_is_no_part_of_the_address_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    make = run_checks.make_pypi_service
+
+    def watched(url: str, **options: Any) -> Any:
+        asked.append(url)
+        assert options["credentials"]("https://index.example/simple/six/") == ("me", "secret")
+        assert options["credentials"]("https://elsewhere.example/") is None
+        return make(url, **options)
+
+    monkeypatch.setattr(run_checks, "make_pypi_service", watched)
+    look(tmp_path)
+    assert asked == ["https://index.example/simple"]
+
+
+LOCK = b"""\
+version: 1
+metadata: {channels: [], platforms: [linux-64]}
+package:
+- {name: jinja2, version: 2.4.1, manager: pip, platform: linux-64, url: 'https://files.example/jinja2-2.4.1-py3-none-any.whl',
+   hash: {sha256: '0000000000000000000000000000000000000000000000000000000000000000'}}
+"""
+
+
+@pytest.mark.parametrize(("allowed", "old"), [(30, True), (31, False)])
+def test_advisories_are_as_old_as_the_policy_lets_them_be(
+    tmp_path: Path, advisories: str, allowed: int, old: bool
+) -> None:
+    found = look(tmp_path, advisories=advisories, max_advisory_age=allowed, lock=view_lock(LOCK, source="x"))
+    assert [each.id for each in found.findings] == ["PYSEC-2014-8"]
+    assert any("31 days ago" in each.reason for each in found.unchecked) is old
+
+
+def test_advisories_that_do_not_answer_are_told_and_nothing_is_clean(tmp_path: Path) -> None:
+    found = look(tmp_path, advisories="http://127.0.0.1:9/all.zip", lock=view_lock(LOCK, source="x"))
+    assert any("cannot be fetched" in each.reason for each in found.unchecked)
+
+
+def test_pickles_may_name_what_the_policy_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    check = run_checks.PickleCheck
+
+    def watched(**options: Any) -> Any:
+        given.update(options)
+        return check(**options)
+
+    monkeypatch.setattr(run_checks, "PickleCheck", watched)
+    look(tmp_path, allowed_pickles=(AllowedPickle(name="churn.Model", reason="ours"),))
+    assert given == {"downloads": tmp_path, "allowed": ("churn.Model",)}
