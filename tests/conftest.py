@@ -1,8 +1,10 @@
 """For all cheap tests: nothing stays behind in the machine's temporary folder or in the checkout."""
 
+import fcntl
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from functools import partialmethod
 from inspect import signature
@@ -10,8 +12,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+# Random cases: ``pytest --hypothesis-profile=thorough`` tries more of them.
+settings.register_profile("cheap", max_examples=40)
+settings.register_profile("thorough", max_examples=400)
+settings.load_profile("cheap")
+
 # What MLflow makes below the working directory where nobody told it another place.
 STORES = ("mlruns", "mlartifacts", "mlflow.db")
 
@@ -35,6 +43,28 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         os.environ["TMPDIR"] = before
     shutil.rmtree(folder, ignore_errors=True)
     assert [name for name in STORES if (ROOT / name).exists()] == there, "a test left MLflow's files in the checkout"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> bytes:
+    """An empty sqlite store of this MLflow, made once for all workers: to make its tables takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    kept = (base if worker_id == "master" else base.parent) / "migrated.db"
+    with warnings.catch_warnings():
+        # MLflow warns about its own dependencies while it is imported, and SQLAlchemy of MLflow's tables at their first
+        # use.
+        warnings.simplefilter("ignore")
+        import mlflow
+        import mlflow.store.db.utils
+        from sqlalchemy.orm import configure_mappers
+
+        configure_mappers()
+        with kept.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                mlflow.MlflowClient(f"sqlite:///{base}/making.db").search_experiments()
+                (base / "making.db").rename(kept)
+    return kept.read_bytes()
 
 
 @pytest.fixture(autouse=True)

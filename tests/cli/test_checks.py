@@ -42,12 +42,12 @@ def patient(**given: Any) -> Any:
 
 @pytest.mark.parametrize("error", [ValueError("odd"), PermissionError(13, "no"), KbuildError("said", hint="type this")])
 def test_a_check_that_cannot_be_made_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> Iterator[checks.Check]:
+    def fail(_: Any) -> Iterator[Any]:
         raise error
         yield
 
-    def look(_: Any) -> Iterator[checks.Check]:
-        yield checks.Check(name="next", status="ok", detail="fine")
+    def look(_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(name="next", status="ok")
 
     monkeypatch.setattr(checks, "_CHECKS", {"first": fail, "next": look})
     first, second = checks.examine(patient())

@@ -10,14 +10,6 @@ with warnings.catch_warnings():
     import mlflow.pyfunc
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An empty sqlite store of this MLflow: to make its tables takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path.read_bytes()
-
-
 @pytest.fixture
 def client(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
     """Of a store of the test's own, which MLflow's variable names, in the current folder."""

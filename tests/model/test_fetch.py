@@ -39,8 +39,9 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
+def logged(tmp_path_factory: pytest.TempPathFactory, migrated: bytes) -> Iterator[Logged]:
     folder = tmp_path_factory.mktemp("store")
+    (folder / "mlflow.db").write_bytes(migrated)
     uri = f"sqlite:///{folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient(uri)

@@ -35,8 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+def filled(tmp_path_factory: pytest.TempPathFactory, migrated: bytes) -> Logged:
     folder = tmp_path_factory.mktemp("the store")  # a space: %20 in the uris of artifacts
+    (folder / "mlflow.db").write_bytes(migrated)
     logged = log_everything(f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri())
     with closing(sqlite3.connect(_database(logged))) as database:
         revision = database.execute("SELECT version_num FROM alembic_version").fetchone()[0]

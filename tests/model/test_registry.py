@@ -52,9 +52,10 @@ class Echo(mlflow.pyfunc.PythonModel):
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[str]]:
+def filled(tmp_path_factory: pytest.TempPathFactory, migrated: bytes) -> tuple[Path, str, list[str]]:
     """A database with a run of two models, both there as files."""
     folder = tmp_path_factory.mktemp("store")
+    (folder / "mlflow.db").write_bytes(migrated)
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.create_experiment("e", (folder / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment) as run:

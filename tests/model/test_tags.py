@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import mlflow
@@ -14,16 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TAGS = {Tag.IMAGE_DIGEST: "sha256:1", Tag.VERIFY: "passed"}
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def client(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
-    shutil.copyfile(migrated, tmp_path / "mlflow.db")
+def client(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
+    (tmp_path / "mlflow.db").write_bytes(migrated)
     # The registry looks a model's folder up at the address that is set, not at the client's.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     return mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

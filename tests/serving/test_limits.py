@@ -146,7 +146,7 @@ def test_a_parquet_file_is_measured_by_its_footer() -> None:
     assert status(b"PAR1 no parquet", "application/vnd.apache.parquet") is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.text('ab",\n\r ', max_size=20))
 def test_fields_of_csv_are_those_of_pandas(text: str) -> None:
     try:

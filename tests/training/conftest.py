@@ -1,8 +1,7 @@
-"""A tiny Kedro project and an MLflow store, both made once and copied."""
+"""A tiny Kedro project and an MLflow store, the store made once and copied."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import textwrap
 import warnings
@@ -64,22 +63,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
         del sys.modules[name]
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated MLflow database."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+def store(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
     """A client of a store in ``tmp_path``, which MLflow's own variable names."""
     path = tmp_path / "store" / "mlflow.db"
     path.parent.mkdir()
-    shutil.copyfile(empty_store, path)
+    path.write_bytes(migrated)
     uri = f"sqlite:///{path}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(path.parent)

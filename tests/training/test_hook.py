@@ -326,10 +326,10 @@ def test_a_run_of_the_user_is_used_and_left_open(project: Path, store: mlflow.Ml
 
 
 def test_without_a_variable_the_store_is_in_the_project(
-    project: Path, store: mlflow.MlflowClient, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, store: mlflow.MlflowClient, migrated: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    (project / "mlflow.db").write_bytes(empty_store.read_bytes())
+    (project / "mlflow.db").write_bytes(migrated)
     run(project)
     assert not mlflow.tracking.is_tracking_uri_set()
     client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")

@@ -56,10 +56,10 @@ def edit_lock(world: World, change: object) -> None:
     world.lockfile.write_text(yaml.safe_dump(document), "utf-8")
 
 
-def test_every_file_of_the_image_is_where_it_comes_from(world: World) -> None:
-    image = read_image(build(world).layout)
+def test_every_file_of_the_image_is_where_it_comes_from(bare_world: World) -> None:
+    image = read_image(build(bare_world).layout)
     model = image.below("opt/model")
-    store = world.store.models[world.model]
+    store = bare_world.store.models[bare_world.model]
     assert model == {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
     assert MODEL.items() <= model.items()
 
@@ -321,27 +321,27 @@ def test_load_needs_this_machines_platform_before_anything_else(world: World) ->
     assert "--output" in str(caught.value.hint)
 
 
-def test_a_package_that_asks_for_a_newer_c_library_is_refused_before_the_build(world: World) -> None:
+def test_a_package_that_asks_for_a_newer_c_library_is_refused_before_the_build(bare_world: World) -> None:
     def need(version: str) -> None:
-        edit_lock(world, lambda document: document["package"][0].update(dependencies={"__glibc": version}))
+        edit_lock(bare_world, lambda document: document["package"][0].update(dependencies={"__glibc": version}))
 
     need(">=99.1")
     with pytest.raises(BaseImageError, match=r"99\.1"):
-        build(world)
-    assert not list((world.tools.cache / "images").rglob("index.json"))
-    assert not list((world.tools.cache / "downloads").rglob("*.whl"))
+        build(bare_world)
+    assert not list((bare_world.tools.cache / "images").rglob("index.json"))
+    assert not list((bare_world.tools.cache / "downloads").rglob("*.whl"))
     have = os.confstr("CS_GNU_LIBC_VERSION").split()[1]  # type: ignore[union-attr]
     need(f">={have}")
-    assert build(world).layout.is_dir()
+    assert build(bare_world).layout.is_dir()
 
 
-def test_a_package_with_other_bytes_than_the_locks_is_refused(world: World) -> None:
-    (wheel,) = (world.folder / "index").glob("one-*.whl")
+def test_a_package_with_other_bytes_than_the_locks_is_refused(bare_world: World) -> None:
+    (wheel,) = (bare_world.folder / "index").glob("one-*.whl")
     wheel.write_bytes(wheel.read_bytes() + b"\0")
     with pytest.raises(HashMismatch, match="one"):
-        build(world)
-    assert not list((world.tools.cache / "images").rglob("index.json"))
-    assert world.store.tags == []
+        build(bare_world)
+    assert not list((bare_world.tools.cache / "images").rglob("index.json"))
+    assert bare_world.store.tags == []
 
 
 def test_a_lock_of_other_inputs_is_stale(world: World) -> None:
@@ -400,11 +400,11 @@ def test_two_models_of_one_command_do_not_get_one_name(world: World) -> None:
         build_image(world.request(), Delivery(tag="shared:1"), world.tools)
 
 
-def test_the_interpreter_in_the_lock_is_the_models(world: World) -> None:
-    assert VERSION in str(yaml.safe_load(world.lockfile.read_text("utf-8"))["package"][0]["version"])
-    shutil.rmtree(world.folder / "channel")
+def test_the_interpreter_in_the_lock_is_the_models(bare_world: World) -> None:
+    assert VERSION in str(yaml.safe_load(bare_world.lockfile.read_text("utf-8"))["package"][0]["version"])
+    shutil.rmtree(bare_world.folder / "channel")
     with pytest.raises(Exception, match="python") as caught:
-        build(world)
+        build(bare_world)
     assert "Traceback" not in str(caught.value)
 
 

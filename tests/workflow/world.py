@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -154,17 +155,34 @@ class World:
 
 
 def make_world(folder: Path) -> World:
+    """On a machine that has built nothing yet."""
+    packages = [write_interpreter(folder / "channel"), *(write_wheel(folder / "index", name) for name in WHEELS)]
+    write_base(folder / "base")
+    return _world(folder, packages)
+
+
+def copy_world(built: World, folder: Path) -> World:
+    """Of the packages of ``built``, on a machine that keeps what was made of them, but no image and no answer."""
+    for name in ("channel", "index", "base"):
+        shutil.copytree(built.folder / name, folder / name)
+    left_out = shutil.ignore_patterns("images", "base-records", "sessions", "sizes")
+    shutil.copytree(built.tools.cache, folder / "cache", symlinks=True, ignore=left_out)
+    return _world(
+        folder, [*(folder / "channel").iterdir(), *(folder / f"index/{name}-1-py3-none-any.whl" for name in WHEELS)]
+    )
+
+
+def _world(folder: Path, packages: list[Path]) -> World:
     store, heard = FakeStore(), Heard()
     model = write_model(folder / "store/model")
     store.models[f"runs:/{RUN_ID}/model"] = model
     tools = Tools(store=store, run=run, cache=folder / "cache", phases=heard)
-    packages = [write_interpreter(folder / "channel"), *(write_wheel(folder / "index", name) for name in WHEELS)]
     lockfile = folder / "conda-lock.yml"
     request = LockRequest(platforms=(HOST,))
     indexes = package_indexes(run=run, environ={})
     digests = fresh_inputs(read_bundle(model), request, indexes, cache=tools.cache, run=run, environ={})
     lockfile.write_text(lock_text(packages, str(sorted(digests, key=str)[0])), "utf-8")
-    return World(folder, store, heard, tools, lockfile, write_base(folder / "base"))
+    return World(folder, store, heard, tools, lockfile, folder / "base")
 
 
 def write_model(folder: Path) -> Path:
