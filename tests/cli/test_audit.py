@@ -28,6 +28,7 @@ from kbuild.model.bundle import read_bundle
 from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.workflow.audit.auditor import Auditor
+from kbuild.workflow.audit.request import Audited, AuditRequest
 
 LOCK = """\
 version: 1
@@ -195,3 +196,68 @@ def test_a_policy_that_is_none_is_told_by_every_command(folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[tool.kedro]\n[tool.kbuild.audit]\nfail-on = "bad"\n')
     with pytest.raises(ConfigurationError, match=r"^pyproject.toml, \[tool.kbuild.audit\]: fail-on"):
         read_project_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "error"),
+    [
+        (["clean", "clean"], None),
+        (["clean", "incomplete"], AuditIncomplete),
+        (["clean", None], AuditIncomplete),
+        (["clean", None, "findings"], AuditFindings),
+        ([], None),
+    ],
+)
+def test_of_many_models_the_worst_verdict_counts(
+    folder: Path, verdicts: list[str | None], error: type[KbuildError] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = '[[tool.kbuild.audit.ignore]]\nid = "unchecked"\nreason = "offline"\nexpires = 2099-01-01\n'
+    (folder / "pyproject.toml").write_text(policy)
+    made: dict[str, Audited] = {}
+    real = Auditor.audit_lock
+
+    def keep(self: Auditor, path: Path) -> Audited:
+        made["last"] = real(self, path)
+        return made["last"]
+
+    monkeypatch.setattr(Auditor, "audit_lock", keep)
+    audit("--advisories", "advisories.json", "--fail-on", "critical")
+    assert made["last"].report.verdict == "clean"
+    by_verdict: dict[str | None, Audited | KbuildError] = {"clean": made["last"], None: InvalidReference("gone")}
+    audit("--advisories", "advisories.json")
+    by_verdict["findings"] = made["last"]
+    (folder / "pyproject.toml").unlink()
+    (folder / "advisories.json").write_text(json.dumps(RECORD | {"id": "X-1", "affected": []}))
+    audit("--advisories", "advisories.json")
+    by_verdict["incomplete"] = made["last"]
+    assert {key: each.report.verdict for key, each in by_verdict.items() if isinstance(each, Audited)} == {
+        each: each for each in ("clean", "findings", "incomplete")
+    }
+    results = [(f"models:/m/{number}", by_verdict[each]) for number, each in enumerate(verdicts)]
+    monkeypatch.setattr(Auditor, "audit_registered", lambda self: iter(results))
+    done = CliRunner().invoke(command, ["--all-registered", "--offline", "--format", "json"])
+    assert (type(done.exception) if done.exception else None) is error
+    told = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
+    worst = {None: "clean", AuditIncomplete: "incomplete", AuditFindings: "findings"}[error]
+    assert (told["verdict"], len(told["errors"])) == (worst, verdicts.count(None))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [([], "osv"), (["--service", "none"], "none"), (["--service", "all"], "all")]
+)
+def test_what_is_typed_is_stronger_than_the_policy(
+    folder: Path, typed: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pyproject.toml").write_text('[tool.kbuild.audit]\nservice = "osv"\n')
+    asked: list[AuditRequest] = []
+
+    def made(request: AuditRequest, *_: object, **__: object) -> None:
+        asked.append(request)
+        raise ConfigurationError("seen")
+
+    monkeypatch.setattr("kbuild.cli.audit.Auditor", made)
+    assert isinstance(audit(*typed).exception, ConfigurationError)
+    (request,) = asked
+    assert (request.policy.service, request.offline, request.record, str(request.today)) == (
+        said, True, True, "2026-11-22"
+    )  # fmt: skip

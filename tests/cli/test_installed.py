@@ -40,6 +40,10 @@ def none(*_: Any, **__: Any) -> Completed:
             f"kbuild[build] @ git+ssh://git@git.example/kbuild.git@{COMMIT}",
         ),
         (
+            {"url": "https://gitlab-ci-token:secret@git.example/kbuild.git", "vcs_info": GIT},
+            f"kbuild[build] @ git+https://git.example/kbuild.git@{COMMIT}",
+        ),
+        (
             {"url": "https://files.example/kbuild-1-py3-none-any.whl", "archive_info": {"hashes": {"sha256": "ab"}}},
             "kbuild[build] @ https://files.example/kbuild-1-py3-none-any.whl#sha256=ab",
         ),

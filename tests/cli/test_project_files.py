@@ -115,6 +115,23 @@ def test_untouched_files_follow_and_edited_ones_stay(tmp_path: Path) -> None:
     assert actions(tmp_path, second, force=True)[SCRIPT] == "updated"
 
 
+def test_a_pipeline_of_the_projects_own_is_kept_until_it_names_the_jobs_file(tmp_path: Path) -> None:
+    files = make_files(request())
+    apply(tmp_path, plan_changes(tmp_path, files, force=False))
+    own = tmp_path / ".gitlab-ci.yml"
+    own.write_text("# .gitlab-ci.yml of ours\ntest: {script: [pytest]}\n")
+    (change,) = [each for each in plan_changes(tmp_path, files, force=True) if each.path == own.name]
+    assert (change.action, GITLAB in change.advice) == ("kept", True)
+    own.write_text(f"{own.read_text()}include: [{{local: {GITLAB}}}]\n")
+    assert actions(tmp_path, files, force=True)[own.name] == "unchanged"
+
+
+def test_the_script_can_be_run_and_nothing_else(tmp_path: Path) -> None:
+    apply(tmp_path, plan_changes(tmp_path, make_files(request()), force=False))
+    modes = {path: (tmp_path / path).stat().st_mode & 0o777 for path in (SCRIPT, CONFIG, GITHUB, GITLAB)}
+    assert modes == {SCRIPT: 0o755, CONFIG: 0o644, GITHUB: 0o644, GITLAB: 0o644}
+
+
 RECORDS = Path(__file__).parents[2] / "integration" / "conda_forge_records.json"
 
 

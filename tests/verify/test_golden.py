@@ -3,12 +3,15 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance
 from kbuild.errors import ContainerFailed, VerificationFailed
 from kbuild.progress import Silent
+from kbuild.verify import verify_image
 from kbuild.verify.golden import verify_predictions
 from kbuild.verify.scoring import wait_until_ready
 
@@ -135,3 +138,24 @@ def test_an_image_that_never_answers_is_given_up() -> None:
             clock=lambda: float(next(ticks)),
             sleep=lambda _: None,
         )
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_image_is_stopped_whatever_it_answered(
+    image: FakeImage, answers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    described = {"saved_input_example_info": {"serving_input_path": "x.json"}}
+    described |= {"metadata": {"kbuild": {"prediction": "p.json", "tolerance": {"rtol": 0.5}}}}
+    own = b'{"predictions": [2.5]}' if answers else b'{"predictions": [99.0]}'
+    image.files = {"/opt/model/MLmodel": json.dumps(described).encode(), "/opt/model/p.json": own}
+    image.files["/opt/model/x.json"] = b'{"inputs": [1.5]}'
+    monkeypatch.setattr(verify_image, "start_image", lambda *_, **__: image)
+    given: dict[str, Any] = {"cache": tmp_path, "timeout": 5, "progress": Silent()}
+    stated: list[Tolerance] = []
+    if answers:
+        report = verify_image.verify_image(None, None, **given, choose=lambda own: stated.append(own) or own)
+        assert report.compared and stated[0].relative == 0.5
+    else:
+        with pytest.raises(VerificationFailed):
+            verify_image.verify_image(None, None, **given)
+    assert not image.running

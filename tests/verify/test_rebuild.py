@@ -18,7 +18,7 @@ from kbuild.image.store.pack import pack
 from kbuild.plan.build_plan import BuildPlan, ImageConfig
 from kbuild.platform import Platform
 from kbuild.progress import Silent
-from kbuild.verify.rebuild import RebuildReport, judge, read_claims
+from kbuild.verify.rebuild import RebuildReport, carry_downloads, judge, read_claims
 
 OWN = {
     "io.kbuild.base.name": "debian:bookworm",
@@ -130,3 +130,15 @@ def test_labels_of_the_users_are_told_from_kbuilds_own(tmp_path: Path) -> None:
     image = make(tmp_path / "image", labels=mine)
     assert dict(read_claims(image).labels) == mine
     assert read_claims(make(tmp_path / "plain")).labels == ()
+
+
+def test_only_downloads_that_still_have_their_sha256_are_carried(tmp_path: Path) -> None:
+    cache, clean = tmp_path / "cache", tmp_path / "clean"
+    names = {"downloads/{}/a.whl": b"a", "debs/{}.deb": b"b"}
+    whole = [name.format(digest_bytes(data).hex) for name, data in names.items()]
+    damaged = [f"downloads/{'0' * 64}/c.whl", f"debs/{'1' * 64}.deb", f"downloads/{digest_bytes(b'd').hex}/.part"]
+    for name, data in [*zip(whole, names.values(), strict=True), *((name, b"d") for name in damaged)]:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(data)
+    assert carry_downloads(cache, clean) == 2
+    assert sorted(str(path.relative_to(clean)) for path in clean.rglob("*") if path.is_file()) == sorted(whole)

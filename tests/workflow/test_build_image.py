@@ -23,6 +23,7 @@ from kbuild.digest import digest_file
 from kbuild.errors import (
     BaseImageError,
     HashMismatch,
+    InvalidModel,
     InvalidReference,
     LockfileStale,
     ModelNotFound,
@@ -431,3 +432,31 @@ def test_what_to_type_next_names_the_image_as_it_can_be_named(world: World) -> N
     pushed = replace(result, pushed="registry.example/churn@sha256:1", reused=True)
     assert "docker run --rm -p 8080:8080 registry.example/churn@sha256:1" in summary(pushed, {})[-1]
     assert "pushed as registry.example/churn@sha256:1" in summary(pushed, {})[0] and " s;" not in summary(pushed, {})[0]
+
+
+def test_on_a_base_that_is_known_a_newer_c_library_is_refused_all_the_same(world: World, tmp_path: Path) -> None:
+    """The first build looks at a new base; a later one of another image at what is locked by now."""
+    build(world)
+    edit_lock(world, lambda document: document["package"][0].update(dependencies={"__glibc": ">=99.1"}))
+    with pytest.raises(BaseImageError, match=r"99\.1"):
+        build(world, labels=(("team", "another"),))
+    with pytest.raises(BaseImageError, match=r"99\.1"):
+        render_context(world.request(), world.tools, output=tmp_path / "context")
+    assert not (tmp_path / "context").exists()
+
+
+def test_what_another_engine_built_is_not_taken_for_this_ones(world: World) -> None:
+    assert not build(world, engine="auto").reused
+    assert not build(world, engine="native").reused
+    assert build(world, engine="native").reused
+
+
+@pytest.mark.parametrize("name", ["conda.yaml", "requirements.txt"])
+def test_a_model_with_a_password_in_it_is_not_built(world: World, name: str) -> None:
+    place = world.store.models[world.model] / name
+    before = place.read_text("utf-8") if place.exists() else ""
+    place.write_text(f"{before}# --extra-index-url https://me:secret@index.example/simple\n", "utf-8")
+    with pytest.raises(InvalidModel, match="credentials") as caught:
+        build(world)
+    assert "secret" not in str(caught.value)
+    assert not list((world.tools.cache / "images").rglob("index.json"))
