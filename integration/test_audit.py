@@ -39,6 +39,7 @@ FOLLOWING = {
     "drift-lock",
     "drift-model",
     "lock-other-file",
+    "image-digest",
     "image-whiteout",
     "lock-origin",
 }

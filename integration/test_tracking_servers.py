@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 from kbuild.errors import RecordingError
 from kbuild.model.bundle import read_bundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import LeanStore
+from kbuild.model.store import DirectStore
 from kbuild.recording.log import log_checked_files
 
 KILLS = 10
@@ -127,7 +127,7 @@ def test_bursts_of_503_are_ridden_out_while_a_model_is_logged_fetched_and_tagged
             log_checked_files(saved, {"name": "model"}, run_id)
             assert logging.refused >= 3
             current = building
-            store = LeanStore(tracking_uri=uri, cache=tmp_path / "cache")
+            store = DirectStore(tracking_uri=uri, cache=tmp_path / "cache")
             bundle = store.fetch(ModelReference.parse(run_id), tmp_path / "model", kept=True)
             store.set_tags(run_id, {"kbuild.image": "a@sha256:1"}, model_uri=bundle.facts.uri)
             assert building.refused >= 3

@@ -24,7 +24,7 @@ from kbuild.cli.options import (
 from kbuild.cli.request import BuildOptions, make_image_request
 from kbuild.cli.show import Show
 from kbuild.model.model_reference import ModelReference
-from kbuild.workflow import Delivery, ImageResult, Tools, build_image, check_name
+from kbuild.workflow import PATIENCE, Delivery, ImageResult, Tools, build_image, check_name
 
 
 @click.command("image")
@@ -59,6 +59,13 @@ from kbuild.workflow import Delivery, ImageResult, Tools, build_image, check_nam
     envvar="KBUILD_VERIFY",
     help="Start it and compare its answer with the trained model's before it goes anywhere.  [default: verify]",
 )
+@click.option(
+    "--verify-timeout",
+    type=click.FloatRange(min=1),
+    default=PATIENCE,
+    show_default=True,
+    help="Seconds for it to get ready, and to answer.",
+)
 @click.option("--no-cache", is_flag=True, help="Build again even if this very plan was built before.")
 @json_option
 def command(
@@ -74,6 +81,7 @@ def command(
     load: bool,
     push: str | None,
     verify: bool | None,
+    verify_timeout: float,
     no_cache: bool,
     as_json: bool,
     **stated: Any,
@@ -81,7 +89,7 @@ def command(
     """Build the image that serves MODEL and print name@digest.
 
     MODEL is a run's id, the beginning of it or the run's name, runs:/ID/NAME, models:/NAME (its newest version),
-    models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. Without one it is the newest run of this project that
+    models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. Without one it is your newest run of this project that
     trained a model, @latest; @latest~1 is the one before. With several
     platforms the digest is that of the image index; each platform's image keeps the digest that it has alone, and
     can be named by it too.
@@ -108,6 +116,7 @@ def command(
         load=load,
         push=push,
         verify=config.verify if verify is None else verify,
+        patience=verify_timeout,
     )
     for name in (delivery.tag, delivery.push):
         if name is not None:

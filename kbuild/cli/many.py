@@ -139,6 +139,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     if outcome.result is not None:
         result = outcome.result
         entry |= {"image": result.reference, "digest": str(result.digest), "pushed": result.pushed}
+        if result.verified is not None:
+            entry |= {"verified": result.verified.verdict, "not_verified": result.verified.reason}
         if result.untagged is not None:
             entry["untagged"] = result.untagged
     if outcome.error is not None:

@@ -96,11 +96,13 @@ def _latest(client: MlflowClient, back: int, project: str | None) -> Choice:
     quoted = None if project is None else _quoted(project)
     of_project = [] if quoted is None else [f"tags.`{_SOURCE}` = {quoted}"]
     user = _quoted(_user())
-    # On a server that is shared, one's own: of the newest of all, somebody else's may be any time.
+    runs: list[Run] = []
+    # On a server that is shared, one's own: of the newest of all, somebody else's may be any time. Before the oldest of
+    # these come anybody's.
     for by in ([f"tags.`{_USER}` = {user}"], []) if user else ([],):
-        runs = list(islice(_with_models(client, experiments, " and ".join(of_project + by)), back + 1))
-        if runs:
-            break
+        before = [f"attributes.start_time < {runs[-1].info.start_time}"] if runs else []
+        found = _with_models(client, experiments, " and ".join(of_project + by + before))
+        runs += islice(found, back + 1 - len(runs))
     of = f" of {project}" if project is not None else ""
     if not runs:
         looked = len(list(islice(_search(client, experiments, " and ".join(of_project)), _RECENT)))
@@ -110,8 +112,7 @@ def _latest(client: MlflowClient, back: int, project: str | None) -> Choice:
             hint=f"kedro run, in a project with a PipelineML; or {FORMS}",
         )
     if len(runs) <= back:
-        whose = " of yours" if by else ""
-        raise RunWithoutModel(f"only {len(runs)} runs{of}{whose} have logged a model", hint=f"@latest~{len(runs) - 1}")
+        raise RunWithoutModel(f"only {len(runs)} runs{of} have logged a model", hint=f"@latest~{len(runs) - 1}")
     return _choice(runs[back])
 
 

@@ -35,6 +35,7 @@ def verify_predictions(
     example: str | None,
     prediction: str | None,
     tolerance: Tolerance = DEFAULT,
+    timeout: float = 60.0,
 ) -> VerificationReport:
     """Post the input example and compare the answer with the recorded prediction, value by value.
 
@@ -48,7 +49,7 @@ def verify_predictions(
             hint="log it with input_example=…; kbuild's hook does",
         )
     recorded = None if prediction is None else running.read_file(f"{model_path}/{prediction}")
-    answer = post_invocations(running.url, question)
+    answer = post_invocations(running.url, question, timeout=timeout)
     if answer.status != 200:
         text = " ".join(answer.body.decode(errors="replace").split())
         raise VerificationFailed(f"/invocations answered {answer.status} to the model's input example: {text[:500]}")

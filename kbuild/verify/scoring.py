@@ -5,15 +5,19 @@ Protocol: https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally ("In
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import requests
 
-from kbuild.errors import ContainerFailed
+from kbuild.errors import ContainerFailed, RuntimeUnavailable
 from kbuild.image.run.running import RunningImage
 from kbuild.progress import Progress
+
+_FAR = 20.0  # seconds after which a port that nobody listens at is taken for another machine's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,36 +33,63 @@ def wait_until_ready(
     *,
     timeout: float,
     progress: Progress,
+    option: str = "--timeout",
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when ``/health`` answers 200; raises ContainerFailed when it stops or ``timeout`` seconds pass."""
+    """Return when ``/health`` answers 200; raises ContainerFailed when it stops or ``timeout`` seconds pass.
+
+    ``option`` is what the hint names for more patience. Raises RuntimeUnavailable where it runs on a machine whose
+    ports are not ours: a server listens before it loads its model.
+    """
     begin = clock()
+    reached = False
     progress.note(f"waiting for {running.url} ({running.describe()})")
     while clock() - begin < timeout:
         if not running.alive():
             raise ContainerFailed(f"the image stopped before it answered: {_last_words(running)}")
         try:
-            if requests.get(f"{running.url}/health", timeout=5).status_code == 200:
+            if _session().get(f"{running.url}/health", timeout=5).status_code == 200:
                 return
         except requests.RequestException:
             pass  # not up yet: the loop asks again until the time is over
+        reached = reached or _is_reached(running.url)
+        if running.remote and not reached and clock() - begin > _FAR:
+            raise RuntimeUnavailable(
+                f"{running.describe()} runs, and {running.url} does not reach it: its Docker is of another machine",
+                hint="KBUILD_RUNTIME=unshare runs it without Docker",
+            )
+        progress.count(int(clock() - begin), None, "seconds")  # where a signal stops the work
         sleep(0.1)
     raise ContainerFailed(
         f"the image did not answer /health within {timeout:g} s: {_last_words(running)}",
-        hint="a large model may need longer: --timeout SECONDS",
+        hint=f"a large model may need longer: {option} SECONDS",
     )
 
 
 def post_invocations(url: str, body: bytes, *, timeout: float = 60.0) -> Answer:
     """POST a JSON body to ``/invocations``; raises ContainerFailed when nothing answers within ``timeout`` seconds."""
     try:
-        response = requests.post(
+        response = _session().post(
             f"{url}/invocations", data=body, headers={"Content-Type": "application/json"}, timeout=timeout
         )
     except requests.RequestException as error:
         raise ContainerFailed(f"/invocations does not answer: {' '.join(str(error).split())}") from error
     return Answer(status=response.status_code, body=response.content)
+
+
+def _session() -> requests.Session:
+    """One that asks no proxy: the image is on this machine."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def _is_reached(url: str) -> bool:
+    parts = urlsplit(url)
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((parts.hostname or "", parts.port or 80)) == 0
 
 
 def _last_words(running: RunningImage) -> str:

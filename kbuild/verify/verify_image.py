@@ -27,10 +27,12 @@ def verify_image(
     cache: Path,
     timeout: float,
     progress: Progress,
+    option: str = "--timeout",
     choose: Callable[[Tolerance], Tolerance] = lambda own: own,
 ) -> VerificationReport:
     """Start the image on a free port, compare its answer to the model's input example, and stop it.
 
+    ``timeout`` are the seconds to get ready, and again those to answer; ``option`` is what sets them, for hints.
     ``choose`` is given the tolerance that the model was recorded with, and says which one counts. Raises
     ContainerFailed or VerificationFailed; the image is stopped either way.
     """
@@ -46,10 +48,15 @@ def verify_image(
             progress=progress,
         )
         try:
-            wait_until_ready(running, timeout=timeout, progress=progress)
+            wait_until_ready(running, timeout=timeout, progress=progress, option=option)
             example, prediction, own = _recorded(running)
             return verify_predictions(
-                running, model_path=MODEL_PATH, example=example, prediction=prediction, tolerance=choose(own)
+                running,
+                model_path=MODEL_PATH,
+                example=example,
+                prediction=prediction,
+                tolerance=choose(own),
+                timeout=timeout,
             )
         finally:
             running.stop()

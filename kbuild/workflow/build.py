@@ -106,7 +106,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         every = {platform: image or done[platform] for platform, image in built.items()}
         verified: Verified | None = None
         if delivery.verify:
-            verified = verify_built(every, images, tools, record=delivery.record, again=not reuse)
+            verified = verify_built(every, images, tools, delivery, again=not reuse)
         for each in prepared if delivery.record else ():
             each.record_base(tools)
         made = Built(

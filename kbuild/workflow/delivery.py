@@ -10,7 +10,15 @@ from pathlib import Path
 from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import Lockfile
-from kbuild.errors import ContainerFailed, EngineUnavailable, NothingToAsk, RuntimeUnavailable, VerificationFailed
+from kbuild.errors import (
+    ContainerFailed,
+    EngineUnavailable,
+    InvalidImage,
+    NothingToAsk,
+    OutputError,
+    RuntimeUnavailable,
+    VerificationFailed,
+)
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.image_index import BuiltIndex
@@ -25,7 +33,9 @@ from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
 
-_TIMEOUT = 300.0  # seconds to get ready: a large model on a busy machine is not a broken one
+PATIENCE = 300.0
+"""Seconds for an image to get ready, and to answer: a large model on a busy machine is not a broken one."""
+_NOTHING = "nothing to ask"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +53,14 @@ class Delivery:
     push: str | None = None
     record: bool = True
     verify: bool = False
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
     """``verdict`` is passed, or answered where the model recorded nothing to compare with; None where it was not
-    verified, and ``reason`` says why. ``anew`` says that it was verified now and not by an earlier command."""
+    verified. ``reason`` says why not, of an index also of its other platforms. ``anew`` says that it was verified now
+    and not by an earlier command."""
 
     verdict: str | None = None
     reason: str | None = None
@@ -89,45 +101,58 @@ class ImageResult:
 
 
 def verify_built(
-    built: Mapping[Platform, BuiltImage], images: LocalImages, tools: Tools, *, record: bool, again: bool
+    built: Mapping[Platform, BuiltImage], images: LocalImages, tools: Tools, delivery: Delivery, *, again: bool
 ) -> Verified:
     """Verify the image for this machine's platform, unless that was done here before and is not asked for ``again``.
 
     Raises VerificationFailed or ContainerFailed for an image that does not do what its model did; it stays among the
-    local ones, and nobody else has it.
+    local ones, and nobody else has it. What this machine lacks to run it is no fault of the image.
     """
     here = host_platform()
+    others = ", ".join(str(platform) for platform in sorted(built) if platform != here)
+    elsewhere = f"what is for {others}, since this machine is {here}" if others else None
     image = built.get(here)
     if image is None:
-        return Verified(reason=f"it is for {', '.join(map(str, sorted(built)))}, and this machine is {here}")
+        return Verified(reason=elsewhere)
     verdicts = Verdicts(images.root)
-    known = verdicts.read(image.digest)
-    if known in ("passed", "answered") and not again:
-        return Verified(verdict=known)
+    known = None if again else verdicts.read(image.digest)
+    if known in ("passed", "answered"):
+        return Verified(verdict=known, reason=elsewhere)
     from kbuild.verify.verify_image import verify_image
 
+    name = shlex.quote(str(image.digest))
     try:
+        if known == _NOTHING:
+            raise NothingToAsk("the model stores no input example")
         with using_cache(tools.cache, limit=tools.cache_limit), tools.phases("verify") as progress:
-            report = verify_image(image, tools.run, cache=tools.cache, timeout=_TIMEOUT, progress=progress)
+            report = verify_image(
+                image,
+                tools.run,
+                cache=tools.cache,
+                timeout=delivery.patience,
+                progress=progress,
+                option="--verify-timeout",
+            )
             verdict = "passed" if report.compared else "answered"
             progress.made(
                 f"answers as the trained model did, {report.tolerance}"
                 if report.compared
                 else "it answers; the model recorded no prediction to compare with"
             )
-    except (RuntimeUnavailable, EngineUnavailable) as error:
-        return Verified(reason=error.message)
     except NothingToAsk as error:
-        return Verified(reason=error.message)
+        verdicts.write(image.digest, _NOTHING)
+        return Verified(reason="; ".join(filter(None, (error.message, elsewhere))))
+    except (RuntimeUnavailable, EngineUnavailable, InvalidImage, OutputError) as error:
+        # InvalidImage is what Docker says that it does not take, a full disk of its own among the reasons.
+        return Verified(reason="; ".join(filter(None, (error.message, elsewhere))))
     except (VerificationFailed, ContainerFailed) as error:
         verdicts.write(image.digest, "failed")
-        if record:
+        if delivery.record:
             write_verdict(image, "failed", tools.store)
-        name = shlex.quote(str(image.digest))
         hint = f"the image was given to nobody; kbuild run {name} starts it, --no-verify delivers it all the same"
         raise type(error)(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
     verdicts.write(image.digest, verdict)
-    return Verified(verdict=verdict, anew=True)
+    return Verified(verdict=verdict, reason=elsewhere, anew=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

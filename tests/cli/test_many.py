@@ -15,6 +15,7 @@ from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, SomeFailed
 from kbuild.model.store import DirectStore
 from kbuild.workflow import Delivery, ImageRequest, Outcome
+from kbuild.workflow.delivery import Verified
 
 RUN = "0123456789abcdef0123456789abcdef"
 
@@ -86,7 +87,12 @@ def test_images_that_mlflow_was_not_told_of_are_named(
     def build_many(requests: Any, *args: Any, watcher: Any, **options: Any) -> Any:
         for request, reason in zip(requests, ("read only", None, "read only"), strict=True):
             result: Any = SimpleNamespace(
-                reference="x@y", digest="y", pushed=None, untagged=reason, reused=False, verified=None
+                reference="x@y",
+                digest="y",
+                pushed=None,
+                untagged=reason,
+                reused=False,
+                verified=Verified(reason="no runtime"),
             )
             yield Outcome(model=request.model, seconds=1.0, result=result)
 
@@ -98,7 +104,11 @@ def test_images_that_mlflow_was_not_told_of_are_named(
     assert [each.get("untagged") for each in json.loads(report.read_text())["models"]] == [
         "read only", None, "read only"
     ]  # fmt: skip
-    assert "not tagged with their images: a, c: read only" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not tagged with their images: a, c: read only" in told
+    assert "not verified: a, b, c: no runtime" in told
+    entries = json.loads(report.read_text())["models"]
+    assert [(each["verified"], each["not_verified"]) for each in entries] == [(None, "no runtime")] * 3
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,10 @@ def test_of_a_shared_server_ones_own_runs_are_counted(trained: Trained, monkeypa
     trained.add("newer", user="bob")
     assert trained.choose("@latest") == trained.choose(mine[:12])
     assert trained.choose("@latest").reference == mine and not trained.choose("@latest").foreign
-    with pytest.raises(RunWithoutModel, match="only 1 runs of churn of yours have"):
-        trained.choose("@latest~1")
+    before = trained.choose("@latest~1")
+    assert (before.reference, before.foreign) == (theirs, True), "the one before it, whoever trained it"
+    with pytest.raises(RunWithoutModel, match="only 2 runs of churn have"):
+        trained.choose("@latest~2")
 
 
 def test_no_more_runs_are_asked_than_anybody_waits_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

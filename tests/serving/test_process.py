@@ -32,6 +32,29 @@ def work(number):
 sys.exit(Supervisor(2, work, grace=1).run())
 """
 
+# Both workers hang at once; their successors take their time before they give a sign of life.
+BOTH_HANG = """
+import os, sys, time
+from kbuild.serving.http.supervisor import Supervisor
+from kbuild.serving.watch.metrics import Metrics
+metrics, seen = Metrics(2), Metrics(2)
+def work(number):
+    os.write(1, f"{number} {os.getpid()}\\n".encode())
+    metrics._base = seen._base = 0
+    again = seen.born(number)
+    if again:
+        time.sleep(3)
+    metrics.use_slot(number)
+    if not again:
+        metrics.give_up()
+    while True:
+        time.sleep(0.1)
+        if again:
+            metrics.beat()
+seen.born = lambda number: os.path.exists(f"{sys.argv[1]}/{number}") or open(f"{sys.argv[1]}/{number}", "w").close()
+sys.exit(Supervisor(2, work, grace=1, silent_for=metrics.silent_for, forget=metrics.begin, hung=30).run())
+"""
+
 # The first worker 1 stops giving signs of life, its successor gives them.
 HANGING = """
 import os, sys, time
@@ -101,6 +124,17 @@ def test_a_worker_that_hangs_is_killed_and_replaced() -> None:
         number, pid = read_line(process)
         assert number == 1 and pid != first[1]
         assert Path(f"/proc/{first[0]}").exists() and not Path(f"/proc/{first[1]}").exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_workers_that_hang_together_are_each_replaced_once(tmp_path: Path) -> None:
+    with started("-c", BOTH_HANG, str(tmp_path)) as process:
+        first = dict(read_line(process) for _ in range(2))
+        second = dict(read_line(process) for _ in range(2))
+        assert set(first) == set(second) == {0, 1} and not set(first.values()) & set(second.values())
+        time.sleep(2.5)  # in which successors were killed for the silence of those before
+        assert all(Path(f"/proc/{pid}").exists() for pid in second.values())
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance
-from kbuild.errors import ContainerFailed, VerificationFailed
+from kbuild.errors import ContainerFailed, RuntimeUnavailable, VerificationFailed
 from kbuild.progress import Silent
 from kbuild.verify import verify_image
 from kbuild.verify.golden import verify_predictions
@@ -21,6 +21,7 @@ class FakeImage:
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     running: bool = True
+    remote: bool = False
 
     def describe(self) -> str:
         return "a thread"
@@ -121,6 +122,39 @@ def test_without_an_example_there_is_nothing_to_ask(image: FakeImage) -> None:
 
 def test_ready_is_when_health_answers(image: FakeImage) -> None:
     wait_until_ready(image, timeout=5, progress=Silent())
+
+
+def test_a_proxy_is_not_asked_for_what_is_here(image: FakeImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    image.files = {"/opt/model/x.json": b'{"inputs": [1]}'}
+    wait_until_ready(image, timeout=5, progress=Silent())
+    assert check(image).prediction == {"predictions": [2]}
+
+
+def test_a_container_of_another_machine_is_no_broken_image(image: FakeImage) -> None:
+    def wait(url: str, *, remote: bool) -> None:
+        ticks = iter(range(1000))
+        there = FakeImage(url, remote=remote)
+        clock = lambda: float(next(ticks))  # noqa: E731
+        wait_until_ready(there, timeout=100, progress=Silent(), option="--patience", clock=clock, sleep=lambda _: None)
+
+    with pytest.raises(RuntimeUnavailable, match="its Docker is of another machine"):
+        wait("http://127.0.0.1:1", remote=True)
+    with pytest.raises(ContainerFailed, match="within 100 s") as refused:
+        wait("http://127.0.0.1:1", remote=False)
+    assert "--patience SECONDS" in str(refused.value.hint)
+
+
+def test_whoever_waits_can_be_stopped() -> None:
+    class Stopped(Silent):
+        def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_until_ready(FakeImage("http://127.0.0.1:1"), timeout=100, progress=Stopped())
 
 
 def test_an_image_that_stopped_is_reported_with_its_last_words() -> None:

@@ -6,7 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import docker
@@ -16,7 +16,14 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from kbuild.digest import Digest
-from kbuild.errors import ContainerFailed, EngineUnavailable, InvalidImage, KbuildError, OutputError
+from kbuild.errors import (
+    ContainerFailed,
+    EngineUnavailable,
+    InvalidImage,
+    KbuildError,
+    OutputError,
+    RuntimeUnavailable,
+)
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.docker_archive import docker_archive
 from kbuild.image.oci.image_reference import ImageReference
@@ -57,6 +64,11 @@ class DockerContainer:
     container: Container
     url: str
     passing: ImageReference | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whoever asks a daemon does not know where it is: its socket may be another machine's, mounted here."""
+        return True
 
     def describe(self) -> str:
         """``Docker container 1a2b…``."""
@@ -160,7 +172,7 @@ class DockerDaemon:
 
         ``host_port`` None takes a free one; ``passing`` removes the image's name when the container is stopped.
         Its root file system is read-only with a temporary ``/tmp``, and it has no capabilities.
-        Raises ContainerFailed when it does not start or stops at once.
+        Raises ContainerFailed when it does not start or stops at once, RuntimeUnavailable when it cannot be reached.
         """
         progress.note(f"docker run {reference.familiar}")
         with _asked(f"cannot run {reference.familiar}"):
@@ -183,6 +195,9 @@ class DockerDaemon:
                 )
             except BaseException:
                 container.remove(force=True, v=True)
+                if passing:
+                    with suppress(DockerException):  # what went wrong before is what is told
+                        self._client.images.remove(reference.familiar, force=True)
                 raise
 
 
@@ -203,7 +218,7 @@ def _published(container: Container, port: int) -> int:
     bindings = (container.ports or {}).get(f"{port}/tcp") or []
     for binding in bindings:
         return int(binding["HostPort"])
-    raise ContainerFailed(
+    raise RuntimeUnavailable(
         f"Docker publishes no port for {port}/tcp", hint="the daemon may run without a bridge network"
     )
 

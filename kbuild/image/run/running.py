@@ -12,6 +12,10 @@ class RunningImage(Protocol):
     def url(self) -> str:
         """Where the scoring server listens, without a final slash."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether it may run on another machine than this one, as a Docker container may."""
+
     def describe(self) -> str:
         """What runs it, for people: ``Docker container 1a2b…`` or ``bubblewrap, process 123``."""
 

@@ -73,6 +73,11 @@ class SandboxedImage:
         """Where the scoring server listens, without a final slash."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def remote(self) -> bool:
+        """It is a process of this machine."""
+        return False
+
     def describe(self) -> str:
         """What runs it, for people."""
         return f"{self.runtime}, process {self.pid}"

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 from kbuild.cache.folder import begin_again
-from kbuild.errors import EngineUnavailable, RuntimeUnavailable
+from kbuild.errors import ConfigurationError, EngineUnavailable, RuntimeUnavailable
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import read_manifest, read_platform
@@ -49,7 +50,7 @@ def start_image(
     wanted = environ.get(RUNTIME_VARIABLE) or "auto"
     if wanted not in ("auto", "docker", *RUNTIMES):
         known = ", ".join(("auto", "docker", *RUNTIMES))
-        raise RuntimeUnavailable(f"{RUNTIME_VARIABLE} is {wanted!r}", hint=f"known are {known}")
+        raise ConfigurationError(f"{RUNTIME_VARIABLE} is {wanted!r}", hint=f"known are {known}")
     if wanted in ("auto", "docker"):
         try:
             daemon = DockerDaemon()
@@ -58,8 +59,9 @@ def start_image(
                 raise
             progress.tell(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
         else:
-            # A name of its own: the user's tags stay where they are, and no other process can mean another image by it.
-            name = ImageReference.parse(f"kbuild/run:{image.digest.hex}")
+            # A name of its own: the user's tags stay where they are, and it goes when this container does, while
+            # another process may run the same image.
+            name = ImageReference.parse(f"kbuild/run:{image.digest.hex[:32]}-{uuid4().hex[:16]}")
             image.bring_all(progress)
             daemon.load(image, name)
             return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)

@@ -42,6 +42,7 @@ def serve(settings: Settings) -> int:
             lambda worker: _work(worker, sockets, model, settings, metrics),
             grace=settings.grace,
             silent_for=metrics.silent_for,
+            forget=metrics.begin,
             hung=settings.hung,
         )
         return supervisor.run()
@@ -74,11 +75,11 @@ def _work(
     replace_me: Callable[[], None] | None = None,
 ) -> None:
     """One worker's life; ``replace_me`` is called when it hangs, where nobody else looks."""
+    metrics.use_slot(worker)  # before all that takes long: a beat of its own
     import uvicorn
 
     from kbuild.serving.http.protocol import make_protocol
 
-    metrics.use_slot(worker)
     config = uvicorn.Config(
         ServingApp(model, settings, metrics, replace_me=replace_me),
         loop="asyncio",

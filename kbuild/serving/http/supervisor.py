@@ -22,7 +22,8 @@ class Supervisor:
     """Runs ``work(number)`` in ``count`` forked processes until SIGTERM or SIGINT.
 
     The parent must have no other thread and must not have predicted: OpenMP does not survive a fork once it ran.
-    A worker for which ``silent_for(number)`` is above ``hung`` seconds is killed and replaced.
+    A worker for which ``silent_for(number)`` is above ``hung`` seconds is killed and replaced;
+    ``forget(number)`` is called before, so that the silence of one does not end the next.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class Supervisor:
         *,
         grace: float,
         silent_for: Callable[[int], float] = lambda _: 0.0,
+        forget: Callable[[int], None] = lambda _: None,
         hung: float | None = None,
     ) -> None:
         self._work = work
-        self._silent_for, self._hung = silent_for, hung
+        self._silent_for, self._forget, self._hung = silent_for, forget, hung
         self._count = count
         self._grace = grace
         self._workers: dict[int, tuple[int, float]] = {}
@@ -90,6 +92,7 @@ class Supervisor:
         # A signal between fork and the child's own handlers must reach the child, not run the parent's handler there.
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGCHLD})
+        self._forget(worker)
         pid = os.fork()
         if pid == 0:
             code = 1

@@ -50,6 +50,10 @@ class Metrics:
         """This worker's event loop turns, and a thread of it may still answer."""
         self._block[self._base + _BEAT] = time.monotonic()
 
+    def begin(self, worker: int) -> None:
+        """That worker is about to begin: what its predecessor said is of no interest."""
+        self._block[worker * _SLOT + _BEAT] = time.monotonic()
+
     def give_up(self) -> None:
         """No thread of this worker will answer any more."""
         self._block[self._base + _BEAT] = -math.inf
