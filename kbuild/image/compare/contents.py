@@ -16,7 +16,7 @@ from kbuild.audit.image_facts import ImageFile
 from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
-from kbuild.image.compare.layers import LayerRecords, file_streams, read_members
+from kbuild.image.compare.layers import file_streams, read_members
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.descriptor import Manifest
 from kbuild.platform import Platform
@@ -74,7 +74,6 @@ def read_contents(
     wants_bytes: Callable[[str], bool],
     extract: tuple[str, Path] | None,
     progress: Progress,
-    records: LayerRecords | None = None,
 ) -> ImageContents:
     """The files below ``folders``, or named there (relative paths), as the topmost layer leaves them, and all layers.
 
@@ -90,7 +89,7 @@ def read_contents(
     for number, layer in enumerate(manifest.layers):
         progress.note(f"reading layer {number + 1} of {len(manifest.layers)}")
         blob = layouts.blob_path(layout, layer.digest)
-        diff_id, members = read_members(blob, layer.digest, layer.media_type, wants_bytes, records)
+        diff_id, members = read_members(blob, layer.digest, layer.media_type, wants_bytes)
         tree.apply(members, number)
         layers.append(
             ImageLayer(

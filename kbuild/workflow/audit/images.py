@@ -9,7 +9,6 @@ from pathlib import Path
 from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.image.base.debian.suites import find_suite
 from kbuild.image.compare.contents import read_config, read_contents
-from kbuild.image.compare.layers import LayerRecords
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.packages.environment import PREFIX
@@ -26,20 +25,13 @@ class ReadImage:
 
     facts: ImageFacts
     wants: Callable[[str], bool]
-    records: LayerRecords
 
 
-def read_image(
-    image: BuiltImage, model_into: Path | None, progress: Progress, *, cache: Path
-) -> tuple[ReadImage, Path | None]:
-    """The facts of an image, and its model's files in ``model_into`` where there are any.
-
-    What was found in a layer is kept in ``cache``.
-    """
+def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ReadImage, Path | None]:
+    """The facts of an image, and its model's files in ``model_into`` where there are any."""
     image.bring_all(progress)  # any of them may bring or hide a file that is looked at
     _, config = read_config(image.layout, image.digest)
     prefix = _prefix(config).lstrip("/")
-    records = LayerRecords(root=cache / "layer-members", wanted=prefix)
 
     def wants(path: str) -> bool:
         return wants_bytes(path, prefix)
@@ -51,7 +43,6 @@ def read_image(
         wants_bytes=wants,
         extract=None if model_into is None else (_model_path(config), model_into),
         progress=progress,
-        records=records,
     )
     whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
     whole.pop("rootfs", None)
@@ -68,7 +59,7 @@ def read_image(
         layers=contents.layers,
     )
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
-    return ReadImage(facts=facts, wants=wants, records=records), model_into if has_model else None
+    return ReadImage(facts=facts, wants=wants), model_into if has_model else None
 
 
 def _release(base: str) -> dict[str, str]:

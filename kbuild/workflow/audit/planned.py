@@ -18,7 +18,7 @@ from kbuild.environment.lockfile import LockedPackage, Lockfile, parse_lockfile
 from kbuild.errors import ImageNotFound, InvalidImage, KbuildError
 from kbuild.image.base.choice import base_name
 from kbuild.image.base.records import BaseRecords
-from kbuild.image.compare.layers import LayerRecords, read_members
+from kbuild.image.compare.layers import read_members
 from kbuild.image.engine import ENGINES, BuiltImage, KnownLayers, PackedBlob, make_engine
 from kbuild.image.engines.native import copies_plan
 from kbuild.image.oci import layout as layouts
@@ -69,7 +69,6 @@ def find_planned(
     progress: Progress,
     *,
     wants: Callable[[str], bool],
-    records: LayerRecords,
 ) -> Planned:
     """What the image must be. What cannot be told here is told as fault; nothing is downloaded for it."""
     recorded, rebuilt = recorded_digests(sources.tags, image, tools)
@@ -84,7 +83,7 @@ def find_planned(
         # Who builds may set labels of their own, which no model tells: those of an image that the run names are so.
         given = not recorded or str(image.digest) in recorded.values()
         making = replace(making, labels=dict(claims.labels) if given else making.labels)
-        planned = _compare_with(making, claims, image, layers, tools, wants, records)
+        planned = _compare_with(making, claims, image, layers, tools, wants)
         return replace(planned, recorded=recorded, rebuilt=rebuilt)
     except (_NotAtHand, InvalidImage) as error:
         return replace(nothing, fault=str(getattr(error, "message", error)))
@@ -158,7 +157,6 @@ def _compare_with(
     layers: tuple[ImageLayer, ...],
     tools: Tools,
     wants: Callable[[str], bool],
-    records: LayerRecords,
 ) -> Planned:
     def no_download() -> Mapping[LockedPackage, Path]:
         raise ImageNotFound("how its packages are split into layers is not known here")
@@ -199,10 +197,10 @@ def _compare_with(
     whole = copies and making.base.kind == "debs"
     planned: tuple[PlannedLayer, ...] | None = None
     if built is not None:
-        planned = tuple(_of_image(built, layers, wants, records))
+        planned = tuple(_of_image(built, layers, wants))
     elif fault is None and whole:
         cache = LayerCache(root=tools.cache / "layers", compression=claims.compression)
-        planned = tuple(_of_cache(plan, cache, layers, wants, records))
+        planned = tuple(_of_cache(plan, cache, layers, wants))
     else:
         fault = fault or "this machine has not built it"
     if built is not None and not whole:
@@ -233,7 +231,7 @@ def _built(plan: BuildPlan, tools: Tools) -> BuiltImage | None:
 
 
 def _of_image(
-    built: BuiltImage, layers: tuple[ImageLayer, ...], wants: Callable[[str], bool], records: LayerRecords
+    built: BuiltImage, layers: tuple[ImageLayer, ...], wants: Callable[[str], bool]
 ) -> Iterator[PlannedLayer]:
     here = {layer.diff_id for layer in layers}
     descriptors = layouts.read_manifest(built.layout, built.digest).layers
@@ -243,7 +241,7 @@ def _of_image(
         members = None
         if layer.diff_id not in here:
             blob = layouts.blob_path(built.layout, descriptor.digest)
-            found, members = read_members(blob, descriptor.digest, descriptor.media_type, wants, records)
+            found, members = read_members(blob, descriptor.digest, descriptor.media_type, wants)
             members = members if found == layer.diff_id else None
         yield PlannedLayer(name=name, diff_id=layer.diff_id, members=members)
 
@@ -253,17 +251,17 @@ def _of_cache(
     cache: LayerCache,
     layers: tuple[ImageLayer, ...],
     wants: Callable[[str], bool],
-    records: LayerRecords,
 ) -> Iterator[PlannedLayer]:
-    here = {layer.diff_id for layer in layers}
+    # What the cache says of a blob's content is not taken for it.
+    here = {layer.digest: layer.diff_id for layer in layers}
     keys = layer_keys(plan)
     for layer in plan.layers:
         blob = cache.get(keys[layer.source])
-        if blob is None or blob.diff_id in here:
-            yield PlannedLayer(name=layer.name, diff_id=None if blob is None else blob.diff_id)
+        if blob is None or blob.digest in here:
+            yield PlannedLayer(name=layer.name, diff_id=None if blob is None else here[blob.digest])
         else:
-            members = read_members(blob.path, blob.digest, blob.media_type, wants, records)[1]
-            yield PlannedLayer(name=layer.name, diff_id=blob.diff_id, members=members)
+            diff_id, members = read_members(blob.path, blob.digest, blob.media_type, wants)
+            yield PlannedLayer(name=layer.name, diff_id=diff_id, members=members)
 
 
 def _config(plan: BuildPlan, base: ResolvedBase, tools: Tools) -> Mapping[str, Any]:
