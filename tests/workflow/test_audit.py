@@ -189,6 +189,22 @@ def test_a_lock_that_cannot_be_had_is_unchecked_and_a_run_of_another_server_is_t
     assert any(f"run {RUN_ID} is not on this tracking server" in note for note in world.heard.notes) is not incomplete
 
 
+@pytest.mark.parametrize("error", [ModelNotFound("no such run"), TrackingUnavailable("the server is down")])
+def test_a_run_that_cannot_be_read_is_unchecked(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: KbuildError
+) -> None:
+    """Its parameters may hold secrets, and its tags name another image."""
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.store, "read_run", refuse)
+    for audited in (audit(world, record=False), audit_image(world, image)):
+        told = [each for each in audited.report.unchecked if each.where == f"run {RUN_ID}"]
+        assert [error.message in each.reason for each in told] == [True]
+
+
 def test_of_all_registered_models_one_that_breaks_does_not_take_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

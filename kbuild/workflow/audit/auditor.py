@@ -24,7 +24,6 @@ from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, Mode
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.model.fetch import RunFacts
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag
 from kbuild.progress import Progress
@@ -76,9 +75,7 @@ class Auditor:
             with self._tools.phases("fetch") as progress:
                 bundle = self._tools.store.fetch(reference, workdir / "model")
                 gathered = self._gather(str(reference), "model", bundle, workdir, progress)
-                run = self._run(bundle, progress)
-                tags = run.tags
-                gathered = _with_parameters(gathered, run)
+                gathered, tags = self._with_run(gathered, bundle)
                 image = image or self._built_here(tags, progress)
             if image is None:
                 return self._audit(_recall(gathered, tags))
@@ -108,9 +105,8 @@ class Auditor:
                 else:
                     bundle = read_bundle(model)
                     gathered = self._gather(reference, "image", bundle, workdir, progress, facts)
-                run = _NO_RUN if gathered.subject.bundle is None else self._run(gathered.subject.bundle, progress)
-                gathered = _with_parameters(gathered, run)
-                planned = self._planned(image, read, gathered.subject, run.tags, progress)
+                gathered, tags = self._with_run(gathered, gathered.subject.bundle)
+                planned = self._planned(image, read, gathered.subject, tags, progress)
             return self._audit(_with_image(gathered, facts, (), planned))
 
     def audit_registered(self) -> Iterator[tuple[str, Audited | KbuildError]]:
@@ -226,15 +222,22 @@ class Auditor:
             missing.append(Unchecked(check="lock", where="conda-lock.yml", reason=reason, remedy=error.hint or _ASK))
             return None
 
-    def _run(self, bundle: ModelBundle, progress: Progress) -> RunFacts:
-        run_id = bundle.facts.run_id
+    def _with_run(self, gathered: _Gathered, bundle: ModelBundle | None) -> tuple[_Gathered, Mapping[str, str]]:
+        """With the parameters of the model's run; and the run's tags."""
+        run_id = None if bundle is None else bundle.facts.run_id
         if run_id is None:
-            return _NO_RUN
+            return gathered, {}
         try:
-            return self._tools.store.read_run(run_id)
+            run = self._tools.store.read_run(run_id)
         except KbuildError as error:
-            progress.tell(f"no tags of run {run_id}: {error.message}")
-            return _NO_RUN
+            unread = Unchecked(
+                check="run",
+                where=f"run {run_id}",
+                reason=f"neither its parameters nor what it says of the image was looked at: {error.message}",
+                remedy=error.hint or "name the tracking server that has it (MLFLOW_TRACKING_URI), and audit again",
+            )
+            return replace(gathered, missing=(*gathered.missing, unread)), {}
+        return replace(gathered, subject=replace(gathered.subject, parameters=run.parameters)), run.tags
 
     def _planned(
         self, image: BuiltImage, read: ReadImage, subject: Subject, tags: Mapping[str, str], progress: Progress
@@ -266,13 +269,6 @@ class Auditor:
 
 _LOCK_LABEL = "io.kbuild.lock.digest"
 _ASK = "see that pip's index is configured (pip config list), and audit again"
-
-
-_NO_RUN = RunFacts(tags={}, parameters={})
-
-
-def _with_parameters(gathered: _Gathered, run: RunFacts) -> _Gathered:
-    return replace(gathered, subject=replace(gathered.subject, parameters=run.parameters))
 
 
 def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...], planned: Planned) -> _Gathered:
