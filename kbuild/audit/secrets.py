@@ -68,6 +68,9 @@ _PLACEHOLDER = re.compile(
     re.I | re.S,
 )
 _SHORTEST = 6
+# Kedro's catalog names an entry of credentials.yml; tokenizers call the marks of their texts so.
+_CREDENTIALS_BY_NAME = re.compile(r"(.*[_.\-/ ])?credentials?=[a-z_]\w*", re.I)
+_MARK_OF_TEXT = re.compile(r"(.*[_.\-/ ])?(bos|eos|pad|unk|sep|cls|mask)_token", re.I)
 
 
 def find_secrets(text: str, *, name: str = "") -> dict[str, int]:
@@ -122,7 +125,10 @@ def is_key_store(path: str) -> bool:
 
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable, label or parameter of that name holds a secret, and no placeholder for one."""
-    named = _NAMED.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)) is not None
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    if _MARK_OF_TEXT.fullmatch(name) or _CREDENTIALS_BY_NAME.fullmatch(f"{name}={value}"):
+        return False
+    named = _NAMED.search(name) is not None
     return named and len(value) >= _SHORTEST and _PLACEHOLDER.fullmatch(value) is None
 
 

@@ -43,6 +43,8 @@ INNOCENT = {
     "placeholders": "password: ${oc.env:DB_PASSWORD}\ntoken: <token>\nsecret: null\napi_key: changeme\nsecret: ''\n",
     "references": "password: $PASSWORD\ntoken: '{{ token }}'\nsecret_key: /run/secrets/key\n",
     "code": "def a(password: str, token=None):\n    secret = get_secret('x')\n    return f'https://{u}:{password}@x'\n",
+    "a catalog": "cars:\n  type: pandas.CSVDataset\n  credentials: dev_s3_creds\n  load_credentials: dev_s3_creds\n",
+    "a tokenizer": '{\n"eos_token": "endoftext",\n"mask_token": "[MASK]x",\n"padToken": "padding"\n}\n',
     "a public key": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----BEGIN CERTIFICATE-----\n",
 }
 
@@ -60,6 +62,11 @@ def test_a_value_is_known_by_its_name(name: str) -> None:
         name, '"db_password": "hunter22",'
     )
     assert list(find_secrets(f"a: 1\n{line}\n", name=name).values()) == [2]
+
+
+@pytest.mark.parametrize("line", ["credentials: s3cr3t-9!x", "bearer_token: endoftext", "eos_api_token: hunter22"])
+def test_what_is_called_nearly_so_is_one(line: str) -> None:
+    assert find_secrets(line, name="a.yml")
 
 
 @pytest.mark.parametrize("what", INNOCENT)
