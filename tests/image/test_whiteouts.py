@@ -11,10 +11,13 @@ import pytest
 from sequential import Image
 
 from kbuild.cache.room import Room
+from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
-from kbuild.image.compare.contents import _Reader
+from kbuild.image.compare.contents import _Tree
 from kbuild.image.compare.diff import _Files as DiffFiles
+from kbuild.image.compare.layers import read_members
 from kbuild.image.engines.copying import FileSystem
+from kbuild.image.oci.media import LAYERS
 from kbuild.image.oci.whiteouts import Whiteout, read_whiteout, with_parents
 from kbuild.image.run.layer_tree import lay_layer, unpack_layer
 
@@ -72,11 +75,13 @@ def as_compared(raws: list[bytes], _: Path) -> set[str]:
     return set(files.files)
 
 
-def as_verified(raws: list[bytes], _: Path) -> set[str]:
-    reader = _Reader(folders=("lib", "bin"), wants_bytes=lambda _: False, extract=None)
-    for raw in raws:
-        reader.apply(iter([raw]))
-    return set(reader.files)
+def as_verified(raws: list[bytes], folder: Path) -> set[str]:
+    tree = _Tree(folders=("lib", "bin"))
+    for number, raw in enumerate(raws):
+        blob = folder / f"{number}.tar"
+        blob.write_bytes(raw)
+        tree.apply(read_members(blob, digest_bytes(raw), LAYERS["none"], lambda _: False)[1], number)
+    return set(tree.placed)
 
 
 def as_run(raws: list[bytes], folder: Path) -> set[str]:
