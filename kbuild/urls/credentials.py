@@ -135,10 +135,15 @@ def own_variables(url: str) -> list[str]:
 def _permissions(names: Iterable[str], url: str) -> list[str]:
     """The variables that permit to send others in clear; none for what is encrypted or does not leave this machine."""
     parts = urlsplit(url)
-    if parts.scheme == "https" or not parts.hostname or _LOOPBACK.fullmatch(parts.hostname):
+    if parts.scheme == "https" or not parts.hostname or is_loopback(url):
         return []
     prefixes = [_prefix(kind, parts.netloc) for kind in _KINDS]
     return [f"{each}_{_IN_CLEAR}" for each in prefixes if any(name.startswith(f"{each}_") for name in names)]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether what is sent there does not leave this machine."""
+    return _LOOPBACK.fullmatch(urlsplit(url).hostname or "") is not None
 
 
 def _check_in_clear(url: str, environ: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ import yaml
 from kbuild.digest import digest_bytes
 from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
-from kbuild.environment.condalock.reachable import find_silence
+from kbuild.environment.condalock.reachable import answering
 from kbuild.environment.condalock.source import make_source
 from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.lockfile import LockedPackage
@@ -20,7 +20,9 @@ from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
 from kbuild.errors import (
+    ConfigurationError,
     HashMismatch,
+    IndexUnavailable,
     InterpreterCaptureFailed,
     PackageNotFound,
     PlatformError,
@@ -29,7 +31,7 @@ from kbuild.errors import (
     VersionConflict,
 )
 from kbuild.platform import Platform
-from kbuild.process import Completed, run
+from kbuild.process import Completed
 from kbuild.progress import Silent
 
 AMD64 = Platform("linux", "amd64")
@@ -404,19 +406,33 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
         building.resolve(spec_of(platforms=(AMD64, ARM64)), progress=Silent())
 
 
-def test_an_index_of_the_models_own_that_does_not_answer_is_passed_over_and_told(site: Any) -> None:
-    site.pages["/simple/"] = (200, "text/html", b"")
-    variables = "${KBUILD_INDEX_127_0_0_1_9_USER}:${KBUILD_INDEX_127_0_0_1_9_PASSWORD}@"
-    refused, unknown = "https://127.0.0.1:9/simple", f"https://{variables}127.0.0.1:9/x"
-    answers = f"{site.url}/simple"
-    assert find_silence(answers, {}) is None and find_silence(f"{site.url}/other", {}) is None
-    assert find_silence(refused, {}) == "Connection refused"
-    assert "KBUILD_INDEX_127_0_0_1_9_PASSWORD" in (find_silence(unknown, {}) or "")
-    resolver = CondaLockResolver(run=run, channel=Path(), environ={}, optional=frozenset({answers, refused}))
+def test_no_lock_is_made_without_an_index_that_the_model_names(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names would be taken from a public index; a port of this machine that nobody listens at has none."""
+    monkeypatch.setattr("kbuild.http.PATIENCE", 0.0)
+    monkeypatch.setattr("kbuild.http._REFUSED", 0.0)
+    site.pages |= {"/simple/": (200, "", b""), "/busy/": (503, "", b""), "/broken/": (500, "", b"")}
+    site.pages["/closed/"] = (401, "", b"")
+    variables = "${KBUILD_INDEX_A_INVALID_USER}:${KBUILD_INDEX_A_INVALID_PASSWORD}@"
     told: list[str] = []
-    progress = Mock(tell=told.append)
-    assert resolver._answering(("https://first.invalid", answers, refused), progress) == (
-        "https://first.invalid",
-        answers,
-    )
-    assert len(told) == 1 and "127.0.0.1:9" in told[0]
+
+    def ask(index: str) -> tuple[str, ...]:
+        return answering(("https://first.invalid", index), {index}, {}, Mock(tell=told.append))
+
+    for index in (f"{site.url}/simple", f"{site.url}/other"):
+        assert ask(index) == ("https://first.invalid", index)
+    for index, kind, said in (
+        (f"https://{variables}a.invalid/x", ConfigurationError, "KBUILD_INDEX_A_INVALID_PASSWORD"),
+        ((tmp_path / "gone").as_uri(), ConfigurationError, "no folder of this machine"),
+        (f"{site.url}/closed", ConfigurationError, "401"),
+        (f"{site.url}/busy", IndexUnavailable, "does not answer|503"),
+        (f"{site.url}/broken", IndexUnavailable, "500"),
+        ("https://a.invalid/simple", IndexUnavailable, "does not answer"),
+    ):
+        with pytest.raises(kind, match=said) as caught:
+            ask(index)
+        assert "log the model again without its --extra-index-url" in str(caught.value.hint)
+    assert told == []
+    unknown = "https://${KBUILD_INDEX_127_0_0_1_9_USER}@127.0.0.1:9/x"
+    assert ask(unknown) == ("https://first.invalid",) and "passed over" in told[0]

@@ -272,6 +272,22 @@ def test_a_lock_that_is_stale_is_made_anew(bench: Bench) -> None:
     assert len(bench.resolver.asked) == 2
 
 
+def test_a_lock_made_without_an_index_of_the_model_is_neither_kept_nor_stored(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = ["six==1.17.0", "--extra-index-url https://own.example/simple"]
+    env = {"channels": ["conda-forge"], "dependencies": ["python=3.11.7", {"pip": pip}]}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+    asked = "kbuild.environment.condalock.reachable.answering"
+    monkeypatch.setattr(asked, lambda indexes, own, *_: tuple(each for each in indexes if each not in own))
+    less = bench.lock()
+    assert less.origin == "resolved" and less.spec.indexes == ("https://index.example/simple",)
+    assert bench.store.files == {} and not list(bench.cache.rglob("conda-lock.yml"))
+    monkeypatch.setattr(asked, lambda indexes, *_: indexes)
+    assert bench.lock().origin == "resolved"
+    assert bench.lock().origin == "stored with the run"
+
+
 def test_force_resolves_again(bench: Bench) -> None:
     bench.lock()
     assert bench.lock(force=True).origin == "resolved"

@@ -38,7 +38,6 @@ from kbuild.errors import (
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
-from kbuild.urls.credentials import without_credentials
 
 if TYPE_CHECKING:
     from kbuild.environment.built.built_wheels import WheelBuilds
@@ -59,7 +58,6 @@ class CondaLockResolver:
     conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
     line, None for an installed or the built-in one. ``target`` is the base that images stand on. ``builds`` makes
     wheels of source distributions; without it they are refused. ``downloads`` is the cache of packages.
-    ``optional`` are indexes of the spec that are passed over where they do not answer.
     """
 
     run: Runner
@@ -69,7 +67,6 @@ class CondaLockResolver:
     target: Target = Target()  # noqa: RUF009  frozen
     builds: WheelBuilds | None = None
     downloads: Path | None = None
-    optional: frozenset[str] = frozenset()
 
     def input_digest(self, spec: EnvironmentSpec) -> Digest:
         """Digest of the spec, conda-lock's version, this module's recipe and the target's C library.
@@ -98,14 +95,13 @@ class CondaLockResolver:
         from kbuild.environment.condalock.one_platform import PlatformSolve  # not needed where a lock is fresh
 
         digest = self.input_digest(spec)
-        indexes = self._answering(spec.indexes, progress)
         documents = {}
         # This machine's own platform first: what stops it stops all, and is told as the simpler case that it is.
         for platform in sorted(spec.platforms, key=lambda each: (each != host_platform(), each)):
             glibc, channels = self._interpreter(spec, platform, progress)
             solve = PlatformSolve(
                 spec=spec,
-                indexes=indexes,
+                indexes=spec.indexes,
                 platform=platform,
                 channels=channels,
                 glibc=glibc,
@@ -136,19 +132,6 @@ class CondaLockResolver:
             self._replace_sdists(spec, sdists, documents, progress)
             lockfile = self._lockfile(spec, documents)
         return lockfile
-
-    def _answering(self, indexes: Sequence[str], progress: Progress) -> tuple[str, ...]:
-        if not self.optional.intersection(indexes):
-            return tuple(indexes)
-        from kbuild.environment.condalock.reachable import find_silence
-
-        silent = {index: find_silence(index, self.environ) for index in indexes if index in self.optional}
-        for index, why in silent.items():
-            if why is not None:
-                progress.tell(
-                    f"the model's requirements name {without_credentials(index)}, which is passed over: {why}"
-                )
-        return tuple(index for index in indexes if silent.get(index) is None)
 
     def _lockfile(self, spec: EnvironmentSpec, documents: Mapping[Platform, Mapping[str, Any]]) -> Lockfile:
         try:

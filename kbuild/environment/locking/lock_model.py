@@ -115,13 +115,12 @@ def lock_bundle(
             target=request.target,
             builds=builds,
             downloads=cache / "downloads",
-            # As pip does: they may be of a network that this machine is not in. What only they have is then missing.
-            optional=frozenset(spec.indexes[1:]).difference(indexes.urls),
         )
         found: _Found | None = None
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
-        lockfile, spec, origin = found or _resolve(bundle, spec, request, resolver, cache, environ, progress)
+        own, wanted = frozenset(spec.indexes[1:]).difference(indexes.urls), spec.indexes
+        lockfile, spec, origin = found or _resolve(bundle, spec, own, request, resolver, cache, environ, progress)
         check_hashes(lockfile, spec)
         if origin != "resolved" and not lockfile.is_named(request.digest):
             check_lock(
@@ -148,7 +147,7 @@ def lock_bundle(
             progress=progress,
             channels=spec.channels,
         )
-        if origin in ("resolved", "cached"):
+        if origin in ("resolved", "cached") and spec.indexes == wanted:
             side = side_file(cache, lockfile, spec)
             write_back(lockfile, channel, side, bundle, store, Path(scratch), progress)
     return Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
@@ -165,6 +164,7 @@ def fresh_inputs(
 def _resolve(
     bundle: ModelBundle,
     spec: EnvironmentSpec,
+    own: frozenset[str],
     request: LockRequest,
     resolver: Resolver,
     cache: Path,
@@ -179,9 +179,16 @@ def _resolve(
 
     spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=environ))
     progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
-    lockfile = resolver.resolve(spec, progress=progress)
-    write_lockfile(lockfile, cached_lock(cache, resolver.input_digest(spec), spec))
-    return lockfile, spec, "resolved"
+    asked = spec
+    if own:
+        from kbuild.environment.condalock.reachable import answering
+
+        # Its lock says what it was made from, so it is not fresh for the model.
+        asked = replace(spec, indexes=answering(spec.indexes, own, environ, progress))
+    lockfile = resolver.resolve(asked, progress=progress)
+    if asked == spec:
+        write_lockfile(lockfile, cached_lock(cache, resolver.input_digest(spec), spec))
+    return lockfile, asked, "resolved"
 
 
 def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
