@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,42 @@ def using_cache(cache: Path, *, limit: int | None = None) -> Iterator[None]:
         elif limit is not None:
             stack.enter_context(keeper.limited(limit))
         yield
+
+
+def own_folder(cache: Path) -> tuple[Path, bool]:
+    """The cache, or one of this user's own in it where everybody may write to it; and whether that was made just now.
+
+    Mounts of containers often are such, and nobody but root may change them. What others write there would go into
+    images. Raises OutputError for a folder of one's own that others own, or may have put something into.
+    """
+    try:
+        if not cache.stat().st_mode & stat.S_IWOTH:
+            return cache, False
+    except OSError:
+        return cache, False  # whoever uses it says what is wrong
+    own, user = cache / f"uid-{os.geteuid()}", os.geteuid()
+    try:
+        own.mkdir(mode=0o700)
+    except FileExistsError:
+        status = own.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != user:
+            raise _foreign(own, own) from None
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            own.chmod(0o700)  # a job that restores a cache may give it any mode
+        for path in (*own.glob("*"), *own.glob("*/*")):
+            if path.lstat().st_uid != user:
+                raise _foreign(path, own) from None
+        return own, False
+    except OSError as error:
+        raise OutputError(f"cannot make {own}: {error.strerror}", hint="another KBUILD_CACHE_DIR") from error
+    return own, True
+
+
+def _foreign(path: Path, own: Path) -> OutputError:
+    return OutputError(
+        f"{path} is no folder of this user's, and what others write to a cache would go into images",
+        hint=f"rm -r {own}, or another KBUILD_CACHE_DIR",
+    )
 
 
 def begin_again(cache: Path, *needed: Path) -> None:

@@ -14,6 +14,7 @@ import errno
 import filecmp
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -30,6 +31,7 @@ from kbuild.files import BYTES, mark_used, portable
 
 SEEN = ".seen"
 """Ends the name of what tells that nobody wrote to a tree since."""
+_LOG = logging.getLogger(__name__)
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
 
@@ -52,7 +54,8 @@ def cached_tree(path: Path, make: Callable[[Path], None], *, sealed: bool = True
 
     Two processes may make the same tree at once; the first to finish wins and both see a whole one. ``sealed`` writes
     down the digest of what was made. A tree that is there is compared with it, as far as anybody may have written to it
-    since (see ``tree_signature``); one without is made again. Raises CacheDamaged for a tree that is not what was made.
+    since (see ``tree_signature``). One without a digest, or that is not what was made (a cache that a job restores may
+    have other modes, or lack empty folders), is made again. Raises CacheDamaged where it cannot be removed.
     """
     return cached_trees([path], lambda roots: make(roots[path]), sealed=sealed)[0]
 
@@ -61,14 +64,17 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
     """As ``cached_tree`` for several; ``make`` gets those that are not there, and where to write each."""
     missing: list[Path] = []
     for path in paths:
-        if is_kept(path, sealed=sealed):
+        if path in missing:
+            continue
+        kept = is_kept(path, sealed=sealed)
+        if kept:
             mark_used(path)
-            if sealed:
-                check_tree(path)
-        elif path not in missing:
-            missing.append(path)
-            if path.is_dir():
-                shutil.rmtree(path)  # nobody knows what it was
+        if kept and (not sealed or is_sound(path)):
+            continue
+        if kept:
+            _LOG.warning("%s of the cache is not what was made, and is made again", path)
+        missing.append(path)
+        _discard(path)
     with ExitStack() as stack:
         scratches = {path: stack.enter_context(scratch_folder(path.parent, f".{path.name[:16]}-")) for path in missing}
         if scratches:
@@ -83,16 +89,31 @@ def is_kept(path: Path, *, sealed: bool = True) -> bool:
     return path.is_dir() and (not sealed or _seal(path).is_file())
 
 
-def check_tree(path: Path) -> None:
-    """Raises CacheDamaged for a tree that is not what was made; it is read only where that could be otherwise."""
+def is_sound(path: Path) -> bool:
+    """Whether a tree is what was made; it is read only where that could be otherwise."""
     seen = _seal(path).with_name(f"{path.name}{SEEN}")
     signature = tree_signature(path)
     with contextlib.suppress(FileNotFoundError):
         if seen.read_text() == signature:
-            return
+            return True
     if is_damaged(path):
-        raise CacheDamaged(f"{path} of the cache is not what was made: a file in it changed, is missing, or was added")
+        return False
     write_if_allowed(seen, signature.encode())
+    return True
+
+
+def _discard(path: Path) -> None:
+    """Remove a tree, if it is there; others see all of it or nothing."""
+    away = path.with_name(f".{path.name[:16]}-{secrets.token_hex(6)}")
+    try:
+        path.rename(away)
+        shutil.rmtree(away)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CacheDamaged(
+            f"{path} of the cache is not what was made, and cannot be removed: {error.strerror}",
+        ) from error
 
 
 def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from kbuild.cache.folder import own_folder
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
 from kbuild.cli.show import Show
@@ -214,11 +215,17 @@ def _reads_as_image(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """``KBUILD_CACHE_DIR``, else the user's cache folder."""
+    """``KBUILD_CACHE_DIR``, else the user's cache folder; this user's own in it where everybody may write to that.
+
+    Raises OutputError as ``own_folder`` does.
+    """
     stated = os.environ.get("KBUILD_CACHE_DIR")
     # Without "..", but through the links that the user wants it through.
     absolute = os.path.abspath(stated) if stated else platformdirs.user_cache_dir("kbuild")  # noqa: PTH100
-    return Path(absolute)
+    folder, is_new = own_folder(Path(absolute))
+    if is_new:
+        click.echo(f"everybody may write to the cache {absolute}: kbuild keeps its files in {folder}", err=True)
+    return folder
 
 
 def cache_limit() -> int:

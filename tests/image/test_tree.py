@@ -10,8 +10,9 @@ from unittest.mock import Mock
 import pytest
 
 from kbuild.cache import tree
-from kbuild.cache.folder import using_cache
+from kbuild.cache.folder import own_folder, using_cache
 from kbuild.cache.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
+from kbuild.cli.options import cache_folder
 from kbuild.errors import CacheDamaged, LockfileInvalid, OutputError
 
 
@@ -187,7 +188,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_tree_that_somebody_changed_is_not_taken(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_a_tree_that_somebody_changed_is_not_taken_but_made_again(
+    tmp_path: Path, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
     def make(root: Path) -> None:
@@ -202,9 +205,14 @@ def test_a_tree_that_somebody_changed_is_not_taken(tmp_path: Path, change: Calla
     for _ in range(3):
         assert cached_tree(path, make) == path
         link_tree(path, tmp_path / f"staged-{len(list(tmp_path.iterdir()))}", {}, "one")  # which changes no content
-    assert len(made) == 1
+    assert len(made) == 1 and caplog.messages == []
     change(path)
-    with pytest.raises(CacheDamaged, match="wheels/key") as caught:
+    assert cached_tree(path, make) == path and len(made) == 2
+    assert tree.is_damaged(path) is False and len(caplog.messages) == 1 and "wheels/key" in caplog.text
+    assert [each.name for each in path.parent.iterdir()] == ["key"]
+    change(path)
+    monkeypatch.setattr(tree.shutil, "rmtree", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(CacheDamaged, match=r"wheels/key.*Permission denied") as caught:
         cached_tree(path, make)
     assert "cache verify --remove" in str(caught.value.hint)
 
@@ -241,3 +249,40 @@ def test_a_cache_that_everybody_may_write_to_is_refused_and_a_new_one_is_ones_ow
     (tmp_path / "new").chmod(0o777)
     with pytest.raises(OutputError, match="everybody"), using_cache(tmp_path / "new"):
         pass
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_in_a_cache_that_everybody_may_write_to_each_user_has_a_folder(
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Kubernetes' emptyDir, Docker's volumes and GitLab's docker executor mount them."""
+    cache, own = tmp_path / "mount", tmp_path / "mount" / f"uid-{os.geteuid()}"
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(cache))
+    assert cache_folder() == cache  # it is not there yet
+    cache.mkdir()
+    cache.chmod(mode)
+    assert cache_folder() == own and stat.S_IMODE(own.stat().st_mode) == 0o700
+    with using_cache(own):
+        (own / "wheels/key").mkdir(parents=True)
+    own.chmod(0o777)
+    assert cache_folder() == own and stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert capsys.readouterr().err.count("everybody may write") == 1
+    monkeypatch.setattr("kbuild.cache.folder.os.geteuid", lambda: 4321)
+    (cache / "uid-4321").mkdir()
+    with pytest.raises(OutputError, match="uid-4321 is no folder of this user's"):
+        cache_folder()
+    (cache / "uid-4321").rmdir()
+    (cache / "uid-4321").symlink_to(own)
+    with pytest.raises(OutputError, match="uid-4321 is no folder of this user's"):
+        cache_folder()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to others")
+def test_a_tree_of_another_owner_in_ones_own_folder_is_not_trusted(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    own, _ = own_folder(tmp_path)
+    (own / "wheels/key").mkdir(parents=True)
+    os.chown(own / "wheels/key", 4321, -1)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="wheels/key is no folder of this user's"):
+            own_folder(tmp_path)
