@@ -9,7 +9,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import AbstractDataset, DataCatalog, MemoryDataset, Version
 from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
 from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
@@ -190,6 +190,15 @@ def test_a_remote_store_gets_one_file_and_loses_it_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry, "get_artifact_repository", lambda uri: Store())
     assert list(stores.check_artifacts("s3://bucket/place")) == []
     assert done[1] == f"no {done[0]}"
+    assert list(stores.check_artifacts("s3://bucket/place")) == []
+    assert done[2] == done[0]  # nobody who may not delete leaves more than one
+
+    class Kept(Store):
+        def delete_artifacts(self, name: str) -> None:
+            raise PermissionError("403 Forbidden")
+
+    monkeypatch.setattr(registry, "get_artifact_repository", lambda uri: Kept())
+    assert list(stores.check_artifacts("s3://bucket/place")) == []
 
     def refuse(uri: str) -> Store:
         raise PermissionError("403 Forbidden for //user:secret@host")
@@ -199,6 +208,8 @@ def test_a_remote_store_gets_one_file_and_loses_it_again(monkeypatch: pytest.Mon
     assert isinstance(found.error, TrackingUnavailable)
     assert "takes no file: 403 Forbidden" in found.error.message
     assert "secret" not in found.error.message
+    # MLflow's repository writes nothing at the root of an experiment of Databricks.
+    assert list(stores.check_artifacts("dbfs:/databricks/mlflow-tracking/12")) == []
 
 
 def test_a_full_disk_is_told(
@@ -222,3 +233,65 @@ def test_a_database_that_is_none_is_told(
     (tmp_path / "nowhere").write_text("a file")
     ((about, message, _),) = told(look(bind(package), catalog, tmp_path))
     assert (about, "MLflow's database cannot be written" in message) == ("tracking", True)
+
+
+def test_a_store_that_is_a_folder_is_written_in_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(stores, "_nearest", lambda path: asked.append(path) or tmp_path)
+    (tmp_path / "mlruns").mkdir()
+    for uri in ((tmp_path / "mlruns").as_uri(), str(tmp_path / "mlruns")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        stores.check_tracking(tmp_path, "shop")
+    assert asked == [tmp_path / "mlruns"] * 2
+    asked.clear()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none"))
+    _, (found,) = stores.check_tracking(tmp_path, "shop")
+    assert asked == [] and "databricks" in str(found.error.message).lower()
+
+
+def test_only_the_version_that_is_loaded_takes_room(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        JSONDataset(filepath=str(tmp_path / "f.json"), version=Version(None, f"2020-01-0{number}")).save("x" * number)
+    versioned = JSONDataset(filepath=str(tmp_path / "f.json"), version=Version(None, None))
+    assert stores._size_of(versioned) == len('"xxx"')
+    asked = JSONDataset(filepath=str(tmp_path / "f.json"), version=Version("2020-01-01", None))
+    assert stores._size_of(asked) == len('"x"')
+    assert stores._size_of(JSONDataset(filepath=str(tmp_path / "none"), version=Version(None, None))) == 0
+
+
+class Silent(AbstractDataset[Any, Any]):
+    """Of a user who wrote no more than Kedro asks for; ``_filepath`` and ``exists`` fail."""
+
+    def _describe(self) -> Any:
+        raise NotImplementedError
+
+    def load(self) -> Any:
+        return {"factor": 1.0}
+
+    def save(self, data: Any) -> None:
+        pass
+
+    def _exists(self) -> bool:
+        raise RuntimeError("no such shelf")
+
+    @property
+    def _filepath(self) -> str:
+        raise RuntimeError("no such shelf")
+
+
+class Quiet(Silent):
+    def _describe(self) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("kind", [Silent, Quiet])
+def test_a_dataset_of_the_users_ends_no_look_in_a_traceback(
+    kind: type[Silent], package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    catalog["factors"] = kind()
+    catalog["orders"] = kind()
+    assert look(bind(package), catalog, tmp_path) == Looked(findings=(), notes=())
+    # Nor of a class that has flavors, made into something else.
+    kind.__module__ = "kbuild.mine"
+    assert look(bind(package), catalog, tmp_path).findings == ()

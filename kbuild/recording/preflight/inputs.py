@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,18 +18,17 @@ from kbuild.training.described import describe, find_dataset, is_in_memory, is_p
 from kbuild.training.pipeline_ml import PipelineML
 
 _LOCAL = ("file", "local", "")
+_logger = logging.getLogger(__name__)
 
 
 def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], list[Finding]]:
     """The catalog's entries for all that the two pipelines name, and those that cannot be made."""
-    from kedro.io import DatasetError
-
     found, findings = {}, []
     for name in sorted(planned.datasets() | planned.inference.datasets()):
         try:
             found[name] = find_dataset(name, catalog)
-        except DatasetError as error:
-            text = " ".join(str(error).split())
+        except Exception as error:  # noqa: BLE001  its class is the user's, and may raise anything
+            text = " ".join(str(error).split()) or type(error).__name__
             findings.append(
                 Finding(
                     about="catalog",
@@ -56,15 +56,24 @@ def check_inputs(
         is_request = name in planned.input_names
         if is_request and not _needs_data(planned.log_model_kwargs):
             continue
-        dataset = datasets[name]
-        error = None if dataset is None else _check_class(name, dataset)
-        if error is None and _strip(name) not in made:
-            error = _check_there(name, dataset, planned, catalog, data=data)
-        if error is None and is_request:
-            made_or_unseen = _strip(name) in made or not data
-            error = check_kind(name, dataset, planned.log_model_kwargs, made=made_or_unseen)
+        try:
+            error = _check_input(name, datasets[name], planned, catalog, made=_strip(name) in made, data=data)
+        except Exception as fault:  # noqa: BLE001  a dataset of the user's may raise anything: who loads it tells
+            _logger.info("The input %r cannot be looked at before training: %s", name, type(fault).__name__)
+            continue
         if error is not None:
             yield Finding(about="input_name" if is_request else "input", error=error)
+
+
+def _check_input(
+    name: str, dataset: Any, planned: PipelineML, catalog: Any, *, made: bool, data: bool
+) -> KbuildError | None:
+    error = None if dataset is None else _check_class(name, dataset)
+    if error is None and not made:
+        error = _check_there(name, dataset, planned, catalog, data=data)
+    if error is None and name in planned.input_names:
+        error = check_kind(name, dataset, planned.log_model_kwargs, made=made or not data)
+    return error
 
 
 def find_values(planned: PipelineML, datasets: Mapping[str, Any]) -> Iterator[str]:
@@ -73,7 +82,12 @@ def find_values(planned: PipelineML, datasets: Mapping[str, Any]) -> Iterator[st
         dataset = datasets.get(name)
         if dataset is None or is_in_memory(dataset) or is_parameter(name):
             continue
-        if describe(name, dataset).kind == "object":
+        try:
+            travels = describe(name, dataset).kind == "object"
+        except Exception as fault:  # noqa: BLE001  the same
+            _logger.info("The input %r cannot be looked at before training: %s", name, type(fault).__name__)
+            continue
+        if travels:
             yield f"The input {name!r} ({type(dataset).__name__}) goes into the model as its value, pickled."
 
 

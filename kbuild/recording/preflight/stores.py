@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +24,10 @@ from kbuild.training.described import is_persisted
 _LEAST = 64e6
 # Seconds that a remote artifact store may take to write one byte.
 _STORE_TIMEOUT = 20.0
+_SQLITE = "sqlite:///"
 _LOCAL_SCHEMES = ("", "file")
+# The same one each time, since not everybody who may write may delete.
+_PROBE = ".kbuild-probe"
 
 
 def check_tracking(
@@ -45,7 +48,7 @@ def check_tracking(
     try:
         path = _database(uri)
         if path is not None:
-            _check_writable(path, "MLflow's database")
+            _check_writable(path if uri.startswith(_SQLITE) else path / "x", "MLflow's database")
             if not path.exists():
                 return location, []
         with quiet_mlflow(), patience(1):
@@ -69,12 +72,12 @@ def check_tracking(
 
 
 def check_artifacts(location: str) -> Iterator[Finding]:
-    """Whether the artifact store takes a file, which is deleted again."""
+    """Whether the artifact store takes a file, which is deleted again where that is allowed."""
     local = _local_path(location)
     try:
         if local is not None:
             _check_writable(local / "x", "the artifact store")
-        else:
+        elif urlsplit(location).scheme != "dbfs":  # MLflow writes there below runs alone
             _write_remote(location)
     except KbuildError as error:
         yield Finding(about="artifacts", error=error)
@@ -104,9 +107,10 @@ def check_room(datasets: Mapping[str, Any], names: frozenset[str], location: str
 
 def _database(uri: str) -> Path | None:
     """The file or folder of a store on this machine, None for a server."""
-    if uri.startswith("sqlite:///"):
-        return Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    return _local_path(uri)
+    if uri.startswith(_SQLITE):
+        return Path(uri.removeprefix(_SQLITE).partition("?")[0])
+    # MLflow's word for the workspace that the user is signed in to.
+    return None if uri.startswith("databricks") else _local_path(uri)
 
 
 def _local_path(uri: str) -> Path | None:
@@ -139,31 +143,34 @@ def _check_writable(path: Path, what: str) -> None:
 def _write_remote(location: str) -> None:
     """In a thread of its own, since clients of stores wait for minutes."""
     failed: list[BaseException] = []
+    written = threading.Event()
 
     def probe() -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        name = f".kbuild-{uuid.uuid4().hex}"
         try:
             with tempfile.TemporaryDirectory(prefix="kbuild-preflight-") as folder:
-                Path(folder, name).write_bytes(b"\n")
+                Path(folder, _PROBE).write_bytes(b"\n")
                 store = get_artifact_repository(location)
-                store.log_artifact(str(Path(folder, name)))
-            store.delete_artifacts(name)
+                store.log_artifact(str(Path(folder, _PROBE)))
         except BaseException as error:  # noqa: BLE001  each store's client raises errors of its own; told below
             failed.append(error)
+            return
+        written.set()
+        with suppress(Exception):  # a store may delete nothing, or not for everybody: that is no need of training's
+            store.delete_artifacts(_PROBE)
 
     thread = threading.Thread(target=probe, daemon=True)
     with quiet_mlflow(), patience(1):
         thread.start()
         thread.join(_STORE_TIMEOUT)
     shown = without_credentials(location)
-    if thread.is_alive():
+    if not failed and not written.is_set():
         raise TrackingUnavailable(
             f"the artifact store {shown} did not take a file within {_STORE_TIMEOUT:g} seconds",
             hint="see that it answers from here",
         )
-    if failed and not isinstance(failed[0], NotImplementedError):  # of a store that deletes nothing
+    if failed:
         text = without_credentials(" ".join(str(getattr(failed[0], "message", None) or failed[0]).split()))[:300]
         raise TrackingUnavailable(
             f"the artifact store {shown} takes no file: {text}",
@@ -172,9 +179,23 @@ def _write_remote(location: str) -> None:
 
 
 def _size_of(dataset: Any) -> float:
-    if dataset is None or not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL_SCHEMES:
+    """Bytes of what would be loaded now, 0 where that cannot be told."""
+    try:
+        if dataset is None or not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL_SCHEMES:
+            return 0.0
+        path = _newest(Path(str(dataset._filepath)), getattr(dataset, "_version", None))
+        if path.is_dir():
+            return float(sum(each.stat().st_size for each in path.rglob("*") if each.is_file()))
+        return float(path.stat().st_size) if path.is_file() else 0.0
+    except Exception:  # noqa: BLE001  a dataset of the user's may raise anything, and files go while they are counted
         return 0.0
-    path = Path(str(dataset._filepath))
-    if path.is_dir():
-        return float(sum(each.stat().st_size for each in path.rglob("*") if each.is_file()))
-    return float(path.stat().st_size) if path.is_file() else 0.0
+
+
+def _newest(path: Path, version: Any) -> Path:
+    """Where Kedro keeps the version that is loaded. Its dataset is not asked, which would load that version later."""
+    if version is None:
+        return path
+    wanted = (
+        [version.load] if version.load is not None else sorted((each.name for each in path.iterdir()), reverse=True)
+    )
+    return next(each for name in wanted if (each := path / name / path.name).exists())
