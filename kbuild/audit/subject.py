@@ -15,6 +15,7 @@ from kbuild.audit.lockview import LockView
 from kbuild.audit.planned import Planned
 from kbuild.conda_names import Names
 from kbuild.digest import Digest
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.model.bundle import ModelBundle
 
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*==\s*(?P<version>[^\s;#*]+)\s*(?:[;#].*)?")
@@ -49,7 +50,8 @@ class Subject:
     ``stored_locks`` are digests of the lock where it is kept; ``built_from`` those of locks that images say they were
     built from; ``known_models`` digests that the model should have. ``fresh_inputs`` are the input digests a lock of
     this model may record, None where there is no model to ask. ``names`` are the project's own, of conda packages.
-    ``planned`` is what the image must be; ``parameters`` are the run's.
+    ``own`` are the indexes that the model's lock is made from, the configured ones and its own; none where they are not
+    known. ``planned`` is what the image must be; ``parameters`` are the run's.
     """
 
     reference: str
@@ -62,6 +64,7 @@ class Subject:
     built_from: tuple[KnownDigest, ...] = ()
     known_models: tuple[KnownDigest, ...] = ()
     fresh_inputs: frozenset[Digest] | None = None
+    own: tuple[Indexes, ...] = ()
     names: Names = ()
     planned: Planned | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import KnownDigest, Subject
 from kbuild.digest import digest_bytes
-from kbuild.environment.index.package_indexes import IndexFile
+from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.errors import InvalidModel, LockfileInvalid
 from kbuild.workflow.build import _check_no_credentials
 
@@ -143,6 +143,23 @@ def test_a_wheel_of_another_server_is_one_that_the_index_leads_to(make_lock: Any
     assert [each.id for each in run(lambda name: [replace(file, sha256="0" * 64)]).findings] == ["lock-origin"]
     assert [each.id for each in run(lambda name: []).findings] == ["lock-origin"]
     assert [each.where for each in run(None).unchecked] == ["pip:x"]
+
+
+def test_a_wheel_of_the_models_own_index_is_where_it_may_be(make_lock: Any, make_entry: Any) -> None:
+    lock = make_lock(make_entry("x", "1", url="https://own.example/x-1-py3-none-any.whl"), make_entry("y", "1"))
+    file = IndexFile(filename="", sha256=lock.entries[1].sha256, yanked=None, url=lock.entries[1].url or "")
+    own = Indexes(urls=("https://pypi.corp/simple", "https://own.example/simple"))
+    asked = []
+
+    def lookup(name: str, *places: Indexes) -> list[IndexFile]:
+        asked.append((name, *places))
+        return [file] if places else []
+
+    check = IntegrityCheck(Policy(), indexes=("https://pypi.corp/simple",), lookup=lookup)
+    found = check.run(Subject(reference="x", kind="model", lock=lock)).findings
+    assert [each.id for each in found] == ["lock-origin"] * 2
+    assert check.run(Subject(reference="x", kind="model", lock=lock, own=(own,))).findings == ()
+    assert asked[-1] == ("y", own)
 
 
 def test_what_packages_depend_on_has_to_be_in_the_lock(make_lock: Any, make_entry: Any) -> None:

@@ -22,6 +22,7 @@ from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ConfigurationError,
     HashMismatch,
+    IndexUnavailable,
     InterpreterCaptureFailed,
     LockfileInvalid,
     LockfileStale,
@@ -491,6 +492,41 @@ def test_nothing_is_built_from_an_edited_lock(bench: Bench, tmp_path: Path, edit
     with pytest.raises((LockfileInvalid, ConfigurationError)) as caught:
         bench.lock(lockfile=path)
     assert caught.value.hint and len(caught.value.message.splitlines()) == 1
+
+
+def test_the_models_own_index_may_lead_to_another_server_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = ["six==1.17.0", "--extra-index-url https://own.example/simple"]
+    env = {"channels": ["conda-forge"], "dependencies": ["python=3.11.7", {"pip": pip}]}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+    monkeypatch.setattr("kbuild.environment.condalock.reachable.answering", lambda indexes, *_: indexes)
+    wheel = wheel_of("six", "1.17.0") | {"url": f"https://cdn.example/{SIX}"}
+
+    def resolve(spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
+        document = yaml.safe_load(lock_text(spec))
+        document["package"] = [wheel]
+        return parse_lockfile(yaml.safe_dump(document).encode(), source="fake")
+
+    bench.resolver.resolve = resolve  # type: ignore[method-assign]
+    bench.lock()
+    file = IndexFile(filename=SIX, sha256=wheel["hash"]["sha256"], yanked=None, url=wheel["url"])
+    offers: dict[str, Any] = {"https://index.example/simple": [], "https://own.example/simple": [file]}
+
+    def ask(_: str, indexes: Indexes, **__: Any) -> list[IndexFile]:
+        (url,) = indexes.urls
+        if isinstance(offers[url], Exception):
+            raise offers[url]
+        return offers[url]
+
+    monkeypatch.setattr("kbuild.environment.locking.checked.find_files", ask)
+    assert bench.lock().origin == "stored with the run"
+    offers["https://index.example/simple"] = IndexUnavailable("down")
+    assert bench.lock().origin == "stored with the run"
+    offers["https://own.example/simple"] = []
+    with pytest.raises(IndexUnavailable, match="is not known: down"):
+        bench.lock()
+    offers["https://index.example/simple"] = []
+    with pytest.raises(LockfileInvalid, match=r"six 1\.17\.0 from https://cdn\.example"):
+        bench.lock()
 
 
 def test_a_wheel_on_a_server_that_the_index_leads_to_is_the_locks(

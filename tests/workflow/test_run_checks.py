@@ -6,6 +6,7 @@ import json
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -126,3 +127,14 @@ def test_pickles_may_name_what_the_policy_allows(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(run_checks, "PickleCheck", watched)
     look(tmp_path, allowed_pickles=(AllowedPickle(name="churn.Model", reason="ours"),))
     assert given == {"downloads": tmp_path, "allowed": ("churn.Model",)}
+
+
+def test_a_models_own_indexes_are_those_that_its_lock_is_made_from(tmp_path: Path) -> None:
+    pip = ["six==1.17.0", "--extra-index-url https://own.example/simple", "--find-links https://own.example/links/"]
+    facts = Mock(conda_env={"dependencies": ["python=3.11.7", {"pip": pip}]}, python_version="3.11.7")
+    network = run_checks.Network(indexes=Indexes(urls=("https://index.example",)), reason="", environ={})
+    (own,) = network.of_model(Mock(root=tmp_path, facts=facts), LockRequest(platforms=()))
+    assert own.urls == ("https://index.example", "https://own.example/simple")
+    assert own.find_links == ("https://own.example/links/",)
+    facts.conda_env = {"dependencies": "none"}
+    assert network.of_model(Mock(root=tmp_path, facts=facts), LockRequest(platforms=())) == ()

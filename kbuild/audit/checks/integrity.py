@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from kbuild.audit.lock_faults import find_channel_credentials, find_gaps, find_w
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
+from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
 from kbuild.environment.origins import is_below, is_of_channel, is_of_index
 from kbuild.errors import KbuildError
@@ -58,7 +60,7 @@ class IntegrityCheck:
             )
             return CheckResult(check=self.id, findings=written, unchecked=(nothing,))
         findings = [finding for entry in lock.entries for finding in self._entry(entry, lock, subject)]
-        elsewhere, unknown = self._elsewhere(lock)
+        elsewhere, unknown = self._elsewhere(lock, subject)
         findings += elsewhere
         findings += [
             *find_gaps(lock, subject),
@@ -71,18 +73,19 @@ class IntegrityCheck:
             check=self.id, findings=tuple(findings), unchecked=tuple(unknown), looked_at=len(lock.entries)
         )
 
-    def _elsewhere(self, lock: LockView) -> tuple[list[Finding], list[Unchecked]]:
-        """Wheels on other servers than the configured indexes, unless these lead there."""
-        if self._policy.allowed_indexes or not self._indexes:
+    def _elsewhere(self, lock: LockView, subject: Subject) -> tuple[list[Finding], list[Unchecked]]:
+        """Wheels on other servers than the model's indexes and those that are configured, unless these lead there."""
+        indexes = tuple(url for own in subject.own for url in (*own.urls, *own.find_links)) or self._indexes
+        if self._policy.allowed_indexes or not indexes:
             return [], []
         strays = [
             each
             for each in lock.entries
-            if each.manager == "pip" and each.url is not None and not is_of_index(each.url, self._indexes)
+            if each.manager == "pip" and each.url is not None and not is_of_index(each.url, indexes)
         ]
         findings, unknown = [], []
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for entry, told in zip(strays, pool.map(self._is_offered, strays), strict=True):
+            for entry, told in zip(strays, pool.map(partial(self._is_offered, own=subject.own), strays), strict=True):
                 url = without_credentials(entry.url or "")
                 if told is None:
                     remedy = "audit it where the package index may be asked, or name its place in allowed-indexes"
@@ -103,12 +106,12 @@ class IntegrityCheck:
                     )
         return findings, unknown
 
-    def _is_offered(self, entry: LockEntry) -> bool | None:
+    def _is_offered(self, entry: LockEntry, own: tuple[Indexes, ...]) -> bool | None:
         """Whether an index leads to this very file; None where that is not known."""
         if self._lookup is None:
             return None
         try:
-            files = self._lookup(entry.canonical)
+            files = self._lookup(entry.canonical, *own)
         except KbuildError:
             return None
         return any(

@@ -5,17 +5,22 @@ Format: PyPA's "Simple repository API" (PEP 592 for yanked files).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.subject import Subject
-from kbuild.environment.index.package_indexes import IndexFile
+from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.errors import KbuildError
 
-Lookup = Callable[[str], list[IndexFile]]
-"""The files of a package on the user's indexes; raises KbuildError when they do not answer."""
+
+class Lookup(Protocol):
+    """Asks indexes for the files of a package."""
+
+    def __call__(self, name: str, /, *own: Indexes) -> list[IndexFile]:
+        """On the model's own indexes, else the user's; raises KbuildError when they do not answer."""
 
 
 _AT_ONCE = 8
@@ -39,7 +44,7 @@ class ReleaseCheck:
         if self._lookup is None:
             unchecked = self._unchecked("packages", "the package index was not to be asked")
             return CheckResult(check=self.id, unchecked=(unchecked,))
-        listed = self._list(sorted({entry.canonical for entry in entries}), self._lookup)
+        listed = self._list(sorted({entry.canonical for entry in entries}), subject.own, self._lookup)
         findings: list[Finding] = []
         unlisted: list[Unchecked] = []
         for entry in entries:
@@ -56,12 +61,12 @@ class ReleaseCheck:
             check=self.id, findings=tuple(findings), unchecked=tuple(dict.fromkeys(unlisted)), looked_at=len(entries)
         )
 
-    def _list(self, names: list[str], lookup: Lookup) -> dict[str, list[IndexFile] | str]:
+    def _list(self, names: list[str], own: tuple[Indexes, ...], lookup: Lookup) -> dict[str, list[IndexFile] | str]:
         """The files of each package, or why the index did not answer."""
 
         def ask(name: str) -> list[IndexFile] | str:
             try:
-                return lookup(name)
+                return lookup(name, *own)
             except KbuildError as error:
                 return error.message
 

@@ -11,7 +11,7 @@ from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of_index
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import IndexUnavailable, LockfileInvalid
+from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid
 from kbuild.platform import Platform
 from kbuild.urls.credentials import without_credentials
 
@@ -22,7 +22,6 @@ _SHOWN = 5
 def check_lock(
     lockfile: Lockfile,
     spec: EnvironmentSpec,
-    indexes: Indexes,
     *,
     platforms: Sequence[Platform],
     allowed_indexes: tuple[str, ...],
@@ -54,7 +53,7 @@ def check_lock(
             fits = True
         if not fits:
             strays.append(package)
-    strays += _not_offered(elsewhere, indexes, environ)
+    strays += _not_offered(elsewhere, spec, environ)
     if strays:
         shown = [f"{each.name} {each.version} from {without_credentials(each.url)}" for each in strays[:_SHOWN]]
         more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
@@ -74,7 +73,9 @@ def check_lock(
             )
 
 
-def _not_offered(packages: list[LockedPackage], indexes: Indexes, environ: Mapping[str, str]) -> list[LockedPackage]:
+def _not_offered(
+    packages: list[LockedPackage], spec: EnvironmentSpec, environ: Mapping[str, str]
+) -> list[LockedPackage]:
     """Those that no index has at this very place with this very sha256."""
     if not packages:
         return []
@@ -82,13 +83,24 @@ def _not_offered(packages: list[LockedPackage], indexes: Indexes, environ: Mappi
     from kbuild.environment.index.download import make_session
     from kbuild.http import ThreadSessions
 
+    links = [Indexes(urls=(), find_links=(page,)) for page in spec.find_links]
+    places = [*(Indexes(urls=(url,)) for url in spec.indexes), *links]
     with ThreadSessions(lambda: make_session(environ)) as sessions, ThreadPoolExecutor(_AT_ONCE) as pool:
 
         def is_offered(package: LockedPackage) -> bool:
-            files = find_files(package.name, indexes, environ=environ, session=sessions.mine())
-            return any(
-                file.url == package.url.partition("#")[0] and file.sha256 in (None, package.sha256) for file in files
-            )
+            unknown = None
+            for place in places:  # the one that has it is enough, though another does not answer
+                try:
+                    files = find_files(package.name, place, environ=environ, session=sessions.mine())
+                except (IndexUnavailable, ConfigurationError) as error:
+                    unknown = error
+                    continue
+                url = package.url.partition("#")[0]
+                if any(file.url == url and file.sha256 in (None, package.sha256) for file in files):
+                    return True
+            if unknown is not None:
+                raise unknown
+            return False
 
         try:
             offered = list(pool.map(is_offered, packages))

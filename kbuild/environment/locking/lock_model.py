@@ -126,7 +126,6 @@ def lock_bundle(
             check_lock(
                 lockfile,
                 spec,
-                indexes,
                 platforms=request.platforms,
                 allowed_indexes=request.allowed_indexes,
                 allowed_channels=request.allowed_channels,
@@ -159,6 +158,12 @@ def fresh_inputs(
     """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
     resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ, target=request.target)
     return frozenset(_candidates(_read_spec(bundle, request, indexes), request, resolver))
+
+
+def named_indexes(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> Indexes:
+    """The indexes and find-links that a lock of this model is made from. Raises what reading the spec does."""
+    spec = _read_spec(bundle, request, indexes)
+    return replace(indexes, urls=spec.indexes, find_links=spec.find_links)
 
 
 def _resolve(

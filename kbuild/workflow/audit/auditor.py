@@ -161,6 +161,7 @@ class Auditor:
             trained=read_trained(bundle),
             stored_locks=kept,
             fresh_inputs=self._fresh(bundle, lock, missing),
+            own=self._network.of_model(bundle, self._request.lock),
             remake=f"kbuild lock {facts.run_id or reference}",
         )
         return _Gathered(subject=subject, missing=tuple(missing), run_id=facts.run_id, model_uri=facts.uri)

@@ -21,11 +21,13 @@ from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
 from kbuild.audit.sources.osv_api import OsvApi
 from kbuild.audit.sources.services import Service, make_pypi_service
 from kbuild.audit.subject import Check
-from kbuild.environment.index.package_indexes import Indexes, find_files, package_indexes
+from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, package_indexes
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
+from kbuild.environment.locking.lock_model import LockRequest, named_indexes
 from kbuild.errors import IndexUnavailable, KbuildError
 from kbuild.http import ThreadSessions
+from kbuild.model.bundle import ModelBundle
 from kbuild.progress import Progress
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
@@ -43,6 +45,15 @@ class Network:
     def credentials_for(self, url: str) -> tuple[str, str] | None:
         """User and password for a url on the host of an index."""
         return None if self.indexes is None else self.indexes.credentials_for(url, self.environ)
+
+    def of_model(self, bundle: ModelBundle, request: LockRequest) -> tuple[Indexes, ...]:
+        """The indexes that a model's lock is made from, the configured ones and its own; none where nobody knows."""
+        if self.indexes is None:
+            return ()
+        try:
+            return (named_indexes(bundle, request, self.indexes),)
+        except KbuildError:
+            return ()  # whether the lock is fresh cannot be told then, which is said
 
 
 def find_network(tools: Tools, environ: Mapping[str, str]) -> Network:
@@ -126,4 +137,11 @@ def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
         return session
 
     sessions = ThreadSessions(make)
-    return lambda name: find_files(name, indexes, environ=network.environ, session=sessions.mine())
+
+    def look(name: str, /, *own: Indexes) -> list[IndexFile]:
+        places = own or (indexes,)
+        return [
+            file for each in places for file in find_files(name, each, environ=network.environ, session=sessions.mine())
+        ]
+
+    return look
