@@ -158,6 +158,7 @@ class Bench:
         self.bundle, self.cache, self.store = bundle, folder, store
         self.resolver = FakeResolver(folder / "channel")
         self.given: dict[str, Any] = {}
+        self.environ: dict[str, str] = {}
         patch.setattr(locking, "CondaLockResolver", lambda **given: self.given.update(given) or self.resolver)
         patch.setattr(locking, "package_indexes", lambda **_: Indexes(urls=("https://index.example/simple",)))
         patch.setattr("kbuild.environment.condalock.channels.choose_interpreter", lambda *_, **__: "captured")
@@ -170,7 +171,7 @@ class Bench:
             cache=self.cache,
             run=None,  # type: ignore[arg-type]
             progress=Silent(),
-            environ={},
+            environ=self.environ,
             force=force,
         )
 
@@ -287,6 +288,26 @@ def test_a_lock_made_without_an_index_of_the_model_is_neither_kept_nor_stored(
     monkeypatch.setattr(asked, lambda indexes, *_: indexes)
     assert bench.lock().origin == "resolved"
     assert bench.lock().origin == "stored with the run"
+
+
+def test_a_lock_from_a_mirror_that_only_the_solver_knows_is_refused_when_it_is_made(bench: Bench) -> None:
+    def resolve(spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
+        document = yaml.safe_load(lock_text(spec))
+        document["package"][0]["url"] = "https://mirror.example/conda-forge/linux-64/python-3.11.7-0.conda"
+        return parse_lockfile(yaml.safe_dump(document).encode(), source="fake")
+
+    bench.resolver.resolve = resolve  # type: ignore[method-assign]
+    with pytest.raises(LockfileInvalid, match=r"python 3\.11\.7 from https://mirror\.example.*conda-forge$") as caught:
+        bench.lock()
+    assert "CONDA_CHANNEL_ALIAS=URL" in str(caught.value.hint) and "--channel" in str(caught.value.hint)
+    assert bench.store.files == {} and not list(bench.cache.rglob("conda-lock.yml"))
+    bench.environ = {"CONDA_CHANNEL_ALIAS": "https://mirror.example"}
+    assert [bench.lock().origin, bench.lock().origin] == ["resolved", "stored with the run"]
+    bench.environ = {}
+    with pytest.raises(LockfileInvalid) as caught:
+        bench.lock()
+    assert "CONDA_CHANNEL_ALIAS=URL" in str(caught.value.hint)
+    assert bench.lock(allowed_channels=("https://mirror.example/conda-forge",)).origin == "stored with the run"
 
 
 def test_force_resolves_again(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from kbuild.urls.credentials import without_credentials
 
 _AT_ONCE = 8
 _SHOWN = 5
+_ALIAS = "set CONDA_CHANNEL_ALIAS=URL"
 
 
 def check_lock(
@@ -58,6 +59,8 @@ def check_lock(
         shown = [f"{each.name} {each.version} from {without_credentials(each.url)}" for each in strays[:_SHOWN]]
         more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
         kinds = sorted({"allowed-channels" if each.manager == "conda" else "allowed-indexes" for each in strays})
+        if any(each.manager == "conda" for each in strays):
+            remedy = f"{_ALIAS} if channels come from a mirror here; {remedy}"
         raise LockfileInvalid(
             f"the lock takes {', '.join(shown)}{more}, which is none of the configured indexes and channels",
             hint=f"{remedy} --force makes the lock again; or name the place in [tool.kbuild.audit] {', '.join(kinds)}",
@@ -70,6 +73,22 @@ def check_lock(
             raise LockfileInvalid(
                 f"the lock lacks {'; '.join(gaps[:_SHOWN])}{more} ({platform})",
                 hint=f"{remedy} --force makes the lock again",
+            )
+
+
+def check_channels(
+    lockfile: Lockfile, spec: EnvironmentSpec, *, allowed_channels: tuple[str, ...], environ: Mapping[str, str]
+) -> None:
+    """Raises LockfileInvalid where a lock that a solver just made has packages of other channels than it was asked for:
+    ``check_lock`` would refuse it the next time. Solvers read settings of their own (``.condarc``), others do not."""
+    channels = allowed_channels or spec.channels
+    for package in lockfile.packages:
+        if package.manager == "conda" and not is_of_channel(package.url, channels, environ):
+            raise LockfileInvalid(
+                f"the solver takes {package.name} {package.version} from {without_credentials(package.url)}, which is"
+                f" below none of the channels {', '.join(map(without_credentials, channels))}",
+                hint=f"{_ALIAS} if the solver's .condarc names a mirror, name the channel by its url (--channel), or "
+                "name the place in [tool.kbuild.audit] allowed-channels",
             )
 
 

@@ -18,7 +18,7 @@ from kbuild.environment.index.downloads import cached_package
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
 from kbuild.environment.links import is_local, local_path
 from kbuild.environment.lockfile import Lockfile, read_lockfile
-from kbuild.environment.locking.checked import check_lock
+from kbuild.environment.locking.checked import check_channels, check_lock
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
 from kbuild.environment.locking.offered import not_offered
 from kbuild.environment.locking.stored import bring_packages, mend, stored_lock, write_back
@@ -191,6 +191,7 @@ def _resolve(
         # Its lock says what it was made from, so it is not fresh for the model.
         asked = replace(spec, indexes=answering(spec.indexes, own, environ, progress))
     lockfile = resolver.resolve(asked, progress=progress)
+    check_channels(lockfile, asked, allowed_channels=request.allowed_channels, environ=environ)
     if asked == spec:
         write_lockfile(lockfile, cached_lock(cache, resolver.input_digest(spec), spec))
     return lockfile, asked, "resolved"
