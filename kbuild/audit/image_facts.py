@@ -19,7 +19,6 @@ from packaging.utils import canonicalize_name
 
 from kbuild.audit.base_facts import BASE_FILES, ImageBase, read_base, wants_base_bytes
 from kbuild.audit.image_layers import ImageLayer
-from kbuild.audit.secrets import may_hold_secrets
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 
@@ -102,7 +101,7 @@ def facts_folders(prefix: str, model_path: str) -> tuple[str, ...]:
 
 def wants_bytes(path: str, prefix: str) -> bool:
     """Whether ``make_image_facts`` needs the content of this file, not its digest alone."""
-    if wants_base_bytes(path) or may_hold_secrets(path):
+    if wants_base_bytes(path):
         return True
     folder, name = posixpath.split(path)
     if folder == f"{prefix}/conda-meta":

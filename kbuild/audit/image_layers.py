@@ -19,7 +19,8 @@ class LayerMember:
 
     ``hidden`` takes the path away from the layers below (a whiteout), ``hidden content`` all that is in the folder.
     ``link`` is where a link leads, as it is written; ``data`` only where it was asked for. ``privileged`` tells of file
-    capabilities, which work as setuid does.
+    capabilities, which work as setuid does. ``secrets`` are the kinds of secrets in it with their lines, None where
+    nobody looked.
     """
 
     path: str
@@ -31,6 +32,7 @@ class LayerMember:
     link: str = ""
     privileged: bool = False
     data: bytes | None = None
+    secrets: tuple[tuple[str, int], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,11 +53,14 @@ _MARKS = (
 )  # fmt: skip
 _WINDOW, _OVERLAP, _BEFORE, _LINE, _CHUNK = 4096, 1024, 256, 4096, 8 << 20
 _PLACES = ("root/", "home/", "app/", "srv/", "tmp/", "mnt/", "run/", "data/", "workspace/", "var/run/")
-_SECRET_FILE = re.compile(
+# Names under which a person keeps secrets, and no package publishes anything.
+_OWN_FILE = re.compile(
     r"\.env(\..*)?|.*\.env|\.netrc|\.pypirc|\.npmrc|\.git-credentials|\.pgpass|\.htpasswd|\.dockercfg|id_(rsa|dsa|ecdsa|ed25519)"
-    r"|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|tfstate)|credentials(\.\w+)?|config\.json|service[-_]?account.*\.json"
-    r"|pip\.conf|kubeconfig|secrets?(\.\w+)?"
+    r"|.*\.(kdbx|ppk|tfstate)|(credentials|secrets?)(\.(ya?ml|json|toml|ini))?|service[-_]?account.*\.json|kubeconfig"
 )
+# Those that packages have too: certificates, keys of their tests, modules.
+_SECRET_FILE = re.compile(r".*\.(pem|key|p12|pfx|jks|keystore)|credentials\.\w+|config\.json|pip\.conf|secrets?\.\w+")
+_DISTRIBUTED = ("usr/lib/", "usr/share/", "etc/ssl/")
 # KEY=VALUE and "key: value" of .env files, YAML, TOML and INI.
 _ASSIGNED = re.compile(r"""^\s*(?:export\s+)?["']?([\w.\-]{2,64})["']?\s*[:=]\s*(.*?)\s*,?$""")
 _CONFIGURING = (".env", ".yml", ".yaml", ".json", ".toml", ".ini", ".cfg", ".conf", ".properties", ".netrc", ".pypirc")
@@ -89,16 +92,16 @@ def find_secrets(text: str, *, name: str = "") -> dict[str, int]:
 def find_in_file(path: Path, *, name: str) -> dict[str, int]:
     """As ``find_secrets`` for a file of any size; raises OSError."""
     with path.open("rb") as file:
-        return _in_chunks(iter(lambda: file.read(_CHUNK), b""), name)
+        return find_in_chunks(iter(lambda: file.read(_CHUNK), b""), name=name)
 
 
 def find_in_bytes(data: bytes, *, name: str) -> dict[str, int]:
     """As ``find_secrets`` for a file's content."""
-    return _in_chunks(iter([data]), name)
+    return find_in_chunks(iter([data]), name=name)
 
 
-def _in_chunks(chunks: Iterator[bytes], name: str) -> dict[str, int]:
-    """Of what is no text the number of a line says little."""
+def find_in_chunks(chunks: Iterator[bytes], *, name: str) -> dict[str, int]:
+    """As ``find_secrets`` for a stream. Of what is no text the number of a line says little."""
     found: dict[str, int] = {}
     lines, before, binary = 0, b"", None
     for chunk in chunks:
@@ -112,10 +115,15 @@ def _in_chunks(chunks: Iterator[bytes], name: str) -> dict[str, int]:
 
 
 def may_hold_secrets(path: str) -> bool:
-    """Whether a file of an image is looked into: by its name, or its folder, and no package's."""
-    if "/lib/python" in f"/{path}" or path.startswith(("usr/", "etc/ssl/", "opt/kbuild/", "opt/model/")):
-        return False
-    return path.startswith(_PLACES) or _SECRET_FILE.fullmatch(path.rpartition("/")[2]) is not None
+    """Whether a file of an image is looked into: by its name wherever it lies, or by its folder."""
+    if has_own_name(path) or (path.startswith(_PLACES) and "/lib/python" not in path):
+        return True
+    return not path.startswith(_DISTRIBUTED) and _SECRET_FILE.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def has_own_name(path: str) -> bool:
+    """Whether a file is called as only a person's own secrets are, so that it counts even where a package has it."""
+    return _OWN_FILE.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def is_key_store(path: str) -> bool:

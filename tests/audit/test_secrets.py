@@ -77,8 +77,18 @@ def test_what_only_looks_like_one_is_none(what: str, name: str) -> None:
 
 def test_where_files_of_an_image_are_looked_into() -> None:
     wanted = ["root/.aws/credentials", "app/x.txt", "etc/app/.env", "opt/keys/tls.key", "home/a/.ssh/id_rsa", ".netrc"]
-    assert all(map(may_hold_secrets, wanted)) and all(wants_bytes(each, "opt/env") for each in wanted)
-    others = ["opt/env/lib/python3.11/test/ssl.pem", "etc/ssl/certs/a.pem", "usr/share/x.key", "etc/passwd"]
+    wanted += [
+        "usr/src/app/.env",
+        "usr/src/app/server.pem",
+        "usr/share/x/.npmrc",
+        "usr/lib/a/id_rsa",
+        "opt/kbuild/.env",
+    ]
+    wanted += [f"opt/env/lib/python3.11/site-packages/{name}" for name in (".env", "a/.pypirc", "a/own.pem")]
+    assert [each for each in wanted if not may_hold_secrets(each)] == []
+    assert not any(wants_bytes(each, "opt/env") for each in wanted)  # none is held
+    others = ["opt/env/lib/python3.11/ssl.py", "app/venv/lib/python3.11/x.py", "etc/ssl/certs/a.pem", "usr/share/x.key"]
+    others += ["etc/passwd", "usr/src/app/main.py"]
     assert not any(map(may_hold_secrets, others))
 
 
@@ -91,6 +101,16 @@ def image(
         {}, digest="sha256:0", subdir="linux-64", labels=labels or {}, prefix="opt/env", model_path="opt/model",
         config={"config": config or {}}, layers=(layer,),
     )  # fmt: skip
+
+
+def test_what_a_package_published_is_no_secret_but_a_persons_own_file_is_one() -> None:
+    site = "opt/env/lib/python3.11/site-packages"
+    members = [
+        LayerMember(path=f"{site}/{name}", kind="file", secrets=(("Private Key", 1),))
+        for name in ("web/test.key", "shop/.env", "added.key")
+    ]
+    facts = replace(image(*members), brought=frozenset({f"{site}/web/test.key", f"{site}/shop/.env"}))
+    assert found(Subject(reference="x", kind="image", image=facts)) == [f"/{site}/shop/.env", f"/{site}/added.key"]
 
 
 def found(subject: Subject) -> list[str]:
@@ -122,8 +142,8 @@ def test_planted_secrets_are_found_wherever_they_travel(make_bundle: Any, make_l
         lock=make_lock(make_entry("six", "1.17.0", note=token)),
         image=image(
             # Hidden by a layer above or not, who has the image has it.
-            LayerMember(path="root/.aws/credentials", kind="file", data=SECRETS["AWS Access Key"].encode()),
-            LayerMember(path="opt/keys/a.p12", kind="file", data=b"\0\1"),
+            LayerMember(path="root/.aws/credentials", kind="file", secrets=(("AWS Access Key", 1),)),
+            LayerMember(path="opt/keys/a.p12", kind="file", secrets=()),
             config={"Env": ["DB_PASSWORD=hunter22", "HOME=/tmp", f"X={token}"]},
             labels={"a": token, "io.kbuild.model.digest": "sha256:" + "0" * 64},
         ),

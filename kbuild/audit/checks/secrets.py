@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.secrets import (
-    find_in_bytes,
     find_in_file,
     find_in_values,
     find_secrets,
+    has_own_name,
     is_key_store,
-    may_hold_secrets,
 )
 from kbuild.audit.subject import Subject
 from kbuild.model.bundle import ModelBundle
@@ -49,10 +48,11 @@ class SecretCheck:
             found += _in_config(subject.image)
             for layer in subject.image.layers:
                 for member in layer.members:
-                    if member.data is None or not may_hold_secrets(member.path) or member.digest in inside:
+                    published = member.path in subject.image.brought and not has_own_name(member.path)
+                    if member.secrets is None or member.digest in inside or published:
                         continue
                     looked_at += 1
-                    kinds = find_in_bytes(member.data, name=member.path)
+                    kinds = dict(member.secrets)
                     if is_key_store(member.path):
                         kinds["key store"] = 1
                     found += [(f"/{member.path}", told, _IMAGE) for told in _told(kinds)]

@@ -74,10 +74,12 @@ def read_contents(
     wants_bytes: Callable[[str], bool],
     extract: tuple[str, Path] | None,
     progress: Progress,
+    scans: Callable[[str], bool] = lambda _: False,
 ) -> ImageContents:
     """The files below ``folders``, or named there (relative paths), as the topmost layer leaves them, and all layers.
 
-    Each has its digest; those that ``wants_bytes`` have their content too. ``extract`` names one of the folders and an
+    Each has its digest; those that ``wants_bytes`` have their content too, members that ``scans`` names what secrets
+    are in them. ``extract`` names one of the folders and an
     empty directory to write its files into. Links count as the file they lead to only where they are hard links.
     Raises InvalidImage for damaged layers.
     """
@@ -89,7 +91,7 @@ def read_contents(
     for number, layer in enumerate(manifest.layers):
         progress.note(f"reading layer {number + 1} of {len(manifest.layers)}")
         blob = layouts.blob_path(layout, layer.digest)
-        diff_id, members = read_members(blob, layer.digest, layer.media_type, wants_bytes)
+        diff_id, members = read_members(blob, layer.digest, layer.media_type, wants_bytes, scans)
         tree.apply(members, number)
         layers.append(
             ImageLayer(

@@ -16,7 +16,8 @@ from typing import IO, Any, cast
 import zstandard
 
 from kbuild.audit.image_layers import LayerMember, MemberKind
-from kbuild.digest import Digest, digest_bytes, digest_chunks, digest_file
+from kbuild.audit.secrets import find_in_chunks
+from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
@@ -36,10 +37,14 @@ _KINDS: dict[bytes, MemberKind] = {
 
 
 def read_members(
-    blob: Path, digest: Digest, media_type: str, wants: Callable[[str], bool]
+    blob: Path,
+    digest: Digest,
+    media_type: str,
+    wants: Callable[[str], bool],
+    scans: Callable[[str], bool] = lambda _: False,
 ) -> tuple[Digest, tuple[LayerMember, ...]]:
     """The digest of the unpacked layer (its diff ID) and its members in their order, with the content of those that
-    ``wants`` names.
+    ``wants`` names, and the secrets in those that ``scans`` names, whatever their size: of these nothing is held.
 
     The blob is hashed and read. Raises InvalidImage.
     """
@@ -49,7 +54,7 @@ def read_members(
                 f"layer {digest} of the image cannot be read: its bytes have another digest",
                 hint="fetch or build it again",
             )
-        return _read_tar(blob, media_type, wants)
+        return _read_tar(blob, media_type, wants, scans)
     except FileNotFoundError as error:
         raise InvalidImage(f"layer {digest} of the image is missing", hint="build it again") from error
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
@@ -67,7 +72,9 @@ def file_streams(blob: Path, media_type: str, paths: set[str]) -> Iterator[tuple
                 yield path, content
 
 
-def _read_tar(blob: Path, media_type: str, wants: Callable[[str], bool]) -> tuple[Digest, tuple[LayerMember, ...]]:
+def _read_tar(
+    blob: Path, media_type: str, wants: Callable[[str], bool], scans: Callable[[str], bool]
+) -> tuple[Digest, tuple[LayerMember, ...]]:
     state = hashlib.sha256()
 
     def hashed() -> Iterator[bytes]:
@@ -77,13 +84,15 @@ def _read_tar(blob: Path, media_type: str, wants: Callable[[str], bool]) -> tupl
 
     chunks = hashed()
     with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
-        members = tuple(_member(archive, member, wants) for member in archive if _normal(member.name))
+        members = tuple(_member(archive, member, wants, scans) for member in archive if _normal(member.name))
     for _ in chunks:  # what comes after the end of the archive is part of the layer's digest
         pass
     return Digest(state.hexdigest()), members
 
 
-def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, wants: Callable[[str], bool]) -> LayerMember:
+def _member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, wants: Callable[[str], bool], scans: Callable[[str], bool]
+) -> LayerMember:
     path = _normal(member.name)
     common: dict[str, Any] = {
         "mode": member.mode,
@@ -99,11 +108,21 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, wants: Callable[[
     content = archive.extractfile(member)
     if content is None:
         raise InvalidImage(f"a layer of the image holds /{path}, which is of an unknown kind ({member.type!r})")
-    if wants(path) and member.size <= _LARGEST:
-        data = content.read()
-        return LayerMember(path=path, kind=kind, size=len(data), digest=digest_bytes(data), data=data, **common)
-    digest = digest_chunks(iter(lambda: content.read(_READ), b""))
-    return LayerMember(path=path, kind=kind, size=member.size, digest=digest, **common)
+    state, kept = hashlib.sha256(), bytearray() if wants(path) and member.size <= _LARGEST else None
+
+    def chunks() -> Iterator[bytes]:
+        while chunk := content.read(_READ):
+            state.update(chunk)
+            if kept is not None:
+                kept.extend(chunk)
+            yield chunk
+
+    secrets = tuple(find_in_chunks(chunks(), name=path).items()) if scans(path) else None
+    for _ in chunks():  # what was not scanned
+        pass
+    data = None if kept is None else bytes(kept)
+    digest = Digest(state.hexdigest())
+    return LayerMember(path=path, kind=kind, size=member.size, digest=digest, data=data, secrets=secrets, **common)
 
 
 def _normal(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
+from kbuild.audit.secrets import may_hold_secrets
 from kbuild.image.base.debian.suites import find_suite
 from kbuild.image.compare.contents import read_config, read_contents
 from kbuild.image.engine import BuiltImage
@@ -43,6 +44,7 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
         wants_bytes=wants,
         extract=None if model_into is None else (_model_path(config), model_into),
         progress=progress,
+        scans=may_hold_secrets,
     )
     whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
     whole.pop("rootfs", None)
