@@ -230,16 +230,23 @@ def test_a_captured_package_that_nobody_keeps_is_made_again_by_the_same_interpre
     del bench.store.files["kbuild/packages/linux-64/python.conda"]
 
     def capture(channel: Path, **_: Any) -> Any:
-        channel.mkdir(parents=True)
+        channel.mkdir(parents=True, exist_ok=True)
         (channel / "made.conda").write_bytes(content)
         return Mock(package=channel / "made.conda")
 
     monkeypatch.setattr("kbuild.environment.captured.interpreters.find_interpreter", Mock())
     monkeypatch.setattr("kbuild.environment.captured.capture.capture_interpreter", capture)
     other = Bench(bench.bundle, tmp_path / "two", bench.store, monkeypatch)
-    if content != CAPTURED:
-        with pytest.raises(HashMismatch, match=r"python\.conda"):
-            other.lock()
+    if content != CAPTURED:  # as an older kbuild captured it
+        given = tmp_path / "given.yml"
+        given.write_bytes(bench.lock().lockfile.content)
+        for asked in ({"lockfile": given}, {"digest": str(bench.lock().lockfile.digest)}):
+            with pytest.raises(HashMismatch, match=r"python\.conda .*capture has changed"):
+                other.lock(**asked)
+        with pytest.raises(LockfileStale, match=r"capture has changed.*--locked"):
+            other.lock(locked=True)
+        assert other.lock().origin == "resolved" and len(other.resolver.asked) == 1
+        assert bench.store.files["kbuild/packages/linux-64/python.conda"] == CAPTURED
         return
     assert (other.lock().channel / "linux-64" / "python.conda").read_bytes() == CAPTURED
     assert other.resolver.asked == []

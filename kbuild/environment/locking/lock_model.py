@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from kbuild.environment.lockfile import Lockfile, read_lockfile
 from kbuild.environment.locking.checked import check_channels, check_lock
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
 from kbuild.environment.locking.offered import not_offered
-from kbuild.environment.locking.stored import bring_packages, mend, stored_lock, write_back
+from kbuild.environment.locking.stored import CapturedOtherwise, bring_packages, mend, stored_lock, write_back
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
 from kbuild.environment.target import Target
@@ -120,7 +121,8 @@ def lock_bundle(
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
         own, wanted = frozenset(spec.indexes[1:]).difference(indexes.urls), spec.indexes
-        lockfile, spec, origin = found or _resolve(bundle, spec, own, request, resolver, cache, environ, progress)
+        resolve = partial(_resolve, bundle, spec, own, request, resolver, cache, environ, progress)
+        lockfile, spec, origin = found or resolve()
         check_hashes(lockfile, spec)
         if origin != "resolved" and not lockfile.is_named(request.digest):
             check_lock(
@@ -133,19 +135,28 @@ def lock_bundle(
                 environ=environ,
                 remedy=mend(bundle),
             )
+        try:
+            bring_packages(
+                lockfile,
+                channel,
+                bundle,
+                store,
+                Path(scratch),
+                run=run,
+                environ=environ,
+                progress=progress,
+                channels=spec.channels,
+            )
+        except CapturedOtherwise as error:
+            if origin == "given" or lockfile.is_named(request.digest):
+                raise
+            if request.locked:
+                raise LockfileStale(f"{error.message}, and --locked forbids a new lock", hint=mend(bundle)) from error
+            progress.tell(f"{error.message}: the lock {origin} is stale, and made anew")
+            lockfile, spec, origin = resolve()  # which captures into the local channel
+            check_hashes(lockfile, spec)
         if builds is not None and builds.made:
             write_file(builds.side_file(), side_file(cache, lockfile, spec))
-        bring_packages(
-            lockfile,
-            channel,
-            bundle,
-            store,
-            Path(scratch),
-            run=run,
-            environ=environ,
-            progress=progress,
-            channels=spec.channels,
-        )
         if origin in ("resolved", "cached") and spec.indexes == wanted:
             side = side_file(cache, lockfile, spec)
             write_back(lockfile, channel, side, bundle, store, Path(scratch), progress)

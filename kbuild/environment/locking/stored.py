@@ -27,6 +27,10 @@ from kbuild.process import Runner
 from kbuild.progress import Progress
 
 
+class CapturedOtherwise(HashMismatch):
+    """The captured interpreter that a lock names is gone, and capturing it again gives another package."""
+
+
 def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
     """The one of the model's run; why there is none is told in a note."""
     run_id = bundle.facts.run_id
@@ -83,7 +87,7 @@ def bring_packages(
     """Fetch what the local channel does not have from the run, or from those ``channels`` that are folders here.
 
     Else the interpreter is captured again: its package's bytes depend on the interpreter alone. Raises HashMismatch for
-    what none of them gives.
+    what none of them gives, CapturedOtherwise where the interpreter is captured as other bytes.
     """
     folders = channel_folders(channels)
     for package in captured_packages(lockfile):
@@ -97,6 +101,13 @@ def bring_packages(
             found = _copied(folders, _inside(package), package, scratch)
         if found is None and package.manager == "conda":
             found = _captured_again(package, scratch, run, environ, progress)
+            if found is not None and digest_file(found).hex != package.sha256:
+                raise CapturedOtherwise(
+                    f"the captured {package.filename} that the lock names is neither here nor with the run, and Python "
+                    f"{package.version} is captured as other bytes now: kbuild's capture has changed since, or it is "
+                    "another build of that version",
+                    hint=f"{mend(bundle)} --force makes a new lock with this machine's interpreter",
+                )
         if found is None or digest_file(found).hex != package.sha256:
             built = package.manager == "pip"
             again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
