@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kbuild.urls.secret_names import names_secret
+
 _PLUGINS = {
     "aws": "AWSKeyDetector",
     "azure_storage_key": "AzureStorageKeyDetector",
@@ -38,11 +40,6 @@ _OTHERS = {
     "Hugging Face token": re.compile(r"\bhf_[A-Za-z]{34}\b"),
     "encrypted private key": re.compile(r"-----BEGIN (ENCRYPTED|[A-Z0-9 ]*OPENSSH) PRIVATE KEY-----"),
 }
-_NAMED = re.compile(
-    r"(?:^|[_.\-/ ])(?:password|passwd|pwd|passphrase|secret|token|credentials?"
-    r"|(?:api|access|account|auth|private|secret)[_-]?key(?:[_-]id)?)$",
-    re.I,
-)
 _USERINFO = re.compile(r"[^/\s:@'\"<>{}$]{0,100}:([^/\s:@'\"<>]{1,200})@")
 # What the forms above begin with or hold.
 _MARKS = (
@@ -73,7 +70,6 @@ _PLACEHOLDER = re.compile(
 _SHORTEST = 6
 # Kedro's catalog names an entry of credentials.yml; tokenizers call the marks of their texts so.
 _CREDENTIALS_BY_NAME = re.compile(r"(.*[_.\-/ ])?credentials?=[a-z_]\w*", re.I)
-_MARK_OF_TEXT = re.compile(r"(.*[_.\-/ ])?(bos|eos|pad|unk|sep|cls|mask)_token", re.I)
 
 
 def find_secrets(text: str, *, name: str = "") -> dict[str, int]:
@@ -133,11 +129,9 @@ def is_key_store(path: str) -> bool:
 
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable, label or parameter of that name holds a secret, and no placeholder for one."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    if _MARK_OF_TEXT.fullmatch(name) or _CREDENTIALS_BY_NAME.fullmatch(f"{name}={value}"):
+    if _CREDENTIALS_BY_NAME.fullmatch(f"{name}={value}"):
         return False
-    named = _NAMED.search(name) is not None
-    return named and len(value) >= _SHORTEST and _PLACEHOLDER.fullmatch(value) is None
+    return names_secret(name) and len(value) >= _SHORTEST and _PLACEHOLDER.fullmatch(value) is None
 
 
 def find_in_values(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,9 @@ import atexit
 import inspect
 import os
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +18,16 @@ from kbuild.errors import KbuildError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
 from kbuild.hooks.look_ahead import look_ahead, try_config
 from kbuild.hooks.one_line import one_line_errors
-from kbuild.hooks.planned import attach, find_pipeline_ml, find_released, find_tracking_outputs, leave_out_existing
+from kbuild.hooks.planned import (
+    attach,
+    find_pipeline_ml,
+    find_released,
+    find_tracking_outputs,
+    get_package_name,
+    get_project_path,
+    leave_out_existing,
+    lend,
+)
 from kbuild.project.tracking_settings import TrackingSettings, find_disabled
 from kbuild.training.staleness import LOG_VARIABLE
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from kbuild.recording.mlflow_run import TrainingRun
     from kbuild.recording.record import RecordedModel
     from kbuild.recording.run.git import GitState
+    from kbuild.recording.run.parameters import Parameters
     from kbuild.training.pipeline_ml import PipelineML
 
 
@@ -45,18 +55,17 @@ class _Training:
     wanted: frozenset[str]
     planned: PipelineML | None
     detach: Callable[[], None]
+    parameters: Parameters | None = None
     captured: dict[str, Any] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
 
 
 class MlflowPipelineHook:
-    """Starts an MLflow run where none is active, and logs the inference pipeline when training ends well.
-
-    A model that cannot be logged fails the Kedro run.
-    """
+    """Starts an MLflow run where none is active, and logs the model when training ends well, or fails the Kedro run."""
 
     def __init__(self) -> None:
         self._training: _Training | None = None
+        self._lent = ExitStack()
         self._config_loader: Any = None
         self._theirs: Any = None
 
@@ -84,7 +93,7 @@ class MlflowPipelineHook:
             tracked = find_tracking_outputs(pipeline, catalog)
             if planned is None and not tracked and not hasattr(self._config_loader, "config_patterns"):
                 return
-            project_path = _get_project_path(run_params)
+            project_path = get_project_path(run_params)
             config, wrong = try_config(project_path, run_params.get("env"), self._config_loader)
             settings = kedro_mlflow.leave_out(config.tracking, self._theirs)
             untracked = (*settings.disabled, *kedro_mlflow.get_disabled(self._theirs))
@@ -93,10 +102,10 @@ class MlflowPipelineHook:
                     click.echo(f"MLflow is told nothing: disable_tracking names the pipeline {disabled}")
                 attach(pipeline, catalog, None, off=True)
             elif planned is None and self._theirs is not None:
-                attach(pipeline, catalog, None)  # the run is theirs, and active
+                self._lent.callback(lend(pipeline, catalog))  # the run is theirs, and active
             elif planned is not None or tracked or settings.every_run:
                 if planned is not None:
-                    look_ahead(planned, catalog, project_path, _get_package_name(), settings, wrong)
+                    look_ahead(planned, catalog, project_path, get_package_name(), settings, wrong)
                 elif wrong is not None:
                     raise wrong
                 self._begin(run_params, pipeline, catalog, planned, config, settings)
@@ -132,8 +141,8 @@ class MlflowPipelineHook:
         from kbuild.recording.run.facts import log_start
         from kbuild.recording.run.git import read_git_state
 
-        project_path = _get_project_path(run_params)
-        name = _get_package_name() or project_path.name
+        project_path = get_project_path(run_params)
+        name = get_package_name() or project_path.name
         git = read_git_state(project_path)
         tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
         run = start_training_run(project_path, name, tags, settings, logs_models=planned is not None)
@@ -149,7 +158,7 @@ class MlflowPipelineHook:
         )
         atexit.register(self._abandon)
         try:
-            log_start(run.run_id, pipeline, catalog, settings)
+            self._training.parameters = log_start(run.run_id, pipeline, catalog, settings)
             attach(pipeline, catalog, run.run_id)
         except BaseException:
             self._tell(self._end("FAILED"))
@@ -176,6 +185,7 @@ class MlflowPipelineHook:
         """Log the model, say so in one line, end the run, and do what is to follow it."""
         training, recorded = self._training, self._log(run_params, pipeline, catalog)
         result = yield
+        self._lent.close()
         if training is not None and recorded is not None:
             from kbuild.hooks.start_trigger import follow
 
@@ -183,7 +193,7 @@ class MlflowPipelineHook:
                 training.config,
                 recorded,
                 tracking_uri=training.tracking_uri,
-                project=_get_package_name() or _get_project_path(run_params).name,
+                project=get_package_name() or get_project_path(run_params).name,
                 git=training.git,
             )
             if line is not None:
@@ -207,16 +217,16 @@ class MlflowPipelineHook:
             from kbuild.recording.run.facts import log_end
 
             try:
-                log_end(training.run.run_id, pipeline, catalog, training.settings)
+                log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
                 recorded = record_model(
                     pipeline_ml,
                     catalog,
                     run_id=training.run.run_id,
-                    package_name=_get_package_name(),
+                    package_name=get_package_name(),
                     settings=training.config.training,
                     captured=training.captured,
                     git=training.git,
-                    licence=read_licence(_get_project_path(run_params)),
+                    licence=read_licence(get_project_path(run_params)),
                 )
             except KbuildError as error:
                 if problem := self._end("FAILED"):
@@ -243,7 +253,7 @@ class MlflowPipelineHook:
         from kbuild.recording.run.facts import log_end
 
         try:
-            log_end(training.run.run_id, pipeline, catalog, training.settings)
+            log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
         except BaseException:
             self._tell(self._end("FAILED"))
             raise
@@ -253,12 +263,22 @@ class MlflowPipelineHook:
 
     @hook_impl  # type: ignore[untyped-decorator]
     def on_pipeline_error(self) -> None:
-        """End the run as failed."""
+        """Keep what the run was given, and end it as failed."""
+        self._lent.close()
+        self._keep()
         self._tell(self._end("FAILED"))
 
     def _abandon(self) -> None:
         # Interrupted: neither of the hooks above was called, and MLflow would call the run finished.
+        self._keep()
         self._tell(self._end("KILLED"))
+
+    def _keep(self) -> None:
+        """Write the parameters of a run that fails, which must not hide why it fails."""
+        if self._training is not None:
+            from kbuild.recording.run.facts import keep_parameters
+
+            self._tell(keep_parameters(self._training.run.run_id, self._training.parameters))
 
     def _end(self, status: str) -> str | None:
         """End the run; returns None, or why the server still calls it running."""
@@ -278,14 +298,3 @@ class MlflowPipelineHook:
 
 
 mlflow_pipeline_hook = MlflowPipelineHook()
-
-
-def _get_project_path(run_params: dict[str, Any]) -> Path:
-    return Path(run_params.get("project_path") or Path.cwd())
-
-
-def _get_package_name() -> str | None:
-    from kedro.framework import project
-
-    name: str | None = project.PACKAGE_NAME
-    return name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbuild.errors import PipelineMLError
@@ -67,3 +70,23 @@ def attach(pipeline: Pipeline, catalog: Any, run_id: str | None, *, off: bool = 
     from kbuild.datasets.tracked import attach_all
 
     attach_all(pipeline.datasets(), catalog, run_id, off=off)
+
+
+def lend(pipeline: Pipeline, catalog: Any) -> Callable[[], None]:
+    """Tell them the active run of somebody else, which processes of a parallel runner do not have; undone by a call."""
+    from kbuild.datasets.stores import get_active_run
+
+    active = get_active_run()
+    attach(pipeline, catalog, None if active is None else str(active.info.run_id))
+    return partial(attach, pipeline, catalog, None)
+
+
+def get_project_path(run_params: dict[str, Any]) -> Path:
+    return Path(run_params.get("project_path") or Path.cwd())
+
+
+def get_package_name() -> str | None:
+    from kedro.framework import project
+
+    name: str | None = project.PACKAGE_NAME
+    return name

@@ -21,6 +21,7 @@ from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_credentials
 from kbuild.urls.credentials import without_credentials as blank_out
+from kbuild.urls.secret_names import hide_secrets
 
 # Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
 _RUN_PARAMS = (
@@ -224,10 +225,13 @@ def patience(retries: int = _RETRIES) -> AbstractContextManager[None]:
 def make_tags(
     run_params: Mapping[str, Any], git: GitState | None, source: str, settings: TrackingSettings | None = None
 ) -> dict[str, str]:
-    """Tags of a run: Kedro's run parameters that say something, and the commit, as far as ``settings`` has them."""
+    """Tags of a run: Kedro's run parameters that say something, and the commit, as far as ``settings`` has them.
+
+    Secrets among the parameters are blanked out.
+    """
     settings = settings or TrackingSettings()
     tags = {
-        f"kedro.{name}": blank_out(value if isinstance(value, str) else json.dumps(value, default=_to_json))
+        f"kedro.{name}": _to_text(value)
         for name in _RUN_PARAMS
         if settings.log_arguments and (value := run_params.get(name)) not in (None, "", [], (), {}, False)
     }
@@ -246,6 +250,10 @@ def _name_runner(text: str) -> str:
     if found is None:
         return text
     return found[1].rpartition(".")[2] if found[1].startswith("kedro.runner.") else found[1]
+
+
+def _to_text(value: Any) -> str:
+    return blank_out(value if isinstance(value, str) else json.dumps(hide_secrets("", value), default=_to_json))
 
 
 def _to_json(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,15 +13,18 @@ import mlflow
 import pytest
 from kedro.io import DataCatalog, MemoryDataset, Version
 from kedro.pipeline import Pipeline, node
+from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 
 from kbuild.errors import ConfigurationError, RecordingError
 from kbuild.hooks import kedro_mlflow
+from kbuild.hooks.kedro_hook import MlflowPipelineHook
+from kbuild.io.metrics import MlflowMetricDataset
 from kbuild.project.config import read_config
 from kbuild.project.tracking_settings import ParameterSettings, TrackingSettings, find_disabled
 from kbuild.recording.mlflow_run import end_training_run, make_tags, start_training_run
-from kbuild.recording.run.facts import log_end, log_start
-from kbuild.recording.run.parameters import collect_parameters, make_name
+from kbuild.recording.run.facts import keep_parameters, log_end, log_start
+from kbuild.recording.run.parameters import Parameters, collect_parameters, make_name
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -104,16 +108,88 @@ def test_a_run_holds_parameters_versions_and_the_pipeline(
         [node(lambda *_: 1, inputs, "kept", name="a"), node(lambda kept: kept, "kept", "plain", name="b")]
     )
     run = store.create_run("0")
-    store.log_param(run.info.run_id, "lr", 7)
     for _ in range(2):  # what is there already is left alone
-        log_start(run.info.run_id, pipeline, catalog, TrackingSettings())
-    assert "'lr' is 0.1 now; the run has had 7" in caplog.text
-    log_end(run.info.run_id, pipeline, catalog, TrackingSettings())
+        found = log_start(run.info.run_id, pipeline, catalog, TrackingSettings())
+        store.log_param(run.info.run_id, "lr", 7)  # by a node: MLflow would refuse another value than is there
+        log_end(run.info.run_id, pipeline, catalog, TrackingSettings(), found)
+    assert "has the parameter 'lr' with another value" in caplog.text
+    assert "0.1" not in caplog.text
     held = store.get_run(run.info.run_id).data
     assert len(held.params) == 250 + 4 and held.params["tree.depth"] == "3"
     assert held.tags["kedro.version.kept"] == "2020-01-01"
     kept = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/pipeline.json"))
     assert [each["name"] for each in kept["pipeline"]] == ["a", "b"]
+
+
+def test_secrets_are_blanked_out_and_what_is_like_one_is_not() -> None:
+    values = {
+        "db": {"password": "hunter2", "url": "postgresql://me:hunter2@host/db", "user": "me", "pwd": None},
+        "apiKey": "hunter2",
+        "service.access_key": 12345,
+        "credentials": {"dev": {"user": "me"}},
+        "servers": [{"name": "a", "secret": "hunter2"}],
+        "max_tokens": 100,
+        "pad_token": "<pad>",
+        "keys": ["a", "b"],
+    }
+    found = collect(values).values
+    assert found == {
+        "db.password": "***",
+        "db.url": "postgresql://***@host/db",
+        "db.user": "me",
+        "db.pwd": "None",
+        "apiKey": "***",
+        "service.access_key": "***",
+        "credentials": "***",
+        "servers": "[{'name': 'a', 'secret': '***'}]",
+        "max_tokens": "100",
+        "pad_token": "<pad>",
+        "keys": "['a', 'b']",
+    }
+    assert "hunter2" not in str(collect(values, flatten=False).values)
+    given = {"db.password": "hunter2", "db": {"token": "hunter2"}, "url": "https://me:hunter2@host", "lr": 0.1}
+    assert json.loads(make_tags({"runtime_params": given}, None, "me")["kedro.runtime_params"]) == {
+        "db.password": "***",
+        "db": {"token": "***"},
+        "url": "https://***@host",
+        "lr": 0.1,
+    }
+
+
+def test_a_run_that_fails_keeps_its_parameters(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    def fail(lr: float) -> None:
+        mlflow.log_param("lr", "mine")
+        raise ArithmeticError
+
+    hook = MlflowPipelineHook()
+    metric = MlflowMetricDataset()
+    catalog = DataCatalog({"params:lr": MemoryDataset(0.1), "params:depth": MemoryDataset(3), "one": metric})
+    pipeline = Pipeline([node(lambda lr, depth: fail(lr), ["params:lr", "params:depth"], "one", name="one")])
+    hook.before_pipeline_run(run_params={"project_path": str(tmp_path)}, pipeline=pipeline, catalog=catalog)
+    with pytest.raises(ArithmeticError):
+        SequentialRunner().run(pipeline, catalog)
+    hook.on_pipeline_error()
+    (held,) = store.search_runs([each.experiment_id for each in store.search_experiments()])
+    assert (held.info.status, held.data.params) == ("FAILED", {"lr": "mine", "depth": "3"})
+    store.delete_run(held.info.run_id)
+    assert "cannot keep" in str(keep_parameters(held.info.run_id, Parameters(values={"a": "1"})))
+
+
+def test_metrics_of_a_run_of_kedro_mlflows_are_told_that_run(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    """Processes that are spawned have no active run."""
+    hook = MlflowPipelineHook()
+    hook._theirs = SimpleNamespace(
+        tracking=SimpleNamespace(disable_tracking=SimpleNamespace(pipelines=[])),
+    )
+    catalog = DataCatalog({"n": MemoryDataset(1), "one": MlflowMetricDataset()})
+    pipeline = Pipeline([node(float, "n", "one", name="one")])
+    metric: Any = catalog.get("one")
+    for end in (lambda: list(hook.after_pipeline_run({}, pipeline, catalog)), hook.on_pipeline_error):
+        with mlflow.start_run() as run:
+            hook.before_pipeline_run(run_params={"project_path": str(tmp_path)}, pipeline=pipeline, catalog=catalog)
+            assert pickle.loads(pickle.dumps(metric))._attached == run.info.run_id
+            end()
+        assert metric._attached is None
 
 
 def test_each_is_off_with_its_switch(store: mlflow.MlflowClient, tmp_path: Path) -> None:
@@ -124,8 +200,8 @@ def test_each_is_off_with_its_switch(store: mlflow.MlflowClient, tmp_path: Path)
     settings = read_config(tmp_path).tracking
     pipeline, catalog = make(PARAMETERS)
     run = store.create_run("0")
-    log_start(run.info.run_id, pipeline, catalog, settings)
-    log_end(run.info.run_id, pipeline, catalog, settings)
+    found = log_start(run.info.run_id, pipeline, catalog, settings)
+    log_end(run.info.run_id, pipeline, catalog, settings, found)
     assert store.get_run(run.info.run_id).data.params == {}
     assert store.list_artifacts(run.info.run_id) == []
     assert set(make_tags({"env": "x"}, None, "me", settings)) == {"mlflow.source.name"}

@@ -1,4 +1,8 @@
-"""What is written to a run besides its model: before the first node what is known then, and versions at its end."""
+"""What is written to a run besides its model: its pipeline before the first node, and the rest at its end.
+
+Parameters are read before the first node and written after the last: MLflow changes none, and what a node logs itself
+is to count.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kbuild.errors import KbuildError, RecordingError
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
-from kbuild.recording.run.parameters import collect_parameters, make_name
+from kbuild.recording.run.parameters import Parameters, collect_parameters, make_name
 from kbuild.tracking.preflight import without_credentials
 from kbuild.training.described import find_dataset
 
@@ -25,34 +29,53 @@ _BATCH = 100
 _logger = logging.getLogger(__name__)
 
 
-def log_start(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings) -> None:
-    """Write what is known before the first node runs: its parameters, and the pipeline in Kedro's own JSON.
+def log_start(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings) -> Parameters:
+    """Write the pipeline in Kedro's own JSON; returns the parameters, for ``log_end`` or ``keep_parameters``.
 
     Raises RecordingError for a parameter that is too long where that is to fail, and where MLflow cannot keep it.
     """
     import mlflow
 
-    client = mlflow.MlflowClient()
+    found = Parameters()
     with _one_error("what this run is given"):
         if settings.log_parameters:
             found = collect_parameters(pipeline, catalog, settings.parameters)
             for note in found.notes:
                 _logger.warning("%s.", note)
-            known = client.get_run(run_id).data.params
-            values = {name: value for name, value in found.values.items() if name not in known}
-            for name in sorted(known.keys() & found.values):
-                if known[name] != found.values[name]:
-                    _logger.warning(
-                        "The parameter %r is %s now; the run has had %s from before, and MLflow changes none.",
-                        name, found.values[name], known[name],
-                    )  # fmt: skip
-            _log(client, run_id, values, found.tags)
         if settings.log_pipeline:
-            client.log_text(run_id, pipeline.to_json(), PIPELINE_FILE)
+            mlflow.MlflowClient().log_text(run_id, pipeline.to_json(), PIPELINE_FILE)
+    return found
 
 
-def log_end(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings) -> None:
-    """Write which versions of versioned datasets were loaded and saved; raises RecordingError."""
+def keep_parameters(run_id: str, found: Parameters | None) -> str | None:
+    """Write those of a run that fails; returns None, or why they are not there, which must not hide the failure."""
+    try:
+        _log_parameters(run_id, found, patient=False)
+    except RecordingError as error:
+        return error.message
+    return None
+
+
+def _log_parameters(run_id: str, found: Parameters | None, *, patient: bool = True) -> None:
+    """Write those that the run does not have yet; raises RecordingError. ``patient``: a busy server is waited for."""
+    import mlflow
+
+    if found is None or not (found.values or found.tags):
+        return
+    with _one_error("what this run is given", patient=patient):
+        client = mlflow.MlflowClient()
+        known = client.get_run(run_id).data.params
+        for name in sorted(known.keys() & found.values):
+            if known[name] != found.values[name]:
+                _logger.warning("The run has the parameter %r with another value, and MLflow changes none.", name)
+        _log(client, run_id, {name: value for name, value in found.values.items() if name not in known}, found.tags)
+
+
+def log_end(
+    run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings, found: Parameters | None
+) -> None:
+    """Write the parameters, and which versions of versioned datasets were loaded and saved; raises RecordingError."""
+    _log_parameters(run_id, found)
     if not settings.log_versions:
         return
     import mlflow
@@ -95,10 +118,10 @@ def _log(client: Any, run_id: str, values: Mapping[str, str], tags: Mapping[str,
 
 
 @contextmanager
-def _one_error(what: str) -> Iterator[None]:
+def _one_error(what: str, *, patient: bool = True) -> Iterator[None]:
     """Turns what MLflow's store, or the place of its artifacts, raises into one line; it may be anything."""
     try:
-        with quiet_mlflow(), patience():
+        with quiet_mlflow(), patience() if patient else patience(1):
             yield
     except KbuildError:
         raise

@@ -13,6 +13,7 @@ from kbuild.errors import RecordingError
 from kbuild.project.tracking_settings import ParameterSettings
 from kbuild.served.calls import is_parameter
 from kbuild.training.described import find_dataset
+from kbuild.urls.secret_names import hide_secrets
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -36,7 +37,10 @@ class Parameters:
 
 
 def collect_parameters(pipeline: Pipeline, catalog: Any, settings: ParameterSettings) -> Parameters:
-    """The parameters of all nodes of a pipeline; raises RecordingError for one too long where that is to fail."""
+    """The parameters of all nodes of a pipeline, secrets blanked out, since whoever sees the run may not see those.
+
+    Raises RecordingError for one too long where that is to fail.
+    """
     found = Parameters()
     too_long = []
     for name, value in _find_all(pipeline, catalog, settings):
@@ -87,7 +91,8 @@ def _find_all(pipeline: Pipeline, catalog: Any, settings: ParameterSettings) -> 
         # One that is missing is Kedro's to tell.
         if dataset is None or not dataset.exists():
             continue
-        yield from _flatten(name.removeprefix(_PREFIX), dataset.load(), settings)
+        plain = name.removeprefix(_PREFIX)
+        yield from _flatten(plain, hide_secrets(plain, _plain(dataset.load())), settings)
 
 
 def _flatten(name: str, value: Any, settings: ParameterSettings, *, deep: bool = False) -> Iterator[tuple[str, Any]]:
