@@ -38,7 +38,7 @@ from kbuild.project.config import ProjectConfig
 from kbuild.tracking.preflight import check_server
 from kbuild.trigger.fire import Site
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, WebhookTrigger
-from kbuild.urls.credentials import without_credentials
+from kbuild.urls.credentials import permitted, without_credentials
 from kbuild.workflow import check_name
 
 Status = Literal["ok", "warn", "fail"]
@@ -151,7 +151,7 @@ def _index(patient: Patient) -> Iterator[Examined]:
 
 def _channels(patient: Patient) -> Iterator[Examined]:
     channels = patient.config.channels or ("conda-forge",)
-    for name, url in zip(channels, channel_urls(channels, patient.environ), strict=False):
+    for name, url in zip(channels, channel_urls(channels, {**patient.environ, **permitted(channels)}), strict=False):
         shown = without_credentials(url)
         if answers_as_channel(url):
             yield Examined(name="channels", status="ok", detail=f"{shown} answers")

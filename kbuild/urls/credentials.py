@@ -146,13 +146,23 @@ def is_loopback(url: str) -> bool:
     return _LOOPBACK.fullmatch(urlsplit(url).hostname or "") is not None
 
 
+def permitted(urls: Iterable[str]) -> dict[str, str]:
+    """The variables that let credentials be sent in clear to those of these urls that say ``http``.
+
+    For urls of the user's own configuration: who names a server so with the variables of its credentials wants them
+    sent.
+    """
+    return {name: "1" for url in urls for name in own_variables(url) if name.endswith(f"_{_IN_CLEAR}")}
+
+
 def _check_in_clear(url: str, environ: Mapping[str, str]) -> None:
     missing = [name for name in own_variables(url) if name.endswith(f"_{_IN_CLEAR}") and environ.get(name) != "1"]
     if missing:
         raise ConfigurationError(
             f"{without_credentials(url)} would send credentials unencrypted, and what is configured here does not",
             hint=f"let the url begin with https (kbuild lock --force makes the lock again); or, where that server has "
-            f"none, name it by http in pip's configuration, or set {missing[0]}=1",
+            f"none, name it by http in pip's configuration (a channel: in kbuild.yml or by --channel), or set "
+            f"{missing[0]}=1",
         )
 
 

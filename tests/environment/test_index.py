@@ -10,6 +10,7 @@ from packaging.version import Version
 from kbuild.environment.index.package_indexes import Indexes, find_releases, package_indexes
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Completed
+from kbuild.urls.credentials import split_credentials
 
 
 def pip_says(stdout: str, returncode: int = 0) -> Callable[..., Completed]:
@@ -197,3 +198,13 @@ def test_an_index_that_fails_is_named_without_its_password(session: requests.Ses
     with pytest.raises(IndexUnavailable) as caught:
         find_releases("x", found, environ=found.environment, session=session)
     assert caught.value.message == "the package index 127.0.0.1 does not answer: Connection refused"
+
+
+def test_an_index_by_http_that_pips_configuration_names_gets_its_credentials() -> None:
+    own = "KBUILD_INDEX_PYPI_CORP"
+    url = f"http://${{{own}_USER}}:${{{own}_PASSWORD}}@pypi.corp/simple"
+    found = indexes(f"global.index-url='{url}'")
+    assert found.urls == (url,)
+    secrets = {f"{own}_USER": "me", f"{own}_PASSWORD": "pw"}
+    assert split_credentials(url, {**secrets, **found.environment}) == ("http://pypi.corp/simple", ("me", "pw"))
+    assert indexes("global.index-url='http://pypi.corp/simple'").environment == {}

@@ -12,6 +12,7 @@ import yaml
 from kbuild.digest import digest_bytes
 from kbuild.environment.built.built_wheels import parse_side, wheel_url
 from kbuild.environment.built.sdists import BuiltWheel
+from kbuild.environment.condalock.channels import channel_urls
 from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
 from kbuild.environment.locking import lock_model as locking
@@ -315,6 +316,22 @@ def test_a_lock_from_a_mirror_that_only_the_solver_knows_is_refused_when_it_is_m
         bench.lock()
     assert "CONDA_CHANNEL_ALIAS=URL" in str(caught.value.hint)
     assert bench.lock(allowed_channels=("https://mirror.example/conda-forge",)).origin == "stored with the run"
+
+
+def test_a_channel_by_http_that_the_user_names_gets_its_credentials(bench: Bench) -> None:
+    own = "KBUILD_CHANNEL_CONDA_CORP_8080"
+    url = f"http://${{{own}_USER}}:${{{own}_PASSWORD}}@conda.corp:8080/main"
+    bench.environ = {f"{own}_USER": "me", f"{own}_PASSWORD": "pw"}
+    locked = bench.lock(channels=(url,))
+    assert channel_urls(locked.spec.channels, locked.environ) == ["http://me:pw@conda.corp:8080/main"]
+    assert channel_urls(locked.spec.channels, bench.given["environ"]) == ["http://me:pw@conda.corp:8080/main"]
+    # A model or a lock that names it gives no such permission.
+    env = {"channels": [url], "dependencies": ["python=3.11.7", {"pip": ["six==1.17.0"]}]}
+    bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+    locked = bench.lock()
+    with pytest.raises(ConfigurationError, match="unencrypted") as caught:
+        channel_urls(locked.spec.channels, locked.environ)
+    assert f"{own}_HTTP=1" in str(caught.value.hint)
 
 
 def test_force_resolves_again(bench: Bench) -> None:

@@ -28,7 +28,7 @@ from kbuild.environment.index.pip_settings import SETTINGS, network_variables
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
-from kbuild.urls.credentials import hide_credentials, is_for, split_credentials, without_credentials
+from kbuild.urls.credentials import hide_credentials, is_for, permitted, split_credentials, without_credentials
 
 if TYPE_CHECKING:
     import requests
@@ -96,7 +96,7 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
         found = []
         for url in filter(None, urls):
             text, secrets = hide_credentials(location(url), "INDEX", taken=environment)
-            environment.update(secrets)
+            environment.update({**permitted([text]), **secrets})
             found.append(text)
         return tuple(dict.fromkeys(found))
 

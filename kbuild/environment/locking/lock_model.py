@@ -32,6 +32,7 @@ from kbuild.model.fetch import ModelStore
 from kbuild.platform import Platform, known_platforms
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.urls.credentials import hide_credentials, permitted
 
 Origin = Literal["given", "stored with the run", "cached", "resolved"]
 _Found = tuple[Lockfile, EnvironmentSpec, Origin]
@@ -98,7 +99,8 @@ def lock_bundle(
     for place in indexes.find_links:
         if is_local(place) and not local_path(place).exists():
             progress.tell(f"pip's find-links names {local_path(place)}, which is not there")
-    environ = {**environ, **indexes.environment}
+    named = [hide_credentials(channel, "CHANNEL")[0] for channel in request.channels]
+    environ = {**environ, **indexes.environment, **permitted(named)}
     spec = _read_spec(bundle, request, indexes)
     channel = cache / "channel"
     with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
