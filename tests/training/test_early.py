@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numbers
 import pickle
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 import pandas as pd
 import pytest
@@ -45,6 +47,43 @@ def test_a_type_that_loads_what_no_request_brings_is_told() -> None:
         assert error.hint
     # Whoever writes a signature says what a request brings.
     assert check_kind("photo", Signed("a.png"), {"signature": None}, made=False) is None
+
+
+class Row(TypedDict):
+    a: int
+
+
+class Like(Protocol):
+    def predict(self) -> int: ...
+
+
+class Base(ABC):
+    @abstractmethod
+    def predict(self) -> int: ...
+
+
+class Names(list[str]):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Row, Like, Base, Names, numbers.Real, dict, pd.DataFrame, object])
+def test_what_says_only_what_its_values_are_like_is_left_open(kind: Any) -> None:
+    class Loads(AbstractDataset[kind, kind]):
+        load, save, _describe = Pictures.load, Pictures.save, Pictures._describe
+
+    assert check_kind("x", Loads(), {}, made=True) is None
+
+
+def test_data_at_hand_decides_not_what_is_declared(tmp_path: Path) -> None:
+    class Loose(Signed):
+        def load(self) -> Any:
+            return {"a": 1}
+
+    (tmp_path / "a.png").write_bytes(b"")
+    assert check_kind("x", Loose(str(tmp_path / "a.png")), {}, made=False) is None
+    # What is large is not loaded for a look.
+    (tmp_path / "a.png").write_bytes(bytes(5 << 20))
+    assert check_kind("x", Loose(str(tmp_path / "a.png")), {}, made=False) is not None
 
 
 def test_what_a_type_loads_is_read_of_its_bases() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABCMeta
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, is_typeddict
 
 from kbuild.errors import RecordingError
 from kbuild.recording.example import is_chosen, take_rows
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
 
-# Loaded once more for the look; training loads it too.
-_SMALL = 64 << 20
+# Bytes. Loaded once more for the look, and a spreadsheet takes its time.
+_SMALL = 4 << 20
 _SERVED = ("pandas", "polars", "numpy")
 _SERVED_BUILTINS = (dict, list, str, bytes, int, float, bool)
 _LOCAL = ("file", "local", "")
@@ -22,11 +23,13 @@ _LOCAL = ("file", "local", "")
 def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, made: bool) -> RecordingError | None:
     """Why no request could bring the input, as far as its entry in the catalog lets one know; None where that is open.
 
-    By its data, if no node of the run makes it (``made``) and it is in memory or in a local file that is not large;
-    else by what the dataset's type says that it loads.
+    By its data, as recording goes, if no node of the run makes it (``made``) and it is in memory or in a local file
+    that is not large; else by what the dataset's type says that it loads.
     """
     if dataset is None or is_chosen(log_model_kwargs):
         return None
+    if not made and _is_at_hand(dataset):
+        return _check_data(dataset)
     kind = find_kind(type(dataset))
     if kind is not None and not _is_served(kind):
         return RecordingError(
@@ -35,8 +38,10 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
             hint="let the first inference node make it of a table, an array, a dict, a list, a number, a text or "
             "bytes, and let the catalog load that",
         )
-    if made or not _is_at_hand(dataset):
-        return None
+    return None
+
+
+def _check_data(dataset: Any) -> RecordingError | None:
     try:
         data = dataset.load()
     except Exception:  # noqa: BLE001  the node that loads it tells of that
@@ -59,9 +64,12 @@ def find_kind(dataset: type) -> type | None:
 
 
 def _is_served(kind: type) -> bool:
+    """Whether what is declared so may be served: one that only says what its values are like leaves that open."""
     home = kind.__module__.partition(".")[0]
-    # What typing and collections declare is anything that is like it.
-    return kind in _SERVED_BUILTINS or kind is object or home in (*_SERVED, "typing", "collections")
+    if kind is object or home in (*_SERVED, "typing", "collections"):
+        return True
+    # Protocols are of that metaclass, too; a TypedDict is a dict.
+    return isinstance(kind, ABCMeta) or is_typeddict(kind) or issubclass(kind, _SERVED_BUILTINS)
 
 
 def _is_at_hand(dataset: Any) -> bool:
