@@ -13,11 +13,13 @@ from kbuild.digest import Digest
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedLayer:
     """A layer that the plan has. ``diff_id`` is None where nothing here says which bytes it is; ``members`` are those
-    that it must have, known of layers that the image lacks."""
+    that it must have, known of layers that the image lacks. ``other`` are paths in it that are not what the lock names,
+    whatever this machine built."""
 
     name: str
     diff_id: Digest | None = None
     members: tuple[LayerMember, ...] | None = None
+    other: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from kbuild.audit.surprises import Kind, surprises
 
 _SHOWN = 5
 _REMEDY = "do not run it: build it again from the model and its lock (kbuild image --no-cache), and deliver that one"
+_COMPARED = ("kind", "mode", "owner", "link", "privileged")
 # By the key of the image config (OCI image-spec config.md): the finding's id and how bad it is.
 _KEYS: dict[str, tuple[str, Severity]] = {
     "Env": ("image-env", "critical"),
@@ -53,6 +54,9 @@ class ImageCheck:
         unchecked = []
         if planned.layers is not None:
             findings += _layers(image, planned.layers)
+            for layer in (each for each in planned.layers if each.other):
+                evidence = f"it is not what the locked wheels hold: {_listed(list(layer.other))}"
+                findings.append(_finding("image-layer", "critical", f"layer {layer.name}", evidence))
         if not planned.whole:
             findings += _surprises(image, _unknown(image, planned.layers))
             if not planned.rebuilt or image.digest not in planned.recorded.values():
@@ -208,11 +212,7 @@ def _other_layer(planned: PlannedLayer, layer: ImageLayer, signs: Mapping[str, K
 
 
 def _what(wanted: LayerMember, found: LayerMember) -> str:
-    names = [
-        name
-        for name in ("kind", "mode", "owner", "link", "privileged")
-        if getattr(wanted, name) != getattr(found, name)
-    ]
+    names = [name for name in _COMPARED if getattr(wanted, name) != getattr(found, name)]
     names += ["content"] if wanted.kind == found.kind and wanted.digest != found.digest else []
     return f"changed in {' and '.join(names)}" if names else ""
 

@@ -24,8 +24,9 @@ from kbuild.image.engines.native import copies_plan
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.image_config import make_config
 from kbuild.image.oci.media import LAYERS
-from kbuild.image.packages.environment import environment_recipe
+from kbuild.image.packages.environment import PREFIX, environment_recipe
 from kbuild.image.packages.wheel_facts import split_wheels
+from kbuild.image.packages.wheels import WheelTarget
 from kbuild.image.slim.packages import keep_groups
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
 from kbuild.image.store.local import LocalImages
@@ -42,6 +43,7 @@ from kbuild.progress import Progress, Silent
 from kbuild.verify.rebuild import Claims, read_claims
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.recorded import recorded_digests
+from kbuild.workflow.audit.wheels import prove_wheels
 
 _COPY = re.compile(r"COPY (?:--\S+ )*(\S+)/ /")
 
@@ -208,6 +210,9 @@ def _compare_with(
         whole = True
     else:
         config = _config(plan, making.base, tools) if copies else None
+    if planned is not None:
+        target = WheelTarget(python=python, platform=claims.platform, prefix=PREFIX)
+        planned, fault = prove_wheels(planned, groups, layers, target, downloads=tools.cache / "downloads")
     return Planned(
         config=config,
         partial=not whole,

@@ -1,0 +1,164 @@
+"""Whether layers of packages hold what the locked wheels hold: the lock names their bytes, no cache does.
+
+Formats: the binary distribution format (PEP 427), "Recording installed projects" and "Entry points" at
+packaging.python.org. Bytecode is only seen to stand beside its source.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import posixpath
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from installer.exceptions import InstallerError
+from installer.scripts import Script
+from installer.sources import WheelFile
+from installer.utils import parse_entrypoints
+
+from kbuild.audit.image_layers import ImageLayer, LayerMember
+from kbuild.audit.planned import PlannedLayer
+from kbuild.digest import Digest, digest_bytes, digest_file
+from kbuild.environment.index.downloads import cache_path
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.image.packages.wheels import WheelTarget, wheel_filename
+from kbuild.plan.split import PackageGroup
+
+_SHOWN = 3
+_LINK = "hard link"
+_MADE = ("RECORD", "INSTALLER")
+_PLACEHOLDER = b"#!python"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelsCompared:
+    """``lacking`` are the names of packages whose locked file is not here, ``other`` in-image paths that are not what
+    the wheels hold."""
+
+    lacking: tuple[str, ...]
+    other: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """The digests that a path may have; ``free`` are paths that installing writes as it likes: nothing runs them."""
+
+    digests: dict[str, set[Digest]] = field(default_factory=dict)
+    free: set[str] = field(default_factory=set)
+
+    def put(self, path: str, digest: Digest) -> None:
+        self.digests.setdefault(path, set()).add(digest)
+
+
+def prove_wheels(
+    planned: tuple[PlannedLayer, ...],
+    groups: tuple[PackageGroup, ...],
+    layers: tuple[ImageLayer, ...],
+    target: WheelTarget,
+    *,
+    downloads: Path,
+) -> tuple[tuple[PlannedLayer, ...], str | None]:
+    """What the cache says of layers of packages counts where they hold what the locked wheels do; of the others it is
+    not known, and the fault says why."""
+    here = {layer.diff_id: layer.members for layer in layers}
+    packages = {group.name: group.packages for group in groups}
+    if not packages.keys() <= {layer.name for layer in planned}:
+        unknown = (replace(layer, diff_id=None) if layer.diff_id in here else layer for layer in planned)
+        return tuple(unknown), "which of its layers hold the locked wheels is not known here"
+    proved: list[PlannedLayer] = []
+    lacking: list[str] = []
+    for layer in planned:
+        if layer.diff_id is None or layer.diff_id not in here or layer.name not in packages:
+            proved.append(layer)
+            continue
+        compared = compare_wheels(packages[layer.name], here[layer.diff_id], target, downloads=downloads)
+        lacking += compared.lacking
+        proved.append(replace(layer, diff_id=None if compared.lacking else layer.diff_id, other=compared.other))
+    if not lacking:
+        return tuple(proved), None
+    more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+    return tuple(proved), f"the locked files of {', '.join(lacking[:_SHOWN])}{more} are not in the cache"
+
+
+def compare_wheels(
+    packages: Iterable[LockedPackage], members: Iterable[LayerMember], target: WheelTarget, *, downloads: Path
+) -> WheelsCompared:
+    """Every file of a layer with those of the wheels in ``downloads``, whose own bytes are hashed first."""
+    wanted, lacking = _Wanted(), []
+    for package in packages:
+        path = cache_path(package, downloads)
+        try:
+            if digest_file(path).hex != package.sha256:
+                lacking.append(package.name)
+                continue
+            _read(path, wheel_filename(package), target, wanted)
+        except (OSError, zipfile.BadZipFile, InstallerError, ValueError, KeyError, AssertionError):
+            lacking.append(package.name)
+    other = () if lacking else tuple(f"/{path}" for path in _others(list(members), wanted))
+    return WheelsCompared(lacking=tuple(lacking), other=other)
+
+
+def _others(members: list[LayerMember], wanted: _Wanted) -> Iterator[str]:
+    digests = {member.path: member.digest for member in members if member.kind == "file"}
+    for member in members:
+        if member.kind == "folder" or member.path in wanted.free:
+            continue
+        linked = posixpath.normpath(f"/{member.link}").lstrip("/") if member.kind == _LINK else member.path
+        digest = digests.get(linked)
+        known = digest is not None and digest in wanted.digests.get(member.path, ())
+        if not known and not (digest is not None and _is_bytecode(member.path, wanted)):
+            yield member.path
+
+
+def _is_bytecode(path: str, wanted: _Wanted) -> bool:
+    folder, name = posixpath.split(path)
+    if posixpath.basename(folder) != "__pycache__" or not name.endswith(".pyc"):
+        return False
+    return f"{posixpath.dirname(folder)}/{name.partition('.')[0]}.py" in wanted.digests
+
+
+def _read(path: Path, filename: str, target: WheelTarget, wanted: _Wanted) -> None:
+    with zipfile.ZipFile(path) as archive:
+        archive.filename = filename
+        source = WheelFile(archive)
+        schemes = {name: place.lstrip("/") for name, place in target.schemes(source.distribution).items()}
+        info, data = source.dist_info_dir, f"{source.data_dir}/"
+        recorded = _recorded(archive.read(f"{info}/RECORD").decode("utf-8", errors="replace"))
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            scheme, inside = "purelib", member.filename
+            if inside.startswith(data):
+                scheme, _, inside = inside.removeprefix(data).partition("/")
+            place = posixpath.normpath(f"{schemes[scheme]}/{inside}")
+            known = recorded.get(member.filename)
+            if known is not None:
+                wanted.put(place, known)
+            if known is None or scheme == "scripts":
+                for content in _contents(archive.read(member), scheme, target):
+                    wanted.put(place, digest_bytes(content))
+        wanted.free |= {f"{schemes['purelib']}/{info}/{name}" for name in _MADE}
+        if "entry_points.txt" in source.dist_info_filenames:
+            for name, module, attr, section in parse_entrypoints(source.read_dist_info("entry_points.txt")):
+                called, script = Script(name, module, attr, section).generate(f"{target.prefix}/bin/python", "posix")
+                wanted.put(f"{schemes['scripts']}/{called}", digest_bytes(script))
+
+
+def _contents(data: bytes, scheme: str, target: WheelTarget) -> Iterator[bytes]:
+    """As it is, and as a script is that is to be started by the interpreter of its environment."""
+    yield data
+    if scheme == "scripts" and data.startswith(_PLACEHOLDER):
+        yield f"#!{target.prefix}/bin/python".encode() + data[data.index(b"\n") :]
+
+
+def _recorded(text: str) -> dict[str, Digest]:
+    found = {}
+    for row in csv.reader(text.splitlines()):
+        algorithm, _, encoded = (row[1] if len(row) > 1 else "").partition("=")
+        if algorithm == hashlib.sha256().name:
+            found[row[0]] = Digest(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex())
+    return found
