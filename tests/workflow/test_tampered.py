@@ -212,6 +212,8 @@ def test_the_image_that_was_built_is_compared_and_clean(built: Built) -> None:
     assert {each.id for each in report.findings} == {"lock-path"}
     assert not [each for each in report.unchecked if each.check == "image"]
     assert dict(report.checks)["image"] == len(built.image.layers) + 1
+    # Of what no lock names the bytes, the reader is told what it was compared with.
+    assert any("kbuild verify --rebuild" in note for note in report.notes)
 
 
 def test_what_was_changed_is_named_once(built: Built, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kbuild.audit.surprises import Kind, surprises
 
 _SHOWN = 5
 _REMEDY = "do not run it: build it again from the model and its lock (kbuild image --no-cache), and deliver that one"
+_BUILT_HERE = "base, interpreter and bytecode are what this machine built: kbuild verify --rebuild makes them again"
 _COMPARED = ("kind", "mode", "owner", "link", "privileged")
 # By the key of the image config (OCI image-spec config.md): the finding's id and how bad it is.
 _KEYS: dict[str, tuple[str, Severity]] = {
@@ -200,8 +201,7 @@ def _signs(image: ImageFacts, looked: set[int]) -> Iterator[tuple[Kind, LayerMem
 def _other_layer(planned: PlannedLayer, layer: ImageLayer, signs: Mapping[str, Kind]) -> Finding:
     where = f"layer {planned.name}"
     if planned.members is None:
-        evidence = f"it unpacks to {layer.diff_id}, by the plan to {planned.diff_id}"
-        return _finding("image-layer", "critical", where, evidence)
+        return _finding("image-layer", "critical", where, f"it is {layer.diff_id}, by the plan {planned.diff_id}")
     wanted, found = ({(m.path, "hidden" in m.kind): m for m in each} for each in (planned.members, layer.members))
     told = [_told(found[key], "added", signs) for key in found if key not in wanted]
     both = [key for key in found if key in wanted]
@@ -242,11 +242,11 @@ def _surprises(image: ImageFacts, looked: set[int]) -> Iterator[Finding]:
 def _digest(image: ImageFacts, planned: Planned) -> Iterator[Finding]:
     if planned.recorded and image.digest not in planned.recorded.values():
         stated = _listed([f"{tag} {digest}" for tag, digest in planned.recorded.items()])
-        evidence = f"its digest is {image.digest}, the run of its model names {stated}"
-        yield _finding("image-digest", "high", "image", evidence)
+        yield _finding("image-digest", "high", "image", f"it is {image.digest}, the run of its model names {stated}")
 
 
 def _notes(image: ImageFacts, planned: Planned) -> Iterator[str]:
+    yield from [_BUILT_HERE] if planned.whole and not planned.rebuilt else []
     if planned.whole and planned.recorded and image.digest not in planned.recorded.values():
         others = _listed(sorted(set(planned.recorded.values())))
         yield f"it is what its plan determines, but the run of its model names {others}, not {image.digest}"
