@@ -242,8 +242,10 @@ def pipeline_ml_factory(
                 f"the {name} pipeline is a {type(given).__name__}, {given!r:.60}, not a Kedro pipeline",
                 hint="pipeline_ml_factory takes training, inference and the name of inference's input, in this order",
             )
-    if not isinstance(input_name, str):
-        raise PipelineMLError(f"input_name is a {type(input_name).__name__}, not the name of a dataset")
+    if not isinstance(input_name, str | list | tuple):
+        raise PipelineMLError(
+            f"input_name is a {type(input_name).__name__}, not the name of a dataset or a list of names"
+        )
     if inference.nodes and set(_plain(training)) == set(_plain(inference)):
         raise PipelineMLError(
             "the training pipeline is bound to itself: training and inference have the same nodes",

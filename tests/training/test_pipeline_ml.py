@@ -257,8 +257,8 @@ def test_what_is_no_pair_of_pipelines_is_refused() -> None:
         pipeline_ml_factory("a", make_inference(), "raw")  # type: ignore[arg-type]
     with pytest.raises(PipelineMLError, match="the inference pipeline is a str"):
         pipeline_ml_factory(make_training(), "raw", "raw")  # type: ignore[arg-type]
-    with pytest.raises(PipelineMLError, match="input_name is a list"):
-        pipeline_ml_factory(make_training(), make_inference(), ["raw"])  # type: ignore[arg-type]
+    with pytest.raises(PipelineMLError, match="input_name is a set"):
+        pipeline_ml_factory(make_training(), make_inference(), {"raw"})  # type: ignore[arg-type]
     for training in (make_training(), make_training().tag("again")):
         with pytest.raises(PipelineMLError, match="bound to itself"):
             pipeline_ml_factory(training, training, "raw")
