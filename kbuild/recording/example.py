@@ -63,7 +63,7 @@ def make_example(
     example, params = mine if isinstance(mine, tuple) else (mine, None)
     if not has_data:
         data = example
-    if not _is_auto(signature) and not _is_used(signature):
+    if not _is_auto(signature) and not is_used(signature):
         wanted = _is_auto(given) and has_data and bool(rows)
         return _make_chosen(model, data if has_data else None, mine, signature or None, rows if wanted else 0)
     if data is None:
@@ -73,7 +73,7 @@ def make_example(
         )
     known = take_rows(data, rows or 1)
     whole = None
-    if _is_used(signature):
+    if is_used(signature):
         used, whole = _find_used(model, known, params)
         data, known = data[used], known[used]
         example = example[used] if isinstance(example, pd.DataFrame) else example
@@ -119,7 +119,7 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
 def is_chosen(log_model_kwargs: Mapping[str, Any]) -> bool:
     """Whether the signature is the user's own, or refused."""
     signature = log_model_kwargs.get("signature", "auto")
-    return not _is_auto(signature) and not _is_used(signature)
+    return not _is_auto(signature) and not is_used(signature)
 
 
 def _read_mine(example: Any, data: Any, carried: Carried) -> tuple[Any, Any]:
@@ -198,7 +198,8 @@ def _is_auto(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value == "auto")
 
 
-def _is_used(value: Any) -> bool:
+def is_used(value: Any) -> bool:
+    """Whether a signature is to be of the columns that the pipeline reads."""
     return isinstance(value, str) and value == "used"
 
 

@@ -16,7 +16,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
-from kedro.runner import ParallelRunner, ThreadRunner
+from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
@@ -171,6 +171,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "from nodes": {"from_nodes": ["fit"]},
     "to outputs": {"to_outputs": ["weights"]},
     "threads": {"runner": ThreadRunner()},
+    "async": {"runner": SequentialRunner(is_async=True)},
 }
 
 
@@ -251,7 +252,7 @@ def test_inputs_that_are_only_in_memory(project: Path, store: mlflow.MlflowClien
     assert loaded.predict(loaded.input_example)["x"].tolist() == [4.0, 8.0, 12.0]
 
 
-@pytest.mark.parametrize("runner", [ThreadRunner(), ParallelRunner(max_workers=1)])
+@pytest.mark.parametrize("runner", [ThreadRunner(), ParallelRunner(max_workers=1), SequentialRunner(is_async=True)])
 def test_inputs_in_memory_of_other_runners(project: Path, store: mlflow.MlflowClient, runner: Any) -> None:
     """Kedro keeps what passes between processes until the run is over, so nothing has to be captured there."""
     run(project, pipeline_names=["in_memory"], runner=runner)

@@ -137,6 +137,59 @@ def test_an_input_name_that_nobody_knows_is_told_with_what_may_be_meant(
     assert told(look(bound, catalog, tmp_path)) == []
 
 
+class Bucket(AbstractDataset[Any, Any]):
+    """As users write them: of a path that only its own ``load`` understands."""
+
+    def __init__(self, filepath: str) -> None:
+        self._filepath = filepath
+
+    def load(self) -> Any:
+        return None
+
+    def save(self, data: Any) -> None:
+        raise NotImplementedError
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+class Asked(Bucket):
+    def _exists(self) -> bool:
+        return False
+
+
+class Broken(Bucket):
+    def _exists(self) -> bool:
+        raise ConnectionError("no such host")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "missing"),
+    [
+        (Bucket("s3://bucket/a"), False),
+        (Bucket("/nowhere/a"), False),
+        (Asked("s3://bucket/a"), False),
+        (Asked("/nowhere/a"), True),
+        (Broken("/nowhere/a"), False),
+    ],
+)
+def test_only_a_file_that_is_surely_not_there_is_told(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    dataset: Bucket,
+    missing: bool,
+) -> None:
+    catalog["codes"] = dataset
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit"), node(len, "codes", "n")])
+    inference = Pipeline([node(lambda *_: 1, ["orders", "factors", "codes"], "totals", name="score")])
+    messages = [
+        message for _, message, _ in told(look(pipeline_ml_factory(training, inference, "orders"), catalog, tmp_path))
+    ]
+    assert ["has no file yet" in each for each in messages] == [True] * missing
+
+
 def test_what_the_users_own_list_lacks(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, is_typeddict
 
 from kbuild.errors import RecordingError
-from kbuild.recording.example import is_chosen, take_rows
+from kbuild.recording.example import is_chosen, is_used, take_rows
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
 
@@ -28,7 +28,8 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     """
     if dataset is None or is_chosen(log_model_kwargs):
         return None
-    if not made and _is_at_hand(dataset):
+    # Of "used" the data may have what no request brings, in columns that nobody reads.
+    if not made and not is_used(log_model_kwargs.get("signature")) and _is_at_hand(dataset):
         return _check_data(dataset)
     kind = find_kind(type(dataset))
     if kind is not None and not _is_served(kind):
@@ -73,11 +74,11 @@ def _is_served(kind: type) -> bool:
 
 
 def _is_at_hand(dataset: Any) -> bool:
-    if is_in_memory(dataset):
-        return bool(dataset.exists())
-    if not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL:
-        return False
     try:
+        if is_in_memory(dataset):
+            return bool(dataset.exists())
+        if not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL:
+            return False
         place = Path(str(dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath))
         return place.is_file() and place.stat().st_size <= _SMALL
     except Exception:  # noqa: BLE001  no version of it, or no file: whoever loads it says so

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from kbuild.training.pipeline_ml import PipelineML
 
 _LOCAL = ("file", "local", "")
 _logger = logging.getLogger(__name__)
+_URL = re.compile(r"[A-Za-z][\w+.-]+:/")
 
 
 def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], list[Finding]]:
@@ -122,11 +124,11 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
             hint=did_you_mean(name, known - {name}, f"known are {', '.join(sorted(known - {name})) or 'none'}"),
         )
     if is_in_memory(dataset):
-        return None if dataset.exists() else RecordingError(
+        return None if _exists(dataset) else RecordingError(
             f"{name!r} has no data in memory, and no node that runs makes it",
             hint=f"run the nodes that make it, or give {name!r} a file in the catalog",
         )  # fmt: skip
-    if data and is_persisted(dataset) and getattr(dataset, "_protocol", "file") in _LOCAL and not _exists(dataset):
+    if data and is_persisted(dataset) and _is_local(dataset) and not _exists(dataset):
         return RecordingError(
             f"{name!r} has no file yet ({Path(str(dataset._filepath)).name}), and no node that runs makes it",
             hint="put the file there, or run the nodes that make it",
@@ -134,15 +136,28 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
     return None
 
 
+def _is_local(dataset: Any) -> bool:
+    """Whether it is a file of this machine, and its class says by itself whether that is there."""
+    from kedro.io import AbstractDataset
+
+    told = getattr(type(dataset), "_exists", AbstractDataset._exists) is not AbstractDataset._exists
+    return told and getattr(dataset, "_protocol", "file") in _LOCAL and not _URL.match(str(dataset._filepath))
+
+
 def _exists(dataset: Any) -> bool:
-    """False only where a local file is surely not there: ``exists()`` is False too where nobody wrote one."""
+    """False only where it is surely not there: what a dataset of the user's raises tells nothing."""
     from kedro.io import DatasetError
 
     try:
-        place = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
-    except DatasetError:
-        return False  # no version of it
-    return Path(str(place)).exists() or bool(dataset.exists())
+        if not is_in_memory(dataset):
+            place = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
+            if Path(str(place)).exists():
+                return True
+        return bool(dataset.exists())
+    except DatasetError as error:
+        return error.__cause__ is not None  # else there is no version of it
+    except Exception:  # noqa: BLE001  the dataset is the user's code, which may raise anything
+        return True
 
 
 def _check_class(name: str, dataset: Any) -> KbuildError | None:
