@@ -19,6 +19,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,19 @@ class OtherMachines:
     """An audit hook that lets this process connect to other machines, which it writes down, and not to other programs
     of this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, listening: Callable[[], set[int] | None] | None = None) -> None:
         self.asked: dict[str, None] = {}
+        self._listening = listening or find_listening
+        self._before = self._listening()
         self._own: set[str] = set()
+        self._bound: set[int] = set()
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         """Raise ConnectionRefusedError for a service of this machine."""
         if event == "socket.bind":
             self._own.add(repr(args[1]))
+            if isinstance(args[1], tuple) and len(args[1]) >= 2:
+                self._bound.add(args[1][1])
         if event == "socket.connect":
             self._check(args[1])
 
@@ -113,10 +119,30 @@ class OtherMachines:
         elif isinstance(address, tuple) and len(address) >= 2:
             host, port = str(address[0]), address[1]
             if is_loopback(host):
-                if not any(f", {port}" in own for own in self._own):
+                if not self._is_own(port):
                     raise ConnectionRefusedError(111, f"the image has no service at {host}:{port}")
             else:
                 self.asked[f"{host}:{port}"] = None
+
+    def _is_own(self, port: Any) -> bool:
+        """Whether this process, or one that it started, listens there: nobody did before."""
+        if self._before is None:  # no such list here, so that a port that the system chose may be any
+            return bool(self._bound & {0, port})
+        return port not in self._before and (port in self._bound or port in (self._listening() or ()))
+
+
+def find_listening() -> set[int] | None:
+    """The TCP ports on which this machine listens, of the tables in proc(5); None where there are none."""
+    ports, found = set(), False
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path("/proc/net", name).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        found = True
+        # sl, local_address (hexadecimal ADDRESS:PORT), rem_address, st: 0A is TCP_LISTEN.
+        ports |= {int(line[1].rpartition(":")[2], 16) for line in map(str.split, lines) if line[3] == "0A"}
+    return ports if found else None
 
 
 def is_loopback(host: str) -> bool:

@@ -104,7 +104,11 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
             hint="leave the signature out",
         )
     observed, reads = observe(known.copy())
-    answer = _ask(model, observed, params)
+    try:
+        answer = _ask(model, observed, params)
+    except RecordingError:
+        answer = _ask(model, known, params)  # raises what is the nodes' own fault; the rest is the observing's
+        reads.everything = True
     reads.everything |= plain(answer) is not answer  # the table itself, or what is left of it
     text = _write(plain(answer))
     if reads.everything or not reads.names:

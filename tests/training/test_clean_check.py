@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -191,7 +192,7 @@ def test_what_needs_other_machines_says_so(
 
 
 def test_services_of_this_machine_are_refused_where_its_network_is_reached() -> None:
-    others = process.OtherMachines()
+    others = process.OtherMachines(lambda: {22})
     for address in (
         ("127.0.0.1", 5000),
         ("localhost", 80),
@@ -204,11 +205,38 @@ def test_services_of_this_machine_are_refused_where_its_network_is_reached() -> 
             others("socket.connect", (None, address))
     assert not others.asked
     others("socket.bind", (None, ("127.0.0.1", 5000)))
+    others("socket.bind", (None, ("127.0.0.1", 8080)))
+    others("socket.bind", (None, ("127.0.0.1", 22)))  # which fails, since another has it
+    for taken in (80, 22):
+        with pytest.raises(ConnectionRefusedError):
+            others("socket.connect", (None, ("127.0.0.1", taken)))
     others("socket.connect", (None, ("127.0.0.1", 5000)))
     others("socket.connect", (None, "/tmp/own.sock"))
     others("socket.connect", (None, ("db.example", 5432)))
     others("socket.connect", (None, ("2001:db8::1", 443, 0, 0)))
     assert list(others.asked) == ["db.example:5432", "2001:db8::1:443"]
+
+
+CHILD = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the tables of ports are Linux's")
+def test_services_that_the_model_starts_are_its_own() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as machines:
+        others = process.OtherMachines()
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            others("socket.connect", (None, own.getsockname()))
+        with subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdin and child.stdout
+            others("socket.connect", (None, ("127.0.0.1", int(child.stdout.readline()))))
+            child.stdin.close()
+        with pytest.raises(ConnectionRefusedError):
+            others("socket.connect", (None, machines.getsockname()))
 
 
 def test_without_namespaces_the_answer_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,9 @@ def test_what_the_users_own_list_lacks(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
     functions = tmp_path / "src" / "tinyshop" / "functions.py"
-    functions.write_text("import hypothesis\n\ndef f():\n    import xdist\n" + functions.read_text())
+    own = "import hypothesis\n\ndef f():\n    import xdist\n    from tinyshop import seldom\n"
+    functions.write_text(own + functions.read_text())
+    functions.with_name("seldom.py").write_text("import execnet\n")
     for kwargs in ({"pip_requirements": ["six"]}, {"conda_env": {"channels": ["x"], "dependencies": ["six"]}}):
         (only,) = told(look(bind(package, **kwargs), catalog, tmp_path))
         assert only[1].endswith("lacks hypothesis, which functions.py, line 1, imports")

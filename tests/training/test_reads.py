@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def select(table: pd.DataFrame) -> Any:
     return model.predict(table)
 
 
+def set_cells(table: pd.DataFrame) -> Any:
+    table[table > 2] = 0.0
+    return table
+
+
 CASES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
     ("a", lambda table: table["a"]),
     ("ab", lambda table: table[["b", "a"]].sum(axis=1)),
@@ -56,6 +62,11 @@ CASES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
     ("abcdef", lambda table: [each.a for each in table.itertuples()]),
     ("abcdef", lambda table: LinearRegression().fit(TABLE, [1, 2]).predict(table)),
     ("abcdef", lambda table: table.eval("a + b")),
+    ("abcdef", lambda table: table[table > 0]),
+    ("abcdef", lambda table: table[table.isna()]),
+    ("abcdef", set_cells),
+    ("abcdef", lambda table: pickle.loads(pickle.dumps(table))["a"]),
+    ("ad", lambda table: table[pd.array([True, False])]["d"] + table["a"]),
 ]
 
 
@@ -132,6 +143,8 @@ def test_the_columns_are_told_and_the_signature_may_be_of_them_alone(
     # A node that will have no other class of table is asked again with a plain one.
     recorded, _ = keep(monkeypatch, tmp_path / "typed", trusts_the_type, "auto")
     assert not [each for each in recorded.notes if "columns" in each]
+    with pytest.raises(RecordingError, match="cannot be told"):
+        keep(monkeypatch, tmp_path / "exact", trusts_the_type, "used")
     with pytest.raises(RecordingError, match="cannot be told: its nodes take the table whole") as caught:
         keep(monkeypatch, tmp_path / "whole", takes_all, "used")
     assert "by name" in (caught.value.hint or "")

@@ -29,6 +29,7 @@ class Reads:
 
     def __init__(self, columns: list[Hashable]) -> None:
         self._columns = columns
+        self._known = frozenset(columns)
         self._names: set[Hashable] = set()
         self.everything = False
         self.paused = False
@@ -39,7 +40,10 @@ class Reads:
         return [name for name in self._columns if self.everything or name in self._names]
 
     def note(self, *names: Any) -> None:
-        self._names.update(name for name in names if name in self._columns)
+        try:
+            self._names.update(name for name in names if name in self._known)
+        except TypeError:
+            self.everything = True  # no name, since it cannot be one
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -63,8 +67,17 @@ def plain(value: Any) -> Any:
     """An observed table as a plain one of the same data, without a read; any other value itself."""
     if type(value) is not _Observed:
         return value
-    with object.__getattribute__(value, "__dict__")["_reads"].pause():
+    reads = _reads_of(value)
+    if reads is None:
         return pd.DataFrame.copy(value, deep=False)
+    with reads.pause():
+        return pd.DataFrame.copy(value, deep=False)
+
+
+def _reads_of(table: Any) -> Reads | None:
+    """None where pandas has made the table by itself."""
+    found: Reads | None = object.__getattribute__(table, "__dict__").get("_reads")
+    return found
 
 
 def _wrap(table: Any, reads: Reads) -> pd.DataFrame:
@@ -105,9 +118,14 @@ class _Observed(pd.DataFrame):  # type: ignore[misc]
         return iter(self.columns)
 
     def __getitem__(self, key: Any) -> Any:
-        reads: Reads = object.__getattribute__(self, "__dict__")["_reads"]
+        reads = _reads_of(self)
         if callable(key):
             key = key(self)
+        if reads is None:
+            return super().__getitem__(key)
+        if isinstance(key, pd.DataFrame):
+            reads.everything = True  # a mask of all cells
+            return super().__getitem__(plain(key))
         rows = _chooses_rows(key)
         if not rows:
             reads.note(*(key if isinstance(key, list | pd.Index | np.ndarray | pd.Series) else [key]))
@@ -116,9 +134,20 @@ class _Observed(pd.DataFrame):  # type: ignore[misc]
         return _wrap(found, reads) if rows and not reads.everything else found
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        reads: Reads = object.__getattribute__(self, "__dict__")["_reads"]
+        reads = _reads_of(self)
+        if reads is None:
+            super().__setitem__(key, value)
+            return
+        if isinstance(key, pd.DataFrame):
+            reads.everything = True
         with reads.pause():
-            super().__setitem__(key, plain(value))
+            super().__setitem__(plain(key), plain(value))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A plain table, which another process or a cache on disk may read as it likes."""
+        if (reads := _reads_of(self)) is not None:
+            reads.everything = True
+        return pd.DataFrame, (plain(self),)
 
 
 def _keep(method: Any, reads: Reads) -> Any:
@@ -156,4 +185,5 @@ def _chooses_rows(key: Any) -> bool:
         return True
     if isinstance(key, list):
         return bool(key) and all(isinstance(each, bool | np.bool_) for each in key)
-    return isinstance(key, pd.Series | np.ndarray) and pd.api.types.is_bool_dtype(key.dtype)
+    array = pd.Series | pd.Index | np.ndarray | pd.api.extensions.ExtensionArray
+    return isinstance(key, array) and pd.api.types.is_bool_dtype(key.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import platform
 import re
 import tempfile
@@ -17,7 +16,15 @@ from kbuild.recording.preflight.finding import Finding
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, name_of, read_conda_env, version_of
 from kbuild.recording.shipment.pinning import ModelEnvironment, find_given, make_environment
 from kbuild.recording.shipment.shipping import Shipment, Sorter, brings_kedro, find_distributions_of, plan_shipment
-from kbuild.recording.shipment.tracing import find_pickled_modules, find_source, follow_imports, imports_of, package_of
+from kbuild.recording.shipment.tracing import (
+    find_pickled_modules,
+    find_source,
+    follow_imports,
+    imports_of,
+    keep_imports,
+    package_of,
+    read_tree,
+)
 from kbuild.training.pipeline_ml import PipelineML
 
 
@@ -78,14 +85,11 @@ def _find_lacking(
         return
     sorter = Sorter(package_name)
     told: set[str] = set()
-    for module in sorted(follow_imports(modules, sorter.is_own).own):
+    for module in sorted(follow_imports(modules, sorter.is_own, at_once=True).own):
         source = find_source(module)
         if source is None or source.suffix != ".py":
             continue
-        top_level = [
-            each for each in ast.parse(source.read_bytes()).body if isinstance(each, ast.Import | ast.ImportFrom)
-        ]
-        for name, line in imports_of(ast.Module(body=list(top_level), type_ignores=[]), package_of(module, source)):
+        for name, line in imports_of(keep_imports(read_tree(module, source)), package_of(module, source)):
             top = name.partition(".")[0]
             owners = [] if sorter.is_own(top) or top in (*shipped, "kbuild") else sorter.find_distributions(name)
             if not owners or told & set(owners) or set(owners) & set(environment.closure.versions):

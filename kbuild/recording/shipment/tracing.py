@@ -115,13 +115,17 @@ class Reached:
 
 
 def follow_imports(
-    starts: Iterable[str], is_own: Callable[[str], bool], left_out: Mapping[str, Collection[Cut]] | None = None
+    starts: Iterable[str],
+    is_own: Callable[[str], bool],
+    left_out: Mapping[str, Collection[Cut]] | None = None,
+    *,
+    at_once: bool = False,
 ) -> Reached:
     """All modules that importing ``starts`` imports, read from their sources without running them.
 
     ``is_own(top)`` says whether the code of a top-level module travels with the model and has to be read.
     ``left_out`` are imports of modules that count as not written. Those for type checkers only are passed over; those
-    inside functions count, since they run when asked.
+    inside functions count, since they run when asked; ``at_once`` only those that surely run with the module.
     """
     own: set[str] = set()
     foreign: set[str] = set()
@@ -144,6 +148,7 @@ def follow_imports(
             own.add(module)
             if source.suffix == ".py":
                 tree = without(read_tree(module, source), (left_out or {}).get(module, ()))
+                tree = keep_imports(tree) if at_once else tree
                 for imported, line in imports_of(tree, package_of(module, source)):
                     asked.setdefault(imported, Place(module=module, source=source, line=line))
                     todo.append(imported)
@@ -208,6 +213,12 @@ def without(tree: ast.Module, cuts: Collection[Cut]) -> ast.Module:
                 continue
         body.append(statement)
     return ast.Module(body=body, type_ignores=[])
+
+
+def keep_imports(tree: ast.Module) -> ast.Module:
+    """The imports that stand in a module's own body: under no condition, and in no function."""
+    body = [each for each in tree.body if isinstance(each, ast.Import | ast.ImportFrom)]
+    return ast.Module(body=list(body), type_ignores=[])
 
 
 def keep_aliases(statement: ast.Import | ast.ImportFrom, kept: Iterable[int]) -> ast.Import | ast.ImportFrom:
