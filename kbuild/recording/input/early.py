@@ -28,9 +28,9 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     """
     if dataset is None or is_chosen(log_model_kwargs):
         return None
-    # Of "used" the data may have what no request brings, in columns that nobody reads.
-    if not made and not is_used(log_model_kwargs.get("signature")) and _is_at_hand(dataset):
-        return _check_data(dataset)
+    if not made and _is_at_hand(dataset):
+        # Of "used" the data may have what no request brings, in columns that nobody reads.
+        return None if is_used(log_model_kwargs.get("signature")) else _check_data(dataset)
     kind = find_kind(type(dataset))
     if kind is not None and not _is_served(kind):
         return RecordingError(
