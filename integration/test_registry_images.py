@@ -88,6 +88,7 @@ def test_audit_says_of_it_what_it_says_of_the_one_built_here(
     (unproved,) = [each for each in there[1]["unchecked"] if each["check"] == "image"]
     assert "kbuild verify --rebuild" in unproved["remedy"]
     there[1]["unchecked"].remove(unproved)
+    assert here[1].pop("notes") and there[1].pop("notes") == []  # of what was compared with its own building alone
     assert there[1] == here[1]
     assert pulled(there[0]) == layers_of(pushed.built)
     # Of a model whose image is in a registry.

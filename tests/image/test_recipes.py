@@ -129,7 +129,8 @@ def of_wheels(folder: Path) -> str:
         archive.writestr(zipfile.ZipInfo(names[-1]), "".join(f"{name},,\n" for name in names))
     amd64 = Platform("linux", "amd64")
     url = "https://index.example/demo-1-py3-none-any.whl"
-    locked = LockedPackage(name="demo", version="1", manager="pip", platform=amd64, url=url, sha256="0" * 64)
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    locked = LockedPackage(name="demo", version="1", manager="pip", platform=amd64, url=url, sha256=sha256)
     target = wheels.WheelTarget(python="3.11.7", platform=amd64, prefix="/opt/env")
     done = wheels.cached_wheels({locked: wheel}, target=target, compiler=None, cache=folder / "cache", run=run)
     return tree(done[locked])

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from kbuild.cli import app, image
-from kbuild.cli.image import Wanted, parse_best
+from kbuild.cli.image import Measure, parse_best
 from kbuild.errors import InvalidModel, ModelNotFound, RunWithoutModel, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
@@ -126,14 +126,14 @@ def test_what_was_taken_is_said(sweep: Sweep, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("accuracy", Wanted(metric="accuracy", lowest=False)),
-        ("rmse:min", Wanted(metric="rmse", lowest=True)),
-        ("val:rmse:min", Wanted(metric="val:rmse", lowest=True)),
-        ("val:rmse", Wanted(metric="val:rmse", lowest=False)),
-        ("f1:max", Wanted(metric="f1", lowest=False)),
+        ("accuracy", Measure(metric="accuracy", lowest=False)),
+        ("rmse:min", Measure(metric="rmse", lowest=True)),
+        ("val:rmse:min", Measure(metric="val:rmse", lowest=True)),
+        ("val:rmse", Measure(metric="val:rmse", lowest=False)),
+        ("f1:max", Measure(metric="f1", lowest=False)),
     ],
 )
-def test_directions_are_read(text: str, expected: Wanted) -> None:
+def test_directions_are_read(text: str, expected: Measure) -> None:
     assert parse_best(text) == expected
 
 

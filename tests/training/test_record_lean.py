@@ -78,12 +78,17 @@ def files_of(recorded: RecordedModel, tmp_path: Path) -> tuple[bool, str]:
     return "kedro==" in (folder / "constraints.txt").read_text(), init
 
 
+def of_kedro(recorded: RecordedModel) -> list[str]:
+    """The notes, but for the one of a column that this pipeline does not read."""
+    return [note for note in recorded.notes if not note.startswith("The inference pipeline reads 1 of the 2 columns")]
+
+
 def test_the_standard_layout_is_served_without_kedro(record: Any, tmp_path: Path) -> None:
     recorded = record(SCORE)
     with_kedro, init = files_of(recorded, tmp_path)
     assert not with_kedro
     assert init.startswith("# from .pipeline import create_pipeline  # NOQA\n")
-    assert recorded.notes == ()
+    assert of_kedro(recorded) == []
 
 
 def test_what_only_running_shows_brings_kedro_back(record: Any, tmp_path: Path) -> None:
@@ -91,7 +96,7 @@ def test_what_only_running_shows_brings_kedro_back(record: Any, tmp_path: Path) 
     with_kedro, init = files_of(recorded, tmp_path)
     assert with_kedro
     assert init == "from .pipeline import create_pipeline  # NOQA\n"
-    [note] = recorded.notes
+    [note] = of_kedro(recorded)
     assert note.startswith("Kedro and ")
     assert "are in the image: without it, the model cannot be loaded and asked in a clean process: " in note
     assert "No module named 'kedro'" in note
@@ -101,7 +106,7 @@ def test_another_answer_without_it_brings_kedro_back(record: Any, tmp_path: Path
     recorded = record("    factors = {'factor': 1 + len([each for each in sys.modules if each == 'kedro'])}\n" + SCORE)
     with_kedro, _ = files_of(recorded, tmp_path)
     assert with_kedro
-    [note] = recorded.notes
+    [note] = of_kedro(recorded)
     assert "without it, in a clean process the model predicts something else than in training" in note
 
 
@@ -110,5 +115,5 @@ def test_where_nothing_is_proven_nothing_is_left_out(record: Any, tmp_path: Path
     with_kedro, init = files_of(recorded, tmp_path)
     assert with_kedro
     assert init == "from .pipeline import create_pipeline  # NOQA\n"
-    [note] = recorded.notes
+    [note] = of_kedro(recorded)
     assert note.endswith("nothing shows that the model does without it: [tool.kbuild.training] check is false")
