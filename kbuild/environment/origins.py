@@ -18,8 +18,6 @@ from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfil
 from kbuild.platform import Platform
 from kbuild.urls.credentials import is_for
 
-# Public indexes whose files lie on a server of their own.
-_FILES = {"pypi.org": "https://files.pythonhosted.org", "test.pypi.org": "https://test-files.pythonhosted.org"}
 # What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 _ALIAS = "https://conda.anaconda.org/"
@@ -48,9 +46,18 @@ def is_of_index(url: str, indexes: Iterable[str]) -> bool:
         if is_local(index):
             if is_below(url, index):
                 return True
-        elif is_for(index, url) or is_for(_FILES.get(urlsplit(index).hostname or "", index), url):
+        elif is_for(index, url) or is_for(file_server(index), url):
             return True
     return False
+
+
+def file_server(index: str) -> str:
+    """Where an index's files lie as far as that is known without asking: pip's own index has a server for them."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return index
+    return f"https://{PyPI.file_storage_domain}" if urlsplit(index).hostname == PyPI.netloc else index
 
 
 def is_below(url: str, place: str) -> bool:
