@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -157,12 +157,9 @@ class MlflowPipelineHook:
             detach=partial(attach, pipeline, catalog, None),
         )
         atexit.register(self._abandon)
-        try:
+        with self._failing():
             self._training.parameters = log_start(run.run_id, pipeline, catalog, settings)
             attach(pipeline, catalog, run.run_id)
-        except BaseException:
-            self._tell(self._end("FAILED"))
-            raise
 
     @hook_impl  # type: ignore[untyped-decorator]
     def before_node_run(self, node: Node) -> None:
@@ -216,7 +213,7 @@ class MlflowPipelineHook:
             from kbuild.recording.record import record_model
             from kbuild.recording.run.facts import log_end
 
-            try:
+            with self._failing():
                 log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
                 recorded = record_model(
                     pipeline_ml,
@@ -228,13 +225,6 @@ class MlflowPipelineHook:
                     git=training.git,
                     licence=read_licence(get_project_path(run_params)),
                 )
-            except KbuildError as error:
-                if problem := self._end("FAILED"):
-                    raise type(error)(f"{error.message}; {problem}", hint=error.hint) from error
-                raise
-            except BaseException:
-                self._tell(self._end("FAILED"))
-                raise
             if problem := self._end("FINISHED"):
                 raise RecordingError(
                     f"the model {recorded.model_uri} is logged, but {problem}",
@@ -252,11 +242,8 @@ class MlflowPipelineHook:
         """End a run without a model."""
         from kbuild.recording.run.facts import log_end
 
-        try:
+        with self._failing():
             log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
-        except BaseException:
-            self._tell(self._end("FAILED"))
-            raise
         if problem := self._end("FINISHED"):
             raise RecordingError(problem)
         click.echo(f"Kept in MLflow run {training.run.run_id}")
@@ -290,6 +277,19 @@ class MlflowPipelineHook:
         training.detach()
         atexit.unregister(self._abandon)
         return end_training_run(training.run, status)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """End the run as failed where this fails, in whose one line is said what the server was not told."""
+        try:
+            yield
+        except KbuildError as error:
+            if problem := self._end("FAILED"):
+                raise type(error)(f"{error.message}; {problem}", hint=error.hint) from error
+            raise
+        except BaseException:
+            self._tell(self._end("FAILED"))
+            raise
 
     def _tell(self, problem: str | None) -> None:
         """Beside another error, which must not be hidden by this one."""

@@ -376,15 +376,17 @@ def test_trainings_that_begin_together_share_the_experiment_that_one_of_them_mak
     assert [each.info.experiment_id for each in store.search_runs([number])] == [number]
 
 
-def test_a_store_that_goes_away_while_a_model_is_logged_is_one_line_and_tells_of_the_run(
-    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["log_text", "log_model_artifacts"])
+def test_a_store_that_goes_away_is_one_line_and_tells_of_the_run(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
+    """Before the first node, where ``pipeline.json`` is put, and while a model is logged."""
     from mlflow.exceptions import MlflowException
 
     def gone(*_: Any, **__: Any) -> None:
         raise MlflowException("API request failed with exception: Connection refused")
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", gone)
+    monkeypatch.setattr(mlflow.MlflowClient, call, gone)
     monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", gone)
     monkeypatch.setattr(mlflow.MlflowClient, "delete_logged_model", gone)
     with pytest.raises(RecordingError, match="could not be marked FAILED") as caught:
