@@ -1,11 +1,19 @@
-"""A small web server on the loopback interface, answering from a dictionary."""
+"""A small web server on the loopback interface, answering from a dictionary; and conda-lock, imported once."""
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+
+# Helpers beside the tests are importable: pytest's importlib mode leaves the folders off sys.path.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from loaded import Loaded
 
 
 @dataclass
@@ -42,3 +50,12 @@ def site() -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def conda_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    """Splits off processes that have conda-lock, which takes seconds to import and says what is deprecated in it."""
+    # As kbuild has it: the user's poetry decides nothing.
+    environ = {**os.environ, "POETRY_CONFIG_DIR": str(tmp_path_factory.mktemp("poetry"))}
+    with Loaded("conda_lock.conda_lock", "conda_lock.pypi_solver", env=environ) as loaded:
+        yield loaded

@@ -4,9 +4,8 @@ In processes of their own: conda-lock says on import what is deprecated in it.
 """
 
 import json
-import subprocess
-import sys
 
+from loaded import Loaded
 from packaging.tags import compatible_tags, cpython_tags
 
 from kbuild.environment.condalock.launcher import manylinux_tags
@@ -36,13 +35,9 @@ launcher.main()
 """
 
 
-def run(program: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], input=stdin, capture_output=True, text=True)
-
-
-def test_every_tag_up_to_the_c_library_is_a_candidate_in_packagings_order() -> None:
+def test_every_tag_up_to_the_c_library_is_a_candidate_in_packagings_order(conda_lock: Loaded) -> None:
     cases = [(platform, newest) for platform in MACHINES for newest in (17, 26, 27, 28, 36, 41)]
-    done = run(SUPPORTED, json.dumps(cases))
+    done = conda_lock.run(SUPPORTED, json.dumps(cases))
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     for platform, newest in cases:
@@ -59,8 +54,8 @@ def test_every_tag_up_to_the_c_library_is_a_candidate_in_packagings_order() -> N
         assert (f"py3-none-manylinux_2_27_{machine}" in answer[f"{platform} {newest}"]) is (newest >= 27)
 
 
-def test_a_conda_lock_with_another_list_stops() -> None:
-    done = run(OTHER_LIST)
+def test_a_conda_lock_with_another_list_stops(conda_lock: Loaded) -> None:
+    done = conda_lock.run(OTHER_LIST)
     assert done.returncode == 1
     assert "does not know this version of conda-lock" in done.stderr
 

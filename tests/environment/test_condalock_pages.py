@@ -9,7 +9,6 @@ import json
 import os
 import random
 import stat
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -18,13 +17,14 @@ from typing import Any
 
 import pytest
 import yaml
+from loaded import Loaded
 
 from kbuild.digest import digest_bytes
 from kbuild.environment.condalock.one_platform import PlatformSolve
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import KbuildError
 from kbuild.platform import Platform
-from kbuild.process import run
+from kbuild.process import Completed, run
 from kbuild.progress import Silent
 
 COMPARE = """
@@ -33,8 +33,10 @@ from conda_lock._vendor.poetry.core.constraints.version import Version
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from kbuild.environment.condalock.narrowing import only_release
 
-def links(text, version):
-    page = HTMLPage("https://index.example/simple/foo/", text)
+def read(text):
+    return HTMLPage("https://index.example/simple/foo/", text)
+
+def links(page, version):
     try:
         return [
             [link.url, link.requires_python, link._yanked, link._metadata]
@@ -46,13 +48,14 @@ def links(text, version):
 
 wrong, found, narrowed = [], 0, 0
 for text in json.load(sys.stdin):
+    page = read(text)
     for spelled in ("1.0", "1.0.0", "1.0+cpu", "1!1.0", "1.0rc1", "1.0.post1", "2.0", "10.0"):
         version = Version.parse(spelled)
         rest = only_release(text, spelled)
         narrowed += rest is not None and len(rest) < len(text)
-        whole = links(text, version)
+        whole = links(page, version)
         found += len(whole)
-        if rest is not None and links(rest, version) != whole:
+        if rest is not None and links(read(rest), version) != whole:
             wrong.append([spelled, text, rest])
 json.dump({"wrong": wrong, "found": found, "narrowed": narrowed}, sys.stdout)
 """
@@ -124,20 +127,10 @@ def pages(number: int) -> list[str]:
     return found
 
 
-def in_process(program: str, stdin: Any, tmp_path: Path) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps(stdin),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "POETRY_CACHE_DIR": str(tmp_path / "poetry"), "PYTHONWARNINGS": "ignore"},
-    )
+def test_no_link_of_the_release_is_lost_on_any_page(conda_lock: Loaded) -> None:
+    done = conda_lock.run(COMPARE, json.dumps(pages(1500)))
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def test_no_link_of_the_release_is_lost_on_any_page(tmp_path: Path) -> None:
-    answer = in_process(COMPARE, pages(1500), tmp_path)
+    answer = json.loads(done.stdout)
     assert answer["wrong"][:3] == []
     assert answer["found"] > 2000
     assert answer["narrowed"] > 2000
@@ -187,16 +180,40 @@ def publish(site: Any, index: str, name: str, files: dict[tuple[str, bytes], str
     site.pages[f"/{index}/{name}/"] = (200, "text/html", "\n".join([*links, "</body></html>"]).encode())
 
 
+# It waits for seconds before it asks an index that fails again.
+LAUNCH = """
+import runpy, sys, time
+sleep, time.sleep = time.sleep, lambda seconds: sleep(seconds / 100)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def solve(
-    site: Any, tmp_path: Path, *, pip: list[str], pins: list[str], whole: bool, downloads: Path | None = None
+    conda_lock: Loaded | None,
+    site: Any,
+    tmp_path: Path,
+    *,
+    pip: list[str],
+    pins: list[str],
+    whole: bool,
+    downloads: Path | None = None,
 ) -> str:
-    """The lock as text, or what the error says."""
+    """The lock as text, or what the error says; None starts conda-lock as kbuild does."""
     solver = tmp_path / "conda"
     solver.write_text(CONDA)
     solver.chmod(solver.stat().st_mode | stat.S_IXUSR)
-    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / f"cache-{whole}-{downloads}")}
+    cache = str(tmp_path / f"cache-{whole}-{downloads}")
+    environ = {**os.environ, "XDG_CACHE_HOME": cache}
     environ.pop("REQUESTS_CA_BUNDLE", None)
     platform = Platform("linux", "amd64")
+
+    def launch(argv: Any, *, env: Any, cwd: Path, **options: Any) -> Completed:
+        if conda_lock is None:
+            return run(argv, env=env, cwd=cwd, **options)
+        assert argv[:2] == [sys.executable, "-P"]
+        done = conda_lock.run(LAUNCH, argv=tuple(argv[2:]), env={**env, "POETRY_CACHE_DIR": cache}, cwd=cwd)
+        return Completed(argv=tuple(argv), returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
     indexes = (f"{site.url}/a", f"{site.url.replace('//', '//me:pass@')}/b")
     try:
         document = PlatformSolve(
@@ -215,7 +232,7 @@ def solve(
             channels=("https://conda.example/main",),
             glibc="2.36",
             input_digest=digest_bytes(b""),
-            run=run,
+            run=launch,
             environ={**environ, "KBUILD_WHOLE_INDEX_PAGES": "1"} if whole else environ,
             solver=solver,
             progress=Silent(),
@@ -226,7 +243,7 @@ def solve(
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
-def test_the_lock_is_the_same_as_from_whole_pages(site: Any, tmp_path: Path) -> None:
+def test_the_lock_is_the_same_as_from_whole_pages(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     plain, relative = 'href="/files/NAME{}"', 'href="NAME{}"'
     # Withdrawn, but pinned; it asks for a package that training did not have.
     publish(
@@ -262,9 +279,9 @@ def test_the_lock_is_the_same_as_from_whole_pages(site: Any, tmp_path: Path) -> 
     publish(site, "b", "local", {wheel("local", "1.0+cpu"): plain, wheel("local", "1.1+cpu"): plain})
     pip = ["source", "gamma", "delta==3.0", "Foo.Bar", "local", "alpha"]
     pins = ["source==1.0", "gamma==1.0", "delta==3.0", "foo-bar==2", "local==1.0+cpu", "alpha==1.0", "absent==1"]
-    whole = solve(site, tmp_path, pip=pip, pins=pins, whole=True)
+    whole = solve(conda_lock, site, tmp_path, pip=pip, pins=pins, whole=True)
     site.seen.clear()
-    assert solve(site, tmp_path, pip=pip, pins=pins, whole=False) == whole
+    assert solve(None, site, tmp_path, pip=pip, pins=pins, whole=False) == whole
     packages = {each["name"]: each for each in yaml.safe_load(whole)["package"] if each["manager"] == "pip"}
     chosen = {name: each["url"].rpartition("/")[2] for name, each in packages.items()}
     assert chosen == {
@@ -281,13 +298,13 @@ def test_the_lock_is_the_same_as_from_whole_pages(site: Any, tmp_path: Path) -> 
     assert sorted(asked) == sorted(set(asked))  # no page twice, whoever wanted it
 
 
-def test_what_lies_in_the_cache_is_not_asked_for_once_more(site: Any, tmp_path: Path) -> None:
+def test_what_lies_in_the_cache_is_not_asked_for_once_more(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     files = {name: wheel(name, "1.0", needs="gamma>=1" if name == "alpha" else "") for name in ("alpha", "beta")}
     files |= {"gamma": wheel("gamma", "1.0"), "delta": wheel("delta", "1.0", needs="gamma")}
     for name, file in files.items():
         publish(site, "a", name, {file: 'href="/files/NAME{}"'})
     pins = [f"{name}==1.0" for name in files]
-    whole = solve(site, tmp_path, pip=["alpha", "beta", "delta"], pins=pins, whole=True)
+    whole = solve(conda_lock, site, tmp_path, pip=["alpha", "beta", "delta"], pins=pins, whole=True)
     for name in ("alpha", "beta", "gamma"):
         filename, data = files[name]
         copy = tmp_path / "downloads" / hashlib.sha256(data).hexdigest() / filename
@@ -296,18 +313,22 @@ def test_what_lies_in_the_cache_is_not_asked_for_once_more(site: Any, tmp_path: 
         copy.write_bytes(wheel("beta", "1.0", needs="absent")[1] if name == "beta" else data)
     site.seen.clear()
     downloads = tmp_path / "downloads"
-    again = solve(site, tmp_path, pip=["alpha", "beta", "delta"], pins=pins, whole=False, downloads=downloads)
+    again = solve(
+        conda_lock, site, tmp_path, pip=["alpha", "beta", "delta"], pins=pins, whole=False, downloads=downloads
+    )
     assert again == whole
     asked = {path for path, _ in site.seen if path.startswith("/files/")}
     assert asked == {f"/files/{files[name][0]}" for name in ("beta", "delta")}
 
 
 @pytest.mark.parametrize("status", [401, 500])
-def test_an_index_that_fails_is_told_the_same_way(site: Any, tmp_path: Path, status: int) -> None:
+def test_an_index_that_fails_is_told_the_same_way(conda_lock: Loaded, site: Any, tmp_path: Path, status: int) -> None:
     site.pages["/a/alpha/"] = (status, "text/html", b"")
     site.pages["/b/unasked/"] = (500, "text/html", b"")
     plain = 'href="/files/NAME{}"'
     publish(site, "a", "beta", {wheel("beta", "1.0"): plain})
-    known = solve(site, tmp_path, pip=["beta", "alpha"], pins=["beta==1.0", "unasked==1"], whole=True)
+    known = solve(conda_lock, site, tmp_path, pip=["beta", "alpha"], pins=["beta==1.0", "unasked==1"], whole=True)
     assert known.startswith("IndexUnavailable: ")
-    assert solve(site, tmp_path, pip=["beta", "alpha"], pins=["beta==1.0", "unasked==1"], whole=False) == known
+    assert (
+        solve(conda_lock, site, tmp_path, pip=["beta", "alpha"], pins=["beta==1.0", "unasked==1"], whole=False) == known
+    )

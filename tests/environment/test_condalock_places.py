@@ -1,6 +1,6 @@
 """The repository that conda-lock's solver sees, against what pip says of the same places.
 
-In a process of its own: conda-lock says on import what is deprecated in it.
+In processes of their own: conda-lock says on import what is deprecated in it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loaded import Loaded
 
 ASK = """
 import json, sys
@@ -72,15 +71,10 @@ def serve(site: Any, where: str, wheels: Iterable[tuple[str, bytes]], *, hashes:
     site.pages[where] = (200, "text/html", "\n".join(links).encode())
 
 
-def ask(wanted: list[str], tmp_path: Path, **places: Any) -> dict[str, list[Any] | None]:
+def ask(conda_lock: Loaded, wanted: list[str], tmp_path: Path, **places: Any) -> dict[str, list[Any] | None]:
     values = {"indexes": [], "find_links": [], "python": "3.11.7", "platform": "linux/amd64", "glibc": "2.36", **places}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        input=json.dumps([values, wanted]),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "POETRY_CACHE_DIR": str(tmp_path / "poetry"), "PYTHONWARNINGS": "ignore"},
-    )
+    environ = {**os.environ, "POETRY_CACHE_DIR": str(tmp_path / "poetry")}
+    done = conda_lock.run(ASK, json.dumps([values, wanted]), env=environ)
     assert done.returncode == 0, done.stderr[-3000:]
     answers: dict[str, list[Any] | None] = json.loads(done.stdout)
     return answers
@@ -93,7 +87,7 @@ def write(folder: Path, wheels: Iterable[tuple[str, bytes]]) -> str:
     return folder.as_uri()
 
 
-def test_all_places_are_one_pool(site: Any, tmp_path: Path) -> None:
+def test_all_places_are_one_pool(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     """As pip: the best version of any place wins, whichever was named first; what does not fit is no candidate."""
     serve(site, "/a/newer/", [wheel("newer", "1.0")])
     serve(site, "/b/newer/", [wheel("newer", "2.0")])
@@ -113,7 +107,7 @@ def test_all_places_are_one_pool(site: Any, tmp_path: Path) -> None:
         serve(site, key, [wheel("close", "1.0", tag=f"cp311-cp311-{tag}")])
         site.pages[key] = (200, "text/html", before + site.pages[key][2])
     wanted = ["newer", "split", "picky", "picky>=3", "young", "close", "nowhere"]
-    found = ask(wanted, tmp_path, indexes=[f"{site.url}/a", f"{site.url}/b"])
+    found = ask(conda_lock, wanted, tmp_path, indexes=[f"{site.url}/a", f"{site.url}/b"])
     assert {name: answer and answer[0] for name, answer in found.items()} == {
         "newer": "2.0",
         "split": "2.0",
@@ -127,7 +121,7 @@ def test_all_places_are_one_pool(site: Any, tmp_path: Path) -> None:
     assert found["close"] is not None and "manylinux_2_35_x86_64" in found["close"][1]
 
 
-def test_local_versions_from_find_links_and_folders(site: Any, tmp_path: Path) -> None:
+def test_local_versions_from_find_links_and_folders(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     """``torch==2.5.0`` takes ``2.5.0+cpu``, as for pip: a local version is newer than the release itself."""
     cpu = wheel("torch", "2.5.0+cpu", needs="filelock")
     same = wheel("same", "1.0")
@@ -141,7 +135,7 @@ def test_local_versions_from_find_links_and_folders(site: Any, tmp_path: Path) -
         "indexes": [f"{site.url}/a", (tmp_path / "simple").as_uri()],
         "find_links": [f"{site.url}/links/", folder],
     }
-    found = ask(wanted, tmp_path, **places)
+    found = ask(conda_lock, wanted, tmp_path, **places)
     digest = hashlib.sha256(cpu[1]).hexdigest()
     torch = ["2.5.0+cpu", f"{site.url}/links/files/{cpu[0].replace('+', '%2B')}", digest, ["filelock"]]
     assert found["torch==2.5.0"] == found["torch==2.5.0+cpu"] == torch
@@ -154,19 +148,19 @@ def test_local_versions_from_find_links_and_folders(site: Any, tmp_path: Path) -
     assert one is not None and one[1].startswith(site.url)
 
 
-def test_a_wheel_that_changed_under_its_name_is_read_again(tmp_path: Path) -> None:
+def test_a_wheel_that_changed_under_its_name_is_read_again(conda_lock: Loaded, tmp_path: Path) -> None:
     folder = write(tmp_path / "flat", [wheel("mine", "1.0", needs="old")])
-    assert ask(["mine"], tmp_path, find_links=[folder])["mine"][3] == ["old"]  # type: ignore[index]
+    assert ask(conda_lock, ["mine"], tmp_path, find_links=[folder])["mine"][3] == ["old"]  # type: ignore[index]
     filename, data = wheel("mine", "1.0", needs="new", content="# another")
     (tmp_path / "flat" / filename).write_bytes(data)
-    again = ask(["mine"], tmp_path, find_links=[folder])["mine"]
+    again = ask(conda_lock, ["mine"], tmp_path, find_links=[folder])["mine"]
     assert again is not None and again[2:] == [hashlib.sha256(data).hexdigest(), ["new"]]
 
 
-def test_a_page_of_links_that_refuses_is_no_empty_one(site: Any, tmp_path: Path) -> None:
+def test_a_page_of_links_that_refuses_is_no_empty_one(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     site.pages["/links.html"] = (401, "text/html", b"")
     place = f"{site.url.replace('//', '//me:secret@')}/links.html"
     with pytest.raises(
         AssertionError, match=r"RepositoryError: .*\*\*\*@127\.0\.0\.1.*links\.html of pip's find-links"
     ):
-        ask(["x"], tmp_path, find_links=[place])
+        ask(conda_lock, ["x"], tmp_path, find_links=[place])
