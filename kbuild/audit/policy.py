@@ -20,18 +20,30 @@ _LISTS = ("allowed-channels", "allowed-indexes")
 _KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "max-advisory-age")
 _SHOWN = 3
 _PICKLED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.([A-Za-z_]\w*|\*)")
-_IGNORE_KEYS = ("id", "package", "reason", "expires")
+_IGNORE_KEYS = ("id", "package", "reason", "expires", "justification")
+JUSTIFICATIONS = (
+    "component_not_present",
+    "vulnerable_code_not_present",
+    "vulnerable_code_not_in_execute_path",
+    "vulnerable_code_cannot_be_controlled_by_adversary",
+    "inline_mitigations_already_exist",
+)
+"""Why a vulnerability that is there does no harm, in VEX's words (OpenVEX 0.2.0, "Status Justifications")."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ignore:
-    """What is accepted up to and including the day ``expires``; no ``packages`` means any. ``source`` is its place."""
+    """What is accepted up to and including the day ``expires``; no ``packages`` means any. ``source`` is its place.
+
+    ``justification`` says that it does no harm, and is one of ``JUSTIFICATIONS``.
+    """
 
     id: str
     packages: tuple[str, ...]
     reason: str
     expires: datetime.date
     source: str = ""
+    justification: str | None = None
 
     def __str__(self) -> str:
         """``CVE-1 of jinja2``."""
@@ -164,13 +176,23 @@ def _ignore(value: Any, place: str, source: str, faults: list[str]) -> Ignore | 
     elif not packages and "package" in value:
         # An empty list would cover every package there is.
         found.append(f"{place}.package names nothing")
+    justification = value.get("justification")
+    if justification is not None and justification not in JUSTIFICATIONS:
+        found.append(f"{place}.justification has to be one of {', '.join(JUSTIFICATIONS)}")
     expires = _date(value.get("expires"))
     if expires is None:
         found.append(f"{place}.expires has to be a date such as 2027-01-31")
     faults += found
     if found or expires is None:
         return None
-    return Ignore(id=value["id"], packages=tuple(packages), reason=value["reason"], expires=expires, source=source)
+    return Ignore(
+        id=value["id"],
+        packages=tuple(packages),
+        reason=value["reason"],
+        expires=expires,
+        source=source,
+        justification=justification,
+    )
 
 
 def _date(value: Any) -> datetime.date | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +13,9 @@ import click
 
 from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES, Ignore, Policy, join_policies
-from kbuild.audit.report.report import FORMAT, report_schema
-from kbuild.audit.report.text import markdown, summary, summary_table, table
+from kbuild.audit.report.report import report_schema
 from kbuild.cache.folder import using_cache
+from kbuild.cli.audit_formats import FORMATS, OF_ONE, render, render_all, worst_of
 from kbuild.cli.config import ProjectConfig, env_option
 from kbuild.cli.find import REGISTRY_FORM, existing_image
 from kbuild.cli.options import complete_either, complete_image, make_tools, platform_option, take_model
@@ -28,7 +26,6 @@ from kbuild.errors import (
     AuditIncomplete,
     ConfigurationError,
     InvalidReference,
-    KbuildError,
     ModelNotFound,
     OutputError,
 )
@@ -40,7 +37,6 @@ from kbuild.workflow import Tools
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.request import Audited, AuditRequest
 
-FORMATS = ("table", "json", "markdown", "cyclonedx")
 _LOCK_SUFFIXES = (".yml", ".yaml")
 
 
@@ -88,8 +84,8 @@ def command(
         return
     if reference is not None and all_registered:
         raise click.UsageError("give a REFERENCE or --all-registered")
-    if all_registered and form == "cyclonedx":
-        raise click.UsageError("--format cyclonedx is of one model")
+    if all_registered and form in OF_ONE:
+        raise click.UsageError(f"--format {form} is of one model")
     show = Show()
     tools, config = make_tools(show)
     auditor = Auditor(_request(config, options), tools)
@@ -100,21 +96,26 @@ def command(
 
         meant = take(None) if reference is None else reference
         audited = _audit(meant, options["image"], auditor, tools, options["platform"], take)
-        _deliver(_render(audited, form, to_terminal=output is None), output)
+        text = render(audited, form, to_terminal=output is None)
+        if text is None:
+            if output is not None:
+                output.unlink(missing_ok=True)  # what it said before is not so now
+            show.say("no vulnerability is known, so there is nothing that OpenVEX could state: no document is written")
+        else:
+            _deliver(text, output)
         _tell(show, audited)
         _exit(audited.report.verdict, audited.report.reference, audited.report.lapsed)
         return
     with using_cache(tools.cache, limit=tools.cache_limit):
         results = list(auditor.audit_registered())
-    _deliver(_render_all(results, form), output)
-    verdicts = [_verdict(result) for _, result in results]
-    if not verdicts:
+    _deliver(render_all(results, form), output)
+    if not results:
         show.say("no model is registered")
-    worst = "findings" if "findings" in verdicts else "clean" if set(verdicts) <= {"clean"} else "incomplete"
+    worst, number = worst_of(results)
     lapsed = tuple(
         dict.fromkeys(each for _, result in results if isinstance(result, Audited) for each in result.report.lapsed)
     )
-    _exit(worst, f"{sum(each == worst for each in verdicts)} of {len(verdicts)} registered models", lapsed)
+    _exit(worst, f"{number} of {len(results)} registered models", lapsed)
 
 
 def _request(config: ProjectConfig, options: dict[str, Any]) -> AuditRequest:
@@ -189,47 +190,6 @@ def _audit_model(
         if found is None:
             raise InvalidReference(f"{image!r} is no image built here and no OCI layout or tar", hint=REGISTRY_FORM)
         return auditor.audit_model(model, image=found[0])
-
-
-def _render(audited: Audited, form: str, *, to_terminal: bool) -> str:
-    if form == "json":
-        return json.dumps(audited.report.to_json(), indent=2) + "\n"
-    if form == "cyclonedx":
-        return audited.sbom + "\n"
-    if form == "markdown":
-        return markdown(audited.report)
-    colour = to_terminal and sys.stdout.isatty()
-    return table(audited.report, width=_width(), colour=colour)
-
-
-def _render_all(results: list[tuple[str, Audited | KbuildError]], form: str) -> str:
-    reports = [result.report for _, result in results if isinstance(result, Audited)]
-    if form == "json":
-        verdicts = [_verdict(result) for _, result in results]
-        worst = "findings" if "findings" in verdicts else "clean" if set(verdicts) <= {"clean"} else "incomplete"
-        errors = [
-            {"reference": text, "error": result.message} for text, result in results if isinstance(result, KbuildError)
-        ]
-        value = {"format": FORMAT, "verdict": worst, "reports": [each.to_json() for each in reports], "errors": errors}
-        return json.dumps(value, indent=2) + "\n"
-    rows = [(text, _line(result)) for text, result in results]
-    if form == "markdown":
-        lines = [f"- `{text}`: {line}" for text, line in rows]
-        return "\n".join(["### kbuild audit", "", *lines, "", *map(markdown, reports)]) + "\n"
-    tables = [table(each, width=_width(), colour=False) for each in reports if each.verdict != "clean"]
-    return "".join([*tables, summary_table(rows, width=_width(), colour=False)])
-
-
-def _verdict(result: Audited | KbuildError) -> str:
-    return result.report.verdict if isinstance(result, Audited) else "incomplete"
-
-
-def _line(result: Audited | KbuildError) -> str:
-    return summary(result.report) if isinstance(result, Audited) else f"incomplete: {result.message}"
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((120, 24)).columns
 
 
 def _deliver(text: str, output: Path | None) -> None:

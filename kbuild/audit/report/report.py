@@ -24,6 +24,7 @@ class Accepted:
     item: Finding | Unchecked
     reason: str
     expires: datetime.date
+    justification: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +81,7 @@ class AuditReport:
             "checks": [{"id": check, "looked_at": number} for check, number in self.checks],
             "findings": [_item(finding) for finding in self.findings],
             "unchecked": [_item(each) for each in self.unchecked],
-            "accepted": [
-                {**_item(each.item), "accepted": each.reason, "expires": each.expires.isoformat()}
-                for each in self.accepted
-            ],
+            "accepted": [_accepted(each) for each in self.accepted],
             "expired_ignores": [_ignore(ignore) for ignore in self.expired],
             "unused_ignores": [_ignore(ignore) for ignore in self.unused],
             "sources": [asdict(source) for source in self.sources],
@@ -107,7 +105,10 @@ def make_report(
         used.update(covering)
         valid = [ignore for ignore in covering if today <= ignore.expires]
         if valid:
-            accepted.append(Accepted(item=item, reason=valid[0].reason, expires=valid[0].expires))
+            first = valid[0]
+            accepted.append(
+                Accepted(item=item, reason=first.reason, expires=first.expires, justification=first.justification)
+            )
         elif isinstance(item, Finding):
             findings.append(item)
         else:
@@ -155,6 +156,11 @@ def _item(item: Finding | Unchecked) -> dict[str, Any]:
     if isinstance(item, Finding):
         value["aliases"] = list(item.aliases)
     return value
+
+
+def _accepted(each: Accepted) -> dict[str, Any]:
+    justified = {} if each.justification is None else {"justification": each.justification}
+    return {**_item(each.item), "accepted": each.reason, "expires": each.expires.isoformat(), **justified}
 
 
 def _ignore(ignore: Ignore) -> dict[str, Any]:

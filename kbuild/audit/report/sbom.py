@@ -8,10 +8,11 @@ chance.
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom, BomMetaData
@@ -38,12 +39,15 @@ from kbuild.audit.base_facts import ImageBase, InstalledPackage, Kind
 from kbuild.audit.finding import Finding
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockEntry
+from kbuild.audit.report.plain import plain_json
 from kbuild.audit.report.report import AuditReport
 from kbuild.audit.subject import Subject
 from kbuild.digest import canonical_json
 from kbuild.errors import UnexpectedError
 from kbuild.urls.credentials import without_credentials
 
+# What these could not tell is of what is known of a part, not of which parts there are.
+_NOT_OF_PARTS = frozenset({"vulnerabilities", "releases", "licences", "secrets", "pickles"})
 _NAMESPACE = uuid.UUID("6f1ff2a1-1d3c-5d0f-9a7e-4b6c0c9e3d52")
 
 
@@ -85,11 +89,30 @@ def make_sbom(subject: Subject, report: AuditReport) -> str:
     for finding in report.findings:
         if finding.check == "vulnerabilities":
             bom.vulnerabilities.add(_vulnerability(finding, entries))
-    text = str(JsonV1Dot6(bom).output_as_string(indent=2))
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    document["compositions"] = _compositions(subject, report, str(model.bom_ref.value))
+    text = plain_json(document)
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if error is not None:
         raise UnexpectedError(f"the SBOM does not keep to CycloneDX 1.6: {error.data.message}")
     return text
+
+
+def _compositions(subject: Subject, report: AuditReport, root: str) -> list[dict[str, Any]]:
+    """What of this is all there is. The library has no words for it."""
+    image, lock = subject.image, subject.lock
+    of_parts = [each for each in report.unchecked if each.check not in _NOT_OF_PARTS]
+    whole = image is not None and image.base.fault is None and lock is not None and not of_parts
+    doubted = {each.check for each in report.findings} | {each.check for each in report.unchecked}
+    locked = lock is not None and "lock" not in doubted
+    found: list[dict[str, Any]] = [
+        {"aggregate": "complete" if whole else "incomplete", "assemblies": [root]},
+        {"aggregate": "complete" if locked else "incomplete", "dependencies": [root]},
+    ]
+    known = [_vulnerability_reference(each) for each in report.findings if each.check == "vulnerabilities"]
+    if known and any(each.check == "vulnerabilities" for each in report.unchecked):
+        found.append({"aggregate": "incomplete", "vulnerabilities": sorted(set(known))})
+    return found
 
 
 def _model(subject: Subject) -> Component:
@@ -206,7 +229,7 @@ def _vulnerability(finding: Finding, entries: tuple[LockEntry, ...]) -> Vulnerab
         hit = [_base_reference(finding.where, finding.version)]
     return Vulnerability(
         id=finding.id,
-        bom_ref=f"{finding.id}/{finding.where}@{finding.version}",
+        bom_ref=_vulnerability_reference(finding),
         description=finding.evidence,
         recommendation=finding.remedy,
         ratings=[VulnerabilityRating(severity=VulnerabilitySeverity(finding.severity))],
@@ -216,6 +239,10 @@ def _vulnerability(finding: Finding, entries: tuple[LockEntry, ...]) -> Vulnerab
         ],
         affects=[BomTarget(ref=each) for each in hit],
     )
+
+
+def _vulnerability_reference(finding: Finding) -> str:
+    return f"{finding.id}/{finding.where}@{finding.version}"
 
 
 def _licenses(subject: Subject) -> dict[tuple[str, str], str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kbuild.audit.finding import UNCHECKED_ID, Finding
+from kbuild.audit.report.plain import plain
 from kbuild.audit.report.report import AuditReport
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
@@ -22,8 +22,6 @@ _FEWEST = 4
 _OWN = re.compile(
     r"package\[\d+\]|\bsha256[:= ]?[0-9a-f]{8,64}|\b[0-9a-f]{32,64}\b|https?://\S+|\S+\.(?:whl|conda|tar\.gz|tar\.bz2)"
 )
-# Control characters, direction marks and the like, surrogates, separators of lines (Unicode's general categories).
-_UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 def summary(report: AuditReport) -> str:
@@ -60,14 +58,14 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
 
 def markdown(report: AuditReport) -> str:
     """GitHub-flavoured markdown; nothing in it can break out of the table."""
-    lines = [f"### kbuild audit: {_cell(summary(report))}", "", f"`{_code(report.reference)}`, {report.date}", ""]
+    lines = [f"### kbuild audit: {cell(summary(report))}", "", f"`{code(report.reference)}`, {report.date}", ""]
     if report.findings:
         lines += ["| severity | id | where | evidence | remedy |", "|---|---|---|---|---|"]
         for each, places in _grouped(report.findings):
             cells = (each.severity, each.id, _listed(places), _evidence(each, places), each.remedy)
-            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+            lines.append(f"| {' | '.join(map(cell, cells))} |")
         lines.append("")
-    lines += [f"- {_cell(line)}" for line in _notes(report)]
+    lines += [f"- {cell(line)}" for line in _notes(report)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -81,18 +79,6 @@ def summary_table(rows: Sequence[tuple[str, str]], *, width: int, colour: bool) 
         shown.add_row(_text(reference), _text(verdict))
     console.print(shown)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
-
-
-def plain(text: str) -> str:
-    """A text whose control and direction characters are written out: none of them reaches a terminal or a page."""
-    return "".join(
-        character if character == "\n" or unicodedata.category(character) not in _UNPRINTED else _written(character)
-        for character in text
-    )
-
-
-def _written(character: str) -> str:
-    return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")
 
 
 def _text(text: str) -> Text:
@@ -163,12 +149,14 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_MOST_UNCHECKED]) + more
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """On one line, and no markup."""
     flat = " ".join(plain(text).split())
     for character in "\\`*_[]<>|":
         flat = flat.replace(character, f"\\{character}")
     return flat
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """For between two backticks."""
     return " ".join(plain(text).split()).replace("`", "'")
