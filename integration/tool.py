@@ -67,6 +67,8 @@ class Tool:
             # Tests that mean it say so: most ask the image themselves, or nothing of it.
             "KBUILD_VERIFY": "0",
             "KBUILD_CACHE_DIR": str(self.cache),
+            # Some tests are other users, with another home, and take what the first one made.
+            "KBUILD_CACHE_KEY": "of these tests",
             **self.environment,
             **environment,
         }

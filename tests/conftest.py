@@ -31,6 +31,7 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     before, there = os.environ.get("TMPDIR"), [name for name in STORES if (ROOT / name).exists()]
     folder = tempfile.mkdtemp(prefix="kbuild-t-")
     os.environ["TMPDIR"] = tempfile.tempdir = folder
+    state, os.environ["XDG_STATE_HOME"] = os.environ.get("XDG_STATE_HOME"), f"{folder}/state"
     # MLflow keeps artifacts below the working directory where a database's experiment has no other place.
     home = Path.cwd()
     os.chdir(folder)
@@ -41,6 +42,10 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         del os.environ["TMPDIR"]
     else:
         os.environ["TMPDIR"] = before
+    if state is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = state
     shutil.rmtree(folder, ignore_errors=True)
     assert [name for name in STORES if (ROOT / name).exists()] == there, "a test left MLflow's files in the checkout"
 

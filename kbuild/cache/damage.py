@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kbuild.cache.entries import TREES
-from kbuild.cache.tree import is_damaged
+from kbuild.cache.tree import is_damaged, is_foreign
 from kbuild.digest import digest_file
 from kbuild.files import BYTES, native
 
@@ -48,6 +48,8 @@ def _damaged_tree(tree: Path) -> Iterator[tuple[Path, str]]:
     yield from named
     if damage and not named:
         yield tree, "is not what was installed: a file in it changed, is missing, or is one too many"
+    if damage is None and is_foreign(tree):
+        yield tree, "was made elsewhere, or with another KBUILD_CACHE_KEY: nothing here vouches for it"
 
 
 def _damaged_wheel(record: Path) -> Iterator[tuple[Path, str]]:

@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import write_whole
 
 KINDS = {
     "downloads": "downloads",

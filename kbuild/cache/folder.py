@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import os
+import pwd
 import stat
 import threading
 from collections.abc import Iterator
@@ -32,10 +34,11 @@ def using_cache(cache: Path, *, limit: int | None = None) -> Iterator[None]:
     with telling(cache), ExitStack() as stack:
         # What others may write here would go into images.
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if cache.stat().st_mode & stat.S_IWOTH:
+        who = _others_who_write(cache.stat())
+        if who is not None:
             raise OutputError(
-                f"everybody may write to the cache {cache}, and what they write would go into images",
-                hint=f"chmod o-w {cache}, or another KBUILD_CACHE_DIR; kbuild cache verify reads what is there",
+                f"{who} may write to the cache {cache}, and what they write would go into images",
+                hint=f"chmod go-w {cache}, or another KBUILD_CACHE_DIR; kbuild cache verify reads what is there",
             )
         keeper = stack.enter_context(_joined(cache))
         if keeper is None:
@@ -46,17 +49,21 @@ def using_cache(cache: Path, *, limit: int | None = None) -> Iterator[None]:
 
 
 def own_folder(cache: Path) -> tuple[Path, bool]:
-    """The cache, or one of this user's own in it where everybody may write to it; and whether that was made just now.
+    """The cache, or one of this user's own in it where others may write to it, everybody, a group or another user
+    whose it is; and whether that was made just now.
 
     Mounts of containers often are such, and nobody but root may change them. What others write there would go into
-    images. Raises OutputError for a folder of one's own that others own, or may have put something into.
+    images. One that may only be read is taken as it is. Raises OutputError for a folder of one's own that others own,
+    or may have put something into.
     """
+    user = os.geteuid()
     try:
-        if not cache.stat().st_mode & stat.S_IWOTH:
+        status = cache.stat()
+        if _others_who_write(status) is None and (status.st_uid in (user, 0) or not os.access(cache, os.W_OK)):
             return cache, False
     except OSError:
         return cache, False  # whoever uses it says what is wrong
-    own, user = cache / f"uid-{os.geteuid()}", os.geteuid()
+    own = cache / f"uid-{user}"
     try:
         own.mkdir(mode=0o700)
     except FileExistsError:
@@ -72,6 +79,19 @@ def own_folder(cache: Path) -> tuple[Path, bool]:
     except OSError as error:
         raise OutputError(f"cannot make {own}: {error.strerror}", hint="another KBUILD_CACHE_DIR") from error
     return own, True
+
+
+def _others_who_write(status: os.stat_result) -> str | None:
+    """Who beside its owner may write to a folder, if anybody may; a user's own group is the user."""
+    if status.st_mode & stat.S_IWOTH:
+        return "everybody"
+    if not status.st_mode & stat.S_IWGRP:
+        return None
+    try:
+        group, user = grp.getgrgid(status.st_gid), pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"the group {status.st_gid}"
+    return None if group.gr_name == user and not set(group.gr_mem) - {user} else f"the group {group.gr_name}"
 
 
 def _foreign(path: Path, own: Path) -> OutputError:

@@ -132,7 +132,7 @@ def _remove_leftovers(cache: Path, oldest: int) -> None:
             if is_left_over(path) if path.is_dir() else path.lstat().st_ctime_ns < oldest:
                 _remove(path)
     for seal in cache.glob("seals/*/*"):
-        if not (cache / seal.parent.name / seal.name.removesuffix(SEEN)).exists():
+        if not (cache / seal.parent.name.replace(".", "/") / seal.name.removesuffix(SEEN)).exists():
             _remove(seal)
 
 

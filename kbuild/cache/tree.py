@@ -23,6 +23,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from kbuild.cache.notes import KEY_VARIABLE, is_reading_all, read_vouched, write_if_allowed, write_vouched
 from kbuild.cache.scratch import scratch_folder
 from kbuild.cache.signature import tree_signature
 from kbuild.digest import Digest, digest_file
@@ -31,6 +32,8 @@ from kbuild.files import BYTES, mark_used, portable
 
 SEEN = ".seen"
 """Ends the name of what tells that nobody wrote to a tree since."""
+UNPACKED = "unpacked"
+"""The folder of the cache with layers as trees, a folder below for each recipe."""
 _LOG = logging.getLogger(__name__)
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
@@ -54,8 +57,9 @@ def cached_tree(path: Path, make: Callable[[Path], None], *, sealed: bool = True
 
     Two processes may make the same tree at once; the first to finish wins and both see a whole one. ``sealed`` writes
     down the digest of what was made. A tree that is there is compared with it, as far as anybody may have written to it
-    since (see ``tree_signature``). One without a digest, or that is not what was made (a cache that a job restores may
-    have other modes, or lack empty folders), is made again. Raises CacheDamaged where it cannot be removed.
+    since (see ``tree_signature``); without one it counts while sizes, times and inodes are those it was made with. One
+    that this machine does not vouch for, or that is not what was made (a cache that a job restores may have other
+    modes, or lack empty folders), is made again. Raises CacheDamaged where it cannot be removed.
     """
     return cached_trees([path], lambda roots: make(roots[path]), sealed=sealed)[0]
 
@@ -66,12 +70,10 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
     for path in paths:
         if path in missing:
             continue
-        kept = is_kept(path, sealed=sealed)
-        if kept:
+        if is_sound(path, sealed=sealed):
             mark_used(path)
-        if kept and (not sealed or is_sound(path)):
             continue
-        if kept:
+        if path.is_dir() and sealed and is_sealed(path):
             _LOG.warning("%s of the cache is not what was made, and is made again", path)
         missing.append(path)
         _discard(path)
@@ -84,19 +86,19 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
     return list(paths)
 
 
-def is_kept(path: Path, *, sealed: bool = True) -> bool:
-    """Whether a tree is there, with the digest of what it was made as."""
-    return path.is_dir() and (not sealed or _seal(path).is_file())
-
-
-def is_sound(path: Path) -> bool:
-    """Whether a tree is what was made; it is read only where that could be otherwise."""
+def is_sound(path: Path, *, sealed: bool = True) -> bool:
+    """Whether a tree is there and what was made; it is read only where that could be otherwise."""
+    if not path.is_dir():
+        return False
     seen = _seal(path).with_name(f"{path.name}{SEEN}")
-    signature = tree_signature(path)
+    signature = tree_signature(path, changes=sealed)
     with contextlib.suppress(FileNotFoundError):
-        if seen.read_text() == signature:
+        same = read_vouched(seen) == signature.encode()
+        if same and not (sealed and is_reading_all()):
             return True
-    if is_damaged(path):
+    if not sealed:
+        return False
+    if is_damaged(path) is not False:
         return False
     write_if_allowed(seen, signature.encode())
     return True
@@ -112,16 +114,18 @@ def _discard(path: Path) -> None:
         return
     except OSError as error:
         raise CacheDamaged(
-            f"{path} of the cache is not what was made, and cannot be removed: {error.strerror}",
+            f"{path} of the cache is not what this machine made, and cannot be removed: {error.strerror}",
+            hint=None
+            if is_sealed(path)
+            else f"another KBUILD_CACHE_DIR, or the {KEY_VARIABLE} of those who write to this one",
         ) from error
 
 
 def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
-    signature = ""
+    signature = tree_signature(scratch, changes=sealed)
     if sealed:
-        signature = tree_signature(scratch)
         # Before the tree: one without a seal counts for nothing.
-        write_whole(_seal(path), str(tree_digest(scratch, times=False)).encode())
+        write_vouched(_seal(path), str(tree_digest(scratch, times=False)).encode())
     try:
         scratch.rename(path)
     except OSError as error:
@@ -129,52 +133,41 @@ def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
             raise
     else:
         mark_used(path)  # its times are those of what is in it
-        if sealed:
-            write_if_allowed(_seal(path).with_name(f"{path.name}{SEEN}"), signature.encode())
+        write_if_allowed(_seal(path).with_name(f"{path.name}{SEEN}"), signature.encode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether this machine vouches for a digest of a tree."""
+    try:
+        return bool(read_vouched(_seal(path)))
+    except FileNotFoundError:
+        return False
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether somebody else wrote down what a tree was made as."""
+    return _seal(path).is_file() and not is_sealed(path)
 
 
 def is_damaged(path: Path) -> bool | None:
-    """Whether a tree in the cache is no longer what was made; None where nobody wrote down what that was."""
+    """Whether a tree in the cache is no longer what was made; None where nobody here wrote down what that was."""
     try:
-        return _seal(path).read_bytes() != str(tree_digest(path, times=False)).encode()
+        return read_vouched(_seal(path)) != str(tree_digest(path, times=False)).encode()
     except FileNotFoundError:
         return None
 
 
 def _seal(path: Path) -> Path:
-    return path.parent.parent / "seals" / path.parent.name / path.name
+    folder = path.parent
+    if folder.parent.name == UNPACKED:
+        return folder.parent.parent / "seals" / f"{UNPACKED}.{folder.name}" / path.name
+    return folder.parent / "seals" / folder.name / path.name
 
 
 def stamp(path: Path) -> list[int]:
     """Size, modification time and inode: while they stay, nobody wrote to the file since it was last hashed."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all: whoever reads meanwhile sees the old one or the new one.
-
-    Others may read it as far as the umask lets them, as what it tells of.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:16]}-{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_if_allowed(path: Path, data: bytes) -> None:
-    """As ``write_whole``, for what is found out again where a cache may only be read."""
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
 
 
 def normalise_tree(root: Path, *, sticky: frozenset[str] = frozenset()) -> None:

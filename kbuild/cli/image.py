@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,12 @@ from kbuild.workflow import PATIENCE, Delivery, ImageResult, Tools, build_image,
     help="Seconds for it to get ready, and to answer.",
 )
 @click.option("--no-cache", is_flag=True, help="Build again even if this very plan was built before.")
+@click.option(
+    "--verify-cache",
+    is_flag=True,
+    envvar="KBUILD_VERIFY_CACHE",
+    help="Read all that is taken from the cache and compare it with its digest, though nobody touched it.",
+)
 @json_option
 def command(
     model: str | None,
@@ -83,6 +89,7 @@ def command(
     verify: bool | None,
     verify_timeout: float,
     no_cache: bool,
+    verify_cache: bool,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -110,6 +117,7 @@ def command(
         raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
     show = Show()
     tools, config = make_tools(show)
+    tools = replace(tools, verify_cache=verify_cache)
     delivery = Delivery(
         tag=tag or config.tag,
         output=output,

@@ -215,7 +215,7 @@ def _reads_as_image(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """``KBUILD_CACHE_DIR``, else the user's cache folder; this user's own in it where everybody may write to that.
+    """``KBUILD_CACHE_DIR``, else the user's cache folder; this user's own in it where others may write to that.
 
     Raises OutputError as ``own_folder`` does.
     """
@@ -224,7 +224,7 @@ def cache_folder() -> Path:
     absolute = os.path.abspath(stated) if stated else platformdirs.user_cache_dir("kbuild")  # noqa: PTH100
     folder, is_new = own_folder(Path(absolute))
     if is_new:
-        click.echo(f"everybody may write to the cache {absolute}: kbuild keeps its files in {folder}", err=True)
+        click.echo(f"others may write to the cache {absolute}: kbuild keeps its files in {folder}", err=True)
     return folder
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.notes import read_vouched, vouched
 from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import digest_json
 from kbuild.errors import InvalidModel
@@ -27,7 +28,7 @@ _FILES, _DIGEST = "files", "digest"
 def is_damaged_model(folder: Path) -> bool:
     """Whether the files of an entry of ``models`` are not those that were kept."""
     try:
-        return str(read_bundle(folder / _FILES).digest) != (folder / _DIGEST).read_text(encoding="ascii")
+        return str(read_bundle(folder / _FILES).digest) != read_vouched(folder / _DIGEST).decode()
     except (OSError, InvalidModel):
         return True
 
@@ -45,7 +46,7 @@ class Kept:
         """
         folder = self._folder("models", key)
         try:
-            stated = (folder / _DIGEST).read_text(encoding="ascii")
+            stated = read_vouched(folder / _DIGEST).decode()
             _link(folder / _FILES, into)
             bundle = read_bundle(into)
         except (OSError, InvalidModel):
@@ -64,7 +65,7 @@ class Kept:
                 target = new / _FILES / native(file.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(bundle.root / native(file.path), target)
-            (new / _DIGEST).write_text(str(bundle.digest), encoding="ascii")
+            (new / _DIGEST).write_bytes(vouched(folder / _DIGEST, str(bundle.digest).encode()))
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(old)
             new.rename(folder)

@@ -9,11 +9,12 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from kbuild.cache.folder import using_cache
+from kbuild.cache.notes import reading_all
 from kbuild.cache.scratch import work_folder
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest
@@ -165,7 +166,11 @@ def _asking_of_yanked(locked: Locked, platforms: Sequence[Platform], tools: Tool
 @contextmanager
 def _workdir(tools: Tools) -> Iterator[Path]:
     """A scratch folder in the cache, so that staged files are links and not copies."""
-    with using_cache(tools.cache, limit=tools.cache_limit), work_folder(tools.cache, "work-") as folder:
+    with (
+        reading_all() if tools.verify_cache else nullcontext(),
+        using_cache(tools.cache, limit=tools.cache_limit),
+        work_folder(tools.cache, "work-") as folder,
+    ):
         yield folder
 
 

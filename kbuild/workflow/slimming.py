@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import link_tree, write_whole, writing
+from kbuild.cache.notes import read_vouched, write_vouched
+from kbuild.cache.tree import link_tree, writing
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.spec import EnvironmentSpec
@@ -78,7 +79,7 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
             progress.tell(f"{failure}; nothing is left out")
             return NOTHING
         with writing("the cache"):
-            write_whole(record, json.dumps(left_out.to_json()).encode())
+            write_vouched(record, json.dumps(left_out.to_json()).encode())
     return left_out
 
 
@@ -144,7 +145,7 @@ def _measure(
 def _read_record(record: Path, names: set[str]) -> LeftOut | None:
     """None as well for a record that is damaged; it is then made again."""
     try:
-        left_out = LeftOut.from_json(json.loads(record.read_bytes()))
+        left_out = LeftOut.from_json(json.loads(read_vouched(record)))
         mark_used(record)
     except (FileNotFoundError, ValueError):
         return None

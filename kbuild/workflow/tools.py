@@ -25,7 +25,8 @@ class Phases(Protocol):
 class Tools:
     """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands.
 
-    Several builds of one process have one ``shared``.
+    With ``verify_cache`` what is taken from it is read whole, though nobody touched it since. Several builds of one
+    process have one ``shared``.
     """
 
     store: ModelStore
@@ -33,4 +34,5 @@ class Tools:
     cache: Path
     phases: Phases
     cache_limit: int = DEFAULT_LIMIT
+    verify_cache: bool = False
     shared: Shared = field(default_factory=Shared)

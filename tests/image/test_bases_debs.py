@@ -183,6 +183,22 @@ def test_the_newest_of_all_pockets_is_unpacked(suite: Suite, mirror: Mirror, tmp
     assert (base.path / "var/lib/dpkg/status.d/tzdata").is_file()
 
 
+def test_a_poisoned_package_or_base_of_the_cache_is_not_taken(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
+    first = resolve(suite, mirror, tmp_path / "c")
+    assert first.path is not None
+    clean = tree_digest(first.path)
+    for deb in (tmp_path / "c/debs").iterdir():
+        deb.write_bytes(deb.read_bytes()[:-1] + b"!")
+    poisoned = first.path / "usr/share/libc6/version"
+    poisoned.chmod(0o644)
+    poisoned.write_text("2.36-9+deb12u9")
+    os.utime(poisoned, (0, 0))
+    seal = tmp_path / "c/seals/bases" / first.path.name
+    seal.write_text(str(tree_digest(first.path, times=False)))
+    again = resolve(suite, mirror, tmp_path / "c", recorded=parse_base_record(base_record(first)))
+    assert again.path is not None and tree_digest(again.path) == clean
+
+
 def test_a_record_brings_the_same_base_back(suite: Suite, mirror: Mirror, tmp_path: Path) -> None:
     first = resolve(suite, mirror, tmp_path / "c")
     record = json.loads(json.dumps(base_record(first)))

@@ -18,10 +18,11 @@ from kbuild.cache.entries import list_cache, other_bytes
 from kbuild.cache.folder import begin_again, using_cache
 from kbuild.cache.limit import parse_size
 from kbuild.cache.locks import in_use
+from kbuild.cache.notes import write_whole
 from kbuild.cache.prune import prune_cache
 from kbuild.cache.room import room_for
 from kbuild.cache.sessions import Session, live_sessions
-from kbuild.cache.tree import cached_tree, write_whole
+from kbuild.cache.tree import cached_tree
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheInUse, CacheTooSmall, ConfigurationError, OutputError

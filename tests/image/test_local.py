@@ -1,10 +1,12 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from plans import EMPTY
 
+from kbuild.cache.notes import reading_all, write_vouched
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
@@ -108,10 +110,42 @@ def test_what_a_plan_was_built_to_is_built_again_where_it_is_damaged(images: Loc
 def test_a_damaged_entry_is_named(images: LocalImages) -> None:
     images.name(add(images, b"one"), parse("churn:1"))
     [entry] = (images.root / "references").iterdir()
-    for content in ("", "{}", json.dumps({"digest": "x", "engine": "native"})):
-        entry.write_text(content)
+    for content in (b"", b"{}", json.dumps({"digest": "x", "engine": "native"}).encode()):
+        write_vouched(entry, content)
         with pytest.raises(InvalidImage, match="is damaged"):
             images.by_reference(parse("churn:1"))
+
+
+def test_what_others_say_of_images_counts_for_nothing(images: LocalImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, key = add(images, b"one"), add(images, b"other"), digest_bytes(b"plan")
+    images.name(one, parse("churn:1"))
+    images.record_plan(key, one)
+    for kind in ("references", "plans"):
+        [entry] = (images.root / kind).iterdir()
+        entry.write_bytes(entry.read_bytes().replace(one.digest.hex.encode(), other.digest.hex.encode()))
+    assert images.by_reference(parse("churn:1")) is None and images.by_plan(key) is None
+    images.record_plan(key, one)
+    monkeypatch.setenv("KBUILD_CACHE_KEY", "another machine's")
+    assert images.by_plan(key) is None
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_a_layer_that_somebody_wrote_to_is_found_by_what_was_built_of_a_plan(
+    images: LocalImages, thorough: bool
+) -> None:
+    image, key = add(images, b"one"), digest_bytes(b"plan")
+    images.record_plan(key, image)
+    blob = blob_path(image.layout, image.layers[0].digest)
+    before, content = blob.stat(), blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    if thorough:  # dated back, which nobody but its owner can
+        os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert images.by_plan(key) == image
+        with reading_all():
+            assert images.by_plan(key) is None
+    else:
+        assert images.by_plan(key) is None
 
 
 def test_replacing_fields_makes_another_plan() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import digest_bytes
 from kbuild.errors import BaseImageError, BuildFailed, InvalidImage, KbuildError, OutputError, UnsupportedInstruction
 from kbuild.image.engine import BuiltImage, make_engine
@@ -192,7 +193,7 @@ def test_a_pulled_base_is_decompressed_once(tmp_path: Path) -> None:
     context = make_context(tmp_path / "c", "FROM base\nCOPY b/ /\n", FILES, from_line="base")
     image = build(context, tmp_path / "image", base)
     (record,) = (below.layout / "members").iterdir()
-    record.write_text(record.read_text().replace('"d", "5"', '"d", "0"'))
+    write_vouched(record, read_vouched(record).replace(b'"d", "5"', b'"d", "0"'))
     with pytest.raises(BuildFailed, match="a folder cannot replace a file"):  # so it was read
         build(context, tmp_path / "wrong", base)
     os.utime(blob, (1, 1))

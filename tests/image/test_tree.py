@@ -9,8 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from kbuild.cache import tree
+from kbuild.cache import notes, tree
 from kbuild.cache.folder import own_folder, using_cache
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.cache.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
 from kbuild.cli.options import cache_folder
 from kbuild.errors import CacheDamaged, LockfileInvalid, OutputError
@@ -266,7 +267,7 @@ def test_in_a_cache_that_everybody_may_write_to_each_user_has_a_folder(
         (own / "wheels/key").mkdir(parents=True)
     own.chmod(0o777)
     assert cache_folder() == own and stat.S_IMODE(own.stat().st_mode) == 0o700
-    assert capsys.readouterr().err.count("everybody may write") == 1
+    assert capsys.readouterr().err.count("others may write") == 1
     monkeypatch.setattr("kbuild.cache.folder.os.geteuid", lambda: 4321)
     (cache / "uid-4321").mkdir()
     with pytest.raises(OutputError, match="uid-4321 is no folder of this user's"):
@@ -275,6 +276,54 @@ def test_in_a_cache_that_everybody_may_write_to_each_user_has_a_folder(
     (cache / "uid-4321").symlink_to(own)
     with pytest.raises(OutputError, match="uid-4321 is no folder of this user's"):
         cache_folder()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to others")
+def test_a_cache_of_a_group_or_of_another_user_gets_a_folder_of_ones_own(tmp_path: Path) -> None:
+    cache = tmp_path / "shared"
+    cache.mkdir(mode=0o700)
+    own = cache / "uid-0"
+    for owner, group, mode, expected in (
+        (0, 4321, 0o770, own),  # a group of nobody's name, as Kubernetes' fsGroup
+        (0, 0, 0o770, cache),  # the user's own group
+        (0, 4321, 0o750, cache),  # who may only read
+        (4321, 4321, 0o700, own),
+    ):
+        os.chown(cache, owner, group)
+        cache.chmod(mode)
+        assert own_folder(cache)[0] == expected, (owner, group, oct(mode))
+    os.chown(cache, 0, 4321)
+    cache.chmod(0o770)
+    with pytest.raises(OutputError, match="the group 4321 may write to the cache"), using_cache(cache):
+        pass
+
+
+def test_the_key_of_the_cache_is_its_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    write_vouched(tmp_path / "a/b", b"x\ny")
+    key = tmp_path / "state/kbuild/cache-key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    assert read_vouched(tmp_path / "a/b") == b"x\ny" and key.read_bytes() not in (tmp_path / "a/b").read_bytes()
+    # Neither under another name, nor changed, nor by another key.
+    (tmp_path / "a/c").write_bytes((tmp_path / "a/b").read_bytes())
+    for path, content in (("a/c", None), ("a/b", b"z\ny" + (tmp_path / "a/b").read_bytes()[3:]), ("a/b", b"")):
+        if content is not None:
+            (tmp_path / path).write_bytes(content)
+        with pytest.raises(FileNotFoundError):
+            read_vouched(tmp_path / path)
+    key.chmod(0o644)
+    notes._own_key.cache_clear()
+    write_vouched(tmp_path / "a/b", b"x")
+    notes._own_key.cache_clear()
+    with pytest.raises(FileNotFoundError):
+        read_vouched(tmp_path / "a/b")
+    assert any("KBUILD_CACHE_KEY" in message and "0600" in message for message in caplog.messages)
+    monkeypatch.setenv("KBUILD_CACHE_KEY", "stated")
+    write_vouched(tmp_path / "a/b", b"x")
+    notes._own_key.cache_clear()
+    assert read_vouched(tmp_path / "a/b") == b"x"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to others")

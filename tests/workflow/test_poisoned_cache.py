@@ -1,26 +1,76 @@
-"""Whoever writes a whole cache, with all that it says of itself, gets an image from it, and no clean audit."""
+"""Whoever writes a whole cache, with all that it says of itself, gets nothing into an image."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from pathlib import Path
 
+import pytest
 from test_tampered import Audits
 from world import World
 
+from kbuild.cache.entries import TREES
+from kbuild.cache.notes import write_vouched
+from kbuild.cache.signature import tree_signature
 from kbuild.cache.tree import SEEN, tree_digest
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery
 
 
-def test_a_file_of_a_package_that_a_restored_cache_brought_is_found(world: World) -> None:
+def poison(cache: Path, file: Path) -> Path:
+    """Change a file and its tree's seal, as whoever writes a whole cache would; the seal."""
+    tree = next(each for each in file.parents if each.parent.name in TREES)
+    file.chmod(0o644)
+    file.write_bytes(b"VALUE = 2\n")
+    os.utime(file, (0, 0))
+    seal = cache / "seals" / tree.parent.name / tree.name
+    seal.write_text(str(tree_digest(tree, times=False)))
+    seal.with_name(f"{tree.name}{SEEN}").write_text(tree_signature(tree))
+    return seal
+
+
+POISONED = [
+    "wheels/*/opt/env/lib/python*/site-packages/one/__init__.py",
+    "wheels/*/opt/env/lib/python*/site-packages/one/__pycache__/__init__.*.pyc",
+    "interpreters/*/opt/env/bin/python3*",
+]
+
+
+@pytest.mark.parametrize("place", POISONED)
+def test_a_poisoned_tree_with_a_fitting_seal_is_made_again_before_it_is_packed(world: World, place: str) -> None:
+    first = build_image(world.request(), Delivery(record=False), world.tools).image
+    cache = world.tools.cache
+    found = [path for path in cache.glob(place) if path.is_file() and not path.is_symlink()]
+    if not found:
+        pytest.skip("this world's interpreter compiles nothing")
+    poison(cache, found[0])
+    for _ in range(2):
+        shutil.rmtree(cache / "layers")
+        shutil.rmtree(cache / "images")
+        again = build_image(world.request(), Delivery(record=False), world.tools).image
+        assert again.digest == first.digest
+        assert found[0].read_bytes() != b"VALUE = 2\n"
+
+
+def test_a_packed_layer_that_somebody_else_made_is_not_taken(world: World) -> None:
+    first = build_image(world.request(), Delivery(record=False), world.tools).image
+    cache = world.tools.cache
+    keys = sorted((cache / "layers/keys").iterdir())
+    evil = json.loads(keys[0].read_bytes()[:-65])
+    for record in keys:
+        record.write_text(json.dumps(evil))
+    shutil.rmtree(cache / "images")
+    assert build_image(world.request(), Delivery(record=False), world.tools).image.digest == first.digest
+
+
+def test_a_file_of_a_package_that_whoever_has_the_key_changed_is_found_by_an_audit(world: World) -> None:
     build_image(world.request(), Delivery(record=False), world.tools)
     cache = world.tools.cache
-    (file,) = (cache / "wheels").glob("*/opt/env/lib/python*/site-packages/one/__init__.py")
-    tree = next(each for each in file.parents if each.parent.name == "wheels")
-    file.chmod(0o644)
-    file.write_text("VALUE = 2\n")
-    (cache / "seals" / "wheels" / tree.name).write_text(str(tree_digest(tree, times=False)))
-    (cache / "seals" / "wheels" / f"{tree.name}{SEEN}").unlink(missing_ok=True)
+    (file,) = cache.glob(POISONED[0])
+    seal = poison(cache, file)
+    write_vouched(seal, seal.read_bytes())
     shutil.rmtree(cache / "layers")
     shutil.rmtree(cache / "images")
     image = build_image(world.request(), Delivery(record=False), world.tools).image

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from kbuild.cache.notes import is_vouched_for
 from kbuild.cache.room import room_for
 from kbuild.digest import digest_file
 from kbuild.environment.built.sdists import BuiltWheel, build_wheel, check_rebuild
@@ -130,7 +131,8 @@ def find_builds(
 
     with tempfile.TemporaryDirectory(prefix="kbuild-wheel-") as scratch:
         stored = download(SIDE_FILE, Path(scratch) / "side")
-        paths = [*([] if stored is None else [stored]), *sorted((cache / "locks").glob(f"*/{SIDE_FILE}"))]
+        made_here = [path for path in sorted((cache / "locks").glob(f"*/{SIDE_FILE}")) if is_vouched_for(path)]
+        paths = [*([] if stored is None else [stored]), *made_here]
         known = tuple(wheel for path in paths for wheel in parse_side(path.read_bytes(), source=str(path)))
     return WheelBuilds(
         channel=cache / "channel",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import zstandard
 
-from kbuild.cache.tree import stamp, write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
+from kbuild.cache.tree import stamp
 from kbuild.digest import digest_file, digest_json
 from kbuild.environment.captured.conda_package import WrittenPackage
 
@@ -47,7 +48,7 @@ def record_path(channel: Path, interpreter: Sequence[str], patchelf: Path | None
 def write_record(path: Path, sources: Stamps, package: WrittenPackage, glibc: str) -> None:
     """Remember a package and the files it was made of; raises OSError."""
     value = {"sources": sources, "package": package.path.name, "record": package.record, "glibc": glibc}
-    write_whole(path, json.dumps(value).encode())
+    write_vouched(path, json.dumps(value).encode())
 
 
 def read_record(path: Path, sources: Stamps, folder: Path) -> tuple[WrittenPackage, str] | None:
@@ -56,7 +57,7 @@ def read_record(path: Path, sources: Stamps, folder: Path) -> tuple[WrittenPacka
     ``sources`` are the files that the interpreter has now, shared libraries apart. Raises OSError.
     """
     try:
-        known = json.loads(path.read_bytes())
+        known = json.loads(read_vouched(path))
         earlier = known["sources"]
         libraries = stamps(Path(each) for each in earlier if each not in sources)
         package = WrittenPackage(path=folder / known["package"], record=known["record"])

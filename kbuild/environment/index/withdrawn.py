@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import write_whole
 from kbuild.digest import digest_json
 from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage

@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
+from kbuild.cache.notes import is_vouched_for, vouch_for
 from kbuild.conda_names import Names
 from kbuild.digest import Digest
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
@@ -159,6 +160,7 @@ def lock_bundle(
             check_hashes(lockfile, spec)
         if builds is not None and builds.made:
             write_file(builds.side_file(), side_file(cache, lockfile, spec))
+            vouch_for(side_file(cache, lockfile, spec))
         if origin in ("resolved", "cached") and spec.indexes == wanted:
             side = side_file(cache, lockfile, spec)
             write_back(lockfile, channel, side, bundle, store, Path(scratch), progress)
@@ -206,7 +208,8 @@ def _resolve(
     lockfile = resolver.resolve(asked, progress=progress)
     check_channels(lockfile, asked, allowed_channels=request.allowed_channels, environ=environ)
     if asked == spec:
-        write_lockfile(lockfile, cached_lock(cache, resolver.input_digest(spec), spec))
+        write_lockfile(lockfile, kept := cached_lock(cache, resolver.input_digest(spec), spec))
+        vouch_for(kept)
     return lockfile, asked, "resolved"
 
 
@@ -276,7 +279,7 @@ def _find_fresh(
     elif stored is not None:
         progress.tell("the lock stored with the run was made from other inputs")
     for digest, spec in candidates.items():
-        if cached_lock(cache, digest, spec).is_file():
+        if is_vouched_for(cached_lock(cache, digest, spec)):
             cached = read_lockfile(cached_lock(cache, digest, spec))
             if not_offered(cached, spec) is None:
                 return cached, spec, "cached"

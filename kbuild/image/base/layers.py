@@ -13,7 +13,8 @@ from typing import IO, Any, cast
 
 import zstandard
 
-from kbuild.cache.tree import stamp, write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
+from kbuild.cache.tree import stamp
 from kbuild.digest import digest_file
 from kbuild.errors import BaseImageError, InvalidImage
 from kbuild.image.engine import PackedBlob, RawLayer
@@ -87,13 +88,13 @@ def layer_members(blob: PackedBlob, *, kept: Path | None = None) -> Iterator[tar
         rows = [[m.name, m.type.decode(), m.mode, m.uid, m.gid, m.linkname] for m in members]
         # A base in a folder that we may only read is decompressed each time.
         with contextlib.suppress(OSError):
-            write_whole(record, json.dumps([_MEMBERS, stamp(blob.path), rows]).encode())
+            write_vouched(record, json.dumps([_MEMBERS, stamp(blob.path), rows]).encode())
     yield from members
 
 
 def _read_members(record: Path, blob: Path) -> list[tarfile.TarInfo] | None:
     try:
-        version, stamped, rows = json.loads(record.read_bytes())
+        version, stamped, rows = json.loads(read_vouched(record))
         return [_member(*row) for row in rows] if (version, stamped) == (_MEMBERS, stamp(blob)) else None
     except (FileNotFoundError, ValueError, TypeError):
         return None

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import digest_json
 from kbuild.errors import BaseImageError
 from kbuild.files import mark_used
@@ -38,13 +38,13 @@ def look_into(base: ResolvedBase, platform: Platform, *, cache: Path) -> BaseFac
     from kbuild.image.base.libc import read_facts  # brings what reads ELF files
 
     facts = read_facts(base, platform)
-    write_whole(kept, json.dumps(asdict(facts)).encode())
+    write_vouched(kept, json.dumps(asdict(facts)).encode())
     return facts
 
 
 def _read(kept: Path) -> BaseFacts | None:
     try:
-        facts = BaseFacts(**json.loads(kept.read_bytes()))
+        facts = BaseFacts(**json.loads(read_vouched(kept)))
         mark_used(kept)
     except (FileNotFoundError, ValueError, TypeError):
         return None  # not looked into yet, or a damaged note: looked into again

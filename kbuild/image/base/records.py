@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kbuild.cache.tree import write_if_allowed, write_whole
+from kbuild.cache.notes import read_vouched, write_if_allowed, write_vouched
 from kbuild.errors import BaseImageError, KbuildError
 from kbuild.files import mark_used
 from kbuild.image.base.debian.debs import base_record, parse_base_record
@@ -40,17 +40,18 @@ class BaseRecords:
         here = self._here(bundle, platform)
         run_id = bundle.facts.run_id
         try:
-            if not here.is_file() and run_id is not None:
+            known = _known(here)
+            if known is None and run_id is not None:
                 with tempfile.TemporaryDirectory(prefix="kbuild-base-") as scratch:
                     path = f"{self.folder}/{_name(platform)}"
                     found = self.store.download(run_id, path, Path(scratch) / "record")
                     if found is not None:
                         write_if_allowed(here, found.read_bytes())
                         return _parse(json.loads(found.read_bytes()))
-            if not here.is_file():
+            if known is None:
                 return Recorded()
             mark_used(here)
-            return _parse(json.loads(here.read_bytes()))
+            return _parse(json.loads(known))
         except (KbuildError, ValueError) as error:
             progress.tell(f"no record of an earlier base: {' '.join(str(error).split())}")
             return Recorded()
@@ -66,9 +67,9 @@ class BaseRecords:
         }
         content = (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
         here = self._here(bundle, platform)
-        if here.is_file() and here.read_bytes() == content:
+        if _known(here) == content:
             return
-        write_whole(here, content)
+        write_vouched(here, content)
         run_id = bundle.facts.run_id
         if run_id is None:
             return
@@ -82,6 +83,13 @@ class BaseRecords:
 
     def _here(self, bundle: ModelBundle, platform: Platform) -> Path:
         return self.cache / f"{bundle.digest.hex}-{platform.conda_subdir}.json"
+
+
+def _known(here: Path) -> bytes | None:
+    try:
+        return read_vouched(here)
+    except FileNotFoundError:
+        return None
 
 
 def _parse(value: object) -> Recorded:

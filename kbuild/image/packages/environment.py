@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kbuild.cache.room import room_for
-from kbuild.cache.tree import cached_tree, is_kept, make_directory, normalise_tree, reset_directory_times, writing
+from kbuild.cache.tree import cached_tree, is_sound, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.index.downloads import check_download
 from kbuild.environment.lockfile import LockedPackage, Lockfile
@@ -81,7 +81,7 @@ class Environment:
         wanted = set(names)
         interpreter = cached_interpreter(self._conda, self._target, self._cache)
         mark_used(interpreter)  # it is taken later, without its packages
-        found = [] if is_kept(interpreter) else list(self._conda)
+        found = [] if is_sound(interpreter) else list(self._conda)
         return found + [package for group in groups if group.name in wanted for package in group.packages]
 
     def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:

@@ -11,7 +11,8 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kbuild.cache.tree import write_whole, writing
+from kbuild.cache.notes import write_whole
+from kbuild.cache.tree import writing
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import write_whole
 from kbuild.digest import Digest
 from kbuild.image.oci.image_reference import ImageReference
 

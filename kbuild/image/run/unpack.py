@@ -20,7 +20,7 @@ from kbuild.cache.entries import state_size
 from kbuild.cache.locks import in_use
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import work_folder
-from kbuild.cache.tree import cached_tree, writing
+from kbuild.cache.tree import UNPACKED, cached_tree, is_sound, writing
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import Bring
@@ -34,7 +34,7 @@ from kbuild.progress import Progress
 
 # Where a sandbox mounts something: a read-only root must already have them.
 _MOUNT_POINTS = ("proc", "dev", "tmp", "sys")
-_TREES = f"unpacked/layers-{RECIPE}"
+_TREES = f"{UNPACKED}/layers-{RECIPE}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +68,7 @@ def unpacked_image(
         trees = []
         for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True), 1):
             place = f"layer {number} of {len(manifest.layers)}"
-            kept = cache / _TREES / diff_id.hex
-            there = cache if kept.is_dir() else own
+            there = cache if own == cache or is_sound(cache / _TREES / diff_id.hex, sealed=False) else own
             trees.append(_unpacked_layer(layout, layer, diff_id, there, place, progress, bring))
         stack.enter_context(in_use(trees))
         root = folder / "root"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.notes import read_vouched
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage, InvalidReference
 from kbuild.image.oci import layout as layouts
@@ -70,6 +71,6 @@ def _names(root: Path) -> dict[str, set[str]]:
     names: dict[str, set[str]] = defaultdict(set)
     for path in (root / _REFERENCES).glob("*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InvalidReference):
-            value = json.loads(path.read_text("utf-8"))
+            value = json.loads(read_vouched(path))
             names[str(value["digest"])].add(ImageReference.parse(value["key"]).familiar)
     return names

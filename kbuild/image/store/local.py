@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.notes import is_reading_all, read_vouched, write_if_allowed, write_vouched
 from kbuild.cache.scratch import scratch_folder
-from kbuild.cache.tree import write_whole
-from kbuild.digest import Digest, digest_json
+from kbuild.cache.tree import stamp
+from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidImage
 from kbuild.files import mark_used
 from kbuild.image.engine import BuiltImage
@@ -62,8 +63,8 @@ class LocalImages:
         self._write("references", str(_named(reference)), image)
 
     def record_plan(self, key: Digest, image: BuiltImage) -> None:
-        """Remember what a plan was built to."""
-        self._write("plans", str(key), image)
+        """Remember what a plan was built to, and that nobody wrote to its layers since."""
+        write_vouched(self._entry("plans", str(key)), _plan_record(key, image))
 
     def by_plan(self, key: Digest) -> BuiltImage | None:
         """The image that this plan was built to, if it is still here and whole."""
@@ -71,7 +72,16 @@ class LocalImages:
             image = self._read("plans", str(key))
         except InvalidImage:
             return None  # it is built again, which mends it
-        return image if image is not None and _is_whole(image) else None
+        if image is None or not _is_whole(image):
+            return None
+        entry, record = self._entry("plans", str(key)), _plan_record(key, image)
+        with contextlib.suppress(FileNotFoundError):
+            if read_vouched(entry) == record and not is_reading_all():
+                return image
+        if not _is_whole(image, read=True):
+            return None
+        write_if_allowed(entry, record)
+        return image
 
     def by_reference(self, reference: ImageReference, *, platform: Platform | None = None) -> BuiltImage | None:
         """The image of this name, or of this digest whatever its name; see ``by_digest`` for ``platform``."""
@@ -124,7 +134,7 @@ class LocalImages:
 
     def _write(self, kind: str, key: str, image: BuiltImage | BuiltIndex) -> None:
         content = json.dumps({"key": key, "digest": str(image.digest), "engine": image.engine})
-        write_whole(self._entry(kind, key), content.encode())
+        write_vouched(self._entry(kind, key), content.encode())
 
     def _read(self, kind: str, key: str, platform: Platform | None = None) -> BuiltImage | None:
         record = self._record(kind, key)
@@ -132,7 +142,7 @@ class LocalImages:
 
     def _record(self, kind: str, key: str) -> tuple[Digest, str] | None:
         try:
-            value = json.loads(self._entry(kind, key).read_text(encoding="utf-8"))
+            value = json.loads(read_vouched(self._entry(kind, key)))
             return Digest.parse(value["digest"]), str(value["engine"])
         except FileNotFoundError:
             return None
@@ -165,7 +175,17 @@ def _are_whole(read: Callable[[], Iterable[BuiltImage]]) -> bool:
         return False
 
 
-def _is_whole(image: BuiltImage) -> bool:
-    """Whether every layer is there in its size; manifest and config were read, and their digests with them."""
-    paths = [(blob_path(image.layout, layer.digest), layer.size) for layer in image.layers]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+def _is_whole(image: BuiltImage, *, read: bool = False) -> bool:
+    """Whether every layer is there in its size, and where they are read with its digest; manifest and config were
+    read, and their digests with them."""
+    paths = [(blob_path(image.layout, layer.digest), layer) for layer in image.layers]
+    return all(
+        path.is_file() and path.stat().st_size == layer.size and (not read or digest_file(path) == layer.digest)
+        for path, layer in paths
+    )
+
+
+def _plan_record(key: Digest, image: BuiltImage) -> bytes:
+    stamps = [stamp(blob_path(image.layout, layer.digest)) for layer in image.layers]
+    value = {"key": str(key), "digest": str(image.digest), "engine": image.engine, "layers": stamps}
+    return json.dumps(value).encode()

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import Digest
 
 
@@ -20,12 +20,12 @@ class Verdicts:
     def write(self, digest: Digest, verdict: str) -> None:
         """Remember a verdict: passed, answered (there was nothing to compare with) or failed."""
         with contextlib.suppress(OSError):  # of a cache that may only be read: the next command verifies again
-            write_whole(self._file(digest), json.dumps({"digest": str(digest), "verdict": verdict}).encode())
+            write_vouched(self._file(digest), json.dumps({"digest": str(digest), "verdict": verdict}).encode())
 
     def read(self, digest: Digest) -> str | None:
         """The last verdict of this very image; None where it was not verified here, or nobody can tell."""
         try:
-            value = json.loads(self._file(digest).read_bytes())
+            value = json.loads(read_vouched(self._file(digest)))
             return str(value["verdict"]) if value["digest"] == str(digest) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # then it is verified again

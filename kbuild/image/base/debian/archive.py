@@ -18,7 +18,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import write_whole
+from kbuild.digest import digest_file
 from kbuild.errors import BaseImageError, HashMismatch, ProgramNotFound
 from kbuild.files import mark_used
 from kbuild.image.base.debian.sources import Archive, read_fields
@@ -156,7 +157,8 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
     Raises HashMismatch when it is not the one that was pinned, BaseImageError when it is gone.
     """
     kept = cache / "debs" / f"{package.sha256}.deb"
-    if kept.is_file():
+    # Read before each unpacking: whoever wrote to the cache since may be anybody.
+    if kept.is_file() and digest_file(kept).hex == package.sha256:
         mark_used(kept)
         return kept
     for uri in uris:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from kbuild.cache.tree import write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import digest_json
 from kbuild.files import mark_used
 from kbuild.image.base.debian.archive import Fetch, Release, list_digests, read_packages
@@ -30,14 +30,14 @@ def read_offers(
         offered = _read(kept) if digests else None
         if offered is None:
             offered = read_packages(release, [component], architecture, wanted, fetch=fetch)
-            write_whole(kept, json.dumps([asdict(package) for package in offered]).encode())
+            write_vouched(kept, json.dumps([asdict(package) for package in offered]).encode())
         found += offered
     return found
 
 
 def _read(kept: Path) -> list[BasePackage] | None:
     try:
-        packages = [BasePackage(**each) for each in json.loads(kept.read_bytes())]
+        packages = [BasePackage(**each) for each in json.loads(read_vouched(kept))]
         mark_used(kept)
     except (FileNotFoundError, ValueError, TypeError):
         return None  # not kept yet, or damaged: read anew
