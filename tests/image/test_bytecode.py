@@ -16,6 +16,7 @@ import pytest
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed
 from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_tree, compile_trees, find_compiler
+from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, run
 
@@ -99,6 +100,20 @@ def test_what_several_packages_bring_is_compiled_once_to_the_same_bytes(tmp_path
         shutil.copytree(root, again, ignore=shutil.ignore_patterns("__pycache__"))
         compile_tree(again, "/opt/env", HERE, run=run)
         assert bytecode(again) == bytecode(root)
+
+
+def test_the_tests_of_packages_get_none(tmp_path: Path) -> None:
+    site = tmp_path / "opt/env/lib/python3.11/site-packages"
+    compiled = ("tests.py", "tests/conf.py", "pandas/frame.py", "pandas/testing/help.py", "pandas/tests_of/a.py")
+    without = ("pandas/tests/test_frame.py", "scipy/stats/tests/deep/data.py")
+    for name in (*compiled, *without):
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text("x = 1\n")
+    compile_tree(tmp_path, "/opt/env", HERE, run=run)
+    assert {
+        path for path in (*compiled, *without) if Path(importlib.util.cache_from_source(str(site / path))).exists()
+    } == set(compiled)
+    assert check_bytecode([tmp_path], ["/opt/env/lib"], sys.implementation.cache_tag or "", HERE, run=run) == ()
 
 
 def test_invalid_sources_get_none_and_are_named(tmp_path: Path) -> None:

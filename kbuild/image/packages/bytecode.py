@@ -24,6 +24,7 @@ from kbuild.process import Runner
 _WORKER = Path(__file__).with_name("bytecode_worker.py")
 # Bytecode depends on the interpreter and on the hash seed; nothing else of this machine's environment may count.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+_TESTS = r"/site-packages/.+/tests(/|$)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +67,17 @@ def find_compiler(interpreter: Path, prefix: str, version: str, platform: Platfo
 
 
 def recipe_digest() -> Digest:
-    """Changes whenever the same source would be compiled to other bytes."""
-    return digest_file(_WORKER)
+    """Changes whenever the same source would be compiled to other bytes, or to none."""
+    return digest_json([digest_file(_WORKER).hex, _TESTS])
+
+
+def goes_without(folder: str) -> bool:
+    """Whether the sources of an in-image folder get no bytecode: the tests that packages bring, which nothing imports.
+
+    They are a quarter of what a model with pandas and scikit-learn would compile, and a third of its bytecode. They
+    stay in the image and run there, compiled anew each time.
+    """
+    return re.search(_TESTS, folder) is not None
 
 
 def compile_tree(root: Path, prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
@@ -78,13 +88,14 @@ def compile_tree(root: Path, prefix: str, compiler: Compiler, *, run: Runner, jo
 def compile_trees(
     roots: Sequence[Path], prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1
 ) -> tuple[str, ...]:
-    """Write bytecode for every ``.py`` file in the library of ``prefix`` below each root, see ``compile_folder``."""
+    """Write bytecode for the ``.py`` files in the library of ``prefix`` below each root, see ``compile_folder``."""
     return _compile_all([(root, f"{prefix}/lib") for root in roots], compiler, run, jobs)
 
 
 def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
-    """Write bytecode for every ``.py`` file in the in-image ``folder`` below ``root``, which stands for ``/``.
+    """Write bytecode for the ``.py`` files in the in-image ``folder`` below ``root``, which stands for ``/``.
 
+    Those that ``goes_without`` tells of get none.
     Returns the in-image paths of files that are not valid Python and got none. The bytes depend neither on
     ``root`` nor on ``jobs``. Raises BuildFailed when the interpreter does not run.
     """
@@ -92,7 +103,7 @@ def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, 
 
 
 def _compile_all(folders: Iterable[tuple[Path, str]], compiler: Compiler, run: Runner, jobs: int) -> tuple[str, ...]:
-    found = [(path, path[len(str(root)) :]) for root, folder in folders for path in _sources(f"{root}{folder}")]
+    found = [pair for root, folder in folders for pair in _sources(str(root), folder)]
     files, copies = _without_copies(found)
     if not files:
         return ()
@@ -162,9 +173,11 @@ def _compile(files: Sequence[tuple[str, str]], compiler: Compiler, run: Runner) 
     return skipped
 
 
-def _sources(root: str) -> list[str]:
+def _sources(root: str, folder: str) -> list[tuple[str, str]]:
+    """Each file to compile and its path in the image."""
     found = []
-    for directory, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name != "__pycache__")
-        found += [f"{directory}/{name}" for name in sorted(files) if name.endswith(".py")]
+    for directory, names, files in os.walk(f"{root}{folder}"):
+        shown = directory[len(root) :]
+        names[:] = sorted(name for name in names if name != "__pycache__" and not goes_without(f"{shown}/{name}"))
+        found += [(f"{directory}/{name}", f"{shown}/{name}") for name in sorted(files) if name.endswith(".py")]
     return found

@@ -1,7 +1,7 @@
-"""No image without its bytecode: every Python file of the layers has a ``.pyc``, but those that are not valid Python.
+"""No image without its bytecode: every Python file of the layers has a ``.pyc``, but packages' tests and what is not
+valid Python.
 
-Packages carry templates and tests of compilers that end in ``.py`` and that nothing imports; the image's own
-interpreter says which those are.
+Packages carry templates that end in ``.py`` and that nothing imports; the image's own interpreter says which those are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kbuild.errors import BuildFailed, BytecodeMissing
-from kbuild.image.packages.bytecode import ENVIRONMENT, Compiler
+from kbuild.image.packages.bytecode import ENVIRONMENT, Compiler, goes_without
 from kbuild.process import Runner
 
 _SHOWN = 5
@@ -57,7 +57,8 @@ def _find_bare(tree: Path, folders: Sequence[str], tag: str) -> list[str]:
     found = []
     for folder in folders:
         for directory, names, files in os.walk(f"{tree}{folder}"):
-            names[:] = [name for name in names if name != "__pycache__"]
+            shown = directory[len(str(tree)) :]
+            names[:] = [name for name in names if name != "__pycache__" and not goes_without(f"{shown}/{name}")]
             sources = [name for name in files if name.endswith(".py")]
             if not sources:
                 continue
