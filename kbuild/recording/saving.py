@@ -170,7 +170,8 @@ def record_prediction(
     path = sys.path
     try:
         with _share(_find_artifacts(saved), values):
-            model = mlflow.pyfunc.load_model(str(saved))
+            # It was pinned to what is installed here a moment ago.
+            model = mlflow.pyfunc.load_model(str(saved), suppress_warnings=True)
         plan = watch(model.unwrap_python_model()) if watched else None
         response = ask() if plan is None else _ask_observed(ask, plan, own)
         changes = () if plan is None else plan.changes

@@ -5,6 +5,7 @@ All else (the project, the home folder, other packages, the rest of the disk) is
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import site
@@ -16,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
+
+from kbuild.recording.shipment.closure import describe
 
 # C libraries, certificates and time zones: what kbuild's base images have. The first two are links since Debian 12.
 _LINKS = ("/bin", "/lib", "/lib32", "/lib64", "/sbin")
@@ -71,10 +74,9 @@ def find_surroundings(closure: Iterable[str], python: str = sys.executable) -> S
         covered={str(folder): tuple(sorted(_names_of(present, folder))) for folder in folders},
         links=links,
         files=_FILES,
-        hidden=frozenset(
-            canonicalize_name(each.name) for each in metadata.distributions() if each.name
-        ) - present,
-    )  # fmt: skip
+        hidden=frozenset(canonicalize_name(name) for each in metadata.distributions() if (name := describe(each)[0]))
+        - present,
+    )
 
 
 def make_variables() -> dict[str, str]:
@@ -119,13 +121,23 @@ def _names_of(present: Collection[str], folder: Path) -> set[str]:
     """What the distributions that are present have directly in a folder of packages."""
     names: set[str] = set()
     for each in metadata.distributions(path=[str(folder)]):
-        if each.name is None or canonicalize_name(each.name) not in present:
+        name = describe(each)[0]
+        if not name or canonicalize_name(name) not in present:
             continue
-        files = [file.parts for file in each.files or ()]
-        names |= {parts[0] for parts in files if parts and parts[0] not in ("..", "/", "__pycache__")}
+        files = _first_parts(each)
+        names |= files - {"..", "", "__pycache__"}
         if not files:
-            names |= set((each.read_text("top_level.txt") or each.name.replace("-", "_")).split())
+            names |= set((each.read_text("top_level.txt") or name.replace("-", "_")).split())
         own = getattr(each, "_path", None)  # the folder of its metadata, which some installers do not list
         if own is not None:
             names.add(Path(own).name)
     return {name for name in names if (folder / name).exists()}
+
+
+def _first_parts(distribution: metadata.Distribution) -> set[str]:
+    """Where the paths of its files begin; of an absolute one that is ''."""
+    record = distribution.read_text("RECORD")
+    if not record:
+        return {"" if file.is_absolute() else file.parts[0] for file in distribution.files or () if file.parts}
+    # Not as ``files``, which may look for every one of them on the disk.
+    return {row[0].partition("/")[0] for row in csv.reader(record.splitlines()) if row}

@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from email.parser import HeaderParser
+from functools import cache, lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -49,28 +50,46 @@ def find_closure(requirements: Iterable[Requirement]) -> Closure:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        versions[name] = distribution.version
+        _, versions[name], requires = describe(distribution)
         if is_local(distribution):
             local.add(name)
-        for requirement in _needs(distribution, extra):
+        for requirement in _choose(name, requires, extra):
             needed = canonicalize_name(requirement.name)
             todo += [(needed, each) for each in ("", *sorted(requirement.extras))]
     return Closure(versions=versions, local=frozenset(local))
 
 
-def _needs(distribution: metadata.Distribution, extra: str) -> list[Requirement]:
+def describe(distribution: metadata.Distribution) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version and dependencies of a distribution; what was read once is not read again while it stays."""
+    text = distribution.read_text("METADATA")
+    if text is None:  # an egg, which says it in other files
+        return distribution.name, distribution.version, tuple(distribution.requires or ())
+    return _read_fields(text.partition("\n\n")[0])
+
+
+# All of these texts again for each look at a training and for each model: to read them takes a second.
+@lru_cache(maxsize=2048)
+def _read_fields(text: str) -> tuple[str, str, tuple[str, ...]]:
+    """What stands before the description."""
+    fields = HeaderParser().parsestr(text)
+    return fields["Name"], fields["Version"], tuple(fields.get_all("Requires-Dist", ()))
+
+
+@lru_cache(maxsize=1024)
+def _choose(name: str, requires: tuple[str, ...], extra: str) -> tuple[Requirement, ...]:
+    """Those that this extra brings here, or without one the plain ones."""
     needs = []
-    for text in distribution.requires or []:
+    for text in requires:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise RecordingError(f"{distribution.name} is installed with an invalid dependency {text!r}") from error
+            raise RecordingError(f"{name} is installed with an invalid dependency {text!r}") from error
         # With an extra the plain dependencies are in another entry of the list, so only what it adds is wanted.
         holds = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         added = not extra or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}))
         if holds and added:
             needs.append(requirement)
-    return needs
+    return tuple(needs)
 
 
 def is_local(distribution: metadata.Distribution) -> bool:
