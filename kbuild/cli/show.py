@@ -35,6 +35,7 @@ class Show:
         context = click.get_current_context(silent=True)
         asked = None if context is None else context.meta.get(_TALK)
         self.seconds: dict[str, float] = {}
+        self._made: dict[str, str] = {}
         self._quiet = asked == "quiet" if quiet is None else quiet
         self._verbose = asked == "verbose" if verbose is None else verbose
         self._console = None if self._quiet else _terminal()
@@ -65,7 +66,11 @@ class Show:
             yield _Plain(told, verbose=self._verbose)
         took = time.monotonic() - begin
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + took, 3)
-        if told.result is not None or took >= _WORTH_TELLING:
+        # What was made is asked for again where it is needed, and then is there.
+        is_new = told.result is not None and self._made.get(phase) != told.result
+        if told.result is not None:
+            self._made[phase] = told.result
+        if is_new or took >= _WORTH_TELLING:
             self.say(f"{phase:<9} {told.result or 'done'}, {took:.1f} s")
 
 

@@ -56,6 +56,14 @@ def test_a_phase_that_made_nothing_and_took_no_time_is_not_shown(capsys: pytest.
     assert lines_of(capsys) == []
 
 
+def test_what_is_asked_for_again_and_is_there_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    show = Show()
+    for made in ("88 packages", "88 packages", "3 packages"):
+        with show("download") as progress:
+            progress.made(made)
+    assert lines_of(capsys) == ["download  88 packages, N s", "download  3 packages, N s"]
+
+
 def test_a_log_is_told_now_and_then_that_the_work_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

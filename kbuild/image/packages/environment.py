@@ -101,7 +101,7 @@ class Environment:
         if compiler is None:
             progress.tell(f"no Python {self._target.short} here to compile: the image starts slower, without bytecode")
         wanted = [package for group in groups for package in group.packages]
-        progress.note(f"installing {len(wanted)} wheels")
+        progress.note("installing")
         with writing("the environment"):
             trees = _lay_wheels(wanted, downloads, self._target, compiler, self._cache, self._run, progress)
             return {group.name: _join(group, trees, self._target.site_packages, into) for group in groups}
