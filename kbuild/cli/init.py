@@ -17,7 +17,7 @@ from kbuild.init.project_files import (
     CI_KINDS,
     GITHUB,
     GITLAB,
-    Change,
+    FileChange,
     InitRequest,
     accepted_until,
     apply,
@@ -101,7 +101,7 @@ def _tell_local(source: InstallSource) -> None:
     )
 
 
-def _tell(changes: list[Change], *, dry_run: bool, as_json: bool) -> None:
+def _tell(changes: list[FileChange], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({change.path: change.action for change in changes}))
     for change in changes:

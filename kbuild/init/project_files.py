@@ -55,7 +55,7 @@ class InitRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class FileChange:
     """What becomes of one file; ``diff`` is what is or would be changed, empty where nothing is."""
 
     path: str
@@ -127,7 +127,7 @@ def _policy(request: InitRequest) -> list[str]:
     return lines if request.policy else [f"# {line}" for line in lines]
 
 
-def plan_changes(root: Path, files: Mapping[str, str], *, force: bool) -> list[Change]:
+def plan_changes(root: Path, files: Mapping[str, str], *, force: bool) -> list[FileChange]:
     """Compare with what is there. A file that differs and was edited since kbuild wrote it is kept without ``force``.
 
     Raises OutputError for files that cannot be read.
@@ -135,7 +135,7 @@ def plan_changes(root: Path, files: Mapping[str, str], *, force: bool) -> list[C
     return [_plan(root, path, content, force=force) for path, content in files.items()]
 
 
-def apply(root: Path, changes: list[Change]) -> None:
+def apply(root: Path, changes: list[FileChange]) -> None:
     """Write what is to be created or updated, each file whole or not at all; raises OutputError."""
     for change in changes:
         if change.action not in ("created", "updated"):
@@ -152,27 +152,27 @@ def apply(root: Path, changes: list[Change]) -> None:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _plan(root: Path, path: str, content: str, *, force: bool) -> Change:
+def _plan(root: Path, path: str, content: str, *, force: bool) -> FileChange:
     try:
         old = (root / path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return Change(path=path, action="created", content=content, diff=_diff("", content, path))
+        return FileChange(path=path, action="created", content=content, diff=_diff("", content, path))
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(f"cannot read {root / path}: {error}") from error
     if old == content:
-        return Change(path=path, action="unchanged", content=content, diff="")
+        return FileChange(path=path, action="unchanged", content=content, diff="")
     if path == GITLAB_CI:
         # The project's own pipeline: it takes one line more, and is never replaced.
         if GITLAB in old:
-            return Change(path=path, action="unchanged", content=old, diff="")
+            return FileChange(path=path, action="unchanged", content=old, diff="")
         advice = f"add to it: include: [{{local: {GITLAB}}}]"
-        return Change(path=path, action="kept", content=old, diff=_diff(old, content, path), advice=advice)
+        return FileChange(path=path, action="kept", content=old, diff=_diff(old, content, path), advice=advice)
     if path == GITIGNORE:
         whole = _ignore(old)
         action: Action = "unchanged" if whole == old else "updated"
-        return Change(path=path, action=action, content=whole, diff=_diff(old, whole, path))
+        return FileChange(path=path, action=action, content=whole, diff=_diff(old, whole, path))
     action = "updated" if force or _is_as_written(old) else "kept"
-    return Change(path=path, action=action, content=content, diff=_diff(old, content, path))
+    return FileChange(path=path, action=action, content=content, diff=_diff(old, content, path))
 
 
 def _ignore(old: str) -> str:

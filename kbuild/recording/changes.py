@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
-class Change:
+class Mutation:
     """``node`` changed ``dataset``; ``shared`` where that is an artifact that all requests share."""
 
     node: str
@@ -63,7 +63,7 @@ class WatchedPlan:
         return {name: plain(each) for name, each in outputs.items()}
 
     @property
-    def changes(self) -> tuple[Change, ...]:
+    def changes(self) -> tuple[Mutation, ...]:
         """What was changed so far."""
         return tuple(sorted(self._watch.found))
 
@@ -88,7 +88,7 @@ def watch(model: ServedPipeline) -> WatchedPlan | None:
     return made
 
 
-def warn_of(changes: Iterable[Change]) -> None:
+def warn_of(changes: Iterable[Mutation]) -> None:
     """Tell of nodes that change what others see."""
     for change in changes:
         where = "which all requests share" if change.shared else "which is used again after it"
@@ -98,7 +98,7 @@ def warn_of(changes: Iterable[Change]) -> None:
         )  # fmt: skip
 
 
-def advise_copies(changes: Iterable[Change]) -> str:
+def advise_copies(changes: Iterable[Mutation]) -> str:
     """What to write so that these datasets are no longer changed."""
     names = dict.fromkeys(change.dataset for change in changes)
     modes = ", ".join(f"{name!r}: 'deepcopy'" for name in names)
@@ -108,7 +108,7 @@ def advise_copies(changes: Iterable[Change]) -> str:
 class _Watch:
     def __init__(self, steps: list[Step], input_name: str, outputs: Iterable[str]) -> None:
         self.values: dict[str, Any] = {}
-        self.found: set[Change] = set()
+        self.found: set[Mutation] = set()
         self.unwatched: set[str] = set()
         made = {name for step in steps for name in flat_names(step.outputs)}
         names = {name for step in steps for name in flat_names(step.inputs)}
@@ -133,7 +133,7 @@ class _Watch:
             result = step.func(*args, **kwargs)
             for name, digest in before.items():
                 if digest is not None and _digest(self.values[name]) != digest:
-                    self.found.add(Change(node=step.name, dataset=name, shared=name in self._artifacts))
+                    self.found.add(Mutation(node=step.name, dataset=name, shared=name in self._artifacts))
             names_made = flat_names(step.outputs)
             self.values.update(zip(names_made, spread_outputs(step.name, step.outputs, result), strict=True))
             return result

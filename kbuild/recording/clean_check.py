@@ -27,7 +27,7 @@ _ROOT_SCRIPT = Path(__file__).with_name("_clean_root.py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class CleanAnswer:
     """What the clean process said: the response's text (None without an example), or why there is none.
 
     ``missing`` is a module that could not be imported; ``kind`` the class of the error, ``file`` the file it names.
@@ -53,7 +53,7 @@ def ask_in_clean_process(
     closure: Iterable[str],
     timeout: float,
     python: str = sys.executable,
-) -> Answer:
+) -> CleanAnswer:
     """Load a saved model in a new isolated interpreter, where nothing else is, and post it its stored example.
 
     ``blocked`` are installed modules that the image would not have; ``shipped`` must come from the model's code;
@@ -105,7 +105,7 @@ def ask_in_clean_process(
         said = json.loads(answer.read_text(encoding="utf-8"))
     told = {name: said.get(name) for name in ("response", "error", "missing", "kind", "file")}
     asked = tuple(said.get("asked", ())) or (("(unknown)",) if network and said.get("error") is None else ())
-    return Answer(**told, shut_off=shut_off, network=asked)
+    return CleanAnswer(**told, shut_off=shut_off, network=asked)
 
 
 def _failed(answer: Path) -> bool:

@@ -10,10 +10,10 @@ import pandas as pd
 from kbuild.answers import Tolerance, compare, compare_texts
 from kbuild.errors import RecordingError
 from kbuild.recording.changes import advise_copies, warn_of
-from kbuild.recording.clean_check import Answer
+from kbuild.recording.clean_check import CleanAnswer
 from kbuild.recording.example import is_chosen
 from kbuild.recording.input.delivery import deliver, find_change
-from kbuild.recording.saving import Asked, Draft
+from kbuild.recording.saving import Draft, SavedAnswer
 
 _STATE_HINT = (
     "see that the inference pipeline uses no index of its rows, no state that lasts from call to call (a global, a "
@@ -25,7 +25,7 @@ class OtherThanInTraining(RecordingError):
     """What the clean process found, of which putting imports off might be the cause."""
 
 
-def tell_open(answer: Answer) -> tuple[str, ...]:
+def tell_open(answer: CleanAnswer) -> tuple[str, ...]:
     """What the check could not see, where the machine gives it no root of its own, and what an image needs besides."""
     told = []
     if answer.shut_off is not None:
@@ -35,7 +35,7 @@ def tell_open(answer: Answer) -> tuple[str, ...]:
     return tuple(told)
 
 
-def tell_columns(draft: Draft, asked: Asked | None) -> tuple[str, ...]:
+def tell_columns(draft: Draft, asked: SavedAnswer | None) -> tuple[str, ...]:
     """Which columns of the input the pipeline reads, where it was seen not to read them all."""
     known = draft.example.known
     if asked is None or not asked.read or not isinstance(known, pd.DataFrame) or is_chosen(draft.log_model_kwargs):
@@ -49,7 +49,7 @@ def tell_columns(draft: Draft, asked: Asked | None) -> tuple[str, ...]:
     )
 
 
-def compare_own(draft: Draft, asked: Asked | None, tolerance: Tolerance) -> None:
+def compare_own(draft: Draft, asked: SavedAnswer | None, tolerance: Tolerance) -> None:
     """The pipeline's own answer with that of the saved model to the request, and that with its second, if there is one.
 
     The first two are also two calls of the same nodes in one process: what they keep between calls shows.
@@ -90,7 +90,7 @@ def compare_own(draft: Draft, asked: Asked | None, tolerance: Tolerance) -> None
     )
 
 
-def advise(answer: Answer) -> str:
+def advise(answer: CleanAnswer) -> str:
     """What to do about an error that the clean process met."""
     if answer.file is not None and answer.missing is None:
         inside = "/code/" in answer.file
@@ -107,7 +107,7 @@ def advise(answer: Answer) -> str:
     return "what it imports must be in the project's package or in a package that it names"
 
 
-def compare_clean(asked: Asked | None, answer: Answer, tolerance: Tolerance) -> None:
+def compare_clean(asked: SavedAnswer | None, answer: CleanAnswer, tolerance: Tolerance) -> None:
     if asked is None or answer.response is None:
         return
     fault = compare_texts(asked.response, answer.response, tolerance).fault

@@ -17,7 +17,7 @@ from typing import Any
 from kbuild._version import __version__
 from kbuild.answers import DEFAULT, Tolerance, compare_texts
 from kbuild.errors import RecordingError
-from kbuild.recording.changes import Change, WatchedPlan, watch
+from kbuild.recording.changes import Mutation, WatchedPlan, watch
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
 from kbuild.recording.run.git import GitState
@@ -130,7 +130,7 @@ def _make_metadata(draft: Draft) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class SavedAnswer:
     """The saved model's answer to the request; ``again`` to the same a second time, None where that was not needed.
 
     ``changes`` are what its nodes did meanwhile to values that others see too.
@@ -138,14 +138,14 @@ class Asked:
 
     response: str
     again: str | None = None
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Mutation, ...] = ()
     # Columns of the table that was asked with, where it was seen which are read.
     read: tuple[Hashable, ...] | None = None
 
 
 def record_prediction(
     saved: Path, values: Mapping[str, Any], *, own: str | None, watched: bool, twice: bool
-) -> Asked | None:
+) -> SavedAnswer | None:
     """Ask the saved model as the scoring server would, and keep the response beside the request, byte for byte.
 
     ``values`` are its artifacts, loaded already from the very files that it has copies of: they are not loaded again.
@@ -186,7 +186,7 @@ def record_prediction(
     finally:
         sys.path = path
     (saved / RECORDED_PREDICTION).write_text(response, encoding="utf-8")
-    return Asked(response=response, again=again, changes=changes, read=read)
+    return SavedAnswer(response=response, again=again, changes=changes, read=read)
 
 
 def _ask_observed(ask: Callable[[], str], plan: WatchedPlan, own: str | None) -> str:

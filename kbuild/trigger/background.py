@@ -26,7 +26,7 @@ _PATIENCE, _INTERVAL = 3600.0, 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class JobStep:
     """One program; ``{image}`` in ``argv`` becomes what the step called image printed last."""
 
     name: str
@@ -39,7 +39,7 @@ class Job:
 
     run_id: str
     cwd: str
-    steps: tuple[Step, ...]
+    steps: tuple[JobStep, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ def read_job(path: Path) -> Job:
     """Read what ``start_job`` wrote; raises TriggerFailed."""
     try:
         value = json.loads(path.read_bytes())
-        steps = tuple(Step(name=step["name"], argv=tuple(step["argv"])) for step in value["steps"])
+        steps = tuple(JobStep(name=step["name"], argv=tuple(step["argv"])) for step in value["steps"])
         return Job(run_id=value["run_id"], cwd=value["cwd"], steps=steps)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TriggerFailed(f"{path} is no job of kbuild: {error}") from error
@@ -121,12 +121,12 @@ def ask_mlflow(run_id: str, tracking_uri: str | None = None) -> str:
         raise TriggerFailed(f"the MLflow tracking server does not tell of run {run_id}: {error.message}") from error
 
 
-def make_local_steps(model_uri: str, trigger: LocalTrigger, *, lockfile: Path, env: str | None) -> list[Step]:
+def make_local_steps(model_uri: str, trigger: LocalTrigger, *, lockfile: Path, env: str | None) -> list[JobStep]:
     """Lock, image, verify, audit, push: what is wrong is found before anybody can pull it."""
     chosen = () if env is None else ("--env", env)
 
-    def make(name: str, *argv: str) -> Step:
-        return Step(name=name, argv=(*KBUILD, *argv, *chosen))
+    def make(name: str, *argv: str) -> JobStep:
+        return JobStep(name=name, argv=(*KBUILD, *argv, *chosen))
 
     steps = [
         make("lock", "lock", model_uri, "--output", str(lockfile)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kbuild.errors import DeliveryFailed, KbuildError, TriggerFailed
 from kbuild.process import Runner, Starter
-from kbuild.trigger.background import KBUILD, Job, Started, Step, make_local_steps, start_job
+from kbuild.trigger.background import KBUILD, Job, JobStep, Started, make_local_steps, start_job
 from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.outbox import Message, Outbox
 from kbuild.trigger.send import send
@@ -63,13 +63,15 @@ def fire(trigger: Trigger, event: TrainingEvent, site: Site, *, ended: bool) -> 
             argv = tuple(map(event.fill, trigger.argv))
             if trigger.wait:
                 return _run_command(argv, event, site)
-            started = _background(event, site, [Step(name="command", argv=argv)])
+            started = _background(event, site, [JobStep(name="command", argv=argv)])
             return f"{argv[0]} runs in the background: process {started.pid}, log {started.log}"
         case _:
             message = site.outbox.put(trigger.kind, event)
             if not ended:
                 chosen = () if event.env is None else ("--env", event.env)
-                started = _background(event, site, [Step(name="flush", argv=(*KBUILD, "trigger", "--flush", *chosen))])
+                started = _background(
+                    event, site, [JobStep(name="flush", argv=(*KBUILD, "trigger", "--flush", *chosen))]
+                )
                 return f"{trigger.kind} is told once the run ends: process {started.pid}, log {started.log}"
             return _tell(message, site)
 
@@ -130,7 +132,7 @@ def _deliver(message: Message, site: Site) -> KbuildError | None:
     return None
 
 
-def _background(event: TrainingEvent, site: Site, steps: list[Step]) -> Started:
+def _background(event: TrainingEvent, site: Site, steps: list[JobStep]) -> Started:
     job = Job(run_id=event.run_id, cwd=str(site.project), steps=tuple(steps))
     return start_job(
         job, site.state / _JOBS, name=event.run_id, environ=make_environment(event, site), start=site.start

@@ -21,7 +21,7 @@ _FAR = 20.0  # seconds after which a port that nobody listens at is taken for an
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class ServerAnswer:
     """A response: HTTP status and the body's bytes."""
 
     status: int
@@ -67,7 +67,7 @@ def wait_until_ready(
     )
 
 
-def post_invocations(url: str, body: bytes, *, timeout: float = 60.0) -> Answer:
+def post_invocations(url: str, body: bytes, *, timeout: float = 60.0) -> ServerAnswer:
     """POST a JSON body to ``/invocations``; raises ContainerFailed when nothing answers within ``timeout`` seconds."""
     try:
         response = _session().post(
@@ -75,7 +75,7 @@ def post_invocations(url: str, body: bytes, *, timeout: float = 60.0) -> Answer:
         )
     except requests.RequestException as error:
         raise ContainerFailed(f"/invocations does not answer: {' '.join(str(error).split())}") from error
-    return Answer(status=response.status_code, body=response.content)
+    return ServerAnswer(status=response.status_code, body=response.content)
 
 
 def _session() -> requests.Session:

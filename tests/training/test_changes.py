@@ -16,7 +16,7 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance, compare_texts
 from kbuild.errors import RecordingError
-from kbuild.recording.changes import Change, WatchedPlan
+from kbuild.recording.changes import Mutation, WatchedPlan
 from kbuild.recording.record import record_model
 from kbuild.served.calls import make_steps
 from kbuild.training.pipeline_ml import pipeline_ml_factory
@@ -47,7 +47,7 @@ def in_place(table: Any, mapping: Any) -> Any:
 
 
 class Found(NamedTuple):
-    changes: tuple[Change, ...]
+    changes: tuple[Mutation, ...]
     same_answer: bool
 
 
@@ -72,8 +72,8 @@ def find(func: Callable[..., Any], *more: Any, copy_mode: Any = "assign", mappin
     return Found(plan.changes, True)
 
 
-def shared(name: str = "mapping") -> Change:
-    return Change(node="changer", dataset=name, shared=True)
+def shared(name: str = "mapping") -> Mutation:
+    return Mutation(node="changer", dataset=name, shared=True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_reading_is_no_change() -> None:
 def test_a_requests_own_input_may_be_changed_unless_it_is_read_again() -> None:
     assert find(add_column).changes == ()
     again = node(lambda table, first: len(table.columns), ["table", "first"], "width", name="again")
-    assert find(add_column, again).changes == (Change(node="changer", dataset="table", shared=False),)
+    assert find(add_column, again).changes == (Mutation(node="changer", dataset="table", shared=False),)
     assert find(add_column, again, copy_mode={"table": "deepcopy"}).changes == ()
 
 
@@ -123,7 +123,7 @@ def test_what_is_handed_on_is_watched_while_others_read_it() -> None:
 
     spoiler = node(spoil, "first", "sums", name="spoiler")
     reader = node(lambda first, sums: first, ["first", "sums"], "last", name="reader")
-    assert find(read, spoiler, reader).changes == (Change(node="spoiler", dataset="first", shared=False),)
+    assert find(read, spoiler, reader).changes == (Mutation(node="spoiler", dataset="first", shared=False),)
     assert find(read, spoiler).changes == ()
 
 

@@ -272,10 +272,10 @@ def test_hidden_files_and_metadata_travel(tmp_path: Path, monkeypatch: pytest.Mo
 def test_advice_names_the_file() -> None:
     from kbuild.recording.judged import advise
 
-    assert "conf.txt" in advise(clean_check.Answer(error="x", kind="FileNotFoundError", file="/a/conf.txt"))
-    assert "code_paths" in advise(clean_check.Answer(error="x", kind="FileNotFoundError", file="/m/code/p/a.txt"))
-    assert "params:" in advise(clean_check.Answer(error="x", kind="KeyError"))
-    assert "imports" in advise(clean_check.Answer(error="x", kind="ValueError"))
+    assert "conf.txt" in advise(clean_check.CleanAnswer(error="x", kind="FileNotFoundError", file="/a/conf.txt"))
+    assert "code_paths" in advise(clean_check.CleanAnswer(error="x", kind="FileNotFoundError", file="/m/code/p/a.txt"))
+    assert "params:" in advise(clean_check.CleanAnswer(error="x", kind="KeyError"))
+    assert "imports" in advise(clean_check.CleanAnswer(error="x", kind="ValueError"))
 
 
 def test_module_is_named(package: ModuleType) -> None:

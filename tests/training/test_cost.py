@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline, node
 from kedro_datasets.pickle.pickle_dataset import PickleDataset
 
 from kbuild.recording import record
-from kbuild.recording.clean_check import RECORDED_PREDICTION, Answer
+from kbuild.recording.clean_check import RECORDED_PREDICTION, CleanAnswer
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,9 +65,9 @@ def test_three_answers_take_three_runs_and_each_file_is_loaded_twice_here(
     bound = pipeline_ml_factory(Pipeline([node(fit, "x", "model")]), Pipeline([node(score, ["x", "model"], "y")]), "x")
     held: list[int] = []
 
-    def ask(saved: Path, **_: Any) -> Answer:
+    def ask(saved: Path, **_: Any) -> CleanAnswer:
         held.append(Fitted.held)
-        return Answer(response=(saved / RECORDED_PREDICTION).read_text("utf-8"))
+        return CleanAnswer(response=(saved / RECORDED_PREDICTION).read_text("utf-8"))
 
     monkeypatch.setattr(record, "ask_in_clean_process", ask)
     DONE.clear()

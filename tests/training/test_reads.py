@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kbuild.errors import RecordingError
 from kbuild.recording import record
-from kbuild.recording.clean_check import RECORDED_PREDICTION, Answer
+from kbuild.recording.clean_check import RECORDED_PREDICTION, CleanAnswer
 from kbuild.recording.input.reads import observe, plain
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 
@@ -114,7 +114,9 @@ def trusts_the_type(table: Any, factor: float) -> Any:
 def keep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, func: Any, signature: str) -> tuple[Any, Path]:
     """The model of a pipeline of one node, its recorded answer standing for the clean process's."""
     monkeypatch.setattr(
-        record, "ask_in_clean_process", lambda saved, **_: Answer(response=(saved / RECORDED_PREDICTION).read_text())
+        record,
+        "ask_in_clean_process",
+        lambda saved, **_: CleanAnswer(response=(saved / RECORDED_PREDICTION).read_text()),
     )
     catalog = DataCatalog({"table": MemoryDataset(TABLE), "factor": MemoryDataset(2.0)})
     bound = pipeline_ml_factory(

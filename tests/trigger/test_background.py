@@ -9,12 +9,12 @@ import pytest
 from kbuild.errors import TriggerFailed
 from kbuild.process import Completed
 from kbuild.trigger import background
-from kbuild.trigger.background import Job, Step, main, read_job, run_job
+from kbuild.trigger.background import Job, JobStep, main, read_job, run_job
 
 JOB = Job(
     run_id="r",
     cwd="/",
-    steps=(Step(name="image", argv=("build",)), Step(name="verify", argv=("verify", "{image}", "{other}"))),
+    steps=(JobStep(name="image", argv=("build",)), JobStep(name="verify", argv=("verify", "{image}", "{other}"))),
 )
 
 

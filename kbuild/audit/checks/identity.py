@@ -36,7 +36,7 @@ _REPOSITORIES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class PackageLookup:
     """A package to look up; ``package`` is None where no certain name is known, ``based`` for one of the base image.
 
     ``parts`` are the installed parts of it where they have other names.
@@ -50,11 +50,11 @@ class Asked:
     parts: tuple[str, ...] = ()
 
 
-def asked_packages(subject: Subject) -> list[Asked]:
+def asked_packages(subject: Subject) -> list[PackageLookup]:
     """Every package of the lock, and of the distribution below it where the image is part of the audit."""
     entries = () if subject.lock is None else subject.lock.unique()
     asked = [
-        Asked(where=each.where, name=each.name, version=each.version, package=identify(each, subject))
+        PackageLookup(where=each.where, name=each.name, version=each.version, package=identify(each, subject))
         for each in entries
     ]
     base = None if subject.image is None else subject.image.base
@@ -64,7 +64,9 @@ def asked_packages(subject: Subject) -> list[Asked]:
         package = PackageVersion(ecosystem=base.ecosystem, name=each.name, version=each.version)
         parts = tuple(part for part in each.parts if part != each.name)
         asked.append(
-            Asked(where=each.where, name=each.name, version=each.version, package=package, based=True, parts=parts)
+            PackageLookup(
+                where=each.where, name=each.name, version=each.version, package=package, based=True, parts=parts
+            )
         )
     return asked
 

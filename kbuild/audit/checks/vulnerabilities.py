@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from kbuild.audit.checks.identity import Asked, asked_packages
+from kbuild.audit.checks.identity import PackageLookup, asked_packages
 from kbuild.audit.finding import SEVERITIES, UNFIXED_ID, CheckResult, Finding, Source, Unchecked
 from kbuild.audit.severity import UNKNOWN, read_severity
 from kbuild.audit.sources.advisories import AdvisoryDatabase
@@ -84,7 +84,7 @@ class VulnerabilityCheck:
             notes=tuple(self._notes()),
         )
 
-    def _look_up(self, entry: Asked, package: PackageVersion | None) -> tuple[list[Finding], list[Unchecked]]:
+    def _look_up(self, entry: PackageLookup, package: PackageVersion | None) -> tuple[list[Finding], list[Unchecked]]:
         if package is None:
             reason = "it is a conda package, of which no advisories exist; its name in other sources is not known"
             return [], [self._unchecked(entry.where, reason, _ACCEPT)]
@@ -134,7 +134,7 @@ class VulnerabilityCheck:
             self._down[service.name] = answer.reason
         return answer
 
-    def _count(self, record: Mapping[str, Any], entry: Asked, package: PackageVersion) -> Iterator[Finding]:
+    def _count(self, record: Mapping[str, Any], entry: PackageLookup, package: PackageVersion) -> Iterator[Finding]:
         """The finding that a record of this version is, unless the distribution calls it no security matter."""
         if is_unimportant(record, package):
             self._unimportant.setdefault(entry.where, []).append(str(record["id"]))
@@ -182,7 +182,7 @@ class VulnerabilityCheck:
 _ACCEPT = "give advisories that cover it, or accept it for a time with an ignore of id unchecked in [tool.kbuild.audit]"
 
 
-def _from_record(record: Mapping[str, Any], entry: Asked, package: PackageVersion) -> Finding:
+def _from_record(record: Mapping[str, Any], entry: PackageLookup, package: PackageVersion) -> Finding:
     summary = str(record.get("summary") or record.get("details") or "")
     fixed = fixed_versions(record, package)
     return Finding(
@@ -204,7 +204,7 @@ def _aliases(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({*map(str, record.get("aliases") or ()), *(upstream if len(upstream) == 1 else ())}))
 
 
-def _from_service(found: Vulnerability, entry: Asked, service: str) -> Finding:
+def _from_service(found: Vulnerability, entry: PackageLookup, service: str) -> Finding:
     return Finding(
         id=found.id,
         check="vulnerabilities",
@@ -222,7 +222,7 @@ def _evidence(summary: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _remedy(entry: Asked, fixed: Sequence[str]) -> str:
+def _remedy(entry: PackageLookup, fixed: Sequence[str]) -> str:
     if entry.based and fixed:
         return f"take a base with {entry.name} {fixed[0]} or later: train again, or name one with kbuild image --base"
     if entry.based:

@@ -34,7 +34,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class ModelDiff:
     """Changes by part, in the order of ``PARTS``; ``packages_from`` tells what the packages were read from."""
 
     before: str
@@ -66,7 +66,7 @@ class Difference:
         return "\n".join(lines) + "\n"
 
 
-def compare(before: Side, after: Side) -> Difference:
+def compare(before: Side, after: Side) -> ModelDiff:
     """Packages are compared by the locks when both have one, else by the versions recorded in training."""
     if before.lock is not None and after.lock is not None:
         packages_from = "locks"
@@ -81,7 +81,7 @@ def compare(before: Side, after: Side) -> Difference:
         "artifacts": _changes(_files(before.bundle, code=False), _files(after.bundle, code=False)),
         "signature": _changes(_signature(before.bundle), _signature(after.bundle)),
     }
-    return Difference(
+    return ModelDiff(
         before=before.reference,
         after=after.reference,
         packages_from=packages_from,

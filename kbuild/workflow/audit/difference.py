@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from kbuild.audit.lockview import LockView, view_lock
-from kbuild.audit.report.compare import Difference, Side, compare
+from kbuild.audit.report.compare import ModelDiff, Side, compare
 from kbuild.cache.scratch import work_folder
 from kbuild.environment.lockfile import RUN_FOLDER
 from kbuild.environment.locking.kept import LOCKFILE_NAME
@@ -20,7 +20,7 @@ _PARAMETER = re.compile(r"artifacts/params_(?P<name>[^/]+)\.json")
 _MAX_PARAMETER = 1 << 16
 
 
-def compare_models(before: ModelReference, after: ModelReference, tools: Tools) -> Difference:
+def compare_models(before: ModelReference, after: ModelReference, tools: Tools) -> ModelDiff:
     """What differs between two models and their runs. Raises what fetching them does."""
     with (
         work_folder(tools.cache, "diff-") as folder,
