@@ -198,7 +198,7 @@ def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distributi
         name=canonicalize_name(str(metadata.get("Name") or posixpath.basename(info).partition("-")[0])),
         version=str(metadata.get("Version") or ""),
         path=info,
-        license=_license(metadata),
+        license=stated_licence(metadata),
         changed=tuple(sorted(changed)),
         missing=tuple(sorted(missing)),
     )
@@ -224,7 +224,8 @@ def _decoded(encoded: str) -> Digest | None:
         return None
 
 
-def _license(metadata: email.message.Message) -> str | None:
+def stated_licence(metadata: email.message.Message) -> str | None:
+    """The licence that a distribution's METADATA states, in its own words."""
     expression = metadata.get("License-Expression")
     if expression:
         return str(expression).strip()

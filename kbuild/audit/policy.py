@@ -11,13 +11,14 @@ from typing import Any, Literal, cast
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.finding import SEVERITIES, UNCHECKED_ID, UNFIXED_ID, Finding, Severity, Unchecked
+from kbuild.audit.licences import LicencePolicy, parse_licence_policy
 from kbuild.errors import ConfigurationError
 
 ServiceName = Literal["all", "pypi", "osv", "none"]
 SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
 _TEXTS = ("advisories", "fail-on", "osv-url", "pypi-url", "service")
 _LISTS = ("allowed-channels", "allowed-indexes")
-_KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "max-advisory-age")
+_KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "licences", "max-advisory-age")
 _SHOWN = 3
 _PICKLED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.([A-Za-z_]\w*|\*)")
 _IGNORE_KEYS = ("id", "package", "reason", "expires", "justification")
@@ -90,6 +91,7 @@ class Policy:
     max_advisory_age: int = 90
     ignores: tuple[Ignore, ...] = ()
     allowed_pickles: tuple[AllowedPickle, ...] = ()
+    licences: LicencePolicy | None = None
 
 
 def join_policies(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> Policy:
@@ -125,6 +127,7 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
     if not isinstance(listed, list):
         faults.append("ignore has to be a list of tables")
         listed = []
+    licences = parse_licence_policy(table.get("licences"), faults)
     pickles = _allowed_pickles(table.get("allowed-pickles", []), faults)
     ignores = [_ignore(each, f"ignore[{number}]", source, faults) for number, each in enumerate(listed)]
     if faults:
@@ -143,6 +146,7 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
         max_advisory_age=age,
         ignores=tuple(ignore for ignore in ignores if ignore is not None),
         allowed_pickles=pickles,
+        licences=licences,
     )
 
 

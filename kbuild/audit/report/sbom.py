@@ -196,6 +196,7 @@ def _distributed(package: InstalledPackage, base: ImageBase) -> Component:
             version=package.version,
             qualifiers={name: value for name, value in stated.items() if value},
         ),
+        licenses=[] if package.license is None else [_license(package.license)],
         properties=[Property(name="kbuild:base:part", value=part) for part in package.parts],
     )
 

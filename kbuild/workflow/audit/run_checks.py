@@ -12,6 +12,7 @@ import requests
 from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.checks.image import BaseCheck, ImageCheck
 from kbuild.audit.checks.integrity import IntegrityCheck
+from kbuild.audit.checks.licences import LicenceCheck
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.checks.releases import Lookup, ReleaseCheck
 from kbuild.audit.checks.secrets import SecretCheck
@@ -100,6 +101,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
         SecretCheck(),
         ReleaseCheck(_lookup(request, network)),
         PickleCheck(downloads=downloads, allowed=tuple(each.name for each in policy.allowed_pickles)),
+        *([] if policy.licences is None else [LicenceCheck(policy.licences, downloads=downloads)]),
     ]
 
 

@@ -1,0 +1,171 @@
+"""Licences: what is read of what packages state, and what a policy says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.audit.base_facts import read_base
+from kbuild.audit.checks.licences import LicenceCheck
+from kbuild.audit.licences import LicencePolicy, parse_licence_policy, read_debian_copyright, read_licence
+from kbuild.audit.policy import parse_policy
+from kbuild.audit.subject import Subject
+from kbuild.errors import ConfigurationError
+
+
+def policy(**table: Any) -> LicencePolicy:
+    faults: list[str] = []
+    found = parse_licence_policy(table, faults)
+    assert not faults and found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stated", "expression"),
+    [
+        ("MIT", "MIT"),
+        ("mit or apache-2.0", "MIT OR Apache-2.0"),
+        ("GPL-2.0+", "GPL-2.0-or-later"),
+        ("BSD 3-Clause License", "BSD-3-Clause"),
+        ("Apache License, Version 2.0", "Apache-2.0"),
+        ("Apache Software License", "Apache-2.0"),
+        ("Mozilla Public License 2.0 (MPL 2.0)", "MPL-2.0"),
+        ("ISC License (ISCL)", "ISC"),
+        ("GNU Lesser General Public License v3 or later (LGPLv3+)", "LGPL-3.0-or-later"),
+        ("Python Software Foundation License", "PSF-2.0"),
+        ("MIT License AND Apache Software License", "MIT AND Apache-2.0"),
+        ("BSD License", "BSD-2-Clause AND BSD-3-Clause"),
+        ("GPL", "GPL-1.0-or-later"),
+        ("MIT License", "MIT"),
+        ("see LICENSE.txt", None),
+        ("Proprietary", None),
+        ("MIT AND see LICENSE", None),
+        ("(MIT OR", None),
+    ],
+)
+def test_what_packages_state(stated: str, expression: str | None) -> None:
+    assert read_licence(stated) == expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "allow", "deny", "kept"),
+    [
+        ("MIT", ["MIT"], [], True),
+        ("Zlib", ["MIT"], [], False),
+        ("MIT OR GPL-3.0-only", ["MIT"], [], True),
+        ("MIT AND GPL-3.0-only", ["MIT"], [], False),
+        ("MIT AND GPL-3.0-only", [], ["GPL-3.0-only"], False),
+        ("MIT OR GPL-3.0-only", [], ["GPL-3.0-only"], True),
+        ("GPL-3.0-only WITH GCC-exception-3.1", [], ["GPL-3.0-only"], False),
+        ("GPL-3.0-only WITH GCC-exception-3.1", ["GPL-3.0-only WITH GCC-exception-3.1"], ["GPL-3.0-only"], True),
+        ("GPL-3.0-only WITH GCC-exception-3.1", ["GPL-3.0-only"], [], True),
+        ("LicenseRef-own", ["MIT"], [], None),
+        ("LicenseRef-own", [], ["MIT"], None),
+        ("LicenseRef-own", ["LicenseRef-own"], [], True),
+        ("LicenseRef-own OR MIT", ["MIT"], [], True),
+        ("LicenseRef-own AND GPL-3.0-only", ["MIT"], [], False),
+    ],
+)
+def test_what_a_policy_says(expression: str, allow: list[str], deny: list[str], kept: bool | None) -> None:
+    assert policy(allow=allow, deny=deny).judge(expression) is kept
+
+
+def test_debians_copyright_files() -> None:
+    """Their short names and their comma are DEP-5's own."""
+    text = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: x
+
+Files: *
+Copyright: 1995 A
+License: GPL-2+ or Artistic, and Expat
+ The text: of it
+ .
+ License: GPL-3
+
+Files: y/*
+Copyright: B
+License: LGPL-2.1+ with OpenSSL exception
+
+License: GPL-2+
+ On Debian systems …
+"""
+    found = read_debian_copyright(text.encode())
+    assert found is not None
+    assert policy(allow=["GPL-2.0-or-later", "LGPL-2.1-or-later", "MIT"]).judge(found) is True
+    assert policy(allow=["Artistic-1.0", "LGPL-2.1-or-later", "MIT"]).judge(found) is True
+    assert policy(allow=["GPL-2.0-or-later", "LGPL-2.1-or-later"]).judge(found) is False
+    assert policy(deny=["LGPL-2.1-or-later"]).judge(found) is False
+    odd = text.replace("License: LGPL-2.1+ with OpenSSL exception", "License: as is")
+    assert policy(deny=["GPL-3.0-only"]).judge(str(read_debian_copyright(odd.encode()))) is None
+    assert read_debian_copyright(b"This package was debianized by C. License: MIT") is None
+    assert read_debian_copyright(text.replace("\nLicense: LGPL", "\nComment: LGPL").encode()) is None
+
+
+def test_the_bases_packages_have_the_licences_of_their_parts() -> None:
+    status = (
+        b"Package: liba1\nSource: a\nVersion: 1\n\nPackage: a-doc\nSource: a\nVersion: 1\n\nPackage: b\nVersion: 1\n"
+    )
+    form = b"Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: Zlib\n"
+    base = read_base(
+        {
+            "var/lib/dpkg/status": status,
+            "etc/os-release": b"ID=debian\nVERSION_ID=12\n",
+            "usr/share/doc/liba1/copyright": form,
+            "usr/share/doc/b/changelog": form,
+        }
+    )
+    assert [(each.name, each.license) for each in base.packages] == [("a", "(Zlib)"), ("b", None)]
+    apk = read_base({"lib/apk/db/installed": b"P:musl\nV:1\nL:MIT\n", "etc/os-release": b"ID=wolfi\n"})
+    assert [(each.name, each.license) for each in apk.packages] == [("musl", "MIT")]
+
+
+def wheel(folder: Path, name: str, metadata: str) -> dict[str, Any]:
+    """A wheel in the cache of downloads, and what the lock says of it."""
+    path = folder / f"{name}-1-py3-none-any.whl"
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}-1.dist-info/METADATA", f"Name: {name}\nVersion: 1\n{metadata}\n")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / digest).mkdir()
+    path.rename(folder / digest / path.name)
+    return {"hash": {"sha256": digest}, "url": f"https://files.example/{path.name}"}
+
+
+def test_locked_wheels_say_it_and_what_nobody_says_is_unchecked(
+    make_lock: Any, make_entry: Any, tmp_path: Path
+) -> None:
+    downloads = tmp_path / "downloads"
+    changed = wheel(downloads, "changed", "License: MIT")
+    next((downloads / changed["hash"]["sha256"]).iterdir()).write_bytes(b"another")
+    lock = make_lock(
+        make_entry("good", "1", **wheel(downloads, "good", "License-Expression: MIT OR GPL-3.0-only")),
+        make_entry("bad", "1", **wheel(downloads, "bad", "License: GPLv3")),
+        make_entry("old", "1", **wheel(downloads, "old", "Classifier: License :: OSI Approved :: MIT License")),
+        make_entry("none", "1", **wheel(downloads, "none", "Summary: x")),
+        make_entry("read_by_us", "1"),
+        make_entry("changed", "1", **changed),
+        make_entry("away", "1", "conda"),
+    )
+    rules = policy(allow=["MIT"], packages={"Read-by.us": "MIT"})
+    result = LicenceCheck(rules, downloads=downloads).run(Subject(reference="l", kind="lock", lock=lock))
+    assert [(each.id, each.where) for each in result.findings] == [("licence", "pip:bad")]
+    assert "GPL-3.0-only" in result.findings[0].evidence
+    assert {each.where for each in result.unchecked} == {"pip:none", "pip:changed", "conda:away"}
+    assert result.looked_at == 7
+
+
+def test_faults_of_the_policy_are_told() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_policy({"licences": {"allow": ["MIT License"], "deny": "GPL", "packages": {"x": "("}, "forbid": []}})
+    for fault in (
+        "licences.forbid is unknown",
+        "licences.allow: 'MIT License' is no SPDX expression",
+        "licences.deny has to be a list of SPDX expressions",
+        "licences.packages.x: '(' is no SPDX expression",
+    ):
+        assert fault in caught.value.message
+    assert parse_policy({}).licences is None
