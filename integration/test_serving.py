@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ import requests
 from engines import free_port, only_one, require
 from servers import SERVING_TESTS, environ, ours, theirs
 from tool import BIN, Trained, running
+
+from kbuild.audit.finding import CheckResult, Finding, Severity
+from kbuild.audit.policy import Policy
+from kbuild.audit.report.page import page
+from kbuild.audit.report.report import make_report
+from kbuild.audit.report.sbom import make_sbom
+from kbuild.audit.subject import Subject
 
 JSON = {"Content-Type": "application/json"}
 FLAGS = [
@@ -199,6 +207,47 @@ def browser(driver: str, profile: Path) -> Iterator[Any]:
         yield command
     finally:
         requests.delete(session, timeout=30)
+
+
+def test_the_page_of_an_audit_is_filtered_in_a_browser(driver: str, tmp_path: Path) -> None:
+    """And the browser has nothing to complain of: no script of another, nothing to load."""
+    names: list[tuple[str, Severity, str]] = [
+        ("jinja2", "high", "vulnerabilities"),
+        ("six", "medium", "drift"),
+        ("numpy", "critical", "lock"),
+    ]
+    found = [
+        Finding(id=f"F-{name}", check=check, severity=severity, where=f"pip:{name}", evidence="<b>e", remedy="r")
+        for name, severity, check in names
+    ]
+    subject = Subject(reference="models:/<i>m</i>/1", kind="model")
+    result = CheckResult(check="lock", findings=tuple(found))
+    report = make_report(subject, [result], Policy(), today=date(2026, 11, 28), fail_on="low")
+    (tmp_path / "audit.html").write_text(page([(report, json.loads(make_sbom(subject, report)))], "findings"))
+    with browser(driver, tmp_path / "profile") as do:
+        do("POST", "/url", {"url": (tmp_path / "audit.html").as_uri()})
+
+        def shown() -> list[str]:
+            script = (
+                "return [...document.querySelectorAll('tr.finding')].filter(r => r.offsetHeight).map(r => r.innerText)"
+            )
+            rows = do("POST", "/execute/sync", {"script": script, "args": []})
+            return [name for name, *_ in names if any(name in row for row in rows)]
+
+        def press(selector: str, keys: str | None = None) -> None:
+            (element,) = do("POST", "/element", {"using": "css selector", "value": selector}).values()
+            act, body = ("click", {}) if keys is None else ("value", {"text": keys})
+            do("POST", f"/element/{element}/{act}", body)
+
+        assert shown() == ["jinja2", "six", "numpy"]
+        press("input[value=critical]")
+        assert shown() == ["jinja2", "six"]
+        press("input[value=drift]")
+        assert shown() == ["six"]
+        press("input[value=drift]")
+        press("#words", "JINJA")
+        assert shown() == ["jinja2"]
+        assert do("POST", "/se/log", {"type": "browser"}) == []
 
 
 def test_a_person_tries_the_model_in_a_browser(trained_model: Path, driver: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from kbuild.audit.report.openvex import openvex
+from kbuild.audit.report.page import page
 from kbuild.audit.report.plain import plain_json
 from kbuild.audit.report.report import FORMAT
 from kbuild.audit.report.sarif import sarif
@@ -16,7 +17,7 @@ from kbuild.audit.report.text import cell, code, markdown, summary, summary_tabl
 from kbuild.errors import KbuildError
 from kbuild.workflow.audit.request import Audited
 
-FORMATS = ("table", "json", "markdown", "sarif", "cyclonedx", "spdx", "openvex")
+FORMATS = ("table", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "openvex")
 OF_ONE = frozenset({"cyclonedx", "spdx", "openvex"})
 """The formats whose documents are each about one model."""
 
@@ -29,6 +30,8 @@ def render(audited: Audited, form: str, *, to_terminal: bool) -> str | None:
         return plain_json(audited.report.to_json())
     if form == "markdown":
         return markdown(audited.report)
+    if form == "html":
+        return page([(audited.report, json.loads(audited.sbom))], audited.report.verdict)
     if form == "sarif":
         return sarif([audited.report])
     if form == "cyclonedx":
@@ -53,6 +56,9 @@ def render_all(results: Results, form: str) -> str:
             "errors": errors,
         }
         return plain_json(value)
+    if form == "html":
+        audits = [(each.report, json.loads(each.sbom)) for _, each in results if isinstance(each, Audited)]
+        return page(audits, worst_of(results)[0], failed)
     if form == "sarif":
         return sarif(reports, failed)
     rows = [(text, _line(result)) for text, result in results]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from datetime import date
+from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
 
@@ -18,6 +20,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.report.openvex import openvex
+from kbuild.audit.report.page import page
 from kbuild.audit.report.report import AuditReport, make_report
 from kbuild.audit.report.sarif import sarif
 from kbuild.audit.report.sbom import make_sbom
@@ -171,3 +174,65 @@ def test_the_sbom_says_what_it_is_not_the_whole_of(subject: Subject, report: Aud
     edited = replace(report.findings[0], id="lock-edited", check="lock", where="conda-lock.yml", version=None)
     found = json.loads(make_sbom(subject, replace(report, findings=(edited,))))["compositions"]
     assert [each["aggregate"] for each in found] == ["incomplete", "incomplete"]
+
+
+class Read(HTMLParser):
+    """A page as a browser takes it: its elements' attributes by tag, and what stands in cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: dict[str, list[dict[str, str | None]]] = defaultdict(list)
+        self.said = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag].append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+def test_the_page_is_whole_in_itself_and_nothing_of_an_input_is_markup(subject: Subject, report: AuditReport) -> None:
+    nasty = replace(report, reference=f"models:/<img src=x onerror=alert(1)>{ESCAPE}/1")
+    sbom = json.loads(make_sbom(subject, report))
+    text = page([(nasty, sbom), (report, sbom)], "findings", [("models:/gone/1", f"<b>{ESCAPE}</b>")])
+    assert not set(text) & set("\x1b\x07\u202e\u2028")
+    read = Read(text)
+    assert len(read.tags["script"]) == 1 and read.tags["script"] == [{}]
+    assert not read.tags["img"] and not read.tags["link"]
+    for attributes in (each for found in read.tags.values() for each in found):
+        assert "src" not in attributes and (attributes.get("href") or "#").startswith("#")
+    [policy] = [each["content"] for each in read.tags["meta"] if each.get("http-equiv") == "Content-Security-Policy"]
+    assert str(policy).startswith("default-src 'none'")
+    assert "<img src=x" in read.said and "PYSEC-1" in read.said and "CVE-1" in read.said
+    rows = [each for each in read.tags["tr"] if each.get("class") == "finding"]
+    assert [(each["data-severity"], each["data-check"]) for each in rows] == [
+        ("high", "vulnerabilities"),
+        ("medium", "pickles"),
+    ] * 2
+
+
+def test_the_page_says_how_a_package_came_in(make_lock: Any, make_entry: Any, report: AuditReport) -> None:
+    """By the fewest steps: flask needs jinja2, and so does what flask needs."""
+    lock = make_lock(
+        make_entry("flask", "3", dependencies={"jinja2": "", "between": ""}),
+        make_entry("between", "1", dependencies={"jinja2": ""}),
+        make_entry("jinja2", "2.4.1"),
+    )
+    subject = Subject(reference="model", kind="lock", lock=lock)
+    text = page([(report, json.loads(make_sbom(subject, report)))], "findings")
+    said = " ".join(Read(text).said.split())
+    assert "model → flask 3 → jinja2 2.4.1" in said
+
+
+def test_the_page_groups_what_is_the_same_of_many(report: AuditReport, subject: Subject) -> None:
+    many = [
+        replace(
+            report.findings[0], id="lock-hash", check="lock", where=f"pip:p{number}", evidence=f"pip:p{number} has none"
+        )
+        for number in range(361)
+    ]
+    found = replace(report, findings=tuple(many))
+    text = page([(found, json.loads(make_sbom(subject, found)))], "findings")
+    assert len([each for each in Read(text).tags["tr"] if each.get("class") == "finding"]) == 1
+    assert "and 358 more" in text and "pip:p360" in text

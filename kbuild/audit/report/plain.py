@@ -20,14 +20,15 @@ def plain(text: str) -> str:
 
 def plain_json(value: Any) -> str:
     """A JSON document in which every text is plain: also what a reader takes out of it, and shows."""
-    return json.dumps(_plain_value(value), indent=2) + "\n"
+    return json.dumps(plain_value(value), indent=2) + "\n"
 
 
-def _plain_value(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """The same value with plain texts; tuples become lists."""
     if isinstance(value, dict):
-        return {plain(str(key)): _plain_value(each) for key, each in value.items()}
+        return {plain(str(key)): plain_value(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain_value(each) for each in value]
+        return [plain_value(each) for each in value]
     return plain(value) if isinstance(value, str) else value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -29,7 +29,8 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditReport:
-    """``digests`` are those of the lock, the model and the image, as far as they were audited.
+    """``digests`` are those of the lock, the model and the image, as far as they were audited; ``sizes`` in bytes, an
+    image's as it is unpacked.
 
     ``expired`` are ignores whose day has passed: what they covered counts again; ``lapsed`` are those of them that
     would have covered something. ``unused`` covered nothing.
@@ -40,6 +41,7 @@ class AuditReport:
     date: datetime.date
     fail_on: Severity
     digests: tuple[tuple[str, str], ...]
+    sizes: tuple[tuple[str, int], ...] = ()
     checks: tuple[tuple[str, int], ...]
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
@@ -78,6 +80,7 @@ class AuditReport:
             "fail_on": self.fail_on,
             "counts": self.counts(),
             "digests": dict(self.digests),
+            "sizes": dict(self.sizes),
             "checks": [{"id": check, "looked_at": number} for check, number in self.checks],
             "findings": [_item(finding) for finding in self.findings],
             "unchecked": [_item(each) for each in self.unchecked],
@@ -119,6 +122,7 @@ def make_report(
         date=today,
         fail_on=fail_on,
         digests=tuple(_digests(subject).items()),
+        sizes=tuple(_sizes(subject)),
         checks=tuple((result.check, result.looked_at) for result in results),
         findings=tuple(sorted(findings, key=_order)),
         unchecked=tuple(sorted(set(unchecked), key=lambda each: (each.check, each.where, each.reason))),
@@ -149,6 +153,13 @@ def _digests(subject: Subject) -> dict[str, str]:
         "model": None if subject.bundle is None else str(subject.bundle.digest),
     }
     return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def _sizes(subject: Subject) -> Iterator[tuple[str, int]]:
+    if subject.image is not None:
+        yield "image", sum(member.size for layer in subject.image.layers for member in layer.members)
+    if subject.bundle is not None:
+        yield "model", sum(file.size for file in subject.bundle.files)
 
 
 def _item(item: Finding | Unchecked) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
         # An id is looked for in logs and copied into policies: it stays in one piece, also where there are few columns.
         for name, ratio in (("severity", None), ("id", None), ("where", 2), ("what, and what to do", 5)):
             shown.add_column(name, ratio=ratio, overflow="fold", no_wrap=name == "id")
-        for each, places in _grouped(report.findings):
+        for each, places in grouped(report.findings):
             what = _text(_evidence(each, places)).append(plain(f"\n→ {each.remedy}"), style="dim")
             severity = Text(each.severity, style=_STYLES[each.severity])
             shown.add_row(severity, _text(each.id), _text(_listed(places)), what)
@@ -61,7 +61,7 @@ def markdown(report: AuditReport) -> str:
     lines = [f"### kbuild audit: {cell(summary(report))}", "", f"`{code(report.reference)}`, {report.date}", ""]
     if report.findings:
         lines += ["| severity | id | where | evidence | remedy |", "|---|---|---|---|---|"]
-        for each, places in _grouped(report.findings):
+        for each, places in grouped(report.findings):
             cells = (each.severity, each.id, _listed(places), _evidence(each, places), each.remedy)
             lines.append(f"| {' | '.join(map(cell, cells))} |")
         lines.append("")
@@ -85,7 +85,7 @@ def _text(text: str) -> Text:
     return Text(plain(text))
 
 
-def _grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
+def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
     """Findings of one kind that say the same of many places are one row, with the places."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for each in findings:
@@ -117,31 +117,39 @@ def _evidence(finding: Finding, places: list[str]) -> str:
 
 
 def _notes(report: AuditReport) -> list[str]:
+    unchecked, accepted, others = noted(report)
+    return [*(f"not checked {each}" for each in unchecked), *(f"accepted {each}" for each in accepted), *others]
+
+
+def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
+    """What was not checked, what is accepted, and what else is to be said, each a line; the same is said once."""
     by_reason: dict[tuple[str, str, str], list[str]] = {}
     for each in report.unchecked:
         by_reason.setdefault((each.check, each.reason, each.remedy), []).append(each.where)
-    lines = [
-        f"not checked ({check}): {_listed(where)}: {reason}; {remedy}"
-        for (check, reason, remedy), where in by_reason.items()
+    unchecked = [
+        f"({check}): {_listed(where)}: {reason}; {remedy}" for (check, reason, remedy), where in by_reason.items()
     ]
     by_entry: dict[tuple[str, str, str], list[str]] = {}
-    for accepted in report.accepted:
-        name = getattr(accepted.item, "id", UNCHECKED_ID)
-        by_entry.setdefault((str(accepted.expires), name, accepted.reason), []).append(accepted.item.where)
-    lines += [
-        f"accepted until {expires}: {name} of {_listed(where)}: {reason}"
-        for (expires, name, reason), where in by_entry.items()
+    for each_accepted in report.accepted:
+        name = getattr(each_accepted.item, "id", UNCHECKED_ID)
+        key = (str(each_accepted.expires), name, each_accepted.reason)
+        by_entry.setdefault(key, []).append(each_accepted.item.where)
+    accepted = [
+        f"until {expires}: {name} of {_listed(where)}: {reason}" for (expires, name, reason), where in by_entry.items()
     ]
-    for ignore in report.expired:
-        lines.append(f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}")
-    for ignore in report.unused:
-        lines.append(f"the ignore of {ignore} covers nothing here")
-    lines += report.notes
+    others = [
+        *(
+            f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}"
+            for ignore in report.expired
+        ),
+        *(f"the ignore of {ignore} covers nothing here" for ignore in report.unused),
+        *report.notes,
+    ]
     for source in report.sources:
         dated = f", newest of {source.date}, {source.records} records" if source.date else ""
         fault = f"; {source.fault}" if source.fault else ""
-        lines.append(f"advisories: {source.name}{dated}{fault}")
-    return lines
+        others.append(f"advisories: {source.name}{dated}{fault}")
+    return unchecked, accepted, others
 
 
 def _listed(names: list[str]) -> str:

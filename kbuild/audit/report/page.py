@@ -1,0 +1,101 @@
+"""The report as one HTML page that loads nothing: models by findings, how each vulnerable package came in, a filter.
+
+The template escapes all that stands in it, and it sees plain texts only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kbuild.audit.finding import SEVERITIES
+from kbuild.audit.report.plain import plain_value
+from kbuild.audit.report.report import AuditReport
+from kbuild.audit.report.text import grouped, noted
+
+_TEMPLATE = "page.html.j2"
+_Places = Mapping[tuple[str, str], Sequence[str]]
+
+
+def page(
+    audits: Sequence[tuple[AuditReport, Mapping[str, Any]]], verdict: str, failed: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Reports, each with its CycloneDX document, which has the dependencies; ``failed`` could not be audited."""
+    environment = Environment(
+        loader=PackageLoader("kbuild.audit", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    models = [_model(*each) for each in audits]
+    values = {
+        "verdict": verdict,
+        "date": max((str(report.date) for report, _ in audits), default=""),
+        "severities": list(reversed(SEVERITIES)),
+        "size_names": sorted({name for model in models for name in model["sizes"]}),
+        "models": models,
+        "failed": failed,
+    }
+    return environment.get_template(_TEMPLATE).render(plain_value(values)) + "\n"
+
+
+def _model(report: AuditReport, sbom: Mapping[str, Any]) -> dict[str, Any]:
+    paths = _paths(sbom)
+    rows = [
+        {
+            "id": each.id,
+            "check": each.check,
+            "severity": each.severity,
+            "aliases": each.aliases,
+            "where": places,
+            "evidence": each.evidence,
+            "remedy": each.remedy,
+            "path": paths.get((each.where, each.version or ""), ()) if len(places) == 1 else (),
+        }
+        for each, places in grouped(report.findings)
+    ]
+    unchecked, accepted, others = noted(report)
+    return {
+        "reference": report.reference,
+        "verdict": report.verdict,
+        "counts": report.counts(),
+        "digests": report.digests,
+        "checks": report.checks,
+        "sizes": {name: _size(size) for name, size in report.sizes},
+        "rows": rows,
+        "unchecked": unchecked,
+        "unchecked_number": len(report.unchecked),
+        "accepted": accepted,
+        "notes": others,
+    }
+
+
+def _paths(sbom: Mapping[str, Any]) -> _Places:
+    """From the model to each package by the fewest steps, by what findings call it and its version."""
+    components = {each["bom-ref"]: each for each in sbom.get("components") or ()}
+    needs = {each["ref"]: each.get("dependsOn") or () for each in sbom.get("dependencies") or ()}
+    root = sbom["metadata"]["component"]
+    found: dict[str, tuple[str, ...]] = {root["bom-ref"]: (str(root["name"]),)}
+    waiting = deque([root["bom-ref"]])
+    while waiting:
+        here = waiting.popleft()
+        for each in needs.get(here, ()):
+            if each not in found and each in components:
+                component = components[each]
+                found[each] = (*found[here], f"{component['name']} {component['version']}")
+                waiting.append(each)
+    places = {}
+    for reference, path in found.items():
+        # References are as "pip/linux-64/six@1.17.0", "base/deb/glibc@2.36"; what needs what in a base nobody has said.
+        manager = reference.partition("/")[0]
+        if reference in components and manager != "base":
+            places[f"{manager}:{components[reference]['name']}", str(components[reference]["version"])] = path
+    return places
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
