@@ -12,7 +12,7 @@ import click
 
 from kbuild.cli.config import env_option, find_project, project_config
 from kbuild.errors import ConfigurationError
-from kbuild.init.installed import InstallSource, find_install_source, read_direct_url
+from kbuild.init.installed import InstallSource, find_install_source, find_project_install, read_direct_url
 from kbuild.init.project_files import (
     CI_KINDS,
     GITHUB,
@@ -74,6 +74,7 @@ def command(
         trigger=trigger or ("local" if is_local else "none"),
         python=python or ".".join(platform.python_version_tuple()[:2]),
         install=install or source.requirement,
+        project=find_project_install(root),
         expires=accepted_until(root) or today + _ACCEPTED,
         # Somebody's own policy stays the only one.
         policy=not any(place.startswith("pyproject.toml") for place, _ in config.audit),

@@ -105,7 +105,7 @@ class MlflowPipelineHook:
                 self._lent.callback(lend(pipeline, catalog))  # the run is theirs, and active
             elif planned is not None or tracked or settings.every_run:
                 if planned is not None:
-                    look_ahead(planned, catalog, project_path, get_package_name(), settings, wrong)
+                    look_ahead(planned, catalog, project_path, get_package_name(), config, settings, wrong)
                 elif wrong is not None:
                     raise wrong
                 self._begin(run_params, pipeline, catalog, planned, config, settings)

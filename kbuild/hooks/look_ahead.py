@@ -30,6 +30,7 @@ def look_ahead(
     catalog: Any,
     project_path: Path,
     package_name: str | None,
+    config: ProjectConfig,
     settings: TrackingSettings,
     wrong: ConfigurationError | None,
 ) -> None:
@@ -44,6 +45,7 @@ def look_ahead(
         name=settings.experiment or package_name or project_path.name,
         artifact_location=settings.artifact_location,
         package_name=package_name,
+        training=config.training,
     )
     raise_findings([*([] if wrong is None else [Finding(about="configuration", error=wrong)]), *looked.findings])
     for note in looked.notes:

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from kbuild._version import __version__
 from kbuild.errors import KbuildError
 from kbuild.process import Runner
+from kbuild.project.config import read_pyproject
 
 _NAME = "kbuild[build]"
 
@@ -32,6 +33,13 @@ class InstallSource:
     requirement: str
     local: Path | None = None
     instead: str = ""
+
+
+def find_project_install(root: Path) -> tuple[str, ...]:
+    """The arguments of pip that install a Kedro project as its templates lay it out; raises ConfigurationError."""
+    listed = ("-r", "requirements.txt") if (root / "requirements.txt").is_file() else ()
+    built = read_pyproject(root, table="project") or (root / "setup.py").is_file()
+    return (*listed, *(("-e", ".") if built else ()))
 
 
 def find_install_source(root: Path, *, run: Runner, direct_url: Mapping[str, Any] | None) -> InstallSource:

@@ -41,8 +41,8 @@ Action = Literal["created", "updated", "unchanged", "kept"]
 class InitRequest:
     """What is to be written. ``push`` is a reference with placeholders; ``install`` what pip is to install.
 
-    ``expires`` is the last day on which the policy of the audit accepts what it does; without ``policy`` it is a
-    comment.
+    ``project`` are the arguments of pip that install the project itself, for its checks. ``expires`` is the last day on
+    which the policy of the audit accepts what it does; without ``policy`` it is a comment.
     """
 
     push: str | None
@@ -50,6 +50,7 @@ class InitRequest:
     python: str
     install: str
     expires: datetime.date
+    project: tuple[str, ...] = ()
     policy: bool = True
     kinds: tuple[str, ...] = CI_KINDS
 
@@ -81,6 +82,7 @@ def make_files(request: InitRequest) -> dict[str, str]:
         "ghcr": registry == "ghcr.io",
         "python": request.python,
         "install": request.install,
+        "project": "".join(f"{each} " for each in request.project),
     }
     files = {CONFIG: make_config(request), SCRIPT: _render("job.sh.j2", values)}
     if "github" in request.kinds:

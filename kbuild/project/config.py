@@ -86,8 +86,8 @@ def read_config(root: Path, *, env: str | None = None, loader: Any = None) -> Pr
     return replace(_make_config(root, env, {**pyproject, **stated}), audit=tuple(policies))
 
 
-def read_pyproject(root: Path) -> dict[str, Any]:
-    """The ``[tool]`` tables of a folder's pyproject.toml, empty without one; raises ConfigurationError."""
+def read_pyproject(root: Path, table: str = "tool") -> dict[str, Any]:
+    """``[tool]`` or another table of a folder's pyproject.toml, empty without one; raises ConfigurationError."""
     path = root / "pyproject.toml"
     try:
         text = path.read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def read_pyproject(root: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
     try:
-        tool = tomllib.loads(text).get("tool", {})
+        tool = tomllib.loads(text).get(table, {})
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     return tool if isinstance(tool, dict) else {}
@@ -112,12 +112,13 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
     template = table.get("template")
     training = dict(table.get("training", {}))
     tags = {str(name): _text(value) for name, value in training.pop("tags", {}).items()}
+    ship = tuple(root / each for each in training.pop("ship", ()))
     names = table.get("conda-names", {})
     tolerance = Tolerance.from_json(training.pop("tolerance", None))
     return ProjectConfig(
         root=root,
         env=env,
-        training=TrainingSettings(**training, tags=tags, tolerance=tolerance),
+        training=TrainingSettings(**training, tags=tags, ship=ship, tolerance=tolerance),
         tracking=make_tracking(table.get("tracking") or {}),
         base=table.get("base"),
         template=None if template is None else root / template,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kbuild.answers import DEFAULT, Tolerance
 
@@ -17,6 +18,8 @@ class TrainingSettings:
     check: load the model and predict the example in a clean process before the run counts as logged.
     check_timeout: seconds that this check may take.
     tags: put on the MLflow run.
+    signature: "used" narrows signatures to the columns that are read, where log_model_kwargs says nothing of them.
+    ship: files and folders outside the package that models are to have.
     tolerance: how far floats of two answers may be apart and still be the same; it travels with the model.
     """
 
@@ -24,6 +27,8 @@ class TrainingSettings:
     check: bool = True
     check_timeout: float = 300.0
     tags: Mapping[str, str] = field(default_factory=dict)
+    signature: Literal["auto", "used"] = "auto"
+    ship: tuple[Path, ...] = ()
     tolerance: Tolerance = DEFAULT
 
 

@@ -101,7 +101,7 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
     if type(known) is not pd.DataFrame:
         raise RecordingError(
             f"log_model_kwargs signature 'used' is for tables, and {model.input_name!r} is a {type(known).__name__}",
-            hint="leave the signature out",
+            hint="leave the signature out, or say 'auto' there",
         )
     observed, reads = observe(known.copy())
     try:

@@ -15,6 +15,7 @@ from kbuild.recording.example import is_chosen
 from kbuild.recording.input.delivery import deliver, find_change
 from kbuild.recording.saving import Draft, SavedAnswer
 
+CHECK_OFF = "[tool.kbuild.training] check = false in pyproject.toml turns the check off"
 _STATE_HINT = (
     "see that the inference pipeline uses no index of its rows, no state that lasts from call to call (a global, a "
     "counter), no clock and no chance without a seed"
@@ -45,7 +46,7 @@ def tell_columns(draft: Draft, asked: SavedAnswer | None) -> tuple[str, ...]:
     return (
         f"The inference pipeline reads {len(asked.read)} of the {known.shape[1]} columns of {draft.model.input_name!r} "
         f"({', '.join(map(str, asked.read))}), and requests have to bring them all: "
-        "log_model_kwargs={'signature': 'used'} asks for those alone",
+        "log_model_kwargs={'signature': 'used'}, or training: {signature: used} in kbuild.yml, asks for those alone",
     )
 
 
@@ -90,15 +91,17 @@ def compare_own(draft: Draft, asked: SavedAnswer | None, tolerance: Tolerance) -
     )
 
 
-def advise(answer: CleanAnswer) -> str:
-    """What to do about an error that the clean process met."""
+def advise(answer: CleanAnswer, shippable: str | None = None) -> str:
+    """What to do about an error that the clean process met; ``shippable`` is what the project has of such a file."""
+    if shippable is not None and answer.missing is None:
+        return f"let {shippable} travel with the model, in conf/base/kbuild.yml: training: {{ship: [{shippable}]}}"
     if answer.file is not None and answer.missing is None:
         inside = "/code/" in answer.file
         where = "a place beside the code that travels" if inside else "this machine"
         return (
             f"{Path(answer.file).name} is read from {where}, where the image has no such file: put it into the "
-            "project's package, name its folder in log_model_kwargs={'code_paths': [...]}, or make it a dataset of the "
-            "catalog and an input of the node"
+            "project's package, or look for it by __file__ and name it in kbuild.yml (training: {ship: [...]}), or "
+            "make it a dataset of the catalog and an input of the node"
         )
     if answer.kind in ("ConnectionRefusedError", "gaierror", "timeout", "TimeoutError", "ConnectionError"):
         return "a server of this machine is none of the image's: make what it tells a dataset of the catalog"

@@ -20,7 +20,15 @@ from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.clean_check import RECORDED_PREDICTION, ask_in_clean_process
 from kbuild.recording.example import Example, make_example
 from kbuild.recording.input.typed import find_typed_parameters
-from kbuild.recording.judged import OtherThanInTraining, advise, compare_clean, compare_own, tell_columns, tell_open
+from kbuild.recording.judged import (
+    CHECK_OFF,
+    OtherThanInTraining,
+    advise,
+    compare_clean,
+    compare_own,
+    tell_columns,
+    tell_open,
+)
 from kbuild.recording.log import log_checked_files
 from kbuild.recording.mlflow_run import quiet_mlflow
 from kbuild.recording.own import OwnRun
@@ -28,6 +36,7 @@ from kbuild.recording.provenance import note_inputs
 from kbuild.recording.run.git import GitState
 from kbuild.recording.saving import Draft, record_prediction, save_model
 from kbuild.recording.shipment.closure import find_owners, pin
+from kbuild.recording.shipment.extra import name_shippable, place_extra
 from kbuild.recording.shipment.pinning import make_environment
 from kbuild.recording.shipment.shipping import (
     Shipment,
@@ -38,9 +47,9 @@ from kbuild.recording.shipment.shipping import (
     stage_code,
     tell_kedro,
 )
-from kbuild.recording.shipment.tracing import find_pickled_modules
+from kbuild.recording.shipment.tracing import find_model_modules
 from kbuild.training.artifacts import Settled, settle_inputs
-from kbuild.training.described import find_dataset, is_partitioned
+from kbuild.training.described import find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.training.staleness import check_fresh
@@ -48,6 +57,10 @@ from kbuild.training.staleness import check_fresh
 _logger = logging.getLogger(__name__)
 # How often a package may be added that only loading the model showed to be needed.
 _MAX_ADDED_PACKAGES = 8
+_UNCOMPARED = (
+    "The input %r does not say what it holds, so what the model loads was not compared with what the catalog loads: "
+    "only the answers to the example were."
+)
 _ANY_HINT = (
     "see that each input of the inference pipeline loads by itself (catalog.load) and that the pipeline runs on rows "
     "of its input: kedro run --pipelines <its name>"
@@ -87,7 +100,7 @@ def record_model(
         catalog: the catalog of that run.
         run_id: the MLflow run to log to, at the tracking uri that MLflow is set to.
         package_name: the project's package, whose code travels with the model.
-        settings: rows of the example, and whether to check in a clean process.
+        settings: of the example, the check in a clean process, and what else travels.
         captured: data of in-memory datasets that the runner has released since.
         git: the project's commit, for the model's metadata.
         licence: the project's, an SPDX expression, for the same.
@@ -95,6 +108,7 @@ def record_model(
     Raises RecordingError saying why the model could not be logged whole; nothing of it is left then.
     """
     settings = settings or TrainingSettings()
+    pipeline_ml = pipeline_ml.by_default(signature=settings.signature)
     try:
         return _record(pipeline_ml, catalog, run_id, package_name, settings, captured or {}, git, licence)
     except KbuildError:
@@ -126,17 +140,13 @@ def _record(
         work = Path(folder)
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
         example, settled = _settle(model, pipeline_ml, catalog, captured, settings, work / "inputs")
-        artifacts = settled.artifacts
         for name, reason in settled.as_values.items():
             _logger.warning("The input %r goes into the model as its value, pickled: %s.", name, reason)
         for name in settled.uncompared:
-            _logger.warning(
-                "The input %r does not say what it holds, so what the model loads was not compared with what the "
-                "catalog loads: only the answers to the example were.", name,
-            )  # fmt: skip
+            _logger.warning(_UNCOMPARED, name)
         draft = Draft(
             model=model,
-            artifacts=artifacts,
+            artifacts=settled.artifacts,
             example=example,
             package_name=package_name,
             log_model_kwargs=pipeline_ml.log_model_kwargs,
@@ -145,9 +155,9 @@ def _record(
             reused=tuple(pipeline_ml.reused_names),
             tolerance=settings.tolerance,
         )
-        saved = _save_provable(draft, _find_modules(model), work, settings)
+        saved = _save_provable(draft, find_model_modules(model), work, settings)
         made = pipeline_ml.binding.made_names - set(draft.reused)
-        note_inputs(run_id, artifacts, made=made, reused=draft.reused)
+        note_inputs(run_id, settled.artifacts, made=made, reused=draft.reused)
         model_id = log_checked_files(saved.files, pipeline_ml.log_model_kwargs, run_id)
     return RecordedModel(
         run_id=run_id,
@@ -216,17 +226,6 @@ def _find_data(names: Sequence[str], catalog: Any, captured: Mapping[str, Any]) 
     return (found if len(names) > 1 else found[names[0]]), True
 
 
-def _find_modules(model: KedroPipelineModel) -> set[str]:
-    """Modules that the pickled model and its loaded inputs refer to."""
-    modules = find_pickled_modules(model)
-    for name, value in model.loaded_inputs.items():
-        # The parts of a partitioned dataset are loaded when a node asks for them.
-        # One at a time: together they need not fit into memory.
-        parts = (load() for load in value.values()) if is_partitioned(value) else (value,)
-        modules |= model.sources[name].modules.union(*map(find_pickled_modules, parts))
-    return modules
-
-
 def _save_provable(draft: Draft, modules: set[str], work: Path, settings: TrainingSettings) -> _Saved:
     """Save and check the model, without Kedro where nothing served needs it and the clean process shows as much."""
     lean = plan_shipment(modules, draft.package_name, lean=draft.model.runner is None)
@@ -235,9 +234,8 @@ def _save_provable(draft: Draft, modules: set[str], work: Path, settings: Traini
         return _save_checked(draft, lean, work, settings, told)
     whole = plan_shipment(modules, draft.package_name)
     if not settings.check or draft.example.input_example is None:
-        why = "nothing shows that the model does without it: " + (
-            "it has no input example" if settings.check else "[tool.kbuild.training] check is false"
-        )
+        reason = "it has no input example" if settings.check else "[tool.kbuild.training] check is false"
+        why = f"nothing shows that the model does without it: {reason}"
     else:
         try:
             return _save_checked(draft, lean, work / "lean", settings)
@@ -264,6 +262,7 @@ def _save_checked(
         )
         saved = work / f"model-{attempt}"
         save_model(draft, environment, code_paths, saved)
+        place_extra(settings.ship, draft.package_name, saved)
         if attempt == 0:
             twice = settings.check and draft.example.own is None
             asked = record_prediction(
@@ -295,5 +294,5 @@ def _save_checked(
         shutil.rmtree(saved)
     raise OtherThanInTraining(
         f"the model cannot be loaded and asked in a clean process: {answer.error}",
-        hint=f"{advise(answer)}; [tool.kbuild.training] check = false in pyproject.toml turns the check off",
+        hint=f"{advise(answer, name_shippable(answer.file, saved, draft.package_name))}; {CHECK_OFF}",
     )

@@ -9,6 +9,7 @@ that an inference pipeline was lost and stops the run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,12 @@ class PipelineML(Pipeline):  # type: ignore[misc]
         """Inference inputs that training makes, but not the nodes that are left after filtering; sorted."""
         made = {name.partition("@")[0] for name in self.all_outputs()}
         return sorted(name for name in self.binding.made_names if name.partition("@")[0] not in made)
+
+    def by_default(self, **log_model_kwargs: Any) -> PipelineML:
+        """The same with these arguments for MLflow's ``log_model``, where it has none of that name."""
+        given = log_model_kwargs
+        bindings = (replace(each, log_model_kwargs={**given, **each.log_model_kwargs}) for each in self._bindings)
+        return self._make(self._plain_nodes, tuple(bindings))
 
     def extract_pipeline_artifacts(
         self, catalog: Any, parameters_saving_folder: str | Path | None = None

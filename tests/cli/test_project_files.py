@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click import Context
 
 from kbuild.audit.checks.identity import identify
 from kbuild.audit.finding import Unchecked
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.policy import join_policies, parse_policy
 from kbuild.audit.subject import Subject
+from kbuild.cli.kedro_plugin import commands
 from kbuild.errors import ConfigurationError, OutputError
+from kbuild.init.installed import find_project_install
 from kbuild.init.project_files import (
     CONFIG,
     GITHUB,
@@ -77,6 +80,29 @@ def test_the_least_that_a_job_may(tmp_path: Path) -> None:
     # What an event brings must never become part of a command.
     for step in workflow["jobs"]["image"]["steps"]:
         assert "${{" not in step.get("run", "")
+
+
+def test_a_pull_request_is_checked_and_builds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
+    (tmp_path / "requirements.txt").touch()
+    project = find_project_install(tmp_path)
+    files = make_files(request(project=project))
+    workflow, gitlab = yaml.safe_load(files[GITHUB]), yaml.safe_load(files[GITLAB])
+    asked = workflow["jobs"]["check"]
+    *_, install, check = (step.get("run") for step in asked["steps"])
+    assert "pull_request" in workflow[True]  # YAML 1.1 reads "on" so
+    assert asked["if"] == "github.event_name == 'pull_request'"
+    assert workflow["jobs"]["image"]["if"] == "github.event_name != 'pull_request'"
+    assert asked["permissions"] == {"contents": "read"} and "secrets." not in str(asked)
+    assert gitlab["kbuild-check"]["rules"] == [{"if": '$CI_PIPELINE_SOURCE == "merge_request_event"'}]
+    assert gitlab["kbuild-check"]["script"] == [install, check]
+    assert shlex.split(install)[3:] == ["install", "-r", "requirements.txt", "-e", ".", "kbuild[build]"]
+    command, options = commands.commands["kbuild"], shlex.split(check)
+    assert options[:2] == ["kedro", "kbuild"]
+    assert command.get_command(Context(command), options[2]).make_context("check", options[3:]).params["skip"] == (
+        "data", "stores",
+    )  # fmt: skip
+    assert find_project_install(tmp_path / "none") == ()
 
 
 def test_a_reference_is_quoted_for_shell_and_yaml() -> None:

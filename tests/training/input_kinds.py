@@ -29,8 +29,9 @@ as it is; else MLflow's answer has to be the pipeline's own. An index of unnamed
 sent.
 
 Where the pipeline reads some of a table's columns by name, recording says which (`The inference pipeline reads 8 of the
-27 columns of …`); `log_model_kwargs={"signature": "used"}` leaves the others out of signature, example and requests, if
-the pipeline's own answer stays the same without them.
+27 columns of …`);
+`log_model_kwargs={"signature": "used"}` (for all models of a project `training: {signature: used}` in `kbuild.yml`)
+leaves the others out of signature, example and requests, if the pipeline's own answer stays the same without them.
 
 Several inputs are a list of names, `pipeline_ml_factory(training, inference, ["orders", "rates"])`: a request brings
 them by these names, `{"inputs": {"orders": [{"kind": "a", "count": 5}], "rates": [{"kind": "a", "rate": 3.0}]}}`, each

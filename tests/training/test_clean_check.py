@@ -273,7 +273,9 @@ def test_advice_names_the_file() -> None:
     from kbuild.recording.judged import advise
 
     assert "conf.txt" in advise(clean_check.CleanAnswer(error="x", kind="FileNotFoundError", file="/a/conf.txt"))
-    assert "code_paths" in advise(clean_check.CleanAnswer(error="x", kind="FileNotFoundError", file="/m/code/p/a.txt"))
+    assert "training: {ship" in advise(
+        clean_check.CleanAnswer(error="x", kind="FileNotFoundError", file="/m/code/p/a.txt")
+    )
     assert "params:" in advise(clean_check.CleanAnswer(error="x", kind="KeyError"))
     assert "imports" in advise(clean_check.CleanAnswer(error="x", kind="ValueError"))
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import KbuildError
+from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.preflight.arguments import check_arguments, check_flavors
 from kbuild.recording.preflight.code import check_code
 from kbuild.recording.preflight.finding import Finding
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
 from kbuild.recording.preflight.stores import check_artifacts, check_room, check_tracking
+from kbuild.recording.shipment.extra import check_extra
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.staleness import check_fresh
 
@@ -32,6 +34,7 @@ def examine(
     name: str,
     artifact_location: str | None = None,
     package_name: str | None,
+    training: TrainingSettings | None = None,
     data: bool = True,
     stores: bool = True,
 ) -> Looked:
@@ -40,6 +43,8 @@ def examine(
     ``name`` is the experiment's, ``artifact_location`` where a new one would keep artifacts. ``data``: files that no
     node makes have to be there; ``stores``: servers and disks are asked. Raises what has nothing to do with the model.
     """
+    training = training or TrainingSettings()
+    planned = planned.by_default(signature=training.signature)
     findings: list[Finding] = []
     try:
         check_fresh(planned.binding, planned.nodes)
@@ -52,6 +57,7 @@ def examine(
     findings += check_flavors(datasets)
     findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
     findings += check_code(planned, package_name)
+    findings += check_extra(training.ship, package_name)
     if stores:
         location, wrong = check_tracking(project_path, name, artifact_location)
         findings += wrong

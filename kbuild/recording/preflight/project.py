@@ -64,6 +64,7 @@ def check_project(
                 name=config.tracking.experiment or project.PACKAGE_NAME or project_path.name,
                 artifact_location=config.tracking.artifact_location,
                 package_name=project.PACKAGE_NAME,
+                training=config.training,
                 data=data,
                 stores=stores,
             )

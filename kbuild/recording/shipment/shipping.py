@@ -186,14 +186,14 @@ def stage_code(code: Mapping[str, Path], target: Path, changed: Mapping[Path, by
     """
     target.mkdir(parents=True, exist_ok=True)
     for place in code.values():
-        _copy(place, target / place.name)
+        copy_code(place, target / place.name)
         for source, content in (changed or {}).items():
             if source.is_relative_to(place):
                 (target / place.name / source.relative_to(place)).write_bytes(content)
     for top in code:
         _copy_metadata(top, target)
     for name, source in model_files().items():
-        _copy(source, target / name)
+        copy_code(source, target / name)
     return [str(path) for path in sorted(target.iterdir())]
 
 
@@ -231,7 +231,8 @@ def _copy_metadata(top: str, target: Path) -> None:
                 (folder / each).write_text(text, encoding="utf-8")
 
 
-def _copy(source: Path, destination: Path) -> None:
+def copy_code(source: Path, destination: Path) -> None:
+    """A file, or a folder without what is no part of a package and what holds secrets."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, destination, ignore=shutil.ignore_patterns(*_LEFT_OUT))

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
 from kbuild.errors import RecordingError
+from kbuild.training.described import is_partitioned
+
+if TYPE_CHECKING:
+    from kbuild.training.pyfunc import KedroPipelineModel
 
 
 def find_pickled_modules(value: Any) -> set[str]:
@@ -33,6 +37,16 @@ def find_pickled_modules(value: Any) -> set[str]:
     except Exception:  # noqa: BLE001 - the objects' own __reduce__ and __getstate__ may raise anything
         tracer.modules.add(type(value).__module__)
     return tracer.modules - {"builtins", "__main__"}
+
+
+def find_model_modules(model: KedroPipelineModel) -> set[str]:
+    """Modules that the pickled model and its loaded inputs refer to."""
+    modules = find_pickled_modules(model)
+    for name, value in model.loaded_inputs.items():
+        # Parts are loaded when a node asks for them, and one at a time: together they need not fit into memory.
+        parts = (load() for load in value.values()) if is_partitioned(value) else (value,)
+        modules |= model.sources[name].modules.union(*map(find_pickled_modules, parts))
+    return modules
 
 
 class _DatasetFound(Exception):
