@@ -6,7 +6,7 @@ import base64
 import datetime
 import decimal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,23 @@ def _describe_objects(label: Any, values: pd.Series) -> dict[str, Any]:
     if len(types) == 1 and (kind := _OBJECTS.get(next(iter(types)))):
         if kind == "whole":
             _check_integers(label, list(known), bool(absent.any()))
+        if kind == "clock" and (told := _untold(known)):
+            raise _refuse(label, f"of times whose text does not tell their {told}")
         return {"as": kind, **gaps}
     raise _refuse(label, f"of Python objects ({_names(types)})")
+
+
+def _untold(times: Iterable[datetime.time]) -> str | None:
+    """What ISO 8601 cannot say of a time of day: a zone whose offset depends on the day, and which of two hours it is.
+
+    Python takes such a time for equal to the one without.
+    """
+    for each in times:
+        if each.tzinfo is not None and each.utcoffset() is None:
+            return "zone"
+        if each.fold:
+            return "fold"
+    return None
 
 
 def _describe_gaps(label: Any, missing: pd.Series) -> dict[str, Any]:
