@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-# Helpers beside the tests are importable: pytest's importlib mode leaves the folder off sys.path.
-sys.path.insert(0, str(Path(__file__).parent))
+# Helpers beside the tests are importable: pytest's importlib mode leaves the folders off sys.path.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from loaded import Loaded  # noqa: E402
+
+from kbuild.recording import clean_check  # noqa: E402
+from kbuild.recording.surroundings import make_variables  # noqa: E402
 
 with warnings.catch_warnings():
     # MLflow and Kedro warn of their own type hints and dependencies while they are imported.
@@ -74,3 +82,23 @@ def store(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.chdir(path.parent)
     yield mlflow.MlflowClient(uri)
     mlflow.end_run()
+
+
+@pytest.fixture(scope="session")
+def with_mlflow() -> Iterator[Loaded]:
+    """Splits off processes that have MLflow, which takes seconds to import."""
+    with Loaded("mlflow.pyfunc", "mlflow.pyfunc.scoring_server", env={**os.environ, **make_variables()}) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def quick_check(with_mlflow: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clean process has MLflow already, and may read this machine's files: for what is made of its answers."""
+
+    def start(own: Path, script: Path, model: Path, task: dict[str, Any], *_: Any) -> Any:
+        job = own / "task.json"
+        job.write_text(json.dumps(task))
+        program = "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__')"
+        return with_mlflow.run(program, argv=(str(script), str(job)), env=make_variables(), cwd=own / "empty")
+
+    monkeypatch.setattr(clean_check, "_start_rooted", start)

@@ -196,6 +196,7 @@ def assert_nothing_is_left(store: mlflow.MlflowClient) -> None:
     assert find_models(store) == []
 
 
+@pytest.mark.usefixtures("quick_check")
 def test_a_package_that_only_the_check_finds_is_added(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def test_what_the_user_says_it_needs_is_not_added_to(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.usefixtures("quick_check")
 def test_code_that_would_not_be_in_the_image_fails_the_check(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_code_that_would_not_be_in_the_image_fails_the_check(
     assert_nothing_is_left(store)
 
 
+@pytest.mark.usefixtures("quick_check")
 def test_a_model_that_answers_otherwise_elsewhere_is_refused_by_a_tolerance_that_travels_with_it(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

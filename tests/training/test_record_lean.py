@@ -91,6 +91,7 @@ def test_the_standard_layout_is_served_without_kedro(record: Any, tmp_path: Path
     assert of_kedro(recorded) == []
 
 
+@pytest.mark.usefixtures("quick_check")
 def test_what_only_running_shows_brings_kedro_back(record: Any, tmp_path: Path) -> None:
     recorded = record("    import_module('tinyshop.pipelines.' + 'ds.pipeline')\n" + SCORE)
     with_kedro, init = files_of(recorded, tmp_path)
@@ -102,6 +103,7 @@ def test_what_only_running_shows_brings_kedro_back(record: Any, tmp_path: Path) 
     assert "No module named 'kedro'" in note
 
 
+@pytest.mark.usefixtures("quick_check")
 def test_another_answer_without_it_brings_kedro_back(record: Any, tmp_path: Path) -> None:
     recorded = record("    factors = {'factor': 1 + len([each for each in sys.modules if each == 'kedro'])}\n" + SCORE)
     with_kedro, _ = files_of(recorded, tmp_path)
