@@ -28,7 +28,14 @@ from kbuild.platform import Platform, host_platform
 from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, whole_context
-from kbuild.workflow.prepare import ImageRequest, fetch_model, lock_environment, prepare
+from kbuild.workflow.prepare import (
+    ImageRequest,
+    Prepared,
+    download_packages,
+    fetch_model,
+    lock_environment,
+    prepare,
+)
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 
@@ -102,6 +109,8 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         missing = [each for each in prepared if built[each.platform] is None]
         for each in missing:
             each.check_base()
+            if request.template.file is None:  # which may install more
+                _check_modules(each, tools)
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
             done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
         every = {platform: image or done[platform] for platform, image in built.items()}
@@ -123,6 +132,27 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             untold = write_verdict(every[host_platform()], str(verified.verdict), tools.store)
             result = replace(result, untagged=result.untagged or untold)
     return replace(result, yanked=tuple(yanked), verified=verified)
+
+
+def _check_modules(prepared: Prepared, tools: Tools) -> None:
+    """Raises InvalidModel for a model whose own code is not all there."""
+    from kbuild.image.packages.environment import PREFIX
+    from kbuild.image.packages.lost_modules import check_modules
+
+    packages = prepared.locked.lockfile.for_platform(prepared.platform)
+    environment = prepared.stage.environment
+
+    def wheels() -> list[Path]:
+        wanted = [package for package in packages if package.manager == "pip"]
+        return list(download_packages(prepared.locked, wanted, tools).values())
+
+    def others() -> list[str]:
+        missing = environment.missing((), ())
+        downloads = download_packages(prepared.locked, missing, tools) if missing else {}
+        found = environment.interpreter(downloads).glob(f"{PREFIX.lstrip('/')}/lib/python*/site-packages/*")
+        return [path.name.partition(".")[0] for path in found]
+
+    check_modules(prepared.bundle, [package.name for package in packages], wheels, others)
 
 
 def _check_no_credentials(bundle: ModelBundle) -> None:

@@ -57,6 +57,25 @@ def edit_lock(world: World, change: object) -> None:
     world.lockfile.write_text(yaml.safe_dump(document), "utf-8")
 
 
+def test_a_model_without_its_own_code_is_told_before_it_is_built(world: World) -> None:
+    """As MLflow stores a model of functions of the project's package that was logged without ``code_paths``."""
+    model = world.store.models[world.model]
+    described = yaml.safe_load((model / "MLmodel").read_text("utf-8"))
+    described["flavors"]["python_function"]["python_model"] = "python_model.pkl"
+    (model / "MLmodel").write_text(yaml.safe_dump(described), "utf-8")
+    # Protocol 0 has a line each for module and name: those of wheels, of the standard library, and of nobody.
+    names = (b"two main", b"one.inner f", b"collections OrderedDict", b"kbuild.training.pyfunc X", b"churn.nodes score")
+    pickled = b"(" + b"".join(b"c%s\n%s\n" % tuple(name.split()) for name in names) + b"t."
+    (model / "python_model.pkl").write_bytes(pickled)
+    with pytest.raises(InvalidModel, match="the model imports churn, which neither its code") as caught:
+        build(world)
+    assert 'code_paths=["src/churn"]' in (caught.value.hint or "")
+    assert not any((world.tools.cache / "images").rglob("index.json"))
+    (model / "code").mkdir()
+    (model / "code/churn.py").write_text("def score(): ...\n", "utf-8")
+    assert not build(world).reused
+
+
 def test_every_file_of_the_image_is_where_it_comes_from(bare_world: World) -> None:
     image = read_image(build(bare_world).layout)
     model = image.below("opt/model")
