@@ -1,4 +1,4 @@
-"""F8: the command line, the only floor that prints, asks or exits."""
+"""F9: the command line, the only floor that prints, asks or exits."""
 
 from __future__ import annotations
 

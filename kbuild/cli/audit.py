@@ -11,15 +11,17 @@ from typing import Any
 
 import click
 
+from kbuild.api.find import REGISTRY_FORM, existing_image
+from kbuild.api.project import ProjectConfig
+from kbuild.api.request import LockOptions, make_lock_request
+from kbuild.api.session import take_model
 from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES, Ignore, Policy, join_policies
 from kbuild.audit.report.report import report_schema
 from kbuild.cache.folder import using_cache
 from kbuild.cli.audit_formats import FORMATS, OF_ONE, render, render_all, worst_of
-from kbuild.cli.config import ProjectConfig, env_option
-from kbuild.cli.find import REGISTRY_FORM, existing_image
-from kbuild.cli.options import complete_either, complete_image, make_tools, platform_option, take_model
-from kbuild.cli.request import LockOptions, make_lock_request
+from kbuild.cli.config import env_option
+from kbuild.cli.options import complete_either, complete_image, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import (
     AuditFindings,

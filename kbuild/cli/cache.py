@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from kbuild.api.session import cache_limit
 from kbuild.cache.damage import damaged
 from kbuild.cache.entries import KINDS, list_cache
 from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import parse_size
 from kbuild.cache.prune import prune_cache
-from kbuild.cli.options import cache_folder, cache_limit, json_option
+from kbuild.cli.options import cache_folder, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
 from kbuild.model.kept import is_damaged_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.config import find_project
+from kbuild.api.project import find_project
 from kbuild.cli.options import json_option
 from kbuild.errors import PreflightFailed
 from kbuild.recording.preflight.project import Checked, check_project

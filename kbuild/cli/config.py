@@ -1,15 +1,12 @@
-"""The project that a command is started in: its configuration and the MLflow store."""
+"""The project that a command is started in."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from kbuild.audit.policy import join_policies
-from kbuild.project.config import ProjectConfig as ProjectConfig
-from kbuild.project.config import read_config, read_pyproject
+from kbuild.api.project import ProjectConfig, read_project_config
 
 _ENV = "kbuild.env"
 
@@ -34,44 +31,3 @@ def project_config() -> ProjectConfig:
     """Of the project the command was started in, in the environment that ``--env`` names."""
     context = click.get_current_context(silent=True)
     return read_project_config(Path.cwd(), None if context is None else context.meta.get(_ENV))
-
-
-def read_project_config(start: Path, env: str | None = None) -> ProjectConfig:
-    """Of the nearest folder upwards from ``start`` with a Kedro project or a ``[tool.kbuild]``.
-
-    ``env`` is a Kedro environment, conf/local by default. Raises ConfigurationError for keys or values that cannot be.
-    """
-    root = find_project(start)
-    if root is None:
-        return ProjectConfig(env=env)
-    config = read_config(root, env=env)
-    # Told by every command: a job gets to its audit only after it has built.
-    join_policies(config.audit)
-    return config
-
-
-def find_project(start: Path) -> Path | None:
-    """The nearest folder upwards whose pyproject.toml has a ``[tool.kedro]`` or a ``[tool.kbuild]``, else None."""
-    return next((each for each in (start, *start.parents) if {"kbuild", "kedro"} & read_pyproject(each).keys()), None)
-
-
-def project_name(config: ProjectConfig) -> str | None:
-    """What training names its runs' source: the package's name, else the folder's; None outside of a project."""
-    if config.root is None:
-        return None
-    package = read_pyproject(config.root).get("kedro", {}).get("package_name")
-    return package if isinstance(package, str) else config.root.name
-
-
-def tracking_uri(config: ProjectConfig, start: Path) -> str:
-    """MLflow's own variable, else the store the project's training hook writes to, else MLflow's default."""
-    stated = os.environ.get("MLFLOW_TRACKING_URI")
-    if stated:
-        return stated
-    for folder in (config.root, start):
-        if folder is not None and (folder / "mlflow.db").is_file():
-            return f"sqlite:///{folder / 'mlflow.db'}"
-    for folder in (config.root, start):
-        if folder is not None and (folder / "mlruns").is_dir():
-            return str(folder / "mlruns")
-    return f"sqlite:///{(config.root or start) / 'mlflow.db'}"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.config import ProjectConfig
+from kbuild.api.project import ProjectConfig
+from kbuild.api.request import make_image_request
+from kbuild.api.session import cache_limit
 from kbuild.cli.extras import check_extra
-from kbuild.cli.options import cache_folder, cache_limit, engine_option, json_option
-from kbuild.cli.request import make_image_request
+from kbuild.cli.options import cache_folder, engine_option, json_option
 from kbuild.cli.show import Show
 from kbuild.model.fetch import MlflowStore
 from kbuild.process import run

@@ -6,10 +6,11 @@ import json
 
 import click
 
+from kbuild.api.find import existing_image
+from kbuild.api.session import take_model
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
-from kbuild.cli.find import existing_image
-from kbuild.cli.options import complete_either, json_option, make_tools, platform_option, take_model
+from kbuild.cli.options import complete_either, json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.image.compare.diff import diff_images
 from kbuild.model.model_reference import ModelReference

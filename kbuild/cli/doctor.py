@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.config import ProjectConfig, env_option, find_project, project_config, tracking_uri
+from kbuild.api.project import ProjectConfig, find_project, tracking_uri
+from kbuild.cli.config import env_option, project_config
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.doctor.checks import Examined, Patient, examine
 from kbuild.errors import ConfigurationError, EnvironmentUnfit

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from kbuild.api.request import BuildOptions, make_image_request
+from kbuild.api.session import take_model
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.options import (
     build_options,
@@ -19,9 +21,7 @@ from kbuild.cli.options import (
     json_option,
     make_tools,
     optional_model_argument,
-    take_model,
 )
-from kbuild.cli.request import BuildOptions, make_image_request
 from kbuild.cli.show import Show
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow import PATIENCE, Delivery, ImageResult, Tools, build_image, check_name

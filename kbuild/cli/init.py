@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.config import env_option, find_project, project_config
+from kbuild.api.project import find_project
+from kbuild.cli.config import env_option, project_config
 from kbuild.errors import ConfigurationError
 from kbuild.init.installed import InstallSource, find_install_source, find_project_install, read_direct_url
 from kbuild.init.project_files import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from kbuild.api.find import REGISTRY_FORM, existing_image
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
-from kbuild.cli.find import REGISTRY_FORM, existing_image
 from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ImageNotFound

@@ -8,15 +8,9 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import (
-    base_option,
-    json_option,
-    lock_options,
-    make_tools,
-    optional_model_argument,
-    take_model,
-)
-from kbuild.cli.request import LockOptions, make_lock_request
+from kbuild.api.request import LockOptions, make_lock_request
+from kbuild.api.session import take_model
+from kbuild.cli.options import base_option, json_option, lock_options, make_tools, optional_model_argument
 from kbuild.cli.show import Show
 from kbuild.workflow import lock_model
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kbuild.cli.config import find_project
+from kbuild.api.project import find_project
 from kbuild.errors import ConfigurationError
 from kbuild.recording.modelify import ModelifyRequest, modelify
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import platformdirs
 
-from kbuild.cache.folder import own_folder
-from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
-from kbuild.cli.config import ProjectConfig, env_option, project_config, project_name, tracking_uri
+from kbuild.api import session
+from kbuild.api.project import ProjectConfig
+from kbuild.cli.config import env_option, project_config
 from kbuild.cli.show import Show
-from kbuild.errors import ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
-from kbuild.files import expand_home
-from kbuild.image.oci.image_reference import ImageReference
-from kbuild.model.model_reference import FORMS, ModelReference
-from kbuild.model.shorthand import LATEST
-from kbuild.model.store import open_store
 from kbuild.plan.render import DEFAULT_INSTALL_BASE
 from kbuild.platform import Platform
-from kbuild.process import run
 from kbuild.workflow import Tools
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -166,68 +157,9 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
 def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     """The workflow's tools for the folder the command was started in."""
     config = project_config()
-    uri = tracking_uri(config, Path.cwd())
-    store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None, cache=cache_folder())
-    return Tools(store=store, run=run, cache=cache_folder(), cache_limit=cache_limit(), phases=show), config
-
-
-def take_model(text: str | None, tools: Tools, config: ProjectConfig, show: Show) -> str:
-    """The reference that is meant: nothing is the newest trained run, and a run's name or its id's beginning will do.
-
-    Says which run was taken. Raises InvalidReference for a text that cannot be any of these, and ModelNotFound,
-    AmbiguousModel or RunWithoutModel.
-    """
-    if text is not None:
-        try:
-            ModelReference.parse(text)
-        except InvalidReference:
-            if not text.strip() or ":/" in text or text.startswith("file:") or expand_home(text).is_dir():
-                raise
-        else:
-            return text
-    project = project_name(config)
-    if text is None and project is None:
-        # The newest of a team's whole server is most likely somebody else's.
-        raise ModelNotFound("this folder is in no Kedro project, whose newest model would be taken", hint=FORMS)
-    try:
-        choice = tools.store.choose(LATEST if text is None else text.strip(), project=project)
-    except TrackingUnavailable as error:
-        if text is None or not _reads_as_image(text):
-            raise
-        raise ImageNotFound(
-            f"{text!r} is no image built here; whether it names a run cannot be told: {error.message}", hint=error.hint
-        ) from error
-    if choice.foreign:
-        # Whoever asks for quiet still has to know that this is not their own.
-        show.complain(f"taking {choice.told}", style="yellow")
-    else:
-        show.say(f"taking {choice.told}")
-    return choice.reference
-
-
-def _reads_as_image(text: str) -> bool:
-    """Whether a text has the form NAME:TAG or NAME@DIGEST of an image."""
-    try:
-        reference = ImageReference.parse(text)
-    except InvalidReference:
-        return False
-    return reference.tag is not None or reference.digest is not None
+    return session.make_tools(config, show), config
 
 
 def cache_folder() -> Path:
-    """``KBUILD_CACHE_DIR``, else the user's cache folder; this user's own in it where others may write to that.
-
-    Raises OutputError as ``own_folder`` does.
-    """
-    stated = os.environ.get("KBUILD_CACHE_DIR")
-    # Without "..", but through the links that the user wants it through.
-    absolute = os.path.abspath(stated) if stated else platformdirs.user_cache_dir("kbuild")  # noqa: PTH100
-    folder, is_new = own_folder(Path(absolute))
-    if is_new:
-        click.echo(f"others may write to the cache {absolute}: kbuild keeps its files in {folder}", err=True)
-    return folder
-
-
-def cache_limit() -> int:
-    """Bytes the cache may hold: ``KBUILD_CACHE_LIMIT``; raises ConfigurationError."""
-    return parse_size(os.environ.get("KBUILD_CACHE_LIMIT") or str(DEFAULT_LIMIT))
+    """See ``session.cache_folder``; tells on stderr."""
+    return session.cache_folder(lambda text: click.echo(text, err=True))

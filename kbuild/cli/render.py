@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from kbuild.cli.options import build_options, make_tools, optional_model_argument, take_model
-from kbuild.cli.request import BuildOptions, make_image_request
+from kbuild.api.request import BuildOptions, make_image_request
+from kbuild.api.session import take_model
+from kbuild.cli.options import build_options, make_tools, optional_model_argument
 from kbuild.cli.show import Show
 from kbuild.image.base.choice import parse_base
 from kbuild.plan.build_plan import BASE_CONTEXT, BuildPlan

@@ -14,9 +14,9 @@ from types import FrameType
 
 import click
 
+from kbuild.api.find import found_image
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
-from kbuild.cli.find import found_image
 from kbuild.cli.options import image_argument, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import ContainerFailed

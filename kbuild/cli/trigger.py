@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.config import env_option, project_config, tracking_uri
+from kbuild.api.project import tracking_uri
+from kbuild.cli.config import env_option, project_config
 from kbuild.errors import ConfigurationError, DeliveryFailed, KbuildError, SignatureRefused, TriggerFailed
 from kbuild.hooks.start_trigger import make_site
 from kbuild.trigger.event import parse_event

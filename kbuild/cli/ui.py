@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from kbuild.cli.config import env_option, project_config, tracking_uri
+from kbuild.api.project import tracking_uri
+from kbuild.cli.config import env_option, project_config
 from kbuild.errors import TrackingUnavailable
 from kbuild.tracking.preflight import without_credentials
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 
 from kbuild.answers import EXACT, Tolerance
+from kbuild.api.find import existing_index, found_image
+from kbuild.api.project import ProjectConfig
 from kbuild.cache.folder import using_cache
-from kbuild.cli.config import ProjectConfig, env_option
-from kbuild.cli.find import existing_index, found_image
+from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
@@ -86,7 +87,7 @@ def command(
     show = Show()
     tools, config = make_tools(show)
     if rebuild:
-        from kbuild.cli.rebuild import rebuild as build_again
+        from kbuild.api.rebuild import rebuild as build_again
 
         def again(built: BuiltImage) -> RebuildReport:
             report = build_again(

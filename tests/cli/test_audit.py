@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
+from kbuild.api.project import read_project_config
 from kbuild.cache.prune import prune_cache
 from kbuild.cli.audit import FORMATS, command
-from kbuild.cli.config import read_project_config
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs

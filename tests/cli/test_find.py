@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.cli import find
-from kbuild.cli.request import make_image_request
+from kbuild.api import find
+from kbuild.api.request import make_image_request
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.project.config import ProjectConfig
 

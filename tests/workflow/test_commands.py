@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from world import HOST, MODEL_ID, RUN_ID, World, make_world
 
 from kbuild.answers import EXACT, Tolerance
+from kbuild.api import rebuild
 from kbuild.cache.entries import list_cache
-from kbuild.cli import rebuild
 from kbuild.cli.app import cli
 from kbuild.digest import Digest
 from kbuild.errors import (
@@ -59,7 +59,7 @@ def kbuild(shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(shared.tools.cache))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///not-there.db")
     monkeypatch.setenv("KBUILD_VERIFY", "0")  # the world's images hold nothing that runs
-    monkeypatch.setattr("kbuild.cli.options.open_store", lambda *_, **__: shared.store)
+    monkeypatch.setattr("kbuild.api.session.open_store", lambda *_, **__: shared.store)
     monkeypatch.chdir(tmp_path)
     shared.store.tags.clear()
 

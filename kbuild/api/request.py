@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
-from kbuild.cli.config import ProjectConfig
 from kbuild.conda_names import read_names
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, LabelError

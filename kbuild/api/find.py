@@ -9,12 +9,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kbuild.api.project import ProjectConfig
+from kbuild.api.request import BuildOptions, make_image_request
+from kbuild.api.session import Voice, take_model
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import work_folder
-from kbuild.cli.config import ProjectConfig
-from kbuild.cli.options import take_model
-from kbuild.cli.request import BuildOptions, make_image_request
-from kbuild.cli.show import Show
 from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference, ModelNotFound, RegistryError
 from kbuild.files import expand_home
 from kbuild.image.engine import BuiltImage
@@ -34,7 +33,7 @@ REGISTRY_FORM = "one of a registry is named as kbuild image --push prints it: RE
 
 @contextmanager
 def found_image(
-    text: str | None, tools: Tools, config: ProjectConfig, show: Show, platform: Platform | None = None
+    text: str | None, tools: Tools, config: ProjectConfig, voice: Voice, platform: Platform | None = None
 ) -> Iterator[tuple[BuiltImage, ImageReference]]:
     """The image that ``text`` names and a name for it; a model is built with default options if it was not yet.
 
@@ -49,7 +48,7 @@ def found_image(
             yield found
             return
         try:
-            model = take_model(text, tools, config, show)
+            model = take_model(text, tools, config, voice)
         except (InvalidReference, ModelNotFound) as error:
             if text is None:
                 raise

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import zstandard
 
+from kbuild.api.project import ProjectConfig
+from kbuild.api.request import BuildOptions, make_image_request
+from kbuild.api.session import Voice
 from kbuild.cache.scratch import work_folder
-from kbuild.cli.config import ProjectConfig
-from kbuild.cli.request import BuildOptions, make_image_request
-from kbuild.cli.show import Show
 from kbuild.errors import InvalidModel
 from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import read_bundle
@@ -25,7 +25,7 @@ def rebuild(
     image: BuiltImage,
     tools: Tools,
     config: ProjectConfig,
-    show: Show,
+    voice: Voice,
     *,
     reuse_downloads: bool,
     model: Path | None = None,
@@ -45,7 +45,7 @@ def rebuild(
         )
     with work_folder(tools.cache, "work-rebuild-") as clean:
         if reuse_downloads:
-            with show("check") as progress:
+            with voice("check") as progress:
                 progress.tell(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
         kept = carry_pins(tools.cache, clean, claims) if model is not None else None
         options = BuildOptions(
@@ -68,7 +68,7 @@ def rebuild(
             "zlib": zlib.ZLIB_RUNTIME_VERSION,
             "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
         }
-        with show("compare") as progress:
+        with voice("compare") as progress:
             return judge(
                 image,
                 result.image,
@@ -76,5 +76,5 @@ def rebuild(
                 progress,
                 versions=versions,
                 reused_downloads=reuse_downloads,
-                seconds=dict(show.seconds),
+                seconds=dict(voice.seconds),
             )

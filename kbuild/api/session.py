@@ -1,0 +1,106 @@
+"""What work is done with, and which model a text means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import platformdirs
+
+from kbuild.api.project import ProjectConfig, project_name, tracking_uri
+from kbuild.cache.folder import own_folder
+from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
+from kbuild.errors import ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
+from kbuild.files import expand_home
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.model.model_reference import FORMS, ModelReference
+from kbuild.model.shorthand import LATEST
+from kbuild.model.store import open_store
+from kbuild.process import run
+from kbuild.workflow import Phases, Tools
+
+
+class Voice(Phases, Protocol):
+    """Tells somebody how the work goes: a terminal, a log, nobody."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each phase took so far."""
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """One line, of interest to who listens."""
+
+    def complain(self, text: str, *, style: str = "red") -> None:
+        """One line about what went wrong or was not done, for whoever wants quiet too."""
+
+
+def make_tools(config: ProjectConfig, voice: Voice) -> Tools:
+    """The workflow's tools for the folder that this process is in."""
+    uri = tracking_uri(config, Path.cwd())
+    cache = cache_folder(voice.complain)
+    store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None, cache=cache)
+    return Tools(store=store, run=run, cache=cache, cache_limit=cache_limit(), phases=voice)
+
+
+def take_model(text: str | None, tools: Tools, config: ProjectConfig, voice: Voice) -> str:
+    """The reference that is meant: nothing is the newest trained run, and a run's name or its id's beginning will do.
+
+    Says which run was taken. Raises InvalidReference for a text that cannot be any of these, and ModelNotFound,
+    AmbiguousModel or RunWithoutModel.
+    """
+    if text is not None:
+        try:
+            ModelReference.parse(text)
+        except InvalidReference:
+            if not text.strip() or ":/" in text or text.startswith("file:") or expand_home(text).is_dir():
+                raise
+        else:
+            return text
+    project = project_name(config)
+    if text is None and project is None:
+        # The newest of a team's whole server is most likely somebody else's.
+        raise ModelNotFound("this folder is in no Kedro project, whose newest model would be taken", hint=FORMS)
+    try:
+        choice = tools.store.choose(LATEST if text is None else text.strip(), project=project)
+    except TrackingUnavailable as error:
+        if text is None or not _reads_as_image(text):
+            raise
+        raise ImageNotFound(
+            f"{text!r} is no image built here; whether it names a run cannot be told: {error.message}", hint=error.hint
+        ) from error
+    if choice.foreign:
+        # Whoever asks for quiet still has to know that this is not their own.
+        voice.complain(f"taking {choice.told}", style="yellow")
+    else:
+        voice.say(f"taking {choice.told}")
+    return choice.reference
+
+
+def _reads_as_image(text: str) -> bool:
+    """Whether a text has the form NAME:TAG or NAME@DIGEST of an image."""
+    try:
+        reference = ImageReference.parse(text)
+    except InvalidReference:
+        return False
+    return reference.tag is not None or reference.digest is not None
+
+
+def cache_folder(tell: Callable[[str], object]) -> Path:
+    """``KBUILD_CACHE_DIR``, else the user's cache folder; this user's own in it where others may write to that.
+
+    Raises OutputError as ``own_folder`` does.
+    """
+    stated = os.environ.get("KBUILD_CACHE_DIR")
+    # Without "..", but through the links that the user wants it through.
+    absolute = os.path.abspath(stated) if stated else platformdirs.user_cache_dir("kbuild")  # noqa: PTH100
+    folder, is_new = own_folder(Path(absolute))
+    if is_new:
+        tell(f"others may write to the cache {absolute}: kbuild keeps its files in {folder}")
+    return folder
+
+
+def cache_limit() -> int:
+    """Bytes the cache may hold: ``KBUILD_CACHE_LIMIT``; raises ConfigurationError."""
+    return parse_size(os.environ.get("KBUILD_CACHE_LIMIT") or str(DEFAULT_LIMIT))
