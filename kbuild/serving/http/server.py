@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from kbuild.serving.answer.model import ServedModel, load_model
 from kbuild.serving.http.asgi import ServingApp
+from kbuild.serving.http.front import make_front
 from kbuild.serving.http.listening import LoadingAnswers, listen
 from kbuild.serving.http.server_settings import Settings
 from kbuild.serving.http.supervisor import Supervisor
@@ -80,8 +81,9 @@ def _work(
 
     from kbuild.serving.http.protocol import make_protocol
 
+    app = ServingApp(model, settings, metrics, replace_me=replace_me)
     config = uvicorn.Config(
-        ServingApp(model, settings, metrics, replace_me=replace_me),
+        make_front(app, root_path=settings.root_path, origins=settings.origins),
         loop="asyncio",
         http=make_protocol(settings.timeout),
         lifespan="on",

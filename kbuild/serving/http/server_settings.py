@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ class Settings:
     ``workers`` are processes, ``threads`` predict in each of them, and ``queue`` requests wait in each of them.
     Up to ``max_batch`` requests are answered by one call of the model, which waits ``max_delay`` seconds for them.
     A worker none of whose threads has ended a prediction for ``hung`` seconds is replaced, never where it is None.
+    ``root_path`` is a path that requests may begin with, and ``origins`` those of pages that browsers let ask.
     ``import_mlflow`` is lazy, background or eager, see ``kbuild.serving.answer.model.load_model``.
     """
 
@@ -49,6 +51,8 @@ class Settings:
     access_log: bool = False
     stack_traces: bool = False
     token: str | None = field(default=None, repr=False)
+    root_path: str = ""
+    origins: tuple[str, ...] = ()
     certificate: Path | None = None
     key: Path | None = None
 
@@ -92,6 +96,8 @@ class Settings:
             access_log=_flag(environment, "KBUILD_ACCESS_LOG"),
             stack_traces=_flag(environment, "KBUILD_STACK_TRACES"),
             token=_token(environment),
+            root_path=_root_path(environment),
+            origins=_origins(environment),
             certificate=certificate,
             key=key,
         )
@@ -131,6 +137,21 @@ def _flag(environment: Mapping[str, str], name: str) -> bool:
     if text.lower() not in _YES:
         raise ConfigurationError(f"{name} is {text!r}, not 1 or 0")
     return _YES[text.lower()]
+
+
+def _root_path(environment: Mapping[str, str]) -> str:
+    text = environment.get("KBUILD_ROOT_PATH", "").rstrip("/")
+    if text and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
+        raise ConfigurationError(f"KBUILD_ROOT_PATH is {text!r}, not a path such as /models/churn")
+    return text
+
+
+def _origins(environment: Mapping[str, str]) -> tuple[str, ...]:
+    found = tuple(filter(None, map(str.strip, environment.get("KBUILD_CORS_ORIGINS", "").split(","))))
+    for each in found:
+        if each != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", each):
+            raise ConfigurationError(f"KBUILD_CORS_ORIGINS has {each!r}, not * or an origin: https://app.example")
+    return found
 
 
 def _file(environment: Mapping[str, str], name: str) -> Path | None:

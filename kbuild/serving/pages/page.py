@@ -67,10 +67,11 @@ class Site:
         request = typed.get("request") or self._example_text()
         heading = "Several rows at once" if self._columns else "Request"
         parts.append(
-            f"<h2>{heading}</h2><form method='post' action='/' id='json'><input type='hidden' name='kind' value='json'>"
+            f"<h2>{heading}</h2><form method='post' action='./' id='json'>"
+            "<input type='hidden' name='kind' value='json'>"
             f"<label>JSON, as <code>POST /invocations</code> takes it"
             f"<textarea name='request' spellcheck='false'>{escape(request)}</textarea></label>"
-            "<button>Predict</button></form><p><a href='/docs'>How to call it from a program</a></p>"
+            "<button>Predict</button></form><p><a href='docs'>How to call it from a program</a></p>"
         )
         return _document("Try the model", "".join(parts)).encode()
 
@@ -93,7 +94,7 @@ class Site:
         if params:
             params = f"<h2>Parameters</h2><div class='fields'>{params}</div>"
         return (
-            "<form method='post' action='/' id='row'><input type='hidden' name='kind' value='row'>"
+            "<form method='post' action='./' id='row'><input type='hidden' name='kind' value='row'>"
             f"<h2>Inputs</h2><div class='fields'>{inputs}</div>{params}<button>Predict</button></form>"
         )
 
@@ -216,8 +217,8 @@ def _docs(described: dict[str, Any], facts: Facts) -> str:
     command = "curl -H 'Content-Type: application/json' -d @request.json http://HOST:PORT/invocations"
     parts = [
         f"<h1>Scoring server</h1><p class='about'>{_about(facts)}</p>",
-        "<p>MLflow's scoring protocol. For programs: <a href='/openapi.json'>openapi.json</a>. "
-        "By hand: <a href='/'>try the model</a>.</p>",
+        "<p>MLflow's scoring protocol. For programs: <a href='openapi.json'>openapi.json</a>. "
+        "By hand: <a href='./'>try the model</a>.</p>",
         f"<h2>Predict</h2><pre>{escape(command)}</pre><p>with this <code>request.json</code>:</p>"
         f"<pre>{escape(example)}</pre>",
     ]
