@@ -404,6 +404,11 @@ def disguised(target: str) -> Iterator[Disguised]:
         loader, wrap = WRAPPERS[wrapper]
         yield Disguised(f"protocol 0 in {wrapper}", loader, wrap(oldest))
 
+    from devised import devised  # it is made of what is defined here
+
+    for name, loader, data in devised(target):
+        yield Disguised(name, loader, data)
+
 
 def _unzip(data: bytes) -> bytes:
     """As readers do that follow local headers and look at no checksum."""
@@ -447,6 +452,13 @@ def _seek(data: bytes) -> Any:
     return pickle.loads(data[begin:])
 
 
+def _joblib_file(data: bytes) -> Any:
+    """Its oldest format is read by name alone."""
+    with open("oldest", "wb") as file:  # noqa: PTH123
+        file.write(data)
+    return joblib.load("oldest")
+
+
 def _encoded(data: bytes) -> bytes:
     return base64.b64decode(json.loads(data)["model"])
 
@@ -477,4 +489,11 @@ LOADERS: dict[str, Callable[[bytes], Any]] = {
     "pandas-zip": _pandas("zip"),
     "pandas-zstd": _pandas("zstd"),
     "pandas-tar": _pandas("tar"),
+    "python": lambda d: pickle._loads(d),  # type: ignore[attr-defined]
+    "at-64": lambda d: pickle.loads(d[64:]),
+    "gzip-at-64": lambda d: pickle.loads(gzip.decompress(d[64:])),
+    "mime": lambda d: pickle.loads(base64.decodebytes(d)),
+    "hex": lambda d: pickle.loads(bytes.fromhex(json.loads(d)["model"])),
+    "joblib-file": _joblib_file,
+    "zip-last": lambda d: pickle.loads(zipfile.ZipFile(io.BytesIO(d)).read("1/data.pkl")),
 }

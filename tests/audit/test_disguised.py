@@ -13,6 +13,7 @@ import pickle
 import re
 import time
 import uuid
+import zipfile
 import zoneinfo
 from collections.abc import Callable
 from typing import Any
@@ -169,6 +170,43 @@ def test_a_layer_of_code_in_keras_own_formats_is_critical(make_bundle: Any) -> N
     config = b'\x89HDF\r\n\x1a\n{"class_name": "Lambda", "config": {"function": ["4wEAAAAA"]}}'
     [finding] = scan(make_bundle, {"model.h5": config}).findings
     assert (finding.id, finding.severity) == ("model-code", "critical")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b'{"class_name" : "Lambda", "config": {"function": "4wEAAAAA"}}',
+        b'{"class_name": "L\\u0061mbda", "config": {}}',
+        b'{"activation": {"class_name": "__lambda__", "config": {"value": "4wEAAAAA"}}}',
+    ],
+)
+def test_a_layer_of_code_in_a_packed_keras_model_is_critical(make_bundle: Any, config: bytes) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", config)
+    assert [each.id for each in scan(make_bundle, {"model.keras": file.getvalue()}).findings] == ["model-code"]
+
+
+def test_an_encrypted_or_strangely_packed_member_is_unchecked_whatever_its_name(make_bundle: Any) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("weights", bytes(range(256)))
+    data = file.getvalue()
+    for at, value in ((6, b"\x01\0"), (8, b"\x09\0")):
+        changed = data[:at] + value + data[at + 2 :]
+        (unchecked,) = scan(make_bundle, {"artifacts/weights": changed}).unchecked
+        assert unchecked.where.startswith("artifacts/weights")
+
+
+def test_classes_that_open_files_by_their_arguments_are_told(make_bundle: Any) -> None:
+    source = b"class Booster: ...\nclass DMatrix: ...\n"
+    libraries = Libraries()
+    libraries._files["xgboost"] = libraries._files["lightgbm"] = lambda place: source
+    for module in ("xgboost.core", "lightgbm.basic"):
+        assert libraries.is_data(module, "Booster") is True and libraries.is_data(module, "DMatrix") is False
+    data = b"\x80\x02cxgboost.core\nBooster\n(NN\x58\x01\0\0\0xtR."
+    found = scan(make_bundle, {"x.pkl": data}, allowed=("xgboost.*",)).findings
+    assert ["open a file" in each.evidence for each in found] == [True]
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,13 @@ LIMIT = 4 << 30
 _CHUNK = 1 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ZIP = b"PK\x03\x04"
-_DESCRIPTOR = 0x08
+_DESCRIPTOR, _ENCRYPTED = 0x08, 0x01
 _STORED = 0
 _DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError)
 _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
+# gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
+_MAGIC = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
+_ZFILE = 21  # bytes of its header
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
@@ -58,9 +61,29 @@ def open_container(data: bytes) -> Iterator[Part]:
     if _is_tar(data):
         yield from _tar_members(data)
         return
-    opened = _decompress(data)
+    opened = _decompress(_after_zfile_header(data))
     if opened is not None:
         yield opened
+    else:
+        yield from _packed_later(data)
+
+
+def _after_zfile_header(data: bytes) -> bytes:
+    """joblib's oldest format (``numpy_pickle_compat.py``): ZF, the size in hexadecimal figures, a zlib stream."""
+    if not data.startswith(b"ZF0x"):
+        return data
+    return data[_ZFILE + (data[_ZFILE : _ZFILE + 1] == b" ") :]
+
+
+def _packed_later(data: bytes) -> Iterator[Part]:
+    """Compressed data after something else, which a loader passes over."""
+    for match in _MAGIC.finditer(data, 1):
+        try:
+            part = _decompress(data[match.start() :])
+        except Unreadable:
+            continue  # bytes that only look like a beginning
+        if part is not None and part.data:
+            yield Part(name=f"@{match.start()}", data=part.data)
 
 
 def _is_tar(data: bytes) -> bool:
@@ -97,6 +120,8 @@ def _zip_members(data: bytes) -> Iterator[Part]:
             begin = at + _LOCAL.size + name_size + extra
             name = data[at + _LOCAL.size : at + _LOCAL.size + name_size].decode("utf-8", "replace")
             known = not flags & _DESCRIPTOR and packed != 0xFFFFFFFF and begin + packed <= len(data)
+            if flags & _ENCRYPTED:
+                yield Part(name=f"!{name}", data=b"", fault="it says that it is encrypted")
             if method != _STORED:
                 content = data[begin : begin + packed] if known else data[begin:]
                 part, used = _inflate(f"!{name}", method, content)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from kbuild.audit.checks.standins import (
     CLASSES,
+    OPENERS,
     ArrayWrapper,
     Dtype,
     Global,
@@ -116,9 +117,12 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _frame(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        if self._file.tell() + size > len(self._data):
-            raise EOFError("it ends early")
+        left = self._unframer.current_frame
+        # The C reader takes frames in frames, that in Python frames that end after the file: both go on reading.
+        if self._file.tell() + size > len(self._data) or (left and left.tell() < len(left.getbuffer())):
+            return
         self._file_read, read = self._file.read, self._file_read
+        self._unframer.current_frame = None
         self._unframer.file_read = self._file.read
         self._unframer.load_frame(size)
         self._file_read = self._unframer.file_read = read
@@ -142,7 +146,9 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _call(self, called: Any, arguments: Any) -> Any:
         self.calls += 1
-        called, arguments = called_by_copyreg(called, arguments if isinstance(arguments, tuple) else ())
+        # pickle's own reader in Python, joblib's, takes a list for the arguments too.
+        given = tuple(arguments) if isinstance(arguments, tuple | list) else ()
+        called, arguments = called_by_copyreg(called, given)
         name = called_only(called)
         if name is not None:
             self._handed[name] -= 1
@@ -159,6 +165,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         if place == _TYPED_TENSOR and len(arguments) == 4:
             # It calls what it is given, and sets the state (torch/_tensor.py).
             return self._call(arguments[0], arguments[2])
+        if place in OPENERS and arguments:
+            self.problems[f"has {called} open a file"] = None
         if place in (("builtins", "type"), ("__builtin__", "type")) and len(arguments) != 1:
             self.problems["makes a class"] = None
         if place == ("functools", "partial") and not (arguments and isinstance(arguments[0], Global | type)):

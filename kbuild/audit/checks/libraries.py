@@ -51,7 +51,7 @@ _LIBRARIES: Mapping[str, _Library] = {
     "sklearn": _library(
         "scikit-learn", without="datasets externals tests conftest _build_utils experimental _min_dependencies"
     ),
-    "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib.table sandbox"),
+    "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib sandbox"),
     "torch": _library("torch", "nn optim _tensor storage torch_version"),
     "xgboost": _library("xgboost", "core sklearn callback"),
 }
@@ -73,6 +73,7 @@ _FUNCTIONS = {
         "Tensor device dtype float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 bool complex64 "
         "complex128"
     ),
+    "sklearn.metrics._scorer": _names("_passthrough_scorer"),
     # What interp1d holds is a method of its own.
     "scipy.interpolate._interpolate": _names(
         "interp1d._call_linear interp1d._call_linear_np interp1d._call_nearest interp1d._call_previousnext "
@@ -81,10 +82,18 @@ _FUNCTIONS = {
     "scipy._lib.array_api_compat.numpy._aliases": _names("asarray"),
     "scipy.special": _names("expit logit erf erfc gamma gammaln logsumexp softmax boxcox inv_boxcox log1p expm1"),
 }
-# Modules whose functions compute from what they are given, and are held by models: scores and steps.
+# Modules whose public functions compute from arrays, and are held by models: scores and steps. Those of
+# sklearn.metrics._scorer call what they are told to of what they are given.
 _COMPUTING = re.compile(
-    r"sklearn\.(metrics(\.\w+)*|feature_selection\._(univariate_selection|mutual_info)|cluster\._kmeans)"
+    r"sklearn\.(metrics\.(_classification|_regression|_ranking|pairwise|cluster\._\w+)"
+    r"|feature_selection\._(univariate_selection|mutual_info))"
 )
+# Of these modules no other class counts: their others open what they are given the name of.
+_ONLY = {
+    "catboost.core": re.compile(r"CatBoost\w*|_CatBoostBase"),
+    "lightgbm.basic": re.compile("Booster"),
+    "xgboost.core": re.compile("Booster"),
+}
 
 
 @dataclass(slots=True)
@@ -110,6 +119,8 @@ class Libraries:
             return False
         library = _LIBRARIES.get(root)
         if library is None or not _is_below(module, library):
+            return False
+        if module in _ONLY and not _ONLY[module].fullmatch(name):
             return False
         read = self._read(library.distribution)
         if read is None:
@@ -198,7 +209,7 @@ def _definitions(module: str, read: Read, *, functions: bool = False, nested: bo
     while pending:
         prefix, parent = pending.pop()
         for node in ast.iter_child_nodes(parent):
-            if isinstance(node, kinds):
+            if isinstance(node, kinds) and not (functions and not nested and node.name.startswith("_")):
                 found.add(prefix + node.name)
             if nested and isinstance(node, ast.ClassDef):
                 pending.append((f"{prefix}{node.name}.", node))

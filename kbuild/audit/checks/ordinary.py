@@ -123,7 +123,7 @@ _CLASS = r"_?[A-Z]\w*"
 _PANDAS: tuple[tuple[str, str], ...] = (
     (
         r"pandas",
-        "Categorical CategoricalDtype CategoricalIndex DataFrame DateOffset DatetimeIndex DatetimeTZDtype Flags "
+        "Categorical CategoricalDtype CategoricalIndex DataFrame DateOffset DatetimeIndex DatetimeTZDtype "
         "Float32Dtype "
         "Float64Dtype Grouper Index Int16Dtype Int32Dtype Int64Dtype Int8Dtype Interval IntervalDtype IntervalIndex "
         "MultiIndex NamedAgg Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype StringDtype Timedelta "
@@ -131,7 +131,7 @@ _PANDAS: tuple[tuple[str, str], ...] = (
         "to_numeric isna "
         "isnull notna notnull",
     ),
-    (r"pandas\.core\.(frame|series|flags)", "DataFrame Series Flags"),
+    (r"pandas\.core\.(frame|series)", "DataFrame Series"),
     (r"pandas\.core\.indexes\.\w+|pandas\.indexes\.\w+", f"{_CLASS} _new_\\w+"),
     (r"pandas\.core\.internals(\.\w+)?", f"{_CLASS} new_block _unpickle_block"),
     (r"pandas\.core\.arrays(\.\w+){0,2}|pandas\.arrays", _CLASS),

@@ -7,10 +7,13 @@ list of what is known to be bad is the longest, tells which of those are sure to
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -31,9 +34,12 @@ _EXTENSIONS = frozenset(
 _SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 # Their functions make functions and classes of bytecode in the pickle: those of notebooks, and lambdas.
 _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
+_CONFIG = 64 << 20  # bytes of a model's configuration that are read
+_NO_ZIP = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError)
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _CODE = "code"  # the folder of a model that its own source travels in
-_KERAS = (b'"class_name": "Lambda"', b'"class_name":"Lambda"')
+# "L\\u0061mbda" is the same to a reader of JSON.
+_KERAS = re.compile(rb'"class_name"\s*:\s*"(?:(?:\\u004[cC]|L)(?:\\u0061|a)(?:\\u006[dD]|m)bda|__lambda__)"')
 
 
 class PickleCheck:
@@ -65,7 +71,7 @@ class PickleCheck:
                 for stream in pickle_streams(data, expected=expected):
                     seen = True
                     findings += self._judge(file.path, stream, libraries, unchecked)
-                    if stream.fault is not None and (expected or stream.named or _is_named(file.path)):
+                    if stream.fault is not None and (expected or stream.named or stream.closed or _is_named(file.path)):
                         unchecked.append(_unchecked(file.path + stream.place, f"it has no proper end: {stream.fault}"))
             except Unreadable as error:
                 unchecked.append(_unchecked(file.path, str(error)))
@@ -193,7 +199,10 @@ def _is_named(path: str) -> bool:
 
 def _holds_lambda(data: bytes) -> bool:
     """Keras's configuration, in HDF5 files and in the zip of its own format, with a layer of code."""
-    return any(mark in data for mark in _KERAS) and b"function" in data
+    if data.startswith(b"PK"):
+        with contextlib.suppress(*_NO_ZIP), zipfile.ZipFile(io.BytesIO(data)) as archive:
+            data += b"".join(archive.open(name).read(_CONFIG) for name in archive.namelist() if name.endswith(".json"))
+    return _KERAS.search(data) is not None
 
 
 def _lambda(path: str) -> Finding:

@@ -18,6 +18,15 @@ _CALLED_ONLY = {
 _FORMULAS = {"restore_model_spec", "restore_design_info"}
 
 
+# Methods that Python, pickle or a library look up by this name: of data they are those of its class.
+_SPECIAL = re.compile(r"__\w+__")
+_TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
+# What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
+_RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default"})
+# Their constructors take names of files.
+OPENERS = frozenset({("xgboost.core", "Booster"), ("lightgbm.basic", "Booster")})
+
+
 class Opaque:
     """Stands for every object of a pickle: takes anything, does nothing."""
 
@@ -108,6 +117,17 @@ def called_by_copyreg(called: Any, arguments: tuple[Any, ...]) -> tuple[Any, tup
 
 def odd_state(built: Opaque, state: Any) -> str | None:
     """What is wrong with a state that a class runs, None where nothing is."""
+    if built.made_by == "functools.partial" and not (
+        isinstance(state, tuple) and state and isinstance(state[0], Global | type)
+    ):
+        return "prepares a call of what another call returned"
+    parts = state if isinstance(state, tuple) else (state,)
+    for key, value in ((k, v) for part in parts if isinstance(part, dict) for k, v in part.items()):
+        if isinstance(key, str) and _SPECIAL.fullmatch(key) and isinstance(value, Opaque | type) and key not in _TYPED:
+            return f"gives an object a {key} of its own"
+        methods = value if isinstance(value, tuple | list) else (value,)
+        if key == "_response_method" and not all(type(each) is str and each in _RESPONSES for each in methods):
+            return f"has the method {value!r:.60} called of what it is given"
     if not built.made_by.startswith("statsmodels.base.data."):
         return None
     if type(state) is dict and all(type(key) is str for key in state) and not _FORMULAS & state.keys():

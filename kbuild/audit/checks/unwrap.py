@@ -12,6 +12,7 @@ import contextlib
 import pickle
 import re
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
@@ -30,10 +31,14 @@ _HEADER = re.compile(rb"\x80[\x02-\x05]")
 _GLOBAL = re.compile(rb"[ci][A-Za-z_][\w.]{0,200}\n[A-Za-z_][\w.]{0,200}\n")
 _WORD = rb"(?:\x8c[\x01-\x7f]|X[\x01-\x7f]\0\0\0)[A-Za-z_][\w.]*(?:\x94|q[\0-\xff]|r[\0-\xff]{4})?"
 _NAMED = re.compile(_WORD + _WORD + rb"\Z")
+_WORD_ALONE = re.compile(_WORD)
 _NAMES = 300  # bytes of a module's and a class's name
 _MARKS = 8  # that are tried before an INST
 _EFFORT = 4 << 20  # bytes read in vain, beside twice the file's own
 _SHORTEST = 16
+# Between the lines of what is encoded, in texts and in texts of JSON.
+_LINE_END = re.compile(rb"(?:\r?\n|(?:\\r)?\\n)[ \t]*(?=[\w+/-])")
+_HEXADECIMAL = re.compile(rb"(?:80|63|28|1f8b|789c|504b|93)[0-9a-fA-F]{14,}")
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
 _MASK = bytes(1 if each in _LETTERS else 0 for each in range(256))
 # Of a pickle (also of the oldest protocols' "c", "(" and "]"), zip, gzip, bz2, xz, zstd, lz4, zlib and npy.
@@ -45,8 +50,9 @@ class PickleStream:
     """One pickle: ``named`` are the modules and names that loading it would import, ``problems`` what else is odd.
 
     ``place`` is the way to it inside the file; ``fault`` says why it has no proper end, ``data`` is then the rest.
-    ``other`` tells that it is how another loader than the one it was written for would read it: of a clean file that
-    makes names of nothing, and of modules that are none where it is ``noisy``.
+    With ``closed`` it is a container that could not be opened whole. ``other`` tells that it is how another loader than
+    the one it was written for would read it: of a clean file that makes names of nothing, and of modules that are none
+    where it is ``noisy``.
     """
 
     place: str
@@ -54,6 +60,7 @@ class PickleStream:
     problems: tuple[str, ...] = ()
     fault: str | None = None
     data: bytes = b""
+    closed: bool = False
     other: bool = False
     noisy: bool = False
 
@@ -69,6 +76,11 @@ def pickle_streams(
     if depth > _MAX_DEPTH:
         raise Unreadable(f"it is wrapped more than {_MAX_DEPTH} times")
     if is_tensors(data):
+        # A text's opcode and its length may be the size of the header, and bytes of a tensor the rest of a pickle.
+        reader = InertReader(data, 0)
+        fault = reader.run()
+        if reader.calls or reader.named:
+            yield from _told(reader, data, 0, fault, place, depth)
         return
     parts = 0
     refused: Unreadable | None = None
@@ -76,7 +88,7 @@ def pickle_streams(
         for part in open_container(data):
             parts += 1
             if part.fault is not None:
-                yield PickleStream(place=place + part.name, named=(), fault=part.fault)
+                yield PickleStream(place=place + part.name, named=(), fault=part.fault, closed=True)
             found = list(pickle_streams(part.data, expected=expected, place=f"{place}{part.name}", depth=depth + 1))
             yield from found
     except Unreadable as error:
@@ -169,11 +181,16 @@ def _beginnings(data: bytes, begin: int) -> list[int]:
         if data[match.start() : match.start() + 1] == b"i":
             # INST: what it is called with stands between the two.
             found |= _marks_before(data, begin, match.start())
+    words = [match.start() for match in _WORD_ALONE.finditer(data, begin)]
     at = data.find(b"\x93", begin)
     while at >= 0:
         named = _NAMED.search(data[max(begin, at - _NAMES) : at])
         if named is not None:
             found.add(max(begin, at - _NAMES) + named.start())
+        else:
+            # Its names come out of the memo.
+            first = bisect_left(words, at - _NAMES)
+            found |= set(words[first : bisect_left(words, at)][:_MARKS])
         at = data.find(b"\x93", at + 1)
     return sorted(found)
 
@@ -192,15 +209,29 @@ def _encoded(data: bytes, place: str, depth: int) -> Iterator[PickleStream]:
     """Pickles written in base64, as texts of JSON and YAML hold them."""
     mask = data.translate(_MASK)
     least = b"\x01" * _SHORTEST
-    at = mask.find(least)
+    at, in_lines = mask.find(least), False
     while at >= 0:
         end = mask.find(b"\0", at)
         text = data[at : end if end >= 0 else len(data)]
+        if _HEXADECIMAL.fullmatch(text):
+            with contextlib.suppress(ValueError):
+                yield from _proper(bytes.fromhex(text.decode()), f"{place}>hex", depth)
         if text.startswith(_BASE64_BEGIN):
             padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
             with contextlib.suppress(binascii.Error, ValueError):
                 yield from _proper(base64.b64decode(padded), f"{place}>base64", depth)
+        if data[at + len(text) : at + len(text) + 1] in (b"\r", b"\n", b"\\"):
+            in_lines = True
         at = mask.find(least, at + len(text))
+    joined = _LINE_END.sub(_joined, data) if in_lines else data
+    if len(joined) != len(data):
+        yield from _encoded(joined, place, depth)
+
+
+def _joined(end: re.Match[bytes]) -> bytes:
+    """Nothing in the place of an end of a line that may be one of base64."""
+    line = end.string[max(0, end.start() - _SHORTEST) : end.start()]
+    return b"" if len(line) == _SHORTEST and not line.translate(None, _LETTERS) else end[0]
 
 
 def _nested(value: bytes | str, place: str, depth: int) -> Iterator[PickleStream]:
