@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import io
+import json
 import lzma
 import re
 import struct
@@ -33,6 +34,12 @@ _DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.
 _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
 # gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
 _MAGIC = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
+# safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
+_MAX_HEADER = 100_000_000
+_TYPES = frozenset(
+    {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64", "C64", "F8_E4M3"}
+    | {"F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
+)
 _ZFILE = 21  # bytes of its header
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
@@ -261,3 +268,24 @@ def _limited(content: bytes) -> bytes:
     if len(content) > LIMIT:
         raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
     return content
+
+
+def is_tensors(data: bytes) -> bool:
+    """Whether it is a safetensors file from first byte to last: tensors without gaps and nothing else."""
+    if len(data) < 10 or data[8:9] != b"{":
+        return False
+    size = int.from_bytes(data[:8], "little")
+    if size > min(_MAX_HEADER, len(data) - 8):
+        return False
+    try:
+        header = json.loads(data[8 : 8 + size])
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        spans = sorted(tuple(value["data_offsets"]) for value in tensors if value["dtype"] in _TYPES)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    end = 0
+    for begin, until in spans:
+        if begin != end or until < begin:
+            return False
+        end = until
+    return len(spans) == len(tensors) and 8 + size + end == len(data)

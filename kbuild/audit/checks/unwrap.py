@@ -16,10 +16,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from kbuild.audit.checks.containers import Unreadable, open_container
+from kbuild.audit.checks.containers import Unreadable, is_tensors, open_container
 from kbuild.audit.checks.inert import InertReader
 from kbuild.audit.checks.standins import is_importable
-from kbuild.audit.checks.tensors import is_tensors
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
