@@ -41,7 +41,8 @@ def make_tools(config: ProjectConfig, voice: Voice) -> Tools:
     uri = tracking_uri(config, Path.cwd())
     cache = cache_folder(voice.complain)
     store = open_store(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None, cache=cache)
-    return Tools(store=store, run=run, cache=cache, cache_limit=cache_limit(), phases=voice)
+    trusted = os.environ.get("KBUILD_TRUST_MODEL") == "1"
+    return Tools(store=store, run=run, cache=cache, cache_limit=cache_limit(), phases=voice, trust_model=trusted)
 
 
 def take_model(text: str | None, tools: Tools, config: ProjectConfig, voice: Voice) -> str:

@@ -25,8 +25,8 @@ class Phases(Protocol):
 class Tools:
     """What the work is done with; ``cache`` is a folder that may be removed at any time between two commands.
 
-    With ``verify_cache`` what is taken from it is read whole, though nobody touched it since. Several builds of one
-    process have one ``shared``.
+    With ``verify_cache`` what is taken from it is read whole, though nobody touched it since; with ``trust_model``
+    models are loaded here whatever their pickles do. Several builds of one process have one ``shared``.
     """
 
     store: ModelStore
@@ -35,4 +35,5 @@ class Tools:
     phases: Phases
     cache_limit: int = DEFAULT_LIMIT
     verify_cache: bool = False
+    trust_model: bool = False
     shared: Shared = field(default_factory=Shared)

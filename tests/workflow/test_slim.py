@@ -16,7 +16,7 @@ import pytest
 from kbuild.answers import DEFAULT
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import PlatformError
+from kbuild.errors import PlatformError, UntrustedModel
 from kbuild.plan.left_out import NOTHING, LeftOut, select_files
 from kbuild.plan.make import Ingredients
 from kbuild.plan.split import PackageGroup
@@ -113,8 +113,8 @@ def slimming(tmp_path: Path) -> Slimming:
     spec: Any = SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas"))
     base: Any = None
     environment: Any = Layout(tmp_path)
-    facts = SimpleNamespace(tolerance=DEFAULT)
-    bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"), facts=facts)
+    facts = SimpleNamespace(tolerance=DEFAULT, pickled=())
+    bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"), facts=facts, files=())
     ingredients = Ingredients(
         bundle=bundle,
         lockfile=lockfile,
@@ -127,7 +127,7 @@ def slimming(tmp_path: Path) -> Slimming:
     return Slimming(ingredients=ingredients, spec=spec, environment=environment, groups=groups)
 
 
-def find(slimming: Slimming, folder: Path, program: Program) -> tuple[LeftOut, list[str]]:
+def find(slimming: Slimming, folder: Path, program: Program, *, trust: bool = False) -> tuple[LeftOut, list[str]]:
     """What is left out, and the notes."""
     notes = Notes()
 
@@ -145,7 +145,7 @@ def find(slimming: Slimming, folder: Path, program: Program) -> tuple[LeftOut, l
         return files
 
     store: Any = None
-    tools = Tools(store=store, run=program, cache=folder / "cache", phases=phases)
+    tools = Tools(store=store, run=program, cache=folder / "cache", phases=phases, trust_model=trust)
     return find_left_out(slimming, tools, folder, download), notes.lines
 
 
@@ -210,3 +210,21 @@ def test_an_image_for_another_machine_cannot_be_measured(slimming: Slimming, tmp
     with pytest.raises(PlatformError, match="only seen by running it"):
         elsewhere = replace(slimming, ingredients=replace(slimming.ingredients, platform=other))
         find(elsewhere, tmp_path, Program(lambda there: [200]))
+
+
+@pytest.mark.parametrize(
+    ("data", "harm"), [(b"\x80\x02cos\nsystem\n.", True), (b"\x80\x02cemail.utils\nquote\n.", False)]
+)
+def test_a_model_that_would_do_harm_is_not_asked_unless_it_is_trusted(
+    slimming: Slimming, tmp_path: Path, data: bytes, harm: bool
+) -> None:
+    (tmp_path / "python_model.pkl").write_bytes(data)
+    bundle: Any = slimming.ingredients.bundle
+    bundle.files = (SimpleNamespace(path="python_model.pkl"),)
+    program = Program(lambda there: 1)
+    if harm:
+        with pytest.raises(UntrustedModel, match=r"python_model\.pkl would call os\.system") as caught:
+            find(slimming, tmp_path, program)
+        assert program.starts == 0 and "KBUILD_TRUST_MODEL=1" in str(caught.value.hint)
+    _, notes = find(slimming, tmp_path, program, trust=harm)
+    assert program.starts and any("is loaded on this machine; loading python_model.pkl" in note for note in notes)
