@@ -31,6 +31,7 @@ KINDS = {
     "package-lists": "package-lists",
     "base-facts": "base-facts",
     "layer-members": "layer-members",
+    "lock-packages": "lock-packages",
     "yanked": "yanked",
     "registries": "registries",
     "slim": "slim",

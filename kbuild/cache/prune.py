@@ -19,7 +19,17 @@ from kbuild.errors import CacheInUse
 
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
 # What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
-_ANSWERS = ("package-lists", "base-facts", "layer-members", "registries", "yanked", "slim", "splits", "versions")
+_ANSWERS = (
+    "package-lists",
+    "base-facts",
+    "layer-members",
+    "lock-packages",
+    "registries",
+    "yanked",
+    "slim",
+    "splits",
+    "versions",
+)
 _FETCHED = ("downloads", "debs", "bases", "pulled", "remote", "models")
 _FORGOTTEN = 365 * 86400 * 10**9
 

@@ -19,6 +19,8 @@ from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES, Ignore, Policy, join_policies
 from kbuild.audit.report.report import report_schema
 from kbuild.cache.folder import using_cache
+from kbuild.cli.audit_fleet import FORMATS as FLEET_FORMATS
+from kbuild.cli.audit_fleet import raise_for_fleet, render_fleet
 from kbuild.cli.audit_formats import FORMATS, OF_ONE, render, render_all, worst_of
 from kbuild.cli.config import env_option
 from kbuild.cli.options import complete_either, complete_image, make_tools, platform_option
@@ -37,6 +39,7 @@ from kbuild.plan.render import parse_template
 from kbuild.platform import Platform
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.auditor import Auditor
+from kbuild.workflow.audit.fleet import ask_fleet, make_question
 from kbuild.workflow.audit.request import Audited, AuditRequest
 
 _LOCK_SUFFIXES = (".yml", ".yaml")
@@ -45,6 +48,11 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 @click.command("audit")
 @click.argument("reference", required=False, shell_complete=complete_either)
 @click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
+@click.option(
+    "--affected-by",
+    metavar="ID|PACKAGE",
+    help="With --all-registered: which of them have an advisory (CVE-…) or a package ('jinja2<3').",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the report here instead of to stdout.")
 @click.option(
@@ -73,7 +81,13 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 @platform_option
 @env_option
 def command(
-    reference: str | None, all_registered: bool, form: str, output: Path | None, schema: bool, **options: Any
+    reference: str | None,
+    all_registered: bool,
+    affected_by: str | None,
+    form: str,
+    output: Path | None,
+    schema: bool,
+    **options: Any,
 ) -> None:
     """Audit REFERENCE: a model, an image, or a conda-lock.yml.
 
@@ -88,8 +102,21 @@ def command(
         raise click.UsageError("give a REFERENCE or --all-registered")
     if all_registered and form in OF_ONE:
         raise click.UsageError(f"--format {form} is of one model")
+    if affected_by is not None and not all_registered:
+        raise click.UsageError("--affected-by goes with --all-registered")
+    if affected_by is not None and form not in FLEET_FORMATS:
+        raise click.UsageError(f"--affected-by has the formats {' and '.join(FLEET_FORMATS)}")
     show = Show()
     tools, config = make_tools(show)
+    if affected_by is not None:
+        question = make_question(affected_by, _request(config, options))
+        with using_cache(tools.cache, limit=tools.cache_limit):
+            rows = list(ask_fleet(question, tools))
+        _deliver(render_fleet(rows, affected_by, form), output)
+        if not question.met:
+            show.complain(f"no lock names a package that {affected_by} is of: see that it is written rightly")
+        raise_for_fleet(rows, affected_by)
+        return
     auditor = Auditor(_request(config, options), tools)
     if not all_registered:
 

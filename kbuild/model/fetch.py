@@ -17,7 +17,15 @@ from kbuild.cache.room import room_for
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.cloud import stored_size
-from kbuild.model.find import best_child, find_registered, is_active, resolve, versions_of
+from kbuild.model.find import (
+    RegisteredVersion,
+    best_child,
+    find_fleet,
+    find_registered,
+    is_active,
+    resolve,
+    versions_of,
+)
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
@@ -81,6 +89,9 @@ class ModelStore(Protocol):
 
         ``models:/NAME@latest`` of one whose versions cannot be read.
         """
+
+    def fleet(self) -> list[RegisteredVersion]:
+        """The same versions with what the registry tells of them."""
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """Tag the run, and the registered versions whose source is the model of this uri, through copies; else none.
@@ -165,7 +176,12 @@ class MlflowStore:
     def registered(self) -> list[str]:
         """See ModelStore. Raises TrackingUnavailable."""
         with self._speaking("the registered models"):
-            return list(find_registered(self._client()))
+            return [str(each) for each in find_registered(self._client())]
+
+    def fleet(self) -> list[RegisteredVersion]:
+        """See ModelStore. Raises TrackingUnavailable."""
+        with self._speaking("the registered models"):
+            return list(find_fleet(self._client()))
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PAGE = 1000  # what MLflow's servers give at most
+_VERSIONS = 10_000
 
 
 def resolve(client: MlflowClient, reference: ModelReference) -> str:
@@ -105,8 +108,23 @@ def versions_of(client: MlflowClient, run_id: str, model_uri: str) -> list[Model
     ]
 
 
-def find_registered(client: MlflowClient) -> Iterator[str]:
-    """References to the newest and the aliased versions of every registered model that is no prompt."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisteredVersion:
+    """``version`` None: the versions of this model cannot be read. ``run_id`` is the run that it came from."""
+
+    name: str
+    version: str | None
+    aliases: tuple[str, ...] = ()
+    run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The reference by which kbuild takes it."""
+        return f"models:/{self.name}@latest" if self.version is None else f"models:/{self.name}/{self.version}"
+
+
+def find_registered(client: MlflowClient) -> Iterator[RegisteredVersion]:
+    """The newest and the aliased versions of every registered model that is no prompt, without run and tags."""
     from mlflow.exceptions import MlflowException
 
     newest: dict[str, str] = {}
@@ -129,11 +147,38 @@ def find_registered(client: MlflowClient) -> Iterator[str]:
             except MlflowException as error:
                 # One that may not be read stops no other: whoever asks for it is told why.
                 _log.debug("the versions of %s: %s", name, error)
-                yield f"models:/{name}@latest"
+                yield RegisteredVersion(name=name, version=None)
                 continue
-            aliased = (str(version) for version in (model.aliases or {}).values())
-            chosen = {*aliased, *([newest[name]] if name in newest else [])}
-            yield from (f"models:/{name}/{version}" for version in sorted(chosen, key=int))
+            chosen: dict[str, list[str]] = {newest[name]: []} if name in newest else {}
+            for alias, version in (model.aliases or {}).items():
+                chosen.setdefault(str(version), []).append(str(alias))
+            for version in sorted(chosen, key=int):
+                yield RegisteredVersion(name=name, version=version, aliases=tuple(sorted(chosen[version])))
+        token = page.token
+        if not token:
+            return
+
+
+def find_fleet(client: MlflowClient) -> Iterator[RegisteredVersion]:
+    """As ``find_registered``, with run and tags; they are left out of what may not be read."""
+    from mlflow.exceptions import MlflowException
+
+    facts: dict[tuple[str, str], ModelVersion] = {}
+    with contextlib.suppress(MlflowException):  # a server that tells nothing of any for one that may not be read
+        facts = {(str(each.name), str(each.version)): each for each in _all_versions(client)}
+    for found in find_registered(client):
+        fact = facts.get((found.name, str(found.version)))
+        if fact is None and found.version is not None:
+            with contextlib.suppress(MlflowException):
+                fact = client.get_model_version(found.name, found.version)
+        yield found if fact is None else replace(found, run_id=fact.run_id or None, tags=dict(fact.tags or {}))
+
+
+def _all_versions(client: MlflowClient) -> Iterator[ModelVersion]:
+    token = None
+    while True:
+        page = client.search_model_versions("", max_results=_VERSIONS, page_token=token)
+        yield from page
         token = page.token
         if not token:
             return

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
+from kbuild.model.find import RegisteredVersion
 from kbuild.model.folders import is_local
 from kbuild.model.kept import Kept
 from kbuild.model.model_reference import ModelReference
@@ -136,6 +137,10 @@ class DirectStore:
     def registered(self) -> list[str]:
         """See ModelStore."""
         return self._mlflow().registered()
+
+    def fleet(self) -> list[RegisteredVersion]:
+        """See ModelStore."""
+        return self._mlflow().fleet()
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """See ModelStore. Tags that say so already are not written again."""

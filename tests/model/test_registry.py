@@ -213,6 +213,10 @@ def test_one_model_that_cannot_be_read_stops_no_other(
         "models:/alone/1", "models:/folder/1", "models:/forbidden@latest", "models:/gone/1", "models:/other/1",
         "models:/scheme/1",
     ]  # fmt: skip
+    fleet = {str(each): each for each in store.fleet()}
+    assert sorted(fleet) == found
+    assert fleet["models:/folder/1"].run_id == client.get_model_version("folder", "1").run_id
+    assert fleet["models:/forbidden@latest"].run_id is None
     client.delete_registered_model("gone")
 
     @contextmanager

@@ -44,6 +44,16 @@ class AdvisoryDatabase:
         """The records that name this package, whatever version."""
         return self._by_package.get(_key(package.ecosystem, package.name), ())
 
+    def named(self, id: str) -> tuple[Mapping[str, Any], ...]:
+        """The records with this id or alias."""
+        found = {
+            str(record["id"]): record
+            for records in self._by_package.values()
+            for record in records
+            if id in (record["id"], *(record.get("aliases") or ()))
+        }
+        return tuple(found.values())
+
     def knows_ecosystem(self, ecosystem: str) -> bool:
         """Whether it has any record of this ecosystem, and of the release where it names one (``Debian:12``)."""
         return any(of_ecosystem(each, ecosystem) for each in self._ecosystems)

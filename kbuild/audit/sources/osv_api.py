@@ -60,6 +60,20 @@ class OsvApi:
             records = dict(zip(ids, pool.map(self._record, ids), strict=True))
         return {package: _collect(names, records) for package, names in named.items()}
 
+    def advisory(self, id: str) -> list[Record] | NotKnown:
+        """The records of one vulnerability: of this id, and of the aliases that it has in other databases."""
+        first = self._record(id)
+        if isinstance(first, NotKnown):
+            return first
+        found = [first]
+        for alias in map(str, first.get("aliases") or ()):
+            record = self._record(alias)
+            if not isinstance(record, NotKnown):
+                found.append(record)
+            elif "status 404" not in record.reason:  # else it has none of that database
+                return record
+        return found
+
     def _batch(self, packages: Sequence[PackageVersion]) -> dict[PackageVersion, list[str] | NotKnown]:
         """The ids of each package's records, or why they are not known.
 
