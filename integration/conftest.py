@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from debian import DOCKER_20, DOCKER_28, unpack_engine
 from engines import DockerEngine, Registry, install_engine, require, start_engine, start_registry
 from environments import make_kbuild_wheel
 from servers import save_model
-from tool import Tool, Trained
+from tool import INSTALLED, SHARED, Tool, Trained, link_parts
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -109,9 +110,24 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Tool:
 
 
 @pytest.fixture(scope="session")
-def demo(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What ``kbuild demo --json`` printed, run once, without Docker and without conda."""
-    return tool("demo", "--dir", tmp_path_factory.mktemp("demo") / "project", "--json").json
+def demo(tool: Tool, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Any]:
+    """What ``kbuild demo --json`` printed, run once, without Docker and without conda.
+
+    A second worker waits for the first, whose processes take all processors anyway, and is given what that downloaded
+    and made of packages.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = (base if worker_id == "master" else base.parent) / "made-by-demo"
+    argv = ["demo", "--dir", tmp_path_factory.mktemp("demo") / "project", "--json"]
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            said = tool(*argv).json
+            # Copies, since the tests of this worker go on to change its cache.
+            link_parts(tool.cache, made, (*SHARED, *INSTALLED))
+            return said
+    link_parts(made, tool.cache, (*SHARED, *INSTALLED))
+    return tool(*argv).json
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from engines import require
 from small_models import copy_model
-from test_reproducible import SHARED, USER, cold
-from tool import BIN, Tool, Trained, served
+from test_reproducible import USER
+from tool import BIN, INSTALLED, SHARED, Tool, Trained, cold, served
 
 MODELS = 2
 LIMIT = 1_800_000_000
@@ -66,7 +66,7 @@ def sampled(folder: Path) -> Iterator[Sampler]:
 
 def test_the_limit_holds_while_models_are_built_verified_and_run(tool: Tool, trained: Trained, tmp_path: Path) -> None:
     tool("image", trained.run_id, cwd=trained.folder)  # what is shared below
-    shared = cold(tool, tmp_path / "cache", keep=(*SHARED, "wheels", "interpreters", "seals", "splits"))
+    shared = cold(tool, tmp_path / "cache", keep=(*SHARED, *INSTALLED, "splits"))
     limited = replace(shared, environment={**shared.environment, "KBUILD_CACHE_LIMIT": str(LIMIT)})
     assert on_disk(limited.cache) < LIMIT
     unpacked = []

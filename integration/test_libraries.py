@@ -19,7 +19,7 @@ import yaml
 from engines import require
 from environments import install
 from libraries import LIBRARIES, Library
-from tool import PROJECT, Tool, copy_project
+from tool import INSTALLED, PROJECT, Tool, cold, copy_project
 
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.package_indexes import find_releases, package_indexes
@@ -53,7 +53,8 @@ def bench(tool: Tool, kbuild_wheel: Path, tmp_path: Path) -> Iterator[Callable[[
         free = shutil.disk_usage(tmp_path).free
         enough = free > _FREE or not library.heavy
         require(enough, f"{library.name} wants {_FREE / 1e9:g} GB of disk, there are {free / 1e9:.1f}")
-        own = Tool(cache=tmp_path / "cache", environment=tool.environment)
+        # Most of the packages are those of any model, and were installed for another one.
+        own = cold(tool, tmp_path / "cache", keep=("downloads", "debs", *INSTALLED))
         project = copy_project(tmp_path / "project", PROJECT.parent / "library")
         (project / "src/trained/learning.py").write_text(f'"""Learns with {library.name}."""\n{library.code}')
         (project / "data").mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from engines import require
-from tool import BIN, Tool, Trained
+from tool import BIN, Tool, Trained, cold
 
 _ROOT = Path(__file__).parents[1]
 _RUNNING = ".".join(map(str, sys.version_info[:2]))
@@ -35,7 +35,7 @@ def test_the_same_image_built_by_another_python(
     installed = tool.run([venv / "bin" / "pip", "install", "--quiet", f"{_ROOT}[build]"])
     require(installed.code == 0, f"kbuild does not install on {python.name}: {installed.err.strip()[-400:]}")
     # A cache of its own: the interpreter is captured, the wheels are installed and compiled anew.
-    elsewhere = Tool(cache=tmp_path / "cache", environment=tool.environment)
+    elsewhere = cold(tool, tmp_path / "cache", keep=("downloads", "debs"))
     argv: list[str | Path] = ["image", trained.model, "--tag", "there:1", "--json"]
     done = elsewhere.run([venv / "bin" / "kbuild", *argv], cwd=trained.folder)
     assert done.code == 0, done.err

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from debian import install_tools
 from engines import require
-from tool import BIN, Tool, Trained
+from tool import BIN, INSTALLED, SHARED, Tool, Trained, cold
 
 # test_killed.py does it 30 times to a smaller model.
 KILLS = int(os.environ.get("KBUILD_KILLS", "3"))
@@ -62,8 +62,6 @@ def _names(path="."):
 
 os.scandir, os.listdir = shuffled, _names
 """
-# What nobody should have to download or compile again for each of these builds.
-SHARED = ("downloads", "debs", "channel", "locks", "base-records", "bases")
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +86,10 @@ def image(tool: Tool, trained: Trained, *options: str, **environment: str) -> st
     return str(tool("image", trained.run_id, *options, "--json", cwd=trained.folder, **environment).json["digest"])
 
 
-def cold(tool: Tool, folder: Path, *, keep: tuple[str, ...] = SHARED) -> Tool:
-    """kbuild with a cache of its own that starts with copies of some parts of the session's."""
-    for name in keep:
-        if (tool.cache / name).is_dir():
-            shutil.copytree(tool.cache / name, folder / name, symlinks=True, copy_function=os.link)
-    return Tool(cache=folder, environment=tool.environment)
-
-
 @pytest.fixture
 def fresh(tool: Tool, tmp_path: Path) -> Iterator[Tool]:
     """A cache with installed packages but without a single packed layer or image."""
-    yield cold(tool, tmp_path / "cache", keep=(*SHARED, "wheels", "interpreters", "seals"))
+    yield cold(tool, tmp_path / "cache", keep=(*SHARED, *INSTALLED))
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
 

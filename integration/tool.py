@@ -88,6 +88,24 @@ class Trained:
         return next(path for path in models if self.run_id in (path / "MLmodel").read_text())
 
 
+# What nobody should have to download or resolve again, and what was made of single packages.
+SHARED = ("downloads", "debs", "channel", "locks", "base-records", "bases")
+INSTALLED = ("wheels", "interpreters", "seals")
+
+
+def cold(tool: Tool, folder: Path, *, keep: tuple[str, ...] = SHARED) -> Tool:
+    """kbuild with a cache of its own that starts with copies of some parts of the session's."""
+    link_parts(tool.cache, folder, keep)
+    return Tool(cache=folder, environment=tool.environment)
+
+
+def link_parts(source: Path, target: Path, parts: tuple[str, ...]) -> None:
+    """Give a cache those parts of another that it has not; they take no room, and neither may change what is there."""
+    for name in parts:
+        if (source / name).is_dir() and not (target / name).exists():
+            shutil.copytree(source / name, target / name, symlinks=True, copy_function=os.link)
+
+
 def copy_project(target: Path, source: Path = PROJECT) -> Path:
     """A fresh copy of a project, without what runs leave behind."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.db", "mlartifacts"))
