@@ -72,6 +72,17 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> bytes:
     return kept.read_bytes()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def servers_that_are_down_stay_down() -> Iterator[None]:
+    """Nobody waits seconds for one to listen again; that it is waited for is what test_http.py shows."""
+    from kbuild import http
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "_REFUSED", 0.3)
+        patch.setattr(http, "_BACKOFF", 0.01)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def answers_apart_from_talk(monkeypatch: pytest.MonkeyPatch) -> None:
     """click 8.1, which Kedro 1.0 asks for, mixes stderr into stdout unless told not to; later ones never do."""

@@ -25,8 +25,6 @@ GOOD: Answer = (200, {})
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PATIENCE", 1.5)
-    monkeypatch.setattr(http, "_REFUSED", 0.3)
-    monkeypatch.setattr(http, "_BACKOFF", 0.01)
 
 
 @contextmanager
