@@ -19,6 +19,9 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
+# A file a worker: some files' tests share what they made. As they come: ordered by the number of their tests, some that
+# take long are the last, and one worker waits for the other.
+SIDE_BY_SIDE = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 SUPPORTED = ["3.11", "3.12", "3.13"]
 UV = "uv>=0.5"
 # The rooms that compose others, and the least part of their lines that the cheap tests run.
@@ -82,8 +85,7 @@ def tests(session: nox.Session) -> None:
     if missing := [each for each in SUPPORTED if each not in THERE]:
         session.warn(f"not tested, for they are not on this machine: Python {', '.join(missing)}")
     install(session, "build", "demo", "test")
-    # A file a worker: some files' tests share what they made.
-    session.run("pytest", "-n", "auto", "--dist", "loadfile", *(session.posargs or ["tests"]))
+    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or ["tests"]))
 
 
 @nox.session
@@ -107,7 +109,7 @@ def cover(session: nox.Session) -> None:
     rooms = [f"--cov=kbuild.{room}" for room in COMPOSING]
     options = ["--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERED}"]
     folders = [f"tests/{room}" for room in ("workflow", "verify", "cli", "audit")] + ["tests/test_docs.py"]
-    session.run("pytest", "-n", "auto", "--dist", "loadfile", *rooms, *options, *(session.posargs or folders))
+    session.run("pytest", *SIDE_BY_SIDE, *rooms, *options, *(session.posargs or folders))
 
 
 @nox.session
