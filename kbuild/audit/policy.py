@@ -18,7 +18,7 @@ ServiceName = Literal["all", "pypi", "osv", "none"]
 SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
 _TEXTS = ("advisories", "fail-on", "osv-url", "pypi-url", "service")
 _LISTS = ("allowed-channels", "allowed-indexes")
-_KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "licences", "max-advisory-age")
+_KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "licences", "max-advisory-age", "severities")
 _SHOWN = 3
 _PICKLED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.([A-Za-z_]\w*|\*)")
 _IGNORE_KEYS = ("id", "package", "reason", "expires", "justification")
@@ -92,6 +92,8 @@ class Policy:
     ignores: tuple[Ignore, ...] = ()
     allowed_pickles: tuple[AllowedPickle, ...] = ()
     licences: LicencePolicy | None = None
+    severities: tuple[tuple[str, Severity], ...] = ()
+    """How bad a kind of finding counts here, by its id."""
 
 
 def join_policies(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> Policy:
@@ -127,6 +129,9 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
     if not isinstance(listed, list):
         faults.append("ignore has to be a list of tables")
         listed = []
+    severities = table.get("severities", {})
+    if not isinstance(severities, Mapping) or not all(each in SEVERITIES for each in severities.values()):
+        faults.append(f"severities has to be a table of ids, each with one of {', '.join(SEVERITIES)}")
     licences = parse_licence_policy(table.get("licences"), faults)
     pickles = _allowed_pickles(table.get("allowed-pickles", []), faults)
     ignores = [_ignore(each, f"ignore[{number}]", source, faults) for number, each in enumerate(listed)]
@@ -147,6 +152,7 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
         ignores=tuple(ignore for ignore in ignores if ignore is not None),
         allowed_pickles=pickles,
         licences=licences,
+        severities=tuple(severities.items()),
     )
 
 

@@ -151,3 +151,18 @@ def test_allowed_pickles_have_a_name_and_a_reason() -> None:
     for wrong in ({"name": "os"}, {"name": "*", "reason": "r"}, {"name": "a.b"}, "a.b", {"name": "a.b", "reason": " "}):
         with pytest.raises(ConfigurationError, match=r"allowed-pickles\[0\]"):
             parse_policy({"allowed-pickles": [wrong]})
+
+
+def test_a_kind_counts_as_bad_as_the_policy_says() -> None:
+    policy = parse_policy({"severities": {"yanked": "critical"}})
+    found = [
+        Finding(id=id, check="releases", severity="medium", where="pip:x", evidence="e", remedy="r")
+        for id in ("yanked", "index-hash")
+    ]
+    result = CheckResult(check="releases", findings=tuple(found))
+    report = make_report(Subject(reference="m", kind="model"), [result], policy, today=date(2026, 1, 1), fail_on="high")
+    assert [(each.id, each.severity) for each in report.findings] == [("yanked", "critical"), ("index-hash", "medium")]
+    assert report.verdict == "findings"
+    for wrong in ({"yanked": "bad"}, ["yanked"], {"yanked": 1}, {"yanked": ["low"]}):
+        with pytest.raises(ConfigurationError, match="severities has to be a table of ids"):
+            parse_policy({"severities": wrong})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -101,8 +101,10 @@ def make_report(
     accepted: list[Accepted] = []
     used: set[Ignore] = set()
     items: list[Finding | Unchecked] = []
+    severities = dict(policy.severities)
     for result in results:
-        items += [*result.findings, *result.unchecked]
+        items += [replace(each, severity=severities.get(each.id, each.severity)) for each in result.findings]
+        items += result.unchecked
     for item in items:
         covering = [ignore for ignore in policy.ignores if ignore.covers(item)]
         used.update(covering)
