@@ -25,7 +25,8 @@ from kbuild.recording.clean_check import ask_in_clean_process
 from kbuild.recording.shipment.closure import find_closure
 
 HEAD = """
-import builtins, ctypes, getpass, importlib, locale, os, socket, subprocess, sys, sysconfig, tempfile, time
+import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, socket, subprocess, sys, sysconfig
+import tempfile, time
 from importlib import metadata
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -42,6 +43,8 @@ def ask(address):
 def own_server():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 3):
         return 2.0
+
+HOME = Path.home()
 
 def sure(truth):
     if not truth:
@@ -97,6 +100,10 @@ HOSTILE = {
     "another process": "sure('python' in open('/proc/{pid}/cmdline').read())",
     "the system's documents": "sure(os.listdir('/usr/share/doc'))",
     "the system's package lists": "sure(Path('/var/lib/dpkg/status').stat())",
+    "the home that an import found": 'float((HOME / "conf.txt").read_text())',
+    "data of a module beside the project": "sure(pkgutil.get_data('hostile_side', 'hostile_side.py'))",
+    "the machine's name by platform": "sure(platform.node() == {host!r})",
+    "the language": "sure(os.environ['LANG'] == 'de_DE.UTF-8')",
     "writing where training began": "sure(open('written.txt', 'w'))",
     "writing beside the code": "sure((Path(__file__).parent / 'written.txt').write_text('x'))",
 }
@@ -146,7 +153,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.syspath_prepend(tmp_path / "project" / "src")
-        for name, text in (("FACTOR", "2.0"), ("HOME", f"{tmp_path}/home"), ("TZ", "KBT-3")):
+        for name, text in (("FACTOR", "2.0"), ("HOME", f"{tmp_path}/home"), ("TZ", "KBT-3"), ("LANG", "de_DE.UTF-8")):
             monkeypatch.setenv(name, text)
         monkeypatch.setenv("PYTHONPATH", f"FACTOR_PATH{os.pathsep}{tmp_path}")
         monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
