@@ -9,6 +9,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import yaml
 from kedro.io import AbstractDataset, DataCatalog, MemoryDataset, Version
 from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
@@ -350,3 +351,16 @@ def test_a_dataset_of_the_users_ends_no_look_in_a_traceback(
     # Nor of a class that has flavors, made into something else.
     kind.__module__ = "kbuild.mine"
     assert look(bind(package), catalog, tmp_path).findings == ()
+
+
+def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog: DataCatalog, tmp_path: Path) -> None:
+    odd = {"a": object()}
+    with pytest.raises(yaml.YAMLError):
+        mlflow.models.Model(metadata=odd).to_yaml()
+    bound = bind(package, metadata=odd, model_config="nowhere.yml", resources="none.yml", step="last")
+    found = told(look(bound, catalog, tmp_path, stores=False))
+    assert [message.partition(" ")[0] for _, message, _ in found] == ["model_config", "resources", "step", "metadata"]
+    assert all(hint for _, _, hint in found)
+    (tmp_path / "c.yml").write_text("a: 1\n")
+    bound = bind(package, metadata={"a": [1, None]}, model_config=str(tmp_path / "c.yml"), resources=[], step=3)
+    assert told(look(bound, catalog, tmp_path, stores=False)) == []

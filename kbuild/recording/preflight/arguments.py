@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
 from kbuild.recording.preflight.finding import Finding, did_you_mean
 from kbuild.served.calls import COPY_MODES
@@ -16,6 +18,8 @@ from kbuild.training.binding import Binding
 from kbuild.training.pyfunc import check_hooks
 
 _TABLES = ("metadata", "tags", "params")
+# What MLflow reads from a file where it is no mapping or list.
+_FILES = ("model_config", "resources")
 # MLflow's docs, "Logged models" and "Model registry": what names may not hold.
 _BARRED = {"name": "/:.%\"'", "registered_model_name": "/:"}
 # Whose datasets have flavors.
@@ -80,8 +84,22 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
     if not isinstance(signature, ModelSignature | bool | None) and signature not in _SIGNATURES:
         yield RecordingError(
             f"signature is a {type(signature).__name__}",
-            hint="leave it out, write None for no signature, or mlflow.models.infer_signature(…)",
+            hint="leave it out, write None for no signature, 'used', or mlflow.models.infer_signature(…)",
         )
+    for key in _FILES:
+        value = kwargs.get(key)
+        if isinstance(value, str | Path) and not Path(value).is_file():
+            yield RecordingError(
+                f"{key} names {str(value)!r}, which is no file", hint=f"paths are seen from {Path.cwd()}"
+            )
+    step = kwargs.get("step")
+    if step is not None and (not isinstance(step, int) or isinstance(step, bool)):
+        yield RecordingError(f"step {step!r} is no whole number", hint="write a number, or leave it out")
+    try:
+        yaml.safe_dump(kwargs.get("metadata"))
+    except yaml.YAMLError as error:
+        told = " ".join(str(error).split())[:200]
+        yield RecordingError(f"metadata cannot be written into MLmodel: {told}", hint="write texts, numbers and lists")
     waiting = kwargs.get("await_registration_for")
     if waiting is not None and (not isinstance(waiting, int | float) or waiting < 0):
         yield RecordingError(f"await_registration_for {waiting!r} is no time", hint="write seconds, 0 not to wait")
