@@ -91,6 +91,22 @@ def test_a_body_above_the_limit_is_413(loaded: Any, tmp_path: Path, headers: dic
     assert ask(asgi.serve(loaded, tmp_path, max_body=len(ROW)), "POST", "/invocations", ROW, JSON, parts=3)[0] == 200
 
 
+def test_a_body_of_two_lengths_is_400(loaded: Any, tmp_path: Path) -> None:
+    two = {**JSON, "content-length": str(len(ROW)), "transfer-encoding": "chunked"}
+    for path in ("/invocations", "/", "/other"):
+        status, headers, _ = ask(asgi.serve(loaded, tmp_path), "POST", path, ROW, two)
+        assert (status, headers["connection"]) == (400, "close")
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_json_that_is_nested_too_deeply_is_400_everywhere(loaded: Any, tmp_path: Path, max_batch: int) -> None:
+    app = asgi.serve(loaded, tmp_path, max_batch=max_batch)
+    for head in (b'{"dataframe_records":', b'{"params":', b'{"params":1,"inputs":', b""):
+        body = head + b"[" * 200_000 + b"]" * 200_000
+        assert ask(app, "POST", "/invocations", body, JSON)[0] == 400
+        assert ask(app, "POST", "/", b"kind=json&request=" + body, {})[0] == 400
+
+
 def test_a_packed_body_is_the_body(loaded: Any, tmp_path: Path) -> None:
     app = asgi.serve(loaded, tmp_path, max_body=2000)
     plain = ask(app, "POST", "/invocations", ROW, JSON)

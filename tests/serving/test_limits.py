@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kbuild.serving.answer.limits import Limits, is_deeper
 
 SMALL = Limits(depth=5, rows=4, columns=3)
-JSON, CSV = "application/json", "text/csv"
+JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le")
 
 
@@ -88,6 +88,13 @@ def test_depth_is_counted_across_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"other": [1] * 9}, None),
         ([1] * 9, None),
         (b'{"inputs": [1,1,1,1,1,1', None),
+        # Each name of any record is a column.
+        *(({form: [{"abcde"[n]: 1} for n in range(4)]}, 413) for form in ("dataframe_records", "inputs", "instances")),
+        ({"dataframe_split": {"data": [{each: 1} for each in "abcd"]}}, 413),
+        ({"dataframe_split": {"data": {"a": {str(n): 1 for n in range(5)}}}}, 413),
+        # pandas makes a table of names alone.
+        ({"dataframe_split": {"columns": ["a"], "index": [1] * 5, "data": None}}, 413),
+        ({"dataframe_split": {"columns": [["a"] * 4, ["b"] * 4], "data": []}}, 413),
         # Fields of dataframe_split mean nothing in others.
         ({"inputs": {"data": [1], "b": [1] * 5}}, 413),
         ({"inputs": {"columns": [1] * 4, "data": [1]}}, None),
@@ -128,6 +135,78 @@ def test_a_table_above_a_limit_is_refused(body: Any, expected: int | None) -> No
 )
 def test_a_csv_above_a_limit_is_refused(body: bytes, expected: int | None) -> None:
     assert status(body, "text/csv; charset=utf-8") == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"dataframe_records": [{str(n): 1} for n in range(9000)]}, JSON),
+        ({"dataframe_split": {"columns": [*range(9000)], "index": [*range(9000)], "data": None}}, JSON),
+        ({"dataframe_split": {"data": {str(n): {str(n): 1} for n in range(9000)}}}, JSON),
+        (b'{"inputs":[' + b"[]," * 4_200_000 + b"1]}", JSON),
+        (",".join(map(str, range(9000))).encode() + b"\n1" * 9000, CSV),
+    ],
+)
+def test_a_sparse_table_is_refused_by_the_memory_it_would_take(body: Any, kind: str) -> None:
+    body = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
+    refused = Limits().check(body, kind)
+    assert refused is not None and refused.status == 413 and b"bytes of memory" in refused.body
+    assert kind == JSON or Limits().is_large(body, kind)
+
+
+def _parquet(table: Any, **how: Any) -> bytes:
+    from pyarrow.parquet import write_table
+
+    write_table(table, file := io.BytesIO(), **how)
+    return file.getvalue()
+
+
+def test_a_parquet_file_is_measured_before_it_is_made() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    text, small = "x" * 10_000, Limits(memory=8 * 2**20)
+    many = arrow.table({"a": [text] * 2000})
+    for how in (
+        {"compression": "zstd"},
+        {"compression": "gzip", "data_page_version": "2.0"},
+        {"use_dictionary": False, "column_encoding": {"a": "DELTA_BYTE_ARRAY"}, "compression": "zstd"},
+    ):
+        body = _parquet(many, **how)
+        assert len(body) < 20_000
+        assert status(body, PARQUET, small) == 413
+        assert status(body, PARQUET, Limits()) is None
+    assert status(_parquet(arrow.table({"a": [[text] * 2000]})), PARQUET, small) == 413
+    zeros = arrow.array([[0] * 2_000_000], arrow.list_(arrow.int8()))
+    assert status(_parquet(arrow.table({"a": zeros})), PARQUET, small) == 413
+    # What the footer says of sizes is nobody's word: the page does.
+    plain = _parquet(arrow.table({"a": ["x" * 20_000_000]}), compression="zstd", use_dictionary=False)
+    assert len(plain) < 20_000 and status(plain, PARQUET, small) == 413
+
+
+def test_an_ordinary_parquet_file_is_let_through() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    count = 10_000
+    table = arrow.table(
+        {
+            "number": arrow.array(range(count), arrow.int32()),
+            "kind": [f"{'kind' * 100} {n % 70}" for n in range(count)],
+            "day": arrow.array([n % 900 for n in range(count)], arrow.date32()),
+            "vector": [[1.0, 2.0]] * count,
+        }
+    )
+    for compression in ("snappy", "gzip", "zstd", "none"):
+        body = _parquet(table, compression=compression, row_group_size=5000)
+        assert status(body, PARQUET, Limits()) is None
+        assert status(body, PARQUET, Limits(memory=12 * 2**20)) is None  # what is doubtful is decoded
+        assert status(body, PARQUET, Limits(memory=6 * 2**20)) == 413
+
+
+@given(st.binary(max_size=80), st.integers(0, 10**6), st.booleans())
+def test_a_parquet_file_that_is_broken_is_refused_or_measured(junk: bytes, place: int, cut: bool) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    body = _parquet(arrow.table({"a": ["x", "y"] * 20, "b": [1.5] * 40}))
+    place %= len(body)
+    body = body[:place] + junk + body[place + (len(junk) if cut else 0) :]
+    assert status(body, PARQUET, Limits()) in (None, 400, 413)
 
 
 def test_a_parquet_file_is_measured_by_its_footer() -> None:

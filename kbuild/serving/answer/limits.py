@@ -7,15 +7,16 @@ table's rows and columns, an array's first dimension, the deepest nesting of the
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import numpy as np
 
+from kbuild.serving.answer import parquet
 from kbuild.serving.answer.reply import TOO_DEEP, Reply, error_reply
 
 _CSV, _JSON, _PARQUET = "text/csv", "application/json", "application/vnd.apache.parquet"
@@ -23,25 +24,32 @@ _NOT_STRUCTURE = bytes(sorted({*range(256)} - {*b'"[]{}'}))
 _AS_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _QUOTE, _OPEN, _CLOSE = b'"[]'
 _PART = 2**20
+_CELL, _CONTAINER = 8, 64  # bytes that a cell of a table, and a list or object of JSON, take at least
 # A field of CSV as pandas reads it, and what ends it: quotes count at its start only.
 _FIELD = re.compile(rb'(?:"[^"]*(?:""[^"]*)*(?:"[^,\r\n]*)?|[^,\r\n]*)(,|\r\n?|\n|\Z)')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """The most that one request may hold: ``depth`` of nested JSON, ``rows`` and ``columns`` of its table."""
+    """The most that one request may hold: ``depth`` of nested JSON, ``rows`` and ``columns`` of its table.
+
+    ``memory`` are the bytes that its table may take, however few stand for it in what is sent.
+    """
 
     depth: int = 100
     rows: int = 1_000_000
     columns: int = 10_000
+    memory: int = 256 * 2**20
 
     def is_large(self, body: bytes, content_type: str) -> bool:
-        """Whether there could be too many rows; without parsing, since each but the first follows a comma or line.
+        """Whether there could be too many rows; without parsing: each but the first follows a comma or line.
 
-        Of CSV also whether there could be too many columns, which pandas reads before it is seen which they are.
+        Of CSV also whether there could be too many columns or cells, which pandas reads before it is seen which they are.
         """
-        most = self.rows if content_type.startswith(_JSON) else min(self.rows, self.columns)
-        return body.count(b",") >= most or body.count(b"\n") > self.rows
+        commas, lines = body.count(b","), body.count(b"\n")
+        if content_type.startswith(_JSON):
+            return commas >= self.rows or lines > self.rows
+        return commas >= min(self.rows, self.columns) or lines > self.rows or commas * lines * _CELL > self.memory
 
     def check(self, body: bytes, content_type: str) -> Reply | None:
         """The refusal of a body that is above a limit; None for one that is not, or cannot be read at all."""
@@ -49,10 +57,10 @@ class Limits:
         if kind == _JSON:
             return self._check_json(body)
         if kind == _CSV:
-            return self._check_size(_count_lines(body), 0) or self._check_size(0, _count_fields(body, self.columns))
-        if kind == _PARQUET:
-            return self._check_size(*_read_parquet_size(body))
-        return None
+            # A table first of rows alone: to count fields takes longer.
+            rows = _count_lines(body)
+            return self._check_size(rows, 0) or self._check_size(rows, _count_fields(body, self.columns))
+        return self._check_parquet(body) if kind == _PARQUET else None
 
     def guard(self, answer: Callable[[bytes, str], Reply]) -> Callable[[bytes, str], Reply]:
         """``answer`` behind the limits."""
@@ -68,7 +76,10 @@ class Limits:
             return error_reply(
                 400, "BAD_REQUEST", f"Invalid input. The JSON is nested deeper than {self.depth} levels."
             )
-        if body.count(b",") < min(self.rows, self.columns):
+        if body.count(b"[") + body.count(b"{") > self.memory // _CONTAINER:
+            return self._too_much()
+        # As many names as values, and as many rows: the table of a request of n values has at most n² cells.
+        if body.count(b",") < min(self.rows, self.columns, isqrt(self.memory // _CELL)):
             return None
         try:
             request = json.loads(body)
@@ -88,7 +99,21 @@ class Limits:
             return error_reply(413, "REQUEST_LIMIT_EXCEEDED", f"The request has more than {self.rows} rows.")
         if columns > self.columns:
             return error_reply(413, "REQUEST_LIMIT_EXCEEDED", f"The request has more than {self.columns} columns.")
-        return None
+        return self._too_much() if rows * columns * _CELL > self.memory else None
+
+    def _check_parquet(self, body: bytes) -> Reply | None:
+        try:
+            return self._check_size(*parquet.measure(body, self.columns, self.memory))
+        except parquet.Expanded:
+            return self._too_much()
+        except parquet.Unreadable:
+            return error_reply(400, "BAD_REQUEST", "Invalid input. The body is no Parquet file that can be read.")
+        except ImportError:
+            return None  # MLflow cannot read it either
+
+    def _too_much(self) -> Reply:
+        message = f"The request's table would take more than {self.memory} bytes of memory."
+        return error_reply(413, "REQUEST_LIMIT_EXCEEDED", message)
 
 
 def is_deeper(body: bytes, depth: int) -> bool:
@@ -114,15 +139,27 @@ def is_deeper(body: bytes, depth: int) -> bool:
 def _count_table(name: str, request: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of one of MLflow's four fields; what is no table has the columns 0."""
     data = request.get(name)
-    if isinstance(data, list):
-        return len(data), _longest(each for each in data if isinstance(each, dict))
-    if not isinstance(data, dict):
+    if name != "dataframe_split" or not isinstance(data, dict):
+        return _count_rows(data, wide=False)
+    # pandas makes a table of an index and columns alone, too; lists in them are levels of names.
+    rows, columns = _count_rows(data.get("data"), wide=True)
+    index, names = (
+        max(len(each), _longest(level for level in each if isinstance(level, list))) if isinstance(each, list) else 0
+        for each in (data.get("index"), data.get("columns"))
+    )
+    return max(rows, index), max(columns, names)
+
+
+def _count_rows(data: Any, *, wide: bool) -> tuple[int, int]:
+    """Rows and columns of what a table is made of: rows that name their values, or list them (``wide``); columns."""
+    if isinstance(data, dict):
+        named = {key for each in data.values() if isinstance(each, dict) for key in each}
+        return max(len(named), _longest(each for each in data.values() if isinstance(each, list))), len(data)
+    if not isinstance(data, list):
         return 0, 0
-    names, rows = data.get("columns"), data.get("data")
-    if name == "dataframe_split" and isinstance(rows, list):
-        width = len(names) if isinstance(names, list) else 0
-        return len(rows), max(width, _longest(each for each in rows if isinstance(each, list)))
-    return _longest(each for each in data.values() if isinstance(each, list)), len(data)
+    # Records need not have the same names: each of them is a column.
+    names = {key for each in data if isinstance(each, dict) for key in each}
+    return len(data), max(len(names), _longest(each for each in data if isinstance(each, list)) if wide else 0)
 
 
 def _longest(values: Iterable[Any]) -> int:
@@ -154,18 +191,3 @@ def _count_fields(body: bytes, most: int) -> int:
             if lines == look_at:
                 break
     return longest
-
-
-def _read_parquet_size(body: bytes) -> tuple[int, int]:
-    """Rows and columns by the file's footer; zeros where MLflow could not read it either."""
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_metadata
-    except ImportError:
-        return 0, 0
-    try:
-        told = read_metadata(io.BytesIO(body))
-    except (ArrowException, OSError):
-        return 0, 0
-    # The file's own sum counts for nothing when it is read.
-    return sum(told.row_group(number).num_rows for number in range(told.num_row_groups)), told.num_columns

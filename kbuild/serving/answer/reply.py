@@ -33,6 +33,9 @@ UNAUTHORIZED = error_reply(401, "UNAUTHENTICATED", "A bearer token is needed.", 
 SLOW_CLIENT = error_reply(408, "BAD_REQUEST", "The request did not arrive in time.", ("connection", "close"))
 TOO_DEEP = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON is nested too deeply.")
 TOO_LONG = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON has a number with too many digits.")
+TWO_LENGTHS = error_reply(
+    400, "BAD_REQUEST", "Content-Length and Transfer-Encoding do not go together.", ("connection", "close")
+)
 NOT_GZIP = error_reply(400, "BAD_REQUEST", "Invalid input. The body is no whole gzip stream.")
 UNKNOWN_ENCODING = error_reply(
     415, "BAD_REQUEST", "This server reads bodies as they are, or Content-Encoding: gzip.", ("accept-encoding", "gzip")

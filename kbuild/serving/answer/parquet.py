@@ -1,0 +1,176 @@
+"""How much a Parquet file holds, before it is read: a few bytes of it can stand for gigabytes.
+
+What the footer says of sizes is checked against the pages, whose headers say what a reader sets memory aside for.
+Format: https://github.com/apache/parquet-format (``parquet.thrift``) in Thrift's compact protocol.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+_FOOTER_PER_COLUMN, _FOOTER = 1024, 2**20  # bytes; pandas writes 100 to 300 for a column
+_PAGE = 4096  # the least that a page counts for, so that many that are empty do not take for ever
+# Bytes of a value in pandas: as numpy has it, as a Python object, as a dict or list.
+_NUMBER, _OBJECT, _CONTAINER = 8, 48, 256
+_PLAIN_LOGICAL = {"NONE", "INT", "TIMESTAMP", "FLOAT16"}
+_REPEATING = {2, 7, 8}  # PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY: a text of one value is used by many
+_DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8  # fields of PageHeader
+_ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+
+
+class Unreadable(Exception):
+    """A file that is no Parquet, or whose pages are not where it says."""
+
+
+class Expanded(Exception):
+    """More memory than it may take."""
+
+
+def measure(body: bytes, columns: int, most: int) -> tuple[int, int]:
+    """Rows and columns; ``columns`` are as many as are looked at, ``most`` the bytes that the table may take.
+
+    Raises Unreadable, Expanded for a table that takes more, and ImportError where there is no pyarrow.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    if body.endswith(b"PAR1") and int.from_bytes(body[-8:-4], "little") > _FOOTER + columns * _FOOTER_PER_COLUMN:
+        raise Unreadable
+    try:
+        told = read_metadata(io.BytesIO(body))
+    except (ArrowException, OSError):
+        return 0, 0  # MLflow says what is wrong with it
+    try:
+        # The file's own sum counts for nothing when it is read.
+        rows = sum(told.row_group(number).num_rows for number in range(told.num_row_groups))
+        if told.num_columns <= columns:
+            _Table(body, told, rows, most).check()
+    except (ArrowException, OSError, IndexError, ValueError) as error:
+        raise Unreadable from error
+    return rows, told.num_columns
+
+
+class _Table:
+    def __init__(self, body: bytes, told: Any, rows: int, most: int) -> None:
+        self._body, self._told, self._rows, self._left = body, told, rows, most
+
+    def check(self) -> None:
+        doubtful = {}
+        for number in range(self._told.num_columns):
+            column = self._told.schema.column(number)
+            values, longest, repeats = self._walk(number)
+            nested = column.max_repetition_level > 0 or "." in column.path
+            self._take(self._rows * _CONTAINER if nested else 0)
+            if column.max_repetition_level > 1:
+                self._take(values * _CONTAINER)
+            text = column.physical_type == "BYTE_ARRAY"
+            plain = column.logical_type.type in _PLAIN_LOGICAL and not text
+            self._take(values * (_NUMBER if plain else _OBJECT))
+            if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+                self._take(values * column.length)
+            elif text and repeats:
+                doubtful[number] = longest, values * longest, nested
+        if sum(size for _, size, _ in doubtful.values()) > self._left:
+            for number, (longest, size, nested) in doubtful.items():
+                self._decode(number, longest, size, nested=nested)
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise Expanded
+
+    def _walk(self, number: int) -> tuple[int, int, bool]:
+        """Values of a column, bytes of its longest page, and whether one text can stand for many."""
+        values, longest, repeats = 0, 0, False
+        for group in range(self._told.num_row_groups):
+            chunk = self._told.row_group(group).column(number)
+            start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+            if dictionary and dictionary < start:
+                start = dictionary
+            end = start + chunk.total_compressed_size
+            if not 0 < start <= end <= len(self._body):
+                raise Unreadable
+            while start < end:
+                header = _Compact(self._body, start)
+                page = header.struct()
+                size, packed = page.get(2, -1), page.get(3, -1)
+                if size < 0 or packed < 0:
+                    raise Unreadable
+                self._take(max(size, _PAGE))
+                longest = max(longest, size)
+                for kind in (_DATA, _DICTIONARY, _DATA_V2):
+                    inner = page.get(kind)
+                    if isinstance(inner, dict):
+                        count = inner.get(1, -1)
+                        if count < 0:
+                            raise Unreadable
+                        values += count if kind != _DICTIONARY else 0
+                        repeats |= inner.get(_ENCODING[kind]) in _REPEATING or kind == _DICTIONARY
+                start = header.place + packed
+        return values, longest, repeats
+
+    def _decode(self, number: int, longest: int, size: int, *, nested: bool) -> None:
+        """Count the texts of a column as they are, a few rows at a time."""
+        from pyarrow.parquet import ParquetFile
+
+        if size <= self._left // self._told.num_columns:
+            return self._take(size)
+        path = self._told.schema.column(number).path
+        if nested or [self._told.schema.column(each).path for each in range(self._told.num_columns)].count(path) > 1:
+            raise Expanded  # a row can hold any number of them
+        rows = max(1, min(self._rows, 2**24 // max(1, longest)))
+        with ParquetFile(io.BytesIO(self._body)) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=[path], use_threads=False):
+                self._take(batch.nbytes)
+        return None
+
+
+class _Compact:
+    """Reads a struct of Thrift's compact protocol into {field: value}; raises IndexError and Unreadable."""
+
+    def __init__(self, data: bytes, place: int) -> None:
+        self._data = data
+        self.place = place
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        if depth > 8:
+            raise Unreadable
+        found: dict[int, Any] = {}
+        field = 0
+        while head := self._byte():
+            field = field + (head >> 4) if head >> 4 else self._number()
+            found[field] = self._value(head & 15, depth)
+        return found
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (1, 2):
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._number()
+        if kind in (7, 8):
+            size = 8 if kind == 7 else self._varint()
+            self.place += size
+            return None
+        if kind == 12:
+            return self.struct(depth + 1)
+        raise Unreadable  # a page's header has neither lists nor maps
+
+    def _byte(self) -> int:
+        self.place += 1
+        return self._data[self.place - 1]
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise Unreadable
+
+    def _number(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
