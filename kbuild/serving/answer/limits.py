@@ -44,7 +44,7 @@ class Limits:
     def is_large(self, body: bytes, content_type: str) -> bool:
         """Whether there could be too many rows; without parsing: each but the first follows a comma or line.
 
-        Of CSV also whether there could be too many columns or cells, which pandas reads before it is seen which they are.
+        Of CSV also whether there could be too many columns or cells, which pandas reads before it sees which they are.
         """
         commas, lines = body.count(b","), body.count(b"\n")
         if content_type.startswith(_JSON):
