@@ -344,13 +344,6 @@ class PackedOtherwise(KbuildError):
     exit_code = 53
 
 
-class UntrustedModel(KbuildError):
-    """A model whose pickles would run or open something where it is loaded: it was not loaded."""
-
-    exit_code = 54
-    default_hint = "find out who wrote it: kbuild audit MODEL tells all; KBUILD_TRUST_MODEL=1 loads it all the same"
-
-
 # Triggers: 60-69
 
 

@@ -13,7 +13,7 @@ from kbuild.cache.tree import link_tree, writing
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import PlatformError, UntrustedModel
+from kbuild.errors import AuditFindings, PlatformError
 from kbuild.files import mark_used
 from kbuild.image.packages.environment import Environment
 from kbuild.image.packages.wheel_facts import read_wheel_facts
@@ -53,7 +53,7 @@ class Slimming:
 def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Callable[[], _Downloads]) -> LeftOut:
     """The packages and files that the image can do without; nothing where the model has to have them all.
 
-    Why it has to is told in a note. Raises UntrustedModel for a model that would do harm where it is asked,
+    Why it has to is told in a note. Raises AuditFindings for a model that would do harm where it is asked,
     PlatformError for an image whose interpreter does not run here, and what laying out the environment raises.
     """
     made_of = slimming.ingredients
@@ -100,7 +100,10 @@ def _check_before_loading(bundle: ModelBundle, tools: Tools, progress: Progress)
         return
     more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
     if any(found.severity == "critical" for found in result.findings) and not tools.trust_model:
-        raise UntrustedModel(f"the model is not asked what it needs, for {told[0]}{more}")
+        raise AuditFindings(
+            f"the model is not asked what it needs, for {told[0]}{more}",
+            hint="find out who wrote it: kbuild audit MODEL tells all; KBUILD_TRUST_MODEL=1 loads it all the same",
+        )
     progress.tell(f"the model is loaded on this machine; {told[0]}{more}")
 
 

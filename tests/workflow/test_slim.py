@@ -16,7 +16,7 @@ import pytest
 from kbuild.answers import DEFAULT
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import PlatformError, UntrustedModel
+from kbuild.errors import AuditFindings, PlatformError
 from kbuild.plan.left_out import NOTHING, LeftOut, select_files
 from kbuild.plan.make import Ingredients
 from kbuild.plan.split import PackageGroup
@@ -223,7 +223,7 @@ def test_a_model_that_would_do_harm_is_not_asked_unless_it_is_trusted(
     bundle.files = (SimpleNamespace(path="python_model.pkl"),)
     program = Program(lambda there: 1)
     if harm:
-        with pytest.raises(UntrustedModel, match=r"python_model\.pkl would call os\.system") as caught:
+        with pytest.raises(AuditFindings, match=r"python_model\.pkl would call os\.system") as caught:
             find(slimming, tmp_path, program)
         assert program.starts == 0 and "KBUILD_TRUST_MODEL=1" in str(caught.value.hint)
     _, notes = find(slimming, tmp_path, program, trust=harm)
