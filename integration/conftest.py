@@ -143,6 +143,16 @@ def kbuild_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def kedro_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH with kedro-mlflow; what it depends on is here already."""
+    folder = tmp_path_factory.mktemp("kedro-mlflow")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    done = subprocess.run([*command, "kedro-mlflow==2.0.3"], capture_output=True, text=True)
+    require(done.returncode == 0, f"kedro-mlflow does not install: {done.stderr.strip()[-400:]}")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cheap tests' model of mixed columns, saved as MLflow saves models."""
     return save_model("mixed", tmp_path_factory.mktemp("mixed") / "model")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import requests
-from engines import require
 from tool import BIN, Done, Tool, Trained, copy_project, served
 
 
@@ -54,15 +52,9 @@ def test_a_plain_pipeline_makes_no_mlflow_run(tool: Tool, project: Path) -> None
     assert "Logged model" not in done.out + done.err
 
 
-def test_a_model_of_kedro_mlflow_builds_and_serves(tool: Tool, trained: Trained, tmp_path: Path) -> None:
-    """kedro-mlflow in an environment beside this one, so that its hooks see this project alone."""
-    venv = tmp_path / "venv"
-    assert tool.run([BIN / "python", "-m", "venv", venv]).code == 0
-    packages = venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-    here = next(Path(p) for p in sys.path if p.endswith("site-packages"))
-    (packages / "beside.pth").write_text(f"{here}\n")
-    installed = tool.run([venv / "bin/pip", "install", "--quiet", "kedro-mlflow"])
-    require(installed.code == 0, f"kedro-mlflow does not install: {installed.err.strip()[-400:]}")
+def test_a_model_of_kedro_mlflow_builds_and_serves(
+    tool: Tool, trained: Trained, tmp_path: Path, kedro_mlflow: str
+) -> None:
     folder = copy_project(tmp_path / "project")
     registry = folder / "src/diabetes/pipeline_registry.py"
     text = registry.read_text().replace("from kbuild import", "from kedro_mlflow.pipeline import")
@@ -71,7 +63,7 @@ def test_a_model_of_kedro_mlflow_builds_and_serves(tool: Tool, trained: Trained,
     assert "code_paths" in text
     registry.write_text(text)
     (folder / "conf/base/mlflow.yml").write_text("server:\n  mlflow_tracking_uri: sqlite:///mlflow.db\n")
-    done = tool.run([venv / "bin/python", "-m", "kedro", "run"], cwd=folder, PYTHONWARNINGS="ignore", PYTHONPATH="src")
+    done = tool.run([BIN / "kedro", "run"], cwd=folder, PYTHONWARNINGS="ignore", PYTHONPATH=kedro_mlflow)
     assert done.code == 0, done.err + done.out
     code = """
 import mlflow

@@ -1,4 +1,4 @@
-"""The model of one project in the catalog of another, and beside kedro-mlflow; each command as a user types it."""
+"""The model of one project in the catalog of another; each command as a user types it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import require
 from tool import BIN, Done, Tool, Trained, copy_project, running
 
 WARD = Path(__file__).parent / "projects" / "ward"
@@ -240,47 +239,3 @@ def test_modelify_tells_what_it_cannot_do(
     assert done.code == code, done.out + done.err
     assert said in done.err
     assert "Traceback" not in done.err
-
-
-@pytest.fixture(scope="module")
-def kedro_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PYTHONPATH with kedro-mlflow; what it depends on is here already."""
-    folder = tmp_path_factory.mktemp("kedro-mlflow")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    done = subprocess.run([*command, "kedro-mlflow==2.0.3"], capture_output=True, text=True)
-    require(done.returncode == 0, f"kedro-mlflow does not install: {done.stderr.strip()[-400:]}")
-    return str(folder)
-
-
-# MLflow's database layer warns of itself.
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("factory", ["kbuild", "kedro_mlflow.pipeline"])
-def test_beside_kedro_mlflow_one_model_is_logged_and_it_is_said_by_whom(
-    tool: Tool, tmp_path: Path, kedro_mlflow: str, factory: str
-) -> None:
-    project = copy_project(tmp_path / "diabetes")
-    registry = project / "src" / "diabetes" / "pipeline_registry.py"
-    registry.write_text(registry.read_text().replace("from kbuild import", f"from {factory} import"))
-    store = f"sqlite:///{tmp_path}/kedro-mlflow.db"
-    (project / "conf" / "local" / "mlflow.yml").write_text(f"server:\n  mlflow_tracking_uri: {store}\n")
-    done = kedro(tool, project, "run", PYTHONPATH=kedro_mlflow)
-    assert done.code == 0, done.out + done.err
-    logged = LOGGED.search(done.out)
-    theirs = "kedro-mlflow logs the model of this run, since its pipeline_ml_factory made the pipeline"
-    if factory == "kbuild":
-        assert logged
-        assert logged["rest"] == "; kedro-mlflow is here too, and logs no model"
-        assert theirs not in done.out
-    else:
-        assert theirs in done.out
-        assert not logged
-
-    import mlflow
-
-    client = mlflow.MlflowClient(store)
-    (experiment,) = (each for each in client.search_experiments() if each.name == "diabetes")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    (output,) = run.outputs.model_outputs
-    assert logged is None or logged["model"] == output.model_id
-    assert len(client.search_logged_models([experiment.experiment_id])) == 1

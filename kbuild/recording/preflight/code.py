@@ -70,7 +70,9 @@ def _find_other_python(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
     for each in read_conda_env(kwargs["conda_env"]).conda:
         wanted = version_of(each) if name_of(each) == "python" else None
         exact = re.fullmatch(r"==\d+\.\d+\.\d+\w*", str(wanted))
-        if wanted is not None and not exact and not wanted.contains(Version(here), prereleases=True):
+        # 3.11.x is what people write, and no version to conda.
+        no_version = name_of(each) == "python" and re.search(r"\d\.x\b", each)
+        if no_version or not (wanted is None or exact or wanted.contains(Version(here), prereleases=True)):
             yield RecordingError(
                 f"conda_env asks for {each!r}, and the model will be trained with Python {here}",
                 hint=f"train with that Python, or write python={here}",

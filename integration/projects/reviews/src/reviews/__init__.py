@@ -1,0 +1,3 @@
+"""Tells praise from blame in reviews of films."""
+
+__version__ = "0.1"

@@ -1,0 +1,1 @@
+"""Etl, learning and the application."""
