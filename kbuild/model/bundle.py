@@ -159,8 +159,14 @@ def _read_facts(root: Path) -> ModelFacts:
 
 
 def _read_yaml(root: Path, name: str) -> dict[str, Any]:
+    file = root / name
     try:
-        value = yaml.safe_load((root / name).read_text(encoding="utf-8"))
+        # To open a pipe or a device waits for ever, or never ends; a folder is no file either.
+        if file.exists() and not file.is_file():
+            raise InvalidModel(f"{name} of the model is no regular file")
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise InvalidModel(f"{name} is nested too deeply") from error
     except FileNotFoundError as error:
         raise InvalidModel(f"the model has no file {name}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -52,7 +52,7 @@ class BaseRecords:
                 return Recorded()
             mark_used(here)
             return _parse(json.loads(known))
-        except (KbuildError, ValueError) as error:
+        except (KbuildError, ValueError, RecursionError) as error:
             progress.tell(f"no record of an earlier base: {' '.join(str(error).split())}")
             return Recorded()
 
