@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 from kbuild._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from kbuild.api import *  # noqa: F403
     from kbuild.hooks.kedro_hook import MlflowPipelineHook
     from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
     from kbuild.training.pyfunc import KedroPipelineModel
 
 __all__ = ["KedroPipelineModel", "MlflowPipelineHook", "PipelineML", "pipeline_ml_factory"]
 
-_HOMES = {
-    "KedroPipelineModel": "kbuild.training.pyfunc",
-    "MlflowPipelineHook": "kbuild.hooks.kedro_hook",
-    "PipelineML": "kbuild.training.pipeline_ml",
-    "pipeline_ml_factory": "kbuild.training.pipeline_ml",
-}
+_HOMES = dict.fromkeys(("PipelineML", "pipeline_ml_factory"), "kbuild.training.pipeline_ml")
+_HOMES |= {"KedroPipelineModel": "kbuild.training.pyfunc", "MlflowPipelineHook": "kbuild.hooks.kedro_hook"}
+# What builds, and does not travel in models.
+_API = ["AuditOptions", "ImageOptions", "LockOptions", "RunOptions", "VerifyOptions", "open_session"]
+_API += ["audit", "build_image", "diff", "lock", "run", "verify"]
+_HOMES |= dict.fromkeys(_API, "kbuild.api")
+__all__ += _API
 
 
 def __getattr__(name: str) -> Any:

@@ -3,14 +3,17 @@ prints that page."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import click
 
+import kbuild
 import kbuild.errors
 from kbuild.cli.app import cli
 from kbuild.errors import KbuildError
@@ -45,9 +48,40 @@ def exit_codes() -> str:
     return "\n".join(["| code | meaning |", "|---|---|", *rows, ""])
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"reference": reference, "exit codes": exit_codes}
+def python() -> str:
+    """What ``import kbuild`` offers for building: signatures as they are written, docstrings, fields of the options."""
+    parts = []
+    for module in ("building", "auditing", "verifying", "running", "comparing", "session", "request"):
+        tree = ast.parse(inspect.getsource(import_module(f"kbuild.api.{module}")))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {*kbuild.__all__, *_BESIDES}:
+                parts.append(_entry("##", node.name, node))
+                methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+                if node.name == "Client":
+                    parts += [_entry("###", f"Client.{each.name}", each) for each in methods]
+    return "\n".join(parts)
+
+
+# What the functions give and take besides.
+_BESIDES = ("BuildOptions", "Client", "Measure", "VerifiedImage")
+
+
+def _entry(mark: str, title: str, node: ast.FunctionDef | ast.ClassDef) -> str:
+    text = (ast.get_docstring(node) or "").replace("``", "`")
+    return f"{mark} {title}\n\n```text\n{_stated(node)}\n```\n\n{text}\n"
+
+
+def _stated(node: ast.FunctionDef | ast.ClassDef) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return f"def {node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns or ast.Constant(None))}"
+    bases = ", ".join(map(ast.unparse, node.bases))
+    fields = [f"    {ast.unparse(each)}" for each in node.body if isinstance(each, ast.AnnAssign)]
+    return "\n".join([f"class {node.name}({bases}):" if bases else f"class {node.name}:", *fields])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"reference": reference, "exit codes": exit_codes, "python": python}
 DOCS = Path(__file__).parent.parent / "kbuild" / "docs"
-PAGES = {"reference": DOCS / "commands.md", "exit codes": DOCS / "exit-codes.md"}
+PAGES = {"reference": DOCS / "commands.md", "exit codes": DOCS / "exit-codes.md", "python": DOCS / "python.md"}
 
 
 def render(page: str, name: str) -> str:

@@ -1,1 +1,56 @@
-"""F8: what the command line and programs ask for alike; prints nothing and ends nobody's process."""
+"""F8: what the command line and programs ask for alike; prints nothing and ends nobody's process.
+
+The names below are what ``import kbuild`` offers, and are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kbuild.api.auditing import AuditOptions, audit
+    from kbuild.api.building import build_image, lock
+    from kbuild.api.comparing import diff
+    from kbuild.api.request import ImageOptions, LockOptions
+    from kbuild.api.running import RunOptions, run
+    from kbuild.api.session import open_session
+    from kbuild.api.verifying import VerifyOptions, verify
+
+__all__ = [
+    "AuditOptions",
+    "ImageOptions",
+    "LockOptions",
+    "RunOptions",
+    "VerifyOptions",
+    "audit",
+    "build_image",
+    "diff",
+    "lock",
+    "open_session",
+    "run",
+    "verify",
+]
+
+_HOMES = {
+    "AuditOptions": "kbuild.api.auditing",
+    "ImageOptions": "kbuild.api.request",
+    "LockOptions": "kbuild.api.request",
+    "RunOptions": "kbuild.api.running",
+    "VerifyOptions": "kbuild.api.verifying",
+    "build_image": "kbuild.api.building",
+    "diff": "kbuild.api.comparing",
+    "lock": "kbuild.api.building",
+    "open_session": "kbuild.api.session",
+    "run": "kbuild.api.running",
+}
+# Packages that are called as functions.
+_CALLED = {"audit": "kbuild.audit", "verify": "kbuild.verify"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CALLED:
+        return import_module(_CALLED[name])
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -14,7 +14,15 @@ from kbuild.errors import ConfigurationError, LabelError
 from kbuild.image.oci.media import Compression
 from kbuild.plan.render import parse_template
 from kbuild.platform import Platform, host_platform
-from kbuild.workflow import ImageRequest
+from kbuild.workflow import PATIENCE, Delivery, ImageRequest, check_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What makes one run better than another."""
+
+    metric: str
+    lowest: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +50,43 @@ class BuildOptions(LockOptions):
     network: str | None = None
     builders: tuple[str, ...] = ()
     compression: Compression | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageOptions(BuildOptions):
+    """What is built and where it goes, as ``kbuild image`` has it: what is None is the project's, or the default.
+
+    ``engine`` is auto, native or buildkit; ``tag`` and ``push`` may have {name}, {version}, {run_id} and {model_id} in
+    them. ``verify_timeout`` are the seconds for it to get ready, and to answer. ``best`` takes the best of the model's
+    child runs. ``no_cache`` builds again what was built before.
+    """
+
+    engine: str = "auto"
+    tag: str | None = None
+    output: Path | None = None
+    load: bool = False
+    push: str | None = None
+    verify: bool | None = None
+    verify_timeout: float = PATIENCE
+    best: Measure | None = None
+    no_cache: bool = False
+    verify_cache: bool = False
+
+
+def make_delivery(config: ProjectConfig, options: ImageOptions) -> Delivery:
+    """Where the image goes; raises InvalidReference for a name that none can be, before the work and not after it."""
+    delivery = Delivery(
+        tag=options.tag or config.tag,
+        output=options.output,
+        load=options.load,
+        push=options.push,
+        verify=config.verify if options.verify is None else options.verify,
+        patience=options.verify_timeout,
+    )
+    for name in (delivery.tag, delivery.push):
+        if name is not None:
+            check_name(name)
+    return delivery
 
 
 def make_lock_request(config: ProjectConfig, options: LockOptions) -> LockRequest:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import platformdirs
 
-from kbuild.api.project import ProjectConfig, project_name, tracking_uri
+from kbuild.api.project import ProjectConfig, project_name, read_project_config, tracking_uri
 from kbuild.cache.folder import own_folder
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
 from kbuild.errors import ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
@@ -19,7 +23,10 @@ from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.shorthand import LATEST
 from kbuild.model.store import open_store
 from kbuild.process import run
+from kbuild.progress import Progress, Silent
 from kbuild.workflow import Phases, Tools
+
+_LOG = logging.getLogger("kbuild")
 
 
 class Voice(Phases, Protocol):
@@ -34,6 +41,66 @@ class Voice(Phases, Protocol):
 
     def complain(self, text: str, *, style: str = "red") -> None:
         """One line about what went wrong or was not done, for whoever wants quiet too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """A project's configuration, what work is done with, and who is told of it."""
+
+    config: ProjectConfig
+    tools: Tools
+    voice: Voice
+
+
+def open_session(env: str | None = None, *, voice: Voice | None = None) -> Session:
+    """A session for the folder that this process is in: its project, MLflow store and cache, as the commands find them.
+
+    Open one to ask for several things: each function opens its own otherwise. ``env`` is the Kedro environment whose
+    ``conf/ENV/kbuild.yml`` counts, ``KEDRO_ENV`` or local by default. What is done is logged by the logger ``kbuild``,
+    steps at INFO, unless another ``voice`` is given. Raises ConfigurationError for settings that cannot be.
+    """
+    config = read_project_config(Path.cwd(), env or os.environ.get("KEDRO_ENV") or None)
+    told = voice or Logged()
+    return Session(config=config, tools=make_tools(config, told), voice=told)
+
+
+class Logged:
+    """A ``Voice`` for programs and notebooks: the logger ``kbuild``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """A line at INFO."""
+        _LOG.info("%s", text)
+
+    def complain(self, text: str, *, style: str = "red") -> None:
+        """A line at WARNING, which Python shows unless it is told otherwise."""
+        _LOG.warning("%s", text)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[Progress]:
+        """Log what ``phase`` made, and how long it took."""
+        begin, told = time.monotonic(), _LoggedProgress(phase)
+        yield told
+        took = time.monotonic() - begin
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + took, 3)
+        _LOG.info("%s: %s, %.1f s", phase, told.result or "done", took)
+
+
+class _LoggedProgress(Silent):
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self.result: str | None = None
+
+    def note(self, text: str) -> None:
+        _LOG.debug("%s: %s", self._phase, text)
+
+    def tell(self, text: str) -> None:
+        _LOG.info("%s: %s", self._phase, text)
+
+    def made(self, text: str) -> None:
+        self.result = text
 
 
 def make_tools(config: ProjectConfig, voice: Voice) -> Tools:

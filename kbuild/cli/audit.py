@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kbuild.api.find import REGISTRY_FORM, existing_image
-from kbuild.api.project import ProjectConfig
-from kbuild.api.request import LockOptions, make_lock_request
-from kbuild.api.session import take_model
+from kbuild.api.auditing import AuditOptions, audit, audit_registered, make_request
 from kbuild.audit.finding import SEVERITIES
-from kbuild.audit.policy import SERVICES, Ignore, Policy, join_policies
+from kbuild.audit.policy import SERVICES
 from kbuild.audit.report.report import report_schema
 from kbuild.cache.folder import using_cache
 from kbuild.cli.audit_fleet import FORMATS as FLEET_FORMATS
 from kbuild.cli.audit_fleet import raise_for_fleet, render_fleet
 from kbuild.cli.audit_formats import FORMATS, OF_ONE, render, render_all, worst_of
 from kbuild.cli.config import env_option
-from kbuild.cli.options import complete_either, complete_image, make_tools, platform_option
+from kbuild.cli.options import complete_either, complete_image, open_here, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import (
-    AuditFindings,
-    AuditIncomplete,
-    ConfigurationError,
-    InvalidReference,
-    ModelNotFound,
     OutputError,
 )
-from kbuild.files import expand_home
-from kbuild.model.model_reference import ModelReference
-from kbuild.plan.render import parse_template
-from kbuild.platform import Platform
-from kbuild.workflow import Tools
-from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.fleet import ask_fleet, make_question
-from kbuild.workflow.audit.request import Audited, AuditRequest
+from kbuild.workflow.audit.request import Audited, raise_for_verdict
 
 _LOCK_SUFFIXES = (".yml", ".yaml")
 
@@ -107,24 +90,19 @@ def command(
     if affected_by is not None and form not in FLEET_FORMATS:
         raise click.UsageError(f"--affected-by has the formats {' and '.join(FLEET_FORMATS)}")
     show = Show()
-    tools, config = make_tools(show)
+    session = open_here(show)
+    asked = AuditOptions(**options)
     if affected_by is not None:
-        question = make_question(affected_by, _request(config, options))
-        with using_cache(tools.cache, limit=tools.cache_limit):
-            rows = list(ask_fleet(question, tools))
+        question = make_question(affected_by, make_request(session.config, asked))
+        with using_cache(session.tools.cache, limit=session.tools.cache_limit):
+            rows = list(ask_fleet(question, session.tools))
         _deliver(render_fleet(rows, affected_by, form), output)
         if not question.met:
             show.complain(f"no lock names a package that {affected_by} is of: see that it is written rightly")
         raise_for_fleet(rows, affected_by)
         return
-    auditor = Auditor(_request(config, options), tools)
     if not all_registered:
-
-        def take(text: str | None) -> str:
-            return take_model(text, tools, config, show)
-
-        meant = take(None) if reference is None else reference
-        audited = _audit(meant, options["image"], auditor, tools, options["platform"], take)
+        audited = audit(reference, asked, session=session)
         text = render(audited, form, to_terminal=output is None)
         if text is None:
             if output is not None:
@@ -133,10 +111,9 @@ def command(
         else:
             _deliver(text, output)
         _tell(show, audited)
-        _exit(audited.report.verdict, audited.report.reference, audited.report.lapsed)
+        audited.raise_for_verdict()
         return
-    with using_cache(tools.cache, limit=tools.cache_limit):
-        results = list(auditor.audit_registered())
+    results = audit_registered(asked, session)
     _deliver(render_all(results, form), output)
     if not results:
         show.say("no model is registered")
@@ -144,81 +121,7 @@ def command(
     lapsed = tuple(
         dict.fromkeys(each for _, result in results if isinstance(result, Audited) for each in result.report.lapsed)
     )
-    _exit(worst, f"{number} of {len(results)} registered models", lapsed)
-
-
-def _request(config: ProjectConfig, options: dict[str, Any]) -> AuditRequest:
-    policy = _override(join_policies(config.audit), options)
-    return AuditRequest(
-        policy=policy,
-        today=_date(options["today"]),
-        fail_on=policy.fail_on,
-        lock=make_lock_request(config, LockOptions()),
-        lockfile=options["lockfile"],
-        offline=options["offline"],
-        record=not options["no_record"],
-        template=parse_template(config.template),
-        labels=config.labels,
-    )
-
-
-def _override(policy: Policy, options: dict[str, Any]) -> Policy:
-    if options["advisories"] is not None:
-        policy = replace(policy, advisories=options["advisories"])
-    if options["service"] is not None:
-        policy = replace(policy, service=options["service"])
-    return replace(policy, fail_on=options["fail_on"] or policy.fail_on)
-
-
-def _date(text: str | None) -> datetime.date:
-    if text is None:
-        return datetime.datetime.now(datetime.UTC).date()
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--today {text!r} is no date such as 2027-01-31") from error
-
-
-def _audit(
-    reference: str,
-    image: str | None,
-    auditor: Auditor,
-    tools: Tools,
-    platform: Platform | None,
-    take: Callable[[str], str],
-) -> Audited:
-    path = expand_home(reference)
-    if path.is_file() and path.suffix in _LOCK_SUFFIXES:
-        return auditor.audit_lock(path)
-    with using_cache(tools.cache, limit=tools.cache_limit):
-        return _audit_model(reference, image, auditor, tools, platform, take)
-
-
-def _audit_model(
-    reference: str,
-    image: str | None,
-    auditor: Auditor,
-    tools: Tools,
-    platform: Platform | None,
-    take: Callable[[str], str],
-) -> Audited:
-    with existing_image(reference, tools, platform) as found:
-        if found is not None:
-            return auditor.audit_image(found[0], reference)
-    try:
-        model = ModelReference.parse(take(reference))
-    except (InvalidReference, ModelNotFound) as error:
-        raise InvalidReference(
-            f"{reference!r} is no model, no image built here or in a registry, no OCI layout or tar, and no"
-            " conda-lock.yml",
-            hint=error.hint,
-        ) from error
-    if image is None:
-        return auditor.audit_model(model)
-    with existing_image(image, tools, platform) as found:
-        if found is None:
-            raise InvalidReference(f"{image!r} is no image built here and no OCI layout or tar", hint=REGISTRY_FORM)
-        return auditor.audit_model(model, image=found[0])
+    raise_for_verdict(worst, f"{number} of {len(results)} registered models", lapsed)
 
 
 def _deliver(text: str, output: Path | None) -> None:
@@ -234,15 +137,3 @@ def _deliver(text: str, output: Path | None) -> None:
 def _tell(show: Show, audited: Audited) -> None:
     if audited.recorded_in is not None:
         show.say(f"report and SBOM are with run {audited.recorded_in}")
-
-
-def _exit(verdict: str, what: str, lapsed: Sequence[Ignore]) -> None:
-    expired = "".join(f"; the ignore of {each} expired on {each.expires}" for each in lapsed)
-    places = " and ".join(dict.fromkeys(each.source for each in lapsed))
-    again = f"; look at what is ignored in {places} again" if lapsed else ""
-    if verdict == "findings":
-        raise AuditFindings(f"the audit of {what} has findings{expired}", hint=f"each says what to do{again}")
-    if verdict == "incomplete":
-        raise AuditIncomplete(
-            f"not everything of {what} could be checked{expired}", hint=f"the report says what, and why{again}"
-        )

@@ -6,16 +6,11 @@ import json
 
 import click
 
-from kbuild.api.find import existing_image
-from kbuild.api.session import take_model
-from kbuild.cache.folder import using_cache
+from kbuild.api.comparing import diff
 from kbuild.cli.config import env_option
-from kbuild.cli.options import complete_either, json_option, make_tools, platform_option
+from kbuild.cli.options import complete_either, json_option, open_here, platform_option
 from kbuild.cli.show import Show
-from kbuild.image.compare.diff import diff_images
-from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
-from kbuild.workflow.audit.difference import compare_models
 
 
 @click.command("diff")
@@ -34,18 +29,5 @@ def command(before: str, after: str, platform: Platform | None, as_json: bool) -
     printed, here or in a registry, an OCI layout or its tar): layers, config, packages, files. The exit code is 0
     whether they differ or not.
     """
-    show = Show()
-    tools, config = make_tools(show)
-    with (
-        using_cache(tools.cache, limit=tools.cache_limit),
-        existing_image(before, tools, platform) as one,
-        existing_image(after, tools, platform) as other,
-    ):
-        if one is not None and other is not None:
-            with show("compare") as progress:
-                images = diff_images(one[0], other[0], progress)
-            click.echo(json.dumps(images.to_json()) if as_json else images.to_text(), nl=as_json)
-            return
-    older, newer = (ModelReference.parse(take_model(text, tools, config, show)) for text in (before, after))
-    difference = compare_models(older, newer, tools)
-    click.echo(json.dumps(difference.to_json()) if as_json else difference.to_text(), nl=as_json)
+    found = diff(before, after, platform=platform, session=open_here(Show()))
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_text(), nl=as_json)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kbuild.api.request import BuildOptions, make_image_request
-from kbuild.api.session import take_model
+from kbuild.api.building import build_image
+from kbuild.api.request import ImageOptions, Measure, make_delivery, make_image_request
+from kbuild.api.session import Session
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.options import (
     build_options,
@@ -19,12 +20,11 @@ from kbuild.cli.options import (
     compression_option,
     engine_option,
     json_option,
-    make_tools,
+    open_here,
     optional_model_argument,
 )
 from kbuild.cli.show import Show
-from kbuild.model.model_reference import ModelReference
-from kbuild.workflow import PATIENCE, Delivery, ImageResult, Tools, build_image, check_name
+from kbuild.workflow import PATIENCE, ImageResult
 
 
 @click.command("image")
@@ -76,20 +76,10 @@ from kbuild.workflow import PATIENCE, Delivery, ImageResult, Tools, build_image,
 @json_option
 def command(
     model: str | None,
-    best: Measure | None,
     all_registered: bool,
     from_file: str | None,
     jobs: int | None,
     report: Path | None,
-    tag: str | None,
-    engine: str,
-    output: Path | None,
-    load: bool,
-    push: str | None,
-    verify: bool | None,
-    verify_timeout: float,
-    no_cache: bool,
-    verify_cache: bool,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -107,75 +97,55 @@ def command(
     told at the end, and the exit code is then 70. What is built is not built again, so the same command goes on where
     it was stopped.
     """
-    options = BuildOptions(**stated)
+    options = ImageOptions(**stated)
     many = all_registered or from_file is not None
     if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
     if not many and (jobs is not None or report is not None or len(options.builders) > 1):
         raise click.UsageError("--jobs, --report and several --builder are of many models")
-    if best is not None and model is None:
+    if options.best is not None and model is None:
         raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
     show = Show()
-    tools, config = make_tools(show)
-    tools = replace(tools, verify_cache=verify_cache)
-    delivery = Delivery(
-        tag=tag or config.tag,
-        output=output,
-        load=load,
-        push=push,
-        verify=config.verify if verify is None else verify,
-        patience=verify_timeout,
-    )
-    for name in (delivery.tag, delivery.push):
-        if name is not None:
-            check_name(name)  # what is no reference is told before the work, not after it
+    session = open_here(show)
     if many:
-        if from_file is not None:
-            models = read_references(from_file)
-        else:
-            show.say("asking for the registered models")
-            models = tools.store.registered()
-        if not models:
-            show.say("no model is registered" if from_file is None else f"{from_file} names no model")
-        check_delivery(models, delivery)
-        image_many(
-            [make_image_request(config, each, engine, options) for each in models],
-            delivery,
-            tools,
-            show,
-            jobs=jobs or max(2, len(options.builders)),
-            builders=options.builders,
-            reuse=not no_cache,
-            report=report,
-            to_json=to_json if as_json else None,
-        )
+        _build_many(from_file, options, session, show, jobs=jobs, report=report, as_json=as_json)
         return
-    model = take_model(model, tools, config, show)
-    if best is not None:
-        parent = ModelReference.parse(model)
-        if parent.kind != "run":
-            raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
-        model = _take_best(parent, best, tools, show)
-    result = build_image(make_image_request(config, model, engine, options), delivery, tools, reuse=not no_cache)
-    if result.reused:
-        show.say("nothing has changed since this image was built (--no-cache builds again)")
-    if result.verified is not None and result.verified.reason is not None:
-        show.complain(f"not verified: {result.verified.reason}", style="yellow")
-    for each in result.yanked:
-        show.say(each, style="yellow")
-    if result.untagged is not None:
-        show.complain(f"the run is not tagged with this image: {result.untagged}", style="yellow")
+    result = build_image(model, options, session=session)
     for line in summary(result, show.seconds):
         show.say(line)
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
-    """What makes one run better than another."""
-
-    metric: str
-    lowest: bool
+def _build_many(
+    from_file: str | None,
+    options: ImageOptions,
+    session: Session,
+    show: Show,
+    *,
+    jobs: int | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    delivery = make_delivery(session.config, options)
+    if from_file is not None:
+        models = read_references(from_file)
+    else:
+        show.say("asking for the registered models")
+        models = session.tools.store.registered()
+    if not models:
+        show.say("no model is registered" if from_file is None else f"{from_file} names no model")
+    check_delivery(models, delivery)
+    image_many(
+        [make_image_request(session.config, each, options.engine, options) for each in models],
+        delivery,
+        replace(session.tools, verify_cache=options.verify_cache),
+        show,
+        jobs=jobs or max(2, len(options.builders)),
+        builders=options.builders,
+        reuse=not options.no_cache,
+        report=report,
+        to_json=to_json if as_json else None,
+    )
 
 
 def parse_best(text: str) -> Measure:
@@ -186,16 +156,6 @@ def parse_best(text: str) -> Measure:
     if not metric.strip():
         raise click.BadParameter(f"{text!r} names no metric")
     return Measure(metric=metric.strip(), lowest=direction == "min")
-
-
-def _take_best(parent: ModelReference, wanted: Measure, tools: Tools, show: Show) -> str:
-    """The best child run's model, as a reference; says which it is, and of which others."""
-    best = tools.store.best_child(parent, wanted.metric, lowest=wanted.lowest)
-    which = "lowest" if wanted.lowest else "highest"
-    left_out = f"; left out: {', '.join(best.left_out)}" if best.left_out else ""
-    value = f"{wanted.metric} {best.value:g}, the {which} of {best.compared}"
-    show.say(f"taking run {best.run_id} ({best.name}): {value}{left_out}")
-    return f"runs:/{best.run_id}" + (f"/{parent.name}" if parent.name else "")
 
 
 def summary(result: ImageResult, seconds: dict[str, float]) -> list[str]:

@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from kbuild.api.request import LockOptions, make_lock_request
-from kbuild.api.session import take_model
-from kbuild.cli.options import base_option, json_option, lock_options, make_tools, optional_model_argument
+from kbuild.api.building import lock
+from kbuild.api.request import LockOptions
+from kbuild.cli.options import base_option, json_option, lock_options, open_here, optional_model_argument
 from kbuild.cli.show import Show
-from kbuild.workflow import lock_model
 
 
 @click.command("lock")
@@ -35,10 +34,8 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     The lockfile is conda-lock's; it is also stored with the run and used by "kbuild image" while nothing changes.
     """
     show = Show()
-    tools, config = make_tools(show)
-    request = make_lock_request(config, LockOptions(**options))
-    model = take_model(model, tools, config, show)
-    locked = lock_model(model, request, tools, output=output, base=base or config.base, force=force)
+    asked = LockOptions(**options)
+    locked = lock(model, asked, output=output, base=base, force=force, session=open_here(show))
     managers = [package.manager for package in locked.lockfile.packages]
     show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, lock {locked.origin}")
     result = {

@@ -10,6 +10,7 @@ import click
 
 from kbuild.api import session
 from kbuild.api.project import ProjectConfig
+from kbuild.api.session import Session
 from kbuild.cli.config import env_option, project_config
 from kbuild.cli.show import Show
 from kbuild.plan.render import DEFAULT_INSTALL_BASE
@@ -158,6 +159,12 @@ def make_tools(show: Show) -> tuple[Tools, ProjectConfig]:
     """The workflow's tools for the folder the command was started in."""
     config = project_config()
     return session.make_tools(config, show), config
+
+
+def open_here(show: Show) -> Session:
+    """A session for the folder the command was started in."""
+    config = project_config()
+    return Session(config=config, tools=session.make_tools(config, show), voice=show)
 
 
 def cache_folder() -> Path:

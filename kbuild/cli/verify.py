@@ -10,20 +10,18 @@ from pathlib import Path
 
 import click
 
-from kbuild.answers import EXACT, Tolerance
 from kbuild.api.find import existing_index, found_image
 from kbuild.api.project import ProjectConfig
+from kbuild.api.verifying import VerifyOptions, tell_untagged, verify
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
-from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
+from kbuild.cli.options import image_argument, json_option, open_here, platform_option
 from kbuild.cli.show import Show
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
-from kbuild.image.store.verdicts import Verdicts
 from kbuild.platform import Platform
 from kbuild.verify.rebuild import RebuildReport
-from kbuild.verify.verdict_tag import write_rebuild_verdict, write_verdict
-from kbuild.verify.verify_image import verify_image
+from kbuild.verify.verdict_tag import write_rebuild_verdict
 from kbuild.workflow import Tools
 
 _LIMIT = click.FloatRange(min=0)
@@ -81,11 +79,9 @@ def command(
     if exact and (rtol is not None or atol is not None):
         raise click.UsageError("--exact allows no difference: leave out --rtol and --atol")
 
-    def choose(own: Tolerance) -> Tolerance:
-        return EXACT if exact else own.limited(rtol=rtol, atol=atol)
-
     show = Show()
-    tools, config = make_tools(show)
+    session = open_here(show)
+    tools, config = session.tools, session.config
     if rebuild:
         from kbuild.api.rebuild import rebuild as build_again
 
@@ -95,38 +91,25 @@ def command(
             )
             untagged = write_rebuild_verdict(built, report.verdict, tools.store)
             if model is None:
-                _tell_untagged(show, untagged)
+                tell_untagged(session, untagged)
             return report
 
         _rebuild(image, tools, config, show, platform, again, report=proof, as_json=as_json)
         return
     if model is not None or lockfile is not None:
         raise click.UsageError("--model and --lockfile are for --rebuild")
-    with (
-        using_cache(tools.cache, limit=tools.cache_limit),
-        found_image(image, tools, config, show, platform) as (built, reference),
-    ):
-        try:
-            with show("verify") as progress:
-                report = verify_image(
-                    built, tools.run, cache=tools.cache, timeout=timeout, progress=progress, choose=choose
-                )
-        except VerificationFailed:
-            _tell_untagged(show, write_verdict(built, "failed", tools.store))
-            raise
-        verdict = "passed" if report.compared else "answered"
-        if rtol is None and atol is None:
-            Verdicts(tools.cache / "images").write(built.digest, verdict)
-        _tell_untagged(show, write_verdict(built, verdict, tools.store))
+    asked = VerifyOptions(timeout=timeout, rtol=rtol, atol=atol, exact=exact, platform=platform)
+    verified = verify(image, asked, session=session)
+    report = verified.report
     if report.compared:
         show.say(f"the image predicts what the trained model did, {report.tolerance}")
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
         show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
     click.echo(
-        json.dumps({"image": f"{reference.familiar}", "digest": str(built.digest), **asdict(report)})
+        json.dumps({"image": verified.image, "digest": str(verified.digest), **asdict(report)})
         if as_json
-        else str(built.digest)
+        else str(verified.digest)
     )
 
 
@@ -188,8 +171,3 @@ def write_report(path: Path, text: str) -> None:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _tell_untagged(show: Show, untagged: str | None) -> None:
-    if untagged is not None:
-        show.complain(f"the verdict is not written to MLflow: {untagged}", style="yellow")

@@ -27,6 +27,7 @@ from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.run_tags import Tag, write_tags
+from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
 from kbuild.verify.verdict_tag import write_verdict
@@ -98,6 +99,18 @@ class ImageResult:
     def digest(self) -> Digest:
         """The digest in ``reference``: the index's where there is one, else the image's."""
         return self.image.digest if self.index is None else self.index.digest
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "image": self.reference,
+            "size": f"{self.image.size / 1e6:.0f} MB",
+            "engine": self.image.engine,
+            "verified": None if self.verified is None else self.verified.verdict or self.verified.reason,
+            "pushed": self.pushed,
+            "model": self.model_digest,
+            "lock": self.lock_digest,
+        }
+        return html_table({name: value for name, value in rows.items() if value is not None})
 
 
 def verify_built(

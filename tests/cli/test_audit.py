@@ -263,7 +263,7 @@ def test_what_is_typed_is_stronger_than_the_policy(
         asked.append(request)
         raise ConfigurationError("seen")
 
-    monkeypatch.setattr("kbuild.cli.audit.Auditor", made)
+    monkeypatch.setattr("kbuild.api.auditing.Auditor", made)
     assert isinstance(audit(*typed).exception, ConfigurationError)
     (request,) = asked
     assert (request.policy.service, request.offline, request.record, str(request.today)) == (

@@ -53,9 +53,9 @@ def test_ctrl_c_ends_it_while_it_is_getting_ready(tmp_path: Path, monkeypatch: p
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(30)
 
-    monkeypatch.setattr("kbuild.cli.run.found_image", found)
-    monkeypatch.setattr("kbuild.cli.run.start_image", lambda *_, **__: running)
-    monkeypatch.setattr("kbuild.cli.run.wait_until_ready", wait)
+    monkeypatch.setattr("kbuild.api.running.found_image", found)
+    monkeypatch.setattr("kbuild.api.running.start_image", lambda *_, **__: running)
+    monkeypatch.setattr("kbuild.api.running.wait_until_ready", wait)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     begin = time.monotonic()
     try:

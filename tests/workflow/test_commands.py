@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
+import pandas
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 from world import HOST, MODEL_ID, RUN_ID, World, make_world
 
+import kbuild as api
+from kbuild import AuditOptions, ImageOptions, LockOptions, VerifyOptions
 from kbuild.answers import EXACT, Tolerance
 from kbuild.api import rebuild
+from kbuild.api.request import Measure
 from kbuild.cache.entries import list_cache
-from kbuild.cli.app import cli
+from kbuild.cli.app import cli, report
 from kbuild.digest import Digest
 from kbuild.errors import (
+    AuditFindings,
+    AuditIncomplete,
     CacheDamaged,
+    ContainerFailed,
+    ImageNotFound,
     InvalidModel,
     InvalidReference,
     KbuildError,
+    LabelError,
+    ModelNotFound,
     OutputError,
     PlatformError,
     VerificationFailed,
@@ -35,6 +46,8 @@ from kbuild.model.fetch import RunFacts
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.left_out import LeftOut
 from kbuild.progress import Progress, Silent
+from kbuild.verify.golden import VerificationReport
+from kbuild.verify.scoring import ServerAnswer
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Tools
 from kbuild.workflow.audit.images import read_image
 
@@ -253,7 +266,7 @@ def test_a_lock_is_for_the_base_that_the_image_will_have(
         raise VerificationFailed("seen")
 
     (tmp_path / "pyproject.toml").write_text('[tool.kbuild]\nbase = "debian:trixie"\n')
-    monkeypatch.setattr("kbuild.cli.lock.lock_model", lock)
+    monkeypatch.setattr("kbuild.api.building.lock_model", lock)
     kbuild("lock", shared.model, *([] if typed is None else ["--base", typed]))
     assert asked == [typed or "debian:trixie"]
 
@@ -283,7 +296,7 @@ def test_the_verdict_is_with_the_run(
             raise VerificationFailed("it answers otherwise")
         return SimpleNamespace(compared=compared, tolerance=EXACT, largest=None)
 
-    monkeypatch.setattr("kbuild.cli.verify.verify_image", verify)
+    monkeypatch.setattr("kbuild.api.verifying.verify_image", verify)
     done = kbuild("verify", image["reference"], "--exact")
     assert isinstance(done.exception, VerificationFailed) is (compared is None)
     assert asked == [(image["digest"], EXACT)]
@@ -362,3 +375,178 @@ def test_the_inputs_of_the_world_are_what_is_locked(shared: World) -> None:
     document = yaml.safe_load(shared.lockfile.read_text())
     assert {each["name"] for each in document["package"]} == {"python", "one", "two"}
     assert RUN_ID in shared.model
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One thing asked both ways: a command line, and a call whose value has to be part of what that prints."""
+
+    argv: Callable[[World], Sequence[object]]
+    ask: Callable[[World], dict[str, Any]]
+    error: type[KbuildError] | None = None
+
+
+def of_image(world: World, **more: Any) -> ImageOptions:
+    return ImageOptions(lockfile=world.lockfile, base=f"oci:{world.base}", verify=False, **more)
+
+
+def ask_image(model: str | None = None, **more: Any) -> Callable[[World], dict[str, Any]]:
+    def ask(world: World) -> dict[str, Any]:
+        made = api.build_image(model or world.model, of_image(world, **more))
+        facts = {"digest": made.digest, "plan_digest": made.plan.digest, "lock_digest": made.lock_digest}
+        assert made.reference in made._repr_html_()
+        return {"reference": made.reference, **{name: str(value) for name, value in facts.items()}}
+
+    return ask
+
+
+def ask_lock(world: World) -> dict[str, Any]:
+    locked = api.lock(world.model, LockOptions(lockfile=world.lockfile), base=f"oci:{world.base}")
+    return {"digest": str(locked.lockfile.digest), "packages": len(locked.lockfile.packages), "origin": locked.origin}
+
+
+AUDIT_DAY = ("--offline", "--today", "2026-11-22")
+
+
+def ask_audit(world: World, *, raises: bool = True, **more: Any) -> dict[str, Any]:
+    found = api.audit(str(world.lockfile), AuditOptions(offline=True, today=AUDIT_DAY[-1], **more))
+    assert found.report.verdict in found._repr_html_()
+    if raises:
+        found.raise_for_verdict()
+    return found.report.to_json()
+
+
+def ask_diff(*names: str) -> Callable[[World], dict[str, Any]]:
+    def ask(world: World) -> dict[str, Any]:
+        found = api.diff(*names)
+        assert found._repr_html_().startswith("<pre>")
+        return found.to_json()
+
+    return ask
+
+
+def ask_verify(world: World) -> dict[str, Any]:
+    found = api.verify("twin:1", VerifyOptions(rtol=0.5))
+    assert str(found.digest) in found._repr_html_()
+    return {"image": found.image, "digest": str(found.digest), "prediction": found.report.prediction}
+
+
+NO_MODEL = f"runs:/{'c' * 32}"
+TWINS = {
+    "image": Twin(lambda w: ["image", w.model, *given(w), "--tag", "twin:1"], ask_image(tag="twin:1")),
+    "another image": Twin(
+        lambda w: ["image", w.model, *given(w), "--tag", "twin:2", "--label", "a=b", "--compression", "gzip"],
+        ask_image(tag="twin:2", labels=("a=b",), compression="gzip"),
+    ),
+    "no model": Twin(
+        lambda w: ["image", f"runs:/{'c' * 32}", *given(w)], ask_image(f"runs:/{'c' * 32}"), ModelNotFound
+    ),
+    "no name": Twin(
+        lambda w: ["image", w.model, *given(w), "--tag", "Not one"], ask_image(tag="Not one"), InvalidReference
+    ),
+    "no label": Twin(lambda w: ["image", w.model, *given(w), "--label", "a"], ask_image(labels=("a",)), LabelError),
+    "best of no run": Twin(
+        lambda w: ["image", f"models:/{MODEL_ID}", *given(w), "--best", "f1"],
+        ask_image(f"models:/{MODEL_ID}", best=Measure(metric="f1")),
+        InvalidReference,
+    ),
+    "lock": Twin(lambda w: ["lock", w.model, *given(w)], ask_lock),
+    "audit": Twin(
+        lambda w: ["audit", w.lockfile, *AUDIT_DAY, "--format", "json"],
+        ask_audit,
+        AuditFindings,
+    ),
+    "lenient audit": Twin(
+        lambda w: ["audit", w.lockfile, *AUDIT_DAY, "--format", "json", "--fail-on", "critical"],
+        lambda w: ask_audit(w, fail_on="critical"),
+        AuditIncomplete,
+    ),
+    "nothing to audit": Twin(
+        lambda w: ["audit", "nothing", "--offline", "--format", "json"],
+        lambda w: api.audit("nothing", AuditOptions(offline=True)).report.to_json(),
+        InvalidReference,
+    ),
+    "diff of images": Twin(lambda w: ["diff", "twin:1", "twin:2"], ask_diff("twin:1", "twin:2")),
+    "diff of models": Twin(
+        lambda w: ["diff", w.model, f"models:/{MODEL_ID}"],
+        lambda w: api.diff(w.model, f"models:/{MODEL_ID}").to_json(),
+    ),
+    "diff with nothing": Twin(lambda w: ["diff", w.model, "nothing"], ask_diff("nothing", "twin:1"), ModelNotFound),
+    "verify": Twin(lambda w: ["verify", "twin:1", "--rtol", "0.5"], ask_verify),
+    "no image": Twin(lambda w: ["run", "nothing:1"], lambda w: enter(api.run("nothing:1")), ImageNotFound),
+}
+
+
+def enter(context: AbstractContextManager[Any]) -> dict[str, Any]:
+    with context:
+        return {}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_python_and_the_command_line_do_the_same(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def verify(built: Any, run: Any, **options: Any) -> Any:
+        choice = options["choose"](Tolerance(relative=0.1, absolute=0.25))
+        told = {"prediction": [choice.relative], "expected": [1], "compared": True, "largest": None}
+        return VerificationReport(url="http://x", runtime="none", tolerance=choice, **told)
+
+    monkeypatch.setattr("kbuild.api.verifying.verify_image", verify)
+    twin = TWINS[name]
+    if "twin:1" in (argv := [str(each) for each in twin.argv(shared)]) and argv[0] != "image":
+        for each in ("image", "another image"):  # found again where they were built
+            TWINS[each].ask(shared)
+    shared.store.tags.clear()
+    typed = kbuild(*argv, *(["--json"] if argv[0] not in ("audit", "run") else []))
+    tags = told(shared)
+    shared.store.tags.clear()
+    if twin.error is not None:
+        with pytest.raises(KbuildError) as caught:
+            twin.ask(shared)
+        assert type(typed.exception) is type(caught.value) is twin.error
+        assert report(typed.exception) == twin.error.exit_code
+        if name == "audit":
+            assert json.loads(typed.stdout) == ask_audit(shared, raises=False)
+    else:
+        assert typed.exit_code == 0, typed.exception
+        asked = twin.ask(shared)
+        assert asked and asked.items() <= json.loads(typed.stdout).items()
+    assert told(shared) == tags
+
+
+def test_an_image_serves_while_the_block_runs(kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(kbuild, shared, "--tag", "served:1")
+    stopped: list[str] = []
+
+    class Started:
+        url = "http://127.0.0.1:9"
+
+        def read_file(self, path: str) -> bytes | None:
+            files = {
+                "MLmodel": b"saved_input_example_info: {serving_input_path: example.json}",
+                "example.json": b'{"inputs": [1]}',
+            }
+            return files.get(path.rpartition("/")[2])
+
+        def stop(self) -> None:
+            stopped.append("stopped")
+
+    sent: list[tuple[str, Any]] = []
+
+    def post(url: str, body: bytes, *, timeout: float) -> ServerAnswer:
+        sent.append((url, json.loads(body)))
+        return ServerAnswer(status=200 if len(sent) < 3 else 400, body=b'{"predictions": [2.5]}')
+
+    monkeypatch.setattr("kbuild.api.running.start_image", lambda *_, **__: Started())
+    monkeypatch.setattr("kbuild.api.running.wait_until_ready", lambda *_, **__: None)
+    monkeypatch.setattr("kbuild.api.running.post_invocations", post)
+    with api.run("served:1") as client:
+        assert client.predict(client.example()) == [2.5] and not stopped
+        assert client.predict(pandas.DataFrame({"a": [1, None]})) == [2.5]
+        with pytest.raises(ContainerFailed, match="answered 400"):
+            client.predict({})
+    assert stopped == ["stopped"] and sent[0] == ("http://127.0.0.1:9", {"inputs": [1]})
+    assert sent[1][1] == {"dataframe_split": {"columns": ["a"], "data": [[1.0], [None]]}}
+    with pytest.raises(ZeroDivisionError), api.run("served:1"):
+        raise ZeroDivisionError
+    assert len(stopped) == 2

@@ -10,6 +10,7 @@ from typing import Any
 from kbuild.audit.lockview import LockView
 from kbuild.audit.subject import read_trained
 from kbuild.model.bundle import ModelBundle
+from kbuild.offered.shown import html_text
 
 PARTS = ("packages", "code", "parameters", "artifacts", "signature")
 
@@ -64,6 +65,9 @@ class ModelDiff:
             if changes:
                 lines += [f"{part} ({self.packages_from})" if part == "packages" else part, *map(_line, changes)]
         return "\n".join(lines) + "\n"
+
+    def _repr_html_(self) -> str:
+        return html_text(self.to_text())
 
 
 def compare(before: Side, after: Side) -> ModelDiff:

@@ -23,6 +23,7 @@ from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
+from kbuild.offered.shown import html_text
 from kbuild.progress import Progress
 
 _READ = 1 << 20
@@ -99,6 +100,9 @@ class ImageDiff:
                 lines += [f"  {change.to_text()}" for change in changes[:_SHOWN]]
                 lines += [f"  and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else []
         return "\n".join(lines) + "\n"
+
+    def _repr_html_(self) -> str:
+        return html_text(self.to_text())
 
 
 def diff_images(before: BuiltImage, after: BuiltImage, progress: Progress) -> ImageDiff:

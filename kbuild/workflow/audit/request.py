@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 from kbuild.audit.finding import Severity
-from kbuild.audit.policy import Policy
+from kbuild.audit.policy import Ignore, Policy
 from kbuild.audit.report.report import AuditReport
+from kbuild.audit.report.text import table
 from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.errors import AuditFindings, AuditIncomplete
+from kbuild.offered.shown import html_text
 from kbuild.plan.render import Template
 
 
@@ -39,3 +43,23 @@ class Audited:
     report: AuditReport
     sbom: str
     recorded_in: str | None = None
+
+    def raise_for_verdict(self) -> None:
+        """Raises AuditFindings or AuditIncomplete, unless all is clean."""
+        raise_for_verdict(self.report.verdict, self.report.reference, self.report.lapsed)
+
+    def _repr_html_(self) -> str:
+        return html_text(table(self.report, width=120, colour=False))
+
+
+def raise_for_verdict(verdict: str, what: str, lapsed: Sequence[Ignore]) -> None:
+    """Raises AuditFindings or AuditIncomplete, unless the verdict is clean."""
+    expired = "".join(f"; the ignore of {each} expired on {each.expires}" for each in lapsed)
+    places = " and ".join(dict.fromkeys(each.source for each in lapsed))
+    again = f"; look at what is ignored in {places} again" if lapsed else ""
+    if verdict == "findings":
+        raise AuditFindings(f"the audit of {what} has findings{expired}", hint=f"each says what to do{again}")
+    if verdict == "incomplete":
+        raise AuditIncomplete(
+            f"not everything of {what} could be checked{expired}", hint=f"the report says what, and why{again}"
+        )

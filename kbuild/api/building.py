@@ -1,0 +1,76 @@
+"""Locking a model's environment and building its image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kbuild.api.request import ImageOptions, LockOptions, Measure, make_delivery, make_image_request, make_lock_request
+from kbuild.api.session import Session, open_session, take_model
+from kbuild.environment.locking.lock_model import Locked
+from kbuild.errors import InvalidReference
+from kbuild.model.model_reference import ModelReference
+from kbuild.workflow import ImageResult, lock_model
+from kbuild.workflow import build_image as build
+
+
+def build_image(
+    model: str | None = None, options: ImageOptions | None = None, *, session: Session | None = None
+) -> ImageResult:
+    """Build the image that serves a model, verify it, and give it to whom ``options`` say.
+
+    ``model`` is what ``kbuild image`` takes: a run's id, its beginning or its name, ``models:/NAME``,
+    ``models:/NAME@ALIAS``, a model folder; None is the newest trained run of this project. Raises a KbuildError of the
+    class whose exit code the command has.
+    """
+    asked = options or ImageOptions()
+    session = session or open_session()
+    delivery = make_delivery(session.config, asked)
+    model = take_model(model, session.tools, session.config, session.voice)
+    if asked.best is not None:
+        model = _take_best(model, asked.best, session)
+    request = make_image_request(session.config, model, asked.engine, asked)
+    tools = replace(session.tools, verify_cache=asked.verify_cache)
+    result = build(request, delivery, tools, reuse=not asked.no_cache)
+    if result.reused:
+        session.voice.say("nothing has changed since this image was built (--no-cache builds again)")
+    if result.verified is not None and result.verified.reason is not None:
+        session.voice.complain(f"not verified: {result.verified.reason}", style="yellow")
+    for each in result.yanked:
+        session.voice.say(each, style="yellow")
+    if result.untagged is not None:
+        session.voice.complain(f"the run is not tagged with this image: {result.untagged}", style="yellow")
+    return result
+
+
+def lock(
+    model: str | None = None,
+    options: LockOptions | None = None,
+    *,
+    output: Path | None = None,
+    base: str | None = None,
+    force: bool = False,
+    session: Session | None = None,
+) -> Locked:
+    """Pin every package of a model by url and sha256; the lock is stored with its run, and written to ``output``.
+
+    ``base`` is what the image will stand on; ``force`` resolves again even if a fresh lock is there. Raises
+    ResolverFailed, LockfileStale, and what else ``kbuild lock`` ends with.
+    """
+    session = session or open_session()
+    request = make_lock_request(session.config, options or LockOptions())
+    model = take_model(model, session.tools, session.config, session.voice)
+    return lock_model(model, request, session.tools, output=output, base=base or session.config.base, force=force)
+
+
+def _take_best(model: str, wanted: Measure, session: Session) -> str:
+    """The best child run's model, as a reference; says which it is, and of which others."""
+    parent = ModelReference.parse(model)
+    if parent.kind != "run":
+        raise InvalidReference(f"{model} is no run", hint="best takes one of a run's child runs: name that run")
+    best = session.tools.store.best_child(parent, wanted.metric, lowest=wanted.lowest)
+    which = "lowest" if wanted.lowest else "highest"
+    left_out = f"; left out: {', '.join(best.left_out)}" if best.left_out else ""
+    value = f"{wanted.metric} {best.value:g}, the {which} of {best.compared}"
+    session.voice.say(f"taking run {best.run_id} ({best.name}): {value}{left_out}")
+    return f"runs:/{best.run_id}" + (f"/{parent.name}" if parent.name else "")

@@ -1,0 +1,125 @@
+"""Serving an image on this machine while a program asks it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbuild.api.find import found_image
+from kbuild.api.session import Session, open_session
+from kbuild.cache.folder import using_cache
+from kbuild.errors import ContainerFailed
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.run.running import RunningImage
+from kbuild.image.run.start import start_image
+from kbuild.platform import Platform
+from kbuild.process import start
+from kbuild.verify.scoring import post_invocations, wait_until_ready
+from kbuild.verify.verify_image import read_example
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """``port`` is one of 127.0.0.1, None a free one; ``timeout`` are the seconds to get ready."""
+
+    port: int | None = None
+    timeout: float = 120.0
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Client:
+    """Asks an image that runs; ``reference`` is a name for it."""
+
+    running: RunningImage
+    reference: ImageReference
+
+    @property
+    def url(self) -> str:
+        """Where the scoring server listens, without a final slash."""
+        return self.running.url
+
+    def example(self) -> Any:
+        """The request that the model was logged with, as JSON values; None where it was logged without one."""
+        body = read_example(self.running)
+        return None if body is None else json.loads(body)
+
+    def predict(self, data: Any, *, timeout: float = 60.0) -> Any:
+        """The predictions, as JSON values, for a DataFrame or a request of MLflow's scoring protocol.
+
+        That is a dict such as ``{"dataframe_split": …}``, ``{"inputs": …}`` or what ``example`` gives. Raises
+        ContainerFailed when the image refuses it, with its words, or does not answer within ``timeout`` seconds.
+        """
+        if hasattr(data, "to_json") and hasattr(data, "columns"):
+            body = f'{{"dataframe_split": {data.to_json(orient="split", index=False)}}}'.encode()
+        else:
+            body = json.dumps(data).encode()
+        answer = post_invocations(self.url, body, timeout=timeout)
+        if answer.status != 200:
+            text = " ".join(answer.body.decode(errors="replace").split())
+            raise ContainerFailed(f"/invocations answered {answer.status}: {text[:500]}")
+        return json.loads(answer.body)["predictions"]
+
+
+@contextmanager
+def run(
+    image: str | None = None, options: RunOptions | None = None, *, session: Session | None = None
+) -> Iterator[Client]:
+    """Serve an image on 127.0.0.1 while the block runs; ready when the block begins, stopped when it ends.
+
+    ``image`` is a name or digest that ``kbuild image`` printed, an OCI layout, its tar, or a model, which is built
+    first if need be; None is that of the newest trained run. Raises ContainerFailed where it does not start,
+    RuntimeUnavailable where nothing here can run it.
+    """
+    asked = options or RunOptions()
+    _check_free(asked.port)
+    session = session or open_session()
+    tools = session.tools
+    with ExitStack() as working, tempfile.TemporaryDirectory() as folder:
+        working.enter_context(using_cache(tools.cache, limit=tools.cache_limit))
+        with found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference):
+            _check_free(asked.port)
+            with session.voice("start") as progress:
+                running = start_image(
+                    built,
+                    port=asked.port,
+                    environment={},
+                    cache=tools.cache,
+                    log=Path(folder) / "log",
+                    run=tools.run,
+                    start=start,
+                    progress=progress,
+                )
+                try:
+                    wait_until_ready(running, timeout=asked.timeout, progress=progress)
+                    progress.made("ready")
+                except BaseException:
+                    running.stop()
+                    raise
+            try:
+                working.close()  # what runs needs its own files alone, which are held for it
+                yield Client(running=running, reference=reference)
+            finally:
+                running.stop()
+
+
+def _check_free(port: int | None) -> None:
+    """Another server on that port would be taken for the image when it answers that it is ready."""
+    if port is None:
+        return
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        # Ports that only root may have are Docker's to open, or to refuse.
+        if error.errno == errno.EADDRINUSE:
+            raise ContainerFailed(
+                f"port {port} of 127.0.0.1 is taken by another server",
+                hint="name another one with --port, or none to get a free one",
+            ) from error

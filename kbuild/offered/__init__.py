@@ -1,0 +1,1 @@
+"""F0: how what `import kbuild` offers is called, and shown in a notebook."""
