@@ -17,15 +17,7 @@ from kbuild.cache.room import room_for
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.cloud import stored_size
-from kbuild.model.find import (
-    RegisteredVersion,
-    best_child,
-    find_fleet,
-    find_registered,
-    is_active,
-    resolve,
-    versions_of,
-)
+from kbuild.model.find import best_child, find_fleet, find_registered, is_active, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
@@ -35,6 +27,8 @@ from kbuild.tracking.preflight import check_server, make_error, reach_server, wi
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from kbuild.model.find import RegisteredVersion
 
 _log = logging.getLogger(__name__)
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
