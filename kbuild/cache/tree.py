@@ -87,14 +87,17 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
 
 
 def is_sound(path: Path, *, sealed: bool = True) -> bool:
-    """Whether a tree is there and what was made; it is read only where that could be otherwise."""
-    if not path.is_dir():
+    """Whether a tree is there and what was made; it is read only where that could be otherwise.
+
+    Under ``reading_all`` one without a seal is not: there is nothing to compare it with, so it is made again.
+    """
+    if not path.is_dir() or (is_reading_all() and not sealed):
         return False
     seen = _seal(path).with_name(f"{path.name}{SEEN}")
     signature = tree_signature(path, changes=sealed)
     with contextlib.suppress(FileNotFoundError):
         same = read_vouched(seen) == signature.encode()
-        if same and not (sealed and is_reading_all()):
+        if same and not is_reading_all():
             return True
     if not sealed:
         return False

@@ -21,6 +21,7 @@ from sequential import Image, Refused
 
 from kbuild.cache.entries import list_cache, other_bytes
 from kbuild.cache.folder import using_cache
+from kbuild.cache.notes import reading_all
 from kbuild.cache.room import Room
 from kbuild.digest import canonical_json, digest_bytes
 from kbuild.errors import InvalidImage
@@ -242,6 +243,25 @@ def test_the_second_image_of_an_environment_unpacks_only_its_own_layer(tmp_path:
     assert {path.name for path in trees.iterdir()} == {
         digest_bytes(raw).hex for raw in (base, environment, tar([("model", "one")]), tar([("model", "two")]))
     }
+
+
+def test_a_file_that_was_changed_and_dated_back_is_unpacked_again_where_all_is_read(tmp_path: Path) -> None:
+    layout, cache = make_image(tmp_path / "l", tar([("a", "right")])), tmp_path / "c"
+    with unpacked_image(layout, cache=cache, progress=Silent()):
+        pass
+    file = next(
+        each
+        for each in (cache / f"unpacked/layers-{RECIPE}").rglob("*")
+        if each.is_file() and each.read_text() == "right"
+    )
+    before = file.stat()
+    with file.open("r+") as opened:
+        opened.write("wrong")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with reading_all(), unpacked_image(layout, cache=cache, progress=Silent()) as image:
+        assert (image.root / "a").read_text() == "right"
+    with unpacked_image(layout, cache=cache, progress=Silent()) as image:
+        assert (image.root / "a").read_text() == "right"
 
 
 def test_many_images_stay_within_a_limit_while_they_are_unpacked(tmp_path: Path) -> None:
