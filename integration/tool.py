@@ -68,7 +68,7 @@ class Tool:
             "KBUILD_VERIFY": "0",
             "KBUILD_CACHE_DIR": str(self.cache),
             # Some tests are other users, with another home, and take what the first one made.
-            "KBUILD_CACHE_KEY": "of these tests",
+            "KBUILD_CACHE_KEY": "a text of these tests alone",
             **self.environment,
             **environment,
         }

@@ -16,16 +16,21 @@ import logging
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from kbuild.digest import digest_file
+from kbuild.errors import ConfigurationError
 
 KEY_VARIABLE = "KBUILD_CACHE_KEY"
 _LOG = logging.getLogger(__name__)
 _MARK = 64  # hexadecimal figures of a SHA-256
+_SHORTEST = 16
+"""Characters of a key that is stated: 64 bits of hexadecimal figures."""
+_ONE_KEY = threading.Lock()
 _READING_ALL: list[None] = []
 _TOLD: list[Path] = []
 
@@ -116,10 +121,16 @@ def _mark(path: Path, data: bytes) -> bytes:
 def _key() -> bytes:
     stated = os.environ.get(KEY_VARIABLE)
     if stated:
-        return stated.encode()
+        if len(stated) < _SHORTEST:
+            raise ConfigurationError(
+                f"{KEY_VARIABLE} has {len(stated)} characters: who can guess it can vouch for a cache of theirs",
+                hint=f"set it to a random text of {_SHORTEST} or more, as openssl rand -hex 32 prints one, or unset it",
+            )
+        return os.fsencode(stated)
     import platformdirs  # not where wheels are installed in a stage of a Dockerfile
 
-    return _own_key(Path(platformdirs.user_state_dir("kbuild")) / "cache-key")
+    with _ONE_KEY:  # functools.cache lets several threads in at once, each of which may draw one of its own
+        return _own_key(Path(platformdirs.user_state_dir("kbuild")) / "cache-key")
 
 
 @cache

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,7 +17,7 @@ from kbuild.cache.folder import own_folder, using_cache
 from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.cache.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
 from kbuild.cli.options import cache_folder
-from kbuild.errors import CacheDamaged, LockfileInvalid, OutputError
+from kbuild.errors import CacheDamaged, ConfigurationError, LockfileInvalid, OutputError
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -320,10 +323,40 @@ def test_the_key_of_the_cache_is_its_users_alone(
     with pytest.raises(FileNotFoundError):
         read_vouched(tmp_path / "a/b")
     assert any("KBUILD_CACHE_KEY" in message and "0600" in message for message in caplog.messages)
-    monkeypatch.setenv("KBUILD_CACHE_KEY", "stated")
+    monkeypatch.setenv("KBUILD_CACHE_KEY", "a text of sixteen")
     write_vouched(tmp_path / "a/b", b"x")
     notes._own_key.cache_clear()
     assert read_vouched(tmp_path / "a/b") == b"x"
+
+
+@pytest.mark.parametrize("key", ["1", "fifteen letters"])
+def test_a_key_of_the_cache_that_can_be_guessed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("KBUILD_CACHE_KEY", key)
+    with pytest.raises(ConfigurationError, match=f"KBUILD_CACHE_KEY has {len(key)} characters"):
+        write_vouched(tmp_path / "a/b", b"x")
+
+
+def test_the_threads_of_a_process_have_one_key_where_none_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("KBUILD_CACHE_KEY", raising=False)
+    draw, together = notes.secrets.token_bytes, threading.Barrier(2)
+
+    def slowly(length: int) -> bytes:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.1)
+        return draw(length)
+
+    monkeypatch.setattr(notes.secrets, "token_bytes", slowly)
+    notes._own_key.cache_clear()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: write_vouched(tmp_path / f"a/{name}", b"x"), "bc"))
+    assert [read_vouched(tmp_path / f"a/{name}") for name in "bc"] == [b"x", b"x"]
+    notes._own_key.cache_clear()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to others")
