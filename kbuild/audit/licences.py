@@ -25,6 +25,8 @@ from packaging.utils import canonicalize_name
 _KEYS = ("allow", "deny", "packages")
 # What stands for no licence of its own in a name.
 _FILLING = re.compile(r"\b(the|licen[cs]e|licen[cs]ed|version|software|v(?=\d)|v\b|osi approved)\b|[(),\"']")
+_GROUPING = re.compile(r"[(),\"']")
+_OPERATOR = re.compile(r"\b(and|or|with)\b", re.IGNORECASE)
 _NAMED = {
     "apache": "Apache-2.0",
     "apache apache 2.0": "Apache-2.0",
@@ -131,7 +133,9 @@ def parse_licence_policy(value: Any, faults: list[str]) -> LicencePolicy | None:
         for each in stated:
             named[key] = named.get(key, frozenset()) | _symbols(each, f"licences.{key}", faults)
     packages = value.get("packages", {})
-    if not isinstance(packages, Mapping) or not all(isinstance(each, str) for each in packages.values()):
+    if not isinstance(packages, Mapping) or not all(
+        isinstance(each, str) for pair in packages.items() for each in pair
+    ):
         faults.append("licences.packages has to be a table of names and SPDX expressions")
         packages = {}
     for name, text in packages.items():
@@ -159,25 +163,36 @@ def _symbols(text: str, place: str, faults: list[str]) -> frozenset[str]:
 def read_licence(text: str) -> str | None:
     """A licence as packages state it, as an SPDX expression; None where it cannot be told what is meant."""
     flat = " ".join(text.split())
-    parsed = _parse(flat)
-    if parsed is not None and not [
-        each for each in _licensing().unknown_license_keys(parsed) if not each.startswith("LicenseRef-")
-    ]:
-        return str(parsed.render())
+    whole = _named(flat)
+    if whole is not None:
+        return whole
     found = [_named(each) for each in flat.split(" AND ")]
-    return None if None in found else " AND ".join(dict.fromkeys(each for each in found if each))
+    # An alternative among them was one before the text was split, or is one no more: which, the text does not say.
+    if not all(found) or any(each and " OR " in each for each in found):
+        return None
+    return " AND ".join(dict.fromkeys(each for each in found if each))
 
 
 def _named(text: str) -> str | None:
-    parsed = _parse(text)
-    if parsed is not None and not _licensing().unknown_license_keys(parsed):
-        return f"({parsed.render()})" if getattr(parsed, "args", ()) else str(parsed.render())
+    known = _known(text)
+    if known is not None:
+        return known
+    if text.count("(") != text.count(")"):
+        return None
     words = _FILLING.sub(" ", text.casefold()).replace("-", " ")
     flat = " ".join(words.split())
-    parsed = _parse(flat) if flat else None
-    if parsed is not None and not _licensing().unknown_license_keys(parsed):
-        return str(parsed.render())
-    return _NAMED.get(flat)
+    # What groups the terms is gone with the filling words.
+    grouped = _GROUPING.search(text) is not None and _OPERATOR.search(text) is not None
+    return (None if grouped or not flat else _known(flat)) or _NAMED.get(flat)
+
+
+def _known(text: str) -> str | None:
+    """The expression, if its licences are SPDX's or references."""
+    parsed = _parse(text)
+    unknown = [] if parsed is None else _licensing().unknown_license_keys(parsed)
+    if parsed is None or any(not each.startswith("LicenseRef-") for each in unknown):
+        return None
+    return str(parsed.render())
 
 
 def read_debian_copyright(data: bytes) -> str | None:
@@ -212,10 +227,7 @@ def _debian(text: str) -> str:
         version = gnu["version"] if "." in gnu["version"] else f"{gnu['version']}.0"
         return f"{gnu['family'].upper()}-{version}-{'or-later' if gnu['later'] else 'only'}"
     known = _DEBIAN.get(name.casefold(), name)
-    parsed = _parse(known)
-    if parsed is not None and not _licensing().unknown_license_keys(parsed):
-        return str(parsed.render())
-    return f"LicenseRef-debian-{_NOT_IN_IDS.sub('-', name).strip('-') or 'unnamed'}"
+    return _known(known) or f"LicenseRef-debian-{_NOT_IN_IDS.sub('-', name).strip('-') or 'unnamed'}"
 
 
 @cache
@@ -227,6 +239,7 @@ def _licensing() -> Licensing:
 @cache
 def _parse(text: str) -> LicenseExpression | None:
     try:
-        return _licensing().parse(text)
+        # Strict: no licence stands for an exception, and no exception for a licence.
+        return _licensing().parse(text, strict=True)
     except ExpressionError:
         return None

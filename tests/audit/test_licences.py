@@ -45,10 +45,36 @@ def policy(**table: Any) -> LicencePolicy:
         ("Proprietary", None),
         ("MIT AND see LICENSE", None),
         ("(MIT OR", None),
+        ("(MIT", None),
+        ("(MIT License)", "MIT"),
+        ("MIT License or ISC License and Zlib license", "MIT OR (ISC AND Zlib)"),
+        ("(MIT OR ISC) AND Zlib", "(MIT OR ISC) AND Zlib"),
+        ("MIT WITH MIT", None),
+        ("LGPL-3.0-only WITH GPL-3.0-only", None),
+        ("GPL-3.0-only WITH unheard-of-exception", None),
+        ("Classpath-exception-2.0", None),
     ],
 )
 def test_what_packages_state(stated: str, expression: str | None) -> None:
     assert read_licence(stated) == expression
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "(MIT License OR ISC License) AND Zlib License",
+        "(MIT License or ISC License) and Zlib license",
+        "Zlib License AND (MIT License OR ISC License)",
+        "(MIT OR ISC) AND Zlib License",
+        "Zlib License AND (ISC License OR MIT License) AND Apache Software License",
+        "(MIT OR Apache Software License) AND Zlib",
+        "Zlib license, and MIT License or ISC License",
+        '"MIT License or ISC License" and Zlib license',
+    ],
+)
+def test_what_is_needed_beside_an_alternative_is_judged(stated: str) -> None:
+    found = read_licence(stated)
+    assert found is None or policy(deny=["Zlib"]).judge(found) is False
 
 
 @pytest.mark.parametrize(
@@ -169,3 +195,7 @@ def test_faults_of_the_policy_are_told() -> None:
     ):
         assert fault in caught.value.message
     assert parse_policy({}).licences is None
+    for odd in ({"packages": {1: "MIT"}}, {"packages": {"x": 1}}, {"allow": [1]}, {"deny": None}, {1: "x"}):
+        faults: list[str] = []
+        parse_licence_policy(odd, faults)
+        assert len(faults) == 1, odd
