@@ -107,6 +107,8 @@ def test_sarif_keeps_to_the_standards_schema(report: AuditReport) -> None:
     assert run["properties"]["verdict"] == "findings"
     # What was not looked at is no success.
     assert [each["invocations"][0]["executionSuccessful"] for each in (run, gone)] == [False, False]
+    # Code scanning refuses a run without results, and takes runs of one category for one.
+    assert (gone["results"], gone["automationDetails"]["id"]) == ([], "kbuild-audit/models%3A%2Fgone%2F1/")
 
 
 def test_the_same_finding_has_the_same_fingerprint_and_another_another(report: AuditReport) -> None:

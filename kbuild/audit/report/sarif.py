@@ -33,7 +33,9 @@ def _failure(reference: str, reason: str) -> dict[str, Any]:
     notification = {"level": "error", "message": {"text": f"{reference} could not be audited: {reason}"}}
     return {
         "tool": {"driver": {"name": "kbuild", "version": __version__}},
+        "automationDetails": {"id": f"kbuild-audit/{quote(reference, safe='')}/"},
         "invocations": [{"executionSuccessful": False, "toolExecutionNotifications": [notification]}],
+        "results": [],
         "properties": {"reference": reference, "verdict": "incomplete"},
     }
 
