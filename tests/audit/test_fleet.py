@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kbuild.audit.fleet import Question, read_requirement
 from kbuild.errors import ConfigurationError
+from kbuild.workflow.audit.fleet import make_question
 
 
 def advisory(ecosystem: str, name: str, **affected: Any) -> dict[str, Any]:
@@ -56,3 +58,13 @@ def test_what_cannot_be_asked_of_locks() -> None:
     for text in ("jinja2 3", "jinja2 @ https://x.example/y.whl", "CVE 2024", "jinja2[x]<3", "\x1b[2J"):
         with pytest.raises(ConfigurationError):
             read_requirement(text)
+
+
+def test_a_package_in_capitals_is_no_advisory(make_lock: Any, make_entry: Any) -> None:
+    policy = SimpleNamespace(advisories=None, service="none")
+    request: Any = SimpleNamespace(lock=SimpleNamespace(names=()), policy=policy, offline=True)
+    lock = make_lock(make_entry("my-package", "1"))
+    assert make_question("MY-PACKAGE", request).ask(lock.entries).packages == ("pip:my-package 1",)
+    for text in ("CVE-2024-1", "PYSEC-2021-66", "GHSA-g3rq-g295-4j3m", "DEBIAN-CVE-2024-1", "USN-7-1"):
+        with pytest.raises(ConfigurationError, match=f"{text} cannot be looked up"):
+            make_question(text, request)

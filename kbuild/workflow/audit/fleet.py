@@ -29,7 +29,7 @@ from kbuild.refused import known_error
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
 
-_ADVISORY = re.compile(r"[A-Z]{2,}-[\w:.-]+")
+_ADVISORY = re.compile(r"(?:GHSA-|(?:[A-Z]+-)?CVE-\d|[A-Z]{2,}-\d)[\w:.-]*")
 _AT_ONCE = 4
 
 
