@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
+from packaging.version import Version
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -33,6 +35,9 @@ class OlderTracking:
         return (404, PAGE) if path.startswith(f"{API}/logged-models") else self.known(method, path, values)
 
 
+@pytest.mark.skipif(
+    Version(mlflow.__version__) < Version("3.2"), reason="MLflow 3.1 gives up where a server knows no logged models"
+)
 def test_a_run_is_built_by_its_id_and_by_the_name_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_tracking(tmp_path / "artifacts") as fake:
         monkeypatch.setattr(fake, "answer", OlderTracking(fake))
