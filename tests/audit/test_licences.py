@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.base_facts import read_base
+from kbuild.audit.base_facts import ImageBase, read_base
 from kbuild.audit.checks.licences import LicenceCheck
+from kbuild.audit.image_facts import CondaRecord, Distribution, ImageFacts
 from kbuild.audit.licences import LicencePolicy, parse_licence_policy, read_debian_copyright, read_licence
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.subject import Subject
@@ -149,12 +150,15 @@ def test_the_bases_packages_have_the_licences_of_their_parts() -> None:
     assert [(each.name, each.license) for each in apk.packages] == [("musl", "MIT")]
 
 
-def wheel(folder: Path, name: str, metadata: str) -> dict[str, Any]:
-    """A wheel in the cache of downloads, and what the lock says of it."""
+def wheel(folder: Path, name: str, metadata: str, **more: str) -> dict[str, Any]:
+    """A wheel in the cache of downloads, and what the lock says of it; ``more`` is written before its own metadata."""
     path = folder / f"{name}-1-py3-none-any.whl"
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}-1.dist-info/METADATA", f"Name: {name}\nVersion: 1\n{metadata}\n")
+        for place, text in more.items():
+            archive.writestr(place, text)
+        if metadata:
+            archive.writestr(f"{name}-1.dist-info/METADATA", f"Name: {name}\nVersion: 1\n{metadata}\n")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / digest).mkdir()
     path.rename(folder / digest / path.name)
@@ -199,3 +203,79 @@ def test_faults_of_the_policy_are_told() -> None:
         faults: list[str] = []
         parse_licence_policy(odd, faults)
         assert len(faults) == 1, odd
+
+
+def test_only_its_own_metadata_speaks_for_a_wheel(make_lock: Any, make_entry: Any, tmp_path: Path) -> None:
+    downloads = tmp_path / "downloads"
+    mit = "Name: {}\nVersion: {}\nLicense: MIT\n"
+    within: dict[str, str] = {"_kit/kit-1.dist-info/METADATA": mit.format("kit", 1)}
+    locked = wheel(downloads, "locked", "License: MIT")
+    path = next((downloads / locked["hash"]["sha256"]).iterdir())
+    # The flag of encryption in the two headers of its one member (PKWARE's APPNOTE, 4.3.7 and 4.3.12).
+    data = bytearray(path.read_bytes())
+    for start, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(start) + flag] |= 1
+    digest = hashlib.sha256(data).hexdigest()
+    (downloads / digest).mkdir()
+    (downloads / digest / path.name).write_bytes(data)
+    lock = make_lock(
+        make_entry("kit_around", "1", **wheel(downloads, "kit_around", "License: GPLv3", **within)),
+        make_entry("hollow", "1", **wheel(downloads, "hollow", "", **within)),
+        make_entry("other", "1", **wheel(downloads, "other", "", **{"kit-1.dist-info/METADATA": mit.format("kit", 1)})),
+        make_entry(
+            "newer", "1", **wheel(downloads, "newer", "", **{"newer-2.dist-info/METADATA": mit.format("newer", 2)})
+        ),
+        make_entry("locked", "1", **{**locked, "hash": {"sha256": digest}}),
+        make_entry("Own.Name", "1.0", **wheel(downloads, "own_name", "License: MIT")),
+    )
+    result = LicenceCheck(policy(allow=["MIT"]), downloads=downloads).run(
+        Subject(reference="l", kind="lock", lock=lock)
+    )
+    assert [each.where for each in result.findings] == ["pip:kit_around"]
+    assert {each.where for each in result.unchecked} == {"pip:hollow", "pip:other", "pip:newer", "pip:locked"}
+
+
+def installed(name: str, version: str, licence: str | None) -> Distribution:
+    site = "opt/env/lib/python3.11/site-packages"
+    return Distribution(
+        name=name, version=version, path=f"{site}/{name}-{version}.dist-info", license=licence, changed=(), missing=()
+    )
+
+
+def record(name: str, licence: str | None, *files: str) -> CondaRecord:
+    return CondaRecord(
+        name=name, version="1", build="h", subdir="linux-64", sha256=None, license=licence, files=frozenset(files)
+    )
+
+
+def test_what_only_the_image_holds_is_judged(make_lock: Any, make_entry: Any) -> None:
+    image = ImageFacts(
+        digest="sha256:" + "0" * 64,
+        subdir="linux-64",
+        labels={},
+        distributions=(
+            installed("met", "1.0", "MIT"),
+            installed("extra", "1", "GPLv3"),
+            installed("silent", "1", None),
+            installed("moved", "2", "GPLv3"),
+            installed("byconda", "1", "GPLv3"),
+        ),
+        conda=(
+            record("met", "MIT"),
+            record("added", "GPL-3.0-only"),
+            record("byconda", "MIT", "lib/python3.11/site-packages/byconda-1.dist-info/METADATA"),
+        ),
+        unowned=(),
+        model_digest=None,
+        base=ImageBase(ecosystem=None, packages=(), fault="its packages are in an RPM database"),
+    )
+    lock = make_lock(make_entry("met", "1"), make_entry("moved", "1"), make_entry("met", "1", "conda"))
+    for known in (lock, None):
+        result = LicenceCheck(policy(allow=["MIT"])).run(Subject(reference="i", kind="image", lock=known, image=image))
+        assert {(each.where, each.version) for each in result.findings} == {
+            ("pip:extra", "1"),
+            ("pip:moved", "2"),
+            ("conda:added", "1"),
+        }
+        missed = {each.where for each in result.unchecked}
+        assert missed == {"pip:silent", "base", *(("packages",) if known is None else ("pip:moved",))}

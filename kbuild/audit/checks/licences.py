@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import email.parser
+import lzma
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, canonicalize_version
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
-from kbuild.audit.image_facts import stated_licence
+from kbuild.audit.image_facts import ImageFacts, stated_licence
 from kbuild.audit.licences import LicencePolicy, read_licence
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.subject import Subject
 from kbuild.digest import digest_file
 
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _REMEDY = (
     "read its licence, and state it in licences.packages of [tool.kbuild.audit], or build the image and audit that"
 )
+_ACCEPT = "accept it for a time with an ignore of id unchecked in [tool.kbuild.audit]"
 
 
 class LicenceCheck:
@@ -45,6 +50,8 @@ class LicenceCheck:
             elif judged is None:
                 what = "it states no licence that was found here" if stated is None else f"its licence is {stated!r}"
                 unchecked.append(Unchecked(check=self.id, where=where, reason=what, remedy=_REMEDY))
+        if subject.image is not None and subject.image.base.fault is not None:
+            unchecked.append(Unchecked(check=self.id, where="base", reason=subject.image.base.fault, remedy=_ACCEPT))
         if subject.lock is None:
             reason = "there is no lockfile that names them"
             unchecked.append(Unchecked(check=self.id, where="packages", reason=reason, remedy="audit the model's lock"))
@@ -55,15 +62,11 @@ class LicenceCheck:
     def _stated(self, subject: Subject) -> Iterator[tuple[str, str, str | None]]:
         """Each package, its version, and the licence that it states."""
         image = subject.image
-        within: dict[str, str | None] = (
-            {} if image is None else {each.name: each.license for each in image.distributions}
-        )
-        records: dict[str, str | None] = {}
-        for record in () if image is None else image.conda:
-            records[canonicalize_name(record.name)] = record.license
+        within = {} if image is None else _within(image)
         for entry in () if subject.lock is None else subject.lock.unique():
-            inside = within if entry.manager == "pip" else records
-            yield entry.where, entry.version, inside.get(entry.canonical) or self._downloaded(entry)
+            inside = within.pop((entry.manager, entry.canonical, canonicalize_version(entry.version)), None)
+            yield entry.where, entry.version, (inside and inside[2]) or self._downloaded(entry)
+        yield from within.values()
         for package in () if image is None else image.base.packages:
             yield package.where, package.version, package.license
 
@@ -74,17 +77,37 @@ class LicenceCheck:
         path = self._downloads / entry.sha256 / entry.filename
         if not path.is_file() or digest_file(path).hex != entry.sha256:
             return None
-        return _of_wheel(path) if entry.manager == "pip" else _of_conda(path)
+        return _of_wheel(path, entry) if entry.manager == "pip" else _of_conda(path)
 
 
-def _of_wheel(path: Path) -> str | None:
+def _within(image: ImageFacts) -> dict[tuple[str, str, str], tuple[str, str, str | None]]:
+    """What ``_stated`` says of the installed packages, by manager, name and version as they are compared."""
+    found: dict[tuple[str, str, str], tuple[str, str, str | None]] = {}
+    for record in image.conda:
+        key = ("conda", canonicalize_name(record.name), canonicalize_version(record.version))
+        found[key] = (f"conda:{record.name}", record.version, record.license)
+    # What a conda package brought is judged as conda package.
+    brought = tuple(
+        f"/{file}" for record in image.conda for file in record.files if file.endswith(".dist-info/METADATA")
+    )
+    for each in image.distributions:
+        if not f"/{each.path}/METADATA".endswith(brought):
+            key = ("pip", canonicalize_name(each.name), canonicalize_version(each.version))
+            found[key] = (f"pip:{each.name}", each.version, each.license)
+    return found
+
+
+def _of_wheel(path: Path, entry: LockEntry) -> str | None:
+    """What the wheel says of itself, not what lies in it says: nothing, where it is of another name or version."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((each for each in archive.namelist() if each.endswith(".dist-info/METADATA")), None)
-            data = b"" if name is None else archive.read(name)
-    except zipfile.BadZipFile:
-        return None  # an sdist
-    return stated_licence(email.parser.BytesParser().parsebytes(data, headersonly=True))
+            names = [each for each in archive.namelist() if _METADATA.fullmatch(each)]
+            data = archive.read(names[0]) if len(names) == 1 else b""
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError):
+        return None  # an sdist, or written in a way that pip does not read either
+    metadata = email.parser.BytesParser().parsebytes(data, headersonly=True)
+    named = canonicalize_name(str(metadata.get("Name") or "")), canonicalize_version(str(metadata.get("Version") or ""))
+    return stated_licence(metadata) if named == (entry.canonical, canonicalize_version(entry.version)) else None
 
 
 def _of_conda(path: Path) -> str | None:
