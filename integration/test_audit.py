@@ -182,7 +182,7 @@ def test_five_planted_faults_are_found(
     assert {each for each, _ in found - planted} <= FOLLOWING
 
 
-@pytest.mark.parametrize("form", ["table", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "openvex"])
+@pytest.mark.parametrize("form", ["table", "json", "markdown", "html", "sarif", "cyclonedx", "spdx"])
 def test_without_a_network_the_verdict_is_incomplete(tool: Tool, trained: Trained, lockfile: Path, form: str) -> None:
     done = tool(
         "audit", lockfile, "--format", form, *TODAY, cwd=trained.folder, code=52, **NO_NETWORK, NO_PROXY="", no_proxy=""
