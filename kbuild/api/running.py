@@ -6,6 +6,7 @@ import errno
 import json
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -57,15 +58,21 @@ class Client:
         That is a dict such as ``{"dataframe_split": …}``, ``{"inputs": …}`` or what ``example`` gives. Raises
         ContainerFailed when the image refuses it, with its words, or does not answer within ``timeout`` seconds.
         """
-        if hasattr(data, "to_json") and hasattr(data, "columns"):
-            body = f'{{"dataframe_split": {data.to_json(orient="split", index=False)}}}'.encode()
-        else:
-            body = json.dumps(data).encode()
+        body = _write_table(data) if hasattr(data, "columns") else json.dumps(data).encode()
         answer = post_invocations(self.url, body, timeout=timeout)
         if answer.status != 200:
             text = " ".join(answer.body.decode(errors="replace").split())
             raise ContainerFailed(f"/invocations answered {answer.status}: {text[:500]}")
         return json.loads(answer.body)["predictions"]
+
+
+def _write_table(table: Any) -> bytes:
+    """As MLflow writes its own examples: pandas' JSON would round numbers, and make dates numbers."""
+    from mlflow.models import convert_input_example_to_serving_input
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what pandas says of MLflow's code
+        return str(convert_input_example_to_serving_input(table)).encode()
 
 
 @contextmanager

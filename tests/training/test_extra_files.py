@@ -50,6 +50,13 @@ def test_files_lie_in_the_model_as_in_the_project(project: Path) -> None:
         place_extra(ship, PACKAGE, project / "model")
 
 
+@pytest.mark.parametrize("name", ["artifacts", "code", "requirements.txt"])
+def test_what_mlflow_writes_itself_is_told_before_training(project: Path, name: str) -> None:
+    (project / name).mkdir()
+    [found] = check_extra([project / name], PACKAGE)
+    assert f"the model has a {name} already" in found.error.message
+
+
 def test_a_file_that_the_model_lacks_is_named_as_the_key_wants_it(project: Path) -> None:
     model = project / "model"
     for asked, named in (

@@ -359,7 +359,7 @@ def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog:
     odd = {"a": object()}
     with pytest.raises(yaml.YAMLError):
         mlflow.models.Model(metadata=odd).to_yaml()
-    bound = bind(package, metadata=odd, model_config="nowhere.yml", resources="none.yml", step="last")
+    bound = bind(package, metadata=odd, model_config="nowhere.yml", resources="none.yml" * 999, step="last")
     found = told(look(bound, catalog, tmp_path, stores=False))
     assert [message.partition(" ")[0] for _, message, _ in found] == ["model_config", "resources", "step", "metadata"]
     assert all(hint for _, _, hint in found)

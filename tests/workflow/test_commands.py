@@ -542,11 +542,14 @@ def test_an_image_serves_while_the_block_runs(kbuild: Call, shared: World, monke
     monkeypatch.setattr("kbuild.api.running.post_invocations", post)
     with api.run("served:1") as client:
         assert client.predict(client.example()) == [2.5] and not stopped
-        assert client.predict(pandas.DataFrame({"a": [1, None]})) == [2.5]
+        table = pandas.DataFrame({"a": [1.23e-12, 0.12345678901234567], "day": pandas.to_datetime(["2024-05-01"] * 2)})
+        assert client.predict(table) == [2.5]
         with pytest.raises(ContainerFailed, match="answered 400"):
             client.predict({})
     assert stopped == ["stopped"] and sent[0] == ("http://127.0.0.1:9", {"inputs": [1]})
-    assert sent[1][1] == {"dataframe_split": {"columns": ["a"], "data": [[1.0], [None]]}}
+    days = ["2024-05-01T00:00:00"] * 2
+    rows = [[1.23e-12, days[0]], [0.12345678901234567, days[1]]]
+    assert sent[1][1] == {"dataframe_split": {"columns": ["a", "day"], "data": rows}}
     with pytest.raises(ZeroDivisionError), api.run("served:1"):
         raise ZeroDivisionError
     assert len(stopped) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
         )
     for key in _FILES:
         value = kwargs.get(key)
-        if isinstance(value, str | Path) and not Path(value).is_file():
+        if isinstance(value, str | Path) and not os.path.isfile(value):  # noqa: PTH113  a text may be too long for a name
             yield RecordingError(
                 f"{key} names {str(value)!r}, which is no file", hint=f"paths are seen from {Path.cwd()}"
             )

@@ -17,6 +17,8 @@ from kbuild.recording.shipment.shipping import copy_code
 from kbuild.recording.shipment.tracing import find_source
 
 _CODE = "code"  # MLflow's folder for code_paths
+# What MLflow writes into the folder of a model, beside its code.
+_OF_MLFLOW = ("MLmodel", "artifacts", "conda.yaml", "python_env.yaml", "python_model.pkl", "requirements.txt")
 _PROJECT_FILE = "pyproject.toml"
 
 
@@ -30,7 +32,9 @@ def check_extra(files: Iterable[Path], package_name: str | None) -> Iterator[Fin
                     f"training.ship in kbuild.yml names {each}, which is not there",
                     hint=did_you_mean(each.name, near, "paths are seen from the project's folder"),
                 )
-            _place(each, package_name)
+            place = _place(each, package_name)
+            if place.parts[0] in _OF_MLFLOW or place == Path(_CODE):
+                raise _taken(each, place)
         except RecordingError as error:
             yield Finding(about="configuration", error=error)
 
@@ -40,14 +44,18 @@ def place_extra(files: Iterable[Path], package_name: str | None, model: Path) ->
     for each in files:
         target = model / _place(each, package_name)
         if target.exists():
-            raise RecordingError(
-                f"training.ship in kbuild.yml names {each}, and the model has a {target.relative_to(model)} already",
-                hint="name what the model lacks, the files in that folder say, or give it another name",
-            )
+            raise _taken(each, target.relative_to(model))
         try:
             copy_code(each, target)
         except (OSError, shutil.Error) as error:
             raise RecordingError(f"training.ship in kbuild.yml: {each} cannot be copied: {error}") from error
+
+
+def _taken(file: Path, place: Path) -> RecordingError:
+    return RecordingError(
+        f"training.ship in kbuild.yml names {file}, and the model has a {place} already",
+        hint="name what the model lacks, the files in that folder say, or give it another name",
+    )
 
 
 def name_shippable(asked: str | None, model: Path, package_name: str | None) -> str | None:
