@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kbuild.errors import ConfigurationError
+from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text
 
 Names = tuple[tuple[str, str], ...]
 """Of a project: conda's name and the index's, sorted."""
@@ -44,10 +43,10 @@ def read_names(path: Path) -> Names:
     ``conda_name`` and a ``pypi_name``. Raises ConfigurationError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        text = read_text(path)
+        value = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except (OSError, BrokenText) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"conda-names: {path} cannot be read: {reason}") from error
     entries = value.values() if isinstance(value, Mapping) else [value]
     return tuple(sorted({_pair(entry, path) for entry in entries}))

@@ -6,7 +6,6 @@ Format of MLmodel, conda.yaml and the input example: https://mlflow.org/docs/lat
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
+from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
 # MLflow adds this file to a registered model's download: it says where from, not what.
@@ -159,18 +157,12 @@ def _read_facts(root: Path) -> ModelFacts:
 
 
 def _read_yaml(root: Path, name: str) -> dict[str, Any]:
-    file = root / name
     try:
-        # To open a pipe or a device waits for ever, or never ends; a folder is no file either.
-        if file.exists() and not file.is_file():
-            raise InvalidModel(f"{name} of the model is no regular file")
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise InvalidModel(f"{name} is nested too deeply") from error
+        value = parse_yaml(read_text(root / name))
     except FileNotFoundError as error:
         raise InvalidModel(f"the model has no file {name}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidModel(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except BrokenText as error:
+        raise InvalidModel(f"{name} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise InvalidModel(f"{name} is no mapping")
     return value
@@ -203,8 +195,8 @@ def _read_signature(value: object) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     try:
-        return {part: json.loads(text) for part, text in value.items() if isinstance(text, str)}
-    except json.JSONDecodeError as error:
+        return {part: parse_json(text) for part, text in value.items() if isinstance(text, str)}
+    except BrokenText as error:
         raise InvalidModel(f"the signature in MLmodel is not valid JSON: {error}") from error
 
 

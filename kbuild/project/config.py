@@ -21,6 +21,7 @@ from kbuild.errors import ConfigurationError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.project.tracking_settings import TrackingSettings, make_tracking
 from kbuild.trigger.trigger_settings import RemoteTrigger, Trigger, make_remotes, make_trigger
+from kbuild.untrusted import BrokenText, parse_yaml, read_text
 
 CONFIG_KEY = "kbuild"
 """What ``config_loader[...]`` of a Kedro session is asked for."""
@@ -170,13 +171,11 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
 
 def _place(root: Path, env: str | None, key: str) -> str:
     """Which kbuild.yml states a key, for messages; just the name where that cannot be told."""
-    import yaml
-
     for folder in (env or DEFAULT_ENV, _BASE_ENV):
         for name in CONFIG_PATTERNS:
             try:
-                stated = yaml.safe_load((root / _CONF / folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError):
+                stated = parse_yaml(read_text(root / _CONF / folder / name))
+            except (OSError, BrokenText):
                 continue
             if isinstance(stated, dict) and key in stated:
                 return f"{_CONF}/{folder}/{name}"
@@ -192,7 +191,7 @@ def _load(loader: Any) -> dict[str, Any]:
     except MissingConfigException:
         return {}
     # ValueError: Kedro found a key twice. YAML errors and OmegaConf's are told in their first line.
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except (OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
         raise ConfigurationError(f"kbuild.yml cannot be read: {_first_lines(error)}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "yaml":

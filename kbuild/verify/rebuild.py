@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import zlib
@@ -27,6 +26,7 @@ from kbuild.plan.left_out import LeftOut
 from kbuild.plan.make import LABEL_FILES_LEFT_OUT, LABEL_LEFT_OUT, LABEL_MODEL_URI, LABEL_RUN_ID
 from kbuild.platform import Platform
 from kbuild.progress import Progress
+from kbuild.untrusted import parse_json
 
 _BASE = "io.kbuild.base.name"
 _LOCK = "io.kbuild.lock.digest"
@@ -134,7 +134,7 @@ def _users_labels(image: BuiltImage, labels: Mapping[str, str]) -> tuple[tuple[s
 def _left_out(image: BuiltImage, labels: Mapping[str, str]) -> LeftOut:
     packages = labels.get(LABEL_LEFT_OUT, "").split()
     try:
-        return LeftOut.from_json({"packages": packages, "files": json.loads(labels.get(LABEL_FILES_LEFT_OUT, "{}"))})
+        return LeftOut.from_json({"packages": packages, "files": parse_json(labels.get(LABEL_FILES_LEFT_OUT, "{}"))})
     except ValueError as error:
         raise InvalidImage(f"{image.digest}: its label {LABEL_FILES_LEFT_OUT} cannot be read: {error}") from error
 

@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from kbuild.answers import Tolerance
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage
@@ -16,6 +14,7 @@ from kbuild.image.run.start import start_image
 from kbuild.plan.make import MODEL_PATH
 from kbuild.process import Runner, start
 from kbuild.progress import Progress
+from kbuild.untrusted import BrokenText, parse_yaml
 from kbuild.verify.golden import VerificationReport, verify_predictions
 from kbuild.verify.scoring import wait_until_ready
 
@@ -74,9 +73,13 @@ def _recorded(running: RunningImage) -> tuple[str | None, str | None, Tolerance]
     content = running.read_file(f"{MODEL_PATH}/MLmodel")
     if content is None:
         raise InvalidImage(f"the image has no model at {MODEL_PATH}", hint="was it built by kbuild?")
-    mlmodel = yaml.safe_load(content)
-    example = (mlmodel.get("saved_input_example_info") or {}).get("serving_input_path")
-    record = (mlmodel.get("metadata") or {}).get("kbuild") or {}
+    try:
+        mlmodel = parse_yaml(content)
+        example = (mlmodel.get("saved_input_example_info") or {}).get("serving_input_path")
+        record = (mlmodel.get("metadata") or {}).get("kbuild") or {}
+    except (BrokenText, AttributeError) as error:
+        reason = error if isinstance(error, BrokenText) else "it is no mapping, or holds none where one has to be"
+        raise InvalidImage(f"{MODEL_PATH}/MLmodel of the image cannot be read: {reason}") from error
     try:
         return example, record.get("prediction"), Tolerance.from_json(record.get("tolerance"))
     except ValueError as error:

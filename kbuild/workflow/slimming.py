@@ -35,6 +35,7 @@ from kbuild.plan.make import PREFIX, RUNTIME_PATH, Ingredients
 from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.platform import host_platform
 from kbuild.progress import Progress
+from kbuild.untrusted import parse_json
 from kbuild.workflow.tools import Tools
 
 _Downloads = Mapping[LockedPackage, Path]
@@ -169,7 +170,7 @@ def _measure(
 def _read_record(record: Path, names: set[str]) -> LeftOut | None:
     """None as well for a record that is damaged; it is then made again."""
     try:
-        left_out = LeftOut.from_json(json.loads(read_vouched(record)))
+        left_out = LeftOut.from_json(parse_json(read_vouched(record)))
         mark_used(record)
     except (FileNotFoundError, ValueError):
         return None

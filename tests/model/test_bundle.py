@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -98,21 +97,6 @@ def test_broken_yaml_is_one_line(folder: Path) -> None:
     with pytest.raises(InvalidModel, match="MLmodel is not valid YAML") as caught:
         read_bundle(folder)
     assert "\n" not in caught.value.message
-
-
-@pytest.mark.parametrize("name", ["MLmodel", "conda.yaml"])
-def test_what_cannot_be_read_to_its_end_is_one_line(folder: Path, name: str) -> None:
-    (folder / name).write_text("[" * 50_000)
-    with pytest.raises(InvalidModel, match=f"{name} is nested too deeply"):
-        read_bundle(folder)
-    (folder / name).unlink()
-    os.mkfifo(folder / name)
-    with pytest.raises(InvalidModel, match="no regular file"):
-        read_bundle(folder)
-    (folder / name).unlink()
-    (folder / name).mkdir()
-    with pytest.raises(InvalidModel, match="no regular file"):
-        read_bundle(folder)
 
 
 def test_a_link_out_of_the_model_is_refused(folder: Path) -> None:

@@ -6,7 +6,6 @@ Format: https://ossf.github.io/osv-schema/, one record a JSON or YAML file, or a
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
+from kbuild.untrusted import BrokenText, parse_json, parse_yaml
 from kbuild.urls.credentials import without_credentials
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -151,10 +151,10 @@ def _tar(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _parse(name: str, data: bytes, source: str) -> Iterator[Mapping[str, Any]]:
     try:
-        value = json.loads(data) if name.endswith(".json") else yaml.load(data, Loader=_Loader)  # noqa: S506 - safe
-    except (ValueError, yaml.YAMLError) as error:
+        value = parse_json(data) if name.endswith(".json") else parse_yaml(data, loader=_Loader)
+    except BrokenText as error:
         raise ConfigurationError(
-            f"{name} of the advisories {without_credentials(source)} is damaged: {' '.join(str(error).split())}"
+            f"{name} of the advisories {without_credentials(source)} is damaged: {error}"
         ) from error
     for record in value if isinstance(value, list) else [value]:
         # Databases carry other files too; a record has an id and says what it affects.

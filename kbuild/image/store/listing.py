@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from kbuild.digest import Digest
 from kbuild.errors import InvalidImage, InvalidReference
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.untrusted import parse_json
 
 _LAYOUT = re.compile(r"[0-9a-f]{64}")
 _REFERENCES = "references"
@@ -71,6 +71,6 @@ def _names(root: Path) -> dict[str, set[str]]:
     names: dict[str, set[str]] = defaultdict(set)
     for path in (root / _REFERENCES).glob("*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InvalidReference):
-            value = json.loads(read_vouched(path))
+            value = parse_json(read_vouched(path))
             names[str(value["digest"])].add(ImageReference.parse(value["key"]).familiar)
     return names

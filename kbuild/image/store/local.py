@@ -21,6 +21,7 @@ from kbuild.image.oci.layout import blob_path, list_images
 from kbuild.image.store.image_index import BuiltIndex, index_in, single_image, write_index
 from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
+from kbuild.untrusted import parse_json
 
 _SHORT, _HEX = re.compile(r"sha256:([0-9a-f]{8,64})"), 64
 
@@ -142,7 +143,7 @@ class LocalImages:
 
     def _record(self, kind: str, key: str) -> tuple[Digest, str] | None:
         try:
-            value = json.loads(read_vouched(self._entry(kind, key)))
+            value = parse_json(read_vouched(self._entry(kind, key)))
             return Digest.parse(value["digest"]), str(value["engine"])
         except FileNotFoundError:
             return None

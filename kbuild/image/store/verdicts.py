@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import Digest
+from kbuild.untrusted import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Verdicts:
     def read(self, digest: Digest) -> str | None:
         """The last verdict of this very image; None where it was not verified here, or nobody can tell."""
         try:
-            value = json.loads(read_vouched(self._file(digest)))
+            value = parse_json(read_vouched(self._file(digest)))
             return str(value["verdict"]) if value["digest"] == str(digest) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # then it is verified again

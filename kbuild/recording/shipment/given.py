@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
@@ -22,6 +21,7 @@ from packaging.utils import canonicalize_name
 from kbuild.conda_names import pip_name
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import is_by_conda
+from kbuild.untrusted import BrokenText, parse_yaml, read_text
 from kbuild.urls.credentials import hide_in_text
 
 _SPEC = re.compile(r"(?:[^\s\[]+::)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)\s*(?P<rest>[^\[]*)(?P<keys>\[.*\])?")
@@ -92,13 +92,15 @@ def read_conda_env(source: Any) -> GivenEnvironment:
 
 def _read_file(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, BrokenText) as error:
         raise RecordingError(
             f"conda_env cannot be read: {error}", hint=f"relative paths are seen from {Path.cwd()}"
         ) from error
-    except yaml.YAMLError as error:
-        raise RecordingError(f"conda_env is no YAML: {' '.join(str(error).split())}") from error
+    try:
+        return parse_yaml(text)
+    except BrokenText as error:
+        raise RecordingError(f"conda_env is no YAML: {error}") from error
 
 
 def _is_dependency(each: Any) -> bool:
