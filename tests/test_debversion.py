@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.debversion import version_key
+from kbuild.managers.debversion import version_key
 
 # Ascending, each pair as `dpkg --compare-versions` has it.
 ASCENDING = [

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
-from kbuild.conda_names import read_names
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, LabelError
 from kbuild.image.oci.media import Compression
+from kbuild.managers.conda_names import read_names
 from kbuild.plan.render import parse_template
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow import PATIENCE, Delivery, ImageRequest, check_name

@@ -18,8 +18,8 @@ from kbuild.audit.checks.identity import identify
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.sources.osv import PYPI, Undecidable, is_affected, names_package
 from kbuild.audit.subject import Subject
-from kbuild.conda_names import Names, pip_name
 from kbuild.errors import ConfigurationError
+from kbuild.managers.conda_names import Names, pip_name
 
 # Of these locks name packages.
 _LOCKED = (PYPI, "Bitnami", "GIT")

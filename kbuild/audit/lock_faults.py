@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.finding import Finding
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject
-from kbuild.conda_names import pip_name
+from kbuild.managers.conda_names import pip_name
 from kbuild.model.bundle import find_credentials
 from kbuild.urls.credentials import holds_credentials, without_credentials
 

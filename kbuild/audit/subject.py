@@ -13,9 +13,9 @@ from kbuild.audit.finding import CheckResult
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockView
 from kbuild.audit.planned import Planned
-from kbuild.conda_names import Names
 from kbuild.digest import Digest
 from kbuild.environment.index.package_indexes import Indexes
+from kbuild.managers.conda_names import Names
 from kbuild.model.bundle import ModelBundle
 
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*==\s*(?P<version>[^\s;#*]+)\s*(?:[;#].*)?")

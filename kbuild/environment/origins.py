@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kbuild.conda_names import Names, pip_name
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile
+from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform
 from kbuild.urls.credentials import is_for
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kbuild.conda_names import Names
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.links import is_local, is_local_channel
 from kbuild.environment.match_spec import read_spec
 from kbuild.environment.requirements import read_requirements
 from kbuild.errors import EnvironmentSpecError
+from kbuild.managers.conda_names import Names
 from kbuild.platform import Platform
 from kbuild.urls.credentials import LOCAL_CHANNEL, check_variables, hide_credentials, without_credentials
 

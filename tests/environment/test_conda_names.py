@@ -7,8 +7,8 @@ import pytest
 import yaml
 from packaging.utils import canonicalize_name
 
-from kbuild.conda_names import all_names, known_names, pip_name, read_names
 from kbuild.errors import ConfigurationError
+from kbuild.managers.conda_names import all_names, known_names, pip_name, read_names
 
 RECORDS = Path(__file__).parent / "data" / "conda-forge-purls.json"
 

@@ -14,7 +14,7 @@ from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.planned import Planned
 from kbuild.audit.subject import Subject, Trained
 from kbuild.audit.surprises import is_startup
-from kbuild.conda_names import Names
+from kbuild.managers.conda_names import Names
 
 _SHOWN = 3
 

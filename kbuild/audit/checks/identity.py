@@ -17,7 +17,7 @@ from packaging.version import InvalidVersion, Version
 from kbuild.audit.lockview import LockEntry
 from kbuild.audit.sources.osv import PYPI, PackageVersion
 from kbuild.audit.subject import Subject
-from kbuild.conda_names import Names, pip_name
+from kbuild.managers.conda_names import Names, pip_name
 
 # The one ecosystem of OSV that has releases of the interpreter by version.
 _INTERPRETER = ("Bitnami", "python")

@@ -14,7 +14,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from kbuild.debversion import version_key
+from kbuild.managers.debversion import version_key
 
 PYPI = "PyPI"
 _DPKG = ("Debian", "Ubuntu")

@@ -16,7 +16,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from kbuild.conda_names import Names, pip_name
 from kbuild.digest import Digest
 from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
@@ -30,6 +29,7 @@ from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
 from kbuild.errors import BaseImageError, KbuildError, PackageNotFound, PlatformError, ResolverFailed, VersionConflict
 from kbuild.http import ThreadSessions
+from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress

@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 from packaging.requirements import Requirement
 
-from kbuild.conda_names import Names, all_names
 from kbuild.digest import Digest
 from kbuild.environment.condalock.ahead import PACKAGES, PLACES
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.requirements import exact_version, plain_specifier
 from kbuild.environment.virtual import virtual_packages
+from kbuild.managers.conda_names import Names, all_names
 from kbuild.platform import Platform
 
 ENVIRONMENT = "environment.yml"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from kbuild.cache.notes import is_vouched_for, vouch_for
-from kbuild.conda_names import Names
 from kbuild.digest import Digest
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
@@ -28,6 +27,7 @@ from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
 from kbuild.environment.target import Target
 from kbuild.errors import LockfileStale
+from kbuild.managers.conda_names import Names
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
 from kbuild.platform import Platform, known_platforms

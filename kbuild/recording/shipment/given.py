@@ -18,8 +18,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
-from kbuild.conda_names import pip_name
 from kbuild.errors import RecordingError
+from kbuild.managers.conda_names import pip_name
 from kbuild.recording.shipment.closure import is_by_conda
 from kbuild.untrusted import BrokenText, parse_yaml, read_text
 from kbuild.urls.credentials import hide_in_text

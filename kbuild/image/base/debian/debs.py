@@ -11,7 +11,6 @@ from typing import get_args
 
 from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_tree, normalise_tree, writing
-from kbuild.debversion import version_key
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import BaseImageError
 from kbuild.image.base.debian import archive as archives
@@ -20,6 +19,7 @@ from kbuild.image.base.debian.deb import RECIPE, STICKY, lay_out
 from kbuild.image.base.debian.offers import read_offers
 from kbuild.image.base.debian.sources import Archive, find_archives
 from kbuild.image.base.debian.suites import Suite
+from kbuild.managers.debversion import version_key
 from kbuild.plan.base import BaseKind, BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Runner
