@@ -6,14 +6,19 @@ import collections
 import datetime
 import decimal
 import functools
+import gzip
 import io
+import json
 import operator
+import os
 import pathlib
 import pickle
 import re
+import struct
 import time
 import uuid
 import zipfile
+import zlib
 import zoneinfo
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +182,7 @@ def test_a_layer_of_code_in_keras_own_formats_is_critical(make_bundle: Any) -> N
     [
         b'{"class_name" : "Lambda", "config": {"function": "4wEAAAAA"}}',
         b'{"class_name": "L\\u0061mbda", "config": {}}',
+        b'{"class_n\\u0061me": "Lam\\u0062d\\u0061", "config": {}}',
         b'{"activation": {"class_name": "__lambda__", "config": {"value": "4wEAAAAA"}}}',
     ],
 )
@@ -185,6 +191,38 @@ def test_a_layer_of_code_in_a_packed_keras_model_is_critical(make_bundle: Any, c
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", config)
     assert [each.id for each in scan(make_bundle, {"model.keras": file.getvalue()}).findings] == ["model-code"]
+
+
+def test_a_decoy_hides_no_layer_of_code(make_bundle: Any) -> None:
+    config = json.dumps({"class_name": "Lambda"})
+    damaged, padded = io.BytesIO(), io.BytesIO(b"before")
+    with zipfile.ZipFile(damaged, "w") as archive:
+        archive.writestr("a.json", "0123456789")
+        archive.writestr("config.json", config, zipfile.ZIP_DEFLATED)
+    data = bytearray(damaged.getvalue())
+    data[data.index(b"0123456789")] ^= 1
+    result = scan(make_bundle, {"model.keras": bytes(data)})
+    assert [each.id for each in result.findings] == ["model-code"]
+    assert [each.where for each in result.unchecked] == ["model.keras!a.json"]
+    padded.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(padded, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", " " * (65 << 20) + config)
+    [unchecked] = scan(make_bundle, {"model.keras": padded.getvalue()}).unchecked
+    assert "more than 64 MiB" in unchecked.reason
+
+
+def test_a_damaged_or_lying_member_hides_none_after_it(make_bundle: Any) -> None:
+    """zipfile finds members by the directory at the end, whatever lies between."""
+    evil = pickle.dumps(os.system)
+    for flags, packed in ((8, 0), (0, 40)):
+        decoy = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, flags, 8, 0, 0, 0, packed, 0, 1, 0) + b"a"
+        whole = zlib.compressobj(9, zlib.DEFLATED, -15)
+        inner = {8: b"\xff" * 12, 0: whole.compress(b"x") + whole.flush()}[flags]
+        file = io.BytesIO(decoy + inner)
+        file.seek(0, io.SEEK_END)
+        with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("b", evil)
+        assert scan(make_bundle, {"artifacts/x.zip": file.getvalue()}).findings, flags
 
 
 def test_an_encrypted_or_strangely_packed_member_is_unchecked_whatever_its_name(make_bundle: Any) -> None:
@@ -211,8 +249,17 @@ def test_classes_that_open_files_by_their_arguments_are_told(make_bundle: Any) -
 
 @pytest.mark.parametrize(
     "data",
-    [b"(" * 3_000_000, b"c" * 2_000_000, b"e1" * 1_000_000, b"PK\x03\x04" * 20_000, b"\x80\x04" * 300_000],
-    ids=["marks", "names", "base64", "zip", "headers"],
+    [
+        b"(" * 3_000_000,
+        b"c" * 2_000_000,
+        b"e1" * 1_000_000,
+        b"PK\x03\x04" * 20_000,
+        b"\x80\x04" * 300_000,
+        b"xx" + b"\x1f\x8b\x08\x00" * 2**18,
+        gzip.compress(b"a") * 100_000,
+        struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 8, 0, 0, 0, 0, 0, 0, 0, 0) * 30_000,
+    ],
+    ids=["marks", "names", "base64", "zip", "headers", "gzip", "members", "stored"],
 )
 def test_files_made_to_take_long_do_not(make_bundle: Any, data: bytes) -> None:
     begin = time.process_time()

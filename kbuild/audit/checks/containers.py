@@ -10,7 +10,6 @@ from __future__ import annotations
 import bz2
 import contextlib
 import io
-import json
 import lzma
 import re
 import struct
@@ -25,27 +24,30 @@ from typing import Any
 import zstandard
 
 LIMIT = 4 << 30
-_CHUNK = 1 << 20
+# Bytes that are given to a reader at once: few at first, since what only looks like a beginning ends there.
+_FIRST, _CHUNK = 1 << 12, 1 << 20
+# What only looks like a beginning is rare (gzip's: 32 in 2**32 places), and each takes time to see through.
+_ATTEMPTS = 64
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ZIP = b"PK\x03\x04"
+_ANY_ZIP = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x07\x08|\x05\x06)")
+_OVERLAPPING = 4  # how often the bytes of an archive may be read because its directory says so
 _DESCRIPTOR, _ENCRYPTED = 0x08, 0x01
 _STORED = 0
 _DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError)
 _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
 # gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
 _MAGIC = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
-# safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
-_MAX_HEADER = 100_000_000
-_TYPES = frozenset(
-    {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64", "C64", "F8_E4M3"}
-    | {"F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
-)
 _ZFILE = 21  # bytes of its header
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 class Unreadable(ValueError):
     """A wrapping that cannot be opened; the text says why."""
+
+
+class TooMuch(Unreadable):
+    """There is more to try than is tried: what was not looked at may be anything."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,9 +86,15 @@ def _after_zfile_header(data: bytes) -> bytes:
 
 def _packed_later(data: bytes) -> Iterator[Part]:
     """Compressed data after something else, which a loader passes over."""
-    for match in _MAGIC.finditer(data, 1):
+    for number, match in enumerate(_MAGIC.finditer(data, 1)):
+        if number == _ATTEMPTS:
+            raise Unreadable(
+                f"compressed data may begin in more than {_ATTEMPTS} places of it, which are not all tried"
+            )
         try:
             part = _decompress(data[match.start() :])
+        except TooMuch:
+            raise
         except Unreadable:
             continue  # bytes that only look like a beginning
         if part is not None and part.data:
@@ -119,7 +127,7 @@ def _tar_members(data: bytes) -> Iterator[Part]:
 
 def _zip_members(data: bytes) -> Iterator[Part]:
     """Every member that begins anywhere: the directory at the end may leave some out, or name them otherwise."""
-    at = data.find(_ZIP)
+    at, view, damaged = data.find(_ZIP), memoryview(data), 0
     while at >= 0:
         after = at + 4
         if at + _LOCAL.size <= len(data):
@@ -130,10 +138,14 @@ def _zip_members(data: bytes) -> Iterator[Part]:
             if flags & _ENCRYPTED:
                 yield Part(name=f"!{name}", data=b"", fault="it says that it is encrypted")
             if method != _STORED:
-                content = data[begin : begin + packed] if known else data[begin:]
+                content = view[begin : begin + packed] if known else view[begin:]
                 part, used = _inflate(f"!{name}", method, content)
                 yield part
-                after = begin + (packed if known else used)
+                # Where it ends counts, not where it says so: another member may lie there.
+                after = begin if part.fault is not None else begin + used
+                damaged += part.fault is not None
+                if damaged > _ATTEMPTS:
+                    raise TooMuch(f"more than {_ATTEMPTS} members of its archive are damaged, and not all were tried")
             else:
                 end = begin + packed if known and packed else _next_zip(data, begin)
                 yield Part(name=f"!{name}", data=data[begin:end])
@@ -148,25 +160,30 @@ def _otherwise_packed(data: bytes) -> Iterator[Part]:
             members = opened.infolist()
     except (*_DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError):
         return  # the members were read by their own headers
+    left = _OVERLAPPING * len(data)
     for member in members:
         at = member.header_offset
         if not 0 <= at <= len(data) - _LOCAL.size or data[at : at + 4] != _ZIP:
             continue
         _, _, _, method, _, _, _, _, _, name_size, extra = _LOCAL.unpack_from(data, at)
         begin = at + _LOCAL.size + name_size + extra
-        content = data[begin : begin + member.compress_size]
+        content = memoryview(data)[begin : begin + member.compress_size]
+        if method != member.compress_type:
+            left -= len(content)
+            if left < 0:
+                raise TooMuch("its directory names the same bytes again and again")
         if method != member.compress_type and member.compress_type != _STORED:
             yield _inflate(f"!{member.filename}", member.compress_type, content)[0]
         elif method != member.compress_type:
-            yield Part(name=f"!{member.filename}", data=content)
+            yield Part(name=f"!{member.filename}", data=bytes(content))
 
 
 def _next_zip(data: bytes, begin: int) -> int:
-    found = [data.find(b"PK" + mark, begin) for mark in (b"\x03\x04", b"\x01\x02", b"\x07\x08", b"\x05\x06")]
-    return min((each for each in found if each >= 0), default=len(data))
+    found = _ANY_ZIP.search(data, begin)
+    return len(data) if found is None else found.start()
 
 
-def _inflate(name: str, method: int, content: bytes) -> tuple[Part, int]:
+def _inflate(name: str, method: int, content: memoryview) -> tuple[Part, int]:
     if method == 8:
         make: Callable[[], Any] = partial(zlib.decompressobj, -15)
     elif method == 12:
@@ -175,7 +192,7 @@ def _inflate(name: str, method: int, content: bytes) -> tuple[Part, int]:
         size = int.from_bytes(content[2:4], "little")
         try:
             # As zipfile does: the member's properties are read by no public name.
-            filters = [lzma._decode_filter_properties(lzma.FILTER_LZMA1, content[4 : 4 + size])]  # type: ignore[attr-defined]
+            filters = [lzma._decode_filter_properties(lzma.FILTER_LZMA1, bytes(content[4 : 4 + size]))]  # type: ignore[attr-defined]
             make = partial(lzma.LZMADecompressor, lzma.FORMAT_RAW, filters=filters)
         except lzma.LZMAError as error:
             return Part(name=name, data=b"", fault=f"it cannot be decompressed: {error}"), 0
@@ -206,14 +223,14 @@ def _decompress(data: bytes) -> Part | None:
         make, sure = zlib.decompressobj, False
     if make is None:
         return None
-    whole, fault = io.BytesIO(), None
+    whole, fault, view = io.BytesIO(), None, memoryview(data)
     rest = len(data)
     while rest:
-        piece, fault, rest = _run(make, data[len(data) - rest :])
+        piece, fault, rest = _run(make, view[len(data) - rest :])
         whole.write(piece)
         if whole.tell() > LIMIT:
-            raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
-        if fault is not None or not data[len(data) - rest :].startswith(data[:2]):
+            raise TooMuch(f"it holds more than {LIMIT >> 30} GiB")
+        if fault is not None or view[len(data) - rest :][:2] != data[:2]:
             break
     content = whole.getvalue()
     if not sure and (fault is not None or not content):
@@ -223,28 +240,30 @@ def _decompress(data: bytes) -> Part | None:
     return Part(name="", data=content, fault=fault)
 
 
-def _run(make: Callable[[], Any], data: bytes) -> tuple[bytes, str | None, int]:
+def _run(make: Callable[[], Any], view: memoryview) -> tuple[bytes, str | None, int]:
     """What it gives, why it is not whole, and how many bytes it left.
 
     Given in pieces, the last one byte by byte where it is damaged: what came before a wrong checksum counts.
     """
     found, reader = io.BytesIO(), make()
-    view = memoryview(data)
-    for at in range(0, len(data), _CHUNK):
+    at, size = 0, _FIRST
+    while at < len(view):
+        end = min(len(view), at + size)
         try:
-            found.write(reader.decompress(bytes(view[at : at + _CHUNK])))
+            found.write(reader.decompress(bytes(view[at:end])))
         except _DAMAGE as error:
             reader = make()
             found = io.BytesIO()
             with contextlib.suppress(*_DAMAGE):
                 found.write(reader.decompress(bytes(view[:at])))
-                for one in range(at, min(len(data), at + _CHUNK)):
+                for one in range(at, end):
                     found.write(reader.decompress(bytes(view[one : one + 1])))
             return found.getvalue(), str(error) or type(error).__name__, 0
         if found.tell() > LIMIT:
-            raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
+            raise TooMuch(f"it holds more than {LIMIT >> 30} GiB")
         if reader.eof:
-            return found.getvalue(), None, len(reader.unused_data or b"") + max(0, len(data) - at - _CHUNK)
+            return found.getvalue(), None, len(reader.unused_data or b"") + len(view) - end
+        at, size = end, min(size * 2, _CHUNK)
     return found.getvalue(), "it has no proper end", 0
 
 
@@ -266,26 +285,5 @@ def _lz4() -> Callable[[], Any]:
 
 def _limited(content: bytes) -> bytes:
     if len(content) > LIMIT:
-        raise Unreadable(f"it holds more than {LIMIT >> 30} GiB")
+        raise TooMuch(f"it holds more than {LIMIT >> 30} GiB")
     return content
-
-
-def is_tensors(data: bytes) -> bool:
-    """Whether it is a safetensors file from first byte to last: tensors without gaps and nothing else."""
-    if len(data) < 10 or data[8:9] != b"{":
-        return False
-    size = int.from_bytes(data[:8], "little")
-    if size > min(_MAX_HEADER, len(data) - 8):
-        return False
-    try:
-        header = json.loads(data[8 : 8 + size])
-        tensors = [value for name, value in header.items() if name != "__metadata__"]
-        spans = sorted(tuple(value["data_offsets"]) for value in tensors if value["dtype"] in _TYPES)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
-    end = 0
-    for begin, until in spans:
-        if begin != end or until < begin:
-            return False
-        end = until
-    return len(spans) == len(tensors) and 8 + size + end == len(data)

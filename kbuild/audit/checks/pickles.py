@@ -35,11 +35,13 @@ _SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl", ".pt",
 # Their functions make functions and classes of bytecode in the pickle: those of notebooks, and lambdas.
 _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
 _CONFIG = 64 << 20  # bytes of a model's configuration that are read
+_ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
+_ZIP = b"PK\x03\x04"
 _NO_ZIP = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError)
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _CODE = "code"  # the folder of a model that its own source travels in
 # "L\\u0061mbda" is the same to a reader of JSON.
-_KERAS = re.compile(rb'"class_name"\s*:\s*"(?:(?:\\u004[cC]|L)(?:\\u0061|a)(?:\\u006[dD]|m)bda|__lambda__)"')
+_KERAS = re.compile(rb'"class_name"\s*:\s*"(?:Lambda|__lambda__)"')
 
 
 class PickleCheck:
@@ -76,8 +78,9 @@ class PickleCheck:
             except Unreadable as error:
                 unchecked.append(_unchecked(file.path, str(error)))
             looked_at += seen
-            if _holds_lambda(data):
-                findings.append(_lambda(file.path))
+            found, unread = _find_lambda(data)
+            findings += [_lambda(file.path)] if found else []
+            unchecked += [_unchecked(f"{file.path}!{name}", reason) for name, reason in unread]
         return CheckResult(
             check=self.id,
             findings=tuple(dict.fromkeys(findings)),
@@ -197,12 +200,31 @@ def _is_named(path: str) -> bool:
     return PurePosixPath(path).suffix in _EXTENSIONS
 
 
-def _holds_lambda(data: bytes) -> bool:
-    """Keras's configuration, in HDF5 files and in the zip of its own format, with a layer of code."""
-    if data.startswith(b"PK"):
+def _find_lambda(data: bytes) -> tuple[bool, list[tuple[str, str]]]:
+    """Whether Keras's configuration, in HDF5 files and in the zip of its own format, has a layer of code.
+
+    And the configurations that could not be read, with the reason.
+    """
+    found, unread = _names_lambda(data), []
+    if _ZIP in data:
         with contextlib.suppress(*_NO_ZIP), zipfile.ZipFile(io.BytesIO(data)) as archive:
-            data += b"".join(archive.open(name).read(_CONFIG) for name in archive.namelist() if name.endswith(".json"))
-    return _KERAS.search(data) is not None
+            for member in archive.infolist():
+                if not member.filename.endswith(".json"):
+                    continue
+                try:
+                    with archive.open(member) as file:
+                        text = file.read(_CONFIG + 1)
+                except _NO_ZIP as error:
+                    unread.append((member.filename, f"it cannot be read: {error}"))
+                    continue
+                found = found or _names_lambda(text)
+                if len(text) > _CONFIG:
+                    unread.append((member.filename, f"it is a configuration of more than {_CONFIG >> 20} MiB"))
+    return found, unread
+
+
+def _names_lambda(text: bytes) -> bool:
+    return _KERAS.search(_ESCAPE.sub(lambda each: bytes([int(each[1], 16)]), text)) is not None
 
 
 def _lambda(path: str) -> Finding:

@@ -5,20 +5,19 @@ To a scanner that looks at names, a compressed pickle, or one beside arrays, is 
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 import contextlib
 import pickle
 import re
-import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from kbuild.audit.checks.containers import Unreadable, is_tensors, open_container
+from kbuild.audit.checks.containers import TooMuch, Unreadable, open_container
 from kbuild.audit.checks.inert import InertReader
 from kbuild.audit.checks.standins import is_importable
+from kbuild.audit.numbers_alone import after_numpy_header, is_tensors
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
@@ -73,7 +72,7 @@ def pickle_streams(
     bytes. Raises Unreadable.
     """
     if depth > _MAX_DEPTH:
-        raise Unreadable(f"it is wrapped more than {_MAX_DEPTH} times")
+        raise TooMuch(f"it is wrapped more than {_MAX_DEPTH} times")
     if is_tensors(data):
         # A text's opcode and its length may be the size of the header, and bytes of a tensor the rest of a pickle.
         reader = InertReader(data, 0)
@@ -93,7 +92,7 @@ def pickle_streams(
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
     if data.startswith(_NUMPY):
-        begin = _after_numpy_header(data)
+        begin = after_numpy_header(data)
         yield from _follow(data, begin, expected=begin < len(data), place=place, depth=depth)
     else:
         yield from _follow(data, 0, expected=expected and not parts and refused is None, place=place, depth=depth)
@@ -160,7 +159,7 @@ def _later(data: bytes, begin: int, place: str, depth: int, told: Set[tuple[str,
         done = probe.run() is None
         spent += probe.reached - at
         if spent > _EFFORT + 2 * len(data):
-            raise Unreadable("it has too many places where a pickle may begin")
+            raise TooMuch("it has too many places where a pickle may begin")
         if done and probe.calls:
             reader = InertReader(data, at)
             reader.run()
@@ -246,32 +245,11 @@ def _nested(value: bytes | str, place: str, depth: int) -> Iterator[PickleStream
 def _proper(data: bytes, place: str, depth: int, *, encoded: bool = True) -> list[PickleStream]:
     """Those bytes are mostly numbers: only what reads to its end and names something is a pickle."""
     if depth >= _MAX_DEPTH:
-        return []
+        raise TooMuch(f"it is wrapped more than {_MAX_DEPTH} times")
     try:
         found = list(pickle_streams(data, expected=False, place=place, depth=depth + 1, encoded=encoded))
+    except TooMuch:
+        raise
     except Unreadable:
         return []
     return [stream for stream in found if stream.fault is None and (stream.named or stream.problems)]
-
-
-def _after_numpy_header(data: bytes) -> int:
-    """Where the data of an ``.npy`` file begins (numpy's ``lib/format.py``); the end of it where all is numbers."""
-    width = 2 if data[6:7] == b"\x01" else 4
-    begin = 8 + width
-    end = begin + int.from_bytes(data[8:begin], "little")
-    try:
-        # As numpy reads it: an escape in the text would hide the letter.
-        header = ast.literal_eval(data[begin:end].decode("latin-1").strip())
-        if _is_numbers(header["descr"]):
-            return len(data)
-    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError, struct.error):
-        return min(end, len(data))
-    return end
-
-
-def _is_numbers(descr: object) -> bool:
-    if isinstance(descr, str):
-        return re.fullmatch(r"[<>|=]?[biufcSUVmM?]\d*(\[[^\]]*\])?", descr) is not None
-    if isinstance(descr, tuple) and len(descr) == 2:  # a type and its shape
-        return _is_numbers(descr[0])
-    return isinstance(descr, list) and all(isinstance(each, tuple) and _is_numbers(each[1]) for each in descr)

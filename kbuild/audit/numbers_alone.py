@@ -1,0 +1,59 @@
+"""Formats of numbers: which files hold nothing else, from their headers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import struct
+
+# safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
+_MAX_HEADER = 100_000_000
+_TYPES = frozenset(
+    {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64", "C64", "F8_E4M3"}
+    | {"F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
+)
+
+
+def is_tensors(data: bytes) -> bool:
+    """Whether it is a safetensors file from first byte to last: tensors without gaps and nothing else."""
+    if len(data) < 10 or data[8:9] != b"{":
+        return False
+    size = int.from_bytes(data[:8], "little")
+    if size > min(_MAX_HEADER, len(data) - 8):
+        return False
+    try:
+        header = json.loads(data[8 : 8 + size])
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        spans = sorted(tuple(value["data_offsets"]) for value in tensors if value["dtype"] in _TYPES)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    end = 0
+    for begin, until in spans:
+        if begin != end or until < begin:
+            return False
+        end = until
+    return len(spans) == len(tensors) and 8 + size + end == len(data)
+
+
+def after_numpy_header(data: bytes) -> int:
+    """Where the data of an ``.npy`` file begins (numpy's ``lib/format.py``); the end of it where all is numbers."""
+    width = 2 if data[6:7] == b"\x01" else 4
+    begin = 8 + width
+    end = begin + int.from_bytes(data[8:begin], "little")
+    try:
+        # As numpy reads it: an escape in the text would hide the letter.
+        header = ast.literal_eval(data[begin:end].decode("latin-1").strip())
+        if _is_numbers(header["descr"]):
+            return len(data)
+    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError, struct.error):
+        return min(end, len(data))
+    return end
+
+
+def _is_numbers(descr: object) -> bool:
+    if isinstance(descr, str):
+        return re.fullmatch(r"[<>|=]?[biufcSUVmM?]\d*(\[[^\]]*\])?", descr) is not None
+    if isinstance(descr, tuple) and len(descr) == 2:  # a type and its shape
+        return _is_numbers(descr[0])
+    return isinstance(descr, list) and all(isinstance(each, tuple) and _is_numbers(each[1]) for each in descr)
