@@ -225,6 +225,20 @@ def test_a_parquet_file_is_measured_by_its_footer() -> None:
     assert status(b"PAR1 no parquet", "application/vnd.apache.parquet") is None
 
 
+def test_ordinary_parquet_files_are_taken() -> None:
+    """Names with dots are no structs, names that begin with another one are others, and tables may be empty."""
+    pytest.importorskip("pyarrow")
+    texts = [f"v{number % 50}" for number in range(20_000)]
+    for table in (
+        pd.DataFrame({f"sepal.{number}": [0.5] * 100_000 for number in range(12)}),
+        pd.DataFrame({"a": texts, "a.b": texts, "a.b.c": texts}),
+        pd.DataFrame({"a": [0.5][:0]}),
+        pd.DataFrame({"a": texts[:0], "b": pd.to_datetime([])}),
+        pd.DataFrame(index=range(3)),
+    ):
+        assert status(table.to_parquet(), PARQUET, Limits()) is None, table.columns
+
+
 @settings(deadline=None)
 @given(st.text('ab",\n\r ', max_size=20))
 def test_fields_of_csv_are_those_of_pandas(text: str) -> None:

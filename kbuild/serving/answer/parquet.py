@@ -7,6 +7,7 @@ Format: https://github.com/apache/parquet-format (``parquet.thrift``) in Thrift'
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any
 
 _FOOTER_PER_COLUMN, _FOOTER = 1024, 2**20  # bytes; pandas writes 100 to 300 for a column
@@ -60,7 +61,8 @@ class _Table:
         for number in range(self._told.num_columns):
             column = self._told.schema.column(number)
             values, longest, repeats = self._walk(number)
-            nested = column.max_repetition_level > 0 or "." in column.path
+            # The path of a struct's field has the struct's name before its own; names may have dots, too.
+            nested = column.max_repetition_level > 0 or column.path != column.name
             self._take(self._rows * _CONTAINER if nested else 0)
             if column.max_repetition_level > 1:
                 self._take(values * _CONTAINER)
@@ -72,8 +74,10 @@ class _Table:
             elif text and repeats:
                 doubtful[number] = longest, values * longest, nested
         if sum(size for _, size, _ in doubtful.values()) > self._left:
+            paths = Counter(self._told.schema.column(number).path for number in range(self._told.num_columns))
             for number, (longest, size, nested) in doubtful.items():
-                self._decode(number, longest, size, nested=nested)
+                path = self._told.schema.column(number).path
+                self._decode(path, longest, size, countable=not nested and paths[path] == 1)
 
     def _take(self, size: int) -> None:
         self._left -= size
@@ -86,6 +90,8 @@ class _Table:
         for group in range(self._told.num_row_groups):
             chunk = self._told.row_group(group).column(number)
             start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+            if not start and not chunk.num_values:
+                continue  # of a table without rows nothing is read
             if dictionary and dictionary < start:
                 start = dictionary
             end = start + chunk.total_compressed_size
@@ -110,19 +116,19 @@ class _Table:
                 start = header.place + packed
         return values, longest, repeats
 
-    def _decode(self, number: int, longest: int, size: int, *, nested: bool) -> None:
+    def _decode(self, path: str, longest: int, size: int, *, countable: bool) -> None:
         """Count the texts of a column as they are, a few rows at a time."""
         from pyarrow.parquet import ParquetFile
 
         if size <= self._left // self._told.num_columns:
             return self._take(size)
-        path = self._told.schema.column(number).path
-        if nested or [self._told.schema.column(each).path for each in range(self._told.num_columns)].count(path) > 1:
+        if not countable:
             raise Expanded  # a row can hold any number of them
         rows = max(1, min(self._rows, 2**24 // max(1, longest)))
         with ParquetFile(io.BytesIO(self._body)) as file:
             for batch in file.iter_batches(batch_size=rows, columns=[path], use_threads=False):
-                self._take(batch.nbytes)
+                # Others whose names begin with this one come along.
+                self._take(batch.column(path).nbytes)
         return None
 
 

@@ -34,6 +34,7 @@ def _below(app: App, root_path: str) -> App:
         if scope["type"] == "http" and path == root_path:
             # Links of the page are relative, to a folder.
             place = (scope.get("raw_path") or root_path.encode("latin-1")) + b"/"
+            place += b"?" + scope["query_string"] if scope.get("query_string") else b""
             headers = [(b"location", place), (b"content-length", b"0")]
             await send({"type": "http.response.start", "status": 307, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
