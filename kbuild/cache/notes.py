@@ -98,6 +98,11 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.vouched")
 
 
+def derive_key(purpose: str) -> str:
+    """A key that is made of this one and tells nothing of it, for a cache of another place."""
+    return hmac.new(_key(), purpose.encode(), hashlib.sha256).hexdigest()
+
+
 @contextmanager
 def reading_all() -> Iterator[None]:
     """Within it what the cache holds is read whole and compared with its digest, though nobody touched it."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from requests.utils import get_netrc_auth
 
 import kbuild
+from kbuild.cache.notes import derive_key
 from kbuild.cache.tree import make_directory, normalise_tree, writing
 from kbuild.digest import canonical_json
 from kbuild.environment.index.download import find_captured
@@ -112,7 +113,8 @@ def write_install_context(
 def install_secrets(locked: Locked, platform: Platform) -> dict[str, str | Path]:
     """What reaches the stage by secret mounts alone, by their ids.
 
-    Credentials of exactly the servers that the packages lie on, and the certificates that pip trusts.
+    Credentials of exactly the servers that the packages lie on, the certificates that pip trusts, and the key that
+    vouches for the builder's cache.
     """
     packages = [package for package in locked.lockfile.for_platform(platform) if not _is_captured(package)]
     places = [url for url in (*locked.indexes.urls, *locked.indexes.find_links) if not is_local(url)]
@@ -123,6 +125,7 @@ def install_secrets(locked: Locked, platform: Platform) -> dict[str, str | Path]
         "urls": places,
         "environment": {name: known[name] for name in sorted(names) if name in known},
         "netrc": _netrc(packages),
+        "cache_key": derive_key("the cache of a builder"),
     }
     secrets: dict[str, str | Path] = {INDEXES_SECRET: json.dumps(value)}
     certificates = Path(known.get("REQUESTS_CA_BUNDLE") or "")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.notes import KEY_VARIABLE
 from kbuild.cache.tree import link_tree, normalise_tree
 from kbuild.environment.index.download import fetch_packages
 from kbuild.environment.index.package_indexes import Indexes
@@ -54,13 +56,14 @@ def install_packages(root: Path = Path("/")) -> None:
     taken = [name for name in names if (root / name).exists()]
     if taken:
         raise BuildFailed(f"the image to install in already has /{taken[0]}", hint="choose another --install-base")
+    access = _access()
     environment = Environment(lockfile, platform, cache=_CACHE, run=run)
     downloads = fetch_packages(
         environment.missing(names, groups),
         cache=_CACHE / "downloads",
         channel=_FOLDER / "channel",
         progress=_Printed(),
-        **_access(),
+        **access,
     )
     trees = {interpreter: environment.interpreter(downloads)}
     trees |= environment.wheels(groups, downloads, into=root, progress=_Printed())
@@ -90,7 +93,11 @@ def _groups(order: dict[str, Any], lockfile: Lockfile, platform: Platform) -> li
 
 
 def _access() -> dict[str, Any]:
-    """How to reach the packages' servers, from the secrets where there are any."""
+    """How to reach the packages' servers, from the secrets where there are any; and the key of the cache, set here.
+
+    What lies in a builder's cache without that key counts for nothing: others build there, too.
+    """
+    os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(32))
     environ = dict(os.environ)
     certificates = _SECRETS / "kbuild-certificates"
     if certificates.is_file():
@@ -99,6 +106,7 @@ def _access() -> dict[str, Any]:
     if not secret.is_file():
         return {"environ": environ, "indexes": None}
     value = json.loads(secret.read_bytes())
+    os.environ[KEY_VARIABLE] = value["cache_key"]
     if value["netrc"]:
         netrc = _SCRATCH / "netrc"
         netrc.write_text(value["netrc"], encoding="utf-8")
