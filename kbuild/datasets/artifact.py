@@ -135,9 +135,11 @@ class MlflowArtifactDataset(TrackedDataset):
         Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=0)
         with open_store() as client:
             try:
-                # MLflow 3.1 answers None for what is not there.
-                return Path(client.download_artifacts(run_id, self._artifact(), folder))
-            except (MlflowException, OSError, TypeError) as error:
+                found: str | None = client.download_artifacts(run_id, self._artifact(), folder)
+                if found is None:  # MLflow 3.1's answer
+                    raise FileNotFoundError(self._artifact())
+                return Path(found)
+            except (MlflowException, OSError) as error:
                 has = [each.path for each in client.list_artifacts(run_id, self._artifact_path)]
                 known = f"; it has {', '.join(has[:10])}" if has else "; it has none there"
                 raise DatasetError(f"run {run_id} has no artifact {self._artifact()!r}{known}") from error

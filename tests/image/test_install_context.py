@@ -1,3 +1,4 @@
+import hmac
 import json
 import os
 import subprocess
@@ -52,6 +53,8 @@ def test_secrets_are_those_of_the_packages_servers(tmp_path: Path, monkeypatch: 
     netrc = tmp_path / "netrc"
     netrc.write_text("machine files.example login you password hidden\nmachine other.example login a password b\n")
     monkeypatch.setenv("NETRC", str(netrc))
+    own = "a key that nobody guesses"
+    monkeypatch.setenv("KBUILD_CACHE_KEY", own)
     secrets = install_secrets(locked(PACKAGE), HERE)
     assert list(secrets) == ["kbuild-indexes"]
     value = json.loads(str(secrets["kbuild-indexes"]))
@@ -60,6 +63,8 @@ def test_secrets_are_those_of_the_packages_servers(tmp_path: Path, monkeypatch: 
         "KBUILD_INDEX_FILES_EXAMPLE_PASSWORD": "s3cr3t",
     }
     assert value["netrc"] == "machine files.example login you password hidden\n"
+    # The builder's cache is vouched for by a key that tells nothing of this machine's.
+    assert value["cache_key"] == hmac.new(own.encode(), b"the cache of a builder", "sha256").hexdigest()
     known = locked(PACKAGE)
     known.environ["REQUESTS_CA_BUNDLE"] = str(netrc)
     assert install_secrets(known, HERE)["kbuild-certificates"] == netrc
