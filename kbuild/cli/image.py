@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from kbuild.cli.options import (
     optional_model_argument,
 )
 from kbuild.cli.show import Show
+from kbuild.model.model_reference import ModelReference
 from kbuild.workflow import PATIENCE, ImageResult
+from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 
 
 @click.command("image")
@@ -39,6 +42,12 @@ from kbuild.workflow import PATIENCE, ImageResult
 )
 @click.option(
     "--jobs", "-j", type=click.IntRange(1, 64), help="So many of them at a time.  [default: 2, or one a builder]"
+)
+@click.option(
+    "--shard",
+    metavar="K/N",
+    callback=lambda _context, _option, text: None if text is None else Shard.parse(text),
+    help="Of many models the K-th of N shares, alike in size, for machines that share them: every model is in one.",
 )
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what became of each as JSON.")
 @click.option("--tag", "-t", help="Name of the image, such as churn:1; see --push.")
@@ -80,6 +89,7 @@ def command(
     from_file: str | None,
     jobs: int | None,
     report: Path | None,
+    shard: Shard | None,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -101,14 +111,14 @@ def command(
     many = all_registered or from_file is not None
     if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
-    if not many and (jobs is not None or report is not None or len(options.builders) > 1):
-        raise click.UsageError("--jobs, --report and several --builder are of many models")
+    if not many and (jobs is not None or report is not None or shard is not None or len(options.builders) > 1):
+        raise click.UsageError("--jobs, --report, --shard and several --builder are of many models")
     if options.best is not None and model is None:
         raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
     show = Show()
     session = open_here(show)
     if many:
-        _build_many(from_file, options, session, show, jobs=jobs, report=report, as_json=as_json)
+        _build_many(from_file, options, session, show, jobs=jobs, report=report, shard=shard, as_json=as_json)
         return
     result = build_image(model, options, session=session)
     for line in summary(result, show.seconds):
@@ -124,17 +134,19 @@ def _build_many(
     *,
     jobs: int | None,
     report: Path | None,
+    shard: Shard | None,
     as_json: bool,
 ) -> None:
     delivery = make_delivery(session.config, options)
     if from_file is not None:
-        models = read_references(from_file)
+        listed = read_references(from_file)
     else:
         show.say("asking for the registered models")
-        models = session.tools.store.registered()
-    if not models:
+        listed = dict.fromkeys(session.tools.store.registered())
+    if not listed:
         show.say("no model is registered" if from_file is None else f"{from_file} names no model")
-    check_delivery(models, delivery)
+    check_delivery(list(listed), delivery)
+    models, shared = (list(listed), None) if shard is None else _take_shard(shard, listed, show)
     image_many(
         [make_image_request(session.config, each, options.engine, options) for each in models],
         delivery,
@@ -145,7 +157,19 @@ def _build_many(
         reuse=not options.no_cache,
         report=report,
         to_json=to_json if as_json else None,
+        shared=shared,
     )
+
+
+def _take_shard(shard: Shard, listed: Mapping[str, int | None], show: Show) -> tuple[list[str], dict[str, Any]]:
+    """The models of this share, and what the report says of it."""
+    folders = {each: path for each in listed if (path := ModelReference.parse(each).path) is not None}
+    sizes = {each: size for each, size in listed.items() if size is not None}
+    sizes |= folder_sizes({each: path for each, path in folders.items() if each not in sizes})
+    mine, whole = shard.of(list(listed), sizes), digest_models(list(listed), sizes)
+    # Machines that were told different ones would leave models out: whoever doubts it compares this.
+    show.say(f"shard {shard} has {len(mine)} of {len(listed)} models, of the list {whole}")
+    return mine, {"shard": {"number": shard.number, "count": shard.count, "of": len(listed), "list": str(whole)}}
 
 
 def parse_best(text: str) -> Measure:

@@ -59,6 +59,7 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild image --tag churn:1", "of the newest run of this project"),
                 ("kbuild image models:/churn@champion --push registry.example/churn:{version}", "and push it"),
                 ("kbuild image --all-registered --jobs 4", "of every registered model"),
+                ("kbuild image --from-file models.txt --shard 3/40", "of a list's models the third of 40 shares"),
             ),
         ),
         "lock": Listed(

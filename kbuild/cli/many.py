@@ -7,13 +7,14 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kbuild.cache.limit import parse_size
 from kbuild.cli.show import Show, amount
 from kbuild.errors import ConfigurationError, InvalidReference, OutputError, SomeFailed
 from kbuild.model.model_reference import ModelReference
@@ -26,30 +27,31 @@ _COMMENT = re.compile(r"(^|\s)#.*")
 _ToJson = Callable[[ImageResult, dict[str, float]], dict[str, Any]]
 
 
-def read_references(source: str) -> list[str]:
+def read_references(source: str) -> dict[str, int | None]:
     """The references of a file, or of stdin for ``-``: one a line; blank lines and comments are left out.
 
-    Raises InvalidReference that names every line that is none, and ConfigurationError for what cannot be read.
+    After a tab a line may say how large its model is, in bytes or as ``1.5 GB``. Raises InvalidReference that names
+    every line that is none, and ConfigurationError for what cannot be read.
     """
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ConfigurationError(f"cannot read {source}: {reason}") from error
-    found: dict[str, None] = {}
+    found: dict[str, int | None] = {}
     bad = []
     for number, line in enumerate(text.splitlines(), start=1):
-        stated = _COMMENT.sub("", line).strip()
+        stated, _, size = (part.strip() for part in _COMMENT.sub("", line).strip().partition("\t"))
         if not stated:
             continue
         try:
             ModelReference.parse(stated)
-        except InvalidReference as error:
+            found[stated] = parse_size(size) if size else found.get(stated)
+        except (InvalidReference, ConfigurationError) as error:
             bad.append(f"line {number}: {error.message}")
-        found[stated] = None
     if bad:
         raise InvalidReference(f"{source} has {len(bad)} lines that name no model: {'; '.join(bad)}")
-    return list(found)
+    return found
 
 
 def check_delivery(models: Sequence[str], delivery: Delivery) -> None:
@@ -75,8 +77,12 @@ def image_many(
     reuse: bool,
     report: Path | None,
     to_json: _ToJson | None,
+    shared: Mapping[str, Any] | None = None,
 ) -> None:
-    """Build all, print a line for each that is done, write the report; raises SomeFailed when any failed."""
+    """Build all, print a line for each that is done, write the report; raises SomeFailed when any failed.
+
+    ``shared`` is what the report says of the share that these are.
+    """
     models = [request.model for request in requests]
     done: dict[str, Outcome] = {}
     watcher = _Watcher(show, len(models))
@@ -90,7 +96,7 @@ def image_many(
     finally:
         told = [done.get(model, Outcome(model=model)) for model in models]
         if report is not None:
-            _write_report(told, report)
+            _write_report(told, report, shared or {})
     failed = {outcome.model: outcome.error for outcome in told if outcome.error is not None}
     for reason, untagged in _told_why(told, lambda result: result.untagged).items():
         show.complain(f"not tagged with their images: {', '.join(untagged)}: {reason}", style="yellow")
@@ -126,8 +132,8 @@ def _line(outcome: Outcome, result: ImageResult, to_json: _ToJson | None) -> str
     return json.dumps({"model": outcome.model, **to_json(result, {"all": round(outcome.seconds, 3)})})
 
 
-def _write_report(outcomes: Sequence[Outcome], path: Path) -> None:
-    value = {"format": REPORT_FORMAT, "models": [_entry(outcome) for outcome in outcomes]}
+def _write_report(outcomes: Sequence[Outcome], path: Path, shared: Mapping[str, Any]) -> None:
+    value = {"format": REPORT_FORMAT, **shared, "models": [_entry(outcome) for outcome in outcomes]}
     try:
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

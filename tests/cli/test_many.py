@@ -24,16 +24,19 @@ def test_a_file_has_a_reference_a_line(tmp_path: Path) -> None:
     (tmp_path / "a#b").mkdir()
     (tmp_path / "a#b/MLmodel").touch()
     file = tmp_path / "refs.txt"
-    file.write_text(f"# all of them\n\n  {RUN}  # the first\r\nmodels:/churn@prod\n{tmp_path}/a#b\n{RUN}\n")
-    assert read_references(str(file)) == [RUN, "models:/churn@prod", f"{tmp_path}/a#b"]
+    file.write_text(
+        f"# all of them\n\n  {RUN}  # the first\r\nmodels:/churn@prod\t1.5 GB # big\n{tmp_path}/a#b\n{RUN}\n"
+    )
+    assert read_references(str(file)) == {RUN: None, "models:/churn@prod": 1_500_000_000, f"{tmp_path}/a#b": None}
 
 
 def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
     file = tmp_path / "refs.txt"
-    file.write_text(f"nonsense\n{RUN}\nmodels:/churn@\n")
+    file.write_text(f"nonsense\n{RUN}\nmodels:/churn@\nmodels:/churn\tlarge\n")
     with pytest.raises(InvalidReference) as caught:
         read_references(str(file))
     assert "line 1: 'nonsense'" in caught.value.message and "line 3: 'models:/churn@'" in caught.value.message
+    assert "line 4" in caught.value.message and "large" in caught.value.message
     assert "line 2" not in caught.value.message
     with pytest.raises(ConfigurationError, match="cannot read"):
         read_references(str(tmp_path / "absent"))
@@ -119,6 +122,7 @@ def test_images_that_mlflow_was_not_told_of_are_named(
         [RUN, "--jobs", "2"],
         [RUN, "--builder", "a,b"],
         [RUN, "--report", "x"],
+        [RUN, "--shard", "1/2"],
     ],
 )
 def test_what_does_not_go_together_is_refused(argv: list[str]) -> None:
@@ -136,3 +140,34 @@ def test_where_there_is_nothing_to_build_that_is_said(tmp_path: Path, monkeypatc
     done = CliRunner().invoke(image_command.command, ["--all-registered"])
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == "asking for the registered models\nno model is registered\n"
+
+
+def test_shares_of_a_file_fit_together_and_names_are_checked_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name, size in (("large", 900_000_000), ("small", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "MLmodel").touch()
+        with (tmp_path / name / "weights").open("wb") as file:
+            file.truncate(size)
+    (tmp_path / "refs.txt").write_text("models:/a/1\t10\nlarge\nsmall\nmodels:/b/1\t10\n")
+    built: list[list[str]] = []
+
+    def build_many(requests: Any, *args: Any, **options: Any) -> Any:
+        built.append([request.model for request in requests])
+        yield from ()
+
+    monkeypatch.setattr(many, "build_many", build_many)
+    lists = []
+    for number in (1, 2, 3):
+        arguments = ["--from-file", "refs.txt", "--shard", f"{number}/3", "--report", "report.json"]
+        assert CliRunner().invoke(image_command.command, arguments).exit_code == 0
+        lists.append(json.loads((tmp_path / "report.json").read_text())["shard"])
+    assert ["large"] in built, "the others are dealt out to the other two"
+    assert sorted(model for share in built for model in share) == ["large", "models:/a/1", "models:/b/1", "small"]
+    assert len({each["list"] for each in lists}) == 1 and [each["number"] for each in lists] == [1, 2, 3]
+    done = CliRunner().invoke(image_command.command, ["--from-file", "refs.txt", "--shard", "1/4", "--tag", "churn:1"])
+    assert done.exit_code == 2 and "would be the name of 4 images" in done.stderr, "though each share has one"
