@@ -9,13 +9,12 @@ from kbuild.api.find import found_image
 from kbuild.api.session import Session, open_session
 from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
-from kbuild.errors import ConfigurationError, VerificationFailed
-from kbuild.image.store.verdicts import Verdicts
+from kbuild.errors import ConfigurationError
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
 from kbuild.verify.golden import VerificationReport
+from kbuild.verify.judging import judge_image
 from kbuild.verify.verdict_tag import write_verdict
-from kbuild.verify.verify_image import verify_image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +48,9 @@ class VerifiedImage:
         rows = {
             "image": self.image,
             "digest": self.digest,
-            "verdict": "passed" if self.report.compared else "answered, with nothing recorded to compare with",
+            "verdict": self.report.verdict
+            if self.report.compared
+            else "answered, with nothing recorded to compare with",
             "largest difference": self.report.largest or "none",
         }
         return html_table(rows)
@@ -61,8 +62,9 @@ def verify(
     """Start an image, ask it the model's own input example, compare with the prediction of training, and stop it.
 
     ``image`` is what ``kbuild run`` takes, None that of the newest trained run; it is built first where it was not. The
-    verdict is written to the model's run. Raises VerificationFailed where the answers differ, ContainerFailed where it
-    does not start, NothingToAsk for a model without an example.
+    verdict is written to the model's run: ``passed`` by the model's own tolerance only, ``tolerated: within …`` by a
+    wider one. Raises VerificationFailed where the answers differ, ContainerFailed where it does not start,
+    NothingToAsk for a model without an example.
     """
     asked = options or VerifyOptions()
     if asked.exact and (asked.rtol is not None or asked.atol is not None):
@@ -72,19 +74,17 @@ def verify(
     with (
         using_cache(tools.cache, limit=tools.cache_limit),
         found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference),
+        session.voice("verify") as progress,
     ):
-        try:
-            with session.voice("verify") as progress:
-                report = verify_image(
-                    built, tools.run, cache=tools.cache, timeout=asked.timeout, progress=progress, choose=asked.choose
-                )
-        except VerificationFailed:
-            tell_untagged(session, write_verdict(built, "failed", tools.store))
-            raise
-        verdict = "passed" if report.compared else "answered"
-        if asked.rtol is None and asked.atol is None:
-            Verdicts(tools.cache / "images").write(built.digest, verdict)
-        tell_untagged(session, write_verdict(built, verdict, tools.store))
+        report = judge_image(
+            built,
+            tools.run,
+            cache=tools.cache,
+            timeout=asked.timeout,
+            progress=progress,
+            tell=lambda verdict: tell_untagged(session, write_verdict(built, verdict, tools.store)),
+            choose=asked.choose,
+        )
     return VerifiedImage(image=reference.familiar, digest=built.digest, report=report)
 
 

@@ -70,7 +70,8 @@ def command(
 
     IMAGE is what "kbuild run" takes. The exit code is 0 when the answers are the same: structure, types, texts and
     integers exactly, floats within --rtol and --atol, since the processor here is not the one that trained. Without
-    them it is what the project set for its models ([tool.kbuild.training] tolerance).
+    them it is what the project set for its models ([tool.kbuild.training] tolerance). The run's tag kbuild.verify says
+    "passed" by that tolerance alone, and "tolerated: within ..." where only wider options allow the answer.
 
     With --rebuild nothing is started: what the image says it was made from is built again in a clean cache, and the
     exit code is 0 when that gives the same digest, 53 when it gives the same content and only another compressor packed
@@ -103,11 +104,16 @@ def command(
     report = verified.report
     if report.compared:
         show.say(f"the image predicts what the trained model did, {report.tolerance}")
+        if report.verdict != "passed":
+            kept = f"the model's own tolerance ({report.own}) it does not keep"
+            show.complain(f"{kept}: its run is tagged {report.verdict!r}, not 'passed'", style="yellow")
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
         show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
     click.echo(
-        json.dumps({"image": verified.image, "digest": str(verified.digest), **asdict(report)})
+        json.dumps(
+            {"image": verified.image, "digest": str(verified.digest), "verdict": report.verdict, **asdict(report)}
+        )
         if as_json
         else str(verified.digest)
     )

@@ -12,7 +12,8 @@ from kbuild.model.fetch import ModelStore
 class Tag(StrEnum):
     """Names of the tags. Images are told by name and digest, all digests as ``sha256:…``.
 
-    VERIFY is ``passed``, ``failed``, or ``answered`` where the model recorded no prediction to compare with;
+    VERIFY is ``passed`` by the tolerance that the model was recorded with, ``tolerated: within …`` where only a wider
+    one allows it, ``failed``, or ``answered`` where the model recorded no prediction to compare with;
     VERIFIED_DIGEST says of which image that is true: where IMAGE_DIGEST is an index, one of its images. AUDIT is
     ``clean``, ``findings`` or ``incomplete`` on the day AUDIT_DATE, of the lock with the digest AUDITED_LOCK. PUSHED is
     the reference by digest in a registry. REBUILD is ``same``, ``repacked`` (the same content, compressed otherwise) or

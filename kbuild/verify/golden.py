@@ -17,6 +17,8 @@ class VerificationReport:
     """What was asked and answered; ``expected`` is None where the model recorded no prediction.
 
     ``largest`` is the largest difference between two floats, None where all are equal or nothing was compared.
+    ``fault`` is the first difference that ``tolerance`` does not allow; ``own`` is the tolerance that the model was
+    recorded with, ``kept`` says whether the answer keeps that.
     """
 
     url: str
@@ -26,6 +28,32 @@ class VerificationReport:
     compared: bool
     largest: Difference | None
     tolerance: Tolerance
+    own: Tolerance = DEFAULT
+    fault: Difference | None = None
+    kept: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """What is remembered, by the model's own tolerance: nobody passes by allowing more.
+
+        ``passed``, ``answered`` where there was nothing to compare with, ``failed``, or ``tolerated: within …`` where
+        only the wider tolerance that somebody asked with allows it.
+        """
+        if not self.compared:
+            return "answered"
+        if self.kept:
+            return "passed"
+        return "failed" if self.fault else f"tolerated: {self.tolerance}"
+
+    def check(self) -> None:
+        """Raises VerificationFailed for an answer that is not the recorded one, by the tolerance that was asked for."""
+        if self.fault is None:
+            return
+        hint = "kbuild verify --rtol and --atol allow more, where that is the model's own noise"
+        raise VerificationFailed(
+            f"the image does not predict what the trained model did ({self.tolerance}): {self.fault}",
+            hint=f"the model's own tolerance is {self.own}, and that it keeps" if self.kept else hint,
+        )
 
 
 def verify_predictions(
@@ -35,12 +63,13 @@ def verify_predictions(
     example: str | None,
     prediction: str | None,
     tolerance: Tolerance = DEFAULT,
+    own: Tolerance = DEFAULT,
     timeout: float = 60.0,
 ) -> VerificationReport:
     """Post the input example and compare the answer with the recorded prediction, value by value.
 
     ``example`` and ``prediction`` are file names below ``model_path``. Raises VerificationFailed when the answer is
-    an error or differs, NothingToAsk when the model has no input example to ask with.
+    an error, NothingToAsk when the model has no input example to ask with.
     """
     question = None if example is None else running.read_file(f"{model_path}/{example}")
     if question is None:
@@ -56,11 +85,6 @@ def verify_predictions(
     got = json.loads(answer.body)
     expected = None if recorded is None else json.loads(recorded)
     compared = Comparison() if recorded is None else compare(expected, got, tolerance)
-    if compared.fault is not None:
-        raise VerificationFailed(
-            f"the image does not predict what the trained model did ({tolerance}): {compared.fault}",
-            hint="kbuild verify --rtol and --atol allow more, where that is the model's own noise",
-        )
     return VerificationReport(
         url=running.url,
         runtime=running.describe(),
@@ -69,4 +93,7 @@ def verify_predictions(
         compared=recorded is not None,
         largest=compared.largest,
         tolerance=tolerance,
+        own=own,
+        fault=compared.fault,
+        kept=recorded is None or compare(expected, got, own).same,
     )

@@ -33,7 +33,7 @@ def verify_image(
 
     ``timeout`` are the seconds to get ready, and again those to answer; ``option`` is what sets them, for hints.
     ``choose`` is given the tolerance that the model was recorded with, and says which one counts. Raises
-    ContainerFailed or VerificationFailed; the image is stopped either way.
+    ContainerFailed, and VerificationFailed for an answer that is an error; the image is stopped either way.
     """
     with tempfile.TemporaryDirectory(prefix="kbuild-verify-") as folder:
         running = start_image(
@@ -55,6 +55,7 @@ def verify_image(
                 example=example,
                 prediction=prediction,
                 tolerance=choose(own),
+                own=own,
                 timeout=timeout,
             )
         finally:

@@ -25,7 +25,6 @@ from kbuild.model.bundle import ModelBundle, find_credentials
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
-from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import (
@@ -128,9 +127,8 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             reused=not missing,
         )
         result = deliver(made, delivery, tools)
-        if verified is not None and verified.anew and delivery.record:
-            untold = write_verdict(every[host_platform()], str(verified.verdict), tools.store)
-            result = replace(result, untagged=result.untagged or untold)
+        if verified is not None:
+            result = replace(result, untagged=result.untagged or verified.untagged)
     return replace(result, yanked=tuple(yanked), verified=verified)
 
 

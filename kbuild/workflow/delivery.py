@@ -36,7 +36,6 @@ from kbuild.workflow.tools import Tools
 
 PATIENCE = 300.0
 """Seconds for an image to get ready, and to answer: a large model on a busy machine is not a broken one."""
-_NOTHING = "nothing to ask"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,11 +60,12 @@ class Delivery:
 class Verified:
     """``verdict`` is passed, or answered where the model recorded nothing to compare with; None where it was not
     verified. ``reason`` says why not, of an index also of its other platforms. ``anew`` says that it was verified now
-    and not by an earlier command."""
+    and not by an earlier command, ``untagged`` why the run was not told then."""
 
     verdict: str | None = None
     reason: str | None = None
     anew: bool = False
+    untagged: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,45 +127,45 @@ def verify_built(
     image = built.get(here)
     if image is None:
         return Verified(reason=elsewhere)
-    verdicts = Verdicts(images.root)
-    known = None if again else verdicts.read(image.digest)
+    known = None if again else Verdicts(images.root).read(image.digest)
     if known in ("passed", "answered"):
         return Verified(verdict=known, reason=elsewhere)
-    from kbuild.verify.verify_image import verify_image
+    from kbuild.verify.judging import NOTHING, judge_image
+
+    untagged: list[str | None] = [None]
+
+    def tell(verdict: str) -> None:
+        if delivery.record:
+            untagged.append(write_verdict(image, verdict, tools.store))
 
     name = shlex.quote(str(image.digest))
     try:
-        if known == _NOTHING:
+        if known == NOTHING:
             raise NothingToAsk("the model stores no input example")
         with using_cache(tools.cache, limit=tools.cache_limit), tools.phases("verify") as progress:
-            report = verify_image(
+            report = judge_image(
                 image,
                 tools.run,
                 cache=tools.cache,
                 timeout=delivery.patience,
                 progress=progress,
+                tell=tell,
                 option="--verify-timeout",
             )
-            verdict = "passed" if report.compared else "answered"
             progress.made(
                 f"answers as the trained model did, {report.tolerance}"
                 if report.compared
                 else "it answers; the model recorded no prediction to compare with"
             )
     except NothingToAsk as error:
-        verdicts.write(image.digest, _NOTHING)
         return Verified(reason="; ".join(filter(None, (error.message, elsewhere))))
     except (RuntimeUnavailable, EngineUnavailable, InvalidImage, OutputError) as error:
         # InvalidImage is what Docker says that it does not take, a full disk of its own among the reasons.
         return Verified(reason="; ".join(filter(None, (error.message, elsewhere))))
     except (VerificationFailed, ContainerFailed) as error:
-        verdicts.write(image.digest, "failed")
-        if delivery.record:
-            write_verdict(image, "failed", tools.store)
         hint = f"the image was given to nobody; kbuild run {name} starts it, --no-verify delivers it all the same"
         raise type(error)(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
-    verdicts.write(image.digest, verdict)
-    return Verified(verdict=verdict, reason=elsewhere, anew=True)
+    return Verified(verdict=report.verdict, reason=elsewhere, anew=True, untagged=untagged[-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -96,6 +96,7 @@ def score(result: ImageResult, tools: Tools, progress: Progress) -> tuple[Any, A
     """The served prediction, the recorded one and what ran the image; raises VerificationFailed if they differ."""
     with using_cache(tools.cache, limit=tools.cache_limit):
         report = verify_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress)
+    report.check()
     return report.prediction, report.expected, report.runtime
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -19,7 +18,7 @@ from world import HOST, MODEL_ID, RUN_ID, World, make_world
 
 import kbuild as api
 from kbuild import AuditOptions, ImageOptions, LockOptions, VerifyOptions
-from kbuild.answers import EXACT, Tolerance
+from kbuild.answers import EXACT, Tolerance, compare
 from kbuild.api import rebuild
 from kbuild.api.request import Measure
 from kbuild.cache.entries import list_cache
@@ -36,11 +35,13 @@ from kbuild.errors import (
     KbuildError,
     LabelError,
     ModelNotFound,
+    NothingToAsk,
     OutputError,
     PlatformError,
     VerificationFailed,
 )
 from kbuild.image.store.local import LocalImages
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import RunFacts
 from kbuild.model.model_reference import ModelReference
@@ -282,29 +283,88 @@ def test_another_model_than_the_images_is_no_proof(kbuild: Call, shared: World, 
     assert isinstance(done.exception, InvalidModel) and image["model_digest"] in done.exception.message
 
 
-@pytest.mark.parametrize(("compared", "verdict"), [(True, "passed"), (False, "answered"), (None, "failed")], ids=str)
-def test_the_verdict_is_with_the_run(
-    kbuild: Call, shared: World, compared: bool | None, verdict: str, monkeypatch: pytest.MonkeyPatch
+def verified(expected: Any, got: Any, options: Any) -> VerificationReport:
+    """As an image that answers ``got``, of a model that was recorded with a relative tolerance of 0.001."""
+    own = Tolerance(relative=0.001, relative_single=0.001)
+    tolerance = options["choose"](own)
+    compared = compare(expected, got, tolerance)
+    return VerificationReport(
+        url="",
+        runtime="",
+        prediction=got,
+        expected=expected,
+        compared=expected is not None,
+        largest=compared.largest,
+        tolerance=tolerance,
+        own=own,
+        fault=None if expected is None else compared.fault,
+        kept=expected is None or compare(expected, got, own).same,
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "options", "verdict", "fails"),
+    [
+        (1.0, 1.0, ["--exact"], "passed", False),
+        (None, 1.0, ["--exact"], "answered", False),
+        (1.0, VerificationFailed("it answers 500"), [], "failed", True),
+        (1.0, ContainerFailed("it stopped"), [], "failed", True),
+        (1.0, NothingToAsk("no example"), [], None, True),
+        (1.0, 2.0, [], "failed", True),
+        (1.0, 2.0, ["--rtol", "0.1"], "failed", True),
+        (1.0, 2.0, ["--rtol", "0.9"], "tolerated: within 0.9 relative and 1e-09 absolute", False),
+        (1.0, 2.0, ["--atol", "5"], "tolerated: within 0.001 relative and 5 absolute", False),
+        (1.0, 1.0002, ["--rtol", "0.9"], "passed", False),  # wide as it was asked, the answer keeps the model's own
+        (1.0, 1.0002, ["--exact"], "passed", True),  # too far for who asked, and near enough for the project
+    ],
+    ids=str,
+)
+def test_the_verdict_is_with_the_run_and_by_the_models_own_tolerance(
+    kbuild: Call,
+    shared: World,
+    expected: Any,
+    answer: Any,
+    options: list[str],
+    verdict: str | None,
+    fails: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = build(kbuild, shared)
     shared.store.tags.clear()
-    asked: list[Any] = []
+
+    def verify(built: Any, run: Any, **given: Any) -> Any:
+        assert str(built.digest) == image["digest"]
+        if isinstance(answer, Exception):
+            raise answer
+        return verified(expected, answer, given)
+
+    monkeypatch.setattr("kbuild.verify.judging.verify_image", verify)
+    done = kbuild("verify", image["reference"], *options)
+    assert isinstance(done.exception, VerificationFailed | ContainerFailed) is fails
+    assert told(shared) == (
+        {} if verdict is None else {"kbuild.verify": verdict, "kbuild.verified_digest": image["digest"]}
+    )
+    remembered = Verdicts(shared.tools.cache / "images").read(Digest.parse(image["digest"]))
+    assert remembered == (verdict or "nothing to ask"), "what only a wide tolerance let pass is verified again"
+    if not fails:
+        assert done.stdout.strip() == image["digest"]
+        assert ("not 'passed'" in done.stderr) is str(verdict).startswith("tolerated")
+
+
+def test_one_option_leaves_the_models_other_tolerance(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = build(kbuild, shared)
+    asked: list[Tolerance] = []
 
     def verify(built: Any, run: Any, **options: Any) -> Any:
-        asked.append((str(built.digest), options["choose"](Tolerance(relative=0.5, absolute=0.25))))
-        if compared is None:
-            raise VerificationFailed("it answers otherwise")
-        return SimpleNamespace(compared=compared, tolerance=EXACT, largest=None)
+        asked.append(options["choose"](Tolerance(relative=0.5, absolute=0.25)))
+        return verified(1.0, 1.0, options)
 
-    monkeypatch.setattr("kbuild.api.verifying.verify_image", verify)
-    done = kbuild("verify", image["reference"], "--exact")
-    assert isinstance(done.exception, VerificationFailed) is (compared is None)
-    assert asked == [(image["digest"], EXACT)]
-    assert told(shared) == {"kbuild.verify": verdict, "kbuild.verified_digest": image["digest"]}
-    if compared is not None:
-        assert done.stdout.strip() == image["digest"]
+    monkeypatch.setattr("kbuild.verify.judging.verify_image", verify)
+    kbuild("verify", image["reference"], "--exact")
     kbuild("verify", image["reference"], "--rtol", "0.1")
-    assert (asked[1][1].relative, asked[1][1].absolute) == (0.1, 0.25)
+    assert asked[0] == EXACT and (asked[1].relative, asked[1].absolute) == (0.1, 0.25)
 
 
 def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> None:
@@ -491,7 +551,7 @@ def test_python_and_the_command_line_do_the_same(
         told = {"prediction": [choice.relative], "expected": [1], "compared": True, "largest": None}
         return VerificationReport(url="http://x", runtime="none", tolerance=choice, **told)
 
-    monkeypatch.setattr("kbuild.api.verifying.verify_image", verify)
+    monkeypatch.setattr("kbuild.verify.judging.verify_image", verify)
     twin = TWINS[name]
     if "twin:1" in (argv := [str(each) for each in twin.argv(shared)]) and argv[0] != "image":
         for each in ("image", "another image"):  # found again where they were built

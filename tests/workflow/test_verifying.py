@@ -1,7 +1,6 @@
 """An image is asked before it is named, pushed or told of; what was not asked is never called verified."""
 
 import json
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.verdicts import Verdicts
+from kbuild.verify.golden import VerificationReport
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult, verify_built
 from kbuild.workflow.once import Shared
@@ -35,13 +35,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[BuiltImage]]:
     started: list[BuiltImage] = []
 
     def stand_in(error: KbuildError | None = None, *, compared: bool = True) -> list[BuiltImage]:
-        def verify(image: BuiltImage, *_: Any, **__: Any) -> types.SimpleNamespace:
+        def verify(image: BuiltImage, *_: Any, **__: Any) -> VerificationReport:
             started.append(image)
             if error is not None:
                 raise error
-            return types.SimpleNamespace(compared=compared, tolerance=DEFAULT)
+            return VerificationReport(
+                url="", runtime="", prediction=1, expected=1, compared=compared, largest=None, tolerance=DEFAULT
+            )
 
-        monkeypatch.setattr("kbuild.verify.verify_image.verify_image", verify)
+        monkeypatch.setattr("kbuild.verify.judging.verify_image", verify)
         return started
 
     return stand_in

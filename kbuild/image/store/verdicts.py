@@ -19,7 +19,7 @@ class Verdicts:
     root: Path
 
     def write(self, digest: Digest, verdict: str) -> None:
-        """Remember a verdict: passed, answered (there was nothing to compare with) or failed."""
+        """Remember a verdict: ``passed``, ``answered`` (there was nothing to compare with), ``failed`` and others."""
         with contextlib.suppress(OSError):  # of a cache that may only be read: the next command verifies again
             write_vouched(self._file(digest), json.dumps({"digest": str(digest), "verdict": verdict}).encode())
 
