@@ -56,7 +56,7 @@ def _table(form: Form, value: Any) -> pd.DataFrame:
     series = [restore_column(given[column["wire"]], column) for column in form["columns"]]
     # By place: the labels may be the same.
     table = pd.DataFrame(dict(enumerate(series)), index=given.index)
-    table.index = index
+    table.index = _follow(index, form.get("frequency"))
     table.columns = _labels(form, table.columns)
     return table
 
@@ -67,7 +67,18 @@ def _labels(form: Form, numbered: pd.Index) -> pd.Index:
         return numbered
     if form["multi"]:
         return pd.MultiIndex.from_tuples(labels, names=form["label_names"])
-    return pd.Index(labels, name=form["label_names"][0], tupleize_cols=False)
+    made = pd.Index(labels, dtype=form.get("label_type"), name=form["label_names"][0], tupleize_cols=False)
+    return _follow(made, form.get("label_frequency"))
+
+
+def _follow(times: pd.Index, frequency: str | None) -> pd.Index:
+    """The times with the frequency that training's have; without one where they do not follow it, as in pandas."""
+    if frequency is not None:
+        try:
+            times.freq = frequency
+        except ValueError:
+            return times
+    return times
 
 
 def _series(form: Form, value: Any) -> pd.Series:

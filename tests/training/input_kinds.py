@@ -26,7 +26,7 @@ restores it; where nothing can, the run fails (exit 17) and says which column or
 
 In a signature of your own (`log_model_kwargs`), or `signature=None`, the form is kept where the example then arrives
 as it is; else MLflow's answer has to be the pipeline's own. An index of unnamed whole numbers counts rows and is not
-sent.
+sent. A time index has training's frequency where the rows of the request follow it, else none, as pandas has it.
 
 Where the pipeline reads some of a table's columns by name, recording says which (`The inference pipeline reads 8 of the
 27 columns of …`);
@@ -88,6 +88,8 @@ def make_served() -> dict[str, Any]:
         "lists and dicts in cells": table(a=[[1, "x"], []], b=[{"k": 1}, {"m": 2.5}]),
         "arrays in cells": table(a=[np.array([1.0, 2.0], "float32"), np.array([3.0], "float32")]),
         "a time index": table(a=[1, 2]).set_index(pd.date_range("2024-01-31", periods=2, name="when")),
+        "times as column names": pd.DataFrame([[1, 2.5]], columns=pd.date_range("2024-01-31", periods=2)),
+        "categories as column names": pd.DataFrame([[1, 2.5]], columns=pd.CategoricalIndex(["b", "a"])),
         "an index of texts": table(a=[1]).set_index(pd.Index(["id-7"])),
         "an index of two levels": table(a=[1]).set_index(pd.MultiIndex.from_tuples([("x", 1)], names=["k", "n"])),
         "Series": pd.Series([1.5, 2.0], name="price"),
@@ -147,6 +149,9 @@ def make_refused() -> dict[str, Any]:
         "complex numbers": table(z=[1j]),
         "intervals": table(i=pd.interval_range(0, 1)),
         "sparse columns": table(s=pd.arrays.SparseArray([0, 1])),
+        "a time index with a frequency of its own making": pd.Series(
+            [1.5, 2.5], index=pd.date_range("2024-01-31", periods=2, freq=pd.DateOffset(months=1, day=31))
+        ),
         "arrays of objects": np.array([1, "a"], dtype=object),
         "lists of several types": ["a", None],
         "lists of lists": [[1, 2], [3, 4]],

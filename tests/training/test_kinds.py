@@ -33,10 +33,10 @@ REFUSED = make_refused()
 def same(one: Any, other: Any) -> bool:
     """Python's own equality, types and labels included; not the code under test."""
     if isinstance(one, pd.DataFrame):
-        pd.testing.assert_frame_equal(one, other, check_column_type=False, check_index_type=False, check_freq=False)
+        pd.testing.assert_frame_equal(one, other, check_index_type=False)
         return True
     if isinstance(one, pd.Series):
-        pd.testing.assert_series_equal(one, other, check_index_type=False, check_freq=False)
+        pd.testing.assert_series_equal(one, other, check_index_type=False)
         return True
     if isinstance(one, np.ndarray):
         np.testing.assert_array_equal(one, other)
@@ -75,6 +75,21 @@ def test_a_refused_kind_is_told_with_a_hint(name: str) -> None:
     if isinstance(value, pd.DataFrame):
         assert repr(value.columns[0]) in caught.value.message
     assert f"\n| {name} | {caught.value.message} |" in PAGE.read_text("utf-8")
+
+
+def test_times_keep_the_frequency_of_training_where_they_follow_it() -> None:
+    value = SERVED["a time index"]
+    form = make_carried(value, value).form
+    assert form is not None
+
+    def ask(*days: str) -> Any:
+        return restore(form, pd.DataFrame({"when": days, "a": [1] * len(days)})).index.freq
+
+    assert value.index.freq == ask("2024-02-01") == ask("2024-02-28", "2024-02-29") == pd.offsets.Day()
+    # As of pandas' own value.loc[[…]].
+    assert ask("2024-02-01", "2024-02-09") is None
+    lost = value.set_axis(pd.DatetimeIndex(value.index, freq=None))
+    assert find_change(value, lost) == "the frequency of the index of the input is None instead of <Day>"
 
 
 def test_rows_that_training_did_not_have_are_restored_or_refused() -> None:

@@ -137,7 +137,22 @@ def _find_table_change(known: pd.DataFrame, given: Any, where: str) -> str | Non
     index, other = known.index, given.index
     counts_rows = index.nlevels == 1 and index.name is None and pd.api.types.is_integer_dtype(index.dtype)
     same = index.names == other.names and index.dtype == other.dtype and index.equals(other)
-    return None if counts_rows or same else f"the index of {where} is another"
+    if not counts_rows and not same:
+        return f"the index of {where} is another"
+    return _find_label_change(known.index, given.index, f"the index of {where}", typed=False) or _find_label_change(
+        known.columns, given.columns, f"the columns of {where}", typed=True
+    )
+
+
+def _find_label_change(known: pd.Index, given: pd.Index, where: str, *, typed: bool) -> str | None:
+    """What equal labels may differ in."""
+    mine, theirs = (getattr(each, "freq", None) for each in (known, given))
+    if mine != theirs:
+        return f"the frequency of {where} is {theirs} instead of {mine}"
+    kinds = {str(known.dtype), str(given.dtype)}
+    if typed and known.dtype != given.dtype and not kinds <= {"object", "str", "string"}:
+        return f"the type of {where} is {given.dtype} instead of {known.dtype}"
+    return None
 
 
 def _same_values(known: pd.Series, given: pd.Series) -> bool:

@@ -104,7 +104,41 @@ def _describe_table(table: pd.DataFrame) -> dict[str, Any]:
         "labels": labels,
         "multi": isinstance(table.columns, pd.MultiIndex),
         "label_names": list(table.columns.names),
+        **_note_label_type(table.columns),
+        **_note_frequencies(table),
     }
+
+
+def _note_label_type(columns: pd.Index) -> dict[str, Any]:
+    """The labels' type where they do not tell it: categories, numbers of fewer bytes."""
+    told = isinstance(columns, pd.MultiIndex) or columns.dtype == object or isinstance(columns.dtype, pd.StringDtype)
+    return {} if told or pd.Index(columns.tolist()).dtype == columns.dtype else {"label_type": columns.dtype}
+
+
+def _note_frequencies(table: pd.DataFrame) -> dict[str, str]:
+    """What the rows' and the columns' times follow one another by, of those that know it: values do not tell."""
+    named = {"frequency": ("index", table.index), "label_frequency": ("columns", table.columns)}
+    frequencies = {key: (where, getattr(index, "freq", None)) for key, (where, index) in named.items()}
+    noted = {}
+    for key, (where, frequency) in frequencies.items():
+        # A period's is in its type.
+        if frequency is None or isinstance(named[key][1], pd.PeriodIndex):
+            continue
+        noted[key] = frequency.freqstr
+        if _read_frequency(noted[key]) != frequency:
+            raise RecordingError(
+                f"no request can bring the frequency of the input's {where}, {frequency!r}: it has no name",
+                hint=f"let the first inference node set it (data.{where}.freq = …), and give it {where} without one: "
+                f"data.{where}.freq = None",
+            )
+    return noted
+
+
+def _read_frequency(name: str) -> Any:
+    try:
+        return pd.tseries.frequencies.to_offset(name)
+    except ValueError:
+        return None
 
 
 def _levels(table: pd.DataFrame) -> dict[Any, pd.Series]:
@@ -141,6 +175,7 @@ def _is_plain(form: Mapping[str, Any], table: pd.DataFrame) -> bool:
         not form["index"]
         and not form["multi"]
         and form["label_names"] == [None]
+        and "label_type" not in form
         and form["labels"] == [column["wire"] for column in form["columns"]]
         and all(type(label) is str for label in form["labels"])
         and all(column["as"] == "plain" for column in form["columns"])
