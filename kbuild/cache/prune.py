@@ -19,7 +19,7 @@ from kbuild.errors import CacheInUse
 
 # Small files that say what was found out once: removing them makes no room. They go when nobody asked for a year.
 # What base a model without a run was first built on is no such thing: nothing else tells it, and it stays.
-_ANSWERS = (
+ANSWERS = (
     "package-lists",
     "base-facts",
     "layer-members",
@@ -61,7 +61,7 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = ()) -> list
             # What is linked elsewhere makes no room: so it is measured again until it is enough.
             entries = [entry for entry in list_cache(cache) if entry.path not in kept]
             total = sum(entry.size for entry in list_cache(cache)) + other_bytes(cache)
-            doomed = {*also, *(entry.path for entry in entries if entry.kind in _ANSWERS and entry.used < forgotten)}
+            doomed = {*also, *(entry.path for entry in entries if entry.kind in ANSWERS and entry.used < forgotten)}
             before = len(removed)
             for entry in sorted(entries, key=lambda entry: (entry.path not in doomed, _worth(entry.kind))):
                 if entry.path not in doomed and total <= limit:
@@ -81,7 +81,7 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = ()) -> list
 def _worth(kind: str) -> int:
     """What goes first when room is needed: what a moment makes again, then what a build does, then what only a
     network gives; answers, which make no room, last."""
-    if kind in _ANSWERS:
+    if kind in ANSWERS:
         return 3
     return 0 if kind == "unpacked" else 2 if kind in _FETCHED else 1
 

@@ -12,11 +12,25 @@ from kbuild.cache.damage import damaged
 from kbuild.cache.entries import KINDS, list_cache
 from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import parse_size
-from kbuild.cache.prune import prune_cache
+from kbuild.cache.prune import ANSWERS, prune_cache
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
 from kbuild.model.kept import is_damaged_model
+
+WORDS = {
+    "downloads": "packages as they were downloaded",
+    "wheels": "Python packages, installed to be copied into images",
+    "interpreters": "Python interpreters, the same",
+    "debs": "Debian packages for bases",
+    "bases": "bases of images, made of those",
+    "pulled": "bases of images, from registries",
+    "remote": "parts of images in registries that were looked at",
+    "models": "models as MLflow has them",
+    "layers": "layers, which images share",
+    "images": "images that were built here (kbuild list)",
+    "unpacked": "images unpacked, to run them without Docker",
+}
 
 
 @click.group("cache")
@@ -47,9 +61,16 @@ def info(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"path": str(cache), "size": total, "limit": cache_limit(), "kinds": kinds}))
         return
-    click.echo(f"{cache}: {total / 1e9:.2f} of {cache_limit() / 1e9:g} GB")
-    for kind, facts in kinds.items():
-        click.echo(f"  {kind:<13} {facts['entries']:>6} {facts['size'] / 1e6:>10.1f} MB")
+    click.echo(f"{cache}: {total / 1e9:.2f} GB of the {cache_limit() / 1e9:g} GB that it may hold")
+    for words, of in _rows():
+        count = sum(kinds[kind]["entries"] for kind in of)
+        if count:
+            click.echo(f"  {sum(kinds[kind]['size'] for kind in of) / 1e6:>9.1f} MB {count:>6}  {words}")
+
+
+def _rows() -> list[tuple[str, tuple[str, ...]]]:
+    """Each kind in words, what was only found out together."""
+    return [*((words, (kind,)) for kind, words in WORDS.items()), ("answers, so that nothing is asked twice", ANSWERS)]
 
 
 @command.command("prune")

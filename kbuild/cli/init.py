@@ -83,7 +83,8 @@ def command(
     )
     changes = plan_changes(root, make_files(request), force=force)
     for change in changes:
-        if change.diff:
+        # What is new is named below, and can be read where it lies.
+        if change.diff and (dry_run or change.action != "created"):
             click.echo(change.diff, nl=False, err=not dry_run or as_json)
     if not dry_run:
         apply(root, changes)

@@ -156,8 +156,8 @@ class _Plain:
         self._doing = ""
 
     def note(self, text: str) -> None:
-        self._doing = text
-        self._say(text, now=self._verbose)
+        is_new, self._doing = text != self._doing, text
+        self._say(text, now=self._verbose and is_new)
 
     def tell(self, text: str) -> None:
         self._say(text, now=True)

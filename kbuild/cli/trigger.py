@@ -92,7 +92,7 @@ def _parse_header(text: str) -> tuple[str, str]:
 def _flush(site: Site, *, as_json: bool) -> None:
     done = flush(site)
     if done.busy:
-        click.echo("another process is sending the outbox now", err=True)
+        click.echo("another process is sending what waits now", err=True)
     failed = [{**_to_json(message), "error": error.message} for message, error in done.failed]
     if as_json:
         click.echo(json.dumps({"delivered": list(map(_to_json, done.delivered)), "failed": failed}))
@@ -102,11 +102,11 @@ def _flush(site: Site, *, as_json: bool) -> None:
     if done.failed:
         first: KbuildError = done.failed[0][1]
         raise DeliveryFailed(
-            f"{len(failed)} of {len(failed) + len(done.delivered)} messages stay in the outbox: {first.message}",
+            f"{len(failed)} of {len(failed) + len(done.delivered)} messages wait to be sent again: {first.message}",
             hint=first.hint,
         )
     if not done.delivered and not done.busy:
-        click.echo("the outbox is empty", err=True)
+        click.echo("every message about a finished training was delivered: none waits", err=True)
 
 
 def _list(site: Site, *, as_json: bool) -> None:
@@ -117,7 +117,7 @@ def _list(site: Site, *, as_json: bool) -> None:
     for message in messages:
         click.echo(_line(message))
     if not messages:
-        click.echo("the outbox is empty", err=True)
+        click.echo("every message about a finished training was delivered: none waits", err=True)
 
 
 def _line(message: Message) -> str:

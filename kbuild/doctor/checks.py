@@ -118,7 +118,7 @@ def _tracking(patient: Patient) -> Iterator[Examined]:
         MlflowStore(tracking_uri=uri, registry_uri=patient.environ.get("MLFLOW_REGISTRY_URI") or None).ping()
     except ModelNotFound as error:
         hint = "kedro run, or MLFLOW_TRACKING_URI=URL"
-        yield Examined(name="tracking", status="warn", detail=f"nothing was logged yet: {error.message}", hint=hint)
+        yield Examined(name="tracking", status="warn", detail=error.message, hint=hint)
         return
     try:
         check_server(uri, logs_models=True)
@@ -244,7 +244,7 @@ def _disk(patient: Patient) -> Iterator[Examined]:
 def _trigger(patient: Patient) -> Iterator[Examined]:
     trigger = patient.config.trigger
     if trigger is None:
-        yield Examined(name="trigger", status="ok", detail="none: nothing follows training")
+        yield Examined(name="trigger", status="ok", detail="none: after a training nothing is built by itself")
     else:
         variable = None
         if isinstance(trigger, WebhookTrigger):
@@ -258,8 +258,8 @@ def _trigger(patient: Patient) -> Iterator[Examined]:
             yield Examined(name="trigger", status="ok", detail=trigger.kind)
     waiting = patient.site.outbox.messages()
     if waiting:
-        detail = f"{len(waiting)} messages wait in {patient.site.outbox.folder}"
-        yield Examined(name="outbox", status="warn", detail=detail, hint="kbuild trigger --flush")
+        detail = f"{len(waiting)} messages about finished trainings were not taken yet: {patient.site.outbox.folder}"
+        yield Examined(name="trigger", status="warn", detail=detail, hint="kbuild trigger --flush")
 
 
 _CHECKS: Mapping[str, Callable[[Patient], Iterator[Examined]]] = {

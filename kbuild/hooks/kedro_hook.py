@@ -193,8 +193,7 @@ class MlflowPipelineHook:
                 project=get_package_name() or get_project_path(run_params).name,
                 git=training.git,
             )
-            if line is not None:
-                click.echo(line)
+            click.echo(line)
         return result
 
     def _log(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> RecordedModel | None:

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from kbuild.recording.record import RecordedModel
     from kbuild.recording.run.git import GitState
 
+_NEXT = "Next: kbuild image builds its image and checks it"
+
 
 def follow(
     config: ProjectConfig, recorded: RecordedModel, *, tracking_uri: str, project: str, git: GitState | None
-) -> str | None:
-    """Fire the project's trigger for a model that was logged; returns the line for the user, None without a trigger.
+) -> str:
+    """Fire the project's trigger for a model that was logged; returns the line for the user: without one, what to type.
 
     Never raises: the model is logged, and what follows can be done again.
     """
     if config.trigger is None:
-        return None
+        return _NEXT
     kind = config.trigger.kind
     try:
         event = make_event(

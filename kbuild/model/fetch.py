@@ -277,8 +277,8 @@ def _require_database(uri: str) -> None:
     path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     if not path.is_file():
         raise ModelNotFound(
-            f"there is no MLflow database at {path}",
-            hint="run kbuild in the Kedro project's folder, or set MLFLOW_TRACKING_URI",
+            f"nothing was logged yet: there is no MLflow database at {path}",
+            hint="kedro run trains; MLFLOW_TRACKING_URI names a server, or the store of another folder",
         )
 
 

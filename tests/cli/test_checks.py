@@ -102,7 +102,8 @@ def test_a_triggers_secret_has_to_be_there(environ: dict[str, str], status: str)
     assert check.status == status
     outbox = SimpleNamespace(messages=lambda: ["one"], folder="here")
     *_, waiting = checks._trigger(patient(config=config, site=SimpleNamespace(outbox=outbox)))
-    assert (waiting.name, waiting.status, waiting.detail) == ("outbox", "warn", "1 messages wait in here")
+    assert (waiting.name, waiting.status) == ("trigger", "warn")
+    assert waiting.detail == "1 messages about finished trainings were not taken yet: here"
 
 
 @pytest.mark.parametrize(("releases", "status"), [({}, "fail"), ({Version("3.2"): [], Version("3.10"): []}, "ok")])

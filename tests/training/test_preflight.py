@@ -133,6 +133,11 @@ def test_an_input_name_that_nobody_knows_is_told_with_what_may_be_meant(
     assert told(look(pipeline_ml_factory(training, inference, "ordrs"), catalog, tmp_path)) == [
         ("input_name", "'ordrs' is neither made by training nor in the catalog", "did you mean 'orders'?")
     ]
+    # A name of the user's own, which nothing like it is known for.
+    inference = Pipeline([node(package.score, ["flights", "factors", "params:bonus"], "totals", name="score")])
+    [(_, _, hint)] = told(look(pipeline_ml_factory(training, inference, "flights"), catalog, tmp_path))
+    assert hint.startswith("name one whose rows are like a request's: ") and "orders" in hint
+    inference = Pipeline([node(package.score, ["ordrs", "factors", "params:bonus"], "totals", name="score")])
     # Nothing is to be inferred from its data.
     bound = pipeline_ml_factory(training, inference, "ordrs", log_model_kwargs={"signature": None})
     assert told(look(bound, catalog, tmp_path)) == []

@@ -21,8 +21,10 @@ from kbuild import AuditOptions, ImageOptions, LockOptions, VerifyOptions
 from kbuild.answers import EXACT, Tolerance, compare
 from kbuild.api import rebuild
 from kbuild.api.request import Measure
-from kbuild.cache.entries import list_cache
+from kbuild.cache.entries import KINDS, list_cache
+from kbuild.cache.prune import ANSWERS
 from kbuild.cli.app import cli, report
+from kbuild.cli.cache import WORDS
 from kbuild.digest import Digest
 from kbuild.errors import (
     AuditFindings,
@@ -418,6 +420,11 @@ def test_the_cache_is_counted_and_shrunk(kbuild: Call, shared: World, monkeypatc
     assert facts["path"] == str(shared.tools.cache) and facts["limit"] == 7_000_000_000
     assert facts["size"] == sum(entry.size for entry in entries)
     assert facts["kinds"]["images"]["entries"] == sum(entry.kind == "images" for entry in entries) > 0
+    first, *rows = kbuild("cache", "info").stdout.splitlines()
+    assert first.startswith(f"{shared.tools.cache}: ") and first.endswith(" of the 7 GB that it may hold")
+    assert {*WORDS, *ANSWERS} == {*KINDS}
+    # Every entry is in a row, and no row is of nothing.
+    assert sum(int(row.split()[2]) for row in rows) == len(entries) and " 0  " not in "".join(rows)
     done = json.loads(kbuild("cache", "prune", "--limit", "0", "--json").stdout)
     assert done["removed"] and done["freed"] > 0
     assert "removed 0 entries" in kbuild("cache", "prune", "--limit", "5 GB").stdout

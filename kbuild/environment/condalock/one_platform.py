@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 import time
@@ -33,7 +32,6 @@ from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
-from kbuild.urls.credentials import without_credentials
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _TIMEOUT = 1800.0
@@ -41,8 +39,6 @@ _TIMEOUT = 1800.0
 _OF_ONE = (ResolverFailed, PackageNotFound, BaseImageError, PlatformError, VersionConflict)
 # A constraint that an answer misses becomes a requirement of the next question.
 _ROUNDS = 3
-_TALK = re.compile(r"INFO:conda_lock\.\S+?:(?P<text>.+)|(?P<plain>Locking .+)")
-_LONGEST_NOTE = 120
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +149,8 @@ class PlatformSolve:
             for name, text in files.items():
                 (folder / name).write_text(text, encoding="utf-8")
             solver = self.solver or find_solver(folder)
-            self.progress.note(f"Resolving {len(pip)} requirements for {self.platform} with {solver.name}")
+            doing = f"resolving {len(pip)} requirements for {self.platform} with {solver.name}"
+            self.progress.note(doing)
             sources = [name for name in (source.ENVIRONMENT, source.PYPROJECT) if name in files]
             begun = time.monotonic()
             try:
@@ -161,7 +158,7 @@ class PlatformSolve:
                     _command(solver, sources),
                     env=self._environ(folder),
                     cwd=folder,
-                    on_line=self._talk,
+                    on_line=lambda _: self.progress.note(doing),  # it lives; its own words are for its authors
                     timeout=_TIMEOUT,
                 )
             except TimeoutError as error:
@@ -179,12 +176,6 @@ class PlatformSolve:
             if not name.startswith(("CONDA_OVERRIDE_", "CONDA_LOCK_", "POETRY_"))
         }
         return {**kept, "POETRY_CONFIG_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
-
-    def _talk(self, line: str) -> None:
-        match = _TALK.match(line)
-        if match is not None:
-            text = without_credentials(match["text"] or match["plain"])
-            self.progress.note(text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]}…")
 
     def _note_strangers(self, packages: Sequence[Mapping[str, Any]], pins: Mapping[str, Requirement]) -> None:
         if not pins:

@@ -121,7 +121,12 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
         known = {each for each in known if not is_parameter(each)}
         return PipelineMLError(
             f"{name!r} is neither made by training nor in the catalog",
-            hint=did_you_mean(name, known - {name}, f"known are {', '.join(sorted(known - {name})) or 'none'}"),
+            hint=did_you_mean(
+                name,
+                known - {name},
+                f"name one whose rows are like a request's: {', '.join(sorted(known - {name})) or 'none is known'}; or "
+                "give the catalog a file with a few such rows (kbuild help inputs)",
+            ),
         )
     if is_in_memory(dataset):
         return None if _exists(dataset) else RecordingError(
