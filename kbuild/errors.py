@@ -344,6 +344,12 @@ class PackedOtherwise(KbuildError):
     exit_code = 53
 
 
+class ModelNotTrusted(KbuildError):
+    """A model that this machine did not record, and whose loading would run or open something."""
+
+    exit_code = 54
+
+
 # Triggers: 60-69
 
 

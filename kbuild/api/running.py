@@ -22,6 +22,7 @@ from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
 from kbuild.process import start
+from kbuild.verify.before_loading import Guard, check_image
 from kbuild.verify.scoring import post_invocations, wait_until_ready
 from kbuild.verify.verify_image import read_example
 
@@ -82,7 +83,8 @@ def run(
     """Serve an image on 127.0.0.1 while the block runs; ready when the block begins, stopped when it ends.
 
     ``image`` is a name or digest that ``kbuild image`` printed, an OCI layout, its tar, or a model, which is built
-    first if need be; None is that of the newest trained run. Raises ContainerFailed where it does not start,
+    first if need be; None is that of the newest trained run. Raises ModelNotTrusted for a model that was not recorded
+    here and would do harm, ContainerFailed where it does not start,
     RuntimeUnavailable where nothing here can run it.
     """
     asked = options or RunOptions()
@@ -94,6 +96,7 @@ def run(
         with found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference):
             _check_free(asked.port)
             with session.voice("start") as progress:
+                check_image(built, Guard(cache=tools.cache, trusted=tools.trust_model), progress)
                 running = start_image(
                     built,
                     port=asked.port,

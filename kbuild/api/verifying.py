@@ -12,6 +12,7 @@ from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
+from kbuild.verify.before_loading import Guard, check_image
 from kbuild.verify.golden import VerificationReport
 from kbuild.verify.judging import judge_image
 from kbuild.verify.verdict_tag import write_verdict
@@ -63,7 +64,8 @@ def verify(
 
     ``image`` is what ``kbuild run`` takes, None that of the newest trained run; it is built first where it was not. The
     verdict is written to the model's run: ``passed`` by the model's own tolerance only, ``tolerated: within …`` by a
-    wider one. Raises VerificationFailed where the answers differ, ContainerFailed where it does not start,
+    wider one. Raises ModelNotTrusted for a model that was not recorded here and would do harm, VerificationFailed
+    where the answers differ, ContainerFailed where it does not start,
     NothingToAsk for a model without an example.
     """
     asked = options or VerifyOptions()
@@ -76,6 +78,7 @@ def verify(
         found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference),
         session.voice("verify") as progress,
     ):
+        check_image(built, Guard(cache=tools.cache, trusted=tools.trust_model), progress)
         report = judge_image(
             built,
             tools.run,

@@ -66,7 +66,8 @@ class Source:
 class CheckResult:
     """The answer of one check; ``looked_at`` counts what it checked (packages or files).
 
-    ``notes`` are lines on what was seen and counts neither as a finding nor as unchecked.
+    ``notes`` are lines on what was seen and counts neither as a finding nor as unchecked. ``imports`` are the packages
+    that loading the pickles would import.
     """
 
     check: str
@@ -75,3 +76,4 @@ class CheckResult:
     sources: tuple[Source, ...] = ()
     looked_at: int = 0
     notes: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ KINDS = {
     "yanked": "yanked",
     "registries": "registries",
     "slim": "slim",
+    "loading": "loading",
     "splits": "splits",
     "models": "models",
     "versions": "versions",

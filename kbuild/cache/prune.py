@@ -27,6 +27,7 @@ ANSWERS = (
     "registries",
     "yanked",
     "slim",
+    "loading",
     "splits",
     "versions",
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.recorded import note_recorded
 from kbuild.errors import RecordingError
 from kbuild.recording.mlflow_run import patience
 from kbuild.tracking.preflight import without_credentials
@@ -35,6 +36,7 @@ class _CheckedFiles:
         # MLflow puts the artifact store's location here, an absolute path with a local store.
         mlflow_model.artifact_path = self._name
         mlflow_model.save(str(Path(path) / "MLmodel"))
+        note_recorded(Path(path))
 
 
 def log_checked_files(saved: Path, log_model_kwargs: Mapping[str, Any], run_id: str) -> str:

@@ -25,6 +25,7 @@ from kbuild.model.bundle import ModelBundle, find_credentials
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
+from kbuild.verify.before_loading import Guard, check_model, note_model_of
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, whole_context
 from kbuild.workflow.prepare import (
@@ -113,9 +114,19 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
             done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
         every = {platform: image or done[platform] for platform, image in built.items()}
+        for image in done.values():
+            note_model_of(image.digest, bundle.digest, tools.cache)
         verified: Verified | None = None
         if delivery.verify:
-            verified = verify_built(every, images, tools, delivery, again=not reuse)
+            guard = Guard(cache=tools.cache, trusted=tools.trust_model)
+            verified = verify_built(
+                every,
+                images,
+                tools,
+                delivery,
+                again=not reuse,
+                look=lambda progress: check_model(bundle, locked.lockfile.content, guard, progress),
+            )
         for each in prepared if delivery.record else ():
             each.record_base(tools)
         made = Built(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kbuild.errors import (
     ContainerFailed,
     EngineUnavailable,
     InvalidImage,
+    ModelNotTrusted,
     NothingToAsk,
     OutputError,
     RuntimeUnavailable,
@@ -30,6 +31,7 @@ from kbuild.model.run_tags import Tag, write_tags
 from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
+from kbuild.progress import Progress
 from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
@@ -114,12 +116,19 @@ class ImageResult:
 
 
 def verify_built(
-    built: Mapping[Platform, BuiltImage], images: LocalImages, tools: Tools, delivery: Delivery, *, again: bool
+    built: Mapping[Platform, BuiltImage],
+    images: LocalImages,
+    tools: Tools,
+    delivery: Delivery,
+    *,
+    again: bool,
+    look: Callable[[Progress], None],
 ) -> Verified:
     """Verify the image for this machine's platform, unless that was done here before and is not asked for ``again``.
 
-    Raises VerificationFailed or ContainerFailed for an image that does not do what its model did; it stays among the
-    local ones, and nobody else has it. What this machine lacks to run it is no fault of the image.
+    ``look`` is called before the model is loaded. Raises ModelNotTrusted for one that would do harm,
+    VerificationFailed or ContainerFailed for an image that does not do what its model did; it stays among the local
+    ones, and nobody else has it. What this machine lacks to run it is no fault of the image.
     """
     here = host_platform()
     others = ", ".join(str(platform) for platform in sorted(built) if platform != here)
@@ -143,6 +152,7 @@ def verify_built(
         if known == NOTHING:
             raise NothingToAsk("the model stores no input example")
         with using_cache(tools.cache, limit=tools.cache_limit), tools.phases("verify") as progress:
+            look(progress)
             report = judge_image(
                 image,
                 tools.run,
@@ -165,6 +175,8 @@ def verify_built(
     except (VerificationFailed, ContainerFailed) as error:
         hint = f"the image was given to nobody; kbuild run {name} starts it, --no-verify delivers it all the same"
         raise type(error)(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
+    except ModelNotTrusted as error:
+        raise ModelNotTrusted(error.message, hint=f"{error.hint}; --no-verify builds the image unasked") from error
     return Verified(verdict=report.verdict, reason=elsewhere, anew=True, untagged=untagged[-1])
 
 

@@ -13,7 +13,7 @@ from kbuild.cache.tree import link_tree, writing
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import AuditFindings, PlatformError
+from kbuild.errors import PlatformError
 from kbuild.files import mark_used
 from kbuild.image.packages.environment import Environment
 from kbuild.image.packages.wheel_facts import read_wheel_facts
@@ -28,7 +28,6 @@ from kbuild.image.slim.packages import (
     keep_groups,
     rehearse,
 )
-from kbuild.model.bundle import ModelBundle
 from kbuild.plan.context import stage_runtime
 from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.make import PREFIX, RUNTIME_PATH, Ingredients
@@ -36,6 +35,7 @@ from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.platform import host_platform
 from kbuild.progress import Progress
 from kbuild.untrusted import parse_json
+from kbuild.verify.before_loading import Guard, check_model
 from kbuild.workflow.tools import Tools
 
 _Downloads = Mapping[LockedPackage, Path]
@@ -54,7 +54,7 @@ class Slimming:
 def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Callable[[], _Downloads]) -> LeftOut:
     """The packages and files that the image can do without; nothing where the model has to have them all.
 
-    Why it has to is told in a note. Raises AuditFindings for a model that would do harm where it is asked,
+    Why it has to is told in a note. Raises ModelNotTrusted for a model that would do harm where it is asked,
     PlatformError for an image whose interpreter does not run here, and what laying out the environment raises.
     """
     made_of = slimming.ingredients
@@ -75,7 +75,8 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
         for package in group.packages
     }
     with tools.phases("slim") as progress:
-        _check_before_loading(made_of.bundle, tools, progress)
+        guard = Guard(cache=tools.cache, trusted=tools.trust_model)
+        check_model(made_of.bundle, made_of.lockfile.content, guard, progress)
     with tools.phases("slim") as progress, tempfile.TemporaryDirectory(dir=workdir) as folder:
         try:
             left_out = _measure(slimming, facts, downloads, tools, Path(folder), progress)
@@ -85,27 +86,6 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
         with writing("the cache"):
             write_vouched(record, json.dumps(left_out.to_json()).encode())
     return left_out
-
-
-def _check_before_loading(bundle: ModelBundle, tools: Tools, progress: Progress) -> None:
-    """The model is asked as a process of this user's: what its pickles do is looked at before."""
-    from kbuild.audit.checks.pickles import PickleCheck  # most builds ask no model
-    from kbuild.audit.subject import Subject
-
-    progress.note("looking at what loading the model does")
-    check = PickleCheck(downloads=tools.cache / "downloads")
-    result = check.run(Subject(reference=str(bundle.root), kind="model", bundle=bundle))
-    told = [found.evidence for found in sorted(result.findings, key=lambda found: found.severity != "critical")]
-    told += [f"{each.where} was not looked into: {each.reason}" for each in result.unchecked]
-    if not told:
-        return
-    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    if any(found.severity == "critical" for found in result.findings) and not tools.trust_model:
-        raise AuditFindings(
-            f"the model is not asked what it needs, for {told[0]}{more}",
-            hint="find out who wrote it: kbuild audit MODEL tells all; KBUILD_TRUST_MODEL=1 loads it all the same",
-        )
-    progress.tell(f"the model is loaded on this machine; {told[0]}{more}")
 
 
 def _measure(

@@ -54,6 +54,7 @@ def test_ctrl_c_ends_it_while_it_is_getting_ready(tmp_path: Path, monkeypatch: p
         time.sleep(30)
 
     monkeypatch.setattr("kbuild.api.running.found_image", found)
+    monkeypatch.setattr("kbuild.api.running.check_image", lambda *_: None)
     monkeypatch.setattr("kbuild.api.running.start_image", lambda *_, **__: running)
     monkeypatch.setattr("kbuild.api.running.wait_until_ready", wait)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

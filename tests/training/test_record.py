@@ -18,6 +18,7 @@ from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
 
 from kbuild.answers import Tolerance
+from kbuild.cache.recorded import is_recorded
 from kbuild.errors import RecordingError
 from kbuild.model.bundle import read_bundle
 from kbuild.project.model_settings import TrainingSettings
@@ -312,6 +313,16 @@ def test_what_cannot_even_be_deleted_is_named(monkeypatch: pytest.MonkeyPatch) -
 
     assert "m-1 could not be deleted: gone" in publish._delete(Client(), "m-1")
     assert publish._delete(Client(), None) == ""
+
+
+def test_what_was_recorded_here_is_known_by_what_is_fetched(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    recorded = record(bind(package.score, package), catalog)
+    fetched = Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path / "fetched")))
+    assert is_recorded(read_bundle(fetched).digest)
+    (fetched / "more").write_bytes(b"")
+    assert not is_recorded(read_bundle(fetched).digest)
 
 
 def test_a_registered_model(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:

@@ -16,7 +16,7 @@ import pytest
 from kbuild.answers import DEFAULT
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import AuditFindings, PlatformError
+from kbuild.errors import ModelNotTrusted, PlatformError
 from kbuild.plan.left_out import NOTHING, LeftOut, select_files
 from kbuild.plan.make import Ingredients
 from kbuild.plan.split import PackageGroup
@@ -109,11 +109,11 @@ def slimming(tmp_path: Path) -> Slimming:
         )
         for name in NAMES
     )
-    lockfile: Any = SimpleNamespace(digest=digest_bytes(b"lock"), packages=packages)
+    lockfile: Any = SimpleNamespace(digest=digest_bytes(b"lock"), packages=packages, content=b"version: 1\npackage: []")
     spec: Any = SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas"))
     base: Any = None
     environment: Any = Layout(tmp_path)
-    facts = SimpleNamespace(tolerance=DEFAULT, pickled=())
+    facts = SimpleNamespace(tolerance=DEFAULT, pickled=(), loader_module="one")
     bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"), facts=facts, files=())
     ingredients = Ingredients(
         bundle=bundle,
@@ -223,8 +223,10 @@ def test_a_model_that_would_do_harm_is_not_asked_unless_it_is_trusted(
     bundle.files = (SimpleNamespace(path="python_model.pkl"),)
     program = Program(lambda there: 1)
     if harm:
-        with pytest.raises(AuditFindings, match=r"python_model\.pkl would call os\.system") as caught:
+        with pytest.raises(ModelNotTrusted, match=r"python_model\.pkl would call os\.system") as caught:
             find(slimming, tmp_path, program)
         assert program.starts == 0 and "KBUILD_TRUST_MODEL=1" in str(caught.value.hint)
     _, notes = find(slimming, tmp_path, program, trust=harm)
-    assert program.starts and any("is loaded on this machine; loading python_model.pkl" in note for note in notes)
+    assert program.starts and any(
+        "did not record the model" in note and "loading python_model.pkl" in note for note in notes
+    )

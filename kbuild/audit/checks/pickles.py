@@ -62,7 +62,7 @@ class PickleCheck:
             return CheckResult(check=self.id)
         findings: list[Finding] = []
         unchecked: list[Unchecked] = []
-        looked_at = 0
+        looked_at, imports = 0, set[str]()
         named = subject.bundle.facts.pickled
         libraries = self._libraries(subject)
         for file in subject.bundle.files:
@@ -72,6 +72,7 @@ class PickleCheck:
             try:
                 for stream in pickle_streams(data, expected=expected):
                     seen = True
+                    imports |= {module.partition(".")[0] for module, _ in stream.named if not stream.other}
                     findings += self._judge(file.path, stream, libraries, unchecked)
                     if stream.fault is not None and (expected or stream.named or stream.closed or _is_named(file.path)):
                         unchecked.append(_unchecked(file.path + stream.place, f"it has no proper end: {stream.fault}"))
@@ -86,6 +87,7 @@ class PickleCheck:
             findings=tuple(dict.fromkeys(findings)),
             unchecked=tuple(dict.fromkeys(unchecked)),
             looked_at=looked_at,
+            imports=tuple(sorted(imports)),
         )
 
     def _libraries(self, subject: Subject) -> Libraries:

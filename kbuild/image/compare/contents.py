@@ -19,6 +19,7 @@ from kbuild.errors import InvalidImage
 from kbuild.image.compare.layers import file_streams, read_members
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.descriptor import Manifest
+from kbuild.plan.make import MODEL_PATH
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
@@ -64,6 +65,13 @@ def read_config(layout: Path, digest: Digest) -> tuple[Platform, dict[str, Any]]
     if not isinstance(labels or {}, dict) or not isinstance(env or [], list):
         raise InvalidImage(f"the config of image {digest} is none: its Labels are no object, or its Env no list")
     return platform, inner
+
+
+def model_path(config: Mapping[str, object]) -> str:
+    """The model's folder without its leading slash."""
+    variables = config.get("Env")
+    stated = dict(str(each).partition("=")[::2] for each in variables) if isinstance(variables, list) else {}
+    return (stated.get("KBUILD_MODEL") or MODEL_PATH).strip("/")
 
 
 def read_contents(

@@ -9,11 +9,10 @@ from pathlib import Path
 from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.audit.secrets import may_hold_secrets
 from kbuild.image.base.debian.suites import find_suite
-from kbuild.image.compare.contents import read_config, read_contents
+from kbuild.image.compare.contents import model_path, read_config, read_contents
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.packages.environment import PREFIX
-from kbuild.plan.make import MODEL_PATH
 from kbuild.progress import Progress
 
 _PYTHON = "/bin/python"
@@ -40,9 +39,9 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
     contents = read_contents(
         image.layout,
         image.digest,
-        folders=facts_folders(prefix, _model_path(config)),
+        folders=facts_folders(prefix, model_path(config)),
         wants_bytes=wants,
-        extract=None if model_into is None else (_model_path(config), model_into),
+        extract=None if model_into is None else (model_path(config), model_into),
         progress=progress,
         scans=may_hold_secrets,
     )
@@ -54,7 +53,7 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
         subdir=contents.platform.conda_subdir,
         labels=contents.labels,
         prefix=prefix,
-        model_path=_model_path(config),
+        model_path=model_path(config),
         release=_release(contents.labels.get(_BASE, "")),
         config=whole,
         annotations=dict(layouts.read_manifest(image.layout, image.digest).annotations),
@@ -75,10 +74,3 @@ def _prefix(config: Mapping[str, object]) -> str:
     entrypoint = config.get("Entrypoint")
     first = str(entrypoint[0]) if isinstance(entrypoint, list) and entrypoint else ""
     return first.removesuffix(_PYTHON) if first.startswith("/") and first.endswith(_PYTHON) else PREFIX
-
-
-def _model_path(config: Mapping[str, object]) -> str:
-    """The model's folder without its leading slash."""
-    variables = config.get("Env")
-    stated = dict(str(each).partition("=")[::2] for each in variables) if isinstance(variables, list) else {}
-    return (stated.get("KBUILD_MODEL") or MODEL_PATH).strip("/")

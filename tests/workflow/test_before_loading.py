@@ -1,0 +1,181 @@
+"""A model that was not recorded here is looked at before this machine loads it, whoever asks for that."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tampering import tamper
+from world import World, copy_world
+
+from kbuild.answers import DEFAULT
+from kbuild.api.running import run
+from kbuild.api.session import Session
+from kbuild.api.verifying import verify
+from kbuild.cache.recorded import is_recorded, note_recorded
+from kbuild.digest import digest_bytes
+from kbuild.errors import ModelNotTrusted
+from kbuild.image.engine import BuiltImage
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.local import LocalImages
+from kbuild.image.store.pack import image_in
+from kbuild.model.bundle import read_bundle
+from kbuild.verify.before_loading import Guard, check_image
+from kbuild.verify.golden import VerificationReport
+from kbuild.workflow.build import build_image
+from kbuild.workflow.delivery import Delivery, ImageResult
+from kbuild.workflow.once import Shared
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return os.system, ("true",)
+
+
+HARM = pickle.dumps(Runs())
+
+
+@pytest.fixture(autouse=True)
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a user's notes are who recorded nothing yet."""
+    monkeypatch.setattr("kbuild.cache.recorded._folder", lambda: tmp_path / "recorded")
+    return tmp_path / "recorded"
+
+
+@pytest.fixture(scope="module")
+def harmful(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Built, and asked by nobody."""
+    world = copy_world(built_world, tmp_path_factory.mktemp("harmful"))
+    model_of(world)
+    build(world)
+    return world
+
+
+def image_of(world: World) -> BuiltImage:
+    image = LocalImages(world.tools.cache / "images").by_reference(ImageReference.parse("till:1"))
+    assert image is not None
+    return image
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The images that were started, by whichever way."""
+    found: list[Any] = []
+
+    def verify(image: Any, *_: Any, **__: Any) -> VerificationReport:
+        found.append(image)
+        return VerificationReport(
+            url="", runtime="", prediction=1, expected=1, compared=True, largest=None, tolerance=DEFAULT
+        )
+
+    monkeypatch.setattr("kbuild.verify.judging.verify_image", verify)
+    return found
+
+
+def model_of(world: World, data: bytes = HARM) -> Path:
+    folder = world.store.models[world.model]
+    (folder / "model.txt").write_bytes(data)
+    return folder
+
+
+def build(world: World, *, trusted: bool = False, **given: Any) -> ImageResult:
+    tools = replace(world.tools, trust_model=trusted, shared=Shared())
+    return build_image(world.request(), Delivery(tag="till:1", **given), tools)
+
+
+def told(world: World) -> str:
+    return "\n".join(note for note in world.heard.notes if "did not record" in note)
+
+
+def test_a_model_that_does_harm_is_not_asked_after_its_build(world: World, started: list[Any]) -> None:
+    model_of(world)
+    for _ in range(2):  # the second time what was found before is told
+        with pytest.raises(ModelNotTrusted, match=r"model\.txt would call posix\.system") as refused:
+            build(world, verify=True)
+    assert refused.value.exit_code == 54
+    assert "KBUILD_TRUST_MODEL=1" in str(refused.value.hint) and "--no-verify" in str(refused.value.hint)
+    assert not started
+    images = LocalImages(world.tools.cache / "images")
+    assert images.by_reference(ImageReference.parse("till:1")) is None
+    assert build(world, verify=True, trusted=True).verified is not None and len(started) == 1
+    assert "model.txt would call posix.system" in told(world)
+
+
+def test_what_a_foreign_model_loads_is_said_and_what_was_recorded_here_is_not_looked_at(
+    world: World, started: list[Any]
+) -> None:
+    folder = model_of(world, pickle.dumps({"a": types.SimpleNamespace(b=1)}))
+    build(world, verify=True)
+    assert "one loads a pickled file" in told(world)
+    world.heard.notes.clear()
+    (folder / "model.txt").write_bytes(HARM)
+    note_recorded(folder)
+    build(world, verify=True)
+    assert not told(world) and len(started) == 2
+
+
+@pytest.mark.parametrize("ask", ["run", "verify"])
+def test_an_image_that_holds_such_a_model_is_not_started(
+    harmful: World, started: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ask: str
+) -> None:
+    image = image_of(harmful)
+    monkeypatch.setattr("kbuild.api.running.start_image", lambda *given, **_: started.append(given))
+    # On a machine that knows nothing of it, and on the one that built it.
+    for tools in (replace(harmful.tools, cache=tmp_path / "other"), harmful.tools):
+        session = Session(config=None, tools=tools, voice=harmful.heard)  # type: ignore[arg-type]
+        with pytest.raises(ModelNotTrusted, match=r"would call posix\.system"):
+            if ask == "verify":
+                verify(str(image.layout), session=session)
+            else:
+                with run(str(image.layout), session=session):
+                    pass
+    assert not started
+
+
+def test_an_image_is_read_once_and_its_label_is_not_believed(
+    built_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label names a model that was recorded here: what lies in it is another one."""
+    note_recorded(built_world.store.models[built_world.model])
+    (layout,) = (path for path in (built_world.tools.cache / "images").iterdir() if (path / "oci-layout").exists())
+    image = image_in(layout, engine="native")
+    other = tamper(image, tmp_path / "altered", lambda opened: opened.change("opt/model/model.txt", HARM))
+    guard = Guard(cache=tmp_path / "other", trusted=False)
+    with built_world.heard("start") as progress:
+        check_image(image, guard, progress)
+        with pytest.raises(ModelNotTrusted):
+            check_image(other, guard, progress)
+        monkeypatch.setattr("kbuild.image.compare.contents.read_contents", lambda *_, **__: pytest.fail("read again"))
+        check_image(image, guard, progress)
+        with pytest.raises(ModelNotTrusted):
+            check_image(other, guard, progress)
+
+
+def test_only_what_this_user_noted_counts(harmful: World, recorded: Path, tmp_path: Path) -> None:
+    folder, guard = harmful.store.models[harmful.model], Guard(cache=tmp_path / "cache", trusted=False)
+    digest, other = read_bundle(folder).digest, digest_bytes(b"another model")
+    note_recorded(folder)
+    assert is_recorded(digest)
+    (recorded / other.hex).write_bytes((recorded / digest.hex).read_bytes())  # the mark of one stands for no other
+    assert not is_recorded(other)
+    (recorded / digest.hex).write_bytes(b"recorded here\n" + b"0" * 64)
+    assert not is_recorded(digest)
+    with harmful.heard("start") as progress:
+        with pytest.raises(ModelNotTrusted):
+            check_image(image_of(harmful), guard, progress)
+        for note in (guard.cache / "loading").iterdir():
+            note.write_bytes(note.read_bytes().replace(b"would", b"may"))
+        with pytest.raises(ModelNotTrusted, match="would"):
+            check_image(image_of(harmful), guard, progress)
+
+
+def test_an_image_without_a_model_is_told_of(harmful: World, tmp_path: Path) -> None:
+    bare = tamper(image_of(harmful), tmp_path / "altered", lambda opened: opened.remove("opt/model/MLmodel"))
+    with harmful.heard("start") as progress:
+        check_image(bare, Guard(cache=tmp_path / "other", trusted=False), progress)
+    assert any("has no model in /opt/model" in note for note in harmful.heard.notes)
