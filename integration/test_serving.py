@@ -1,8 +1,7 @@
-"""The scoring server against the real MLflow server, under load, and in a real browser."""
+"""The scoring server against the real MLflow server, and under load."""
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import os
@@ -11,31 +10,16 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from engines import free_port, only_one, require
+from engines import free_port, require
 from servers import SERVING_TESTS, environ, ours, theirs
 from tool import BIN, Trained, running
 
-from kbuild.audit.finding import CheckResult, Finding, Severity
-from kbuild.audit.policy import Policy
-from kbuild.audit.report.page import page
-from kbuild.audit.report.report import make_report
-from kbuild.audit.report.sbom import make_sbom
-from kbuild.audit.subject import Subject
-
 JSON = {"Content-Type": "application/json"}
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1000,1100",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -155,133 +139,3 @@ def test_tls_and_token(mixed: Path, tmp_path: Path) -> None:
         headers = {"Authorization": "Bearer s3cret"}
         assert requests.get(f"{url}/version", headers=headers, verify=certificate, timeout=10).status_code == 200
         assert requests.get(f"{url}/version", verify=certificate, timeout=10).status_code == 401
-
-
-def _install_chromium() -> None:
-    if shutil.which("chromium") and shutil.which("chromedriver"):
-        return
-    require(os.geteuid() == 0 and shutil.which("apt-get"), "installing Chromium takes root and Debian")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    packages = ["chromium", "chromium-driver", "fonts-dejavu-core"]
-    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", "-q", *words], env=env, capture_output=True, text=True)
-        require(done.returncode == 0, f"apt-get {words[0]} failed: {done.stderr.strip()[-400:]}")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The url of a running chromedriver; Chromium comes from Debian where it is not there."""
-    with only_one():
-        _install_chromium()
-    port = free_port()
-    with running(["chromedriver", f"--port={port}"], tmp_path_factory.mktemp("driver") / "log"):
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                requests.get(f"{url}/status", timeout=5)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.1)
-        yield url
-
-
-@contextmanager
-def browser(driver: str, profile: Path) -> Iterator[Any]:
-    """A new window, called with method, path and body of a command (https://www.w3.org/TR/webdriver2/).
-
-    It gives the command's value, None for an element of a page that is gone.
-    """
-    chrome = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
-    wanted = {"browserName": "chrome", "goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
-    made = requests.post(f"{driver}/session", json={"capabilities": {"alwaysMatch": wanted}}, timeout=60).json()
-    session = f"{driver}/session/{made['value']['sessionId']}"
-
-    def command(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = requests.request(method, session + path, json=body if method == "POST" else None, timeout=60)
-        value = answer.json()["value"]
-        # Chromium says the second of an element of a page that is just going.
-        gone = ("stale element reference", "does not belong to the document")
-        assert answer.ok or any(text in str(value) for text in gone), answer.text
-        return value if answer.ok else None
-
-    try:
-        yield command
-    finally:
-        requests.delete(session, timeout=30)
-
-
-def test_the_page_of_an_audit_is_filtered_in_a_browser(driver: str, tmp_path: Path) -> None:
-    """And the browser has nothing to complain of: no script of another, nothing to load."""
-    names: list[tuple[str, Severity, str]] = [
-        ("jinja2", "high", "vulnerabilities"),
-        ("six", "medium", "drift"),
-        ("numpy", "critical", "lock"),
-    ]
-    found = [
-        Finding(id=f"F-{name}", check=check, severity=severity, where=f"pip:{name}", evidence="<b>e", remedy="r")
-        for name, severity, check in names
-    ]
-    subject = Subject(reference="models:/<i>m</i>/1", kind="model")
-    result = CheckResult(check="lock", findings=tuple(found))
-    report = make_report(subject, [result], Policy(), today=date(2026, 11, 28), fail_on="low")
-    (tmp_path / "audit.html").write_text(page([(report, json.loads(make_sbom(subject, report)))], "findings"))
-    with browser(driver, tmp_path / "profile") as do:
-        do("POST", "/url", {"url": (tmp_path / "audit.html").as_uri()})
-
-        def shown() -> list[str]:
-            script = (
-                "return [...document.querySelectorAll('tr.finding')].filter(r => r.offsetHeight).map(r => r.innerText)"
-            )
-            rows = do("POST", "/execute/sync", {"script": script, "args": []})
-            return [name for name, *_ in names if any(name in row for row in rows)]
-
-        def press(selector: str, keys: str | None = None) -> None:
-            (element,) = do("POST", "/element", {"using": "css selector", "value": selector}).values()
-            act, body = ("click", {}) if keys is None else ("value", {"text": keys})
-            do("POST", f"/element/{element}/{act}", body)
-
-        assert shown() == ["jinja2", "six", "numpy"]
-        press("input[value=critical]")
-        assert shown() == ["jinja2", "six"]
-        press("input[value=drift]")
-        assert shown() == ["six"]
-        press("input[value=drift]")
-        press("#words", "JINJA")
-        assert shown() == ["jinja2"]
-        assert do("POST", "/se/log", {"type": "browser"}) == []
-
-
-def test_a_person_tries_the_model_in_a_browser(trained_model: Path, driver: str, tmp_path: Path) -> None:
-    recorded = json.loads((trained_model / "recorded_prediction.json").read_text())["predictions"]
-    with ours(trained_model, tmp_path, KBUILD_WORKERS="1") as (url, _), browser(driver, tmp_path / "profile") as do:
-
-        def find(selector: str) -> str:
-            (found,) = do("POST", "/element", {"using": "css selector", "value": selector}).values()
-            return f"/element/{found}"
-
-        def submit(button: str) -> None:
-            page = find("html")
-            do("POST", f"{find(button)}/click", {})
-            deadline = time.monotonic() + 20
-            while do("GET", f"{page}/name") is not None:
-                assert time.monotonic() < deadline, "the form was not sent"
-                time.sleep(0.05)
-
-        do("POST", "/url", {"url": url})
-        submit("#row button")
-        assert do("GET", f"{find('#result tbody tr')}/text") == f"{recorded[0]['progression']} false"
-        submit("#json button")
-        rows = do("GET", f"{find('#result tbody')}/text").splitlines()
-        assert rows == [f"{each['progression']} {str(each['high_risk']).lower()}" for each in recorded]
-        field = find("input[name='input.age']")
-        do("POST", f"{field}/clear", {})
-        do("POST", f"{field}/value", {"text": "old"})
-        submit("#row button")
-        assert "age" in do("GET", f"{find('#result.error')}/text")
-        (tmp_path / "page.png").write_bytes(base64.b64decode(do("GET", "/screenshot")))
-        do("POST", "/url", {"url": f"{url}/docs"})
-        assert "Scoring server" in do("GET", f"{find('h1')}/text")
-        # Nothing was refused by the policy and nothing was missing; the wrong form's own 400 is meant.
-        noise = [entry["message"] for entry in do("POST", "/se/log", {"type": "browser"})]
-        assert [line for line in noise if "status of 400" not in line] == []

@@ -13,6 +13,8 @@ import kbuild
 
 # What a KedroPipelineModel is made of.
 _MODEL = ("__init__.py", "_version.py", "errors.py", "served", "training/__init__.py", "training/pyfunc.py")
+# Code, and what the server's pages are made of.
+_KINDS = (".py", ".js", ".css")
 # What answers requests with it.
 _IMAGE = (*_MODEL, "answers.py", "serving")
 
@@ -29,5 +31,6 @@ def image_files() -> dict[str, Path]:
 
 def _find(parts: Sequence[str]) -> dict[str, Path]:
     root = Path(kbuild.__file__).parent
-    files = [file for part in parts for file in ((root / part).rglob("*.py") if "." not in part else [root / part])]
+    files = [file for part in parts for file in ((root / part).rglob("*.*") if "." not in part else [root / part])]
+    files = [file for file in files if file.suffix in _KINDS]
     return {f"kbuild/{file.relative_to(root).as_posix()}": file for file in sorted(files)}

@@ -26,7 +26,8 @@ def test_all_that_ships_is_importable_with_nothing_else_of_kbuild(tmp_path: Path
         place = tmp_path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
-        names.append(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+        if name.endswith(".py"):
+            names.append(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     first = "import sys; sys.path.insert(0, sys.argv[1])\n"
     command = [sys.executable, "-I", "-W", "ignore", "-c", first + IMPORT, str(tmp_path), json.dumps(names)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -6,20 +6,20 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import asgi
 import models
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kbuild.serving.answer.model_facts import Facts
-from kbuild.serving.answer.reply import Reply
+from kbuild.serving.http.server_settings import limits_of
+from kbuild.serving.pages.about import name_model
 from kbuild.serving.pages.openapi import make_openapi
 from kbuild.serving.pages.page import Site
+from kbuild.serving.pages.parts import pretty
 
 FACTS = Facts(
     mlflow_version="3",
@@ -29,92 +29,131 @@ FACTS = Facts(
         {"type": "double", "name": "x", "required": True},
         {"type": "long", "name": "n", "required": True},
         {"type": "boolean", "name": "<b>", "required": True},
-        {"type": "string", "name": "text", "required": True},
+        {"type": "string", "name": "text", "required": False, "description": "What it's <said> to be"},
     ],
     outputs=[{"type": "double", "name": "y", "required": True}],
     params=[{"name": "scale", "type": "double", "default": 2.0, "shape": None}],
-    example=b'{"dataframe_split": {"columns": ["x", "n", "<b>", "text"], "data": [[1.5, 2, true, "<i>"]]}}',
+    example=b'{"dataframe_split": {"columns": ["x", "n", "<b>", "text"],'
+    b' "data": [[1.5, 9007199254740993, true, "</script>"], [NaN, 3, false, null]]}}',
     recorded=b'{"predictions": [{"y": 3.0}]}',
+    name="churn",
 )
-FORM = {"kind": "row", "input.x": "1.5", "input.n": "2", "input.<b>": "true", "input.text": "é&", "param.scale": "3"}
 
 
-def read(site: Site, form: dict[str, str]) -> Any:
-    body = site.read_form(urlencode(form).encode())
-    return None if body is None else json.loads(body)
+def make_site(facts: Facts = FACTS, **settings: Any) -> Site:
+    return Site(facts, limits_of(asgi.make_settings(**settings)))
 
 
-def test_a_form_becomes_a_request() -> None:
-    assert read(Site(FACTS), FORM) == {
-        "dataframe_split": {"columns": ["x", "n", "<b>", "text"], "data": [[1.5, 2, True, "é&"]]},
-        "params": {"scale": 3.0},
-    }
+class Page(HTMLParser):
+    """What a browser would make of it: text and attributes by id, and the label of each control."""
+
+    def __init__(self, html: bytes) -> None:
+        super().__init__()
+        self.attributes: dict[str, dict[str, str | None]] = {}
+        self.texts: dict[str, str] = {}
+        self._inside: list[str] = []
+        self.feed(html.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        name = given.get("id") or (f"label of {given['for']}" if tag == "label" and "for" in given else tag)
+        self.attributes[str(name)] = given
+        if tag not in ("meta", "link", "input"):
+            self._inside.append(str(name))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        for name in {*self._inside}:
+            self.texts[name] = self.texts.get(name, "") + data
 
 
-def test_what_is_no_number_is_left_for_mlflow_to_refuse() -> None:
-    form = {**FORM, "input.x": "", "input.n": "two", "param.scale": ""}
-    assert read(Site(FACTS), form) == {
-        "dataframe_split": {"columns": ["x", "n", "<b>", "text"], "data": [[None, "two", True, "é&"]]}
-    }
+def test_the_name_comes_first_and_each_field_has_its_label_and_example() -> None:
+    page = Page(make_site().page)
+    assert page.texts["h1"] == "churn version m-1" and page.texts["title"] == "churn: try it"
+    assert [page.attributes[f"i{n}"].get("value") for n in (0, 1, 3)] == ["1.5", "9007199254740993", "</script>"]
+    assert [page.texts[f"label of i{n}"] for n in range(4)] == [
+        "x",
+        "n",
+        "<b>",
+        "What it's <said> to be text, optional",
+    ]
+    assert page.attributes["p0"]["value"] == "2.0" and page.texts["label of p0"] == "scale number"
+    told = json.loads(page.texts["facts"])
+    assert told["example"]["data"] == [["1.5", "9007199254740993", "true", "</script>"], ["", "3", "false", ""]]
+    assert [(each["kind"], each["required"]) for each in told["inputs"]] == [
+        *(("number", True), ("whole", True), ("truth", True), ("text", False)),
+    ]
 
 
-def test_json_is_passed_on_as_typed() -> None:
-    assert Site(FACTS).read_form(urlencode({"kind": "json", "request": "{ nonsense"}).encode()) == b"{ nonsense"
-    assert Site(FACTS).read_form(b"kind=other") is None
-    assert Site(FACTS).read_form(b"\xff\xfe") is None
-
-
-def test_the_example_is_filled_in_and_escaped() -> None:
-    page = Site(FACTS).page().decode()
-    assert "name='input.x' inputmode='decimal' value='1.5'" in page
-    assert "value='&lt;i&gt;'" in page
-    assert "<b>" not in page and "<i>" not in page
-    assert "name='param.scale' inputmode='decimal' value='2.0'" in page
-
-
-def test_a_prediction_is_a_table_and_an_error_is_text() -> None:
-    site = Site(FACTS)
-    form = urlencode(FORM).encode()
-    page = site.page(form=form, answer=Reply(status=200, body=b'{"predictions": [{"y": 1.5, "s": "<u>"}]}')).decode()
-    assert "<th>y</th><th>s</th>" in page and "<td class=number>1.5</td><td>&lt;u&gt;</td>" in page
-    page = site.page(form=form, answer=Reply(status=400, body=b'{"message": "no <u>"}')).decode()
-    assert "<pre>no &lt;u&gt;</pre>" in page
-    for predictions in ("[1, 2]", "[]", '{"a": 1}', '"text"', "null", "[[1], [2]]"):
-        assert site.page(form=form, answer=Reply(status=200, body=b'{"predictions": %s}' % predictions.encode()))
+def test_a_registered_name_and_one_that_is_given_come_before_the_models_own() -> None:
+    assert name_model(FACTS, {}) == ("churn", "m-1")
+    assert name_model(FACTS, {"KBUILD_MODEL_URI": "models:/sales/7"}) == ("sales", "7")
+    assert name_model(FACTS, {"KBUILD_MODEL_URI": "models:/m-1"}) == ("churn", "m-1")
+    assert name_model(FACTS, {"KBUILD_MODEL_URI": "runs:/r/model", "KBUILD_MODEL_NAME": "mine"}) == ("mine", "m-1")
+    assert name_model(replace(FACTS, name=None, model_id=None), {}) == ("model", None)
 
 
 @pytest.mark.parametrize("inputs", [None, [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]])
 def test_a_model_without_columns_is_asked_in_json(inputs: Any) -> None:
-    site = Site(replace(FACTS, inputs=inputs, outputs=None, params=None, example=None, recorded=None))
-    page = site.page().decode()
-    assert "id='row'" not in page and "<textarea name='request'" in page
+    site = make_site(replace(FACTS, inputs=inputs, outputs=None, params=None, example=None, recorded=None))
+    page = Page(site.page)
+    assert "row" not in page.attributes and "rows" not in page.attributes and page.texts["request"] == '{"inputs": []}'
     assert json.loads(site.openapi)["paths"]["/invocations"]
 
 
-def test_nothing_comes_from_elsewhere_and_the_policy_knows_the_style() -> None:
-    site = Site(FACTS)
-    for page in (site.page().decode(), site.docs.decode()):
+def test_what_is_no_plain_column_is_typed_in_as_json_and_wide_tables_are_pasted() -> None:
+    inputs = [{"type": "array", "items": {"type": "double"}, "name": "list"}, {"type": "binary", "name": "b"}]
+    page = Page(make_site(replace(FACTS, inputs=inputs, example=None)).page)
+    assert page.texts["label of i0"] == "list list of number" and page.texts["label of i1"] == "b base64"
+    wide = [{"type": "double", "name": f"x{n}", "required": True} for n in range(1000)]
+    page = Page(make_site(replace(FACTS, inputs=wide, example=None)).page)
+    assert "i0" not in page.attributes and "pasted" in page.attributes and "p0" in page.attributes
+
+
+def test_nothing_comes_from_elsewhere_and_the_policy_knows_style_and_scripts() -> None:
+    site = make_site()
+    policy = dict(site.headers)["content-security-policy"]
+    for page in (site.page.decode(), site.docs.decode()):
         # Relative, since a proxy may have put all of them below a path.
-        linked = set(re.findall(r"(?:src|href|action)=['\"]?([^'\" >]*)", page))
+        linked = set(re.findall(r"<[^>]* (?:src|href|action)=['\"]?([^'\" >]*)", page))
         assert linked <= {"./", "docs", "openapi.json", "data:,"}
-        assert "<script" not in page and "@import" not in page
-        style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
-        assert style is not None
-        digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-        assert f"style-src 'sha256-{digest}'" in dict(site.headers)["content-security-policy"]
-        assert " style=" not in page
+        assert "@import" not in page and " style=" not in page and not re.search(r"<[^>]* on[a-z]+=", page)
+        parts = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", page, re.DOTALL)
+        assert len(parts) == 2
+        for part in parts:
+            assert f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" in policy
+        assert len(page) < 50_000
+    assert "unsafe" not in policy and policy.startswith("default-src 'none'")
 
 
-@given(st.binary(max_size=200))
-def test_any_form_is_survived(body: bytes) -> None:
-    site = Site(FACTS)
-    assert site.read_form(body) is None or site.page(form=body, answer=Reply(status=200, body=b"{}"))
+def test_the_docs_show_programs_that_are_programs() -> None:
+    changed = {"port": 8123, "root_path": "/models/churn", "token": "-", "max_rows": 500, "max_body": 1234}
+    page = Page(make_site(**changed).docs)
+    for name in ("python", "batch"):
+        compile(page.texts[name], name, "exec")
+        assert '"http://localhost:8123/models/churn/invocations"' in page.texts[name]
+        assert page.attributes[name]["data-base"] == "http://localhost:8123/models/churn"
+    assert "chunksize=500" in page.texts["batch"]
+    assert all("Authorization" in page.texts[name] for name in ("curl", "python", "script", "batch"))
+    sent = page.texts["curl"].split("<<'JSON'\n")[1].removesuffix("JSON")
+    assert json.loads(sent)["dataframe_split"]["data"] == [[1.5, 9007199254740993, True, "</script>"]]
+    assert json.loads(page.texts["answer"]) == json.loads(FACTS.recorded or b"")
+    assert "KBUILD_MAX_BODY_BYTES" in page.texts["main"] and "1,234" in page.texts["main"]
+    assert "Authorization" not in make_site().docs.decode()
+
+
+def test_json_for_people_is_the_same_json() -> None:
+    value = {"a": [[1, 2], ["é", None]], "b": {"c": {}}, "d": []}
+    assert json.loads(pretty(value)) == value
+    assert pretty({"data": [[1, 2], [3, 4]]}) == '{\n  "data": [\n    [1, 2],\n    [3, 4]\n  ]\n}'
 
 
 def test_openapi_has_the_models_schema_and_example() -> None:
-    described = make_openapi(FACTS)
+    described = make_openapi(replace(FACTS, example=b'{"inputs": [1, NaN]}'))
     body = described["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]
-    assert body["example"] == json.loads(FACTS.example or b"")
+    assert body["example"] == {"inputs": [1, None]}
     records = body["schema"]["oneOf"][1]["properties"]
     assert records["dataframe_records"]["items"]["properties"]["n"] == {"type": "integer", "format": "int64"}
     assert records["params"]["properties"]["scale"]["default"] == 2.0
@@ -128,11 +167,3 @@ def test_every_signature_has_pages(name: str, tmp_path: Path) -> None:
     app = asgi.serve(models.make_model(name, tmp_path), tmp_path)
     for path in ("/", "/docs", "/openapi.json"):
         assert asyncio.run(asgi.call(app, "GET", path))[0] == 200
-
-
-def test_a_submitted_form_is_predicted(tmp_path: Path) -> None:
-    app = asgi.serve(models.make_model("numbers", tmp_path), tmp_path)
-    form = urlencode({"kind": "row", "input.a": "1.5", "input.b": "2", "input.c": "3"}).encode()
-    status, headers, page = asyncio.run(asgi.call(app, "POST", "/", form))
-    assert status == 200 and b"<th>sum</th>" in page and "content-security-policy" in headers
-    assert asyncio.run(asgi.call(app, "POST", "/", b"kind=row"))[0] == 400

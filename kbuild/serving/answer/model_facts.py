@@ -24,6 +24,7 @@ class Facts:
     example: bytes | None
     recorded: bytes | None
     tolerance: Tolerance = DEFAULT
+    name: str | None = None
 
 
 def make_facts(
@@ -42,6 +43,7 @@ def make_facts(
         example=_content(folder, example),
         recorded=_content(folder, record.get("prediction")),
         tolerance=Tolerance.from_json(record.get("tolerance")),
+        name=mlmodel.get("artifact_path"),
     )
 
 
@@ -55,6 +57,7 @@ def read_facts(loaded: Any, folder: Path) -> Facts:
     mlmodel = {
         "model_id": getattr(metadata, "model_id", None),
         "run_id": metadata.run_id,
+        "artifact_path": metadata.artifact_path,
         "saved_input_example_info": metadata.saved_input_example_info,
         "metadata": metadata.metadata,
     }

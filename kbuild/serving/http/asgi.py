@@ -22,7 +22,7 @@ from kbuild.serving.answer.batcher import Batcher
 from kbuild.serving.answer.gate import Gate, GateFull, GateTimeout, Ticket
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model import ServedModel
-from kbuild.serving.answer.reply import HTML, JSON, Reply
+from kbuild.serving.answer.reply import HTML, Reply
 from kbuild.serving.answer.warmup import warm_up
 from kbuild.serving.http.body import (
     Gone,
@@ -34,7 +34,7 @@ from kbuild.serving.http.body import (
     read_body,
     unpack,
 )
-from kbuild.serving.http.server_settings import Settings
+from kbuild.serving.http.server_settings import Settings, limits_of
 from kbuild.serving.pages.about import make_info, make_metadata
 from kbuild.serving.pages.page import Site
 from kbuild.serving.watch.logs import LOGGER
@@ -51,8 +51,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _PROBED = 2.0  # seconds for which a probe can meet a worker that hangs before it begins anew
 _HEALTH = ("/livez", "/readyz", "/ping", "/health")
 # Of the paths that are ours alone.
-_METHODS = {"/": "GET, HEAD, POST"}
-_METHODS |= dict.fromkeys(("/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
+_METHODS = dict.fromkeys(("/", "/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
 _COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
@@ -73,7 +72,7 @@ class ServingApp:
         self._settings = settings
         self._metrics = metrics
         self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
-        self._site = Site(model.facts)
+        self._site = Site(model.facts, limits_of(settings))
         self._metadata = Reply(status=200, body=make_metadata(model.facts))
         self._info = make_info(model.facts)
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
@@ -177,9 +176,7 @@ class ServingApp:
                 return replies.UNSUPPORTED
             return await self._predict(headers, receive, headers[b"content-type"].decode("latin-1"))
         if path == "/" and get:
-            return Reply(status=200, body=self._site.page(), content_type=HTML, headers=self._site.headers)
-        if path == "/" and method == "POST":
-            return await self._predict(headers, receive, None)
+            return Reply(status=200, body=self._site.page, content_type=HTML, headers=self._site.headers)
         if path == "/docs" and get:
             return Reply(status=200, body=self._site.docs, content_type=HTML, headers=self._site.headers)
         if path == "/openapi.json" and get:
@@ -211,23 +208,13 @@ class ServingApp:
             return refused, False
         return self._model.answer(body, content_type)
 
-    def _submit(self, body: bytes) -> Answer:
-        request = self._site.read_form(body)
-        answer = None if request is None else self._ask_model(request, JSON)[0]
-        page = self._site.page(form=body, answer=answer)
-        status = 200 if answer is not None and answer.status == 200 else 400
-        return Reply(status=status, body=page, content_type=HTML, headers=self._site.headers), False
-
-    async def _answer(self, ticket: Ticket, body: bytes, content_type: str | None, timeout: float) -> Answer:
-        """The model's answer; the page's where there is no content type, since what it sends is a form."""
-        if content_type is None:
-            return await self._gate.run(ticket, lambda: self._submit(body), timeout=timeout)
+    async def _answer(self, ticket: Ticket, body: bytes, content_type: str, timeout: float) -> Answer:
         if self._batcher is not None:
             return await self._batcher.ask(ticket, (body, content_type), timeout=timeout)
         work = partial(self._ask_model, body, content_type)
         return await self._gate.run(ticket, work, timeout=timeout)
 
-    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str | None) -> Reply:
+    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str) -> Reply:
         if not self.ready:
             return replies.NOT_READY
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.errors import ConfigurationError
+from kbuild.serving.pages.limits import Limits
 from kbuild.serving.process.cpus import count_cpus
 
 _LEVELS = ("critical", "error", "warning", "info", "debug")
@@ -101,6 +102,25 @@ class Settings:
             certificate=certificate,
             key=key,
         )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the pages tell of a server's limits."""
+    at_once = settings.workers * settings.threads
+    batch = f"{settings.max_batch}, which wait {settings.max_delay * 1000:g} ms" if settings.max_batch > 1 else "1"
+    told = (
+        ("Bytes of a request", f"{settings.max_body:,}", "KBUILD_MAX_BODY_BYTES"),
+        ("Rows of a request", f"{settings.max_rows:,}", "KBUILD_MAX_ROWS"),
+        ("Columns of a request", f"{settings.max_columns:,}", "KBUILD_MAX_COLUMNS"),
+        ("Levels of nested JSON", f"{settings.max_depth:,}", "KBUILD_MAX_DEPTH"),
+        ("Seconds for an answer", f"{settings.timeout:g}", "KBUILD_TIMEOUT"),
+        ("Predictions at the same time", f"{at_once:,}", "KBUILD_WORKERS, KBUILD_THREADS"),
+        ("Requests that may wait, a worker", f"{settings.queue:,}", "KBUILD_QUEUE"),
+        ("Requests that are answered together", batch, "KBUILD_MAX_BATCH, KBUILD_MAX_DELAY_MS"),
+    )
+    address = f"{'http' if settings.certificate is None else 'https'}://localhost:{settings.port}{settings.root_path}"
+    token = settings.token is not None
+    return Limits(rows=settings.max_rows, body=settings.max_body, told=told, address=address, token=token)
 
 
 def read_port(environment: Mapping[str, str] = os.environ) -> int:

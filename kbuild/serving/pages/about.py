@@ -31,6 +31,14 @@ def make_info(facts: Facts, environment: Mapping[str, str] = os.environ) -> dict
     return {name: value for name, value in known.items() if value}
 
 
+def name_model(facts: Facts, environment: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
+    """Name and version: as KBUILD_MODEL_NAME and KBUILD_MODEL_URI have them, else as the MLmodel does."""
+    uri = environment.get("KBUILD_MODEL_URI", "")
+    registered, _, version = uri.removeprefix("models:/").partition("/") if uri.startswith("models:/") else ("", "", "")
+    name = environment.get("KBUILD_MODEL_NAME") or (registered if version else "") or facts.name or "model"
+    return name, version or facts.model_id
+
+
 def make_metadata(facts: Facts, environment: Mapping[str, str] = os.environ) -> bytes:
     """``make_info`` and the signature, as JSON."""
     signature = {"inputs": facts.inputs, "outputs": facts.outputs, "params": facts.params}

@@ -5,11 +5,11 @@ Format: https://spec.openapis.org/oas/v3.1.0. Columns and params come as in MLfl
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from kbuild._version import __version__
 from kbuild.serving.answer.model_facts import Facts
+from kbuild.serving.pages.parts import parsed
 
 _TYPES: dict[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},
@@ -32,14 +32,14 @@ def make_openapi(facts: Facts) -> dict[str, Any]:
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": _with_example(_request(facts), _parsed(facts.example)),
+                    "application/json": _with_example(_request(facts), parsed(facts.example)),
                     "text/csv": {"schema": {"type": "string"}},
                 },
             },
             "responses": {
                 "200": {
                     "description": "Predictions",
-                    "content": {"application/json": _with_example(_answer(facts), _parsed(facts.recorded))},
+                    "content": {"application/json": _with_example(_answer(facts), parsed(facts.recorded))},
                 },
                 "400": _error("A request the model cannot answer"),
                 "401": _error("No or another bearer token (where one is set)"),
@@ -156,10 +156,6 @@ def _columns(columns: list[dict[str, Any]] | None) -> dict[str, Any]:
 
 def _column_name(facts: Facts) -> dict[str, Any]:
     return _TYPES["string"] if facts.inputs is None else {"enum": [column["name"] for column in facts.inputs]}
-
-
-def _parsed(text: bytes | None) -> Any:
-    return None if text is None else json.loads(text)
 
 
 def _with_example(schema: dict[str, Any], example: Any) -> dict[str, Any]:
