@@ -49,10 +49,12 @@ class RawLayer:
     """One layer and the Dockerfile text that made it.
 
     ``key`` is set where it may be kept for other images, ``diff_id`` where the engine knows it before it is read.
+    ``size`` is that of its files in bytes, where that is known: the largest are packed first.
     """
 
     content: LayerSource | PackedBlob
     created_by: str
+    size: int = 0
     key: Digest | None = None
     diff_id: Digest | None = None
 

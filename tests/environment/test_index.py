@@ -1,4 +1,5 @@
 import base64
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 import requests
 from packaging.version import Version
 
-from kbuild.environment.index.package_indexes import Indexes, find_releases, package_indexes
+from kbuild.environment.index.package_indexes import Indexes, find_files, find_releases, package_indexes
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Completed
 from kbuild.urls.credentials import split_credentials
@@ -161,6 +162,28 @@ def test_releases_of_html_and_json_indexes(site: Any, session: requests.Session)
         Version("1.0"): ["foo_bar-1.0-py3-none-any.whl", "foo_bar-1.0.tar.gz"],
         Version("1.1+local"): ["foo-bar-1.1+local.tar.gz"],
     }
+
+
+def test_of_a_page_only_the_links_near_a_file_are_read(site: Any, session: requests.Session) -> None:
+    names = [f"x-1.{number}-py3-none-any.whl" for number in range(4)]
+    tags = ['data-yanked=""', 'data-yanked="a > b"', "", 'data-yanked="d"']
+    links = [
+        f'<A\n {tag} href="/{name}#sha256={name[4] * 64}">{name}</A><br>' for tag, name in zip(tags, names, strict=True)
+    ]
+    site.pages["/a/x/"] = (200, "text/html", f"<!DOCTYPE html><p>{''.join(links)}<!--SERIAL 1--></p>".encode())
+    files = [{"filename": name, "hashes": {"sha256": name[4] * 64}, "yanked": name[4] == "1"} for name in names]
+    site.pages["/b/x/"] = (200, "application/vnd.pypi.simple.v1+json", json.dumps({"files": files}).encode())
+    for place, reasons in (("a", ["", "a > b", None, "d"]), ("b", [None, "", None, None])):
+        index = Indexes(urls=(f"{site.url}/{place}",))
+        whole = find_files("x", index, environ={}, session=session)
+        assert [file.yanked for file in whole] == reasons
+        for number, name in enumerate(names):
+            for near in (name, str(number) * 64):
+                assert find_files("x", index, environ={}, session=session, near=[near]) == whole[number : number + 1]
+    # A name that is written otherwise stands nowhere: then the page is read whole.
+    site.pages["/a/y/"] = (200, "text/html", b'<a href="y%2dz-1-py3-none-any.whl">y</a>')
+    index = Indexes(urls=(f"{site.url}/a",))
+    assert len(find_files("y", index, environ={}, session=session, near=["y-z-1-py3-none-any.whl"])) == 1
 
 
 @pytest.mark.parametrize("page", [(500, "text/html", b""), (200, "application/json", b"{")])

@@ -49,6 +49,27 @@ def test_the_packers_bytes_are_the_same_for_ever(tmp_path: Path, compression: Co
     assert image.digest.hex[:16] == DIGESTS[compression]
 
 
+def test_the_largest_layers_are_packed_first_and_stay_in_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kbuild.image.store.pack._WORKERS", 1)
+    read = []
+
+    class Noted(Layer):
+        def chunks(self) -> Iterator[bytes]:
+            read.append(self.name)
+            return super().chunks()
+
+    layers = [
+        RawLayer(content=Noted(name, b"x" * size), created_by=name.decode(), size=size)
+        for name, size in ((b"small", 1), (b"large", 3), (b"middle", 2))
+    ]
+    output = EngineOutput(layers=tuple(layers), config={})
+    image = pack(output, EMPTY, tmp_path / "image", engine="x", progress=Silent(), compression="none")
+    assert read == [b"large", b"middle", b"small"]
+    assert [layer.created_by for layer in image.layers] == ["small", "large", "middle"]
+
+
 def test_the_manifest_says_who_packed_it(tmp_path: Path) -> None:
     output = EngineOutput(layers=(), config={})
     image = pack(output, EMPTY, tmp_path / "image", engine="x", progress=Silent(), compression="zstd")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import takewhile
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _SECTIONS = (":env:", "install", "global")
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _TIMEOUT = 15.0
+_LINK = re.compile(r"(?=<a\s)", re.IGNORECASE)  # before each
 _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 
 
@@ -178,28 +179,29 @@ def releases_of(files: Iterable[IndexFile]) -> dict[Version, list[str]]:
 
 
 def find_files(
-    name: str, indexes: Indexes, *, environ: Mapping[str, str], session: requests.Session
+    name: str, indexes: Indexes, *, environ: Mapping[str, str], session: requests.Session, near: Collection[str] = ()
 ) -> list[IndexFile]:
     """Every file of a package over all indexes and find-links, empty where none has it.
 
-    Raises IndexUnavailable when an index does not answer, or answers with something that is no index page,
-    ConfigurationError for a place on this machine that cannot be read.
+    With ``near``, the sha256 and names of one, hardly more of a page is read than the links where they stand. Raises
+    IndexUnavailable when an index does not answer, or answers with something that is no index page, ConfigurationError
+    for a place on this machine that cannot be read.
     """
     wanted = canonicalize_name(name)
     found: list[IndexFile] = []
     for place in indexes.find_links:
-        files = _page_files(flat_page(place)) if is_local(place) else _ask(place, environ, session)
+        files = _page_files(flat_page(place)) if is_local(place) else _ask(place, environ, session, near)
         found += [file for file in files if _name(file.filename) == wanted]
     for index in indexes.urls:
         if is_local(index):
             page = folder_page(index, wanted)
-            found += [] if page is None else _page_files(page)
+            found += [] if page is None else _page_files(page, near)
         else:
-            found += _ask(f"{index.rstrip('/')}/{wanted}/", environ, session)
+            found += _ask(f"{index.rstrip('/')}/{wanted}/", environ, session, near)
     return found
 
 
-def _ask(place: str, environ: Mapping[str, str], session: requests.Session) -> list[IndexFile]:
+def _ask(place: str, environ: Mapping[str, str], session: requests.Session, near: Collection[str]) -> list[IndexFile]:
     import requests
 
     url, auth = split_credentials(place, environ)
@@ -208,7 +210,7 @@ def _ask(place: str, environ: Mapping[str, str], session: requests.Session) -> l
         if response.status_code == requests.codes.not_found:
             return []
         response.raise_for_status()
-        return _files(response)
+        return _files(response, near)
     except (requests.RequestException, AttributeError, KeyError, TypeError) as error:
         raise IndexUnavailable(
             f"the package index {urlsplit(url).hostname} does not answer: {network_reason(error)}"
@@ -224,15 +226,18 @@ def network_reason(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _files(response: requests.Response) -> list[IndexFile]:
+def _files(response: requests.Response, near: Collection[str]) -> list[IndexFile]:
     if "json" in response.headers.get("Content-Type", ""):
-        return [_json_file(file, response.url) for file in response.json().get("files", [])]
-    return _page_files(Page(url=response.url, html=response.text))
+        files = response.json().get("files", [])
+        wanted = [file for file in files if not near or not {file["filename"], _sha256(file)}.isdisjoint(near)]
+        return [_json_file(file, response.url) for file in wanted]
+    return _page_files(Page(url=response.url, html=response.text), near)
 
 
-def _page_files(page: Page) -> list[IndexFile]:
+def _page_files(page: Page, near: Collection[str] = ()) -> list[IndexFile]:
     parser = _Links()
-    parser.feed(page.html)
+    links = [link for link in _LINK.split(page.html) if any(text in link for text in near)]
+    parser.feed("".join(links) or page.html)
     return [_html_file(urljoin(page.url, attributes["href"] or ""), attributes) for attributes in parser.links]
 
 
@@ -240,11 +245,15 @@ def _json_file(file: Mapping[str, Any], page: str) -> IndexFile:
     yanked = file.get("yanked", False)
     return IndexFile(
         filename=str(file["filename"]),
-        sha256=(file.get("hashes") or {}).get("sha256"),
+        sha256=_sha256(file),
         yanked=None if yanked is False else "" if yanked is True else str(yanked),
         url=urljoin(page, str(file.get("url", ""))),
         requires_python=file.get("requires-python"),
     )
+
+
+def _sha256(file: Mapping[str, Any]) -> str | None:
+    return (file.get("hashes") or {}).get("sha256")
 
 
 def _html_file(url: str, attributes: Mapping[str, str | None]) -> IndexFile:

@@ -90,7 +90,8 @@ def _session(environ: Mapping[str, str]) -> requests.Session:
 
 
 def _ask(package: LockedPackage, indexes: Indexes, environ: Mapping[str, str], session: requests.Session) -> str | None:
-    for file in find_files(package.name, indexes, environ={**environ, **indexes.environment}, session=session):
+    environ, near = {**environ, **indexes.environment}, {package.sha256, package.filename, unquote(package.filename)}
+    for file in find_files(package.name, indexes, environ=environ, session=session, near=near):
         same = file.sha256 == package.sha256 if file.sha256 else file.filename == unquote(package.filename)
         if same and file.yanked is not None:
             reason = " ".join(file.yanked.split()) or "they give no reason"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
 
 from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.links import is_local
@@ -107,10 +108,10 @@ def _not_offered(
     with ThreadSessions(lambda: make_session(environ)) as sessions, ThreadPoolExecutor(_AT_ONCE) as pool:
 
         def is_offered(package: LockedPackage) -> bool:
-            unknown = None
+            unknown, near = None, {package.sha256, package.filename, unquote(package.filename)}
             for place in places:  # the one that has it is enough, though another does not answer
                 try:
-                    files = find_files(package.name, place, environ=environ, session=sessions.mine())
+                    files = find_files(package.name, place, environ=environ, session=sessions.mine(), near=near)
                 except (IndexUnavailable, ConfigurationError) as error:
                     unknown = error
                     continue

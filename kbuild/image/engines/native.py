@@ -20,7 +20,6 @@ from kbuild.image.engine import (
     EngineOutput,
     EngineSettings,
     KnownLayers,
-    LayerSource,
     PackedBlob,
     RawLayer,
 )
@@ -52,6 +51,11 @@ class CopiedLayer:
     """A layer whose content still lies in the build context."""
 
     entries: tuple[Entry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.size for entry in self.entries)
 
     def chunks(self) -> Iterator[bytes]:
         """The layer's tar."""
@@ -191,7 +195,7 @@ class _Build:
 
     def _add_known(self, instruction: Instruction, name: str, created_by: str) -> None:
         """The layer of the plan with this name: as it was packed before, or over the layers that it may meet."""
-        content: LayerSource | PackedBlob | None = self._known.packed.get(name)
+        content: CopiedLayer | PackedBlob | None = self._known.packed.get(name)
         if content is None:
             over = next(layer.over for layer in self._context.plan.layers if layer.source == name)
             try:
@@ -199,7 +203,8 @@ class _Build:
             except CopyConflict as error:
                 instruction.fail(str(error))
             content = CopiedLayer(entries=tuple(entries))
-        self._layers.append(RawLayer(content=content, created_by=created_by, key=self._known.keys[name]))
+        key = self._known.keys[name]
+        self._layers.append(RawLayer(content=content, created_by=created_by, size=content.size, key=key))
 
     def _below_of(self, over: tuple[str, ...]) -> FileSystem:
         if not over:
@@ -276,4 +281,5 @@ class _Build:
         self._config["Healthcheck"] = healthcheck(instruction)
 
     def _add(self, entries: list[Entry], created_by: str) -> None:
-        self._layers.append(RawLayer(content=CopiedLayer(entries=tuple(entries)), created_by=created_by))
+        content = CopiedLayer(entries=tuple(entries))
+        self._layers.append(RawLayer(content=content, created_by=created_by, size=content.size))

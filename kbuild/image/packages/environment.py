@@ -206,7 +206,8 @@ def _lay_wheels(
     """The cached tree of each wheel; the largest are begun first, to end together."""
     trees: dict[LockedPackage, Path] = {}
     sizes = {package: downloads[package].stat().st_size for package in wheels}
-    with ThreadPoolExecutor(_jobs()) as pool:
+    # One more than processors: a thread that waits for its compiler leaves its processor to another one's files.
+    with ThreadPoolExecutor(_jobs() + 1) as pool:
         futures = [
             pool.submit(
                 cached_wheels,

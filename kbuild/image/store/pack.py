@@ -167,8 +167,8 @@ def _write_layers(
 ) -> list[tuple[LayerSummary, Descriptor]]:
     counter = _Counter(progress)
 
-    def write(numbered: tuple[int, RawLayer]) -> tuple[LayerSummary, Descriptor]:
-        number, layer = numbered
+    def write(number: int) -> tuple[LayerSummary, Descriptor]:
+        layer = layers[number]
         if isinstance(layer.content, PackedBlob):
             return _carry_over(layer.content, layer.created_by, blobs)
         if cache is not None and layer.diff_id is not None and (kept := cache.by_diff_id(layer.diff_id)) is not None:
@@ -180,8 +180,11 @@ def _write_layers(
             cache.put(layer.key, _as_blob(summary, descriptor, blobs))
         return summary, descriptor
 
+    # The largest are begun first, to end together.
+    order = sorted(range(len(layers)), key=lambda number: -layers[number].size)
     with ThreadPoolExecutor(_WORKERS) as pool:
-        written = list(pool.map(write, enumerate(layers)))
+        done = dict(zip(order, pool.map(write, order), strict=True))
+    written = [done[number] for number in range(len(layers))]
     for summary, descriptor in written:
         if summary.diff_id == _EMPTY_TAR:
             (blobs / descriptor.digest.hex).unlink(missing_ok=True)
