@@ -17,6 +17,8 @@ _MODEL = ("__init__.py", "_version.py", "errors.py", "served", "training/__init_
 _KINDS = (".py", ".js", ".css")
 # What answers requests with it.
 _IMAGE = (*_MODEL, "answers.py", "serving")
+# What asks it for whole tables, in archives only: an edit there changes no image.
+_ARCHIVE = ("scoring",)
 
 
 def model_files() -> dict[str, Path]:
@@ -27,6 +29,11 @@ def model_files() -> dict[str, Path]:
 def image_files() -> dict[str, Path]:
     """What goes into every image: in-image path below the runtime's folder -> file here, sorted by path."""
     return _find(_IMAGE)
+
+
+def archive_files() -> dict[str, Path]:
+    """What goes into every archive besides what goes into images: path below the runtime's folder -> file here."""
+    return _find(_ARCHIVE)
 
 
 def _find(parts: Sequence[str]) -> dict[str, Path]:

@@ -15,6 +15,7 @@ import click
 
 import kbuild
 import kbuild.errors
+import kbuild.scoring.errors
 from kbuild.cli.app import cli
 from kbuild.errors import KbuildError
 
@@ -39,7 +40,9 @@ def reference() -> str:
 
 def exit_codes() -> str:
     """A table of the error classes: code, what it means."""
-    classes = [c for _, c in inspect.getmembers(kbuild.errors, inspect.isclass) if issubclass(c, KbuildError)]
+    modules = (kbuild.errors, kbuild.scoring.errors)
+    found = {c for module in modules for _, c in inspect.getmembers(module, inspect.isclass)}
+    classes = [c for c in sorted(found, key=lambda c: c.__name__) if issubclass(c, KbuildError)]
     meanings = {0: "success", 1: "an error nobody foresaw; a defect", 2: "a command line that was not understood"}
     meanings |= {c.exit_code: " ".join((c.__doc__ or "").split()) for c in classes if c.exit_code > 2}
     meanings |= {129: "stopped because its terminal went away", 130: "stopped by Ctrl-C"}
@@ -51,7 +54,7 @@ def exit_codes() -> str:
 def python() -> str:
     """What ``import kbuild`` offers for building: signatures as they are written, docstrings, fields of the options."""
     parts = []
-    for module in ("building", "auditing", "verifying", "running", "comparing", "session", "request"):
+    for module in ("building", "packing", "auditing", "verifying", "running", "comparing", "session", "request"):
         tree = ast.parse(inspect.getsource(import_module(f"kbuild.api.{module}")))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {*kbuild.__all__, *_BESIDES}:

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 import kbuild.errors
+import kbuild.scoring.errors
 from kbuild.errors import KbuildError, ModelNotFound
 from kbuild.refused import known_error, refused_by_system
 
-CLASSES = [c for _, c in inspect.getmembers(kbuild.errors, inspect.isclass) if issubclass(c, KbuildError)]
+FOUND = {
+    each
+    for module in (kbuild.errors, kbuild.scoring.errors)
+    for _, each in inspect.getmembers(module, inspect.isclass)
+    if issubclass(each, KbuildError)
+}
+CLASSES = sorted(FOUND, key=lambda each: each.__name__)
 
 
 def test_every_cause_has_its_own_exit_code() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kbuild.api.auditing import AuditOptions, audit
     from kbuild.api.building import build_image, lock
     from kbuild.api.comparing import diff
+    from kbuild.api.packing import pack
     from kbuild.api.request import ImageOptions, LockOptions
     from kbuild.api.running import RunOptions, run
     from kbuild.api.session import open_session
@@ -28,6 +29,7 @@ __all__ = [
     "diff",
     "lock",
     "open_session",
+    "pack",
     "run",
     "verify",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "diff": "kbuild.api.comparing",
     "lock": "kbuild.api.building",
     "open_session": "kbuild.api.session",
+    "pack": "kbuild.api.packing",
     "run": "kbuild.api.running",
 }
 # Packages that are called as functions.

@@ -21,10 +21,13 @@ def damaged(cache: Path, is_damaged_model: Callable[[Path], bool]) -> Iterator[t
     for path in sorted((cache / "downloads").glob("*/*")):
         if not path.name.startswith(".") and digest_file(path).hex != path.parent.name:
             yield path, "does not have the sha256 it was locked with"
-    for path in sorted((cache / "layers/sha256").glob("[!.]*")):
-        if digest_file(path).hex != path.name:
-            yield path, "does not have its digest"
-    for pattern in ("images/*/blobs/sha256/*", "pulled/*/blobs/sha256/*", "remote/*/blobs/sha256/*"):
+    for pattern in (
+        "layers/sha256/[!.]*",
+        "packs/sha256/[!.]*",
+        "images/*/blobs/sha256/*",
+        "pulled/*/blobs/sha256/*",
+        "remote/*/blobs/sha256/*",
+    ):
         for path in sorted(cache.glob(pattern)):
             if digest_file(path).hex != path.name:
                 yield path, "does not have its digest"

@@ -26,6 +26,7 @@ KINDS = {
     "pulled": "pulled",
     "remote": "remote",
     "layers": "layers/sha256",
+    "packs": "packs/sha256",
     "images": "images",
     "unpacked": "unpacked/*",
     "package-lists": "package-lists",

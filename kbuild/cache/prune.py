@@ -53,7 +53,7 @@ def prune_cache(cache: Path, *, limit: int, also: Collection[Path] = ()) -> list
         oldest = min((each.began for each in running), default=time.time_ns())
         _remove_leftovers(cache, oldest)
         if any(path.parent.name in TREES for path in also):
-            for record in [*cache.glob("layers/keys/*"), *cache.glob("images/plans/*")]:
+            for record in [*cache.glob("*/keys/*"), *cache.glob("images/plans/*")]:
                 _remove(record)
         removed: list[CacheEntry] = []
         kept: set[Path] = set()
@@ -136,7 +136,7 @@ def _remove_leftovers(cache: Path, oldest: int) -> None:
         for each in map(Path, look_into(path))
         if each.name.startswith(".")
     ]
-    for pattern in ("layers/keys/.*", "sizes/*/.*", "sizes/*/*/.*", "seals/*/.*"):
+    for pattern in ("layers/keys/.*", "packs/keys/.*", "sizes/*/.*", "sizes/*/*/.*", "seals/*/.*"):
         hidden += cache.glob(pattern)
     for path in hidden:
         with contextlib.suppress(FileNotFoundError):

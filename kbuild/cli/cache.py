@@ -118,5 +118,5 @@ def verify(remove: bool, as_json: bool) -> None:
 def _entry(cache: Path, path: Path) -> Path:
     """The entry of the cache that a file belongs to."""
     parts = path.relative_to(cache).parts
-    depth = 3 if parts[0] in ("layers", "unpacked") else 2
+    depth = 3 if parts[0] in ("layers", "packs", "unpacked") else 2
     return cache.joinpath(*parts[:depth])

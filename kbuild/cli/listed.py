@@ -62,6 +62,13 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild image --from-file models.txt --shard 3/40", "of a list's models the third of 40 shares"),
             ),
         ),
+        "pack": Listed(
+            summary="Pack a model with its Python, to run without install.",
+            examples=(
+                ("kbuild pack -o model.tar.gz", "of the newest run of this project"),
+                ("kbuild pack models:/churn@champion -o churn.tar.zst", "of a registered model, packed by zstd"),
+            ),
+        ),
         "lock": Listed(
             summary="Pin every package of a model by url and sha256.",
             examples=(

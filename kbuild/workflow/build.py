@@ -46,7 +46,7 @@ def lock_model(
     model: str, request: LockRequest, tools: Tools, *, output: Path | None, base: str | None = None, force: bool = False
 ) -> Locked:
     """Lock a model's environment, store the lock with its run and, when ``output`` is given, write it there."""
-    with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
+    with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         bundle = fetch_model(model, tools, workdir)
         asked = ImageRequest(model=model, lock=request, base=base)
         locked = lock_environment(bundle, asked, tools, force=force)
@@ -63,9 +63,9 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         raise OutputError(f"{output} is there already", hint="remove it or name another folder with --output")
     if len(request.lock.platforms) > 1:
         raise PlatformError("a build context is for one platform", hint="name one with --platform")
-    with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
+    with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         bundle = fetch_model(request.model, tools, workdir)
-        _check_no_credentials(bundle)
+        check_no_credentials(bundle)
         locked = lock_environment(bundle, request, tools)
         prepared = prepare(request, bundle, locked, request.lock.platforms[0], tools, workdir)
         prepared.check_base()
@@ -97,11 +97,11 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         raise PlatformError(
             f"--load takes the image for {host_platform()} from an index", hint="add it to --platform, or use --output"
         )
-    with stopping_at_signals(tools) as tools, _workdir(tools) as workdir:
+    with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         # Files and name are of one version, though somebody may move the alias meanwhile.
         reference = tools.store.pin(ModelReference.parse(request.model))
         bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
-        _check_no_credentials(bundle)
+        check_no_credentials(bundle)
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
@@ -110,7 +110,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         for each in missing:
             each.check_base()
             if request.template.file is None:  # which may install more
-                _check_modules(each, tools)
+                check_modules(each, tools)
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
             done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
         every = {platform: image or done[platform] for platform, image in built.items()}
@@ -143,10 +143,10 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     return replace(result, yanked=tuple(yanked), verified=verified)
 
 
-def _check_modules(prepared: Prepared, tools: Tools) -> None:
+def check_modules(prepared: Prepared, tools: Tools) -> None:
     """Raises InvalidModel for a model whose own code is not all there."""
     from kbuild.image.packages.environment import PREFIX
-    from kbuild.image.packages.lost_modules import check_modules
+    from kbuild.image.packages.lost_modules import check_modules as check
 
     packages = prepared.locked.lockfile.for_platform(prepared.platform)
     environment = prepared.stage.environment
@@ -161,10 +161,10 @@ def _check_modules(prepared: Prepared, tools: Tools) -> None:
         found = environment.interpreter(downloads).glob(f"{PREFIX.lstrip('/')}/lib/python*/site-packages/*")
         return [path.name.partition(".")[0] for path in found]
 
-    check_modules(prepared.bundle, [package.name for package in packages], wheels, others)
+    check(prepared.bundle, [package.name for package in packages], wheels, others)
 
 
-def _check_no_credentials(bundle: ModelBundle) -> None:
+def check_no_credentials(bundle: ModelBundle) -> None:
     """The model goes into the image as it is, and is read by whoever may pull that."""
     found = find_credentials(bundle.root)
     if found:
@@ -203,7 +203,7 @@ def _asking_of_yanked(locked: Locked, platforms: Sequence[Platform], tools: Tool
 
 
 @contextmanager
-def _workdir(tools: Tools) -> Iterator[Path]:
+def working_folder(tools: Tools) -> Iterator[Path]:
     """A scratch folder in the cache, so that staged files are links and not copies."""
     with (
         reading_all() if tools.verify_cache else nullcontext(),

@@ -42,7 +42,7 @@ def _key(request: ImageRequest, prepared: Prepared) -> Digest:
     return digest_json([str(prepared.plan.digest), request.engine])
 
 
-def _stage(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:
+def stage_layers(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:
     """The context with these layers; their directories may lie in the cache."""
     packages = prepared.stage.packages(names)
     downloads = download_packages(prepared.locked, packages, tools) if packages else {}
@@ -57,12 +57,12 @@ def whole_context(prepared: Prepared, tools: Tools, folder: Path) -> BuildContex
     plan, stage = prepared.plan, prepared.stage
     if not installs_in_container(plan.dockerfile):
         with tools.shared.leading([f"stage {prepared.locked.lockfile.digest}"]):
-            return complete(_stage(prepared, tools, folder, [layer.name for layer in plan.layers]))
+            return complete(stage_layers(prepared, tools, folder, [layer.name for layer in plan.layers]))
     from kbuild.image.engines.install_context import context_sources, write_install_context
 
     sources = context_sources(plan.dockerfile)
     layers = [layer for layer in plan.layers if layer.source in sources]
-    context = _stage(prepared, tools, folder, [layer.name for layer in layers])
+    context = stage_layers(prepared, tools, folder, [layer.name for layer in layers])
     write_install_context(
         prepared.locked, prepared.platform, stage.groups, stage.bundle, owned=stage.owned, into=folder
     )
@@ -100,7 +100,7 @@ def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir
         found = {source: building.cache.get(key) for source, key in keys.items()} if reuse else {}
         packed = {source: blob for source, blob in found.items() if blob is not None}
         known = KnownLayers(keys=keys, packed=packed)
-        context = _stage(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
+        context = stage_layers(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:
             if known.packed:
                 progress.note(f"{len(known.packed)} of {len(plan.layers)} layers are there already")

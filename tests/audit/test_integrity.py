@@ -13,7 +13,7 @@ from kbuild.audit.subject import KnownDigest, Subject
 from kbuild.digest import digest_bytes
 from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.errors import InvalidModel, LockfileInvalid
-from kbuild.workflow.build import _check_no_credentials
+from kbuild.workflow.build import check_no_credentials
 
 
 def ids(lock: Any, policy: Policy | None = None, **subject: Any) -> list[str]:
@@ -126,7 +126,7 @@ def test_credentials_in_a_model_and_in_a_channel_are_found(make_lock: Any, make_
     assert [each.where for each in result.findings] == ["model:requirements.txt"]
     assert "hunter2" not in str(result)
     with pytest.raises(InvalidModel, match=r"requirements\.txt") as caught:
-        _check_no_credentials(bundle)
+        check_no_credentials(bundle)
     assert "hunter2" not in str(caught.value)
 
 

@@ -1,0 +1,139 @@
+"""What is asked: the model, the input and the options, with a digest of all of it. It is written down beside the
+answers, and whoever starts again goes on with exactly it, or is told what is different."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kbuild.scoring.errors import InputRefused, OtherAnswers
+from kbuild.scoring.parts import Part, Source
+from kbuild.scoring.places import Place
+
+HOME, DONE, REJECTED = "_kbuild", "_kbuild/done", "_kbuild/rejected"
+MANIFEST = "_manifest.json"
+_FILE = f"{HOME}/job.json"
+_FORMAT = 1
+"""Changes whenever the same rows would be written as other files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """``facts`` are what the archive says of itself; ``keep`` the columns to keep, None for all; ``kind`` is parquet or
+    csv; ``content`` has of each table its path and what tells its content."""
+
+    facts: dict[str, Any]
+    content: list[list[str]]
+    on_error: str
+    keep: list[str] | None
+    kind: str
+    params: dict[str, Any]
+    part_rows: int
+    batch_rows: int
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of everything that decides the answers' files."""
+        value = [_FORMAT, asdict(self)]
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+    def kept(self, names: Sequence[str]) -> list[str]:
+        """Which of a table's columns are kept; raises InputRefused for one that it has not."""
+        if self.keep is None:
+            return list(names)
+        missing = [name for name in self.keep if name not in names]
+        if missing:
+            raise InputRefused(f"--keep names {', '.join(missing)}", hint=f"the columns are {', '.join(names)}")
+        return list(self.keep)
+
+    def answer_name(self, name: str, kept: Sequence[str]) -> str:
+        """What a column of the answer is called where one of the input has its name."""
+        return f"prediction_{name}" if name in kept else name
+
+    def to_json(self, parts: Sequence[Part]) -> dict[str, Any]:
+        """The job and its parts as JSON values."""
+        return {"digest": self.digest, "job": asdict(self), "parts": [part.to_json() for part in parts]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> tuple[Job, list[Part]]:
+        """The inverse."""
+        return cls(**value["job"]), [Part.from_json(each) for each in value["parts"]]
+
+
+def content_of(sources: Sequence[Source]) -> list[list[str]]:
+    """What of the input decides the answers."""
+    return [[source.path, source.content] for source in sources]
+
+
+def begin(job: Job, parts: Sequence[Part], out: Place) -> None:
+    """Make ``out`` this job's; raises OtherAnswers where it is another's, or holds what is none of kbuild's."""
+    there = out.read(_FILE)
+    if there is None:
+        strange = [name for name in out.names() if name != HOME]
+        if strange:
+            raise OtherAnswers(
+                f"{out.text} holds {', '.join(strange[:3])}, which kbuild did not write", hint="name another folder"
+            )
+        out.write(_FILE, json.dumps(job.to_json(parts)).encode())
+        return
+    found = json.loads(there)
+    if found["digest"] != job.digest:
+        mine = asdict(job)
+        names = [
+            _WORDS.get(name, f"--{name.replace('_', '-')}") for name in mine if found["job"].get(name) != mine[name]
+        ]
+        raise OtherAnswers(
+            f"{out.text} holds answers to something else: other {', '.join(names) or 'code'}",
+            hint="name another place, or --overwrite them",
+        )
+
+
+def read(out: Place) -> tuple[Job, list[Part]]:
+    """The job that ``out`` is of; raises OtherAnswers where it is of none."""
+    there = out.read(_FILE)
+    if there is None:
+        raise OtherAnswers(f"{out.text} is of no batch that was begun")
+    return Job.from_json(json.loads(there))
+
+
+def unfinished(job: Job, parts: Sequence[Part], out: Place) -> list[Part]:
+    """The parts that nobody has finished."""
+    done = set(out.names(DONE))
+    return [part for part in parts if f"{part.name(job.digest)}.json" not in done]
+
+
+def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) -> dict[str, Any]:
+    """Write the manifest and return it; raises OtherAnswers where a part is not there that was said to be."""
+    records = []
+    for part in parts:
+        name = part.name(job.digest)
+        done = out.read(f"{DONE}/{name}.json")
+        if done is None or not out.exists(f"{name}.{job.kind}"):
+            raise OtherAnswers(f"{out.text} lacks {name}", hint="score again: what is finished is kept")
+        records.append(json.loads(done))
+    failed = sum(record["failed"] for record in records)
+    reasons: dict[str, int] = {}
+    for record in records:
+        for reason, count in record["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    manifest = {
+        "job": job.digest,
+        **job.facts,
+        "input": [{"path": path, "content": content} for path, content in job.content],
+        "options": {name: value for name, value in asdict(job).items() if name not in ("facts", "content")},
+        "rows": sum(record["rows"] for record in records),
+        "answered": sum(record["rows"] for record in records) - failed,
+        "failed": failed,
+        "reasons": dict(sorted(reasons.items(), key=lambda each: (-each[1], each[0]))[:100]),
+        "rejected": REJECTED if failed else None,
+        "rows_alone": "seen" if rows_alone is None else f"not seen: {rows_alone}",
+        "parts": [{name: record[name] for name in ("file", "rows", "failed")} for record in records],
+    }
+    out.write(MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    return manifest
+
+
+_WORDS = {"facts": "model", "content": "input"}

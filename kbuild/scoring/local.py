@@ -1,0 +1,117 @@
+"""Parts scored side by side by processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from kbuild.scoring.ask import Model
+from kbuild.scoring.errors import WorkerLost
+from kbuild.scoring.job import Job
+from kbuild.scoring.parts import Part
+from kbuild.scoring.places import Place
+from kbuild.scoring.score import score_part
+
+Tell = Callable[[int, int | None], None]
+_EVERY = 1.0
+"""Seconds between two words of how far it is."""
+# Of the process that scores; those that are forked have it from the one that loaded it.
+_STATE: dict[str, Any] = {}
+
+
+def score_here(
+    model: Model, job: Job, parts: Sequence[Part], todo: Sequence[Part], out: Place, workers: int, tell: Tell
+) -> None:
+    """Score ``todo`` with so many processes, which share the model's memory; ``tell`` hears rows done, and of how many.
+
+    Raises what a part raises, the first; WorkerLost where a process was killed.
+    """
+    total = sum(part.rows for part in parts)
+    ready = total - sum(part.rows for part in todo)
+    if workers == 1 or len(todo) == 1:
+        done = ready
+        last = 0.0
+
+        def count(rows: int) -> None:
+            nonlocal done, last
+            done += rows
+            if time.monotonic() - last >= _EVERY:
+                last = time.monotonic()
+                tell(done, total)
+
+        for part in todo:
+            score_part(model, job, part, out, count)
+        tell(total, total)
+        return
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("q", ready)
+    _STATE.update(model=model, job=job, out=out.text, counter=counter)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_EVERY):
+            tell(counter.value, total)
+
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+        futures: list[Future[None]] = [pool.submit(_score, part) for part in todo]
+        # Not before the processes are forked, which have no other thread than the one that forks.
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for each in finished:
+                each.result()
+        except BrokenProcessPool as error:
+            raise WorkerLost(
+                "a process that scored was killed, perhaps for want of memory",
+                hint="the same command goes on where it was stopped; fewer --workers or --batch-rows take less memory",
+            ) from error
+        finally:
+            over.set()
+            watcher.join()
+            pool.shutdown(cancel_futures=True)
+    tell(total, total)
+
+
+def _score(part: Part) -> None:
+    counter = _STATE["counter"]
+
+    def count(rows: int) -> None:
+        with counter.get_lock():
+            counter.value += rows
+
+    score_part(_STATE["model"], _STATE["job"], part, Place(_STATE["out"]), count)
+
+
+def join(job: Job, parts: Sequence[Part], folder: Place, path: Path) -> None:
+    """Write the parts' answers into one file, in order; it appears whole, or not at all."""
+    import pyarrow.parquet as pq
+
+    names = [f"{part.name(job.digest)}.{job.kind}" for part in parts]
+    with Place(str(path)).writing("") as new:
+        if job.kind == "csv":
+            with new.open("wb") as target:
+                for number, name in enumerate(names):
+                    with Place(f"{folder.text}/{name}").reading() as source:
+                        if number:
+                            source.readline()
+                        while chunk := source.read(1 << 20):
+                            target.write(chunk)
+            return
+        writer: Any = None
+        try:
+            for name in names:
+                with Place(f"{folder.text}/{name}").reading() as source:
+                    reader = pq.ParquetFile(source)
+                    writer = writer or pq.ParquetWriter(new, reader.schema_arrow)
+                    for group in range(reader.metadata.num_row_groups):
+                        writer.write_table(reader.read_row_group(group, use_threads=False).cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()

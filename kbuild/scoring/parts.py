@@ -1,0 +1,196 @@
+"""What is scored at a time: a run of a Parquet file's row groups, or of a CSV file's records.
+
+The parts follow from the input and the options alone, not from who scores them: whoever starts again finds the same.
+CSV is what RFC 4180 says: comma, double quotes, the first record is the header; UTF-8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+from kbuild.scoring.errors import InputRefused
+from kbuild.scoring.places import Place
+
+ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
+PART_ROWS = 250_000
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A table to score; ``content`` tells it from every other, ``stamp`` is that of its file when it was looked at."""
+
+    path: str
+    kind: str
+    content: str
+    stamp: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """``start`` and ``end`` are row groups of Parquet, bytes of CSV; ``first`` is the number of the first row, of CSV
+    that of its first line, both from 1; ``rows`` is how many there are, of CSV as many lines."""
+
+    number: int
+    source: Source
+    start: int
+    end: int
+    first: int
+    rows: int
+    header: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Part:
+        """The inverse."""
+        return cls(**{**value, "source": Source(**value["source"])})
+
+    def name(self, job: str) -> str:
+        """What its files are called in the job of this digest."""
+        spec = json.dumps([job, self.to_json() | {"source": self.source.content}], sort_keys=True)
+        return f"part-{self.number:05d}-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
+
+
+def find_sources(text: str) -> list[Source]:
+    """The tables that ``text`` means: a file, a folder, a pattern. Raises InputRefused."""
+    found = Place(text).tables(tuple(ENDINGS))
+    if not found:
+        raise InputRefused(f"{text} names no table", hint=f"a file, folder or pattern of {', '.join(ENDINGS)} files")
+    sources = []
+    for path in found:
+        kind = next((kind for ending, kind in ENDINGS.items() if path.lower().endswith(ending)), None)
+        if kind is None:
+            raise InputRefused(f"{path} is no table that can be read", hint=f"files end with {', '.join(ENDINGS)}")
+        place = Place(path)
+        try:
+            sources.append(Source(path=path, kind=kind, stamp=place.stamp(), content=place.content()))
+        except OSError as error:
+            raise InputRefused(f"{path} cannot be read: {error.strerror or error}") from error
+    return sources
+
+
+def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
+    """The parts of all, of about so many rows each. Raises InputRefused for what is no such table, or has no rows."""
+    parts: list[Part] = []
+    for source in sources:
+        divide = _row_groups if source.kind == "parquet" else _records
+        for start, end, first, count, header in divide(source, rows):
+            parts.append(
+                Part(number=len(parts), source=source, start=start, end=end, first=first, rows=count, header=header)
+            )
+    if not parts:
+        raise InputRefused(f"{sources[0].path}{' and others have' if len(sources) > 1 else ' has'} no rows")
+    return parts
+
+
+def columns_of(source: Source) -> list[str]:
+    """The names of a table's columns, in order. Raises InputRefused."""
+    with Place(source.path).reading() as file:
+        if source.kind == "parquet":
+            return list(_open_parquet(file, source).schema_arrow.names)
+        return read_header(file, source)[1]
+
+
+def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
+    """The header's bytes, and the names in it; ``file`` is then at the first record."""
+    import csv
+
+    raw = b"".join(next(records(file), []))
+    try:
+        names = next(csv.reader([raw.removeprefix(_BOM).decode()], strict=True), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputRefused(f"the header of {source.path} cannot be read: {error}") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputRefused(f"{source.path} has columns twice: {', '.join(twice)}")
+    return raw, names
+
+
+def records(lines: Iterator[bytes] | IO[bytes]) -> Iterator[list[bytes]]:
+    """Each record as the lines that it is on: more than one where a line ends inside of quotes."""
+    pending: list[bytes] = []
+    for line in lines:
+        pending.append(line)
+        if (b'"' not in line and len(pending) == 1) or _is_closed(pending):
+            yield pending
+            pending = []
+    if pending:
+        yield pending
+
+
+def _is_closed(lines: list[bytes]) -> bool:
+    """Whether a record ends with these lines. A quote inside a field that began without one is a letter like others."""
+    inside = False
+    text = b"".join(lines)
+    place, start = 0, True
+    while place < len(text):
+        if inside:
+            end = text.find(b'"', place)
+            if end < 0:
+                return False
+            if text[end + 1 : end + 2] == b'"':
+                place = end + 2
+                continue
+            inside, place, start = False, end + 1, False
+            continue
+        if start and text[place : place + 1] == b'"':
+            inside, place = True, place + 1
+            continue
+        comma = text.find(b",", place)
+        if comma < 0:
+            return True
+        place, start = comma + 1, True
+    return True
+
+
+def _open_parquet(file: IO[bytes], source: Source) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise InputRefused("the model's packages have no pyarrow, which reads Parquet", hint="score CSV") from error
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputRefused(f"{source.path} is no Parquet file that can be read: {_line(error)}") from error
+
+
+def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
+    with Place(source.path).reading() as file:
+        metadata = _open_parquet(file, source).metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    start = first = count = 0
+    for number, size in enumerate(sizes):
+        count += size
+        if count >= rows or (number == len(sizes) - 1 and count):
+            yield start, number + 1, first + 1, count, None
+            start, first, count = number + 1, first + count, 0
+
+
+def _records(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
+    with Place(source.path).reading() as file:
+        raw, _ = read_header(file, source)
+        header = raw.removeprefix(_BOM).decode().rstrip("\r\n")
+        start = end = len(raw)
+        first = line = 1 + raw.count(b"\n")
+        count = 0
+        for record in records(file):
+            end += sum(map(len, record))
+            line += len(record)
+            count += 1
+            if count == rows:
+                yield start, end, first, count, header
+                start, first, count = end, line, 0
+        if count:
+            yield start, end, first, count, header
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

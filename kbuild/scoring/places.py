@@ -1,0 +1,184 @@
+"""Files and folders to read tables from and to write answers to: paths of this machine, and urls by fsspec.
+
+Where the model's packages have no fsspec, or none for a url's scheme, that is said.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from kbuild.scoring.errors import InputRefused
+
+_CHUNK = 1 << 20
+_GLOB = "*?["
+
+
+class Place:
+    """A folder or file; ``text`` is its path, or a url with ``://``."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.removeprefix("file://")
+        self._fs: Any = None
+        if "://" in self.text:
+            self._fs, self._root = _filesystem(self.text)
+        else:
+            self._root = os.path.abspath(self.text)  # noqa: PTH100  links stay links
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._root.rstrip("/").rpartition("/")[2]
+
+    def beside(self, name: str) -> Place:
+        """Another place in the same folder."""
+        return Place(self.text.rstrip("/").rpartition("/")[0] + "/" + name if "/" in self.text else name)
+
+    def tables(self, endings: tuple[str, ...]) -> list[str]:
+        """The files that are meant, sorted: itself, those below a folder, those that fit a pattern."""
+        if self._fs is not None:
+            return self._remote_tables(endings)
+        path = Path(self._root)
+        if path.is_dir():
+            below = [each for each in path.rglob("*") if each.is_file()]
+            return sorted(str(each) for each in below if _is_table(str(each.relative_to(path)), endings))
+        if path.is_file():
+            return [str(path)]
+        if any(sign in self._root for sign in _GLOB):
+            depth = self._root.split("/")
+            top = next(number for number, part in enumerate(depth) if any(sign in part for sign in _GLOB))
+            found = Path("/".join(depth[:top]) or "/").glob("/".join(depth[top:]))
+            return sorted(str(each) for each in found if each.is_file() and _is_table(each.name, endings))
+        return []
+
+    def _remote_tables(self, endings: tuple[str, ...]) -> list[str]:
+        if any(sign in self._root for sign in _GLOB):
+            found = self._fs.glob(self._root)
+        elif self._fs.isdir(self._root):
+            top = len(self._root.rstrip("/")) + 1
+            found = [each for each in self._fs.find(self._root) if _is_table(each[top:], endings)]
+        else:
+            found = [self._root] if self._fs.exists(self._root) else []
+        return sorted(self._fs.unstrip_protocol(each) for each in found)
+
+    @contextmanager
+    def reading(self) -> Iterator[IO[bytes]]:
+        """The file's bytes."""
+        with self._fs.open(self._root, "rb") if self._fs is not None else Path(self._root).open("rb") as file:
+            yield file
+
+    def content(self) -> str:
+        """What tells this content from every other: its sha256, of a url what its store says of it."""
+        if self._fs is not None:
+            return str(self._fs.ukey(self._root))
+        state = hashlib.sha256()
+        with Path(self._root).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                state.update(chunk)
+        return state.hexdigest()
+
+    def stamp(self) -> str:
+        """What changes when the file does; costs no read of it."""
+        if self._fs is not None:
+            return str(self._fs.ukey(self._root))
+        status = Path(self._root).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    # Of a folder that answers are written to:
+
+    def read(self, name: str) -> bytes | None:
+        """A file of this folder, None where it has none of that name."""
+        try:
+            if self._fs is not None:
+                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            return Path(self._root, name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of what lies in it, or in a folder of it."""
+        path = f"{self._root}/{folder}".rstrip("/")
+        if self._fs is not None:
+            self._fs.invalidate_cache()
+            found = self._fs.ls(path, detail=False) if self._fs.isdir(path) else []
+            return sorted(each.rstrip("/").rpartition("/")[2] for each in found)
+        return sorted(os.listdir(path)) if Path(path).is_dir() else []  # noqa: PTH208
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is a file of this name in it; without one, whether anything is there."""
+        path = f"{self._root}/{name}".rstrip("/")
+        return bool(self._fs.exists(path)) if self._fs is not None else Path(path).exists()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file whole."""
+        with self.writing(name) as path:
+            path.write_bytes(data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write to; what it holds at the end of the block appears under ``name`` whole, or not at all."""
+        if self._fs is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "new")
+                yield path
+                target = f"{self._root}/{name}"
+                temporary = f"{self._root}/_kbuild/new-{uuid.uuid4().hex}"
+                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self._fs.makedirs(temporary.rpartition("/")[0], exist_ok=True)
+                self._fs.put_file(str(path), temporary)
+                self._fs.mv(temporary, target)
+            return
+        goal = Path(self._root, name) if name else Path(self._root)
+        new = Path(self._root, "_kbuild") if name else goal.parent
+        for each in (goal.parent, new):
+            each.mkdir(parents=True, exist_ok=True)
+        path = new / f".new-{uuid.uuid4().hex}"
+        try:
+            yield path
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # its name must not outlive a crash that its bytes do not
+            path.replace(goal)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file or folder of it, or itself; what is not there is no error."""
+        path = f"{self._root}/{name}".rstrip("/")
+        if self._fs is not None:
+            if self._fs.exists(path):
+                self._fs.rm(path, recursive=True)
+        elif Path(path).is_dir():
+            shutil.rmtree(path)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+
+def _is_table(path: str, endings: tuple[str, ...]) -> bool:
+    """Other tools' folders of tables have markers, which begin with _ or ."""
+    hidden = any(part.startswith(("_", ".")) for part in path.split("/"))
+    return not hidden and any(fnmatch.fnmatch(path.lower(), f"*{ending}") for ending in endings)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec
+
+        found, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise InputRefused(
+            f"{scheme} urls cannot be read with the model's packages: {reason}",
+            hint="add fsspec and its driver to the model's requirements, or name a file",
+        ) from error
+    except ValueError as error:
+        raise InputRefused(f"{url}: {' '.join(str(error).split())}") from error
+    return found, str(path)

@@ -1,0 +1,153 @@
+"""One part, from its rows to a file of answers: written whole under its name, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kbuild.errors import InvalidModel
+from kbuild.scoring.ask import Model, answer_rows
+from kbuild.scoring.errors import RowsFailed
+from kbuild.scoring.job import DONE, REJECTED, Job
+from kbuild.scoring.parts import Part
+from kbuild.scoring.places import Place
+from kbuild.scoring.tables import Batch, Failure, read_batches
+
+# So many rows without one answer are a model that answers none.
+_HOPELESS = 1000
+_REASONS = 20
+
+
+def score_part(model: Model, job: Job, part: Part, out: Place, tell: Callable[[int], None]) -> dict[str, Any]:
+    """Score a part and return what is recorded of it; one that is finished is left alone.
+
+    ``tell`` hears how many rows more are done. Raises InputRefused, InvalidModel, RowsFailed and OSError.
+    """
+    name = part.name(job.digest)
+    done = out.read(f"{DONE}/{name}.json")
+    if done is not None:
+        record: dict[str, Any] = json.loads(done)
+        tell(record["rows"])
+        return record
+    counts = Counter[str]()
+    rows = answered = 0
+    failures: list[str] = []
+    with ExitStack() as stack:
+        path = stack.enter_context(out.writing(f"{name}.{job.kind}"))
+        writer = stack.enter_context(_Writer(path, job.kind))
+        for batch in read_batches(part, model.types, job.batch_rows):
+            answer, failed = _answer(model, job, batch)
+            _refuse(job, part, failed)
+            if answer is not None:
+                writer.write(answer)
+            count = len(batch.numbers) + len(batch.failed)
+            rows += count
+            answered += count - len(failed)
+            counts.update(each.reason for each in failed)
+            failures += [_line(part, each) for each in failed]
+            if rows >= _HOPELESS and not answered:
+                raise RowsFailed(f"the model answers none of {rows} rows: {counts.most_common(1)[0][0]}")
+            tell(count)
+        if not writer.begun:
+            raise RowsFailed(f"the model answers no row of {part.source.path}: {counts.most_common(1)[0][0]}")
+    if failures:
+        out.write(f"{REJECTED}/{name}.jsonl", "".join(failures).encode())
+    record = {
+        "part": part.number,
+        "file": f"{name}.{job.kind}",
+        "rows": rows,
+        "failed": rows - answered,
+        "reasons": dict(counts.most_common(_REASONS)),
+    }
+    out.write(f"{DONE}/{name}.json", json.dumps(record).encode())
+    return record
+
+
+def _answer(model: Model, job: Job, batch: Batch) -> tuple[Any, list[Failure]]:
+    """What is written of a batch, None where that is nothing, and the rows that failed."""
+    unfit = dict(batch.unfit)
+    good: list[int] = []
+    answers = None
+    if batch.frame is not None:
+        places, answers, failing = answer_rows(model, batch.frame)
+        good = [batch.places[place] for place in places]
+        unfit |= {batch.places[place]: reason for place, reason in failing.items()}
+    failed = list(batch.failed)
+    for place, reason in sorted(unfit.items()):
+        row = {name: _plain(value) for name, value in batch.table.slice(place, 1).to_pylist()[0].items()}
+        failed.append(Failure(number=batch.numbers[place], reason=reason, row=row))
+    table = batch.table.select(job.kept(batch.table.column_names))
+    if job.on_error == "null":
+        # Row by row the answer's place among the answers, and none where there is none.
+        at = np.full(len(batch.table), -1, dtype=np.int64)
+        at[good] = np.arange(len(good))
+        answers = model.no_answers() if answers is None else answers
+        answers = answers.take(pa.array(at, mask=at < 0))
+    elif answers is None:
+        return None, failed
+    else:
+        order = np.argsort(good, kind="stable")
+        answers = answers.take(pa.array(order))
+        table = table.take(pa.array(np.array(good)[order])) if unfit else table
+    columns = {name: table.column(name) for name in table.column_names}
+    columns |= {job.answer_name(name, table.column_names): answers.column(name) for name in answers.column_names}
+    return pa.table(columns), failed
+
+
+def _refuse(job: Job, part: Part, failed: list[Failure]) -> None:
+    if failed and job.on_error == "fail":
+        first = min(failed, key=lambda each: each.number)
+        what = "line" if part.source.kind == "csv" else "row"
+        raise RowsFailed(
+            f"{part.source.path}, {what} {first.number}: {first.reason}",
+            hint="--on-error null or --on-error reject goes on without it, and writes down why",
+        )
+
+
+def _line(part: Part, failure: Failure) -> str:
+    what = "line" if part.source.kind == "csv" else "row"
+    told = {"file": part.source.path, what: failure.number, "reason": failure.reason, "values": failure.row}
+    return json.dumps(told, ensure_ascii=False, default=str) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+class _Writer:
+    """A file of Parquet or CSV, written batch by batch."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self._path, self._kind = path, kind
+        self._parquet: Any = None
+        self.begun = False
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def write(self, table: Any) -> None:
+        if self._kind == "csv":
+            frame = table.to_pandas()
+            frame.to_csv(self._path, mode="a" if self.begun else "w", header=not self.begun, index=False)
+        else:
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._path, table.schema)
+            try:
+                self._parquet.write_table(table.cast(self._parquet.schema) if self.begun else table)
+            except (pa.ArrowException, ValueError) as error:
+                raise InvalidModel(
+                    f"the type of the answer depends on the rows: {' '.join(str(error).split())[:200]}"
+                ) from error
+        self.begun = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._parquet is not None:
+            self._parquet.close()

@@ -1,0 +1,1 @@
+"""A model without an image: its archive, and tables scored by that."""
