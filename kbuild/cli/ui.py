@@ -12,6 +12,7 @@ import click
 from kbuild.api.project import tracking_uri
 from kbuild.cli.config import env_option, project_config
 from kbuild.errors import TrackingUnavailable
+from kbuild.process.foreground import stay
 from kbuild.tracking.preflight import without_credentials
 
 _DATABASE = "sqlite:///"
@@ -36,6 +37,8 @@ def command(port: int, host: str) -> None:
     if uri.startswith(_DATABASE) and not database.is_file():
         # MLflow would make an empty one, and show that.
         raise TrackingUnavailable(f"there are no runs yet: {database} is not there", hint="kedro run")
-    # In place of this program: Ctrl-C and signals are MLflow's own affair.
     words = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
+    # Its job runners, of no use to who looks at runs, are processes that live on when it has ended.
+    env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    code = stay([sys.executable, *words], env=env)
+    click.get_current_context().exit(max(code, 0))  # negative: by the signal that was to end it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kbuild.training.pyfunc import KedroPipelineModel
 
+_SHOWN = 30
 _SCALARS = (bool, int, float, str, datetime.datetime)
 _USED_HINT = (
     "let the first inference node take the columns that it needs by name, data[['a', 'b']], or leave the signature out"
@@ -60,7 +61,7 @@ def make_example(
     given = log_model_kwargs.get("input_example", "auto")
     signature = log_model_kwargs.get("signature", "auto")
     mine = None if _is_auto(given) or given is False else given
-    example, params = mine if isinstance(mine, tuple) else (mine, None)
+    example, params = get_own_example(log_model_kwargs), mine[1] if isinstance(mine, tuple) else None
     if not has_data:
         data = example
     if not _is_auto(signature) and not is_used(signature):
@@ -73,14 +74,18 @@ def make_example(
         )
     known = take_rows(data, rows or 1)
     whole = None
+    if example is not None:
+        check_columns(example, data, used=is_used(signature))
     if is_used(signature):
         used, whole = _find_used(model, known, params)
         data, known = data[used], known[used]
-        example = example[used] if isinstance(example, pd.DataFrame) else example
+        if isinstance(example, pd.DataFrame):
+            check_columns(example, data[used], used=True, needed=used)
+            example = example[used]
     carried = make_carried(data, known)
     model.form = carried.form
     if mine is not None:
-        known, example = _read_mine(example, data, carried)
+        known, example = read_own(example, data, carried)
     elif rows and _is_auto(given):
         example = carried.example
     output = _ask(model, known, params)
@@ -99,10 +104,7 @@ def make_example(
 def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list[Any], str]:
     """The columns that the pipeline reads, and its answer to the whole table."""
     if type(known) is not pd.DataFrame:
-        raise RecordingError(
-            f"log_model_kwargs signature 'used' is for tables, and {model.input_name!r} is a {type(known).__name__}",
-            hint="leave the signature out, or say 'auto' there",
-        )
+        raise refuse_used(model.input_name, type(known))
     observed, reads = observe(known.copy())
     try:
         answer = _ask(model, observed, params)
@@ -120,13 +122,45 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
     return reads.names, text
 
 
+def refuse_used(name: str, kind: type) -> RecordingError:
+    """What is told of the signature "used" for an input that is no table."""
+    return RecordingError(
+        f"log_model_kwargs signature 'used' is for tables, and {name!r} is a {kind.__name__}",
+        hint="leave the signature out, or say 'auto' there",
+    )
+
+
+def get_own_example(log_model_kwargs: Mapping[str, Any]) -> Any:
+    """The user's own ``input_example`` without parameters beside it; None for none."""
+    given = log_model_kwargs.get("input_example", "auto")
+    if _is_auto(given) or given is False:
+        return None
+    return given[0] if isinstance(given, tuple) and given else given
+
+
+def check_columns(example: Any, data: Any, *, used: bool, needed: Sequence[Any] | None = None) -> None:
+    """Raise RecordingError for a table of other columns than the input's; it may lack some where ``used`` is asked."""
+    if not isinstance(example, pd.DataFrame) or not isinstance(data, pd.DataFrame):
+        return
+    have, want = example.columns.tolist(), data.columns.tolist()
+    lost = [label for label in (want if needed is None else needed) if label not in have] if needed or not used else []
+    strange = [] if needed else [label for label in have if label not in want]
+    told = [f"lacks {', '.join(map(repr, lost[:_SHOWN]))}"] if lost else []
+    told += [f"has {', '.join(map(repr, strange[:_SHOWN]))}, which the inference input has not"] if strange else []
+    if told:
+        raise RecordingError(
+            f"the input_example in log_model_kwargs {' and '.join(told)}",
+            hint=f"its columns are: {', '.join(map(str, want[:_SHOWN]))}{', …' if len(want) > _SHOWN else ''}",
+        )
+
+
 def is_chosen(log_model_kwargs: Mapping[str, Any]) -> bool:
     """Whether the signature is the user's own, or refused."""
     signature = log_model_kwargs.get("signature", "auto")
     return not _is_auto(signature) and not is_used(signature)
 
 
-def _read_mine(example: Any, data: Any, carried: Carried) -> tuple[Any, Any]:
+def read_own(example: Any, data: Any, carried: Carried) -> tuple[Any, Any]:
     """The user's example as the first node gets it, and as MLflow is to keep it."""
     same = type(example) is type(data)
     try:

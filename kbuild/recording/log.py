@@ -10,6 +10,8 @@ from typing import Any
 from kbuild.cache.recorded import note_recorded
 from kbuild.errors import RecordingError
 from kbuild.recording.mlflow_run import patience
+from kbuild.recording.run.git import NAMES as GIT_TAGS
+from kbuild.recording.run.git import GitState, git_tags
 from kbuild.tracking.preflight import without_credentials
 
 _LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
@@ -39,21 +41,32 @@ class _CheckedFiles:
         note_recorded(Path(path))
 
 
-def log_checked_files(saved: Path, log_model_kwargs: Mapping[str, Any], run_id: str) -> str:
+def log_checked_files(
+    saved: Path, log_model_kwargs: Mapping[str, Any], run_id: str, *, source: str, git: GitState | None
+) -> str:
     """Log the model folder ``saved``, which is moved away, to a run; returns the model's id.
+
+    Its tags tell the project, ``source``, and its commit: MLflow would name the kedro program's path on this machine,
+    and the commit of whatever repository that is in.
 
     Raises RecordingError when MLflow's store fails; what it had begun to log is deleted then.
     """
     import mlflow
     from mlflow.models import Model
+    from mlflow.tracking.context.registry import resolve_tags
 
     name = log_model_kwargs["name"]
     files = _CheckedFiles(saved, name)
     kwargs = {name: log_model_kwargs[name] for name in _LOG_KWARGS if name in log_model_kwargs}
+    tags = {"mlflow.source.name": source, **git_tags(git), **(kwargs.get("tags") or {})}
+    foreign = resolve_tags().keys() & set(GIT_TAGS) - tags.keys()
+    kwargs["tags"] = tags
     try:
         # The clean process has done what MLflow's own validation would do, and more.
         with patience():
             Model.log(None, files, name=name, run_id=run_id, validate_serving_input=False, **kwargs)
+            for tag in sorted(foreign):
+                mlflow.MlflowClient().delete_logged_model_tag(str(files.model_id), tag)
     except Exception as error:  # a store may raise anything: the model must not stay half-logged
         with patience(1):
             left = _delete(mlflow.MlflowClient(), files.model_id)

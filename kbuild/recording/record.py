@@ -158,12 +158,14 @@ def _record(
         saved = _save_provable(draft, find_model_modules(model), work, settings)
         made = pipeline_ml.binding.made_names - set(draft.reused)
         note_inputs(run_id, settled.artifacts, made=made, reused=draft.reused)
-        model_id = log_checked_files(saved.files, pipeline_ml.log_model_kwargs, run_id)
+        name = pipeline_ml.log_model_kwargs["name"]
+        source = package_name or name
+        model_id = log_checked_files(saved.files, pipeline_ml.log_model_kwargs, run_id, source=source, git=git)
     return RecordedModel(
         run_id=run_id,
         model_id=model_id,
         model_uri=f"models:/{model_id}",
-        name=pipeline_ml.log_model_kwargs["name"],
+        name=name,
         reused=draft.reused,
         notes=saved.notes,
     )

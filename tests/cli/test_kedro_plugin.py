@@ -144,13 +144,13 @@ def test_the_ui_is_mlflows_on_the_projects_own_store(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path / "src")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     started: list[Any] = []
-    monkeypatch.setattr("os.execv", lambda *words: started.append(words))
+    monkeypatch.setattr("kbuild.cli.ui.stay", lambda words, env: started.append(words) or len(env) * 0)
     monkeypatch.setattr("webbrowser.open", started.append)
     none = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"])
     assert none.exit_code == TrackingUnavailable.exit_code and "there are no runs yet" in none.stderr
     (tmp_path / "mlflow.db").touch()
     assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui", "--port", "5001"]).exit_code == 0
-    assert started.pop()[1][3:] == [
+    assert started.pop()[3:] == [
         "ui", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--host", "127.0.0.1", "--port", "5001"
     ]  # fmt: skip
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")

@@ -75,6 +75,16 @@ def test_what_conda_lock_says_becomes_one_clear_line(
     assert "\n" not in error.message
 
 
+def test_an_interpreter_of_this_machine_is_no_way_out_alone_where_packages_need_a_channel() -> None:
+    for name in ("channel_down", "conda_no_such_version"):
+        output = (OUTPUTS / f"{name}.txt").read_text()
+        hint = explain_failure(output, releases=releases, conda=("numpy 1.26.*", "six")).hint or ""
+        assert hint.endswith(
+            "name numpy 1.26.*, six under pip: in conda_env, and log the model again, and take this machine's "
+            "interpreter (--interpreter captured)"
+        )
+
+
 def test_every_recorded_output_is_explained() -> None:
     unexplained = [path.name for path in OUTPUTS.iterdir() if type(explain(path.stem)) is ResolverFailed]
     assert unexplained == []

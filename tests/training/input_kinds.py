@@ -1,20 +1,15 @@
-"""Kinds of inference inputs: what is served as training knows it, and what is refused. Also writes the page of them."""
+"""Kinds of inference inputs: what is served as training knows it, and what is refused."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
-import json
 import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from kbuild.errors import RecordingError
-from kbuild.recording.example import take_rows
-from kbuild.recording.input.signature import make_carried
 
 PAGE = Path(__file__).parents[2] / "kbuild" / "docs" / "inputs.md"
 HEAD = """# What an inference input may be
@@ -38,9 +33,10 @@ them by these names, `{"inputs": {"orders": [{"kind": "a", "count": 5}], "rates"
 table as a list of its rows, arrays as lists; `dataframe_records` and `dataframe_split` of one such row, and `predict`
 of such a dict, say the same. Each reaches the pipeline as a single input of its kind would.
 
-Made by `python tests/training/input_kinds.py`; the rows are seen to hold by `tests/training/test_kinds.py`.
+Made by `integration/test_input_kinds.py` of what it sees: each request is posted over HTTP to the logged model, whose
+answer is that of Kedro's own run of the inference pipeline; what is refused is refused before the first node runs.
 
-| input | in a request | signature |
+| served, equal | in a request | signature |
 |---|---|---|
 """
 D = decimal.Decimal
@@ -164,28 +160,76 @@ def make_refused() -> dict[str, Any]:
     }
 
 
-def show(value: Any) -> tuple[str, str]:
-    """The request of a served value, and its signature."""
-    from mlflow.models.utils import convert_input_example_to_serving_input
-
-    carried = make_carried(value, take_rows(value, 1 if hasattr(value, "columns") else 2))
-    request = json.dumps(json.loads(convert_input_example_to_serving_input(carried.example)))
-    return request, str(carried.schema).replace(" (required)", "").replace("(optional)", "or null")
-
-
-def write_page() -> str:
-    rows = []
-    for name, value in {**make_served(), **make_polars()}.items():
-        request, signature = show(value)
-        rows.append(f"| {name} | `{request}` | `{signature}` |")
-    text = HEAD + "\n".join(rows) + "\n\n| refused | told |\n|---|---|\n"
-    for name, value in make_refused().items():
-        try:
-            make_carried(value, take_rows(value, 2))
-        except RecordingError as error:
-            text += f"| {name} | {error.message} |\n"
-    return text
-
-
-if __name__ == "__main__":
-    PAGE.write_text(write_page(), encoding="utf-8")
+def make_kept() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """By name, values that training makes and inference reads, and the entries of the catalog that keep them."""
+    table_ = table(a=[2, 1], b=["ä", "x"])
+    shop = {"type": "pandas.CSVDataset", "filepath": "data/{name}.csv", "load_args": {"dtype": {"a": "float32"}}}
+    return {
+        "in memory alone": ({"a": (1, 2)}, {"art": {"type": "MemoryDataset", "copy_mode": "assign"}}),
+        "pickle": ({"a": (1, 2)}, {"art": {"type": "pickle.PickleDataset", "filepath": "data/a.pkl"}}),
+        "pickle, versioned": (
+            [1, 2],
+            {"art": {"type": "pickle.PickleDataset", "filepath": "data/v.pkl", "versioned": True}},
+        ),
+        "CSV with arguments": (
+            table_,
+            {
+                "art": {
+                    "type": "pandas.CSVDataset",
+                    "filepath": "data/a.csv",
+                    "load_args": {"sep": ";", "index_col": "a", "encoding": "latin-1"},
+                    "save_args": {"sep": ";", "encoding": "latin-1"},
+                }
+            },
+        ),
+        "Parquet": (table_, {"art": {"type": "pandas.ParquetDataset", "filepath": "data/a.parquet"}}),
+        "JSON, where a tuple comes as a list": (
+            {"a": (1, 2)},
+            {"art": {"type": "json.JSONDataset", "filepath": "data/a.json"}},
+        ),
+        "YAML": ({"a": [1]}, {"art": {"type": "yaml.YAMLDataset", "filepath": "data/a.yml"}}),
+        "text": ("ä\n", {"art": {"type": "text.TextDataset", "filepath": "data/a.txt"}}),
+        "a table of a database, with credentials": (
+            table_,
+            {
+                "art": {
+                    "type": "pandas.SQLTableDataset",
+                    "table_name": "own",
+                    "credentials": "of_mine",
+                    "save_args": {"if_exists": "replace"},
+                }
+            },
+        ),
+        "partitions": (
+            {"one": table_, "two": table_},
+            {
+                "art": {
+                    "type": "partitions.PartitionedDataset",
+                    "path": "data/parts",
+                    "dataset": "pandas.CSVDataset",
+                    "filename_suffix": ".csv",
+                }
+            },
+        ),
+        "cached": (
+            table_,
+            {"art": {"type": "CachedDataset", "dataset": {"type": "pandas.CSVDataset", "filepath": "data/c.csv"}}},
+        ),
+        "transcoded": (
+            table_,
+            {
+                "art@table": {"type": "pandas.CSVDataset", "filepath": "data/t.csv"},
+                "art@text": {"type": "text.TextDataset", "filepath": "data/t.csv"},
+            },
+        ),
+        "a dataset factory": (table_, {"{name}_by_factory": shop}),
+        "an MLflow artifact": (
+            table_,
+            {
+                "art": {
+                    "type": "kbuild.io.artifacts.MlflowArtifactDataset",
+                    "dataset": {"type": "pandas.CSVDataset", "filepath": "data/m.csv"},
+                }
+            },
+        ),
+    }

@@ -110,3 +110,42 @@ def test_data_that_is_there_is_looked_at(tmp_path: Path) -> None:
     assert check_kind("x", MemoryDataset(), {}, made=False) is None
     assert check_kind("x", JSONDataset(filepath=str(path)), {}, made=False) is None
     assert check_kind("x", None, {}, made=False) is None
+
+
+def test_an_example_of_other_columns_than_the_catalogs_is_told(tmp_path: Path) -> None:
+    orders = MemoryDataset(pd.DataFrame({"price": [1.0], "count": [1]}))
+
+    def look(example: Any, **kwargs: Any) -> str | None:
+        error = check_kind("orders", orders, {"input_example": example, **kwargs}, made=False)
+        assert error is None or error.hint
+        return None if error is None else error.message
+
+    assert look(pd.DataFrame({"price": [2.0], "count": [2]})) is None
+    assert look((pd.DataFrame({"price": [2.0], "count": [2]}), {"bonus": 1})) is None
+    assert "input_example in log_model_kwargs lacks 'count'" in str(look(pd.DataFrame({"price": [2.0]})))
+    assert "has 'prize', which the inference input has not" in str(
+        look(pd.DataFrame({"price": [2.0], "count": [2], "prize": [1]}))
+    )
+    assert "is not like the training data" in str(look(pd.DataFrame({"price": ["x"], "count": [2]})))
+    # Of the columns that are read there may be fewer.
+    assert look(pd.DataFrame({"price": [2.0]}), signature="used") is None
+    assert "has 'prize'" in str(look(pd.DataFrame({"prize": [2.0]}), signature="used"))
+    assert look(pd.DataFrame({"price": [2.0]}), signature=None) is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"), [(MemoryDataset([1, 2]), "'x' is a list"), (MemoryDataset(pd.Series([1])), "is a Series")]
+)
+def test_used_columns_of_what_is_no_table_are_refused(dataset: Any, told: str) -> None:
+    error = check_kind("x", dataset, {"signature": "used"}, made=False)
+    assert error is not None and error.hint
+    assert "signature 'used' is for tables" in error.message and told in error.message
+
+
+def test_used_columns_of_what_is_declared_as_no_table_are_refused(tmp_path: Path) -> None:
+    from kedro_datasets.text import TextDataset
+
+    error = check_kind("x", TextDataset(filepath=str(tmp_path / "a.txt")), {"signature": "used"}, made=True)
+    assert error is not None and "'x' is a str" in error.message
+    for open_ in (CSVDataset, JSONDataset, PickleDataset):
+        assert check_kind("x", open_(filepath=str(tmp_path / "a")), {"signature": "used"}, made=True) is None

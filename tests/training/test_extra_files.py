@@ -57,6 +57,34 @@ def test_what_mlflow_writes_itself_is_told_before_training(project: Path, name: 
     assert f"the model has a {name} already" in found.error.message
 
 
+@pytest.mark.parametrize(
+    ("link", "target", "told"),
+    [
+        ("assets/mine", "..", "outside the project"),
+        ("assets/deep/mine", "../../../secret.txt", "deep/mine is a link to"),
+        ("assets/mine", "no-such", "mine is a link to nothing"),
+        ("assets/mine", ".", "to a folder that it lies in itself"),
+        ("assets/mine", "../src", ""),
+    ],
+)
+def test_a_link_out_of_the_project_does_not_ship_what_it_leads_to(
+    package: ModuleType, tmp_path: Path, link: str, target: str, told: str
+) -> None:
+    project = tmp_path / "src" / PACKAGE  # any folder with others above it
+    (project / "pyproject.toml").touch()
+    (tmp_path / "src/secret.txt").touch()
+    target = f"../{target}" if target == ".." else target.replace("../src", "../__init__.py")
+    place = project / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(target)
+    found = [str(each) for each in check_extra([project / "assets"], PACKAGE)]
+    assert len(found) == bool(told)
+    assert not told or told in found[0]
+    if target == "../..":
+        [alone] = check_extra([place], PACKAGE)
+        assert "outside the project" in str(alone)
+
+
 def test_a_file_that_the_model_lacks_is_named_as_the_key_wants_it(project: Path) -> None:
     model = project / "model"
     for asked, named in (

@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from input_kinds import PAGE, make_polars, make_refused, make_served
+from input_kinds import make_polars, make_refused, make_served
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
@@ -55,7 +55,6 @@ def test_a_served_kind_arrives_as_training_knows_it(name: str) -> None:
     # What is stored with the model is pickled.
     assert pickle.loads(pickle.dumps(carried.form)) == carried.form
     assert same(value, carried.given)
-    assert f"\n| {name} | `" in PAGE.read_text("utf-8")
 
 
 def test_polars_arrives_as_polars() -> None:
@@ -74,7 +73,6 @@ def test_a_refused_kind_is_told_with_a_hint(name: str) -> None:
     assert caught.value.hint
     if isinstance(value, pd.DataFrame):
         assert repr(value.columns[0]) in caught.value.message
-    assert f"\n| {name} | {caught.value.message} |" in PAGE.read_text("utf-8")
 
 
 def test_times_keep_the_frequency_of_training_where_they_follow_it() -> None:
@@ -150,27 +148,6 @@ def fit(x: Any) -> float:
 
 def tell(x: Any, factor: float) -> list[str]:
     return [f"{factor} {type(x).__name__} {x!r}"]
-
-
-KINDS = ["category", "integer column names, in any order", "list of dicts", "bytes, an image say", "Series"]
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_recorded_model_serves_the_kind(name: str, store: mlflow.MlflowClient, tmp_path: Path) -> None:
-    value = SERVED[name]
-    catalog = DataCatalog({"x": MemoryDataset(value), "factor": MemoryDataset(2.0)})
-    bound = pipeline_ml_factory(Pipeline([node(fit, "x", "factor")]), Pipeline([node(tell, ["x", "factor"], "y")]), "x")
-    run_id = store.create_run("0").info.run_id
-    recorded = record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
-    folder = Path(mlflow.artifacts.download_artifacts(recorded.model_uri, dst_path=str(tmp_path)))
-    own = {"predictions": tell(value, 2.0)}
-    assert json.loads((folder / "recorded_prediction.json").read_text("utf-8")) == own
-    # The server, on whichever way it takes, and MLflow's own.
-    model = load_model(folder)
-    body = (folder / "serving_input_example.json").read_bytes()
-    reply, _ = model.answer(body, "application/json")
-    assert json.loads(reply.body) == own
-    assert json.loads(model.slow(body, "application/json").body) == own
 
 
 def see_the_index(x: pd.DataFrame, factor: float) -> list[int]:

@@ -112,6 +112,15 @@ def test_a_whole_checked_model_is_logged(
     logged = store.get_logged_model(recorded.model_id)
     assert str(logged.status) == "READY"
     assert logged.tags["team"] == "a"
+    # Of the project: nothing of the program and the repository that happen to run it.
+    ours = {name: value for name, value in logged.tags.items() if name.startswith("mlflow.source.")}
+    assert ours.pop("mlflow.source.type")
+    assert ours == {
+        "mlflow.source.name": "tinyshop",
+        "mlflow.source.git.commit": "a" * 40,
+        "mlflow.source.git.dirty": "true",
+        "mlflow.source.git.repoURL": "https://git.example/shop",
+    }
     outputs = store.get_run(recorded.run_id).outputs.model_outputs
     assert [each.model_id for each in outputs] == [recorded.model_id]
 

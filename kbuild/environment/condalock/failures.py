@@ -7,7 +7,7 @@ conda solver for packages of a channel. Real outputs of both are in the tests.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -63,11 +63,13 @@ _LONGEST = 600
 _CONFLICT_HINT = "loosen one of them in the model's conda environment, and log the model again"
 
 
-def explain_failure(stderr: str, *, releases: Releases, unfit: Unfit = lambda *_: None) -> KbuildError:
-    """The error behind the stderr of a conda-lock that failed."""
-    conda = _CONDA_FAILED.search(stderr)
-    if conda is not None:
-        return _conda_error(conda["text"])
+def explain_failure(
+    stderr: str, *, releases: Releases, unfit: Unfit = lambda *_: None, conda: Sequence[str] = ()
+) -> KbuildError:
+    """The error behind the stderr of a conda-lock that failed; ``conda`` are the specs that need a channel anyway."""
+    failed = _CONDA_FAILED.search(stderr)
+    if failed is not None:
+        return _conda_error(failed["text"], conda)
     problem = _SOLVER_PROBLEM.search(stderr)
     if problem is not None:
         missing = _NO_MATCH.search(problem["text"])
@@ -175,7 +177,11 @@ def _index_down(text: str) -> IndexUnavailable:
     )
 
 
-def _conda_error(text: str) -> KbuildError:
+def _conda_error(text: str, conda: Sequence[str]) -> KbuildError:
+    way_out = "take this machine's interpreter (--interpreter captured)"
+    if conda:  # of a channel too, whichever interpreter there is
+        listed = ", ".join(conda[:_OFFERED]) + (", …" if len(conda) > _OFFERED else "")
+        way_out = f"name {listed} under pip: in conda_env, and log the model again, and {way_out}"
     said = re.sub(r"^(UnsatisfiableError|CondaHTTPError|InvalidMatchSpec): ", "", text.strip())
     if _CONDA_DOWN.search(text):
         host = _HOST.search(said)
@@ -183,15 +189,14 @@ def _conda_error(text: str) -> KbuildError:
         where = f" at {without_credentials(host['netloc'])}" if host and host["netloc"] else ""
         return IndexUnavailable(
             f"the conda channel{where} does not answer: {_one_line(causes)}",
-            hint="name a channel that can be reached (--channel), or take this interpreter (--interpreter captured)",
+            hint=f"name a channel that can be reached (--channel), or {way_out}",
         )
     missing = _CONDA_MISSING.search(said)
     if missing is not None and missing["spec"]:
         spec = missing["spec"].strip().removesuffix(".").removesuffix(" *")
         hint = "check the name, the version and the channels"
         if spec.split()[0] == "python":
-            hint = "name a channel that has it (--channel), or take the interpreter of this machine"
-            hint += " (--interpreter captured)"
+            hint = f"name a channel that has it (--channel), or {way_out}"
         return PackageNotFound(f"no conda channel has {spec}", hint=hint)
     if missing is not None:
         return PackageNotFound(f"a conda package is missing: {_one_line(said)}", hint="check names and channels")

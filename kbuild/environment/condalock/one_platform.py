@@ -98,7 +98,9 @@ class PlatformSolve:
                 found = wanted.judge(name, files(name), specifier)
                 return None if found is None else unfit_error((found,), wanted, self.target)
 
-            error = explain_failure(stderr, releases=lambda name: releases_of(files(name)), unfit=unfit)
+            error = explain_failure(
+                stderr, releases=lambda name: releases_of(files(name)), unfit=unfit, conda=self.spec.conda
+            )
             of_channel, foreign = is_channel_failure(stderr), self.platform != host_platform()
             if (of_channel and foreign) or (isinstance(error, _OF_ONE) and not of_channel):
                 # The solver stops at the first of them; whoever has to provide them wants to know all.

@@ -8,8 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, is_typeddict
 
+import pandas as pd
+
 from kbuild.errors import RecordingError
-from kbuild.recording.example import is_chosen, is_used, take_rows
+from kbuild.recording.example import (
+    check_columns,
+    get_own_example,
+    is_chosen,
+    is_used,
+    read_own,
+    refuse_used,
+    take_rows,
+)
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
 
@@ -28,10 +38,12 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     """
     if dataset is None or is_chosen(log_model_kwargs):
         return None
+    used = is_used(log_model_kwargs.get("signature"))
     if not made and _is_at_hand(dataset):
-        # Of "used" the data may have what no request brings, in columns that nobody reads.
-        return None if is_used(log_model_kwargs.get("signature")) else _check_data(dataset)
+        return _check_data(name, dataset, log_model_kwargs, used=used)
     kind = find_kind(type(dataset))
+    if kind is not None and used and _is_no_table(kind):
+        return refuse_used(name, kind)
     if kind is not None and not _is_served(kind):
         return RecordingError(
             f"no request can bring the inference input {name!r}: {type(dataset).__name__} loads a value of the type "
@@ -42,16 +54,30 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     return None
 
 
-def _check_data(dataset: Any) -> RecordingError | None:
+def _check_data(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, used: bool) -> RecordingError | None:
     try:
         data = dataset.load()
     except Exception:  # noqa: BLE001  the node that loads it tells of that
         return None
     try:
-        make_carried(data, take_rows(data, 5))
+        if used and type(data) is not pd.DataFrame:
+            return refuse_used(name, type(data))
+        # Of "used" the data may have what no request brings, in columns that nobody reads.
+        carried = None if used else make_carried(data, take_rows(data, 5))
+        example = get_own_example(log_model_kwargs)
+        if example is not None:
+            check_columns(example, data, used=used)
+        if example is not None and carried is not None:
+            read_own(example, data, carried)
     except RecordingError as error:
         return error
     return None
+
+
+def _is_no_table(kind: type) -> bool:
+    """Whether what is declared so is surely no table of pandas."""
+    home = kind.__module__.partition(".")[0]
+    return home in ("polars", "numpy") or (kind is not object and kind in _SERVED_BUILTINS)
 
 
 def find_kind(dataset: type) -> type | None:

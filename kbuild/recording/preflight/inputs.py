@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
+from kbuild.recording.example import is_used, refuse_used
 from kbuild.recording.input.early import check_kind
 from kbuild.recording.preflight.finding import Finding, did_you_mean
 from kbuild.served.calls import is_parameter
@@ -56,8 +57,6 @@ def check_inputs(
         if name not in datasets:
             continue  # its entry cannot be made, which is told already
         is_request = name in planned.input_names
-        if is_request and not _needs_data(planned.log_model_kwargs):
-            continue
         try:
             error = _check_input(name, datasets[name], planned, catalog, made=_strip(name) in made, data=data)
         except Exception as fault:  # noqa: BLE001  a dataset of the user's may raise anything: who loads it tells
@@ -70,11 +69,18 @@ def check_inputs(
 def _check_input(
     name: str, dataset: Any, planned: PipelineML, catalog: Any, *, made: bool, data: bool
 ) -> KbuildError | None:
-    error = None if dataset is None else _check_class(name, dataset)
-    if error is None and not made:
+    kwargs = dict(planned.log_model_kwargs)
+    # Whoever brings signature or example can do without the data; where there are some, they have to agree.
+    needed = name not in planned.input_names or _needs_data(kwargs)
+    error = None if dataset is None or not needed else _check_class(name, dataset)
+    if error is None and needed and not made:
         error = _check_there(name, dataset, planned, catalog, data=data)
     if error is None and name in planned.input_names:
-        error = check_kind(name, dataset, planned.log_model_kwargs, made=made or not data)
+        if len(planned.input_names) > 1:
+            if is_used(kwargs.pop("signature", "auto")):
+                return refuse_used(planned.input_name, dict)
+            kwargs.pop("input_example", None)  # of all of them
+        error = check_kind(name, dataset, kwargs, made=made or not data)
     return error
 
 

@@ -35,8 +35,29 @@ def check_extra(files: Iterable[Path], package_name: str | None) -> Iterator[Fin
             place = _place(each, package_name)
             if place.parts[0] in _OF_MLFLOW or place == Path(_CODE):
                 raise _taken(each, place)
+            _check_links(each)
         except RecordingError as error:
             yield Finding(about="configuration", error=error)
+
+
+def _check_links(shipped: Path) -> None:
+    """Raise RecordingError for a link that leads out of the project, whose other files nobody asked to ship."""
+    project = _find_project(shipped) or shipped.parent
+    root = project.resolve()
+    below = [Path(folder, name) for folder, *names in os.walk(shipped) for each in names for name in each]
+    for path in (shipped, *sorted(below)):
+        target = path.resolve()
+        if not path.is_symlink() and path != shipped:
+            continue
+        named = f"training.ship in kbuild.yml names {shipped}"
+        if path != shipped:
+            named += f", in which {path.relative_to(shipped)} is a link"
+        if not path.exists():
+            raise RecordingError(f"{named} to nothing", hint="remove the link, or name the files beside it")
+        if not target.is_relative_to(root):
+            raise RecordingError(f"{named} to {target}, outside the project", hint="copy it into the project")
+        if target.is_dir() and path.parent.resolve().is_relative_to(target):
+            raise RecordingError(f"{named} to a folder that it lies in itself", hint="remove the link")
 
 
 def place_extra(files: Iterable[Path], package_name: str | None, model: Path) -> None:
@@ -70,8 +91,12 @@ def name_shippable(asked: str | None, model: Path, package_name: str | None) -> 
     source = Path(os.path.normpath(code / os.path.relpath(there, base / _CODE)))
     if not source.exists():
         return None
-    project = next((each for each in source.parents if (each / _PROJECT_FILE).is_file()), None)
+    project = _find_project(source)
     return str(source if project is None else source.relative_to(project))
+
+
+def _find_project(path: Path) -> Path | None:
+    return next((each for each in path.parents if (each / _PROJECT_FILE).is_file()), None)
 
 
 def _place(file: Path, package_name: str | None) -> Path:
