@@ -17,6 +17,7 @@ import kbuild
 import kbuild.errors
 import kbuild.scoring.errors
 from kbuild.cli.app import cli
+from kbuild.docs import GROUPS, read_pages, title_of
 from kbuild.errors import KbuildError
 
 
@@ -65,6 +66,21 @@ def python() -> str:
     return "\n".join(parts)
 
 
+def llms() -> str:
+    """``llms.txt`` as llmstxt.org has it: what this is, and the pages with the first sentence of each."""
+    told = "The model you trained, served as it was trained: locked, reproducible images of Kedro models."
+    parts = ["# kbuild", "", f"> {told}"]
+    pages = read_pages()
+    for group, names in GROUPS.items():
+        parts += ["", f"## {group}", ""]
+        for name in names:
+            prose = [each for each in pages[name].split("\n\n")[1:] if each[0].isalpha() or re.match("`[^`]", each)]
+            first = re.split(r"(?<=[.:]) ", " ".join(prose[0].split()))[0] if prose else ""
+            told = re.sub(r"\[(.+?)\]\(.+?\)", r"\1", first).rstrip(":")
+            parts.append(f"- [{title_of(pages[name])}]({name}.md)" + (f": {told}" if told else ""))
+    return "\n".join(parts) + "\n"
+
+
 # What the functions give and take besides.
 _BESIDES = ("BuildOptions", "Client", "Measure", "VerifiedImage")
 
@@ -100,3 +116,4 @@ if __name__ == "__main__" and sys.argv[1:]:
 elif __name__ == "__main__":
     for block, path in PAGES.items():
         path.write_text(render(path.read_text(encoding="utf-8"), block), encoding="utf-8")
+    (DOCS / "llms.txt").write_text(llms(), encoding="utf-8")

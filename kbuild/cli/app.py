@@ -16,6 +16,7 @@ import click
 
 from kbuild._version import __version__
 from kbuild.cli.listed import COMMANDS, GROUPS
+from kbuild.docs import more_about
 from kbuild.refused import known_error
 
 _ALIASES = {"images": "list", "build": "image"}
@@ -127,4 +128,7 @@ def report(error: Exception) -> int:
     click.echo(f"error: {known.message}", err=True)
     if known.hint:
         click.echo(f"  {known.hint}", err=True)
+    more = more_about(known.message, known.exit_code)
+    if more is not None:
+        click.echo(f"  more: kbuild help {more}", err=True)
     return known.exit_code

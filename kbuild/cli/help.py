@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import webbrowser
-from importlib.resources import files
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 import click
 
+from kbuild.docs import GROUPS, headings, read_pages, section, slug, title_of
 from kbuild.errors import OutputError
 
-_PACKAGE = "kbuild.docs"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>kbuild: {title}</title>
 <style>body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif }}
@@ -23,44 +25,25 @@ text-align: left; vertical-align: top }} table {{ border-collapse: collapse }}</
 
 
 @click.command("help")
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, metavar="[PAGE[#HEADING]]")
 @click.option("--html", is_flag=True, help="Write all pages as HTML, and open them in a browser.")
 def command(topic: str | None, html: bool) -> None:
-    """Show a page of the documentation, or which pages there are.
+    """Show a page of the documentation, or a part of one, or which pages there are.
 
-    \b
-    Examples:
-      kbuild help
-      kbuild help images
+    A heading is named as links do: in small letters, with - for spaces.
     """
     pages = read_pages()
-    if topic is not None and topic not in pages:
-        raise click.BadParameter(f"no page {topic!r}; there are {', '.join(pages)}", param_hint="TOPIC")
+    name, _, heading = (topic or "").partition("#")
+    if topic is not None and name not in pages:
+        raise click.BadParameter(_unknown("page", name, list(pages)), param_hint="PAGE")
+    if heading and heading not in headings(pages[name]):
+        raise click.BadParameter(_unknown("heading", heading, list(headings(pages[name]))), param_hint=name)
     if html:
-        click.echo(_open(write_html(pages), topic))
+        click.echo(_open(write_html(pages), name or next(iter(pages)), heading))
     elif topic is None:
-        width = max(map(len, pages))
-        click.echo("\n".join(f"{name:{width}}  {title_of(text)}" for name, text in pages.items()))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        console = Console()
-        with console.pager(styles=True):
-            console.print(Markdown(pages[topic]))
+        click.echo(_listed(pages), nl=False)
     else:
-        click.echo(pages[topic], nl=False)
-
-
-def read_pages() -> dict[str, str]:
-    """The pages as Markdown, by name, in order of their names."""
-    found = {entry.name: entry for entry in files(_PACKAGE).iterdir() if entry.name.endswith(".md")}
-    return {name.removesuffix(".md"): found[name].read_text(encoding="utf-8") for name in sorted(found)}
-
-
-def title_of(page: str) -> str:
-    """The text of its first heading."""
-    return page.split("\n", 1)[0].removeprefix("# ")
+        _show(section(pages[name], heading) if heading else pages[name])
 
 
 def write_html(pages: dict[str, str]) -> Path:
@@ -72,7 +55,12 @@ def write_html(pages: dict[str, str]) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="kbuild-docs-"))
         links = " · ".join(f'<a href="{name}.html">{name}</a>' for name in pages)
         for name, text in pages.items():
-            body = reader.render(text).replace('.md"', '.html"')
+            tokens = reader.parse(text)
+            for opened, inner in pairwise(tokens):
+                if opened.type == "heading_open":
+                    opened.attrSet("id", slug(inner.content))
+            body = reader.renderer.render(tokens, reader.options, {})
+            body = re.sub(r'href="([\w-]+)\.md(["#])', r'href="\1.html\2', body)
             page = _PAGE.format(title=title_of(text), links=links, body=body)
             (folder / f"{name}.html").write_text(page, encoding="utf-8")
     except OSError as error:
@@ -80,7 +68,33 @@ def write_html(pages: dict[str, str]) -> Path:
     return folder
 
 
-def _open(folder: Path, topic: str | None) -> str:
-    page = folder / f"{topic or 'project'}.html"
-    webbrowser.open(page.as_uri())
+def _listed(pages: dict[str, str]) -> str:
+    formatter = click.HelpFormatter(width=100)
+    width = max(map(len, pages))
+    for group, names in GROUPS.items():
+        with formatter.section(group):
+            formatter.write_dl([(name.ljust(width), title_of(pages[name])) for name in names])
+    return formatter.getvalue().lstrip("\n")
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"no {what} {name!r}; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}")
+
+
+def _show(text: str) -> None:
+    if not sys.stdout.isatty():
+        click.echo(text, nl=False)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    with console.pager(styles=True):
+        console.print(Markdown(text))
+
+
+def _open(folder: Path, name: str, heading: str) -> str:
+    page = folder / f"{name}.html"
+    webbrowser.open(page.as_uri() + (f"#{heading}" if heading else ""))
     return str(page)

@@ -48,7 +48,7 @@ GROUPS: dict[str, dict[str, Listed]] = {
         ),
         "help": Listed(
             summary="Show a page of the documentation.",
-            examples=(("kbuild help", "which pages there are"), ("kbuild help audit", "one of them")),
+            examples=(("kbuild help", "which pages there are"), ("kbuild help howto#work-offline", "a part of one")),
             talks=False,
         ),
     },

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import click
 
+from kbuild.docs import more_about
 from kbuild.errors import KbuildError
 
 
@@ -25,4 +26,10 @@ class _CommandLineError(click.ClickException):
     hint: str | None
 
     def format_message(self) -> str:
-        return self.message if self.hint is None else f"{self.message}\nHint: {self.hint}"
+        more = more_about(self.message, self.exit_code)
+        lines = (
+            self.message,
+            *((f"Hint: {self.hint}",) if self.hint is not None else ()),
+            *((f"More: kbuild help {more}",) if more is not None else ()),
+        )
+        return "\n".join(lines)

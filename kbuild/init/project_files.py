@@ -27,8 +27,8 @@ GITHUB = ".github/workflows/kbuild.yml"
 GITLAB = ".gitlab/kbuild.yml"
 GITLAB_CI = ".gitlab-ci.yml"
 GITIGNORE = ".gitignore"
-_LEFT_BEHIND = ("mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/")
-"""What MLflow and kbuild leave in a project that keeps its runs itself."""
+_LEFT_BEHIND = ("mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/", "kbuild-output/")
+"""What MLflow, kbuild and the generated jobs leave in a project that keeps its runs itself."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _MARK = re.compile(r"# kbuild init: (sha256:[0-9a-f]{64})\n\Z")
 _WIDTH = 110

@@ -44,7 +44,7 @@ def test_success_is_zero(monkeypatch, capsys) -> None:
 
 def test_an_error_of_ours_is_its_line_its_hint_and_its_code(monkeypatch, capsys) -> None:
     code, err = outcome(monkeypatch, capsys, fail(ModelNotFound("no run x", hint="look elsewhere")))
-    assert (code, err) == (11, "error: no run x\n  look elsewhere\n")
+    assert (code, err) == (11, "error: no run x\n  look elsewhere\n  more: kbuild help exit-codes#11\n")
 
 
 def test_what_nobody_foresaw_is_one_line_and_code_one(monkeypatch, capsys) -> None:

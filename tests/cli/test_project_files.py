@@ -224,10 +224,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "added"),
     [
-        (None, ["mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/"]),
-        ("*.pyc\n/mlruns\n", ["mlflow.db", "mlartifacts/", ".kbuild/"]),
-        ("*.pyc", ["mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/"]),
-        ("mlflow.db\nmlartifacts/\nmlruns\n.kbuild/\n", []),
+        (None, ["mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/", "kbuild-output/"]),
+        ("*.pyc\n/mlruns\n", ["mlflow.db", "mlartifacts/", ".kbuild/", "kbuild-output/"]),
+        ("*.pyc", ["mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/", "kbuild-output/"]),
+        ("mlflow.db\nmlartifacts/\nmlruns\n.kbuild/\nkbuild-output\n", []),
     ],
 )
 def test_git_ignores_what_runs_leave_in_the_project(tmp_path: Path, old: str | None, added: list[str]) -> None:

@@ -422,7 +422,7 @@ def test_errors_are_one_line_on_kedro_command_line(project: Path, store: mlflow.
     assert isinstance(error, click.ClickException)
     assert isinstance(error, KbuildError)
     assert error.exit_code == 16
-    assert error.format_message().count("\n") == 1
+    assert [line.partition(": ")[0] for line in error.format_message().splitlines()[1:]] == ["Hint", "More"]
 
 
 def test_a_run_that_is_abandoned_is_killed(project: Path, store: mlflow.MlflowClient) -> None:

@@ -131,7 +131,7 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
                 name,
                 known - {name},
                 f"name one whose rows are like a request's: {', '.join(sorted(known - {name})) or 'none is known'}; or "
-                "give the catalog a file with a few such rows (kbuild help inputs)",
+                "give the catalog a file with a few such rows (kbuild help howto#choose-an-input)",
             ),
         )
     if is_in_memory(dataset):
