@@ -83,6 +83,15 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild render @latest --template in-container -o context", "one that installs in the builder"),
             ),
         ),
+        "watch": Listed(
+            summary="Build what is registered in MLflow, as it is registered.",
+            examples=(
+                ("kbuild watch --push registry.example/{name}:{version}", "all versions, and all aliases as tags"),
+                ("kbuild watch --once --model 'churn-*' --since 30d", "what is wanted now, for a cron job"),
+                ("kbuild watch --push registry.example/{name}:{version} --listen 0.0.0.0:8090", "and take webhooks"),
+                ("kbuild watch --register https://kbuild.example/webhook", "have MLflow send them"),
+            ),
+        ),
     },
     "Images": {
         "run": Listed(

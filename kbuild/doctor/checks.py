@@ -33,6 +33,7 @@ from kbuild.image.run.docker import DockerDaemon
 from kbuild.image.run.runtimes import choose_runtime
 from kbuild.image.run.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore
+from kbuild.model.registry import SERVER_NEEDS, MlflowRegistry
 from kbuild.process import Runner
 from kbuild.project.config import ProjectConfig
 from kbuild.tracking.preflight import check_server
@@ -129,6 +130,20 @@ def _tracking(patient: Patient) -> Iterator[Examined]:
         )
     else:
         yield Examined(name="tracking", status="ok", detail=f"{shown} answers")
+
+
+def _webhooks(patient: Patient) -> Iterator[Examined]:
+    if not patient.tracking.startswith(("http://", "https://")):
+        return  # nobody sends any
+    registry_uri = patient.environ.get("MLFLOW_REGISTRY_URI") or None
+    store = MlflowStore(tracking_uri=patient.tracking, registry_uri=registry_uri)
+    reached = MlflowRegistry(store=store).test_webhooks()
+    if not reached:
+        detail = f"none: kbuild watch asks by itself; for kbuild watch --register URL {SERVER_NEEDS}"
+        yield Examined(name="webhooks", status="ok", detail=detail)
+    for each in reached:
+        detail = f"from MLflow's server to {without_credentials(each.url)}: {each.reason or 'delivered'}"
+        yield Examined(name="webhooks", status="ok" if each.delivered else "warn", detail=detail, hint=SERVER_NEEDS)
 
 
 def _index(patient: Patient) -> Iterator[Examined]:
@@ -266,6 +281,7 @@ _CHECKS: Mapping[str, Callable[[Patient], Iterator[Examined]]] = {
     "configuration": _configuration,
     "versions": _versions,
     "tracking": _tracking,
+    "webhooks": _webhooks,
     "index": _index,
     "channels": _channels,
     "solver": _solver,

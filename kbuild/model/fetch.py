@@ -109,8 +109,8 @@ class MlflowStore:
         """
         if reference.path is not None:
             return read_bundle(reference.path)
-        with self._speaking(str(reference)):
-            client = self._client()
+        with self.speaking(str(reference)):
+            client = self.client()
             with suggesting(client, reference):
                 uri = resolve(client, reference)
             return read_bundle(self._download(uri, into))
@@ -119,15 +119,15 @@ class MlflowStore:
         """See ModelStore. Raises ModelNotFound or TrackingUnavailable."""
         if reference.alias is None:
             return reference
-        with self._speaking(str(reference)):
-            client = self._client()
+        with self.speaking(str(reference)):
+            client = self.client()
             with suggesting(client, reference):
                 return reference.at(version_with_alias(client, str(reference.name), reference.alias))
 
     def download(self, run_id: str, path: str, into: Path) -> Path | None:
         """See ModelStore."""
-        with self._speaking(run_id):
-            client = self._client()
+        with self.speaking(run_id):
+            client = self.client()
             parent = path.rpartition("/")[0] or None
             sizes = {item.path: item.file_size or 0 for item in list_files(client.get_run(run_id), parent)}
             if path not in sizes:
@@ -137,8 +137,8 @@ class MlflowStore:
 
     def upload(self, run_id: str, files: list[Path], path: str) -> None:
         """See ModelStore."""
-        with self._speaking(run_id):
-            client = self._client()
+        with self.speaking(run_id):
+            client = self.client()
             for file in files:
                 client.log_artifact(run_id, str(file), path)
 
@@ -148,39 +148,39 @@ class MlflowStore:
         Raises TrackingUnavailable, TrackingRefused, or ModelNotFound where no database is yet.
         """
         check_server(self.tracking_uri)
-        with replace(self, reached=True)._speaking("the experiments"):
-            self._client().search_experiments(max_results=1)
+        with replace(self, reached=True).speaking("the experiments"):
+            self.client().search_experiments(max_results=1)
 
     def read_run(self, run_id: str) -> RunFacts:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
-        with self._speaking(run_id):
-            data = self._client().get_run(run_id).data
+        with self.speaking(run_id):
+            data = self.client().get_run(run_id).data
             return RunFacts(tags=dict(data.tags), parameters=dict(data.params))
 
     def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
         """See ModelStore. Raises RunWithoutModel, ModelNotFound or TrackingUnavailable."""
-        with self._speaking(str(reference)):
-            return best_child(self._client(), reference, metric, lowest=lowest)
+        with self.speaking(str(reference)):
+            return best_child(self.client(), reference, metric, lowest=lowest)
 
     def choose(self, text: str, *, project: str | None) -> Choice:
         """See ModelStore. Raises ModelNotFound, RunWithoutModel, AmbiguousModel or TrackingUnavailable."""
-        with self._speaking(text):
-            return choose(self._client(), text, project=project)
+        with self.speaking(text):
+            return choose(self.client(), text, project=project)
 
     def registered(self) -> list[str]:
         """See ModelStore. Raises TrackingUnavailable."""
-        with self._speaking("the registered models"):
-            return [str(each) for each in find_registered(self._client())]
+        with self.speaking("the registered models"):
+            return [str(each) for each in find_registered(self.client())]
 
     def fleet(self) -> list[RegisteredVersion]:
         """See ModelStore. Raises TrackingUnavailable."""
-        with self._speaking("the registered models"):
-            return list(find_fleet(self._client()))
+        with self.speaking("the registered models"):
+            return list(find_fleet(self.client()))
 
     def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
-        with self._speaking(run_id):
-            client = self._client()
+        with self.speaking(run_id):
+            client = self.client()
             versions = [] if model_uri is None else versions_of(client, run_id, model_uri)
             if not versions or is_active(client, run_id):
                 for name, value in tags.items():
@@ -196,12 +196,11 @@ class MlflowStore:
         with room_for(into) as room:
             if room.limited:
                 room.add(stored_size(get_artifact_repository(uri)))
-            target = _made(into)
-            return Path(
-                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=target, tracking_uri=self.tracking_uri)
-            )
+            place = {"dst_path": _made(into), "tracking_uri": self.tracking_uri}
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, **place))
 
-    def _client(self) -> MlflowClient:
+    def client(self) -> MlflowClient:
+        """MLflow's client; for use while ``speaking``."""
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
@@ -210,7 +209,8 @@ class MlflowStore:
         return mlflow.MlflowClient(self.tracking_uri, self.registry_uri)
 
     @contextmanager
-    def _speaking(self, what: str) -> Iterator[None]:
+    def speaking(self, what: str) -> Iterator[None]:
+        """In the block MLflow may be asked about ``what``; its errors become kbuild's."""
         _require_database(self.tracking_uri)  # before MLflow, which takes seconds to import
         import requests
         from mlflow.exceptions import MlflowException

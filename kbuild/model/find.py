@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.sweep import Best, find_best, find_children, make_choice, with_models
-from kbuild.tracking.mlflow_client import find_logged, find_newest, list_files, version_uri, version_with_alias
+from kbuild.tracking.mlflow_client import (
+    every_version,
+    find_logged,
+    find_newest,
+    list_files,
+    version_uri,
+    version_with_alias,
+)
 from kbuild.tracking.registry import PROMPT_TAG, is_of_model
 
 if TYPE_CHECKING:
@@ -21,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PAGE = 1000  # what MLflow's servers give at most
-_VERSIONS = 10_000
 
 
 def resolve(client: MlflowClient, reference: ModelReference) -> str:
@@ -110,13 +116,18 @@ def versions_of(client: MlflowClient, run_id: str, model_uri: str) -> list[Model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisteredVersion:
-    """``version`` None: the versions of this model cannot be read. ``run_id`` is the run that it came from."""
+    """``version`` None: the versions of this model cannot be read. ``run_id`` is the run that it came from.
+
+    ``created`` is in seconds since 1970; one that is not ``ready`` is still being copied, or failed to be.
+    """
 
     name: str
     version: str | None
     aliases: tuple[str, ...] = ()
     run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    created: float = 0.0
+    ready: bool = True
 
     def __str__(self) -> str:
         """The reference by which kbuild takes it."""
@@ -165,23 +176,13 @@ def find_fleet(client: MlflowClient) -> Iterator[RegisteredVersion]:
 
     facts: dict[tuple[str, str], ModelVersion] = {}
     with contextlib.suppress(MlflowException):  # a server that tells nothing of any for one that may not be read
-        facts = {(str(each.name), str(each.version)): each for each in _all_versions(client)}
+        facts = {(str(each.name), str(each.version)): each for each in every_version(client)}
     for found in find_registered(client):
         fact = facts.get((found.name, str(found.version)))
         if fact is None and found.version is not None:
             with contextlib.suppress(MlflowException):
                 fact = client.get_model_version(found.name, found.version)
         yield found if fact is None else replace(found, run_id=fact.run_id or None, tags=dict(fact.tags or {}))
-
-
-def _all_versions(client: MlflowClient) -> Iterator[ModelVersion]:
-    token = None
-    while True:
-        page = client.search_model_versions("", max_results=_VERSIONS, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def is_active(client: MlflowClient, run_id: str) -> bool:

@@ -17,7 +17,8 @@ class Tag(StrEnum):
     VERIFIED_DIGEST says of which image that is true: where IMAGE_DIGEST is an index, one of its images. AUDIT is
     ``clean``, ``findings`` or ``incomplete`` on the day AUDIT_DATE, of the lock with the digest AUDITED_LOCK. PUSHED is
     the reference by digest in a registry. REBUILD is ``same``, ``repacked`` (the same content, compressed otherwise) or
-    ``differs``, for the image REBUILT_DIGEST.
+    ``differs``, for the image REBUILT_DIGEST. Of registered versions alone, by ``kbuild watch``: NAMED is the name that
+    the image was pushed by; ERROR why there is none, after so many ATTEMPTS, and RETRY the time of the next, or never.
     """
 
     IMAGE = "kbuild.image"
@@ -32,6 +33,10 @@ class Tag(StrEnum):
     AUDIT = "kbuild.audit"
     AUDIT_DATE = "kbuild.audit_date"
     AUDITED_LOCK = "kbuild.audited_lock"
+    NAMED = "kbuild.named"
+    ERROR = "kbuild.error"
+    ATTEMPTS = "kbuild.attempts"
+    RETRY = "kbuild.retry"
 
 
 def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_uri: str | None, store: ModelStore) -> str | None:

@@ -32,6 +32,11 @@ def find_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return [version for version in _search(client, make_filter(name)) if version.name == name]
 
 
+def every_version(client: MlflowClient) -> Iterator[ModelVersion]:
+    """Every version of every registered model."""
+    return _search(client, "")
+
+
 def version_with_alias(client: MlflowClient, name: str, alias: str) -> str:
     """The version that an alias names. MLflow's own ``latest`` is searched for: to older servers it is no alias."""
     if alias.lower() == "latest":
@@ -47,7 +52,7 @@ def version_with_alias(client: MlflowClient, name: str, alias: str) -> str:
 def find_newest(client: MlflowClient, name: str | None = None) -> dict[str, str]:
     """The newest version of each registered model, or of the one of this name; nothing of those without versions."""
     newest: dict[str, int] = {}
-    for version in _search(client, "") if name is None else find_versions(client, name):
+    for version in every_version(client) if name is None else find_versions(client, name):
         newest[version.name] = max(int(version.version), newest.get(version.name, 0))
     return {each: str(number) for each, number in newest.items()}
 

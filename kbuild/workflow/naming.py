@@ -41,9 +41,12 @@ def fill_name(text: str, values: Mapping[str, str | None]) -> ImageReference:
 def name_values(bundle: ModelBundle, reference: ModelReference) -> dict[str, str | None]:
     """What placeholders stand for; ``name`` and ``version`` are the registered ones of a reference that names them."""
     name = reference.name if reference.kind == "registered" else bundle.facts.name
-    return {
-        "name": re.sub("[^a-z0-9]+", "-", (name or "").lower()).strip("-") or None,
-        "version": reference.version,
-        "run_id": bundle.facts.run_id,
-        "model_id": bundle.facts.model_id,
-    }
+    return make_values(name=name, version=reference.version, run_id=bundle.facts.run_id, model_id=bundle.facts.model_id)
+
+
+def make_values(
+    *, name: str | None, version: str | None, run_id: str | None, model_id: str | None
+) -> dict[str, str | None]:
+    """The values by their placeholders; of a name what an image's may have."""
+    plain = re.sub("[^a-z0-9]+", "-", (name or "").lower()).strip("-")
+    return {"name": plain or None, "version": version, "run_id": run_id, "model_id": model_id}

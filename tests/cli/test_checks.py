@@ -15,6 +15,7 @@ from packaging.version import Version
 from kbuild.doctor import checks
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.errors import KbuildError
+from kbuild.model.registry import MlflowRegistry, Reached
 from kbuild.trigger.trigger_settings import WebhookTrigger
 
 GB = 1_000_000_000
@@ -117,3 +118,21 @@ def test_an_index_has_to_have_mlflow(
     assert check.status == status
     assert "index.example" in check.detail and "secret" not in check.detail
     assert ("newest mlflow 3.10" in check.detail) is (status == "ok")
+
+
+def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        Reached(url="https://a:b@kbuild.example/webhook", delivered=True),
+        Reached(url="http://10.0.0.1/webhook", delivered=False, reason="10.0.0.1 is not a public IP address"),
+    ]
+    monkeypatch.setattr(MlflowRegistry, "test_webhooks", lambda registry: found)
+    good, bad = checks._webhooks(patient(tracking="https://mlflow.example"))
+    assert (good.status, good.detail) == ("ok", "from MLflow's server to https://***@kbuild.example/webhook: delivered")
+    assert bad.status == "warn" and "is not a public IP address" in bad.detail
+    for name in ("SECRET_ENCRYPTION_KEY", "ALLOWED_SCHEMES", "ALLOW_PRIVATE_IPS"):
+        # As MLflow's environment_variables.py has them.
+        assert bad.hint is not None and f"MLFLOW_WEBHOOK_{name}" in bad.hint
+    found.clear()
+    (none,) = checks._webhooks(patient(tracking="https://mlflow.example"))
+    assert none.status == "ok" and "kbuild watch --register URL" in none.detail
+    assert list(checks._webhooks(patient(tracking="sqlite:///mlflow.db"))) == []

@@ -17,10 +17,11 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.utils.validation import _validate_model_name
 
 from kbuild.environment.locking.lock_model import LockRequest
-from kbuild.errors import ModelNotFound, PackageNotFound, TrackingRefused, UnexpectedError
+from kbuild.errors import ModelNotFound, PackageNotFound, TrackingRefused, TrackingUnavailable, UnexpectedError
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.registry import MlflowRegistry
 from kbuild.model.store import DirectStore
 from kbuild.platform import host_platform
 from kbuild.process import run
@@ -242,3 +243,27 @@ def test_one_model_that_cannot_be_read_stops_no_other(
     for name in ("folder", "scheme"):
         error = outcomes[f"models:/{name}/1"]
         assert error is not None and not isinstance(error, UnexpectedError), error
+
+
+def test_a_registry_tells_every_version_with_its_aliases_and_takes_tags(client: mlflow.MlflowClient) -> None:
+    for name, versions in (("churn", 2), ("o'brien", 1), ("empty", 0)):
+        client.create_registered_model(name)
+        for _ in range(versions):
+            client.create_model_version(name, "file:///x")
+    mlflow.genai.register_prompt(name="greeting", template="Hello {{name}}")
+    client.set_registered_model_alias("churn", "champion", "1")
+    client.set_model_version_tag("churn", "2", "k", "v")
+    registry = MlflowRegistry(store=MlflowStore(tracking_uri=client.tracking_uri))
+    found = registry.versions()
+    assert [(str(each), each.aliases, dict(each.tags), each.ready) for each in found] == [
+        ("models:/churn/1", ("champion",), {}, True),
+        ("models:/churn/2", (), {"k": "v"}, True),
+        ("models:/o'brien/1", (), {}, True),
+    ]
+    assert registry.versions("churn") == found[:2] and registry.versions("gone") == []
+    assert found[0].created == client.get_model_version("churn", "1").creation_timestamp / 1000
+    registry.tag(found[1], {"k": None, "new": "value", "absent": None})
+    assert client.get_model_version("churn", "2").tags == {"new": "value"}
+    with pytest.raises(TrackingUnavailable, match="sent by an MLflow server"):
+        registry.add_webhook("https://kbuild.example/webhook", "secret")
+    assert registry.test_webhooks() == []

@@ -85,6 +85,12 @@ class RegistryClient:
         # Before OCI 1.1 the media type stood in the header alone.
         return str(media_type or response.headers.get("Content-Type", "").partition(";")[0]), data
 
+    def find_digest(self, tag: str) -> str | None:
+        """What a tag names now; None where it names nothing, or the registry does not say."""
+        response = self.request("HEAD", f"manifests/{tag}", headers={"Accept": _ACCEPT})
+        self.expect(response, 200, 404)
+        return response.headers.get("Docker-Content-Digest") if response.status_code == 200 else None
+
     def fetch_blob(self, blob: Descriptor, target: Path, progress: Progress) -> None:
         """Download a blob into a file; raises HashMismatch when its digest or size is another, and OSError.
 

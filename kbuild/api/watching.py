@@ -1,0 +1,88 @@
+"""Building what is registered in MLflow, as it is registered."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kbuild.api.building import build_image
+from kbuild.api.project import tracking_uri
+from kbuild.api.request import ImageOptions, make_delivery
+from kbuild.api.session import Session, open_session
+from kbuild.errors import ConfigurationError
+from kbuild.model.fetch import MlflowStore
+from kbuild.model.registry import MlflowRegistry
+from kbuild.workflow import ImageResult
+from kbuild.workflow.fleet.wanted import Rules
+from kbuild.workflow.fleet.watching import Watch
+from kbuild.workflow.once import Shared
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SHORTEST = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchOptions:
+    """What is watched: ``aliases`` and ``models`` are patterns, none of them are all; ``every`` in seconds; versions
+    from before ``since`` (seconds since 1970) are built for their aliases only. ``image`` says how images are built,
+    and where ``push`` puts them, with {name} and {version} in it."""
+
+    aliases: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    every: float = 300.0
+    since: float = 0.0
+    image: ImageOptions = field(default_factory=ImageOptions)
+
+
+def open_watch(options: WatchOptions, *, session: Session | None = None) -> Watch:
+    """What ``kbuild watch`` runs: ``run_once()`` builds and tags what is wanted now, ``run()`` goes on.
+
+    Raises ConfigurationError for what would give several versions one name.
+    """
+    session = session or open_session()
+    rules = Rules(push=options.image.push, aliases=options.aliases, models=options.models, since=options.since)
+    rules.check()
+    make_delivery(session.config, options.image)
+
+    def build(model: str) -> ImageResult:
+        # Names that one build took are not taken for the next: a version may be built again.
+        tools = replace(session.tools, shared=Shared())
+        return build_image(model, options.image, session=replace(session, tools=tools))
+
+    return Watch(registry=open_registry(session), rules=rules, build=build, teller=session.voice, every=options.every)
+
+
+def open_registry(session: Session) -> MlflowRegistry:
+    """The registry of the MLflow server that the session's folder names."""
+    uri = tracking_uri(session.config, Path.cwd())
+    return MlflowRegistry(
+        store=MlflowStore(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or None)
+    )
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``5m``, ``1h`` or ``2d``; raises ConfigurationError."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if seconds < _SHORTEST:
+        raise ConfigurationError(f"{text!r} is no length of time", hint="such as 90s, 5m, 1h or 2d; 1s is the shortest")
+    return seconds
+
+
+def parse_since(text: str, *, now: float) -> float:
+    """Seconds since 1970 of a date, a time (UTC unless it says otherwise), or so long ago as ``30d``.
+
+    Raises ConfigurationError.
+    """
+    try:
+        when = datetime.datetime.fromisoformat(text.strip())
+    except ValueError:
+        try:
+            return now - parse_duration(text)
+        except ConfigurationError as error:
+            hint = "such as 2026-11-01, 2026-11-01T12:00:00+01:00 or 30d"
+            raise ConfigurationError(f"{text!r} is no time", hint=hint) from error
+    return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()

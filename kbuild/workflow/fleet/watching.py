@@ -1,0 +1,265 @@
+"""Keeping images in step with MLflow's registry: what is registered is built, what an alias names is tagged.
+
+Two things go on at once: the registry is asked, and aliases become tags, in a thread of its own, so that an alias that
+moves waits for no build; builds run in the main thread one at a time, where signals end them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from kbuild.errors import KbuildError
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.model.find import RegisteredVersion
+from kbuild.model.registry import Registry
+from kbuild.model.run_tags import Tag
+from kbuild.refused import known_error
+from kbuild.workflow.delivery import ImageResult
+from kbuild.workflow.fleet.failed import CLEARED, make_failed, read_failed
+from kbuild.workflow.fleet.retag import retag
+from kbuild.workflow.fleet.wanted import Retag, Rules, Wanted, expected_name, find_wanted, is_wanted
+
+_MANY = 100  # hints at once: from here on the whole registry is asked
+_SOON = 5.0  # seconds until a registry that did not answer is asked again, the first time
+
+
+class Teller(Protocol):
+    """Who hears of what was done; ``complain`` is for what went wrong."""
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """A line of interest."""
+
+    def complain(self, text: str, *, style: str = "red") -> None:
+        """A line about what went wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """What one version came to; ``error`` is None where it has its image."""
+
+    version: RegisteredVersion
+    error: KbuildError | None = None
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """``build`` makes the image of a version's reference and pushes it. ``every`` in seconds. Safe for threads."""
+
+    registry: Registry
+    rules: Rules
+    build: Callable[[str], ImageResult]
+    teller: Teller
+    every: float = 300.0
+    clock: Callable[[], float] = time.time
+    retag: Callable[[ImageReference, ImageReference], bool] = retag
+    building: str | None = None
+    problem: str | None = None
+    _known: dict[str, list[RegisteredVersion]] = field(default_factory=dict)
+    # Tags as we wrote them, or would have: whoever may only read has the same patience.
+    _written: dict[tuple[str, str | None, float], dict[str, str | None]] = field(default_factory=dict)
+    _waiting: list[RegisteredVersion] = field(default_factory=list)
+    _hints: set[str] = field(default_factory=set)
+    _asked_all: bool = False
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def hint(self, name: str | None) -> None:
+        """Somebody says that a registered model has changed, or, with None, that some have. It may be wrong."""
+        with self._changed:
+            if name is None or len(self._hints) >= _MANY:
+                self._asked_all = True
+            else:
+                self._hints.add(name)
+            self._changed.notify_all()
+
+    def reconcile(self, names: Collection[str] | None = None) -> Wanted:
+        """Ask the registry, for these models or for all; tag what aliases name; returns what is to be built.
+
+        Raises TrackingUnavailable or TrackingRefused.
+        """
+        if names is None or not self._known:
+            known: dict[str, list[RegisteredVersion]] = {}
+            for version in self.registry.versions():
+                known.setdefault(version.name, []).append(version)
+            names = None
+        else:
+            # With all others as they were: two models' images must not get one name.
+            known = {**self._known, **{name: self.registry.versions(name) for name in names}}
+        self._known = {name: several for name, several in known.items() if several}
+        versions = [self._as_written(each) for several in self._known.values() for each in several]
+        wanted = find_wanted(versions, self.rules, now=self.clock())
+        for version, error in wanted.refused:
+            self._fail(version, error)
+        unnamed = {
+            str(each.version)
+            for each in wanted.retags
+            # Of others nothing was heard: their tags are looked at when all are.
+            if (names is None or each.version.name in names) and not self._retag(each)
+        }
+        for version in wanted.mended:
+            if str(version) not in unnamed:
+                self._write(version, CLEARED)
+        return wanted
+
+    def make(self, version: RegisteredVersion) -> Done:
+        """Build one version's image; whatever becomes of it stands in the version's tags afterwards."""
+        self.building = str(version)
+        try:
+            result = self.build(str(version))
+        except Exception as unknown:  # noqa: BLE001  a defect that one model meets must not take the others' images
+            error = known_error(unknown)
+            self._fail(version, error)
+            return Done(version=version, error=error)
+        finally:
+            self.building = None
+        told: dict[str, str | None] = {
+            Tag.IMAGE: result.reference,
+            Tag.IMAGE_DIGEST: str(result.digest),
+            **({} if result.pushed is None else {Tag.PUSHED: result.pushed}),
+            **({} if (name := expected_name(version, self.rules)) is None else {Tag.NAMED: name}),
+        }
+        self._write(version, {**CLEARED, **told})
+        return Done(version=version)
+
+    def run_once(self) -> list[Done]:
+        """Build and tag all that is wanted now; raises what asking the registry raises."""
+        done = [self.make(version) for version in self.reconcile().builds]
+        if done:
+            self.reconcile({each.version.name for each in done})
+        return done
+
+    def run(self) -> None:
+        """Go on until the process ends; what goes wrong is told and tried again."""
+        asking = threading.Thread(target=self._ask_on, name="registry", daemon=True)
+        asking.start()
+        try:
+            while True:
+                with self._changed:
+                    while not self._waiting:
+                        self._changed.wait()
+                    version = self._waiting.pop(0)
+                if (now := self._still_wanted(version)) is not None:
+                    self.make(now)
+                    self.hint(version.name)
+        finally:
+            self._stopped.set()
+            with self._changed:
+                self._changed.notify_all()
+
+    def state(self) -> Mapping[str, object]:
+        """For who asks whether we are well."""
+        with self._changed:
+            waiting = len(self._waiting)
+        return {"building": self.building, "waiting": waiting, "problem": self.problem}
+
+    def _still_wanted(self, version: RegisteredVersion) -> RegisteredVersion | None:
+        """The version as it is now: meanwhile somebody else may have built it, or taken it away."""
+        try:
+            found = [each for each in self.registry.versions(version.name) if _key(each) == _key(version)]
+        except KbuildError:
+            return None  # told by who asks for all, and wanted again then
+        now = self._as_written(found[0]) if found else None
+        return now if now is not None and is_wanted(now, self.rules, now=self.clock()) else None
+
+    def _ask_on(self) -> None:
+        names: Collection[str] | None = None
+        last_all, failures = 0.0, 0
+        while not self._stopped.is_set():
+            until = time.monotonic() + self.every
+            try:
+                wanted = self.reconcile(names)
+            except Exception as unknown:  # noqa: BLE001  told, and asked again: nobody else would
+                error = known_error(unknown)
+                if self.problem != error.message:
+                    self.teller.complain(error.message)
+                self.problem = error.message
+                until = time.monotonic() + min(self.every, _SOON * 2**failures)
+                failures += 1
+                names = None
+            else:
+                if self.problem is not None:
+                    self.teller.say("the registry answers again")
+                self.problem, failures = None, 0
+                if names is None:
+                    last_all = time.monotonic()
+                until = last_all + self.every
+                if wanted.again is not None:
+                    until = min(until, time.monotonic() + max(1.0, wanted.again - self.clock()))
+                with self._changed:
+                    self._waiting = [each for each in wanted.builds if str(each) != self.building]
+                    self._changed.notify_all()
+            names = self._await(until, retry=self.problem is not None)
+
+    def _await(self, until: float, *, retry: bool) -> Collection[str] | None:
+        """The models that were heard of, None for all when it is time for that, or was asked for."""
+        with self._changed:
+            while not self._stopped.is_set():
+                left = until - time.monotonic()
+                if left <= 0 or self._asked_all:
+                    self._asked_all = False
+                    self._hints.clear()
+                    return None
+                if self._hints and not retry:
+                    names = set(self._hints)
+                    self._hints.clear()
+                    return names
+                self._changed.wait(left)
+        return None
+
+    def _retag(self, wanted: Retag) -> bool:
+        try:
+            if self.retag(wanted.source, wanted.target):
+                self.teller.say(f"{wanted.target.familiar} is {wanted.version}: {wanted.source.familiar}")
+        except KbuildError as error:
+            told = f"{wanted.target.familiar} does not name {wanted.version}: {error.message}"
+            if wanted.version.tags.get(Tag.ERROR) != told:
+                self.teller.complain(told)
+                self._write(wanted.version, {Tag.ERROR: told[:_LONGEST]})
+            return False
+        return True
+
+    def _fail(self, version: RegisteredVersion, error: KbuildError) -> None:
+        failed = make_failed(error, read_failed(version.tags), now=self.clock())
+        tags = failed.tags()
+        when = "not tried again" if failed.again is None else f"tried again at {tags[Tag.RETRY]}"
+        self.teller.complain(f"{version} has no image: {error.message}; attempt {failed.attempts}, {when}")
+        self._write(version, tags)
+
+    def _write(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
+        self._written[_key(version)] = dict(tags)
+        try:
+            self.registry.tag(version, tags)
+        except KbuildError as error:
+            self.teller.complain(f"{version} is not told of it: {error.message}", style="yellow")
+        else:
+            del self._written[_key(version)]
+            self._remember(version, tags)
+
+    def _remember(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
+        several = self._known.get(version.name, [])
+        self._known = {
+            **self._known,
+            version.name: [_with_tags(each, tags) if _key(each) == _key(version) else each for each in several],
+        }
+
+    def _as_written(self, version: RegisteredVersion) -> RegisteredVersion:
+        """With the tags that could not be written."""
+        unwritten = self._written.get(_key(version))
+        return version if unwritten is None else _with_tags(version, unwritten)
+
+
+_LONGEST = 450
+
+
+def _key(version: RegisteredVersion) -> tuple[str, str | None, float]:
+    """A name and number may be registered again."""
+    return version.name, version.version, version.created
+
+
+def _with_tags(version: RegisteredVersion, tags: Mapping[str, str | None]) -> RegisteredVersion:
+    merged: dict[str, str | None] = {**version.tags, **tags}
+    return replace(version, tags={key: value for key, value in merged.items() if value is not None})

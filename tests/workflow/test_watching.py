@@ -1,0 +1,198 @@
+"""Watching: what is done to a registry that is told of in a list."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kbuild.api.watching import parse_duration, parse_since
+from kbuild.errors import BuildFailed, ConfigurationError, RegistryError, TrackingUnavailable
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.model.find import RegisteredVersion
+from kbuild.workflow.fleet.wanted import Rules
+from kbuild.workflow.fleet.watching import Watch
+
+DIGEST = "sha256:" + "b" * 64
+
+
+class Fleet:
+    """A registry of MLflow, one of images, and builds; ``broken`` fails, ``down`` answers nothing."""
+
+    def __init__(self, *versions: RegisteredVersion) -> None:
+        self.kept = {(each.name, str(each.version)): each for each in versions}
+        self.built: list[str] = []
+        self.names: dict[str, str] = {}
+        self.broken: set[str] = set()
+        self.down = self.read_only = False
+        self.told: list[str] = []
+        self.now = 1_800_000_000.0
+        self.held = threading.Event()
+        self.held.set()
+
+    def versions(self, name: str | None = None) -> list[RegisteredVersion]:
+        if self.down:
+            raise TrackingUnavailable("nobody answers")
+        return [each for each in self.kept.values() if name in (None, each.name)]
+
+    def tag(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
+        if self.read_only:
+            raise TrackingUnavailable("you may only read")
+        now = self.kept[version.name, str(version.version)]
+        merged = {**now.tags, **tags}
+        self.kept[version.name, str(version.version)] = replace(now, tags={k: v for k, v in merged.items() if v})
+
+    def build(self, model: str) -> Any:
+        self.held.wait(10)
+        self.built.append(model)
+        if model in self.broken:
+            raise BuildFailed("no room")
+        name = model.removeprefix("models:/").partition("/")[0]
+        return SimpleNamespace(reference=f"{name}@{DIGEST}", digest=DIGEST, pushed=f"registry.example/{name}@{DIGEST}")
+
+    def retag(self, source: ImageReference, target: ImageReference) -> bool:
+        if "unreachable" in self.broken:
+            raise RegistryError("no answer")
+        was, self.names[str(target)] = self.names.get(str(target)), str(source)
+        return was != str(source)
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        self.told.append(text)
+
+    complain = say
+
+    def watch(self, **more: Any) -> Watch:
+        rules = Rules(push="registry.example/{name}:{version}")
+        return Watch(
+            registry=self, rules=rules, build=self.build, teller=self, clock=lambda: self.now, retag=self.retag, **more
+        )  # type: ignore[arg-type]
+
+    def alias(self, name: str, number: str, *aliases: str) -> None:
+        self.kept[name, number] = replace(self.kept[name, number], aliases=aliases)
+
+
+def version(name: str, number: int, *aliases: str) -> RegisteredVersion:
+    return RegisteredVersion(name=name, version=str(number), aliases=aliases)
+
+
+def test_all_that_was_registered_meanwhile_is_built_once_and_tagged() -> None:
+    fleet = Fleet(version("churn", 1), version("churn", 2), version("churn", 3, "champion"))
+    done = fleet.watch().run_once()
+    assert [str(each.version) for each in done] == ["models:/churn/3", "models:/churn/1", "models:/churn/2"]
+    assert fleet.names == {"registry.example/churn:champion": f"registry.example/churn@{DIGEST}"}
+    assert fleet.watch().run_once() == [], "another that watches finds all done"
+    fleet.alias("churn", "3")
+    fleet.alias("churn", "1", "champion")
+    assert fleet.watch().run_once() == [] and len(fleet.built) == 3, "an alias that moves builds nothing"
+
+
+def test_what_fails_says_so_on_its_version_and_stops_no_other() -> None:
+    fleet = Fleet(version("churn", 1), version("fraud", 1))
+    fleet.broken = {"models:/churn/1"}
+    done = fleet.watch().run_once()
+    assert [each.error is None for each in done] == [False, True]
+    tags = fleet.kept["churn", "1"].tags
+    assert (tags["kbuild.error"], tags["kbuild.attempts"]) == ("no room", "1")
+    assert tags["kbuild.retry"].endswith("+00:00")
+    assert fleet.watch().run_once() == [], "not before its time, after a restart too"
+    fleet.now += 61
+    fleet.broken = set()
+    assert len(fleet.watch().run_once()) == 1
+    assert "kbuild.error" not in fleet.kept["churn", "1"].tags
+
+
+def test_who_may_only_read_has_the_same_patience() -> None:
+    fleet = Fleet(version("churn", 1))
+    fleet.read_only, fleet.broken = True, {"models:/churn/1"}
+    watch = fleet.watch()
+    for _ in range(3):
+        watch.run_once()
+    assert fleet.built == ["models:/churn/1"]
+    fleet.broken = set()
+    fleet.now += 61
+    for _ in range(3):
+        watch.run_once()
+    assert len(fleet.built) == 2
+
+
+def test_an_alias_that_cannot_be_tagged_says_so_until_it_can() -> None:
+    fleet = Fleet(version("churn", 1, "champion"))
+    fleet.broken = {"unreachable"}
+    watch = fleet.watch()
+    watch.run_once()
+    watch.reconcile()
+    assert "does not name models:/churn/1: no answer" in fleet.kept["churn", "1"].tags["kbuild.error"]
+    assert len([each for each in fleet.told if "no answer" in each]) == 1
+    fleet.broken = set()
+    watch.reconcile()
+    assert "kbuild.error" not in fleet.kept["churn", "1"].tags
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_an_alias_that_moves_waits_for_no_build_and_a_hint_finds_what_is_new() -> None:
+    fleet = Fleet(version("churn", 1))
+    fleet.watch().run_once()
+    watch = fleet.watch(every=600.0)
+    fleet.kept["churn", "2"] = version("churn", 2)
+    fleet.held.clear()
+    ending = threading.Event()
+    building = fleet.build
+
+    def build(model: str) -> Any:
+        if ending.is_set():
+            raise SystemExit
+        return building(model)
+
+    watch.build = build
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            watch.run()
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    wait_for(lambda: watch.building == "models:/churn/2")
+    fleet.alias("churn", "1", "champion")
+    watch.hint("churn")
+    wait_for(lambda: fleet.names)
+    assert watch.state()["building"] == "models:/churn/2"
+    fleet.held.set()
+    wait_for(lambda: "kbuild.named" in fleet.kept["churn", "2"].tags)
+    fleet.down = True
+    watch.hint(None)
+    wait_for(lambda: watch.problem == "nobody answers")
+    fleet.down = False
+    fleet.kept["new", "1"] = version("new", 1)
+    ending.set()
+    watch.hint(None)
+    running.join(5)
+    assert not running.is_alive(), "what ends the build ends it"
+    assert fleet.built == ["models:/churn/1", "models:/churn/2"]
+    assert "the registry answers again" in fleet.told
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("1.5h", 5400), (" 2d ", 172800)])
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert parse_since(text, now=1e6) == 1e6 - seconds
+
+
+def test_moments_are_read_and_what_is_none_is_refused() -> None:
+    assert parse_since("2026-11-01", now=0) == parse_since("2026-11-01T01:00:00+01:00", now=0) == 1793491200
+    for text in ("5", "m", "0s", "-5m", "0.1s", "5 weeks", ""):
+        with pytest.raises(ConfigurationError):
+            parse_duration(text)
+        with pytest.raises(ConfigurationError, match="is no time"):
+            parse_since(text, now=0)
