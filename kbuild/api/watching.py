@@ -68,7 +68,9 @@ def parse_duration(text: str) -> float:
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if seconds < _SHORTEST:
-        raise ConfigurationError(f"{text!r} is no length of time", hint="such as 90s, 5m, 1h or 2d; 1s is the shortest")
+        raise ConfigurationError(
+            f"{text!r} is not a length of time", hint="such as 90s, 5m, 1h or 2d; 1s is the shortest"
+        )
     return seconds
 
 
@@ -84,5 +86,5 @@ def parse_since(text: str, *, now: float) -> float:
             return now - parse_duration(text)
         except ConfigurationError as error:
             hint = "such as 2026-11-01, 2026-11-01T12:00:00+01:00 or 30d"
-            raise ConfigurationError(f"{text!r} is no time", hint=hint) from error
+            raise ConfigurationError(f"{text!r} is not a time", hint=hint) from error
     return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()

@@ -58,7 +58,7 @@ def test_shares_are_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/3", "1/3/5", "-1/3", "1.0/3", "", "\u0661/3"])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no shard"):
+    with pytest.raises(ConfigurationError, match="is not a shard"):
         Shard.parse(text)
 
 

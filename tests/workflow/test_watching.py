@@ -194,5 +194,5 @@ def test_moments_are_read_and_what_is_none_is_refused() -> None:
     for text in ("5", "m", "0s", "-5m", "0.1s", "5 weeks", ""):
         with pytest.raises(ConfigurationError):
             parse_duration(text)
-        with pytest.raises(ConfigurationError, match="is no time"):
+        with pytest.raises(ConfigurationError, match="is not a time"):
             parse_since(text, now=0)

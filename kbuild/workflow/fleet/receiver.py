@@ -78,7 +78,7 @@ def parse_address(text: str) -> tuple[str, int]:
     host, colon, port = text.strip().rpartition(":")
     whole = host.startswith("[") == host.endswith("]") and (":" not in host or host.startswith("["))
     if not colon or not whole or not (port.isascii() and port.isdecimal() and int(port) <= 65535):
-        raise ConfigurationError(f"{text!r} is no HOST:PORT", hint="such as --listen 0.0.0.0:8090")
+        raise ConfigurationError(f"{text!r} is not HOST:PORT", hint="such as --listen 0.0.0.0:8090")
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  asked for by leaving the host out
 
 

@@ -8,6 +8,7 @@ deals them out evenly. What is equal is ordered by a hash of its reference, so t
 from __future__ import annotations
 
 import hashlib
+import heapq
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ class Shard:
         """Read ``K/N``; raises ConfigurationError."""
         found = _FORM.fullmatch(text.strip())
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ConfigurationError(f"{text!r} is no shard", hint="give K/N with K from 1 to N, such as 3/40")
+            raise ConfigurationError(f"{text!r} is not a shard", hint="give K/N with K from 1 to N, such as 3/40")
         return cls(number=int(found[1]), count=int(found[2]))
 
     def of(self, models: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
@@ -47,14 +48,14 @@ class Shard:
         """
         usual = statistics.median_low(sizes.values()) if sizes else 0
         costs = {model: _EACH + sizes.get(model, usual) for model in models}
-        loads = [0] * self.count
+        loads = [(0, number) for number in range(1, self.count + 1)]
         mine = set()
         for model in sorted(
             costs, key=lambda each: (-costs[each], hashlib.sha256(each.encode(errors="surrogatepass")).digest())
         ):
-            lightest = loads.index(min(loads))
-            loads[lightest] += costs[model]
-            if lightest == self.number - 1:
+            load, lightest = loads[0]
+            heapq.heapreplace(loads, (load + costs[model], lightest))
+            if lightest == self.number:
                 mine.add(model)
         return [model for model in costs if model in mine]
 

@@ -79,9 +79,9 @@ def check_mlflow(secret: str, headers: Mapping[str, str], body: bytes, *, now: f
             raise SignatureRefused(f"there is no header {name}")
     id, stamp, signature = (headers[name.lower()] for name in names)
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 15):
-        raise SignatureRefused(f"{MLFLOW_TIMESTAMP} is no number of seconds")
+        raise SignatureRefused(f"{MLFLOW_TIMESTAMP} is not a number of seconds")
     if not _ID.fullmatch(id):
-        raise SignatureRefused(f"{MLFLOW_ID} is no delivery's id")
+        raise SignatureRefused(f"{MLFLOW_ID} is not a delivery's id")
     signed = hmac.new(secret.encode(), f"{id}.{stamp}.".encode() + body, hashlib.sha256).digest()
     expected = f"v1,{base64.b64encode(signed).decode()}"
     # Bytes, since compare_digest refuses text beyond ASCII, and the header is the sender's.
