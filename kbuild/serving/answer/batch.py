@@ -20,6 +20,7 @@ from kbuild.serving.answer.fast import FastPath
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model import ServedModel
 from kbuild.serving.answer.reply import JSON, Reply
+from kbuild.serving.watch.effects import EFFECTS
 
 _MOST_CHECKED_ROWS = 256
 Request = tuple[bytes, str]
@@ -69,13 +70,14 @@ class BatchAnswers:
                 places, tables, _ = groups.setdefault(key, ([], [], params))
                 places.append(place)
                 tables.append(table)
-        return [group for group in groups.values() if sum(map(len, group[1])) <= self._limits.rows]
+        # Who is alone is asked alone, once: here it would be asked again where it fails.
+        return [
+            group for group in groups.values() if len(group[0]) > 1 and sum(map(len, group[1])) <= self._limits.rows
+        ]
 
     def _ask_together(self, tables: list[Any], params: Any) -> list[bytes] | None:
         """The response body for each table; None where each must be asked by itself."""
         try:
-            if len(tables) == 1:
-                return [write_predictions(self._fast.predict(None, tables[0], params=params))]
             predictions = self._fast.predict(None, pd.concat(tables, ignore_index=True), params=params)
             if _describe(predictions, sum(map(len, tables))) != self._shape:
                 return None
@@ -106,7 +108,11 @@ def make_batch_answers(model: ServedModel, ask: Callable[[bytes, str], Answer], 
         raise BatchRefused("its input example has fewer than two rows")
     times = max(2, _MOST_CHECKED_ROWS // count)
     try:
-        shape = _describe(fast.predict(None, table.copy(), params=params), count)
+        # Where one of several fails, each is asked again by itself, to tell whose error it is.
+        with EFFECTS.watch() as seen:
+            shape = _describe(fast.predict(None, table.copy(), params=params), count)
+        if seen:
+            raise BatchRefused(f"it does more than answer, and would do it again for others: {seen[0]}")
         whole = _ask_rows(fast, [table], params, shape)
         companies = (
             [table.iloc[[n]].reset_index(drop=True) for n in range(count)],

@@ -1,13 +1,14 @@
 """The short way from a request to predictions, for kbuild's own models with a signature of plain columns.
 
 It answers what it can and leaves the rest, errors above all, to MLflow: the question is then answered there from the
-start, so a caller cannot tell which way was taken. Imports nothing of MLflow.
+start, but for the nodes, which have run, so a caller cannot tell which way was taken. Imports nothing of MLflow.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -18,6 +19,14 @@ from kbuild.serving.answer.params import ParamReader
 _MODEL = ("kbuild.training.pyfunc", "KedroPipelineModel")
 _JSON = "application/json"
 _CSV = "text/csv"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What the pipeline gave or raised for a request that MLflow has to answer: its nodes are not to run again."""
+
+    value: Any = None
+    error: Exception | None = None
 
 
 class FastPath:
@@ -38,8 +47,11 @@ class FastPath:
         self._reader = TableReader(types, optional)
         self._params = ParamReader(params)
 
-    def answer(self, body: bytes, content_type: str = _JSON) -> bytes | None:
-        """MLflow's response body, None for what MLflow has to answer; raises RecursionError for JSON too deep."""
+    def answer(self, body: bytes, content_type: str = _JSON) -> bytes | Outcome | None:
+        """MLflow's response body; an Outcome where MLflow has to say what came of it, None where nothing has run.
+
+        Raises RecursionError for JSON too deep.
+        """
         try:
             table, params = self.read(body, content_type)
         except RecursionError:
@@ -47,9 +59,13 @@ class FastPath:
         except Exception:  # noqa: BLE001  whatever went wrong, MLflow's path meets it again and says it its way
             return None
         try:
-            return write_predictions(self.predict(None, table, params=params))
-        except Exception:  # noqa: BLE001  the same
-            return None
+            value = self.predict(None, table, params=params)
+        except Exception as error:  # noqa: BLE001  the nodes are the user's code, which may raise anything
+            return Outcome(error=error)
+        try:
+            return write_predictions(value)
+        except Exception:  # noqa: BLE001  MLflow writes more, or says why it cannot
+            return Outcome(value=value)
 
     def read(self, body: bytes, content_type: str) -> tuple[Any, Any]:
         """The table and the params of a request; raises Unusual, and what parsing raises."""

@@ -62,9 +62,9 @@ class Limits:
             return self._check_size(rows, 0) or self._check_size(rows, _count_fields(body, self.columns))
         return self._check_parquet(body) if kind == _PARQUET else None
 
-    def guard(self, answer: Callable[[bytes, str], Reply]) -> Callable[[bytes, str], Reply]:
+    def guard(self, answer: Callable[..., Reply]) -> Callable[..., Reply]:
         """``answer`` behind the limits."""
-        return lambda body, content_type: self.check(body, content_type) or answer(body, content_type)
+        return lambda body, content_type, *known: self.check(body, content_type) or answer(body, content_type, *known)
 
     def _check_json(self, body: bytes) -> Reply | None:
         if (encoding := json.detect_encoding(body)) not in ("utf-8", "utf-8-sig"):

@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import kbuild
 from kbuild.errors import InvalidModel
-from kbuild.serving.answer.fast import FastPath, is_own, make_fast_path
+from kbuild.serving.answer.fast import FastPath, Outcome, is_own, make_fast_path
 from kbuild.serving.answer.load_model import LeanModel, load_lean
 from kbuild.serving.answer.mlflow_side import MlflowSide
 from kbuild.serving.answer.model_facts import Facts, read_facts
@@ -22,6 +22,12 @@ from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply, error_reply
 
 # What MLflow's server sets while it serves, for models that ask.
 _SERVING_VARIABLE = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
+
+
+class SlowWay(Protocol):
+    """MLflow's reply to a request; ``known`` is what the pipeline has given already, which then is not asked."""
+
+    def __call__(self, body: bytes, content_type: str, known: Outcome | None = None) -> Reply: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +41,7 @@ class ServedModel:
     facts: Facts
     app: Any
     fast: FastPath | None
-    slow: Callable[[bytes, str], Reply]
+    slow: SlowWay
     when_ready: Callable[[], None] | None = None
     parameters: frozenset[str] | None = None
 
@@ -46,6 +52,8 @@ class ServedModel:
                 found = self.fast.answer(body, content_type)
             except RecursionError:
                 return TOO_DEEP, True
+            if isinstance(found, Outcome):
+                return self.slow(body, content_type, found), False
             if found is not None:
                 return Reply(status=200, body=found), True
         if self.parameters is not None and (unknown := find_unknown(body, self.parameters)) is not None:
