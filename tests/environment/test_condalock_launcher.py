@@ -33,6 +33,18 @@ from kbuild.environment.condalock import launcher
 pypi_solver.MANYLINUX_TAGS = ["_3_1"]
 launcher.main()
 """
+DEFERRED = """
+import sys
+from kbuild.environment.condalock import launcher
+
+kept = "conda_lock._vendor.poetry.vcs.git"
+whole = sys.modules.pop(f"{kept}.backend"), sys.modules.pop(kept)
+launcher.defer_git()
+from conda_lock._vendor.poetry.vcs.git import Git
+assert f"{kept}.backend" not in sys.modules
+assert Git.clone.__code__ == whole[0].Git.clone.__code__ and f"{kept}.backend" in sys.modules
+assert Git.clone.__func__ is not whole[0].Git.clone.__func__
+"""
 
 
 def test_every_tag_up_to_the_c_library_is_a_candidate_in_packagings_order(conda_lock: Loaded) -> None:
@@ -58,6 +70,11 @@ def test_a_conda_lock_with_another_list_stops(conda_lock: Loaded) -> None:
     done = conda_lock.run(OTHER_LIST)
     assert done.returncode == 1
     assert "does not know this version of conda-lock" in done.stderr
+
+
+def test_git_is_imported_when_something_comes_from_one(conda_lock: Loaded) -> None:
+    done = conda_lock.run(DEFERRED)
+    assert done.returncode == 0, done.stderr
 
 
 def test_tags_ascend() -> None:

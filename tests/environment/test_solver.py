@@ -16,13 +16,12 @@ def test_an_installed_solver_is_preferred_fastest_first(tmp_path: Path) -> None:
     assert find_solver(tmp_path, which=lambda _: None) == tmp_path / "kbuild-solver"
 
 
-def test_conda_locks_question_for_the_version_costs_no_solver() -> None:
-    code = (
-        "import sys; from kbuild.environment.condalock.rattler_solver import main;"
-        " print(main(['--version'], {}), [name for name in ('rattler', 'asyncio') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "(0, 'conda 24.1.0') []\n"
+def test_conda_locks_question_for_the_version_costs_no_solver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    script = write_built_in_solver(tmp_path)
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "conda 24.1.0\n"
+    assert subprocess.run([script, "create", "--version"]).returncode == 1
 
 
 def test_virtual_packages_come_from_condas_variables() -> None:

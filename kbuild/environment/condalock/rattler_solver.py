@@ -15,8 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What ``--version`` answers: conda-lock only asks that something answers.
-_FACE_VERSION = "conda 24.1.0"
 # What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 _OVERRIDE = "CONDA_OVERRIDE_"
@@ -24,12 +22,10 @@ _OVERRIDE = "CONDA_OVERRIDE_"
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
     """Answer one call; returns the exit code and what to print on stdout."""
-    if "--version" in argv:
-        return 0, _FACE_VERSION
     call = _parser().parse_intermixed_args(list(argv))
     if call.command != "create":
         return 1, _failure("CommandError", f"the built-in solver has no command {call.command!r}")
-    # Not before they are needed: conda-lock asks for the version first, and others need the names of channels alone.
+    # Not before they are needed: others need the names of channels alone.
     import asyncio
 
     from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError

@@ -11,6 +11,7 @@ from pathlib import Path
 # In order of preference: the fastest first.
 _PROGRAMS = ("micromamba", "mamba", "conda")
 _BUILT_IN = "kbuild-solver"
+_VERSION = "conda 24.1.0"  # whose command line it has
 
 
 def find_solver(folder: Path, *, which: Callable[[str], str | None] = shutil.which) -> Path:
@@ -31,6 +32,8 @@ def write_built_in_solver(folder: Path) -> Path:
     script = folder / _BUILT_IN
     # By path and with -P: it must start whatever the working directory and the module search path are.
     command = shlex.join([sys.executable, "-P", str(Path(__file__).with_name("rattler_solver.py"))])
-    script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    # conda-lock asks for the version first, only to see that something answers.
+    answer = f'if [ "$*" = --version ]; then echo {_VERSION}; exit; fi'
+    script.write_text(f'#!/bin/sh\n{answer}\nexec {command} "$@"\n')
     script.chmod(0o755)
     return script
