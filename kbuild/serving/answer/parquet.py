@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 _FOOTER_PER_COLUMN, _FOOTER = 1024, 2**20  # bytes; pandas writes 100 to 300 for a column
@@ -100,19 +101,15 @@ class _Table:
             while start < end:
                 header = _Compact(self._body, start)
                 page = header.struct()
-                size, packed = page.get(2, -1), page.get(3, -1)
-                if size < 0 or packed < 0:
-                    raise Unreadable
+                size, packed = _whole(page, 2), _whole(page, 3)
                 self._take(max(size, _PAGE))
                 longest = max(longest, size)
                 for kind in (_DATA, _DICTIONARY, _DATA_V2):
                     inner = page.get(kind)
                     if isinstance(inner, dict):
-                        count = inner.get(1, -1)
-                        if count < 0:
-                            raise Unreadable
+                        count = _whole(inner, 1)
                         values += count if kind != _DICTIONARY else 0
-                        repeats |= inner.get(_ENCODING[kind]) in _REPEATING or kind == _DICTIONARY
+                        repeats |= kind == _DICTIONARY or _whole(inner, _ENCODING[kind]) in _REPEATING
                 start = header.place + packed
         return values, longest, repeats
 
@@ -130,6 +127,14 @@ class _Table:
                 # Others whose names begin with this one come along.
                 self._take(batch.column(path).nbytes)
         return None
+
+
+def _whole(fields: Mapping[int, Any], number: int) -> int:
+    """A field that is a count or a size; a broken file may have anything in its place."""
+    value = fields.get(number)
+    if type(value) is not int or value < 0:
+        raise Unreadable
+    return value
 
 
 class _Compact:
