@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbuild.audit.checks.pickles import PickleCheck
-from kbuild.audit.checks.unwrap import Unreadable, pickle_streams
+from kbuild.audit.pickled.unwrap import Unreadable, pickle_streams
 from kbuild.audit.subject import Subject
 
 

@@ -7,23 +7,20 @@ list of what is known to be bad is the longest, tells which of those are sure to
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
-from kbuild.audit.checks.libraries import Libraries
-from kbuild.audit.checks.ordinary import is_ordinary
-from kbuild.audit.checks.standins import is_importable
-from kbuild.audit.checks.unwrap import PickleStream, Unreadable, pickle_streams
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
+from kbuild.audit.pickled.libraries import Libraries
+from kbuild.audit.pickled.ordinary import is_ordinary
+from kbuild.audit.pickled.standins import is_importable
+from kbuild.audit.pickled.unwrap import PickleStream, Unreadable, pickle_streams
 from kbuild.audit.subject import Subject
 from kbuild.digest import digest_file
 
@@ -34,14 +31,8 @@ _EXTENSIONS = frozenset(
 _SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 # Their functions make functions and classes of bytecode in the pickle: those of notebooks, and lambdas.
 _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
-_CONFIG = 64 << 20  # bytes of a model's configuration that are read
-_ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
-_ZIP = b"PK\x03\x04"
-_NO_ZIP = (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError)
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _CODE = "code"  # the folder of a model that its own source travels in
-# "L\\u0061mbda" is the same to a reader of JSON.
-_KERAS = re.compile(rb'"class_name"\s*:\s*"(?:Lambda|__lambda__)"')
 
 
 class PickleCheck:
@@ -71,6 +62,9 @@ class PickleCheck:
             seen = False
             try:
                 for stream in pickle_streams(data, expected=expected):
+                    if stream.code:
+                        findings.append(_lambda(file.path))
+                        continue
                     seen = True
                     imports |= {module.partition(".")[0] for module, _ in stream.named if not stream.other}
                     findings += self._judge(file.path, stream, libraries, unchecked)
@@ -79,9 +73,6 @@ class PickleCheck:
             except Unreadable as error:
                 unchecked.append(_unchecked(file.path, str(error)))
             looked_at += seen
-            found, unread = _find_lambda(data)
-            findings += [_lambda(file.path)] if found else []
-            unchecked += [_unchecked(f"{file.path}!{name}", reason) for name, reason in unread]
         return CheckResult(
             check=self.id,
             findings=tuple(dict.fromkeys(findings)),
@@ -200,33 +191,6 @@ def _scan(data: bytes) -> Mapping[tuple[str, str], SafetyLevel]:
 
 def _is_named(path: str) -> bool:
     return PurePosixPath(path).suffix in _EXTENSIONS
-
-
-def _find_lambda(data: bytes) -> tuple[bool, list[tuple[str, str]]]:
-    """Whether Keras's configuration, in HDF5 files and in the zip of its own format, has a layer of code.
-
-    And the configurations that could not be read, with the reason.
-    """
-    found, unread = _names_lambda(data), []
-    if _ZIP in data:
-        with contextlib.suppress(*_NO_ZIP), zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(".json"):
-                    continue
-                try:
-                    with archive.open(member) as file:
-                        text = file.read(_CONFIG + 1)
-                except _NO_ZIP as error:
-                    unread.append((member.filename, f"it cannot be read: {error}"))
-                    continue
-                found = found or _names_lambda(text)
-                if len(text) > _CONFIG:
-                    unread.append((member.filename, f"it is a configuration of more than {_CONFIG >> 20} MiB"))
-    return found, unread
-
-
-def _names_lambda(text: bytes) -> bool:
-    return _KERAS.search(_ESCAPE.sub(lambda each: bytes([int(each[1], 16)]), text)) is not None
 
 
 def _lambda(path: str) -> Finding:

@@ -12,7 +12,7 @@ from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from kbuild.audit.checks.unwrap import Unreadable, pickle_streams
+from kbuild.audit.pickled.unwrap import Unreadable, pickle_streams
 from kbuild.errors import InvalidModel
 from kbuild.model.bundle import ModelBundle
 

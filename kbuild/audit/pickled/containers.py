@@ -23,9 +23,11 @@ from typing import Any
 
 import zstandard
 
-LIMIT = 4 << 30
-# Bytes that are given to a reader at once: few at first, since what only looks like a beginning ends there.
-_FIRST, _CHUNK = 1 << 12, 1 << 20
+from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
+
+# Bytes that are given to a reader at once: 128 MiB may come out of so many (zstd), and what only looks like a beginning
+# ends there.
+_CHUNK = 1 << 12
 # What only looks like a beginning is rare (gzip's: 32 in 2**32 places), and each takes time to see through.
 _ATTEMPTS = 64
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -42,14 +44,6 @@ _ZFILE = 21  # bytes of its header
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
-class Unreadable(ValueError):
-    """A wrapping that cannot be opened; the text says why."""
-
-
-class TooMuch(Unreadable):
-    """There is more to try than is tried: what was not looked at may be anything."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """What was packed; ``fault`` tells that it is not all there."""
@@ -59,22 +53,27 @@ class Part:
     fault: str | None = None
 
 
-def open_container(data: bytes) -> Iterator[Part]:
-    """What is in ``data``, nothing where it is no container. Raises Unreadable for one that nothing here opens."""
+def open_container(data: bytes, effort: Effort) -> Iterator[Part]:
+    """What is in ``data``, nothing where it is no container. Raises Unreadable for what is not opened, or TooMuch."""
+    for part in _parts(data, effort):
+        effort.open()
+        yield part
+
+
+def _parts(data: bytes, effort: Effort) -> Iterator[Part]:
     for magic, name in _CLOSED.items():
         if data.startswith(magic):
             raise Unreadable(f"it is packed with {name}, which is not opened")
     if _ZIP in data:
-        yield from _zip_members(data)
-        yield from _otherwise_packed(data)
+        yield from _zip_members(data, effort)
+        yield from _otherwise_packed(data, effort)
     if _is_tar(data):
-        yield from _tar_members(data)
+        yield from _tar_members(data, effort)
         return
-    opened = _decompress(_after_zfile_header(data))
+    opened = _decompress(_after_zfile_header(data), effort)
     if opened is not None:
-        yield opened
-    else:
-        yield from _packed_later(data)
+        yield opened[0]
+    yield from _packed_later(data, 1 if opened is None else len(data) - opened[1], effort)
 
 
 def _after_zfile_header(data: bytes) -> bytes:
@@ -84,21 +83,19 @@ def _after_zfile_header(data: bytes) -> bytes:
     return data[_ZFILE + (data[_ZFILE : _ZFILE + 1] == b" ") :]
 
 
-def _packed_later(data: bytes) -> Iterator[Part]:
+def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[Part]:
     """Compressed data after something else, which a loader passes over."""
-    for number, match in enumerate(_MAGIC.finditer(data, 1)):
+    for number, match in enumerate(_MAGIC.finditer(data, begin)):
         if number == _ATTEMPTS:
-            raise Unreadable(
-                f"compressed data may begin in more than {_ATTEMPTS} places of it, which are not all tried"
-            )
+            raise Unreadable(f"compressed data may begin in more than {_ATTEMPTS} places of it: not all are tried")
         try:
-            part = _decompress(data[match.start() :])
+            part = _decompress(data[match.start() :], effort)
         except TooMuch:
             raise
         except Unreadable:
             continue  # bytes that only look like a beginning
-        if part is not None and part.data:
-            yield Part(name=f"@{match.start()}", data=part.data)
+        if part is not None and part[0].data:
+            yield Part(name=f"@{match.start()}", data=part[0].data)
 
 
 def _is_tar(data: bytes) -> bool:
@@ -112,20 +109,22 @@ def _is_tar(data: bytes) -> bool:
     return True
 
 
-def _tar_members(data: bytes) -> Iterator[Part]:
+def _tar_members(data: bytes, effort: Effort) -> Iterator[Part]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is not None:
-                    yield Part(name=f"!{member.name}", data=_limited(content.read(LIMIT + 1)))
+                    yield Part(name=f"!{member.name}", data=_taken(content.read(effort.left + 1), effort))
+            end = tar.offset
     except Unreadable:
         raise
     except _DAMAGE as error:
         raise Unreadable(f"the archive cannot be read: {error}") from error
+    yield from _packed_later(data, end, effort)
 
 
-def _zip_members(data: bytes) -> Iterator[Part]:
+def _zip_members(data: bytes, effort: Effort) -> Iterator[Part]:
     """Every member that begins anywhere: the directory at the end may leave some out, or name them otherwise."""
     at, view, damaged = data.find(_ZIP), memoryview(data), 0
     while at >= 0:
@@ -139,7 +138,7 @@ def _zip_members(data: bytes) -> Iterator[Part]:
                 yield Part(name=f"!{name}", data=b"", fault="it says that it is encrypted")
             if method != _STORED:
                 content = view[begin : begin + packed] if known else view[begin:]
-                part, used = _inflate(f"!{name}", method, content)
+                part, used = _inflate(f"!{name}", method, content, effort)
                 yield part
                 # Where it ends counts, not where it says so: another member may lie there.
                 after = begin if part.fault is not None else begin + used
@@ -148,13 +147,15 @@ def _zip_members(data: bytes) -> Iterator[Part]:
                     raise TooMuch(f"more than {_ATTEMPTS} members of its archive are damaged, and not all were tried")
             else:
                 end = begin + packed if known and packed else _next_zip(data, begin)
-                yield Part(name=f"!{name}", data=data[begin:end])
+                yield Part(name=f"!{name}", data=_taken(data[begin:end], effort))
                 after = max(begin, end)
         at = data.find(_ZIP, max(after, at + 4))
 
 
-def _otherwise_packed(data: bytes) -> Iterator[Part]:
+def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
     """Members whose own header and the directory tell different methods: zipfile believes the directory."""
+    if data.count(b"PK\x01\x02") > effort.parts:
+        raise TooMuch("the directory of its archive is endless")  # it would be held as objects
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as opened:
             members = opened.infolist()
@@ -173,9 +174,9 @@ def _otherwise_packed(data: bytes) -> Iterator[Part]:
             if left < 0:
                 raise TooMuch("its directory names the same bytes again and again")
         if method != member.compress_type and member.compress_type != _STORED:
-            yield _inflate(f"!{member.filename}", member.compress_type, content)[0]
+            yield _inflate(f"!{member.filename}", member.compress_type, content, effort)[0]
         elif method != member.compress_type:
-            yield Part(name=f"!{member.filename}", data=bytes(content))
+            yield Part(name=f"!{member.filename}", data=_taken(bytes(content), effort))
 
 
 def _next_zip(data: bytes, begin: int) -> int:
@@ -183,7 +184,7 @@ def _next_zip(data: bytes, begin: int) -> int:
     return len(data) if found is None else found.start()
 
 
-def _inflate(name: str, method: int, content: memoryview) -> tuple[Part, int]:
+def _inflate(name: str, method: int, content: memoryview, effort: Effort) -> tuple[Part, int]:
     if method == 8:
         make: Callable[[], Any] = partial(zlib.decompressobj, -15)
     elif method == 12:
@@ -201,11 +202,17 @@ def _inflate(name: str, method: int, content: memoryview) -> tuple[Part, int]:
         make = zstandard.ZstdDecompressor().decompressobj
     else:
         return Part(name=name, data=b"", fault=f"it is packed by method {method}, which is not opened"), 0
-    data, fault, rest = _run(make, content)
+    data, fault, rest = _run(make, content, effort)
     return Part(name=name, data=data, fault=fault), len(content) - rest
 
 
-def _decompress(data: bytes) -> Part | None:
+def is_zlib(data: bytes) -> bool:
+    """Whether it begins as a zlib stream of any window (RFC 1950): one of 500 beginnings does."""
+    return len(data) > 5 and data[0] & 0x0F == 8 and data[0] <= 0x78 and int.from_bytes(data[:2], "big") % 31 == 0
+
+
+def _decompress(data: bytes, effort: Effort) -> tuple[Part, int] | None:
+    """What comes out, and how many bytes are left after it; None for what is not compressed."""
     make: Callable[[], Any] | None = None
     sure = True
     if data.startswith(b"\x1f\x8b"):
@@ -219,17 +226,16 @@ def _decompress(data: bytes) -> Part | None:
         data = _without_skipped(data)
     elif data.startswith(b"\x04\x22\x4d\x18"):
         make = _lz4()
-    elif len(data) > 5 and data[0] & 0x0F == 8 and data[0] <= 0x78 and int.from_bytes(data[:2], "big") % 31 == 0:
+    elif is_zlib(data):
         make, sure = zlib.decompressobj, False
     if make is None:
         return None
     whole, fault, view = io.BytesIO(), None, memoryview(data)
     rest = len(data)
     while rest:
-        piece, fault, rest = _run(make, view[len(data) - rest :])
+        effort.open()  # of frames that hold nothing there may be any number
+        piece, fault, rest = _run(make, view[len(data) - rest :], effort)
         whole.write(piece)
-        if whole.tell() > LIMIT:
-            raise TooMuch(f"it holds more than {LIMIT >> 30} GiB")
         if fault is not None or view[len(data) - rest :][:2] != data[:2]:
             break
     content = whole.getvalue()
@@ -237,20 +243,22 @@ def _decompress(data: bytes) -> Part | None:
         return None  # two bytes that only look like a zlib header
     if not content and fault is not None:
         raise Unreadable(f"it cannot be decompressed: {fault}")
-    return Part(name="", data=content, fault=fault)
+    return Part(name="", data=content, fault=fault), rest
 
 
-def _run(make: Callable[[], Any], view: memoryview) -> tuple[bytes, str | None, int]:
+def _run(make: Callable[[], Any], view: memoryview, effort: Effort) -> tuple[bytes, str | None, int]:
     """What it gives, why it is not whole, and how many bytes it left.
 
     Given in pieces, the last one byte by byte where it is damaged: what came before a wrong checksum counts.
     """
     found, reader = io.BytesIO(), make()
-    at, size = 0, _FIRST
+    at = 0
     while at < len(view):
-        end = min(len(view), at + size)
+        end = min(len(view), at + _CHUNK)
         try:
-            found.write(reader.decompress(bytes(view[at:end])))
+            _write(found, reader.decompress(bytes(view[at:end])), effort)
+        except Unreadable:
+            raise
         except _DAMAGE as error:
             reader = make()
             found = io.BytesIO()
@@ -259,19 +267,18 @@ def _run(make: Callable[[], Any], view: memoryview) -> tuple[bytes, str | None, 
                 for one in range(at, end):
                     found.write(reader.decompress(bytes(view[one : one + 1])))
             return found.getvalue(), str(error) or type(error).__name__, 0
-        if found.tell() > LIMIT:
-            raise TooMuch(f"it holds more than {LIMIT >> 30} GiB")
         if reader.eof:
             return found.getvalue(), None, len(reader.unused_data or b"") + len(view) - end
-        at, size = end, min(size * 2, _CHUNK)
+        at = end
     return found.getvalue(), "it has no proper end", 0
 
 
 def _without_skipped(data: bytes) -> bytes:
     """zstd's skippable frames carry nothing (RFC 8878, 3.1.2)."""
-    while _ZSTD_SKIPPED.match(data):
-        data = data[8 + int.from_bytes(data[4:8], "little") :]
-    return data
+    at = 0
+    while _ZSTD_SKIPPED.match(data, at):
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    return data[at:]
 
 
 def _lz4() -> Callable[[], Any]:
@@ -283,7 +290,11 @@ def _lz4() -> Callable[[], Any]:
     return made
 
 
-def _limited(content: bytes) -> bytes:
-    if len(content) > LIMIT:
-        raise TooMuch(f"it holds more than {LIMIT >> 30} GiB")
-    return content
+def _write(file: io.BytesIO, data: bytes, effort: Effort) -> None:
+    effort.expand(len(data))
+    file.write(data)
+
+
+def _taken(data: bytes, effort: Effort) -> bytes:
+    effort.expand(len(data))
+    return data

@@ -13,7 +13,9 @@ import pickle
 from collections import Counter
 from typing import Any, ClassVar
 
-from kbuild.audit.checks.standins import (
+from kbuild.audit.pickled.effort import Effort, TooMuch
+from kbuild.audit.pickled.opcodes import BOUNDED, watched
+from kbuild.audit.pickled.standins import (
     CLASSES,
     OPENERS,
     ArrayWrapper,
@@ -24,6 +26,7 @@ from kbuild.audit.checks.standins import (
     called_only,
     is_importable,
     odd_state,
+    shown,
 )
 
 _LONG = 1 << 16
@@ -45,18 +48,20 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``skipped`` whether there were raw arrays.
     ``begun`` is what was odd before it named a module that is none here.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
-    most places where a pickle may begin are none, and take random lengths for theirs.
+    most places where a pickle may begin are none, and take random lengths for theirs. What it builds counts as
+    ``effort``; what has to be hashed is not kept: the keys of a dict that are no texts, and sets. Raises TooMuch.
 
     The pure Python unpickler is a private name of the standard library, on which joblib builds too.
     """
 
-    def __init__(self, data: bytes, begin: int, *, skip: bool = True, probe: bool = False) -> None:
+    def __init__(self, data: bytes, begin: int, effort: Effort, *, skip: bool = True, probe: bool = False) -> None:
         self._file = io.BytesIO(data)
         self._file.seek(begin)
         super().__init__(self._file, encoding="latin-1", buffers=itertools.repeat(b""))
         if probe:
             self._file_read: Any = self._read_little
         self._data, self._skip = data, skip
+        self._effort, self.paid, self.longest = effort, 0, len(data)
         self.position = begin
         self.named: dict[tuple[str, str], None] = {}
         self.problems: dict[str, None] = {}
@@ -71,6 +76,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     def run(self) -> str | None:
         """Read it; returns why it cannot be read to its end, None where it can."""
         error = self._load()
+        self._effort.build(-self.paid)  # what was not used of it
+        self.paid = 0
         for name, often in self._handed.items():
             if often:
                 self.problems[f"hands on {name} for something else to call"] = None
@@ -84,17 +91,25 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.load()
         except RecursionError:
             return "it is nested too deeply"
+        except TooMuch:
+            raise
         except Exception as error:  # noqa: BLE001 - the stream may be made to lead to any error
             self.position = len(self._data)
             return str(error) or type(error).__name__
         self.position = self._file.tell()
         return None
 
-    def _push(self, value: Any) -> Any:
+    def push(self, value: Any) -> Any:
+        """What goes on the stack once more."""
         name = called_only(value)
         if name is not None:
             self._handed[name] += 1
         return value
+
+    def pay(self, words: int) -> None:
+        """For more objects that it will hold; raises TooMuch."""
+        self._effort.build(words)
+        self.paid += words
 
     def _read_little(self, size: int = -1) -> bytes:
         if size <= _LONG:
@@ -132,7 +147,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         if not self._skip and self.begun is None and not is_importable(str(module)):
             self.begun = tuple(self.problems)
         self.named[str(module), str(name)] = None
-        return self._push(CLASSES.get((module, name)) or Global(str(module), str(name)))
+        return self.push(CLASSES.get((module, name)) or Global(str(module), str(name)))
 
     def get_extension(self, code: int) -> None:
         """EXT1, EXT2, EXT4."""
@@ -148,6 +163,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self.calls += 1
         # pickle's own reader in Python, joblib's, takes a list for the arguments too.
         given = tuple(arguments) if isinstance(arguments, tuple | list) else ()
+        self._effort.look(len(given))  # the same ones may be given again and again
         called, arguments = called_by_copyreg(called, given)
         name = called_only(called)
         if name is not None:
@@ -177,10 +193,10 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _attribute(self, arguments: tuple[Any, ...]) -> Any:
         of, name = (*arguments[:2], None, None)[:2]
-        if isinstance(of, Global) and (of.module, of.name, name) in _ATTRIBUTES:
+        if isinstance(of, Global) and isinstance(name, str) and (of.module, of.name, name) in _ATTRIBUTES:
             self._proper += 1
             return Global(of.module, f"{of.name}.{name}")
-        self.problems[f"takes the attribute {name!r:.60} of {of}"] = None
+        self.problems[f"takes the attribute {shown(name)} of {of if isinstance(of, Global) else 'an object'}"] = None
         return Opaque()
 
     def _instantiate(self, klass: Any, args: Any) -> None:
@@ -202,6 +218,13 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.problems[f"changes {built} itself"] = None
         elif isinstance(built, Opaque):
             built.state = state
+            self._effort.look(
+                sum(
+                    len(each)
+                    for each in (state, *(state if isinstance(state, tuple) else ()))
+                    if isinstance(each, tuple | dict)
+                )
+            )
             odd = odd_state(built, state)
             if odd is not None:
                 self.problems[odd] = None
@@ -216,7 +239,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         at = self._file.tell()
         if dtype.has_objects():
             self.objects = True
-            inner = InertReader(self._data, at)
+            inner = InertReader(self._data, at, self._effort)
             error = inner.run()
             self.named |= inner.named
             self.problems |= inner.problems
@@ -231,12 +254,15 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         size = dtype.size()
         for length in shape:
             size *= int(length)
+            if not 0 <= size <= len(self._data):
+                break
         if size < 0 or at + size > len(self._data):
             raise ValueError("an array of joblib is longer than the file")
         self._file.seek(at + size)
 
     dispatch: ClassVar[dict[int, Any]] = {
         **_Unpickler.dispatch,
+        **BOUNDED,
         pickle.MARK[0]: _mark,
         pickle.FRAME[0]: _frame,
         pickle.REDUCE[0]: _reduce,
@@ -246,31 +272,4 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     }
 
 
-def _pushed(load: Any) -> Any:
-    def push(self: InertReader) -> None:
-        load(self)
-        self._push(self.stack[-1])
-
-    return push
-
-
-for _code in (pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.DUP):
-    InertReader.dispatch[_code[0]] = _pushed(_Unpickler.dispatch[_code[0]])
-
-
-def _kept(load: Any) -> Any:
-    def keep(self: InertReader) -> None:
-        load(self)
-        value = self.stack[-1]
-        if isinstance(value, bytes | bytearray | str) and len(value) > 4:
-            self.texts.append(value if isinstance(value, str) else bytes(value))
-
-    return keep
-
-
-for _code in (
-    *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.UNICODE, pickle.BINUNICODE),
-    *(pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8),
-    pickle.BYTEARRAY8,
-):
-    InertReader.dispatch[_code[0]] = _kept(_Unpickler.dispatch[_code[0]])
+InertReader.dispatch = watched(InertReader.dispatch)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Any
 
+_HELPERS = 8  # that may be called by each other
 _HAS_OBJECTS = 0x01  # numpy's NPY_ITEM_REFCOUNT in the flags of a dtype's state
 # What makes or takes anything: data calls them, and never hands them on for something else to call.
 _CALLED_ONLY = {
@@ -70,7 +72,7 @@ class Dtype(Opaque):
     """numpy.dtype, as far as the size of its elements goes."""
 
     def __init__(self, text: Any = "", *_: Any) -> None:
-        self._text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+        self._text = text.decode("latin-1") if isinstance(text, bytes) else text if isinstance(text, str) else ""
 
     def size(self) -> int:
         """Bytes of one element; raises ValueError."""
@@ -91,6 +93,13 @@ class Dtype(Opaque):
 CLASSES = {("joblib.numpy_pickle", "NumpyArrayWrapper"): ArrayWrapper, ("numpy", "dtype"): Dtype}
 
 
+def shown(value: Any) -> str:
+    """A value in a sentence: what holds itself again and again has no end if it is written out."""
+    return (
+        f"{value!r:.60}" if isinstance(value, str | bytes | int | float | None) else f"of type {type(value).__name__}"
+    )
+
+
 def called_only(value: Any) -> str | None:
     """The name of what may be called and never be handed on; None for all else."""
     if value is ArrayWrapper:
@@ -100,7 +109,9 @@ def called_only(value: Any) -> str | None:
 
 def called_by_copyreg(called: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """What is called in truth, and with what, where copyreg's helpers are (CPython, ``Lib/copyreg.py``)."""
-    while isinstance(called, Global) and called.module in ("copyreg", "copy_reg") and arguments:
+    for _ in range(_HELPERS):
+        if not (isinstance(called, Global) and called.module in ("copyreg", "copy_reg") and arguments):
+            return called, arguments
         if called.name == "__newobj__":
             called, arguments = arguments[0], arguments[1:]
         elif called.name == "__newobj_ex__":
@@ -111,8 +122,8 @@ def called_by_copyreg(called: Any, arguments: tuple[Any, ...]) -> tuple[Any, tup
             named = len(arguments) > 1 and isinstance(arguments[1], Global | type)
             called, arguments = arguments[0] if named else Opaque(), arguments[2:]
         else:
-            break
-    return called, arguments
+            return called, arguments
+    return Opaque(), ()
 
 
 def odd_state(built: Opaque, state: Any) -> str | None:
@@ -127,12 +138,22 @@ def odd_state(built: Opaque, state: Any) -> str | None:
             return f"gives an object a {key} of its own"
         methods = value if isinstance(value, tuple | list) else (value,)
         if key == "_response_method" and not all(type(each) is str and each in _RESPONSES for each in methods):
-            return f"has the method {value!r:.60} called of what it is given"
+            return f"has the method {shown(value)} called of what it is given"
     if not built.made_by.startswith("statsmodels.base.data."):
         return None
     if type(state) is dict and all(type(key) is str for key in state) and not _FORMULAS & state.keys():
         return None
     return f"evaluates a formula of the state of {built.made_by}"
+
+
+@cache
+def _packages() -> frozenset[str]:
+    return frozenset(sys.stdlib_module_names | {each.name for each in iter_modules()})
+
+
+def is_package(name: str) -> bool:
+    """As ``is_importable``, of any number of names; those that only a finder of its own knows are none."""
+    return name in _packages()
 
 
 @lru_cache(maxsize=4096)

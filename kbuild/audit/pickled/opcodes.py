@@ -1,0 +1,130 @@
+"""What is watched while the opcodes of a pickle are read: what goes on the stack, texts, and what all of it takes.
+
+The reader is pickle's own in Python, with ``push``, ``texts``, ``longest``, ``paid`` and ``pay`` (``InertReader``).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kbuild.audit.pickled.standins import Opaque
+
+_Load = Callable[[Any], None]
+
+_PUSHED = (pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.DUP)
+_TEXTS = (
+    *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.UNICODE, pickle.BINUNICODE),
+    *(pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8),
+    pickle.BYTEARRAY8,
+)
+_SHORTEST = 5  # bytes or letters of a text that may hold anything
+_AT_ONCE = 1 << 16  # words that are paid for together
+# What objects take, in words of 8 bytes with what refers to them: about, of CPython.
+_FEW = 4
+_WORDS = {
+    **dict.fromkeys((pickle.MEMOIZE, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT), 13),
+    **dict.fromkeys((pickle.MARK, pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.FROZENSET), 9),
+    **dict.fromkeys((pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.LIST, pickle.DICT), 9),
+    **dict.fromkeys((pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.INST, pickle.OBJ), 25),
+    **dict.fromkeys((pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.BINPERSID), 20),
+    **dict.fromkeys(_TEXTS, 9),
+}
+
+
+_OTHER_KEY = object()
+
+
+def _setitem(reader: Any) -> None:
+    value, key = reader.stack.pop(), reader.stack.pop()
+    _set(reader.stack[-1], [key, value])
+
+
+def _setitems(reader: Any) -> None:
+    items = reader.pop_mark()
+    _set(reader.stack[-1], items)
+
+
+def _dict(reader: Any) -> None:
+    items, made = reader.pop_mark(), dict[Any, Any]()
+    _set(made, items)
+    reader.append(made)
+
+
+def _set(into: Any, items: list[Any]) -> None:
+    pairs = zip(items[::2], items[1::2], strict=True)
+    if isinstance(into, dict):
+        # Keys may be made so that to hash them, or to tell them apart, never ends.
+        into.update((key if type(key) is str else _OTHER_KEY, value) for key, value in pairs)
+    elif not isinstance(into, Opaque | list | bytearray | type):
+        raise TypeError(f"items are set of {type(into).__name__}")
+
+
+def _empty_set(reader: Any) -> None:
+    reader.append(Opaque())
+
+
+def _frozenset(reader: Any) -> None:
+    reader.pop_mark()
+    reader.append(Opaque())
+
+
+def _bytearray8(reader: Any) -> None:
+    size = int.from_bytes(reader.read(8), "little")
+    if size > reader.longest:  # it would be made before it is read
+        raise EOFError("it ends early")
+    reader.append(bytearray(reader.read(size)))
+
+
+BOUNDED: Mapping[int, _Load] = {
+    pickle.DICT[0]: _dict,
+    pickle.SETITEM[0]: _setitem,
+    pickle.SETITEMS[0]: _setitems,
+    pickle.EMPTY_SET[0]: _empty_set,
+    pickle.FROZENSET[0]: _frozenset,
+    pickle.BYTEARRAY8[0]: _bytearray8,
+}
+"""In the place of pickle's own, which hash what they are given, or make what they have not seen."""
+
+
+def watched(dispatch: Mapping[int, _Load]) -> dict[int, _Load]:
+    """The same table of opcodes, each of which is watched."""
+    pushed = {code[0] for code in _PUSHED}
+    texts = {code[0] for code in _TEXTS}
+    found = {}
+    for number, load in dispatch.items():
+        if number in pushed:
+            load = _pushing(load)
+        elif number in texts:
+            load = _keeping(load)
+        found[number] = _counting(load, _WORDS.get(bytes([number]), _FEW))
+    return found
+
+
+def _pushing(load: _Load) -> _Load:
+    def push(reader: Any) -> None:
+        load(reader)
+        reader.push(reader.stack[-1])
+
+    return push
+
+
+def _keeping(load: _Load) -> _Load:
+    def keep(reader: Any) -> None:
+        load(reader)
+        value = reader.stack[-1]
+        if isinstance(value, bytes | bytearray | str) and len(value) >= _SHORTEST:
+            reader.texts.append(value if isinstance(value, str) else bytes(value))
+
+    return keep
+
+
+def _counting(load: _Load, words: int) -> _Load:
+    def count(reader: Any) -> None:
+        reader.paid -= words
+        if reader.paid < 0:
+            reader.pay(_AT_ONCE)
+        load(reader)
+
+    return count

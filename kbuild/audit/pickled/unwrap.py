@@ -1,0 +1,260 @@
+"""The pickle streams inside a file, whatever they are wrapped in and wherever they begin.
+
+To a scanner that looks at names, a compressed pickle, or one beside arrays, is no pickle at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import pickle
+import pickletools
+import re
+from collections.abc import Generator, Iterator, Set
+from dataclasses import dataclass, replace
+
+from kbuild.audit.pickled.beginnings import find_beginnings
+from kbuild.audit.pickled.containers import is_zlib, open_container
+from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
+from kbuild.audit.pickled.inert import InertReader
+from kbuild.audit.pickled.keras import names_lambda
+from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
+from kbuild.audit.pickled.standins import is_importable
+
+__all__ = ["PickleStream", "Unreadable", "pickle_streams"]
+
+_NUMPY = b"\x93NUMPY"
+_MAX_DEPTH = 8
+_SHORTEST = 16
+# Between the lines of what is encoded, in texts and in texts of JSON.
+_LINE_END = re.compile(rb"(?:\r?\n|(?:\\r)?\\n)[ \t]*(?=[\w+/-])")
+_HEXADECIMAL = re.compile(rb"(?:[0-9a-fA-F]{2}){8,}")
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+_MASK = bytes(1 if each in _LETTERS else 0 for each in range(256))
+_JOINED = 3  # times that lines of a text are put together
+# What a pickle, and what is packed, may begin with: opcodes that need nothing before them, and gzip, bz2, xz, lzma,
+# zstd, lz4, zlib of any window, zip, npy, tar of a named file.
+_OPCODES = frozenset(each.code.encode("latin-1") for each in pickletools.opcodes if not each.stack_before)
+_PACKED = b"\x1fB\xfd](\x04\x08\x18\x28\x38\x48\x58\x68\x78P\x93Z"
+_BEGIN = frozenset({each[0] for each in _OPCODES} | set(_PACKED))
+_BASE64_BEGIN = frozenset(base64.b64encode(bytes([each]))[0] for each in _BEGIN)
+# What every pickle has that does anything: a header, a name in one of three ways, a number of copyreg's.
+_SIGN = re.compile(
+    rb"\x80[\0-\x05]|[ci][A-Za-z_][\w.]*\n|\x93|[\x82-\x84]|PK\x03\x04|\x1f\x8b\x08|\xfd7zXZ|\A\]\0|BZh|\x28\xb5\x2f\xfd"
+    rb"|\x04\x22\x4d\x18|\"class_name|ustar|ZF0x"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PickleStream:
+    """One pickle: ``named`` are the modules and names that loading it would import, ``problems`` what else is odd.
+
+    ``place`` is the way to it inside the file; ``fault`` says why it has no proper end, ``data`` is then the rest.
+    With ``closed`` it is a container that could not be opened whole. ``other`` tells that it is how another loader than
+    the one it was written for would read it: of a clean file that makes names of nothing, and of modules that are none
+    where it is ``noisy``. ``code`` tells of a layer of Keras that holds code.
+    """
+
+    place: str
+    named: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...] = ()
+    fault: str | None = None
+    data: bytes = b""
+    closed: bool = False
+    other: bool = False
+    noisy: bool = False
+    code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """The way to some bytes inside a file, how often they are wrapped, and what is left of the file's effort."""
+
+    name: str
+    depth: int
+    effort: Effort
+
+    def inside(self, name: str) -> _Place:
+        """Of what is packed in these; raises TooMuch."""
+        if self.depth >= _MAX_DEPTH:
+            raise TooMuch(f"it is wrapped more than {_MAX_DEPTH} times")
+        return replace(self, name=self.name + name, depth=self.depth + 1)
+
+    def beside(self, name: str) -> _Place:
+        """Of another pickle in the same bytes."""
+        return replace(self, name=self.name + name)
+
+
+def pickle_streams(data: bytes, *, expected: bool) -> Iterator[PickleStream]:
+    """Every pickle in ``data``, also inside the bytes of others; nothing for what holds none.
+
+    ``expected`` tells that it is to be a pickle by its name. Raises Unreadable.
+    """
+    yield from _streams(data, _Place(name="", depth=0, effort=Effort(len(data))), expected=expected)
+
+
+def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool = True) -> Iterator[PickleStream]:
+    """``encoded`` tells that nobody has looked for base64 in these bytes."""
+    if is_tensors(data):
+        # A text's opcode and its length may be the size of the header, and bytes of a tensor the rest of a pickle.
+        reader = InertReader(data, 0, at.effort)
+        fault = reader.run()
+        if reader.calls or reader.named:
+            yield from _told(reader, data, 0, fault, at)
+        return
+    if names_lambda(data):
+        yield PickleStream(place=at.name, named=(), code=True)
+    parts = 0
+    refused: Unreadable | None = None
+    try:
+        for part in open_container(data, at.effort):
+            parts += 1
+            if part.fault is not None:
+                yield PickleStream(place=at.name + part.name, named=(), fault=part.fault, closed=True)
+            yield from list(_streams(part.data, at.inside(part.name), expected=expected))
+    except Unreadable as error:
+        refused = error  # it may be a pickle all the same
+    if data.startswith(_NUMPY):
+        begin = after_numpy_header(data)
+        yield from _follow(data, begin, at, expected=begin < len(data))
+    else:
+        yield from _follow(data, 0, at, expected=expected and not parts and refused is None)
+    if encoded:
+        yield from _encoded(data, at)
+    if refused is not None:
+        raise refused
+
+
+def _follow(data: bytes, begin: int, at: _Place, *, expected: bool) -> Iterator[PickleStream]:
+    """The pickles that follow each other from ``begin`` on, and those that begin later after something else."""
+    number = 0
+    told: set[tuple[str, str]] = set()
+    while begin < len(data):
+        has_header = data[begin] == 0x80 and begin + 1 < len(data) and data[begin + 1] <= pickle.HIGHEST_PROTOCOL
+        at.effort.open()
+        reader = InertReader(data, begin, at.effort)
+        # What is neither named as a pickle nor begins as one is one only if it is so to its end and does something.
+        fault = reader.run()
+        if not has_header and (number or not expected) and (fault is not None or not reader.calls):
+            break
+        told |= reader.named.keys()
+        yield from _told(reader, data, begin, fault, at.beside(f"#{number}") if number else at)
+        begin, number = (reader.position if fault is None else begin + 1), number + 1
+        if fault is not None:
+            break
+    yield from _later(data, begin, at, told)
+
+
+def _told(reader: InertReader, data: bytes, begin: int, fault: str | None, at: _Place) -> Iterator[PickleStream]:
+    yield _stream(reader, at.name, fault, data[begin:] if fault is not None else b"")
+    if reader.skipped or fault is not None:
+        # What joblib takes for an array's bytes is code to a plain unpickler.
+        plain = InertReader(data, begin, at.effort, skip=False)
+        plain.run()
+        problems = tuple(plain.problems)
+        if reader.objects and plain.begun is not None:
+            problems = plain.begun  # joblib counts the memo anew there: what is read takes other objects for its own
+        if set(plain.named) - set(reader.named) or set(problems) - set(reader.problems):
+            named = tuple(plain.named)
+            yield PickleStream(place=at.name, named=named, problems=problems, other=True, noisy=reader.objects)
+        for text in plain.texts if fault is not None else ():
+            yield from _nested(text, at)
+    for text in reader.texts:
+        yield from _nested(text, at)
+
+
+def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"") -> PickleStream:
+    return PickleStream(place=place, named=tuple(reader.named), problems=tuple(reader.problems), fault=fault, data=data)
+
+
+def _later(data: bytes, begin: int, at: _Place, told: Set[tuple[str, str]]) -> Iterator[PickleStream]:
+    """Pickles after bytes that are none: what reads to its end and calls something is one.
+
+    One without an end has done its harm before that is seen: what it called of a module that there is counts too.
+    """
+    end = begin
+    for first in find_beginnings(data, begin, at.effort):
+        if first < end:
+            continue
+        probe = InertReader(data, first, at.effort, probe=True)
+        done = probe.run() is None
+        at.effort.probe(probe.reached - first)
+        if done and probe.calls:
+            reader = InertReader(data, first, at.effort)
+            reader.run()
+            yield from _told(reader, data, first, None, at.beside(f"@{first}"))
+            end = reader.position
+        elif probe.calls and any(is_importable(module) for module, _ in probe.named):
+            named = tuple(name for name in probe.named if is_importable(name[0]) and name not in told)
+            if named:
+                yield PickleStream(place=f"{at.name}@{first}", named=named, other=True, noisy=True)
+
+
+def _encoded(data: bytes, at: _Place) -> Iterator[PickleStream]:
+    """Pickles written in base64, as texts of JSON and YAML hold them."""
+    for _ in range(_JOINED):
+        in_lines = yield from _encoded_as_it_is(data, at)
+        joined = _LINE_END.sub(_joined, data) if in_lines else data
+        if len(joined) == len(data):
+            return
+        at.effort.expand(len(joined))
+        data = joined
+    raise TooMuch(f"it is a text whose lines end in each other, more than {_JOINED} times")
+
+
+def _encoded_as_it_is(data: bytes, at: _Place) -> Generator[PickleStream, None, bool]:
+    """And whether a line may end within one."""
+    mask, in_lines = data.translate(_MASK), False
+    least = b"\x01" * _SHORTEST
+    begin = mask.find(least)
+    while begin >= 0:
+        end = mask.find(b"\0", begin)
+        text = data[begin : end if end >= 0 else len(data)]
+        if _HEXADECIMAL.fullmatch(text) and int(text[:2], 16) in _BEGIN:
+            with contextlib.suppress(ValueError):
+                yield from _proper(bytes.fromhex(text.decode()), at, ">hex")
+        if text[0] in _BASE64_BEGIN:
+            padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
+            with contextlib.suppress(binascii.Error):
+                yield from _proper(base64.b64decode(padded), at, ">base64")
+        in_lines = in_lines or data[begin + len(text) : begin + len(text) + 1] in (b"\r", b"\n", b"\\")
+        begin = mask.find(least, begin + len(text))
+    return in_lines
+
+
+def _joined(end: re.Match[bytes]) -> bytes:
+    """Nothing in the place of an end of a line that may be one of base64."""
+    line = end.string[max(0, end.start() - _SHORTEST) : end.start()]
+    return b"" if len(line) == _SHORTEST and not line.translate(None, _LETTERS) else end[0]
+
+
+def _nested(value: bytes | str, at: _Place) -> Iterator[PickleStream]:
+    """Pickles in the bytes and texts of a pickle."""
+    if isinstance(value, str):
+        try:
+            value = value.encode("latin-1")  # protocols below 3 have bytes as text in latin-1
+        except UnicodeEncodeError:
+            return
+    yield from _proper(value, at, ">bytes", encoded=False)
+
+
+def _proper(data: bytes, at: _Place, name: str, *, encoded: bool = True) -> list[PickleStream]:
+    """Those bytes are mostly numbers: only what reads to its end and names something is a pickle."""
+    if not may_hold_pickles(data, encoded=encoded):
+        return []
+    at.effort.open()
+    try:
+        found = list(_streams(data, at.inside(name), encoded=encoded))
+    except TooMuch:
+        raise
+    except Unreadable:
+        return []
+    return [each for each in found if each.code or (each.fault is None and (each.named or each.problems))]
+
+
+def may_hold_pickles(data: bytes, *, encoded: bool) -> bool:
+    """Whether anything in it is worth a look: most texts are words, and there may be millions of them."""
+    if _SIGN.search(data) is not None or is_zlib(data):
+        return True
+    return encoded and len(data) >= _SHORTEST and not data.translate(None, _LETTERS)
