@@ -17,6 +17,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from readme_reference import llms
 
+import kbuild.scoring.errors
 from kbuild import errors
 from kbuild.cli.help import command, write_html
 from kbuild.cli.kedro_plugin import kbuild_group
@@ -137,7 +138,8 @@ def test_a_heading_that_is_misspelt_is_answered(typed: str, said: str) -> None:
 
 
 def test_every_error_has_a_remedy() -> None:
-    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, KbuildError)]
+    named = [*vars(errors).values(), *vars(kbuild.scoring.errors).values()]
+    classes = [each for each in named if isinstance(each, type) and issubclass(each, KbuildError)]
     codes = {each.exit_code for each in classes} - {1}
     page = SOURCES[DOCS / "exit-codes.md"]
     assert {int(name) for name in headings(page) if name.isdigit()} == codes

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kbuild.api.auditing import AuditOptions, audit
     from kbuild.api.building import build_image, lock
     from kbuild.api.comparing import diff
-    from kbuild.api.packing import pack
+    from kbuild.api.packing import ScoreOptions, pack, score
     from kbuild.api.request import ImageOptions, LockOptions
     from kbuild.api.running import RunOptions, run
     from kbuild.api.session import open_session
@@ -23,6 +23,7 @@ __all__ = [
     "ImageOptions",
     "LockOptions",
     "RunOptions",
+    "ScoreOptions",
     "VerifyOptions",
     "audit",
     "build_image",
@@ -31,6 +32,7 @@ __all__ = [
     "open_session",
     "pack",
     "run",
+    "score",
     "verify",
 ]
 
@@ -39,6 +41,7 @@ _HOMES = {
     "ImageOptions": "kbuild.api.request",
     "LockOptions": "kbuild.api.request",
     "RunOptions": "kbuild.api.running",
+    "ScoreOptions": "kbuild.api.packing",
     "VerifyOptions": "kbuild.api.verifying",
     "build_image": "kbuild.api.building",
     "diff": "kbuild.api.comparing",
@@ -46,6 +49,7 @@ _HOMES = {
     "open_session": "kbuild.api.session",
     "pack": "kbuild.api.packing",
     "run": "kbuild.api.running",
+    "score": "kbuild.api.packing",
 }
 # Packages that are called as functions.
 _CALLED = {"audit": "kbuild.audit", "verify": "kbuild.verify"}

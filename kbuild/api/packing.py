@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kbuild.api.request import BuildOptions, make_image_request
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.workflow.batch.packing import PackResult, compression_of, pack_model
+from kbuild.workflow.batch.scoring import Batch, score_tables
 
 
 def pack(
@@ -30,3 +35,53 @@ def pack(
     if result.reused:
         session.voice.say("nothing has changed since this was packed (--no-cache packs again)")
     return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreOptions(BuildOptions):
+    """How tables are scored, as ``kbuild score`` has it; ``params`` are those of the model, None its own defaults.
+
+    ``keep`` are the columns of the input beside the answer: all, none, or names with commas between.
+    """
+
+    workers: int | None = None
+    on_error: str = "fail"
+    keep: str = "all"
+    format: str | None = None
+    params: Mapping[str, Any] | None = None
+    overwrite: bool = False
+    part_rows: int | None = None
+    batch_rows: int | None = None
+
+
+def score(
+    model: str | None,
+    input: str | Path,
+    output: str | Path,
+    options: ScoreOptions | None = None,
+    *,
+    session: Session | None = None,
+) -> dict[str, Any]:
+    """Score the tables of ``input`` into ``output`` with exactly what is served; returns the manifest of it.
+
+    ``model`` is what ``build_image`` takes, ``input`` a Parquet or CSV file, a folder, a pattern or a url, ``output`` a
+    folder, or a file that ends with .parquet or .csv. What was finished before is not scored again. Raises
+    InputRefused, RowsFailed, OtherAnswers, WorkerLost (``kbuild.scoring.errors``) and what ``kbuild pack`` ends with.
+    """
+    asked = options or ScoreOptions()
+    session = session or open_session()
+    model = take_model(model, session.tools, session.config, session.voice)
+    request = make_image_request(session.config, model, options=asked)
+    batch = Batch(
+        input=str(input),
+        output=str(output),
+        workers=asked.workers,
+        on_error=asked.on_error,
+        keep=asked.keep,
+        format=asked.format,
+        params=None if asked.params is None else json.dumps(asked.params),
+        overwrite=asked.overwrite,
+        part_rows=asked.part_rows,
+        batch_rows=asked.batch_rows,
+    )
+    return score_tables(request, batch, session.tools)

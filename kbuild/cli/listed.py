@@ -108,6 +108,13 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild verify churn:1 --rebuild", "does building it again give the same bytes?"),
             ),
         ),
+        "score": Listed(
+            summary="Score tables with exactly what is served.",
+            examples=(
+                ("kbuild score @latest customers.parquet scored", "with the newest run of this project"),
+                ("kbuild score models:/churn@champion 'in/*.csv' out.csv --on-error reject", "without rows that fail"),
+            ),
+        ),
         "list": Listed(
             summary="The images that were built here.",
             examples=(("kbuild list", "the newest first"), ("kbuild list --json", "for a program")),

@@ -21,8 +21,10 @@ from kbuild.image.oci.compress import check_compressor, write_blob
 from kbuild.image.oci.tarball import Entry, tar_chunks
 from kbuild.image.store.layer_cache import LayerCache
 from kbuild.plan.make import BASE_LAYER
+from kbuild.platform import host_platform
 from kbuild.progress import Progress
 from kbuild.shipped import archive_files
+from kbuild.verify.before_loading import Guard, check_model
 from kbuild.workflow.build import check_modules, check_no_credentials, working_folder
 from kbuild.workflow.engines import stage_layers
 from kbuild.workflow.prepare import ImageRequest, Prepared, fetch_model, lock_environment, prepare
@@ -81,8 +83,17 @@ def pack_model(request: ImageRequest, tools: Tools, *, output: Path, reuse: bool
 
 @contextmanager
 def unpacked_model(request: ImageRequest, tools: Tools) -> Iterator[tuple[Path, Tools]]:
-    """The folder that a model's archive unpacks to, in the cache for the block, and tools that end with the command."""
+    """The folder that a model's archive unpacks to, in the cache for the block, and tools that end with the command.
+
+    What loading the model does is looked at first: raises ModelNotTrusted, and PlatformError for another machine's.
+    """
     with _archive(request, tools, reuse=True) as archive:
+        prepared = archive.prepared
+        if prepared.platform != host_platform():
+            raise PlatformError(f"this machine is {host_platform()}, and runs nothing of {prepared.platform}")
+        with archive.tools.phases("score") as progress:
+            guard = Guard(cache=tools.cache, trusted=tools.trust_model)
+            check_model(prepared.bundle, prepared.locked.lockfile.content, guard, progress)
         folder = archive.unpacked()
         with in_use([folder]):
             yield folder, archive.tools
