@@ -15,7 +15,7 @@ from kbuild.audit.report.report import report_schema
 from kbuild.cache.folder import using_cache
 from kbuild.cli.audit_fleet import FORMATS as FLEET_FORMATS
 from kbuild.cli.audit_fleet import raise_for_fleet, render_fleet
-from kbuild.cli.audit_formats import FORMATS, OF_ONE, render, render_all, worst_of
+from kbuild.cli.audit_formats import FORMATS, OF_ONE, REPORTS, render, render_all, worst_of
 from kbuild.cli.config import env_option
 from kbuild.cli.options import complete_either, complete_image, open_here, platform_option
 from kbuild.cli.show import Show
@@ -38,6 +38,12 @@ _LOCK_SUFFIXES = (".yml", ".yaml")
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the report here instead of to stdout.")
+@click.option(
+    "--reports",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Also write {', '.join(REPORTS)} into this folder.",
+)
 @click.option(
     "--fail-on",
     type=click.Choice(SEVERITIES),
@@ -69,6 +75,7 @@ def command(
     affected_by: str | None,
     form: str,
     output: Path | None,
+    reports: Path | None,
     schema: bool,
     **options: Any,
 ) -> None:
@@ -85,6 +92,8 @@ def command(
         raise click.UsageError("give a REFERENCE or --all-registered")
     if all_registered and form in OF_ONE:
         raise click.UsageError(f"--format {form} is of one model")
+    if all_registered and reports is not None:
+        raise click.UsageError("--reports is of one model")
     if affected_by is not None and not all_registered:
         raise click.UsageError("--affected-by goes with --all-registered")
     if affected_by is not None and form not in FLEET_FORMATS:
@@ -110,6 +119,8 @@ def command(
             show.say("no vulnerability is known, so there is nothing that OpenVEX could state: no document is written")
         else:
             _deliver(text, output)
+        for name, each in REPORTS.items() if reports is not None else ():
+            _deliver(render(audited, each, to_terminal=False) or "", reports / name)
         _tell(show, audited)
         audited.raise_for_verdict()
         return
@@ -129,6 +140,7 @@ def _deliver(text: str, output: Path | None) -> None:
         click.echo(text, nl=False)
         return
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror}") from error

@@ -21,6 +21,9 @@ FORMATS = ("table", "json", "markdown", "html", "sarif", "cyclonedx", "spdx", "o
 OF_ONE = frozenset({"cyclonedx", "spdx", "openvex"})
 """The formats whose documents are each about one model."""
 
+REPORTS = {"audit.md": "markdown", "audit.html": "html", "audit.sarif": "sarif", "sbom.cdx.json": "cyclonedx"}
+"""What ``--reports`` writes, by the names that those who read such files look for."""
+
 Results = Sequence[tuple[str, Audited | KbuildError]]
 
 

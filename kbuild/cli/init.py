@@ -18,6 +18,7 @@ from kbuild.init.project_files import (
     CI_KINDS,
     GITHUB,
     GITLAB,
+    USUAL,
     FileChange,
     InitRequest,
     accepted_until,
@@ -37,7 +38,11 @@ _ACCEPTED = datetime.timedelta(days=180)
 @click.option("--push", metavar="REFERENCE", help="Where jobs push, such as registry.example/churn:{run_id}.")
 @click.option("--trigger", type=click.Choice(["none", "local"]), help="In kbuild.yml.  [default: as it is, else none]")
 @click.option(
-    "--ci", "kinds", multiple=True, type=click.Choice(CI_KINDS), help="Only these jobs; repeat.  [default: all]"
+    "--ci",
+    "kinds",
+    multiple=True,
+    type=click.Choice(CI_KINDS),
+    help="Which; repeat.  [default: github, gitlab, shell]",
 )
 @click.option("--python", metavar="VERSION", help="Python of the jobs.  [default: the one running here]")
 @click.option(
@@ -57,7 +62,9 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write kbuild.yml and the jobs for GitHub, GitLab and any shell into the Kedro project of this folder.
+    """Write kbuild.yml and the jobs that build after training into the Kedro project of this folder.
+
+    GitHub and GitLab start theirs themselves; all run the same ci/kbuild.sh, which any other system can start, too.
 
     .gitignore gets the lines that it lacks for what runs leave in the project.
 
@@ -79,7 +86,7 @@ def command(
         expires=accepted_until(root) or today + _ACCEPTED,
         # Somebody's own policy stays the only one.
         policy=not any(place.startswith("pyproject.toml") for place, _ in config.audit),
-        kinds=kinds or CI_KINDS,
+        kinds=kinds or USUAL,
     )
     changes = plan_changes(root, make_files(request), force=force)
     for change in changes:

@@ -20,17 +20,26 @@ from kbuild.digest import digest_bytes
 from kbuild.errors import ConfigurationError, OutputError
 from kbuild.project.config import read_schema
 
-CI_KINDS = ("github", "gitlab", "shell")
+CI_KINDS = ("github", "gitlab", "shell", "jenkins", "azure", "argo", "airflow")
+USUAL = ("github", "gitlab", "shell")
+"""The jobs that are written where none are named."""
 CONFIG = "conf/base/kbuild.yml"
 SCRIPT = "ci/kbuild.sh"
 GITHUB = ".github/workflows/kbuild.yml"
 GITLAB = ".gitlab/kbuild.yml"
 GITLAB_CI = ".gitlab-ci.yml"
 GITIGNORE = ".gitignore"
+_OTHERS = {
+    "jenkins": ("ci/Jenkinsfile", "jenkins.j2"),
+    "azure": ("ci/azure-pipelines.yml", "azure.yml.j2"),
+    "argo": ("ci/argo-workflow.yml", "argo.yml.j2"),
+    "airflow": ("ci/kbuild_dag.py", "airflow.py.j2"),
+}
+"""Where the job of a system is written, and its template."""
 _LEFT_BEHIND = ("mlflow.db", "mlartifacts/", "mlruns/", ".kbuild/", "kbuild-output/")
 """What MLflow, kbuild and the generated jobs leave in a project that keeps its runs itself."""
 _TEMPLATES = Path(__file__).with_name("templates")
-_MARK = re.compile(r"# kbuild init: (sha256:[0-9a-f]{64})\n\Z")
+_MARK = re.compile(r"(?:#|//) kbuild init: (sha256:[0-9a-f]{64})\n\Z")
 _WIDTH = 110
 _EXPIRES = re.compile(r"^[# ]*expires: (\d{4}-\d{2}-\d{2})$", re.MULTILINE)
 _IGNORED = "".join(["# Runs and models, which MLflow and kbuild keep here.\n", *(f"{line}\n" for line in _LEFT_BEHIND)])
@@ -52,7 +61,7 @@ class InitRequest:
     expires: datetime.date
     project: tuple[str, ...] = ()
     policy: bool = True
-    kinds: tuple[str, ...] = CI_KINDS
+    kinds: tuple[str, ...] = USUAL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +99,8 @@ def make_files(request: InitRequest) -> dict[str, str]:
     if "gitlab" in request.kinds:
         files[GITLAB] = _render("gitlab.yml.j2", values)
         files[GITLAB_CI] = _render("gitlab-ci.yml.j2", values)
-    return {path: _marked(content) for path, content in files.items()} | {GITIGNORE: _IGNORED}
+    files |= {path: _render(template, values) for kind, (path, template) in _OTHERS.items() if kind in request.kinds}
+    return {path: _marked(path, content) for path, content in files.items()} | {GITIGNORE: _IGNORED}
 
 
 def make_config(request: InitRequest) -> str:
@@ -173,7 +183,7 @@ def _plan(root: Path, path: str, content: str, *, force: bool) -> FileChange:
         whole = _ignore(old)
         action: Action = "unchanged" if whole == old else "updated"
         return FileChange(path=path, action=action, content=whole, diff=_diff(old, whole, path))
-    action = "updated" if force or _is_as_written(old) else "kept"
+    action = "updated" if force or is_as_written(old) else "kept"
     return FileChange(path=path, action=action, content=content, diff=_diff(old, content, path))
 
 
@@ -187,11 +197,13 @@ def _ignore(old: str) -> str:
     return ended + ("\n" if old else "") + "".join(f"{line}\n" for line in (_IGNORED.splitlines()[0], *missing))
 
 
-def _marked(content: str) -> str:
-    return f"{content}# kbuild init: {digest_bytes(content.encode())}\n"
+def _marked(path: str, content: str) -> str:
+    sign = "//" if path.endswith("Jenkinsfile") else "#"
+    return f"{content}{sign} kbuild init: {digest_bytes(content.encode())}\n"
 
 
-def _is_as_written(text: str) -> bool:
+def is_as_written(text: str) -> bool:
+    """Whether nobody has edited a file that ``make_files`` made."""
     found = _MARK.search(text)
     return found is not None and str(digest_bytes(text[: found.start()].encode())) == found[1]
 
@@ -216,7 +228,13 @@ def _render(name: str, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"shell": lambda text: shlex.quote(str(text)), "json": json.dumps}
+    environment.filters |= {"python": repr, "groovy": _groovy}
     return environment.get_template(name).render(values)
+
+
+def _groovy(text: str) -> str:
+    """A string in which Groovy fills in nothing."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _registry(push: str | None) -> str | None:

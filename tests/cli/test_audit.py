@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from kbuild.api.project import read_project_config
 from kbuild.cache.prune import prune_cache
 from kbuild.cli.audit import FORMATS, command
+from kbuild.cli.audit_formats import REPORTS
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs
@@ -79,6 +80,14 @@ def test_every_format_names_what_was_not_checked(form: str, folder: Path) -> Non
     assert isinstance(done.exception, AuditIncomplete)
     assert done.stdout == ""
     assert "incomplete" in (folder / "report").read_text()
+
+
+def test_all_that_a_job_shows_is_written_at_once(folder: Path) -> None:
+    done = audit("--advisories", "advisories.json", "--reports", "made/reports")
+    assert isinstance(done.exception, AuditFindings) and "PYSEC-2014-8" in done.stdout
+    for name, form in REPORTS.items():
+        again = audit("--advisories", "advisories.json", "--format", form)
+        assert (folder / "made" / "reports" / name).read_text() == again.stdout, name
 
 
 def test_openvex_of_nothing_leaves_no_document_of_before(folder: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import datetime
+import importlib.resources
 import json
 import re
 import shlex
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from click import Context
+from jsonschema.validators import validator_for
 
 from kbuild.audit.checks.identity import identify
 from kbuild.audit.finding import Unchecked
@@ -21,6 +24,7 @@ from kbuild.cli.kedro_plugin import commands
 from kbuild.errors import ConfigurationError, OutputError
 from kbuild.init.installed import find_project_install
 from kbuild.init.project_files import (
+    CI_KINDS,
     CONFIG,
     GITHUB,
     GITLAB,
@@ -28,6 +32,7 @@ from kbuild.init.project_files import (
     InitRequest,
     accepted_until,
     apply,
+    is_as_written,
     make_files,
     plan_changes,
 )
@@ -74,9 +79,13 @@ def test_every_commented_default_is_right_when_its_mark_is_taken_off(tmp_path: P
 def test_the_least_that_a_job_may(tmp_path: Path) -> None:
     workflow = yaml.safe_load(make_files(request(push="ghcr.io/team/x:{run_id}"))[GITHUB])
     assert workflow["permissions"] == {}
-    assert workflow["jobs"]["image"]["permissions"] == {"contents": "read", "packages": "write"}
+    assert workflow["jobs"]["image"]["permissions"] == {
+        "contents": "read",
+        "packages": "write",
+        "security-events": "write",
+    }
     other = yaml.safe_load(make_files(request(push="r.example/x:1"))[GITHUB])
-    assert other["jobs"]["image"]["permissions"] == {"contents": "read"}
+    assert other["jobs"]["image"]["permissions"] == {"contents": "read", "security-events": "write"}
     # What an event brings must never become part of a command.
     for step in workflow["jobs"]["image"]["steps"]:
         assert "${{" not in step.get("run", "")
@@ -248,3 +257,81 @@ def test_git_ignores_what_runs_leave_in_the_project(tmp_path: Path, old: str | N
         capture_output=True,
     )
     assert len(checked.stdout.splitlines()) == 4
+
+
+ODD = "kbuild[build] @ https://x.example/a: b #c?'d'\\$x"
+PLACES = {
+    "jenkins": "ci/Jenkinsfile",
+    "azure": "ci/azure-pipelines.yml",
+    "argo": "ci/argo-workflow.yml",
+    "airflow": "ci/kbuild_dag.py",
+}
+
+
+@pytest.mark.parametrize("push", [None, "r.example/x:{run_id}"])
+def test_other_systems_start_the_same_script(push: str | None) -> None:
+    usual = make_files(request())
+    files = make_files(request(push=push, install=ODD, kinds=CI_KINDS))
+    assert not {*PLACES.values()} & {*usual} and {*usual, *PLACES.values()} == {*files}
+    for place in PLACES.values():
+        assert f"sh {SCRIPT}" in files[place] and is_as_written(files[place])
+    # No system puts the model, which whoever starts a job chooses, into a command.
+    azure = yaml.safe_load(files[PLACES["azure"]])["jobs"][0]["steps"]
+    if push is not None:
+        vendored = importlib.resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "azure-pipelines.json"
+        schema = json.loads(vendored.read_text(encoding="utf-8"))
+        validator_for(schema)(schema).validate(yaml.safe_load(files[PLACES["azure"]]))
+    [install] = [step["script"] for step in azure if step.get("displayName") == "Install kbuild"]
+    assert shlex.split(install)[-1] == ODD
+    assert "parameters" not in "".join(step.get("script", "") for step in azure)
+    [image] = yaml.safe_load(files[PLACES["argo"]])["spec"]["templates"]
+    install, start = image["container"]["args"][0].splitlines()
+    assert shlex.split(install)[-1] == ODD and "{{" not in start
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(files[PLACES["airflow"]]))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "BashOperator"
+    ]
+    given = {each.arg: ast.literal_eval(each.value) for each in call.keywords[:3]}
+    assert ODD in shlex.split(given["bash_command"]) and "{{" not in given["bash_command"]
+    assert given["env"]["KBUILD_MODEL_URI"] == "{{ params.model }}"
+    [quoted] = re.findall(r"sh ('\.kbuild-venv/bin/python .*')$", files[PLACES["jenkins"]], re.MULTILINE)
+    # Groovy's escapes of \ and ' are Python's.
+    assert shlex.split(ast.literal_eval(quoted))[-1] == ODD and 'sh ci/kbuild.sh "$MODEL"' in files[PLACES["jenkins"]]
+
+
+@pytest.mark.parametrize(("fails", "code"), [("nothing", 0), ("audit", 52), ("image", 46)])
+def test_the_job_tells_what_became_of_it(tmp_path: Path, fails: str, code: int) -> None:
+    """With a kbuild that does as told: the summary is there in any case, and names the step that failed."""
+    apply(tmp_path, plan_changes(tmp_path, make_files(request(push="r.example/x:1")), force=False))
+    program = tmp_path / "bin" / "kbuild"
+    program.parent.mkdir()
+    program.write_text(f"""#!/bin/sh
+echo "$@" >> "{tmp_path}/asked"
+[ -z "${{DOCKER_CONFIG:-}}" ] || cat "$DOCKER_CONFIG/config.json" > "{tmp_path}/login"
+[ "$1" != image ] || [ {fails} != image ] || exit {code}
+case $1 in
+    audit) while [ "$1" != --reports ]; do shift; done; echo '### clean' > "$2/audit.md"; set -- audit ;;
+    image) echo "x@sha256:1" ;;
+esac
+[ "$1" != {fails} ] || exit {code}
+""")
+    program.chmod(0o755)
+    environment = {
+        "PATH": f"{program.parent}:/usr/local/bin:/usr/bin:/bin",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "KBUILD_REGISTRY_USERNAME": "me",
+        "KBUILD_REGISTRY_PASSWORD": "hush",
+        "TMPDIR": str(tmp_path),
+    }
+    argv = ["sh", SCRIPT, "models:/m`x`"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    told = (tmp_path / "summary").read_text()
+    assert (tmp_path / "kbuild-output" / "summary.md").read_text() == told and "`x`" not in told
+    assert ("The image is built, verified and audited." in told) == (code == 0)
+    assert code == 0 or f"exit code {code}: `kbuild help exit-codes#{code}`" in told
+    assert ("- image: `x@sha256:1`" in told, "### clean" in told) == (fails != "image", fails != "image")
+    assert ("--push r.example/x:1" in (tmp_path / "asked").read_text()) == (code == 0)
+    assert json.loads((tmp_path / "login").read_text())["auths"] == {"r.example": {"auth": "bWU6aHVzaA=="}}
+    assert not [*tmp_path.glob("tmp*")], "the login is not left behind"
