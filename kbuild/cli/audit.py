@@ -119,8 +119,9 @@ def command(
             show.say("no vulnerability is known, so there is nothing that OpenVEX could state: no document is written")
         else:
             _deliver(text, output)
-        for name, each in REPORTS.items() if reports is not None else ():
-            _deliver(render(audited, each, to_terminal=False) or "", reports / name)
+        if reports is not None:
+            for name, each in REPORTS.items():
+                _deliver(render(audited, each, to_terminal=False) or "", reports / name)
         _tell(show, audited)
         audited.raise_for_verdict()
         return
