@@ -1,4 +1,4 @@
-"""How much one file may ask for: what is made to be endless is unchecked, and costs seconds and no more than 2 GiB.
+"""How much one file may ask for: what is made to be endless is unchecked after seconds, a file of GiB after minutes.
 
 The bounds are of a file with all that is packed in it, however deep; honest models stay far below them.
 """
@@ -13,9 +13,10 @@ _PARTS = (
     100_000  # members of archives, frames of compressed data, pickles that follow each other, texts that are packed
 )
 _BUILT = 128 << 20  # of 8 bytes each: what the objects of its pickles take
-_TRIES = 4 << 20  # looks at what was met before, beside one for each byte of the file's own
+_TRIES = 1 << 20  # looks at what was met before, beside one for each byte of the file's own
 _PROBE = 32  # looks that it takes to begin to read
-_READ = 4 << 20  # bytes read in vain there, beside twice the file's own
+_READ = 1 << 20  # bytes read in vain there, beside twice the file's own
+_LONGEST = 64 << 20  # of both, of the largest files
 
 
 class Unreadable(ValueError):
@@ -40,7 +41,8 @@ class Effort:
     def __post_init__(self) -> None:
         self._expanded = min(_MOST, _EXPANDED + _TIMES * self.size)
         self._parts, self._built = _PARTS, _BUILT
-        self._tries, self._read = _TRIES + self.size, _READ + 2 * self.size
+        self._tries = min(_LONGEST, _TRIES + self.size)
+        self._read = min(_LONGEST, _READ + 2 * self.size)
 
     @property
     def left(self) -> int:

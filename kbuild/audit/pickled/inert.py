@@ -47,6 +47,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     ``position`` is where it ends, ``named`` what it would import, ``problems`` what it does that data never does,
     ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``skipped`` whether there were raw arrays.
     ``begun`` is what was odd before it named a module that is none here.
+    ``same`` are the places where it was as at its beginning: a pickle that begins there reads the same.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
     most places where a pickle may begin are none, and take random lengths for theirs. What it builds counts as
     ``effort``; what has to be hashed is not kept: the keys of a dict that are no texts, and sets. Raises TooMuch.
@@ -66,6 +67,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self.named: dict[tuple[str, str], None] = {}
         self.problems: dict[str, None] = {}
         self.texts: list[bytes | str] = []
+        self.same: set[int] = set()
         self.calls = 0
         self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
         self.begun: tuple[str, ...] | None = None
@@ -129,6 +131,11 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         if len(self.metastack) > _DEEP:
             raise ValueError("it is nested too deeply")
         self.load_mark()
+
+    def _proto(self) -> None:
+        if not (self.stack or self.metastack or self.memo or self._unframer.current_frame):
+            self.same.add(self._file.tell() - 1)
+        self.load_proto()
 
     def _frame(self) -> None:
         size = int.from_bytes(self.read(8), "little")
@@ -265,6 +272,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         **BOUNDED,
         pickle.MARK[0]: _mark,
         pickle.FRAME[0]: _frame,
+        pickle.PROTO[0]: _proto,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _reduce,
         pickle.NEWOBJ_EX[0]: _newobj_ex,

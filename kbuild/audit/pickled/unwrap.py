@@ -173,13 +173,14 @@ def _later(data: bytes, begin: int, at: _Place, told: Set[tuple[str, str]]) -> I
 
     One without an end has done its harm before that is seen: what it called of a module that there is counts too.
     """
-    end = begin
+    end, same = begin, set[int]()
     for first in find_beginnings(data, begin, at.effort):
-        if first < end:
+        if first < end or first in same:
             continue
         probe = InertReader(data, first, at.effort, probe=True)
         done = probe.run() is None
         at.effort.probe(probe.reached - first)
+        same = {*(place for place in same if place > first), *probe.same}
         if done and probe.calls:
             reader = InertReader(data, first, at.effort)
             reader.run()
