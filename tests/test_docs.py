@@ -23,7 +23,6 @@ from kbuild.cli.help import command, write_html
 from kbuild.cli.kedro_plugin import kbuild_group
 from kbuild.docs import GROUPS, headings, more_about, read_pages, section, slug
 from kbuild.errors import KbuildError
-from kbuild.serving.http.server_settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "kbuild" / "docs"
@@ -214,18 +213,6 @@ def test_the_tutorials_project_predicts_what_the_tutorial_says(tmp_path: Path, m
     catalog["regressor"] = MemoryDataset(made["regressor"].load())
     prices = SequentialRunner().run(registry["inference"], catalog)["prices"].load()
     assert prices.to_dict("records") == json.loads(answer)["predictions"]
-
-
-def test_the_container_of_kubernetes_may_do_as_little_as_it_can() -> None:
-    [found] = [each for each in BLOCK.finditer(SOURCES[DOCS / "howto.md"]) if "kind: Deployment" in each["text"]]
-    pod = yaml.safe_load(found["text"])["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["readOnlyRootFilesystem"]
-    assert {container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")} == {
-        "/readyz",
-        "/livez",
-    }
-    assert pod["terminationGracePeriodSeconds"] > Settings.from_environment({}).grace
 
 
 def test_what_language_models_read_first_is_what_there_is() -> None:

@@ -115,6 +115,13 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild score models:/churn@champion 'in/*.csv' out.csv --on-error reject", "without rows that fail"),
             ),
         ),
+        "deploy": Listed(
+            summary="Write what has a cluster or a host serve an image.",
+            examples=(
+                ("kbuild deploy models:/churn@champion --to kubernetes -o deploy", "for: kubectl apply -k deploy"),
+                ("kbuild deploy registry.example/churn:3 --to compose -o churn", "for: docker compose up"),
+            ),
+        ),
         "list": Listed(
             summary="The images that were built here.",
             examples=(("kbuild list", "the newest first"), ("kbuild list --json", "for a program")),

@@ -1,0 +1,1 @@
+"""F7: what clusters and hosts are told, for an image to be served: plain YAML, the image by digest."""

@@ -1,0 +1,123 @@
+"""What is deployed and how much of it: the values that every kind of manifest is made from."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from kbuild.errors import ConfigurationError
+from kbuild.image.oci.image_reference import ImageReference
+
+LONGEST = 50
+"""Signs of a name: a label has 63 (RFC 1123), and Knative and ReplicaSets add to it."""
+GRACE = 30
+"""Seconds the server drains for, ``KBUILD_GRACE``."""
+_NAMES = {
+    "--name": re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?"),
+    # RFC 1123: these are only named here, and may begin with a digit, a secret's have dots too.
+    "--namespace": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
+    "--pull-secret": re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"),
+}
+# apimachinery's resource.Quantity, as far as people write it.
+_CPU = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?|[0-9]{1,9}m)")
+_MEMORY = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?(?:[KMGT]i|[kMGT])?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """``cpu`` and ``memory`` as Kubernetes writes quantities; ``least`` to ``most`` replicas."""
+
+    cpu: str = "1"
+    memory: str = "1Gi"
+    least: int = 2
+    most: int = 10
+
+    def __post_init__(self) -> None:
+        if not _CPU.fullmatch(self.cpu) or self.cpus == 0:
+            raise ConfigurationError(f"{self.cpu!r} is not an amount of processors", hint="such as --cpu 2 or 500m")
+        if not _MEMORY.fullmatch(self.memory) or not self.memory.strip("0.kKMGTi"):
+            raise ConfigurationError(
+                f"{self.memory!r} is not an amount of memory", hint="such as --memory 512Mi or 2Gi"
+            )
+        if not 1 <= self.least <= self.most:
+            raise ConfigurationError(
+                f"{self.least}..{self.most} are not replicas", hint="such as --replicas 2..10, or 3 for always three"
+            )
+
+    @property
+    def cpus(self) -> Decimal:
+        """Processors."""
+        return Decimal(self.cpu[:-1]) / 1000 if self.cpu.endswith("m") else Decimal(self.cpu)
+
+    @property
+    def workers(self) -> int:
+        """Worker processes that have a processor each."""
+        return max(1, math.floor(self.cpus))
+
+    @property
+    def resources(self) -> dict[str, dict[str, str]]:
+        """Requests and limits: one amount, so that what was tried is what runs (quality of service "Guaranteed")."""
+        amounts = {"cpu": self.cpu, "memory": self.memory}
+        return {"requests": amounts, "limits": dict(amounts)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """``image`` by digest; ``user`` is its numeric uid, None where the image names none; ``facts`` are annotations."""
+
+    name: str
+    image: ImageReference
+    port: int = 8080
+    user: int | None = None
+    size: Size = field(default_factory=Size)
+    namespace: str | None = None
+    pull_secret: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.image.digest is None:
+            raise ConfigurationError(f"{self.image} is not named by its digest")
+        for what, text in (("--name", self.name), ("--namespace", self.namespace), ("--pull-secret", self.pull_secret)):
+            if text is not None and not _NAMES[what].fullmatch(text):
+                raise ConfigurationError(
+                    f"{what} {text!r} is not a DNS label",
+                    hint=f"small letters, digits and -, a letter first, at most {LONGEST}; such as {make_label(text)}",
+                )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What selects its pods; it never changes with the image."""
+        return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/component": "model-server"}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of the server: a cgroup's quota is not told everywhere."""
+        return {"KBUILD_WORKERS": str(self.size.workers), "KBUILD_GRACE": str(GRACE)}
+
+
+def make_label(text: str) -> str:
+    """A DNS label (RFC 1035: it begins with a letter) for any name: as it is read, and where signs are lost or there
+    are too many of them, a hash that tells it from others."""
+    folded = unicodedata.normalize("NFKD", text)
+    plain = "".join(sign for sign in folded if not unicodedata.combining(sign)).lower()
+    label = re.sub("[^a-z0-9]+", "-", plain, flags=re.ASCII).strip("-")
+    if label and not label[0].isalpha():
+        label = f"model-{label}"
+    lost = re.search(r"[^a-z0-9\s._/-]", plain, re.ASCII) is not None
+    if label and not lost and len(label) <= LONGEST:
+        return label
+    mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{(label or 'model')[: LONGEST - 9].rstrip('-')}-{mark}"
+
+
+def parse_replicas(text: str) -> tuple[int, int]:
+    """Read ``3`` or ``2..10``; raises ConfigurationError."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?", text.strip(), re.ASCII)
+    if found is None:
+        raise ConfigurationError(f"{text!r} are not replicas", hint="such as --replicas 2..10, or 3 for always three")
+    return int(found[1]), int(found[2] or found[1])

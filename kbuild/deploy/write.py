@@ -1,0 +1,53 @@
+"""Writing manifests into a folder that may be a repository's: what is kbuild's is replaced, what is not is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from kbuild.deploy.kubernetes import Files
+from kbuild.errors import OutputError
+
+MARK = (
+    "# Written by kbuild deploy: it is written anew by the next one; change it with Kustomize or the command's options."
+)
+
+
+def write_files(files: Files, folder: Path) -> list[Path]:
+    """Write them; files of an earlier time that are no longer among them go. Returns those written.
+
+    The same values give the same bytes. Raises OutputError for what cannot be written, and for files of those names
+    that are somebody else's; then nothing is changed.
+    """
+    texts = {folder / name: _text(documents) for name, documents in sorted(files.items())}
+    try:
+        foreign = [path for path in texts if path.exists() and not _is_ours(path)]
+        if foreign:
+            named = ", ".join(map(str, foreign))
+            raise OutputError(f"{named} was not written by kbuild deploy", hint="name another folder with --output")
+        old = [path for path in (*folder.glob("*.yaml"), *folder.glob("*/*.yaml")) if _is_ours(path)]
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        for path in old:
+            if path not in texts:
+                path.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+    return list(texts)
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MARK)) == MARK.encode()
+
+
+def _text(documents: list[dict[str, object]]) -> str:
+    return MARK + "\n" + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        """What stands twice is written twice: Kustomize and people read no anchors."""
+        return True

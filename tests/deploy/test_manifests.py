@@ -1,0 +1,182 @@
+"""Manifests, by the published schemas of what reads them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbuild.deploy.compose import make_compose
+from kbuild.deploy.deployment import GRACE, LONGEST, Deployment, Size, make_label, parse_replicas
+from kbuild.deploy.kubernetes import make_kubernetes
+from kbuild.deploy.serverless import make_knative, make_kserve
+from kbuild.errors import ConfigurationError
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.serving.http.server_settings import Settings
+
+IMAGE = "registry.example/churn@sha256:" + "a" * 64
+# The oldest with all that is in them: a pod's sleep before SIGTERM.
+VERSION = "1.31"
+OURS = ("Kustomization", "Component", "ServiceMonitor", "InferenceService")
+LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # RFC 1035, as Kubernetes has it for Services
+
+
+def made(**more: Any) -> Deployment:
+    facts = {"io.kbuild.model.uri": "models:/churn/3", "io.kbuild.cost": "$HOME"}
+    given: dict[str, Any] = {"name": "churn", "image": ImageReference.parse(IMAGE), "user": 65532, "facts": facts}
+    return Deployment(**{**given, **more})
+
+
+ALL = [
+    made(),
+    made(size=Size(least=3, most=3, cpu="500m", memory="1.5G"), user=None, facts={}),
+    made(name=make_label("x" * 300), namespace="models", pull_secret="registry"),  # noqa: S106
+]
+
+
+def documents(deployment: Deployment, make: Any) -> dict[str, dict[str, Any]]:
+    return {each["kind"]: each for several in make(deployment).values() for each in several}
+
+
+def test_the_schemas_see_what_is_wrong() -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"nam": "a"}]}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, VERSION, strict=True)
+
+
+def check_pod(spec: dict[str, Any]) -> None:
+    """By Kubernetes' schema of a pod, and its Pod Security Standard "restricted", item by item."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "churn"}, "spec": spec}
+    kubernetes_validate.validate(copy.deepcopy(pod), VERSION, strict=True)
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert {name for volume in spec["volumes"] for name in volume} == {"name", "emptyDir"}
+    assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
+    for container in spec["containers"]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False and security["runAsNonRoot"] is True
+        assert security.get("runAsUser") != 0 and security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert [each["mountPath"] for each in container["volumeMounts"]] == ["/tmp"]
+        assert container["image"] == IMAGE
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": 8080}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": 8080}
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
+def test_kubernetes_takes_them_strictly(deployment: Deployment) -> None:
+    found = documents(deployment, make_kubernetes)
+    for kind, document in found.items():
+        if kind not in OURS:
+            kubernetes_validate.validate(copy.deepcopy(document), VERSION, strict=True)
+        if kind not in ("Kustomization", "Component"):
+            assert LABEL.fullmatch(document["metadata"]["name"]) and len(document["metadata"]["name"]) <= 63
+    spec = found["Deployment"]["spec"]
+    check_pod(spec["template"]["spec"])
+    scaled = deployment.size.least != deployment.size.most
+    assert ("HorizontalPodAutoscaler" in found) == scaled == ("replicas" not in spec)
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > GRACE == Settings.from_environment({}).grace
+    selected = spec["selector"]["matchLabels"]
+    assert selected == spec["template"]["metadata"]["labels"]
+    for kind, place in (("Service", "selector"), ("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        chosen = found[kind]["spec"][place]
+        assert chosen.get("matchLabels", chosen) == selected
+    assert found["ServiceMonitor"]["spec"]["endpoints"][0]["port"] == found["Service"]["spec"]["ports"][0]["name"]
+    assert set(found["Kustomization"]["resources"]) == set(make_kubernetes(deployment)) - {
+        "kustomization.yaml", "monitoring/kustomization.yaml", "monitoring/servicemonitor.yaml"
+    }  # fmt: skip
+    assert found["Kustomization"].get("namespace") == deployment.namespace
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
+def test_knative_takes_every_field(deployment: Deployment) -> None:
+    """Those of its PodSpecMask that need no feature flag; its Service is checked as the pod it becomes."""
+    spec = documents(deployment, make_knative)["Service"]["spec"]["template"]["spec"]
+    assert set(spec) <= {
+        "containers", "volumes", "imagePullSecrets", "enableServiceLinks", "automountServiceAccountToken",
+        "timeoutSeconds",
+    }  # fmt: skip
+    assert "startupProbe" not in spec["containers"][0] and spec["containers"][0]["ports"][0]["name"] == "http1"
+    check_pod({name: value for name, value in spec.items() if name != "timeoutSeconds"})
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
+def test_kserves_predictor_is_a_pod(deployment: Deployment) -> None:
+    predictor = documents(deployment, make_kserve)["InferenceService"]["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (deployment.size.least, deployment.size.most)
+    check_pod({name: value for name, value in predictor.items() if not name.endswith("Replicas")})
+    assert [each["name"] for each in predictor["containers"]] == ["kserve-container"]
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
+def test_compose_takes_its_file(deployment: Deployment) -> None:
+    schema = json.loads(
+        files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
+    )
+    (document,) = make_compose(deployment)["compose.yaml"]
+    jsonschema.validate(document, schema)
+    (service,) = document["services"].values()
+    assert service["image"] == IMAGE and service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["ports"] == ["127.0.0.1:8080:8080"]
+    assert service["mem_limit"] == (1_500_000_000 if deployment.size.least == 3 else 2**30)
+    if deployment.facts:
+        assert service["labels"]["io.kbuild.cost"] == "$$HOME"
+
+
+@given(st.text(max_size=80))
+def test_any_models_name_is_a_dns_label(text: str) -> None:
+    label = make_label(text)
+    assert LABEL.fullmatch(label) and len(label) <= LONGEST and make_label(text) == label
+    assert made(name=label).name == label
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Churn Model", "churn-model"),
+        ("churn_v2.1", "churn-v2-1"),
+        ("3d", "model-3d"),
+        ("Zürich", "zurich"),
+        ("a", "a"),
+    ],
+)
+def test_a_name_is_read_as_it_was(text: str, label: str) -> None:
+    assert make_label(text) == label
+
+
+def test_names_that_lose_signs_are_told_apart() -> None:
+    names = ["модель", "模型", "x" * 60, "x" * 61, "a@b", "a#b", "", "-"]
+    assert len({make_label(name) for name in names}) == len(names)
+
+
+def test_what_no_cluster_takes_is_refused_before_it_is_written() -> None:
+    for more in ({"name": "Churn"}, {"name": "-a"}, {"name": "a" * 64}, {"namespace": "a_b"}, {"pull_secret": ""}):
+        with pytest.raises(ConfigurationError, match="is not a DNS label"):
+            made(**more)
+    made(namespace="1st", pull_secret="my.registry")  # noqa: S106
+    with pytest.raises(ConfigurationError, match="by its digest"):
+        made(image=ImageReference.parse("registry.example/churn:3"))
+    for more in ({"cpu": "0"}, {"cpu": "0m"}, {"cpu": "two"}, {"cpu": "-1"}, {"memory": "1 GB"}, {"memory": "0Mi"}):
+        with pytest.raises(ConfigurationError, match="is not an amount of"):
+            Size(**more)  # type: ignore[arg-type]
+    for least, most in ((0, 1), (3, 2)):
+        with pytest.raises(ConfigurationError, match="are not replicas"):
+            Size(least=least, most=most)
+    assert [parse_replicas(text) for text in ("3", "2..10")] == [(3, 3), (2, 10)]
+    for text in ("", "2..", "2-3", "-1", "a", "1..2..3"):
+        with pytest.raises(ConfigurationError, match="are not replicas"):
+            parse_replicas(text)
+
+
+@pytest.mark.parametrize(("cpu", "workers"), [("500m", 1), ("1", 1), ("1.5", 1), ("2", 2), ("3500m", 3)])
+def test_there_is_a_worker_a_processor(cpu: str, workers: int) -> None:
+    assert made(size=Size(cpu=cpu)).variables["KBUILD_WORKERS"] == str(workers)
