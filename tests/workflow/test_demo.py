@@ -1,13 +1,23 @@
-"""What the demo says of a training that failed."""
+"""What the demo trains, says of it, and says of a training that failed."""
 
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from rich.traceback import Traceback
 
+from kbuild.cli import demo as demo_command
+from kbuild.errors import OutputError, RecordingError
+from kbuild.process import Completed
+from kbuild.progress import Silent
+from kbuild.workflow import demo
 from kbuild.workflow.demo import find_last_words
 
 
@@ -40,3 +50,81 @@ def test_without_any_error_the_last_line_less_its_margin() -> None:
     log = "[11/28/26] INFO     Loading data from patients                      data_catalog.py:1007\n\n"
     assert find_last_words("", log) == "[11/28/26] INFO     Loading data from patients"
     assert find_last_words("", "") == "it said nothing"
+
+
+MODEL, RUN = "m-" + "5" * 32, "6" * 32
+LOGGED = f"INFO  Logged model models:/{MODEL} in run {RUN}\n"
+
+
+class Trained:
+    """``kedro run`` as the demo's project answers it: a line, and a model below ``mlartifacts``."""
+
+    def __init__(self, folder: Path, said: str = LOGGED, code: int = 0) -> None:
+        self.folder, self.said, self.code = folder, said, code
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, argv: Any, **given: Any) -> Completed:
+        self.asked.append({"argv": list(argv), **given})
+        made = self.folder / "mlartifacts/models" / MODEL / "artifacts"
+        made.mkdir(parents=True, exist_ok=True)
+        (made / "serving_input_example.json").write_text('{"inputs": [1]}')
+        return Completed(argv=tuple(argv), returncode=self.code, stdout=self.said, stderr="ValueError: no\n")
+
+
+def test_the_demo_trains_in_its_folder_whatever_server_this_shell_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    run = Trained(tmp_path)
+    assert demo.train(tmp_path, run, Silent()) == RUN
+    (asked,) = run.asked
+    assert asked["argv"][1:] == ["-m", "kedro", "run"] and asked["cwd"] == tmp_path
+    assert not [name for name in asked["env"] if name.startswith("MLFLOW_")] and asked["env"]["DO_NOT_TRACK"] == "1"
+    assert json.loads((tmp_path / demo.REQUEST_NAME).read_text()) == {"inputs": [1]}
+
+
+@pytest.mark.parametrize(("said", "code"), [("nothing\n", 0), (LOGGED, 1)])
+def test_a_training_that_failed_is_told_by_its_last_words(said: str, code: int, tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="kedro run failed: ValueError: no") as caught:
+        demo.train(tmp_path, Trained(tmp_path, said, code), Silent())
+    assert f"cd {tmp_path}; kedro run" in str(caught.value.hint)
+
+
+def test_the_demo_writes_over_nobodys_files(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep")
+    (tmp_path / "file").write_text("keep")
+    for name in ("mine", "file"):
+        with pytest.raises(OutputError, match="is no demo of kbuild"):
+            demo.copy_project(tmp_path / name)
+    with pytest.raises(OutputError, match="cannot be copied"):
+        demo.copy_project(tmp_path / "file/below")
+    for _ in range(2):  # an earlier demo is gone on with
+        demo.copy_project(tmp_path / "new")
+    assert (tmp_path / "new/pyproject.toml").is_file() and (tmp_path / "mine/notes.txt").read_text() == "keep"
+
+
+def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = SimpleNamespace(digest="sha256:1", size=246_000_000, engine="native")
+    built = SimpleNamespace(reference="diabetes@sha256:1", image=image)
+    asked: list[Any] = []
+
+    def run_demo(folder: Path, make_request: Any, make_tools: Any) -> Any:
+        tools = make_tools(folder)
+        asked.extend([folder, tools.store.tracking_uri, make_request(RUN).model])
+        return demo.DemoResult(
+            folder=folder, run_id=RUN, image=built, prediction=[1.5], expected=[1.5], runtime="namespaces"
+        )  # type: ignore[arg-type]
+
+    monkeypatch.setattr(demo_command, "run_demo", run_demo)
+    monkeypatch.setattr(demo_command, "check_extra", lambda *_, **__: None)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(demo_command.command, ["--dir", "here"])
+    assert done.stdout == "diabetes@sha256:1\n[1.5]\n"
+    assert asked == [tmp_path / "here", f"sqlite:///{tmp_path}/here/mlflow.db", RUN]
+    for text in (f"cd {tmp_path}/here", "run diabetes:demo --port 8080", f"lock {RUN}", "246 MB", "namespaces"):
+        assert text in done.stderr, text
+    said = json.loads(CliRunner().invoke(demo_command.command, ["--dir", "here", "--json"]).stdout)
+    assert (said["dir"], said["run_id"], said["digest"]) == (f"{tmp_path}/here", RUN, "sha256:1")
+    assert (said["image"], said["prediction"], said["expected"]) == ("diabetes@sha256:1", [1.5], [1.5])

@@ -1,0 +1,88 @@
+"""Where an image goes, in which order, and which of several."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import HOST, World
+
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.local import LocalImages
+from kbuild.plan.build_plan import BASE_CONTEXT
+from kbuild.platform import Platform
+from kbuild.workflow import Delivery, build_image, publishing
+
+OTHER = Platform.parse("linux/arm64" if HOST.architecture == "amd64" else "linux/amd64")
+NAME = ImageReference.parse("till:3")
+PUSHED = ImageReference.parse("registry.example/till:3")
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What a daemon and a registry were given, in its order."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Daemon:
+        def __init__(self, **given: Any) -> None:
+            pass
+
+        def publish(self, image: Any, reference: Any, *, progress: Any) -> None:
+            calls.append(("load", str(image.digest), str(reference)))
+
+    class Registry(Daemon):
+        def __init__(self, *, places: Any, base: ImageReference | None) -> None:
+            self.base = base
+
+        def publish(self, image: Any, reference: Any, *, progress: Any) -> None:
+            calls.append(("push", str(image.digest), str(reference), None if self.base is None else str(self.base)))
+
+    monkeypatch.setattr(publishing, "DaemonPublisher", Daemon)
+    monkeypatch.setattr(publishing, "RegistryPublisher", Registry)
+    monkeypatch.setattr(publishing, "DockerDaemon", object)
+    monkeypatch.setattr(
+        "kbuild.image.registry.transfer.push_index",
+        lambda index, reference: calls.append(("index", str(index.digest), str(reference))),
+    )
+    return calls
+
+
+def publish(world: World, image: Any, **given: Any) -> None:
+    facts = {"index": None, "output": None, "load": False, "push": None, "base": BASE_CONTEXT, "tools": world.tools}
+    publishing.publish(image, NAME, **(facts | given))
+
+
+def test_an_image_goes_where_it_was_asked_to(world: World, sent: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    publish(world, image)
+    assert sent == []
+    publish(world, image, load=True, push=PUSHED, output=tmp_path / "layout")
+    assert sent == [("load", str(image.digest), str(NAME)), ("push", str(image.digest), str(PUSHED), None)]
+    entrance = json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
+    assert [each["digest"] for each in entrance] == [str(image.digest)]
+    sent.clear()
+    # A base of a registry may be mounted there from its own repository.
+    for base, told in (("docker.io/library/debian:12", "docker.io/library/debian:12"), ("scratch", None)):
+        publish(world, image, push=PUSHED, base=base)
+        assert [each[3] for each in sent] == [told]
+        sent.clear()
+
+
+def test_the_tag_of_an_index_is_pushed_after_its_images(
+    world: World, sent: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    index = LocalImages(world.tools.cache / "images").add_index({HOST: image, OTHER: image})
+    for output in (tmp_path / "layout", tmp_path / "both.tar"):
+        publish(world, image, index=index, load=True, push=PUSHED, output=output)
+        one = ("push", str(image.digest), str(PUSHED.with_digest(image.digest)), None)
+        assert sent == [
+            ("load", str(image.digest), str(NAME)), one, one, ("index", str(index.digest), str(PUSHED))
+        ]  # fmt: skip
+        sent.clear()
+    entrance = json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
+    assert [each["digest"] for each in entrance] == [str(index.digest)]
+    assert (tmp_path / "both.tar").stat().st_size > replace(image, layout=index.layout).size
