@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import click
@@ -92,3 +93,58 @@ def test_the_line_to_type_asks_with_the_models_own_example(tmp_path: Path) -> No
     assert shlex.split(line)[-2] == f"@{tmp_path}/request.json"
     assert (tmp_path / "request.json").read_bytes() == long
     assert "without an example" in _how_to_ask(cast("RunningImage", Asked(None)), tmp_path / "x")[0]
+
+
+class Client:
+    """A served image that ends by itself after a few looks, or runs until a signal comes."""
+
+    url, reference = "http://127.0.0.1:8080", SimpleNamespace(familiar="till:3")
+
+    def __init__(self, looks: int | None) -> None:
+        self.looks, self.running = looks, self
+
+    def describe(self) -> str:
+        return "process 7"
+
+    def logs(self) -> str:
+        return "words\nit broke\n"
+
+    def alive(self) -> bool:
+        if self.looks is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return True
+        self.looks -= 1
+        return self.looks > 0
+
+
+@pytest.mark.parametrize("looks", [None, 2])
+def test_it_serves_until_a_signal_or_its_own_end(
+    looks: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    stopped = []
+
+    @contextmanager
+    def run(image: object, asked: object, session: object) -> Iterator[Client]:
+        try:
+            yield Client(looks)
+        finally:
+            stopped.append(image)
+
+    monkeypatch.setattr("kbuild.cli.run.run", run)
+    monkeypatch.setattr("kbuild.cli.run.read_example", lambda running: b'{"inputs": [1]}')
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        if looks is None:
+            command.main(["image:1"], standalone_mode=False)
+        else:
+            with pytest.raises(ContainerFailed, match="stopped by itself: words\nit broke"):
+                command.main(["image:1"], standalone_mode=False)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    told = capsys.readouterr()
+    assert told.out == "http://127.0.0.1:8080\n" and stopped == ["image:1"]
+    assert "process 7 serves till:3; Ctrl-C stops it" in told.err
+    assert "-d '{\"inputs\": [1]}' http://127.0.0.1:8080/invocations" in told.err

@@ -1,8 +1,12 @@
+import io
 import re
+import time
+from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from kbuild.cli.show import Show, amount, talk_options
 
@@ -108,3 +112,57 @@ def test_a_phase_that_fails_is_not_called_done(capsys: pytest.CaptureFixture[str
 def test_errors_are_said_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
     Show(quiet=True).complain("churn: broken")
     assert lines_of(capsys) == ["churn: broken"]
+
+
+def test_on_a_terminal_a_live_line_says_what_is_being_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rich draws it: spinner, phase, time, how much, what; of all that one line stays."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr("kbuild.cli.show._terminal", lambda: console)
+    show = Show()
+    with show("download") as progress:
+        progress.note("fetching numpy")
+        progress.count(2_000_000, 250_000_000)
+        progress.tell("the mirror lags")
+        progress.made("88 packages")
+        time.sleep(0.15)  # rich draws ten times a second
+    show.say("that was all", style="green")
+    show.complain("[not markup]")
+    drawn = stream.getvalue()
+    live = [part for part in re.split(r"[\r\n]", drawn) if "fetching numpy" in part and "2.0/250.0 MB" in part]
+    assert live and "download" in live[-1]
+    stays = drawn.rpartition("\x1b[?25h")[2]  # the cursor is shown again
+    assert re.search(r"download  88 packages, 0\.\d s\n", stays), stays
+    assert "that was all" in stays and "[not markup]" in stays and "fetching" not in stays
+    assert "the mirror lags\n" in drawn
+
+
+@pytest.mark.parametrize(
+    ("environ", "there"), [({}, False), ({"FORCE_COLOR": "1"}, True), ({"TTY_COMPATIBLE": "1"}, True)]
+)
+def test_a_pipe_is_a_terminal_only_where_rich_is_told_so(
+    environ: dict[str, str], there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert (Show()._console is not None) is there
+    assert Show(quiet=True)._console is None
+
+
+def test_a_log_is_told_after_a_while_that_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("kbuild.cli.show.time", SimpleNamespace(monotonic=lambda: clock.now))
+    with Show()("lock") as progress:
+        for step in ("resolving", "resolving", "fetching"):
+            clock.now += 9.9
+            progress.note(step)
+        clock.now += 10.0
+        progress.count(3, 110, "packages")
+        progress.count(4, 110, "packages")
+    assert lines_of(capsys) == [
+        "lock      resolving", "lock      fetching, 3/110 packages", "lock      done, N s"
+    ]  # fmt: skip
