@@ -24,6 +24,7 @@ from kbuild.errors import (
     ConfigurationError,
     InvalidReference,
     KbuildError,
+    OutputError,
 )
 from kbuild.model.bundle import read_bundle
 from kbuild.platform import Platform
@@ -278,3 +279,27 @@ def test_what_is_typed_is_stronger_than_the_policy(
     assert (request.policy.service, request.offline, request.record, str(request.today)) == (
         said, True, True, "2026-11-22"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["x", "--all-registered"], "give a REFERENCE or --all-registered"),
+        (["--all-registered", "--format", "openvex"], "--format openvex is of one model"),
+        (["--affected-by", "numpy<2"], "--affected-by goes with --all-registered"),
+        (["--all-registered", "--affected-by", "numpy<2", "--format", "sarif"], "has the formats table and json"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(argv: list[str], told: str) -> None:
+    done = CliRunner().invoke(command, argv)
+    assert done.exit_code == 2 and told in " ".join(done.stderr.replace("\n", " ").split())
+
+
+def test_a_report_that_cannot_be_written_and_a_day_that_is_none_are_told(folder: Path) -> None:
+    (folder / "report").mkdir()
+    done = audit("--advisories", "advisories.json", "--output", "report")
+    assert isinstance(done.exception, OutputError) and "cannot write report" in done.exception.message
+    done = CliRunner().invoke(command, ["conda-lock.yml", "--offline", "--today", "tomorrow"])
+    assert isinstance(done.exception, ConfigurationError) and "'tomorrow'" in done.exception.message
+    schema = CliRunner().invoke(command, ["--schema", "--output", "schema.json"])
+    assert schema.exit_code == 0 and json.loads((folder / "schema.json").read_text())["$schema"]

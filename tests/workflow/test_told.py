@@ -1,0 +1,60 @@
+"""What Python's side of the commands logs and shows, and what ``docker build`` is told of a rendered context."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kbuild.answers import DEFAULT, compare
+from kbuild.api.session import Logged
+from kbuild.api.verifying import VerifiedImage
+from kbuild.cli.render import _base_option
+from kbuild.digest import Digest
+from kbuild.plan.build_plan import BASE_CONTEXT
+from kbuild.verify.golden import VerificationReport
+
+DIGEST = Digest("1" * 64)
+
+
+def test_from_python_steps_are_logged_and_what_went_wrong_warns(caplog: pytest.LogCaptureFixture) -> None:
+    voice = Logged()
+    with caplog.at_level(logging.DEBUG, "kbuild"):
+        voice.say("taking it")
+        voice.complain("not tagged")
+        for result in ("88 packages", None):
+            with voice("lock") as progress:
+                progress.note("resolving")
+                progress.tell("the index lags")
+                if result is not None:
+                    progress.made(result)
+    told = [(each.levelname, each.getMessage().rpartition(",")[0] or each.getMessage()) for each in caplog.records]
+    steps = [("DEBUG", "lock: resolving"), ("INFO", "lock: the index lags")]
+    assert told == [
+        ("INFO", "taking it"), ("WARNING", "not tagged"),
+        *steps, ("INFO", "lock: 88 packages"), *steps, ("INFO", "lock: done"),
+    ]  # fmt: skip
+    assert set(voice.seconds) == {"lock"}
+
+
+@pytest.mark.parametrize(("expected", "told"), [([1.5], "passed"), (None, "nothing recorded to compare with")])
+def test_a_notebook_shows_the_verdict(expected: Any, told: str) -> None:
+    compared = compare(expected, [1.5], DEFAULT)
+    report = VerificationReport(
+        url="", runtime="", prediction=[1.5], expected=expected, compared=expected is not None,
+        largest=compared.largest, tolerance=DEFAULT,
+    )  # fmt: skip
+    page = VerifiedImage(image="<till:3>", digest=DIGEST, report=report)._repr_html_()
+    assert told in page and str(DIGEST) in page and "&lt;till:3&gt;" in page and "none" in page
+
+
+def test_docker_build_is_told_of_a_base_that_lies_here(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(from_line=BASE_CONTEXT, base=DIGEST)
+    told = f"--build-context {BASE_CONTEXT}=oci-layout://{tmp_path}@{DIGEST} "
+    assert _base_option(f"oci:{tmp_path}", plan) == told
+    assert _base_option(None, plan) == "", "the default base lies in the context"
+    other: Any = SimpleNamespace(from_line="docker.io/library/debian:12", base=DIGEST)
+    assert _base_option("debian:12", other) == ""
