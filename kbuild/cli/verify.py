@@ -153,7 +153,7 @@ def _rebuild(
         write_report(report, text)
     differing = [verdict for verdict in verdicts.values() if verdict.verdict == "differs"]
     repacked = [verdict for verdict in verdicts.values() if verdict.verdict == "repacked"]
-    plain = "\n".join(verdict.diff.to_text().rstrip() for verdict in differing)
+    plain = "\n".join(verdict.diff.to_text(everything=True).rstrip() for verdict in differing)
     click.echo(text if as_json else plain or digest)
     if differing:
         first = differing[0]

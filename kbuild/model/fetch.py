@@ -9,7 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,10 +42,11 @@ _PATIENCE = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFacts:
-    """What a tracking server tells of a run."""
+    """What a tracking server tells of a run; of each metric the last value."""
 
     tags: Mapping[str, str]
     parameters: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
@@ -70,7 +71,7 @@ class ModelStore(Protocol):
         """Add files to the run's artifacts under ``path``."""
 
     def read_run(self, run_id: str) -> RunFacts:
-        """Tags and parameters of a run."""
+        """Tags, parameters and metrics of a run."""
 
     def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
         """The child run of a run with the best value of a metric, of those that have models."""
@@ -155,7 +156,7 @@ class MlflowStore:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
         with self.speaking(run_id):
             data = self.client().get_run(run_id).data
-            return RunFacts(tags=dict(data.tags), parameters=dict(data.params))
+            return RunFacts(tags=dict(data.tags), parameters=dict(data.params), metrics=dict(data.metrics))
 
     def best_child(self, reference: ModelReference, metric: str, *, lowest: bool = False) -> Best:
         """See ModelStore. Raises RunWithoutModel, ModelNotFound or TrackingUnavailable."""

@@ -116,6 +116,8 @@ class _Rest:
             active=info["lifecycle_stage"] == "active",
             tags=_texts(data.get("tags", ())),
             parameters=_texts(data.get("params", ())),
+            # JSON has no NaN and no infinity: the server writes these as texts.
+            metrics={each["key"]: float(each["value"]) for each in data.get("metrics", ())},
             models=tuple(dict.fromkeys(output["model_id"] for output in outputs)),
         )
 

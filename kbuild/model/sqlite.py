@@ -5,6 +5,7 @@ The tables are those of MLflow's ``store/tracking/dbmodels/models.py`` and ``sto
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -102,6 +103,12 @@ class _Sqlite:
             active=rows[0][1] == "active",
             tags=self._texts("SELECT key, value FROM tags WHERE run_uuid = ?", run_id),
             parameters=self._texts("SELECT key, value FROM params WHERE run_uuid = ?", run_id),
+            metrics={
+                key: math.nan if is_nan else value
+                for key, value, is_nan in self.connection.execute(
+                    "SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", (run_id,)
+                )
+            },
             models=tuple(dict.fromkeys(row[0] for row in outputs)),
         )
 

@@ -122,7 +122,7 @@ class DirectStore:
 
         def read(store: Tracking) -> RunFacts:
             run = store.run(run_id)
-            return RunFacts(tags=run.tags, parameters=run.parameters)
+            return RunFacts(tags=run.tags, parameters=run.parameters, metrics=run.metrics)
 
         return self._ask(read, lambda mlflow: mlflow.read_run(run_id))
 

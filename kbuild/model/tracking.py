@@ -30,6 +30,7 @@ class Run:
     active: bool
     tags: Mapping[str, str]
     parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
     models: Sequence[str]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from kbuild.audit.report.compare import Side, compare
@@ -26,9 +27,10 @@ def test_each_part_is_compared(make_bundle: Any, make_lock: Any, make_entry: Any
     difference = compare(side(one, "one", before, alpha="1"), side(two, "two", after, alpha="2", beta="3"))
     changes = {part: [each.name for each in found] for part, found in difference.changes}
     assert changes == {
+        "metrics": [],
+        "parameters": ["alpha", "beta"],
         "packages": ["conda:new (linux-64)", "pip:gone (linux-64)", "pip:six (linux-64)"],
         "code": ["code/a.py", "code/b.py"],
-        "parameters": ["alpha", "beta"],
         "artifacts": ["artifacts/w.pkl"],
         "signature": ["inputs.age", "inputs.bmi"],
     }
@@ -47,3 +49,19 @@ def test_without_locks_the_training_versions_are_compared(make_bundle: Any, make
     assert difference.packages_from == "training"
     found = {each.name: (each.before, each.after) for each in dict(difference.changes)["packages"]}
     assert found == {"pip:six": ("1.16.0", "1.17.0"), "pip:new": (None, "2"), "python": ("3.11.6", "3.11.7")}
+
+
+def test_metrics_are_told_as_far_as_they_differ(make_bundle: Any) -> None:
+    one, two = (
+        Side(reference=name, bundle=make_bundle(name, model_id="m-1"), lock=None, parameters={}, metrics=metrics)
+        for name, metrics in (
+            ("one", {"r2": 0.5, "close": 0.1, "lost": math.nan, "gone": 1e-12}),
+            ("two", {"r2": 0.75, "close": 0.1 + 2**-56, "lost": math.nan}),
+        )
+    )
+    assert compare(one, two).to_text().splitlines()[2:] == [
+        "metrics",
+        "  ~ close: 0.1 -> 0.10000000000000002",
+        "  - gone: 1e-12",
+        "  ~ r2: 0.5 -> 0.75",
+    ]

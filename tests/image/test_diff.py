@@ -85,11 +85,37 @@ def test_each_change_is_named_by_what_changed(tmp_path: Path) -> None:
     del files["model/m/same"]
     after = build(tmp_path / "b", files, mode=0o755)
     found = lines(before, after, "files")
-    assert [line.split()[:2] for line in found] == [["+", "/m/new"], ["-", "/m/same"], ["~", "/m/weights"]]
+    assert [line.split()[:2] for line in found] == [["+", "/m/new:"], ["-", "/m/same:"], ["~", "/m/weights:"]]
     assert "mode 0644, size 3, content sha256:" in found[2] and "-> mode 0755, size 5" in found[2]
     assert len(lines(before, after, "layers")) == 1
     assert not diff_images(before, after, Silent()).packages
     json.dumps(diff_images(before, after, Silent()).to_json())
+
+
+def test_what_matters_first_is_told_and_the_rest_counted(tmp_path: Path) -> None:
+    paths = ("model/opt/model/code/x/a.py", "model/opt/model/MLmodel", "kbuild/opt/kbuild/kbuild/b.py", "lib/opt/env/z")
+    plain = {**FILES, **dict.fromkeys(paths, "one"), "model/opt/model/code/x/__pycache__/a.pyc": "one"}
+    before = build(tmp_path / "a", plain)
+    files = {name: "other" if text == "one" else text for name, text in plain.items()}
+    after = build(tmp_path / "b", files, more='LABEL "why"="b"\n')
+    diff = diff_images(before, after, Silent())
+    first, *rest = diff.to_text().splitlines()
+    assert first == f"sha256:{before.digest.hex[:12]} -> sha256:{after.digest.hex[:12]}"
+    assert [line.split(":")[0] for line in rest] == [
+        "code",
+        "  ~ x/a.py",
+        "model",
+        "  ~ MLmodel",
+        "config",
+        "  + config.Labels.why",
+        "kbuild's own part of the image",
+        "3 layers and 2 more files (kbuild diff --all)",
+    ]
+    whole = diff.to_text(everything=True)
+    assert str(before.digest) in whole and "a.pyc" in whole and "/opt/env/z" in whole
+    assert len(whole.splitlines()) == 1 + sum(
+        len(part) + bool(part) for part in (diff.packages, diff.config, diff.layers, diff.files)
+    )
 
 
 def test_packages_of_all_three_kinds(tmp_path: Path) -> None:
@@ -98,9 +124,9 @@ def test_packages_of_all_three_kinds(tmp_path: Path) -> None:
     files["base/var/lib/dpkg/status.d/libc6"] = "Package: libc6\nVersion: 2.36-10\n"
     after = build(tmp_path / "b", files)
     assert lines(before, after, "packages") == [
-        "~ debian libc6 2.36-9 -> 2.36-10",
-        "~ conda python 3.11.7-0_cpython -> 3.11.8-1_cpython",
-        "~ pip numpy 1.0 -> 1.1",
+        "~ debian libc6: 2.36-9 -> 2.36-10",
+        "~ conda python: 3.11.7-0_cpython -> 3.11.8-1_cpython",
+        "~ pip numpy: 1.0 -> 1.1",
     ]
 
 
@@ -108,8 +134,8 @@ def test_config_by_key(tmp_path: Path) -> None:
     before = build(tmp_path / "a", FILES, more="ENV A=1 B=2\n")
     after = build(tmp_path / "b", FILES, more="ENV A=1 B=3\nUSER 5\n", created=7)
     found = lines(before, after, "config")
-    assert "~ config.Env.B 2 -> 3" in found and "+ config.User 5" in found
-    assert any(line.startswith("~ created 1970-01-01T00:00:00Z -> ") for line in found)
+    assert "~ config.Env.B: 2 -> 3" in found and "+ config.User: 5" in found
+    assert any(line.startswith("~ created: 1970-01-01T00:00:00Z -> ") for line in found)
     assert not any("Env.A" in line for line in found)
 
 

@@ -79,6 +79,9 @@ def log_everything(uri: str, artifacts: str | None) -> Logged:
     def log(*names: str) -> tuple[str, list[str]]:
         with mlflow.start_run(experiment_id=experiment) as run:
             mlflow.log_param("alpha", 0.5)
+            for step, loss in enumerate((0.5, 0.125)):
+                mlflow.log_metric("loss", loss, step=step)
+            mlflow.log_metric("ratio", float("inf"))
             models = [
                 mlflow.pyfunc.log_model(name=name, python_model=Echo(), pip_requirements=["mlflow"]).model_id
                 for name in names

@@ -1,37 +1,30 @@
-"""The difference between two models: packages, code, parameters, artifacts, signature."""
+"""The difference between two models: metrics, parameters, packages, code, artifacts, signature."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kbuild.audit.lockview import LockView
 from kbuild.audit.subject import read_trained
 from kbuild.model.bundle import ModelBundle
+from kbuild.offered.change import Change, changes_text, find_changes
 from kbuild.offered.shown import html_text
 
-PARTS = ("packages", "code", "parameters", "artifacts", "signature")
+PARTS = ("metrics", "parameters", "packages", "code", "artifacts", "signature")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One of the two: ``parameters`` are the run's; ``lock`` the one stored with it, where there is one."""
+    """One of the two: ``parameters`` and ``metrics`` are the run's; ``lock`` the one stored with it, where one is."""
 
     reference: str
     bundle: ModelBundle
     lock: LockView | None
     parameters: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, order=True)
-class Change:
-    """``before`` None: only in the second; ``after`` None: only in the first."""
-
-    name: str
-    before: str | None
-    after: str | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +43,7 @@ class ModelDiff:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form: every part is there, with a list of changes."""
-        parts = {
-            part: [{"name": each.name, "before": each.before, "after": each.after} for each in changes]
-            for part, changes in self.changes
-        }
+        parts = {part: [each.to_json() for each in changes] for part, changes in self.changes}
         return {"before": self.before, "after": self.after, "packages_from": self.packages_from, **parts}
 
     def to_text(self) -> str:
@@ -62,8 +52,7 @@ class ModelDiff:
             return f"no differences between {self.before} and {self.after}\n"
         lines = [f"--- {self.before}", f"+++ {self.after}"]
         for part, changes in self.changes:
-            if changes:
-                lines += [f"{part} ({self.packages_from})" if part == "packages" else part, *map(_line, changes)]
+            lines += changes_text(f"{part} ({self.packages_from})" if part == "packages" else part, changes)
         return "\n".join(lines) + "\n"
 
     def _repr_html_(self) -> str:
@@ -81,6 +70,7 @@ def compare(before: Side, after: Side) -> ModelDiff:
     found = {
         "packages": packages,
         "code": _changes(_files(before.bundle, code=True), _files(after.bundle, code=True)),
+        "metrics": _changes(_numbers(before.metrics), _numbers(after.metrics)),
         "parameters": _changes(before.parameters, after.parameters),
         "artifacts": _changes(_files(before.bundle, code=False), _files(after.bundle, code=False)),
         "signature": _changes(_signature(before.bundle), _signature(after.bundle)),
@@ -94,8 +84,11 @@ def compare(before: Side, after: Side) -> ModelDiff:
 
 
 def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return tuple(Change(name=name, before=before.get(name), after=after.get(name)) for name in names)
+    return tuple(sorted(find_changes(before, after)))
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.6g}" if float(f"{value:.6g}") == value else repr(value) for name, value in metrics.items()}
 
 
 def _locked(lock: LockView) -> dict[str, str]:
@@ -129,11 +122,3 @@ def _signature(bundle: ModelBundle) -> dict[str, str]:
             rest = {key: value for key, value in entry.items() if key != "name"} if isinstance(entry, dict) else entry
             columns[f"{part}.{name or number}"] = json.dumps(rest, sort_keys=True)
     return columns
-
-
-def _line(change: Change) -> str:
-    if change.before is None:
-        return f"  + {change.name}: {change.after}"
-    if change.after is None:
-        return f"  - {change.name}: {change.before}"
-    return f"  ~ {change.name}: {change.before} -> {change.after}"

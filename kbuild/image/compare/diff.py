@@ -11,7 +11,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, cast
 
 import zstandard
@@ -23,6 +23,7 @@ from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import ChunkStream, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
+from kbuild.offered.change import Change, changes_text, find_changes, short_digests
 from kbuild.offered.shown import html_text
 from kbuild.progress import Progress
 
@@ -33,6 +34,10 @@ _CONDA = re.compile(r".*/conda-meta/(?P<name>[^/]+)-(?P<version>[^/-]+)-(?P<buil
 _DEBIAN = re.compile(r"var/lib/dpkg/status\.d/[^/]+")
 _VERSION = re.compile(rb"^Version: (\S+)$", re.M)
 _SHOWN = 40
+_PARTS = ("packages", "config", "layers", "files")
+# Where plans put them (kbuild.plan.make), the narrower first.
+_FOLDERS = {"code": "/opt/model/code/", "model": "/opt/model/"}
+_RUNTIME = "/opt/kbuild"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,23 +50,6 @@ class FileFacts:
     mtime: int
     size: int
     content: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """``name`` is there with ``before`` in the first image and with ``after`` in the second; None: it is not there."""
-
-    name: str
-    before: str | None
-    after: str | None
-
-    def to_text(self) -> str:
-        """One line."""
-        if self.before is None:
-            return f"+ {self.name} {self.after}"
-        if self.after is None:
-            return f"- {self.name} {self.before}"
-        return f"~ {self.name} {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,24 +70,37 @@ class ImageDiff:
 
     def to_json(self) -> dict[str, Any]:
         """The diff as JSON values."""
-        parts = {
-            part: [{"name": c.name, "before": c.before, "after": c.after} for c in getattr(self, part)]
-            for part in ("layers", "config", "packages", "files")
-        }
+        parts = {part: [change.to_json() for change in getattr(self, part)] for part in _PARTS}
         return {"before": self.before, "after": self.after, "same": self.same, **parts}
 
-    def to_text(self) -> str:
-        """Lines for people, the many files cut short; ends with a newline."""
+    def to_text(self, *, everything: bool = False) -> str:
+        """Lines for people: packages, code, model and config, and how much else; ends with a newline.
+
+        With ``everything`` layers and all files too, and digests in full.
+        """
         if self.same:
             return f"the same image: {self.before}\n"
         lines = [f"{self.before} -> {self.after}"]
-        for part in ("layers", "config", "packages", "files"):
-            changes = getattr(self, part)
-            if changes:
-                lines.append(f"{part}: {len(changes)} differ")
-                lines += [f"  {change.to_text()}" for change in changes[:_SHOWN]]
-                lines += [f"  and {len(changes) - _SHOWN} more"] if len(changes) > _SHOWN else []
-        return "\n".join(lines) + "\n"
+        if everything:
+            for part in _PARTS:
+                lines += changes_text(part, getattr(self, part))
+            return "\n".join(lines) + "\n"
+        lines += changes_text("packages", self.packages, shown=_SHOWN)
+        # Bytecode follows its source.
+        told = [change for change in self.files if not change.name.endswith(".pyc")]
+        for title, folder in _FOLDERS.items():
+            inside = [change for change in told if change.name.startswith(folder)]
+            told = [change for change in told if not change.name.startswith(folder)]
+            named = (replace(change, name=change.name.removeprefix(folder)) for change in inside)
+            lines += changes_text(title, named, shown=_SHOWN)
+        config = [change for change in self.config if change.name != "history"]  # tells of layers
+        lines += changes_text("config", config, shown=_SHOWN)
+        runtime = sum(change.name.startswith(f"{_RUNTIME}/") for change in told)
+        if runtime:
+            lines.append(f"kbuild's own part of the image: {runtime} files (kbuild diff --all)")
+        if len(told) > runtime or not (self.packages or self.files or self.config):
+            lines.append(f"{len(self.layers)} layers and {len(told) - runtime} more files (kbuild diff --all)")
+        return short_digests("\n".join(lines)) + "\n"
 
     def _repr_html_(self) -> str:
         return html_text(self.to_text())
@@ -122,9 +123,9 @@ def diff_images(before: BuiltImage, after: BuiltImage, progress: Progress) -> Im
     return ImageDiff(
         before=str(before.digest),
         after=str(after.digest),
-        layers=_changes(_layer_facts(before), _layer_facts(after)),
-        config=_changes(_config_facts(before), _config_facts(after)),
-        packages=_changes(one.packages, other.packages),
+        layers=find_changes(_layer_facts(before), _layer_facts(after)),
+        config=find_changes(_config_facts(before), _config_facts(after)),
+        packages=find_changes(one.packages, other.packages),
         files=_file_changes(one.files, other.files),
     )
 
@@ -163,15 +164,6 @@ def _flatten(path: str, value: Any, into: dict[str, str]) -> None:
             into[f"{path}.{name}"] = text
     else:
         into[path] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
-    names = [*before, *(name for name in after if name not in before)]
-    return tuple(
-        Change(name=name, before=before.get(name), after=after.get(name))
-        for name in names
-        if before.get(name) != after.get(name)
-    )
 
 
 def _file_changes(before: Mapping[str, FileFacts], after: Mapping[str, FileFacts]) -> tuple[Change, ...]:

@@ -36,15 +36,17 @@ def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Prog
     bundle = tools.store.fetch(reference, workdir / "model")
     run_id = bundle.facts.run_id
     lock: LockView | None = None
-    parameters = _model_parameters(bundle)
+    parameters, metrics = _model_parameters(bundle), dict[str, float]()
     if run_id is not None:
         try:
-            parameters |= tools.store.read_run(run_id).parameters
+            facts = tools.store.read_run(run_id)
+            parameters |= facts.parameters
+            metrics |= facts.metrics
             path = tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
             lock = None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
         except ModelNotFound:
             progress.tell(f"run {run_id} is not on this tracking server: its parameters and lock are not compared")
-    return Side(reference=str(reference), bundle=bundle, lock=lock, parameters=parameters)
+    return Side(reference=str(reference), bundle=bundle, lock=lock, parameters=parameters, metrics=metrics)
 
 
 def _model_parameters(bundle: ModelBundle) -> dict[str, str]:
