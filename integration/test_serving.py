@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from engines import free_port, require
@@ -139,3 +140,38 @@ def test_tls_and_token(mixed: Path, tmp_path: Path) -> None:
         headers = {"Authorization": "Bearer s3cret"}
         assert requests.get(f"{url}/version", headers=headers, verify=certificate, timeout=10).status_code == 200
         assert requests.get(f"{url}/version", verify=certificate, timeout=10).status_code == 401
+
+
+def test_tritonclient_gets_the_numbers_of_invocations(trained_model: Path, tmp_path: Path) -> None:
+    """By the Open Inference Protocol, tensors in JSON and in binary."""
+    from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+    from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+
+    split = json.loads((trained_model / "serving_input_example.json").read_text())["dataframe_split"]
+    recorded = json.loads((trained_model / "recorded_prediction.json").read_text())["predictions"]
+    with ours(trained_model, tmp_path, KBUILD_WORKERS="1") as (url, _):
+        client = InferenceServerClient(url.removeprefix("http://"))
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("model")
+        assert client.get_server_metadata()["name"] == "kbuild"
+        described = client.get_model_metadata("model")
+        (version,) = described["versions"]
+        for binary in (True, False):
+            inputs = []
+            for number, each in enumerate(described["inputs"]):
+                kind = each["datatype"]
+                values = np.array([[row[number]] for row in split["data"]], triton_to_np_dtype(kind))
+                inputs.append(InferInput(each["name"], [*values.shape], kind))
+                inputs[-1].set_data_from_numpy(values, binary_data=binary)
+            for asked in ({}, {"model_version": version, "request_id": "7"}):
+                found = client.infer("model", inputs, **asked)
+                assert found.get_response().get("id") == asked.get("request_id")
+                for each in described["outputs"]:
+                    assert found.as_numpy(each["name"]).dtype == triton_to_np_dtype(each["datatype"])
+                    assert found.as_numpy(each["name"])[:, 0].tolist() == [row[each["name"]] for row in recorded]
+        one = client.infer("model", inputs, outputs=[InferRequestedOutput("high_risk")], parameters={"decimals": 0})
+        assert [each["name"] for each in one.get_response()["outputs"]] == ["high_risk"]
+        with pytest.raises(InferenceServerException, match="Model other not found"):
+            client.get_model_metadata("other")
+        with pytest.raises(InferenceServerException, match="Did you mean decimals"):
+            client.infer("model", inputs, parameters={"decimal": 0})
+        client.close()

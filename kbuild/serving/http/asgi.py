@@ -10,10 +10,9 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 from kbuild.serving.answer import reply as replies
@@ -22,7 +21,7 @@ from kbuild.serving.answer.batcher import Batcher
 from kbuild.serving.answer.gate import Gate, GateFull, GateTimeout, Ticket
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model import ServedModel
-from kbuild.serving.answer.reply import HTML, Reply
+from kbuild.serving.answer.reply import HTML, JSON, Reply
 from kbuild.serving.answer.warmup import warm_up
 from kbuild.serving.http.body import (
     Gone,
@@ -34,16 +33,15 @@ from kbuild.serving.http.body import (
     read_body,
     unpack,
 )
+from kbuild.serving.http.sending import Scope, Send, pass_on, send_reply
 from kbuild.serving.http.server_settings import Settings, limits_of
+from kbuild.serving.oip.endpoints import INFER, LIVE, OpenInference, in_protocol
 from kbuild.serving.pages.about import make_info, make_metadata
 from kbuild.serving.pages.page import Site
 from kbuild.serving.watch.logs import LOGGER
 from kbuild.serving.watch.metrics import CONTENT_TYPE, Metrics
 from kbuild.serving.watch.telemetry import start_telemetry
 from kbuild.serving.watch.watchdog import watch
-
-Scope = Mapping[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _log = logging.getLogger(LOGGER)
 _access = logging.getLogger(f"{LOGGER}.access")
@@ -52,7 +50,6 @@ _PROBED = 2.0  # seconds for which a probe can meet a worker that hangs before i
 _HEALTH = ("/livez", "/readyz", "/ping", "/health")
 # Of the paths that are ours alone.
 _METHODS = dict.fromkeys(("/", "/livez", "/readyz", "/docs", "/openapi.json", "/metadata", "/metrics"), "GET, HEAD")
-_COMMON = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class ServingApp:
@@ -72,6 +69,7 @@ class ServingApp:
         self._settings = settings
         self._metrics = metrics
         self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
+        self._inference = OpenInference(model.facts, self._limits)
         self._site = Site(model.facts, limits_of(settings))
         self._metadata = Reply(status=200, body=make_metadata(model.facts))
         self._info = make_info(model.facts)
@@ -138,10 +136,10 @@ class ServingApp:
         try:
             reply = await self._reply(path, scope["method"], headers, receive)
             if reply is None:
-                status = await self._pass_on(scope, receive, send, request_id)
+                status = await pass_on(self._model.app, scope, receive, send, request_id)
             else:
                 status = reply.status
-                await _send(reply, scope["method"], send, request_id)
+                await send_reply(reply, scope["method"], send, request_id)
         except Gone:
             pass  # nobody is there to be answered
         finally:
@@ -169,8 +167,15 @@ class ServingApp:
         get = method in ("GET", "HEAD")
         if path in _HEALTH and get:
             return self._health(path)
+        found = self._inference.find(path, method)
+        if isinstance(found, str) and found != INFER:
+            return self._inference.tell_health(found, self._health("/livez" if found == LIVE else "/readyz"))
         if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
-            return replies.UNAUTHORIZED
+            return replies.UNAUTHORIZED if found is None else in_protocol(replies.UNAUTHORIZED)
+        if isinstance(found, str):
+            return in_protocol(await self._predict(headers, receive, None))
+        if found is not None:
+            return found
         if path == "/invocations" and method == "POST":
             if b"content-type" not in headers:
                 return replies.UNSUPPORTED
@@ -214,7 +219,20 @@ class ServingApp:
         work = partial(self._ask_model, body, content_type)
         return await self._gate.run(ticket, work, timeout=timeout)
 
-    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str) -> Reply:
+    async def _infer(self, ticket: Ticket, body: bytes, headers: Mapping[bytes, bytes], timeout: float) -> Answer:
+        """The same by the Open Inference Protocol."""
+        if self._batcher is None:
+            work = partial(self._inference.answer, body, headers, self._ask_model)
+            return await self._gate.run(ticket, work, timeout=timeout)
+        question = await asyncio.to_thread(self._inference.read, body, headers)
+        if isinstance(question, Reply):
+            ticket.give_back()
+            return question, False
+        reply, short = await self._batcher.ask(ticket, (question.body, JSON), timeout=timeout)
+        return await asyncio.to_thread(self._inference.write, reply, question), short
+
+    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str | None) -> Reply:
+        """Of a body of this content type, or of one of the Open Inference Protocol (None)."""
         if not self.ready:
             return replies.NOT_READY
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
@@ -234,7 +252,11 @@ class ServingApp:
             if encoding == b"gzip":
                 body = await asyncio.to_thread(unpack, body, limit)
             handed_on = True
-            reply, short = await self._answer(ticket, body, content_type, deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            if content_type is None:
+                reply, short = await self._infer(ticket, body, headers, left)
+            else:
+                reply, short = await self._answer(ticket, body, content_type, left)
             if short:
                 self._metrics.count_fast()
             return reply
@@ -253,35 +275,10 @@ class ServingApp:
             if not handed_on:
                 ticket.give_back()
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> int:
-        status = 0
-
-        async def send_with_headers(message: dict[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message = {**message, "headers": [*message["headers"], *_COMMON, (b"x-request-id", request_id)]}
-            await send(message)
-
-        await self._model.app(scope, receive, send_with_headers)
-        return status
-
-
-async def _send(reply: Reply, method: str, send: Send, request_id: bytes) -> None:
-    headers = [
-        (b"content-length", str(len(reply.body)).encode()),
-        (b"content-type", reply.content_type.encode()),
-        *_COMMON,
-        (b"x-request-id", request_id),
-        *((name.encode(), value.encode("latin-1")) for name, value in reply.headers),
-    ]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
-
 
 def _handler(path: str) -> str:
-    if path == "/invocations":
+    if path == "/invocations" or (path.startswith("/v2/models/") and path.endswith("/infer")):
         return "invocations"
-    if path in _HEALTH:
+    if path in _HEALTH or path.startswith("/v2/health/"):
         return "health"
     return "page" if path in ("/", "/docs", "/openapi.json") else "other"

@@ -46,7 +46,10 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 class LoadingAnswers:
-    """While entered, ``/livez`` is 200 and everything else 503, from a thread; over TLS, connections wait instead."""
+    """While entered, ``/livez`` and ``/v2/health/live`` are 200 and everything else 503, from a thread.
+
+    Over TLS, connections wait instead.
+    """
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets
@@ -77,7 +80,7 @@ class LoadingAnswers:
 def _answer_one(connection: socket.socket) -> None:
     connection.settimeout(0.5)
     head = connection.recv(65536)
-    connection.sendall(_ALIVE if head.startswith(b"GET /livez ") else _LOADING)
+    connection.sendall(_ALIVE if head.startswith((b"GET /livez ", b"GET /v2/health/live ")) else _LOADING)
     # What is unread when a socket closes turns the close into a reset, which can overtake the answer.
     connection.shutdown(socket.SHUT_WR)
     # Not for ever: others wait, and so does the loaded model.

@@ -6,9 +6,12 @@ Format: https://spec.openapis.org/oas/v3.1.0. Columns and params come as in MLfl
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from kbuild._version import __version__
 from kbuild.serving.answer.model_facts import Facts
+from kbuild.serving.answer.reply import JSON
+from kbuild.serving.pages.about import name_model
 from kbuild.serving.pages.parts import parsed
 
 _TYPES: dict[str, dict[str, Any]] = {
@@ -68,6 +71,7 @@ def make_openapi(facts: Facts) -> dict[str, Any]:
             "/version": _get("MLflow's version", "application/json"),
             "/metadata": _get("What is served: versions, run, digests, signature", "application/json"),
             "/metrics": _get("Counters for Prometheus", "text/plain"),
+            **_open_inference(name_model(facts)[0]),
         },
         "components": {
             "schemas": {
@@ -82,6 +86,51 @@ def make_openapi(facts: Facts) -> dict[str, Any]:
 
 
 _WHOLE = {"type": "integer"}
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype", "data"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"type": "string"},
+        "data": {"type": "array"},
+        "parameters": {"type": "object"},
+    },
+}
+
+
+def _open_inference(name: str) -> dict[str, Any]:
+    """https://github.com/kserve/open-inference-protocol, in short."""
+    model = f"/v2/models/{quote(name, safe='')}"
+    request = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": _TENSOR},
+            "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+        },
+    }
+    answer = {"type": "object", "required": ["model_name", "outputs"]}
+    error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    wrong = {"description": "What is wrong", "content": {"application/json": {"schema": error}}}
+    infer = {
+        "summary": "Predict by the Open Inference Protocol",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": {
+            "200": {"description": "Predictions", "content": {"application/json": {"schema": answer}}},
+            **dict.fromkeys(("400", "401", "404", "408", "413", "415", "422", "500", "503", "504"), wrong),
+        },
+    }
+    return {
+        "/v2": _get("This server, by the Open Inference Protocol", JSON),
+        "/v2/health/live": _get("The process answers", JSON),
+        "/v2/health/ready": _get("Ready to predict", JSON),
+        model: _get("The model's tensors", JSON),
+        f"{model}/ready": _get("Ready to predict", JSON),
+        f"{model}/infer": {"post": infer},
+    }
 
 
 def column_schema(column: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,9 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _ROUTES = frozenset(
     ("/", "/invocations", "/ping", "/health", "/livez", "/readyz", "/version", "/metadata", "/metrics", "/docs",
-     "/openapi.json")
+     "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready")
 )  # fmt: skip
+_MODEL = re.compile(r"^/v2/models/[^/]+(?:/versions/[^/]+)?(/ready|/infer)?$")
 
 
 def is_asked_for(environment: Mapping[str, str] = os.environ) -> bool:
@@ -78,9 +80,11 @@ class Telemetry:
         if not known:
             attributes["http.request.method_original"] = method
         name = method if known else "HTTP"
-        if path in _ROUTES:
-            attributes["http.route"] = path
-            name = f"{name} {path}"
+        # The names of models are no part of a route.
+        route = _MODEL.sub(r"/v2/models/{model}\1", path)
+        if path in _ROUTES or route != path:
+            attributes["http.route"] = route
+            name = f"{name} {route}"
         if "user-agent" in headers:
             attributes["user_agent.original"] = headers["user-agent"]
         if scope.get("http_version"):

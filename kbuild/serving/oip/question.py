@@ -1,0 +1,165 @@
+"""A request of the protocol as one for ``/invocations``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kbuild.serving.answer.limits import Limits
+from kbuild.serving.answer.model_facts import Facts
+from kbuild.serving.oip.tensors import Refused, nest, read_tensor, type_of
+
+# What clients send beside a model's own: for the codec, the binary extension, and schedulers that are not here.
+_CLIENTS_OWN = {"content_type", "headers", "binary_data_output", "priority", "timeout"}
+_CLIENTS_OWN |= {"sequence_id", "sequence_start", "sequence_end"}
+_PATHS = {"inputs": list, "parameters": dict, "outputs": list, "id": str}
+_INPUT = {"name": str, "shape": list, "datatype": str}
+_WORDS = {list: "list", dict: "object", str: "text"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """``body`` is MLflow's JSON; ``outputs`` are those that are asked for, None for all."""
+
+    body: bytes
+    id: str | None
+    outputs: tuple[str, ...] | None
+
+
+class QuestionReader:
+    """For one model, by its signature; may be used from many threads."""
+
+    def __init__(self, facts: Facts, limits: Limits) -> None:
+        self._limits = limits
+        self._columns = {str(each["name"]): each for each in facts.inputs or () if each.get("name")}
+        self._tensors = bool(facts.inputs) and all(each.get("type") == "tensor" for each in facts.inputs or ())
+        self._unnamed = [each for each in facts.inputs or () if not each.get("name")]
+        self._params = {str(each["name"]) for each in facts.params or ()}
+
+    def read(self, text: bytes | memoryview, binary: memoryview) -> Question:
+        """``binary`` follows the JSON; raises Refused, and RecursionError for JSON too deep."""
+        request = _parse(text)
+        inputs = request["inputs"]
+        if len(inputs) > self._limits.columns:
+            raise Refused(f"The request has more than {self._limits.columns} inputs.", 413)
+        found: dict[str, tuple[list[Any], list[int]]] = {}
+        for given in inputs:
+            name = given["name"]
+            if name in found:
+                raise Refused(f"There are two inputs {name!r}")
+            raw, binary = _take(given, binary)
+            found[name] = read_tensor(given, raw, self._kind_of(given))
+        if len(binary):
+            raise Refused(f"{len(binary)} bytes belong to no input")
+        parameters = request.get("parameters") or {}
+        body = self._bring_together(found, parameters.get("content_type"))
+        if params := {n: v for n, v in parameters.items() if n in self._params or n not in _CLIENTS_OWN}:
+            body["params"] = params
+        outputs = request.get("outputs")
+        return Question(
+            body=json.dumps(body).encode(),
+            id=request.get("id"),
+            outputs=tuple(each["name"] for each in outputs) if outputs else None,
+        )
+
+    def _kind_of(self, given: Mapping[str, Any]) -> str | None:
+        kind = (given.get("parameters") or {}).get("content_type")
+        if kind is None and given["name"] in self._columns:
+            return type_of(self._columns[given["name"]])[1]
+        return kind if isinstance(kind, str) else None
+
+    def _bring_together(self, found: dict[str, tuple[list[Any], list[int]]], kind: Any) -> dict[str, Any]:
+        """A table where the signature has columns or the request says so, else one array or several by name."""
+        if self._tensors or (kind != "pd" and not self._columns):
+            arrays = {name: nest(*each) for name, each in found.items()}
+            single = self._unnamed or (not self._columns and len(arrays) == 1)
+            if single and len(arrays) != 1:
+                raise Refused(f"The model takes one input, not {len(arrays)}")
+            return {"inputs": next(iter(arrays.values())) if single else arrays}
+        if len(found) == 1 and self._columns and not found.keys() & self._columns.keys():
+            return self._split(found)
+        columns = [self._column(name, *each) for name, each in found.items()]
+        lengths = {len(column) for column in columns}
+        if len(lengths) != 1:
+            raise Refused(f"The inputs have different numbers of rows: {', '.join(map(str, sorted(lengths)))}")
+        return self._table(list(found), list(zip(*columns, strict=True)))
+
+    def _split(self, found: Mapping[str, tuple[list[Any], list[int]]]) -> dict[str, Any]:
+        """One matrix for all columns, in the signature's order."""
+        ((name, (flat, shape)),) = found.items()
+        count = len(self._columns)
+        if len(shape) != 2 or shape[1] != count:
+            raise Refused(
+                f"The model has no input {name!r}, and a matrix of all its inputs has the shape [-1, {count}]"
+            )
+        columns = [
+            _as_whole(flat[n::count]) if each.get("type") in ("long", "integer") else flat[n::count]
+            for n, each in enumerate(self._columns.values())
+        ]
+        return self._table(list(self._columns), list(zip(*columns, strict=True)))
+
+    def _table(self, names: list[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        return {"dataframe_split": {"columns": names, "data": rows}}
+
+    def _column(self, name: str, flat: list[Any], shape: list[int]) -> list[Any]:
+        rows = shape[0] if shape else 1
+        if rows > self._limits.rows:
+            raise Refused(f"The request has more than {self._limits.rows} rows.", 413)
+        if math.prod(shape[1:]) == 1:
+            return flat
+        if self._columns.get(name, {}).get("type") not in ("array", None):
+            raise Refused(f"Input {name!r} has the shape {shape}; it has one value a row: [{rows}] or [{rows}, 1]")
+        return nest(flat, shape)
+
+
+def _as_whole(values: list[Any]) -> list[Any]:
+    """A matrix has one datatype: whole numbers among others come as floats."""
+    whole = all(isinstance(value, float) and value.is_integer() for value in values)
+    return [int(value) for value in values] if whole else values
+
+
+def _parse(text: bytes | memoryview) -> dict[str, Any]:
+    """The request's JSON, of which every field that is read here has its type; raises Refused."""
+    try:
+        request = json.loads(bytes(text))
+    except ValueError as error:
+        raise Refused(f"The request is no JSON: {error}", 422) from error
+    if not isinstance(request, dict) or not request.get("inputs"):
+        raise Refused("The request is no object with inputs", 422)
+    for name, kind in _PATHS.items():
+        if request.get(name) is not None and not isinstance(request[name], kind):
+            raise Refused(f"{name} is no {_WORDS[kind]}", 422)
+    for number, given in enumerate(request["inputs"]):
+        _check_input(f"inputs[{number}]", given)
+    for number, given in enumerate(request.get("outputs") or ()):
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            raise Refused(f"outputs[{number}] is no object with a name", 422)
+    return request
+
+
+def _check_input(place: str, given: Any) -> None:
+    if not isinstance(given, dict):
+        raise Refused(f"{place} is no object", 422)
+    for name, kind in _INPUT.items():
+        if not isinstance(given.get(name), kind):
+            raise Refused(f"{place}.{name} is no {_WORDS[kind]}", 422)
+    if any(type(size) is not int or size < 0 for size in given["shape"]):
+        raise Refused(f"{place}.shape has what is no size", 422)
+    if not isinstance(given.get("parameters") or {}, dict):
+        raise Refused(f"{place}.parameters is no object", 422)
+    binary = "binary_data_size" in (given.get("parameters") or {})
+    if binary == ("data" in given) or not isinstance(given.get("data", []), list | str):
+        raise Refused(f"{place} has not its data in a list, nor binary_data_size in place of it", 422)
+
+
+def _take(given: Mapping[str, Any], binary: memoryview) -> tuple[memoryview | None, memoryview]:
+    """The bytes of an input, None where its values are in the JSON, and what is left."""
+    if "data" in given:
+        return None, binary
+    size = given["parameters"]["binary_data_size"]
+    if type(size) is not int or not 0 <= size <= len(binary):
+        raise Refused(f"Input {given['name']!r} has {size} bytes, and the request {len(binary)}")
+    return binary[:size], binary[size:]

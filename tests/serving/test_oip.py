@@ -1,0 +1,307 @@
+"""The Open Inference Protocol against what it says, and against ``/invocations`` of the same server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import asgi
+import jsonschema
+import models
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kbuild.serving.answer.limits import Limits
+from kbuild.serving.oip.question import QuestionReader
+from kbuild.serving.oip.tensors import Refused, describe, nest, read_tensor, write_tensor
+
+# What the protocol's OpenAPI (specification/protocol/open_inference_rest.yaml) demands of answers.
+TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+    },
+}
+VALUES = {"type": "array", "items": {"type": ["number", "string", "boolean", "null"]}}
+ANSWER = {
+    "type": "object",
+    "required": ["model_name", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "outputs": {
+            "type": "array",
+            "items": {**TENSOR, "required": [*TENSOR["required"], "data"], "properties": {"data": VALUES}},
+        },
+    },
+}
+MODEL = {
+    "type": "object",
+    "required": ["name", "platform"],
+    "properties": {
+        "versions": {"type": "array", "items": {"type": "string"}},
+        "inputs": {"type": "array", "items": TENSOR},
+        "outputs": {"type": "array", "items": TENSOR},
+    },
+}
+ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+INFER = "/v2/models/model/infer"
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    made = {}
+    for name in ("mixed", "numbers", "scored", "dated", "tensor", "bare", "optional"):
+        folder = tmp_path_factory.mktemp(name)
+        made[name] = asgi.serve(models.make_model(name, folder), folder)
+    return made
+
+
+def ask(app: Any, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    status, told, text = asyncio.run(asgi.call(app, method, path, body, named))
+    return status, told, json.loads(text) if text else None
+
+
+def infer(app: Any, inputs: list[dict[str, Any]], **more: Any) -> tuple[int, Any]:
+    status, _, told = ask(app, "POST", INFER, json.dumps({"inputs": inputs, **more}).encode())
+    jsonschema.validate(told, ANSWER if status == 200 else ERROR)
+    return status, told
+
+
+def tensor(name: str, datatype: str, data: list[Any], **more: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [len(data)], "data": data, **more}
+
+
+NUMBERS = [tensor("a", "FP64", [1.5, 2]), tensor("b", "FP32", [0.5, 2.5]), tensor("c", "INT64", [3, 4])]
+
+
+def columns_of(told: Any) -> dict[str, Any]:
+    return {each["name"]: each["data"] for each in told["outputs"]}
+
+
+def test_a_table_is_predicted_as_invocations_predicts_it(apps: dict[str, Any]) -> None:
+    split = {"columns": ["a", "b", "c"], "data": [[1.5, 0.5, 3], [2.0, 2.5, 4]]}
+    body = json.dumps({"dataframe_split": split}).encode()
+    theirs = ask(apps["numbers"], "POST", "/invocations", body, content_type="application/json")[2]["predictions"]
+    status, told = infer(apps["numbers"], NUMBERS, id="42", parameters={"content_type": "pd"})
+    assert status == 200 and (told["id"], told["model_name"]) == ("42", "model")
+    assert told["parameters"] == {"content_type": "pd"}
+    assert columns_of(told) == {name: [row[name] for row in theirs] for name in theirs[0]}
+    types = {"a": "FP64", "b": "FP64", "c": "INT64", "sum": "FP64", "big": "BOOL"}
+    assert {each["name"]: each["datatype"] for each in told["outputs"]} == types
+    assert [each["shape"] for each in told["outputs"]] == [[2, 1]] * 5
+    assert "kbuild_fast_answers_total 2" in asyncio.run(asgi.call(apps["numbers"], "GET", "/metrics"))[2].decode()
+
+
+def test_binary_tensors_as_triton_sends_them_and_one_matrix_for_all(apps: dict[str, Any]) -> None:
+    expected = columns_of(infer(apps["numbers"], NUMBERS)[1])
+    raw = [struct.pack("<2d", 1.5, 2), struct.pack("<2f", 0.5, 2.5), struct.pack("<2q", 3, 4)]
+    inputs = [
+        {
+            "name": each["name"],
+            "datatype": each["datatype"],
+            "shape": [2],
+            "parameters": {"binary_data_size": len(part)},
+        }
+        for each, part in zip(NUMBERS, raw, strict=True)
+    ]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    length = {"inference_header_content_length": str(len(head))}
+    status, _, told = ask(apps["numbers"], "POST", INFER, head + b"".join(raw), **length)
+    assert (status, columns_of(told)) == (200, expected)
+    matrix = {"name": "input-0", "datatype": "FP64", "shape": [2, 3], "data": [[1.5, 0.5, 3], [2, 2.5, 4]]}
+    assert columns_of(infer(apps["numbers"], [matrix])[1]) == expected
+    for body in (head + b"".join(raw)[:-1], head + b"".join(raw) + b"x"):
+        assert ask(apps["numbers"], "POST", INFER, body, **length)[0] == 400
+    assert ask(apps["numbers"], "POST", INFER, head, inference_header_content_length="9999")[0] == 400
+
+
+def test_texts_truths_dates_and_bytes(apps: dict[str, Any]) -> None:
+    inputs = [
+        tensor("x", "FP64", [1.5, None]),
+        tensor("n", "INT64", [9007199254740993, 2]),
+        tensor("flag", "BOOL", [True, False]),
+        tensor("text", "BYTES", ["é", '"'], parameters={"content_type": "str"}),
+    ]
+    told = columns_of(infer(apps["mixed"], inputs, parameters={"word": "w"})[1])
+    assert told["n"] == [9007199254740993, 2] and told["x"] == [1.5, None]
+    assert told["flag dtype"] == ["bool", "bool"] and told["text"] == ["é", '"'] and "'w'" in told["params"][0]
+    dated = [
+        tensor("x", "FP64", [1.0]),
+        tensor("when", "BYTES", ["2026-11-29T01:02:03"], parameters={"content_type": "datetime"}),
+        tensor("blob", "BYTES", ["AAH/"], parameters={"content_type": "base64"}),
+        tensor("small", "INT32", [7]),
+    ]
+    told = columns_of(infer(apps["dated"], dated)[1])
+    assert (told["when"], told["blob"]) == (["2026-11-29T01:02:03"], ["AAH/\n"])
+    assert told["small dtype"] == ["int32"] and told["when dtype"] == ["datetime64[ns]"]
+
+
+def test_arrays_go_to_models_without_columns(apps: dict[str, Any]) -> None:
+    matrix = {"name": "any", "datatype": "FP64", "shape": [2, 2], "data": [1, 2, 3, 4]}
+    told = infer(apps["tensor"], [matrix])[1]
+    assert [each["name"] for each in told["outputs"]] and "[3. 4.]" in json.dumps(told)
+    assert "ndarray" in json.dumps(infer(apps["bare"], [matrix])[1])
+    table = [tensor("p", "INT64", [1, 2]), tensor("q", "BYTES", ["a", "b"])]
+    told = columns_of(infer(apps["bare"], table, parameters={"content_type": "pd"})[1])
+    assert (told["p"], told["q"]) == ([1, 2], ["a", "b"])
+
+
+def test_only_the_outputs_that_are_asked_for(apps: dict[str, Any]) -> None:
+    told = infer(apps["numbers"], NUMBERS, outputs=[{"name": "sum"}, {"name": "a"}])[1]
+    assert list(columns_of(told)) == ["sum", "a"]
+    status, told = infer(apps["numbers"], NUMBERS, outputs=[{"name": "zzz"}])
+    assert status == 400 and "no output zzz" in told["error"]
+
+
+def test_metadata_and_readiness(apps: dict[str, Any]) -> None:
+    app = apps["mixed"]
+    told = ask(app, "GET", "/v2/models/model")[2]
+    jsonschema.validate(told, MODEL)
+    assert [(each["name"], each["datatype"], each["parameters"]["content_type"]) for each in told["inputs"]] == [
+        ("x", "FP64", "np"), ("n", "INT64", "np"), ("flag", "BOOL", "np"), ("text", "BYTES", "str")
+    ]  # fmt: skip
+    server = ask(app, "GET", "/v2")[2]
+    assert server["name"] == "kbuild" and ask(app, "GET", "/v2/")[2] == server
+    assert ask(app, "GET", "/v2/health/live")[2] == {"live": True}
+    assert ask(app, "GET", "/v2/health/ready")[2] == {"ready": True}
+    assert ask(app, "GET", "/v2/models/model/ready")[2] == {"name": "model", "ready": True}
+    app.ready = False
+    try:
+        assert ask(app, "GET", "/v2/health/live")[0] == 200
+        for path in ("/v2/health/ready", "/v2/models/model/ready"):
+            status, headers, told = ask(app, "GET", path)
+            assert (status, told, headers["retry-after"]) == (503, {"error": "The model is not ready yet."}, "1")
+        assert ask(app, "POST", INFER, b"{}")[0] == 503
+    finally:
+        app.ready = True
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path"),
+    [
+        (404, "GET", "/v2/models/other"),
+        (404, "GET", "/v2/models/model/versions/99"),
+        (404, "POST", "/v2/models/other/infer"),
+        (404, "GET", "/v2/models"),
+        (404, "GET", "/v2/nothing"),
+        (405, "GET", INFER),
+        (405, "POST", "/v2"),
+        (405, "POST", "/v2/models/model"),
+        (405, "DELETE", "/v2/health/live"),
+    ],
+)
+def test_what_is_not_there_is_said_as_the_protocol_says_it(
+    apps: dict[str, Any], status: int, method: str, path: str
+) -> None:
+    found, _, told = ask(apps["numbers"], method, path)
+    jsonschema.validate(told, ERROR)
+    assert found == status
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (422, b""),
+        (422, b"nonsense"),
+        (422, b"[]"),
+        (422, b'{"inputs": []}'),
+        (422, b'{"inputs": [1]}'),
+        (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1]}]}'),
+        (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [-1], "data": [1]}]}'),
+        (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [true], "data": [1]}]}'),
+        (422, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1], "data": [1]}], "parameters": 1}'),
+        (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [2], "data": [1]}]}'),
+        (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1], "data": ["1"]}]}'),
+        (400, b'{"inputs": [{"name": "a", "datatype": "FP99", "shape": [1], "data": [1]}]}'),
+        (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1], "data": [1]}]}'),
+        (400, b'{"inputs": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
+        (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [0, 1000000000], "data": []}]}'),
+        (400, b'{"inputs": [{"name": "a", "datatype": "FP64", "shape": [1000000000, 0], "data": []}]}'),
+    ],
+)
+def test_a_wrong_request_is_refused_in_plain_words(apps: dict[str, Any], status: int, body: bytes) -> None:
+    found, _, told = ask(apps["numbers"], "POST", INFER, body)
+    jsonschema.validate(told, ERROR)
+    assert (found, bool(told["error"])) == (status, True)
+
+
+def test_errors_of_the_model_and_of_params_are_errors_of_the_protocol(apps: dict[str, Any]) -> None:
+    status, told = infer(apps["scored"], NUMBERS, parameters={"scael": 2.0})
+    assert status == 400 and "Did you mean scale?" in told["error"]
+    mixed = [tensor("x", "FP64", [1.0]), tensor("n", "INT64", [13]), tensor("flag", "BOOL", [True])]
+    assert infer(apps["mixed"], [*mixed, tensor("text", "BYTES", ["t"])])[0] in (400, 500)
+    status, told = infer(apps["numbers"], NUMBERS[:1])
+    assert status == 400 and "missing inputs" in told["error"]
+
+
+def test_the_gates_limits_and_token_are_those_of_invocations(tmp_path: Path) -> None:
+    loaded = models.make_model("numbers", tmp_path)
+    app = asgi.serve(loaded, tmp_path, max_rows=1, token="t", max_body=2000)  # noqa: S106
+    body = json.dumps({"inputs": NUMBERS}).encode()
+    status, _, told = ask(app, "POST", INFER, body)
+    assert (status, told) == (401, {"error": "A bearer token is needed."})
+    status, _, told = ask(app, "POST", INFER, body, authorization="Bearer t")
+    assert (status, told) == (413, {"error": "The request has more than 1 rows."})
+    assert ask(app, "POST", INFER, body + b" " * 2000, authorization="Bearer t")[0] == 413
+    assert ask(app, "GET", "/v2/health/ready")[0] == 200
+    assert ask(app, "GET", "/v2", authorization="Bearer t")[0] == 200
+
+
+def test_batched_requests_are_answered_the_same(tmp_path: Path) -> None:
+    loaded = models.make_model("numbers", tmp_path)
+    plain, batched = asgi.serve(loaded, tmp_path), asgi.serve(loaded, tmp_path, max_batch=4)
+    asyncio.run(batched._warm())
+    assert infer(batched, NUMBERS) == infer(plain, NUMBERS)
+    assert infer(batched, [tensor("a", "FP64", ["x"])])[0] == 400
+
+
+@given(st.binary(max_size=120))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_any_body_is_survived(body: bytes) -> None:
+    reader = QuestionReader(asgi_facts(), Limits())
+    try:
+        reader.read(body, memoryview(b""))
+    except Refused as refused:
+        assert refused.status in (400, 413, 422)
+
+
+def asgi_facts() -> Any:
+    from kbuild.serving.answer.model_facts import Facts
+
+    columns = [{"name": "a", "type": "double"}]
+    nothing = dict.fromkeys(("model_id", "run_id", "outputs", "params", "example", "recorded"))
+    return Facts(mlflow_version="3", inputs=columns, **nothing)
+
+
+KINDS = {"BOOL": st.booleans(), "INT8": st.integers(-128, 127), "UINT64": st.integers(0, 2**64 - 1)}
+KINDS |= {"FP32": st.floats(width=32, allow_nan=False), "FP64": st.floats(allow_nan=False), "BYTES": st.text()}
+
+
+@given(st.sampled_from(sorted(KINDS)).flatmap(lambda kind: st.tuples(st.just(kind), st.lists(KINDS[kind], max_size=6))))
+def test_values_are_read_as_they_were_sent(case: tuple[str, list[Any]]) -> None:
+    datatype, values = case
+    given = {"name": "x", "datatype": datatype, "shape": [len(values)], "data": values}
+    assert read_tensor(given, None, "str") == (values, [len(values)])
+
+
+def test_tensors_of_the_signature_and_of_values() -> None:
+    assert nest([1, 2, 3, 4, 5, 6], [1, 3, 2]) == [[[1, 2], [3, 4], [5, 6]]]
+    assert describe({"type": "array", "items": {"type": "double"}}, "x")["parameters"] == {"content_type": "pd_json"}
+    spec = {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 28]}}
+    assert (describe(spec, "x")["datatype"], describe(spec, "x")["shape"]) == ("FP32", [-1, 28])
+    assert write_tensor("x", [1, 2], [2, 1], "integer")["datatype"] == "INT32"
+    assert write_tensor("x", [2**63], [1, 1], "long")["datatype"] == "UINT64"
+    assert write_tensor("x", [1, None], [2, 1], "double")["data"] == [1, None]
+    assert write_tensor("x", [], [0, 1], "boolean")["datatype"] == "BOOL"
+    assert write_tensor("x", [[1], "a"], [2, 1], None)["data"] == ["[1]", '"a"']
