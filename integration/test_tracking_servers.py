@@ -144,8 +144,8 @@ def test_a_server_that_dies_in_a_training_run_is_told_in_one_line(tool: Tool, tm
     pids: list[int] = []
 
     def before(line: str) -> None:
-        # Of the model; pipeline.json is put before the first node.
-        if line.startswith("PUT ") and "pipeline.json" not in line and pids:
+        # Of the model; pipeline.json and its picture are put before the first node.
+        if line.startswith("PUT ") and "/pipeline." not in line and pids:
             os.killpg(pids.pop(), signal.SIGKILL)
 
     with mlflow_server(tmp_path / "server") as (address, process), counting(address, asked, before=before) as uri:

@@ -171,7 +171,7 @@ def test_runs_hold_the_same_parameters_metrics_and_artifacts_and_nothing_twice(
         *(f"xgb.{a}_{b}" for a in ("train", "eval") for b in ("logloss", "error")),
     }
     assert theirs.artifacts == {"xgb_feature_importance.png"}
-    assert both.artifacts == alone.artifacts == {"xgb_feature_importance.png", "pipeline.json"}
+    assert both.artifacts == alone.artifacts == {"xgb_feature_importance.png", "pipeline.json", "pipeline.svg"}
     # Kedro's arguments are tags of one of them, and what kbuild knows of a model is its own.
     ours = {name for name in alone.tags if name.startswith("kedro.")}
     assert {"kedro.runner", "kedro.pipeline_names", "kedro.run_id"} <= ours

@@ -191,7 +191,12 @@ def test_a_run_without_a_model_is_kept_when_it_saves_to_one(
     assert held.data.metrics == {"one": 2.5, "many.loss": 2.0}
     assert held.data.tags["kedro.version.thing"] == held.data.tags["kedro.version.outer"] == "2020-01-01T00.00.00.000Z"
     assert [each.path for each in store.list_artifacts(held.info.run_id, "sub")] == ["sub/thing.json"]
-    assert [each.path for each in store.list_artifacts(held.info.run_id)] == ["outer.json", "pipeline.json", "sub"]
+    assert [each.path for each in store.list_artifacts(held.info.run_id)] == [
+        "outer.json",
+        "pipeline.json",
+        "pipeline.svg",
+        "sub",
+    ]
     # Over: there is no run to save to.
     with pytest.raises(DatasetError, match="no active MLflow run"):
         catalog.save("one", 1.0)

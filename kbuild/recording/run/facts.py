@@ -16,13 +16,16 @@ from kbuild.errors import KbuildError, RecordingError
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
 from kbuild.recording.run.parameters import Parameters, collect_parameters, make_name
+from kbuild.recording.run.picture import draw
 from kbuild.tracking.preflight import without_credentials
 from kbuild.training.described import find_dataset
+from kbuild.training.pipeline_ml import PipelineML
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 PIPELINE_FILE = "pipeline.json"
+PICTURE_FILE = "pipeline.svg"
 _VERSION = "kedro.version."
 # What MLflow's servers take at once (its REST API, "Log Batch").
 _BATCH = 100
@@ -30,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 def log_start(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingSettings) -> Parameters:
-    """Write the pipeline in Kedro's own JSON; returns the parameters, for ``log_end`` or ``keep_parameters``.
+    """Write the pipeline in Kedro's own JSON, and drawn; returns the parameters for the run's end, see ``log_end``.
 
     Raises RecordingError for a parameter that is too long where that is to fail, and where MLflow cannot keep it.
     """
@@ -43,8 +46,18 @@ def log_start(run_id: str, pipeline: Pipeline, catalog: Any, settings: TrackingS
             for note in found.notes:
                 _logger.warning("%s.", note)
         if settings.log_pipeline:
-            mlflow.MlflowClient().log_text(run_id, pipeline.to_json(), PIPELINE_FILE)
+            client = mlflow.MlflowClient()
+            client.log_text(run_id, pipeline.to_json(), PIPELINE_FILE)
+            client.log_text(run_id, _draw(pipeline), PICTURE_FILE)
     return found
+
+
+def _draw(pipeline: Pipeline) -> str:
+    if not isinstance(pipeline, PipelineML) or not pipeline.trains:
+        return draw({"pipeline": pipeline})
+    travels = {*pipeline.binding.training.all_outputs(), *pipeline.all_outputs()} & pipeline.inference.inputs()
+    both = {"training": pipeline, "inference": pipeline.inference}
+    return draw(both, request={pipeline.input_name, *pipeline.input_names}, travels=travels)
 
 
 def keep_parameters(run_id: str, found: Parameters | None) -> str | None:
