@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -25,6 +26,9 @@ from kbuild.docs import GROUPS, headings, more_about, read_pages, section, slug
 from kbuild.errors import KbuildError
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+
 DOCS = ROOT / "kbuild" / "docs"
 WALKS = re.findall(r"^\d+\. `(\S+\.py)`: .*?`(\w+)`", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)\)")

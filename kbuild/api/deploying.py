@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +94,7 @@ def _find(subject: str, session: Session) -> tuple[str, ImageReference]:
     if pushed is None:
         raise ImageNotFound(
             f"{subject} has no image in a registry, as far as MLflow was told",
-            hint=f"kbuild image {subject} --push REGISTRY/NAME:TAG, or name the image: {REGISTRY_FORM}",
+            hint=f"kbuild image {shlex.quote(subject)} --push REGISTRY/NAME:TAG, or name the image: {REGISTRY_FORM}",
         )
     image = ImageReference.parse(pushed)
     return name or image.repository.rpartition("/")[2], image

@@ -101,6 +101,7 @@ def test_what_fails_says_so_on_its_version_and_stops_no_other() -> None:
     assert (tags["kbuild.error"], tags["kbuild.attempts"]) == ("no room", "1")
     assert tags["kbuild.retry"].endswith("+00:00")
     assert fleet.watch().run_once() == [], "not before its time, after a restart too"
+    assert fleet.told[-1] == "what failed before is tried again from 2027-01-15T08:01:00+00:00 on"
     fleet.now += 61
     fleet.broken = set()
     assert len(fleet.watch().run_once()) == 1

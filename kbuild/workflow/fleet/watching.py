@@ -6,6 +6,7 @@ moves waits for no build; builds run in the main thread one at a time, where sig
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -127,7 +128,11 @@ class Watch:
 
     def run_once(self) -> list[Done]:
         """Build and tag all that is wanted now; raises what asking the registry raises."""
-        done = [self.make(version) for version in self.reconcile().builds]
+        wanted = self.reconcile()
+        if wanted.again is not None:
+            when = datetime.datetime.fromtimestamp(wanted.again, datetime.UTC).isoformat(timespec="seconds")
+            self.teller.say(f"what failed before is tried again from {when} on")
+        done = [self.make(version) for version in wanted.builds]
         if done:
             self.reconcile({each.version.name for each in done})
         return done
