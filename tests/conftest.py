@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+# Helpers beside the tests: pytest's importlib mode leaves the folder off.
+sys.path.insert(0, str(ROOT / "tests"))
 # Random cases: ``pytest --hypothesis-profile=thorough`` tries more of them.
 settings.register_profile("cheap", max_examples=40)
 settings.register_profile("thorough", max_examples=400)

@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from readme_reference import BLOCKS, DOCS, PAGES, commands
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from readme_reference import BLOCKS, DOCS, PAGES, commands  # noqa: E402
-
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALLS = re.findall(r"^python3 -m pip install .*", README, re.MULTILINE)
 
