@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ from kbuild.scoring.places import Place
 
 ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 PART_ROWS = 250_000
+RECORD_BYTES = 64 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -92,7 +94,7 @@ def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
 
 def columns_of(source: Source) -> list[str]:
     """The names of a table's columns, in order. Raises InputRefused."""
-    with Place(source.path).reading() as file:
+    with _naming(source), Place(source.path).reading() as file:
         if source.kind == "parquet":
             return list(_open_parquet(file, source).schema_arrow.names)
         return read_header(file, source)[1]
@@ -113,41 +115,58 @@ def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
     return raw, names
 
 
-def records(lines: Iterator[bytes] | IO[bytes]) -> Iterator[list[bytes]]:
-    """Each record as the lines that it is on: more than one where a line ends inside of quotes."""
+def records(lines: Iterator[bytes] | IO[bytes], first: int = 1) -> Iterator[list[bytes]]:
+    """Each record as the lines that it is on: more than one where a line ends inside of quotes.
+
+    ``first`` is the number of the first line. Raises InputRefused for a record of more than RECORD_BYTES: most likely a
+    quote that nobody closed, of which all that follows would be one field.
+    """
     pending: list[bytes] = []
+    inside, size, begin = False, 0, first
     for line in lines:
+        if not inside and b'"' not in line:
+            begin += 1
+            yield [line]
+            continue
         pending.append(line)
-        if (b'"' not in line and len(pending) == 1) or _is_closed(pending):
+        size += len(line)
+        inside = _ends_inside(line, inside)
+        if not inside:
+            begin += len(pending)
             yield pending
-            pending = []
+            pending, size = [], 0
+        elif size > RECORD_BYTES:
+            raise InputRefused(
+                f"line {begin} begins a record of more than {RECORD_BYTES:,} bytes: is a quote not closed?"
+            )
     if pending:
         yield pending
 
 
-def _is_closed(lines: list[bytes]) -> bool:
-    """Whether a record ends with these lines. A quote inside a field that began without one is a letter like others."""
-    inside = False
-    text = b"".join(lines)
-    place, start = 0, True
-    while place < len(text):
+def _ends_inside(line: bytes, inside: bool) -> bool:
+    """Whether a line ends inside of quotes that it began in, or that a field of it began with.
+
+    A quote in a field that began without one is a letter like others.
+    """
+    place, start = 0, not inside
+    while place < len(line):
         if inside:
-            end = text.find(b'"', place)
+            end = line.find(b'"', place)
             if end < 0:
-                return False
-            if text[end + 1 : end + 2] == b'"':
+                return True
+            if line[end + 1 : end + 2] == b'"':
                 place = end + 2
                 continue
             inside, place, start = False, end + 1, False
             continue
-        if start and text[place : place + 1] == b'"':
+        if start and line[place : place + 1] == b'"':
             inside, place = True, place + 1
             continue
-        comma = text.find(b",", place)
+        comma = line.find(b",", place)
         if comma < 0:
-            return True
+            return False
         place, start = comma + 1, True
-    return True
+    return inside
 
 
 def _open_parquet(file: IO[bytes], source: Source) -> Any:
@@ -175,13 +194,13 @@ def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int,
 
 
 def _records(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
-    with Place(source.path).reading() as file:
+    with _naming(source), Place(source.path).reading() as file:
         raw, _ = read_header(file, source)
         header = raw.removeprefix(_BOM).decode().rstrip("\r\n")
         start = end = len(raw)
         first = line = 1 + raw.count(b"\n")
         count = 0
-        for record in records(file):
+        for record in records(file, line):
             end += sum(map(len, record))
             line += len(record)
             count += 1
@@ -190,6 +209,17 @@ def _records(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, st
                 start, first, count = end, line, 0
         if count:
             yield start, end, first, count, header
+
+
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Name the file in what is said of a line of it."""
+    try:
+        yield
+    except InputRefused as error:
+        if source.path in error.message:
+            raise
+        raise InputRefused(f"{source.path}: {error.message}", hint=error.hint) from error
 
 
 def _line(error: Exception) -> str:

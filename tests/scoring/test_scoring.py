@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from kbuild.scoring import parts
 from kbuild.scoring import score as scoring
 from kbuild.scoring.__main__ import main
 from kbuild.scoring.parts import Source, records, split
@@ -251,6 +252,20 @@ def test_records_end_where_pandas_ends_them(text: bytes, counts: list[int]) -> N
     found = list(records(iter(text.splitlines(keepends=True))))
     assert [len(record) for record in found] == counts
     assert b"".join(b"".join(record) for record in found) == text
+
+
+def test_a_quote_that_is_never_closed_is_one_line_of_an_error_and_not_all_of_memory(
+    score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kbuild.scoring.parts.RECORD_BYTES", 1000)
+    looked: list[int] = []
+    ends = parts._ends_inside
+    monkeypatch.setattr(parts, "_ends_inside", lambda line, inside: looked.append(len(line)) or ends(line, inside))
+    (tmp_path / "in.csv").write_text('a,b,c\n1,2,3\n1,"2,3\n' + "1,2,3\n" * 10_000)
+    code, err, _ = score("in.csv", "out")
+    assert code == 80 and "in.csv: line 3 begins a record" in err and "is a quote not closed?" in err
+    # Each line once, and no further than the limit.
+    assert sum(looked) < 1100
 
 
 def test_parts_are_the_whole_file(tmp_path: Path) -> None:
