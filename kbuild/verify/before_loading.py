@@ -78,6 +78,7 @@ def check_image(image: BuiltImage, guard: Guard, progress: Progress) -> None:
     if model is not None and _is_known(model, guard, progress):
         return
     from kbuild.image.compare.contents import model_path, read_config, read_contents
+    from kbuild.image.compare.layers import read_members
 
     image.bring_all(progress)
     _, config = read_config(image.layout, image.digest)
@@ -87,7 +88,7 @@ def check_image(image: BuiltImage, guard: Guard, progress: Progress) -> None:
             image.layout,
             image.digest,
             folders=(place,),
-            wants_bytes=lambda _: False,
+            read=lambda blob, digest, media: read_members(blob, digest, media, lambda _: False),
             extract=(place, folder / "model"),
             progress=progress,
         )

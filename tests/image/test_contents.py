@@ -12,6 +12,7 @@ import pytest
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.compare.contents import ImageContents, read_contents
+from kbuild.image.compare.layers import read_members
 from kbuild.progress import Silent
 
 Layer = list[tuple[str, bytes | str | None]]
@@ -65,7 +66,7 @@ def read(folder: Path, digest: Digest, into: Path | None = None) -> ImageContent
         folder,
         digest,
         folders=("opt/env", "/opt/model"),
-        wants_bytes=lambda path: path.endswith("METADATA"),
+        read=lambda *blob: read_members(*blob, lambda path: path.endswith("METADATA")),
         extract=None if into is None else ("/opt/model", into),
         progress=Silent(),
     )
@@ -113,7 +114,7 @@ def test_files_are_named_like_folders(tmp_path: Path) -> None:
         tmp_path / "image",
         make_layout(tmp_path / "image", [layer, [("var/lib/dpkg/.wh.status", b"")]]),
         folders=("etc/os-release", "var/lib/dpkg/status"),
-        wants_bytes=lambda path: True,
+        read=lambda *blob: read_members(*blob, lambda path: True),
         extract=None,
         progress=Silent(),
     )

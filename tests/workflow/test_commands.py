@@ -149,7 +149,7 @@ def test_what_a_registry_still_has_of_an_image_is_fetched_before_it_is_audited(k
         def bring_all(self, progress: Progress) -> None:
             brought.append(True)
 
-    read, _ = read_image(Remote(), None, Silent())  # type: ignore[arg-type]
+    read, _ = read_image(Remote(), None, Silent(), cache=shared.tools.cache)  # type: ignore[arg-type]
     assert brought == [True] and read.facts.digest == built["digest"]
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import zstandard
 
 from kbuild.digest import Digest, digest_bytes
+from kbuild.image.compare.layers import read_members
 from kbuild.image.engine import PackedBlob
 from kbuild.image.oci.media import LAYERS
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
@@ -32,6 +33,6 @@ def test_the_diff_id_of_a_layer_in_the_cache_is_that_of_its_bytes(tmp_path: Path
     cache = LayerCache(root=tmp_path / "layers", compression="zstd")
     cache.put(layer_keys(plan)["one"], blob)
     image = SimpleNamespace(digest=digest_bytes(b"another blob"), diff_id=told)
-    (planned,) = _of_cache(plan, cache, cast(Any, (image,)), lambda _: False)
+    (planned,) = _of_cache(plan, cache, cast(Any, (image,)), lambda *blob: read_members(*blob, lambda _: False))
     assert planned.diff_id == Digest(hashlib.sha256(file.getvalue()).hexdigest())
     assert [member.path for member in planned.members or ()] == ["opt/a.py"]

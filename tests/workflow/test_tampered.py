@@ -60,12 +60,12 @@ class Audits:
     def checked(self, image: BuiltImage, folder: Path) -> tuple[list[Finding], list[Unchecked]]:
         """What the checks of images say, without all that is the same for each of them."""
         world = self._world
-        read, model = read_image(image, folder / "model", Silent())
+        read, model = read_image(image, folder / "model", Silent(), cache=folder / "cache")
         bundle = None if model is None else read_bundle(model)
         lock = view_lock(world.lockfile.read_bytes(), source="test")
         tags = {} if bundle is None else world.store.read_run(RUN_ID).tags
         sources = Sources(bundle=bundle, lock=lock, tags=tags, template=Template(), labels={})
-        planned = find_planned(image, read.facts.layers, sources, world.tools, Silent(), wants=read.wants)
+        planned = find_planned(image, read.facts.layers, sources, world.tools, Silent(), read=read.read)
         subject = Subject(
             reference="IMAGE", kind="image", lock=lock, bundle=bundle, image=read.facts, planned=planned,
             trained=None if bundle is None else read_trained(bundle),

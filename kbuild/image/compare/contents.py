@@ -16,13 +16,15 @@ from kbuild.audit.image_facts import ImageFile
 from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
-from kbuild.image.compare.layers import file_streams, read_members
+from kbuild.image.compare.layers import Layer, file_streams
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.descriptor import Manifest
 from kbuild.plan.make import MODEL_PATH
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
+ReadLayer = Callable[[Path, Digest, str], Layer]
+"""Reads a blob, by its digest and media type; raises InvalidImage."""
 _READ = 1 << 20
 
 
@@ -79,15 +81,13 @@ def read_contents(
     digest: Digest,
     *,
     folders: tuple[str, ...],
-    wants_bytes: Callable[[str], bool],
+    read: ReadLayer,
     extract: tuple[str, Path] | None,
     progress: Progress,
-    scans: Callable[[str], bool] = lambda _: False,
 ) -> ImageContents:
     """The files below ``folders``, or named there (relative paths), as the topmost layer leaves them, and all layers.
 
-    Each has its digest; those that ``wants_bytes`` have their content too, members that ``scans`` names what secrets
-    are in them. ``extract`` names one of the folders and an
+    Each has its digest, and what else ``read`` tells of a layer's members. ``extract`` names one of the folders and an
     empty directory to write its files into. Links count as the file they lead to only where they are hard links.
     Raises InvalidImage for damaged layers.
     """
@@ -99,7 +99,7 @@ def read_contents(
     for number, layer in enumerate(manifest.layers):
         progress.note(f"reading layer {number + 1} of {len(manifest.layers)}")
         blob = layouts.blob_path(layout, layer.digest)
-        diff_id, members = read_members(blob, layer.digest, layer.media_type, wants_bytes, scans)
+        diff_id, members = read(blob, layer.digest, layer.media_type)
         tree.apply(members, number)
         layers.append(
             ImageLayer(

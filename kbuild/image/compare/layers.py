@@ -36,29 +36,37 @@ _KINDS: dict[bytes, MemberKind] = {
 }
 
 
+Layer = tuple[Digest, tuple[LayerMember, ...]]
+"""The digest of an unpacked layer (its diff ID) and its members in their order."""
+
+
 def read_members(
     blob: Path,
     digest: Digest,
     media_type: str,
     wants: Callable[[str], bool],
     scans: Callable[[str], bool] = lambda _: False,
-) -> tuple[Digest, tuple[LayerMember, ...]]:
-    """The digest of the unpacked layer (its diff ID) and its members in their order, with the content of those that
+) -> Layer:
+    """What a layer holds, with the content of those that
     ``wants`` names, and the secrets in those that ``scans`` names, whatever their size: of these nothing is held.
 
     The blob is hashed and read. Raises InvalidImage.
     """
     try:
         if digest_file(blob) != digest:
-            raise InvalidImage(
-                f"layer {digest} of the image cannot be read: its bytes have another digest",
-                hint="fetch or build it again",
-            )
+            raise other_digest(digest)
         return _read_tar(blob, media_type, wants, scans)
     except FileNotFoundError as error:
         raise InvalidImage(f"layer {digest} of the image is missing", hint="build it again") from error
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
         raise InvalidImage(f"layer {digest} of the image cannot be read: {error}") from error
+
+
+def other_digest(digest: Digest) -> InvalidImage:
+    """Of a blob that is not what its digest says."""
+    return InvalidImage(
+        f"layer {digest} of the image cannot be read: its bytes have another digest", hint="fetch or build it again"
+    )
 
 
 def file_streams(blob: Path, media_type: str, paths: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -72,9 +80,7 @@ def file_streams(blob: Path, media_type: str, paths: set[str]) -> Iterator[tuple
                 yield path, content
 
 
-def _read_tar(
-    blob: Path, media_type: str, wants: Callable[[str], bool], scans: Callable[[str], bool]
-) -> tuple[Digest, tuple[LayerMember, ...]]:
+def _read_tar(blob: Path, media_type: str, wants: Callable[[str], bool], scans: Callable[[str], bool]) -> Layer:
     state = hashlib.sha256()
 
     def hashed() -> Iterator[bytes]:

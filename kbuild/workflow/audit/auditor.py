@@ -80,7 +80,7 @@ class Auditor:
             if image is None:
                 return self._audit(_recall(gathered, tags))
             with self._tools.phases("image") as progress:
-                read, _ = read_image(image, None, progress)
+                read, _ = read_image(image, None, progress, cache=self._tools.cache)
                 planned = self._planned(image, read, gathered.subject, tags, progress)
             known = KnownDigest(place=str(reference), digest=str(bundle.digest))
             return self._audit(_with_image(gathered, read.facts, (known,), planned))
@@ -89,7 +89,7 @@ class Auditor:
         """An image with the model inside it and the lock that it names. Raises InvalidImage or InvalidModel."""
         with self._workdir() as workdir:
             with self._tools.phases("image") as progress:
-                read, model = read_image(image, workdir / "model", progress)
+                read, model = read_image(image, workdir / "model", progress, cache=self._tools.cache)
                 facts = read.facts
             with self._tools.phases("fetch") as progress:
                 if model is None:
@@ -247,7 +247,7 @@ class Auditor:
         sources = Sources(
             bundle=subject.bundle, lock=subject.lock, tags=tags, template=request.template, labels=dict(request.labels)
         )
-        return find_planned(image, read.facts.layers, sources, self._tools, progress, wants=read.wants)
+        return find_planned(image, read.facts.layers, sources, self._tools, progress, read=read.read)
 
     def _built_here(self, tags: Mapping[str, str], progress: Progress) -> BuiltImage | None:
         """The image that the run says was built of it, if it is on this machine."""

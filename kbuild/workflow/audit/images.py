@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.audit.secrets import may_hold_secrets
 from kbuild.image.base.debian.suites import find_suite
-from kbuild.image.compare.contents import model_path, read_config, read_contents
+from kbuild.image.compare.contents import ReadLayer, model_path, read_config, read_contents
+from kbuild.image.compare.known_layers import KnownLayers
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.packages.environment import PREFIX
@@ -21,29 +22,31 @@ _BASE = "io.kbuild.base.name"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadImage:
-    """The facts of an image, and the rule by which its layers were read."""
+    """The facts of an image, and what reads a layer in the same way."""
 
     facts: ImageFacts
-    wants: Callable[[str], bool]
+    read: ReadLayer
 
 
-def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -> tuple[ReadImage, Path | None]:
-    """The facts of an image, and its model's files in ``model_into`` where there are any."""
+def read_image(
+    image: BuiltImage, model_into: Path | None, progress: Progress, *, cache: Path
+) -> tuple[ReadImage, Path | None]:
+    """The facts of an image, and its model's files in ``model_into`` where there are any; ``cache`` keeps what was read
+    of layers."""
     image.bring_all(progress)  # any of them may bring or hide a file that is looked at
     _, config = read_config(image.layout, image.digest)
     prefix = _prefix(config).lstrip("/")
 
-    def wants(path: str) -> bool:
-        return wants_bytes(path, prefix)
-
+    known = KnownLayers(
+        cache=cache, prefix=prefix, wants=lambda path: wants_bytes(path, prefix), scans=may_hold_secrets
+    )
     contents = read_contents(
         image.layout,
         image.digest,
         folders=facts_folders(prefix, model_path(config)),
-        wants_bytes=wants,
+        read=known.read,
         extract=None if model_into is None else (model_path(config), model_into),
         progress=progress,
-        scans=may_hold_secrets,
     )
     whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
     whole.pop("rootfs", None)
@@ -60,7 +63,7 @@ def read_image(image: BuiltImage, model_into: Path | None, progress: Progress) -
         layers=contents.layers,
     )
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
-    return ReadImage(facts=facts, wants=wants), model_into if has_model else None
+    return ReadImage(facts=facts, read=known.read), model_into if has_model else None
 
 
 def _release(base: str) -> dict[str, str]:

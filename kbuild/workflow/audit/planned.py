@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kbuild.environment.lockfile import LockedPackage, Lockfile, parse_lockfile
 from kbuild.errors import ImageNotFound, InvalidImage, KbuildError
 from kbuild.image.base.choice import base_name
 from kbuild.image.base.records import BaseRecords
-from kbuild.image.compare.layers import read_members
+from kbuild.image.compare.contents import ReadLayer
 from kbuild.image.engine import ENGINES, BuiltImage, KnownLayers, PackedBlob, make_engine
 from kbuild.image.engines.native import copies_plan
 from kbuild.image.oci import layout as layouts
@@ -70,7 +70,7 @@ def find_planned(
     tools: Tools,
     progress: Progress,
     *,
-    wants: Callable[[str], bool],
+    read: ReadLayer,
 ) -> Planned:
     """What the image must be. What cannot be told here is told as fault; nothing is downloaded for it."""
     recorded, rebuilt = recorded_digests(sources.tags, image, tools)
@@ -85,7 +85,7 @@ def find_planned(
         # Who builds may set labels of their own, which no model tells: those of an image that the run names are so.
         given = not recorded or str(image.digest) in recorded.values()
         making = replace(making, labels=dict(claims.labels) if given else making.labels)
-        planned = _compare_with(making, claims, image, layers, tools, wants)
+        planned = _compare_with(making, claims, image, layers, tools, read)
         return replace(planned, recorded=recorded, rebuilt=rebuilt)
     except (_NotAtHand, InvalidImage) as error:
         return replace(nothing, fault=str(getattr(error, "message", error)))
@@ -158,7 +158,7 @@ def _compare_with(
     image: BuiltImage,
     layers: tuple[ImageLayer, ...],
     tools: Tools,
-    wants: Callable[[str], bool],
+    read: ReadLayer,
 ) -> Planned:
     def no_download() -> Mapping[LockedPackage, Path]:
         raise ImageNotFound("how its packages are split into layers is not known here")
@@ -199,10 +199,10 @@ def _compare_with(
     whole = copies and making.base.kind == "debs"
     planned: tuple[PlannedLayer, ...] | None = None
     if built is not None:
-        planned = tuple(_of_image(built, layers, wants))
+        planned = tuple(_of_image(built, layers, read))
     elif fault is None and whole:
         cache = LayerCache(root=tools.cache / "layers", compression=claims.compression)
-        planned = tuple(_of_cache(plan, cache, layers, wants))
+        planned = tuple(_of_cache(plan, cache, layers, read))
     else:
         fault = fault or "this machine has not built it"
     if built is not None and not whole:
@@ -235,9 +235,7 @@ def _built(plan: BuildPlan, tools: Tools) -> BuiltImage | None:
     return next((image for key in keys if (image := images.by_plan(key)) is not None), None)
 
 
-def _of_image(
-    built: BuiltImage, layers: tuple[ImageLayer, ...], wants: Callable[[str], bool]
-) -> Iterator[PlannedLayer]:
+def _of_image(built: BuiltImage, layers: tuple[ImageLayer, ...], read: ReadLayer) -> Iterator[PlannedLayer]:
     here = {layer.diff_id for layer in layers}
     descriptors = layouts.read_manifest(built.layout, built.digest).layers
     for number, (layer, descriptor) in enumerate(zip(built.layers, descriptors, strict=True)):
@@ -246,7 +244,7 @@ def _of_image(
         members = None
         if layer.diff_id not in here:
             blob = layouts.blob_path(built.layout, descriptor.digest)
-            found, members = read_members(blob, descriptor.digest, descriptor.media_type, wants)
+            found, members = read(blob, descriptor.digest, descriptor.media_type)
             members = members if found == layer.diff_id else None
         yield PlannedLayer(name=name, diff_id=layer.diff_id, members=members)
 
@@ -255,7 +253,7 @@ def _of_cache(
     plan: BuildPlan,
     cache: LayerCache,
     layers: tuple[ImageLayer, ...],
-    wants: Callable[[str], bool],
+    read: ReadLayer,
 ) -> Iterator[PlannedLayer]:
     # What the cache says of a blob's content is not taken for it.
     here = {layer.digest: layer.diff_id for layer in layers}
@@ -265,7 +263,7 @@ def _of_cache(
         if blob is None or blob.digest in here:
             yield PlannedLayer(name=layer.name, diff_id=None if blob is None else here[blob.digest])
         else:
-            diff_id, members = read_members(blob.path, blob.digest, blob.media_type, wants)
+            diff_id, members = read(blob.path, blob.digest, blob.media_type)
             yield PlannedLayer(name=layer.name, diff_id=diff_id, members=members)
 
 
