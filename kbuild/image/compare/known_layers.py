@@ -90,7 +90,7 @@ def _row(member: LayerMember) -> list[Any]:
         member.digest.hex if member.digest is not None else None,
         member.link,
         member.privileged,
-        base64.b85encode(member.data).decode() if member.data is not None else None,
+        base64.b64encode(member.data).decode() if member.data is not None else None,
         member.secrets,
     ]
 
@@ -106,7 +106,7 @@ def _member(row: list[Any]) -> LayerMember:
         digest=None if digest is None else Digest(digest),
         link=link,
         privileged=privileged,
-        data=None if data is None else base64.b85decode(data),
+        data=None if data is None else base64.b64decode(data),
         secrets=None if found is None else tuple((name, line) for name, line in found),
     )
 
