@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -35,6 +35,7 @@ SEEN = ".seen"
 UNPACKED = "unpacked"
 """The folder of the cache with layers as trees, a folder below for each recipe."""
 _LOG = logging.getLogger(__name__)
+_NOTHING: Mapping[str, str] = {}
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
 
@@ -64,8 +65,11 @@ def cached_tree(path: Path, make: Callable[[Path], None], *, sealed: bool = True
     return cached_trees([path], lambda roots: make(roots[path]), sealed=sealed)[0]
 
 
-def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None], *, sealed: bool = True) -> list[Path]:
-    """As ``cached_tree`` for several; ``make`` gets those that are not there, and where to write each."""
+def cached_trees(
+    paths: Sequence[Path], make: Callable[[dict[Path, Path]], Mapping[str, str] | None], *, sealed: bool = True
+) -> list[Path]:
+    """As ``cached_tree`` for several; ``make`` gets those that are not there, and where to write each. What it returns
+    is the sha256 of files that it wrote, by their path: these are not read again."""
     missing: list[Path] = []
     for path in paths:
         if path in missing:
@@ -79,10 +83,9 @@ def cached_trees(paths: Sequence[Path], make: Callable[[dict[Path, Path]], None]
         _discard(path)
     with ExitStack() as stack:
         scratches = {path: stack.enter_context(scratch_folder(path.parent, f".{path.name[:16]}-")) for path in missing}
-        if scratches:
-            make(dict(scratches))
+        written = make(dict(scratches)) if scratches else None
         for path, scratch in scratches.items():
-            _enter(scratch, path, sealed=sealed)
+            _enter(scratch, path, sealed=sealed, written=written or {})
     return list(paths)
 
 
@@ -124,11 +127,11 @@ def _discard(path: Path) -> None:
         ) from error
 
 
-def _enter(scratch: Path, path: Path, *, sealed: bool) -> None:
+def _enter(scratch: Path, path: Path, *, sealed: bool, written: Mapping[str, str]) -> None:
     signature = tree_signature(scratch, changes=sealed)
     if sealed:
         # Before the tree: one without a seal counts for nothing.
-        write_vouched(_seal(path), str(tree_digest(scratch, times=False)).encode())
+        write_vouched(_seal(path), str(tree_digest(scratch, times=False, written=written)).encode())
     try:
         scratch.rename(path)
     except OSError as error:
@@ -242,8 +245,9 @@ def reset_directory_times(root: Path) -> None:
         os.utime(directory, (0, 0))
 
 
-def tree_digest(root: Path, *, times: bool = True) -> Digest:
-    """The digest of a tree's paths, kinds, modes, times, link targets and contents; owners play no part."""
+def tree_digest(root: Path, *, times: bool = True, written: Mapping[str, str] = _NOTHING) -> Digest:
+    """The digest of a tree's paths, kinds, modes, times, link targets and contents; owners play no part. Files whose
+    sha256 ``written`` has are not read."""
     state = hashlib.sha256()
     top = len(f"{root}/")
     for directory, names, files in os.walk(root):
@@ -257,7 +261,7 @@ def tree_digest(root: Path, *, times: bool = True) -> Digest:
             elif times:
                 line.append(info.st_mtime_ns)
             if stat.S_ISREG(info.st_mode):
-                line.append(digest_file(path).hex)
+                line.append(written.get(path) or digest_file(path).hex)
             state.update(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode(*BYTES) + b"\n")
     return Digest(state.hexdigest())
 

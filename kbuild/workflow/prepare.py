@@ -20,6 +20,7 @@ from kbuild.image.base.resolve import resolve_base
 from kbuild.image.engine import EngineSettings
 from kbuild.image.oci.media import Compression
 from kbuild.image.packages.environment import Environment, environment_recipe
+from kbuild.image.packages.meanwhile import interpreter_meanwhile
 from kbuild.image.packages.staging import Stage
 from kbuild.image.packages.wheel_facts import split_wheels
 from kbuild.image.slim.packages import keep_groups
@@ -119,7 +120,8 @@ def prepare(
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
 
-    chosen = _base(request, bundle, platform, tools)
+    with interpreter_meanwhile(environment, tools.cache / "downloads", tools.shared.leading):
+        chosen = _base(request, bundle, platform, tools)
     base = chosen.base
     if chosen.is_new:
         check_base(base, environment.wheels_glibc, packages, platform)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.digest import digest_file
+from kbuild.cache.tree import is_damaged
+from kbuild.digest import Digest, digest_file
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheDamaged, LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename
@@ -114,6 +115,28 @@ def test_a_wheel_is_installed_once_a_cache(tmp_path: Path) -> None:
     (tmp_path / "3f2a").unlink()
     locked = package("demo-1-py3-none-any.whl")
     assert lay(tmp_path, {locked: tmp_path / "3f2a"})[locked] == first
+
+
+def test_what_was_hashed_while_it_was_written_is_not_read_for_the_seal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def noted(path: Path | str) -> Digest:
+        read.append(path)
+        return digest_file(path)
+
+    monkeypatch.setattr("kbuild.cache.tree.digest_file", noted)
+    files = {
+        "demo.py": "x = 1\n",
+        "demo-1.data/scripts/demo-script": "#!python\nprint()\n",
+        "demo-1.dist-info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n",
+    }
+    root = install(tmp_path, files)
+    assert read == []
+    assert is_damaged(root) is False and len(read) == len([path for path in root.rglob("*") if path.is_file()])
+    (root / f"{SITE}/demo.py").write_text("x = 2\n")
+    assert is_damaged(root) is True
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import posixpath
 import zipfile
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -125,17 +126,19 @@ def cached_wheels(
     places = {package: cache / "wheels" / f"{package.sha256}-{tail}" for package in wheels}
     packages = {place: package for package, place in places.items()}
 
-    def make(roots: dict[Path, Path]) -> None:
+    def make(roots: dict[Path, Path]) -> dict[str, str]:
+        written: dict[str, str] = {}
         needed = sum(_needed(wheels[packages[place]], compiled=compiler is not None) for place in roots)
         with room_for(cache / "wheels", needed):
             for place, root in roots.items():
                 package = packages[place]
                 check_download(wheels[package], package)
-                _install(wheels[package], wheel_filename(package), target, root)
+                written |= _install(wheels[package], wheel_filename(package), target, root)
             if compiler is not None:
                 compile_trees(list(roots.values()), target.prefix, compiler, run=run)
             for root in roots.values():
                 normalise_tree(root)
+        return written
 
     cached_trees(list(places.values()), make)
     return places
@@ -173,6 +176,7 @@ class _Destination(SchemeDictionaryDestination):
     """As its base class, with paths as text and each folder made once: half the time over thousands of files."""
 
     folders: set[str] = field(default_factory=set)
+    written: dict[str, str] = field(default_factory=dict)
 
     def write_to_fs(self, scheme: Scheme, path: str, stream: BinaryIO, is_executable: bool) -> RecordEntry:
         inside = posixpath.normpath(path)
@@ -187,10 +191,12 @@ class _Destination(SchemeDictionaryDestination):
             digest, size = copyfileobj_with_hashing(stream, file, self.hash_algorithm)
         if is_executable:
             make_file_executable(Path(target))
+        self.written[target] = digest
         return RecordEntry(path, Hash(self.hash_algorithm, digest), size)
 
 
-def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> None:
+def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> dict[str, str]:
+    """Returns the sha256 of each file that it wrote."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             source = _Wheel(archive, filename)
@@ -201,6 +207,8 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> Non
                 destdir=str(root),
             )
             install(source, destination, {"INSTALLER": b"kbuild\n"})
+            # RECORD's form is Base64 for urls, without its padding.
+            return {path: urlsafe_b64decode(f"{digest}=").hex() for path, digest in destination.written.items()}
     except (InstallerError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, FileExistsError) as error:
         # installer asserts, without a word, on entry points that it cannot read
         reason = str(error) or "it has an entry point that cannot be read"
