@@ -29,6 +29,7 @@ WORDS = {
     "models": "models as MLflow has them",
     "layers": "layers, which images share",
     "images": "images that were built here (kbuild list)",
+    "packs": "models packed with their Python (kbuild pack)",
     "unpacked": "images unpacked, to run them without Docker",
 }
 
