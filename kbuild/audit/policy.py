@@ -17,7 +17,7 @@ from kbuild.errors import ConfigurationError
 ServiceName = Literal["all", "pypi", "osv", "none"]
 SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
 _TEXTS = ("advisories", "fail-on", "osv-url", "pypi-url", "service")
-_LISTS = ("allowed-channels", "allowed-indexes")
+_LISTS = ("allowed-channels", "allowed-indexes", "vex")
 _KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "licences", "max-advisory-age", "severities")
 _SHOWN = 3
 _PICKLED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.([A-Za-z_]\w*|\*)")
@@ -92,6 +92,8 @@ class Policy:
     ignores: tuple[Ignore, ...] = ()
     allowed_pickles: tuple[AllowedPickle, ...] = ()
     licences: LicencePolicy | None = None
+    vex: tuple[str, ...] = ()
+    """Paths of OpenVEX documents whose statements count."""
     severities: tuple[tuple[str, Severity], ...] = ()
     """How bad a kind of finding counts here, by its id."""
 
@@ -152,6 +154,7 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
         ignores=tuple(ignore for ignore in ignores if ignore is not None),
         allowed_pickles=pickles,
         licences=licences,
+        vex=tuple(table.get("vex", ())),
         severities=tuple(severities.items()),
     )
 

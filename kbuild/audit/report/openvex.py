@@ -3,7 +3,7 @@
 Format: https://github.com/openvex/spec/blob/main/OPENVEX-SPEC.md. The product is what was audited, known by its digest;
 the package is its subcomponent, known by its purl. A finding is ``affected``, with what to do. One that the policy
 accepts is affected too, for accepting repairs nothing, unless the ignore has a ``justification``: then it is
-``not_affected``.
+``not_affected``. What was read as VEX is told as it was.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ def _statement(
     if accepted is None:
         return {**found, "status": "affected", "status_notes": finding.evidence, "action_statement": remedy}
     reason = accepted.reason
-    until = f"accepted until {accepted.expires}"
+    until = f"accepted {accepted.until}"
+    if accepted.fixed:
+        return {**found, "status": "fixed", "status_notes": reason}
+    if accepted.justification is None and accepted.expires is None:
+        return {**found, "status": "not_affected", "status_notes": until, "impact_statement": reason}
     if accepted.justification is None:
         return {**found, "status": "affected", "action_statement": f"{until}: {reason}; {remedy}"}
     return {

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Severity, Source, Unchecked, is_at_least
 from kbuild.audit.policy import Ignore, Policy
 from kbuild.audit.subject import Subject
+from kbuild.audit.vex import VexStatement, newest_statement
 
 FORMAT = 1
 Verdict = Literal["clean", "findings", "incomplete"]
@@ -19,12 +20,19 @@ Verdict = Literal["clean", "findings", "incomplete"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
-    """A finding, or something unchecked, that the policy accepts for now."""
+    """A finding, or something unchecked, that the policy accepts until ``expires``; what a document of VEX says has no
+    such day, and ``fixed`` tells that it says so."""
 
     item: Finding | Unchecked
     reason: str
-    expires: datetime.date
+    expires: datetime.date | None
     justification: str | None = None
+    fixed: bool = False
+
+    @property
+    def until(self) -> str:
+        """The day as words."""
+        return "by VEX" if self.expires is None else f"until {self.expires}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,15 +101,22 @@ class AuditReport:
 
 
 def make_report(
-    subject: Subject, results: Sequence[CheckResult], policy: Policy, *, today: datetime.date, fail_on: Severity
+    subject: Subject,
+    results: Sequence[CheckResult],
+    policy: Policy,
+    *,
+    today: datetime.date,
+    fail_on: Severity,
+    vex: Sequence[VexStatement] = (),
 ) -> AuditReport:
-    """Join the checks' answers and take out what the policy accepts on the day ``today``."""
+    """Join the checks' answers and take out what the policy accepts on the day ``today``, and what ``vex`` says does no
+    harm."""
     findings: list[Finding] = []
     unchecked: list[Unchecked] = []
     accepted: list[Accepted] = []
     used: set[Ignore] = set()
     items: list[Finding | Unchecked] = []
-    severities = dict(policy.severities)
+    severities, digests = dict(policy.severities), tuple(_digests(subject).values())
     for result in results:
         items += [replace(each, severity=severities.get(each.id, each.severity)) for each in result.findings]
         items += result.unchecked
@@ -115,7 +130,13 @@ def make_report(
                 Accepted(item=item, reason=first.reason, expires=first.expires, justification=first.justification)
             )
         elif isinstance(item, Finding):
-            findings.append(item)
+            said = newest_statement(item, digests, vex)
+            if said is not None and said.hides:
+                reason = f"{said.reason} ({said.status} by {said.source})"
+                fixed, why = said.status == "fixed", said.justification
+                accepted.append(Accepted(item=item, reason=reason, expires=None, justification=why, fixed=fixed))
+            else:
+                findings.append(item)
         else:
             unchecked.append(item)
     return AuditReport(
@@ -172,8 +193,9 @@ def _item(item: Finding | Unchecked) -> dict[str, Any]:
 
 
 def _accepted(each: Accepted) -> dict[str, Any]:
+    expires = None if each.expires is None else each.expires.isoformat()
     justified = {} if each.justification is None else {"justification": each.justification}
-    return {**_item(each.item), "accepted": each.reason, "expires": each.expires.isoformat(), **justified}
+    return {**_item(each.item), "accepted": each.reason, "expires": expires, **justified}
 
 
 def _ignore(ignore: Ignore) -> dict[str, Any]:

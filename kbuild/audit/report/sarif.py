@@ -94,7 +94,7 @@ def _result(finding: Finding, accepted: Accepted | None, report: AuditReport) ->
         "properties": {"severity": finding.severity, "check": finding.check, "aliases": list(finding.aliases)},
     }
     if accepted is not None:
-        reason = f"{accepted.reason} (until {accepted.expires})"
+        reason = f"{accepted.reason} ({accepted.until})"
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": reason}]
     return result
 

@@ -132,11 +132,9 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
     by_entry: dict[tuple[str, str, str], list[str]] = {}
     for each_accepted in report.accepted:
         name = getattr(each_accepted.item, "id", UNCHECKED_ID)
-        key = (str(each_accepted.expires), name, each_accepted.reason)
+        key = (each_accepted.until, name, each_accepted.reason)
         by_entry.setdefault(key, []).append(each_accepted.item.where)
-    accepted = [
-        f"until {expires}: {name} of {_listed(where)}: {reason}" for (expires, name, reason), where in by_entry.items()
-    ]
+    accepted = [f"{until}: {name} of {_listed(where)}: {reason}" for (until, name, reason), where in by_entry.items()]
     others = [
         *(
             f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}"

@@ -15,6 +15,7 @@ from kbuild.audit.planned import Planned
 from kbuild.audit.report.report import make_report
 from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.subject import KnownDigest, Subject, read_trained
+from kbuild.audit.vex import read_vex
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER
@@ -50,8 +51,9 @@ class Auditor:
     """Audits one thing after another with the same advisories and services, each read once."""
 
     def __init__(self, request: AuditRequest, tools: Tools, *, environ: Mapping[str, str] = os.environ) -> None:
-        """Reads the advisories; raises ConfigurationError when they are no advisories."""
+        """Reads advisories and VEX documents; raises ConfigurationError when they are none."""
         self._request = request
+        self._vex = read_vex(request.policy.vex)
         self._tools = tools
         with tools.phases("prepare") as progress:
             self._network = find_network(tools, environ)
@@ -125,10 +127,9 @@ class Auditor:
             for check in self._checks:
                 progress.note(f"checking {check.id}")
                 results.append(check.run(gathered.subject))
-            report = make_report(
-                gathered.subject, results, request.policy, today=request.today, fail_on=request.fail_on
-            )
-            audited = Audited(report=report, sbom=make_sbom(gathered.subject, report))
+            subject, on, fail_on = gathered.subject, request.today, request.fail_on
+            report = make_report(subject, results, request.policy, today=on, fail_on=fail_on, vex=self._vex)
+            audited = Audited(report=report, sbom=make_sbom(subject, report))
             if not request.record or gathered.run_id is None:
                 return audited
             return write_back(audited, gathered.run_id, gathered.model_uri, self._tools, progress)
