@@ -16,7 +16,6 @@ import yaml
 from click.testing import CliRunner
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
-from readme_reference import llms
 
 import kbuild.scoring.errors
 from kbuild import errors
@@ -28,6 +27,7 @@ from kbuild.errors import KbuildError
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from readme_reference import llms  # noqa: E402
 
 DOCS = ROOT / "kbuild" / "docs"
 WALKS = re.findall(r"^\d+\. `(\S+\.py)`: .*?`(\w+)`", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)

@@ -120,6 +120,12 @@ def test_who_may_only_read_has_the_same_patience() -> None:
     for _ in range(3):
         watch.run_once()
     assert len(fleet.built) == 2
+    assert len([each for each in fleet.told if "is not told of it yet" in each]) == 1
+    fleet.read_only = False
+    watch.run_once()
+    assert len(fleet.built) == 2
+    assert fleet.kept["churn", "1"].tags["kbuild.named"] == "registry.example/churn:1", "told once that can be"
+    assert "kbuild.error" not in fleet.kept["churn", "1"].tags
 
 
 def test_an_alias_that_cannot_be_tagged_says_so_until_it_can() -> None:

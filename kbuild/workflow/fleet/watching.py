@@ -91,6 +91,9 @@ class Watch:
             # With all others as they were: two models' images must not get one name.
             known = {**self._known, **{name: self.registry.versions(name) for name in names}}
         self._known = {name: several for name, several in known.items() if several}
+        for version in [each for several in self._known.values() for each in several]:
+            if _key(version) in self._written:
+                self._write(version, {})  # the server was away when it was to be told
         versions = [self._as_written(each) for several in self._known.values() for each in several]
         wanted = find_wanted(versions, self.rules, now=self.clock())
         for version, error in wanted.refused:
@@ -235,14 +238,17 @@ class Watch:
         self._write(version, tags)
 
     def _write(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
-        self._written[_key(version)] = dict(tags)
+        waiting = self._written.get(_key(version))
+        told = {**(waiting or {}), **tags}
+        self._written[_key(version)] = told
         try:
-            self.registry.tag(version, tags)
+            self.registry.tag(version, told)
         except KbuildError as error:
-            self.teller.complain(f"{version} is not told of it: {error.message}", style="yellow")
+            if waiting is None:
+                self.teller.complain(f"{version} is not told of it yet: {error.message}", style="yellow")
         else:
             del self._written[_key(version)]
-            self._remember(version, tags)
+            self._remember(version, told)
 
     def _remember(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
         several = self._known.get(version.name, [])
