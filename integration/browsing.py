@@ -81,6 +81,7 @@ class Browser:
 
     def look_as(self, *, dark: bool, width: int) -> None:
         """A colour scheme and the width of the window in CSS pixels."""
+        self._chrome("Emulation.setScrollbarsHidden", hidden=True)
         self._chrome(
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],

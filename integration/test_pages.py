@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from kbuild.audit.report.page import page
 from kbuild.audit.report.report import make_report
 from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.subject import Subject
+from kbuild.cli.help import read_pages, write_html
 
 TAB, ENTER = "\ue004", "\ue007"
 
@@ -44,9 +46,15 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield url
 
 
-@pytest.fixture
-def window(driver: str, tmp_path: Path) -> Iterator[Browser]:
-    with browser(driver, tmp_path / "profile") as opened:
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def window(driver: str, downloads: Path) -> Iterator[Browser]:
+    """One for all tests: to open it takes longer than most of them."""
+    with browser(driver, downloads / "profile") as opened:
         yield opened
 
 
@@ -109,17 +117,17 @@ def test_a_person_tries_the_model_with_the_keyboard(
 
 
 def test_tables_go_in_and_come_out(
-    server: str, window: Browser, trained: Trained, recorded: list[dict[str, Any]], axe: str, tmp_path: Path
+    server: str, window: Browser, trained: Trained, recorded: list[dict[str, Any]], axe: str, downloads: Path
 ) -> None:
     split = json.loads((trained.model / "serving_input_example.json").read_text())["dataframe_split"]
     names = split["columns"]
-    lines = [[*names[::-1], "note"], *([*row[::-1], 'a "b", c'] for row in split["data"] * 50)]
-    with (tmp_path / "rows.csv").open("w", newline="") as file:
+    lines = [[*names[::-1], "note"], *([*row[::-1], 'a "b", c'] for row in split["data"] * 6)]
+    with (downloads / "rows.csv").open("w", newline="") as file:
         csv.writer(file, delimiter=";").writerows(lines)
     window.go(server)
     assert find_violations(window, axe) == {}
     window.run("for (const each of document.querySelectorAll('details')) each.open = true")
-    window.type("#file", str(tmp_path / "rows.csv"))
+    window.type("#file", str(downloads / "rows.csv"))
     window.wait("document.querySelector('#pasted').value !== ''")
     window.click("#rows .actions button")
     window.wait(answered("#rows"))
@@ -127,14 +135,14 @@ def test_tables_go_in_and_come_out(
     assert "progression" in window.text("#rows figcaption") and window.find("#rows figure svg rect")
     assert find_violations(window, axe) == {}
     window.click("#rows .result button")
-    found = tmp_path / "predictions.csv"
+    found = downloads / "predictions.csv"
     for _ in range(100):
         if found.exists():
             break
         time.sleep(0.05)
     with found.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["progression"]) for row in rows] == [each["progression"] for each in recorded] * 50
+    assert [float(row["progression"]) for row in rows] == [each["progression"] for each in recorded] * 6
     assert rows[0]["note"] == 'a "b", c' and float(rows[0][names[0]]) == split["data"][0][0]
     window.type("#pasted", "sex,age\n1.5,old\n")
     window.click("#rows .actions button")
@@ -170,6 +178,14 @@ def test_the_examples_of_the_docs_run_as_they_are_shown(
     window.click("button.copy")
     window.wait("document.querySelector('button.copy').textContent !== 'Copy'")
     assert window.complaints() == []
+
+
+def test_everybody_can_read_the_help(window: Browser, axe: str) -> None:
+    folder = write_html({name: text for name, text in read_pages().items() if name in ("serving", "from-kedro-mlflow")})
+    for written in sorted(folder.glob("*.html")):
+        window.go(written.as_uri())
+        assert find_violations(window, axe) == {}
+    shutil.rmtree(folder)
 
 
 def test_the_page_of_an_audit_is_filtered_in_a_browser(window: Browser, axe: str, tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ from kbuild.docs import GROUPS, headings, read_pages, section, slug, title_of
 from kbuild.errors import OutputError
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>kbuild: {title}</title>
-<style>body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif }}
-pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }} td, th {{ padding: .3rem .6rem; border: 1px solid #ccc;
-text-align: left; vertical-align: top }} table {{ border-collapse: collapse }}</style></head>
-<body><nav>{links}</nav>{body}</body></html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>kbuild: {title}</title>
+<style>:root {{ color-scheme: light dark }} nav, main {{ max-width: 60rem; margin: 1.5rem auto }}
+body {{ margin: 0; padding: 0 1rem 2rem; background: Canvas; color: CanvasText;
+font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }}
+pre, .wide {{ overflow-x: auto; overflow-wrap: normal }} pre {{ background: #8881; padding: .8rem }}
+table {{ border-collapse: collapse }} td, th {{ padding: .3rem .6rem; border: 1px solid #8886; text-align: left;
+vertical-align: top }}</style></head>
+<body><nav>{links}</nav><main>{body}</main></body></html>
 """
 
 
@@ -61,6 +65,11 @@ def write_html(pages: dict[str, str]) -> Path:
                     opened.attrSet("id", slug(inner.content))
             body = reader.renderer.render(tokens, reader.options, {})
             body = re.sub(r'href="([\w-]+)\.md(["#])', r'href="\1.html\2', body)
+            # What is wider than the window is scrolled by keyboard, too.
+            body = body.replace("<pre>", '<pre tabindex="0">')
+            body = body.replace("<table>", '<div class="wide" tabindex="0"><table>').replace(
+                "</table>", "</table></div>"
+            )
             page = _PAGE.format(title=title_of(text), links=links, body=body)
             (folder / f"{name}.html").write_text(page, encoding="utf-8")
     except OSError as error:

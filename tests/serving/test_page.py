@@ -142,6 +142,8 @@ def test_the_docs_show_programs_that_are_programs() -> None:
     assert json.loads(page.texts["answer"]) == json.loads(FACTS.recorded or b"")
     assert "KBUILD_MAX_BODY_BYTES" in page.texts["main"] and "1,234" in page.texts["main"]
     assert "Authorization" not in make_site().docs.decode()
+    made_up = Page(make_site(replace(FACTS, example=None)).docs)
+    assert "dataframe_split" in made_up.texts["python"] and "batch" in made_up.texts
 
 
 def test_json_for_people_is_the_same_json() -> None:

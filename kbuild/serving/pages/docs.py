@@ -9,6 +9,7 @@ from typing import Any
 
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.pages.limits import Limits
+from kbuild.serving.pages.openapi import is_table
 from kbuild.serving.pages.parts import parsed, pretty, read_table, said_type, table, text_of
 
 _ERRORS = (
@@ -26,6 +27,8 @@ _TYPES = (
     ("text/csv", "a header and rows"),
     ("application/vnd.apache.parquet", "a file, where the image has pyarrow"),
 )
+_SAMPLES: dict[str, Any] = {"double": 1.5, "float": 1.5, "long": 1, "integer": 1, "boolean": True, "string": "text"}
+_SAMPLES |= {"datetime": "2026-01-31T12:00:00", "binary": "AAEC"}
 _CURL = """curl {address}/invocations \\
   -H 'Content-Type: application/json'{token} \\
   --data-binary @- <<'JSON'
@@ -66,7 +69,7 @@ def describe(facts: Facts, openapi: Mapping[str, Any], limits: Limits) -> str:
     request = _first_row(facts)
     parts = [
         "<p id='said' class='soft' role='status'></p>",
-        _card("Ask it", "".join(_examples(request, limits, table_like=bool(read_table(facts.example)[0])))),
+        _card("Ask it", "".join(_examples(request, limits, table_like=is_table(facts.inputs)))),
     ]
     names, rows = read_table(facts.example)
     example = dict(zip(names, rows[0], strict=False)) if rows else {}
@@ -96,8 +99,11 @@ def describe(facts: Facts, openapi: Mapping[str, Any], limits: Limits) -> str:
 
 
 def _first_row(facts: Facts) -> Any:
-    """The example as a request of one row; whole where it is no table."""
+    """The example as a request of one row, whole where it is no table; without an example a row made up."""
     names, rows = read_table(facts.example)
+    if not rows and facts.example is None and is_table(facts.inputs):
+        columns = facts.inputs or []
+        names, rows = [str(each["name"]) for each in columns], [[_SAMPLES.get(str(each["type"])) for each in columns]]
     if rows:
         return {"dataframe_split": {"columns": names, "data": rows[:1]}}
     return parsed(facts.example) if facts.example else {"inputs": []}

@@ -72,8 +72,11 @@ def pretty(value: Any, depth: int = 0) -> str:
 def table(name: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts, which wide ones scroll in; ``name`` is for those who cannot see it."""
     head = "".join(f"<th scope='col'>{escape(each)}</th>" for each in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(each)}</td>' for each in row)}</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(map("<td data-head='{}'>{}</td>".format, map(escape, heads), map(escape, row))) + "</tr>"
+        for row in rows
+    )
     return (
-        f"<div class='wide' tabindex='0' role='region' aria-label='{escape(name, quote=True)}'>"
+        f"<div class='wide told' tabindex='0' role='region' aria-label='{escape(name, quote=True)}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -12,7 +12,7 @@ function literal(column, text, comma = false) {
     case "text":
       return JSON.stringify(text);
     case "time":
-      if (typed && Number.isNaN(Date.parse(typed)) && !/^\d{4}-\d\d-\d\d/.test(typed))
+      if (typed && Number.isNaN(Date.parse(typed)) && !/^\d{4}-(0[1-9]|1[0-2])-([0-2]\d|3[01])\b/.test(typed))
         throw new Error(`“${short}” is not a date such as 2026-01-31T12:00:00`);
       return typed ? JSON.stringify(typed) : "null";
     case "number": {
@@ -28,7 +28,7 @@ function literal(column, text, comma = false) {
       if (!/^[+-]?\d+(\.0*)?$/.test(typed))
         throw new Error(typed ? `“${short}” is not a whole number` : "A whole number is missing");
       const whole = BigInt(typed.replace(/^\+|\..*/g, ""));
-      if (BigInt.asIntN(column.bits, whole) !== whole) throw new Error(`“${short}” is too large: it has ${column.bits} bits`);
+      if (BigInt.asIntN(column.bits, whole) !== whole) throw new Error(`“${short}” is too large for ${column.bits} bits`);
       return String(whole);
     }
     case "truth": {
@@ -81,7 +81,7 @@ async function ask(body) {
   try { detail = JSON.parse(text).message ?? text; } catch { /* some errors are plain text */ }
   const error = new Error(STATUS[answer.status] ?? `The server answered ${answer.status}.`);
   // MLflow tells the whole table and the whole signature before what is wrong.
-  error.detail = String(detail).replace(/^.*\bError: (?=[A-Z][a-z]+ )/s, "").replace(/^Invalid input\. /, "");
+  error.detail = String(detail).replace(/^.*\bError: (?=[A-Z][a-z]+ )/s, "").replace(/^(Invalid input\. |Data is not compatible with model signature\. )+/, "");
   throw error;
 }
 
@@ -330,7 +330,7 @@ function readRows(text) {
   let count = lines.length;
   const data = lines.length ? [] : rows.map((row, r) => {
     if (row.length !== head.length) {
-      if (++count <= 6) lines.push(`Row ${r + 1} has ${row.length} values, not ${head.length}`);
+      if (++count <= 6) lines.push(`Row ${r + 1}: ${row.length} of ${head.length} values`);
       return [];
     }
     return columns.map((column, n) => {
