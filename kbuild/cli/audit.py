@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,9 @@ def command(
             for name, each in REPORTS.items():
                 _deliver(render(audited, each, to_terminal=False) or "", reports / name)
         _tell(show, audited)
+        if form == "table":
+            given = "" if reference is None else f" {shlex.quote(reference)}"
+            show.next({f"kbuild audit{given} --format html -o audit.html": "the same as a page, to look into"})
         audited.raise_for_verdict()
         return
     results = audit_registered(asked, session)

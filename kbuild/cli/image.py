@@ -24,7 +24,7 @@ from kbuild.cli.options import (
     open_here,
     optional_model_argument,
 )
-from kbuild.cli.show import Show
+from kbuild.cli.show import SHORT, Show
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow import PATIENCE, ImageResult
 from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
@@ -121,8 +121,8 @@ def command(
         _build_many(from_file, options, session, show, jobs=jobs, report=report, shard=shard, as_json=as_json)
         return
     result = build_image(model, options, session=session)
-    for line in summary(result, show.seconds):
-        show.say(line)
+    show.say(summary(result, show.seconds))
+    show.next(next_commands(result))
     click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
 
 
@@ -182,23 +182,27 @@ def parse_best(text: str) -> Measure:
     return Measure(metric=metric.strip(), lowest=direction == "min")
 
 
-def summary(result: ImageResult, seconds: dict[str, float]) -> list[str]:
-    """What was built, where it is, and what to type next."""
+def summary(result: ImageResult, seconds: dict[str, float]) -> str:
+    """What was built, and where it is."""
     platforms = ", ".join(map(str, result.index.images)) if result.index is not None else str(result.plan.platform)
     kept = f"pushed as {result.pushed}" if result.pushed else "kept on this machine"
-    name = shlex.quote(result.reference)
     took = "" if result.reused else f", in {sum(seconds.values()):.1f} s"
+    size = f"{result.image.size / 1e6:.0f} MB for {platforms}"
+    return f"{size}, built by the {result.image.engine} engine{took}; {kept}"
+
+
+def next_commands(result: ImageResult) -> dict[str, str]:
+    """What to type next, with what it does."""
+    name = f"sha256:{result.digest.hex[:SHORT]}"
     verified = result.verified is not None and result.verified.verdict is not None
-    lines = [
-        f"{result.image.size / 1e6:.0f} MB for {platforms}, built by the {result.image.engine} engine{took}; {kept}",
-        f"  kbuild audit {name}   # what is in it, and what is wrong with it"
+    first = (
+        {f"kbuild audit {name}": "what is in it, and what is wrong with it"}
         if verified
-        else f"  kbuild verify {name}   # does it answer as the trained model did?",
-        f"  kbuild run {name}   # serve it here",
-    ]
-    if result.pushed:
-        lines.append(f"  docker run --rm -p 8080:8080 {shlex.quote(result.pushed)}   # serve it anywhere")
-    return lines
+        else {f"kbuild verify {name}": "does it answer as the trained model did?"}
+    )
+    pushed = f"docker run --rm -p 8080:8080 {shlex.quote(result.pushed)}" if result.pushed else None
+    anywhere = {} if pushed is None else {pushed: "serve it anywhere"}
+    return {**first, f"kbuild run {name}": "serve it here", **anywhere}
 
 
 def to_json(result: ImageResult, seconds: dict[str, float]) -> dict[str, Any]:

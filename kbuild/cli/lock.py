@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     locked = lock(model, asked, output=output, base=base, force=force, session=open_here(show))
     managers = [package.manager for package in locked.lockfile.packages]
     show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, lock {locked.origin}")
+    given = "" if model is None else f" {shlex.quote(model)}"
+    show.next(
+        {
+            f"kbuild image{given} --locked": "build the image of exactly these",
+            f"kbuild audit {shlex.quote(str(output))}": "what is wrong with them",
+        }
+    )
     result = {
         "lockfile": str(output),
         "digest": str(locked.lockfile.digest),

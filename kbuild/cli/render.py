@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ def command(model: str | None, output: Path, **options: Any) -> None:
     tools, config = make_tools(show)
     request = make_image_request(config, take_model(model, tools, config, show), options=BuildOptions(**options))
     context = render_context(request, tools, output=output)
-    show.say(f"build it with: docker build {_base_option(request.base, context.plan)}{context.path}")
+    given = "" if model is None else f" {shlex.quote(model)}"
+    show.next(
+        {
+            f"docker build {_base_option(request.base, context.plan)}{shlex.quote(str(context.path))}": "build it",
+            f"kbuild image{given}": "let kbuild build it, always to the same digest",
+        }
+    )
     click.echo(str(context.path))
 
 
@@ -35,4 +42,8 @@ def _base_option(base: str | None, plan: BuildPlan) -> str:
     if base is None or plan.from_line != BASE_CONTEXT:
         return ""
     path = parse_base(base).path
-    return "" if path is None else f"--build-context {BASE_CONTEXT}=oci-layout://{path.absolute()}@{plan.base} "
+    return (
+        ""
+        if path is None
+        else f"--build-context {BASE_CONTEXT}=oci-layout://{shlex.quote(str(path.absolute()))}@{plan.base} "
+    )

@@ -62,6 +62,7 @@ def _how_to_ask(running: RunningImage, file: Path) -> list[str]:
         file.write_bytes(example)
         text = f"@{file}"
     return [
+        f"try it in a browser: {running.url}/, and {running.url}/docs for programs",
         "ask it, with the model's own example, in another terminal:",
         f"  curl -H 'Content-Type: application/json' -d {shlex.quote(text)} {running.url}/invocations",
     ]

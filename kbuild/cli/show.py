@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 _TALK = "kbuild.talk"
 _SILENCE = 10.0  # seconds after which a log is told that the work goes on
+SHORT = 12  # figures of a digest that name an image of this machine, as kbuild list shows them
+_COLUMN = 10  # where what a phase made begins
 _WORTH_TELLING = 0.05  # seconds; a phase that took less and made nothing is not shown
 
 
@@ -41,11 +44,21 @@ class Show:
         self._console = None if self._quiet else _terminal()
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """One line on stderr."""
+        """One line on stderr; on a terminal it is broken between words, below its first word of a phase."""
         if self._console is not None:
-            self._console.print(text, style=style, markup=False)
+            self._console.print(_broken(text, self._console), style=style, markup=False)
         elif not self._quiet:
             click.echo(text, err=True)
+
+    def next(self, commands: Mapping[str, str]) -> None:
+        """What may be typed next, with what it does; never broken, so that it can be copied."""
+        width = max(map(len, commands))
+        for command, does in commands.items():
+            line = f"  {command.ljust(width)}  # {does}"
+            if self._console is not None:
+                self._console.print(line if len(line) <= self._console.width else f"  {command}", markup=False)
+            elif not self._quiet:
+                click.echo(line, err=True)
 
     def complain(self, text: str, *, style: str = "red") -> None:
         """One line on stderr about what went wrong or was not done, which ``quiet`` does not keep back."""
@@ -114,6 +127,17 @@ def _live(console: Console, told: _Told) -> Iterator[Progress]:
     with RichProgress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, phase=told.phase, amount="")
         yield _Live(bar, int(task), told)
+
+
+def _broken(text: str, console: Console) -> str:
+    """A line that is longer than the terminal as several; what follows the name of a phase stays below itself."""
+    if not console.is_terminal or text.startswith(" ") or "\n" in text:
+        return text
+    indent = _COLUMN if text[_COLUMN - 1 : _COLUMN] == " " and len(text.split()[0]) < _COLUMN else 2
+    lines = textwrap.wrap(
+        text, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 class _Told:

@@ -16,7 +16,7 @@ from kbuild.api.verifying import VerifyOptions, tell_untagged, verify
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, open_here, platform_option
-from kbuild.cli.show import Show
+from kbuild.cli.show import SHORT, Show
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
 from kbuild.platform import Platform
@@ -110,6 +110,13 @@ def command(
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
         show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
+    name = f"sha256:{verified.digest.hex[:SHORT]}"
+    show.next(
+        {
+            f"kbuild run {name}": "serve it here",
+            f"kbuild verify {name} --rebuild": "does building it again give the same bytes?",
+        }
+    )
     click.echo(
         json.dumps(
             {"image": verified.image, "digest": str(verified.digest), "verdict": report.verdict, **asdict(report)}

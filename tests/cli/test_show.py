@@ -166,3 +166,24 @@ def test_a_log_is_told_after_a_while_that_the_work_goes_on(
     assert lines_of(capsys) == [
         "lock      resolving", "lock      fetching, 3/110 packages", "lock      done, N s"
     ]  # fmt: skip
+
+
+def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    show = Show()
+    show.say("verify    answers as the trained model did, within 1e-06 relative, 22.3 s")
+    show.say("227 MB for linux/amd64, built by the native engine; kept on this machine")
+    command = "kbuild run models:/a-name-that-is-longer@than-the-terminal"
+    show.next({command: "serve it here", "kbuild list": "what there is"})
+    assert capsys.readouterr().err.splitlines() == [
+        "verify    answers as the trained model",
+        "          did, within 1e-06 relative,",
+        "          22.3 s",
+        "227 MB for linux/amd64, built by the",
+        "  native engine; kept on this machine",
+        f"  {command}",
+        "  kbuild list",
+    ]

@@ -441,16 +441,18 @@ def test_what_is_built_already_is_found_without_a_client_of_the_web(
 
 
 def test_what_to_type_next_names_the_image_as_it_can_be_named(world: World) -> None:
-    from kbuild.cli.image import summary
+    from kbuild.cli.image import next_commands, summary
 
     result = build(world)
     told = summary(result, {"lock": 1.0, "build": 0.5})
     size = sum(path.stat().st_size for path in (result.layout / "blobs" / "sha256").iterdir())
-    assert told[0].startswith(f"{size / 1e6:.0f} MB for {HOST}, built by the native engine, in 1.5 s; kept on this")
-    assert [line.split()[:3] for line in told[1:]] == [["kbuild", verb, result.reference] for verb in ("verify", "run")]
+    assert told.startswith(f"{size / 1e6:.0f} MB for {HOST}, built by the native engine, in 1.5 s; kept on this")
+    short = f"sha256:{result.digest.hex[:12]}"
+    assert [*next_commands(result)] == [f"kbuild {verb} {short}" for verb in ("verify", "run")]
+    assert LocalImages(world.tools.cache / "images").beginning_with(short) == result.digest
     pushed = replace(result, pushed="registry.example/churn@sha256:1", reused=True)
-    assert "docker run --rm -p 8080:8080 registry.example/churn@sha256:1" in summary(pushed, {})[-1]
-    assert "pushed as registry.example/churn@sha256:1" in summary(pushed, {})[0] and " s;" not in summary(pushed, {})[0]
+    assert [*next_commands(pushed)][-1] == "docker run --rm -p 8080:8080 registry.example/churn@sha256:1"
+    assert "pushed as registry.example/churn@sha256:1" in summary(pushed, {}) and " s;" not in summary(pushed, {})
 
 
 def test_on_a_base_that_is_known_a_newer_c_library_is_refused_all_the_same(world: World, tmp_path: Path) -> None:

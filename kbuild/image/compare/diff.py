@@ -86,8 +86,12 @@ class ImageDiff:
                 lines += changes_text(part, getattr(self, part))
             return "\n".join(lines) + "\n"
         lines += changes_text("packages", self.packages, shown=_SHOWN)
-        # Bytecode follows its source.
-        told = [change for change in self.files if not change.name.endswith(".pyc")]
+        # Bytecode follows its source, a folder what is in it.
+        told = [
+            change
+            for change in self.files
+            if not change.name.endswith(".pyc") and not (change.before or change.after or "").startswith("folder ")
+        ]
         for title, folder in _FOLDERS.items():
             inside = [change for change in told if change.name.startswith(folder)]
             told = [change for change in told if not change.name.startswith(folder)]
