@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 import time
@@ -133,7 +134,7 @@ def _broken(text: str, console: Console) -> str:
     """A line that is longer than the terminal as several; what follows the name of a phase stays below itself."""
     if not console.is_terminal or text.startswith(" ") or "\n" in text:
         return text
-    indent = _COLUMN if text[_COLUMN - 1 : _COLUMN] == " " and len(text.split()[0]) < _COLUMN else 2
+    indent = _COLUMN if re.fullmatch(r"\S+ +", text[:_COLUMN]) else 2
     lines = textwrap.wrap(
         text, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )

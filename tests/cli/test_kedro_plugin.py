@@ -52,7 +52,8 @@ def test_errors_are_one_line_with_their_exit_code(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("kbuild.cli.modelify.modelify", refuse)
     result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "modelify", "-p", "x", "-i", "y"])
     assert result.exit_code == 16
-    assert result.stderr == "error: there is no pipeline 'x'\n  register it\n"
+    told = "error: there is no pipeline 'x'\n  register it\n  more: kbuild help exit-codes#16\n"
+    assert result.stderr == told
 
 
 def test_a_command_line_that_cannot_be_is_clicks_own_affair() -> None:

@@ -175,6 +175,7 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
     monkeypatch.setenv("COLUMNS", "40")
     show = Show()
     show.say("verify    answers as the trained model did, within 1e-06 relative, 22.3 s")
+    show.say("the image predicts what the trained model did")
     show.say("227 MB for linux/amd64, built by the native engine; kept on this machine")
     command = "kbuild run models:/a-name-that-is-longer@than-the-terminal"
     show.next({command: "serve it here", "kbuild list": "what there is"})
@@ -182,6 +183,8 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
         "verify    answers as the trained model",
         "          did, within 1e-06 relative,",
         "          22.3 s",
+        "the image predicts what the trained",
+        "  model did",
         "227 MB for linux/amd64, built by the",
         "  native engine; kept on this machine",
         f"  {command}",
