@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kbuild.api.find import REGISTRY_FORM, existing_image
+from kbuild.api.find import existing_image, no_image
 from kbuild.api.project import ProjectConfig
 from kbuild.api.request import LockOptions, make_lock_request
 from kbuild.api.session import Session, open_session, take_model
@@ -119,7 +119,6 @@ def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session:
         return auditor.audit_model(model)
     with existing_image(asked.image, tools, asked.platform) as found:
         if found is None:
-            raise InvalidReference(
-                f"{asked.image!r} is no image built here and no OCI layout or tar", hint=REGISTRY_FORM
-            )
+            error = no_image(asked.image, tools)
+            raise InvalidReference(error.message, hint=error.hint)
         return auditor.audit_model(model, image=found[0])

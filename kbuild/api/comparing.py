@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kbuild.api.find import existing_image
+from kbuild.api.find import existing_image, no_image
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.report.compare import ModelDiff
 from kbuild.cache.folder import using_cache
@@ -34,6 +34,9 @@ def diff(
         if one is not None and other is not None:
             with session.voice("compare") as progress:
                 return diff_images(one[0], other[0], progress)
+        for text, found, instead in ((before, one, other), (after, other, one)):
+            if found is None and instead is not None:
+                raise no_image(text, tools)
     older, newer = (
         ModelReference.parse(take_model(text, tools, session.config, session.voice)) for text in (before, after)
     )

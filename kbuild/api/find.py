@@ -6,6 +6,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import is_layout
 from kbuild.image.store.image_index import BuiltIndex, find_index, index_in
+from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
@@ -54,9 +56,9 @@ def found_image(
                 raise
             raise ImageNotFound(
                 f"{text!r} is no image built here, no OCI layout or tar, no model, and names no image of a registry",
-                hint=error.hint
-                if error.hint and "did you mean" in error.hint
-                else f"build one with: kbuild image; {REGISTRY_FORM}",
+                hint=_image_meant(text, tools)
+                or (error.hint if error.hint and "did you mean" in error.hint else None)
+                or f"build one with: kbuild image; {REGISTRY_FORM}",
             ) from error
         result = build_image(
             make_image_request(
@@ -66,6 +68,19 @@ def found_image(
             tools,
         )
         yield result.image, ImageReference.parse(result.reference).with_tag(None)
+
+
+def no_image(text: str, tools: Tools) -> ImageNotFound:
+    """The error for a text that names no image, with the name of one that was built here and may be meant."""
+    return ImageNotFound(
+        f"{text!r} is no image built here and no OCI layout or tar", hint=_image_meant(text, tools) or REGISTRY_FORM
+    )
+
+
+def _image_meant(text: str, tools: Tools) -> str | None:
+    names = [name for image in list_here(tools.cache / "images") for name in image.names]
+    nearest = get_close_matches(text, names, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kbuild.api.find import REGISTRY_FORM, existing_image
+from kbuild.api.find import existing_image, no_image
 from kbuild.cache.folder import using_cache
 from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
@@ -42,7 +42,7 @@ def command(image: str | None, platform: Platform | None, as_json: bool) -> None
         image = str(built[0].digest)
     with using_cache(tools.cache, limit=tools.cache_limit), existing_image(image, tools, platform) as found:
         if found is None:
-            raise ImageNotFound(f"{image!r} is no image built here and no OCI layout or tar", hint=REGISTRY_FORM)
+            raise no_image(image, tools)
         facts = _facts(found[0])
     click.echo(json.dumps(facts) if as_json else _text(facts))
 

@@ -184,7 +184,7 @@ def _suggestion(client: MlflowClient, experiments: Sequence[str], text: str) -> 
     bare = {name.removeprefix("models:/"): name for name in registered}
     if text in bare:
         return f"did you mean {bare[text]}?"
-    nearest = get_close_matches(text, [*names, *bare], n=3)
+    nearest = get_close_matches(text, [*names, *bare, "@latest"], n=3)
     return _asked([bare.get(name, name) for name in nearest])
 
 

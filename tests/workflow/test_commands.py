@@ -379,6 +379,13 @@ def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> 
     assert "team" not in same
 
 
+@pytest.mark.parametrize("argv", [("inspect",), ("diff", "till:3"), ("run",), ("audit", MODEL_ID, "--image")])
+def test_a_name_of_an_image_that_is_misspelt_is_answered(kbuild: Call, shared: World, argv: tuple[str, ...]) -> None:
+    build(kbuild, shared, "--tag", "till:3")
+    error = kbuild(*argv, "tlil:3").exception
+    assert isinstance(error, KbuildError) and error.hint == "did you mean till:3?", error
+
+
 def test_models_are_compared_by_what_their_runs_were_given(
     kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
