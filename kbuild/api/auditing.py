@@ -119,6 +119,6 @@ def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session:
         return auditor.audit_model(model)
     with existing_image(asked.image, tools, asked.platform) as found:
         if found is None:
-            error = no_image(asked.image, tools)
-            raise InvalidReference(error.message, hint=error.hint)
+            absent = no_image(asked.image, tools)
+            raise InvalidReference(absent.message, hint=absent.hint)
         return auditor.audit_model(model, image=found[0])
