@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import Any, Self, TypeVar
 
@@ -48,12 +48,12 @@ class Patience(Retry):
     refused_until: float | None = None
 
     @classmethod
-    def make(cls) -> Patience:
+    def make(cls, methods: Collection[str] = ()) -> Patience:
         """A policy of which no time has passed."""
         return cls(
             total=_MANY,
             redirect=30,
-            allowed_methods=_METHODS,
+            allowed_methods=_METHODS.union(methods),
             status_forcelist=BUSY,
             backoff_factor=_BACKOFF,
             backoff_max=_LONGEST,
@@ -107,8 +107,8 @@ class _Session(requests.Session):
         return super().merge_environment_settings(url, proxies, stream, given, cert)
 
 
-def patient_session() -> requests.Session:
-    """A session whose requests, all of which may be made twice, follow the policy.
+def patient_session(*, methods: Collection[str] = ()) -> requests.Session:
+    """A session whose requests, all of which may be made twice, follow the policy; ``methods`` are more of such.
 
     A busy answer that stays is returned; what stays unreachable raises requests' own errors.
     """
@@ -116,7 +116,7 @@ def patient_session() -> requests.Session:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     session = _Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=Patience.make()))
+        session.mount(scheme, HTTPAdapter(max_retries=Patience.make(methods)))
     return session
 
 

@@ -21,7 +21,7 @@ from kbuild.errors import ImageNotFound, InvalidReference
 from kbuild.image.compare.contents import read_config
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.run_tags import Tag
+from kbuild.tracking.image_tags import Tag
 
 TARGETS: Mapping[str, Callable[[Deployment], Files]] = {
     "kubernetes": make_kubernetes,

@@ -17,12 +17,12 @@ from kbuild.cache.room import room_for
 from kbuild.errors import KbuildError, ModelNotFound, OutputError
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.cloud import stored_size
-from kbuild.model.find import best_child, find_fleet, find_registered, is_active, resolve, versions_of
+from kbuild.model.find import best_child, find_fleet, find_registered, resolve, versions_of
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
 from kbuild.process.variables import default_variables
-from kbuild.tracking.mlflow_client import list_files, version_with_alias
+from kbuild.tracking.mlflow_client import list_files, version_with_alias, write_told
 from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
 
 if TYPE_CHECKING:
@@ -183,12 +183,7 @@ class MlflowStore:
         with self.speaking(run_id):
             client = self.client()
             versions = [] if model_uri is None else versions_of(client, run_id, model_uri)
-            if not versions or is_active(client, run_id):
-                for name, value in tags.items():
-                    client.set_tag(run_id, name, value)
-            for version in versions:
-                for name, value in tags.items():
-                    client.set_model_version_tag(version.name, version.version, name, value)
+            write_told(client, run_id, tags, versions, model_uri)
 
     def _download(self, uri: str, into: Path) -> Path:
         import mlflow.artifacts

@@ -185,18 +185,6 @@ def find_fleet(client: MlflowClient) -> Iterator[RegisteredVersion]:
         yield found if fact is None else replace(found, run_id=fact.run_id or None, tags=dict(fact.tags or {}))
 
 
-def is_active(client: MlflowClient, run_id: str) -> bool:
-    """Whether the run can be tagged: it was not deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-
-
 def _artifact_models(run: Run) -> list[str]:
     folders = [item.path for item in list_files(run) if item.is_dir]
     return [path for path in folders if any(item.path == f"{path}/MLmodel" for item in list_files(run, path))]

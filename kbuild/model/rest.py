@@ -57,7 +57,7 @@ def open_rest(uri: str) -> Iterator[Tracking]:
 
 
 def _session() -> requests.Session:
-    session = patient_session()
+    session = patient_session(methods=("PATCH",))
     session.headers["User-Agent"] = "kbuild"
     _trust(session, os.environ)
     return session
@@ -152,6 +152,7 @@ class _Rest:
                 source=each.get("source", ""),
                 tags=_texts(each.get("tags", ())),
                 created=str(each["creation_timestamp"]) if each.get("creation_timestamp") else None,
+                description=each.get("description"),
             )
             for each in answer.get("model_versions", ())
         ]
@@ -163,6 +164,16 @@ class _Rest:
     def set_version_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         for name, value in tags.items():
             self._post("/model-versions/set-tag", name=version.name, version=version.version, key=name, value=value)
+
+    def describe_version(self, version: Version, text: str) -> None:
+        self._send("PATCH", "/model-versions/update", name=version.name, version=version.version, description=text)
+
+    def model_tags(self, model_id: str) -> Mapping[str, str]:
+        return _texts(self._get(f"/logged-models/{plain(model_id)}")["model"]["info"].get("tags", ()))
+
+    def set_model_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
+        pairs = [{"key": name, "value": value} for name, value in tags.items()]
+        self._send("PATCH", f"/logged-models/{plain(model_id)}/tags", tags=pairs)
 
     def folder(self, location: str) -> Folder:
         parts = urlsplit(location)
@@ -178,9 +189,12 @@ class _Rest:
         return _json(self.sessions.mine().get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
 
     def _post(self, path: str, **values: Any) -> None:
+        self._send("POST", path, **values)
+
+    def _send(self, method: str, path: str, **values: Any) -> None:
         # Followed, a redirection could become a reading that succeeds.
         url = f"{self.base}{_API}{path}"
-        _json(self.sessions.mine().post(url, json=values, timeout=_TIMEOUT, allow_redirects=False))
+        _json(self.sessions.mine().request(method, url, json=values, timeout=_TIMEOUT, allow_redirects=False))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

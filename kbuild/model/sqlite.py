@@ -146,7 +146,7 @@ class _Sqlite:
 
     def versions_of(self, run_id: str) -> Sequence[Version]:
         rows = self.connection.execute(
-            "SELECT name, version, source FROM model_versions"
+            "SELECT name, version, source, description FROM model_versions"
             " WHERE run_id = ? AND workspace = ? AND current_stage != ?"
             # Prompts are kept as versions too, and no search finds them.
             " AND name NOT IN (SELECT name FROM model_version_tags WHERE workspace = ?"
@@ -164,8 +164,9 @@ class _Sqlite:
                     version,
                     _DEFAULT_WORKSPACE,
                 ),
+                description=description,
             )
-            for name, version, source in rows
+            for name, version, source, description in rows
         ]
 
     def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -200,6 +201,29 @@ class _Sqlite:
                 " ON CONFLICT (key, name, version) DO UPDATE SET value = excluded.value"
             )
             self._write(tags, (there, (*key, _DELETED_VERSION)), statement, key)
+
+    def describe_version(self, version: Version, text: str) -> None:
+        """No tag, so MLflow's to write."""
+        raise Unfamiliar("a version's description")
+
+    def model_tags(self, model_id: str) -> Mapping[str, str]:
+        return self._texts("SELECT tag_key, tag_value FROM logged_model_tags WHERE model_id = ?", model_id)
+
+    def set_model_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """Write rows of ``logged_model_tags`` as MLflow's store does."""
+        found = self.connection.execute("SELECT experiment_id FROM logged_models WHERE model_id = ?", (model_id,))
+        rows = found.fetchall()
+        if len(rows) != 1:
+            raise Unfamiliar("no such model")
+        there = "SELECT COUNT(*) FROM logged_models WHERE model_id = ? AND experiment_id = ?"
+        key = (model_id, rows[0][0])
+        self._write(
+            tags,
+            (there, key),
+            "INSERT INTO logged_model_tags (tag_key, tag_value, model_id, experiment_id) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (model_id, tag_key) DO UPDATE SET tag_value = excluded.tag_value",
+            key,
+        )
 
     def folder(self, location: str) -> Folder:
         return open_local(location)

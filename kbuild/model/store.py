@@ -22,6 +22,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import Choice
 from kbuild.model.sweep import Best
 from kbuild.model.tracking import Run, Tracking, Unfamiliar, Version, reasons
+from kbuild.tracking.description import NOTE, describe
 from kbuild.tracking.preflight import without_credentials
 from kbuild.tracking.registry import find_model_id, is_of_model
 
@@ -154,11 +155,20 @@ class DirectStore:
             ]
             if not run.active and not versions:
                 raise Unfamiliar("a deleted run")
-            if run.active and (changed := _changed(tags, run.tags)):
+            told = {**run.tags, **tags}
+            note = describe(run.tags.get(NOTE), told, model_uri)
+            noted = {} if note is None else {NOTE: note}
+            if run.active and (changed := _changed({**tags, **noted}, run.tags)):
                 store.set_run_tags(run_id, changed)
             for version in versions:
                 if changed := _changed(tags, version.tags):
                     store.set_version_tags(version, changed)
+                if text := describe(version.description, told, model_uri):
+                    store.describe_version(version, text)
+            # What the model says was written with what the run does: to look costs a question.
+            model_id = find_model_id(model_uri) if noted and model_uri is not None else None
+            if model_id is not None and (text := describe(store.model_tags(model_id).get(NOTE), told, model_uri)):
+                store.set_model_tags(model_id, {NOTE: text})
 
         try:
             self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))

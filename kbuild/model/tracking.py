@@ -53,6 +53,7 @@ class Version:
     source: str
     tags: Mapping[str, str]
     created: str | None = None
+    description: str | None = None
 
 
 class Tracking(Protocol):
@@ -78,6 +79,15 @@ class Tracking(Protocol):
 
     def set_version_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Write tags of a registered version."""
+
+    def describe_version(self, version: Version, text: str) -> None:
+        """Write the description of a registered version."""
+
+    def model_tags(self, model_id: str) -> Mapping[str, str]:
+        """Tags of a logged model."""
+
+    def set_model_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """Write tags of a logged model."""
 
     def folder(self, location: str) -> Folder:
         """The artifacts at a uri."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kbuild.errors import ModelNotFound
-from kbuild.tracking.registry import make_filter
+from kbuild.tracking.description import NOTE, describe
+from kbuild.tracking.registry import find_model_id, make_filter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -90,3 +91,39 @@ def list_files(run: Run, path: str | None = None) -> list[FileInfo]:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return list(get_artifact_repository(run.info.artifact_uri).list_artifacts(path))
+
+
+def write_told(
+    client: MlflowClient,
+    run_id: str,
+    tags: Mapping[str, str],
+    versions: Sequence[ModelVersion],
+    model_uri: str | None,
+) -> None:
+    """Tag a run, where it is not deleted or has no versions, and versions of its model; and what they say of the image.
+
+    Raises what MLflow raises.
+    """
+    from mlflow.exceptions import MlflowException
+
+    known, active = {}, False
+    try:
+        run = client.get_run(run_id)
+        known, active = run.data.tags, run.info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST" or not versions:
+            raise
+    told = {**known, **tags}
+    note = describe(known.get(NOTE), told, model_uri)
+    if not versions or active:
+        for name, value in {**tags, **({} if note is None else {NOTE: note})}.items():
+            client.set_tag(run_id, name, value)
+    for version in versions:
+        for name, value in tags.items():
+            client.set_model_version_tag(version.name, version.version, name, value)
+        if text := describe(version.description, told, model_uri):
+            client.update_model_version(version.name, version.version, text)
+    # Also where the run says so already: whoever was asked before may have come no further.
+    model_id = None if model_uri is None or describe(None, told, model_uri) is None else find_model_id(model_uri)
+    if model_id is not None and (text := describe(client.get_logged_model(model_id).tags.get(NOTE), told, model_uri)):
+        client.set_logged_model_tags(model_id, {NOTE: text})

@@ -27,11 +27,12 @@ from kbuild.image.store.local import LocalImages
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.run_tags import Tag, write_tags
+from kbuild.model.run_tags import write_tags
 from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
+from kbuild.tracking.image_tags import Tag
 from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
@@ -230,6 +231,7 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     tags = {
         Tag.IMAGE: own_name,
         Tag.IMAGE_DIGEST: str(whole.digest),
+        Tag.IMAGE_SIZE: f"{image.size / 1e6:.0f} MB",
         Tag.MODEL_DIGEST: str(bundle.digest),
         Tag.LOCK_DIGEST: str(packages),
         **({} if pushed is None else {Tag.PUSHED: pushed}),

@@ -35,6 +35,7 @@ class FakeTracking:
     locations: dict[tuple[str, str], str] = field(default_factory=dict)
     aliases: dict[tuple[str, str], str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    model_tags: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     fault: Fault = lambda path: None
 
@@ -72,8 +73,18 @@ class FakeTracking:
         if path == f"{API}/runs/log-batch":
             self.tags.update({each["key"]: each["value"] for each in values["tags"]})
             return 200, {}
+        if path.startswith(f"{API}/logged-models/") and path.endswith("/tags"):
+            self.model_tags[path.split("/")[-2]] = {each["key"]: each["value"] for each in values["tags"]}
+            return 200, {}
         if path.startswith(f"{API}/logged-models/"):
-            return 200, {"model": {"info": self.models[path.rpartition("/")[2]]}}
+            model_id = path.rpartition("/")[2]
+            kept = [{"key": key, "value": value} for key, value in self.model_tags.get(model_id, {}).items()]
+            return 200, {"model": {"info": {**self.models[model_id], "tags": kept}}}
+        if path == f"{API}/model-versions/update":
+            for each in self.versions:
+                if (each["name"], each["version"]) == (values["name"], values["version"]):
+                    each["description"] = values["description"]
+            return 200, {}
         if path == f"{API}/model-versions/search":
             return 200, {"model_versions": self.versions}
         if path == f"{API}/model-versions/set-tag":
@@ -128,7 +139,7 @@ def fake_tracking(artifacts: Path) -> Iterator[FakeTracking]:
                     return
             else:
                 values: dict[str, Any] = {name: each[0] for name, each in parse_qs(parts.query).items()}
-                if self.command == "POST":
+                if self.command in ("POST", "PATCH"):
                     values = json.loads(body)
                 elif self.command == "PUT":
                     values = {"body": body}
@@ -141,7 +152,7 @@ def fake_tracking(artifacts: Path) -> Iterator[FakeTracking]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = _do
+        do_GET = do_POST = do_PUT = do_PATCH = _do
 
         def log_message(self, *arguments: object) -> None: ...
 

@@ -183,6 +183,14 @@ def check_tags(logged: Logged) -> None:
     alone.set_tags(logged.two, {"kbuild.a": "3"}, model_uri=f"models:/{logged.first_id}")
     assert present()[1] == present()[3] == {"kbuild.a": "3"}
     lean = DirectStore(tracking_uri=logged.uri)
+    image = {"kbuild.image": "a@sha256:1", "kbuild.image_digest": "sha256:1"}
+    notes = []
+    for store in (lean, mlflow_store):
+        store.set_tags(logged.one, image, model_uri=f"models:/{logged.model_id}")
+        described = [each.description for each in client.search_model_versions("name = 'churn'") if each.description]
+        tagged = (client.get_run(logged.one).data.tags, client.get_logged_model(logged.model_id).tags)
+        notes.append([*(tags["mlflow.note.content"] for tags in tagged), *described])
+    assert notes[0] == notes[1] and len(notes[0]) == 3 and all("kbuild run sha256:1" in each for each in notes[0])
     for run_id in (logged.removed, "f" * 32):
         failures = [_failure(store.set_tags, run_id, {"kbuild.a": "1"}) for store in (lean, mlflow_store)]
         assert failures[0] == failures[1]

@@ -26,6 +26,7 @@ from kbuild.model.store import DirectStore
 from kbuild.platform import host_platform
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
+from kbuild.tracking.description import NOTE
 from kbuild.tracking.mlflow_client import find_versions
 from kbuild.tracking.registry import is_name, is_of_model
 from kbuild.workflow import Delivery, ImageRequest, Tools, build, build_many
@@ -101,6 +102,44 @@ def test_versions_of_exactly_this_model_are_tagged_through_copies(
     assert _tagged(client) == {"other/1", "prod/2"}
     store.set_tags(run_id, TAGS, model_uri=f"models:/{a}")
     assert _tagged(client) == {"other/1", "prod/2", "dev/1", "prod/1", "o'brien/1", "far/1"}
+
+
+@pytest.mark.parametrize("kind", [MlflowStore, DirectStore])
+def test_run_model_and_versions_describe_the_image_around_what_users_wrote(
+    client: mlflow.MlflowClient,
+    filled: tuple[Path, str, list[str]],
+    kind: type[MlflowStore | DirectStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, run_id, (a, b) = filled
+    client.set_tag(run_id, NOTE, "Mine.")
+
+    def told() -> list[str | None]:
+        versions = [each.description for each in client.search_model_versions()]
+        models = [client.get_logged_model(each).tags.get(NOTE) for each in (a, b)]
+        return [client.get_run(run_id).data.tags[NOTE], *models, *versions]
+
+    def tell(size: str) -> None:
+        tags = {"kbuild.image": "s@sha256:1", "kbuild.image_digest": "sha256:1", "kbuild.image_size": size}
+        kind(tracking_uri=client.tracking_uri).set_tags(run_id, tags, model_uri=f"models:/{a}")
+
+    if kind is DirectStore:
+        # Without registered versions MLflow need not be imported for it.
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectStore, "_mlflow", None)
+            tell("1 MB")
+    else:
+        tell("1 MB")
+    mlflow.register_model(f"models:/{a}", "dev")
+    client.update_model_version("dev", "1", "Of dev.")
+    tell("1 MB")
+    run, model, other, version = told()
+    assert str(run).startswith("Mine.\n\n<!-- kbuild") and str(version).startswith("Of dev.\n\n<!-- kbuild")
+    assert str(model).startswith("<!-- kbuild") and other is None
+    before = told()
+    tell("2 MB")
+    assert told() == [None if each is None else each.replace("| size | 1 MB |", "| size | 2 MB |") for each in before]
+    assert told() != before
 
 
 @pytest.mark.parametrize("kind", [MlflowStore, DirectStore])

@@ -142,16 +142,16 @@ def test_the_config_says_how_it_runs_and_what_it_was_made_from(world: World) -> 
     assert image.config["rootfs"]["diff_ids"][0] == base_config["rootfs"]["diff_ids"][0]
 
 
-def test_the_run_is_told_the_image_its_digests_and_nothing_else(world: World) -> None:
+def test_the_run_is_told_the_image_its_size_its_digests_and_nothing_else(world: World) -> None:
     result = build(world, Delivery(tag="registry.example/team/{name}:{run_id}"))
     entry = json.loads((result.layout / "index.json").read_bytes())["manifests"][0]
     name = f"registry.example/team/model:{RUN_ID}"
     assert result.reference == f"{name.rpartition(':')[0]}@{entry['digest']}"
     (told,) = world.store.tags
     assert (told[0], told[2]) == (RUN_ID, f"models:/{MODEL_ID}")
-    assert set(told[1]) == {
-        *("kbuild.image", "kbuild.image_digest", "kbuild.lock_digest", "kbuild.model_digest"),
-    }
+    digests = {"kbuild.image", "kbuild.image_digest", "kbuild.lock_digest", "kbuild.model_digest"}
+    assert set(told[1]) == {*digests, "kbuild.image_size"}
+    assert told[1]["kbuild.image_size"] == f"{result.image.size / 1e6:.0f} MB"
     assert told[1]["kbuild.image"] == result.reference
     assert told[1]["kbuild.image_digest"] == entry["digest"]
     assert result.untagged is None and result.tagged

@@ -26,9 +26,9 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.run_tags import Tag
 from kbuild.progress import Progress
 from kbuild.refused import known_error
+from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import ReadImage, read_image
 from kbuild.workflow.audit.planned import Sources, find_planned

@@ -24,8 +24,8 @@ from kbuild.environment.lockfile import RUN_FOLDER
 from kbuild.environment.locking.kept import LOCKFILE_NAME
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.model.find import RegisteredVersion
-from kbuild.model.run_tags import Tag
 from kbuild.refused import known_error
+from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
 

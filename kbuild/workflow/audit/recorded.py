@@ -14,8 +14,9 @@ from kbuild.errors import KbuildError
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.store.local import LocalImages
-from kbuild.model.run_tags import Tag, write_tags
+from kbuild.model.run_tags import write_tags
 from kbuild.progress import Progress
+from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import Audited
 

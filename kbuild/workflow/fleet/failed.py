@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kbuild.errors import KbuildError
-from kbuild.model.run_tags import Tag
+from kbuild.tracking.image_tags import Tag
 
 NEVER = "never"
 ATTEMPTS = 5

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from kbuild.errors import ConfigurationError, InvalidReference, KbuildError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
-from kbuild.model.run_tags import Tag
+from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.fleet.failed import read_failed
 from kbuild.workflow.naming import fill_name, make_values
 

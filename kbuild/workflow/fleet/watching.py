@@ -17,8 +17,8 @@ from kbuild.errors import KbuildError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.model.registry import Registry
-from kbuild.model.run_tags import Tag
 from kbuild.refused import known_error
+from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.delivery import ImageResult
 from kbuild.workflow.fleet.failed import CLEARED, make_failed, read_failed
 from kbuild.workflow.fleet.retag import retag
