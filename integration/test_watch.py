@@ -117,6 +117,11 @@ def test_a_registry_gets_its_images_whatever_was_missed(fleet: Fleet, record_pro
         built = wait_until(lambda: "kbuild.named" in fleet.tags(new), "the image of a new version", 60)
         record_property("table:kbuild watch", {"alias to tag": f"{moved:.2f} s", "version to image": f"{built:.2f} s"})
 
+        image = f"{fleet.registry.address}/watched/small@{digests[missed[0]]}"
+        argv = ["models:/Small@champion", "--to", "kubernetes", "-o", "manifests"]
+        written = tool("deploy", *argv, cwd=fleet.folder).out.split()
+        assert any(f"image: {image}\n" in (fleet.folder / each).read_text() for each in written)
+
         now = time.time()
         assert [fleet.post(now), fleet.post(now)] == [202, 409]
         assert fleet.post(now, id="forged", secret="guess") == 401  # noqa: S106

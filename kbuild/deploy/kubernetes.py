@@ -1,6 +1,7 @@
 """Manifests of Kubernetes itself, with Kustomize's files: ``kubectl apply -k DIR``.
 
-What needs more than Kubernetes has, the Prometheus operator's ServiceMonitor, is a component of its own.
+What needs more than Kubernetes has is a component of its own: the Prometheus operator's ServiceMonitor, and an
+autoscaler by a metric that the Prometheus adapter brings into the cluster.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Files = dict[str, list[dict[str, Any]]]
 """YAML documents by file name, with forward slashes."""
 
 _KUSTOMIZE = "kustomize.config.k8s.io"
-MONITORING = "monitoring"
+MONITORING, BY_REQUESTS = "monitoring", "scale-by-requests"
 
 
 def make_kubernetes(made: Deployment) -> Files:
@@ -25,14 +26,21 @@ def make_kubernetes(made: Deployment) -> Files:
         "networkpolicy.yaml": [_network_policy(made)],
         "poddisruptionbudget.yaml": [_budget(made)],
     }
-    if made.size.least < made.size.most:
-        files["horizontalpodautoscaler.yaml"] = [_autoscaler(made)]
+    scaled = made.size.least < made.size.most
+    if scaled:
+        files["horizontalpodautoscaler.yaml"] = [_autoscaler(made, _by_processors())]
     files["kustomization.yaml"] = [make_kustomization(made, sorted(files))]
-    files[f"{MONITORING}/kustomization.yaml"] = [
-        {"apiVersion": f"{_KUSTOMIZE}/v1alpha1", "kind": "Component", "resources": ["servicemonitor.yaml"]}
-    ]
+    files[f"{MONITORING}/kustomization.yaml"] = [_component(resources=["servicemonitor.yaml"])]
     files[f"{MONITORING}/servicemonitor.yaml"] = [_monitor(made)]
+    if scaled:
+        name = "horizontalpodautoscaler.yaml"
+        files[f"{BY_REQUESTS}/kustomization.yaml"] = [_component(patches=[{"path": name}])]
+        files[f"{BY_REQUESTS}/{name}"] = [_autoscaler(made, _by_requests(made))]
     return files
+
+
+def _component(**parts: Any) -> dict[str, Any]:
+    return {"apiVersion": f"{_KUSTOMIZE}/v1alpha1", "kind": "Component", **parts}
 
 
 def make_kustomization(made: Deployment, resources: list[str]) -> dict[str, Any]:
@@ -80,8 +88,18 @@ def _service(made: Deployment) -> dict[str, Any]:
     }
 
 
-def _autoscaler(made: Deployment) -> dict[str, Any]:
+def _by_processors() -> dict[str, Any]:
     target = {"type": "Utilization", "averageUtilization": 70}
+    return {"type": "Resource", "resource": {"name": "cpu", "target": target}}
+
+
+def _by_requests(made: Deployment) -> dict[str, Any]:
+    """By the server's own gauge, which an adapter makes one of the cluster's: two a worker, of which one waits."""
+    target = {"type": "AverageValue", "averageValue": str(2 * made.size.workers)}
+    return {"type": "Pods", "pods": {"metric": {"name": "http_requests_in_progress"}, "target": target}}
+
+
+def _autoscaler(made: Deployment, metric: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -90,7 +108,7 @@ def _autoscaler(made: Deployment) -> dict[str, Any]:
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": made.name},
             "minReplicas": made.size.least,
             "maxReplicas": made.size.most,
-            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+            "metrics": [metric],
         },
     }
 

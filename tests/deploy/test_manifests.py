@@ -21,6 +21,7 @@ from kbuild.deploy.serverless import make_knative, make_kserve
 from kbuild.errors import ConfigurationError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.serving.http.server_settings import Settings
+from kbuild.serving.watch.metrics import Metrics
 
 IMAGE = "registry.example/churn@sha256:" + "a" * 64
 # The oldest with all that is in them: a pod's sleep before SIGTERM.
@@ -74,8 +75,9 @@ def check_pod(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
 def test_kubernetes_takes_them_strictly(deployment: Deployment) -> None:
+    written = make_kubernetes(deployment)
     found = documents(deployment, make_kubernetes)
-    for kind, document in found.items():
+    for kind, document in [(each["kind"], each) for several in written.values() for each in several]:
         if kind not in OURS:
             kubernetes_validate.validate(copy.deepcopy(document), VERSION, strict=True)
         if kind not in ("Kustomization", "Component"):
@@ -91,9 +93,14 @@ def test_kubernetes_takes_them_strictly(deployment: Deployment) -> None:
         chosen = found[kind]["spec"][place]
         assert chosen.get("matchLabels", chosen) == selected
     assert found["ServiceMonitor"]["spec"]["endpoints"][0]["port"] == found["Service"]["spec"]["ports"][0]["name"]
-    assert set(found["Kustomization"]["resources"]) == set(make_kubernetes(deployment)) - {
-        "kustomization.yaml", "monitoring/kustomization.yaml", "monitoring/servicemonitor.yaml"
-    }  # fmt: skip
+    named = {name for name in written if "/" not in name} - {"kustomization.yaml"}
+    assert set(found["Kustomization"]["resources"]) == named
+    for component in {name.partition("/")[0] for name in written if "/" in name}:
+        [listed] = written[f"{component}/kustomization.yaml"]
+        files_of = {*listed.get("resources", ()), *(each["path"] for each in listed.get("patches", ()))}
+        assert files_of == {name.partition("/")[2] for name in written if name.startswith(f"{component}/")} - {
+            "kustomization.yaml"
+        }
     assert found["Kustomization"].get("namespace") == deployment.namespace
 
 
@@ -180,3 +187,15 @@ def test_what_no_cluster_takes_is_refused_before_it_is_written() -> None:
 @pytest.mark.parametrize(("cpu", "workers"), [("500m", 1), ("1", 1), ("1.5", 1), ("2", 2), ("3500m", 3)])
 def test_there_is_a_worker_a_processor(cpu: str, workers: int) -> None:
     assert made(size=Size(cpu=cpu)).variables["KBUILD_WORKERS"] == str(workers)
+
+
+def test_an_autoscaler_by_requests_asks_for_a_gauge_that_the_server_has() -> None:
+    written = make_kubernetes(made(size=Size(cpu="3")))
+    [patch], [plain] = (
+        written["scale-by-requests/horizontalpodautoscaler.yaml"],
+        written["horizontalpodautoscaler.yaml"],
+    )
+    [metric] = patch["spec"]["metrics"]
+    assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "6"}
+    assert f"{metric['pods']['metric']['name']} 0\n" in Metrics(1).render({}).decode()
+    assert {**patch["spec"], "metrics": None} == {**plain["spec"], "metrics": None}, "nothing else is patched"
