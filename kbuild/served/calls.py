@@ -40,14 +40,20 @@ class Step:
 def make_steps(pipeline: Pipeline) -> list[Step]:
     """The nodes of a Kedro pipeline in an order that can be run.
 
-    Raises PipelineMLError for nodes that cannot be called straight: generators, and data saved under one transcoded
-    name and loaded under another, which only a file in between can do.
+    Raises PipelineMLError for nodes that cannot be called straight: generators, coroutines, and data saved under one
+    transcoded name and loaded under another, which only a file in between can do.
     """
     made: dict[str, str] = {}
     steps = []
     for node in pipeline.nodes:
         if inspect.isgeneratorfunction(inspect.unwrap(node.func)):
-            raise PipelineMLError(f"inference node {node.name!r} is a generator, which cannot answer a request")
+            raise PipelineMLError(
+                f"inference node {node.name!r} is a generator, which cannot answer a request: let it return a list"
+            )
+        if inspect.iscoroutinefunction(inspect.unwrap(node.func)):
+            raise PipelineMLError(
+                f"inference node {node.name!r} is async, and Kedro awaits no node: write def, not async"
+            )
         for name in node.inputs:
             maker = made.get(name.partition("@")[0], name)
             if maker != name:

@@ -166,7 +166,9 @@ def _find_pipeline_problems(training: Pipeline, inference: Pipeline, given: tupl
             "and are no parameters"
         )
     if not inference.outputs():
-        problems.append("the inference pipeline has no output")
+        problems.append(
+            "the inference pipeline has no output: let its last node return the answer to an output of its own"
+        )
     try:
         make_steps(inference)
     except PipelineMLError as error:

@@ -149,6 +149,14 @@ def count() -> Any:
     yield 1
 
 
+def test_coroutines_are_refused() -> None:
+    async def ask(x: int) -> int:
+        return x
+
+    with pytest.raises(PipelineMLError, match="'ask' is async, and Kedro awaits no node"):
+        make_steps(Pipeline([node(ask, "x", "y", name="ask")]))
+
+
 def test_generators_are_refused() -> None:
     with pytest.raises(PipelineMLError, match="'count' is a generator"):
         make_steps(Pipeline([node(count, None, "n", name="count")]))
