@@ -1,8 +1,8 @@
 """Asking scoring servers: once, or as fast as they answer, from a process of its own.
 
-``python asking.py`` reads lines of JSON, ``{"port", "body", "connections", "seconds"}``, and answers each with how long
-it took and the list of latencies, in seconds. It costs little beside the servers: plain sockets, one thread, requests
-that are made beforehand.
+``python asking.py`` reads lines of JSON, ``{"port", "body", "connections", "seconds", "path"}``, and answers each with
+how long it took and the list of latencies, in seconds. It costs little beside the servers: plain sockets, one thread,
+requests that are made beforehand.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from typing import Any
 
 JSON = {"Content-Type": "application/json"}
-_HEAD = b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-Ask = Callable[[int, bytes, int, float], tuple[float, list[float]]]
+_HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+Ask = Callable[[int, bytes, int, float, str], tuple[float, list[float]]]
+INVOCATIONS = "/invocations"
 
 
 def answers(port: int, question: bytes) -> bool:
@@ -28,11 +29,11 @@ def answers(port: int, question: bytes) -> bool:
     return ask_once(port, question)[0] == 200
 
 
-def ask_once(port: int, question: bytes) -> tuple[int, Any]:
+def ask_once(port: int, question: bytes, path: str = INVOCATIONS) -> tuple[int, Any]:
     """Status and parsed body; status 0 where nobody answers, body None where it is no 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("POST", "/invocations", question, JSON)
+        connection.request("POST", path, question, JSON)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read()) if answer.status == 200 else None
     except (OSError, http.client.HTTPException):
@@ -48,8 +49,8 @@ def asker() -> Iterator[Ask]:
         assert process.stdin is not None and process.stdout is not None
         reading, writing = process.stdout, process.stdin
 
-        def ask(port: int, body: bytes, connections: int, seconds: float) -> tuple[float, list[float]]:
-            asked = {"port": port, "body": body.decode(), "connections": connections, "seconds": seconds}
+        def ask(port: int, body: bytes, connections: int, seconds: float, path: str) -> tuple[float, list[float]]:
+            asked = {"port": port, "body": body.decode(), "connections": connections, "seconds": seconds, "path": path}
             writing.write(json.dumps(asked).encode() + b"\n")
             writing.flush()
             line = reading.readline()
@@ -64,9 +65,9 @@ def asker() -> Iterator[Ask]:
             writing.close()
 
 
-def drive(port: int, body: bytes, connections: int, seconds: float) -> tuple[float, list[float]]:
+def drive(port: int, body: bytes, connections: int, seconds: float, path: str) -> tuple[float, list[float]]:
     """Keep one request under way on each connection until the time is over; how long that was, latencies (s)."""
-    request = _HEAD % len(body) + body
+    request = _HEAD % (path.encode(), len(body)) + body
     latencies: list[float] = []
     begun: dict[socket.socket, float] = {}
     waiting = select.poll()

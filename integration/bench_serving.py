@@ -1,6 +1,6 @@
 """Benchmark of the scoring server: ours, ``mlflow models serve``, MLServer, a bare endpoint, side by side in one run.
 
-    python integration/bench_serving.py [--seconds 6] [--json FILE] [--model FOLDER] [--only NAME ...]
+    python integration/bench_serving.py [--seconds 6] [--json FILE] [--model FOLDER] [--only NAME ...] [--infer]
 
 All serve the demo's pipeline on 127.0.0.1 with the same packages, artifacts and answers, which is checked first:
 
@@ -10,6 +10,8 @@ All serve the demo's pipeline on 127.0.0.1 with the same packages, artifacts and
 - peer-quiet: the same with Kedro's logging at WARNING (KEDRO_LOGGING_CONFIG)
 - mlflow: kbuild's model under ``mlflow models serve``
 - mlserver: kbuild's model under MLServer, in an environment that is made for it; only with --only, it takes a minute
+
+With --infer, kbuild and MLServer alone, asked by the Open Inference Protocol v2.
 
 All run at once, with one worker and with two, and are asked in turn, second by second. Load comes from another process.
 Ratios mean something, seconds only on this machine; a busy machine means nothing.
@@ -22,15 +24,18 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from asking import Ask, ask_once, asker
+from asking import INVOCATIONS, Ask, ask_once, asker
 from engines import free_port
-from scoring import NAMES, Command, all_commands, memory_alone, question_of, served, train
+from scoring import NAMES, Command, all_commands, memory_alone, question_of, served, tensors_of, train
 
+INFER = "/v2/models/model/infer"
 LOADS = ((1, 1), (1, 8), (1000, 1))  # rows, connections
 # By how much ours is to be faster: (server, rows) at one worker and one connection.
 AT_LEAST = {
@@ -80,28 +85,34 @@ def start_all(known: dict[str, Command], question: bytes, running: contextlib.Ex
     return found
 
 
-def check_answers(servers: list[Running], questions: list[bytes]) -> None:
+def check_answers(servers: list[Running], questions: list[bytes], path: str) -> None:
     """Raises SystemExit where two servers predict differently."""
     for question in questions:
-        answers = {f"{each.name}, {each.workers} workers": ask_once(each.port, question)[1] for each in servers}
+        answers = {f"{each.name}, {each.workers} workers": ask_once(each.port, question, path)[1] for each in servers}
+        if path == INFER:
+            # The id and the version of a model are each server's own.
+            outputs = ({x["name"]: x["data"] for x in told["outputs"]} if told else None for told in answers.values())
+            answers = dict(zip(answers, outputs, strict=True))
         first, expected = next(iter(answers.items()))
         if others := [name for name, answer in answers.items() if answer is None or answer != expected]:
             raise SystemExit(f"these do not predict what {first} predicts: {'; '.join(others)}")
 
 
-def measure_loads(servers: list[Running], model: Path, ask: Ask, seconds: float) -> list[Load]:
+def measure_loads(
+    servers: list[Running], ask: Ask, seconds: float, question_of: Callable[[int], bytes], path: str
+) -> list[Load]:
     """Every load on every server, a second of each in turn, so that what else the machine does falls on all."""
     found = []
     for rows, connections in LOADS:
-        question = question_of(model, rows)
+        question = question_of(rows)
         took = [0.0 for _ in servers]
         latencies: list[list[float]] = [[] for _ in servers]
         for each in servers:
-            ask(each.port, question, connections, 0.5)
+            ask(each.port, question, connections, 0.5, path)
         turns = max(1, round(seconds))
         for _ in range(turns):
             for number, each in enumerate(servers):
-                more, answered = ask(each.port, question, connections, seconds / turns)
+                more, answered = ask(each.port, question, connections, seconds / turns, path)
                 took[number] += more
                 latencies[number] += answered
         for each, spent, all_of_it in zip(servers, took, latencies, strict=True):
@@ -154,17 +165,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model", type=Path, help="the folder of the demo's model, trained anew if not given")
     parser.add_argument("--only", nargs="*", choices=NAMES, default=[name for name in NAMES if name != "mlserver"])
+    parser.add_argument("--infer", action="store_true", help="ask by the Open Inference Protocol")
     options = parser.parse_args()
+    if options.infer:
+        options.only = ["kbuild", "mlserver"]
     model = options.model or train()
     with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as name, contextlib.ExitStack() as running:
         known = all_commands(model, Path(name), options.only)
-        questions = [question_of(model, rows) for rows in (1, 5, 1000)]
-        servers = start_all(known, questions[0], running)
-        check_answers(servers, questions)
+        make, path = (tensors_of, INFER) if options.infer else (question_of, INVOCATIONS)
+        servers = start_all(known, question_of(model, 1), running)
+        check_answers(servers, [make(model, rows) for rows in (1, 5, 1000)], path)
         ask = running.enter_context(asker())
-        loads = measure_loads(servers, model, ask, options.seconds)
+        loads = measure_loads(servers, ask, options.seconds, partial(make, model), path)
     print_loads(loads)
-    ratios = find_ratios(loads) if "kbuild" in options.only else {}
+    ratios = find_ratios(loads) if "kbuild" in options.only and not options.infer else {}
     print(f"\n{'kbuild against, one worker, one connection':46}{'ratio':>8}{'bound':>8}")
     for what, (ratio, bound) in ratios.items():
         missed = ratio < bound if bound > 0 else ratio > -bound

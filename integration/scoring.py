@@ -148,6 +148,17 @@ def question_of(model: Path, rows: int) -> bytes:
     return json.dumps({"dataframe_split": {"columns": split["columns"], "data": data}}).encode()
 
 
+def tensors_of(model: Path, rows: int) -> bytes:
+    """The same as a request of the Open Inference Protocol."""
+    split = json.loads(question_of(model, rows))["dataframe_split"]
+    columns = zip(split["columns"], zip(*split["data"], strict=True), strict=True)
+    inputs = [
+        {"name": name, "datatype": "INT64" if type(values[0]) is int else "FP64", "shape": [rows, 1], "data": values}
+        for name, values in columns
+    ]
+    return json.dumps({"inputs": inputs}).encode()
+
+
 def train() -> Path:
     """The demo project trained in a new folder; its model's folder."""
     from kbuild.process import run

@@ -16,6 +16,7 @@ from kbuild.serving.pages.about import name_model
 
 LIVE, READY, MODEL_READY, INFER = "live", "ready", "model ready", "infer"
 _LENGTH = b"inference-header-content-length"
+_MOST_SAID = 4000
 Ask = Callable[[bytes, str], tuple[Reply, bool]]
 
 
@@ -145,7 +146,9 @@ def in_protocol(reply: Reply) -> Reply:
 
 
 def _error(status: int, message: str, *headers: tuple[str, str]) -> Reply:
-    return Reply(status=status, body=json.dumps({"error": message}).encode(), headers=headers)
+    # A name in it may be as long as the request.
+    told = message if len(message) <= _MOST_SAID else f"{message[:_MOST_SAID]}…"
+    return Reply(status=status, body=json.dumps({"error": told}).encode(), headers=headers)
 
 
 def _reply(value: Any) -> Reply:

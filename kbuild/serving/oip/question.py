@@ -50,6 +50,8 @@ class QuestionReader:
             name = given["name"]
             if name in found:
                 raise Refused(f"There are two inputs {name!r}")
+            if given["shape"] and given["shape"][0] > self._limits.rows:
+                raise Refused(f"The request has more than {self._limits.rows} rows.", 413)
             raw, binary = _take(given, binary)
             found[name] = read_tensor(given, raw, self._kind_of(given))
         if len(binary):
@@ -106,8 +108,6 @@ class QuestionReader:
 
     def _column(self, name: str, flat: list[Any], shape: list[int]) -> list[Any]:
         rows = shape[0] if shape else 1
-        if rows > self._limits.rows:
-            raise Refused(f"The request has more than {self._limits.rows} rows.", 413)
         if math.prod(shape[1:]) == 1:
             return flat
         if self._columns.get(name, {}).get("type") not in ("array", None):

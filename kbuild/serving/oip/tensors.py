@@ -149,8 +149,11 @@ def _unpack(name: str, datatype: str, raw: memoryview) -> list[Any]:
 
 
 def _floats(name: str, datatype: str, flat: list[Any]) -> list[Any]:
-    if not {*map(type, flat)} <= {float, int, type(None)}:
+    kinds = {*map(type, flat)}
+    if not kinds <= {float, int, type(None)}:
         raise Refused(f"Input {name!r} has values that are no {datatype}")
+    if datatype == "FP64" and kinds == {float}:
+        return flat
     try:
         with np.errstate(over="ignore"):
             return np.array(flat, _FLOATS[datatype]).tolist()  # type: ignore[no-any-return]
