@@ -149,3 +149,24 @@ def test_used_columns_of_what_is_declared_as_no_table_are_refused(tmp_path: Path
     assert error is not None and "'x' is a str" in error.message
     for open_ in (CSVDataset, JSONDataset, PickleDataset):
         assert check_kind("x", open_(filepath=str(tmp_path / "a")), {"signature": "used"}, made=True) is None
+
+
+def test_a_signature_of_columns_that_the_input_has_not_is_told() -> None:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    table = pd.DataFrame({"price": [1.0], "count": [1]})
+
+    def look(*names: str, data: pd.DataFrame = table, **kwargs: Any) -> str | None:
+        signature = ModelSignature(inputs=Schema([ColSpec("double", name) for name in names]))
+        error = check_kind("orders", MemoryDataset(data), {"signature": signature, **kwargs}, made=False)
+        assert error is None or error.hint
+        return None if error is None else error.message
+
+    assert look("price", "count") is None and look("price") is None
+    other = table.rename(columns={"price": "prize"})
+    assert "asks for 'prize', which the inference input has not" in str(look("prize", "count"))
+    assert "which the input_example has not" in str(look("price", input_example=other))
+    assert look("prize", input_example=other) is None
+    # An index that says something is sent as a column.
+    assert look("id", "price", data=table.set_index(pd.Index(["a"], name="id"))) is None

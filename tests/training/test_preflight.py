@@ -360,6 +360,16 @@ def test_a_dataset_of_the_users_ends_no_look_in_a_traceback(
     assert look(bind(package), catalog, tmp_path).findings == ()
 
 
+def test_an_examples_parameters_are_those_of_inference(
+    package: ModuleType, catalog: DataCatalog, tmp_path: Path
+) -> None:
+    orders = package.make_orders()
+    bound = bind(package, input_example=(orders, {"bonus": 1.0, "params:bonus": 1.0, "bonos": 2.0}))
+    [(about, message, hint)] = told(look(bound, catalog, tmp_path, stores=False))
+    assert (about, hint) == ("log_model_kwargs", "did you mean 'bonus'?")
+    assert "'bonos', which the inference pipeline has not" in message
+
+
 def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog: DataCatalog, tmp_path: Path) -> None:
     odd = {"a": object()}
     with pytest.raises(yaml.YAMLError):

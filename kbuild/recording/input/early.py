@@ -20,6 +20,7 @@ from kbuild.recording.example import (
     refuse_used,
     take_rows,
 )
+from kbuild.recording.input.forms import carry, describe
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
 
@@ -36,8 +37,11 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     By its data, as recording goes, if no node of the run makes it (``made``) and it is in memory or in a local file
     that is not large; else by what the dataset's type says that it loads.
     """
-    if dataset is None or is_chosen(log_model_kwargs):
+    if dataset is None:
         return None
+    if is_chosen(log_model_kwargs):
+        at_hand = not made and _is_at_hand(dataset)
+        return _check_signature(dataset, log_model_kwargs["signature"], log_model_kwargs) if at_hand else None
     used = is_used(log_model_kwargs.get("signature"))
     if not made and _is_at_hand(dataset):
         return _check_data(name, dataset, log_model_kwargs, used=used)
@@ -72,6 +76,33 @@ def _check_data(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *,
     except RecordingError as error:
         return error
     return None
+
+
+def _check_signature(dataset: Any, signature: Any, log_model_kwargs: Mapping[str, Any]) -> RecordingError | None:
+    """Columns that the user's own signature asks for, and that neither the input nor its index has."""
+    schema = getattr(signature, "inputs", None)
+    if schema is None or schema.is_tensor_spec() or not schema.has_input_names():
+        return None
+    try:
+        example = get_own_example(log_model_kwargs)
+        table = dataset.load() if example is None else example
+    except Exception:  # noqa: BLE001  the node that loads it tells of that
+        return None
+    if type(table) is not pd.DataFrame:
+        return None
+    try:
+        has = {str(name) for name in carry(describe(table), table.head(1)).columns} | {str(each) for each in table}
+    except RecordingError:
+        return None  # an answer by the user's signature may be had without what no request brings
+    lacking = [name for name in schema.required_input_names() if name not in has]
+    if not lacking:
+        return None
+    return RecordingError(
+        f"the signature in log_model_kwargs asks for {', '.join(map(repr, lacking))}, which the "
+        f"{'inference input' if example is None else 'input_example'} has not",
+        hint="leave the signature out, or make it of the input: "
+        f"mlflow.models.infer_signature(…), whose columns are {', '.join(map(str, table.columns[:30]))}",
+    )
 
 
 def _is_no_table(kind: type) -> bool:

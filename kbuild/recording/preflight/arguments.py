@@ -32,7 +32,7 @@ def check_arguments(binding: Binding) -> Iterator[Finding]:
     """What KedroPipelineModel and MLflow would refuse after training."""
     for error in _check_kpm(binding):
         yield Finding(about="kpm_kwargs", error=error)
-    for error in _check_log_model(binding.log_model_kwargs):
+    for error in (*_check_log_model(binding.log_model_kwargs), *_check_example_parameters(binding)):
         yield Finding(about="log_model_kwargs", error=error)
 
 
@@ -104,6 +104,21 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
     waiting = kwargs.get("await_registration_for")
     if waiting is not None and (not isinstance(waiting, int | float) or waiting < 0):
         yield RecordingError(f"await_registration_for {waiting!r} is no time", hint="write seconds, 0 not to wait")
+
+
+def _check_example_parameters(binding: Binding) -> Iterator[KbuildError]:
+    """Of an ``input_example`` of data and parameters: those that inference has not."""
+    example = binding.log_model_kwargs.get("input_example")
+    given = example[1] if isinstance(example, tuple) and len(example) == 2 else None
+    inputs = binding.inference.inputs()
+    if not isinstance(given, Mapping) or "parameters" in inputs:
+        return
+    known = {name.removeprefix("params:") for name in inputs if name.startswith("params:")}
+    for name in (each for each in given if str(each).removeprefix("params:") not in {*known, "runner"}):
+        yield RecordingError(
+            f"the input_example has the parameter {name!r}, which the inference pipeline has not",
+            hint=did_you_mean(str(name), known, f"its parameters: {', '.join(sorted(known)) or 'none'}"),
+        )
 
 
 def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Finding]:
