@@ -322,6 +322,53 @@ def test_what_torch_rebuilds_by_type_is_judged_as_the_call_that_it_makes(make_bu
     assert [each.id for each in scan(make_bundle, {"x.pkl": evil}).findings][:1] == ["pickle-dangerous"]
 
 
+def loads(*pushed: bytes) -> bytes:
+    return b"\x80\x04\x8c\x0dtorch.storage\x8c\x10_load_from_bytes\x93" + b"".join(pushed) + b"\x85R."
+
+
+def short(data: bytes) -> bytes:
+    return b"C" + bytes([len(data)]) + data
+
+
+def test_what_a_torch_storage_loads_is_judged_as_a_file(make_bundle: Any) -> None:
+    """As ``pickle`` writes tensors; what is broken has done its harm before that is seen."""
+    evil = b"cposix\nsystem\n(S'true'\ntR"
+    for inner, found in (
+        (pickle.dumps({"a": 1}), set()),
+        (evil + b".", {"pickle-dangerous"}),
+        (evil, {"pickle-dangerous"}),
+    ):
+        assert {each.id for each in scan(make_bundle, {"m.pkl": loads(short(inner))}).findings} == found
+    computed = loads(b"\x8c\x07_codecs\x8c\x06encode\x93\x8c\x01x\x85R")
+    assert {each.id for each in scan(make_bundle, {"m.pkl": computed}).findings} == {"pickle-unknown"}
+
+
+def test_archives_of_torch_hold_other_members_than_pickles(make_bundle: Any) -> None:
+    """As torch.save and torch.jit.save write them."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        script = (
+            b"\x80\x02c__torch__.torch.nn.modules.linear\nLinear\n)\x81}ctorch.jit._pickle\nbuild_intlist\n]\x85Rb."
+        )
+        archive.writestr("m/data.pkl", script)
+        for name in ("byteorder", "version", ".format_version", ".storage_alignment", "data/0", "code/a.py.debug_pkl"):
+            archive.writestr(f"m/{name}", b"64" if "." in name else b"little\n\x80\x02")
+    result = scan(make_bundle, {"m.pt": file.getvalue()})
+    assert (result.findings, result.unchecked) == ((), ())
+    code = {"code/__torch__/__init__.py": b"import os\n", "m.pkl": b"\x80\x02c__torch__\nLinear\n)\x81."}
+    assert scan(make_bundle, code).findings, "a package of the model's own of that name is Python"
+    oldest = b"\x80\x02(X\x06\0\0\0modulecos\n%s\nX\x01\0\0\0aX\x01\0\0\0btQ)\x81."
+    assert "pickle-dangerous" in {each.id for each in scan(make_bundle, {"m.pt": oldest % b"system"}).findings}
+
+
+def test_libraries_are_known_by_any_distribution_that_brings_them(tmp_path: Any) -> None:
+    wheel = tmp_path / "xgboost_cpu-3.2.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("xgboost/sklearn.py", "class XGBClassifier: ...\n")
+    libraries = Libraries(wheels={"xgboost-cpu": wheel})
+    assert libraries.is_data("xgboost.sklearn", "XGBClassifier") is True
+
+
 def test_nested_classes_and_named_tuples_of_the_models_own_code_are_its_data(make_bundle: Any) -> None:
     code = (
         b"import os\nfrom collections import namedtuple\nclass Outer:\n    class Inner: ...\n    run = os.system\n"

@@ -33,6 +33,7 @@ _LONG = 1 << 16
 _DEEP = 100_000
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
 # What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
+_LOADS = ("torch.storage", "_load_from_bytes")
 _TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
 _ATTRIBUTES = {("zoneinfo", "ZoneInfo", "_unpickle"), ("zoneinfo._zoneinfo", "ZoneInfo", "_unpickle")}
 
@@ -45,7 +46,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     """Reads the one pickle that begins at ``begin``; with ``skip`` as joblib does, else as pickle does.
 
     ``position`` is where it ends, ``named`` what it would import, ``problems`` what it does that data never does,
-    ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``skipped`` whether there were raw arrays.
+    ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``loaded`` those that it loads, by their
+    identity; ``skipped`` whether there were raw arrays.
     ``begun`` is what was odd before it named a module that is none here.
     ``same`` are the places where it was as at its beginning: a pickle that begins there reads the same.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
@@ -67,6 +69,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self.named: dict[tuple[str, str], None] = {}
         self.problems: dict[str, None] = {}
         self.texts: list[bytes | str] = []
+        self.loaded: dict[int, bytes] = {}
         self.same: set[int] = set()
         self.calls = 0
         self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
@@ -164,7 +167,9 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def persistent_load(self, pid: Any) -> Any:
         """PERSID, BINPERSID."""
-        return Opaque()
+        # torch's oldest format: a module's class with its source, of which the class is taken (torch/serialization.py).
+        is_module = isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global)
+        return pid[1] if is_module else Opaque()
 
     def _call(self, called: Any, arguments: Any) -> Any:
         self.calls += 1
@@ -188,6 +193,11 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         if place == _TYPED_TENSOR and len(arguments) == 4:
             # It calls what it is given, and sets the state (torch/_tensor.py).
             return self._call(arguments[0], arguments[2])
+        if place == _LOADS:
+            if len(arguments) == 1 and isinstance(arguments[0], bytes | bytearray):
+                self.loaded[id(arguments[0])] = bytes(arguments[0])
+            else:
+                self.problems[f"has {called} load what another call returned"] = None
         if place in OPENERS and arguments:
             self.problems[f"has {called} open a file"] = None
         if place in (("builtins", "type"), ("__builtin__", "type")) and len(arguments) != 1:
@@ -251,6 +261,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.named |= inner.named
             self.problems |= inner.problems
             self.texts += inner.texts
+            self.loaded |= inner.loaded
             self.calls += inner.calls
             self._file.seek(inner.position)
             if error is not None:

@@ -21,14 +21,17 @@ from packaging.utils import canonicalize_name
 Read = Callable[[str], bytes | None]
 """The bytes of a file of a distribution by its path below site-packages, ``""`` for a compiled one; None: no such."""
 
+# The classes of TorchScript, which torch makes of the code beside the pickle: Python has no such module.
+_SCRIPT = "__torch__"
 _CYTHON = re.compile(r"_?[A-Z]\w*|[sdcz][A-Z]\w*|__pyx_unpickle_\w+|newObj")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Library:
-    """``distribution`` brings it; below ``parts`` are its data classes (none: everywhere), never below ``without``."""
+    """One of ``distributions`` brings it; below ``parts`` are its data classes (none: everywhere), never below
+    ``without``."""
 
-    distribution: str
+    distributions: tuple[str, ...]
     parts: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
 
@@ -37,8 +40,10 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _library(distribution: str, parts: str = "", without: str = "") -> _Library:
-    return _Library(distribution=distribution, parts=frozenset(parts.split()), without=frozenset(without.split()))
+def _library(distributions: str, parts: str = "", without: str = "") -> _Library:
+    return _Library(
+        distributions=tuple(distributions.split()), parts=frozenset(parts.split()), without=frozenset(without.split())
+    )
 
 
 # Left out are parts whose classes open files or run programs when they are made. scipy's distributions (scipy.stats)
@@ -46,14 +51,14 @@ def _library(distribution: str, parts: str = "", without: str = "") -> _Library:
 _LIBRARIES: Mapping[str, _Library] = {
     "catboost": _library("catboost", "core"),
     "lightgbm": _library("lightgbm", "basic engine sklearn callback"),
-    "polars": _library("polars", "dataframe series datatypes"),
+    "polars": _library("polars polars-lts-cpu polars-u64-idx", "dataframe series datatypes"),
     "scipy": _library("scipy", "sparse interpolate spatial optimize special cluster"),
     "sklearn": _library(
         "scikit-learn", without="datasets externals tests conftest _build_utils experimental _min_dependencies"
     ),
     "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib sandbox"),
     "torch": _library("torch", "nn optim _tensor storage torch_version"),
-    "xgboost": _library("xgboost", "core sklearn callback"),
+    "xgboost": _library("xgboost xgboost-cpu", "core sklearn callback"),
 }
 _FUNCTIONS = {
     "polars": frozenset({"_restore_dataframe"}),
@@ -62,6 +67,8 @@ _FUNCTIONS = {
         "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
         "_rebuild_device_tensor_from_numpy"
     ),
+    # What it is given is judged as a file of its own.
+    "torch.storage": _names("_load_from_bytes TypedStorage UntypedStorage"),
     # Its arguments are judged as the call that it makes of them.
     "torch._tensor": _names("_rebuild_from_type_v2"),
     "torch.nn.functional": _names("relu gelu"),
@@ -113,6 +120,8 @@ class Libraries:
         if not re.fullmatch(r"[A-Za-z_][\w.]*", module) or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
             return False
         root = module.partition(".")[0]
+        if root == _SCRIPT and root not in self.own_roots:
+            return "." not in name
         if root in self.own_roots and self.own is not None:
             return name in (_definitions(module, self.own, functions=True, nested=True) or ())
         if "." in name:
@@ -122,7 +131,7 @@ class Libraries:
             return False
         if module in _ONLY and not _ONLY[module].fullmatch(name):
             return False
-        read = self._read(library.distribution)
+        read = self._read(library.distributions)
         if read is None:
             return None
         if module not in self._defined:
@@ -133,11 +142,14 @@ class Libraries:
             return _CYTHON.fullmatch(name) is not None and _is_compiled(module, read)
         return name in defined
 
-    def _read(self, distribution: str) -> Read | None:
-        if distribution not in self._files:
-            wheel = self.wheels.get(canonicalize_name(distribution))
-            self._files[distribution] = _installed(distribution) if wheel is None else _in_wheel(wheel)
-        return self._files[distribution]
+    def _read(self, distributions: tuple[str, ...]) -> Read | None:
+        first = distributions[0]
+        if first not in self._files:
+            wheels = (self.wheels[canonicalize_name(each)] for each in distributions if each in self.wheels)
+            wheel = next(wheels, None)
+            installed = (found for each in distributions if (found := _installed(each)) is not None)
+            self._files[first] = next(installed, None) if wheel is None else _in_wheel(wheel)
+        return self._files[first]
 
 
 def _is_below(module: str, library: _Library) -> bool:

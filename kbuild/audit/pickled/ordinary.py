@@ -72,6 +72,9 @@ _LIBRARY: dict[str, str] = {
     # pandas' columns of text and of Arrow's types.
     "pyarrow.lib": "Field Schema _restore_array chunked_array field py_buffer schema struct timestamp type_for_alias",
     "pytz": "_UTC _p",
+    # TorchScript's: they return what they are given.
+    "torch.jit._pickle": "build_boollist build_doublelist build_intlist build_tensor_from_id build_tensorlist "
+    "restore_type_tag",
     "dateutil.tz.tz": "tzutc tzlocal tzoffset",
 }
 

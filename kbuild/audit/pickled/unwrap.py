@@ -24,6 +24,7 @@ from kbuild.audit.pickled.standins import is_importable
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
+_PICKLES = (".pkl", ".pickle", ".joblib", "/data")  # members of archives that are to be pickles
 _NUMPY = b"\x93NUMPY"
 _MAX_DEPTH = 8
 _SHORTEST = 16
@@ -112,7 +113,8 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
             parts += 1
             if part.fault is not None:
                 yield PickleStream(place=at.name + part.name, named=(), fault=part.fault, closed=True)
-            yield from list(_streams(part.data, at.inside(part.name), expected=expected))
+            awaited = expected and (not part.name.startswith("!") or part.name.endswith(_PICKLES))
+            yield from list(_streams(part.data, at.inside(part.name), expected=awaited))
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
     if data.startswith(_NUMPY):
@@ -160,8 +162,12 @@ def _told(reader: InertReader, data: bytes, begin: int, fault: str | None, at: _
             yield PickleStream(place=at.name, named=named, problems=problems, other=True, noisy=reader.objects)
         for text in plain.texts if fault is not None else ():
             yield from _nested(text, at)
+    for loaded in reader.loaded.values():
+        at.effort.open()
+        yield from list(_streams(loaded, at.inside(">loaded"), expected=True))
     for text in reader.texts:
-        yield from _nested(text, at)
+        if id(text) not in reader.loaded:
+            yield from _nested(text, at)
 
 
 def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"") -> PickleStream:
