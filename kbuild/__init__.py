@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kbuild._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from kbuild.api import *  # noqa: F403
+    from kbuild.api import *  # noqa: F403  for type checkers: the names that __getattr__ gives, listed once
     from kbuild.hooks.kedro_hook import MlflowPipelineHook
     from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
     from kbuild.training.pyfunc import KedroPipelineModel

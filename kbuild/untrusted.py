@@ -1,15 +1,26 @@
-"""JSON and YAML that others wrote: whatever is wrong with it is one kind of error, and reading it comes to an end."""
+"""What others wrote: JSON and YAML, whatever is wrong with which is one kind of error, and reading it comes to an end;
+and texts that are shown."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
+import unicodedata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 LARGEST = 16 << 20
 """Bytes of a file, and how many more characters than its own a text may stand for by its aliases."""
+LARGEST_JSON = 4 << 20
+"""Bytes of a document of which somebody else says how much it holds: three of them can become 64 in memory. It is the
+size that registries have to take (OCI distribution-spec, "Pushing Manifests")."""
+_MOST_VALUES = 200_000
+"""Of a YAML text: each takes about 0.7 KB until all are read. A lock of 1,000 packages for two platforms has 70,000."""
+# Control characters, direction marks and the like, surrogates, separators of lines (Unicode's general categories).
+_UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_FEW = 64 << 10  # characters that cannot hold more values than that
 
 
 class BrokenText(ValueError):
@@ -17,22 +28,47 @@ class BrokenText(ValueError):
 
 
 def read_text(path: Path, *, largest: int = LARGEST) -> str:
-    """A file in UTF-8; raises OSError, and BrokenText for a pipe, a folder, a device or one that is too large."""
+    """A file in UTF-8; raises as ``read_bytes``, and BrokenText for other bytes."""
+    try:
+        return read_bytes(path, largest=largest).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokenText(f"it is no UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
+    """A file's bytes; raises OSError, and BrokenText for a pipe, a folder, a device or one that is too large."""
     # Not blocking: to open a pipe otherwise waits until somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise BrokenText("it is no regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(largest + 1)
+            data = file.read(largest + 1) if status.st_size <= largest else None
     finally:
         os.close(descriptor)
-    if len(data) > largest:
+    if data is None or len(data) > largest:
         raise BrokenText(f"it has more than {largest >> 20} MiB")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BrokenText(f"it is no UTF-8: {error.reason} at byte {error.start}") from error
+    return data
+
+
+def why(error: OSError | BrokenText) -> str:
+    """What is wrong with a file that ``read_bytes`` does not read, without its name."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def plain(text: str) -> str:
+    """A text whose control and direction characters are written out: none of them reaches a terminal or a page."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if character == "\n" or unicodedata.category(character) not in _UNPRINTED else _written(character)
+        for character in text
+    )
+
+
+def _written(character: str) -> str:
+    return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -45,17 +81,21 @@ def parse_json(text: str | bytes) -> Any:
         raise BrokenText(_line(error)) from error
 
 
-def parse_yaml(text: str | bytes, *, loader: Any = None) -> Any:
-    """As ``yaml.safe_load``, or by another safe loader; raises BrokenText."""
+def parse_yaml(text: str | bytes) -> Any:
+    """As ``yaml.safe_load``; raises BrokenText."""
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        parsing = (loader or yaml.SafeLoader)(text)
+        if len(text) > _FEW and sum(1 for _ in islice(yaml.parse(text, loader), _MOST_VALUES)) == _MOST_VALUES:
+            raise BrokenText(f"it holds more than {_MOST_VALUES:,} values")
+        parsing = loader(text)
         try:
             node = parsing.get_single_node()
             if node is None:
                 return None
-            if _expanded(node, {}) > len(text) + LARGEST:
+            anchored = ("&" if isinstance(text, str) else b"&") in text  # type: ignore[operator]
+            if anchored and _expanded(node, {}) > len(text) + LARGEST:
                 raise BrokenText("its aliases stand for more than anything reads")
             return parsing.construct_document(node)
         finally:

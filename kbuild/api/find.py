@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kbuild.api.project import ProjectConfig
 from kbuild.api.request import BuildOptions, make_image_request
@@ -30,6 +30,13 @@ from kbuild.workflow import Delivery, Tools, build_image
 if TYPE_CHECKING:
     from kbuild.image.registry.remote import RemoteImages
 
+_PACKED: tuple[tuple[bytes, Literal["r:gz", "r:bz2", "r:xz"]], ...] = (
+    (b"\x1f\x8b", "r:gz"),
+    (b"BZh", "r:bz2"),
+    (b"\xfd7zXZ", "r:xz"),
+)
+_MOST_UNPACKED = 20  # times the size of a tar
+_DEEPEST = 16  # folders; a layout has two
 REGISTRY_FORM = "one of a registry is named as kbuild image --push prints it: REGISTRY/NAME@sha256:…"
 
 
@@ -193,12 +200,31 @@ def _local(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltIma
     return None if image is None else (image, reference.with_tag(reference.tag))
 
 
+def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """The members, while they hold no more than a layout can: what is compressed in it hardly gets smaller again."""
+    left = _MOST_UNPACKED * path.stat().st_size
+    for member in archive:
+        left -= member.size
+        if left < 0 or member.issparse():
+            raise InvalidImage(f"{path} is no tar of an image layout: {member.name:.100} in it expands without bounds")
+        if member.name.count("/") > _DEEPEST:
+            raise InvalidImage(f"{path} is no tar of an image layout: {member.name:.100}… lies in too many folders")
+        yield member
+
+
+def _mode(path: Path) -> Literal["r:", "r:gz", "r:bz2", "r:xz"]:
+    """How to open a tar, by what it begins with: who tries every way reads some files to their end in each."""
+    with path.open("rb") as file:
+        begin = file.read(6)
+    return next((mode for sign, mode in _PACKED if begin.startswith(sign)), "r:")
+
+
 @contextmanager
 def _unpacked(path: Path, tools: Tools) -> Iterator[Path]:
     with work_folder(tools.cache, "tar-") as folder, room_for(folder, path.stat().st_size):
         try:
-            with tarfile.open(path) as archive:
-                archive.extractall(folder, filter="data")
+            with tarfile.open(path, _mode(path)) as archive:
+                archive.extractall(folder, _members(archive, path), filter="data")
         except (tarfile.TarError, OSError) as error:
             raise InvalidImage(f"{path} is no tar of an image layout: {error}") from error
         if not is_layout(folder):

@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest, locked_digest
+from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest, load_lock, locked_digest
 from kbuild.errors import LockfileInvalid
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,10 +74,7 @@ class LockView:
 
 def view_lock(content: bytes, *, source: str) -> LockView:
     """Read a lockfile; raises LockfileInvalid only for what is no unified lockfile at all."""
-    try:
-        document = yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise LockfileInvalid(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+    document = load_lock(content, source=source)
     packages = document.get("package") if isinstance(document, Mapping) else None
     if not isinstance(document, Mapping) or document.get("version") != 1 or not isinstance(packages, list):
         raise LockfileInvalid(f"{source} is no unified lockfile of version 1")

@@ -62,4 +62,20 @@ def is_left_over(folder: Path) -> bool:
 def remove_tree(folder: Path) -> None:
     """Remove a tree, also where an image's directories are not writable; what cannot be removed stays, to be pruned."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except RecursionError:  # before Python 3.13 it goes one call deeper for each folder
+            _flatten(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flatten(folder: Path) -> None:
+    """Bring every folder of a tree to its top."""
+    pending, number = [folder], 0
+    while pending:
+        with os.scandir(pending.pop()) as found:
+            inner = [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+        for path in inner:
+            number += 1
+            pending.append(folder / f".flat-{number}")
+            Path(path).rename(pending[-1])

@@ -18,6 +18,7 @@ from kbuild._version import __version__
 from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.docs import more_about
 from kbuild.refused import known_error
+from kbuild.untrusted import plain
 
 _ALIASES = {"images": "list", "build": "image"}
 _NAMES = max(map(len, COMMANDS))
@@ -125,9 +126,10 @@ def report(error: Exception) -> int:
     known = known_error(error)
     if os.environ.get("KBUILD_DEBUG"):
         traceback.print_exception(error)
-    click.echo(f"error: {known.message}", err=True)
+    # Names of files and texts of servers stand in it.
+    click.echo(f"error: {plain(' '.join(known.message.splitlines()))}", err=True)
     if known.hint:
-        click.echo(f"  {known.hint}", err=True)
+        click.echo(f"  {plain(known.hint)}", err=True)
     more = more_about(known.message, known.exit_code)
     if more is not None:
         click.echo(f"  more: kbuild help {more}", err=True)

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from kbuild.audit.report.plain import plain, plain_json
+from kbuild.audit.report.plain import plain_json
 from kbuild.errors import AuditFindings, AuditIncomplete
+from kbuild.untrusted import plain
 from kbuild.workflow.audit.fleet import FleetRow
 
 FORMATS = ("table", "json")

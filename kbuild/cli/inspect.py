@@ -19,6 +19,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.layout import read_manifest
 from kbuild.image.store.listing import list_here
 from kbuild.platform import Platform
+from kbuild.untrusted import plain
 
 _BAR = 20  # signs of the largest layer's bar
 
@@ -44,7 +45,7 @@ def command(image: str | None, platform: Platform | None, as_json: bool) -> None
         if found is None:
             raise no_image(image, tools)
         facts = _facts(found[0])
-    click.echo(json.dumps(facts) if as_json else _text(facts))
+    click.echo(json.dumps(facts) if as_json else plain(_text(facts)))
 
 
 def _facts(image: BuiltImage) -> dict[str, Any]:

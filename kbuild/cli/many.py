@@ -19,9 +19,11 @@ from kbuild.cli.show import Show, amount
 from kbuild.errors import ConfigurationError, InvalidReference, OutputError, SomeFailed
 from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
+from kbuild.untrusted import LARGEST, BrokenText, read_text, why
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Outcome, Phases, Tools, build_many, has_placeholder
 
 REPORT_FORMAT = 1
+_MOST_FAULTS = 20
 # At the start or after a blank: a folder's name may hold the sign.
 _COMMENT = re.compile(r"(^|\s)#.*")
 _ToJson = Callable[[ImageResult, dict[str, float]], dict[str, Any]]
@@ -34,12 +36,14 @@ def read_references(source: str) -> dict[str, int | None]:
     every line that is none, and ConfigurationError for what cannot be read.
     """
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ConfigurationError(f"cannot read {source}: {reason}") from error
+        text = sys.stdin.read(LARGEST + 1) if source == "-" else read_text(Path(source))
+        if len(text) > LARGEST:
+            raise BrokenText(f"it has more than {LARGEST >> 20} MiB")
+    except (OSError, BrokenText, UnicodeDecodeError) as error:
+        reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else why(error)
+        raise ConfigurationError(f"cannot read {source}: {reason}", hint="--from-file - reads from a pipe") from error
     found: dict[str, int | None] = {}
-    bad = []
+    bad: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         stated, _, size = (part.strip() for part in _COMMENT.sub("", line).strip().partition("\t"))
         if not stated:
@@ -49,8 +53,12 @@ def read_references(source: str) -> dict[str, int | None]:
             found[stated] = parse_size(size) if size else found.get(stated)
         except (InvalidReference, ConfigurationError) as error:
             bad.append(f"line {number}: {error.message}")
+            if len(bad) > _MOST_FAULTS:
+                break  # what is no list of models has as many faults as lines
     if bad:
-        raise InvalidReference(f"{source} has {len(bad)} lines that name no model: {'; '.join(bad)}")
+        many = f"more than {_MOST_FAULTS}" if len(bad) > _MOST_FAULTS else len(bad)
+        shown = "; ".join(bad[:_MOST_FAULTS])
+        raise InvalidReference(f"{source} has {many} lines that name no model: {shown}")
     return found
 
 

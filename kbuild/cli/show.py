@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kbuild.progress import Progress
+from kbuild.untrusted import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,9 +48,9 @@ class Show:
     def say(self, text: str, *, style: str | None = None) -> None:
         """One line on stderr; on a terminal it is broken between words, below its first word of a phase."""
         if self._console is not None:
-            self._console.print(_broken(text, self._console), style=style, markup=False)
+            self._console.print(_broken(plain(text), self._console), style=style, markup=False)
         elif not self._quiet:
-            click.echo(text, err=True)
+            click.echo(plain(text), err=True)
 
     def next(self, commands: Mapping[str, str]) -> None:
         """What may be typed next, with what it does; never broken, so that it can be copied."""
@@ -64,9 +65,9 @@ class Show:
     def complain(self, text: str, *, style: str = "red") -> None:
         """One line on stderr about what went wrong or was not done, which ``quiet`` does not keep back."""
         if self._console is not None:
-            self._console.print(text, style=style, markup=False)
+            self._console.print(plain(text), style=style, markup=False)
         else:
-            click.echo(text, err=True)
+            click.echo(plain(text), err=True)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[Progress]:

@@ -20,6 +20,7 @@ from kbuild.cli.show import SHORT, Show
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
 from kbuild.platform import Platform
+from kbuild.untrusted import plain
 from kbuild.verify.rebuild import RebuildReport
 from kbuild.verify.verdict_tag import write_rebuild_verdict
 from kbuild.workflow import Tools
@@ -160,8 +161,8 @@ def _rebuild(
         write_report(report, text)
     differing = [verdict for verdict in verdicts.values() if verdict.verdict == "differs"]
     repacked = [verdict for verdict in verdicts.values() if verdict.verdict == "repacked"]
-    plain = "\n".join(verdict.diff.to_text(everything=True).rstrip() for verdict in differing)
-    click.echo(text if as_json else plain or digest)
+    differences = "\n".join(verdict.diff.to_text(everything=True).rstrip() for verdict in differing)
+    click.echo(text if as_json else plain(differences) or digest)
     if differing:
         first = differing[0]
         raise VerificationFailed(

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes, digest_json
 from kbuild.errors import LockfileInvalid, PlatformError
 from kbuild.platform import Platform
+from kbuild.untrusted import BrokenText, parse_yaml, read_bytes, why
 from kbuild.urls.credentials import LOCAL_CHANNEL, foreign_variables, without_credentials
 
 INPUT_DIGEST_KEY = "kbuild_input_digest"
@@ -46,7 +46,6 @@ SDIST_MARK = "#sdist-sha256="
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _URL = re.compile(r"(https?|file)://\S+|\$\{?[A-Za-z_]\w*\}?/\S+")
 # Much faster than the pure Python one, and in every wheel of PyYAML.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -98,16 +97,23 @@ class Lockfile:
 
 def read_lockfile(path: Path) -> Lockfile:
     """Read and parse a lockfile; raises LockfileInvalid, also where the file cannot be read."""
+    return parse_lockfile(lock_bytes(path), source=str(path))
+
+
+def lock_bytes(path: Path, *, source: str | None = None) -> bytes:
+    """The content of a lockfile, ``source`` for messages; raises LockfileInvalid where it cannot be read."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LockfileInvalid(f"cannot read the lockfile {path}: {error.strerror}") from error
-    return parse_lockfile(content, source=str(path))
+        return read_bytes(path)
+    except (OSError, BrokenText) as error:
+        raise LockfileInvalid(f"cannot read {source or f'the lockfile {path}'}: {why(error)}") from error
 
 
-def load_yaml(content: bytes | str) -> Any:
-    """The value of a YAML text, safely and fast; raises yaml.YAMLError, UnicodeDecodeError or ValueError."""
-    return yaml.load(content, Loader=_Loader)  # noqa: S506 - a safe loader
+def load_lock(content: bytes, *, source: str) -> Any:
+    """The value of a lock's YAML; raises LockfileInvalid."""
+    try:
+        return parse_yaml(content)
+    except BrokenText as error:
+        raise LockfileInvalid(f"{source} is no YAML: {error}") from error
 
 
 def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
@@ -116,10 +122,7 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     Packages of other categories than ``main``, and of platforms that no image is built for, are left out. Raises one
     LockfileInvalid that names every fault by its path, as ``package[3].hash.sha256``.
     """
-    try:
-        document = load_yaml(content)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise LockfileInvalid(f"{source} is no YAML: {' '.join(str(error).split())}") from error
+    document = load_lock(content, source=source)
     faults: list[str] = []
     if not isinstance(document, Mapping):
         raise LockfileInvalid(f"{source} is no lockfile: not a mapping")

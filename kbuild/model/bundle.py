@@ -8,7 +8,8 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +18,7 @@ from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
 from kbuild.files import portable
-from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text
+from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text, why
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
 # MLflow adds this file to a registered model's download: it says where from, not what.
@@ -25,6 +26,9 @@ _NOT_CONTENT = frozenset({"registered_model_meta"})
 
 
 # Where a model's environment is written down, by MLflow and by kbuild.
+_LARGEST_TEXT = 4 << 20  # bytes
+_PLACES = ("code", "data", "model_data", "model_path", "pickled_model", "python_model")
+_DEEPEST = 100  # folders; who copies and removes them goes one call deeper for each
 _WITH_URLS = ("conda.yaml", "constraints.txt", "python_env.yaml", "requirements.txt")
 
 
@@ -82,14 +86,56 @@ class ModelBundle:
 def read_bundle(root: Path) -> ModelBundle:
     """Read a model folder; raises InvalidModel for one that MLflow's pyfunc could not load."""
     facts = _read_facts(root)
+    for name in _WITH_URLS:
+        read_model_text(root, name)
     files = []
-    for path in sorted(root.rglob("*"), key=os.fsencode):
+    for path in sorted(_walk(root), key=os.fsencode):
         relative = _name_in(root, path)
-        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-            raise InvalidModel(f"{relative} is a symbolic link that leaves the model folder")
+        _check_kind(root, path, relative)
         if path.is_file() and relative not in _NOT_CONTENT and "__pycache__" not in path.parts:
             files.append(ModelFile(path=relative, size=path.stat().st_size, digest=digest_file(path)))
     return ModelBundle(root=root, files=tuple(sorted(files, key=lambda file: file.path)), facts=facts)
+
+
+def read_model_text(root: Path, name: str) -> str | None:
+    """A text of the model that somebody reads, None where it has none; raises InvalidModel."""
+    try:
+        return read_text(root / name, largest=_LARGEST_TEXT)
+    except FileNotFoundError:
+        return None
+    except (OSError, BrokenText) as error:
+        raise InvalidModel(f"{name} of the model cannot be read: {why(error)}") from error
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All that is below a folder, no links followed. Not recursive, and neither is what comes after it endless."""
+    pending = [(root, 0)]
+    while pending:
+        folder, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise InvalidModel(f"a folder of the model lies in more than {_DEEPEST} others: {_shown(root, folder)}")
+        with os.scandir(folder) as found:
+            for entry in found:
+                yield Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((Path(entry.path), depth + 1))
+
+
+def _shown(root: Path, folder: Path) -> str:
+    return f"{os.fsencode(folder.relative_to(root))!r:.60}…"
+
+
+def _check_kind(root: Path, path: Path, relative: str) -> None:
+    """Raises InvalidModel for what nobody could copy, or what leads out of the model."""
+    # realpath, unlike Path.resolve, has an answer for a link that leads to itself.
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise InvalidModel(f"{relative} is a symbolic link that leaves the model folder")
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  the error of a loop is OSError's in every Python
+    except OSError as error:
+        raise InvalidModel(f"{relative} of the model cannot be read: {error.strerror}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InvalidModel(f"{relative} of the model is no file or folder but a pipe, a socket or a device")
 
 
 def _name_in(root: Path, path: Path) -> str:
@@ -112,9 +158,8 @@ def find_credentials(root: Path) -> list[tuple[str, str]]:
     """Files of a model, and each line of theirs in which a url holds credentials, without these."""
     found = []
     for name in _WITH_URLS:
-        if (root / name).is_file():
-            lines = (root / name).read_text("utf-8", errors="replace").splitlines()
-            found += [(name, without_credentials(line.strip())[:200]) for line in lines if holds_credentials(line)]
+        lines = (read_model_text(root, name) or "").splitlines()
+        found += [(name, without_credentials(line.strip())[:200]) for line in lines if holds_credentials(line)]
     return found
 
 
@@ -129,6 +174,7 @@ def _read_facts(root: Path) -> ModelFacts:
             f"the model has no python_function flavor, only {', '.join(sorted(flavors)) or 'none'}",
             hint="log it with a flavor that MLflow can serve",
         )
+    _check_places(flavors)
     conda_env, folder = _read_conda_env(root, pyfunc)
     record = _read_record(mlmodel.get("metadata"))
     try:
@@ -147,7 +193,7 @@ def _read_facts(root: Path) -> ModelFacts:
         loader_module=str(pyfunc.get("loader_module", "")),
         flavors=tuple(sorted(flavors)),
         conda_env=conda_env,
-        constraints=_read_text(folder / "constraints.txt"),
+        constraints=read_model_text(folder, "constraints.txt"),
         signature=_read_signature(mlmodel.get("signature")),
         input_example=_example_path(root, mlmodel.get("saved_input_example_info")),
         record=record,
@@ -161,6 +207,8 @@ def _read_yaml(root: Path, name: str) -> dict[str, Any]:
         value = parse_yaml(read_text(root / name))
     except FileNotFoundError as error:
         raise InvalidModel(f"the model has no file {name}") from error
+    except OSError as error:
+        raise InvalidModel(f"{name} of the model cannot be read: {why(error)}") from error
     except BrokenText as error:
         raise InvalidModel(f"{name} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
@@ -178,7 +226,20 @@ def _read_conda_env(root: Path, pyfunc: Mapping[str, Any]) -> tuple[dict[str, An
         )
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise InvalidModel(f"MLmodel names a conda environment outside the model: {name}")
-    return _read_yaml(root, name), (root / name).parent
+    conda_env = _read_yaml(root, name)
+    _check_lists(name, conda_env)
+    return conda_env, (root / name).parent
+
+
+def _check_lists(name: str, conda_env: Mapping[str, Any]) -> None:
+    """Raises InvalidModel where a list is something else: what is in it is judged by whoever locks it."""
+    for key in ("channels", "dependencies"):
+        if not isinstance(conda_env.get(key) or [], list):
+            raise InvalidModel(f"{key} of {name} is no list")
+    for entry in conda_env.get("dependencies") or ():
+        lines = entry.get("pip") or [] if isinstance(entry, dict) else []
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise InvalidModel(f"pip in dependencies of {name} is no list of texts")
 
 
 def _python_version(pyfunc: Mapping[str, Any], conda_env: Mapping[str, Any]) -> str:
@@ -208,6 +269,21 @@ def _example_path(root: Path, info: object) -> str | None:
 def _read_record(metadata: object) -> dict[str, Any]:
     record = metadata.get("kbuild") if isinstance(metadata, dict) else None
     return record if isinstance(record, dict) else {}
+
+
+def _check_places(flavors: Mapping[str, Any]) -> None:
+    """Raises InvalidModel for a place that a flavor names outside the model: MLflow joins it to the model's folder, and
+    with an absolute one reads and imports what lies on the machine."""
+    for name, flavor in flavors.items():
+        if not isinstance(flavor, dict):
+            continue
+        named = {key: flavor.get(key) for key in _PLACES}
+        artifacts = flavor.get("artifacts")
+        for artifact, stated in artifacts.items() if isinstance(artifacts, dict) else ():
+            named[f"artifact {artifact}"] = stated.get("path") if isinstance(stated, dict) else None
+        for key, place in named.items():
+            if isinstance(place, str) and (PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts):
+                raise InvalidModel(f"MLmodel names a place outside the model, {key} of {name}: {place:.200}")
 
 
 def _pickled(flavors: Mapping[str, Any]) -> tuple[str, ...]:
@@ -244,7 +320,3 @@ def _name(artifact_path: str | None, name: str | None) -> str | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _read_text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None

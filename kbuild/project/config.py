@@ -9,6 +9,7 @@ kbuild.schema.json.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,13 +22,14 @@ from kbuild.errors import ConfigurationError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.project.tracking_settings import TrackingSettings, make_tracking
 from kbuild.trigger.trigger_settings import RemoteTrigger, Trigger, make_remotes, make_trigger
-from kbuild.untrusted import BrokenText, parse_yaml, read_text
+from kbuild.untrusted import BrokenText, parse_yaml, read_text, why
 
 CONFIG_KEY = "kbuild"
 """What ``config_loader[...]`` of a Kedro session is asked for."""
 CONFIG_PATTERNS = ("kbuild.yml", "kbuild.yaml")
 DEFAULT_ENV = "local"
 _BASE_ENV = "base"
+_LARGEST = 1 << 20  # bytes
 _CONF = "conf"
 _SCHEMA = Path(__file__).with_name("kbuild.schema.json")
 _MAX_LINES = 10
@@ -91,14 +93,16 @@ def read_pyproject(root: Path, table: str = "tool") -> dict[str, Any]:
     """``[tool]`` or another table of a folder's pyproject.toml, empty without one; raises ConfigurationError."""
     path = root / "pyproject.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    except (OSError, BrokenText) as error:
+        raise ConfigurationError(f"{path} cannot be read: {why(error)}") from error
     try:
         tool = tomllib.loads(text).get(table, {})
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: it is nested too deeply") from error
+    except ValueError as error:  # of tomllib, and of a number with more digits than Python reads
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     return tool if isinstance(tool, dict) else {}
 
@@ -158,8 +162,15 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
     if env is not None and not (conf / env).is_dir():
         raise ConfigurationError(f"there is no environment {env!r}: {conf / env} is no folder")
     chosen = env or (DEFAULT_ENV if (conf / DEFAULT_ENV).is_dir() else _BASE_ENV)
-    if not any((conf / folder / name).is_file() for folder in (_BASE_ENV, chosen) for name in CONFIG_PATTERNS):
+    places = [conf / folder / name for folder in (_BASE_ENV, chosen) for name in CONFIG_PATTERNS]
+    there = [path for path in places if os.path.lexists(path)]
+    if not there:
         return {}
+    for path in there:  # Kedro's loader reads whatever it is, to its end
+        try:
+            parse_yaml(read_text(path, largest=_LARGEST))
+        except (OSError, BrokenText) as error:
+            raise ConfigurationError(f"{path} cannot be read: {why(error)}") from error
     from kedro.config import OmegaConfigLoader
 
     patterns = {CONFIG_KEY: list(CONFIG_PATTERNS)}

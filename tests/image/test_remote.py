@@ -180,7 +180,7 @@ def test_what_buildx_says_about_an_image_is_no_image(registry: FakeRegistry, tmp
 
 def test_a_config_of_gigabytes_is_not_fetched(registry: FakeRegistry, tmp_path: Path) -> None:
     layers: list[object] = []
-    config = {"mediaType": media.CONFIG, "digest": f"sha256:{'2' * 64}", "size": (16 << 20) + 1}
+    config = {"mediaType": media.CONFIG, "digest": f"sha256:{'2' * 64}", "size": (4 << 20) + 1}
     manifest = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": layers}
     registry.manifests["large"] = (media.MANIFEST, canonical_json(manifest))
     reference = ImageReference.parse(f"{registry.address}/demo:large")
@@ -188,7 +188,7 @@ def test_a_config_of_gigabytes_is_not_fetched(registry: FakeRegistry, tmp_path: 
         lambda: RemoteImages(cache=tmp_path / "cache").find(reference, None, Silent()),
         lambda: pull_image(reference, AMD64, cache=tmp_path / "pulled", progress=Silent()),
     ):
-        with pytest.raises(InvalidImage, match="is said to have 16777217 bytes, more than 16 MiB"):
+        with pytest.raises(InvalidImage, match="is said to have 4194305 bytes, more than 4 MiB"):
             asked()
     assert fetched(registry) == []
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kbuild.audit.finding import UNCHECKED_ID, Finding
-from kbuild.audit.report.plain import plain
 from kbuild.audit.report.report import AuditReport
+from kbuild.untrusted import plain
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 _MOST_UNCHECKED = 10

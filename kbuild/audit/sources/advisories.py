@@ -8,26 +8,26 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import requests
-import yaml
 from packaging.utils import canonicalize_name
 
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
-from kbuild.untrusted import BrokenText, parse_json, parse_yaml
+from kbuild.untrusted import LARGEST, BrokenText, parse_json, parse_yaml, read_bytes, why
 from kbuild.urls.credentials import without_credentials
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SUFFIXES = (".json", ".yaml", ".yml")
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 _TIMEOUT = 60.0
+_LARGEST = 256 << 20  # bytes of a database; OSV's of PyPI has 30 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ def read_advisories(source: str) -> AdvisoryDatabase:
         members = _local(expand_home(source), source)
     try:
         records = [record for name, data in members for record in _parse(name, data, source)]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, BrokenText) as error:
         raise ConfigurationError(f"the advisories {without_credentials(source)} cannot be read: {error}") from error
     if not records:
         raise ConfigurationError(f"there is no advisory in {without_credentials(source)}", hint=_HINT)
@@ -119,11 +119,11 @@ def _download(url: str) -> bytes:
 def _local(path: Path, source: str) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
-        return ((str(each), each.read_bytes()) for each in files)
+        return ((str(each), read_bytes(each, largest=_LARGEST)) for each in files)
     try:
-        return _archive(path.name, path.read_bytes(), source)
-    except OSError as error:
-        raise ConfigurationError(f"the advisories {source} cannot be read: {error.strerror}", hint=_HINT) from error
+        return _archive(path.name, read_bytes(path, largest=_LARGEST), source)
+    except (OSError, BrokenText) as error:
+        raise ConfigurationError(f"the advisories {source} cannot be read: {why(error)}", hint=_HINT) from error
 
 
 def _archive(name: str, data: bytes, source: str) -> Iterator[tuple[str, bytes]]:
@@ -134,7 +134,8 @@ def _archive(name: str, data: bytes, source: str) -> Iterator[tuple[str, bytes]]
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for member in archive.namelist():
                 if PurePosixPath(member).suffix in _SUFFIXES:
-                    yield member, archive.read(member)
+                    with archive.open(member) as file:
+                        yield member, _bounded(file, member)
     elif PurePosixPath(name).suffix in _SUFFIXES:
         yield name, data
     else:
@@ -146,12 +147,20 @@ def _tar(data: bytes) -> Iterator[tuple[str, bytes]]:
         for member in archive:
             file = archive.extractfile(member) if PurePosixPath(member.name).suffix in _SUFFIXES else None
             if file is not None:
-                yield member.name, file.read()
+                yield member.name, _bounded(file, member.name)
+
+
+def _bounded(file: IO[bytes], name: str) -> bytes:
+    """A member's content; raises BrokenText for more than any record has: a few bytes can be packed gigabytes."""
+    data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise BrokenText(f"{name} has more than {LARGEST >> 20} MiB")
+    return data
 
 
 def _parse(name: str, data: bytes, source: str) -> Iterator[Mapping[str, Any]]:
     try:
-        value = parse_json(data) if name.endswith(".json") else parse_yaml(data, loader=_Loader)
+        value = parse_json(data) if name.endswith(".json") else parse_yaml(data)
     except BrokenText as error:
         raise ConfigurationError(
             f"{name} of the advisories {without_credentials(source)} is damaged: {error}"

@@ -22,7 +22,7 @@ from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_e
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
-from kbuild.environment.lockfile import load_yaml
+from kbuild.environment.lockfile import load_lock, lock_bytes
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
@@ -168,7 +168,8 @@ class PlatformSolve:
             self.progress.note(f"conda-lock took {time.monotonic() - begun:.1f} s")
             if completed.returncode != 0:
                 return None, completed.stderr
-            return load_yaml((folder / source.LOCKFILE).read_text(encoding="utf-8")), completed.stderr
+            written = folder / source.LOCKFILE
+            return load_lock(lock_bytes(written), source="conda-lock's answer"), completed.stderr
 
     def _environ(self, folder: Path) -> dict[str, str]:
         # What is set for a shell's conda or for the user's poetry must not decide what an image holds.

@@ -28,7 +28,7 @@ from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
 from kbuild.environment.target import Target
 from kbuild.errors import LockfileStale
 from kbuild.managers.conda_names import Names
-from kbuild.model.bundle import ModelBundle
+from kbuild.model.bundle import ModelBundle, read_model_text
 from kbuild.model.fetch import ModelStore
 from kbuild.platform import Platform, known_platforms
 from kbuild.process import Runner
@@ -215,7 +215,7 @@ def _resolve(
 
 def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
     names = ("requirements.txt", "constraints.txt")
-    files = {name: (bundle.root / name).read_text("utf-8") for name in names if (bundle.root / name).is_file()}
+    files = {name: text for name in names if (text := read_model_text(bundle.root, name)) is not None}
     return make_spec(
         bundle.facts.conda_env,
         files=files,

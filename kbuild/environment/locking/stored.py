@@ -15,6 +15,7 @@ from kbuild.environment.lockfile import (
     RUN_FOLDER,
     LockedPackage,
     Lockfile,
+    lock_bytes,
     parse_lockfile,
 )
 from kbuild.environment.locking.kept import LOCKFILE_NAME, write_lockfile
@@ -39,7 +40,8 @@ def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> L
     try:
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
             path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
-            return None if path is None else parse_lockfile(path.read_bytes(), source=f"the lock of run {run_id}")
+            source = f"the lock of run {run_id}"
+            return None if path is None else parse_lockfile(lock_bytes(path, source=source), source=source)
     except KbuildError as error:
         # A model fetched from a folder may name a run of a server that is not this one.
         progress.tell(f"no lock from run {run_id}: {error.message}")

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import zstandard
 
@@ -19,7 +19,7 @@ from kbuild.digest import digest_file
 from kbuild.errors import BaseImageError, InvalidImage
 from kbuild.image.engine import PackedBlob, RawLayer
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import ChunkStream, read_layer
+from kbuild.image.oci.compress import open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.plan.base import ResolvedBase
 
@@ -117,7 +117,7 @@ def layer_files(
     bytes; raises BaseImageError when the blob is damaged."""
     try:
         chunks = read_layer(blob.path, layer_compression(blob.media_type))
-        with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
+        with open_layer(chunks) as archive:
             for member in archive:
                 wanted = member.isfile() and member.size <= largest and wants(member.name)
                 file = archive.extractfile(member) if wanted else None

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import IO, Any, cast
+from typing import Any
 
 import zstandard
 
@@ -20,7 +20,7 @@ from kbuild.digest import digest_bytes, digest_chunks
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, LayerSummary
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import ChunkStream, read_layer
+from kbuild.image.oci.compress import open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 from kbuild.offered.change import Change, changes_text, find_changes, short_digests
@@ -218,8 +218,7 @@ class _Files:
                 continue
             blob = layouts.blob_path(image.layout, layer.digest)
             try:
-                chunks = ChunkStream(read_layer(blob, layer_compression(layer.media_type)))
-                with tarfile.open(fileobj=cast(IO[bytes], chunks), mode="r|", bufsize=_READ) as archive:
+                with open_layer(read_layer(blob, layer_compression(layer.media_type))) as archive:
                     written: set[str] = set()
                     for member in archive:
                         self._add(archive, member, written)

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import zstandard
 
@@ -19,7 +19,7 @@ from kbuild.audit.image_layers import LayerMember, MemberKind
 from kbuild.audit.secrets import find_in_chunks
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
-from kbuild.image.oci.compress import ChunkStream, read_layer
+from kbuild.image.oci.compress import open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout
 
@@ -72,7 +72,7 @@ def other_digest(digest: Digest) -> InvalidImage:
 def file_streams(blob: Path, media_type: str, paths: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
     """The content of the regular files of these paths, each to be read before the next is asked for."""
     chunks = read_layer(blob, layer_compression(media_type))
-    with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
+    with open_layer(chunks) as archive:
         for member in archive:
             path = _normal(member.name)
             content = archive.extractfile(member) if member.isfile() and path in paths else None
@@ -89,7 +89,7 @@ def _read_tar(blob: Path, media_type: str, wants: Callable[[str], bool], scans: 
             yield chunk
 
     chunks = hashed()
-    with tarfile.open(fileobj=cast(IO[bytes], ChunkStream(chunks)), mode="r|", bufsize=_READ) as archive:
+    with open_layer(chunks) as archive:
         members = tuple(_member(archive, member, wants, scans) for member in archive if _normal(member.name))
     for _ in chunks:  # what comes after the end of the archive is part of the layer's digest
         pass

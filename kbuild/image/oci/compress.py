@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import tarfile
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol, Self, cast
 
 import zstandard
 
 from kbuild.digest import Digest
 from kbuild.errors import CompressorUnfit
+from kbuild.files import BYTES
 from kbuild.image.oci.media import Compression
 
 # RFC 1952: deflate, no flags, time 0, no extra flags, system unknown: zlib's own header would name the system.
@@ -34,6 +36,15 @@ SETTINGS: dict[Compression, str] = {
 _SAMPLE = b"".join(b"%d some text, %d\n" % (number, number * number % 9973) for number in range(4000))
 _GZIPPED = "b113cafb7711ee752f963dd6780876f9b84420ced8b3edebe005c5ed7fbdcf72"
 _READ = 1 << 20
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_LONGEST_HEADER = 1 << 20  # bytes; tarfile holds a header whole, and a name has 4096 at most
+_DEEPEST = 200  # folders; who makes and removes them goes one call deeper for each
 
 
 class Compressor(Protocol):
@@ -154,7 +165,37 @@ def read_layer(path: Path, compression: Compression) -> Iterator[bytes]:
             yield from iter(lambda: file.read(_READ), b"")
 
 
-class ChunkStream:
+def open_layer(chunks: Iterator[bytes]) -> tarfile.TarFile:
+    """The tar whose bytes come in pieces, its members to be taken in their order.
+
+    Where somebody made it to be read for ever it raises ``tarfile.ReadError``: a header that is megabytes long, or a
+    member in more folders than anybody goes down.
+    """
+    return _LayerTar.open(
+        fileobj=cast(IO[bytes], _ChunkStream(chunks)), mode="r|", bufsize=_READ, encoding=BYTES[0], errors=BYTES[1]
+    )
+
+
+class _Header(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _EXTENDED and header.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"the header of a member has {header.size} bytes")
+        return header
+
+
+class _LayerTar(tarfile.TarFile):
+    tarinfo = _Header
+
+    def next(self) -> tarfile.TarInfo | None:
+        member = super().next()
+        if member is not None and member.name.count("/") > _DEEPEST:
+            raise tarfile.ReadError(f"a member lies in more than {_DEEPEST} folders: {member.name:.60}…")
+        return member
+
+
+class _ChunkStream:
     """Chunks as the file object that ``tarfile`` reads a stream from."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -181,8 +222,9 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
         while data:
             if member.eof:
                 member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            yield member.decompress(data)
-            data = member.unused_data
+            # A megabyte can stand for a gigabyte: it is taken in pieces of the size that is read.
+            yield member.decompress(data, _READ)
+            data = member.unused_data if member.eof else member.unconsumed_tail
     if not member.eof:
         raise zlib.error("the gzip stream ends too early")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from kbuild import untrusted
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.image.oci import media
@@ -14,7 +14,7 @@ from kbuild.image.oci import media
 # (moby/buildkit docs/attestations/attestation-storage.md).
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _NOWHERE = ("unknown", "unknown")
-_MAX_CONFIG = 16 << 20  # bytes; a config of 127 layers, the most that engines take, is a hundredth of it
+_MAX_CONFIG = untrusted.LARGEST_JSON  # bytes; a config of 127 layers, the most that engines take, is a hundredth of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,11 +129,9 @@ def make_index(manifests: tuple[Descriptor, ...]) -> dict[str, Any]:
 def parse_json(data: bytes, where: str) -> Any:
     """Decode JSON; raises InvalidImage naming ``where``."""
     try:
-        return json.loads(data)
-    except ValueError as error:
+        return untrusted.parse_json(data)
+    except untrusted.BrokenText as error:
         raise InvalidImage(f"{where} is not JSON: {error}") from error
-    except RecursionError as error:
-        raise InvalidImage(f"{where} is not JSON that anything reads: it is nested too deeply") from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

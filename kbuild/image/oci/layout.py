@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from kbuild.image.oci import media, tarball
 from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, make_index, parse_json
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.platform import Platform
+from kbuild.untrusted import LARGEST_JSON, BrokenText, read_bytes, why
 
 OCI_LAYOUT = "oci-layout"
 INDEX = "index.json"
@@ -33,6 +35,11 @@ def blob_path(layout: Path, digest: Digest) -> Path:
 def is_layout(folder: Path) -> bool:
     """Whether the folder claims to be an image layout."""
     return (folder / OCI_LAYOUT).is_file()
+
+
+def read_marker(layout: Path) -> Any:
+    """What ``oci-layout`` says; raises InvalidImage."""
+    return parse_json(_read(layout / OCI_LAYOUT), OCI_LAYOUT)
 
 
 def read_index(layout: Path) -> tuple[Descriptor, ...]:
@@ -94,6 +101,22 @@ def read_manifest(layout: Path, digest: Digest) -> Manifest:
     return Manifest.from_json(read_json_blob(layout, digest), f"manifest {digest}")
 
 
+def check_blobs(layout: Path, image: Descriptor, manifest: Manifest) -> None:
+    """Before anything reads them: raises InvalidImage for a blob that is no regular file, or of another size than its
+    descriptor says. One that is missing is told by whoever needs it."""
+    for blob in (image, manifest.config, *manifest.layers):
+        try:
+            status = blob_path(layout, blob.digest).stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InvalidImage(f"blob {blob.digest} of {layout} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidImage(f"blob {blob.digest} of {layout} is no regular file")
+        if status.st_size != blob.size:
+            raise InvalidImage(f"blob {blob.digest} of {layout} has {status.st_size} bytes, not {blob.size}")
+
+
 def read_platform(layout: Path, manifest: Manifest) -> str:
     """``os/architecture`` as the image's config has them (config.md); raises InvalidImage."""
     config = read_json_blob(layout, manifest.config.digest)
@@ -112,9 +135,30 @@ def read_history(layout: Path, manifest: Manifest) -> tuple[tuple[Digest, ...], 
         texts = tuple(str(step.get("created_by", "")) for step in steps)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidImage(f"config {manifest.config.digest} does not list its layers: {error!r}") from error
+    _check_settings(config.get("config"), f"config {manifest.config.digest}")
     if len(diff_ids) != len(manifest.layers):
         raise InvalidImage(f"config {manifest.config.digest} lists {len(diff_ids)} layers, not {len(manifest.layers)}")
     return diff_ids, texts if len(texts) == len(diff_ids) else ("",) * len(diff_ids)
+
+
+def _check_settings(settings: Any, where: str) -> None:
+    """What the image says of how it is run has the types that config.md gives it; raises InvalidImage."""
+    if settings is None:
+        return
+    if not isinstance(settings, dict):
+        raise InvalidImage(f"{where} is none: its config is no object")
+    for key in ("Env", "Entrypoint", "Cmd"):
+        value = settings.get(key)
+        if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise InvalidImage(f"{where} is none: its {key} is no list of texts")
+    labels = settings.get("Labels")
+    if labels is not None and not (
+        isinstance(labels, dict) and all(isinstance(each, str) for pair in labels.items() for each in pair)
+    ):
+        raise InvalidImage(f"{where} is none: its Labels are no object of texts")
+    for key in ("User", "WorkingDir"):
+        if not isinstance(settings.get(key) or "", str):
+            raise InvalidImage(f"{where} is none: its {key} is no text")
 
 
 def write_json_blob(layout: Path, value: Any, media_type: str) -> Descriptor:
@@ -190,14 +234,18 @@ def _tar_entries(layout: Path, tops: dict[str, bytes]) -> Iterator[tarball.Entry
         yield tarball.Entry(name=blob, kind=tarball.FILE, mode=0o644, size=size, source=str(path))
 
 
-def _entries(layout: Path, entries: tuple[Descriptor, ...], depth: int = 0) -> Iterator[Descriptor]:
-    """The entries, and after each index those that it lists."""
+def _entries(
+    layout: Path, entries: tuple[Descriptor, ...], depth: int = 0, seen: set[Digest] | None = None
+) -> Iterator[Descriptor]:
+    """The entries, and after each index those that it lists; one that stands in many places is followed once."""
+    seen = set() if seen is None else seen
     for entry in entries:
         yield entry
-        if entry.media_type in media.INDEXES:
+        if entry.media_type in media.INDEXES and entry.digest not in seen:
+            seen.add(entry.digest)
             check_depth(depth, str(entry.digest))
             inner = index_from_json(read_json_blob(layout, entry.digest), str(entry.digest))
-            yield from _entries(layout, inner, depth + 1)
+            yield from _entries(layout, inner, depth + 1, seen)
 
 
 def check_depth(depth: int, where: str) -> None:
@@ -220,6 +268,8 @@ def _inside(digest: Digest) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, largest=LARGEST_JSON)
     except FileNotFoundError as error:
         raise InvalidImage(f"not a whole image layout: {path} is missing") from error
+    except (OSError, BrokenText) as error:
+        raise InvalidImage(f"not a whole image layout: {path} cannot be read: {why(error)}") from error

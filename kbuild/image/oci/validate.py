@@ -17,7 +17,7 @@ from kbuild.errors import InvalidImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.compress import read_layer
-from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, parse_json
+from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json
 
 Depth = Literal["documents", "blobs", "layers"]
 
@@ -35,11 +35,8 @@ def validate_layout(layout: Path, *, depth: Depth = "layers") -> None:
 
 def _layout_failures(layout: Path, depth: Depth) -> Iterator[str]:
     try:
-        marker = parse_json((layout / layouts.OCI_LAYOUT).read_bytes(), layouts.OCI_LAYOUT)
+        marker = layouts.read_marker(layout)
         entries = layouts.read_index(layout)
-    except FileNotFoundError:
-        yield f"{layouts.OCI_LAYOUT} is missing"
-        return
     except InvalidImage as error:
         yield error.message
         return

@@ -19,14 +19,14 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from kbuild.cache.room import Room
 from kbuild.cache.tree import link_file
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.files import BYTES, native, portable
-from kbuild.image.oci.compress import ChunkStream
+from kbuild.image.oci.compress import open_layer
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 from kbuild.image.run.layer_files import LayerFiles, is_directory
 
@@ -52,15 +52,13 @@ def unpack_layer(chunks: Iterator[bytes], folder: Path, room: Room) -> Digest:
     tree = folder / _TREE
     tree.mkdir()
     state = hashlib.sha256()
-    stream = ChunkStream(_hashed(chunks, state))
+    hashed = _hashed(chunks, state)
     layer = _Unpacked(tree)
-    with tarfile.open(
-        fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_READ, encoding=BYTES[0], errors=BYTES[1]
-    ) as archive:
+    with open_layer(hashed) as archive:
         for member in archive:
             room.add_file(member.size if member.isreg() else 1)
             layer.take(archive, member)
-    while stream.read(_READ):  # what lies behind the archive's end belongs to the diff ID too
+    for _ in hashed:  # what lies behind the archive's end belongs to the diff ID too
         pass
     rows = json.dumps(layer.rows(), separators=(",", ":"), ensure_ascii=False)
     room.add_file(len(rows))

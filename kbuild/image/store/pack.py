@@ -253,6 +253,7 @@ def image_in(
     """
     image = layouts.find_manifest(layout, digest=digest, platform=platform, otherwise=host_platform())
     manifest = layouts.read_manifest(layout, image.digest)
+    layouts.check_blobs(layout, image, manifest)
     diff_ids, created_by = layouts.read_history(layout, manifest)
     return BuiltImage(
         layout=layout,

@@ -18,10 +18,10 @@ from kbuild.audit.subject import KnownDigest, Subject, read_trained
 from kbuild.audit.vex import read_vex
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER, lock_bytes
 from kbuild.environment.locking.kept import LOCKFILE_NAME, cached_locks
 from kbuild.environment.locking.lock_model import fresh_inputs
-from kbuild.errors import ConfigurationError, KbuildError, LockfileInvalid, ModelNotFound
+from kbuild.errors import ConfigurationError, KbuildError, ModelNotFound
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle, read_bundle
@@ -61,11 +61,7 @@ class Auditor:
 
     def audit_lock(self, path: Path) -> Audited:
         """A lockfile by itself: nothing is known of a model or an image. Raises LockfileInvalid."""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise LockfileInvalid(f"cannot read the lockfile {path}: {error.strerror}") from error
-        lock = view_lock(content, source=str(path))
+        lock = view_lock(lock_bytes(path), source=str(path))
         return self._audit(_Gathered(subject=Subject(reference=str(path), kind="lock", lock=lock)))
 
     def audit_model(self, reference: ModelReference, *, image: BuiltImage | None = None) -> Audited:
@@ -149,7 +145,7 @@ class Auditor:
         lock = stored
         kept: tuple[KnownDigest, ...] = ()
         if self._request.lockfile is not None:
-            lock = view_lock(_read_file(self._request.lockfile), source=str(self._request.lockfile))
+            lock = view_lock(lock_bytes(self._request.lockfile), source=str(self._request.lockfile))
             if stored is not None:
                 kept = (KnownDigest(place=f"the lock stored with run {facts.run_id}", digest=str(stored.digest)),)
         elif image is not None and (stored is None or not stored.is_named(image.labels.get(_LOCK_LABEL, ""))):
@@ -175,7 +171,8 @@ class Auditor:
             return None
         try:
             path = self._tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
-            return None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
+            source = f"the lock of run {run_id}"
+            return None if path is None else view_lock(lock_bytes(path, source=source), source=source)
         except ModelNotFound:
             progress.tell(f"run {run_id} is not on this tracking server")
         except KbuildError as error:
@@ -191,7 +188,7 @@ class Auditor:
         wanted = image.labels.get(_LOCK_LABEL)
         given = [self._request.lockfile] if self._request.lockfile is not None else []
         for path in [*given, *cached_locks(self._tools.cache)]:
-            view = view_lock(_read_file(path), source=str(path))
+            view = view_lock(lock_bytes(path), source=str(path))
             if path in given or view.is_named(wanted or ""):
                 return view
         return None
@@ -287,10 +284,3 @@ def _recall(gathered: _Gathered, tags: Mapping[str, str]) -> _Gathered:
         return gathered
     known = KnownDigest(place=f"the image {tags.get(Tag.IMAGE, 'of this run')}", digest=stated)
     return replace(gathered, subject=replace(gathered.subject, built_from=(known,)))
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise LockfileInvalid(f"cannot read the lockfile {path}: {error.strerror}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from kbuild.audit.lockview import LockView, view_lock
 from kbuild.audit.report.compare import ModelDiff, Side, compare
 from kbuild.cache.scratch import work_folder
-from kbuild.environment.lockfile import RUN_FOLDER
+from kbuild.environment.lockfile import RUN_FOLDER, lock_bytes
 from kbuild.environment.locking.kept import LOCKFILE_NAME
 from kbuild.errors import ModelNotFound
 from kbuild.model.bundle import ModelBundle
@@ -43,7 +43,8 @@ def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Prog
             parameters |= facts.parameters
             metrics |= facts.metrics
             path = tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
-            lock = None if path is None else view_lock(path.read_bytes(), source=f"the lock of run {run_id}")
+            source = f"the lock of run {run_id}"
+            lock = None if path is None else view_lock(lock_bytes(path, source=source), source=source)
         except ModelNotFound:
             progress.tell(f"run {run_id} is not on this tracking server: its parameters and lock are not compared")
     return Side(reference=str(reference), bundle=bundle, lock=lock, parameters=parameters, metrics=metrics)

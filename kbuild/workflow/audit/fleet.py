@@ -20,7 +20,7 @@ from kbuild.audit.sources.services import NotKnown
 from kbuild.cache.notes import read_vouched, write_if_allowed
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import digest_bytes
-from kbuild.environment.lockfile import RUN_FOLDER
+from kbuild.environment.lockfile import RUN_FOLDER, lock_bytes
 from kbuild.environment.locking.kept import LOCKFILE_NAME
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.model.find import RegisteredVersion
@@ -90,7 +90,7 @@ def _row(version: RegisteredVersion, question: Question, tools: Tools, into: Pat
         path = tools.store.download(version.run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", into)
         if path is None:
             return FleetRow(version=version, unknown="no lock stands with its run: kbuild lock makes one")
-        content = path.read_bytes()
+        content = lock_bytes(path, source=f"the lock of {version}")
         path.unlink()
         digest = digest_bytes(content)
         entries = _entries(content, tools.cache / "lock-packages" / digest.hex, str(version))

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from kbuild.digest import digest_bytes
 from kbuild.errors import CompressorUnfit
 from kbuild.image.oci import compress
-from kbuild.image.oci.compress import ChunkStream, check_compressor, read_layer, write_blob
+from kbuild.image.oci.compress import _ChunkStream, check_compressor, read_layer, write_blob
 from kbuild.image.oci.media import Compression
 
 DATA = b"".join(b"%d some text\n" % number for number in range(200_000))
@@ -38,7 +38,7 @@ def test_one_pass_gives_blob_and_diff_id(tmp_path: Path, compression: Compressio
 
 @pytest.mark.parametrize("size", [1, 999, 70_000, 1 << 20])
 def test_chunks_are_read_as_a_file(size: int) -> None:
-    stream = ChunkStream(chunks())
+    stream = _ChunkStream(chunks())
     pieces = list(iter(lambda: stream.read(size), b"")) if size > 1 else [stream.read(1), stream.read(len(DATA))]
     assert b"".join(pieces) == DATA
     assert {len(piece) for piece in pieces[:-1]} == {size}
