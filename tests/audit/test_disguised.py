@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import collections
 import datetime
@@ -320,6 +321,25 @@ def test_what_torch_rebuilds_by_type_is_judged_as_the_call_that_it_makes(make_bu
     ] == []
     evil = rebuild + b"cos\nsystem\nctorch\nTensor\n(X\x04\0\0\0true" + b"tNtR."
     assert [each.id for each in scan(make_bundle, {"x.pkl": evil}).findings][:1] == ["pickle-dangerous"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: b"x: " + base64.b64encode(base64.b64encode(data)),
+        lambda data: b'{"a": "%s"}' % base64.b64encode(b"}q\0(" + data),
+        lambda data: b"x: " + zlib.compress(data, wbits=11).hex().encode(),
+        lambda data: b"x: " + base64.b64encode(zlib.compress(data, wbits=12)),
+        lambda data: pickle.dumps("\u20ac" + data.decode()),
+        lambda data: pickle.dumps(b"]NaK\0Ns0" + data),
+        lambda data: b"\x80\x04}K\x01" + data[:-1] + b"s.",
+        lambda data: b"\x80\x04(" + data[:-1] + b"\x91.",
+    ],
+)
+def test_it_is_found_in_texts_and_whatever_else_it_is_put_into(
+    make_bundle: Any, wrap: Callable[[bytes], bytes]
+) -> None:
+    assert scan(make_bundle, {"artifacts/x": wrap(b"cposix\nsystem\n(S'true'\ntR.")}).findings
 
 
 def loads(*pushed: bytes) -> bytes:

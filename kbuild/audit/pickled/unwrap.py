@@ -242,7 +242,7 @@ def _nested(value: bytes | str, at: _Place) -> Iterator[PickleStream]:
         try:
             value = value.encode("latin-1")  # protocols below 3 have bytes as text in latin-1
         except UnicodeEncodeError:
-            return
+            value = value.encode("utf-8", "surrogatepass")
     yield from _proper(value, at, ">bytes", encoded=False)
 
 
@@ -264,4 +264,4 @@ def may_hold_pickles(data: bytes, *, encoded: bool) -> bool:
     """Whether anything in it is worth a look: most texts are words, and there may be millions of them."""
     if _SIGN.search(data) is not None or is_zlib(data):
         return True
-    return encoded and len(data) >= _SHORTEST and not data.translate(None, _LETTERS)
+    return encoded and len(data) >= _SHORTEST and not data.translate(None, _LETTERS + b"=\r\n")
