@@ -22,7 +22,7 @@ _HOMES = dict.fromkeys(("PipelineML", "pipeline_ml_factory"), "kbuild.training.p
 _HOMES |= {"KedroPipelineModel": "kbuild.training.pyfunc", "MlflowPipelineHook": "kbuild.hooks.kedro_hook"}
 # What builds, and does not travel in models.
 _API = ["AuditOptions", "ImageOptions", "LockOptions", "RunOptions", "ScoreOptions", "VerifyOptions", "open_session"]
-_API += ["audit", "build_image", "diff", "lock", "pack", "run", "score", "verify"]
+_API += ["audit", "build_image", "diff", "lock", "pack", "run", "score", "spark_udf", "verify"]
 _HOMES |= dict.fromkeys(_API, "kbuild.api")
 __all__ += _API
 

@@ -55,7 +55,8 @@ def exit_codes() -> str:
 def python() -> str:
     """What ``import kbuild`` offers for building: signatures as they are written, docstrings, fields of the options."""
     parts = []
-    for module in ("building", "packing", "auditing", "verifying", "running", "comparing", "session", "request"):
+    names = "building packing spark auditing verifying running comparing session request"
+    for module in names.split():
         tree = ast.parse(inspect.getsource(import_module(f"kbuild.api.{module}")))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {*kbuild.__all__, *_BESIDES}:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kbuild.api.request import ImageOptions, LockOptions
     from kbuild.api.running import RunOptions, run
     from kbuild.api.session import open_session
+    from kbuild.api.spark import spark_udf
     from kbuild.api.verifying import VerifyOptions, verify
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "pack",
     "run",
     "score",
+    "spark_udf",
     "verify",
 ]
 
@@ -50,6 +52,7 @@ _HOMES = {
     "pack": "kbuild.api.packing",
     "run": "kbuild.api.running",
     "score": "kbuild.api.packing",
+    "spark_udf": "kbuild.api.spark",
 }
 # Packages that are called as functions.
 _CALLED = {"audit": "kbuild.audit", "verify": "kbuild.verify"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def pack(
 class ScoreOptions(BuildOptions):
     """How tables are scored, as ``kbuild score`` has it; ``params`` are those of the model, None its own defaults.
 
-    ``keep`` are the columns of the input beside the answer: all, none, or names with commas between.
+    ``keep`` are the columns of the input beside the answer: all, none, or names with commas between. ``spark`` is the
+    master of the cluster that scores, with ``spark_settings`` of Spark's own names.
     """
 
     workers: int | None = None
@@ -52,6 +53,8 @@ class ScoreOptions(BuildOptions):
     overwrite: bool = False
     part_rows: int | None = None
     batch_rows: int | None = None
+    spark: str | None = None
+    spark_settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def score(
@@ -84,4 +87,8 @@ def score(
         part_rows=asked.part_rows,
         batch_rows=asked.batch_rows,
     )
+    if asked.spark is not None:
+        from kbuild.workflow.batch.spark import score_on_spark
+
+        return score_on_spark(request, batch, asked.spark, asked.spark_settings, session.tools)
     return score_tables(request, batch, session.tools)

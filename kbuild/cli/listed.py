@@ -113,6 +113,7 @@ GROUPS: dict[str, dict[str, Listed]] = {
             examples=(
                 ("kbuild score @latest customers.parquet scored", "with the newest run of this project"),
                 ("kbuild score models:/churn@champion 'in/*.csv' out.csv --on-error reject", "without rows that fail"),
+                ("kbuild score @latest 's3://lake/in' s3://lake/out --spark spark://host:7077", "on a cluster"),
             ),
         ),
         "deploy": Listed(

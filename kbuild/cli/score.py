@@ -24,6 +24,13 @@ def _read_params(context: click.Context, option: click.Parameter, text: str | No
     return found
 
 
+def _read_settings(texts: tuple[str, ...]) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]} is not NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
 @click.command("score")
 @click.argument("model", shell_complete=complete_model)
 @click.argument("input", metavar="IN")
@@ -44,6 +51,15 @@ def _read_params(context: click.Context, option: click.Parameter, text: str | No
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier batch wrote to OUT.")
 @click.option("--part-rows", type=click.IntRange(1), help="Rows that are one piece of work.  [default: 250000]")
 @click.option("--batch-rows", type=click.IntRange(1), help="Rows that the model is asked at once.  [default: 50000]")
+@click.option("--spark", metavar="MASTER", help="Score on this cluster, such as spark://HOST:7077.")
+@click.option(
+    "--spark-conf",
+    "spark_settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=lambda _context, _option, texts: _read_settings(texts),
+    help="A setting of Spark's; repeat.",
+)
 @base_option
 @lock_options
 @json_option

@@ -79,7 +79,7 @@ def _score(asked: argparse.Namespace) -> int:
         return 0
     if asked.overwrite:
         _overwrite(out, jobs.HOME)
-    elif single is not None and single.exists() and asked.only is None:
+    elif single is not None and single.exists() and asked.only != "finish":
         from kbuild.scoring.errors import OtherAnswers
 
         raise OtherAnswers(f"{single} is there already", hint="name another file, or --overwrite it")
@@ -92,6 +92,7 @@ def _score(asked: argparse.Namespace) -> int:
     jobs.begin(job, parts, out)
     todo = jobs.unfinished(job, parts, out)
     if asked.only == "plan":
+        out.remove(jobs.FAILED)
         print(json.dumps({"job": job.to_json([]), "out": out.text, "todo": [each.to_json() for each in todo]}))
         return 0
     if asked.only is None and todo:
@@ -131,7 +132,7 @@ def _overwrite(out: Any, home: str) -> None:
 def _pipe() -> int:
     """Score the parts that come as lines of JSON; answers a line each with what was recorded of it."""
     from kbuild.scoring.ask import Model
-    from kbuild.scoring.job import Job
+    from kbuild.scoring.job import FAILED, Job
     from kbuild.scoring.parts import Part
     from kbuild.scoring.places import Place
     from kbuild.scoring.score import score_part
@@ -141,12 +142,17 @@ def _pipe() -> int:
     for line in sys.stdin:
         asked = json.loads(line)
         job, _ = Job.from_json(asked["job"])
-        model = model or Model(model_folder(), job.params)
+        out = Place(asked["out"])
+        if out.exists(FAILED):
+            print(json.dumps({"left out": asked["part"]["number"]}), flush=True)
+            continue
         try:
-            record = score_part(model, job, Part.from_json(asked["part"]), Place(asked["out"]), lambda rows: None)
+            model = model or Model(model_folder(), job.params)
+            record = score_part(model, job, Part.from_json(asked["part"]), out, lambda rows: None)
         except KbuildError as error:
-            # A value, so that the engine does not try again what would fail again.
+            # A value, so that the engine does not try again what would fail again; the other parts are left out.
             record = {"error": [error.exit_code, error.message, error.hint]}
+            out.write(FAILED, json.dumps(record).encode())
         print(json.dumps(record), flush=True)
     return 0
 

@@ -23,6 +23,12 @@ class OtherAnswers(KbuildError):
     exit_code = 82
 
 
+class SparkFailed(KbuildError):
+    """Spark cannot be used, or gave up; what is finished is kept."""
+
+    exit_code = 84
+
+
 class WorkerLost(KbuildError):
     """A process that scored was killed; what is finished is kept."""
 

@@ -14,6 +14,7 @@ from kbuild.scoring.parts import Part, Source
 from kbuild.scoring.places import Place
 
 HOME, DONE, REJECTED = "_kbuild", "_kbuild/done", "_kbuild/rejected"
+FAILED = f"{HOME}/failed.json"
 MANIFEST = "_manifest.json"
 _FILE = f"{HOME}/job.json"
 _FORMAT = 1
@@ -112,7 +113,10 @@ def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) 
         name = part.name(job.digest)
         done = out.read(f"{DONE}/{name}.json")
         if done is None or not out.exists(f"{name}.{job.kind}"):
-            raise OtherAnswers(f"{out.text} lacks {name}", hint="score again: what is finished is kept")
+            raise OtherAnswers(
+                f"{out.text} lacks {name}",
+                hint=_LACKS,
+            )
         records.append(json.loads(done))
     failed = sum(record["failed"] for record in records)
     reasons: dict[str, int] = {}
@@ -136,4 +140,5 @@ def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) 
     return manifest
 
 
+_LACKS = "score again: what is finished is kept; whoever scores elsewhere must see this very place"
 _WORDS = {"facts": "model", "content": "input"}

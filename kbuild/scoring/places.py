@@ -31,7 +31,8 @@ class Place:
         if "://" in self.text:
             self._fs, self._root = _filesystem(self.text)
         else:
-            self._root = os.path.abspath(self.text)  # noqa: PTH100  links stay links
+            # Whoever is given the place may be in another folder; links stay links.
+            self.text = self._root = os.path.abspath(self.text)  # noqa: PTH100
 
     @property
     def name(self) -> str:

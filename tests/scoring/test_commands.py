@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,8 +30,8 @@ def scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scorer:
     starter.parent.mkdir(parents=True)
 
     @contextmanager
-    def unpacked(request: Any, tools: Any) -> Iterator[tuple[Path, Any]]:
-        yield starter.parent.parent, tools
+    def unpacked(request: Any, tools: Any) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(folder=starter.parent.parent, tools=tools)
 
     monkeypatch.setattr("kbuild.workflow.batch.scoring.unpacked_model", unpacked)
     monkeypatch.setattr("kbuild.api.packing.take_model", lambda model, *_: model)

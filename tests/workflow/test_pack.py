@@ -68,7 +68,8 @@ def test_unpacked_anywhere_it_starts_its_own_python(world: World, tmp_path: Path
     assert (Path(moved) / "model/model.txt").read_bytes() == MODEL["model.txt"]
     site = Path(moved) / f"env/lib/python{SHORT}/site-packages"
     assert (site / "two.py").read_text() == WHEELS["two"]["two.py"]
-    with unpacked_model(world.request(), replace(world.tools, shared=Shared())) as (folder, _):
+    with unpacked_model(world.request(), replace(world.tools, shared=Shared())) as unpacked:
+        folder = unpacked.folder
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert files == {
         str(path.relative_to(moved)): path.read_bytes() for path in Path(moved).rglob("*") if path.is_file()
@@ -89,12 +90,21 @@ def test_links_stay_inside_and_libraries_of_the_base_come_after_the_environments
     (base / "usr/lib/x/libc.so.6").write_text("the machine's own is taken")
     (tree / "opt/env/lib/absolute").symlink_to("/opt/env/lib/libz.so.1")
     (tree / "opt/env/lib/outside").symlink_to("/etc/hosts")
+    zones = base / "usr/share/zoneinfo"
+    (zones / "Antarctica").mkdir(parents=True)
+    (zones / "Auckland").write_bytes(b"TZif")
+    (zones / "Antarctica/South_Pole").symlink_to("../Auckland")
+    (zones / "posix").mkdir()
+    (zones / "posix/Antarctica").symlink_to("../Antarctica")
     os.link(tree / "opt/env/lib/libz.so.1", tree / "opt/env/lib/same")
     config = type("Config", (), {"env": (("LANG", "C.UTF-8"), ("HOME", "/tmp"), ("SAID", "it's $HOME"))})
     plan = type("Plan", (), {"config": config})
     entries = {entry.name.decode(): entry for entry in archive_entries([tree], base, {}, b"{}", plan)}  # type: ignore[arg-type]
     assert entries["env/lib/absolute"].link == b"libz.so.1"
     assert entries["env/lib/outside"].link == b"/etc/hosts"
+    assert entries["share/zoneinfo/Antarctica/South_Pole"].kind == entries["share/zoneinfo/Auckland"].kind == b"0"
+    assert entries["share/zoneinfo/Antarctica/South_Pole"].size == 4
+    assert not [entry.name for entry in entries.values() if b".." in entry.link]
     assert entries["env/lib/same"].link == b"env/lib/libz.so.1"
     assert {name for name in entries if name.startswith("lib/")} == {"lib/libgomp.so.1", "lib/libgomp.so.1.0"}
     source = entries["bin/kbuild-score"].source

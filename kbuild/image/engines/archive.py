@@ -28,12 +28,13 @@ from kbuild.image.oci.tarball import DIRECTORY, FILE, HARD_LINK, SYMLINK, Entry
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.make import RUNTIME_PATH
 
-RECIPE = 1
+RECIPE = 3
 """Changes whenever the same plan would become another archive."""
 SCORE, PYTHON, FACTS = "bin/kbuild-score", "bin/python", "archive.json"
 _OPT = b"opt/"
 # What the PEPs of manylinux and OpenMP's users expect of a system besides the C library (dockerfiles/bases.toml).
 _LIBRARIES = ("libgcc_s.so", "libgomp.so", "libstdc++.so", "libz.so")
+_LINKS = 40  # as many as Linux follows
 _ZONES = "usr/share/zoneinfo"
 # The archive's user has a home of theirs, and programs of theirs.
 _NOT_SET = ("HOME", "PATH", "PYTHONPATH")
@@ -75,7 +76,8 @@ def archive_entries(
         text = _STARTER.format(variables=_variables(plan), what=what, path=path)
         _add(found, name, text.encode(), 0o755)
     _add(found, FACTS, facts, 0o644)
-    return [found[name] for name in sorted(found, key=lambda name: name.split(b"/"))]
+    members = (_without_detour(found[name], found) for name in found)
+    return sorted(members, key=lambda entry: entry.name.split(b"/"))
 
 
 def lay_entries(entries: Iterable[Entry], folder: Path, room: Room) -> None:
@@ -109,6 +111,21 @@ def _moved(entry: Entry) -> Entry:
     return Entry(name=name, kind=entry.kind, mode=entry.mode, size=entry.size, link=link, source=entry.source)
 
 
+def _without_detour(entry: Entry, found: Mapping[bytes, Entry]) -> Entry:
+    """The file itself for a link to it through ``..``: Spark's unpacker, Hadoop's, refuses all such links."""
+    seen = entry
+    for _ in range(_LINKS):
+        if seen.kind != SYMLINK:
+            break
+        target = found.get(posixpath.normpath(posixpath.join(posixpath.dirname(seen.name), seen.link)))
+        if target is None:
+            return entry
+        seen = target
+    if b".." not in entry.link.split(b"/") or entry.kind != SYMLINK or seen.kind != FILE:
+        return entry
+    return Entry(name=entry.name, kind=FILE, mode=seen.mode, size=seen.size, source=seen.source)
+
+
 def _of_base(base: Path, found: Mapping[bytes, Entry]) -> Iterable[Entry]:
     """Libraries that the environment lacks (those of its own come first in an image too), and the time zones."""
     places = [path for path in base.glob("usr/lib/*/*.so*") if path.name.startswith(_LIBRARIES)]
@@ -118,6 +135,9 @@ def _of_base(base: Path, found: Mapping[bytes, Entry]) -> Iterable[Entry]:
             yield from _entries(path, name)
     zones = base / _ZONES
     for path in sorted(zones.rglob("*")) if zones.is_dir() else ():
+        # posix/ has all of it again, right/ with leap seconds: nobody asks for zones by these names.
+        if path.relative_to(zones).parts[0] in ("posix", "right"):
+            continue
         yield from _entries(path, b"share/zoneinfo/" + os.fsencode(path.relative_to(zones)))
 
 

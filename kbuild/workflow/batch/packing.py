@@ -14,6 +14,7 @@ from kbuild.cache.room import room_for
 from kbuild.cache.tree import UNPACKED, cached_tree, writing
 from kbuild.digest import Digest, canonical_json, digest_file, digest_json
 from kbuild.errors import OutputError, PlatformError
+from kbuild.files import link_or_copy
 from kbuild.image.engine import PackedBlob
 from kbuild.image.engines.archive import RECIPE, archive_entries, lay_entries
 from kbuild.image.oci import media, tarball
@@ -81,9 +82,26 @@ def pack_model(request: ImageRequest, tools: Tools, *, output: Path, reuse: bool
         return replace(packed, path=output)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpacked:
+    """A model's archive as a folder, and tools whose work ends with the command."""
+
+    folder: Path
+    tools: Tools
+    made: _Archive
+
+    def archive(self) -> Path:
+        """The same as a file that Spark unpacks: of .tar.gz alone it keeps the modes (SPARK-38632)."""
+        packed = self.made.packed("gzip")
+        path = self.made.workdir / f"{packed.digest.hex}.tar.gz"
+        if not path.exists():
+            link_or_copy(packed.path, path)
+        return path
+
+
 @contextmanager
-def unpacked_model(request: ImageRequest, tools: Tools) -> Iterator[tuple[Path, Tools]]:
-    """The folder that a model's archive unpacks to, in the cache for the block, and tools that end with the command.
+def unpacked_model(request: ImageRequest, tools: Tools) -> Iterator[Unpacked]:
+    """The folder that a model's archive unpacks to, in the cache for the block.
 
     What loading the model does is looked at first: raises ModelNotTrusted, and PlatformError for another machine's.
     """
@@ -96,7 +114,7 @@ def unpacked_model(request: ImageRequest, tools: Tools) -> Iterator[tuple[Path, 
             check_model(prepared.bundle, prepared.locked.lockfile.content, guard, progress)
         folder = archive.unpacked()
         with in_use([folder]):
-            yield folder, archive.tools
+            yield Unpacked(folder=folder, tools=archive.tools, made=archive)
 
 
 @contextmanager
@@ -140,7 +158,7 @@ class _Archive:
 
         def make(folder: Path) -> None:
             with self.tools.phases("unpack") as progress, room_for(folder) as room:
-                entries = self._entries()
+                entries = self._entries("unpacked")
                 lay_entries(entries, folder, room)
                 progress.made(f"{len(entries)} files")
 
@@ -165,13 +183,13 @@ class _Archive:
             "glibc": self.prepared.base.glibc,
         }
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self, purpose: str) -> list[Entry]:
         """The archive's members; their files lie in the cache and the working folder."""
         prepared, tools = self.prepared, self.tools
         prepared.check_base()
         check_modules(prepared, tools)
         layers = [layer for layer in prepared.plan.layers if layer.name != BASE_LAYER]
-        context = stage_layers(prepared, tools, self.workdir / "context", [layer.name for layer in layers])
+        context = stage_layers(prepared, tools, self.workdir / f"context-{purpose}", [layer.name for layer in layers])
         base = prepared.base.path if prepared.base.kind == "debs" else None
         facts = canonical_json(self._facts()) + b"\n"
         trees = [context.tree(layer.source) for layer in layers]
@@ -181,7 +199,7 @@ class _Archive:
 
     def _pack(self, cache: LayerCache) -> PackedBlob:
         with writing("the archive"):
-            entries = self._entries()
+            entries = self._entries("packed")
             folder = self.workdir / "archive"
             folder.mkdir()
             with self.tools.phases("pack") as progress, room_for(folder) as room:

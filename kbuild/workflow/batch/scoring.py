@@ -57,8 +57,8 @@ def score_tables(request: ImageRequest, batch: Batch, tools: Tools) -> dict[str,
 
     Raises what packing the model raises, InputRefused, RowsFailed, OtherAnswers and WorkerLost.
     """
-    with unpacked_model(request, tools) as (folder, tools), tools.phases("score") as progress:
-        manifest = ask_scorer(folder, batch.argv(), tools, progress)
+    with unpacked_model(request, tools) as model, model.tools.phases("score") as progress:
+        manifest = ask_scorer(model.folder, batch.argv(), model.tools, progress)
         failed = f", {manifest['failed']:,} without an answer" if manifest["failed"] else ""
         progress.made(f"{manifest['rows']:,} rows in {len(manifest['parts'])} parts{failed}")
         return manifest

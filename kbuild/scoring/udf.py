@@ -1,0 +1,41 @@
+"""What ``kbuild.spark_udf`` calls in an executor's Python, the archive's. Spark sends its name, not its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pandas as pd
+
+from kbuild.errors import PredictionError
+from kbuild.scoring.ask import Model, answer_rows
+from kbuild.scoring.settings import model_folder
+
+
+def answer_or_fail(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The answers to batches of rows; raises PredictionError at a row without one."""
+    for batch in batches:
+        yield _answer(batch, null=False)
+
+
+def answer_or_null(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The same, with nothing for a row without an answer."""
+    for batch in batches:
+        yield _answer(batch, null=True)
+
+
+@cache
+def _model() -> Model:
+    return Model(model_folder())
+
+
+def _answer(batch: pd.DataFrame, *, null: bool) -> pd.DataFrame:
+    model = _model()
+    frame = batch.reset_index(drop=True)
+    good, answers, unfit = answer_rows(model, frame)
+    if unfit and not null:
+        raise PredictionError(f"a row has no answer: {next(iter(unfit.values()))}")
+    answers = model.no_answers() if answers is None else answers
+    table = answers.to_pandas()
+    table.index = pd.Index(good)
+    return table.reindex(range(len(frame))) if unfit else table.sort_index()

@@ -1,0 +1,141 @@
+"""Parts as tasks of Spark: executors get the archive, and each task is a process of its own Python.
+
+No Python of the driver's or of an executor's takes part: the archive's scorer cuts the input into parts, Spark's JVM
+pipes each to the scorer of an executor (``JavaRDD.pipe``), and the scorer puts together what they made. So neither
+versions of Python nor packages have to agree, and an executor needs nothing but Spark.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kbuild.errors import ConfigurationError, ExtraNotInstalled, ProgramNotFound
+from kbuild.image.engines.archive import SCORE
+from kbuild.progress import Progress
+from kbuild.scoring.errors import SparkFailed
+from kbuild.workflow.batch.packing import unpacked_model
+from kbuild.workflow.batch.scoring import Batch, ask_scorer, make_error
+from kbuild.workflow.prepare import ImageRequest
+from kbuild.workflow.tools import Tools
+
+_EVERY = 0.5  # seconds between two looks at how far the job is
+
+
+def score_on_spark(
+    request: ImageRequest, batch: Batch, master: str, settings: Mapping[str, str], tools: Tools
+) -> dict[str, Any]:
+    """Score the batch on the cluster of a master; returns its manifest.
+
+    IN and OUT must be places that the executors see too. Raises what ``score_tables`` raises, and SparkFailed.
+    """
+    if master.startswith("sc://"):
+        raise ConfigurationError(f"{master} is Spark Connect", hint="name a master, such as spark://HOST:7077")
+    with unpacked_model(request, tools) as model:
+        tools = model.tools
+        with tools.phases("score") as progress:
+            planned = ask_scorer(model.folder, ["--only=plan", *batch.argv()], tools, progress)
+            todo = planned.get("todo", [])
+            if todo:
+                tasks = [json.dumps({"job": planned["job"], "out": planned["out"], "part": part}) for part in todo]
+                # What runs in this very process needs no copy of the archive.
+                archive = None if master.partition("[")[0] == "local" else model.archive()
+                with _session(master, settings, progress) as context:
+                    starter = str(model.folder / SCORE) if archive is None else _send(context, archive)
+                    _run(context, starter, tasks, progress)
+            # The options again, but for the one that would remove what was just made.
+            rest = [each for each in batch.argv() if each != "--overwrite"]
+            manifest = ask_scorer(model.folder, ["--only=finish", *rest], tools, progress)
+            progress.made(f"{manifest['rows']:,} rows in {len(manifest['parts'])} parts, by {master}")
+            return manifest
+
+
+@contextmanager
+def _session(master: str, settings: Mapping[str, str], progress: Progress) -> Iterator[Any]:
+    """A SparkContext that is stopped after the block."""
+    try:
+        from pyspark import SparkConf, SparkContext
+        from pyspark.errors import PySparkException
+    except ImportError as error:
+        raise ExtraNotInstalled("PySpark is not installed", hint="pip install 'kbuild[spark]'") from error
+    progress.note(f"asking {master}")
+    conf = SparkConf().setMaster(master).setAppName("kbuild score")
+    for name, value in {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", **settings}.items():
+        conf.set(name, value)
+    try:
+        context = SparkContext(conf=conf)
+    except PySparkException as error:
+        if "JAVA_GATEWAY" not in str(error.getCondition()):
+            raise SparkFailed(f"{master} cannot be used: {_line(error)}") from error
+        raise ProgramNotFound(
+            "Spark starts no Java", hint="install a Java, such as Debian's default-jre-headless"
+        ) from error
+    except Exception as error:  # py4j's, which is there with PySpark alone
+        raise SparkFailed(f"{master} cannot be used: {_line(error)}") from error
+    try:
+        yield context
+    except Exception as error:
+        if not type(error).__module__.startswith("py4j"):
+            raise
+        # Of a master that nobody reaches the first call is told, in words of the JVM's inside.
+        hint = f"is {master} there? the same command goes on with what is not finished"
+        raise SparkFailed(f"Spark gave up: {_line(error)}", hint=hint) from error
+    finally:
+        context.stop()
+
+
+def _send(context: Any, archive: Path) -> str:
+    """Give the archive to the executors, now and to those that come later; the scorer's path in their folders."""
+    name = f"kbuild-{archive.name[:16]}"
+    context.addArchive(f"{archive}#{name}")
+    return f"./{name}/{SCORE}"
+
+
+def _run(context: Any, starter: str, tasks: Sequence[str], progress: Progress) -> None:
+    """One task a part; raises the error that one of them told, and py4j's where Spark gave up."""
+    lines = context._jvm.java.util.ArrayList()
+    command = context._jvm.java.util.ArrayList()
+    for each in tasks:
+        lines.add(each)
+    for each in (starter, "--pipe"):
+        command.add(each)
+    asked = context._jsc.parallelize(lines, len(tasks)).pipe(command).collectAsync()
+    begin = time.monotonic()
+    try:
+        while not asked.isDone():
+            time.sleep(_EVERY)
+            done = _finished(context, asked)
+            rate = done / (time.monotonic() - begin)
+            progress.note(f"parts on Spark{f', {(len(tasks) - done) / rate:.0f} s left' if rate else ''}")
+            progress.count(done, len(tasks), "parts")
+        answers = [json.loads(line) for line in asked.get()]
+    except BaseException:
+        asked.cancel(True)
+        raise
+    for each in answers:
+        if "error" in each:
+            raise make_error(*each["error"])
+
+
+def _finished(context: Any, asked: Any) -> int:
+    tracker = context._jsc.statusTracker()
+    done = 0
+    for job in asked.jobIds():
+        info = tracker.getJobInfo(job)
+        for stage in info.stageIds() if info is not None else ():
+            found = tracker.getStageInfo(stage)
+            done += 0 if found is None else found.numCompletedTasks()
+    return done
+
+
+def _line(error: BaseException) -> str:
+    """The innermost reason that the JVM gives, in one line."""
+    java = getattr(error, "java_exception", None)
+    while java is not None and java.getCause() is not None:
+        java = java.getCause()
+    text = str(java.getMessage()) if java is not None else str(error)
+    return " ".join(text.split())[:300]
