@@ -198,7 +198,7 @@ def ask_all(port: int, models: list[Logged], log: Path) -> list[Any]:
             connection.connect()
             break
         except OSError:
-            assert time.monotonic() < deadline, log.read_text()
+            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.1)
     answers = []
     for number, model in enumerate(models):

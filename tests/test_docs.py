@@ -204,12 +204,14 @@ def test_the_tutorials_project_predicts_what_the_tutorial_says(tmp_path: Path, m
     for found in BLOCK.finditer(page):
         if found["path"] is not None:
             Path(found["path"]).parent.mkdir(parents=True, exist_ok=True)
-            Path(found["path"]).write_text(found["text"])
+            Path(found["path"]).write_text(found["text"], encoding="utf-8")
     [data] = [found["text"] for found in BLOCK.finditer(page) if found["text"].startswith("import csv")]
     exec(compile(data, "tutorial.md", "exec"), {})  # noqa: S102 - our own
     registry = importlib.import_module("flights.pipeline_registry").register_pipelines()
-    catalog = DataCatalog.from_config(yaml.safe_load(Path("conf/base/catalog.yml").read_text()))
-    catalog["params:features"] = yaml.safe_load(Path("conf/base/parameters.yml").read_text())["features"]
+    catalog = DataCatalog.from_config(yaml.safe_load(Path("conf/base/catalog.yml").read_text(encoding="utf-8")))
+    catalog["params:features"] = yaml.safe_load(Path("conf/base/parameters.yml").read_text(encoding="utf-8"))[
+        "features"
+    ]
     made = SequentialRunner().run(registry["__default__"], catalog)
     [request] = re.findall(r"-d '(.+?)' http", page)
     [answer] = re.findall(r"^\{\"predictions.*", page, re.MULTILINE)
