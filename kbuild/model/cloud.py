@@ -27,6 +27,9 @@ class CloudFolder:
 
     uri: str
 
+    def has_model(self) -> bool:
+        raise Unfamiliar("a run without a logged model")
+
     def place(self, into: Path) -> Path:
         with _repository(self.uri) as repository, room_for(into) as room:
             if room.limited:

@@ -47,6 +47,9 @@ class LocalFolder:
 
     root: Path
 
+    def has_model(self) -> bool:
+        return any(path.is_file() for path in self.root.glob("*/MLmodel"))
+
     def place(self, into: Path) -> Path:
         """Where it lies; nothing is copied."""
         if not self.root.is_dir():

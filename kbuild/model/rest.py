@@ -24,7 +24,7 @@ from kbuild.cache.room import room_for
 from kbuild.http import BUSY, ThreadSessions, patient_session, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
-from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
+from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Trained, Unfamiliar, Version, Wanted, texts
 from kbuild.tracking.preflight import make_error, make_unavailable
 
 _API = "/api/2.0/mlflow"
@@ -107,19 +107,15 @@ class _Rest:
     base: str
 
     def run(self, run_id: str) -> Run:
-        run = self._get("/runs/get", run_id=run_id)["run"]
-        info, data = run["info"], run["data"]
-        outputs = run.get("outputs", {}).get("model_outputs", ())
-        return Run(
-            run_id=info["run_id"],
-            artifact_uri=info["artifact_uri"],
-            active=info["lifecycle_stage"] == "active",
-            tags=_texts(data.get("tags", ())),
-            parameters=_texts(data.get("params", ())),
-            # JSON has no NaN and no infinity: the server writes these as texts.
-            metrics={each["key"]: float(each["value"]) for each in data.get("metrics", ())},
-            models=tuple(dict.fromkeys(output["model_id"] for output in outputs)),
-        )
+        return Run.told(self._get("/runs/get", run_id=run_id)["run"])
+
+    def newest(self, wanted: Wanted, many: int) -> Sequence[Trained]:
+        experiments = self._get("/experiments/search", max_results="1000")
+        if experiments.get("next_page_token"):
+            raise Unfamiliar("more experiments than one page")
+        ids = [each["experiment_id"] for each in experiments.get("experiments", ())]
+        runs = self._post("/runs/search", **wanted.search(ids, many)).get("runs", ()) if ids else ()
+        return [Trained.told(run["info"], texts(run["data"].get("tags", ()))) for run in runs]
 
     def logged_model(self, model_id: str) -> LoggedModel | None:
         answer = self.sessions.mine().get(f"{self.base}{_API}/logged-models/{plain(model_id)}", timeout=_TIMEOUT)
@@ -150,7 +146,7 @@ class _Rest:
                 name=each["name"],
                 version=str(each["version"]),
                 source=each.get("source", ""),
-                tags=_texts(each.get("tags", ())),
+                tags=texts(each.get("tags", ())),
                 created=str(each["creation_timestamp"]) if each.get("creation_timestamp") else None,
                 description=each.get("description"),
             )
@@ -169,7 +165,7 @@ class _Rest:
         self._send("PATCH", "/model-versions/update", name=version.name, version=version.version, description=text)
 
     def model_tags(self, model_id: str) -> Mapping[str, str]:
-        return _texts(self._get(f"/logged-models/{plain(model_id)}")["model"]["info"].get("tags", ()))
+        return texts(self._get(f"/logged-models/{plain(model_id)}")["model"]["info"].get("tags", ()))
 
     def set_model_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
         pairs = [{"key": name, "value": value} for name, value in tags.items()]
@@ -188,13 +184,13 @@ class _Rest:
     def _get(self, path: str, **values: str) -> dict[str, Any]:
         return _json(self.sessions.mine().get(f"{self.base}{_API}{path}", params=values, timeout=_TIMEOUT))
 
-    def _post(self, path: str, **values: Any) -> None:
-        self._send("POST", path, **values)
+    def _post(self, path: str, **values: Any) -> dict[str, Any]:
+        return self._send("POST", path, **values)
 
-    def _send(self, method: str, path: str, **values: Any) -> None:
+    def _send(self, method: str, path: str, **values: Any) -> dict[str, Any]:
         # Followed, a redirection could become a reading that succeeds.
         url = f"{self.base}{_API}{path}"
-        _json(self.sessions.mine().request(method, url, json=values, timeout=_TIMEOUT, allow_redirects=False))
+        return _json(self.sessions.mine().request(method, url, json=values, timeout=_TIMEOUT, allow_redirects=False))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +200,10 @@ class _PassedOn:
     sessions: ThreadSessions
     url: str
     root: str
+
+    def has_model(self) -> bool:
+        tops = [name for name, is_folder, _ in self._listed("") if is_folder]
+        return any(name == "MLmodel" for top in tops for name, *_ in self._listed(top))
 
     def place(self, into: Path) -> Path:
         files = list(self._files(""))
@@ -292,7 +292,3 @@ def _json(answer: requests.Response) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unfamiliar("an answer of another form")
     return value
-
-
-def _texts(pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    return {str(pair["key"]): str(pair.get("value", "")) for pair in pairs}

@@ -6,15 +6,16 @@ import getpass
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.find import has_model
 from kbuild.model.model_reference import FORMS, ModelReference
-from kbuild.model.sweep import name_of
+from kbuild.model.sweep import name_of, short_name
+from kbuild.model.tracking import NEWEST_FIRST, Trained, Wanted, quoted
 from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
 LATEST = "@latest"
 _LATEST = re.compile(r"@latest(?:~(\d{1,4}))?")
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")
-_SOURCE = "mlflow.source.name"  # where training writes the project's name
-_USER = "mlflow.user"
 _SHOWN = 5
-_RECENT = 200
+RECENT = 200
+"""How many runs are looked at."""
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 
 
@@ -47,18 +47,19 @@ def choose(client: MlflowClient, text: str, *, project: str | None) -> Choice:
     where too few runs have models, AmbiguousModel where several are meant, ModelNotFound with the names that come
     nearest.
     """
-    if latest := _LATEST.fullmatch(text):
-        return _latest(client, int(latest[1] or 0), project)
+    back = count_back(text)
+    if back is not None:
+        return latest(_OfClient(client), back, project)
     experiments = _experiments(client)
     wanted = [f"attributes.run_id LIKE '{text}%'"] if _BEGINNING.fullmatch(text) else []
-    wanted += [f"attributes.run_name = {quoted}"] if (quoted := _quoted(text)) else []
+    wanted += [f"attributes.run_name = {name}"] if (name := quoted(text)) else []
     # A run may be named like the beginning of another one's id: then either may be meant.
-    runs = [run for each in wanted for run in islice(_search(client, experiments, each), _RECENT)]
+    runs = [run for each in wanted for run in islice(_search(client, experiments, each), RECENT)]
     found = list({run.info.run_id: run for run in runs}.values())
     if len(found) > 1:
         found = [run for run in found if has_model(client, run, None)] or found
     if len(found) == 1:
-        return _choice(found[0])
+        return _choice(_trained(found[0]))
     if found:
         names = ", ".join(f"{run.info.run_id} ({name_of(run)})" for run in found[:_SHOWN])
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -91,37 +92,72 @@ def _registered_hint(client: MlflowClient, name: str, wanted: str) -> str | None
     return f"there is {', '.join([*(f'models:/{name}@{alias}' for alias in nearest), f'models:/{name}'])}"
 
 
-def _latest(client: MlflowClient, back: int, project: str | None) -> Choice:
-    experiments = _experiments(client)
-    quoted = None if project is None else _quoted(project)
-    of_project = [] if quoted is None else [f"tags.`{_SOURCE}` = {quoted}"]
-    user = _quoted(_user())
-    runs: list[Run] = []
+class Runs(Protocol):
+    """A store's runs, of which the newest are looked for."""
+
+    def newest(self, wanted: Wanted) -> Iterator[Trained]:
+        """The runs that are wanted, newest first."""
+
+    def has_model(self, run: Trained) -> bool:
+        """Whether one of these has logged a model."""
+
+
+def latest(runs: Runs, back: int, project: str | None) -> Choice:
+    """The newest run with a model, or the one that is ``back`` before it; raises RunWithoutModel."""
+    wanted = Wanted(project=None if project is None or quoted(project) is None else project)
+    user = _user()
+    found: list[Trained] = []
     # On a server that is shared, one's own: of the newest of all, somebody else's may be any time. Before the oldest of
     # these come anybody's.
-    for by in ([f"tags.`{_USER}` = {user}"], []) if user else ([],):
-        before = [f"attributes.start_time < {runs[-1].info.start_time}"] if runs else []
-        found = _with_models(client, experiments, " and ".join(of_project + by + before))
-        runs += islice(found, back + 1 - len(runs))
+    for by in (user, None) if user and quoted(user) else (None,):
+        asked = replace(wanted, user=by, before=found[-1].started if found else None)
+        # A server may hold any number of runs without one, and each has to be asked.
+        of_these = (run for run in islice(runs.newest(asked), RECENT) if runs.has_model(run))
+        found += islice(of_these, back + 1 - len(found))
     of = f" of {project}" if project is not None else ""
-    if not runs:
-        looked = len(list(islice(_search(client, experiments, " and ".join(of_project)), _RECENT)))
+    if not found:
+        looked = len(list(islice(runs.newest(wanted), RECENT)))
         many = f"none of the newest {looked} runs{of} has logged a model"
         raise RunWithoutModel(
-            f"no run{of} has logged a model yet" if looked < _RECENT else many,
+            f"no run{of} has logged a model yet" if looked < RECENT else many,
             hint=f"kedro run, in a project with a PipelineML; or {FORMS}",
         )
-    if len(runs) <= back:
-        raise RunWithoutModel(f"only {len(runs)} runs{of} have logged a model", hint=f"@latest~{len(runs) - 1}")
-    return _choice(runs[back])
+    if len(found) <= back:
+        raise RunWithoutModel(f"only {len(found)} runs{of} have logged a model", hint=f"@latest~{len(found) - 1}")
+    return _choice(found[back])
 
 
-def _choice(run: Run) -> Choice:
-    whose = run.data.tags.get(_USER)
-    foreign = whose is not None and whose != _user()
-    by = f", by {' '.join(whose.split())[:40]}" if whose is not None and foreign else ""
-    told = f"run {run.info.run_id} ({name_of(run)}), {_when(run)}{by}"
-    return Choice(reference=str(run.info.run_id), told=told, foreign=foreign)
+def count_back(text: str) -> int | None:
+    """How many runs before the newest ``@latest`` or ``@latest~N`` means; None for any other text."""
+    found = _LATEST.fullmatch(text)
+    return None if found is None else int(found[1] or 0)
+
+
+class _OfClient:
+    """As MLflow's client finds them."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client, self._seen = client, dict[str, "Run"]()
+        self._experiments = _experiments(client)
+
+    def newest(self, wanted: Wanted) -> Iterator[Trained]:
+        for run in _search(self._client, self._experiments, wanted.filter()):
+            self._seen[run.info.run_id] = run
+            yield _trained(run)
+
+    def has_model(self, run: Trained) -> bool:
+        return has_model(self._client, self._seen[run.run_id], None)
+
+
+def _trained(run: Run) -> Trained:
+    return Trained.told(dict(run.info), run.data.tags)
+
+
+def _choice(run: Trained) -> Choice:
+    foreign = run.user is not None and run.user != _user()
+    by = f", by {' '.join(run.user.split())[:40]}" if run.user is not None and foreign else ""
+    told = f"run {run.run_id} ({short_name(run.name)}), {_when(run)}{by}"
+    return Choice(reference=run.run_id, told=told, foreign=foreign)
 
 
 def _user() -> str:
@@ -132,16 +168,11 @@ def _user() -> str:
         return ""
 
 
-def _when(run: Run) -> str:
+def _when(run: Trained) -> str:
     from datetime import UTC, datetime
 
-    started = datetime.fromtimestamp((run.info.start_time or 0) / 1000, UTC).astimezone()
+    started = datetime.fromtimestamp(run.started / 1000, UTC).astimezone()
     return f"started {started:%Y-%m-%d %H:%M}"
-
-
-def _with_models(client: MlflowClient, experiments: Sequence[str], wanted: str) -> Iterator[Run]:
-    # A server may hold any number of runs without one, and each has to be asked.
-    return (run for run in islice(_search(client, experiments, wanted), _RECENT) if has_model(client, run, None))
 
 
 def _experiments(client: MlflowClient) -> list[str]:
@@ -162,7 +193,7 @@ def _search(client: MlflowClient, experiments: Sequence[str], wanted: str) -> It
         page = client.search_runs(
             list(experiments),
             filter_string=wanted,
-            order_by=["attributes.start_time DESC", "attributes.run_id ASC"],
+            order_by=list(NEWEST_FIRST),
             max_results=100,
             page_token=token,
         )
@@ -172,13 +203,8 @@ def _search(client: MlflowClient, experiments: Sequence[str], wanted: str) -> It
             return
 
 
-def _quoted(text: str) -> str | None:
-    """As MLflow's filters quote texts, which have no escapes: None for one that has both quotation marks."""
-    return next((f"{mark}{text}{mark}" for mark in "'\"" if mark not in text), None)
-
-
 def _suggestion(client: MlflowClient, experiments: Sequence[str], text: str) -> str | None:
-    runs = list(islice(_search(client, experiments, ""), _RECENT))
+    runs = list(islice(_search(client, experiments, ""), RECENT))
     names = [str(run.info.run_name) for run in runs if run.info.run_name]
     registered = [f"models:/{model.name}" for model in client.search_registered_models(max_results=1000)]
     bare = {name.removeprefix("models:/"): name for name in registered}

@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.model.folders import open_local
-from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Unfamiliar, Version
+from kbuild.model.tracking import (
+    NAME,
+    PROJECT,
+    USER,
+    Folder,
+    LoggedModel,
+    Run,
+    Tracking,
+    Trained,
+    Unfamiliar,
+    Version,
+    Wanted,
+)
 
 # The alembic revisions of MLflow's releases, each tested against the client of the release that makes it.
 WITHOUT_WORKSPACES = frozenset(
@@ -111,6 +123,24 @@ class _Sqlite:
             },
             models=tuple(dict.fromkeys(row[0] for row in outputs)),
         )
+
+    def newest(self, wanted: Wanted, many: int) -> Sequence[Trained]:
+        tag, clauses, values = "SELECT value FROM tags WHERE run_uuid = runs.run_uuid AND key = ?", [""], list[object]()
+        for key, value in ((PROJECT, wanted.project), (USER, wanted.user)):
+            if value is not None:
+                clauses.append(f" AND ({tag}) = ?")
+                values += [key, value]
+        if wanted.before is not None:
+            clauses.append(" AND start_time < ?")
+            values.append(wanted.before)
+        rows = self.connection.execute(
+            f"SELECT run_uuid, COALESCE(NULLIF(runs.name, ''), ({tag}), ''), start_time, ({tag})"  # noqa: S608
+            " FROM runs JOIN experiments USING (experiment_id)"
+            f" WHERE runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active' AND workspace = ?"
+            f"{''.join(clauses)} ORDER BY start_time DESC, run_uuid LIMIT ?",
+            (NAME, USER, _DEFAULT_WORKSPACE, *values, many),
+        ).fetchall()
+        return [Trained(run_id=run_id, name=name, started=when, user=user) for run_id, name, when, user in rows]
 
     def logged_model(self, model_id: str) -> LoggedModel | None:
         rows = self.connection.execute(

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ from kbuild.model.find import RegisteredVersion
 from kbuild.model.folders import is_local
 from kbuild.model.kept import Kept
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.shorthand import Choice
+from kbuild.model.shorthand import RECENT, Choice, count_back, latest
 from kbuild.model.sweep import Best
-from kbuild.model.tracking import Run, Tracking, Unfamiliar, Version, reasons
+from kbuild.model.tracking import Run, Tracking, Trained, Unfamiliar, Version, Wanted, reasons
 from kbuild.tracking.description import NOTE, describe
 from kbuild.tracking.preflight import without_credentials
 from kbuild.tracking.registry import find_model_id, is_of_model
@@ -132,8 +132,15 @@ class DirectStore:
         return self._mlflow().best_child(reference, metric, lowest=lowest)
 
     def choose(self, text: str, *, project: str | None) -> Choice:
-        """See ModelStore."""
-        return self._mlflow().choose(text, project=project)
+        """See ModelStore. The newest run is what most commands are about, and found without MLflow."""
+        back = count_back(text)
+        if back is None:
+            return self._mlflow().choose(text, project=project)
+
+        def read(store: Tracking) -> Choice:
+            return latest(_Newest(store=store, run=self._run), back, project)
+
+        return self._ask(read, lambda mlflow: mlflow.choose(text, project=project))
 
     def registered(self) -> list[str]:
         """See ModelStore."""
@@ -217,6 +224,23 @@ class DirectStore:
 
     def _mlflow(self, *, reached: bool = False) -> MlflowStore:
         return MlflowStore(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri, reached=reached)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Newest:
+    """The ``Runs`` of a store."""
+
+    store: Tracking
+    run: Callable[[Tracking, str], Run]
+
+    def newest(self, wanted: Wanted) -> Iterator[Trained]:
+        yield from self.store.newest(wanted, RECENT)
+
+    def has_model(self, run: Trained) -> bool:
+        whole = self.run(self.store, run.run_id)
+        logged = (self.store.logged_model(model_id) for model_id in whole.models)
+        ready = any(model is not None and model.ready for model in logged)
+        return ready or self.store.folder(whole.artifact_uri).has_model()
 
 
 def _locate(store: Tracking, reference: ModelReference, run: Callable[[Tracking, str], Run]) -> str:

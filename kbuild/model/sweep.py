@@ -109,7 +109,12 @@ def find_best(
 
 def name_of(run: Run) -> str:
     """The run's name, shortened, in one line."""
-    name = " ".join(str(run.info.run_name or "").split()) or "no name"
+    return short_name(str(run.info.run_name or ""))
+
+
+def short_name(text: str) -> str:
+    """A run's name, shortened, in one line."""
+    name = " ".join(text.split()) or "no name"
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 

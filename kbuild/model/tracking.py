@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+PROJECT = "mlflow.source.name"
+"""The tag where training writes the project's name."""
+USER = "mlflow.user"
+NAME = "mlflow.runName"
+NEWEST_FIRST = ("attributes.start_time DESC", "attributes.run_id ASC")
+"""An order of MLflow's search."""
 
 
 class Unfamiliar(Exception):
@@ -32,6 +39,22 @@ class Run:
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]
     models: Sequence[str]
+
+    @classmethod
+    def told(cls, run: Mapping[str, Any]) -> Run:
+        """Of the ``Run`` of MLflow's REST API."""
+        info, data = run["info"], run["data"]
+        outputs = run.get("outputs", {}).get("model_outputs", ())
+        return cls(
+            run_id=info["run_id"],
+            artifact_uri=info["artifact_uri"],
+            active=info["lifecycle_stage"] == "active",
+            tags=texts(data.get("tags", ())),
+            parameters=texts(data.get("params", ())),
+            # JSON has no NaN and no infinity: the server writes these as texts.
+            metrics={each["key"]: float(each["value"]) for each in data.get("metrics", ())},
+            models=tuple(dict.fromkeys(output["model_id"] for output in outputs)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +79,60 @@ class Version:
     description: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A run as one chooses it: ``started`` in milliseconds since 1970, ``user`` as training names them."""
+
+    run_id: str
+    name: str
+    started: int
+    user: str | None
+
+    @classmethod
+    def told(cls, info: Mapping[str, Any], tags: Mapping[str, str]) -> Trained:
+        """Of MLflow's ``RunInfo``; older runs have their name among their tags."""
+        name, started = info.get("run_name") or tags.get(NAME, ""), int(info.get("start_time") or 0)
+        return cls(run_id=str(info["run_id"]), name=name, started=started, user=tags.get(USER))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Runs that were not deleted, of experiments that were not: of a project, by a user, begun before a time."""
+
+    project: str | None = None
+    user: str | None = None
+    before: int | None = None
+
+    def filter(self) -> str:
+        """The same in the words of MLflow's search; the texts are such as it can ask for."""
+        tags = ((PROJECT, self.project), (USER, self.user))
+        parts = [f"tags.`{tag}` = {quoted(text)}" for tag, text in tags if text is not None]
+        return " and ".join(parts + ([] if self.before is None else [f"attributes.start_time < {self.before}"]))
+
+    def search(self, experiments: Sequence[str], many: int) -> dict[str, Any]:
+        """What MLflow's ``runs/search`` is asked."""
+        found = {"experiment_ids": list(experiments), "filter": self.filter()}
+        return {**found, "order_by": NEWEST_FIRST, "max_results": many}
+
+
+def texts(pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Tags or parameters of MLflow's REST API."""
+    return {str(pair["key"]): str(pair.get("value", "")) for pair in pairs}
+
+
+def quoted(text: str) -> str | None:
+    """As MLflow's filters quote texts, which have no escapes: None for one that has both quotation marks."""
+    return next((f"{mark}{text}{mark}" for mark in "'\"" if mark not in text), None)
+
+
 class Tracking(Protocol):
     """An open store. Every method raises Unfamiliar for what it does not know for certain, absent things included."""
 
     def run(self, run_id: str) -> Run:
         """The run."""
+
+    def newest(self, wanted: Wanted, many: int) -> Sequence[Trained]:
+        """So many of the runs that are wanted, newest first, and of those of one time by their ids."""
 
     def logged_model(self, model_id: str) -> LoggedModel | None:
         """The model, None where it was deleted."""
@@ -95,6 +167,9 @@ class Tracking(Protocol):
 
 class Folder(Protocol):
     """A folder of artifacts; paths in it are relative, with forward slashes."""
+
+    def has_model(self) -> bool:
+        """Whether one of the folders in it is a model, as MLflow 2 kept them."""
 
     def place(self, into: Path) -> Path:
         """A local folder with all its files: the artifacts themselves where they are local, else a copy in ``into``."""

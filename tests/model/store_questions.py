@@ -140,6 +140,22 @@ def check_answers(logged: Logged, scratch: Path) -> None:
         assert alone.read_run(run_id) == mlflow_store.read_run(run_id)
     missing = [_failure(store.read_run, "f" * 32) for store in (lean, mlflow_store)]
     assert missing[0] == missing[1]
+    chosen = [chosen_by(alone, mlflow_store, f"@latest~{back}", project=None) for back in range(4)]
+    # The first of them have no model, or it was deleted or never finished; of one time any may be the first.
+    assert {choice.reference for choice in chosen[:2]} == {logged.one, logged.two}
+    assert isinstance(chosen[3], tuple) and chosen_by(alone, mlflow_store, "@latest", project="nobody")[2] is not None
+
+
+def chosen_by(alone: ModelStore, mlflow_store: ModelStore, text: str, *, project: str | None) -> Any:
+    """What both choose, as one, or how both fail."""
+    answers = []
+    for store in (alone, mlflow_store):
+        try:
+            answers.append(store.choose(text, project=project))
+        except KbuildError as error:
+            answers.append((type(error), error.message, error.hint))
+    assert answers[0] == answers[1], text
+    return answers[0]
 
 
 def check_files(logged: Logged, scratch: Path) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 import mlflow
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from store_questions import Alone, chosen_by
+
 from kbuild.cli import app
 from kbuild.errors import AmbiguousModel, ImageNotFound, KbuildError, ModelNotFound, RunWithoutModel
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.shorthand import Choice
+from kbuild.model.shorthand import Choice, count_back
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -36,6 +43,8 @@ class Trained:
         return run_id
 
     def choose(self, text: str, project: str | None = "churn") -> Choice:
+        if count_back(text) is not None:  # found without MLflow, and as by its client
+            chosen_by(Alone(tracking_uri=self.client.tracking_uri), self.store, text, project=project)
         return self.store.choose(text, project=project)
 
 
@@ -59,6 +68,25 @@ def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained
     assert caught.value.hint == "@latest~1"
 
 
+def test_a_model_that_mlflow_2_kept_counts_and_names_are_as_they_are(trained: Trained) -> None:
+    project = """it's "odd" ü%_"""
+    named = trained.add("", project=project, runName="of old")
+    old = trained.add("  a\n name  ", project="it's", model=False)
+    folder = Path(url2pathname(urlsplit(trained.client.get_run(old).info.artifact_uri).path))
+    (folder / "empty").mkdir(parents=True)
+    with pytest.raises(RunWithoutModel):
+        trained.choose("@latest", project="it's")
+    (folder / "model").mkdir()
+    (folder / "model/MLmodel").write_text("flavors: {}\n")
+    assert trained.choose("@latest", project="it's").reference == old
+    assert "(a name)" in trained.choose("@latest", project="it's").told
+    # MLflow's search has no words for a text with both quotation marks: then those of all projects count.
+    assert trained.choose("@latest", project=project).reference == old
+    assert trained.choose("@latest~1", project=project).reference == named
+    trained.client.delete_experiment(trained.client.create_experiment("deleted"))
+    assert trained.choose("@latest", project=None).reference == old
+
+
 def test_of_a_shared_server_ones_own_runs_are_counted(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
     theirs = trained.add("older", user="bob")
@@ -76,7 +104,7 @@ def test_of_a_shared_server_ones_own_runs_are_counted(trained: Trained, monkeypa
 
 
 def test_no_more_runs_are_asked_than_anybody_waits_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kbuild.model.shorthand._RECENT", 3)
+    monkeypatch.setattr("kbuild.model.shorthand.RECENT", 3)
     trained.add("old")
     for number in range(3):
         trained.add(f"failed {number}", model=False)
