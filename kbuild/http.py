@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import Any, Self, TypeVar
 
@@ -33,6 +33,9 @@ BUSY = frozenset({429, 502, 503, 504})
 
 PATIENCE = 60.0
 """Seconds for which a server is asked again."""
+
+LARGEST = 128 << 20
+"""Bytes of an answer that is read as a whole, a page or a document; what is larger is streamed, with its own limit."""
 
 _REFUSED = 5.0  # seconds in which a server that restarts listens again
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST"})
@@ -99,6 +102,31 @@ class Patience(Retry):
         return following
 
 
+class _Adapter(HTTPAdapter):
+    """Answers that are read as a whole come to an end: so many bytes, unpacked."""
+
+    def send(self, request: Any, stream: bool = False, *args: Any, **options: Any) -> requests.Response:
+        answer = super().send(request, stream, *args, **options)
+        if not stream or answer.is_redirect:  # of a redirect requests reads the body, whoever asked
+            answer.iter_content = _bounded(answer)  # type: ignore[method-assign]
+        return answer
+
+
+def _bounded(answer: requests.Response) -> Callable[..., Iterator[Any]]:
+    pieces = answer.iter_content
+
+    def iter_content(*args: Any, **options: Any) -> Iterator[Any]:
+        size = 0
+        for piece in pieces(*args, **options):
+            size += len(piece)
+            if size > LARGEST:
+                answer.close()
+                raise requests.RequestException(f"the answer has more than {LARGEST >> 20} MiB")
+            yield piece
+
+    return iter_content
+
+
 class _Session(requests.Session):
     """A named authority counts for more than the environment's bundles; to requests it would count for less."""
 
@@ -116,7 +144,7 @@ def patient_session(*, methods: Collection[str] = ()) -> requests.Session:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     session = _Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=Patience.make(methods)))
+        session.mount(scheme, _Adapter(max_retries=Patience.make(methods)))
     return session
 
 

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Barrier, Thread
@@ -172,3 +172,33 @@ def test_a_cause_that_is_its_own_ends() -> None:
     error, other = requests.ConnectionError("outer"), OSError("inner")
     error.__cause__, other.__cause__ = other, error
     assert http.reason_of(error) == "inner"
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers without end; ``/moved`` while it says where to go on."""
+
+    def do_GET(self) -> None:
+        self.send_response(302 if self.path == "/moved" else 200)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(bytes(1 << 16))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["/", "/moved"])
+def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with http.patient_session() as session, pytest.raises(requests.RequestException, match="more than 1 MiB"):
+                session.get(f"http://127.0.0.1:{server.server_port}{path}", timeout=5)
+        finally:
+            server.shutdown()
+            thread.join()

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.sources.osv import PYPI, PackageVersion, of_ecosystem
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.files import expand_home
+from kbuild.http import patient_session
 from kbuild.untrusted import LARGEST, BrokenText, parse_json, parse_yaml, read_bytes, why
 from kbuild.urls.credentials import without_credentials
 
@@ -107,7 +108,8 @@ def _key(ecosystem: str, name: str) -> tuple[str, str]:
 
 def _download(url: str) -> bytes:
     try:
-        response = requests.get(url, timeout=_TIMEOUT)
+        with patient_session() as session:
+            response = session.get(url, timeout=_TIMEOUT)
         response.raise_for_status()
     except requests.RequestException as error:
         raise IndexUnavailable(
