@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kbuild.api.auditing import AuditOptions, audit
-    from kbuild.api.building import build_image, lock
+    from kbuild.api.building import build_image, build_images, lock, render
     from kbuild.api.comparing import diff
     from kbuild.api.packing import ScoreOptions, pack, score
-    from kbuild.api.request import ImageOptions, LockOptions
+    from kbuild.api.request import BuildOptions, ImageOptions, LockOptions
     from kbuild.api.running import RunOptions, run
     from kbuild.api.session import open_session
     from kbuild.api.spark import spark_udf
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuditOptions",
+    "BuildOptions",
     "ImageOptions",
     "LockOptions",
     "RunOptions",
@@ -28,10 +29,12 @@ __all__ = [
     "VerifyOptions",
     "audit",
     "build_image",
+    "build_images",
     "diff",
     "lock",
     "open_session",
     "pack",
+    "render",
     "run",
     "score",
     "spark_udf",
@@ -40,16 +43,19 @@ __all__ = [
 
 _HOMES = {
     "AuditOptions": "kbuild.api.auditing",
+    "BuildOptions": "kbuild.api.request",
     "ImageOptions": "kbuild.api.request",
     "LockOptions": "kbuild.api.request",
     "RunOptions": "kbuild.api.running",
     "ScoreOptions": "kbuild.api.packing",
     "VerifyOptions": "kbuild.api.verifying",
     "build_image": "kbuild.api.building",
+    "build_images": "kbuild.api.building",
     "diff": "kbuild.api.comparing",
     "lock": "kbuild.api.building",
     "open_session": "kbuild.api.session",
     "pack": "kbuild.api.packing",
+    "render": "kbuild.api.building",
     "run": "kbuild.api.running",
     "score": "kbuild.api.packing",
     "spark_udf": "kbuild.api.spark",

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kbuild.api.request import ImageOptions, LockOptions, Measure, make_delivery, make_image_request, make_lock_request
-from kbuild.api.session import Session, open_session, take_model
+from kbuild.api.request import (
+    BuildOptions,
+    ImageOptions,
+    LockOptions,
+    Measure,
+    make_delivery,
+    make_image_request,
+    make_lock_request,
+)
+from kbuild.api.session import Session, Voice, open_session, take_model
 from kbuild.environment.locking.lock_model import Locked
 from kbuild.errors import InvalidReference
 from kbuild.model.model_reference import ModelReference
-from kbuild.workflow import ImageResult, lock_model
+from kbuild.plan.build_plan import BuildContext
+from kbuild.progress import Silent
+from kbuild.workflow import ImageResult, Outcome, Phases, build_many, lock_model, render_context
 from kbuild.workflow import build_image as build
 
 
@@ -61,6 +73,62 @@ def lock(
     request = make_lock_request(session.config, options or LockOptions())
     model = take_model(model, session.tools, session.config, session.voice)
     return lock_model(model, request, session.tools, output=output, base=base or session.config.base, force=force)
+
+
+def build_images(
+    models: Sequence[str] | None = None,
+    options: ImageOptions | None = None,
+    *,
+    jobs: int = 2,
+    session: Session | None = None,
+) -> Iterator[Outcome]:
+    """Build the images of many models, ``jobs`` at a time; an outcome comes as soon as it is there.
+
+    ``models`` None are the registered ones: of each the newest version and those with an alias. An outcome has the
+    ``model``, its ``result`` or its ``error``, and ``seconds``; a model that fails stops no other. ``tag`` and ``push``
+    of ``options`` need placeholders. What was built before is not built again. Raises InvalidReference for a text that
+    names no model, before anything is built.
+    """
+    asked = options or ImageOptions()
+    session = session or open_session()
+    delivery = make_delivery(session.config, asked)
+    named = session.tools.store.registered() if models is None else list(dict.fromkeys(models))
+    for each in named:
+        ModelReference.parse(each)
+    requests = [make_image_request(session.config, each, asked.engine, asked) for each in named]
+    tools = replace(session.tools, verify_cache=asked.verify_cache)
+    watcher = _Watcher(session.voice)
+    return build_many(
+        requests, delivery, tools, watcher=watcher, jobs=jobs, builders=asked.builders, reuse=not asked.no_cache
+    )
+
+
+def render(
+    model: str | None = None, options: BuildOptions | None = None, *, output: Path, session: Session | None = None
+) -> BuildContext:
+    """Write the Dockerfile of a model and all that it copies into ``output``, a folder that is not there yet.
+
+    The result's ``plan`` says what the image will be. Raises OutputError, TemplateError, and what else
+    ``kbuild render`` ends with.
+    """
+    session = session or open_session()
+    model = take_model(model, session.tools, session.config, session.voice)
+    request = make_image_request(session.config, model, options=options or BuildOptions())
+    return render_context(request, session.tools, output=output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watcher:
+    """Says of each model what became of it; phases of several at a time would be told in one another's way."""
+
+    voice: Voice
+
+    def begin(self, model: str) -> Phases:
+        return lambda _: nullcontext(Silent())
+
+    def end(self, outcome: Outcome) -> None:
+        done = None if outcome.result is None else outcome.result.reference
+        self.voice.say(f"{outcome.model} {done or outcome.error or 'stopped'} ({outcome.seconds:.1f} s)")
 
 
 def _take_best(model: str, wanted: Measure, session: Session) -> str:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from world import HOST, MODEL_ID, RUN_ID, World, make_world
 
 import kbuild as api
-from kbuild import AuditOptions, ImageOptions, LockOptions, VerifyOptions
+from kbuild import AuditOptions, BuildOptions, ImageOptions, LockOptions, VerifyOptions
 from kbuild.answers import EXACT, Tolerance, compare
 from kbuild.api import rebuild
 from kbuild.api.request import Measure
@@ -505,6 +505,24 @@ def ask_verify(world: World) -> dict[str, Any]:
     return {"image": found.image, "digest": str(found.digest), "prediction": found.report.prediction}
 
 
+def list_models(world: World, *models: str) -> list[object]:
+    (world.folder / "models.txt").write_text("\n".join(models))
+    return ["image", "--from-file", world.folder / "models.txt", *given(world)]
+
+
+def ask_many(world: World) -> dict[str, Any]:
+    [outcome] = api.build_images([world.model, world.model], of_image(world))
+    assert outcome.result is not None, outcome.error
+    return {"model": world.model, "reference": outcome.result.reference}
+
+
+def ask_render(world: World) -> dict[str, Any]:
+    options = BuildOptions(lockfile=world.lockfile, base=f"oci:{world.base}")
+    made = api.render(world.model, options, output=Path("rendered"))
+    assert (made.path / "Dockerfile").is_file()
+    return {"plan_digest": str(made.plan.digest)}
+
+
 NO_MODEL = f"runs:/{'c' * 32}"
 TWINS = {
     "image": Twin(lambda w: ["image", w.model, *given(w), "--tag", "twin:1"], ask_image(tag="twin:1")),
@@ -524,6 +542,11 @@ TWINS = {
         ask_image(f"models:/{MODEL_ID}", best=Measure(metric="f1")),
         InvalidReference,
     ),
+    "many": Twin(lambda w: list_models(w, w.model), ask_many),
+    "many, one that names none": Twin(
+        lambda w: list_models(w, "not/one:x"), lambda w: enter(api.build_images(["not/one:x"])), InvalidReference
+    ),
+    "render": Twin(lambda w: ["render", w.model, *given(w), "-o", "context"], ask_render),
     "lock": Twin(lambda w: ["lock", w.model, *given(w)], ask_lock),
     "audit": Twin(
         lambda w: ["audit", w.lockfile, *AUDIT_DAY, "--format", "json"],
