@@ -568,7 +568,12 @@ TWINS = {
         lambda w: ["diff", w.model, f"models:/{MODEL_ID}"],
         lambda w: api.diff(w.model, f"models:/{MODEL_ID}").to_json(),
     ),
-    "diff with nothing": Twin(lambda w: ["diff", w.model, "nothing"], ask_diff("nothing", "twin:1"), ModelNotFound),
+    "diff with nothing": Twin(
+        lambda w: ["diff", w.model, "nothing"], lambda w: api.diff(w.model, "nothing").to_json(), ModelNotFound
+    ),
+    "diff of an image with nothing": Twin(
+        lambda w: ["diff", "twin:1", "nothing"], ask_diff("twin:1", "nothing"), ImageNotFound
+    ),
     "verify": Twin(lambda w: ["verify", "twin:1", "--rtol", "0.5"], ask_verify),
     "no image": Twin(lambda w: ["run", "nothing:1"], lambda w: enter(api.run("nothing:1")), ImageNotFound),
 }
