@@ -236,14 +236,17 @@ def _joined(end: re.Match[bytes]) -> bytes:
     return b"" if len(line) == _SHORTEST and not line.translate(None, _LETTERS) else end[0]
 
 
+def _letters(text: str) -> bytes:
+    try:
+        return text.encode("latin-1")  # protocols below 3 have bytes as text in latin-1
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
 def _nested(value: bytes | str, at: _Place) -> Iterator[PickleStream]:
     """Pickles in the bytes and texts of a pickle."""
-    if isinstance(value, str):
-        try:
-            value = value.encode("latin-1")  # protocols below 3 have bytes as text in latin-1
-        except UnicodeEncodeError:
-            value = value.encode("utf-8", "surrogatepass")
-    yield from _proper(value, at, ">bytes", encoded=False)
+    data = value if isinstance(value, bytes) else _letters(value)
+    yield from _proper(data, at, ">bytes", encoded=False)
 
 
 def _proper(data: bytes, at: _Place, name: str, *, encoded: bool = True) -> list[PickleStream]:
