@@ -8,8 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
-from kbuild.files import portable
+from kbuild.model.model_files import check_kind, name_in, walk
 from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text, why
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
@@ -28,7 +27,6 @@ _NOT_CONTENT = frozenset({"registered_model_meta"})
 # Where a model's environment is written down, by MLflow and by kbuild.
 _LARGEST_TEXT = 4 << 20  # bytes
 _PLACES = ("code", "data", "model_data", "model_path", "pickled_model", "python_model")
-_DEEPEST = 100  # folders; who copies and removes them goes one call deeper for each
 _WITH_URLS = ("conda.yaml", "constraints.txt", "python_env.yaml", "requirements.txt")
 
 
@@ -89,9 +87,9 @@ def read_bundle(root: Path) -> ModelBundle:
     for name in _WITH_URLS:
         read_model_text(root, name)
     files = []
-    for path in sorted(_walk(root), key=os.fsencode):
-        relative = _name_in(root, path)
-        _check_kind(root, path, relative)
+    for path in sorted(walk(root), key=os.fsencode):
+        relative = name_in(root, path)
+        check_kind(root, path, relative)
         if path.is_file() and relative not in _NOT_CONTENT and "__pycache__" not in path.parts:
             files.append(ModelFile(path=relative, size=path.stat().st_size, digest=digest_file(path)))
     return ModelBundle(root=root, files=tuple(sorted(files, key=lambda file: file.path)), facts=facts)
@@ -105,53 +103,6 @@ def read_model_text(root: Path, name: str) -> str | None:
         return None
     except (OSError, BrokenText) as error:
         raise InvalidModel(f"{name} of the model cannot be read: {why(error)}") from error
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All that is below a folder, no links followed. Not recursive, and neither is what comes after it endless."""
-    pending = [(root, 0)]
-    while pending:
-        folder, depth = pending.pop()
-        if depth > _DEEPEST:
-            raise InvalidModel(f"a folder of the model lies in more than {_DEEPEST} others: {_shown(root, folder)}")
-        with os.scandir(folder) as found:
-            for entry in found:
-                yield Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append((Path(entry.path), depth + 1))
-
-
-def _shown(root: Path, folder: Path) -> str:
-    return f"{os.fsencode(folder.relative_to(root))!r:.60}…"
-
-
-def _check_kind(root: Path, path: Path, relative: str) -> None:
-    """Raises InvalidModel for what nobody could copy, or what leads out of the model."""
-    # realpath, unlike Path.resolve, has an answer for a link that leads to itself.
-    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise InvalidModel(f"{relative} is a symbolic link that leaves the model folder")
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116  the error of a loop is OSError's in every Python
-    except OSError as error:
-        raise InvalidModel(f"{relative} of the model cannot be read: {error.strerror}") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InvalidModel(f"{relative} of the model is no file or folder but a pipe, a socket or a device")
-
-
-def _name_in(root: Path, path: Path) -> str:
-    """The file's name in the model: names are bytes of UTF-8, whatever the locale reads them as.
-
-    Raises InvalidModel for other bytes, which neither MLflow's uris nor a Dockerfile can say.
-    """
-    name = portable(path.relative_to(root).as_posix())
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InvalidModel(
-            f"the name of a file of the model is no UTF-8: {os.fsencode(path.relative_to(root))!r}",
-            hint="rename the file and log the model again",
-        ) from None
-    return name
 
 
 def find_credentials(root: Path) -> list[tuple[str, str]]:

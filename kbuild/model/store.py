@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from kbuild.errors import KbuildError
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import MODEL_ID, MlflowStore, ModelStore, RunFacts
 from kbuild.model.find import RegisteredVersion
@@ -23,6 +24,7 @@ from kbuild.model.shorthand import RECENT, Choice, count_back, latest
 from kbuild.model.sweep import Best
 from kbuild.model.tracking import Run, Tracking, Trained, Unfamiliar, Version, Wanted, reasons
 from kbuild.tracking.description import NOTE, describe
+from kbuild.tracking.image_tags import Tag
 from kbuild.tracking.preflight import without_credentials
 from kbuild.tracking.registry import find_model_id, is_of_model
 
@@ -280,3 +282,17 @@ def _location(store: Tracking, model_id: str) -> str:
 
 def _changed(tags: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if present.get(name) != value}
+
+
+def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_uri: str | None, store: ModelStore) -> str | None:
+    """Tag the run of a model and the versions of the model at this uri; returns None, or why that could not be.
+
+    Not an error: an image is whole without them, and a model from a folder may name a run of another server.
+    """
+    if run_id is None:
+        return "the model names no run"
+    try:
+        store.set_tags(run_id, {str(tag): value for tag, value in tags.items()}, model_uri=model_uri)
+    except KbuildError as error:
+        return error.message
+    return None

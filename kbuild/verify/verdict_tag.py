@@ -5,7 +5,7 @@ from __future__ import annotations
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.layout import read_json_blob
 from kbuild.model.fetch import ModelStore
-from kbuild.model.run_tags import write_tags
+from kbuild.model.store import write_tags
 from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID
 from kbuild.tracking.image_tags import Tag
 

@@ -27,7 +27,7 @@ from kbuild.image.store.local import LocalImages
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.run_tags import write_tags
+from kbuild.model.store import write_tags
 from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform

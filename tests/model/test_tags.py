@@ -7,7 +7,7 @@ import pytest
 
 from kbuild.errors import ModelNotFound
 from kbuild.model.fetch import MlflowStore
-from kbuild.model.run_tags import write_tags
+from kbuild.model.store import write_tags
 from kbuild.tracking.image_tags import Tag
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from kbuild.errors import KbuildError
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.store.local import LocalImages
-from kbuild.model.run_tags import write_tags
+from kbuild.model.store import write_tags
 from kbuild.progress import Progress
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
