@@ -9,6 +9,7 @@ Only for requests that may be made twice.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -36,6 +37,9 @@ PATIENCE = 60.0
 
 LARGEST = 128 << 20
 """Bytes of an answer that is read as a whole, a page or a document; what is larger is streamed, with its own limit."""
+
+LONGEST_WAIT = 300.0
+"""Seconds for an answer that is read as a whole, and for each piece of a streamed one, however few bytes it sends."""
 
 _REFUSED = 5.0  # seconds in which a server that restarts listens again
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST"})
@@ -103,7 +107,7 @@ class Patience(Retry):
 
 
 class _Adapter(HTTPAdapter):
-    """Answers that are read as a whole come to an end: so many bytes, unpacked."""
+    """Answers that are read as a whole come to an end: so many bytes, unpacked, and so many seconds."""
 
     def send(self, request: Any, stream: bool = False, *args: Any, **options: Any) -> requests.Response:
         answer = super().send(request, stream, *args, **options)
@@ -117,7 +121,7 @@ def _bounded(answer: requests.Response) -> Callable[..., Iterator[Any]]:
 
     def iter_content(*args: Any, **options: Any) -> Iterator[Any]:
         size = 0
-        for piece in pieces(*args, **options):
+        for piece in _in_time(answer, pieces(*args, **options), whole=True):
             size += len(piece)
             if size > LARGEST:
                 answer.close()
@@ -125,6 +129,45 @@ def _bounded(answer: requests.Response) -> Callable[..., Iterator[Any]]:
             yield piece
 
     return iter_content
+
+
+def steady(answer: requests.Response, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a streamed answer, each of which comes within ``LONGEST_WAIT``.
+
+    The time limit of a socket begins anew with each byte: who sends one a second would hold a read for days. Raises
+    RequestException.
+    """
+    return _in_time(answer, pieces, whole=False)
+
+
+def _in_time(answer: requests.Response, pieces: Iterator[Any], *, whole: bool) -> Iterator[Any]:
+    over, late, last = threading.Event(), threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(max(0.0, last + LONGEST_WAIT - time.monotonic())):
+            if time.monotonic() >= last + LONGEST_WAIT:
+                late.set()
+                with contextlib.suppress(Exception):  # it may have come to its end meanwhile
+                    answer.raw.shutdown()
+                return
+
+    threading.Thread(target=watch, daemon=True, name="time of an answer").start()
+    try:
+        for piece in pieces:
+            yield piece
+            if not whole:
+                last = time.monotonic()
+            if late.is_set():
+                break
+    except Exception:  # of whatever kind a connection that is cut under its reader ends in
+        if not late.is_set():
+            raise
+    finally:
+        over.set()
+    # Outside of the block: an error that came of the connection would be asked for again.
+    if late.is_set():
+        answer.close()
+        raise requests.RequestException(f"the answer did not come within {LONGEST_WAIT:g} s")
 
 
 class _Session(requests.Session):

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Barrier, Thread
+from typing import ClassVar
 
 import pytest
 import requests
@@ -202,3 +203,56 @@ def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyP
         finally:
             server.shutdown()
             thread.join()
+
+
+class Slow(BaseHTTPRequestHandler):
+    """A byte now and then, which no socket's own time limit minds; ``sent`` counts them."""
+
+    sent: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.path == "/sized":
+            self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with suppress(OSError):
+            for number in range(10_000):
+                self.wfile.write(b"x")
+                self.sent.append(number)
+                time.sleep(0.02)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["/sized", "/open"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_drips_is_cut_off(path: str, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LONGEST_WAIT", 0.3)
+    Slow.sent.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with http.patient_session() as session, pytest.raises(requests.RequestException, match=r"within 0\.3 s"):
+                answer = session.get(f"http://127.0.0.1:{server.server_port}{path}", timeout=5, stream=streamed)
+                assert streamed, "as a whole it is read at once"
+                for _ in http.steady(answer, answer.iter_content(1 << 20)):
+                    pass
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(Slow.sent) < 10_000, "the server saw that nobody reads on"
+
+
+def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamed, it may take longer than a piece may."""
+    monkeypatch.setattr(http, "LONGEST_WAIT", 0.2)
+    answer, pieces = requests.Response(), [b"a", b"b", b"c"]
+
+    def slowly() -> Iterator[bytes]:
+        for piece in pieces:
+            time.sleep(0.1)
+            yield piece
+
+    assert list(http.steady(answer, slowly())) == pieces

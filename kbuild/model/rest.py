@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from kbuild.cache.room import room_for
-from kbuild.http import BUSY, ThreadSessions, patient_session, work_patiently
+from kbuild.http import BUSY, ThreadSessions, patient_session, steady, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
 from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Trained, Unfamiliar, Version, Wanted, texts
@@ -257,16 +257,19 @@ class _PassedOn:
         ]
 
     def _download(self, path: str, target: Path, size: int) -> None:
-        work_patiently(lambda: self._stream(path, target))
+        work_patiently(lambda: self._stream(path, target, size))
         if target.stat().st_size != size:
             raise Unfamiliar(f"{path} has another size than the server lists")
 
-    def _stream(self, path: str, target: Path) -> None:
+    def _stream(self, path: str, target: Path, size: int) -> None:
         with self.sessions.mine().get(f"{self.url}/{self.root}/{plain(path)}", stream=True, timeout=_TIMEOUT) as answer:
             _check(answer)
             with target.open("wb") as file:
-                for chunk in answer.iter_content(_CHUNK):
+                left = size
+                for chunk in steady(answer, answer.iter_content(_CHUNK)):
                     file.write(chunk)
+                    if (left := left - len(chunk)) < 0:
+                        return  # whoever called compares: a server could fill the disk
 
 
 def _name(path: str) -> str:

@@ -24,7 +24,7 @@ from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
-from kbuild.http import ThreadSessions
+from kbuild.http import ThreadSessions, steady
 from kbuild.progress import Progress
 from kbuild.urls.credentials import expand_variables, split_credentials
 
@@ -240,7 +240,7 @@ class _Fetcher:
             headers = {"Accept-Encoding": "identity"}
             with self._sessions.mine().get(url, stream=True, timeout=_TIMEOUT, auth=auth, headers=headers) as response:
                 response.raise_for_status()
-                yield from response.raw.stream(_CHUNK, decode_content=False)
+                yield from steady(response, response.raw.stream(_CHUNK, decode_content=False))
         except requests.HTTPError as error:
             raise _NotGiven(
                 f"{urlsplit(url).hostname} does not give {package.filename}: {error.response.status_code}"

@@ -24,7 +24,7 @@ from urllib3.util.retry import Retry
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
-from kbuild.http import reason_of
+from kbuild.http import reason_of, steady
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, parse_json
 from kbuild.image.oci.image_reference import DEFAULT_REGISTRY, ImageReference
@@ -157,7 +157,7 @@ class RegistryClient:
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         with self.explained():
-            yield from response.iter_content(_CHUNK)
+            yield from steady(response, response.iter_content(_CHUNK))
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -32,7 +32,6 @@ Fetch = Callable[[str], bytes | None]
 
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
 _TIMEOUT = (15, 120)
-_TRIES = 3
 _ARMOUR = "-----BEGIN PGP SIGNED MESSAGE-----"
 
 
@@ -54,23 +53,21 @@ def fetch(uri: str) -> bytes | None:
         return path.read_bytes() if path.is_file() else None
     import requests  # a base that was recorded is here already
 
-    for attempt in range(1, _TRIES + 1):
-        try:
-            answer = requests.get(uri, timeout=_TIMEOUT)
-            if answer.status_code in (404, 410):
-                return None
-            answer.raise_for_status()
-        except requests.HTTPError as error:
-            raise BaseImageError(f"{shown(uri)}: the mirror answers {error.response.status_code}") from error
-        except requests.RequestException as error:
-            if attempt == _TRIES:
-                raise BaseImageError(
-                    f"the mirror does not answer: {shown(uri)} ({type(error).__name__})",
-                    hint="check the network and the proxy, or set KBUILD_DEBIAN_MIRROR to another mirror",
-                ) from error
-        else:
-            return answer.content
-    raise AssertionError("unreachable")
+    from kbuild.http import patient_session, reason_of
+
+    try:
+        with patient_session() as session:
+            answer = session.get(uri, timeout=_TIMEOUT)
+    except requests.RequestException as error:
+        raise BaseImageError(
+            f"the mirror does not answer: {shown(uri)} ({reason_of(error)})",
+            hint="check the network and the proxy, or set KBUILD_DEBIAN_MIRROR to another mirror",
+        ) from error
+    if answer.status_code in (404, 410):
+        return None
+    if not answer.ok:
+        raise BaseImageError(f"{shown(uri)}: the mirror answers {answer.status_code}")
+    return answer.content
 
 
 def shown(uri: str) -> str:
