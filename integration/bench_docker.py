@@ -34,6 +34,8 @@ MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
     "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
 )
+# What is downloaded: of wheels and conda's packages, and of the base, as the other side's apt step is done before.
+FETCHED = ("downloads", "debs", "package-lists")
 STARTS = ("seconds", "megabytes", "anonymous")
 WORKERS = {"kbuild": "KBUILD_WORKERS", "kbuild --slim": "KBUILD_WORKERS", "mlflow": "MLFLOW_MODELS_WORKERS"}
 
@@ -47,7 +49,8 @@ def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Pat
 
     def build(name: str, wanted: str, *options: str, cwd: Path) -> Any:
         cache = caches[name] = folder / f"{name}{next(numbers)}"
-        shutil.copytree(tool.cache / "downloads", cache / "downloads", copy_function=os.link)
+        for kind in FETCHED:
+            shutil.copytree(tool.cache / kind, cache / kind, copy_function=os.link)
         cold = Tool(cache=cache, environment=tool.environment)
         return cold("image", wanted, "--engine", "native", "--json", *options, cwd=cwd)
 
