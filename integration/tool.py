@@ -35,7 +35,8 @@ class Done:
         """What it says went wrong, progress left out."""
         lines = self.err.splitlines()
         start = next((i for i, line in enumerate(lines) if line.startswith("error: ")), len(lines))
-        return lines[start:]
+        # The last may name a page of the documentation.
+        return [line for line in lines[start:] if not line.startswith("  more: kbuild help ")]
 
 
 @dataclass(frozen=True, kw_only=True)
