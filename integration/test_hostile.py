@@ -44,7 +44,7 @@ RUNNER = dedent("""\
 
 def test_hostile_inputs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TESTS))
-    from hostile import CORPUS
+    from hostile_inputs import CORPUS
 
     environ = {
         **os.environ,

@@ -13,7 +13,7 @@ import pytest
 # Helpers beside the tests are importable: pytest's importlib mode leaves the folders off sys.path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hostile import CORPUS, Hostile
+from hostile_inputs import CORPUS, Hostile
 
 from kbuild.cache.scratch import remove_tree
 from kbuild.cli.app import cli, report

@@ -114,7 +114,7 @@ def test_what_a_running_command_has_used_stays(tmp_path: Path) -> None:
     old, used = fill(tmp_path, "wheels/a/file", used=1), fill(tmp_path, "wheels/b/file", used=2)
     with using_cache(tmp_path), using_cache(tmp_path):
         mark_used(used.parent)
-        made = cached_tree(tmp_path / "wheels/c", lambda root: (root / "file").write_bytes(b"x"))
+        made = cached_tree(tmp_path / "wheels/c", lambda root: (root / "file").touch())
         assert [entry.path.name for entry in prune_cache(tmp_path, limit=0)] == ["a"]
         with pytest.raises(CacheInUse):
             prune_cache(tmp_path, limit=0, also=[used.parent])
