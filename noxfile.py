@@ -147,12 +147,13 @@ def mutants(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """The real things: conda-lock, Docker, registry, MLflow server. Needs Debian and root for the whole of it.
 
-    ``-- -m heavy`` runs the libraries that take gigabytes alone, ``-- -m "not heavy"`` leaves them out and names them.
+    ``-- -m heavy`` runs alone what takes gigabytes, ``-- -m "not heavy"`` leaves it out and names it.
     """
-    install(session, "build", "demo", "test", "integration")
-    if "not heavy" in session.posargs:
+    light = "not heavy" in session.posargs
+    install(session, "build", "demo", "test", "integration", *(() if light else ("spark",)))
+    if light:
         session.log("left out, marked heavy:")
-        session.run("pytest", "integration/test_libraries.py", "--collect-only", "--quiet", "-m", "heavy")
+        session.run("pytest", "integration", "--collect-only", "--quiet", "-m", "heavy")
     # A file a worker: its tests share what they build, and two cores are what CI has.
     session.run("pytest", "integration", "-n", "2", "--dist", "loadfile", "--durations=20", *session.posargs)
 
