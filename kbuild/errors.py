@@ -345,7 +345,7 @@ class PackedOtherwise(KbuildError):
 
 
 class ModelNotTrusted(KbuildError):
-    """A model that this machine did not record, and whose loading would run or open something."""
+    """A model that this machine did not record, and whose loading is known to run or open something."""
 
     exit_code = 54
 

@@ -29,6 +29,7 @@ _CONTEXT = "https://openvex.dev/ns"
 _HINT = "[tool.kbuild.audit] vex names OpenVEX documents; vexctl and kbuild audit --format openvex write them"
 # How purls name what findings call by its package manager.
 _TYPES = {"pip": "pypi"}
+_DISTRIBUTED = ("deb", "apk")
 _HASH = "sha256:"
 
 
@@ -58,37 +59,40 @@ class VexStatement:
         """Whether it takes a finding out."""
         return self.status in ("not_affected", "fixed")
 
-    def speaks_of(self, finding: Finding, digests: Iterable[str]) -> bool:
-        """``digests`` are those of what is audited, ``sha256:…``."""
+    def speaks_of(self, finding: Finding, digests: Iterable[str], distribution: str | None) -> bool:
+        """``digests`` are those of what is audited, ``sha256:…``; ``distribution`` is its base's, ``debian``."""
         if finding.check != "vulnerabilities" or not self.names & {finding.id, *finding.aliases}:
             return False
         audited = {each.removeprefix(_HASH) for each in digests}
-        return any(self._covers(product, finding, audited) for product in self.products)
+        return any(self._covers(product, finding, audited, distribution) for product in self.products)
 
-    def _covers(self, product: _Component, finding: Finding, audited: set[str]) -> bool:
+    def _covers(self, product: _Component, finding: Finding, audited: set[str], distribution: str | None) -> bool:
         whole = bool(product.digests & audited)
         if product.parts:
-            return whole and any(self._is_package(part, finding) for part in product.parts)
-        return whole or self._is_package(product, finding)
+            return whole and any(self._is_package(part, finding, distribution) for part in product.parts)
+        return whole or self._is_package(product, finding, distribution)
 
-    def _is_package(self, component: _Component, finding: Finding) -> bool:
+    def _is_package(self, component: _Component, finding: Finding, distribution: str | None) -> bool:
         manager, _, name = finding.where.partition(":")
         for purl in component.purls:
             if purl.type != _TYPES.get(manager, manager) or not _same_name(purl.name, name, purl.type):
                 continue
+            # Distributions call other files by one name and version.
+            if manager in _DISTRIBUTED and (distribution is None or purl.namespace != distribution):
+                continue
             # What is fixed is so from a version on: one that says none says nothing of the one that is there.
             if purl.version is None and self.status != "fixed":
                 return True
-            if purl.version is not None and _same_version(purl.version, finding.version or ""):
+            if purl.version is not None and _same_version(purl.version, finding.version or "", purl.type):
                 return True
         return False
 
 
 def newest_statement(
-    finding: Finding, digests: Sequence[str], statements: Sequence[VexStatement]
+    finding: Finding, digests: Sequence[str], statements: Sequence[VexStatement], distribution: str | None = None
 ) -> VexStatement | None:
     """The last word on a finding; of two of one time the later in the documents counts."""
-    speaking = [each for each in statements if each.speaks_of(finding, digests)]
+    speaking = [each for each in statements if each.speaks_of(finding, digests, distribution)]
     return max(enumerate(speaking), key=lambda each: (each[1].at, each[0]), default=(0, None))[1]
 
 
@@ -206,8 +210,8 @@ def _same_name(one: str, other: str, kind: str) -> bool:
     return canonicalize_name(one) == canonicalize_name(other) if kind == "pypi" else one == other
 
 
-def _same_version(one: str, other: str) -> bool:
+def _same_version(one: str, other: str, kind: str) -> bool:
     try:
-        return one == other or Version(one) == Version(other)
+        return one == other or (kind == "pypi" and Version(one) == Version(other))
     except InvalidVersion:
         return False

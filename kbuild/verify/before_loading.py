@@ -11,8 +11,9 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kbuild.cache.notes import read_vouched, write_if_allowed
 from kbuild.cache.recorded import is_recorded
@@ -24,6 +25,9 @@ from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.progress import Progress
 from kbuild.untrusted import parse_json
+
+if TYPE_CHECKING:
+    from kbuild.image.compare.contents import ImageContents
 
 TRUST_VARIABLE = "KBUILD_TRUST_MODEL"
 _LOCK_LABEL = "io.kbuild.lock.digest"
@@ -43,6 +47,7 @@ class Guard:
 class _Loading:
     """``harm`` are critical findings, ``odd`` others and what was not looked into; ``pickles`` counts files, and
     ``imports`` are the packages that those name. ``loader`` is the module that MLflow calls, ``code`` the model's own.
+    ``passing`` tells that something could not be looked into, which another time may be.
     """
 
     harm: tuple[str, ...]
@@ -51,6 +56,7 @@ class _Loading:
     imports: tuple[str, ...]
     loader: str
     code: tuple[str, ...]
+    passing: bool = False
 
 
 def check_model(bundle: ModelBundle, lock: bytes | None, guard: Guard, progress: Progress) -> None:
@@ -62,7 +68,8 @@ def check_model(bundle: ModelBundle, lock: bytes | None, guard: Guard, progress:
         return
     progress.note("looking at what loading the model does")
     found = _look(bundle, lock, guard)
-    write_if_allowed(_note(guard, bundle.digest, _rules()), json.dumps(asdict(found)).encode())
+    if not found.passing:
+        write_if_allowed(_note(guard, bundle.digest, _rules()), json.dumps(asdict(found)).encode())
     _judge(found, guard, progress)
 
 
@@ -92,12 +99,29 @@ def check_image(image: BuiltImage, guard: Guard, progress: Progress) -> None:
             extract=(place, folder / "model"),
             progress=progress,
         )
+        _refuse_links(contents, place, guard)
         if f"{place}/MLmodel" not in contents.files:
             progress.tell(f"the image was not built here and has no model in /{place}: what it starts is its own")
             return
         bundle = read_bundle(folder / "model")
         note_model_of(image.digest, bundle.digest, guard.cache)
         check_model(bundle, _find_lock(contents.labels.get(_LOCK_LABEL, ""), guard), guard, progress)
+
+
+def _refuse_links(contents: ImageContents, place: str, guard: Guard) -> None:
+    """What a link at, below or above the model's folder leads to is loaded for it, and was not looked into."""
+    for layer in contents.layers:
+        for member in layer.members:
+            at = member.path
+            if (
+                member.kind == "link"
+                and not guard.trusted
+                and (f"{at}/".startswith(f"{place}/") or place.startswith(f"{at}/"))
+            ):
+                raise ModelNotTrusted(
+                    f"the model is not loaded here: /{at} of the image is a link, which is not looked into",
+                    hint=f"have the files themselves in it; {TRUST_VARIABLE}=1 loads it all the same",
+                )
 
 
 def note_model_of(image: Digest, model: Digest, cache: Path) -> None:
@@ -152,6 +176,7 @@ def _look(bundle: ModelBundle, lock: bytes | None, guard: Guard) -> _Loading:
         imports=tuple(each for each in result.imports if each not in sys.stdlib_module_names | {"__builtin__"}),
         loader=bundle.facts.loader_module,
         code=tuple(sorted(name.removesuffix(".py") for name in code)),
+        passing=bool(unread),
     )
 
 
@@ -180,5 +205,5 @@ def _note(guard: Guard, of: Digest, kind: str) -> Path:
 def _rules() -> str:
     """What another version of the checks found says nothing of this one."""
     audit = Path(__file__).parents[1] / "audit"
-    files = [audit / "checks" / "pickles.py", *sorted((audit / "pickled").glob("*.py"))]
-    return str(digest_json([str(digest_file(path)) for path in files]))
+    files = [Path(__file__), audit / "checks" / "pickles.py", *sorted((audit / "pickled").glob("*.py"))]
+    return str(digest_json([version("picklescan"), *(str(digest_file(path)) for path in files)]))

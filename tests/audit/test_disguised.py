@@ -404,3 +404,51 @@ def test_nested_classes_and_named_tuples_of_the_models_own_code_are_its_data(mak
         stated = b"\x80\x04\x8c\x05churn\x8c" + bytes([len(name)]) + name.encode() + b"\x93)R."
         found = scan(make_bundle, {"code/churn/__init__.py": code, "m.pkl": stated}).findings
         assert (found == ()) is known, (name, found)
+
+
+def tensors(data: bytes, header: int = 0) -> bytes:
+    """A safetensors file whose only tensor is these bytes, its header filled up with blanks to a size."""
+    text = json.dumps({"x": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    text = text.ljust(header)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def test_tensors_that_are_an_archive_too_are_opened(make_bundle: Any) -> None:
+    """pandas and joblib go by what they find in a file, or by its name."""
+    evil = b"cos\nsystem\n(S'true'\ntR."
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.pkl", evil)
+    assert zipfile.is_zipfile(io.BytesIO(tensors(packed.getvalue())))
+    (found,) = scan(make_bundle, {"artifacts/x.zip": tensors(packed.getvalue())}).findings
+    assert "os.system" in found.evidence and found.severity == "critical"
+    clean = scan(make_bundle, {"artifacts/x.zip": tensors(bytes(range(256)) * 100)})
+    assert clean.findings == () and clean.unchecked == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlflow.utils.process._exec_cmd", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "joblib.load",
+        "joblib.numpy_pickle.load", "yaml.unsafe_load", "uvicorn.importer.import_from_string", "torch.load",
+        "setuptools._distutils.spawn.spawn", "kbuild.process.runner.run", "IPython.utils.process.system",
+    ],
+)  # fmt: skip
+def test_what_runs_or_opens_what_it_is_told_is_critical_in_whatever_package(name: str, make_bundle: Any) -> None:
+    module, _, function = name.rpartition(".")
+    data = f"c{module}\n{function}\n(S'/x'\ntR.".encode()
+    (found,) = scan(make_bundle, {"artifacts/x.pkl": data}).findings
+    assert (found.id, found.severity) == ("pickle-dangerous", "critical") and name in found.evidence
+
+
+def test_a_nested_pickle_without_its_end_is_found_too(make_bundle: Any) -> None:
+    """It is loaded until its end is missed, and has called by then."""
+    evil = pickle.dumps(Nested())[:-1]
+    for data in (json.dumps({"a": base64.b64encode(evil).decode()}).encode(), pickle.dumps({"a": evil})):
+        (found,) = scan(make_bundle, {"artifacts/x.json": data}).findings
+        assert "system" in found.evidence, data[:40]
+
+
+class Nested:
+    def __reduce__(self) -> Any:
+        return os.system, ("true " * 8,)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ import vexipy
 from kbuild.audit.finding import CheckResult, Finding
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.report.openvex import openvex
-from kbuild.audit.report.report import AuditReport, make_report
+from kbuild.audit.report.report import AuditReport, _distribution, make_report
 from kbuild.audit.subject import Subject
-from kbuild.audit.vex import read_vex
+from kbuild.audit.vex import newest_statement, read_vex
 from kbuild.errors import ConfigurationError
 
 FOUND = Finding(
@@ -175,3 +176,24 @@ def test_a_document_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
             read_vex([str(path)])
     with pytest.raises(ConfigurationError, match="vex has to be a list of texts"):
         parse_policy({"vex": "a.json"})
+
+
+@pytest.mark.parametrize(
+    ("purl", "hides"),
+    [
+        ("pkg:deb/debian/openssl@3.0.1-1", True),
+        ("pkg:deb/debian/openssl", True),
+        ("pkg:deb/ubuntu/openssl@3.0.1-1", False),
+        ("pkg:deb/openssl@3.0.1-1", False),
+        ("pkg:deb/debian/openssl@3.0.1.post1", False),  # the same to PEP 440
+    ],
+)
+@pytest.mark.parametrize("ecosystem", ["Debian:12", None])
+def test_what_one_distribution_says_is_of_its_own_packages(
+    purl: str, hides: bool, ecosystem: str | None, tmp_path: Path
+) -> None:
+    finding = replace(FOUND, where="deb:openssl", version="3.0.1-1")
+    image: Any = SimpleNamespace(base=SimpleNamespace(ecosystem=ecosystem), digest=None)
+    stated = read_vex(written(tmp_path, document(statement(products=[{"@id": purl}]))))
+    said = newest_statement(finding, (), stated, _distribution(Subject(reference="x", kind="image", image=image)))
+    assert (said is not None) is (hides and ecosystem is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tarfile
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from kbuild.answers import DEFAULT
 from kbuild.api.running import run
 from kbuild.api.session import Session
 from kbuild.api.verifying import verify
+from kbuild.audit.finding import CheckResult, Unchecked
 from kbuild.cache.recorded import is_recorded, note_recorded
 from kbuild.digest import digest_bytes
 from kbuild.errors import ModelNotTrusted
@@ -25,7 +27,7 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import image_in
 from kbuild.model.bundle import read_bundle
-from kbuild.verify.before_loading import Guard, check_image
+from kbuild.verify.before_loading import Guard, check_image, check_model
 from kbuild.verify.golden import VerificationReport
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
@@ -179,3 +181,35 @@ def test_an_image_without_a_model_is_told_of(harmful: World, tmp_path: Path) -> 
     with harmful.heard("start") as progress:
         check_image(bare, Guard(cache=tmp_path / "other", trusted=False), progress)
     assert any("has no model in /opt/model" in note for note in harmful.heard.notes)
+
+
+@pytest.mark.parametrize("name", ["opt/model/weights.pkl", "opt/model", "opt"])
+def test_a_link_in_the_place_of_a_model_or_in_it_is_not_followed(harmful: World, tmp_path: Path, name: str) -> None:
+    def link(opened: Any) -> None:
+        number = opened.layer_with("opt/model/MLmodel")
+        opened.add(number, name, type=tarfile.SYMTYPE, linkname="/tmp/other")
+
+    image = tamper(image_of(harmful), tmp_path / "altered", link)
+    told = pytest.raises(ModelNotTrusted, match=rf"/{name} of the image is a link")
+    with harmful.heard("start") as progress, told:
+        check_image(image, Guard(cache=tmp_path / "other", trusted=False), progress)
+
+
+@pytest.mark.parametrize(("whole", "looks"), [(True, 1), (False, 2)])
+def test_what_could_not_be_looked_into_is_looked_at_again(
+    whole: bool, looks: int, harmful: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its package may be in the cache then."""
+    asked: list[Any] = []
+
+    def run(check: Any, subject: Any) -> CheckResult:
+        asked.append(subject)
+        missed = () if whole else (Unchecked(check="pickles", where="a", reason="b", remedy="c"),)
+        return CheckResult(check="pickles", unchecked=missed)
+
+    monkeypatch.setattr("kbuild.audit.checks.pickles.PickleCheck.run", run)
+    bundle = read_bundle(harmful.store.models[harmful.model])
+    for _ in range(2):
+        with harmful.heard("start") as progress:
+            check_model(bundle, None, Guard(cache=tmp_path / "other", trusted=False), progress)
+    assert len(asked) == looks

@@ -39,7 +39,7 @@ _STORED = 0
 _DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError)
 _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
 # gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
-_MAGIC = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
+PACKED = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
 _ZFILE = 21  # bytes of its header
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
@@ -67,7 +67,7 @@ def _parts(data: bytes, effort: Effort) -> Iterator[Part]:
     if _ZIP in data:
         yield from _zip_members(data, effort)
         yield from _otherwise_packed(data, effort)
-    if _is_tar(data):
+    if is_tar(data):
         yield from _tar_members(data, effort)
         return
     opened = _decompress(_after_zfile_header(data), effort)
@@ -85,7 +85,7 @@ def _after_zfile_header(data: bytes) -> bytes:
 
 def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[Part]:
     """Compressed data after something else, which a loader passes over."""
-    for number, match in enumerate(_MAGIC.finditer(data, begin)):
+    for number, match in enumerate(PACKED.finditer(data, begin)):
         if number == _ATTEMPTS:
             raise Unreadable(f"compressed data may begin in more than {_ATTEMPTS} places of it: not all are tried")
         try:
@@ -98,7 +98,7 @@ def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[Part]:
             yield Part(name=f"@{match.start()}", data=part[0].data)
 
 
-def _is_tar(data: bytes) -> bool:
+def is_tar(data: bytes) -> bool:
     """By the checksum of its first header, which all tar formats have."""
     if len(data) < tarfile.BLOCKSIZE:
         return False

@@ -7,6 +7,8 @@ import json
 import re
 import struct
 
+from kbuild.audit.pickled.containers import PACKED, is_tar
+
 # safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
 _MAX_HEADER = 100_000_000
 _TYPES = frozenset(
@@ -16,8 +18,11 @@ _TYPES = frozenset(
 
 
 def is_tensors(data: bytes) -> bool:
-    """Whether it is a safetensors file from first byte to last: tensors without gaps and nothing else."""
-    if len(data) < 10 or data[8:9] != b"{":
+    """Whether it is a safetensors file from first byte to last: tensors without gaps and nothing else.
+
+    One that is an archive or a compressed file as well is not: pandas and others go by what they find.
+    """
+    if len(data) < 10 or data[8:9] != b"{" or _is_packed_too(data):
         return False
     size = int.from_bytes(data[:8], "little")
     if size > min(_MAX_HEADER, len(data) - 8):
@@ -34,6 +39,11 @@ def is_tensors(data: bytes) -> bool:
             return False
         end = until
     return len(spans) == len(tensors) and 8 + size + end == len(data)
+
+
+def _is_packed_too(data: bytes) -> bool:
+    # A zip archive is found by its end, behind which a comment may stand.
+    return PACKED.match(data) is not None or is_tar(data) or data.rfind(b"PK\x05\x06", max(0, len(data) - 2**17)) >= 0
 
 
 def after_numpy_header(data: bytes) -> int:

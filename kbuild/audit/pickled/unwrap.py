@@ -260,7 +260,15 @@ def _proper(data: bytes, at: _Place, name: str, *, encoded: bool = True) -> list
         raise
     except Unreadable:
         return []
-    return [each for each in found if each.code or (each.fault is None and (each.named or each.problems))]
+    return [kept for each in found if (kept := _kept(each)) is not None]
+
+
+def _kept(stream: PickleStream) -> PickleStream | None:
+    """Of one without a proper end what is of modules that are there: it calls before it is seen to have none."""
+    if stream.code or (stream.fault is None and (stream.named or stream.problems)):
+        return stream
+    named = tuple(each for each in stream.named if is_importable(each[0]))
+    return replace(stream, fault=None, other=True, noisy=True, named=named) if stream.fault and named else None
 
 
 def may_hold_pickles(data: bytes, *, encoded: bool) -> bool:

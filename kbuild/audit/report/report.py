@@ -130,7 +130,7 @@ def make_report(
                 Accepted(item=item, reason=first.reason, expires=first.expires, justification=first.justification)
             )
         elif isinstance(item, Finding):
-            said = newest_statement(item, digests, vex)
+            said = newest_statement(item, digests, vex, _distribution(subject))
             if said is not None and said.hides:
                 reason = f"{said.reason} ({said.status} by {said.source})"
                 fixed, why = said.status == "fixed", said.justification
@@ -156,6 +156,12 @@ def make_report(
         sources=tuple(dict.fromkeys(source for result in results for source in result.sources)),
         notes=tuple(note for result in results for note in result.notes),
     )
+
+
+def _distribution(subject: Subject) -> str | None:
+    """What purls call the distribution of the image's base, as os-release does."""
+    ecosystem = None if subject.image is None else subject.image.base.ecosystem
+    return None if ecosystem is None else ecosystem.partition(":")[0].lower()
 
 
 def report_schema() -> dict[str, Any]:

@@ -25,6 +25,8 @@ from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.files import mark_used
 from kbuild.image.compare import layers
 from kbuild.image.compare.layers import Layer, other_digest, read_members
+from kbuild.image.oci import whiteouts
+from kbuild.urls import secret_names
 
 _LARGEST = 256 << 20
 """Bytes of a record, which is one of this user's own."""
@@ -114,6 +116,6 @@ def _member(row: list[Any]) -> LayerMember:
 @cache
 def _rules() -> str:
     """What other rules found says nothing of these."""
-    modules = (layers, secrets, image_facts, image_layers, base_facts)
+    modules = (layers, whiteouts, secrets, secret_names, image_facts, image_layers, base_facts)
     files = [str(digest_file(str(module.__file__))) for module in modules]
     return str(digest_json([files, version("detect-secrets")]))
