@@ -46,11 +46,11 @@ def make_steps(pipeline: Pipeline) -> list[Step]:
     made: dict[str, str] = {}
     steps = []
     for node in pipeline.nodes:
-        if inspect.isgeneratorfunction(inspect.unwrap(node.func)):
+        if inspect.isgeneratorfunction(node.func):
             raise PipelineMLError(
                 f"inference node {node.name!r} is a generator, which cannot answer a request: let it return a list"
             )
-        if inspect.iscoroutinefunction(inspect.unwrap(node.func)):
+        if inspect.iscoroutinefunction(node.func):
             raise PipelineMLError(
                 f"inference node {node.name!r} is async, and Kedro awaits no node: write def, not async"
             )

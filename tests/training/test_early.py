@@ -152,7 +152,7 @@ def test_used_columns_of_what_is_declared_as_no_table_are_refused(tmp_path: Path
 
 
 def test_a_signature_of_columns_that_the_input_has_not_is_told() -> None:
-    from mlflow.models import ModelSignature
+    from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, Schema
 
     table = pd.DataFrame({"price": [1.0], "count": [1]})
@@ -168,5 +168,9 @@ def test_a_signature_of_columns_that_the_input_has_not_is_told() -> None:
     assert "asks for 'prize', which the inference input has not" in str(look("prize", "count"))
     assert "which the input_example has not" in str(look("price", input_example=other))
     assert look("prize", input_example=other) is None
+    # As MLflow infers it of numbered columns.
+    numbered = pd.DataFrame([[1.0, 2.0]])
+    given = {"signature": infer_signature(numbered)}
+    assert check_kind("orders", MemoryDataset(numbered), given, made=False) is None
     # An index that says something is sent as a column.
     assert look("id", "price", data=table.set_index(pd.Index(["a"], name="id"))) is None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import functools
 import gc
 import threading
 import weakref
@@ -166,3 +168,19 @@ def test_transcoding_inside_is_refused() -> None:
     pipeline = Pipeline([node(add, "x", "t@csv", name="write"), node(add, "t@table", "y", name="read")])
     with pytest.raises(PipelineMLError, match="'read' reads 't@table' but it is written as 't@csv'"):
         make_steps(pipeline)
+
+
+def test_a_node_is_what_kedro_calls_and_not_what_that_wraps() -> None:
+    async def ask(x: int) -> int:
+        return x
+
+    @functools.wraps(ask)
+    def waiting(x: int) -> int:
+        return asyncio.run(ask(x))
+
+    @functools.wraps(count)
+    def listed() -> list[int]:
+        return list(count())
+
+    steps = make_steps(Pipeline([node(waiting, "x", "y", name="ask"), node(listed, None, "n", name="count")]))
+    assert {step.name for step in steps} == {"ask", "count"}

@@ -94,7 +94,7 @@ def _check_signature(dataset: Any, signature: Any, log_model_kwargs: Mapping[str
         has = {str(name) for name in carry(describe(table), table.head(1)).columns} | {str(each) for each in table}
     except RecordingError:
         return None  # an answer by the user's signature may be had without what no request brings
-    lacking = [name for name in schema.required_input_names() if name not in has]
+    lacking = [name for name in schema.required_input_names() if str(name) not in has]
     if not lacking:
         return None
     return RecordingError(
