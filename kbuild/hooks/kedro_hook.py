@@ -5,9 +5,8 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,8 @@ from kbuild.hooks.planned import (
     leave_out_existing,
     lend,
 )
-from kbuild.project.tracking_settings import TrackingSettings, find_disabled
+from kbuild.hooks.under_way import Training
+from kbuild.project.tracking_settings import find_disabled
 from kbuild.training.staleness import LOG_VARIABLE
 
 if TYPE_CHECKING:
@@ -36,35 +36,16 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
     from kbuild.project.config import ProjectConfig
-    from kbuild.recording.mlflow_run import TrainingRun
+    from kbuild.project.tracking_settings import TrackingSettings
     from kbuild.recording.record import RecordedModel
-    from kbuild.recording.run.git import GitState
-    from kbuild.recording.run.parameters import Parameters
     from kbuild.training.pipeline_ml import PipelineML
-
-
-@dataclass(kw_only=True, slots=True)
-class _Training:
-    """A training run under way, and the data of its inference inputs that the runner would release."""
-
-    run: TrainingRun
-    tracking_uri: str
-    config: ProjectConfig
-    settings: TrackingSettings
-    git: GitState | None
-    wanted: frozenset[str]
-    planned: PipelineML | None
-    detach: Callable[[], None]
-    parameters: Parameters | None = None
-    captured: dict[str, Any] = field(default_factory=dict)
-    ran: set[str] = field(default_factory=set)
 
 
 class MlflowPipelineHook:
     """Starts an MLflow run where none is active, and logs the model when training ends well, or fails the Kedro run."""
 
     def __init__(self) -> None:
-        self._training: _Training | None = None
+        self._training: Training | None = None
         self._lent = ExitStack()
         self._config_loader: Any = None
         self._theirs: Any = None
@@ -146,7 +127,7 @@ class MlflowPipelineHook:
         git = read_git_state(project_path)
         tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
         run = start_training_run(project_path, name, tags, settings, logs_models=planned is not None)
-        self._training = _Training(
+        self._training = Training(
             run=run,
             tracking_uri=mlflow.get_tracking_uri(),
             config=config,
@@ -161,11 +142,14 @@ class MlflowPipelineHook:
             self._training.parameters = log_start(run.run_id, pipeline, catalog, settings)
             attach(pipeline, catalog, run.run_id)
 
-    @hook_impl  # type: ignore[untyped-decorator]
-    def before_node_run(self, node: Node) -> None:
-        """See which nodes a runner really runs; those of other processes are not seen."""
+    @hook_impl(wrapper=True)  # type: ignore[untyped-decorator]
+    def before_node_run(self, node: Node) -> Generator[None, Any, Any]:
+        """See which nodes run and what other hooks give them; those of other processes are not seen."""
+        results = yield
         if self._training is not None:
             self._training.ran.add(node.name)
+            self._training.given.update(name for each in results if isinstance(each, dict) for name in each)
+        return results
 
     @hook_impl  # type: ignore[untyped-decorator]
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
@@ -235,9 +219,14 @@ class MlflowPipelineHook:
         click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
         for note in recorded.notes:
             click.echo(note)
+        if training.given:
+            click.echo(
+                f"hooks gave nodes other values of {', '.join(sorted(training.given))} than the catalog has: a served "
+                "model runs without hooks"
+            )
         return recorded
 
-    def _finish(self, training: _Training, pipeline: Pipeline, catalog: Any) -> None:
+    def _finish(self, training: Training, pipeline: Pipeline, catalog: Any) -> None:
         """End a run without a model."""
         from kbuild.recording.run.facts import log_end
 

@@ -61,10 +61,18 @@ FILES = {
             raise ZeroDivisionError("on purpose")
     """,
     "src/hooked/settings.py": """
+        import os
+        from kedro.framework.hooks import hook_impl
         from kbuild.hooks.kedro_hook import MlflowPipelineHook
 
+        class Changing:
+            @hook_impl
+            def before_node_run(self, node, inputs):
+                change = node.name == "fit" and "CHANGING" in os.environ
+                return {"table": inputs["table"] + 1} if change else None
+
         # Registered here, and not by the entry point, so that it is there once however kbuild is installed.
-        HOOKS = (MlflowPipelineHook(),)
+        HOOKS = (MlflowPipelineHook(), Changing())
         DISABLE_HOOKS_FOR_PLUGINS = ("kbuild",)
     """,
     "src/hooked/pipeline_registry.py": """
@@ -222,6 +230,16 @@ def test_what_is_reused_is_told_with_the_run_that_made_it(project: Path, store: 
     (second,) = [each for each in find_runs(store) if each.info.run_id != first.info.run_id]
     assert json.loads(second.data.tags["kbuild.reused"]) == {"weights": first.info.run_id}
     assert first.data.tags["kbuild.made.weights"].startswith("sha256:")
+
+
+def test_values_that_another_hook_gives_are_told(
+    project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A served model has no hooks: what they change it does not see."""
+    monkeypatch.setenv("CHANGING", "1")
+    run(project, pipeline_names=["training"])
+    told = capsys.readouterr().out
+    assert "hooks gave nodes other values of table than the catalog has" in told and len(find_models(store)) == 1
 
 
 def test_only_what_is_missing(project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:

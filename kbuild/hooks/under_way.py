@@ -1,0 +1,35 @@
+"""What is known of a training run while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kbuild.project.tracking_settings import TrackingSettings
+
+if TYPE_CHECKING:
+    from kbuild.project.config import ProjectConfig
+    from kbuild.recording.mlflow_run import TrainingRun
+    from kbuild.recording.run.git import GitState
+    from kbuild.recording.run.parameters import Parameters
+    from kbuild.training.pipeline_ml import PipelineML
+
+
+@dataclass(kw_only=True, slots=True)
+class Training:
+    """``captured`` is data of inference inputs that the runner would release. ``ran`` are nodes that were seen to run,
+    and ``given`` the datasets of which other hooks gave a node another value."""
+
+    run: TrainingRun
+    tracking_uri: str
+    config: ProjectConfig
+    settings: TrackingSettings
+    git: GitState | None
+    wanted: frozenset[str]
+    planned: PipelineML | None
+    detach: Callable[[], None]
+    parameters: Parameters | None = None
+    captured: dict[str, Any] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)
