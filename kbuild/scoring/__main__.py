@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 def _score(asked: argparse.Namespace) -> int:
     from kbuild.scoring import job as jobs
     from kbuild.scoring.ask import Model
-    from kbuild.scoring.local import join, score_here
+    from kbuild.scoring.local import check_types, join, one_order, score_here
     from kbuild.scoring.parts import columns_of, find_sources, split
     from kbuild.scoring.places import Place
     from kbuild.scoring.settings import facts, model_folder, parse_keep, parse_params
@@ -60,11 +60,16 @@ def _score(asked: argparse.Namespace) -> int:
     kind = asked.format or (single.suffix[1:] if single else sources[0].kind)
     params = parse_params(asked.params)
     model = Model(model_folder(), params)
+    names = [columns_of(source) for source in sources]
+    keep = parse_keep(asked.keep)
+    if single is not None and len(sources) > 1:
+        # One file has one order of columns, whatever that of each table is.
+        keep = one_order(sources, names) if keep is None else keep
     job = jobs.Job(
         facts=facts(),
         content=jobs.content_of(sources),
         on_error=asked.on_error,
-        keep=parse_keep(asked.keep),
+        keep=keep,
         kind=kind,
         params=params,
         part_rows=asked.part_rows,
@@ -84,10 +89,11 @@ def _score(asked: argparse.Namespace) -> int:
 
         raise OtherAnswers(f"{single} is there already", hint="name another file, or --overwrite it")
     parts = split(sources, asked.part_rows)
-    for source in sources:
-        names = columns_of(source)
-        model.check_columns(names, source.path)
-        job.kept(names)
+    for source, theirs in zip(sources, names, strict=True):
+        model.check_columns(theirs, source.path)
+        job.kept(theirs)
+    if single is not None and len(sources) > 1 and kind == "parquet":
+        check_types(sources, job.kept(names[0]))
     rows_alone = model.check_rows_alone()
     jobs.begin(job, parts, out)
     todo = jobs.unfinished(job, parts, out)

@@ -196,6 +196,13 @@ def answer_rows(model: Model, frame: Any) -> tuple[list[int], Any, dict[int, str
     return good, pa.concat_tables([model.arrow(each) for each in answers]) if answers else None, unfit
 
 
+def answers_of_all(model: Model, answers: Any, good: list[int], rows: int) -> Any:
+    """The answers that ``answer_rows`` gives for each of so many rows in order, with nothing where there is none."""
+    at = np.full(rows, -1, dtype=np.int64)
+    at[good] = np.arange(len(good))
+    return (model.no_answers() if answers is None else answers).take(pa.array(at, mask=at < 0))
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if text.startswith("{"):
@@ -240,8 +247,11 @@ def _cast(column: Any, kind: str) -> Any:
     if kind in ("long", "integer") and whole:
         limits = np.iinfo(_DTYPES[kind])
         return column.astype(limits.dtype) if limits.min <= column.min() and column.max() <= limits.max else column
+    if values.kind == "O" and kind in ("long", "integer") and {*map(type, column)} == {int}:
+        # Integers of a column in which others were missing.
+        return _cast(pd.Series([*column], index=column.index), kind)
     if kind in ("long", "integer", "boolean") and values.kind in "fO" and not column.isna().any():
-        # Integers and truth values of a column in which others were missing.
+        # The same of floats and truth values.
         made = column.astype(_DTYPES[kind]) if kind == "boolean" or values.kind == "f" else column
         types = {*map(type, column)} if values.kind == "O" else {bool}
         return made if types <= {bool, np.bool_} and (values.kind == "O" or (made == column).all()) else column

@@ -17,7 +17,7 @@ HOME, DONE, REJECTED = "_kbuild", "_kbuild/done", "_kbuild/rejected"
 FAILED = f"{HOME}/failed.json"
 MANIFEST = "_manifest.json"
 _FILE = f"{HOME}/job.json"
-_FORMAT = 1
+_FORMAT = 2
 """Changes whenever the same rows would be written as other files."""
 
 
@@ -50,9 +50,16 @@ class Job:
             raise InputRefused(f"--keep names {', '.join(missing)}", hint=f"the columns are {', '.join(names)}")
         return list(self.keep)
 
-    def answer_name(self, name: str, kept: Sequence[str]) -> str:
-        """What a column of the answer is called where one of the input has its name."""
-        return f"prediction_{name}" if name in kept else name
+    @staticmethod
+    def answer_names(answers: Sequence[str], kept: Sequence[str]) -> list[str]:
+        """What the answer's columns are called: prefixed until no other column has the name."""
+        names: list[str] = []
+        for name in answers:
+            new = name
+            while new in kept or new in names or (new != name and new in answers):
+                new = f"prediction_{new}"
+            names.append(new)
+        return names
 
     def to_json(self, parts: Sequence[Part]) -> dict[str, Any]:
         """The job and its parts as JSON values."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.scoring.ask import Model
-from kbuild.scoring.errors import WorkerLost
+from kbuild.scoring.errors import InputRefused, WorkerLost
 from kbuild.scoring.job import Job
-from kbuild.scoring.parts import Part
+from kbuild.scoring.parts import Part, Source, schema_of
 from kbuild.scoring.places import Place
 from kbuild.scoring.score import score_part
 
@@ -89,8 +89,56 @@ def _score(part: Part) -> None:
     score_part(_STATE["model"], _STATE["job"], part, Place(_STATE["out"]), count)
 
 
+def one_order(sources: Sequence[Source], names: Sequence[list[str]]) -> list[str]:
+    """The columns of all, as the first has them; ``names`` are those of each. Raises InputRefused for other columns."""
+    for other, theirs in zip(sources[1:], names[1:], strict=True):
+        differing = sorted({*names[0]} ^ {*theirs})
+        if differing:
+            raise InputRefused(
+                f"{sources[0].path} and {other.path} do not have the same columns: {', '.join(differing[:5])}",
+                hint="name a folder as OUT, or the columns to --keep",
+            )
+    return names[0]
+
+
+def check_types(sources: Sequence[Source], kept: Sequence[str]) -> None:
+    """Raises InputRefused for tables whose columns to keep do not fit into one file of Parquet."""
+    first = sources[0]
+    types = schema_of(first)
+    for other in sources[1:]:
+        found = schema_of(other)
+        for name in kept:
+            if not _goes_into(found[name], types[name]):
+                raise InputRefused(
+                    f"{name} is {types[name]} in {first.path} and {found[name]} in {other.path}",
+                    hint="name a folder as OUT, or the columns to --keep",
+                )
+
+
+def _goes_into(kind: Any, other: Any) -> bool:
+    """Whether all values of an Arrow type are values of another, which Arrow casts them to."""
+    from pyarrow import types
+
+    if kind == other or types.is_null(kind):
+        return True
+    for alike in (types.is_signed_integer, types.is_unsigned_integer, types.is_floating):
+        if alike(kind) and alike(other):
+            return bool(kind.bit_width <= other.bit_width)
+    return bool(_is_text(kind) and _is_text(other))
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
 def join(job: Job, parts: Sequence[Part], folder: Place, path: Path) -> None:
-    """Write the parts' answers into one file, in order; it appears whole, or not at all."""
+    """Write the parts' answers into one file, in order; it appears whole, or not at all.
+
+    Raises InputRefused for parts whose columns have other types.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [f"{part.name(job.digest)}.{job.kind}" for part in parts]
@@ -111,7 +159,14 @@ def join(job: Job, parts: Sequence[Part], folder: Place, path: Path) -> None:
                     reader = pq.ParquetFile(source)
                     writer = writer or pq.ParquetWriter(new, reader.schema_arrow)
                     for group in range(reader.metadata.num_row_groups):
-                        writer.write_table(reader.read_row_group(group, use_threads=False).cast(writer.schema))
+                        table = reader.read_row_group(group, use_threads=False)
+                        try:
+                            writer.write_table(table.cast(writer.schema))
+                        except (pa.ArrowException, ValueError) as error:
+                            reason = " ".join(str(error).split())[:300]
+                            raise InputRefused(
+                                f"the answers do not fit into one Parquet file: {reason}", hint="name a folder as OUT"
+                            ) from error
         finally:
             if writer is not None:
                 writer.close()

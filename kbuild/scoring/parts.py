@@ -100,6 +100,16 @@ def columns_of(source: Source) -> list[str]:
         return read_header(file, source)[1]
 
 
+def schema_of(source: Source) -> dict[str, Any]:
+    """The Arrow types of a table's columns by name; those of CSV are texts. Raises InputRefused."""
+    import pyarrow as pa
+
+    if source.kind != "parquet":
+        return dict.fromkeys(columns_of(source), pa.string())
+    with Place(source.path).reading() as file:
+        return {field.name: field.type for field in _open_parquet(file, source).schema_arrow}
+
+
 def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
     """The header's bytes, and the names in it; ``file`` is then at the first record."""
     import csv

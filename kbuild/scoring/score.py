@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kbuild.errors import InvalidModel
-from kbuild.scoring.ask import Model, answer_rows
+from kbuild.scoring.ask import Model, answer_rows, answers_of_all
 from kbuild.scoring.errors import RowsFailed
 from kbuild.scoring.job import DONE, REJECTED, Job
 from kbuild.scoring.parts import Part
@@ -86,11 +86,7 @@ def _answer(model: Model, job: Job, batch: Batch) -> tuple[Any, list[Failure]]:
         failed.append(Failure(number=batch.numbers[place], reason=reason, row=row))
     table = batch.table.select(job.kept(batch.table.column_names))
     if job.on_error == "null":
-        # Row by row the answer's place among the answers, and none where there is none.
-        at = np.full(len(batch.table), -1, dtype=np.int64)
-        at[good] = np.arange(len(good))
-        answers = model.no_answers() if answers is None else answers
-        answers = answers.take(pa.array(at, mask=at < 0))
+        answers = answers_of_all(model, answers, good, len(batch.table))
     elif answers is None:
         return None, failed
     else:
@@ -98,7 +94,7 @@ def _answer(model: Model, job: Job, batch: Batch) -> tuple[Any, list[Failure]]:
         answers = answers.take(pa.array(order))
         table = table.take(pa.array(np.array(good)[order])) if unfit else table
     columns = {name: table.column(name) for name in table.column_names}
-    columns |= {job.answer_name(name, table.column_names): answers.column(name) for name in answers.column_names}
+    columns |= zip(job.answer_names(answers.column_names, table.column_names), answers.columns, strict=True)
     return pa.table(columns), failed
 
 
@@ -135,7 +131,8 @@ class _Writer:
 
     def write(self, table: Any) -> None:
         if self._kind == "csv":
-            frame = table.to_pandas()
+            # Else whole numbers beside nothing become floats, which have no room for all of them.
+            frame = table.to_pandas(integer_object_nulls=True)
             frame.to_csv(self._path, mode="a" if self.begun else "w", header=not self.begun, index=False)
         else:
             if self._parquet is None:

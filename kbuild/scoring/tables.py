@@ -74,17 +74,23 @@ def _parquet(file: Any, part: Part, types: dict[str, str], rows: int) -> Iterato
     for batch in reader.iter_batches(batch_size=rows, row_groups=list(groups), use_threads=False):
         table = pa.Table.from_batches([batch])
         numbers = range(first, first + len(table))
-        yield Batch(table=table, numbers=numbers, frame=_to_pandas(table), places=range(len(table)))
+        yield Batch(table=table, numbers=numbers, frame=_to_pandas(table, types), places=range(len(table)))
         first += len(table)
 
 
-def _to_pandas(table: Any) -> Any:
+def _to_pandas(table: Any, types: dict[str, str]) -> Any:
     for place, column in enumerate(table.schema):
         if pa.types.is_decimal(column.type):
             table = table.set_column(place, column.name, table.column(place).cast(pa.float64()))
-    frame = table.to_pandas(use_threads=False)
+    # Whole numbers beside nothing would become floats, which have no room for all of them.
+    frame = table.to_pandas(use_threads=False, integer_object_nulls=True)
     # What pandas wrote of an index is a column of the file like the others.
-    return frame.reset_index() if frame.index.names != [None] else frame.reset_index(drop=True)
+    frame = frame.reset_index() if frame.index.names != [None] else frame.reset_index(drop=True)
+    for column in table.schema:
+        name = column.name
+        if pa.types.is_integer(column.type) and types.get(name) not in ("long", "integer") and frame[name].dtype == "O":
+            frame[name] = frame[name].astype("float64")  # as pandas gives it the model elsewhere
+    return frame
 
 
 def _csv(file: Any, part: Part, types: dict[str, str], rows: int) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ from functools import cache
 import pandas as pd
 
 from kbuild.errors import PredictionError
-from kbuild.scoring.ask import Model, answer_rows
+from kbuild.scoring.ask import Model, answer_rows, answers_of_all
 from kbuild.scoring.settings import model_folder
 
 
@@ -35,7 +35,4 @@ def _answer(batch: pd.DataFrame, *, null: bool) -> pd.DataFrame:
     good, answers, unfit = answer_rows(model, frame)
     if unfit and not null:
         raise PredictionError(f"a row has no answer: {next(iter(unfit.values()))}")
-    answers = model.no_answers() if answers is None else answers
-    table = answers.to_pandas()
-    table.index = pd.Index(good)
-    return table.reindex(range(len(frame))) if unfit else table.sort_index()
+    return answers_of_all(model, answers, good, len(frame)).to_pandas(integer_object_nulls=True)

@@ -1,0 +1,96 @@
+"""Answers of several tables, whole numbers beside nothing, and names that clash: nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scored import Score, table
+
+from kbuild.scoring import ask, udf
+from kbuild.scoring.job import Job
+from kbuild.scoring.tables import _to_pandas
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BIG = 2**53 + 1
+
+
+def test_columns_in_another_order_land_under_their_names_in_one_file(score: Score, tmp_path: Path) -> None:
+    frame = table(20)
+    (tmp_path / "in").mkdir()
+    frame.iloc[:10].to_parquet("in/1.parquet")
+    frame.iloc[10:][["c", "b", "a", "id"]].to_parquet("in/2.parquet")
+    for out, read in (("out.csv", pd.read_csv), ("out.parquet", pd.read_parquet)):
+        code, err, _ = score("in", out, "--format", out[4:])
+        assert code == 0, err
+        found = read(out)
+        assert found["id"].tolist() == frame["id"].tolist()
+        np.testing.assert_allclose(found["a"], frame["a"])
+        np.testing.assert_allclose(found["sum"], frame[["a", "b", "c"]].sum(axis=1) * 2, rtol=1e-6)
+
+
+def test_tables_that_do_not_fit_into_one_file_are_told_before_they_are_scored(score: Score, tmp_path: Path) -> None:
+    frame = table(20)
+    (tmp_path / "in").mkdir()
+    frame.to_parquet("in/1.parquet")
+    frame.assign(more=1).to_parquet("in/2.parquet")
+    code, err, _ = score("in", "out.parquet")
+    assert code == 80 and "in/1.parquet and " in err and "in/2.parquet do not have the same columns: more" in err
+    assert not (tmp_path / ".out.parquet.kbuild").exists()
+    assert score("in", "out.parquet", "--keep", "id")[0] == 0
+    frame.assign(id=range(20)).to_parquet("in/2.parquet")
+    code, err, _ = score("in", "types.parquet")
+    assert code == 80 and "id is " in err and "and int64 in" in err
+    assert not (tmp_path / ".types.parquet.kbuild").exists()
+    assert score("in", "types.csv", "--format", "csv")[0] == 0
+
+
+def test_whole_numbers_keep_all_bits_beside_nothing(score: Score, archive: Path) -> None:
+    ids = pa.array([BIG, None, 3], pa.int64())
+    pq.write_table(
+        pa.table({"id": ids, "a": [1.0, 2, 3], "b": pa.array([1, 2, 3], pa.float32()), "c": ids}), "in.parquet"
+    )
+    code, err, _ = score("in.parquet", "out.csv", "--on-error", "null", "--format", "csv")
+    assert code == 0, err
+    assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["id", str(BIG), "", "3"]
+    asked: list[Any] = []
+    model = ask.Model(archive / "model")
+    frame = _to_pandas(pq.read_table("in.parquet").select(["a", "b", "c"]), model.types)
+    fast = model._fast
+    assert fast is not None
+    model._fast = lambda rows: asked.append(rows["c"]) or fast(rows)
+    assert ask.answer_rows(model, frame)[0] == [0, 2]
+    assert asked[0].dtype == np.int64 and asked[0].tolist() == [BIG, 3]
+    unread = _to_pandas(pa.table({"x": ids}), {})["x"]
+    assert unread.dtype == np.float64, "as pandas gives it where the signature does not say whole numbers"
+
+
+def test_whole_answers_keep_all_bits_in_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = pa.table({"y": [BIG, 7]})
+    monkeypatch.setattr(udf, "_model", lambda: None)
+    monkeypatch.setattr(udf, "answer_rows", lambda _model, _frame: ([2, 0], answers, {1: "no"}))
+    (found,) = udf.answer_or_null(iter([pd.DataFrame({"x": [1, 2, 3]})]))
+    assert pa.array(found["y"], pa.int64(), from_pandas=True).to_pylist() == [7, None, BIG]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept", "names"),
+    [
+        (["y"], ["x"], ["y"]),
+        (["y", "z"], ["y"], ["prediction_y", "z"]),
+        (["y", "z"], ["y", "prediction_y"], ["prediction_prediction_y", "z"]),
+        (["y", "prediction_y"], ["y"], ["prediction_prediction_y", "prediction_y"]),
+        (
+            ["y", "prediction_y"],
+            ["y", "prediction_y"],
+            ["prediction_prediction_y", "prediction_prediction_prediction_y"],
+        ),
+    ],
+)
+def test_no_column_is_replaced_by_another_of_its_name(answers: list[str], kept: list[str], names: list[str]) -> None:
+    assert Job.answer_names(answers, kept) == names
