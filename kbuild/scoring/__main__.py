@@ -7,8 +7,6 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 from kbuild.errors import KbuildError
 from kbuild.serving.process.cpus import count_cpus, limit_pools
@@ -47,22 +45,21 @@ def _parser() -> argparse.ArgumentParser:
 def _score(asked: argparse.Namespace) -> int:
     from kbuild.scoring import job as jobs
     from kbuild.scoring.ask import Model
-    from kbuild.scoring.local import check_types, join, one_order, score_here
+    from kbuild.scoring.local import check_types, one_order, score_here
     from kbuild.scoring.parts import columns_of, find_sources, split
-    from kbuild.scoring.places import Place
     from kbuild.scoring.settings import facts, model_folder, parse_keep, parse_params
+    from kbuild.scoring.target import Target
 
-    single = Path(asked.output) if asked.output.endswith((".parquet", ".csv")) else None
-    out = Place(asked.output) if single is None else Place(str(single.with_name(f".{single.name}.kbuild")))
-    if single is not None and ("://" in asked.output or single.is_dir()):
-        single, out = None, Place(asked.output)
+    target = Target.of(asked.output)
+    out = target.out
     sources = find_sources(asked.input)
-    kind = asked.format or (single.suffix[1:] if single else sources[0].kind)
+    kind = target.kind(asked.format, sources)
+    target.refuse_input(asked.input, sources, kind)
     params = parse_params(asked.params)
     model = Model(model_folder(), params)
     names = [columns_of(source) for source in sources]
     keep = parse_keep(asked.keep)
-    if single is not None and len(sources) > 1:
+    if target.single is not None and len(sources) > 1:
         # One file has one order of columns, whatever that of each table is.
         keep = one_order(sources, names) if keep is None else keep
     job = jobs.Job(
@@ -75,26 +72,21 @@ def _score(asked: argparse.Namespace) -> int:
         part_rows=asked.part_rows,
         batch_rows=asked.batch_rows,
     )
-    manifest_of = Place(str(single.parent)) if single is not None else out
-    manifest_name = f"{single.name}.manifest.json" if single is not None else jobs.MANIFEST
-    known = manifest_of.read(manifest_name)
-    if known is not None and json.loads(known)["job"] == job.digest and _is_whole(out, single, json.loads(known)):
+    known = target.manifest(job.digest)
+    if known is not None:
         print("nothing has changed since this was scored", file=sys.stderr)
-        print(json.dumps(json.loads(known)))
+        target.tidy()
+        print(json.dumps(known))
         return 0
-    if asked.overwrite:
-        _overwrite(out, jobs.HOME)
-    elif single is not None and single.exists() and asked.only != "finish":
-        from kbuild.scoring.errors import OtherAnswers
-
-        raise OtherAnswers(f"{single} is there already", hint="name another file, or --overwrite it")
     parts = split(sources, asked.part_rows)
     for source, theirs in zip(sources, names, strict=True):
         model.check_columns(theirs, source.path)
         job.kept(theirs)
-    if single is not None and len(sources) > 1 and kind == "parquet":
+    if target.single is not None and len(sources) > 1 and kind == "parquet":
         check_types(sources, job.kept(names[0]))
     rows_alone = model.check_rows_alone()
+    if asked.only != "finish":
+        target.clear(job.digest, overwrite=asked.overwrite)
     jobs.begin(job, parts, out)
     todo = jobs.unfinished(job, parts, out)
     if asked.only == "plan":
@@ -103,36 +95,9 @@ def _score(asked: argparse.Namespace) -> int:
         return 0
     if asked.only is None and todo:
         score_here(model, job, parts, todo, out, asked.workers or count_cpus(), _Progress(asked.progress))
-    manifest = jobs.finish(job, parts, out, rows_alone)
-    if single is not None:
-        join(job, parts, out, single)
-        if manifest["failed"]:
-            manifest["rejected"] = f"{single.name}.rejected.jsonl"
-            rejected = [out.read(f"{jobs.REJECTED}/{name}") or b"" for name in out.names(jobs.REJECTED)]
-            Place(str(single.with_name(manifest["rejected"]))).write("", b"".join(rejected))
-        Place(str(single.with_name(manifest_name))).write("", json.dumps(manifest, indent=2).encode() + b"\n")
-        out.remove()
+    manifest = target.complete(job, parts, jobs.finish(job, parts, out, rows_alone))
     print(json.dumps(manifest))
     return 0
-
-
-def _is_whole(out: Any, single: Path | None, manifest: dict[str, Any]) -> bool:
-    if single is not None:
-        return single.is_file()
-    there = set(out.names())
-    return all(part["file"] in there for part in manifest["parts"])
-
-
-def _overwrite(out: Any, home: str) -> None:
-    """Remove what an earlier job wrote there, and nothing else."""
-    from kbuild.scoring import job as jobs
-
-    if out.read(f"{home}/job.json") is not None:
-        job, parts = jobs.read(out)
-        out.remove(jobs.MANIFEST)
-        for part in parts:
-            out.remove(f"{part.name(job.digest)}.{job.kind}")
-        out.remove(home)
 
 
 def _pipe() -> int:

@@ -16,7 +16,7 @@ from kbuild.scoring.places import Place
 HOME, DONE, REJECTED = "_kbuild", "_kbuild/done", "_kbuild/rejected"
 FAILED = f"{HOME}/failed.json"
 MANIFEST = "_manifest.json"
-_FILE = f"{HOME}/job.json"
+FILE = f"{HOME}/job.json"
 _FORMAT = 2
 """Changes whenever the same rows would be written as other files."""
 
@@ -78,16 +78,15 @@ def content_of(sources: Sequence[Source]) -> list[list[str]]:
 
 def begin(job: Job, parts: Sequence[Part], out: Place) -> None:
     """Make ``out`` this job's; raises OtherAnswers where it is another's, or holds what is none of kbuild's."""
-    there = out.read(_FILE)
-    if there is None:
+    found = _load(out)
+    if found is None:
         strange = [name for name in out.names() if name != HOME]
         if strange:
             raise OtherAnswers(
                 f"{out.text} holds {', '.join(strange[:3])}, which kbuild did not write", hint="name another folder"
             )
-        out.write(_FILE, json.dumps(job.to_json(parts)).encode())
+        out.write(FILE, json.dumps(job.to_json(parts)).encode())
         return
-    found = json.loads(there)
     if found["digest"] != job.digest:
         mine = asdict(job)
         names = [
@@ -101,16 +100,37 @@ def begin(job: Job, parts: Sequence[Part], out: Place) -> None:
 
 def read(out: Place) -> tuple[Job, list[Part]]:
     """The job that ``out`` is of; raises OtherAnswers where it is of none."""
-    there = out.read(_FILE)
-    if there is None:
+    found = _load(out)
+    if found is None:
         raise OtherAnswers(f"{out.text} is of no batch that was begun")
-    return Job.from_json(json.loads(there))
+    return Job.from_json(found)
+
+
+def _load(out: Place) -> dict[str, Any] | None:
+    there = out.read(FILE)
+    if there is None:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(there)
+        Job.from_json(found)
+        if not isinstance(found["digest"], str):
+            raise TypeError(found["digest"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OtherAnswers(
+            f"{out.text}/{FILE} is not what this kbuild writes there", hint="name another place, or remove that one"
+        ) from error
+    return found
 
 
 def unfinished(job: Job, parts: Sequence[Part], out: Place) -> list[Part]:
     """The parts that nobody has finished."""
-    done = set(out.names(DONE))
-    return [part for part in parts if f"{part.name(job.digest)}.json" not in done]
+    done, there = set(out.names(DONE)), set(out.names())
+    names = {part.number: part.name(job.digest) for part in parts}
+    return [
+        part
+        for part in parts
+        if f"{names[part.number]}.json" not in done or f"{names[part.number]}.{job.kind}" not in there
+    ]
 
 
 def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) -> dict[str, Any]:

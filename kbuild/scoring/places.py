@@ -55,7 +55,7 @@ class Place:
             return [str(path)]
         if any(sign in self._root for sign in _GLOB):
             depth = self._root.split("/")
-            top = next(number for number, part in enumerate(depth) if any(sign in part for sign in _GLOB))
+            top = _first_pattern(depth)
             found = Path("/".join(depth[:top]) or "/").glob("/".join(depth[top:]))
             return sorted(str(each) for each in found if each.is_file() and _is_table(each.name, endings))
         return []
@@ -69,6 +69,26 @@ class Place:
         else:
             found = [self._root] if self._fs.exists(self._root) else []
         return sorted(self._fs.unstrip_protocol(each) for each in found)
+
+    def finds(self, other: Place, endings: tuple[str, ...]) -> bool:
+        """Whether ``tables`` would name another place if a file were there."""
+        if type(self._fs) is not type(other._fs):
+            return False
+        theirs = other._root.split("/")
+        if self._fs is None:
+            theirs = [*os.path.realpath(other._root.rpartition("/")[0]).split("/"), theirs[-1]]
+        depth = self._root.rstrip("/").split("/")
+        folder = Path(self._root).is_dir() if self._fs is None else self._fs.isdir(self._root)
+        if not folder and not any(sign in self._root for sign in _GLOB):
+            return False
+        top = len(depth) if folder else _first_pattern(depth)
+        begin = depth[:top] if self._fs is not None else os.path.realpath("/".join(depth[:top]) or "/").split("/")
+        below = theirs[len(begin) :]
+        if theirs[: len(begin)] != begin or not below:
+            return False
+        if folder:
+            return _is_table("/".join(below), endings)
+        return _is_table(below[-1], endings) and _fits(below, depth[top:])
 
     @contextmanager
     def reading(self) -> Iterator[IO[bytes]]:
@@ -160,6 +180,19 @@ class Place:
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+
+def _first_pattern(parts: list[str]) -> int:
+    return next(number for number, part in enumerate(parts) if any(sign in part for sign in _GLOB))
+
+
+def _fits(parts: list[str], pattern: list[str]) -> bool:
+    """Whether a path is one of a pattern's, whose ``**`` is any number of folders."""
+    if not pattern or not parts:
+        return not parts and all(each == "**" for each in pattern)
+    if pattern[0] == "**":
+        return _fits(parts[1:], pattern) or _fits(parts, pattern[1:])
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def _is_table(path: str, endings: tuple[str, ...]) -> bool:

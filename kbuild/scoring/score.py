@@ -33,7 +33,7 @@ def score_part(model: Model, job: Job, part: Part, out: Place, tell: Callable[[i
     """
     name = part.name(job.digest)
     done = out.read(f"{DONE}/{name}.json")
-    if done is not None:
+    if done is not None and out.exists(f"{name}.{job.kind}"):
         record: dict[str, Any] = json.loads(done)
         tell(record["rows"])
         return record
