@@ -7,14 +7,23 @@ import json
 import os
 import sys
 import time
+from typing import Any, TextIO
 
 from kbuild.errors import KbuildError
 from kbuild.serving.process.cpus import count_cpus, limit_pools
 
+_records: TextIO | None = None
+"""Where it is told if not on stdout."""
 
-def main(argv: list[str]) -> int:
-    """Returns the exit code; the manifest is printed as one line of JSON, everything else goes to stderr."""
+
+def main(argv: list[str], *, own_stdout: bool = False) -> int:
+    """Returns the exit code; the manifest is printed as one line of JSON, everything else goes to stderr.
+
+    ``own_stdout`` is for a process of its own: nothing but this is on its stdout, whatever the model prints.
+    """
     asked = _parser().parse_args(argv)
+    if own_stdout:
+        _keep_stdout()
     # What scores side by side are processes; call it before numpy is imported.
     limit_pools(os.environ)
     try:
@@ -76,7 +85,7 @@ def _score(asked: argparse.Namespace) -> int:
     if known is not None:
         print("nothing has changed since this was scored", file=sys.stderr)
         target.tidy()
-        print(json.dumps(known))
+        _tell(known)
         return 0
     parts = split(sources, asked.part_rows)
     for source, theirs in zip(sources, names, strict=True):
@@ -91,12 +100,12 @@ def _score(asked: argparse.Namespace) -> int:
     todo = jobs.unfinished(job, parts, out)
     if asked.only == "plan":
         out.remove(jobs.FAILED)
-        print(json.dumps({"job": job.to_json([]), "out": out.text, "todo": [each.to_json() for each in todo]}))
+        _tell({"job": job.to_json([]), "out": out.text, "todo": [each.to_json() for each in todo]})
         return 0
     if asked.only is None and todo:
         score_here(model, job, parts, todo, out, asked.workers or count_cpus(), _Progress(asked.progress))
     manifest = target.complete(job, parts, jobs.finish(job, parts, out, rows_alone))
-    print(json.dumps(manifest))
+    _tell(manifest)
     return 0
 
 
@@ -115,7 +124,7 @@ def _pipe() -> int:
         job, _ = Job.from_json(asked["job"])
         out = Place(asked["out"])
         if out.exists(FAILED):
-            print(json.dumps({"left out": asked["part"]["number"]}), flush=True)
+            _tell({"left out": asked["part"]["number"]})
             continue
         try:
             model = model or Model(model_folder(), job.params)
@@ -124,7 +133,7 @@ def _pipe() -> int:
             # A value, so that the engine does not try again what would fail again; the other parts are left out.
             record = {"error": [error.exit_code, error.message, error.hint]}
             out.write(FAILED, json.dumps(record).encode())
-        print(json.dumps(record), flush=True)
+        _tell(record)
     return 0
 
 
@@ -158,5 +167,17 @@ def _tell_error(error: KbuildError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+def _keep_stdout() -> None:
+    """Leave stdout to what is told here: what a model prints, by whatever library, goes to stderr."""
+    global _records
+    sys.stdout.flush()
+    _records = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+
+def _tell(value: dict[str, Any]) -> None:
+    print(json.dumps(value), file=_records or sys.stdout, flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], own_stdout=True))

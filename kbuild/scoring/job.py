@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kbuild.scoring.errors import InputRefused, OtherAnswers
+from kbuild.scoring.errors import InputRefused, OtherAnswers, RowsFailed
 from kbuild.scoring.parts import Part, Source
 from kbuild.scoring.places import Place
 
@@ -134,7 +134,7 @@ def unfinished(job: Job, parts: Sequence[Part], out: Place) -> list[Part]:
 
 
 def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) -> dict[str, Any]:
-    """Write the manifest and return it; raises OtherAnswers where a part is not there that was said to be."""
+    """Write the manifest and return it; raises OtherAnswers where a part lacks, RowsFailed without any answer."""
     records = []
     for part in parts:
         name = part.name(job.digest)
@@ -150,13 +150,17 @@ def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) 
     for record in records:
         for reason, count in record["reasons"].items():
             reasons[reason] = reasons.get(reason, 0) + count
+    rows = sum(record["rows"] for record in records)
+    if failed == rows:
+        said = f": {max(reasons, key=lambda each: reasons[each])}" if reasons else ""
+        raise RowsFailed(f"the model answers none of {rows:,} rows{said}")
     manifest = {
         "job": job.digest,
         **job.facts,
         "input": [{"path": path, "content": content} for path, content in job.content],
         "options": {name: value for name, value in asdict(job).items() if name not in ("facts", "content")},
-        "rows": sum(record["rows"] for record in records),
-        "answered": sum(record["rows"] for record in records) - failed,
+        "rows": rows,
+        "answered": rows - failed,
         "failed": failed,
         "reasons": dict(sorted(reasons.items(), key=lambda each: (-each[1], each[0]))[:100]),
         "rejected": REJECTED if failed else None,

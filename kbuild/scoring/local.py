@@ -14,11 +14,12 @@ from typing import Any
 from kbuild.scoring.ask import Model
 from kbuild.scoring.errors import InputRefused, WorkerLost
 from kbuild.scoring.job import Job
-from kbuild.scoring.parts import Part, Source, schema_of
+from kbuild.scoring.parts import Part, Source, records, schema_of
 from kbuild.scoring.places import Place
 from kbuild.scoring.score import score_part
 
 Tell = Callable[[int, int | None], None]
+_CHUNK = 1 << 20
 _EVERY = 1.0
 """Seconds between two words of how far it is."""
 # Of the process that scores; those that are forked have it from the one that loaded it.
@@ -145,18 +146,25 @@ def join(job: Job, parts: Sequence[Part], folder: Place, path: Path) -> None:
     with Place(str(path)).writing("") as new:
         if job.kind == "csv":
             with new.open("wb") as target:
-                for number, name in enumerate(names):
+                begun = False
+                for name in names:
                     with Place(f"{folder.text}/{name}").reading() as source:
-                        if number:
-                            source.readline()
-                        while chunk := source.read(1 << 20):
+                        header, chunk = b"".join(next(records(source), [])), source.read(_CHUNK)
+                        # A part without an answer may lack the answer's columns.
+                        if chunk and not begun:
+                            target.write(header)
+                            begun = True
+                        while chunk:
                             target.write(chunk)
+                            chunk = source.read(_CHUNK)
             return
         writer: Any = None
         try:
             for name in names:
                 with Place(f"{folder.text}/{name}").reading() as source:
                     reader = pq.ParquetFile(source)
+                    if not reader.metadata.num_rows:
+                        continue
                     writer = writer or pq.ParquetWriter(new, reader.schema_arrow)
                     for group in range(reader.metadata.num_row_groups):
                         table = reader.read_row_group(group, use_threads=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,6 @@ from kbuild.scoring.parts import Part
 from kbuild.scoring.places import Place
 from kbuild.scoring.tables import Batch, Failure, read_batches
 
-# So many rows without one answer are a model that answers none.
-_HOPELESS = 1000
 _REASONS = 20
 
 
@@ -40,24 +40,24 @@ def score_part(model: Model, job: Job, part: Part, out: Place, tell: Callable[[i
     counts = Counter[str]()
     rows = answered = 0
     failures: list[str] = []
+    empty: Any = None
     with ExitStack() as stack:
         path = stack.enter_context(out.writing(f"{name}.{job.kind}"))
         writer = stack.enter_context(_Writer(path, job.kind))
         for batch in read_batches(part, model.types, job.batch_rows):
             answer, failed = _answer(model, job, batch)
             _refuse(job, part, failed)
-            if answer is not None:
+            if answer is not None and len(answer):
                 writer.write(answer)
+            empty = batch.table.schema.empty_table()
             count = len(batch.numbers) + len(batch.failed)
             rows += count
             answered += count - len(failed)
             counts.update(each.reason for each in failed)
             failures += [_line(part, each) for each in failed]
-            if rows >= _HOPELESS and not answered:
-                raise RowsFailed(f"the model answers none of {rows} rows: {counts.most_common(1)[0][0]}")
             tell(count)
         if not writer.begun:
-            raise RowsFailed(f"the model answers no row of {part.source.path}: {counts.most_common(1)[0][0]}")
+            writer.write(_no_rows(model, job, part, empty))
     if failures:
         out.write(f"{REJECTED}/{name}.jsonl", "".join(failures).encode())
     record = {
@@ -93,9 +93,25 @@ def _answer(model: Model, job: Job, batch: Batch) -> tuple[Any, list[Failure]]:
         order = np.argsort(good, kind="stable")
         answers = answers.take(pa.array(order))
         table = table.take(pa.array(np.array(good)[order])) if unfit else table
+    return _side_by_side(table, answers, job), failed
+
+
+def _no_rows(model: Model, job: Job, part: Part, table: Any) -> Any:
+    """What is written of a part without an answer; ``table`` has its columns, None where there is not even a row."""
+    if table is None:
+        names = next(csv.reader([part.header or ""]), [])
+        table = pa.table({name: pa.array([], pa.string()) for name in names})
+    kept = table.select(job.kept(table.column_names))
+    # The other parts, or else the end of the job, show that there is no answer whose columns are known.
+    with suppress(RowsFailed):
+        return _side_by_side(kept, model.no_answers(), job)
+    return kept
+
+
+def _side_by_side(table: Any, answers: Any, job: Job) -> Any:
     columns = {name: table.column(name) for name in table.column_names}
     columns |= zip(job.answer_names(answers.column_names, table.column_names), answers.columns, strict=True)
-    return pa.table(columns), failed
+    return pa.table(columns)
 
 
 def _refuse(job: Job, part: Part, failed: list[Failure]) -> None:
@@ -111,10 +127,12 @@ def _refuse(job: Job, part: Part, failed: list[Failure]) -> None:
 def _line(part: Part, failure: Failure) -> str:
     what = "line" if part.source.kind == "csv" else "row"
     told = {"file": part.source.path, what: failure.number, "reason": failure.reason, "values": failure.row}
-    return json.dumps(told, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(told, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has none of these
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from scored import Score, table
 
+from kbuild.scoring import __main__ as scorer
 from kbuild.scoring import ask, udf
 from kbuild.scoring.job import Job
 from kbuild.scoring.tables import _to_pandas
@@ -94,3 +97,43 @@ def test_whole_answers_keep_all_bits_in_spark(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_no_column_is_replaced_by_another_of_its_name(answers: list[str], kept: list[str], names: list[str]) -> None:
     assert Job.answer_names(answers, kept) == names
+
+
+def test_rows_that_all_fail_are_a_part_and_not_the_end(score: Score) -> None:
+    frame = table(2400).astype({"c": float}).assign(b=np.inf)
+    frame.loc[:1199, "c"] = np.nan
+    frame.to_parquet("in.parquet", row_group_size=1200)
+    good = frame["id"].tolist()[1200:]
+    for out, read in (("out.parquet", pd.read_parquet), ("out.csv", pd.read_csv)):
+        more = ["--part-rows", 1200, "--batch-rows", 1000, "--format", out[4:], "--on-error", "reject"]
+        code, err, manifest = score("in.parquet", out, *more)
+        assert code == 0, err
+        assert (manifest["failed"], manifest["answered"]) == (1200, 1200)
+        assert read(out)["id"].tolist() == good and "sum" in read(out).columns
+    lines = Path("out.csv.rejected.jsonl").read_text().splitlines()
+    told = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert len(told) == 1200 and told[0]["row"] == 1 and told[0]["values"]["b"] == "inf"
+    frame.iloc[:1200].to_parquet("bad.parquet")
+    code, err, _ = score("bad.parquet", "none", "--on-error", "null", "--batch-rows", 1000)
+    assert code == 81 and "answers none of 1,200 rows: c is missing" in err
+
+
+def test_a_part_of_empty_lines_has_no_rows(score: Score) -> None:
+    Path("in.csv").write_text("a,b,c,id\n" + "\n" * 4 + "1,2,3,x\n1,2,3,4,5,6\n")
+    for how, answered in (("reject", 1), ("null", 1)):
+        code, err, manifest = score("in.csv", f"{how}.csv", "--part-rows", 2, "--on-error", how)
+        assert code == 0, err
+        assert manifest["answered"] == answered and pd.read_csv(f"{how}.csv")["sum"].tolist() == [12.0]
+    Path("in.csv").write_text("a,b,c,id\n" + "\n" * 4)
+    assert score("in.csv", "nothing", "--part-rows", 2)[0] == 81
+
+
+def test_what_a_model_prints_is_not_among_the_records(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer, "_records", None)
+    scorer._keep_stdout()
+    os.write(1, b"from a library\n")
+    scorer._tell({"rows": 1})
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ('{"rows": 1}\n', "from a library\n")

@@ -79,6 +79,10 @@ def test_unpacked_anywhere_it_starts_its_own_python(world: World, tmp_path: Path
     code = "import os, sys; print(os.environ['KBUILD_MODEL'], os.environ['PYTHONPATH'].split(':')[0])"
     done = subprocess.run([tmp_path / "link", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{moved}/model {moved}/kbuild"
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a module of the caller')")
+    starter = Path(moved) / "bin/kbuild-score"
+    done = subprocess.run([starter, "--help"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith("usage: kbuild-score")
 
 
 def test_links_stay_inside_and_libraries_of_the_base_come_after_the_environments_own(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from kbuild.image.oci.tarball import DIRECTORY, FILE, HARD_LINK, SYMLINK, Entry
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.make import RUNTIME_PATH
 
-RECIPE = 3
+RECIPE = 4
 """Changes whenever the same plan would become another archive."""
 SCORE, PYTHON, FACTS = "bin/kbuild-score", "bin/python", "archive.json"
 _OPT = b"opt/"
@@ -69,7 +69,8 @@ def archive_entries(
     for name, file in files.items():
         _add(found, f"{RUNTIME_PATH.rpartition('/')[2]}/{name}", file.read_bytes(), 0o644)
     for name, what, path in (
-        (SCORE, "-m kbuild.scoring ", "$here/kbuild"),
+        # -P: else the caller's folder comes first, and a pandas.py in it is run.
+        (SCORE, "-P -m kbuild.scoring ", "$here/kbuild"),
         # Whoever starts Python brings modules of their own: Spark its workers.
         (PYTHON, "", "$here/kbuild${PYTHONPATH:+:$PYTHONPATH}"),
     ):
