@@ -17,11 +17,37 @@ LONGEST = 50
 """Signs of a name: a label has 63 (RFC 1123), and Knative and ReplicaSets add to it."""
 GRACE = 30
 """Seconds the server drains for, ``KBUILD_GRACE``."""
+_LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123, as apimachinery's util/validation has it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    longest: int
+    kind: str
+    hint: str
+
+
 _NAMES = {
-    "--name": re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?"),
-    # RFC 1123: these are only named here, and may begin with a digit, a secret's have dots too.
-    "--namespace": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
-    "--pull-secret": re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"),
+    "--name": _Rule(
+        pattern=re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?"),
+        longest=LONGEST,
+        kind="DNS label",
+        hint="small letters, digits and -, a letter first, at most {}; such as {}",
+    ),
+    # These are only named here, and may begin with a digit.
+    "--namespace": _Rule(
+        pattern=re.compile(_LABEL),
+        longest=63,
+        kind="DNS label",
+        hint="small letters, digits and - between them, at most {}; such as {}",
+    ),
+    "--pull-secret": _Rule(
+        pattern=re.compile(rf"{_LABEL}(?:\.{_LABEL})*"),
+        longest=253,
+        kind="DNS subdomain",
+        hint="small letters, digits, and - or single dots between them, at most {}; such as {}",
+    ),
 }
 # apimachinery's resource.Quantity, as far as people write it.
 _CPU = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?|[0-9]{1,9}m)")
@@ -83,10 +109,10 @@ class Deployment:
         if self.image.digest is None:
             raise ConfigurationError(f"{self.image} is not named by its digest")
         for what, text in (("--name", self.name), ("--namespace", self.namespace), ("--pull-secret", self.pull_secret)):
-            if text is not None and not _NAMES[what].fullmatch(text):
+            rule = _NAMES[what]
+            if text is not None and not (len(text) <= rule.longest and rule.pattern.fullmatch(text)):
                 raise ConfigurationError(
-                    f"{what} {text!r} is not a DNS label",
-                    hint=f"small letters, digits and -, a letter first, at most {LONGEST}; such as {make_label(text)}",
+                    f"{what} {text!r} is not a {rule.kind}", hint=rule.hint.format(rule.longest, make_label(text))
                 )
 
     @property

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from kbuild.deploy.kubernetes import Files
+from kbuild.cache.notes import write_whole
+from kbuild.deploy.kubernetes import BY_REQUESTS, MONITORING, Files
 from kbuild.errors import OutputError
 
 MARK = (
@@ -26,10 +27,11 @@ def write_files(files: Files, folder: Path) -> list[Path]:
         if foreign:
             named = ", ".join(map(str, foreign))
             raise OutputError(f"{named} was not written by kbuild deploy", hint="name another folder with --output")
-        old = [path for path in (*folder.glob("*.yaml"), *folder.glob("*/*.yaml")) if _is_ours(path)]
+        # Other folders in it may be other deployments.
+        places = (folder, folder / MONITORING, folder / BY_REQUESTS)
+        old = [path for place in places for path in place.glob("*.yaml") if _is_ours(path)]
         for path, text in texts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text.encode())
         for path in old:
             if path not in texts:
                 path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_the_same_values_give_the_same_bytes_and_what_is_gone_goes(tmp_path: Pat
     }  # fmt: skip
     assert "kustomization.yaml" in read(one) and not (one / "scale-by-requests/kustomization.yaml").exists()
     assert read(one)["overlay.yaml"] == "mine: true\n"
+
+
+def test_another_deployment_in_a_folder_of_it_is_left(tmp_path: Path) -> None:
+    write_files(make_kubernetes(made()), tmp_path / "other")
+    before = read(tmp_path / "other")
+    write_files(make_kubernetes(made()), tmp_path)
+    write_files(make_kubernetes(made(size=Size(least=1, most=1))), tmp_path)
+    assert read(tmp_path / "other") == before
+
+
+def test_a_run_that_is_ended_leaves_no_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(make_kubernetes(made()), tmp_path)
+    before = read(tmp_path)
+
+    def ended(*paths: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", ended)
+    with pytest.raises(KeyboardInterrupt):
+        write_files(make_kubernetes(made(size=Size(cpu="2"))), tmp_path)
+    assert read(tmp_path) == before
 
 
 def test_a_file_of_somebody_else_is_left_and_nothing_is_written(tmp_path: Path) -> None:

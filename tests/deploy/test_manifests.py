@@ -167,8 +167,17 @@ def test_names_that_lose_signs_are_told_apart() -> None:
 
 def test_what_no_cluster_takes_is_refused_before_it_is_written() -> None:
     for more in ({"name": "Churn"}, {"name": "-a"}, {"name": "a" * 64}, {"namespace": "a_b"}, {"pull_secret": ""}):
-        with pytest.raises(ConfigurationError, match="is not a DNS label"):
+        with pytest.raises(ConfigurationError, match=r"is not a DNS (label|subdomain)"):
             made(**more)
+    for secret in ("a..b", "a.-b", "a-.b", ".a", "a" * 254):  # kubectl create secret refuses each
+        with pytest.raises(ConfigurationError, match="--pull-secret") as caught:
+            made(pull_secret=secret)
+        assert caught.value.hint is not None and "at most 253" in caught.value.hint
+    with pytest.raises(ConfigurationError, match="--namespace") as caught:
+        made(namespace="a" * 64)
+    assert (
+        caught.value.hint is not None and "at most 63" in caught.value.hint and "letter first" not in caught.value.hint
+    )
     made(namespace="1st", pull_secret="my.registry")  # noqa: S106
     with pytest.raises(ConfigurationError, match="by its digest"):
         made(image=ImageReference.parse("registry.example/churn:3"))

@@ -17,7 +17,7 @@ from kbuild.errors import BuildFailed, ConfigurationError, RegistryError, Tracki
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.workflow.fleet.wanted import Rules
-from kbuild.workflow.fleet.watching import Watch
+from kbuild.workflow.fleet.watching import Watch, _pause
 
 DIGEST = "sha256:" + "b" * 64
 
@@ -139,6 +139,67 @@ def test_an_alias_that_cannot_be_tagged_says_so_until_it_can() -> None:
     fleet.broken = set()
     watch.reconcile()
     assert "kbuild.error" not in fleet.kept["churn", "1"].tags
+
+
+def test_a_long_message_is_told_once() -> None:
+    fleet = Fleet(version("churn", 1, "champion"))
+
+    def retag(source: ImageReference, target: ImageReference) -> bool:
+        raise RegistryError("x" * 1000)
+
+    watch = fleet.watch()
+    watch.retag = retag
+    watch.run_once()
+    watch.reconcile()
+    watch.reconcile()
+    assert len([each for each in fleet.told if "xxx" in each]) == 1
+
+
+def test_a_registry_that_was_away_for_long_is_asked_again() -> None:
+    assert (_pause(0), _pause(1)) == (5.0, 10.0)
+    assert _pause(5000) == _pause(10) > 3600
+
+
+def test_two_threads_that_tell_of_one_version_lose_nothing() -> None:
+    fleet = Fleet(version("churn", 1))
+    watch = fleet.watch()
+    one = fleet.kept["churn", "1"]
+    telling = fleet.tag
+
+    def tag(version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
+        if "a" in tags and "b" not in tags:
+            watch._write(one, {"b": "2"})  # the other thread, in the middle of it
+        telling(version, tags)
+
+    fleet.tag = tag  # type: ignore[method-assign]
+    watch._write(one, {"a": "1"})
+    assert fleet.kept["churn", "1"].tags == {"a": "1", "b": "2"} and watch._written == {}
+
+
+def test_what_nobody_foresaw_ends_no_watch_and_a_dead_thread_is_told() -> None:
+    fleet = Fleet(version("churn", 1))
+    watch = fleet.watch(every=600.0)
+    ending = threading.Event()
+
+    def still(one: RegisteredVersion) -> RegisteredVersion | None:
+        if ending.is_set():
+            raise SystemExit
+        raise ValueError("unforeseen")
+
+    watch._still_wanted = still  # type: ignore[method-assign]
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            watch.run()
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    wait_for(lambda: any("models:/churn/1 was not built" in each for each in fleet.told))
+    assert running.is_alive() and watch.state()["status"] == "ok"
+    ending.set()
+    watch.hint(None)
+    running.join(5)
+    wait_for(lambda: watch.state()["status"] == "failed")
 
 
 def wait_for(condition: Any) -> None:

@@ -32,8 +32,8 @@ def make_app(
     refuse: Callable[[str], None],
     clock: Callable[[], float] = time.time,
 ) -> Starlette:
-    """POST / or /webhook takes a webhook (202, or 4xx and why); GET /healthz tells the state. ``refuse`` is told of
-    what was refused."""
+    """POST / or /webhook takes a webhook (202, or 4xx and why); GET /healthz tells the state, with 503
+    where its ``status`` is not ``ok``. ``refuse`` is told of what was refused."""
     from starlette.applications import Starlette
     from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse
@@ -66,7 +66,8 @@ def make_app(
         return JSONResponse({"status": "taken"}, 202)
 
     async def tell(request: Request) -> Response:
-        return JSONResponse({"status": "ok", **state()})
+        told = {"status": "ok", **state()}
+        return JSONResponse(told, 200 if told["status"] == "ok" else 503)
 
     return Starlette(
         routes=[*(Route(path, take, methods=["POST"]) for path in PATHS), Route("/healthz", tell, methods=["GET"])]

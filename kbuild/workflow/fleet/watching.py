@@ -67,6 +67,8 @@ class Watch:
     _asked_all: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
+    _asking: threading.Thread | None = None
 
     def hint(self, name: str | None) -> None:
         """Somebody says that a registered model has changed, or, with None, that some have. It may be wrong."""
@@ -142,17 +144,20 @@ class Watch:
 
     def run(self) -> None:
         """Go on until the process ends; what goes wrong is told and tried again."""
-        asking = threading.Thread(target=self._ask_on, name="registry", daemon=True)
-        asking.start()
+        self._asking = threading.Thread(target=self._ask_on, name="registry", daemon=True)
+        self._asking.start()
         try:
             while True:
                 with self._changed:
                     while not self._waiting:
                         self._changed.wait()
                     version = self._waiting.pop(0)
-                if (now := self._still_wanted(version)) is not None:
-                    self.make(now)
-                    self.hint(version.name)
+                try:
+                    if (now := self._still_wanted(version)) is not None:
+                        self.make(now)
+                        self.hint(version.name)
+                except Exception as unknown:  # noqa: BLE001  told, and wanted again when all are asked for
+                    self.teller.complain(f"{version} was not built: {known_error(unknown).message}")
         finally:
             self._stopped.set()
             with self._changed:
@@ -162,7 +167,10 @@ class Watch:
         """For who asks whether we are well."""
         with self._changed:
             waiting = len(self._waiting)
-        return {"building": self.building, "waiting": waiting, "problem": self.problem}
+        if self._asking is not None and not self._asking.is_alive():
+            problem = "the registry is no longer asked: start kbuild watch again"
+            return {"status": "failed", "building": self.building, "waiting": waiting, "problem": problem}
+        return {"status": "ok", "building": self.building, "waiting": waiting, "problem": self.problem}
 
     def _still_wanted(self, version: RegisteredVersion) -> RegisteredVersion | None:
         """The version as it is now: meanwhile somebody else may have built it, or taken it away."""
@@ -185,7 +193,7 @@ class Watch:
                 if self.problem != error.message:
                     self.teller.complain(error.message)
                 self.problem = error.message
-                until = time.monotonic() + min(self.every, _SOON * 2**failures)
+                until = time.monotonic() + min(self.every, _pause(failures))
                 failures += 1
                 names = None
             else:
@@ -223,10 +231,10 @@ class Watch:
             if self.retag(wanted.source, wanted.target):
                 self.teller.say(f"{wanted.target.familiar} is {wanted.version}: {wanted.source.familiar}")
         except KbuildError as error:
-            told = f"{wanted.target.familiar} does not name {wanted.version}: {error.message}"
+            told = f"{wanted.target.familiar} does not name {wanted.version}: {error.message}"[:_LONGEST]
             if wanted.version.tags.get(Tag.ERROR) != told:
                 self.teller.complain(told)
-                self._write(wanted.version, {Tag.ERROR: told[:_LONGEST]})
+                self._write(wanted.version, {Tag.ERROR: told})
             return False
         return True
 
@@ -238,17 +246,23 @@ class Watch:
         self._write(version, tags)
 
     def _write(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
-        waiting = self._written.get(_key(version))
-        told = {**(waiting or {}), **tags}
-        self._written[_key(version)] = told
+        with self._writing:
+            waiting = self._written.get(_key(version))
+            told = {**(waiting or {}), **tags}
+            if not told:
+                return
+            self._written[_key(version)] = told
         try:
             self.registry.tag(version, told)
         except KbuildError as error:
             if waiting is None:
                 self.teller.complain(f"{version} is not told of it yet: {error.message}", style="yellow")
         else:
-            del self._written[_key(version)]
-            self._remember(version, told)
+            with self._writing:
+                # Where the other thread wrote meanwhile, all of this is among what that tells.
+                if self._written.get(_key(version)) is told:
+                    self._written.pop(_key(version), None)
+                self._remember(version, told)
 
     def _remember(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
         several = self._known.get(version.name, [])
@@ -264,6 +278,11 @@ class Watch:
 
 
 _LONGEST = 450
+
+
+def _pause(failures: int) -> float:
+    """Seconds until a registry is asked again that did not answer, so many times before."""
+    return _SOON * float(2 ** min(failures, 10))
 
 
 def _key(version: RegisteredVersion) -> tuple[str, str | None, float]:
