@@ -86,8 +86,13 @@ class Model:
             return "its example is none of plain columns"
         if len(table) < 2:
             return "its example has one row"
-        whole = self.ask(table.copy())
-        alone = [self.ask(table.iloc[[number]].reset_index(drop=True)) for number in range(len(table))]
+        try:
+            whole = self.ask(table.copy())
+            alone = [self.ask(table.iloc[[number]].reset_index(drop=True)) for number in range(len(table))]
+        except InvalidModel:
+            raise
+        except Exception as error:  # noqa: BLE001  the model's own code
+            return f"its example is not answered: {_reason(error)}"
         together = write_predictions(whole), write_predictions(pd.concat(alone, ignore_index=True))
         fault = compare_texts(*together, self.facts.tolerance).fault
         if fault is not None:

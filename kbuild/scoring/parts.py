@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -62,7 +63,11 @@ class Part:
 
 def find_sources(text: str) -> list[Source]:
     """The tables that ``text`` means: a file, a folder, a pattern. Raises InputRefused."""
-    found = Place(text).tables(tuple(ENDINGS))
+    place = Place(text)
+    try:
+        found = place.tables(tuple(ENDINGS))
+    except Exception as error:  # a url's driver raises what it likes
+        raise InputRefused(f"{place.text} cannot be read: {_reason(error)}") from error
     if not found:
         raise InputRefused(f"{text} names no table", hint=f"a file, folder or pattern of {', '.join(ENDINGS)} files")
     sources = []
@@ -73,8 +78,8 @@ def find_sources(text: str) -> list[Source]:
         place = Place(path)
         try:
             sources.append(Source(path=path, kind=kind, stamp=place.stamp(), content=place.content()))
-        except OSError as error:
-            raise InputRefused(f"{path} cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # the same
+            raise InputRefused(f"{path} cannot be read: {_reason(error)}") from error
     return sources
 
 
@@ -96,7 +101,9 @@ def columns_of(source: Source) -> list[str]:
     """The names of a table's columns, in order. Raises InputRefused."""
     with _naming(source), Place(source.path).reading() as file:
         if source.kind == "parquet":
-            return list(_open_parquet(file, source).schema_arrow.names)
+            names = list(_open_parquet(file, source).schema_arrow.names)
+            _refuse_twice(names, source)
+            return names
         return read_header(file, source)[1]
 
 
@@ -119,10 +126,14 @@ def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
         names = next(csv.reader([raw.removeprefix(_BOM).decode()], strict=True), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputRefused(f"the header of {source.path} cannot be read: {error}") from error
-    twice = sorted({name for name in names if names.count(name) > 1})
+    _refuse_twice(names, source)
+    return raw, names
+
+
+def _refuse_twice(names: list[str], source: Source) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputRefused(f"{source.path} has columns twice: {', '.join(twice)}")
-    return raw, names
 
 
 def records(lines: Iterator[bytes] | IO[bytes], first: int = 1) -> Iterator[list[bytes]]:
@@ -230,6 +241,10 @@ def _naming(source: Source) -> Iterator[None]:
         if source.path in error.message:
             raise
         raise InputRefused(f"{source.path}: {error.message}", hint=error.hint) from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or _line(error) or type(error).__name__
 
 
 def _line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -29,6 +30,7 @@ class Place:
         self.text = text.removeprefix("file://")
         self._fs: Any = None
         if "://" in self.text:
+            _refuse_credentials(self.text)
             self._fs, self._root = _filesystem(self.text)
         else:
             # Whoever is given the place may be in another folder; links stay links.
@@ -98,20 +100,28 @@ class Place:
 
     def content(self) -> str:
         """What tells this content from every other: its sha256, of a url what its store says of it."""
-        if self._fs is not None:
-            return str(self._fs.ukey(self._root))
+        if self._fs is not None and (not self._is_http() or "ETag" in self._fs.info(self._root)):
+            return self.stamp()
         state = hashlib.sha256()
-        with Path(self._root).open("rb") as file:
+        with self.reading() as file:
             while chunk := file.read(_CHUNK):
                 state.update(chunk)
         return state.hexdigest()
 
     def stamp(self) -> str:
         """What changes when the file does; costs no read of it."""
+        if self._fs is not None and self._is_http():
+            # fsspec's ukey is of the url alone: it takes whatever a url names for what never changes.
+            told = self._fs.info(self._root)
+            return " ".join(f"{name} {told[name]}" for name in ("ETag", "Last-Modified", "size") if told.get(name))
         if self._fs is not None:
             return str(self._fs.ukey(self._root))
         status = Path(self._root).stat()
         return f"{status.st_size} {status.st_mtime_ns}"
+
+    def _is_http(self) -> bool:
+        protocol = self._fs.protocol
+        return bool({"http", "https"} & {*([protocol] if isinstance(protocol, str) else protocol)})
 
     # Of a folder that answers are written to:
 
@@ -199,6 +209,20 @@ def _is_table(path: str, endings: tuple[str, ...]) -> bool:
     """Other tools' folders of tables have markers, which begin with _ or ."""
     hidden = any(part.startswith(("_", ".")) for part in path.split("/"))
     return not hidden and any(fnmatch.fnmatch(path.lower(), f"*{ending}") for ending in endings)
+
+
+def _refuse_credentials(url: str) -> None:
+    """Raises InputRefused for a url with a password, or for http with any user: it stands in whatever is written.
+
+    RFC 3986 section 3.2.1. Of a chain of fsspec's each url is looked at.
+    """
+    for scheme, user in re.findall(r"([A-Za-z0-9+.-]+)://([^/?#]*)@", url):
+        if ":" in user or scheme.lower() in ("http", "https"):
+            shown = re.sub(r"://[^/?#]*@", "://", url)
+            raise InputRefused(
+                f"{shown} is given with credentials, which would be written down with the answers",
+                hint="give them to fsspec by its configuration or its driver's environment variables",
+            )
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

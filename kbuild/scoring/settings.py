@@ -32,9 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return number
 
 
@@ -53,7 +53,7 @@ def parse_keep(text: str) -> list[str] | None:
     """The columns to keep, None for all."""
     if text == "all":
         return None
-    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+    return [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def parse_params(text: str | None) -> dict[str, Any]:
