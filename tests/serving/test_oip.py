@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kbuild.serving.answer.limits import Limits
-from kbuild.serving.oip.question import QuestionReader
+from kbuild.serving.answer.reply import Reply
+from kbuild.serving.oip.endpoints import OpenInference
+from kbuild.serving.oip.question import Question, QuestionReader
 from kbuild.serving.oip.tensors import Refused, describe, nest, read_tensor, write_tensor
 
 # What the protocol's OpenAPI (specification/protocol/open_inference_rest.yaml) demands of answers.
@@ -311,3 +314,18 @@ def test_tensors_of_the_signature_and_of_values() -> None:
     assert write_tensor("x", [1, None], [2, 1], "double")["data"] == [1, None]
     assert write_tensor("x", [], [0, 1], "boolean")["datatype"] == "BOOL"
     assert write_tensor("x", [[1], "a"], [2, 1], None)["data"] == ["[1]", '"a"']
+
+
+def test_outputs_without_names_have_one_name_everywhere() -> None:
+    """And float32 stays that, of columns and of tensors."""
+    unnamed = {"type": "float", "required": True}
+    tensor = {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}
+    for output, values in ((unnamed, [0.5, 1.5]), (tensor, [[0.5, 1.5]])):
+        made = OpenInference(replace(asgi_facts(), outputs=[output]), Limits())
+        metadata = json.loads(made._model.body)["outputs"]
+        for predictions in (values, []):
+            reply = Reply(status=200, body=json.dumps({"predictions": predictions}).encode())
+            question = Question(body=b"", id=None, outputs=(metadata[0]["name"],))
+            (told,) = json.loads(made.write(reply, question).body)["outputs"]
+            assert (told["name"], told["datatype"]) == (metadata[0]["name"], metadata[0]["datatype"]), (output, told)
+            assert told["datatype"] == "FP32"

@@ -36,6 +36,7 @@ from kbuild.serving.http.body import (
 from kbuild.serving.http.sending import Scope, Send, pass_on, send_reply
 from kbuild.serving.http.server_settings import Settings, limits_of
 from kbuild.serving.oip.endpoints import INFER, LIVE, OpenInference, in_protocol
+from kbuild.serving.oip.question import Question
 from kbuild.serving.pages.about import make_info, make_metadata
 from kbuild.serving.pages.page import Site
 from kbuild.serving.watch.logs import LOGGER
@@ -224,9 +225,13 @@ class ServingApp:
         if self._batcher is None:
             work = partial(self._inference.answer, body, headers, self._ask_model)
             return await self._gate.run(ticket, work, timeout=timeout)
-        question = await asyncio.to_thread(self._inference.read, body, headers)
+        question: Question | Reply | None = None
+        try:
+            question = await asyncio.to_thread(self._inference.read, body, headers)
+        finally:
+            if not isinstance(question, Question):
+                ticket.give_back()
         if isinstance(question, Reply):
-            ticket.give_back()
             return question, False
         reply, short = await self._batcher.ask(ticket, (question.body, JSON), timeout=timeout)
         return await asyncio.to_thread(self._inference.write, reply, question), short

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kbuild._version import __version__
@@ -11,7 +11,7 @@ from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply
 from kbuild.serving.oip.question import Question, QuestionReader
-from kbuild.serving.oip.tensors import Refused, describe, write_tensor
+from kbuild.serving.oip.tensors import Refused, declared_type, describe, write_tensor
 from kbuild.serving.pages.about import name_model
 
 LIVE, READY, MODEL_READY, INFER = "live", "ready", "model ready", "infer"
@@ -27,7 +27,7 @@ class OpenInference:
         self._name, self._version = name_model(facts)
         self._limits = limits
         self._reader = QuestionReader(facts, limits)
-        self._types = {str(each.get("name")): str(each.get("type")) for each in facts.outputs or ()}
+        self._types = {name: declared_type(each) for name, each in _named(facts.outputs, "output", 1)}
         self._server = _reply({"name": "kbuild", "version": __version__, "extensions": ["binary_tensor_data"]})
         self._model = _reply(self._describe(facts))
         self._ready = _reply({"name": self._name, "ready": True})
@@ -126,11 +126,16 @@ class OpenInference:
 
     def _describe(self, facts: Facts) -> dict[str, Any]:
         inputs, outputs = (
-            [describe(each, str(each.get("name") or f"{side}-{n}")) for n, each in enumerate(columns or ())]
-            for side, columns in (("input", facts.inputs), ("output", facts.outputs))
+            [describe(each, name) for name, each in named]
+            for named in (_named(facts.inputs, "input", 0), _named(facts.outputs, "output", 1))
         )
         versions = {"versions": [self._version]} if self._version else {}
         return {"name": self._name, **versions, "platform": "mlflow_pyfunc", "inputs": inputs, "outputs": outputs}
+
+
+def _named(columns: Sequence[Mapping[str, Any]] | None, side: str, first: int) -> list[tuple[str, Mapping[str, Any]]]:
+    """Columns by the names that requests and answers have: those without one are numbered as MLServer's are."""
+    return [(str(each.get("name") or f"{side}-{n}"), each) for n, each in enumerate(columns or (), first)]
 
 
 def in_protocol(reply: Reply) -> Reply:

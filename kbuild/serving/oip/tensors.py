@@ -48,6 +48,14 @@ def type_of(column: Mapping[str, Any]) -> tuple[str, str]:
     return _TYPES.get(str(column.get("type")), ("BYTES", "pd_json"))
 
 
+def declared_type(column: Mapping[str, Any]) -> str:
+    """MLflow's type of a column, of a tensor that of its numbers."""
+    datatype = type_of(column)[0]
+    if column.get("type") != "tensor":
+        return str(column.get("type"))
+    return next((name for name, (each, kind) in _TYPES.items() if each == datatype and kind == "np"), "tensor")
+
+
 def describe(column: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A column of the signature as a tensor of the model's metadata."""
     datatype, kind = type_of(column)
