@@ -18,9 +18,9 @@ def _read_params(context: click.Context, option: click.Parameter, text: str | No
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text} is no JSON: {error}") from error
+        raise click.BadParameter(f"{text} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise click.BadParameter(f"{text} is no JSON object")
+        raise click.BadParameter(f"{text} is not a JSON object")
     return found
 
 

@@ -83,7 +83,7 @@ class Model:
         try:
             table, _ = self._lean.fast.read(self.facts.example, JSON)
         except Exception:  # noqa: BLE001  MLflow's own form of request
-            return "its example is none of plain columns"
+            return "its example does not have plain columns"
         if len(table) < 2:
             return "its example has one row"
         try:

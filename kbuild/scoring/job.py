@@ -102,7 +102,7 @@ def read(out: Place) -> tuple[Job, list[Part]]:
     """The job that ``out`` is of; raises OtherAnswers where it is of none."""
     found = _load(out)
     if found is None:
-        raise OtherAnswers(f"{out.text} is of no batch that was begun")
+        raise OtherAnswers(f"no batch was begun in {out.text}")
     return Job.from_json(found)
 
 

@@ -69,12 +69,13 @@ def find_sources(text: str) -> list[Source]:
     except Exception as error:  # a url's driver raises what it likes
         raise InputRefused(f"{place.text} cannot be read: {_reason(error)}") from error
     if not found:
-        raise InputRefused(f"{text} names no table", hint=f"a file, folder or pattern of {', '.join(ENDINGS)} files")
+        hint = f"a file, folder or pattern of {', '.join(ENDINGS)} files"
+        raise InputRefused(f"{text} does not name a table", hint=hint)
     sources = []
     for path in found:
         kind = next((kind for ending, kind in ENDINGS.items() if path.lower().endswith(ending)), None)
         if kind is None:
-            raise InputRefused(f"{path} is no table that can be read", hint=f"files end with {', '.join(ENDINGS)}")
+            raise InputRefused(f"{path} is not a table that can be read", hint=f"files end with {', '.join(ENDINGS)}")
         place = Place(path)
         try:
             sources.append(Source(path=path, kind=kind, stamp=place.stamp(), content=place.content()))
@@ -199,7 +200,7 @@ def _open_parquet(file: IO[bytes], source: Source) -> Any:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputRefused(f"{source.path} is no Parquet file that can be read: {_line(error)}") from error
+        raise InputRefused(f"{source.path} is not a Parquet file that can be read: {_line(error)}") from error
 
 
 def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:

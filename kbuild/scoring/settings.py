@@ -63,7 +63,7 @@ def parse_params(text: str | None) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ConfigurationError(f"--params is no JSON: {error}") from error
+        raise ConfigurationError(f"--params is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ConfigurationError("--params is no JSON object", hint='such as {"threshold": 0.5}')
+        raise ConfigurationError("--params is not a JSON object", hint='such as {"threshold": 0.5}')
     return found

@@ -152,7 +152,7 @@ class _CsvReader:
         frame = self._parse(rows, dtype=self._types, parse_dates=self._dates)[self._read_by]
         for name in self._dates:
             if frame[name].dtype.kind != "M":
-                raise ValueError(f"{name}: no moment in time without a zone")
+                raise ValueError(f"{name} is not a date and time without a zone")
         return frame
 
     def _parse(self, rows: list[bytes], **how: Any) -> Any:

@@ -64,7 +64,7 @@ def test_what_is_typed_is_handed_over_and_the_manifest_comes_back(scorer: Scorer
     given = (folder / "given").read_text().splitlines()
     assert {"--part-rows=7", "--batch-rows=3", "--format=csv", "--overwrite"} <= {*given}
     wrong = CliRunner().invoke(cli, ["score", "@latest", "in", "out", "--params", "[1]"])
-    assert wrong.exit_code == 2 and "no JSON object" in wrong.stderr
+    assert wrong.exit_code == 2 and "not a JSON object" in wrong.stderr
 
 
 @pytest.mark.parametrize(

@@ -149,12 +149,12 @@ def test_what_cannot_be_scored_is_said_before_anything_is_written(score: Score, 
     table(3).to_parquet("good.parquet")
     for given, code, word in (
         (("lacks.parquet", "out"), 80, "lacks columns that the model reads: b"),
-        (("broken.parquet", "out"), 80, "no Parquet file"),
+        (("broken.parquet", "out"), 80, "not a Parquet file"),
         (("empty.csv", "out"), 80, "has no rows"),
-        (("letter.txt", "out"), 80, "no table"),
-        (("nowhere/*.csv", "out"), 80, "names no table"),
+        (("letter.txt", "out"), 80, "not a table"),
+        (("nowhere/*.csv", "out"), 80, "does not name a table"),
         (("good.parquet", "out", "--keep", "nothing"), 80, "--keep"),
-        (("good.parquet", "out", "--params", "["), 3, "no JSON"),
+        (("good.parquet", "out", "--params", "["), 3, "not JSON"),
         (("good.parquet", "taken"), 82, "letter.txt"),
         (("unheard://of/it", "out"), 80, "unheard"),
     ):

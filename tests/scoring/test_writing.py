@@ -60,7 +60,8 @@ def test_whole_numbers_keep_all_bits_beside_nothing(score: Score, archive: Path)
     )
     code, err, _ = score("in.parquet", "out.csv", "--on-error", "null", "--format", "csv")
     assert code == 0, err
-    assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["id", str(BIG), "", "3"]
+    lines = Path("out.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in lines] == ["id", str(BIG), "", "3"]
     asked: list[Any] = []
     model = ask.Model(archive / "model")
     frame = _to_pandas(pq.read_table("in.parquet").select(["a", "b", "c"]), model.types)
@@ -110,7 +111,7 @@ def test_rows_that_all_fail_are_a_part_and_not_the_end(score: Score) -> None:
         assert code == 0, err
         assert (manifest["failed"], manifest["answered"]) == (1200, 1200)
         assert read(out)["id"].tolist() == good and "sum" in read(out).columns
-    lines = Path("out.csv.rejected.jsonl").read_text().splitlines()
+    lines = Path("out.csv.rejected.jsonl").read_text(encoding="utf-8").splitlines()
     told = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert len(told) == 1200 and told[0]["row"] == 1 and told[0]["values"]["b"] == "inf"
     frame.iloc[:1200].to_parquet("bad.parquet")
@@ -119,12 +120,12 @@ def test_rows_that_all_fail_are_a_part_and_not_the_end(score: Score) -> None:
 
 
 def test_a_part_of_empty_lines_has_no_rows(score: Score) -> None:
-    Path("in.csv").write_text("a,b,c,id\n" + "\n" * 4 + "1,2,3,x\n1,2,3,4,5,6\n")
+    Path("in.csv").write_text("a,b,c,id\n" + "\n" * 4 + "1,2,3,x\n1,2,3,4,5,6\n", encoding="utf-8")
     for how, answered in (("reject", 1), ("null", 1)):
         code, err, manifest = score("in.csv", f"{how}.csv", "--part-rows", 2, "--on-error", how)
         assert code == 0, err
         assert manifest["answered"] == answered and pd.read_csv(f"{how}.csv")["sum"].tolist() == [12.0]
-    Path("in.csv").write_text("a,b,c,id\n" + "\n" * 4)
+    Path("in.csv").write_text("a,b,c,id\n" + "\n" * 4, encoding="utf-8")
     assert score("in.csv", "nothing", "--part-rows", 2)[0] == 81
 
 
