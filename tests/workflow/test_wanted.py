@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kbuild.errors import BuildFailed, ConfigurationError, InvalidReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.workflow.fleet.failed import ATTEMPTS, CLEARED, Failed, make_failed, read_failed
-from kbuild.workflow.fleet.wanted import Rules, Wanted, find_wanted
+from kbuild.workflow.fleet.wanted import Rules, Wanted, add_named, find_wanted
 
 PUSH = "registry.example/{name}:{version}"
 DIGEST = "sha256:" + "a" * 64
@@ -26,7 +26,7 @@ def version(name: str, number: int, *aliases: str, built: bool = False, **more: 
         tags |= {
             "kbuild.image_digest": DIGEST,
             "kbuild.pushed": f"{image}@{DIGEST}",
-            "kbuild.named": f"{image}:{number}",
+            "kbuild.named": f"{image}:{number}@{DIGEST}",
         }
     return RegisteredVersion(name=name, version=str(number), aliases=aliases, tags=tags, **more)
 
@@ -70,6 +70,36 @@ def test_an_alias_names_the_image_of_its_version_once_that_is_built() -> None:
     ]
     assert builds(wanted) == ["Churn/2"]
     assert find_wanted(versions, Rules(), now=NOW).retags == [], "there is no registry to tag in"
+
+
+def test_what_was_pushed_by_hand_moves_no_alias() -> None:
+    """``kbuild image --push`` tells where its image went; the aliases' images are those that a watch pushed."""
+    other = "sha256:" + "c" * 64
+    for pushed in (f"registry.example/churn@{other}", f"elsewhere.example/m@{other}"):
+        one = version("churn", 1, "champion", built=True)
+        one.tags["kbuild.pushed"] = pushed  # type: ignore[index]
+        wanted = find_wanted([one], RULES, now=NOW)
+        assert builds(wanted) == []
+        assert [str(each.source) for each in wanted.retags] == [f"registry.example/churn@{DIGEST}"]
+
+
+@pytest.mark.parametrize("told", ["registry.example/churn:1", "registry.example/churn:1@sha256:no", "x", "@"])
+def test_a_name_without_its_image_is_not_built(told: str) -> None:
+    tags = {"kbuild.pushed": f"registry.example/churn@{DIGEST}", "kbuild.named": told}
+    assert builds(find_wanted([version("churn", 1, tags=tags)], RULES, now=NOW)) == ["churn/1"]
+
+
+def test_names_of_others_stay_as_long_as_there_is_room() -> None:
+    told = add_named(None, "a.example/churn:1", DIGEST)
+    both = add_named(told, "b.example/churn:1", DIGEST)
+    other = DIGEST.replace("a", "c")
+    assert both.split() == [f"b.example/churn:1@{DIGEST}", f"a.example/churn:1@{DIGEST}"]
+    assert add_named(both, "a.example/churn:1", other).split() == [
+        f"a.example/churn:1@{other}", f"b.example/churn:1@{DIGEST}"
+    ]  # fmt: skip
+    for number in range(100):
+        both = add_named(both, f"r{number}.example/churn:1", DIGEST)
+    assert len(both) <= 5000 and both.startswith("r99.example/churn:1@")
 
 
 def test_two_models_never_get_one_name() -> None:

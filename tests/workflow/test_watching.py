@@ -16,8 +16,9 @@ from kbuild.api.watching import parse_duration, parse_since
 from kbuild.errors import BuildFailed, ConfigurationError, RegistryError, TrackingUnavailable
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
+from kbuild.workflow.fleet.failed import pause
 from kbuild.workflow.fleet.wanted import Rules
-from kbuild.workflow.fleet.watching import Watch, _pause
+from kbuild.workflow.fleet.watching import Watch
 
 DIGEST = "sha256:" + "b" * 64
 
@@ -124,7 +125,9 @@ def test_who_may_only_read_has_the_same_patience() -> None:
     fleet.read_only = False
     watch.run_once()
     assert len(fleet.built) == 2
-    assert fleet.kept["churn", "1"].tags["kbuild.named"] == "registry.example/churn:1", "told once that can be"
+    assert fleet.kept["churn", "1"].tags["kbuild.named"] == f"registry.example/churn:1@{DIGEST}", (
+        "told once that can be"
+    )
     assert "kbuild.error" not in fleet.kept["churn", "1"].tags
 
 
@@ -139,6 +142,23 @@ def test_an_alias_that_cannot_be_tagged_says_so_until_it_can() -> None:
     fleet.broken = set()
     watch.reconcile()
     assert "kbuild.error" not in fleet.kept["churn", "1"].tags
+
+
+def test_two_that_watch_for_two_registries_do_not_undo_each_other() -> None:
+    fleet = Fleet(version("churn", 1, "champion"), version("churn", 2))
+    one, other = fleet.watch(), fleet.watch()
+    other.rules = Rules(push="other.example/{name}:{version}")
+    # Both found both wanted before either was done.
+    for watch, wanted in [(each, each.reconcile().builds) for each in (one, other)]:
+        for each in wanted:
+            watch.make(each)
+    assert len(fleet.built) == 4
+    for watch in (one, other, one, other):
+        assert watch.run_once() == []
+    assert fleet.names == {
+        "registry.example/churn:champion": f"registry.example/churn@{DIGEST}",
+        "other.example/churn:champion": f"other.example/churn@{DIGEST}",
+    }
 
 
 def test_a_long_message_is_told_once() -> None:
@@ -156,8 +176,8 @@ def test_a_long_message_is_told_once() -> None:
 
 
 def test_a_registry_that_was_away_for_long_is_asked_again() -> None:
-    assert (_pause(0), _pause(1)) == (5.0, 10.0)
-    assert _pause(5000) == _pause(10) > 3600
+    assert (pause(0), pause(1)) == (5.0, 10.0)
+    assert pause(5000) == pause(10) > 3600
 
 
 def test_two_threads_that_tell_of_one_version_lose_nothing() -> None:

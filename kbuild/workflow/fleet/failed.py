@@ -69,3 +69,11 @@ def _read_time(text: str) -> float:
         return datetime.datetime.fromisoformat(text).timestamp()
     except ValueError:
         return 0.0
+
+
+def pause(failures: int) -> float:
+    """Seconds until a registry is asked again that did not answer, so many times before."""
+    return _SOON * float(2 ** min(failures, 10))
+
+
+_SOON = 5.0

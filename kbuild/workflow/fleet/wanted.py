@@ -7,8 +7,8 @@ however long nobody watched, and two that watch the same registry do the same.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from kbuild.errors import ConfigurationError, InvalidReference, KbuildError
 from kbuild.image.oci.image_reference import ImageReference
@@ -16,6 +16,8 @@ from kbuild.model.find import RegisteredVersion
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.fleet.failed import read_failed
 from kbuild.workflow.naming import fill_name, make_values
+
+_MOST_NAMED = 4500  # characters: MLflow takes 5000 of a tag
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,11 +103,13 @@ def find_wanted(versions: Sequence[RegisteredVersion], rules: Rules, *, now: flo
             try:
                 target = fill_name(str(rules.push), {**_values(version), "version": alias})
                 _claim(owners, str(target), version)
-                source = ImageReference.parse(version.tags[Tag.PUSHED])
+                # Not PUSHED: that is whatever anybody pushed last, by another name or with other options.
+                source = find_named(version, str(expected_name(version, rules)))
             except InvalidReference as error:
                 troubled[str(version)] = version, error
                 continue
-            retags.append(Retag(version=version, alias=alias, source=source, target=target))
+            if source is not None:
+                retags.append(Retag(version=version, alias=alias, source=source, target=target))
     # What an alias waits for is about to serve; of the others the one that has waited longest.
     builds.sort(key=lambda each: (not rules.followed(each), each.created, each.name, int(each.version or 0)))
     waiting = [*builds, *(version for version, _ in troubled.values())]
@@ -142,7 +146,28 @@ def is_built(version: RegisteredVersion, name: str | None) -> bool:
     """Whether the version has its image, under that name where it is pushed."""
     if name is None:
         return Tag.IMAGE_DIGEST in version.tags
-    return version.tags.get(Tag.NAMED) == name and Tag.PUSHED in version.tags
+    return find_named(version, name) is not None
+
+
+def find_named(version: RegisteredVersion, name: str) -> ImageReference | None:
+    """The image that a watch pushed by that name, by digest; None where there is none, or what is told is no image."""
+    for text in version.tags.get(Tag.NAMED, "").split():
+        if text.startswith(f"{name}@"):
+            try:
+                found = ImageReference.parse(text)
+            except InvalidReference:
+                return None
+            return None if found.digest is None else found.with_digest(found.digest)
+    return None
+
+
+def add_named(told: str | None, name: str, digest: str) -> str:
+    """NAMED with the image of that name; those of other names stay, which others that watch have pushed."""
+    others = [text for text in (told or "").split() if "@" in text and not text.startswith(f"{name}@")]
+    kept = [f"{name}@{digest}", *others]
+    while len(kept) > 1 and len(" ".join(kept)) > _MOST_NAMED:
+        kept.pop()
+    return " ".join(kept)
 
 
 def _values(version: RegisteredVersion) -> dict[str, str | None]:
@@ -159,3 +184,14 @@ def _claim(owners: dict[str, RegisteredVersion], name: str | None, version: Regi
             f"{name} is what the image of {owner} is called",
             hint="rename one of them, or tell them apart with more placeholders of --push",
         )
+
+
+def key_of(version: RegisteredVersion) -> tuple[str, str | None, float]:
+    """What tells it from others: a name and number may be registered again."""
+    return version.name, version.version, version.created
+
+
+def with_tags(version: RegisteredVersion, tags: Mapping[str, str | None]) -> RegisteredVersion:
+    """The version as it is with these tags; those of None are gone."""
+    merged: dict[str, str | None] = {**version.tags, **tags}
+    return replace(version, tags={key: value for key, value in merged.items() if value is not None})

@@ -10,7 +10,7 @@ import datetime
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kbuild.errors import KbuildError
@@ -20,12 +20,22 @@ from kbuild.model.registry import Registry
 from kbuild.refused import known_error
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.delivery import ImageResult
-from kbuild.workflow.fleet.failed import CLEARED, make_failed, read_failed
+from kbuild.workflow.fleet.failed import CLEARED, make_failed, pause, read_failed
 from kbuild.workflow.fleet.retag import retag
-from kbuild.workflow.fleet.wanted import Retag, Rules, Wanted, expected_name, find_wanted, is_wanted
+from kbuild.workflow.fleet.wanted import (
+    Retag,
+    Rules,
+    Wanted,
+    add_named,
+    expected_name,
+    find_wanted,
+    is_wanted,
+    key_of,
+    with_tags,
+)
 
+_LONGEST = 450  # signs of a message in a tag
 _MANY = 100  # hints at once: from here on the whole registry is asked
-_SOON = 5.0  # seconds until a registry that did not answer is asked again, the first time
 
 
 class Teller(Protocol):
@@ -94,7 +104,7 @@ class Watch:
             known = {**self._known, **{name: self.registry.versions(name) for name in names}}
         self._known = {name: several for name, several in known.items() if several}
         for version in [each for several in self._known.values() for each in several]:
-            if _key(version) in self._written:
+            if key_of(version) in self._written:
                 self._write(version, {})  # the server was away when it was to be told
         versions = [self._as_written(each) for several in self._known.values() for each in several]
         wanted = find_wanted(versions, self.rules, now=self.clock())
@@ -126,10 +136,27 @@ class Watch:
             Tag.IMAGE: result.reference,
             Tag.IMAGE_DIGEST: str(result.digest),
             **({} if result.pushed is None else {Tag.PUSHED: result.pushed}),
-            **({} if (name := expected_name(version, self.rules)) is None else {Tag.NAMED: name}),
+            **self._named(version, result),
         }
         self._write(version, {**CLEARED, **told})
         return Done(version=version)
+
+    def _named(self, version: RegisteredVersion, result: ImageResult) -> dict[str, str | None]:
+        name = expected_name(version, self.rules)
+        if name is None or result.pushed is None:
+            return {}
+        # As it is now: another that watches, and pushes elsewhere, may have told of its image meanwhile.
+        now = self._find(version) or version
+        digest = result.pushed.partition("@")[2]
+        return {Tag.NAMED: add_named(now.tags.get(Tag.NAMED), name, digest)}
+
+    def _find(self, version: RegisteredVersion) -> RegisteredVersion | None:
+        """The version as it is now, None where it is no more or nobody answers."""
+        try:
+            found = [each for each in self.registry.versions(version.name) if key_of(each) == key_of(version)]
+        except KbuildError:
+            return None  # told by who asks for all
+        return self._as_written(found[0]) if found else None
 
     def run_once(self) -> list[Done]:
         """Build and tag all that is wanted now; raises what asking the registry raises."""
@@ -174,11 +201,7 @@ class Watch:
 
     def _still_wanted(self, version: RegisteredVersion) -> RegisteredVersion | None:
         """The version as it is now: meanwhile somebody else may have built it, or taken it away."""
-        try:
-            found = [each for each in self.registry.versions(version.name) if _key(each) == _key(version)]
-        except KbuildError:
-            return None  # told by who asks for all, and wanted again then
-        now = self._as_written(found[0]) if found else None
+        now = self._find(version)
         return now if now is not None and is_wanted(now, self.rules, now=self.clock()) else None
 
     def _ask_on(self) -> None:
@@ -193,7 +216,7 @@ class Watch:
                 if self.problem != error.message:
                     self.teller.complain(error.message)
                 self.problem = error.message
-                until = time.monotonic() + min(self.every, _pause(failures))
+                until = time.monotonic() + min(self.every, pause(failures))
                 failures += 1
                 names = None
             else:
@@ -247,11 +270,11 @@ class Watch:
 
     def _write(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
         with self._writing:
-            waiting = self._written.get(_key(version))
+            waiting = self._written.get(key_of(version))
             told = {**(waiting or {}), **tags}
             if not told:
                 return
-            self._written[_key(version)] = told
+            self._written[key_of(version)] = told
         try:
             self.registry.tag(version, told)
         except KbuildError as error:
@@ -260,36 +283,18 @@ class Watch:
         else:
             with self._writing:
                 # Where the other thread wrote meanwhile, all of this is among what that tells.
-                if self._written.get(_key(version)) is told:
-                    self._written.pop(_key(version), None)
+                if self._written.get(key_of(version)) is told:
+                    self._written.pop(key_of(version), None)
                 self._remember(version, told)
 
     def _remember(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
         several = self._known.get(version.name, [])
         self._known = {
             **self._known,
-            version.name: [_with_tags(each, tags) if _key(each) == _key(version) else each for each in several],
+            version.name: [with_tags(each, tags) if key_of(each) == key_of(version) else each for each in several],
         }
 
     def _as_written(self, version: RegisteredVersion) -> RegisteredVersion:
         """With the tags that could not be written."""
-        unwritten = self._written.get(_key(version))
-        return version if unwritten is None else _with_tags(version, unwritten)
-
-
-_LONGEST = 450
-
-
-def _pause(failures: int) -> float:
-    """Seconds until a registry is asked again that did not answer, so many times before."""
-    return _SOON * float(2 ** min(failures, 10))
-
-
-def _key(version: RegisteredVersion) -> tuple[str, str | None, float]:
-    """A name and number may be registered again."""
-    return version.name, version.version, version.created
-
-
-def _with_tags(version: RegisteredVersion, tags: Mapping[str, str | None]) -> RegisteredVersion:
-    merged: dict[str, str | None] = {**version.tags, **tags}
-    return replace(version, tags={key: value for key, value in merged.items() if value is not None})
+        unwritten = self._written.get(key_of(version))
+        return version if unwritten is None else with_tags(version, unwritten)
