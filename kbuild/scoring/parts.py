@@ -235,13 +235,15 @@ def _records(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, st
 
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
-    """Name the file in what is said of a line of it."""
+    """Name the file in what is said of a line of it, or of reading it."""
     try:
         yield
     except InputRefused as error:
         if source.path in error.message:
             raise
         raise InputRefused(f"{source.path}: {error.message}", hint=error.hint) from error
+    except OSError as error:
+        raise InputRefused(f"{source.path} cannot be read: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

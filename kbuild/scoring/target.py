@@ -58,9 +58,15 @@ class Target:
             )
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
-        """The manifest of the job of this digest, None where its answers are not all there."""
+        """The manifest of the job of this digest, None where its answers are not all there. Raises OSError."""
         folder, name = self._manifest()
-        text = folder.read(name)
+        try:
+            text = folder.read(name)
+        except Exception as error:
+            if "://" not in folder.text:
+                raise
+            # A url's driver raises what it likes, and seldom names the url.
+            raise OSError(f"{folder.text} cannot be read: {' '.join(str(error).split())[:300]}") from error
         try:
             found = json.loads(text or b"null")
             if found["job"] != digest:

@@ -40,6 +40,8 @@ class Web:
     def isdir(self, path: str) -> bool:
         raise RuntimeError(f"Cannot connect to host of {path.partition(':')[0]}")
 
+    cat_file = isdir
+
 
 def test_a_urls_content_changes_when_its_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
     web = Web()
@@ -62,6 +64,9 @@ def test_a_urls_content_changes_when_its_file_does(monkeypatch: pytest.MonkeyPat
 
 def test_a_url_that_nobody_answers_is_named(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "_filesystem", lambda url: (Web(), url))
+    table(3).to_csv("in.csv")
+    code, err, _ = score("in.csv", "https://data.example/out")
+    assert code == 42 and "https://data.example/out cannot be read: Cannot connect to host of https" in err
     code, err, _ = score("https://data.example/in", "out")
     assert code == 80 and "https://data.example/in cannot be read: Cannot connect to host of https" in err
 
