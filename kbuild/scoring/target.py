@@ -94,6 +94,9 @@ class Target:
             raise OtherAnswers(
                 f"{self.single} is there already, and kbuild did not write it", hint="name another file, or remove it"
             )
+        if there:
+            # Those of the answers that are replaced.
+            self._rejected().remove()
         if begun is not None:
             job, parts = begun
             self.out.remove(jobs.MANIFEST)
@@ -109,9 +112,9 @@ class Target:
 
         join(job, parts, self.out, self.single)
         if manifest["failed"]:
-            rejected = self.single.with_name(f"{self.single.name}.rejected.jsonl")
+            rejected = self._rejected()
             manifest = manifest | {"rejected": rejected.name}
-            with Place(str(rejected)).writing("") as new, new.open("wb") as target:
+            with rejected.writing("") as new, new.open("wb") as target:
                 for name in self.out.names(jobs.REJECTED):
                     with Place(f"{self.out.text}/{jobs.REJECTED}/{name}").reading() as source:
                         shutil.copyfileobj(source, target)
@@ -124,6 +127,10 @@ class Target:
         """Remove the hidden folder of parts that became one file."""
         if self.single is not None and self.out.exists(jobs.FILE):
             self.out.remove()
+
+    def _rejected(self) -> Place:
+        """The rows without an answer, beside the one file."""
+        return Place(f"{self.single}.rejected.jsonl")
 
     def _manifest(self) -> tuple[Place, str]:
         """The folder and the name of what is told of the answers."""

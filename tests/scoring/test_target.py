@@ -38,6 +38,12 @@ def test_a_file_that_kbuild_did_not_write_is_not_overwritten(score: Score, tmp_p
     code, err, _ = score("in.parquet", "out.csv", "--overwrite")
     assert code == 0, err
     assert "a" in pd.read_csv("out.csv").columns
+    # Nor do rows that were rejected stay beside answers to other rows.
+    rejected = tmp_path / "out.csv.rejected.jsonl"
+    table(5).assign(a=[13.0, 1, 2, 3, 4]).to_parquet("in.parquet")
+    assert score("in.parquet", "out.csv", "--overwrite", "--on-error", "reject")[0] == 0 and rejected.exists()
+    table(5).to_parquet("in.parquet")
+    assert score("in.parquet", "out.csv", "--overwrite", "--on-error", "reject")[0] == 0 and not rejected.exists()
 
 
 @pytest.mark.parametrize(
