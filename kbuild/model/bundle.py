@@ -163,7 +163,7 @@ def _read_yaml(root: Path, name: str) -> dict[str, Any]:
     except BrokenText as error:
         raise InvalidModel(f"{name} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidModel(f"{name} is no mapping")
+        raise InvalidModel(f"{name} is not a mapping")
     return value
 
 
@@ -186,11 +186,11 @@ def _check_lists(name: str, conda_env: Mapping[str, Any]) -> None:
     """Raises InvalidModel where a list is something else: what is in it is judged by whoever locks it."""
     for key in ("channels", "dependencies"):
         if not isinstance(conda_env.get(key) or [], list):
-            raise InvalidModel(f"{key} of {name} is no list")
+            raise InvalidModel(f"{key} of {name} is not a list")
     for entry in conda_env.get("dependencies") or ():
         lines = entry.get("pip") or [] if isinstance(entry, dict) else []
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            raise InvalidModel(f"pip in dependencies of {name} is no list of texts")
+            raise InvalidModel(f"pip in dependencies of {name} is not a list of texts")
 
 
 def _python_version(pyfunc: Mapping[str, Any], conda_env: Mapping[str, Any]) -> str:
@@ -253,7 +253,7 @@ def _created(value: object) -> int:
     try:
         moment = datetime.datetime.fromisoformat(str(value))
     except ValueError as error:
-        raise InvalidModel(f"utc_time_created in MLmodel is no time: {value!r}") from error
+        raise InvalidModel(f"utc_time_created in MLmodel is not a time: {value!r}") from error
     return int(moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp())
 
 

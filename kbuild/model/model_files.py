@@ -41,7 +41,7 @@ def check_kind(root: Path, path: Path, relative: str) -> None:
     except OSError as error:
         raise InvalidModel(f"{relative} of the model cannot be read: {error.strerror}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InvalidModel(f"{relative} of the model is no file or folder but a pipe, a socket or a device")
+        raise InvalidModel(f"{relative} of the model is not a file or folder but a pipe, a socket or a device")
 
 
 def name_in(root: Path, path: Path) -> str:
@@ -54,7 +54,7 @@ def name_in(root: Path, path: Path) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise InvalidModel(
-            f"the name of a file of the model is no UTF-8: {os.fsencode(path.relative_to(root))!r}",
+            f"the name of a file of the model is not UTF-8: {os.fsencode(path.relative_to(root))!r}",
             hint="rename the file and log the model again",
         ) from None
     return name

@@ -73,7 +73,7 @@ def _trust(session: requests.Session, environ: Mapping[str, str]) -> None:
         session.headers["Authorization"] = f"Bearer {token}"
     insecure = environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower()
     if insecure not in ("true", "false", "1", "0"):
-        raise Unfamiliar("MLFLOW_TRACKING_INSECURE_TLS is no boolean")
+        raise Unfamiliar("MLFLOW_TRACKING_INSECURE_TLS is not a boolean")
     authority = environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
     if insecure in ("true", "1"):
         # MLflow's client warns, and refuses both at once.

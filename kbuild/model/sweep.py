@@ -88,7 +88,7 @@ def find_best(
     reasons = {
         "not finished": len(children) - len(finished),
         f"without {metric}": len(finished) - len(measured),
-        f"whose {metric} is no number": len(measured) - len(comparable),
+        f"whose {metric} is not a number": len(measured) - len(comparable),
         "without a model": len(comparable) - len(candidates),
     }
     left_out = tuple(f"{number} {reason}" for reason, number in reasons.items() if number)

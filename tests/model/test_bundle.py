@@ -83,7 +83,7 @@ def test_a_run_of_mlflow_2_is_named_by_its_relative_path(folder: Path) -> None:
         ({"flavors": {"python_function": {"env": "../conda.yaml"}}}, "outside the model"),
         ({"flavors": {"python_function": {"env": "nowhere.yaml"}}}, "no file nowhere.yaml"),
         ({"signature": {"inputs": "{"}}, "signature in MLmodel is not valid JSON"),
-        ({"utc_time_created": "yesterday"}, "is no time"),
+        ({"utc_time_created": "yesterday"}, "is not a time"),
     ],
 )
 def test_what_is_no_model_says_why(folder: Path, changes: dict[str, object], message: str) -> None:

@@ -95,7 +95,7 @@ def test_the_best_is_the_highest_or_the_lowest_of_what_can_be_compared(sweep: Sw
     sweep.add("unmeasured")
     sweep.add("killed", rmse=0.0, accuracy=1.0, status="KILLED")
     sweep.add("without", rmse=0.0, accuracy=1.0, models=0)
-    left_out = "1 not finished, 1 without {}, 2 whose {} is no number, 1 without a model"
+    left_out = "1 not finished, 1 without {}, 2 whose {} is not a number, 1 without a model"
     assert sweep.best("accuracy") == ("same", 0.75, 3, tuple(left_out.replace("{}", "accuracy").split(", ")))
     assert sweep.best("rmse", lowest=True) == ("b", 1.0, 3, tuple(left_out.replace("{}", "rmse").split(", ")))
 
@@ -108,7 +108,7 @@ def test_a_metric_that_no_child_has_is_told_with_those_they_have(sweep: Sweep) -
         sweep.best("rmse")
     assert caught.value.hint == "they have: mae, r2"
     sweep.add("b", rmse=NAN)
-    with pytest.raises(RunWithoutModel, match=r"none of the 2 child runs .* 1 whose rmse is no number"):
+    with pytest.raises(RunWithoutModel, match=r"none of the 2 child runs .* 1 whose rmse is not a number"):
         sweep.best("rmse")
 
 

@@ -32,7 +32,7 @@ class Replayed(Exception):
 
 
 class NotUnderstood(Exception):
-    """A signed body that is no webhook's."""
+    """A signed body that is not a webhook's."""
 
 
 @dataclass(kw_only=True)
@@ -48,7 +48,7 @@ class Doorkeeper:
         """The registered model that a delivery is about, None for any; ``now`` in seconds since 1970.
 
         Raises SignatureRefused for what is forged or stale, Replayed for what came before, NotUnderstood for a body
-        that is no webhook's.
+        that is not a webhook's.
         """
         given = {name.lower(): value.strip() for name, value in headers.items()}
         if MLFLOW_SIGNATURE.lower() in given:
@@ -97,13 +97,13 @@ def read_hint(body: bytes) -> str | None:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise NotUnderstood("the body is signed, but no JSON") from error
+        raise NotUnderstood("the body is signed, but is not JSON") from error
     if not isinstance(value, dict):
-        raise NotUnderstood("the body is signed, but no webhook's")
+        raise NotUnderstood("the body is signed, but is not a webhook's")
     if value.get("event") == EVENT_NAME:
         return None  # a model that was logged; whether it is registered, and as what, the registry says
     data = value.get("data")
     if not isinstance(value.get("entity"), str) or not isinstance(data, dict):
-        raise NotUnderstood("the body is signed, but no webhook's of MLflow's registry or of kbuild trigger")
+        raise NotUnderstood("the body is signed, but is not a webhook's of MLflow's registry or of kbuild trigger")
     name = data.get("name")
     return name if isinstance(name, str) and name else None
