@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +129,30 @@ def test_a_model_that_does_more_than_answer_is_not_asked_for_several(
     assert log.read_text().count("asked") == 2
 
 
-def test_only_what_this_thread_does_is_told(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_what_stays_open_after_the_first_prediction_is_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = tmp_path / "log"
+    opened: list[Any] = []
+
+    def note(table: Any, scale: float, times: int, word: str) -> Any:
+        if not opened:
+            opened.append(log.open("a"))
+        opened[0].write("asked\n")
+        return do(table, scale, times, word)
+
+    def in_a_thread(table: Any, scale: float, times: int, word: str) -> Any:
+        thread = threading.Thread(target=log.write_text, args=("asked",))
+        thread.start()
+        thread.join()
+        return do(table, scale, times, word)
+
+    assert make_batching(tmp_path / "model", note)._batcher is None
+    opened[0].close()
+    assert make_batching(tmp_path / "other", in_a_thread)._batcher is None
+    assert caplog.text.count(f"it does more than answer, and would do it again for others: it writes {log}") == 2
+
+
+def test_what_is_done_meanwhile_is_told(tmp_path: Path) -> None:
     import socket
 
     with EFFECTS.watch() as seen:
@@ -138,3 +164,12 @@ def test_only_what_this_thread_does_is_told(tmp_path: Path) -> None:
     assert seen == [f"it writes {tmp_path / 'a'}", "os.rename", "socket.connect"]
     (tmp_path / "c").write_text("x")
     assert len(seen) == 3
+
+
+def test_what_libraries_do_once_for_themselves_is_no_effect(tmp_path: Path) -> None:
+    """As scikit-learn's HistGradientBoosting does by joblib at its first prediction, be there an lscpu or not."""
+    with EFFECTS.watch() as seen:
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["lscpu", "--parse=core"], capture_output=True, check=False)
+        (tmp_path / "__pycache__").mkdir()
+    assert seen == []

@@ -86,13 +86,15 @@ class BatchAnswers:
             return None
 
 
-def make_batch_answers(model: ServedModel, ask: Callable[[bytes, str], Answer], limits: Limits) -> BatchAnswers:
+def make_batch_answers(
+    model: ServedModel, ask: Callable[[bytes, str], Answer], limits: Limits, done: Sequence[str] = ()
+) -> BatchAnswers:
     """For a model that answers its example's rows the same (``kbuild.answers``) alone, in halves, and many at once.
 
     Numeric libraries sum many rows in another order than one, so the last bits of floats are no difference.
 
-    ``ask`` answers one request by itself. Raises BatchRefused saying why where the model does not, or where there is
-    no example of two rows to see it by.
+    ``ask`` answers one request by itself; ``done`` is what the model did besides answering before. Raises BatchRefused
+    saying why where the model does not, or where there is no example of two rows to see it by.
     """
     fast, example = model.fast, model.facts.example
     if fast is None:
@@ -111,7 +113,7 @@ def make_batch_answers(model: ServedModel, ask: Callable[[bytes, str], Answer], 
         # Where one of several fails, each is asked again by itself, to tell whose error it is.
         with EFFECTS.watch() as seen:
             shape = _describe(fast.predict(None, table.copy(), params=params), count)
-        if seen:
+        if seen := [*done, *seen]:
             raise BatchRefused(f"it does more than answer, and would do it again for others: {seen[0]}")
         whole = _ask_rows(fast, [table], params, shape)
         companies = (

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from kbuild.answers import compare_texts
 from kbuild.serving.answer.model import ServedModel
 from kbuild.serving.answer.reply import JSON
+from kbuild.serving.watch.effects import EFFECTS
 from kbuild.serving.watch.logs import LOGGER
 
 _log = logging.getLogger(LOGGER)
 
 
-def warm_up(model: ServedModel) -> bool:
-    """Predict the example, then let what may wait until then begin. See ``predict_example``."""
-    same = predict_example(model)
+def warm_up(model: ServedModel, then: Callable[[Sequence[str]], None] | None = None) -> bool:
+    """Predict the example, then let what may wait until then begin. See ``predict_example``.
+
+    Before that ``then`` is called with what the model did besides answering, its first time.
+    """
+    if then is None:
+        same = predict_example(model)
+    else:
+        with EFFECTS.watch() as seen:
+            same = predict_example(model)
+        then(seen)
     if model.when_ready is not None:
         model.when_ready()
     return same

@@ -10,13 +10,13 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from uuid import uuid4
 
 from kbuild.serving.answer import reply as replies
-from kbuild.serving.answer.batch import Answer, BatchAnswers, BatchRefused, make_batch_answers
+from kbuild.serving.answer.batch import Answer, BatchRefused, make_batch_answers
 from kbuild.serving.answer.batcher import Batcher
 from kbuild.serving.answer.gate import Gate, GateFull, GateTimeout, Ticket
 from kbuild.serving.answer.limits import Limits
@@ -101,12 +101,8 @@ class ServingApp:
 
     async def _warm(self) -> None:
         # No deadline here: a slow first prediction is what warm-up is for.
-        await self._gate.run(self._gate.enter(), lambda: warm_up(self._model), timeout=86400)
-        if self._settings.max_batch > 1:
-            answers = await self._gate.run(self._gate.enter(), self._make_batch_answers, timeout=86400)
-            size, delay = self._settings.max_batch, self._settings.max_delay
-            if answers is not None:
-                self._batcher = Batcher(answers, self._gate, self._metrics, size=size, delay=delay)
+        then = self._try_batches if self._settings.max_batch > 1 else None
+        await self._gate.run(self._gate.enter(), lambda: warm_up(self._model, then), timeout=86400)
         self.ready = True
         self._metrics.set_ready()
 
@@ -119,12 +115,14 @@ class ServingApp:
             await asyncio.sleep(_PROBED)
             self._replace_me()
 
-    def _make_batch_answers(self) -> BatchAnswers | None:
+    def _try_batches(self, done: Sequence[str]) -> None:
         try:
-            return make_batch_answers(self._model, self._ask_model, self._limits)
+            answers = make_batch_answers(self._model, self._ask_model, self._limits, done)
         except BatchRefused as refused:
             _log.warning("requests are not put together for this model: %s", refused)
-            return None
+        else:
+            size, delay = self._settings.max_batch, self._settings.max_delay
+            self._batcher = Batcher(answers, self._gate, self._metrics, size=size, delay=delay)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter()
