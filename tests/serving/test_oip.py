@@ -316,11 +316,12 @@ def test_tensors_of_the_signature_and_of_values() -> None:
     assert write_tensor("x", [[1], "a"], [2, 1], None)["data"] == ["[1]", '"a"']
 
 
-def test_outputs_without_names_have_one_name_everywhere() -> None:
+def test_an_output_has_one_name_everywhere() -> None:
     """And float32 stays that, of columns and of tensors."""
     unnamed = {"type": "float", "required": True}
     tensor = {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}
-    for output, values in ((unnamed, [0.5, 1.5]), (tensor, [[0.5, 1.5]])):
+    named = {**unnamed, "name": "price"}  # answered as an array, which has no name
+    for output, values in ((unnamed, [0.5, 1.5]), (named, [0.5, 1.5]), (tensor, [[0.5, 1.5]])):
         made = OpenInference(replace(asgi_facts(), outputs=[output]), Limits())
         metadata = json.loads(made._model.body)["outputs"]
         for predictions in (values, []):

@@ -114,7 +114,9 @@ class OpenInference:
             return [write_tensor(n, each, [len(each), 1], self._types.get(n)) for n, each in columns], "pd"
         if isinstance(predictions, dict) and all(isinstance(each, list) for each in predictions.values()):
             return [self._array(name, each) for name, each in predictions.items()], "dict"
-        made = self._array("output-1", predictions if isinstance(predictions, list) else [predictions])
+        # An array has no name of its own; where the signature has one output, that is it.
+        name = next(iter(self._types)) if len(self._types) == 1 else "output-1"
+        made = self._array(name, predictions if isinstance(predictions, list) else [predictions])
         return [made], "str" if made["datatype"] == "BYTES" else "np"
 
     def _array(self, name: str, values: list[Any]) -> dict[str, Any]:
