@@ -1,4 +1,4 @@
-"""Hostile requests for ``/invocations`` and the page's form, made from a seed, so that a failure can be had again."""
+"""Hostile requests for ``/invocations``, made from a seed, so that a failure can be had again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Fuzzer:
         for number in range(count):
             kind = kinds[number % len(kinds)]
             content_type, body = kind()
-            yield "/" if kind == self._form else "/invocations", content_type, body
+            yield "/invocations", content_type, body
 
     def _mutated(self) -> tuple[str, bytes]:
         text, kind = self._rng.choice(self._valid)

@@ -275,7 +275,7 @@ def test_diff_of_two_runs(tool: Tool, trained: Trained, tmp_path: Path) -> None:
         (["0" * 32], 11, "0" * 32),
         (["{run}", "--image", "no-such-image"], 10, "no-such-image"),
         (["{run}", "--lockfile", "absent.yml"], 26, "absent.yml"),
-        (["{lock}", "--output", "no/such/folder/report.json"], 42, "report.json"),
+        (["{lock}", "--output", "broken.yml/report.json"], 42, "report.json"),
         (["--all-registered", "--format", "cyclonedx"], 2, "cyclonedx"),
     ],
 )

@@ -61,12 +61,12 @@ def test_a_server_killed_while_a_model_is_logged_leaves_no_ready_half(
                     shutil.copytree(mixed, saved)
                     asked.clear()
                     if number == 0:
-                        log_checked_files(saved, {"name": "model"}, run_id)
+                        log_checked_files(saved, {"name": "model"}, run_id, source="here", git=None)
                         steps = len(asked)
                         continue
                     state |= {"left": moments.randrange(steps), "pid": process.pid}
                     try:
-                        log_checked_files(saved, {"name": "model"}, run_id)
+                        log_checked_files(saved, {"name": "model"}, run_id, source="here", git=None)
                     except RecordingError as error:
                         killed += 1
                         assert "\n" not in error.message
@@ -124,7 +124,7 @@ def test_bursts_of_503_are_ridden_out_while_a_model_is_logged_fetched_and_tagged
         try:
             client = mlflow.MlflowClient(uri)
             run_id = client.create_run("0").info.run_id
-            log_checked_files(saved, {"name": "model"}, run_id)
+            log_checked_files(saved, {"name": "model"}, run_id, source="here", git=None)
             assert logging.refused >= 2
             current = building
             store = DirectStore(tracking_uri=uri, cache=tmp_path / "cache")

@@ -134,11 +134,13 @@ def served(tool: Tool, image: str, cwd: Path) -> Iterator[str]:
     """``kbuild run IMAGE``: yields the url it prints, and expects a clean end."""
     argv = [str(BIN / "kbuild"), "run", image]
     with subprocess.Popen(
-        argv, cwd=cwd, env=tool.environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        argv, cwd=cwd, env=tool.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
+            assert process.stdout is not None and process.stderr is not None
+            url = process.stdout.readline().strip()
+            assert url, process.stderr.read()
+            yield url
         finally:
             process.terminate()
             assert process.wait(30) == 0

@@ -452,3 +452,9 @@ def test_a_nested_pickle_without_its_end_is_found_too(make_bundle: Any) -> None:
 class Nested:
     def __reduce__(self) -> Any:
         return os.system, ("true " * 8,)
+
+
+def test_a_module_that_is_called_like_a_dangerous_one_is_another(make_bundle: Any) -> None:
+    """kedro-mlflow's models hold the datasets of their catalog."""
+    data = b"ckedro_datasets.pickle.pickle_dataset\nPickleDataset\n(tR."
+    assert {each.severity for each in scan(make_bundle, {"artifacts/x.pkl": data}).findings} <= {"medium"}

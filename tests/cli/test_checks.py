@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from kbuild.doctor import checks
 from kbuild.environment.index.package_indexes import Indexes
-from kbuild.errors import KbuildError
+from kbuild.errors import KbuildError, TrackingUnavailable
 from kbuild.model.registry import MlflowRegistry, Reached
 from kbuild.trigger.trigger_settings import WebhookTrigger
 
@@ -133,6 +133,13 @@ def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(mon
         # As MLflow's environment_variables.py has them.
         assert bad.hint is not None and f"MLFLOW_WEBHOOK_{name}" in bad.hint
     found.clear()
+
+    def down(_: MlflowRegistry) -> list[Reached]:
+        raise TrackingUnavailable("told by the check of the server")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowRegistry, "test_webhooks", down)
+        assert list(checks._webhooks(patient(tracking="https://mlflow.example"))) == []
     (none,) = checks._webhooks(patient(tracking="https://mlflow.example"))
     assert none.status == "ok" and "kbuild watch --register URL" in none.detail
     assert list(checks._webhooks(patient(tracking="sqlite:///mlflow.db"))) == []

@@ -171,9 +171,11 @@ def _own_only(roots: set[str], subject: Subject) -> frozenset[str]:
 
 
 def _is_dangerous(module: str, name: str) -> bool:
-    parts = f"{module}.{name}".split(".")
-    # A name with dots is taken apart: of logging and os.system the second is what is called.
-    return any(_graded(".".join(parts[begin:-1]), parts[-1]) for begin in range(max(1, len(parts) - 1)))
+    # A name with dots is taken apart: of logging and os.system the second is what is called. A module's is its own: one
+    # called kedro_datasets.pickle is not pickle.
+    parts = name.split(".")
+    inner = any(_graded(".".join(parts[begin:-1]), parts[-1]) for begin in range(len(parts) - 1))
+    return inner or _graded(module, name)
 
 
 def _graded(module: str, name: str) -> bool:
