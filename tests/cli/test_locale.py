@@ -85,7 +85,7 @@ def test_a_name_that_is_no_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "MLmodel").write_text(_MLMODEL)
     (tmp_path / "conda.yaml").write_text("dependencies: [python=3.11]")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).write_bytes(b"")
-    with pytest.raises(InvalidModel, match=r"no UTF-8: b'\\xff'"):
+    with pytest.raises(InvalidModel, match=r"not UTF-8: b'\\xff'"):
         read_bundle(tmp_path)
 
 
