@@ -88,7 +88,7 @@ def cluster(folder: Path) -> Iterator[tuple[str, dict[str, str], list[subprocess
         stack.enter_context(running(master, folder / "master.log", env=environ))
         workers = []
         for number in (1, 2):
-            worker = [*java, f"{url}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "512m"]
+            worker = [*java, f"{url}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "640m"]
             worker += ["--webui-port", "0", "--work-dir", folder / f"work{number}", f"spark://127.0.0.1:{port}"]
             workers.append(stack.enter_context(running(worker, folder / f"worker{number}.log", env=environ)))
         yield f"spark://127.0.0.1:{port}", local, workers
@@ -115,7 +115,7 @@ def test_a_cluster_whose_executors_have_no_python_answers_the_same_though_it_is_
 
     tool(*argv("here"), cwd=trained.folder)
     with cluster(tmp_path / "cluster") as (master, local, workers):
-        conf = ["--spark", master, "--spark-conf", "spark.executor.memory=384m"]
+        conf = ["--spark", master, "--spark-conf", "spark.executor.memory=512m"]
         conf += ["--spark-conf", "spark.driver.host=127.0.0.1"]
         done = tmp_path / "there/_kbuild/done"
         command = [str(BIN / "kbuild"), *argv("there", *conf)]
