@@ -20,6 +20,8 @@ _MOST_VALUES = 200_000
 """Of a YAML text: each takes about 0.7 KB until all are read. A lock of 1,000 packages for two platforms has 70,000."""
 # Control characters, direction marks and the like, surrogates, separators of lines (Unicode's general categories).
 _UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_DEEPEST = 200  # lists and mappings inside of each other
+_TOO_DEEP = "it is nested too deeply"
 _FEW = 64 << 10  # characters that cannot hold more values than that
 
 
@@ -74,11 +76,25 @@ def _written(character: str) -> str:
 def parse_json(text: str | bytes) -> Any:
     """Raises BrokenText."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
-        raise BrokenText("it is nested too deeply") from error
+        raise BrokenText(_TOO_DEEP) from error
     except ValueError as error:
         raise BrokenText(_line(error)) from error
+    # How deep Python itself reads differs from version to version; what is shown or compared later is not read there.
+    if isinstance(value, list | dict) and _is_deep(value):
+        raise BrokenText(_TOO_DEEP)
+    return value
+
+
+def _is_deep(value: list[Any] | dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+        level = [each for each in level if isinstance(each, list | dict)]
+        if not level:
+            return False
+    return True
 
 
 def parse_yaml(text: str | bytes) -> Any:
@@ -94,14 +110,16 @@ def parse_yaml(text: str | bytes) -> Any:
             node = parsing.get_single_node()
             if node is None:
                 return None
-            anchored = ("&" if isinstance(text, str) else b"&") in text  # type: ignore[operator]
-            if anchored and _expanded(node, {}) > len(text) + LARGEST:
+            size, depth = _expanded(node, {})
+            if depth > _DEEPEST:
+                raise BrokenText(_TOO_DEEP)
+            if size > len(text) + LARGEST:
                 raise BrokenText("its aliases stand for more than anything reads")
             return parsing.construct_document(node)
         finally:
             parsing.dispose()
     except RecursionError as error:
-        raise BrokenText("it is nested too deeply") from error
+        raise BrokenText(_TOO_DEEP) from error
     # PyYAML looks at what a tag promises without asking: !!int "", !!bool x, !!timestamp x.
     except (IndexError, KeyError, AttributeError) as error:
         raise BrokenText("a value in it is not what its tag says") from error
@@ -109,19 +127,24 @@ def parse_yaml(text: str | bytes) -> Any:
         raise BrokenText(_line(error)) from error
 
 
-def _expanded(node: Any, sizes: dict[int, int | None]) -> int:
-    """Characters of what a node stands for, every alias written out; a mapping may be merged into many others."""
+def _expanded(node: Any, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Characters of what a node stands for, every alias written out, and how deep it is; a mapping may be merged into
+    many others."""
     if isinstance(node.value, str):
-        return len(node.value) + 1
-    if id(node) in sizes:
-        size = sizes[id(node)]
-        if size is None:
+        return len(node.value) + 1, 0
+    if id(node) in seen:
+        found = seen[id(node)]
+        if found is None:
             raise BrokenText("an alias in it is a part of what it stands for")
-        return size
-    sizes[id(node)] = None
-    parts = [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
-    size = sizes[id(node)] = 1 + sum(_expanded(part, sizes) for part in parts)
-    return size
+        return found
+    seen[id(node)] = None
+    size, depth = 1, 0
+    for each in node.value:
+        for part in each if isinstance(each, tuple) else (each,):
+            more, below = _expanded(part, seen)
+            size, depth = size + more, max(depth, below)
+    found = seen[id(node)] = size, depth + 1
+    return found
 
 
 def _line(error: Exception) -> str:

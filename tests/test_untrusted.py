@@ -31,6 +31,10 @@ def _bomb(item: str) -> str:
 
 HOSTILE = {
     "deep JSON": b"[" * 5_000,
+    "deep JSON to its end": b"[" * 5_000 + b"]" * 5_000,
+    "not so deep JSON": b'{"a":' * 300 + b"1" + b"}" * 300,
+    "not so deep block": b"- " * 300 + b"x",
+    "deep by aliases": b"- &a0 [x]\n" + b"".join(b"- &a%d [*a%d]\n" % (n, n - 1) for n in range(1, 300)),
     "deep YAML": b"{a: " * 5_000,
     "deep block": b"- " * 5_000 + b"x",
     "alias bomb": _bomb("[%s]").encode(),
