@@ -73,7 +73,8 @@ def _labels(form: Form, numbered: pd.Index) -> pd.Index:
 
 def _follow(times: pd.Index, frequency: str | None) -> pd.Index:
     """The times with the frequency that training's have; without one where they do not follow it, as in pandas."""
-    if frequency is not None:
+    # Any other index takes the name for an attribute of its own.
+    if frequency is not None and isinstance(times, pd.DatetimeIndex | pd.TimedeltaIndex):
         try:
             times.freq = frequency
         except ValueError:

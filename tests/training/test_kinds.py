@@ -81,7 +81,8 @@ def test_times_keep_the_frequency_of_training_where_they_follow_it() -> None:
     assert form is not None
 
     def ask(*days: str) -> Any:
-        return restore(form, pd.DataFrame({"when": days, "a": [1] * len(days)})).index.freq
+        # As MLflow hands it on, by the signature.
+        return restore(form, pd.DataFrame({"when": pd.to_datetime(list(days)), "a": [1] * len(days)})).index.freq
 
     assert value.index.freq == ask("2024-02-01") == ask("2024-02-28", "2024-02-29") == pd.offsets.Day()
     # As of pandas' own value.loc[[…]].
