@@ -30,7 +30,7 @@ from kbuild.model.tracking import (
 # The alembic revisions of MLflow's releases, each tested against the client of the release that makes it.
 WITHOUT_WORKSPACES = frozenset(
     {
-        "bda7b8c39065",  # MLflow 3.1
+        *("6953534de441", "bda7b8c39065"),  # MLflow 3.1.0, later 3.1
         "770bee3ae1dd",  # 3.2
         "1a0cddfcaa16",  # 3.3
         "71994744cf8e",  # 3.4
