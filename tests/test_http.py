@@ -247,12 +247,12 @@ def test_an_answer_that_drips_is_cut_off(path: str, streamed: bool, monkeypatch:
 
 def test_a_large_answer_whose_pieces_come_in_time_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamed, it may take longer than a piece may."""
-    monkeypatch.setattr(http, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr(http, "LONGEST_WAIT", 1.0)
     answer, pieces = requests.Response(), [b"a", b"b", b"c"]
 
     def slowly() -> Iterator[bytes]:
         for piece in pieces:
-            time.sleep(0.1)
+            time.sleep(0.4)
             yield piece
 
     assert list(http.steady(answer, slowly())) == pieces
