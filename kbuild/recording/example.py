@@ -14,7 +14,7 @@ import pandas as pd
 
 from kbuild.answers import compare_texts
 from kbuild.errors import KbuildError, RecordingError
-from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow
+from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
 from kbuild.recording.input.reads import observe, plain
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
@@ -274,7 +274,7 @@ def _infer(model: KedroPipelineModel, inputs: Schema, output: Any) -> ModelSigna
     from mlflow.models import ModelSignature, infer_signature
 
     try:
-        with silent_mlflow():
+        with silent_mlflow(), without_spark_connect():
             rest = infer_signature(None, output, get_signature_parameters(model, model.loaded_inputs) or None)
     except Exception as error:  # MLflow raises anything of what it was not made for
         text = " ".join(str(getattr(error, "message", None) or error).split())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import RecordingError
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
-from kbuild.recording.example import Example, make_example, take_rows
+from kbuild.recording.example import Example, _infer, make_example, take_rows
+from kbuild.recording.input.signature import infer
 from kbuild.training.pyfunc import KedroPipelineModel
 
 PARAMETERS = {
@@ -97,6 +99,35 @@ def test_what_mlflow_refuses_to_describe_is_told(monkeypatch: pytest.MonkeyPatch
         make(1)
     with pytest.raises(RecordingError, match=r"a value of the type complex"):
         make(1j)
+
+
+@pytest.fixture
+def ending_pyspark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyspark 4 without grpc in a program from standard input: sql/connect/utils.py there ends it with status 0."""
+    sql = tmp_path / "pyspark/sql"
+    (sql / "connect").mkdir(parents=True)
+    (tmp_path / "pyspark/__init__.py").touch()
+    (sql / "__init__.py").touch()
+    (sql / "dataframe.py").write_text("class DataFrame: pass\n")
+    (sql / "connect/__init__.py").write_text("import sys\nsys.exit(0)\n")
+    (sql / "connect/dataframe.py").write_text("class DataFrame: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [each for each in sys.modules if each.split(".")[0] == "pyspark"]:
+        monkeypatch.delitem(sys.modules, name)
+    # What is imported of the stand-in goes with it.
+    for name in ("pyspark", "pyspark.sql", "pyspark.sql.dataframe", "pyspark.sql.connect"):
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("ending_pyspark")
+def test_a_pyspark_that_ends_programs_is_not_asked() -> None:
+    with pytest.raises(SystemExit):
+        mlflow.models.infer_signature(object())
+    assert str(infer(object())) == "[string (required)]"
+    model = make_model()
+    assert str(_infer(model, infer(TABLE), object()).outputs) == "[string (required)]"
+    assert "pyspark.sql.connect" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,25 @@ def silent_mlflow() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def without_spark_connect() -> Iterator[None]:
+    """As if Spark Connect were not installed, unless it is imported: MLflow imports it for a value that it does not know.
+
+    That import ends the program with status 0 where the main module has neither a file nor a spec (``python -c``, a
+    program on standard input) and pyspark lacks grpc: it takes it for a doctest (pyspark 4, sql/connect/utils.py). A
+    value of Spark Connect is of a module that is imported already.
+    """
+    name = "pyspark.sql.connect"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # an ImportError to who imports it, as sys.modules says
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 def find_change(known: Any, given: Any, where: str = "the input") -> str | None:

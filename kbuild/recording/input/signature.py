@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kbuild.errors import PredictionError, RecordingError
-from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow
+from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry, carry_rows, describe, find_any
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def infer(inputs: Any) -> Schema:
     """MLflow's schema of a value; raises RecordingError where it has none."""
     from mlflow.models import infer_signature
 
-    with silent_mlflow():
+    with silent_mlflow(), without_spark_connect():
         try:
             return infer_signature(inputs).inputs
         except Exception as error:
