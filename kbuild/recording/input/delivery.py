@@ -54,7 +54,7 @@ def silent_mlflow() -> Iterator[None]:
 
 @contextmanager
 def without_spark_connect() -> Iterator[None]:
-    """As if Spark Connect were not installed, unless it is imported: MLflow imports it for a value that it does not know.
+    """As if Spark Connect were not installed, unless it is imported: MLflow imports it for a value it does not know.
 
     That import ends the program with status 0 where the main module has neither a file nor a spec (``python -c``, a
     program on standard input) and pyspark lacks grpc: it takes it for a doctest (pyspark 4, sql/connect/utils.py). A
