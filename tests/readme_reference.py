@@ -55,7 +55,7 @@ def exit_codes() -> str:
 def python() -> str:
     """What ``import kbuild`` offers for building: signatures as they are written, docstrings, fields of the options."""
     parts = []
-    names = "building packing spark auditing verifying running comparing session request"
+    names = "building packing spark auditing verifying rebuilding running comparing inspecting session request"
     for module in names.split():
         tree = ast.parse(inspect.getsource(import_module(f"kbuild.api.{module}")))
         for node in tree.body:

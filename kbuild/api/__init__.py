@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from kbuild.api.auditing import AuditOptions, audit
     from kbuild.api.building import build_image, build_images, lock, render
     from kbuild.api.comparing import diff
+    from kbuild.api.inspecting import inspect
     from kbuild.api.packing import ScoreOptions, pack, score
+    from kbuild.api.rebuilding import RebuildOptions, rebuild
     from kbuild.api.request import BuildOptions, ImageOptions, LockOptions
     from kbuild.api.running import RunOptions, run
     from kbuild.api.session import open_session
@@ -24,6 +26,7 @@ __all__ = [
     "BuildOptions",
     "ImageOptions",
     "LockOptions",
+    "RebuildOptions",
     "RunOptions",
     "ScoreOptions",
     "VerifyOptions",
@@ -31,9 +34,11 @@ __all__ = [
     "build_image",
     "build_images",
     "diff",
+    "inspect",
     "lock",
     "open_session",
     "pack",
+    "rebuild",
     "render",
     "run",
     "score",
@@ -46,15 +51,18 @@ _HOMES = {
     "BuildOptions": "kbuild.api.request",
     "ImageOptions": "kbuild.api.request",
     "LockOptions": "kbuild.api.request",
+    "RebuildOptions": "kbuild.api.rebuilding",
     "RunOptions": "kbuild.api.running",
     "ScoreOptions": "kbuild.api.packing",
     "VerifyOptions": "kbuild.api.verifying",
     "build_image": "kbuild.api.building",
     "build_images": "kbuild.api.building",
     "diff": "kbuild.api.comparing",
+    "inspect": "kbuild.api.inspecting",
     "lock": "kbuild.api.building",
     "open_session": "kbuild.api.session",
     "pack": "kbuild.api.packing",
+    "rebuild": "kbuild.api.rebuilding",
     "render": "kbuild.api.building",
     "run": "kbuild.api.running",
     "score": "kbuild.api.packing",

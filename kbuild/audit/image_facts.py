@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from kbuild.audit.base_facts import BASE_FILES, ImageBase, read_base, wants_base_bytes
 from kbuild.audit.image_layers import ImageLayer
+from kbuild.audit.sizes.values import ImageSizes
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import InvalidImage
 
@@ -82,6 +83,7 @@ class ImageFacts:
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[ImageLayer, ...] = ()
+    sizes: ImageSizes | None = None
 
     @property
     def python(self) -> str | None:
@@ -121,12 +123,13 @@ def make_image_facts(
     config: Mapping[str, Any] | None = None,
     annotations: Mapping[str, str] | None = None,
     layers: tuple[ImageLayer, ...] = (),
+    sizes: ImageSizes | None = None,
 ) -> ImageFacts:
     """From the image's files of ``facts_folders`` (relative paths). Raises InvalidImage.
 
     ``release`` holds os-release's fields of a base that has no such file.
     """
-    conda = tuple(_conda(path, files[path]) for path in sorted(files) if _is_conda_meta(path, prefix))
+    conda = tuple(read_conda(path, files[path].data or b"") for path in sorted(files) if is_conda_meta(path, prefix))
     infos = sorted({posixpath.dirname(path) for path in files if path.endswith(".dist-info/METADATA")})
     owned = {f"{prefix}/{name}" for record in conda for name in record.files}
     distributions = []
@@ -149,10 +152,12 @@ def make_image_facts(
         config=config,
         annotations=annotations or {},
         layers=layers,
+        sizes=sizes,
     )
 
 
-def _is_conda_meta(path: str, prefix: str) -> bool:
+def is_conda_meta(path: str, prefix: str) -> bool:
+    """Whether it is the record of an installed conda package."""
     return posixpath.dirname(path) == f"{prefix}/conda-meta" and path.endswith(".json")
 
 
@@ -161,9 +166,10 @@ def _counts(path: str, owned: set[str]) -> bool:
     return path not in owned and not path.endswith(".pyc")
 
 
-def _conda(path: str, file: ImageFile) -> CondaRecord:
+def read_conda(path: str, data: bytes) -> CondaRecord:
+    """A record of ``conda-meta``; raises InvalidImage."""
     try:
-        value = json.loads(file.data or b"")
+        value = json.loads(data)
         return CondaRecord(
             name=str(value["name"]),
             version=str(value["version"]),
@@ -185,7 +191,7 @@ def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distributi
     owned: set[str] = set()
     changed, missing = [], []
     record = files.get(f"{info}/RECORD")
-    for path, wanted in _record((record.data if record is not None else None) or b""):
+    for path, wanted in _rows((record.data if record is not None else None) or b""):
         place = _place(site, path)
         owned.add(place)
         file = files.get(place)
@@ -194,9 +200,10 @@ def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distributi
             missing += [path] if not path.endswith(".pyc") else []
         elif wanted is not None and file.digest != wanted:
             changed.append(path)
+    name, version = _name(metadata, info)
     distribution = Distribution(
-        name=canonicalize_name(str(metadata.get("Name") or posixpath.basename(info).partition("-")[0])),
-        version=str(metadata.get("Version") or ""),
+        name=name,
+        version=version,
         path=info,
         license=stated_licence(metadata),
         changed=tuple(sorted(changed)),
@@ -209,7 +216,24 @@ def _place(site: str, path: str) -> str:
     return posixpath.normpath(posixpath.join(site, path)).lstrip("/")
 
 
-def _record(data: bytes) -> Iterator[tuple[str, Digest | None]]:
+def stated_name(metadata: bytes, info: str) -> tuple[str, str]:
+    """Canonical name and version of the distribution whose ``.dist-info`` folder is ``info``."""
+    return _name(email.parser.BytesParser().parsebytes(metadata, headersonly=True), info)
+
+
+def _name(metadata: email.message.Message, info: str) -> tuple[str, str]:
+    stated = str(metadata.get("Name") or posixpath.basename(info).partition("-")[0])
+    return canonicalize_name(stated), str(metadata.get("Version") or "")
+
+
+def read_record(data: bytes, info: str) -> Iterator[tuple[str, Digest | None]]:
+    """The files that a RECORD in the folder ``info`` lists, by their places in the image."""
+    site = posixpath.dirname(info)
+    for path, digest in _rows(data):
+        yield _place(site, path), digest
+
+
+def _rows(data: bytes) -> Iterator[tuple[str, Digest | None]]:
     for row in csv.reader(data.decode("utf-8", errors="replace").splitlines()):
         if len(row) < 2 or not row[0]:
             continue

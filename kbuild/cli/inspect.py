@@ -3,88 +3,108 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from kbuild.api.find import existing_image, no_image
-from kbuild.cache.folder import using_cache
+from kbuild.api.inspecting import Inspected, inspect
+from kbuild.audit.sizes.measure import layer_name
+from kbuild.audit.sizes.values import LayerSize
+from kbuild.cli.bars import layer_lines, size_lines
 from kbuild.cli.config import env_option
-from kbuild.cli.options import image_argument, json_option, make_tools, platform_option
-from kbuild.cli.show import Show
-from kbuild.errors import ImageNotFound
-from kbuild.image.compare.contents import read_config
-from kbuild.image.engine import BuiltImage
-from kbuild.image.oci.layout import read_manifest
-from kbuild.image.store.listing import list_here
+from kbuild.cli.options import complete_either, json_option, open_here, platform_option
+from kbuild.cli.show import SHORT, Show
 from kbuild.platform import Platform
+from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import plain
 
-_BAR = 20  # signs of the largest layer's bar
+_COLUMN = 14
 
 
 @click.command("inspect")
-@image_argument
+@click.argument("image", metavar="[IMAGE|MODEL]", required=False, shell_complete=complete_either)
+@click.option(
+    "--packages/--no-packages", default=None, help="Sizes by package.  [default: where the image's layers are here]"
+)
+@click.option("--all", "every", is_flag=True, help="Every package, not only the largest.")
 @platform_option
 @env_option
 @json_option
-def command(image: str | None, platform: Platform | None, as_json: bool) -> None:
-    """What IMAGE says of itself: digest, platform, what it starts, labels, annotations, layers and their sizes.
+def command(image: str | None, packages: bool | None, every: bool, platform: Platform | None, as_json: bool) -> None:
+    """What IMAGE says of itself: digest, platform, what it starts, labels, layers, and which packages make it large.
 
     IMAGE is a name or digest that "kbuild image" printed, an OCI layout or its tar; without one it is the image that
-    was built here last. Of one in a registry only the manifest and the config are fetched.
+    was built here last. Of one in a registry only the manifest and the config are fetched, with --packages its layers,
+    too. Of a MODEL it tells what was recorded in training, and which image its run names.
     """
-    tools, _ = make_tools(Show())
-    if image is None:
-        built = list_here(tools.cache / "images")
-        if not built:
-            raise ImageNotFound("no image was built here yet", hint="build one with: kbuild image")
-        image = str(built[0].digest)
-    with using_cache(tools.cache, limit=tools.cache_limit), existing_image(image, tools, platform) as found:
-        if found is None:
-            raise no_image(image, tools)
-        facts = _facts(found[0])
-    click.echo(json.dumps(facts) if as_json else plain(_text(facts)))
+    show = Show()
+    found = inspect(image, packages=packages, platform=platform, session=open_here(show))
+    if as_json:
+        click.echo(json.dumps(found.facts))
+    elif found.kind == "model":
+        click.echo(plain("\n".join(_model_lines(found.facts))))
+        _tell_next(image or "", found.facts, show)
+    else:
+        click.echo(plain("\n".join(_image_lines(found.facts))))
+        click.echo("\n".join(_sizes(found, every=every)))
+        if found.sizes is None and packages is None:
+            show.say("its layers are in a registry; --packages fetches them and tells sizes by package")
 
 
-def _facts(image: BuiltImage) -> dict[str, Any]:
-    platform, config = read_config(image.layout, image.digest)
-    manifest = read_manifest(image.layout, image.digest)
-    return {
-        "digest": str(image.digest),
-        "config_digest": str(image.config_digest),
-        "platform": str(platform),
-        "size": image.size,
-        "entrypoint": config.get("Entrypoint"),
-        "user": config.get("User"),
-        "labels": config.get("Labels") or {},
-        "annotations": dict(manifest.annotations),
-        "layers": [
-            {
-                "digest": str(layer.digest),
-                "diff_id": str(layer.diff_id),
-                "size": layer.size,
-                "created_by": layer.created_by,
-            }
-            for layer in image.layers
-        ],
-    }
-
-
-def _text(facts: dict[str, Any]) -> str:
-    lines = [f"{key:<14} {facts[key]}" for key in ("digest", "config_digest", "platform")]
-    lines.append(f"{'size':<14} {facts['size'] / 1e6:.1f} MB packed, in {len(facts['layers'])} layers")
-    lines += [f"{key:<14} {facts[key]}" for key in ("entrypoint", "user")]
+def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("digest", "config_digest", "platform"):
+        yield _line(key.replace("_", " "), facts[key])
+    unpacked = "" if facts["unpacked"] is None else f", {facts['unpacked'] / 1e6:.1f} MB unpacked"
+    yield _line("size", f"{facts['size'] / 1e6:.1f} MB packed{unpacked}, in {len(facts['layers'])} layers")
+    starts = facts["entrypoint"]
+    yield _line("entrypoint", shlex.join(map(str, starts)) if isinstance(starts, list) else starts)
+    yield _line("user", facts["user"])
     for kind in ("labels", "annotations"):
         # Most annotations say what the label of that name says, for tools that read no config.
         known = {} if kind == "labels" else facts["labels"]
         told = [(key, value) for key, value in sorted(facts[kind].items()) if known.get(key) != value]
-        lines += [kind, *(f"  {key}={value}" for key, value in told)]
-    lines.append("layers")
-    largest = max((each["size"] for each in facts["layers"]), default=0) or 1
-    sign = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
-    for each in facts["layers"]:
-        bar = sign * max(1, round(_BAR * each["size"] / largest))
-        lines.append(f"  {each['digest'][:19]} {each['size'] / 1e6:8.1f} MB  {bar:<{_BAR}}  {each['created_by']}")
-    return "\n".join(lines)
+        yield from [kind, *(f"  {key}={value}" for key, value in told)] if told else []
+
+
+def _sizes(found: Inspected, *, every: bool) -> list[str]:
+    if found.sizes is not None:
+        return size_lines(found.sizes, every=every)
+    layers = [
+        LayerSize(digest=each["digest"], name=layer_name(each["created_by"]), packed=each["size"], packages=())
+        for each in found.facts["layers"]
+    ]
+    return layer_lines(layers, unpacked=False)
+
+
+def _model_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("model", "model_digest", "run", "logged", "python", "mlflow"):
+        yield _line(key.replace("_", " "), facts[key])
+    yield _line("flavors", ", ".join(facts["flavors"]))
+    yield _line("size", f"{facts['size'] / 1e6:.1f} MB in {facts['files']} files")
+    for part, columns in (facts["signature"] or {}).items():
+        if isinstance(columns, list) and columns:
+            yield part
+            yield from (f"  {each.get('name', '-')}: {_type(each)}" for each in columns if isinstance(each, dict))
+    if facts["tags"]:
+        yield "its run says"
+        yield from (f"  {key}={value}" for key, value in sorted(facts["tags"].items()))
+
+
+def _type(column: Mapping[str, Any]) -> str:
+    needed = "" if column.get("required", True) else ", may be left out"
+    kind = column["tensor-spec"] if column.get("type") == "tensor" and "tensor-spec" in column else column.get("type")
+    return f"{kind}{needed}"
+
+
+def _tell_next(typed: str, facts: Mapping[str, Any], show: Show) -> None:
+    digest = str(facts["tags"].get(Tag.IMAGE_DIGEST) or "")
+    if digest:
+        show.next({f"kbuild inspect {digest[: len('sha256:') + SHORT]}": "the image that its run names"})
+    else:
+        show.next({f"kbuild image {shlex.quote(typed)}": "build its image"})
+
+
+def _line(name: str, value: object) -> str:
+    return f"{name:<{_COLUMN}} {'' if value is None else value}".rstrip()

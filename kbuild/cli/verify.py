@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kbuild.api.find import existing_index, found_image
-from kbuild.api.project import ProjectConfig
-from kbuild.api.verifying import VerifyOptions, tell_untagged, verify
-from kbuild.cache.folder import using_cache
+from kbuild.api.verifying import VerifyOptions, verify
 from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, open_here, platform_option
 from kbuild.cli.show import SHORT, Show
-from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
-from kbuild.image.engine import BuiltImage
+from kbuild.errors import OutputError
 from kbuild.platform import Platform
 from kbuild.untrusted import plain
-from kbuild.verify.rebuild import RebuildReport
-from kbuild.verify.verdict_tag import write_rebuild_verdict
-from kbuild.workflow import Tools
+
+if TYPE_CHECKING:
+    from kbuild.api.rebuilding import Rebuilt
 
 _LIMIT = click.FloatRange(min=0)
 
@@ -83,20 +78,12 @@ def command(
 
     show = Show()
     session = open_here(show)
-    tools, config = session.tools, session.config
     if rebuild:
-        from kbuild.api.rebuild import rebuild as build_again
+        from kbuild.api.rebuilding import RebuildOptions
+        from kbuild.api.rebuilding import rebuild as build_again
 
-        def again(built: BuiltImage) -> RebuildReport:
-            report = build_again(
-                built, tools, config, show, reuse_downloads=reuse_downloads, model=model, lockfile=lockfile
-            )
-            untagged = write_rebuild_verdict(built, report.verdict, tools.store)
-            if model is None:
-                tell_untagged(session, untagged)
-            return report
-
-        _rebuild(image, tools, config, show, platform, again, report=proof, as_json=as_json)
+        options = RebuildOptions(reuse_downloads=reuse_downloads, model=model, lockfile=lockfile, platform=platform)
+        _show_rebuilt(build_again(image, options, session=session), show, report=proof, as_json=as_json)
         return
     if model is not None or lockfile is not None:
         raise click.UsageError("--model and --lockfile are for --rebuild")
@@ -127,55 +114,14 @@ def command(
     )
 
 
-def _rebuild(
-    image: str | None,
-    tools: Tools,
-    config: ProjectConfig,
-    show: Show,
-    platform: Platform | None,
-    again: Callable[[BuiltImage], RebuildReport],
-    *,
-    report: Path | None,
-    as_json: bool,
-) -> None:
-    with (
-        using_cache(tools.cache, limit=tools.cache_limit),
-        nullcontext() if image is None else existing_index(image, tools) as index,
-    ):
-        if index is not None and platform is None:
-            verdicts = {str(each): again(built) for each, built in index.images.items()}
-            value = {
-                "name": image,
-                "image": str(index.digest),
-                "same": all(verdict.same for verdict in verdicts.values()),
-                "platforms": {each: verdict.to_json() for each, verdict in verdicts.items()},
-            }
-            digest = str(index.digest)
-        else:
-            with found_image(image, tools, config, show, platform) as (built, reference):
-                verdicts = {str(platform or ""): again(built)}
-            value = {"name": reference.familiar, **next(iter(verdicts.values())).to_json()}
-            digest = str(built.digest)
-    text = json.dumps(value, indent=None if report is None else 2)
+def _show_rebuilt(rebuilt: Rebuilt, show: Show, *, report: Path | None, as_json: bool) -> None:
+    text = json.dumps(rebuilt.to_json(), indent=None if report is None else 2)
     if report is not None:
         write_report(report, text)
-    differing = [verdict for verdict in verdicts.values() if verdict.verdict == "differs"]
-    repacked = [verdict for verdict in verdicts.values() if verdict.verdict == "repacked"]
-    differences = "\n".join(verdict.diff.to_text(everything=True).rstrip() for verdict in differing)
-    click.echo(text if as_json else plain(differences) or digest)
-    if differing:
-        first = differing[0]
-        raise VerificationFailed(
-            f"building {first.claims.model} again gives {first.diff.after}, not {first.diff.before}",
-            hint="what differs is printed; another version of kbuild's tools may explain it (see the report)",
-        )
-    if repacked:
-        theirs, ours = (text or "a packer that it does not name" for text in repacked[0].packed_by)
-        raise PackedOtherwise(
-            f"same content, packed otherwise by {theirs}: {repacked[0].diff.before}; here {ours} gives"
-            f" {repacked[0].diff.after}",
-            hint="every file, label and setting is equal; build it anew to have the digest that others get",
-        )
+    differing = [each for each in rebuilt.reports.values() if each.verdict == "differs"]
+    differences = "\n".join(each.diff.to_text(everything=True).rstrip() for each in differing)
+    click.echo(text if as_json else plain(differences) or str(rebuilt.digest))
+    rebuilt.raise_for_verdict()
     show.say("built again from its lock and model, it has the same digest")
 
 

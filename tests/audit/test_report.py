@@ -17,9 +17,11 @@ from kbuild.audit.base_facts import ImageBase, InstalledPackage
 from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
+from kbuild.audit.report.page import page
 from kbuild.audit.report.report import AuditReport, make_report, report_schema
 from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.report.text import markdown, summary, summary_table, table
+from kbuild.audit.sizes.values import ImageSizes, LayerSize, PackageSize
 from kbuild.audit.subject import Subject, read_trained
 
 NASTY = "a | b\n<script>`x`</script> [l](u) \\ *b* _i_ ![i](u)"
@@ -121,6 +123,16 @@ def test_the_sbom_is_valid_and_depends_on_no_clock(subject: Subject, report: Aud
     assert vulnerability["affects"] == [{"ref": "pip/linux-64/jinja2@2.4.1"}]
     properties = {each["name"]: each["value"] for each in bom["metadata"]["properties"]}
     assert properties["kbuild:audit:verdict"] == "findings"
+
+
+def test_the_sizes_of_an_image_are_in_the_report_and_drawn_on_its_page(subject: Subject, report: AuditReport) -> None:
+    package = PackageSize(name="<x>", kind="python", version="1", size=3_000_000, files=2)
+    layer = LayerSize(digest=f"sha256:{'0' * 64}", name="deps", packed=1_000_000, packages=(package,))
+    sized = replace(report, image_sizes=ImageSizes(layers=(layer,)))
+    Draft202012Validator(report_schema()).validate(json.loads(json.dumps(sized.to_json())))
+    html = page([(sized, json.loads(make_sbom(subject, report)))], "findings")
+    assert html.count("<svg") == 1 and "&lt;x&gt; 1" in html and "<x>" not in html
+    assert "<svg" not in page([(report, json.loads(make_sbom(subject, report)))], "findings")
 
 
 def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Subject, report: AuditReport) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kbuild.api import rebuilding as api
 from kbuild.cli import verify
 from kbuild.errors import OutputError, PackedOtherwise, VerificationFailed
 from kbuild.image.compare.diff import ImageDiff
@@ -45,12 +46,12 @@ def rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         def found_image(text: Any, tools: Any, config: Any, show: Any, platform: Platform | None) -> Any:
             yield images[platform or AMD], SimpleNamespace(familiar="till")
 
-        monkeypatch.setattr(verify, "existing_index", lambda *_: nullcontext(index))
-        monkeypatch.setattr(verify, "found_image", found_image)
+        monkeypatch.setattr(api, "existing_index", lambda *_: nullcontext(index))
+        monkeypatch.setattr(api, "found_image", found_image)
         monkeypatch.setattr(
-            "kbuild.api.rebuild.rebuild", lambda built, *_, **__: report(verdicts[built.platform], built.platform)
+            api, "_build_again", lambda built, *_, **__: report(verdicts[built.platform], built.platform)
         )
-        monkeypatch.setattr(verify, "write_rebuild_verdict", lambda *_: None)
+        monkeypatch.setattr(api, "write_rebuild_verdict", lambda *_: None)
         monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
         monkeypatch.chdir(tmp_path)

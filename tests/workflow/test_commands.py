@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ from click.testing import CliRunner, Result
 from world import HOST, MODEL_ID, RUN_ID, World, make_world
 
 import kbuild as api
-from kbuild import AuditOptions, BuildOptions, ImageOptions, LockOptions, VerifyOptions
+from kbuild import AuditOptions, BuildOptions, ImageOptions, LockOptions, RebuildOptions, VerifyOptions
 from kbuild.answers import EXACT, Tolerance, compare
-from kbuild.api import rebuild
+from kbuild.api import rebuilding
 from kbuild.api.request import Measure
 from kbuild.cache.entries import KINDS, list_cache
 from kbuild.cache.prune import ANSWERS
@@ -229,9 +230,9 @@ def test_what_is_built_again_is_asked_for_by_what_the_image_says(
         asked.update(request=request, delivery=delivery, cache=tools.cache, reuse=reuse)
         raise VerificationFailed("seen")
 
-    claims = rebuild.read_claims
-    monkeypatch.setattr(rebuild, "read_claims", lambda *a, **b: replace(claims(*a, **b), left_out=left_out))
-    monkeypatch.setattr(rebuild, "build_image", again)
+    claims = rebuilding.read_claims
+    monkeypatch.setattr(rebuilding, "read_claims", lambda *a, **b: replace(claims(*a, **b), left_out=left_out))
+    monkeypatch.setattr(rebuilding, "build_image", again)
     done = kbuild("verify", image["reference"], "--rebuild")
     assert isinstance(done.exception, VerificationFailed)
     request: ImageRequest = asked["request"]
@@ -523,6 +524,32 @@ def ask_render(world: World) -> dict[str, Any]:
     return {"plan_digest": str(made.plan.digest)}
 
 
+def make_other(world: World) -> Path:
+    """The folder of another model."""
+    folder = world.folder / "another-model"
+    shutil.copytree(world.store.models[world.model], folder, dirs_exist_ok=True)
+    (folder / "model.txt").write_text("another model\n")
+    return folder
+
+
+def ask_rebuild(world: World, **more: Any) -> dict[str, Any]:
+    found = api.rebuild("twin:1", RebuildOptions(lockfile=world.lockfile, **more))
+    assert str(found.digest) in found._repr_html_()
+    found.raise_for_verdict()
+    kept = found.to_json()
+    del kept["seconds"]  # each took its own
+    return kept
+
+
+def ask_inspect(reference: str | None, **more: Any) -> Callable[[World], dict[str, Any]]:
+    def ask(world: World) -> dict[str, Any]:
+        found = api.inspect(reference or world.model, **more)
+        assert found._repr_html_()[:4] in ("<svg", "<tab")
+        return dict(found.facts)
+
+    return ask
+
+
 NO_MODEL = f"runs:/{'c' * 32}"
 TWINS = {
     "image": Twin(lambda w: ["image", w.model, *given(w), "--tag", "twin:1"], ask_image(tag="twin:1")),
@@ -575,6 +602,23 @@ TWINS = {
         lambda w: ["diff", "twin:1", "nothing"], ask_diff("twin:1", "nothing"), ImageNotFound
     ),
     "verify": Twin(lambda w: ["verify", "twin:1", "--rtol", "0.5"], ask_verify),
+    "rebuild": Twin(lambda w: ["verify", "twin:1", "--rebuild", "--lockfile", w.lockfile], ask_rebuild),
+    "rebuild of another model": Twin(
+        lambda w: ["verify", "twin:1", "--rebuild", "--model", make_other(w)],
+        lambda w: ask_rebuild(w, model=make_other(w)),
+        InvalidModel,
+    ),
+    "rebuild of nothing": Twin(
+        lambda w: ["verify", "nothing:1", "--rebuild"],
+        lambda w: api.rebuild("nothing:1").to_json(),
+        ImageNotFound,
+    ),
+    "inspect": Twin(lambda w: ["inspect", "twin:1"], ask_inspect("twin:1")),
+    "inspect without packages": Twin(
+        lambda w: ["inspect", "twin:1", "--no-packages"], ask_inspect("twin:1", packages=False)
+    ),
+    "inspect of a model": Twin(lambda w: ["inspect", w.model], ask_inspect(None)),
+    "inspect of nothing": Twin(lambda w: ["inspect", "nothing:1"], ask_inspect("nothing:1"), ImageNotFound),
     "no image": Twin(lambda w: ["run", "nothing:1"], lambda w: enter(api.run("nothing:1")), ImageNotFound),
 }
 
@@ -595,6 +639,8 @@ def test_python_and_the_command_line_do_the_same(
 
     monkeypatch.setattr("kbuild.verify.judging.verify_image", verify)
     twin = TWINS[name]
+    if name.startswith("rebuild"):  # an image names a base that is a folder by that folder's own name
+        monkeypatch.chdir(shared.folder)
     if "twin:1" in (argv := [str(each) for each in twin.argv(shared)]) and argv[0] != "image":
         for each in ("image", "another image"):  # found again where they were built
             TWINS[each].ask(shared)

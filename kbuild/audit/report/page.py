@@ -15,6 +15,8 @@ from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.report.plain import plain_value
 from kbuild.audit.report.report import AuditReport
 from kbuild.audit.report.text import grouped, noted
+from kbuild.audit.sizes.treemap import draw
+from kbuild.audit.sizes.values import WORDS, readable
 
 _TEMPLATE = "page.html.j2"
 _Places = Mapping[tuple[str, str], Sequence[str]]
@@ -31,7 +33,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    models = [_model(*each) for each in audits]
+    models = [_model(*each, f"image{number}") for number, each in enumerate(audits, 1)]
     values = {
         "verdict": verdict,
         "date": max((str(report.date) for report, _ in audits), default=""),
@@ -43,7 +45,7 @@ def page(
     return environment.get_template(_TEMPLATE).render(plain_value(values)) + "\n"
 
 
-def _model(report: AuditReport, sbom: Mapping[str, Any]) -> dict[str, Any]:
+def _model(report: AuditReport, sbom: Mapping[str, Any], mark: str) -> dict[str, Any]:
     paths = _paths(sbom)
     rows = [
         {
@@ -65,8 +67,9 @@ def _model(report: AuditReport, sbom: Mapping[str, Any]) -> dict[str, Any]:
         "counts": report.counts(),
         "digests": report.digests,
         "checks": report.checks,
-        "sizes": {name: _size(size) for name, size in report.sizes},
+        "sizes": {name: readable(size) for name, size in report.sizes},
         "rows": rows,
+        "image": _image(report, mark),
         "unchecked": unchecked,
         "unchecked_number": len(report.unchecked),
         "accepted": accepted,
@@ -97,5 +100,26 @@ def _paths(sbom: Mapping[str, Any]) -> _Places:
     return places
 
 
-def _size(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+def _image(report: AuditReport, mark: str) -> dict[str, Any] | None:
+    """How large the image's packages are, as a picture and as the table beside it."""
+    sizes = report.image_sizes
+    if sizes is None or not sizes.size:
+        return None
+    places = sizes.places()
+    rows = [
+        {
+            "title": each.title,
+            "kind": WORDS[each.kind],
+            "size": readable(each.size),
+            "share": f"{100 * each.size / sizes.size:.1f} %",
+            "layers": ", ".join(places[each.key]),
+        }
+        for each in sizes.packages
+    ]
+    return {
+        "picture": draw(sizes, name=report.reference, mark=mark),  # escapes what it is given
+        "rows": rows,
+        "layers": [
+            {"name": each.name, "packed": readable(each.packed), "size": readable(each.size)} for each in sizes.layers
+        ],
+    }

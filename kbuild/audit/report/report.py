@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Severity, Source, Unchecked, is_at_least
 from kbuild.audit.policy import Ignore, Policy
+from kbuild.audit.sizes.values import ImageSizes
 from kbuild.audit.subject import Subject
 from kbuild.audit.vex import VexStatement, newest_statement
 
@@ -50,6 +51,7 @@ class AuditReport:
     fail_on: Severity
     digests: tuple[tuple[str, str], ...]
     sizes: tuple[tuple[str, int], ...] = ()
+    image_sizes: ImageSizes | None = None
     checks: tuple[tuple[str, int], ...]
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
@@ -89,6 +91,7 @@ class AuditReport:
             "counts": self.counts(),
             "digests": dict(self.digests),
             "sizes": dict(self.sizes),
+            **({} if self.image_sizes is None else {"image_sizes": self.image_sizes.to_json()}),
             "checks": [{"id": check, "looked_at": number} for check, number in self.checks],
             "findings": [_item(finding) for finding in self.findings],
             "unchecked": [_item(each) for each in self.unchecked],
@@ -146,6 +149,7 @@ def make_report(
         fail_on=fail_on,
         digests=tuple(_digests(subject).items()),
         sizes=tuple(_sizes(subject)),
+        image_sizes=None if subject.image is None else subject.image.sizes,
         checks=tuple((result.check, result.looked_at) for result in results),
         findings=tuple(sorted(findings, key=_order)),
         unchecked=tuple(sorted(set(unchecked), key=lambda each: (each.check, each.where, each.reason))),

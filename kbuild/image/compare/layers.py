@@ -74,7 +74,7 @@ def file_streams(blob: Path, media_type: str, paths: set[str]) -> Iterator[tuple
     chunks = read_layer(blob, layer_compression(media_type))
     with open_layer(chunks) as archive:
         for member in archive:
-            path = _normal(member.name)
+            path = normal_path(member.name)
             content = archive.extractfile(member) if member.isfile() and path in paths else None
             if content is not None:
                 yield path, content
@@ -90,7 +90,7 @@ def _read_tar(blob: Path, media_type: str, wants: Callable[[str], bool], scans: 
 
     chunks = hashed()
     with open_layer(chunks) as archive:
-        members = tuple(_member(archive, member, wants, scans) for member in archive if _normal(member.name))
+        members = tuple(_member(archive, member, wants, scans) for member in archive if normal_path(member.name))
     for _ in chunks:  # what comes after the end of the archive is part of the layer's digest
         pass
     return Digest(state.hexdigest()), members
@@ -99,7 +99,7 @@ def _read_tar(blob: Path, media_type: str, wants: Callable[[str], bool], scans: 
 def _member(
     archive: tarfile.TarFile, member: tarfile.TarInfo, wants: Callable[[str], bool], scans: Callable[[str], bool]
 ) -> LayerMember:
-    path = _normal(member.name)
+    path = normal_path(member.name)
     common: dict[str, Any] = {
         "mode": member.mode,
         "owner": (member.uid, member.gid),
@@ -131,5 +131,6 @@ def _member(
     return LayerMember(path=path, kind=kind, size=member.size, digest=digest, data=data, secrets=secrets, **common)
 
 
-def _normal(name: str) -> str:
+def normal_path(name: str) -> str:
+    """The path of a member without a leading slash, empty for the root itself."""
     return posixpath.normpath(f"/{name}").lstrip("/")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.audit.secrets import may_hold_secrets
+from kbuild.audit.sizes.measure import FileSize, LayerFiles, measure
 from kbuild.image.base.debian.suites import find_suite
-from kbuild.image.compare.contents import ReadLayer, model_path, read_config, read_contents
+from kbuild.image.compare.contents import ImageContents, ReadLayer, model_path, read_config, read_contents
 from kbuild.image.compare.known_layers import KnownLayers
+from kbuild.image.compare.sizes import image_places
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
-from kbuild.image.packages.environment import PREFIX
 from kbuild.progress import Progress
 
-_PYTHON = "/bin/python"
 _BASE = "io.kbuild.base.name"
 
 
@@ -35,7 +35,8 @@ def read_image(
     of layers."""
     image.bring_all(progress)  # any of them may bring or hide a file that is looked at
     _, config = read_config(image.layout, image.digest)
-    prefix = _prefix(config).lstrip("/")
+    places = image_places(config)
+    prefix = places.prefix
 
     known = KnownLayers(
         cache=cache, prefix=prefix, wants=lambda path: wants_bytes(path, prefix), scans=may_hold_secrets
@@ -61,19 +62,23 @@ def read_image(
         config=whole,
         annotations=dict(layouts.read_manifest(image.layout, image.digest).annotations),
         layers=contents.layers,
+        sizes=measure(_layer_files(image, contents), places),
     )
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
     return ReadImage(facts=facts, read=known.read), model_into if has_model else None
+
+
+def _layer_files(image: BuiltImage, contents: ImageContents) -> Iterator[LayerFiles]:
+    for layer, stored in zip(contents.layers, image.layers, strict=True):
+        files = tuple(
+            FileSize(path=member.path, size=member.size, data=member.data)
+            for member in layer.members
+            if member.kind != "folder"
+        )
+        yield LayerFiles(digest=str(layer.digest), created_by=layer.created_by, packed=stored.size, files=files)
 
 
 def _release(base: str) -> dict[str, str]:
     """os-release's fields of a base that kbuild assembled: it holds the suite's packages, but no base-files."""
     suite = find_suite(*base.partition(":")[::2])
     return {} if suite is None else {"ID": suite.distribution, "VERSION_ID": suite.version}
-
-
-def _prefix(config: Mapping[str, object]) -> str:
-    """Where the environment lies: above the interpreter that the image starts, else where kbuild puts it."""
-    entrypoint = config.get("Entrypoint")
-    first = str(entrypoint[0]) if isinstance(entrypoint, list) and entrypoint else ""
-    return first.removesuffix(_PYTHON) if first.startswith("/") and first.endswith(_PYTHON) else PREFIX
