@@ -179,23 +179,24 @@ class _Session(requests.Session):
 
 
 def patient_session(*, methods: Collection[str] = ()) -> requests.Session:
-    """A session whose requests, all of which may be made twice, follow the policy; ``methods`` are more of such.
-
-    A busy answer that stays is returned; what stays unreachable raises requests' own errors.
-    """
+    """A session whose requests, all of which may be made twice, follow the policy; ``methods`` are more of such. A busy
+    answer that stays is returned; what stays unreachable raises requests' own errors."""
     # It warns of every further try, in its own words.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    return bounded_session(Patience.make(methods))
+
+
+def bounded_session(retries: Retry | int = 0) -> requests.Session:
+    """A session whose answers come to an end, as those of ``patient_session`` do; ``retries`` are urllib3's."""
     session = _Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(max_retries=Patience.make(methods)))
+        session.mount(scheme, _Adapter(max_retries=retries))
     return session
 
 
 class ThreadSessions:
-    """A session for each thread that asks for one, made alike: requests promises nothing of one that threads share.
-
-    They are closed together, when the block ends.
-    """
+    """A session for each thread that asks, made alike: requests promises nothing of one that threads share. They are
+    closed together, when the block ends."""
 
     def __init__(self, make: Callable[[], requests.Session]) -> None:
         self._make = make

@@ -1,4 +1,4 @@
-"""pip-audit's classes against a server that speaks the protocols of the real ones."""
+"""An index's advisories, asked of a server that speaks the protocols of the real ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.audit.sources.services import NotKnown, OnlineService, make_pypi_service
+from kbuild.audit.sources.services import IndexService, NotKnown, make_pypi_service
 
 RELEASE = {
     "info": {"name": "jinja2"},
@@ -31,6 +31,7 @@ PAGES = {
     "/pypi/six/1.17.0/json": {"info": {}, "vulnerabilities": []},
     "/pypi/mirror/1.0/json": {"info": {}},
     "/pypi/broken/1.0/json": ["no", "release"],
+    "/pypi/empty/1.0/json": {"info": {}, "vulnerabilities": {}},
 }
 
 
@@ -39,6 +40,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, self.headers.get("Authorization")))  # type: ignore[attr-defined]
         if self.path == "/pypi/failing/1.0/json":
             self.answer(503, {})
+        elif self.path == "/pypi/page/1.0/json":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>sign in</html>")
         else:
             self.answer(200 if self.path in PAGES else 404, PAGES.get(self.path, {}))
 
@@ -68,17 +73,20 @@ def server() -> Iterator[Any]:
 
 
 @pytest.fixture
-def pypi(server: Any) -> OnlineService:
+def pypi(server: Any) -> IndexService:
     return make_pypi_service(f"{server.url}/simple", credentials=lambda _: ("user", "word"))
 
 
-def test_the_index_is_asked_where_it_is_with_its_credentials(pypi: OnlineService, server: Any) -> None:
+def test_the_index_is_asked_where_it_is_with_its_credentials(pypi: IndexService, server: Any) -> None:
     answer = pypi.query("jinja2", "2.4.1")
     assert not isinstance(answer, NotKnown)
     [found] = answer
     assert (found.id, found.aliases, found.fixed) == ("PYSEC-2014-8", ("CVE-2014-1402",), ("2.7.2", "2.10"))
     assert server.seen == [("/pypi/jinja2/2.4.1/json", "Basic dXNlcjp3b3Jk")]
+    assert found.summary == "bad cache"
     assert pypi.query("six", "1.17.0") == ()
+    pypi.query("Simple Six/?x", "1.0")
+    assert server.seen[-1][0] == "/pypi/simple%20six%2F%3Fx/1.0/json"
 
 
 @pytest.mark.parametrize(
@@ -88,10 +96,12 @@ def test_the_index_is_asked_where_it_is_with_its_credentials(pypi: OnlineService
         ("mirror", "1.0", "keeps no advisories"),
         ("failing", "1.0", "503"),
         ("broken", "1.0", "no answer of its protocol"),
-        ("odd", "not a version", "no version"),
+        ("odd", "not a version", "not a version of Python"),
+        ("empty", "1.0", "vulnerabilities is not a list"),
+        ("page", "1.0", "no answer of its protocol"),
     ],
 )
-def test_what_is_no_answer_is_not_taken_for_none(pypi: OnlineService, name: str, version: str, reason: str) -> None:
+def test_what_is_no_answer_is_not_taken_for_none(pypi: IndexService, name: str, version: str, reason: str) -> None:
     answer = pypi.query(name, version)
     assert isinstance(answer, NotKnown)
     assert reason in answer.reason

@@ -18,7 +18,6 @@ HEAVY = frozenset(
         "requests",
         "rich",
         "rattler",
-        "pip_audit",
         "elftools",
     }
 )

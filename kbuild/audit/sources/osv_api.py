@@ -12,12 +12,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.sources.services import NotKnown
-from kbuild.http import ThreadSessions
+from kbuild.http import ThreadSessions, bounded_session
 from kbuild.urls.credentials import without_credentials
 
 OSV_URL = "https://api.osv.dev"
@@ -161,10 +160,7 @@ class OsvApi:
 
 
 def _session() -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
-    return session
+    return bounded_session(_RETRY)
 
 
 class _Failed(Exception):

@@ -1,28 +1,26 @@
-"""The advisories of a package index, through pip-audit's class for it.
+"""The advisories of a package index.
 
-Protocol: PyPA's JSON API ("Get a release", ``vulnerabilities``). OSV's is in ``osv_api``.
+Protocol: PyPA's JSON API ("Get a release", ``vulnerabilities``), https://docs.pypi.org/api/json/. It is asked here and
+not by pip-audit's class, which writes another address into each request, starts pip when it is imported, and takes an
+answer without a word on vulnerabilities for one that there are none. OSV's is in ``osv_api``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
-from pip_audit._service import PyPIService, VulnerabilityService
-from pip_audit._service.interface import ResolvedDependency, ServiceError, SkippedDependency
 
 from kbuild.environment.index.pip_network import configure
+from kbuild.http import bounded_session
 from kbuild.urls.credentials import without_credentials
 
 _TIMEOUT = 20
-# pip-audit would look for a cache of its own; its sessions are replaced before they are used.
-_NO_CACHE = Path(os.devnull)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,79 +54,65 @@ class Service(Protocol):
         """The known vulnerabilities of a version."""
 
 
-class OnlineService:
-    """A ``Service`` over one of pip-audit's."""
+class IndexService:
+    """A ``Service``: the index that packages come from. ``base`` is its url without ``/simple``."""
 
-    def __init__(self, name: str, service: VulnerabilityService, session: _Session) -> None:
-        self.name = name
-        self._service = service
-        self._session = session
+    def __init__(
+        self, base: str, *, session: requests.Session, credentials: Callable[[str], tuple[str, str] | None]
+    ) -> None:
+        self.name = f"the index {without_credentials(urlsplit(base).netloc)}"
+        self._base, self._session, self._credentials = base, session, credentials
 
     def query(self, name: str, version: str) -> tuple[Vulnerability, ...] | NotKnown:
         """See Service."""
         try:
-            asked = ResolvedDependency(name, Version(version))
+            url = f"{self._base}/pypi/{quote(canonicalize_name(name), safe='')}/{Version(version)}/json"
         except InvalidVersion:
-            return NotKnown(reason=f"{version!r} is no version of Python packages (PEP 440)")
+            return NotKnown(reason=f"{version!r} is not a version of Python packages (PEP 440)")
         try:
-            answered, results = self._service.query(asked)
+            answer = self._session.get(url, timeout=_TIMEOUT, auth=self._credentials(url))
+            if answer.status_code == requests.codes.not_found:
+                return NotKnown(reason=f"{self.name} does not know this release")
+            answer.raise_for_status()
+            told = answer.json().get("vulnerabilities")
+            if told is None:
+                return NotKnown(reason=f"{self.name} has {name}, but keeps no advisories")
+            if not isinstance(told, list):
+                raise TypeError("vulnerabilities is not a list")
+            return tuple(_read(each) for each in told if each.get("withdrawn") is None)
         except (requests.ConnectionError, requests.Timeout) as error:
             return NotKnown(reason=f"{self.name} does not answer: {_words(error)}", down=True)
-        except (ServiceError, requests.RequestException) as error:
-            return NotKnown(reason=f"{self.name} refused: {_words(error.__cause__ or error)}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # pip-audit reads the answer without looking whether it is one.
+        except requests.JSONDecodeError as error:
+            return NotKnown(reason=f"{self.name} gives no answer of its protocol: {_words(error)}")
+        except requests.RequestException as error:
+            return NotKnown(reason=f"{self.name} refused: {_words(error)}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return NotKnown(reason=f"{self.name} gives no answer of its protocol: {error!r}")
-        if isinstance(answered, SkippedDependency):
-            return NotKnown(reason=f"{self.name} does not know this release")
-        if self._session.silent:
-            return NotKnown(reason=f"{self.name} has {name}, but keeps no advisories")
-        return tuple(
-            Vulnerability(
-                id=str(result.id),
-                aliases=tuple(sorted(map(str, result.aliases))),
-                summary=result.description,
-                fixed=tuple(str(fix) for fix in result.fix_versions),
-            )
-            for result in results
-        )
 
 
 def make_pypi_service(
     index: str, *, credentials: Callable[[str], tuple[str, str] | None], environ: Mapping[str, str] | None = None
-) -> OnlineService:
+) -> IndexService:
     """The advisories of a package index. ``index`` is its url, with or without ``/simple``; ``environ`` has pip's
     settings of how it is reached."""
-    base = index.rstrip("/").removesuffix("/simple")
-    session = _Session(base=base, credentials=credentials)
+    session = bounded_session()
     configure(session, environ or {})
-    service = PyPIService(cache_dir=_NO_CACHE, timeout=_TIMEOUT)
-    # Its address is written into the class, and is not the one of the user's index.
-    service.session = session
-    return OnlineService(f"the index {without_credentials(urlsplit(base).netloc)}", service, session)
+    return IndexService(index.rstrip("/").removesuffix("/simple"), session=session, credentials=credentials)
 
 
-class _Session(requests.Session):
-    """Sends the requests that pip-audit makes to the address that is configured.
-
-    ``silent`` tells that the last answer had no word on vulnerabilities at all, which pip-audit takes for none.
-    """
-
-    def __init__(self, *, base: str, credentials: Callable[[str], tuple[str, str] | None]) -> None:
-        super().__init__()
-        self._base = base
-        self._credentials = credentials
-        self.silent = False
-
-    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
-        url = self._base + urlsplit(url).path
-        kwargs.setdefault("auth", self._credentials(url))
-        response = super().request(method, url, *args, **kwargs)
-        self.silent = False
-        if response.ok:
-            value = response.json()
-            self.silent = value.get("vulnerabilities") is None
-        return response
+def _read(stated: Mapping[str, Any]) -> Vulnerability:
+    """One of the list; raises KeyError, TypeError, ValueError or AttributeError where it is none."""
+    aliases = stated["aliases"]
+    if not all(isinstance(each, str) for each in (stated["id"], *aliases)):
+        raise TypeError("an id is not a text")
+    summary = next((stated[key] for key in ("summary", "details") if stated.get(key) is not None), "")
+    return Vulnerability(
+        id=stated["id"],
+        aliases=tuple(sorted(set(aliases))),
+        summary=" ".join(str(summary).split()),
+        # They come in no order.
+        fixed=tuple(str(each) for each in sorted(map(Version, stated["fixed_in"]))),
+    )
 
 
 def _words(error: BaseException) -> str:

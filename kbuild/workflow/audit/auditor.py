@@ -13,7 +13,6 @@ from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.lockview import LockView, view_lock
 from kbuild.audit.planned import Planned
 from kbuild.audit.report.report import make_report
-from kbuild.audit.report.sbom import make_sbom
 from kbuild.audit.subject import KnownDigest, Subject, read_trained
 from kbuild.audit.vex import read_vex
 from kbuild.cache.scratch import work_folder
@@ -125,7 +124,7 @@ class Auditor:
                 results.append(check.run(gathered.subject))
             subject, on, fail_on = gathered.subject, request.today, request.fail_on
             report = make_report(subject, results, request.policy, today=on, fail_on=fail_on, vex=self._vex)
-            audited = Audited(report=report, sbom=make_sbom(subject, report))
+            audited = Audited(report=report, subject=subject)
             if not request.record or gathered.run_id is None:
                 return audited
             return write_back(audited, gathered.run_id, gathered.model_uri, self._tools, progress)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 from kbuild.audit.finding import Severity
 from kbuild.audit.policy import Ignore, Policy
 from kbuild.audit.report.report import AuditReport
-from kbuild.audit.report.text import table
+from kbuild.audit.subject import Subject
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import AuditFindings, AuditIncomplete
 from kbuild.offered.shown import html_text
@@ -36,19 +37,29 @@ class AuditRequest:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Audited:
-    """The report, the SBOM as CycloneDX JSON, and the run it was written to, where it was."""
+    """The report, what it is of, and the run it was written to, where it was."""
 
     report: AuditReport
-    sbom: str
+    subject: Subject = field(repr=False)
     recorded_in: str | None = None
+
+    @cached_property
+    def sbom(self) -> str:
+        """The bill of materials as CycloneDX JSON, see ``make_sbom``."""
+        # To import what writes it, and to validate it, takes longer than most audits.
+        from kbuild.audit.report.sbom import make_sbom
+
+        return make_sbom(self.subject, self.report)
 
     def raise_for_verdict(self) -> None:
         """Raises AuditFindings or AuditIncomplete, unless all is clean."""
         raise_for_verdict(self.report.verdict, self.report.reference, self.report.lapsed)
 
     def _repr_html_(self) -> str:
+        from kbuild.audit.report.text import table
+
         return html_text(table(self.report, width=120, colour=False))
 
 
