@@ -26,7 +26,10 @@ from kbuild.process import Completed
 
 AMD64 = Platform.parse("linux/amd64")
 MIRROR = "http://m/debian http://m/security"
-GOOD = "[GNUPG:] NEWSIG\n[GNUPG:] ERRSIG ABC 1 8\n[GNUPG:] NO_PUBKEY ABC\n[GNUPG:] VALIDSIG DEF 2026\n"
+GOOD = "".join(
+    f"[GNUPG:] {line}\n"
+    for line in ("NEWSIG", "ERRSIG ABC 1 8", "NO_PUBKEY ABC", "GOODSIG DEF archive", "VALIDSIG DEF 2026")
+)
 
 
 def make_deb(name: str, version: str) -> bytes:

@@ -220,6 +220,10 @@ def _is_valid(fields: Mapping[str, str], archive: Archive, progress: Progress, a
     return False
 
 
+# As apt has them: for one of these somebody may find another text.
+_WEAK = ("SHA1", "RIPEMD160")
+# Signatures that were right once (GnuPG's doc/DETAILS, "Format of the --status-fd output").
+_BAD = frozenset({"BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG"})
 _STALE = "name a mirror that is kept up (KBUILD_DEBIAN_MIRROR) and see this machine's clock"
 
 
@@ -249,6 +253,7 @@ def _verify(
         release, signature, text = (Path(scratch, name) for name in ("release", "signature", "text"))
         release.write_bytes(content)
         argv = ["gpgv", "--status-fd", "1", "--keyring", str(archive.keyring)]
+        argv += [word for each in _WEAK for word in ("--weak-digest", each)]
         if detached is None:
             argv += ["--output", str(text), str(release)]
         else:
@@ -266,7 +271,7 @@ def _verify(
             return None
         # A Release file carries several signatures and a keyring need not know all: one good and none bad is right.
         status = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")}
-        if "VALIDSIG" not in status or status & {"BADSIG", "REVKEYSIG", "EXPKEYSIG"}:
+        if not {"GOODSIG", "VALIDSIG"} <= status or status & _BAD:
             raise BaseImageError(
                 f"the signature of {where} does not hold", hint=f"its keys are looked for in {archive.keyring}"
             )
