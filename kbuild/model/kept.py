@@ -74,7 +74,7 @@ class Kept:
         """Where the files of a registered version are."""
         path = self._folder("versions", key)
         try:
-            found = path.read_text(encoding="utf-8")
+            found = read_vouched(path).decode()
         except OSError:
             return None
         mark_used(path)
@@ -84,7 +84,7 @@ class Kept:
         """Keep where they are; raises OSError."""
         path = self._folder("versions", key)
         with _new_beside(path) as scratch:
-            (scratch / "new").write_text(location, encoding="utf-8")
+            (scratch / "new").write_bytes(vouched(path, location.encode()))
             (scratch / "new").replace(path)
 
     def _folder(self, kind: str, key: Sequence[str]) -> Path:

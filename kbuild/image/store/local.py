@@ -170,8 +170,9 @@ def _keep(layout: Path, kept: Path, scratch: Path, read: Callable[[], Iterable[B
 
 
 def _are_whole(read: Callable[[], Iterable[BuiltImage]]) -> bool:
+    # Read: what was built a moment ago would otherwise give way to layers of somebody else's, of the same size.
     try:
-        return all(map(_is_whole, read()))
+        return all(_is_whole(image, read=True) for image in read())
     except InvalidImage:
         return False
 
