@@ -6,7 +6,7 @@ import copy
 import datetime
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,13 +38,15 @@ class Example:
     """MLflow's signature and input example, either of which the user may have refused (None).
 
     ``known`` is the example as training's catalog gives it, ``own`` the pipeline's own answer to that, as the scoring
-    server writes it; None where no example is known. ``chosen`` where the user chose the signature.
+    server writes it; None where no example is known. ``between`` says of what the nodes of that run handed on in the
+    catalog how it came out otherwise.
     """
 
     signature: ModelSignature | None
     input_example: Any
     known: Any = None
     own: str | None = None
+    between: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_example(
@@ -113,7 +115,13 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
         reads.everything = True
     reads.everything |= plain(answer) is not answer  # the table itself, or what is left of it
     text = _write(plain(answer))
-    if reads.everything or not reads.names:
+    if not reads.everything and not reads.names:
+        raise RecordingError(
+            f"the inference pipeline reads no column of {model.input_name!r}, so with the signature 'used' there would "
+            "be none for requests to bring",
+            hint="leave the signature out of log_model_kwargs and kbuild.yml, or say 'auto' there",
+        )
+    if reads.everything:
         raise RecordingError(
             f"which columns of {model.input_name!r} the inference pipeline reads cannot be told: its nodes take the "
             "table whole",

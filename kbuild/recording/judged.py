@@ -82,9 +82,16 @@ def compare_own(draft: Draft, asked: SavedAnswer | None, tolerance: Tolerance) -
     change = find_change(draft.example.known, given)
     step = "" if change is None else f"; on its way {change}"
     hint = _STATE_HINT
+    if change is None and draft.example.between:
+        step = f"; in the catalog {'; '.join(draft.example.between.values())}"
+        names = ", ".join(map(repr, draft.example.between))
+        hint = (
+            f"a served model hands {names} from node to node as it is: let the node that makes it give what the "
+            "catalog gives back, or keep it in memory, or in a dataset that changes nothing (pickle.PickleDataset)"
+        )
     if is_chosen(draft.log_model_kwargs):
         hint = "leave out signature and input_example in log_model_kwargs, or write them so that this stays as it is"
-    elif asked.changes and change is None:
+    elif asked.changes and change is None and not draft.example.between:
         hint = advise_copies(asked.changes)
     raise RecordingError(
         f"the saved model answers the example otherwise than the inference pipeline itself: {fault}{step}", hint=hint

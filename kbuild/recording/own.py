@@ -1,15 +1,17 @@
 """The pipeline's own answer: Kedro's runner runs the inference pipeline, its inputs as the catalog loads them.
 
-What the nodes make in between stays in memory, and nothing that the catalog keeps is written.
+What the nodes make in between goes the way that the catalog has for it, through files of its own that are gone then:
+nothing that the catalog keeps is written.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
@@ -17,9 +19,13 @@ from kedro.framework.hooks.manager import _create_hook_manager, _register_hooks
 from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
+from kbuild.recording.input.delivery import find_change
 from kbuild.served.calls import CopyMode, is_parameter
 from kbuild.served.runner import _import_runner
-from kbuild.training.described import find_dataset, is_in_memory
+from kbuild.training.described import find_dataset, is_in_memory, is_persisted, remake
+from kbuild.training.entry import Entry, silent_kedro
+
+_logger = logging.getLogger(__name__)
 
 
 class OwnRun:
@@ -44,6 +50,8 @@ class OwnRun:
         self._hooks = _create_hook_manager()
         _register_hooks(self._hooks, (*hooks, _NameNode()))
         self._uses = Counter(name for node in pipeline.nodes for name in node.inputs)
+        # What came out of the catalog otherwise than a node gave it, by name.
+        self.changes: dict[str, str] = {}
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs by name. ``values`` are of the inputs, fresh from the catalog: nodes may change them.
@@ -51,20 +59,34 @@ class OwnRun:
         Raises what the nodes raise, with a note that names the node, and what Kedro raises of them.
         """
         names = sorted(self._pipeline.datasets())
-        datasets = {
-            name: self._give(name, values[name]) if name in values else MemoryDataset(copy_mode=self._mode(name))
-            for name in names
-        }
-        runner = _import_runner()
-        with _silent():
-            runner().run(self._pipeline, DataCatalog(datasets), self._hooks)
-        return {name: datasets[name].load() for name in sorted(self._pipeline.outputs())}
+        with tempfile.TemporaryDirectory(prefix="kbuild-between-") as folder:
+            datasets = {
+                name: self._give(name, values[name]) if name in values else self._keep(name, Path(folder, str(number)))
+                for number, name in enumerate(names)
+            }
+            runner = _import_runner()
+            with silent_kedro():
+                runner().run(self._pipeline, DataCatalog(datasets), self._hooks)
+            return {name: datasets[name].load() for name in sorted(self._pipeline.outputs())}
 
     def _give(self, name: str, value: Any) -> Any:
         dataset: Any = find_dataset(name, self._catalog)
         kept = dataset is None or name in self._in_memory or is_parameter(name) or is_in_memory(dataset)
         mode = self._mode(name) if kept else None
-        return _Given(value, self._uses[name], again=None if kept else dataset.load, shared=mode == "assign")
+        entry = Entry(name, self._catalog)
+        again = None if kept else lambda: entry.give(dataset.load())
+        return _Given(value, self._uses[name], again=again, shared=mode == "assign")
+
+    def _keep(self, name: str, folder: Path) -> Any:
+        """Where the output of a node waits for the next: an answer for nobody but the caller."""
+        memory = MemoryDataset(copy_mode=self._mode(name))
+        if not self._uses[name]:
+            return memory
+        dataset, entry = find_dataset(name, self._catalog), Entry(name, self._catalog)
+        own = remake(dataset, folder) if dataset is not None and is_persisted(dataset) else None
+        if own is None and not entry.validates:
+            return memory
+        return _Between(name, entry, own or memory, self.changes)
 
     def _mode(self, name: str) -> str | None:
         dataset = find_dataset(name, self._catalog)
@@ -107,20 +129,41 @@ class _Given(AbstractDataset[Any, Any]):  # type: ignore[misc]
         return {}
 
 
+class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
+    """What one node saves and others load, through the entry's validator and a file like the catalog's."""
+
+    def __init__(self, name: str, entry: Entry, dataset: Any, changes: dict[str, str]) -> None:
+        self._name = name
+        self._entry = entry
+        self._dataset = dataset
+        self._changes = changes
+
+    def load(self) -> Any:
+        """What the catalog would give."""
+        return self._entry.give(self._dataset.load())
+
+    def save(self, data: Any) -> None:
+        """Save it, and note what becomes of it."""
+        taken = self._entry.take(data)
+        try:
+            known = copy.deepcopy(data)
+            self._dataset.save(taken)
+            held = self._dataset.load()
+        except Exception as error:  # noqa: BLE001  a class of anybody's, made anew: that may be all that is wrong
+            _logger.info("What becomes of %r in the catalog cannot be told: %s", self._name, type(error).__name__)
+            self._dataset = MemoryDataset(copy_mode="assign")
+            self._dataset.save(taken)
+            return
+        change = find_change(known, self._entry.give(held), repr(self._name))
+        if change is not None:
+            self._changes[self._name] = change
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
 class _NameNode:
     @hook_impl  # type: ignore[untyped-decorator]
     def on_node_error(self, error: Exception, node: Any) -> None:
         """Say which node it was, as a served model does."""
         error.add_note(f"in the inference node {node.name!r}")
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without Kedro's own lines: the training run has ended, and these would read as another one."""
-    logger = logging.getLogger("kedro")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

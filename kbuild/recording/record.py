@@ -10,8 +10,8 @@ import logging
 import shutil
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kbuild.errors import KbuildError, RecordingError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.clean_check import RECORDED_PREDICTION, ask_in_clean_process
 from kbuild.recording.example import Example, make_example
+from kbuild.recording.input.data import find_data
 from kbuild.recording.input.typed import find_typed_parameters
 from kbuild.recording.judged import (
     CHECK_OFF,
@@ -49,7 +50,6 @@ from kbuild.recording.shipment.shipping import (
 )
 from kbuild.recording.shipment.tracing import find_model_modules
 from kbuild.training.artifacts import Settled, settle_inputs
-from kbuild.training.described import find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.training.staleness import check_fresh
@@ -186,14 +186,15 @@ def _settle(
     made: list[Example] = []
 
     def use(loaded: Mapping[str, Any]) -> None:
-        data, has_data = _find_data(pipeline_ml.input_names, catalog, captured)
+        data, has_data = find_data(pipeline_ml.input_names, catalog, captured)
         kpm = pipeline_ml.kpm_kwargs
         hooks, copy_mode = kpm.get("hooks") or (), kpm.get("copy_mode")
         own = OwnRun(pipeline_ml.inference, catalog, in_memory=captured, hooks=hooks, copy_mode=copy_mode)
         model._values, model._plan = dict(loaded), own  # type: ignore[assignment]
         kwargs, rows = pipeline_ml.log_model_kwargs, settings.example_rows
         try:
-            made.append(make_example(model, data, has_data=has_data, log_model_kwargs=kwargs, rows=rows))
+            example = make_example(model, data, has_data=has_data, log_model_kwargs=kwargs, rows=rows)
+            made.append(replace(example, between=dict(own.changes)))
         finally:
             model.compile()
 
@@ -209,23 +210,6 @@ class _Saved:
 
     files: Path
     notes: tuple[str, ...] = ()
-
-
-def _find_data(names: Sequence[str], catalog: Any, captured: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The request's data, of several inputs a dict of them; and whether it is there."""
-    from kedro.io import DatasetError
-
-    found = {}
-    for name in names:
-        dataset = find_dataset(name, catalog)
-        if name not in captured and dataset is None:
-            return None, False
-        try:
-            found[name] = captured[name] if name in captured else dataset.load()  # type: ignore[union-attr]
-        except DatasetError:
-            # Released, or never made in this run: the example says so if nothing else gives a signature.
-            return None, False
-    return (found if len(names) > 1 else found[names[0]]), True
 
 
 def _save_provable(draft: Draft, modules: set[str], work: Path, settings: TrainingSettings) -> _Saved:

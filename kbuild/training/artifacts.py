@@ -12,6 +12,7 @@ from kbuild.errors import RecordingError
 from kbuild.served.calls import is_parameter
 from kbuild.served.inputs import InputSource, load_input, load_staged
 from kbuild.training.described import describe, describe_all, find_dataset, is_in_memory, is_partitioned, is_persisted
+from kbuild.training.entry import Entry
 from kbuild.training.staging import make_passing_folder, rename_doubles, stage_parts, stage_value
 from kbuild.training.value_digest import NoDigest, digest_value
 
@@ -78,7 +79,8 @@ def settle_inputs(
     for number, name in enumerate(names):
         # A folder for each: two names may become one file name.
         try:
-            found, loaded[name] = _look(name, find_dataset(name, catalog), captured, target / str(number))
+            entry, place = Entry(name, catalog), target / str(number)
+            found, loaded[name] = _look(entry, find_dataset(name, catalog), captured, place)
             seen.append(found)
         except _NoData as error:
             missing.append(str(error))
@@ -113,7 +115,7 @@ class _Found:
 class _Seen:
     """What is known of a value that was loaded: its digest and type; ``staged`` where that has been written already."""
 
-    name: str
+    entry: Entry
     dataset: Any
     target: Path
     kind: type
@@ -121,13 +123,19 @@ class _Seen:
     staged: Path | None = None
     parts: bool = False
 
+    @property
+    def name(self) -> str:
+        """The input's."""
+        return self.entry.name
 
-def _look(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) -> tuple[_Seen, Any]:
+
+def _look(entry: Entry, dataset: Any, captured: Mapping[str, Any], target: Path) -> tuple[_Seen, Any]:
     """The input as the catalog loads it, and what is to be known of it when it is gone."""
+    name = entry.name
     if dataset is None and name not in captured:
         raise _NoData(f"{name!r} is in no catalog")
     in_memory = dataset is None or is_in_memory(dataset)
-    value = captured[name] if in_memory and name in captured else _load(name, dataset)
+    value = entry.give(entry.take(captured[name])) if in_memory and name in captured else _load(entry, dataset)
     if not in_memory:
         _check_lasting(name, value)
     parts = not in_memory and is_partitioned(value)
@@ -139,7 +147,7 @@ def _look(name: str, dataset: Any, captured: Mapping[str, Any], target: Path) ->
         staged = stage_value(name, value, target)
     kept = dataset if not in_memory else None
     return _Seen(
-        name=name, dataset=kept, target=target, kind=type(value), digest=digest, staged=staged, parts=parts
+        entry=entry, dataset=kept, target=target, kind=type(value), digest=digest, staged=staged, parts=parts
     ), value
 
 
@@ -165,7 +173,7 @@ def _read_back(seen: _Seen) -> _Found:
         found, reason = _find_readable(seen.name, seen.dataset, seen.digest, seen.kind, seen.target)
         if found is not None:
             return found
-        staged = stage_value(seen.name, _load(seen.name, seen.dataset), seen.target)
+        staged = stage_value(seen.name, _load(seen.entry, seen.dataset), seen.target)
     loaded = load_staged(staged)
     after = _digest(loaded)
     if seen.digest != after and after == _digest(loaded):
@@ -239,12 +247,13 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
     return fetched
 
 
-def _load(name: str, dataset: Any) -> Any:
+def _load(entry: Entry, dataset: Any) -> Any:
     """What the catalog loads. Whether it is there is not asked: ``exists()`` is False where nobody wrote one."""
     from kedro.io import DatasetError
 
+    name = entry.name
     try:
-        return dataset.load()
+        return entry.give(dataset.load())
     except DatasetError as error:
         if is_persisted(dataset) and not _exists(dataset):
             raise _NoData(f"{name!r} has no file yet ({dataset._filepath})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import sys
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Constructor arguments that say where and how a file is reached, or written: none of it holds where a model is served.
 _DROPPED_ARGUMENTS = {"filepath", "credentials", "fs_args", "save_args", "version", "versioned", "metadata"}
+_OF_ITS_PLACE = {"filepath", "credentials", "version", "versioned", "metadata"}
 _DROPPED_LOAD_ARGS = {"storage_options", "filesystem"}
 # Datasets whose file says what to ask for, and a database answers.
 _QUERIES = re.compile("SQL|Query|GBQ|API")
@@ -91,6 +93,19 @@ def describe_all(dataset: Any) -> Iterator[InputSource]:
             return
         if _is_importable(kind) and not inspect.isabstract(kind):
             yield InputSource(kind="dataset", type=f"{kind.__module__}.{kind.__qualname__}", arguments=arguments)
+
+
+def remake(dataset: Any, folder: Path) -> Any:
+    """Another dataset that reads and writes as this one does, with a file of its own in ``folder``; None where none is.
+
+    Where it is kept, which version and whose credentials is not taken over.
+    """
+    given = {key: value for key, value in _get_arguments(dataset).items() if key not in _OF_ITS_PLACE}
+    folder.mkdir()
+    try:
+        return type(dataset)(filepath=str(folder / Path(str(dataset._filepath)).name), **copy.deepcopy(given))
+    except Exception:  # noqa: BLE001  the class is anybody's
+        return None
 
 
 def _get_arguments(dataset: Any) -> dict[str, Any]:

@@ -105,6 +105,10 @@ def takes_all(table: Any, factor: float) -> Any:
     return table * factor
 
 
+def counts(table: Any, factor: float) -> Any:
+    return [factor] * len(table)
+
+
 def trusts_the_type(table: Any, factor: float) -> Any:
     if type(table) is not pd.DataFrame:
         raise TypeError("that is no table")
@@ -150,3 +154,6 @@ def test_the_columns_are_told_and_the_signature_may_be_of_them_alone(
     with pytest.raises(RecordingError, match="cannot be told: its nodes take the table whole") as caught:
         keep(monkeypatch, tmp_path / "whole", takes_all, "used")
     assert "by name" in (caught.value.hint or "")
+    with pytest.raises(RecordingError, match="reads no column of 'table', so with the signature 'used'") as caught:
+        keep(monkeypatch, tmp_path / "none", counts, "used")
+    assert "'auto'" in (caught.value.hint or "")

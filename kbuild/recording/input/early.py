@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABCMeta
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, is_typeddict
 
@@ -23,6 +23,7 @@ from kbuild.recording.example import (
 from kbuild.recording.input.forms import carry, describe
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
+from kbuild.training.entry import Entry
 
 # Bytes. Loaded once more for the look, and a spreadsheet takes its time.
 _SMALL = 4 << 20
@@ -31,7 +32,9 @@ _SERVED_BUILTINS = (dict, list, str, bytes, int, float, bool)
 _LOCAL = ("file", "local", "")
 
 
-def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, made: bool) -> RecordingError | None:
+def check_kind(
+    name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, made: bool, catalog: Any = None
+) -> RecordingError | None:
     """Why no request could bring the input, as far as its entry in the catalog lets one know; None where that is open.
 
     By its data, as recording goes, if no node of the run makes it (``made``) and it is in memory or in a local file
@@ -39,13 +42,18 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     """
     if dataset is None:
         return None
+    entry = Entry(name, catalog)
+
+    def load() -> Any:
+        return entry.give(dataset.load())
+
     if is_chosen(log_model_kwargs):
         at_hand = not made and _is_at_hand(dataset)
-        return _check_signature(dataset, log_model_kwargs["signature"], log_model_kwargs) if at_hand else None
+        return _check_signature(load, log_model_kwargs["signature"], log_model_kwargs) if at_hand else None
     used = is_used(log_model_kwargs.get("signature"))
     if not made and _is_at_hand(dataset):
-        return _check_data(name, dataset, log_model_kwargs, used=used)
-    kind = find_kind(type(dataset))
+        return _check_data(name, load, log_model_kwargs, used=used)
+    kind = None if entry.validates else find_kind(type(dataset))
     if kind is not None and used and _is_no_table(kind):
         return refuse_used(name, kind)
     if kind is not None and not _is_served(kind):
@@ -58,9 +66,11 @@ def check_kind(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, 
     return None
 
 
-def _check_data(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *, used: bool) -> RecordingError | None:
+def _check_data(
+    name: str, load: Callable[[], Any], log_model_kwargs: Mapping[str, Any], *, used: bool
+) -> RecordingError | None:
     try:
-        data = dataset.load()
+        data = load()
     except Exception:  # noqa: BLE001  the node that loads it tells of that
         return None
     try:
@@ -78,14 +88,16 @@ def _check_data(name: str, dataset: Any, log_model_kwargs: Mapping[str, Any], *,
     return None
 
 
-def _check_signature(dataset: Any, signature: Any, log_model_kwargs: Mapping[str, Any]) -> RecordingError | None:
+def _check_signature(
+    load: Callable[[], Any], signature: Any, log_model_kwargs: Mapping[str, Any]
+) -> RecordingError | None:
     """Columns that the user's own signature asks for, and that neither the input nor its index has."""
     schema = getattr(signature, "inputs", None)
     if schema is None or schema.is_tensor_spec() or not schema.has_input_names():
         return None
     try:
         example = get_own_example(log_model_kwargs)
-        table = dataset.load() if example is None else example
+        table = load() if example is None else example
     except Exception:  # noqa: BLE001  the node that loads it tells of that
         return None
     if type(table) is not pd.DataFrame:

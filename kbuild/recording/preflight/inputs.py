@@ -80,7 +80,7 @@ def _check_input(
             if is_used(kwargs.pop("signature", "auto")):
                 return refuse_used(planned.input_name, dict)
             kwargs.pop("input_example", None)  # of all of them
-        error = check_kind(name, dataset, kwargs, made=made or not data)
+        error = check_kind(name, dataset, kwargs, made=made or not data, catalog=catalog)
     return error
 
 

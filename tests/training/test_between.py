@@ -1,0 +1,138 @@
+"""What the catalog makes of values on their way from node to node is part of the pipeline's own answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+from kedro_datasets.json.json_dataset import JSONDataset
+
+from kbuild.errors import RecordingError
+from kbuild.project.model_settings import TrainingSettings
+from kbuild.recording.input.early import check_kind
+from kbuild.recording.own import OwnRun
+from kbuild.recording.record import record_model
+from kbuild.training.artifacts import settle_inputs
+from kbuild.training.pipeline_ml import pipeline_ml_factory
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TABLE = pd.DataFrame({"id": ["007", "08"]})
+since_1_7 = pytest.mark.skipif(not hasattr(DataCatalog, "validators"), reason="Kedro has validators since 1.7")
+
+
+def fit(table: Any) -> float:
+    return 2.0
+
+
+def prepare(table: Any, factor: float) -> Any:
+    return table.set_index(pd.Index(["a", "b"][: len(table)]))
+
+
+def tell(prepared: Any) -> list[str]:
+    return [f"{type(each).__name__} {each}" for each in prepared["id"]] + [str(prepared.index[0])]
+
+
+INFERENCE = Pipeline([node(prepare, ["table", "factor"], "prepared"), node(tell, "prepared", "told")])
+
+
+def ask(catalog: DataCatalog) -> Any:
+    return OwnRun(INFERENCE, catalog, in_memory=()).run({"table": TABLE, "factor": 2.0})["told"]
+
+
+def test_what_lies_between_goes_through_a_file_like_the_catalogs(tmp_path: Path) -> None:
+    entry = {"type": "pandas.CSVDataset", "filepath": str(tmp_path / "prepared.csv")}
+    # As pandas reads the CSV file that Kedro writes without an index.
+    assert ask(DataCatalog.from_config({"prepared": entry})) == ["int 7", "int 8", "0"]
+    read_as = {**entry, "load_args": {"dtype": {"id": "str"}}, "versioned": True}
+    assert ask(DataCatalog.from_config({"prepared": read_as}, save_version="v1")) == ["str 007", "str 08", "0"]
+    assert ask(DataCatalog()) == ask(DataCatalog({"prepared": MemoryDataset()})) == ["str 007", "str 08", "a"]
+    assert not list(tmp_path.iterdir()), "nothing of the catalog is written"
+
+
+def test_a_dataset_that_cannot_be_made_anew_hands_on_what_it_was_given(tmp_path: Path) -> None:
+    lost = {"type": "json.JSONDataset", "filepath": str(tmp_path / "prepared.json")}  # a table is no JSON
+    assert ask(DataCatalog.from_config({"prepared": lost})) == ["str 007", "str 08", "a"]
+
+
+def record(catalog: DataCatalog) -> None:
+    bound = pipeline_ml_factory(Pipeline([node(fit, "table", "factor")]), INFERENCE, "table")
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
+
+
+def test_a_model_that_hands_on_otherwise_is_refused(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    entry = {"type": "pandas.CSVDataset", "filepath": str(tmp_path / "prepared.csv")}
+    catalog = DataCatalog.from_config({"prepared": entry})
+    catalog["table"], catalog["factor"] = TABLE, 2.0
+    with pytest.raises(RecordingError, match="in the catalog the column 'id' of 'prepared' has the type") as caught:
+        record(catalog)
+    assert "hands 'prepared' from node to node as it is" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("checks_of_mine")
+    module.tenfold = lambda value: {key: each * 10 for key, each in value.items()}
+    module.to_text = lambda table: table.astype(str) + "!"
+    monkeypatch.setitem(sys.modules, "checks_of_mine", module)
+
+
+@since_1_7
+@pytest.mark.usefixtures("checks")
+def test_artifacts_are_what_the_validator_gives(tmp_path: Path) -> None:
+    entry = {
+        "type": "json.JSONDataset",
+        "filepath": str(tmp_path / "w.json"),
+        "validator": {"class": "checks_of_mine.tenfold", "on": ["load"]},
+    }
+    JSONDataset(filepath=str(tmp_path / "w.json")).save({"a": 1})
+    catalog = DataCatalog.from_config({"w": entry})
+    assert catalog.load("w") == {"a": 10}
+    assert settle_inputs(["w"], catalog, tmp_path / "out").values == {"w": {"a": 10}}
+    off = DataCatalog.from_config({"w": entry}, validation_enabled=False)
+    assert settle_inputs(["w"], off, tmp_path / "off").values == {"w": {"a": 1}}
+    # In memory the validator has a say when it is saved, and again when it is loaded.
+    kept = DataCatalog.from_config({"w": {"type": "MemoryDataset", "validator": "checks_of_mine.tenfold"}})
+    kept.save("w", {"a": 1})
+    assert kept.load("w") == {"a": 100}
+    kept.release("w")
+    assert settle_inputs(["w"], kept, tmp_path / "kept", captured={"w": {"a": 1}}).values == {"w": {"a": 100}}
+
+
+@since_1_7
+@pytest.mark.usefixtures("checks")
+def test_the_input_and_what_lies_between_are_what_their_validators_give(
+    store: mlflow.MlflowClient, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    place = tmp_path / "table.pkl"
+    TABLE.to_pickle(place)
+    entry = {"type": "pickle.PickleDataset", "filepath": str(place), "validator": "checks_of_mine.to_text"}
+    catalog = DataCatalog.from_config({"table": entry})
+    catalog["factor"] = 2.0
+    record(catalog)
+    assert "validator of 'table' gives nodes something else than its data: the values" in caplog.text
+    model = store.search_logged_models(["0"])[0]
+    folder = Path(mlflow.artifacts.download_artifacts(model.model_uri))
+    assert '"007!"' in (folder / "serving_input_example.json").read_text("utf-8")
+    between = DataCatalog.from_config(
+        {"prepared": {"type": "MemoryDataset", "validator": {"class": "checks_of_mine.to_text", "on": ["save"]}}}
+    )
+    assert ask(between) == ["str 007!", "str 08!", "a"]
+
+
+@since_1_7
+@pytest.mark.usefixtures("checks")
+def test_what_a_validator_mends_is_not_refused_before_training() -> None:
+    mixed = pd.DataFrame({"a": pd.Series([1, "x"], dtype=object)})
+    entry = {"x": {"type": "MemoryDataset", "validator": "checks_of_mine.to_text"}}
+    catalog = DataCatalog.from_config(entry)
+    catalog.get("x").save(mixed)
+    assert check_kind("x", catalog.get("x"), {}, made=False) is not None
+    assert check_kind("x", catalog.get("x"), {}, made=False, catalog=catalog) is None
