@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import Specifier
+from packaging.version import InvalidVersion, Version
 
 OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:[= ]\s*|(?<=-[a-zA-Z]))?(?P<value>.*)")
 SHORT = {"-c": "--constraint", "-r": "--requirement", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
@@ -19,8 +21,12 @@ INDEXES = frozenset({"--index-url", "--extra-index-url", "--no-index"})
 # Every package of a lock is a wheel, and is compared with its hash, anyway.
 WITHOUT_EFFECT = frozenset({"--prefer-binary", "--only-binary", "--require-hashes"})
 
+_ORDER_MARK = "\ufeff"  # what some editors begin a file with
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_NOT_FROM_AN_INDEX = re.compile(r"(\w+\+)?\w+://|[./~]|.*\.(whl|zip|tar\.gz|tar\.bz2)$")
+# What pip takes for a path: it has a separator of folders, or an archive's ending (pip's ``_looks_like_path`` and
+# ``ARCHIVE_EXTENSIONS``).
+_ARCHIVES = r"\.(whl|zip|tar|tgz|tbz|txz|tlz|tar\.(gz|bz2|xz|lz|lzma))"
+_NOT_FROM_AN_INDEX = re.compile(rf"(\w+\+)?\w+://|[./~]|[^@;\[]*[/\\]|.*{_ARCHIVES}$", re.IGNORECASE)
 _OPTIONS = re.compile(r"\s+(?=--[a-z])")
 _HASH = re.compile(r"--hash[= ]\s*(?P<kind>\w+):(?P<digest>[0-9a-fA-F]+)")
 _SHA256 = 64
@@ -45,7 +51,7 @@ def logical_lines(lines: Iterable[str]) -> Iterator[str]:
     """The lines without comments and empty ones; those that end with a backslash joined with the next."""
     joined = "\n".join(str(line) for line in lines).replace("\\\r\n", " ").replace("\\\n", " ")
     for line in joined.splitlines():
-        text = _COMMENT.sub("", line).strip()
+        text = _COMMENT.sub("", line.lstrip(_ORDER_MARK)).strip()
         if text:
             yield text
 
@@ -69,7 +75,18 @@ def read_requirement_line(line: str) -> RequirementLine:
         return RequirementLine(problem=str(error).splitlines()[0])
     if requirement.url is not None:
         return RequirementLine(problem="only packages of an index can be locked, no urls or version control")
+    odd = next((each.version for each in requirement.specifier if not _is_version(each)), None)
+    if odd is not None:
+        return RequirementLine(problem=f"{odd} is not a version, and indexes are asked for versions alone")
     return RequirementLine(requirement=requirement, hashes=tuple(hashes))
+
+
+def _is_version(part: Specifier) -> bool:
+    # Arbitrary equality (PEP 440) takes any text.
+    try:
+        return part.operator != "===" or Version(part.version) is not None
+    except InvalidVersion:
+        return False
 
 
 def find_problem(line: str) -> str | None:
@@ -83,4 +100,6 @@ def find_problem(line: str) -> str | None:
     if match and name == "--find-links":
         served = match["value"].strip("'\" ").startswith(("http://", "https://"))
         return None if served else "a folder of this machine does not travel: name it in PIP_FIND_LINKS where you lock"
+    if match and name in INDEXES - {"--no-index"} and not match["value"].strip("'\" "):
+        return f"the option {name} names no index"
     return None if name in FILES | INDEXES | WITHOUT_EFFECT else f"the option {name} cannot be locked"

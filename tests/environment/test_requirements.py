@@ -82,6 +82,16 @@ def test_pages_of_links_in_place_of_an_index() -> None:
         "/srv/x",
         "x-1.0-py3-none-any.whl",
         "x.tar.gz",
+        # pip's own list of archives, and what has a separator of folders in it (its docs, "Requirement Specifiers").
+        "x.tgz",
+        "x.tar.xz",
+        "X.ZIP",
+        "vendored/x",
+        "vendored\\x",
+        # Arbitrary equality with what is no version (PEP 440): pip takes no such release from an index any more.
+        "x===2004d",
+        "--index-url",
+        "--extra-index-url=",
         "x @ https://example.org/x.whl",
         "x @ git+https://example.org/x.git@main",
         "-e .",
@@ -107,6 +117,17 @@ def test_what_cannot_be_locked_is_named_with_its_line(line: str) -> None:
 @given(st.text())
 def test_any_line_is_read_or_named(line: str) -> None:
     read_requirements([line], source="conda.yaml", files={})
+
+
+def test_what_an_option_without_its_value_lacks_is_said() -> None:
+    (problem,) = read_requirements(["-i"], source="conda.yaml", files={}).problems
+    assert problem == "'-i' in conda.yaml: the option --index-url names no index"
+
+
+def test_the_mark_that_editors_begin_a_file_with_is_no_part_of_it() -> None:
+    """pip leaves out a byte order mark (its docs, "Requirements File Format", "Encoding")."""
+    found = read_requirements(["-r requirements.txt"], source="conda.yaml", files={"requirements.txt": "\ufeffsix\nx"})
+    assert ([str(each) for each in found.requirements], found.problems) == (["six", "x"], [])
 
 
 def test_markers_are_those_of_the_image() -> None:
