@@ -148,6 +148,11 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     return lockfile
 
 
+def conda_build(package: LockedPackage) -> str:
+    """The build string of a conda package, which the last part of its file's name is (conda's docs, "Packages")."""
+    return package.filename.removesuffix(".conda").removesuffix(".tar.bz2").rpartition("-")[2]
+
+
 def locked_digest(subdir: str, packages: Iterable[tuple[str, str, str, str]]) -> Digest:
     """What packages a platform's image is made of: manager, name, version and sha256 of each, in any order.
 

@@ -13,12 +13,27 @@ _MLFLOWS = re.compile(r"(?P<name>python|pip)(?:(?P<relation>==?|<=)(?P<version>\
 _ONE_RELEASE = re.compile(r"(?:==)?(?P<version>\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)(?:\.\*)?")
 
 
+_OTHER_PYTHON = re.compile(r".*_(?:(?P<free>cp\d+t)|pypy)")
+
+
+def other_python(build: str) -> str | None:
+    """What a build of conda's ``python`` is that is not CPython as wheels mostly want it, None where it is that.
+
+    conda-forge ends builds with the ABI: ``0_cpython``, ``100_cp313``, ``100_cp313t`` (PEP 703), ``0_73_pypy``.
+    """
+    match = _OTHER_PYTHON.fullmatch(build)
+    if match is None:
+        return None
+    return "a PyPy" if match["free"] is None else "a free-threaded CPython"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CondaSpec:
-    """``name`` in lower case; ``version`` as conda writes constraints, None where any will do."""
+    """``name`` in lower case; ``version`` and ``build`` as conda writes them, None where any will do."""
 
     name: str
     version: str | None = None
+    build: str | None = None
 
     @property
     def release(self) -> str | None:
@@ -55,4 +70,8 @@ def read_spec(text: str) -> CondaSpec:
         raise ValueError("the url of one file, which no channel need have: name the package and its version")
     if read.name is None:
         raise ValueError("no conda package specification: it names no package")
-    return CondaSpec(name=read.name.normalized, version=None if read.version in (None, "*") else str(read.version))
+    return CondaSpec(
+        name=read.name.normalized,
+        version=None if read.version in (None, "*") else str(read.version),
+        build=None if read.build is None else str(read.build),
+    )

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.links import is_local, is_local_channel
-from kbuild.environment.match_spec import read_spec
+from kbuild.environment.match_spec import other_python, read_spec
 from kbuild.environment.requirements import read_requirements
 from kbuild.errors import EnvironmentSpecError
 from kbuild.managers.conda_names import Names
@@ -150,6 +150,8 @@ def _split_dependencies(conda_env: Mapping[str, Any], problems: list[str]) -> tu
 
 def _exact_python(spec: str, trained: str | None, problems: list[str]) -> str:
     asked = read_spec(spec or "python")
+    if asked.build is not None and other_python(asked.build):
+        problems.append(f"{spec!r} in conda.yaml: only CPython with its global lock serves models")
     if asked.release is not None:
         return asked.release
     if trained is None or not _EXACT_PYTHON.fullmatch(trained):

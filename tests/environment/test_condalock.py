@@ -21,6 +21,7 @@ from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
 from kbuild.errors import (
     ConfigurationError,
+    EnvironmentSpecError,
     HashMismatch,
     IndexUnavailable,
     InterpreterCaptureFailed,
@@ -123,6 +124,22 @@ def test_the_lock_records_its_input_digest_and_nothing_of_the_machine(tmp_path: 
     assert one.input_digest == resolver(run, tmp_path).input_digest(spec)
     assert str(tmp_path).encode() not in one.content
     assert [package.version for package in one.packages] == ["1.16.0"]
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"), [("h9a34b6e_102_cp313t", "a free-threaded CPython"), ("0_73_pypy", "a PyPy")]
+)
+def test_an_interpreter_that_takes_other_wheels_is_refused(build: str, kind: str, tmp_path: Path) -> None:
+    """conda-forge's builds of python: ``python-freethreading`` brings those with the ABI tag of PEP 703."""
+    python = locked(
+        "python", "3.11.7", manager="conda", url=f"https://conda.example/linux-64/python-3.11.7-{build}.conda"
+    )
+    run = FakeCondaLock(lambda _: [python, locked("six", "1.16.0")])
+    with pytest.raises(EnvironmentSpecError) as caught:
+        resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
+    assert f"python 3.11.7 {build}, {kind}" in caught.value.message
+    python["url"] = "https://conda.example/linux-64/python-3.11.7-hab00c5b_1_cpython.conda"
+    assert resolver(run, tmp_path).resolve(spec_of(), progress=Silent())
 
 
 def test_the_input_digest_depends_on_the_spec_and_the_c_library_but_not_on_the_solver(tmp_path: Path) -> None:

@@ -186,6 +186,14 @@ def test_python_is_asked_for_in_every_form(asked: str, exact: str) -> None:
     assert spec_of(with_dependencies(asked)).python == exact
 
 
+@pytest.mark.parametrize("asked", ["python 3.11.7 *_cp311t", "python=3.11.*=*_pypy", "python[build='*_cp311t']"])
+def test_a_python_that_takes_other_wheels_is_refused(asked: str) -> None:
+    """conda-forge names the ABI in a build of python: ``*_cpython``, ``*_cp313``, and ``*_cp313t`` of PEP 703."""
+    with pytest.raises(EnvironmentSpecError, match="only CPython with its global lock"):
+        spec_of(with_dependencies(asked))
+    assert spec_of(with_dependencies("python 3.11.7 *_cp311")).python == "3.11.7"
+
+
 def test_a_projects_own_names_of_conda_packages_make_another_lock() -> None:
     assert spec_of(ENV, names=()).digest == spec_of(ENV).digest
     assert spec_of(ENV, names=(("acme-churn", "churn"),)).digest != spec_of(ENV).digest

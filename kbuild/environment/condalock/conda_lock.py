@@ -21,12 +21,15 @@ from kbuild.environment.lockfile import (
     CONTENT_DIGEST_KEY,
     LockedPackage,
     Lockfile,
+    conda_build,
     content_digest,
     parse_lockfile,
 )
+from kbuild.environment.match_spec import other_python
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
 from kbuild.errors import (
+    EnvironmentSpecError,
     ExtraNotInstalled,
     HashMismatch,
     LockfileInvalid,
@@ -135,9 +138,11 @@ class CondaLockResolver:
 
     def _lockfile(self, spec: EnvironmentSpec, documents: Mapping[Platform, Mapping[str, Any]]) -> Lockfile:
         try:
-            return parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
+            lockfile = parse_lockfile(_join([documents[each] for each in spec.platforms]), source="conda-lock's answer")
         except LockfileInvalid as error:
             raise ResolverFailed(error.message, hint="every package needs a url and a sha256") from error
+        _check_interpreter(lockfile)
+        return lockfile
 
     def _replace_sdists(
         self,
@@ -228,6 +233,21 @@ class CondaLockResolver:
         glibc = str(max(Version(self.target.glibc), Version(captured.glibc)))
         # No channel is asked unless a package other than the interpreter must come from one.
         return glibc, (f"${CHANNEL_VARIABLE}", *(spec.channels if spec.conda else ()))
+
+
+def _check_interpreter(lockfile: Lockfile) -> None:
+    """Raises EnvironmentSpecError where conda's packages bring a python that the locked wheels are not made for."""
+    for package in lockfile.packages:
+        if package.manager == "conda" and package.name == "python":
+            build = conda_build(package)
+            kind = other_python(build)
+            if kind is not None:
+                raise EnvironmentSpecError(
+                    f"the conda packages bring python {package.version} {build}, {kind}, which takes other wheels than"
+                    " models are served with",
+                    hint="take out of conda.yaml what asks for it (python-freethreading, python_abi, pypy), train with"
+                    " CPython, and log the model again",
+                )
 
 
 def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
