@@ -4,14 +4,13 @@ A cached tree is read-only by agreement: staged trees are hard links to its file
 them writes into the cache. Modes and times are therefore normalised once, before a tree enters the cache.
 """
 
-# ruff: noqa: PTH101, PTH112, PTH114, PTH115
+# ruff: noqa: PTH101, PTH115
 # os on strings takes a third of the time of pathlib, over tens of thousands of files
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import filecmp
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from kbuild.cache.notes import KEY_VARIABLE, is_reading_all, read_vouched, write
 from kbuild.cache.scratch import scratch_folder
 from kbuild.cache.signature import tree_signature
 from kbuild.digest import Digest, digest_file
-from kbuild.errors import CacheDamaged, LockfileInvalid, OutputError
+from kbuild.errors import CacheDamaged, OutputError
 from kbuild.files import BYTES, mark_used, portable
 
 SEEN = ".seen"
@@ -36,7 +35,6 @@ UNPACKED = "unpacked"
 """The folder of the cache with layers as trees, a folder below for each recipe."""
 _LOG = logging.getLogger(__name__)
 _NOTHING: Mapping[str, str] = {}
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -196,49 +194,6 @@ def normalise_tree(root: Path, *, sticky: frozenset[str] = frozenset()) -> None:
         os.utime(directory, (0, 0))
 
 
-def link_tree(
-    source: Path,
-    target: Path,
-    owners: dict[str, str],
-    owner: str,
-    *,
-    exact: bool = False,
-    without: Container[str] = frozenset(),
-) -> None:
-    """Add a normalised tree to ``target`` by hard links, or by copies where links cannot be made.
-
-    ``owners`` collects which package brought each file. The same file with the same content may come twice;
-    bytecode follows the source that came first. ``exact`` keeps the modes of directories too; files and directories
-    in ``without`` are passed over.
-    Raises LockfileInvalid when contents differ.
-    """
-    make_directory(target)
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        with os.scandir(source / below) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                path = f"{below}{entry.name}"
-                there = f"{target}/{path}"
-                if path in without:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    if path in owners:
-                        raise _conflict(path, owners[path], owner)
-                    make_directory(Path(there))
-                    if exact:
-                        os.chmod(there, stat.S_IMODE(entry.stat().st_mode))
-                    pending.append(f"{path}/")
-                elif path in owners:
-                    if "/__pycache__/" not in path and not _same(entry.path, there):
-                        raise _conflict(path, owners[path], owner)
-                elif os.path.isdir(there) and not os.path.islink(there):
-                    raise _conflict(path, "another package", owner)
-                else:
-                    link_file(entry.path, there)
-                    owners[path] = owner
-
-
 def reset_directory_times(root: Path) -> None:
     """Set every directory's time back to 0 once nothing more is added to the tree."""
     for directory, _, _ in os.walk(root):
@@ -271,29 +226,3 @@ def make_directory(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(parents=True)
         path.chmod(0o755)
-
-
-def link_file(source: str, target: str) -> bool:
-    """A hard link, to a symbolic link itself too, or a copy with mode and time where no link can be made; whether it
-    is a link."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        shutil.copy2(source, target, follow_symlinks=False)
-        return False
-    return True
-
-
-def _same(one: str, other: str) -> bool:
-    if os.path.islink(one) or os.path.islink(other):
-        return os.path.islink(one) and os.path.islink(other) and os.readlink(one) == os.readlink(other)
-    return filecmp.cmp(one, other, shallow=False)
-
-
-def _conflict(path: str, one: str, other: str) -> LockfileInvalid:
-    return LockfileInvalid(
-        f"{one} and {other} both bring /{path}, with different contents",
-        hint="leave one of the two packages out of the model's environment",
-    )

@@ -94,13 +94,14 @@ class BuildPlan:
 class BuildContext:
     """A directory that holds ``Dockerfile`` and one directory a layer, modes normalised to 0644/0755 (0777 links).
 
-    An engine that runs here may read a layer's directory elsewhere: ``trees`` has those that are not in ``path``.
+    An engine that runs here may read a layer's directory elsewhere: ``trees`` has those that are not in ``path``, each
+    as the directories that together are it. Files that several of these have are the same in all.
     """
 
     path: Path
     plan: BuildPlan
-    trees: Mapping[str, Path] = field(default_factory=dict)
+    trees: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
-    def tree(self, source: str) -> Path:
+    def roots(self, source: str) -> tuple[Path, ...]:
         """Where the directory of a layer is."""
-        return self.trees.get(source, self.path / source)
+        return self.trees.get(source, (self.path / source,))

@@ -40,7 +40,7 @@ def stage_files(bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, 
         )
 
 
-def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, Path] | None = None) -> BuildContext:
+def finish_context(context: Path, plan: BuildPlan, trees: Mapping[str, tuple[Path, ...]] | None = None) -> BuildContext:
     """Write ``Dockerfile`` and ``plan.json``; ``trees`` are layers' directories that lie elsewhere."""
     context.mkdir(parents=True, exist_ok=True)
     (context / "Dockerfile").write_text(plan.dockerfile, encoding="utf-8")

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.cache.linking import link_tree
 from kbuild.cache.notes import read_vouched, write_vouched
-from kbuild.cache.tree import link_tree, writing
+from kbuild.cache.tree import writing
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.spec import EnvironmentSpec
@@ -109,8 +110,9 @@ def _measure(
         owners: dict[str, str] = {}
         with writing("the environment"):
             link_tree(slimming.environment.interpreter(downloads), root, owners, "interpreter")
-            for group, tree in trees.items():
-                link_tree(tree, root, owners, group)
+            for group, roots in trees.items():
+                for tree in roots:
+                    link_tree(tree, root, owners, group)
         return rehearse(
             root / PREFIX.lstrip("/"),
             runtime / RUNTIME_PATH.lstrip("/"),

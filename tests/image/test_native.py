@@ -101,6 +101,23 @@ def test_the_digest_does_not_know_the_folder_the_times_or_the_order(tmp_path: Pa
     assert build(other, tmp_path / "image2").digest == one.digest
 
 
+def test_a_layer_of_several_folders_is_as_if_they_were_one(tmp_path: Path) -> None:
+    text = "FROM scratch\nCOPY app/ /\nCOPY app/ns /other/\nCOPY app/ns/b.py /alone.py\n"
+    whole = build_text(tmp_path, text, {"app/ns/a.py": "a", "app/ns/b.py": "b", "app/z/z.py": "z", "app/b-": "-"})
+    parts = make_context(
+        tmp_path / "parts",
+        text,
+        {"one/ns/b.py": "b", "one/b-": "-", "two/ns/a.py": "a", "two/z/z.py": "z", "two/b-": "?"},
+    )
+    parts = replace(parts, trees={"app": (tmp_path / "parts/one", tmp_path / "parts/two")})
+    assert [layer.diff_id for layer in build(parts, tmp_path / "other").layers] == [
+        layer.diff_id for layer in whole.layers
+    ]
+    gone = make_context(tmp_path / "gone", "FROM scratch\nCOPY app/no /\n", {})
+    with pytest.raises(BuildFailed, match="app/no is not in the build context"):
+        build(replace(gone, trees=parts.trees), tmp_path / "none")
+
+
 def test_config_instructions(tmp_path: Path) -> None:
     image = build_text(
         tmp_path,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.cache.linking import link_roots
 from kbuild.cache.tree import tree_digest
 from kbuild.digest import digest_bytes, digest_file
 from kbuild.environment.lockfile import LockedPackage, Lockfile
@@ -153,7 +154,8 @@ def stage(into: Path, cache: Path, *files: Path) -> Staged:
     wheels = tuple(package for package in lockfile.packages if package.manager == "pip")
     (group,) = split_wheels(wheels, cache=cache, download=lambda: downloads)
     trees = environment.wheels([group], downloads, into=into, progress=Silent())
-    return Staged(environment.interpreter(downloads), trees[group.name])
+    link_roots(trees[group.name], into / group.name)
+    return Staged(environment.interpreter(downloads), into / group.name)
 
 
 def test_two_places_and_two_umasks_give_the_same_trees(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_the_same_packages_from_another_place_are_the_same_image(tmp_path: Path)
         plan = make_plan(ingredients, groups, Template())
         stage = Stage(bundle=bundle, owned=False, base=base, environment=environment, groups=groups)
         trees = stage.lay([layer.name for layer in plan.layers], downloads, into=cache / "x", progress=Silent())
-        for tree in trees.values():
+        for tree in (each for roots in trees.values() for each in roots):
             assert not [file for file in tree.rglob("*") if file.is_file() and place.encode() in file.read_bytes()]
         context = finish_context(cache / "x", plan, trees)
         output = make_engine("native", run).build(context, base, workdir=cache, progress=Silent())

@@ -14,8 +14,9 @@ import pytest
 
 from kbuild.cache import notes, tree
 from kbuild.cache.folder import own_folder, using_cache
+from kbuild.cache.linking import check_roots, link_roots, link_tree
 from kbuild.cache.notes import read_vouched, write_vouched
-from kbuild.cache.tree import cached_tree, link_tree, make_directory, normalise_tree, tree_digest, writing
+from kbuild.cache.tree import cached_tree, make_directory, normalise_tree, tree_digest, writing
 from kbuild.cli.options import cache_folder
 from kbuild.errors import CacheDamaged, ConfigurationError, LockfileInvalid, OutputError
 
@@ -99,6 +100,23 @@ def test_different_files_of_two_packages_are_an_error(tmp_path: Path, one: dict[
     link_tree(write(tmp_path / "1", one), tmp_path / "t", owners, "one 1")
     with pytest.raises(LockfileInvalid, match="two 2 both bring /x"):
         link_tree(write(tmp_path / "2", two), tmp_path / "t", owners, "two 2")
+    with pytest.raises(LockfileInvalid, match="one 1 and two 2 both bring /x"):
+        check_roots({"one 1": tmp_path / "1", "two 2": tmp_path / "2"})
+
+
+def test_trees_that_fit_together_are_one_when_they_are_linked(tmp_path: Path) -> None:
+    one = write(tmp_path / "1", {"ns/__init__.py": "", "ns/__pycache__/__init__.pyc": "first", "ns/a.py": "a"})
+    two = write(tmp_path / "2", {"ns/__init__.py": "", "ns/__pycache__/__init__.pyc": "other", "b/b.py": "b"})
+    for each in (one, two):
+        normalise_tree(each)
+    check_roots({"one 1": one, "two 2": two})
+    link_roots((one, two), tmp_path / "t")
+    whole = write(
+        tmp_path / "w",
+        {"ns/__init__.py": "", "ns/__pycache__/__init__.pyc": "first", "ns/a.py": "a", "b/b.py": "b"},
+    )
+    normalise_tree(whole)
+    assert tree_digest(tmp_path / "t") == tree_digest(whole)
 
 
 def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,8 @@ def test_a_context_tells_where_each_layer_lies(bundle, lockfile, base, tmp_path)
         recipe="1",
     )
     plan = make_plan(ingredients, (), Template())
-    context = finish_context(tmp_path / "context", plan, {"base": base.path})
-    assert context.tree("base") == base.path
-    assert context.tree("model") == tmp_path / "context/model"
+    context = finish_context(tmp_path / "context", plan, {"base": (base.path,)})
+    assert context.roots("base") == (base.path,)
+    assert context.roots("model") == (tmp_path / "context/model",)
     assert (context.path / "Dockerfile").read_text() == plan.dockerfile
     assert json.loads((context.path / "plan.json").read_text()) == plan.to_json()

@@ -103,7 +103,7 @@ def test_links_stay_inside_and_libraries_of_the_base_come_after_the_environments
     os.link(tree / "opt/env/lib/libz.so.1", tree / "opt/env/lib/same")
     config = type("Config", (), {"env": (("LANG", "C.UTF-8"), ("HOME", "/tmp"), ("SAID", "it's $HOME"))})
     plan = type("Plan", (), {"config": config})
-    entries = {entry.name.decode(): entry for entry in archive_entries([tree], base, {}, b"{}", plan)}  # type: ignore[arg-type]
+    entries = {entry.name.decode(): entry for entry in archive_entries([(tree,)], base, {}, b"{}", plan)}  # type: ignore[arg-type]
     assert entries["env/lib/absolute"].link == b"libz.so.1"
     assert entries["env/lib/outside"].link == b"/etc/hosts"
     assert entries["share/zoneinfo/Antarctica/South_Pole"].kind == entries["share/zoneinfo/Auckland"].kind == b"0"

@@ -18,11 +18,11 @@ from __future__ import annotations
 import os
 import posixpath
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from kbuild.cache.linking import link_file
 from kbuild.cache.room import Room
-from kbuild.cache.tree import link_file
 from kbuild.image.engines.copying import FileSystem, Ownership, copy_tree
 from kbuild.image.oci.tarball import DIRECTORY, FILE, HARD_LINK, SYMLINK, Entry
 from kbuild.plan.build_plan import BuildPlan
@@ -50,7 +50,7 @@ exec "$here/env/bin/python" {what}"$@"
 
 
 def archive_entries(
-    trees: Iterable[Path], base: Path | None, files: Mapping[str, Path], facts: bytes, plan: BuildPlan
+    trees: Iterable[Sequence[Path]], base: Path | None, files: Mapping[str, Path], facts: bytes, plan: BuildPlan
 ) -> list[Entry]:
     """The members: layers' directories below ``opt``, what wheels need of ``base``, and ``files`` beside the runtime.
 

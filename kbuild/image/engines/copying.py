@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +94,19 @@ class FileSystem:
                 del self._entries[name]
 
 
-def copy_tree(lower: FileSystem, source: Path, target: bytes, owner: Ownership) -> list[Entry]:
-    """The layer of ``COPY source/ /target/``; ``lower`` is brought up to it. Raises OSError and CopyConflict."""
+def copy_tree(lower: FileSystem, sources: Sequence[Path], target: bytes, owner: Ownership) -> list[Entry]:
+    """The layer of ``COPY source/ /target/``; ``lower`` is brought up to it. Raises OSError and CopyConflict.
+
+    ``sources`` are the folders that together are the source: of a file that several have the first one's is copied.
+    """
     changes = _Changes(lower)
     changes.make_folders(target, owner)
-    for name, path, inner in _walk(os.fsencode(source), target):
-        changes.add(name, path, inner, owner)
+    copied: set[bytes] = set()
+    for source in sources:
+        for name, path, inner in _walk(os.fsencode(source), target):
+            if name not in copied:
+                copied.add(name)
+                changes.add(name, path, inner, owner)
     return changes.layer()
 
 
@@ -212,10 +219,20 @@ def _same_content(one: str, other: str) -> bool:
 
 
 def _walk(folder: bytes, name: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        inside = name + b"/" + entry.name if name else entry.name
+    """Everything below a folder, its path below ``name`` first; a folder before what is in it."""
+    start = len(folder) + 1
+    pending = [iter(_sorted(folder))]
+    while pending:
+        entry = next(pending[-1], None)
+        if entry is None:
+            pending.pop()
+            continue
+        inside = name + b"/" + entry.path[start:] if name else entry.path[start:]
         yield inside, entry.path, entry.stat(follow_symlinks=False)
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, inside)
+            pending.append(iter(_sorted(entry.path)))
+
+
+def _sorted(folder: bytes) -> list[os.DirEntry[bytes]]:
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)

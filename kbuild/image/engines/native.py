@@ -199,7 +199,7 @@ class _Build:
         if content is None:
             over = next(layer.over for layer in self._context.plan.layers if layer.source == name)
             try:
-                entries = copy_tree(self._below_of(over).copy(), self._context.tree(name), b"", Ownership())
+                entries = copy_tree(self._below_of(over).copy(), self._context.roots(name), b"", Ownership())
             except CopyConflict as error:
                 instruction.fail(str(error))
             content = CopiedLayer(entries=tuple(entries))
@@ -211,7 +211,7 @@ class _Build:
             return self._files
         if over not in self._below:
             files = self._below_of(over[:-1]).copy()
-            copy_tree(files, self._context.tree(over[-1]), b"", Ownership())
+            copy_tree(files, self._context.roots(over[-1]), b"", Ownership())
             self._below[over] = files
         return self._below[over]
 
@@ -219,21 +219,24 @@ class _Build:
         if _WILDCARD.search(source):
             instruction.unsupported("the native engine reads no wildcards")
         # As in BuildKit, "..", "." and a leading slash stay inside the context.
-        path = self._in_context(posixpath.normpath(f"/{source}").strip("/"))
-        if not path.exists() or path.is_symlink():
+        paths = self._in_context(posixpath.normpath(f"/{source}").strip("/"))
+        if not paths or paths[0].is_symlink():
             instruction.fail(f"{source} is not in the build context")
+        path = paths[0]
         into_folder = target.endswith(("/", "/."))
         full = posixpath.normpath(posixpath.join("/", self._config.get("WorkingDir") or "/", target)).strip("/")
         if path.is_dir():
-            return copy_tree(self._files, path, full.encode(), owner)
+            return copy_tree(self._files, paths, full.encode(), owner)
         there = self._files.get(full.encode())
         if into_folder or not full or (there is not None and there.kind == DIRECTORY):
             full = posixpath.join(full, path.name)
         return copy_file(self._files, path, full.encode(), owner)
 
-    def _in_context(self, source: str) -> Path:
+    def _in_context(self, source: str) -> list[Path]:
+        """Where it lies, of a folder every directory that has a part of it."""
         top, _, inside = source.partition("/")
-        return self._context.tree(top) / inside if top in self._context.trees else self._context.path / source
+        roots = [root / inside for root in self._context.roots(top)] if top else [self._context.path]
+        return [path for path in roots if path.exists()]
 
     def _do_workdir(self, instruction: Instruction) -> None:
         text = expand(instruction.value, self._env, instruction)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 
+from kbuild.cache.linking import check_roots
 from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_tree, is_sound, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.digest import Digest, digest_json
@@ -91,8 +92,9 @@ class Environment:
 
     def wheels(
         self, groups: Sequence[PackageGroup], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
-    ) -> dict[str, Path]:
-        """The tree of each group, below ``into`` where it is made of several; ``downloads`` has a file a package.
+    ) -> dict[str, tuple[Path, ...]]:
+        """The trees that together are each group's, below ``into`` where files are left out of them; ``downloads`` has
+        a file a package.
 
         Raises LockfileInvalid (two wheels with different contents for one file, a damaged wheel), BuildFailed and
         OutputError.
@@ -262,9 +264,11 @@ def _sharing(wheels: Sequence[LockedPackage], downloads: Mapping[LockedPackage, 
     return [group for group, _ in groups]
 
 
-def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], site: str, into: Path) -> Path:
-    if len(group.packages) == 1 and not group.left_out:
-        return trees[group.packages[0]]
+def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], site: str, into: Path) -> tuple[Path, ...]:
+    if not group.left_out:
+        roots = {f"{package.name} {package.version}": trees[package] for package in group.packages}
+        check_roots(roots)
+        return tuple(roots.values())
     owners: dict[str, str] = {}
     root = into / group.name
     make_directory(root)
@@ -272,7 +276,7 @@ def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], site: str, i
         owner, patterns = f"{package.name} {package.version}", group.left_out.get(package.name, ())
         link_trimmed(trees[package], root, owners, owner, site=site.lstrip("/"), patterns=patterns)
     reset_directory_times(root)
-    return root
+    return (root,)
 
 
 def _jobs() -> int:

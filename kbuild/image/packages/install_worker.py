@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.linking import link_roots
 from kbuild.cache.notes import KEY_VARIABLE
-from kbuild.cache.tree import link_tree, normalise_tree
+from kbuild.cache.tree import normalise_tree
 from kbuild.environment.index.download import fetch_packages
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import Lockfile, parse_lockfile
@@ -65,12 +66,11 @@ def install_packages(root: Path = Path("/")) -> None:
         progress=_Printed(),
         **access,
     )
-    trees = {interpreter: environment.interpreter(downloads)}
+    trees: dict[str, tuple[Path, ...]] = {interpreter: (environment.interpreter(downloads),)}
     trees |= environment.wheels(groups, downloads, into=root, progress=_Printed())
-    environment.check_bytecode(trees.values(), downloads, _Printed())
-    for name, tree in trees.items():
-        if tree != root / name:
-            link_tree(tree, root / name, {}, name, exact=True)
+    environment.check_bytecode([tree for roots in trees.values() for tree in roots], downloads, _Printed())
+    for name, roots in trees.items():
+        link_roots(roots, root / name)
 
 
 def compile_code(root: Path = Path("/")) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.tree import link_tree, writing
+from kbuild.cache.linking import link_roots
+from kbuild.cache.tree import writing
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import OutputError
 from kbuild.image.packages.conda_notes import conda_notes
@@ -41,35 +42,35 @@ class Stage:
 
     def lay(
         self, names: Sequence[str], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
-    ) -> dict[str, Path]:
-        """The directory of each of these layers, below ``into`` where it is none of the cache's.
+    ) -> dict[str, tuple[Path, ...]]:
+        """The directories that together are each of these layers, below ``into`` where they are none of the cache's.
 
         Raises what Environment raises, OutputError, and BytecodeMissing where a Python file has no bytecode.
         """
-        trees: dict[str, Path] = {}
+        trees: dict[str, tuple[Path, ...]] = {}
         groups = [group for group in self.groups if group.name in names]
         if BASE_LAYER in names and self.base.path is not None:
-            trees[BASE_LAYER] = self.base.path
+            trees[BASE_LAYER] = (self.base.path,)
         if INTERPRETER_LAYER in names:
-            trees[INTERPRETER_LAYER] = self.environment.interpreter(downloads)
+            trees[INTERPRETER_LAYER] = (self.environment.interpreter(downloads),)
         if groups:
             trees |= self.environment.wheels(groups, downloads, into=into, progress=progress)
         if INTERPRETER_LAYER in trees:
-            wheels = [trees[group.name] for group in groups]
-            for note in conda_notes(trees[INTERPRETER_LAYER], PREFIX, wheels):
+            wheels = [tree for group in groups for tree in trees[group.name]]
+            for note in conda_notes(trees[INTERPRETER_LAYER][0], PREFIX, wheels):
                 progress.tell(note)
         with writing("the build context"):
             if RUNTIME_LAYER in names:
-                trees[RUNTIME_LAYER] = into / RUNTIME_LAYER
-                stage_runtime(trees[RUNTIME_LAYER])
+                trees[RUNTIME_LAYER] = (into / RUNTIME_LAYER,)
+                stage_runtime(into / RUNTIME_LAYER)
             for name, files in split_model(self.bundle).items():
                 if name in names:
-                    trees[name] = into / name
-                    stage_files(self.bundle, files, trees[name], move=self.owned)
-        code = [trees[name] for name in (RUNTIME_LAYER, PROJECT_LAYER) if name in trees]
+                    trees[name] = (into / name,)
+                    stage_files(self.bundle, files, into / name, move=self.owned)
+        code = [tree for name in (RUNTIME_LAYER, PROJECT_LAYER) for tree in trees.get(name, ())]
         if code:
             self.environment.compile(code, downloads)
-        compiled = [tree for name, tree in trees.items() if name in self._compiled]
+        compiled = [tree for name, roots in trees.items() if name in self._compiled for tree in roots]
         if compiled:
             self.environment.check_bytecode(compiled, downloads, progress)
         return trees
@@ -90,9 +91,8 @@ def complete(context: BuildContext, layers: Sequence[LayerPlan] | None = None) -
     Files are links into the cache where they can be. Raises OutputError.
     """
     with writing("the build context"):
-        for source, tree in context.trees.items():
-            if tree != context.path / source:
-                link_tree(tree, context.path / source, {}, source, exact=True)
+        for source, roots in context.trees.items():
+            link_roots(roots, context.path / source)
     wanted = context.plan.layers if layers is None else layers
     missing = [layer.source for layer in wanted if not (context.path / layer.source).is_dir()]
     if missing:

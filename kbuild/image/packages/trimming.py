@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kbuild.cache.tree import link_tree
+from kbuild.cache.linking import link_tree
 from kbuild.plan.left_out import select_files
 
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from kbuild.cache.tree import link_file
+from kbuild.cache.linking import link_file
 from kbuild.errors import InvalidImage
 
 _MAX_LINKS = 40

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.linking import link_file
 from kbuild.cache.room import Room
-from kbuild.cache.tree import link_file
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.files import BYTES, native, portable

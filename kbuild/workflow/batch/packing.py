@@ -192,7 +192,7 @@ class _Archive:
         context = stage_layers(prepared, tools, self.workdir / f"context-{purpose}", [layer.name for layer in layers])
         base = prepared.base.path if prepared.base.kind == "debs" else None
         facts = canonical_json(self._facts()) + b"\n"
-        trees = [context.tree(layer.source) for layer in layers]
+        trees = [context.roots(layer.source) for layer in layers]
         entries = archive_entries(trees, base, archive_files(), facts, prepared.plan)
         prepared.record_base(tools)
         return entries
