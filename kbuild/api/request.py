@@ -10,6 +10,8 @@ from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ConfigurationError, LabelError
+from kbuild.image.deliver.sharing import parse_place
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
 from kbuild.managers.conda_names import read_names
 from kbuild.plan.render import parse_template
@@ -39,7 +41,8 @@ class LockOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions(LockOptions):
-    """What ``build_options``, and of ``kbuild image`` alone ``builder_options`` and ``compression_option``, read."""
+    """What ``build_options``, and where images are built ``builder_options``, ``compression_option`` and
+    ``cache_options``, read."""
 
     base: str | None = None
     allow_unsigned_base: bool = False
@@ -50,6 +53,7 @@ class BuildOptions(LockOptions):
     network: str | None = None
     builders: tuple[str, ...] = ()
     compression: Compression | None = None
+    cache_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +62,8 @@ class ImageOptions(BuildOptions):
 
     ``engine`` is auto, native or buildkit; ``tag`` and ``push`` may have {name}, {version}, {run_id} and {model_id} in
     them. ``verify_timeout`` are the seconds for it to get ready, and to answer. ``best`` takes the best of the model's
-    child runs. ``no_cache`` builds again what was built before.
+    child runs. ``no_cache`` builds again what was built before. ``cache_from`` and ``cache_to`` name a repository
+    in which builders share the layers of environments.
     """
 
     engine: str = "auto"
@@ -70,6 +75,7 @@ class ImageOptions(BuildOptions):
     verify_timeout: float = PATIENCE
     best: Measure | None = None
     no_cache: bool = False
+    cache_to: str | None = None
     verify_cache: bool = False
 
 
@@ -82,6 +88,7 @@ def make_delivery(config: ProjectConfig, options: ImageOptions) -> Delivery:
         push=options.push,
         verify=config.verify if options.verify is None else options.verify,
         patience=options.verify_timeout,
+        cache_to=_place(options.cache_to, config.cache_to, "--cache-to"),
     )
     for name in (delivery.tag, delivery.push):
         if name is not None:
@@ -126,7 +133,13 @@ def make_image_request(
         labels=(*config.labels, *map(parse_label, stated.labels)),
         slim=stated.slim or config.slim,
         compression=stated.compression or config.compression,
+        cache_from=_place(stated.cache_from, config.cache_from, "--cache-from"),
     )
+
+
+def _place(stated: str | None, configured: str | None, option: str) -> ImageReference | None:
+    text = configured if stated is None else stated
+    return parse_place(text, option) if text else None
 
 
 def parse_label(text: str) -> tuple[str, str]:

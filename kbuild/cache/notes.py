@@ -103,6 +103,11 @@ def derive_key(purpose: str) -> str:
     return hmac.new(_key(), purpose.encode(), hashlib.sha256).hexdigest()
 
 
+def has_stated_key() -> bool:
+    """Whether the key is one that other machines can have too, and not this user's own."""
+    return bool(os.environ.get(KEY_VARIABLE))
+
+
 @contextmanager
 def reading_all() -> Iterator[None]:
     """Within it what the cache holds is read whole and compared with its digest, though nobody touched it."""

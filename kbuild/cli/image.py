@@ -18,6 +18,7 @@ from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.options import (
     build_options,
     builder_options,
+    cache_options,
     compression_option,
     engine_option,
     json_option,
@@ -55,6 +56,7 @@ from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 @build_options
 @builder_options
 @compression_option
+@cache_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write an OCI layout folder, or FILE.tar.")
 @click.option("--load", is_flag=True, help="Also load it into the Docker engine.")
 @click.option(

@@ -150,6 +150,26 @@ def builder_options(command: _Command) -> _Command:
     return command
 
 
+def cache_options(command: _Command) -> _Command:
+    """Add where builders share layers."""
+    for option in (
+        click.option(
+            "--cache-to",
+            metavar="REGISTRY/NAME",
+            envvar="KBUILD_CACHE_TO",
+            help="Give the layers of its environment to this repository, for builders with the same KBUILD_CACHE_KEY.",
+        ),
+        click.option(
+            "--cache-from",
+            metavar="REGISTRY/NAME",
+            envvar="KBUILD_CACHE_FROM",
+            help="Take layers that another builder gave there; what this KBUILD_CACHE_KEY does not vouch for is made.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
     names = (name.strip() for value in values for name in value.split(","))
     return tuple(dict.fromkeys(name for name in names if name))

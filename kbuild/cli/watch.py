@@ -15,7 +15,14 @@ import click
 from kbuild.api.request import ImageOptions
 from kbuild.api.session import Session
 from kbuild.api.watching import WatchOptions, open_registry, open_watch, parse_duration, parse_since
-from kbuild.cli.options import build_options, builder_options, compression_option, engine_option, open_here
+from kbuild.cli.options import (
+    build_options,
+    builder_options,
+    cache_options,
+    compression_option,
+    engine_option,
+    open_here,
+)
 from kbuild.cli.show import Show
 from kbuild.errors import ConfigurationError, DeliveryFailed, SomeFailed
 from kbuild.model.registry import SERVER_NEEDS
@@ -59,6 +66,7 @@ from kbuild.workflow.fleet.watching import Watch
 @build_options
 @builder_options
 @compression_option
+@cache_options
 @click.option(
     "--push",
     metavar="REFERENCE",

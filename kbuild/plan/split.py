@@ -21,6 +21,7 @@ DEPENDENCIES = "dependencies"
 
 PROJECT_LAYER = "project"
 MODEL_LAYER = "model"
+_ARTIFACT = "artifact-"
 
 # An image may have 127 layers in Docker's overlay store, and every layer costs a request to each registry.
 _OWN_LAYERS = 10
@@ -71,7 +72,7 @@ def split_packages(facts: Mapping[LockedPackage, WheelFacts]) -> tuple[PackageGr
 def split_model(bundle: ModelBundle) -> dict[str, tuple[ModelFile, ...]]:
     """Layer name -> files of the bundle: ``project`` (its code), ``model``, and one layer for each large artifact."""
     large = sorted((file for file in bundle.files if file.size >= _LARGE), key=lambda file: (-file.size, file.path))
-    own = {file.path: f"artifact-{file.digest.hex[:12]}" for file in large[:_LARGE_ARTIFACTS]}
+    own = {file.path: f"{_ARTIFACT}{file.digest.hex[:12]}" for file in large[:_LARGE_ARTIFACTS]}
     found: dict[str, list[ModelFile]] = {PROJECT_LAYER: [], MODEL_LAYER: []}
     for file in bundle.files:
         # MLflow keeps code_paths in code/
@@ -79,6 +80,11 @@ def split_model(bundle: ModelBundle) -> dict[str, tuple[ModelFile, ...]]:
         found.setdefault(name, []).append(file)
     order = [PROJECT_LAYER, *sorted(set(found) - {PROJECT_LAYER, MODEL_LAYER}), MODEL_LAYER]
     return {name: tuple(found[name]) for name in order if found[name]}
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a layer of this name holds files of one model alone, its code left out."""
+    return name == MODEL_LAYER or name.startswith(_ARTIFACT)
 
 
 def _families(facts: Mapping[LockedPackage, WheelFacts]) -> list[tuple[LockedPackage, ...]]:

@@ -59,6 +59,8 @@ class ProjectConfig:
     labels: tuple[tuple[str, str], ...] = ()
     tag: str | None = None
     push: str | None = None
+    cache_from: str | None = None
+    cache_to: str | None = None
     audit: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     trigger: Trigger | None = None
     remotes: Mapping[str, RemoteTrigger] = field(default_factory=dict)
@@ -137,6 +139,8 @@ def _make_config(root: Path, env: str | None, table: Mapping[str, Any]) -> Proje
         labels=tuple(sorted(table.get("labels", {}).items())),
         tag=table.get("tag"),
         push=table.get("push"),
+        cache_from=table.get("cache-from"),
+        cache_to=table.get("cache-to"),
         trigger=make_trigger(table),
         remotes=make_remotes(table),
         state=root / table.get("state_folder", ".kbuild"),

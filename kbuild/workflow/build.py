@@ -27,7 +27,7 @@ from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
 from kbuild.verify.before_loading import Guard, check_model, note_model_of
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
-from kbuild.workflow.engines import build, find_built, whole_context
+from kbuild.workflow.engines import build, find_built, give_layers, whole_context
 from kbuild.workflow.prepare import (
     ImageRequest,
     Prepared,
@@ -91,6 +91,8 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
     # What is built as a proof, and given to nobody, may be packed otherwise: it is compared by its content too.
     if delivery.record or request.compression == "gzip":
         check_compressor(request.compression)
+    if not reuse:
+        request = replace(request, cache_from=None)
     images = LocalImages(tools.cache / "images")
     platforms = request.lock.platforms
     if delivery.load and len(platforms) > 1 and host_platform() not in platforms:
@@ -138,6 +140,9 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
             reused=not missing,
         )
         result = deliver(made, delivery, tools)
+        if delivery.cache_to is not None:
+            for each in prepared:
+                give_layers(delivery.cache_to, each, tools, built=each.platform in done)
         if verified is not None:
             result = replace(result, untagged=result.untagged or verified.untagged)
     return replace(result, yanked=tuple(yanked), verified=verified)

@@ -47,7 +47,7 @@ class Delivery:
 
     ``tag`` and ``push`` are texts of references in which the placeholders of ``naming`` are filled in. ``record`` says
     whether the model's run is told: its tags, and the base that was used. With ``verify`` the image is
-    started and asked before it goes anywhere.
+    started and asked before it goes anywhere. ``cache_to`` is given the layers that other builders may take.
     """
 
     tag: str | None = None
@@ -57,6 +57,7 @@ class Delivery:
     record: bool = True
     verify: bool = False
     patience: float = PATIENCE
+    cache_to: ImageReference | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import UnsupportedInstruction
+from kbuild.image.deliver.sharing import shared_keys
 from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, Engine, EngineName, KnownLayers, make_engine
 from kbuild.image.engines.native import copies_plan
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.packages.staging import complete, needed_layers
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
 from kbuild.image.store.local import LocalImages
@@ -69,6 +71,15 @@ def whole_context(prepared: Prepared, tools: Tools, folder: Path) -> BuildContex
     return complete(context, layers)
 
 
+def give_layers(place: ImageReference, prepared: Prepared, tools: Tools, *, built: bool) -> None:
+    """Have other builders find there what this one's image is made of; ``built`` says that it was built just now."""
+    packages = prepared.locked.lockfile.for_platform(prepared.platform)
+    wheels = tuple(package for package in packages if package.manager == "pip")
+    layers = LayerCache(root=tools.cache / "layers", compression=prepared.compression)
+    with tools.phases("cache") as progress:
+        tools.sharing(place).give(prepared.plan, wheels, layers, progress, built=built)
+
+
 def _build(
     engine: str, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
 ) -> BuiltImage:
@@ -87,6 +98,8 @@ def _build(
     probed = building.engine.probe()  # before the work that would be for nothing
     context = whole_context(prepared, tools, workdir / "whole")
     with tools.phases("build") as progress:
+        if prepared.cache_from is not None:
+            progress.tell(f"{prepared.cache_from.name} is not asked for layers: buildkit makes each of them")
         progress.note(f"buildkit engine: {probed}")
         return building.build(context, workdir, progress)
 
@@ -99,6 +112,10 @@ def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir
     with tools.shared.leading(f"layer {key} {prepared.compression}" for key in keys.values()):
         found = {source: building.cache.get(key) for source, key in keys.items()} if reuse else {}
         packed = {source: blob for source, blob in found.items() if blob is not None}
+        missing = {source: key for source, key in shared_keys(plan).items() if source not in packed}
+        if reuse and missing and prepared.cache_from is not None:
+            with tools.phases("cache") as progress:
+                packed |= tools.sharing(prepared.cache_from).bring(missing, building.cache, progress)
         known = KnownLayers(keys=keys, packed=packed)
         context = stage_layers(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:

@@ -18,6 +18,7 @@ from kbuild.image.base.look import check_libc, look_into
 from kbuild.image.base.records import BaseRecords, Recorded
 from kbuild.image.base.resolve import resolve_base
 from kbuild.image.engine import EngineSettings
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
 from kbuild.image.packages.environment import Environment, environment_recipe
 from kbuild.image.packages.meanwhile import interpreter_meanwhile
@@ -39,7 +40,7 @@ from kbuild.workflow.base_check import check_base
 from kbuild.workflow.large import tell_large
 from kbuild.workflow.slimming import Slimming, find_left_out
 from kbuild.workflow.template_check import check_template
-from kbuild.workflow.tools import Tools
+from kbuild.workflow.tools import Tools, bring_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class ImageRequest:
     """What image is wanted. ``base`` None is the default base; ``engine`` is auto, native or buildkit.
 
     ``slim`` leaves out what the model is measured not to need, ``left_out`` exactly this.
-    ``builder`` and ``network`` are BuildKit's, see EngineSettings.
+    ``builder`` and ``network`` are BuildKit's, see EngineSettings. ``cache_from`` names layers that builders share.
     """
 
     model: str
@@ -63,6 +64,7 @@ class ImageRequest:
     slim: bool = False
     left_out: LeftOut = NOTHING
     network: str | None = None
+    cache_from: ImageReference | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +93,7 @@ class Prepared:
     stage: Stage
     compression: Compression
     settings: EngineSettings
+    cache_from: ImageReference | None = None
 
     @property
     def base(self) -> ResolvedBase:
@@ -120,7 +123,9 @@ def prepare(
     packages = locked.lockfile.for_platform(platform)
     environment = Environment(locked.lockfile, platform, cache=tools.cache, run=tools.run)
 
-    with interpreter_meanwhile(environment, tools.cache / "downloads", tools.shared.leading):
+    # What lays out the interpreter meanwhile does not know that another builder packed it.
+    meanwhile = interpreter_meanwhile(environment, tools.cache / "downloads", tools.shared.leading)
+    with meanwhile if request.cache_from is None else nullcontext():
         chosen = _base(request, bundle, platform, tools)
     base = chosen.base
     if chosen.is_new:
@@ -159,6 +164,7 @@ def prepare(
         check_template(plan_with((), NOTHING), base, chosen.facts)
     wheels = tuple(package for package in packages if package.manager == "pip")
     with tools.shared.leading([f"download {locked.lockfile.digest}"]):
+        bring_split(request.cache_from, wheels, tools)
         groups = split_wheels(wheels, cache=tools.cache, download=download)
     tell_large(wheels, tools)
     left_out = request.left_out
@@ -177,6 +183,7 @@ def prepare(
         stage=stage,
         compression=request.compression,
         settings=EngineSettings(builder=request.builder, network=request.network, contexts=contexts),
+        cache_from=request.cache_from,
     )
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from kbuild.cache.limit import DEFAULT_LIMIT
+from kbuild.environment.lockfile import LockedPackage
+from kbuild.image.deliver.sharing import LayerSharing
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.fetch import ModelStore
 from kbuild.process import Runner
 from kbuild.progress import Progress
@@ -18,7 +21,7 @@ class Phases(Protocol):
     """Opens a named phase of the work and shows what happens inside."""
 
     def __call__(self, phase: str) -> AbstractContextManager[Progress]:
-        """fetch, lock, base, stage, build, publish."""
+        """fetch, lock, base, cache, stage, build, publish."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,3 +40,14 @@ class Tools:
     verify_cache: bool = False
     trust_model: bool = False
     shared: Shared = field(default_factory=Shared)
+
+    def sharing(self, place: ImageReference) -> LayerSharing:
+        """The layer cache that builders share there, one for all builds of this process."""
+        return self.shared.once(f"layers of {place}", lambda: LayerSharing(place, self.cache))
+
+
+def bring_split(place: ImageReference | None, wheels: tuple[LockedPackage, ...], tools: Tools) -> None:
+    """Which wheels share a layer, where builders share that: so nobody needs their files to know it."""
+    if place is not None:
+        with tools.phases("cache") as progress:
+            tools.sharing(place).bring_split(wheels, progress)

@@ -43,7 +43,7 @@ def split_wheels(
     if not wheels:
         return ()
     by_hash = {package.sha256: package for package in wheels}
-    record = cache / "splits" / digest_json([RULE, sorted((p.name, p.sha256) for p in wheels)]).hex
+    record = split_record(wheels, cache)
     known = _read_record(record, by_hash)
     if known is not None:
         return known
@@ -55,6 +55,11 @@ def split_wheels(
         content = [{"name": group.name, "packages": [p.sha256 for p in group.packages]} for group in groups]
         write_vouched(record, json.dumps(content).encode())
     return groups
+
+
+def split_record(wheels: tuple[LockedPackage, ...], cache: Path) -> Path:
+    """Where ``split_wheels`` writes down what it found, under a name that these wheels and the rule decide."""
+    return cache / "splits" / digest_json([RULE, sorted((p.name, p.sha256) for p in wheels)]).hex
 
 
 def _read_record(record: Path, by_hash: Mapping[str, LockedPackage]) -> tuple[PackageGroup, ...] | None:

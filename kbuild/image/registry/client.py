@@ -71,13 +71,23 @@ class RegistryClient:
         response = self.request("GET", f"manifests/{version}", headers={"Accept": _ACCEPT}, stream=True)
         with response:
             self.expect(response, 200)
-            try:
-                data = response.raw.read(_MAX_MANIFEST + 1, decode_content=True)
-            except HTTPError as error:  # reading past requests, its errors are not requests' either
-                raise RegistryError(
-                    f"{self._reference.registry} broke off while it sent the manifest of {self._reference}: {error}",
-                    hint="try again; if it stays, look at the registry's log and at what lies between",
-                ) from error
+            return self._manifest_in(response)
+
+    def find_manifest(self, version: str) -> tuple[str, bytes] | None:
+        """As ``read_manifest``; None where the registry has none of this tag or digest."""
+        response = self.request("GET", f"manifests/{version}", headers={"Accept": _ACCEPT}, stream=True)
+        with response:
+            self.expect(response, 200, 404)
+            return self._manifest_in(response) if response.status_code == 200 else None
+
+    def _manifest_in(self, response: requests.Response) -> tuple[str, bytes]:
+        try:
+            data = response.raw.read(_MAX_MANIFEST + 1, decode_content=True)
+        except HTTPError as error:  # reading past requests, its errors are not requests' either
+            raise RegistryError(
+                f"{self._reference.registry} broke off while it sent the manifest of {self._reference}: {error}",
+                hint="try again; if it stays, look at the registry's log and at what lies between",
+            ) from error
         if len(data) > _MAX_MANIFEST:
             raise RegistryError(f"{self._reference.registry} sent a manifest of more than {_MAX_MANIFEST} bytes")
         document = parse_json(data, f"the manifest of {self._reference}")

@@ -88,8 +88,12 @@ class LayerCache:
         """Where the blobs are, named by the hexadecimal part of their digest."""
         return self.root / "sha256"
 
+    def packed_key(self, key: Digest) -> Digest:
+        """Everything that decides the blob: ``key`` decides the tar, the compressor its bytes."""
+        return digest_json([key.hex, self.compression, SETTINGS[self.compression]])
+
     def _record(self, key: Digest) -> Path:
-        return self.root / "keys" / digest_json([key.hex, self.compression, SETTINGS[self.compression]]).hex
+        return self.root / "keys" / self.packed_key(key).hex
 
     def _write(self, key: Digest, blob: PackedBlob) -> None:
         value = {

@@ -1,0 +1,228 @@
+"""Layers that builders share through a registry: what a machine with an empty disk fetches, makes and trusts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "image"))
+
+from test_registry import FakeRegistry, Handler, serving
+from world import RUN_ID, World
+
+from kbuild.image.deliver.sharing import parse_place
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.workflow.build import build_image
+from kbuild.workflow.delivery import Delivery, ImageResult
+from kbuild.workflow.once import Shared
+
+KEY = "a text that all builders have"
+MODEL_LAYERS = 1
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    (tmp_path / "docker").mkdir()
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("KBUILD_CACHE_KEY", KEY)
+    with serving() as server:
+        yield server
+
+
+def place(registry: FakeRegistry) -> ImageReference:
+    return parse_place(f"{registry.address}/team/cache", "--cache-to")
+
+
+def build(world: World, *, give: ImageReference | None = None, take: ImageReference | None = None) -> ImageResult:
+    """What one command does on one machine."""
+    world.heard.notes.clear()
+    tools = replace(world.tools, shared=Shared())
+    return build_image(world.request(cache_from=take), Delivery(record=False, cache_to=give), tools)
+
+
+def made(world: World) -> set[str]:
+    """What was fetched and laid out on this machine."""
+    kinds = ("downloads", "wheels", "interpreters")
+    return {name for name in kinds if any((world.tools.cache / name).glob("*"))}
+
+
+def told(world: World, word: str) -> list[str]:
+    return [note for note in world.heard.notes if word in note]
+
+
+@pytest.fixture
+def given(world: World, registry: FakeRegistry) -> ImageResult:
+    """Built on one machine, whose layers the registry then has."""
+    return build(world, give=place(registry))
+
+
+def test_an_empty_machine_takes_the_layers_and_neither_fetches_nor_lays_out_a_package(
+    world: World, registry: FakeRegistry, given: ImageResult
+) -> None:
+    other = world.with_cache("other")
+    result = build(other, take=place(registry))
+    assert not result.reused
+    assert result.digest == given.digest
+    assert made(other) == set()
+    assert told(other, "download:") == []
+    again = build(world.with_cache("third"))
+    assert again.digest == given.digest
+    assert made(world.with_cache("third")) == {"downloads", "wheels", "interpreters"}
+
+
+def test_the_layers_are_sent_once_and_the_model_never(
+    world: World, registry: FakeRegistry, given: ImageResult
+) -> None:
+    blobs = set(registry.blobs)
+    own = [layer for layer in given.image.layers if layer.created_by.startswith(("COPY model", "COPY artifact"))]
+    assert len(own) == MODEL_LAYERS
+    below = {str(layer.digest) for layer in given.image.layers} - {str(layer.digest) for layer in own}
+    base = json.loads((world.base / "index.json").read_bytes())["manifests"][0]
+    assert blobs & {str(layer.digest) for layer in given.image.layers} < below
+    assert base["digest"] not in blobs
+    uploads = registry.uploads
+    other = world.with_cache("other")
+    build(other, take=place(registry), give=place(registry))
+    assert registry.uploads == uploads
+    assert set(registry.blobs) == blobs
+
+
+def test_an_image_pushed_beside_the_cache_is_mounted_from_it(
+    world: World, registry: FakeRegistry, given: ImageResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    there = {str(layer.digest) for layer in given.image.layers} & set(registry.blobs)
+    monkeypatch.setattr(Handler, "do_POST", _mounting(asked, Handler.do_POST))
+    monkeypatch.setattr(Handler, "do_HEAD", lambda handler: handler.refused() or handler.answer(404))
+    tools = replace(world.tools, shared=Shared())
+    build_image(world.request(), Delivery(record=False, push=f"{registry.address}/team/model:1"), tools)
+    assert {parse_qs(urlsplit(path).query)["mount"][0] for path in asked} == there
+    assert all("from=team%2Fcache" in path for path in asked)
+
+
+def _mounting(asked: list[str], post: Any) -> Any:
+    def answer(handler: Handler) -> None:
+        if "mount=" in handler.path:
+            asked.append(handler.path)
+            handler.answer(201)
+        else:
+            post(handler)
+
+    return answer
+
+
+def test_nothing_is_asked_where_nothing_is_built(world: World, registry: FakeRegistry, given: ImageResult) -> None:
+    registry.seen.clear()
+    result = build(world, give=place(registry), take=place(registry))
+    assert result.reused
+    assert registry.seen == []
+
+
+@pytest.mark.parametrize("how", ["blob", "digest", "moved", "mark", "text", "not ascii"])
+def test_what_is_not_vouched_for_or_not_the_bytes_is_made_here(
+    world: World, registry: FakeRegistry, given: ImageResult, how: str
+) -> None:
+    """Somebody who may write to the registry and has no key."""
+    tags = {tag: json.loads(data) for tag, (_, data) in registry.manifests.items() if tag.startswith("cache-")}
+    layers = {tag: value for tag, value in tags.items() if "tar" in value["layers"][0]["mediaType"]}
+    first, second = list(layers)[:2]
+    if how == "blob":
+        digest = layers[first]["layers"][0]["digest"]
+        registry.blobs[digest] = bytes(len(registry.blobs[digest]))
+    elif how == "digest":
+        layers[first]["layers"] = layers[second]["layers"]
+    elif how == "moved":
+        layers[first] = layers[second]
+    elif how == "mark":
+        del layers[first]["annotations"]["io.kbuild.cache.mark"]
+    elif how == "not ascii":
+        layers[first]["annotations"]["io.kbuild.cache.mark"] = "ä\ud800"
+    data = b"{" if how == "text" else json.dumps(layers[first]).encode()
+    registry.manifests[first] = (registry.manifests[first][0], data)
+    other = world.with_cache("other")
+    result = build(other, take=place(registry), give=place(registry))
+    assert result.digest == given.digest
+    assert len(told(other, "is left out:")) == 1
+    # And the next one finds it mended, but for bytes that the registry thinks it has.
+    third = world.with_cache("third")
+    assert build(third, take=place(registry)).digest == given.digest
+    assert bool(told(third, "is left out:")) is (how == "blob")
+
+
+def test_with_another_key_nothing_there_counts_and_neither_is_in_the_others_way(
+    world: World, registry: FakeRegistry, given: ImageResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KBUILD_CACHE_KEY", KEY + " else")
+    other = world.with_cache("other")
+    assert build(other, take=place(registry), give=place(registry)).digest == given.digest
+    assert made(other) == {"downloads", "wheels", "interpreters"}
+    assert told(other, "left out") == []
+    monkeypatch.setenv("KBUILD_CACHE_KEY", KEY)
+    third = world.with_cache("third")
+    build(third, take=place(registry))
+    assert made(third) == set()
+
+
+def test_a_user_without_a_shared_key_is_told(
+    world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KBUILD_CACHE_KEY")
+    monkeypatch.setattr("platformdirs.user_state_dir", lambda name: str(tmp_path / "state"))
+    other = world.with_cache("other")
+    build(other, take=place(registry), give=place(registry))
+    assert len(told(other, "KBUILD_CACHE_KEY is not set")) == 2
+
+
+@pytest.mark.parametrize("how", ["away", "refuses", "read only", "breaks off"])
+def test_a_registry_that_fails_is_told_once_and_the_image_is_the_same(
+    world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    expected = build(world).digest
+    there = place(registry)
+    if how == "away":
+        there = ImageReference.parse("127.0.0.1:9/team/cache")
+    elif how == "refuses":
+        registry.user = "somebody:else"
+    elif how == "read only":
+        monkeypatch.setattr(Handler, "do_POST", lambda handler: handler.answer(403))
+    else:
+        build(world, give=there)
+        answer = Handler.answer
+
+        def cut(handler: Handler, code: int, data: bytes = b"", **headers: str) -> None:
+            answer(handler, code, data, **({"Content_Length": str(len(data) + 9)} if len(data) > 900 else {}), **headers)
+            handler.close_connection = True
+
+        monkeypatch.setattr(Handler, "answer", cut)
+    other = world.with_cache("other")
+    assert build(other, take=there, give=there).digest == expected
+    assert len(told(other, "is left out:")) == 1, other.heard.notes
+
+
+def test_proof_by_building_again_takes_nothing_from_the_registry(
+    world: World, registry: FakeRegistry, given: ImageResult
+) -> None:
+    registry.seen.clear()
+    other = world.with_cache("other")
+    tools = replace(other.tools, shared=Shared())
+    result = build_image(world.request(cache_from=place(registry)), Delivery(record=False), tools, reuse=False)
+    assert result.digest == given.digest
+    assert registry.seen == []
+
+
+def test_two_models_of_one_environment_differ_in_what_is_not_shared(
+    world: World, registry: FakeRegistry, given: ImageResult
+) -> None:
+    (world.store.models[world.model] / "model.txt").write_bytes(b"another model\n")
+    other = world.with_cache("other")
+    result = build(other, take=place(registry))
+    assert result.digest != given.digest
+    assert made(other) == set()
+    assert RUN_ID in world.model
