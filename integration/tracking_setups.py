@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -176,9 +176,17 @@ def mlflow_server(
                 process.wait()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """A server with an empty database; ``uri`` has no driver in its scheme."""
+
+    uri: str
+    restart: Callable[[], None]
+
+
 @contextmanager
-def postgres() -> Iterator[str]:
-    """A PostgreSQL of its own, from Debian: the uri of an empty database."""
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of its own, from Debian."""
     programs = _postgres_programs()
     # Its own user must be able to reach the folder, which pytest's are not for.
     folder = Path(tempfile.mkdtemp(prefix="kbuild-postgres-"))
@@ -198,7 +206,10 @@ def postgres() -> Iterator[str]:
         run(f"{programs}/pg_ctl", "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options, "-w", "start")
         try:
             run(f"{programs}/createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "tracking")
-            yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/tracking"
+            again = ["-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options, "-w", "-m", "immediate", "restart"]
+            yield Postgres(
+                uri=f"postgresql://mlflow@127.0.0.1:{port}/tracking", restart=lambda: run(f"{programs}/pg_ctl", *again)
+            )
         finally:
             run(f"{programs}/pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
     finally:
@@ -222,7 +233,9 @@ def _postgres_programs() -> Path:
 
 @contextmanager
 def on_postgres(folder: Path) -> Iterator[Setup]:
-    with postgres() as database, mlflow_server(folder, "--backend-store-uri", database) as (uri, _):
+    with postgres() as database, ExitStack() as stack:
+        address = database.uri.replace("postgresql:", "postgresql+psycopg2:")
+        uri, _ = stack.enter_context(mlflow_server(folder, "--backend-store-uri", address))
         setup = Setup(uri="")
         with counting(uri, setup.asked) as setup.uri:
             yield setup

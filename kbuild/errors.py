@@ -372,6 +372,19 @@ class DeliveryFailed(KbuildError):
     default_hint = "it is kept; send it again with: kbuild trigger --flush"
 
 
+class QueueUnavailable(KbuildError):
+    """The database of a queue does not answer, or refuses."""
+
+    exit_code = 63
+
+
+class JobNotFound(KbuildError):
+    """No job of that number in the queue, or none that can be tried again or cancelled."""
+
+    exit_code = 64
+    default_hint = "kbuild queue list shows those that are there"
+
+
 # Several at once: 70-79
 
 

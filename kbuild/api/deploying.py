@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.api.find import REGISTRY_FORM, existing_image
+from kbuild.api.fleet.watching import open_registry
 from kbuild.api.session import Session, open_session, take_model
-from kbuild.api.watching import open_registry
 from kbuild.cache.folder import using_cache
 from kbuild.deploy.compose import make_compose
 from kbuild.deploy.deployment import Deployment, Size, make_label

@@ -13,7 +13,7 @@ import click
 
 from kbuild.api.building import build_image
 from kbuild.api.request import ImageOptions, Measure, make_delivery, make_image_request
-from kbuild.api.session import Session
+from kbuild.api.session import Session, take_model
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.options import (
     build_options,
@@ -50,6 +50,15 @@ from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
     callback=lambda _context, _option, text: None if text is None else Shard.parse(text),
     help="Of many models the K-th of N shares, alike in size, for machines that share them: every model is in one.",
 )
+@click.option(
+    "--queue",
+    metavar="[URL]",
+    is_flag=False,
+    flag_value="",
+    help="Leave it to the workers of a queue, such as postgresql://user@host/database.  [default: KBUILD_QUEUE]",
+)
+@click.option("--priority", type=int, help="In the queue: higher ones are built first.  [default: 0]")
+@click.option("--wait", is_flag=True, help="Show what the queue's workers do until all are built.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what became of each as JSON.")
 @click.option("--tag", "-t", help="Name of the image, such as churn:1; see --push.")
 @engine_option
@@ -92,6 +101,9 @@ def command(
     jobs: int | None,
     report: Path | None,
     shard: Shard | None,
+    queue: str | None,
+    priority: int | None,
+    wait: bool,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -113,12 +125,34 @@ def command(
     many = all_registered or from_file is not None
     if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
-    if not many and (jobs is not None or report is not None or shard is not None or len(options.builders) > 1):
+    if queue is None and (wait or priority is not None):
+        raise click.UsageError("--wait and --priority are of --queue")
+    if queue is not None and (jobs is not None or shard is not None):
+        raise click.UsageError("--jobs is of kbuild worker, and --shard of machines without a queue")
+    if queue is not None and options.push is None:
+        raise click.UsageError("--queue needs --push: what is not pushed stays on the machine that built it")
+    if queue is not None and report is not None and not wait:
+        raise click.UsageError("--report tells what became of them: add --wait")
+    of_many = jobs is not None or report is not None or shard is not None or len(options.builders) > 1
+    if of_many and not many and queue is None:
         raise click.UsageError("--jobs, --report, --shard and several --builder are of many models")
     if options.best is not None and model is None:
         raise click.UsageError("--best takes one of a run's child runs: MODEL must be that run")
     show = Show()
     session = open_here(show)
+    if queue is not None:
+        from kbuild.cli.queued import image_queued  # most builds ask none
+
+        if many:
+            models = list(_list_models(from_file, session, show))
+            check_delivery(models, make_delivery(session.config, options))
+        else:
+            models = [take_model(model, session.tools, session.config, session.voice)]
+        first = priority or 0
+        image_queued(
+            models, options, session, show, queue=queue, priority=first, wait=wait, report=report, as_json=as_json
+        )
+        return
     if many:
         _build_many(from_file, options, session, show, jobs=jobs, report=report, shard=shard, as_json=as_json)
         return
@@ -140,13 +174,7 @@ def _build_many(
     as_json: bool,
 ) -> None:
     delivery = make_delivery(session.config, options)
-    if from_file is not None:
-        listed = read_references(from_file)
-    else:
-        show.say("asking for the registered models")
-        listed = dict.fromkeys(session.tools.store.registered())
-    if not listed:
-        show.say("no model is registered" if from_file is None else f"{from_file} names no model")
+    listed = _list_models(from_file, session, show)
     check_delivery(list(listed), delivery)
     models, shared = (list(listed), None) if shard is None else _take_shard(shard, listed, show)
     image_many(
@@ -161,6 +189,17 @@ def _build_many(
         to_json=to_json if as_json else None,
         shared=shared,
     )
+
+
+def _list_models(from_file: str | None, session: Session, show: Show) -> dict[str, int | None]:
+    if from_file is not None:
+        listed = read_references(from_file)
+    else:
+        show.say("asking for the registered models")
+        listed = dict.fromkeys(session.tools.store.registered())
+    if not listed:
+        show.say("no model is registered" if from_file is None else f"{from_file} names no model")
+    return listed
 
 
 def _take_shard(shard: Shard, listed: Mapping[str, int | None], show: Show) -> tuple[list[str], dict[str, Any]]:

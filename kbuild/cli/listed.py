@@ -92,6 +92,13 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild watch --register https://kbuild.example/webhook", "have MLflow send them"),
             ),
         ),
+        "worker": Listed(
+            summary="Build what is in a queue, on as many machines as you like.",
+            examples=(
+                ("kbuild worker --queue postgresql://kbuild@db.example/kbuild", "until SIGTERM"),
+                ("kbuild worker --once --jobs 2", "what waits now in the queue that KBUILD_QUEUE names"),
+            ),
+        ),
     },
     "Images": {
         "run": Listed(

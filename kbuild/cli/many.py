@@ -21,6 +21,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
 from kbuild.untrusted import LARGEST, BrokenText, read_text, why
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Outcome, Phases, Tools, build_many, has_placeholder
+from kbuild.workflow.fleet.report import make_entry, status_of
 
 REPORT_FORMAT = 1
 _MOST_FAULTS = 20
@@ -93,7 +94,7 @@ def image_many(
     """
     models = [request.model for request in requests]
     done: dict[str, Outcome] = {}
-    watcher = _Watcher(show, len(models))
+    watcher = Lines(show, len(models))
     try:
         outcomes = build_many(requests, delivery, tools, watcher=watcher, jobs=jobs, builders=builders, reuse=reuse)
         with closing(outcomes):
@@ -104,7 +105,7 @@ def image_many(
     finally:
         told = [done.get(model, Outcome(model=model)) for model in models]
         if report is not None:
-            _write_report(told, report, shared or {})
+            write_report([make_entry(outcome) for outcome in told], report, shared or {})
     failed = {outcome.model: outcome.error for outcome in told if outcome.error is not None}
     for reason, untagged in _told_why(told, lambda result: result.untagged).items():
         show.complain(f"not tagged with their images: {', '.join(untagged)}: {reason}", style="yellow")
@@ -140,43 +141,24 @@ def _line(outcome: Outcome, result: ImageResult, to_json: _ToJson | None) -> str
     return json.dumps({"model": outcome.model, **to_json(result, {"all": round(outcome.seconds, 3)})})
 
 
-def _write_report(outcomes: Sequence[Outcome], path: Path, shared: Mapping[str, Any]) -> None:
-    value = {"format": REPORT_FORMAT, **shared, "models": [_entry(outcome) for outcome in outcomes]}
+def write_report(entries: Sequence[Mapping[str, Any]], path: Path, shared: Mapping[str, Any]) -> None:
+    """Write what became of each; raises OutputError."""
+    value = {"format": REPORT_FORMAT, **shared, "models": list(entries)}
     try:
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _entry(outcome: Outcome) -> dict[str, Any]:
-    entry: dict[str, Any] = {"model": outcome.model, "seconds": round(outcome.seconds, 3), "status": _status(outcome)}
-    if outcome.result is not None:
-        result = outcome.result
-        entry |= {"image": result.reference, "digest": str(result.digest), "pushed": result.pushed}
-        if result.verified is not None:
-            entry |= {"verified": result.verified.verdict, "not_verified": result.verified.reason}
-        if result.untagged is not None:
-            entry["untagged"] = result.untagged
-    if outcome.error is not None:
-        error = outcome.error
-        entry["error"] = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-    return entry
+class Lines:
+    """A line on stderr for each model that is done; what takes long tells its phase now and then.
 
-
-def _status(outcome: Outcome) -> str:
-    if outcome.error is not None:
-        return "failed"
-    if outcome.result is None:
-        return "stopped"
-    return "reused" if outcome.result.reused else "built"
-
-
-class _Watcher:
-    """A line on stderr for each model that is done; what takes long tells its phase now and then."""
+    A ``Watcher``; ``total`` None where nobody knows how many there will be.
+    """
 
     _SILENCE = 10.0
 
-    def __init__(self, show: Show, total: int) -> None:
+    def __init__(self, show: Show, total: int | None = None) -> None:
         self._show, self._total = show, total
         self._lock = threading.Lock()
         self._done = 0
@@ -187,7 +169,7 @@ class _Watcher:
         return _ModelPhases(self, model)
 
     def end(self, outcome: Outcome) -> None:
-        text = _status(outcome)
+        text = status_of(outcome)
         if outcome.result is not None:
             text += f" {outcome.result.reference}"
         if outcome.error is not None:
@@ -195,7 +177,8 @@ class _Watcher:
         with self._lock:
             self._done += 1
             self._spoke = time.monotonic()
-            self._show.say(f"[{self._done}/{self._total}] {outcome.model} {text} ({outcome.seconds:.1f} s)")
+            count = f"{self._done}/{self._total}" if self._total is not None else self._done
+            self._show.say(f"[{count}] {outcome.model} {text} ({outcome.seconds:.1f} s)")
             for each in () if outcome.result is None else outcome.result.yanked:
                 if each not in self._told:
                     self._told.add(each)
@@ -218,7 +201,7 @@ class _Watcher:
 
 
 class _ModelPhases:
-    def __init__(self, watcher: _Watcher, model: str) -> None:
+    def __init__(self, watcher: Lines, model: str) -> None:
         self._watcher, self._model = watcher, model
 
     @contextmanager
@@ -227,7 +210,7 @@ class _ModelPhases:
 
 
 class _ModelProgress:
-    def __init__(self, watcher: _Watcher, model: str, phase: str) -> None:
+    def __init__(self, watcher: Lines, model: str, phase: str) -> None:
         self._watcher, self._model, self._phase = watcher, model, phase
         self._note = ""
 

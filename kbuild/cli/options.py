@@ -58,6 +58,13 @@ platform_option = click.option(
 )
 
 
+queue_option = click.option(
+    "--queue",
+    metavar="URL",
+    help="The queue's PostgreSQL, such as postgresql://user@host/database.  [default: KBUILD_QUEUE]",
+)
+
+
 def lock_options(command: _Command) -> _Command:
     """Add what decides the lock."""
     for option in (

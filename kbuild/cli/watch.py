@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from kbuild.api.fleet.watching import WatchOptions, open_registry, open_watch, parse_duration, parse_since
 from kbuild.api.request import ImageOptions
 from kbuild.api.session import Session
-from kbuild.api.watching import WatchOptions, open_registry, open_watch, parse_duration, parse_since
 from kbuild.cli.options import (
     build_options,
     builder_options,

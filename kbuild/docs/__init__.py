@@ -9,7 +9,7 @@ _HEADING = re.compile(r"(?P<mark>#{1,6}) (?P<text>.+)")
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Begin": ("tutorial", "concepts", "project", "inputs", "datasets"),
-    "Do": ("howto", "images", "audit", "triggers", "watching", "batch", "serving", "deploying"),
+    "Do": ("howto", "images", "audit", "triggers", "watching", "queue", "batch", "serving", "deploying"),
     "Come from": ("from-kedro-mlflow", "from-mlflow"),
     "Mend": ("troubleshooting", "exit-codes"),
     "Look up": ("commands", "configuration", "python", "private-names", "changelog"),

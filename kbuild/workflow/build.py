@@ -16,6 +16,7 @@ from pathlib import Path
 from kbuild.cache.folder import using_cache
 from kbuild.cache.notes import reading_all
 from kbuild.cache.scratch import work_folder
+from kbuild.digest import digest_json
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest
 from kbuild.errors import InvalidModel, OutputError, PlatformError
@@ -37,7 +38,7 @@ from kbuild.workflow.prepare import (
     prepare,
 )
 from kbuild.workflow.stopping import stopping_at_signals
-from kbuild.workflow.tools import Tools
+from kbuild.workflow.tools import Gates, Open, Tools
 
 _PATIENCE = 10.0  # seconds that a built image waits for a package index that is asked for no more than a warning
 
@@ -81,10 +82,12 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
     return BuildContext(path=output, plan=context.plan)
 
 
-def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reuse: bool = True) -> ImageResult:
+def build_image(
+    request: ImageRequest, delivery: Delivery, tools: Tools, *, reuse: bool = True, gates: Gates | None = None
+) -> ImageResult:
     """Build the image of a model and deliver it; for several platforms their images, and the index of them.
 
-    With ``reuse`` an image that this machine already built from the same plan is taken as it is.
+    With ``reuse`` an image that this machine already built from the same plan is taken as it is. ``gates`` may stop it.
     Raises whatever the floors raise; a delivery or a verification that fails leaves the built image among the local
     ones.
     """
@@ -107,6 +110,8 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
+        gates = gates or Open()
+        gates.planned(digest_json(sorted(str(each.plan.digest) for each in prepared)))
         built = {each.platform: find_built(request, each, images) if reuse else None for each in prepared}
         missing = [each for each in prepared if built[each.platform] is None]
         for each in missing:
@@ -129,6 +134,7 @@ def build_image(request: ImageRequest, delivery: Delivery, tools: Tools, *, reus
                 again=not reuse,
                 look=lambda progress: check_model(bundle, locked.lockfile.content, guard, progress),
             )
+        gates.built(reference, every)
         for each in prepared if delivery.record else ():
             each.record_base(tools)
         made = Built(

@@ -47,7 +47,8 @@ class Delivery:
 
     ``tag`` and ``push`` are texts of references in which the placeholders of ``naming`` are filled in. ``record`` says
     whether the model's run is told: its tags, and the base that was used. With ``verify`` the image is
-    started and asked before it goes anywhere. ``cache_to`` is given the layers that other builders may take.
+    started and asked before it goes anywhere. ``cache_to`` is given the layers that other builders may take. With
+    ``once`` nothing is pushed where the registry has this very image by this name.
     """
 
     tag: str | None = None
@@ -58,6 +59,7 @@ class Delivery:
     verify: bool = False
     patience: float = PATIENCE
     cache_to: ImageReference | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,6 +227,7 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
             push=push,
             base=plan.from_line,
             tools=tools,
+            once=delivery.once,
         )
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
     packages = built.lockfile.packages_digest(shown)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from kbuild.digest import Digest
 from kbuild.image.deliver.publishers import (
     DaemonPublisher,
     LayoutPublisher,
@@ -32,10 +34,12 @@ def publish(
     push: ImageReference | None,
     base: str,
     tools: Tools,
+    once: bool = False,
 ) -> None:
     """To ``output``, a Docker engine and a registry, as far as they are named; ``base`` is the plan's ``FROM``.
 
-    Raises the error of the place that does not take it.
+    With ``once`` a registry that has the image by that name is sent nothing. Raises the error of the place that does
+    not take it.
     """
     publishers: list[tuple[Publisher, ImageReference]] = []
     if output is not None:
@@ -43,7 +47,7 @@ def publish(
         publishers.append(((TarballPublisher if is_tar else LayoutPublisher)(destination=output), name))
     if load:
         publishers.append((DaemonPublisher(daemon=DockerDaemon()), name))
-    if push is not None:
+    if push is not None and not (once and is_there(push, (index or image).digest)):
         places = BlobPlaces(root=tools.cache / "registries")
         publishers.append((RegistryPublisher(places=places, base=_registry_base(base)), push))
     with tools.phases("publish") as progress:
@@ -52,6 +56,14 @@ def publish(
                 publisher.publish(image, reference, progress=progress)
             else:
                 _publish_index(index, image, publisher, reference, progress)
+
+
+def is_there(reference: ImageReference, digest: Digest) -> bool:
+    """Whether the registry has the image of that digest by that tag. Raises RegistryError."""
+    from kbuild.image.registry.client import RegistryClient  # requests; most builds push nothing
+
+    with closing(RegistryClient(reference)) as client:
+        return reference.tag is not None and client.find_digest(reference.tag) == str(digest)
 
 
 def _publish_index(

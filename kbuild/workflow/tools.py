@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from kbuild.cache.limit import DEFAULT_LIMIT
+from kbuild.digest import Digest
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.image.deliver.sharing import LayerSharing
+from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.fetch import ModelStore
+from kbuild.model.model_reference import ModelReference
+from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.workflow.once import Shared
@@ -51,3 +56,23 @@ def bring_split(place: ImageReference | None, wheels: tuple[LockedPackage, ...],
     if place is not None:
         with tools.phases("cache") as progress:
             tools.sharing(place).bring_split(wheels, progress)
+
+
+class Gates(Protocol):
+    """Where somebody else has a word while an image is built; each may raise, which ends the build there."""
+
+    def planned(self, plan: Digest) -> None:
+        """What the image will be is known, and nothing was built; ``plan`` is that of all platforms together."""
+
+    def built(self, reference: ModelReference, images: Mapping[Platform, BuiltImage]) -> None:
+        """They are built and verified, and nobody else was given them."""
+
+
+class Open:
+    """Nobody has a word."""
+
+    def planned(self, plan: Digest) -> None:
+        """Let it through."""
+
+    def built(self, reference: ModelReference, images: Mapping[Platform, BuiltImage]) -> None:
+        """Let them through."""

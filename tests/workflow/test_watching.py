@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.api.watching import parse_duration, parse_since
+from kbuild.api.fleet.watching import parse_duration, parse_since
 from kbuild.errors import BuildFailed, ConfigurationError, RegistryError, TrackingUnavailable
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion

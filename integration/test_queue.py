@@ -1,0 +1,88 @@
+"""``kbuild image --queue`` and ``kbuild worker`` with a real PostgreSQL and registry: killed, restarted, right."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from engines import Registry
+from small_models import write_small
+from tool import BIN, INSTALLED, SHARED, Tool, cold, running
+from tracking_setups import Postgres, counting, postgres
+
+LEASE = "4"  # seconds
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+def count(database: Postgres, status: str) -> int:
+    try:
+        with psycopg.connect(database.uri) as connection:
+            found = connection.execute("SELECT count(*) FROM procrastinate_jobs WHERE status::text = %s", (status,))
+            return int((found.fetchone() or (0,))[0])
+    except psycopg.errors.UndefinedTable:
+        return 0  # nobody has asked for anything yet
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < seconds, f"{what} took more than {seconds} s"
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_and_a_database_restarted_cost_nothing(
+    tool: Tool, registry: Registry, database: Postgres, tmp_path: Path
+) -> None:
+    models = [str(write_small(tmp_path / f"m{number}", number)) for number in range(300, 306)]
+    alone = {model: tool("image", model).out.strip().partition("@")[2] for model in models}
+    refs, report, asked = tmp_path / "refs.txt", tmp_path / "report.json", list[str]()
+    refs.write_text("".join(f"{model}\n" for model in (*models, tmp_path / "broken")))
+    write_small(tmp_path / "broken", 399).joinpath("MLmodel").write_text("flavors: {spark: {}}\n")
+    with ExitStack() as stack:
+        proxy = stack.enter_context(counting(f"http://{registry.address}", asked))
+        push = f"{proxy.removeprefix('http://')}/queued/{{name}}:{{model_id}}"
+        environ = {"KBUILD_QUEUE": database.uri}
+        waiting = subprocess.Popen(
+            [BIN / "kbuild", "image", "--from-file", refs, "--queue", "--wait", "--report", report, "--push", push],
+            env=tool.environ(**environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        stack.callback(waiting.kill)
+
+        def start(name: str) -> subprocess.Popen[bytes]:
+            mine = cold(tool, tmp_path / f"cache-{name}", keep=(*SHARED, *INSTALLED))
+            argv: list[str | Path] = [BIN / "kbuild", "worker", "--lease", LEASE, "--name", name]
+            return stack.enter_context(running(argv, tmp_path / f"{name}.log", env=mine.environ(**environ)))
+
+        first = start("first")
+        wait_until(lambda: count(database, "succeeded") >= 2, "two images")
+        wait_until(lambda: count(database, "doing"), "the next job")
+        first.send_signal(signal.SIGKILL)
+        second = start("second")
+        database.restart()
+        out, err = waiting.communicate(timeout=240)
+        assert waiting.returncode == 70, err
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(20) == 0, (tmp_path / "second.log").read_text()
+    lines = [line.partition("\t") for line in out.splitlines()]
+    assert {model: image.partition("@")[2] for model, _, image in lines} == alone
+    entries = {entry["model"]: entry for entry in json.loads(report.read_text())["models"]}
+    assert {entries[model]["digest"] for model in models} == set(alone.values())
+    assert "no python_function flavor" in entries[str(tmp_path / "broken")]["error"]["message"]
+    pushed = Counter(line for line in asked if line.startswith("PUT ") and "/manifests/" in line)
+    assert len(pushed) == len(models) and set(pushed.values()) == {1}
+    log = (tmp_path / "second.log").read_text()
+    assert "first is gone" in log and "Traceback" not in log + err

@@ -1,0 +1,73 @@
+"""What a job asks for, as it stands in the queue; and the names under which no two of them are done at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kbuild.digest import Digest, digest_json
+from kbuild.errors import ConfigurationError, InvalidReference
+from kbuild.model.model_reference import ModelReference
+from kbuild.urls.credentials import holds_credentials
+
+FORMAT = 1
+_KEYS = frozenset({"format", "model", "options", "watched"})
+_PLAN = "plan "
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One model's image: ``options`` are those of ``kbuild image`` by name, as JSON has them. ``watched`` says that the
+    registered version is told of it as ``kbuild watch`` tells."""
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    watched: bool = False
+
+    @property
+    def key(self) -> str:
+        """The same for whatever asks for the same image under the same name: such a job waits once."""
+        return f"image {digest_json([self.model, dict(self.options)])}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What the queue keeps, and everybody reads who may read that. Raises ConfigurationError for credentials."""
+        secret = [name for name, value in self.options.items() if any(map(holds_credentials, _texts(value)))]
+        if secret:
+            raise ConfigurationError(
+                f"credentials in {', '.join(secret)} would stand in the queue",
+                hint="leave them out: a worker takes those of servers from its own configuration and variables",
+            )
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "options": dict(self.options),
+            **({"watched": True} if self.watched else {}),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Asked:
+        """Raises ConfigurationError for what another release, or somebody else, put there."""
+        if value.get("format") != FORMAT or not set(value) <= _KEYS:
+            raise ConfigurationError(
+                "the job was put there by another release of kbuild", hint="workers and those that ask need one release"
+            )
+        model, options = value.get("model"), value.get("options", {})
+        if not isinstance(model, str) or not isinstance(options, dict):
+            raise ConfigurationError("the job names no model")
+        try:
+            ModelReference.parse(model)
+        except InvalidReference as error:
+            raise ConfigurationError(f"the job names no model: {error.message}") from error
+        return cls(model=model, options=options, watched=value.get("watched") is True)
+
+
+def plan_lock(plan: Digest) -> str:
+    """The lock that a job has from when its plan is known: two of one plan are not built at once."""
+    return f"{_PLAN}{plan}"
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [each for each in value if isinstance(each, str)] if isinstance(
+        value, list
+    ) else []  # fmt: skip

@@ -1,0 +1,63 @@
+"""The connection to a queue, and the tables in it: procrastinate's, and one of our own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from procrastinate import App, PsycopgConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.schema import SchemaManager
+
+from kbuild.errors import QueueUnavailable
+from kbuild.workflow.queue.address import QueueAddress
+from kbuild.workflow.queue.ledger import SCHEMA
+
+QUEUE = "kbuild"
+TASK = "kbuild.image"
+_PATIENCE = 10  # seconds for the database to answer
+# Two that come to an empty database at once: one makes the tables. Any number that others do not take.
+_MAKING = 0x6B6275696C64
+_MENDED = "start it, or check host, port, user and database; kbuild goes by libpq's rules (~/.pgpass, PGSSLMODE, …)"
+
+
+def open_app(address: QueueAddress, *, program: str) -> App:
+    """procrastinate on that database, not yet open; makes the tables where they are missing.
+
+    ``program`` is what the database lists the connections as. Raises QueueUnavailable.
+    """
+    for name in ("procrastinate", "psycopg"):
+        # What goes wrong is told by us, in a line; they log it with its traceback.
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    arguments = {"connect_timeout": _PATIENCE, "application_name": program}
+    with explained(address), psycopg.connect(address.url, **arguments) as connection:
+        known = connection.execute(
+            "SELECT to_regclass('procrastinate_jobs') IS NOT NULL AND to_regclass('kbuild_builds') IS NOT NULL"
+        ).fetchone()
+        if known != (True,):
+            _make_tables(connection)
+    connector = PsycopgConnector(
+        conninfo=address.url, min_size=1, max_size=4, timeout=_PATIENCE, kwargs=arguments, name=program
+    )
+    return App(connector=connector)
+
+
+def _make_tables(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
+    there = connection.execute("SELECT to_regclass('procrastinate_jobs') IS NOT NULL").fetchone()
+    if there != (True,):
+        connection.execute(SchemaManager.get_schema())
+    connection.execute(SCHEMA)
+
+
+@contextmanager
+def explained(address: QueueAddress) -> Iterator[None]:
+    """Errors of the database as QueueUnavailable, in a line."""
+    try:
+        yield
+    except (psycopg.Error, ConnectorException) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise QueueUnavailable(f"the queue {address} does not answer: {reason}", hint=_MENDED) from error

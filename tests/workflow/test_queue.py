@@ -1,0 +1,403 @@
+"""Workers of a queue in memory: what is done to jobs that fail, are taken, lost, cancelled or given back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("procrastinate")
+
+from procrastinate import App
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job
+from procrastinate.testing import InMemoryConnector
+
+from kbuild.digest import digest_bytes
+from kbuild.errors import InvalidModel, RegistryError
+from kbuild.model.model_reference import ModelReference
+from kbuild.progress import Silent
+from kbuild.workflow.many import Outcome
+from kbuild.workflow.queue.asked import Asked, plan_lock
+from kbuild.workflow.queue.database import QUEUE, TASK
+from kbuild.workflow.queue.retries import ATTEMPTS, LIVES
+from kbuild.workflow.queue.worker import Beat, Worker
+
+MODEL = "0123456789abcdef0123456789abcdef"
+DIGEST = "sha256:" + "a" * 64
+REFERENCE = ModelReference.parse(MODEL)
+
+
+class Memory(InMemoryConnector):
+    """As PostgreSQL has it: no heartbeat registers a worker that was forgotten."""
+
+    async def update_heartbeat_run(self, worker_id: int) -> None:
+        if worker_id in self.workers:
+            await super().update_heartbeat_run(worker_id)
+
+    async def unregister_worker_run(self, worker_id: int) -> None:
+        self.workers.pop(worker_id, None)
+
+
+class MemoryLedger:
+    """What ``PostgresLedger`` asks of its database, of procrastinate's in memory."""
+
+    def __init__(self, connector: InMemoryConnector) -> None:
+        self.connector = connector
+        self.told: dict[int, dict[str, Any]] = {}
+
+    def _row(self, job: Job) -> dict[str, Any]:
+        return self.told.setdefault(int(job.id or 0), {"failures": 0, "lost": 0, "worker": None, "entry": None})
+
+    async def begin(self, job: Job, worker: str) -> tuple[int, int]:
+        row = self._row(job)
+        row["worker"] = worker
+        return row["failures"], row["lost"]
+
+    async def note(self, job: Job, phase: str, note: str) -> None:
+        self._row(job)["phase"] = phase
+
+    async def end(self, job: Job, entry: Mapping[str, Any], *, failed: bool) -> None:
+        row = self._row(job)
+        row["entry"] = entry
+        row["failures"] += failed
+
+    async def owns(self, job: Job) -> bool:
+        kept: Any = self.connector.jobs[int(job.id or 0)]
+        return bool(kept["status"] == "doing" and kept["worker_id"] == job.worker_id)
+
+    async def claim(self, job: Job, lock: str) -> bool | None:
+        if not await self.owns(job):
+            return None
+        others: Any = [kept for id, kept in self.connector.jobs.items() if id != job.id]
+        if any(kept["status"] == "doing" and kept["lock"] == lock for kept in others):
+            return False
+        self.connector.jobs[int(job.id or 0)]["lock"] = lock
+        return True
+
+    async def take_over(self, job: Job) -> str | None:
+        kept: Any = self.connector.jobs[int(job.id or 0)]
+        if kept["status"] != "doing" or kept["worker_id"] != job.worker_id:
+            return None
+        kept["status"] = "todo"
+        self._row(job)["lost"] += 1
+        return str(self._row(job)["worker"])
+
+    async def knows(self, worker_id: int) -> bool:
+        return worker_id in self.connector.workers
+
+
+class Told:
+    """Whoever watches a worker, and hears of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.ended: list[Outcome] = []
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        self.lines.append(text)
+
+    complain = say
+
+    def begin(self, model: str) -> Any:
+        return lambda phase: nullcontext(Silent())
+
+    def end(self, outcome: Outcome) -> None:
+        self.ended.append(outcome)
+
+
+def built(model: str) -> Any:
+    return SimpleNamespace(
+        reference=f"x@{DIGEST}", digest=DIGEST, pushed=f"registry.example/x@{DIGEST}", reused=False, verified=None,
+        untagged=None,
+    )  # fmt: skip
+
+
+class Fleet:
+    """A queue, and workers that build as ``build`` does."""
+
+    def __init__(self) -> None:
+        self.connector = Memory()
+        self.ledger = MemoryLedger(self.connector)
+        self.told = Told()
+        self.pushed: list[str] = []
+        self.plans: dict[str, str] = {}
+        self.broken: dict[str, list[Exception]] = {}
+        self.held: dict[str, threading.Event] = {}
+        self.begun: list[str] = []
+
+    def build(self, asked: Asked, *, run: Any, phases: Any, gates: Any) -> Any:
+        name = asked.options["tag"]
+        self.begun.append(name)
+        if self.broken.get(name):
+            raise self.broken[name].pop(0)
+        gates.planned(digest_bytes(self.plans.get(name, name).encode()))
+        with phases("build") as progress:
+            while name in self.held and not self.held[name].wait(0.01):
+                progress.note("building")
+        gates.built(REFERENCE, {})
+        self.pushed.append(name)
+        return built(asked.model)
+
+    def worker(self, name: str = "w", *, once: bool = True, **more: Any) -> Worker:
+        return Worker(
+            app=App(connector=self.connector), ledger=self.ledger, build=self.build, watcher=self.told,
+            teller=self.told, name=name, once=once, beat=Beat(every=0.02, lease=30.0), **more,
+        )  # fmt: skip
+
+    async def put(self, *names: str, **more: Any) -> None:
+        app = App(connector=self.connector)
+        for name in names:
+            asked = Asked(model=MODEL, options={"tag": name})
+            await app.configure_task(
+                TASK, queue=QUEUE, lock=asked.key, queueing_lock=asked.key, **more
+            ).defer_async(**asked.to_json())  # fmt: skip
+
+    def hold(self, name: str) -> threading.Event:
+        return self.held.setdefault(name, threading.Event())
+
+    def due(self) -> None:
+        """Time passes until everything is tried again."""
+        for job in self.connector.jobs.values():
+            job["scheduled_at"] = None
+
+    def status(self, number: int) -> str:
+        return str(self.connector.jobs[number]["status"])
+
+
+def run(work: Callable[[Fleet], Awaitable[None]]) -> Fleet:
+    fleet = Fleet()
+    asyncio.run(asyncio.wait_for(work(fleet), 20))  # type: ignore[arg-type]
+    return fleet
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def working(worker: Worker) -> Iterator[asyncio.Task[None]]:
+    task = asyncio.create_task(worker.run())
+    yield task
+
+
+async def end(worker: Worker, task: asyncio.Task[None]) -> None:
+    worker.end()
+    await task
+
+
+def test_a_job_ends_with_its_entry_of_a_report() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a")
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.pushed == ["a"] and fleet.status(1) == "succeeded"
+    entry = fleet.ledger.told[1]["entry"]
+    assert (entry["status"], entry["image"], entry["model"]) == ("built", f"x@{DIGEST}", MODEL)
+
+
+def test_the_higher_priority_is_built_first() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("later")
+        await fleet.put("first", priority=5)
+        await fleet.worker().run()
+
+    assert run(work).pushed == ["first", "later"]
+
+
+def test_what_may_pass_is_tried_again_later_and_what_stays_is_not() -> None:
+    async def work(fleet: Fleet) -> None:
+        fleet.broken = {"passes": [RegistryError("away")], "stays": [InvalidModel("no model")]}
+        await fleet.put("passes", "stays")
+        await fleet.worker().run()
+        assert [fleet.status(1), fleet.status(2)] == ["todo", "failed"]
+        assert fleet.connector.jobs[1]["scheduled_at"] is not None and fleet.pushed == []
+        fleet.due()
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.pushed == ["passes"] and fleet.status(1) == "succeeded"
+    assert fleet.ledger.told[2]["entry"]["error"]["message"] == "no model"
+    assert fleet.begun.count("stays") == 1
+
+
+def test_a_poison_job_ends_with_its_error() -> None:
+    async def work(fleet: Fleet) -> None:
+        fleet.broken = {"a": [RegistryError(f"attempt {number}") for number in range(1, 20)]}
+        await fleet.put("a")
+        for _ in range(ATTEMPTS + 2):
+            await fleet.worker().run()
+            fleet.due()
+
+    fleet = run(work)
+    assert len(fleet.begun) == ATTEMPTS and fleet.status(1) == "failed"
+    assert fleet.ledger.told[1]["entry"]["error"]["message"] == f"attempt {ATTEMPTS}"
+
+
+def test_two_jobs_of_one_plan_are_not_built_at_once() -> None:
+    async def work(fleet: Fleet) -> None:
+        fleet.plans = {"a": "same", "b": "same"}
+        held = fleet.hold("a")
+        await fleet.put("a", "b", "c")
+        worker = fleet.worker(jobs=3, once=False)
+        with working(worker) as task:
+            await until(
+                lambda: "c" in fleet.pushed and fleet.connector.jobs[2]["lock"] == plan_lock(digest_bytes(b"same"))
+            )
+            await asyncio.sleep(0.1)
+            assert "b" not in fleet.pushed and fleet.status(2) == "todo"
+            held.set()
+            await until(lambda: "b" in fleet.pushed)
+            await until(lambda: fleet.status(2) == "succeeded")
+            await end(worker, task)
+
+    assert run(work).pushed == ["c", "a", "b"]
+
+
+def test_what_a_dead_worker_left_goes_to_another_until_it_has_cost_too_many() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a")
+        for life in range(LIVES):
+            dead = await fleet.connector.register_worker_one()
+            await fleet.connector.fetch_job_one(queues=[QUEUE], worker_id=dead["worker_id"])
+            del fleet.connector.workers[dead["worker_id"]]
+            worker = fleet.worker()
+            await worker.take_over()
+            await worker.take_over()  # somebody else finds nothing more
+            assert fleet.status(1) == "todo" and fleet.ledger.told[1]["lost"] == life + 1
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.pushed == [] and fleet.status(1) == "failed"
+    assert f"{LIVES} workers ended while they built it" in fleet.ledger.told[1]["entry"]["error"]["message"]
+
+
+def test_a_worker_that_was_thought_dead_pushes_nothing_and_ends_nothing() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        slow = fleet.worker("slow", once=False)
+        with working(slow) as task:
+            await until(lambda: fleet.begun)
+            other = await fleet.connector.register_worker_one()
+            fleet.connector.jobs[1]["worker_id"] = other["worker_id"]  # taken over, and being built elsewhere
+            held.set()
+            await until(lambda: not slow._running)
+            await asyncio.sleep(0.05)
+            assert fleet.status(1) == "doing" and fleet.pushed == []
+            await end(slow, task)
+
+    assert "entry" in run(work).ledger.told[1]
+
+
+def test_a_worker_that_the_others_forgot_begins_anew() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            fleet.connector.workers.clear()
+            await until(lambda: any("silent for too long" in line for line in fleet.told.lines))
+            held.set()
+            await worker.take_over()
+            await until(lambda: fleet.pushed)
+            await until(lambda: fleet.status(1) == "succeeded")
+            await end(worker, task)
+
+    fleet = run(work)
+    assert fleet.pushed == ["a"]
+
+
+def test_a_worker_that_ends_gives_back_what_it_builds() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            begin = time.monotonic()
+            await end(worker, task)
+            assert time.monotonic() - begin < 2 and fleet.status(1) == "todo"
+        held.set()
+        fleet.due()
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.pushed == ["a"] and fleet.ledger.told[1]["failures"] == 0
+
+
+def test_a_running_job_is_cancelled() -> None:
+    async def work(fleet: Fleet) -> None:
+        fleet.hold("a")
+        await fleet.put("a", "b")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            await worker.app.job_manager.cancel_job_by_id_async(1, abort=True)
+            await until(lambda: fleet.pushed == ["b"])
+            await end(worker, task)
+
+    fleet = run(work)
+    assert fleet.status(1) == "aborted" and fleet.ledger.told[1]["entry"]["status"] == "stopped"
+
+
+def test_a_database_that_is_away_costs_no_job() -> None:
+    async def work(fleet: Fleet) -> None:
+        away = {"left": 0}
+        ask = fleet.connector.generic_execute
+
+        async def execute(query: str, suffix: Any, **arguments: Any) -> Any:
+            if away["left"] > 0:
+                away["left"] -= 1
+                raise ConnectorException("away")
+            return await ask(query, suffix, **arguments)
+
+        fleet.connector.generic_execute = execute  # type: ignore[method-assign]
+        held = fleet.hold("a")
+        await fleet.put("a", "b")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            away["left"] = 8
+            held.set()
+            await until(lambda: fleet.status(1) == "succeeded" and "b" in fleet.pushed)
+            await until(lambda: fleet.status(2) == "succeeded")
+            await end(worker, task)
+
+    fleet = run(work)
+    assert fleet.pushed == ["a", "b"]
+    assert any("does not answer" in line for line in fleet.told.lines)
+    assert any("answers again" in line for line in fleet.told.lines)
+
+
+def test_what_another_release_put_there_is_refused_once() -> None:
+    async def work(fleet: Fleet) -> None:
+        app = App(connector=fleet.connector)
+        await app.configure_task(TASK, queue=QUEUE).defer_async(format=2, model=MODEL)
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.status(1) == "failed" and "another release" in fleet.ledger.told[1]["entry"]["error"]["message"]
+
+
+def test_what_a_job_tells_of_its_phases() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.ledger.told.get(1, {}).get("phase") == "build")
+            held.set()
+            await until(lambda: fleet.status(1) == "succeeded")
+            await end(worker, task)
+
+    run(work)

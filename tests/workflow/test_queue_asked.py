@@ -1,0 +1,133 @@
+"""What is put into a queue, and where that is: nothing of this machine, no password anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kbuild.api.fleet.queueing import ask_for, carry_options, read_options
+from kbuild.api.project import ProjectConfig
+from kbuild.api.request import ImageOptions, make_delivery, make_image_request
+from kbuild.errors import ConfigurationError
+from kbuild.model.model_reference import ModelReference
+from kbuild.workflow.queue.address import read_address
+from kbuild.workflow.queue.asked import Asked
+
+RUN = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_url_of_the_variable_may_hold_a_password_that_is_never_shown() -> None:
+    url = "postgresql://bob:hunter2@db.example:5433/jobs?sslmode=require"
+    address = read_address("", {"KBUILD_QUEUE": url})
+    assert address.url == url
+    assert str(address) == "postgresql://db.example:5433/jobs" and "hunter2" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    ("stated", "environ", "says"),
+    [
+        (None, {}, "no queue is named"),
+        ("postgresql://bob:hunter2@db.example/jobs", {}, "everybody on this machine reads"),
+        ("postgresql://db.example/jobs?password=hunter2", {}, "everybody on this machine reads"),
+        ("redis://:hunter2@db.example/0", {}, "redis://***@db.example/0 is not a url of PostgreSQL"),
+        (None, {"KBUILD_QUEUE": "postgresql+psycopg2://bob:hunter2@db.example/jobs"}, "is not a url of PostgreSQL"),
+        ("postgresql://db.example:hunter2/jobs", {}, "its port is not a number"),
+        ("jobs", {}, "--queue jobs is not a url"),
+    ],
+)
+def test_what_is_no_queue_is_said_without_its_password(stated: str | None, environ: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_address(stated, environ)
+    assert says in caught.value.message and caught.value.hint
+    assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_job_is_what_it_was_when_it_is_read_again() -> None:
+    asked = Asked(model="models:/churn/3", options={"push": "registry.example/{name}:{version}"}, watched=True)
+    assert Asked.from_json(asked.to_json()) == asked
+    assert asked.key == Asked(model=asked.model, options=dict(asked.options)).key
+    assert asked.key != Asked(model="models:/churn/4", options=asked.options).key
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"format": 2, "model": RUN},
+        {"format": 1, "model": RUN, "command": "rm"},
+        {"format": 1, "model": 3},
+        {"format": 1, "model": "no such thing"},
+        {"format": 1, "model": RUN, "options": []},
+        {},
+    ],
+)
+def test_what_is_no_job_is_refused(value: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Asked.from_json(value)
+
+
+def test_credentials_are_not_put_into_a_queue() -> None:
+    asked = Asked(model=RUN, options={"channels": ["https://bob:hunter2@conda.example/team"]})
+    with pytest.raises(ConfigurationError, match="credentials in channels") as caught:
+        asked.to_json()
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_worker_asks_for_what_the_project_asked_for() -> None:
+    """Whatever the worker's own project says."""
+    config = ProjectConfig(
+        base="debian:bookworm",
+        labels=(("team", "churn"),),
+        slim=True,
+        compression="gzip",
+        channels=("conda-forge",),
+        cache_to="registry.example/layers",
+    )
+    options = ImageOptions(labels=("a=b",), push="registry.example/{name}:{version}", interpreter="conda")
+    read = read_options(carry_options(config, options))
+    assert make_image_request(ProjectConfig(), RUN, read.engine, read) == make_image_request(
+        config, RUN, options.engine, options
+    )
+    assert make_delivery(ProjectConfig(), read) == make_delivery(config, options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ImageOptions(output=Path("image")),
+        ImageOptions(load=True),
+        ImageOptions(builders=("mine",)),
+        ImageOptions(lockfile=Path("conda-lock.yml")),
+    ],
+)
+def test_what_only_this_machine_can_do_is_not_asked_of_others(options: ImageOptions) -> None:
+    with pytest.raises(ConfigurationError, match="a worker builds elsewhere"):
+        carry_options(ProjectConfig(), options)
+
+
+@pytest.mark.parametrize("carried", [{"output": "/etc/passwd"}, {"slim": "yes"}, {"labels": [1]}, {"push": 3}])
+def test_options_of_another_kind_are_refused(carried: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="the job's option"):
+        read_options(carried)
+
+
+def test_an_alias_is_the_version_that_it_names_now() -> None:
+    class Store:
+        def pin(self, reference: ModelReference) -> ModelReference:
+            return ModelReference.parse("models:/churn/3") if reference.alias else reference
+
+    session: Any = SimpleNamespace(config=ProjectConfig(), tools=SimpleNamespace(store=Store()), voice=None)
+    asked = ask_for(["models:/churn@champion", RUN], ImageOptions(), session)
+    assert [each.model for each in asked] == ["models:/churn/3", RUN]
+
+
+def test_a_folder_is_named_as_others_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/MLmodel").touch()
+    monkeypatch.chdir(tmp_path)
+    store = SimpleNamespace(pin=lambda reference: reference)
+    session: Any = SimpleNamespace(config=ProjectConfig(), tools=SimpleNamespace(store=store), voice=None)
+    (asked,) = ask_for(["./model"], ImageOptions(), session)
+    assert asked.model == str(tmp_path / "model")
