@@ -50,7 +50,7 @@ SCRATCH = ("work-*", "tar-*", "run-*", "audit-*", "diff-*")
 """Folders of commands that run."""
 
 # Records in images/, kept while what they lead to is there.
-_RECORDS = frozenset({"references", "plans", "verdicts"})
+_RECORDS = frozenset({"references", "plans", "verdicts", "profiles"})
 _MEASURED_ONCE = (*TREES, "unpacked")
 _SIZE = ".size"
 

@@ -123,10 +123,24 @@ GROUPS: dict[str, dict[str, Listed]] = {
                 ("kbuild score @latest 's3://lake/in' s3://lake/out --spark spark://host:7077", "on a cluster"),
             ),
         ),
+        "measure": Listed(
+            summary="What an image takes and gives under a short load.",
+            examples=(
+                ("kbuild measure churn:1", "with one processor, for kbuild deploy on this machine"),
+                (
+                    "kbuild measure registry.example/churn:3 --cpu 2 --json > profile.json",
+                    "for kbuild deploy elsewhere",
+                ),
+            ),
+        ),
         "deploy": Listed(
             summary="Write what has a cluster or a host serve an image.",
             examples=(
                 ("kbuild deploy models:/churn@champion --to kubernetes -o deploy", "for: kubectl apply -k deploy"),
+                (
+                    "kbuild deploy models:/churn/3 --canary models:/churn/4=10 --to kserve -o deploy",
+                    "and the next version beside it, for 10 % of the requests",
+                ),
                 ("kbuild deploy registry.example/churn:3 --to compose -o churn", "for: docker compose up"),
             ),
         ),

@@ -8,14 +8,14 @@ from kbuild.deploy.deployment import GRACE, Deployment
 from kbuild.deploy.kubernetes import Files
 
 
-def make_compose(made: Deployment) -> Files:
-    """One service, on a port of the host itself alone; it is as restricted as a pod is."""
+def make_compose(made: Deployment, *, port: int | None = None) -> Files:
+    """One service, on a ``port`` of the host itself alone (by default the image's); it is as restricted as a pod is."""
     # Compose fills in variables wherever a $ stands.
     labels = {key: value.replace("$", "$$") for key, value in sorted(made.facts.items())}
     service: dict[str, Any] = {
         "image": str(made.image),
         "restart": "unless-stopped",
-        "ports": [f"127.0.0.1:{made.port}:{made.port}"],
+        "ports": [f"127.0.0.1:{port or made.port}:{made.port}"],
         "environment": made.variables,
         "read_only": True,
         "tmpfs": ["/tmp"],  # noqa: S108  the container's own

@@ -17,6 +17,8 @@ LONGEST = 50
 """Signs of a name: a label has 63 (RFC 1123), and Knative and ReplicaSets add to it."""
 GRACE = 30
 """Seconds the server drains for, ``KBUILD_GRACE``."""
+COMPONENT = {"app.kubernetes.io/component": "model-server"}
+"""A label of all pods."""
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123, as apimachinery's util/validation has it
 
 
@@ -42,11 +44,14 @@ _NAMES = {
         kind="DNS label",
         hint="small letters, digits and - between them, at most {}; such as {}",
     ),
-    "--pull-secret": _Rule(
-        pattern=re.compile(rf"{_LABEL}(?:\.{_LABEL})*"),
-        longest=253,
-        kind="DNS subdomain",
-        hint="small letters, digits, and - or single dots between them, at most {}; such as {}",
+    **dict.fromkeys(
+        ("--pull-secret", "--gateway", "--hostname"),
+        _Rule(
+            pattern=re.compile(rf"{_LABEL}(?:\.{_LABEL})*"),
+            longest=253,
+            kind="DNS subdomain",
+            hint="small letters, digits, and - or single dots between them, at most {}; such as {}",
+        ),
     ),
 }
 # apimachinery's resource.Quantity, as far as people write it.
@@ -56,12 +61,20 @@ _MEMORY = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,3})?(?:[KMGT]i|[kMGT])?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """``cpu`` and ``memory`` as Kubernetes writes quantities; ``least`` to ``most`` replicas."""
+    """``cpu`` and ``memory`` as Kubernetes writes quantities; ``least`` to ``most`` replicas.
+
+    It is asked whether it has started every ``start_period`` seconds, ``start_times`` times; at ``busy`` percent of its
+    processors there are more replicas.
+    """
 
     cpu: str = "1"
     memory: str = "1Gi"
     least: int = 2
     most: int = 10
+    # A large model is read for minutes.
+    start_period: int = 5
+    start_times: int = 120
+    busy: int = 70
 
     def __post_init__(self) -> None:
         if not _CPU.fullmatch(self.cpu) or self.cpus == 0:
@@ -109,21 +122,26 @@ class Deployment:
         if self.image.digest is None:
             raise ConfigurationError(f"{self.image} is not named by its digest")
         for what, text in (("--name", self.name), ("--namespace", self.namespace), ("--pull-secret", self.pull_secret)):
-            rule = _NAMES[what]
-            if text is not None and not (len(text) <= rule.longest and rule.pattern.fullmatch(text)):
-                raise ConfigurationError(
-                    f"{what} {text!r} is not a {rule.kind}", hint=rule.hint.format(rule.longest, make_label(text))
-                )
+            check_name(what, text)
 
     @property
     def labels(self) -> dict[str, str]:
         """What selects its pods; it never changes with the image."""
-        return {"app.kubernetes.io/name": self.name, "app.kubernetes.io/component": "model-server"}
+        return {"app.kubernetes.io/name": self.name, **COMPONENT}
 
     @property
     def variables(self) -> dict[str, str]:
         """Of the server: a cgroup's quota is not told everywhere."""
         return {"KBUILD_WORKERS": str(self.size.workers), "KBUILD_GRACE": str(GRACE)}
+
+
+def check_name(what: str, text: str | None) -> None:
+    """Raises ConfigurationError for a name that no cluster takes; ``what`` is the option it came by."""
+    rule = _NAMES[what]
+    if text is not None and not (len(text) <= rule.longest and rule.pattern.fullmatch(text)):
+        raise ConfigurationError(
+            f"{what} {text!r} is not a {rule.kind}", hint=rule.hint.format(rule.longest, make_label(text))
+        )
 
 
 def make_label(text: str) -> str:

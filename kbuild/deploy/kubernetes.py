@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kbuild.deploy.deployment import Deployment
+from kbuild.deploy.canary import Canary, Gateway, by_replicas, separate
+from kbuild.deploy.deployment import COMPONENT, Deployment
 from kbuild.deploy.pod import make_pod
 
 Files = dict[str, list[dict[str, Any]]]
@@ -16,25 +17,52 @@ Files = dict[str, list[dict[str, Any]]]
 
 _KUSTOMIZE = "kustomize.config.k8s.io"
 MONITORING, BY_REQUESTS = "monitoring", "scale-by-requests"
+_PORT = 80  # of the Service
 
 
-def make_kubernetes(made: Deployment) -> Files:
-    """A Deployment with its Service, autoscaler, disruption budget and network policy."""
+def make_kubernetes(made: Deployment, *, canary: Canary | None = None, gateway: Gateway | None = None) -> Files:
+    """A Deployment with its Service, autoscaler, disruption budget and network policy.
+
+    A canary has its own ones. With a gateway an HTTPRoute shares the requests out between both Services; else both have
+    one Service, and the numbers of their replicas share them out. Raises ConfigurationError where those cannot.
+    """
+    if canary is None:
+        files = _files(made, [_service(made)], "")
+    elif gateway is None:
+        both = {_TRACKS: made.name, **COMPONENT}
+        files = _files(made, [_service(made, both)], "", tracks=made.name)
+        files |= _files(by_replicas(made, canary), [], "canary-", tracks=made.name)
+    else:
+        other = separate(canary)
+        files = {**_files(made, [_service(made)], ""), **_files(other, [_service(other)], "canary-")}
+    if gateway is not None:
+        files["httproute.yaml"] = [_route(made, canary, gateway)]
+    resources = sorted(name for name in files if "/" not in name)
+    files["kustomization.yaml"] = [make_kustomization(made, resources)]
+    for component in (MONITORING, BY_REQUESTS):
+        inside = sorted(name.partition("/")[2] for name in files if name.startswith(f"{component}/"))
+        if inside:
+            parts = {"resources": inside} if component == MONITORING else {"patches": [{"path": x} for x in inside]}
+            files[f"{component}/kustomization.yaml"] = [_component(**parts)]
+    return files
+
+
+# The label of the pods that one Service has, a canary's among them.
+_TRACKS = "app.kubernetes.io/part-of"
+
+
+def _files(made: Deployment, services: list[dict[str, Any]], prefix: str, tracks: str | None = None) -> Files:
     files: Files = {
-        "deployment.yaml": [_deployment(made)],
-        "service.yaml": [_service(made)],
-        "networkpolicy.yaml": [_network_policy(made)],
-        "poddisruptionbudget.yaml": [_budget(made)],
+        f"{prefix}deployment.yaml": [_deployment(made, {} if tracks is None else {_TRACKS: tracks})],
+        f"{prefix}networkpolicy.yaml": [_network_policy(made)],
+        f"{prefix}poddisruptionbudget.yaml": [_budget(made)],
     }
-    scaled = made.size.least < made.size.most
-    if scaled:
-        files["horizontalpodautoscaler.yaml"] = [_autoscaler(made, _by_processors())]
-    files["kustomization.yaml"] = [make_kustomization(made, sorted(files))]
-    files[f"{MONITORING}/kustomization.yaml"] = [_component(resources=["servicemonitor.yaml"])]
-    files[f"{MONITORING}/servicemonitor.yaml"] = [_monitor(made)]
-    if scaled:
-        name = "horizontalpodautoscaler.yaml"
-        files[f"{BY_REQUESTS}/kustomization.yaml"] = [_component(patches=[{"path": name}])]
+    if services:
+        files[f"{prefix}service.yaml"] = services
+        files[f"{MONITORING}/{prefix}servicemonitor.yaml"] = [_monitor(made)]
+    if made.size.least < made.size.most:
+        name = f"{prefix}horizontalpodautoscaler.yaml"
+        files[name] = [_autoscaler(made, _by_processors(made))]
         files[f"{BY_REQUESTS}/{name}"] = [_autoscaler(made, _by_requests(made))]
     return files
 
@@ -60,7 +88,7 @@ def make_metadata(made: Deployment, *, facts: bool = False) -> dict[str, Any]:
     return {"name": made.name, "labels": labels, **annotated}
 
 
-def _deployment(made: Deployment) -> dict[str, Any]:
+def _deployment(made: Deployment, more: dict[str, str]) -> dict[str, Any]:
     size = made.size
     # With an autoscaler the number of replicas is its own: to write it here would set it back at each apply.
     replicas = {} if size.least < size.most else {"replicas": size.least}
@@ -73,23 +101,42 @@ def _deployment(made: Deployment) -> dict[str, Any]:
             "revisionHistoryLimit": 5,
             "selector": {"matchLabels": made.labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {"metadata": {"labels": made.labels}, "spec": make_pod(made)},
+            "template": {"metadata": {"labels": {**made.labels, **more}}, "spec": make_pod(made)},
         },
     }
 
 
-def _service(made: Deployment) -> dict[str, Any]:
-    port = {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}
+def _service(made: Deployment, selector: dict[str, str] | None = None) -> dict[str, Any]:
+    port = {"name": "http", "port": _PORT, "targetPort": "http", "protocol": "TCP"}
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": make_metadata(made),
-        "spec": {"selector": made.labels, "ports": [port]},
+        "spec": {"selector": selector or made.labels, "ports": [port]},
     }
 
 
-def _by_processors() -> dict[str, Any]:
-    target = {"type": "Utilization", "averageUtilization": 70}
+def _route(made: Deployment, canary: Canary | None, gateway: Gateway) -> dict[str, Any]:
+    """https://gateway-api.sigs.k8s.io/guides/traffic-splitting/"""
+    parent = {"name": gateway.name, **({} if gateway.namespace is None else {"namespace": gateway.namespace})}
+    backends: list[dict[str, Any]] = [{"name": made.name, "port": _PORT}]
+    if canary is not None:
+        backends[0]["weight"] = 100 - canary.percent
+        backends.append({"name": separate(canary).name, "port": _PORT, "weight": canary.percent})
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": make_metadata(made),
+        "spec": {
+            "parentRefs": [parent],
+            **({} if gateway.hostname is None else {"hostnames": [gateway.hostname]}),
+            "rules": [{"backendRefs": backends}],
+        },
+    }
+
+
+def _by_processors(made: Deployment) -> dict[str, Any]:
+    target = {"type": "Utilization", "averageUtilization": made.size.busy}
     return {"type": "Resource", "resource": {"name": "cpu", "target": target}}
 
 

@@ -11,7 +11,6 @@ from kbuild.deploy.deployment import GRACE, Deployment
 
 # Between being taken from the Service and SIGTERM: endpoints take a moment to be known everywhere.
 _UNKNOWN = 5
-_START = 5, 120  # a large model is read for minutes: so often in seconds, so many times
 
 
 def make_container(made: Deployment, *, name: str, port_name: str) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def make_container(made: Deployment, *, name: str, port_name: str) -> dict[str, 
 
 def make_probes(made: Deployment) -> dict[str, Any]:
     """/livez answers while the model loads, /readyz once it has answered its own example."""
-    period, times = _START
+    period, times = made.size.start_period, made.size.start_times
     return {
         "startupProbe": {"httpGet": _get(made, "/readyz"), "periodSeconds": period, "failureThreshold": times},
         "readinessProbe": {"httpGet": _get(made, "/readyz"), "periodSeconds": 5, "failureThreshold": 2},

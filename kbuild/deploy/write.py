@@ -8,6 +8,7 @@ import yaml
 
 from kbuild.cache.notes import write_whole
 from kbuild.deploy.kubernetes import BY_REQUESTS, MONITORING, Files
+from kbuild.deploy.serverless import BEFORE
 from kbuild.errors import OutputError
 
 MARK = (
@@ -28,7 +29,7 @@ def write_files(files: Files, folder: Path) -> list[Path]:
             named = ", ".join(map(str, foreign))
             raise OutputError(f"{named} was not written by kbuild deploy", hint="name another folder with --output")
         # Other folders in it may be other deployments.
-        places = (folder, folder / MONITORING, folder / BY_REQUESTS)
+        places = (folder, *(folder / each for each in (MONITORING, BY_REQUESTS, BEFORE)))
         old = [path for place in places for path in place.glob("*.yaml") if _is_ours(path)]
         for path, text in texts.items():
             write_whole(path, text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,14 @@ import yaml
 
 from kbuild.api import deploying
 from kbuild.api.deploying import DeployOptions, deploy
+from kbuild.deploy.canary import Gateway
 from kbuild.deploy.deployment import Deployment, Size
 from kbuild.deploy.kubernetes import make_kubernetes
 from kbuild.deploy.write import write_files
-from kbuild.errors import ImageNotFound, OutputError
+from kbuild.digest import Digest
+from kbuild.errors import ConfigurationError, ImageNotFound, OutputError
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.measuring.profile import Profile, Profiles
 from kbuild.model.find import RegisteredVersion
 from kbuild.model.model_reference import ModelReference
 
@@ -106,7 +110,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     @contextmanager
     def existing(text: str, tools: Any) -> Iterator[Any]:
         asked.append(text)
-        yield (SimpleNamespace(layout=tmp_path, digest=DIGEST), None)
+        yield (SimpleNamespace(layout=tmp_path, digest=Digest.parse(text.partition("@")[2])), None)
 
     config = {"User": "1234:1234", "ExposedPorts": {"9000/tcp": {}}, "Labels": {"io.kbuild.run.id": RUN, "other": "x"}}
     monkeypatch.setattr(deploying, "existing_image", existing)
@@ -114,7 +118,9 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(deploying, "open_registry", lambda session: store)
     monkeypatch.setattr(deploying, "take_model", lambda text, *rest: text)
     tools = SimpleNamespace(store=store, cache=tmp_path / "cache", cache_limit=10**9)
-    return SimpleNamespace(tools=tools, config=None, voice=None, asked=asked)
+    said: list[str] = []
+    voice = SimpleNamespace(say=said.append)
+    return SimpleNamespace(tools=tools, config=None, voice=voice, asked=asked, said=said)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +145,102 @@ def test_what_is_in_no_registry_is_told_with_what_pushes_it(session: Any, tmp_pa
     with pytest.raises(ImageNotFound, match="has no image in a registry") as caught:
         deploy(subject, tmp_path / "out", session=session)
     assert caught.value.hint is not None and f"kbuild image {subject} --push" in caught.value.hint
+
+
+OTHER = IMAGE.replace("a" * 64, "c" * 64)
+
+
+def profile(digest: str = DIGEST, **more: Any) -> dict[str, Any]:
+    """As ``kbuild measure --json`` prints it."""
+    host = {"processors": 2, "architecture": "x86_64", "model": None, "kernel": "Linux 6.1"}
+    load = {"connections": 1, "seconds": 5, "answers": 500, "failed": 0, "rate": 100, "used": 0.5}
+    return {
+        "format": 1, "digest": digest, "platform": "linux/amd64", "cpu": "2", "workers": 2, "start_seconds": 30,
+        "measured": "2026-11-29T06:00:00Z", "idle_bytes": 1, "peak_bytes": 500 * 2**20, "request_bytes": 9,
+        "host": {**host, "runtime": "Docker 26.1.5", "memory_by": "cgroup", "held": True},
+        "loads": [{**load, "p50_ms": 1, "p90_ms": 2, "p99_ms": 3, "worst_ms": 4}], **more,
+    }  # fmt: skip
+
+
+def pod_of(folder: Path, name: str = "deployment.yaml") -> Any:
+    return yaml.safe_load((folder / name).read_text())["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_resources_probes_and_autoscaler_are_as_measured_and_it_says_on_which_machine(
+    session: Any, tmp_path: Path
+) -> None:
+    deploy(IMAGE, tmp_path / "plain", session=session)
+    assert "not measured here" in session.said[-1]
+    assert pod_of(tmp_path / "plain")["resources"]["limits"] == {"cpu": "1", "memory": "1Gi"}
+    Profiles(session.tools.cache / "images").write(Profile.from_json(profile(), "it"))
+    deploy(IMAGE, tmp_path / "out", session=session)
+    assert "on 2 processors x86_64, Linux 6.1, Docker 26.1.5" in session.said[-1]
+    container = pod_of(tmp_path / "out")
+    # 500 MiB and a quarter, in steps of 64; ten times the start; 70 % of what was busy of two processors.
+    amounts = {"cpu": "2", "memory": "640Mi"}
+    assert container["resources"] == {"limits": amounts, "requests": amounts}
+    assert {"name": "KBUILD_WORKERS", "value": "2"} in container["env"]
+    probe = container["startupProbe"]
+    assert (probe["periodSeconds"], probe["failureThreshold"]) == (3, 100)
+    scaler = yaml.safe_load((tmp_path / "out/horizontalpodautoscaler.yaml").read_text())["spec"]
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 18
+    metadata = yaml.safe_load((tmp_path / "out/deployment.yaml").read_text())["metadata"]
+    assert "peak 500 MiB" in metadata["annotations"]["io.kbuild.measured"]
+    deploy(IMAGE, tmp_path / "out", DeployOptions(cpu="1"), session=session)
+    assert pod_of(tmp_path / "out")["resources"]["limits"] == {"cpu": "1", "memory": "1Gi"}
+    deploy(IMAGE, tmp_path / "out", DeployOptions(memory="2Gi"), session=session)
+    assert pod_of(tmp_path / "out")["resources"]["limits"] == {"cpu": "2", "memory": "2Gi"}
+
+
+def test_a_profile_of_another_machine_is_taken_from_its_file(session: Any, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(profile()))
+    deploy(IMAGE, tmp_path / "out", DeployOptions(profile=file), session=session)
+    assert pod_of(tmp_path / "out")["resources"]["limits"]["memory"] == "640Mi"
+    file.write_text(json.dumps(profile(OTHER.partition("@")[2])))
+    with pytest.raises(ConfigurationError, match="is not deployed here") as caught:
+        deploy(IMAGE, tmp_path / "out", DeployOptions(profile=file), session=session)
+    assert caught.value.hint == f"kbuild measure {IMAGE} --json > {file}"
+    for text, said in (("{", "cannot be read"), ("{}", "is not a profile")):
+        file.write_text(text)
+        with pytest.raises(ConfigurationError, match=said):
+            deploy(IMAGE, tmp_path / "out", DeployOptions(profile=file), session=session)
+
+
+def test_a_canary_has_the_size_that_was_measured_of_it(session: Any, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(profile(OTHER.partition("@")[2])))
+    asked = DeployOptions(canary=(OTHER, 25), gateway=Gateway(name="edge"), profile=file)
+    deploy(IMAGE, tmp_path / "out", asked, session=session)
+    stable, canary = pod_of(tmp_path / "out"), pod_of(tmp_path / "out", "canary-deployment.yaml")
+    assert (stable["image"], canary["image"]) == (IMAGE, OTHER)
+    assert (stable["resources"]["limits"]["memory"], canary["resources"]["limits"]["memory"]) == ("1Gi", "640Mi")
+    # What is promoted leaves nothing of the canary in the folder.
+    deploy(OTHER, tmp_path / "out", session=session)
+    assert not [name for name in read(tmp_path / "out") if "canary" in name or "route" in name]
+    with pytest.raises(ConfigurationError, match=r"the canary is .* itself"):
+        deploy(IMAGE, tmp_path / "out", DeployOptions(canary=(IMAGE, 10)), session=session)
+
+
+def test_knatives_first_step_goes_with_the_canary(session: Any, tmp_path: Path) -> None:
+    for to in ("knative", "kserve"):
+        deploy(IMAGE, tmp_path / to, DeployOptions(to=to, canary=(OTHER, 10)), session=session)
+        before = {name for name in read(tmp_path / to) if name.startswith("before-canary/")}
+        assert len(before) == 2
+        deploy(OTHER, tmp_path / to, DeployOptions(to=to), session=session)
+        assert before.isdisjoint(read(tmp_path / to))
+
+
+@pytest.mark.parametrize(
+    ("to", "given"),
+    [
+        ("compose", {"canary": (OTHER, 10)}),
+        ("knative", {"gateway": Gateway(name="edge")}),
+        ("kubernetes", {"serverless": True}),
+        ("kserve", {"port": 80}),
+    ],
+)
+def test_what_is_of_another_target_is_refused_with_its_own(to: str, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"is not for --to {to}") as caught:
+        DeployOptions(to=to, **given)
+    assert caught.value.hint is not None and caught.value.hint.startswith("--to ")

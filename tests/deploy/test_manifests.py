@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -14,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbuild.deploy.canary import Canary, Gateway, parse_canary
 from kbuild.deploy.compose import make_compose
 from kbuild.deploy.deployment import GRACE, LONGEST, Deployment, Size, make_label, parse_replicas
-from kbuild.deploy.kubernetes import make_kubernetes
+from kbuild.deploy.kubernetes import Files, make_kubernetes
 from kbuild.deploy.serverless import make_knative, make_kserve
 from kbuild.errors import ConfigurationError
 from kbuild.image.oci.image_reference import ImageReference
@@ -26,6 +29,8 @@ from kbuild.serving.watch.metrics import Metrics
 IMAGE = "registry.example/churn@sha256:" + "a" * 64
 # The oldest with all that is in them: a pod's sleep before SIGTERM.
 VERSION = "1.31"
+CRDS = Path(__file__).parent / "crds"
+THEIRS = ("InferenceService", "HTTPRoute", "ServiceMonitor")
 OURS = ("Kustomization", "Component", "ServiceMonitor", "InferenceService")
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # RFC 1035, as Kubernetes has it for Services
 
@@ -41,6 +46,39 @@ ALL = [
     made(size=Size(least=3, most=3, cpu="500m", memory="1.5G"), user=None, facts={}),
     made(name=make_label("x" * 300), namespace="models", pull_secret="registry"),  # noqa: S106
 ]
+
+
+CANARY = ImageReference.parse("registry.example/churn@sha256:" + "b" * 64)
+
+
+def canary_of(deployment: Deployment, percent: int = 10) -> Canary:
+    """Another image by the same name, measured to be smaller."""
+    other = dataclasses.replace(deployment, image=CANARY, size=dataclasses.replace(deployment.size, memory="256Mi"))
+    return Canary(deployment=other, percent=percent)
+
+
+def written(deployment: Deployment) -> list[Files]:
+    """What is made of a deployment for clusters, in every way there is."""
+    canary, gateway = canary_of(deployment), Gateway(name="edge", namespace="infra", hostname="*.example.com")
+    many = dataclasses.replace(deployment, size=dataclasses.replace(deployment.size, least=9, most=20))
+    return [
+        make_kubernetes(deployment),
+        make_kubernetes(deployment, gateway=Gateway(name="edge")),
+        make_kubernetes(deployment, canary=canary, gateway=gateway),
+        make_kubernetes(many, canary=canary_of(many)),
+        make_knative(deployment),
+        make_knative(deployment, canary=canary),
+        make_kserve(deployment),
+        make_kserve(deployment, serverless=True),
+        make_kserve(deployment, canary=canary),
+    ]
+
+
+def every_document() -> list[dict[str, Any]]:
+    """All documents of all deployments here that are not Kubernetes' own."""
+    lists = (several for deployment in ALL for files in written(deployment) for several in files.values())
+    found = (each for several in lists for each in several)
+    return [each for each in found if each["kind"] in THEIRS or each["apiVersion"].startswith("serving.knative.dev/")]
 
 
 def documents(deployment: Deployment, make: Any) -> dict[str, dict[str, Any]]:
@@ -122,6 +160,119 @@ def test_kserves_predictor_is_a_pod(deployment: Deployment) -> None:
     assert (predictor["minReplicas"], predictor["maxReplicas"]) == (deployment.size.least, deployment.size.most)
     check_pod({name: value for name, value in predictor.items() if not name.endswith("Replicas")})
     assert [each["name"] for each in predictor["containers"]] == ["kserve-container"]
+
+
+def test_others_kinds_are_valid_by_their_published_schemas() -> None:
+    """Strictly: a field that the schema does not know, or one that crd_schemas.py has not seen yet, is refused."""
+    schemas = {path.stem: json.loads(path.read_text("utf-8")) for path in CRDS.glob("*.json")}
+    found = every_document()
+    assert {each["kind"].lower() for each in found} == set(schemas)
+    for each in found:
+        jsonschema.validate(each, schemas[each["kind"].lower()])
+    misspelt = copy.deepcopy(next(each for each in found if "canaryTrafficPercent" in str(each)))
+    misspelt["spec"]["predictor"]["canaryTrafficPercents"] = 10
+    with pytest.raises(jsonschema.ValidationError, match="canaryTrafficPercents"):
+        jsonschema.validate(misspelt, schemas["inferenceservice"])
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
+@pytest.mark.parametrize("gateway", [None, Gateway(name="edge", namespace="infra", hostname="a.example.com")])
+def test_a_canary_is_a_deployment_of_its_own(deployment: Deployment, gateway: Gateway | None) -> None:
+    """Kubernetes refuses another selector of a Deployment that is there, and no two may choose the same pods."""
+    stable = dataclasses.replace(deployment, size=dataclasses.replace(deployment.size, least=9, most=20))
+    plain = make_kubernetes(stable)
+    files = make_kubernetes(stable, canary=canary_of(stable), gateway=gateway)
+    for name, several in files.items():
+        for each in several:
+            if each["kind"] not in (*OURS, "HTTPRoute"):
+                kubernetes_validate.validate(copy.deepcopy(each), VERSION, strict=True)
+            assert each["kind"] in OURS or LABEL.fullmatch(each["metadata"]["name"]), name
+    [old], [kept], [new] = plain["deployment.yaml"], files["deployment.yaml"], files["canary-deployment.yaml"]
+    assert kept["spec"]["selector"] == old["spec"]["selector"] and kept["metadata"] == old["metadata"]
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in (kept, new)]
+    chosen = [each["spec"]["selector"]["matchLabels"] for each in (kept, new)]
+    assert [[has(labels, selector) for labels in pods] for selector in chosen] == [[True, False], [False, True]]
+    assert [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in (kept, new)] == [IMAGE, str(CANARY)]
+    check_pod(kept["spec"]["template"]["spec"])
+    [kustomization] = files["kustomization.yaml"]
+    assert set(kustomization["resources"]) == {name for name in files if "/" not in name} - {"kustomization.yaml"}
+    services = {each["metadata"]["name"]: each for name in files for each in files[name] if each["kind"] == "Service"}
+    if gateway is None:
+        # One Service over both, and one replica of ten is new.
+        (service,) = services.values()
+        assert all(has(labels, service["spec"]["selector"]) for labels in pods)
+        assert (new["spec"].get("replicas"), "canary-horizontalpodautoscaler.yaml" in files) == (None, True)
+        [scaler] = files["canary-horizontalpodautoscaler.yaml"]
+        assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (1, 2)
+        return
+    [route] = files["httproute.yaml"]
+    (rule,) = route["spec"]["rules"]
+    assert [each["weight"] for each in rule["backendRefs"]] == [90, 10]
+    for each, labels in zip(rule["backendRefs"], pods, strict=True):
+        service = services[each["name"]]
+        assert [port["port"] for port in service["spec"]["ports"]] == [each["port"]]
+        assert [has(pod, service["spec"]["selector"]) for pod in pods] == [pod is labels for pod in pods]
+
+
+def has(labels: dict[str, str], selector: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+def test_a_share_that_replicas_cannot_make_is_refused_with_those_that_can() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"2 replicas and 1 canary give it 33 % of the requests, not 10 %"
+    ) as told:
+        make_kubernetes(made(), canary=canary_of(made()))
+    assert told.value.hint is not None and told.value.hint.startswith("--replicas 9..10")
+    enough = made(size=Size(least=9, most=10))
+    assert "canary-deployment.yaml" in make_kubernetes(enough, canary=canary_of(enough))
+    [half] = make_kubernetes(made(), canary=canary_of(made(), 50))["canary-horizontalpodautoscaler.yaml"]
+    assert (half["spec"]["minReplicas"], half["spec"]["maxReplicas"]) == (2, 10)
+
+
+@pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])
+def test_knatives_canary_is_a_revision_beside_the_one_that_was_applied_before(deployment: Deployment) -> None:
+    files = make_knative(deployment, canary=canary_of(deployment))
+    [before], [service] = files["before-canary/service.yaml"], files["service.yaml"]
+    names = [each["spec"]["template"]["metadata"]["name"] for each in (before, service)]
+    # A revision's name begins with its Service's, and is never another template's.
+    assert all(name.startswith(f"{deployment.name}-") and LABEL.fullmatch(name) and len(name) <= 63 for name in names)
+    assert len({*names}) == 2 and before["metadata"]["name"] == service["metadata"]["name"]
+    assert [(x["revisionName"], x["percent"]) for x in before["spec"]["traffic"]] == [(names[0], 100)]
+    assert [(x["revisionName"], x["percent"]) for x in service["spec"]["traffic"]] == [(names[0], 90), (names[1], 10)]
+    images = [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in (before, service)]
+    assert images == [IMAGE, str(CANARY)]
+
+
+def test_kserves_canary_is_a_newer_spec_by_knative() -> None:
+    files = make_kserve(made(), canary=canary_of(made()))
+    [before], [service] = files["before-canary/inferenceservice.yaml"], files["inferenceservice.yaml"]
+    modes = [x["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] for x in (before, service)]
+    assert modes == ["Serverless", "Serverless"], "which KServe does not let change"
+    predictors = [each["spec"]["predictor"] for each in (before, service)]
+    assert [each.get("canaryTrafficPercent") for each in predictors] == [None, 10]
+    assert [each["containers"][0]["image"] for each in predictors] == [IMAGE, str(CANARY)]
+    assert [before] == make_kserve(made(), serverless=True)["inferenceservice.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("models:/a@b=25", ("models:/a@b", 25)), ("models:/a/3", ("models:/a/3", 10)), (IMAGE, (IMAGE, 10))],
+)
+def test_a_canary_is_read_with_its_share(text: str, found: tuple[str, int]) -> None:
+    assert parse_canary(text) == found
+
+
+@pytest.mark.parametrize("text", ["a=0", "a=100", "a=x", "a=", "=10", "a=1.5", "a=²"])
+def test_what_is_not_a_share_is_told(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a share of the requests in percent"):
+        parse_canary(text)
+
+
+@pytest.mark.parametrize("text", ["", "a/", "/a/b", "A", "a b"])
+def test_what_is_not_a_gateway_is_told(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--(gateway|namespace)"):
+        Gateway.parse(text, None)
 
 
 @pytest.mark.parametrize("deployment", ALL, ids=["default", "fixed", "long"])

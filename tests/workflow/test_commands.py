@@ -667,7 +667,7 @@ def test_an_image_serves_while_the_block_runs(kbuild: Call, shared: World, monke
     stopped: list[str] = []
 
     class Started:
-        url = "http://127.0.0.1:9"
+        url, started = "http://127.0.0.1:9", 0.0
 
         def read_file(self, path: str) -> bytes | None:
             files = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import docker
 import requests
@@ -28,6 +29,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.docker_archive import docker_archive
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.layout import layout_tar
+from kbuild.image.run.usage import Host, Usage, docker_host, docker_usage
 from kbuild.progress import Progress
 
 _STOP_SECONDS = 10
@@ -64,11 +66,29 @@ class DockerContainer:
     container: Container
     url: str
     passing: ImageReference | None = None
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def remote(self) -> bool:
         """Whoever asks a daemon does not know where it is: its socket may be another machine's, mounted here."""
         return True
+
+    def usage(self) -> Usage:
+        """By the container's cgroup, as the daemon reads it."""
+        with _asked("does not tell what the container takes"):
+            api = self._client().api
+            return docker_usage(api.stats(str(self.container.id), stream=False, one_shot=True))
+
+    def host(self) -> Host:
+        """The daemon's machine."""
+        with _asked("does not tell of its machine"):
+            return docker_host(self._client().info())
+
+    def _client(self) -> docker.DockerClient:
+        client = self.container.client
+        if client is None:
+            raise DockerException("the container has no client")
+        return client
 
     def describe(self) -> str:
         """``Docker container 1a2b…``."""
@@ -166,11 +186,13 @@ class DockerDaemon:
         host_port: int | None = None,
         environment: Mapping[str, str] | None = None,
         passing: bool = False,
+        processors: float | None = None,
         progress: Progress,
     ) -> DockerContainer:
         """Start an image that listens on ``port``, reachable from this machine alone.
 
-        ``host_port`` None takes a free one; ``passing`` removes the image's name when the container is stopped.
+        ``host_port`` None takes a free one; ``passing`` removes the image's name when the container is stopped;
+        ``processors`` is how much of them it gets at most, None for all.
         Its root file system is read-only with a temporary ``/tmp``, and it has no capabilities.
         Raises ContainerFailed when it does not start or stops at once, RuntimeUnavailable when it cannot be reached.
         """
@@ -185,13 +207,16 @@ class DockerDaemon:
                 tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - the one place that may be written
                 ports={f"{port}/tcp": ("127.0.0.1", host_port or 0)},
                 labels={"io.kbuild": "run"},
+                nano_cpus=round((processors or 0) * 1e9),
             )
             try:
+                started = time.monotonic()
                 container.start()
                 return DockerContainer(
                     container=container,
                     url=f"http://127.0.0.1:{_published(container, port)}",
                     passing=reference if passing else None,
+                    started=started,
                 )
             except BaseException:
                 container.remove(force=True, v=True)

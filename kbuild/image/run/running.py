@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kbuild.image.run.usage import Host, Usage
+
 
 class RunningImage(Protocol):
     """A process that serves on ``url`` (``http://127.0.0.1:PORT``) until it is stopped."""
@@ -15,6 +17,16 @@ class RunningImage(Protocol):
     @property
     def remote(self) -> bool:
         """Whether it may run on another machine than this one, as a Docker container may."""
+
+    @property
+    def started(self) -> float:
+        """When it was told to start, by ``time.monotonic``."""
+
+    def usage(self) -> Usage:
+        """What it takes at the moment."""
+
+    def host(self) -> Host:
+        """Which machine it runs on."""
 
     def describe(self) -> str:
         """What runs it, for people: ``Docker container 1a2b…`` or ``bubblewrap, process 123``."""

@@ -12,13 +12,15 @@ import re
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.errors import ContainerFailed
 from kbuild.image.run.runtimes import Runtime, SandboxOrder
 from kbuild.image.run.unpack import UnpackedImage
+from kbuild.image.run.usage import Host, Usage, this_host, tree_usage
 from kbuild.process import RunningProcess, Starter, last_line
 
 NONROOT = 65532
@@ -67,6 +69,7 @@ class SandboxedImage:
     stop_signal: int
     process: RunningProcess
     close: Callable[[], None] = lambda: None
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def url(self) -> str:
@@ -77,6 +80,14 @@ class SandboxedImage:
     def remote(self) -> bool:
         """It is a process of this machine."""
         return False
+
+    def usage(self) -> Usage:
+        """Of its processes."""
+        return tree_usage(self.pid)
+
+    def host(self) -> Host:
+        """This machine."""
+        return this_host(self.runtime)
 
     def describe(self) -> str:
         """What runs it, for people."""
@@ -133,6 +144,7 @@ def start_sandbox(
         argv, content = runtime.command(order, orders, answer)
         os.write(orders, content)
         os.lseek(orders, 0, os.SEEK_SET)
+        started = time.monotonic()
         process = start(argv, env={"PATH": os.environ.get("PATH", _PATH)}, log=log, pass_fds=(orders, answer))
         os.close(answer)
         answer = -1
@@ -154,6 +166,7 @@ def start_sandbox(
         log=log,
         stop_signal=signal.Signals[stop_signal],
         process=process,
+        started=started,
     )
 
 

@@ -38,11 +38,13 @@ def start_image(
     run: Runner,
     start: Starter,
     progress: Progress,
+    processors: float | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> RunningImage:
     """Start an image of this machine's, listening on 127.0.0.1 and ``port`` (None: a free one).
 
-    ``log`` is the file that a sandbox writes its output to. Raises RuntimeUnavailable when nothing here can run it,
+    ``log`` is the file that a sandbox writes its output to; ``processors`` is how much of them it gets at most, to
+    which a sandbox does not keep it (``Host.held``). Raises RuntimeUnavailable when nothing here can run it,
     ContainerFailed when it does not start.
     """
     # An image cannot hold its own digest: who starts it says it, for /metadata.
@@ -64,7 +66,9 @@ def start_image(
             name = ImageReference.parse(f"kbuild/run:{image.digest.hex[:32]}-{uuid4().hex[:16]}")
             image.bring_all(progress)
             daemon.load(image, name)
-            return daemon.run(name, host_port=port, environment=environment, passing=True, progress=progress)
+            return daemon.run(
+                name, host_port=port, environment=environment, passing=True, processors=processors, progress=progress
+            )
     _check_platform(image)
     runtime = choose_runtime(wanted, run=run)
     # Of what was used to find or build it, only the image itself is needed from here on.

@@ -1,0 +1,76 @@
+"""How much an image is given, by what was measured of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kbuild.deploy.deployment import Size
+from kbuild.measuring.profile import Profile
+
+_MI = 2**20
+_STEP = 64  # MiB
+_ROOM = 1.25  # of the peak: other requests than the example, and what a longer time brings
+_PATIENCE = 10  # times the start that was measured: another machine, its disk cold, everybody starting at once
+_SHORTEST = 60.0  # seconds that a start may take whatever was measured
+_BUSY = 0.7  # of what was busy at the highest rate
+_LEAST_BUSY = 10  # percent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sized:
+    """``size``, and ``told``: one line of where it is from; ``fact`` is what was measured, for an annotation, None
+    where nothing of it was taken."""
+
+    size: Size
+    told: str
+    fact: str | None = None
+
+
+def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, replicas: tuple[int, int]) -> Sized:
+    """What was stated counts; the rest is by the profile where it is of as many processors, else the defaults.
+
+    Raises ConfigurationError for amounts that are none.
+    """
+    least, most = replicas
+    default = Size(cpu=cpu or Size().cpu, memory=memory or Size().memory, least=least, most=most)
+    if profile is None:
+        return Sized(
+            size=default, told="not measured here (kbuild measure IMAGE): --cpu and --memory as stated, else 1"
+        )
+    of_it = Size(cpu=profile.cpu)
+    if cpu is not None and Size(cpu=cpu).cpus != of_it.cpus:
+        told = (
+            f"measured with {profile.cpu} processors, so nothing of that is taken for {cpu}: kbuild measure --cpu {cpu}"
+        )
+        return Sized(size=default, told=told)
+    period, times = _start(profile.start)
+    taken = {f"start {profile.start:.1f} s": f"{period * times} s to start"}
+    if memory is None and profile.peak is not None:
+        memory = f"{math.ceil(profile.peak * _ROOM / _MI / _STEP) * _STEP}Mi"
+        taken[f"peak {profile.peak / _MI:.0f} MiB"] = memory
+    size = Size(
+        cpu=cpu or profile.cpu,
+        memory=memory or default.memory,
+        least=least,
+        most=most,
+        start_period=period,
+        start_times=times,
+        busy=_busy(profile),
+    )
+    taken[profile.best.told] = f"more replicas at {size.busy} % of the processors"
+    made = ", ".join(f"{what}: {given}" for what, given in taken.items())
+    told = f"measured {profile.measured} on {profile.where}, which says nothing of other machines: {made}"
+    return Sized(size=size, told=told, fact=f"{', '.join(taken)}, with {profile.cpu} of {profile.where}")
+
+
+def _start(seconds: float) -> tuple[int, int]:
+    """How often to ask (seconds) and how many times: about ten times within the start that was measured."""
+    period = min(10, max(1, round(seconds / 10)))
+    return period, math.ceil(max(_SHORTEST, _PATIENCE * seconds) / period)
+
+
+def _busy(profile: Profile) -> int:
+    """A model that waits for something never keeps its processors busy: the autoscaler has to know what full means."""
+    full = min(1.0, profile.best.used / float(Size(cpu=profile.cpu).cpus))
+    return max(_LEAST_BUSY, round(100 * _BUSY * full))

@@ -1,0 +1,103 @@
+"""Measuring an image that runs."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kbuild.digest import Digest
+from kbuild.errors import ContainerFailed
+from kbuild.image.run.running import RunningImage
+from kbuild.image.run.usage import Usage
+from kbuild.measuring.load import Answers, ask_for, quantile
+from kbuild.measuring.profile import LoadFound, Profile
+from kbuild.progress import Progress
+
+_SETTLE = 1.0  # seconds of a load that do not count: caches fill, processors leave their sleep
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What is measured: the image and its ``platform``, the quantity ``cpu`` that it was started with and its
+    ``workers``, and the seconds ``start`` that it took to be ready."""
+
+    digest: Digest
+    platform: str
+    cpu: str
+    workers: int
+    start: float
+
+
+def measure_image(
+    running: RunningImage,
+    body: bytes,
+    what: Measured,
+    *,
+    connections: Sequence[int],
+    seconds: float,
+    progress: Progress,
+) -> Profile:
+    """Ask an image that is ready with one load after another, each for ``seconds``, and look at what it takes.
+
+    Raises ContainerFailed where it stops, or answers nothing at all with 200.
+    """
+    idle = running.usage().memory
+    seen = _Seen(running=running)
+    loads = []
+    progress.note("the model answers its first requests")
+    ask_for(running.url, body, connections=1, seconds=min(_SETTLE, seconds), look=seen.look)
+    for number, each in enumerate(connections, 1):
+        progress.note(f"load {number} of {len(connections)}: {each} connections for {seconds:g} s")
+        before, begin = running.usage(), time.monotonic()
+        answers = ask_for(running.url, body, connections=each, seconds=seconds, look=seen.look)
+        after, took = running.usage(), time.monotonic() - begin
+        if not running.alive():
+            raise ContainerFailed(f"the image stopped under load: {running.logs()[-500:].strip()}")
+        if not answers.latencies:
+            raise ContainerFailed(f"the image answered none of {answers.failed} requests: {answers.words}")
+        if answers.failed:
+            progress.tell(f"{answers.failed} requests were not answered; the last: {answers.words}")
+        loads.append(_found(each, answers, used=(after.processor - before.processor) / took))
+    return Profile(
+        digest=what.digest,
+        platform=what.platform,
+        host=running.host(),
+        cpu=what.cpu,
+        workers=what.workers,
+        measured=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        start=round(what.start, 2),
+        idle=idle,
+        peak=max(seen.memory, default=None),
+        request=len(body),
+        loads=tuple(loads),
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Seen:
+    running: RunningImage
+    memory: list[int] = field(default_factory=list)
+
+    def look(self) -> None:
+        usage: Usage = self.running.usage()
+        if usage.memory is not None:
+            self.memory.append(usage.memory)
+
+
+def _found(connections: int, answers: Answers, *, used: float) -> LoadFound:
+    ordered = sorted(answers.latencies)
+    p50, p90, p99, worst = (round(1000 * quantile(ordered, part), 3) for part in (0.5, 0.9, 0.99, 1))
+    return LoadFound(
+        connections=connections,
+        seconds=round(answers.seconds, 2),
+        answers=len(ordered),
+        failed=answers.failed,
+        rate=round(answers.rate, 2),
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        worst=worst,
+        used=round(used, 3),
+    )
