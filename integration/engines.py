@@ -24,8 +24,10 @@ from pathlib import Path
 import pytest
 
 SUITE = "trixie"
-PINNED = "docker.io docker-cli docker-buildx containerd docker-registry"
-INSTALLED = ("docker.io", "docker-cli", "docker-buildx", "docker-registry", "iptables", "runc", "iproute2")
+PINNED = "docker.io docker-cli docker-buildx docker-compose containerd docker-registry"
+INSTALLED = (
+    "docker.io", "docker-cli", "docker-buildx", "docker-compose", "docker-registry", "iptables", "runc", "iproute2",
+)  # fmt: skip
 PINS = f"""\
 Package: *
 Pin: release n={SUITE}
@@ -77,9 +79,10 @@ def only_one() -> Iterator[None]:
 
 
 def install_engine() -> None:
-    """Install Docker with BuildKit and a registry from Debian, unless they are there; skips where that cannot be."""
+    """Install Docker with BuildKit, Compose and a registry from Debian, unless they are there; skips where that cannot be."""
     with only_one():
-        if not (shutil.which("dockerd") and shutil.which("docker-registry") and _buildx_works()):
+        programs = all(map(shutil.which, ("dockerd", "docker-registry")))
+        if not (programs and _docker_has("buildx") and _docker_has("compose")):
             _install_engine()
 
 
@@ -180,8 +183,8 @@ def debian_mirror() -> str:
     raise AssertionError("unreachable")
 
 
-def _buildx_works() -> bool:
-    command = ["docker", "buildx", "version"]
+def _docker_has(plugin: str) -> bool:
+    command = ["docker", plugin, "version"]
     return shutil.which("docker") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
