@@ -79,7 +79,7 @@ def only_one() -> Iterator[None]:
 
 
 def install_engine() -> None:
-    """Install Docker with BuildKit, Compose and a registry from Debian, unless they are there; skips where that cannot be."""
+    """Install Docker with its plugins and a registry from Debian, unless they are there; skips where that cannot be."""
     with only_one():
         programs = all(map(shutil.which, ("dockerd", "docker-registry")))
         if not (programs and _docker_has("buildx") and _docker_has("compose")):
