@@ -268,7 +268,7 @@ def test_diff_of_two_runs(tool: Tool, trained: Trained, tmp_path: Path) -> None:
     [
         (["{lock}", "--all-registered"], 2, "REFERENCE or --all-registered"),
         (["nothing-like-this"], 10, "no conda-lock.yml"),
-        (["{lock}", "--today", "soon"], 3, "is no date"),
+        (["{lock}", "--today", "soon"], 3, "is not a date"),
         (["{lock}", "--advisories", "absent.json"], 3, "absent.json"),
         (["{lock}", "--fail-on", "worst"], 2, "worst"),
         (["broken.yml"], 26, "broken.yml"),

@@ -96,7 +96,7 @@ def test_demo_ends_with_the_prediction_of_training_served(demo: dict[str, Any], 
 def test_a_folder_of_somebody_elses_is_left_alone(demo: dict[str, Any], tool: Tool, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep")
     refused = tool("demo", "--dir", tmp_path, code=42)
-    assert "is no demo" in refused.err
+    assert "is not a demo" in refused.err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

@@ -225,7 +225,7 @@ def test_entries_that_cannot_work_are_told_with_their_cause(tool: Tool, served: 
     [
         (["-p", "inferense", "-i", "patients"], 16, "there is no pipeline 'inferense'"),
         (["-p", "training", "-i", "patients"], 16, "pipeline 'training' is a training pipeline"),
-        (["-p", "inference", "-i", "patient"], 16, "input_name 'patient' is no input of the inference pipeline"),
+        (["-p", "inference", "-i", "patient"], 16, "input_name 'patient' is not an input of the inference pipeline"),
         (["-p", "inference", "-i", "patients"], 17, "the input 'patients' has no data yet"),
         (["-p", "inference", "-i", "patients", "--no-infer-signature"], 17, "'encoder' has no file yet"),
         (["-p", "inference", "-i", "patients", "--conda-env", "no.yml"], 2, "'no.yml' does not exist"),

@@ -71,10 +71,10 @@ class Tolerance:
             return EXACT
         stated = {} if value is None else value
         if not isinstance(stated, dict) or not stated.keys() <= {"rtol", "atol"}:
-            raise ValueError(f"{value!r} is no tolerance: neither 'exact' nor rtol and atol")
+            raise ValueError(f"{value!r} is not a tolerance: neither 'exact' nor rtol and atol")
         for number in stated.values():
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise ValueError(f"{number!r} is no tolerance: it has to be 0 or a positive number")
+                raise ValueError(f"{number!r} is not a tolerance: it has to be 0 or a positive number")
         return DEFAULT.limited(**stated)
 
     def __str__(self) -> str:

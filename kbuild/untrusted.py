@@ -34,7 +34,7 @@ def read_text(path: Path, *, largest: int = LARGEST) -> str:
     try:
         return read_bytes(path, largest=largest).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BrokenText(f"it is no UTF-8: {error.reason} at byte {error.start}") from error
+        raise BrokenText(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
@@ -44,7 +44,7 @@ def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BrokenText("it is no regular file")
+            raise BrokenText("it is not a regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(largest + 1) if status.st_size <= largest else None
     finally:

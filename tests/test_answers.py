@@ -145,5 +145,5 @@ def test_a_tolerance_is_read_as_it_is_written(stated: Any, read: Tolerance) -> N
 
 @pytest.mark.parametrize("stated", ["loose", 1e-3, {"rtol": "1"}, {"rtol": -1}, {"atol": math.nan}, {"x": 1}, [True]])
 def test_what_is_no_tolerance_is_refused(stated: Any) -> None:
-    with pytest.raises(ValueError, match="is no tolerance"):
+    with pytest.raises(ValueError, match="is not a tolerance"):
         Tolerance.from_json(stated)

@@ -99,7 +99,7 @@ def _date(text: str | None) -> datetime.date:
     try:
         return datetime.date.fromisoformat(text)
     except ValueError as error:
-        raise ConfigurationError(f"--today {text!r} is no date such as 2027-01-31") from error
+        raise ConfigurationError(f"--today {text!r} is not a date such as 2027-01-31") from error
 
 
 def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session: Session) -> Audited:
@@ -111,7 +111,7 @@ def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session:
         model = ModelReference.parse(take_model(reference, tools, session.config, session.voice))
     except (InvalidReference, ModelNotFound) as error:
         raise InvalidReference(
-            f"{reference!r} is no model, no image built here or in a registry, no OCI layout or tar, and no"
+            f"{reference!r} is not a model, an image built here or in a registry, an OCI layout or tar, or a"
             " conda-lock.yml",
             hint=error.hint,
         ) from error

@@ -135,7 +135,7 @@ def _take_best(model: str, wanted: Measure, session: Session) -> str:
     """The best child run's model, as a reference; says which it is, and of which others."""
     parent = ModelReference.parse(model)
     if parent.kind != "run":
-        raise InvalidReference(f"{model} is no run", hint="best takes one of a run's child runs: name that run")
+        raise InvalidReference(f"{model} is not a run", hint="best takes one of a run's child runs: name that run")
     best = session.tools.store.best_child(parent, wanted.metric, lowest=wanted.lowest)
     which = "lowest" if wanted.lowest else "highest"
     left_out = f"; left out: {', '.join(best.left_out)}" if best.left_out else ""

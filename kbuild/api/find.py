@@ -62,7 +62,8 @@ def found_image(
             if text is None:
                 raise
             raise ImageNotFound(
-                f"{text!r} is no image built here, no OCI layout or tar, no model, and names no image of a registry",
+                f"{text!r} is not an image built here, an OCI layout or tar, or a model, and names no image of a"
+                " registry",
                 hint=_image_meant(text, tools)
                 or (error.hint if error.hint and "did you mean" in error.hint else None)
                 or f"build one with: kbuild image; {REGISTRY_FORM}",
@@ -80,7 +81,8 @@ def found_image(
 def no_image(text: str, tools: Tools) -> ImageNotFound:
     """The error for a text that names no image, with the name of one that was built here and may be meant."""
     return ImageNotFound(
-        f"{text!r} is no image built here and no OCI layout or tar", hint=_image_meant(text, tools) or REGISTRY_FORM
+        f"{text!r} is neither an image built here nor an OCI layout or tar",
+        hint=_image_meant(text, tools) or REGISTRY_FORM,
     )
 
 
@@ -171,7 +173,7 @@ def _asking(text: str) -> Iterator[None]:
         if text.startswith(f"{ImageReference.parse(text).registry}/"):
             raise
         raise ImageNotFound(
-            f"{text!r} is no image built here, and Docker's registry does not give it: {error.message}",
+            f"{text!r} is not an image built here, and Docker's registry does not give it: {error.message}",
             hint=REGISTRY_FORM,
         ) from error
 
@@ -206,9 +208,11 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         left -= member.size
         if left < 0 or member.issparse():
-            raise InvalidImage(f"{path} is no tar of an image layout: {member.name:.100} in it expands without bounds")
+            raise InvalidImage(
+                f"{path} is not a tar of an image layout: {member.name:.100} in it expands without bounds"
+            )
         if member.name.count("/") > _DEEPEST:
-            raise InvalidImage(f"{path} is no tar of an image layout: {member.name:.100}… lies in too many folders")
+            raise InvalidImage(f"{path} is not a tar of an image layout: {member.name:.100}… lies in too many folders")
         yield member
 
 
@@ -226,7 +230,7 @@ def _unpacked(path: Path, tools: Tools) -> Iterator[Path]:
             with tarfile.open(path, _mode(path)) as archive:
                 archive.extractall(folder, _members(archive, path), filter="data")
         except (tarfile.TarError, OSError) as error:
-            raise InvalidImage(f"{path} is no tar of an image layout: {error}") from error
+            raise InvalidImage(f"{path} is not a tar of an image layout: {error}") from error
         if not is_layout(folder):
             raise InvalidImage(f"{path} holds no OCI image layout")
         yield folder

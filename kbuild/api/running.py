@@ -25,7 +25,6 @@ from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
-from kbuild.process import start
 from kbuild.verify.before_loading import Guard, check_image
 from kbuild.verify.scoring import post_invocations, wait_until_ready
 from kbuild.verify.verify_image import read_example
@@ -134,7 +133,6 @@ def started(
                     cache=tools.cache,
                     log=Path(folder) / "log",
                     run=tools.run,
-                    start=start,
                     progress=progress,
                     processors=processors,
                 )

@@ -136,7 +136,8 @@ def take_model(text: str | None, tools: Tools, config: ProjectConfig, voice: Voi
         if text is None or not _reads_as_image(text):
             raise
         raise ImageNotFound(
-            f"{text!r} is no image built here; whether it names a run cannot be told: {error.message}", hint=error.hint
+            f"{text!r} is not an image built here; whether it names a run cannot be told: {error.message}",
+            hint=error.hint,
         ) from error
     if choice.foreign:
         # Whoever asks for quiet still has to know that this is not their own.

@@ -111,19 +111,26 @@ def wants_bytes(path: str, prefix: str) -> bool:
     return folder.endswith(".dist-info") and name in ("METADATA", "RECORD")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What an image says of itself; ``config`` is its image config, ``subdir`` conda's word for its platform."""
+
+    digest: str
+    subdir: str
+    labels: Mapping[str, str]
+    config: Mapping[str, Any] | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[ImageLayer, ...] = ()
+    sizes: ImageSizes | None = None
+
+
 def make_image_facts(
     files: Mapping[str, ImageFile],
+    described: Description,
     *,
-    digest: str,
-    subdir: str,
-    labels: Mapping[str, str],
     prefix: str,
     model_path: str,
     release: Mapping[str, str] | None = None,
-    config: Mapping[str, Any] | None = None,
-    annotations: Mapping[str, str] | None = None,
-    layers: tuple[ImageLayer, ...] = (),
-    sizes: ImageSizes | None = None,
 ) -> ImageFacts:
     """From the image's files of ``facts_folders`` (relative paths). Raises InvalidImage.
 
@@ -140,19 +147,19 @@ def make_image_facts(
         owned |= brought
         changed |= {_place(posixpath.dirname(info), path) for path in distribution.changed}
     return ImageFacts(
-        digest=digest,
-        subdir=subdir,
-        labels=labels,
+        digest=described.digest,
+        subdir=described.subdir,
+        labels=described.labels,
         distributions=tuple(distributions),
         conda=conda,
         unowned=tuple(path for path in sorted(files) if "/site-packages/" in path and _counts(path, owned)),
         model_digest=_model_digest(files, model_path),
         base=read_base({path: file.data for path, file in files.items()}, known=release),
         brought=frozenset(owned - changed),
-        config=config,
-        annotations=annotations or {},
-        layers=layers,
-        sizes=sizes,
+        config=described.config,
+        annotations=described.annotations,
+        layers=described.layers,
+        sizes=described.sizes,
     )
 
 
@@ -181,7 +188,7 @@ def read_conda(path: str, data: bytes) -> CondaRecord:
             purls=tuple(map(str, value.get("purls") or ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidImage(f"/{path} of the image is no conda package record: {error!r}") from error
+        raise InvalidImage(f"/{path} of the image is not a conda package record: {error!r}") from error
 
 
 def _distribution(info: str, files: Mapping[str, ImageFile]) -> tuple[Distribution, set[str]]:

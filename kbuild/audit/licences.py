@@ -156,7 +156,7 @@ def _symbols(text: str, place: str, faults: list[str]) -> frozenset[str]:
         else []
     )
     if not symbols or unknown:
-        faults.append(f"{place}: {text!r} is no SPDX expression")
+        faults.append(f"{place}: {text!r} is not an SPDX expression")
     return frozenset(str(each.render()) for each in symbols)
 
 

@@ -77,7 +77,7 @@ def view_lock(content: bytes, *, source: str) -> LockView:
     document = load_lock(content, source=source)
     packages = document.get("package") if isinstance(document, Mapping) else None
     if not isinstance(document, Mapping) or document.get("version") != 1 or not isinstance(packages, list):
-        raise LockfileInvalid(f"{source} is no unified lockfile of version 1")
+        raise LockfileInvalid(f"{source} is not a unified lockfile of version 1")
     metadata = _mapping(document.get("metadata"))
     custom = _mapping(metadata.get("custom_metadata"))
     channels = metadata.get("channels")

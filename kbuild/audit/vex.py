@@ -106,7 +106,7 @@ def read_vex(paths: Iterable[str]) -> tuple[VexStatement, ...]:
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}", hint=_HINT) from error
         except (BrokenText, _NoVex) as error:
-            raise ConfigurationError(f"{path} is no OpenVEX document: {error}", hint=_HINT) from error
+            raise ConfigurationError(f"{path} is not an OpenVEX document: {error}", hint=_HINT) from error
     return tuple(found)
 
 
@@ -130,7 +130,7 @@ def _read_document(value: Any, source: str) -> Iterator[VexStatement]:
 
 def _read_statement(value: Any, document: Mapping[str, Any], source: str) -> VexStatement:
     if not isinstance(value, Mapping):
-        raise _NoVex(" is no object")
+        raise _NoVex(" is not an object")
     status = value.get("status")
     if status not in _STATUSES:
         raise _NoVex(f".status has to be one of {', '.join(_STATUSES)}")
@@ -171,10 +171,10 @@ def _component(value: Any, place: str) -> _Component:
     hashes = value.get("hashes") or {} if isinstance(value, Mapping) else None
     parts = value.get("subcomponents") or [] if isinstance(value, Mapping) else None
     if not isinstance(identifiers, Mapping) or not isinstance(hashes, Mapping) or not isinstance(parts, list):
-        raise _NoVex(f"{place} is no component")
+        raise _NoVex(f"{place} is not a component")
     named = [value.get("@id"), identifiers.get("purl")]
     if not all(isinstance(each, str | None) for each in (*named, *hashes.values())):
-        raise _NoVex(f"{place} is known by what is no text")
+        raise _NoVex(f"{place} is known by what is not text")
     texts = [each for each in named if each]
     if not texts and not hashes:
         raise _NoVex(f"{place} has neither @id nor identifiers nor hashes")

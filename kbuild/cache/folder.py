@@ -96,7 +96,7 @@ def _others_who_write(status: os.stat_result) -> str | None:
 
 def _foreign(path: Path, own: Path) -> OutputError:
     return OutputError(
-        f"{path} is no folder of this user's, and what others write to a cache would go into images",
+        f"{path} is not a folder of this user's, and what others write to a cache would go into images",
         hint=f"rm -r {own}, or another KBUILD_CACHE_DIR",
     )
 

@@ -118,8 +118,8 @@ def parse_size(text: str) -> int:
     try:
         value = float(number.removesuffix(unit) if unit else number)
     except ValueError as error:
-        raise ConfigurationError(f"{text!r} is no size", hint="write it as 20 GB") from error
+        raise ConfigurationError(f"{text!r} is not a size", hint="write it as 20 GB") from error
     value *= _UNITS[unit]
     if not 0 <= value < 1e18:
-        raise ConfigurationError(f"{text!r} is no size", hint="write it as 20 GB")
+        raise ConfigurationError(f"{text!r} is not a size", hint="write it as 20 GB")
     return int(value)

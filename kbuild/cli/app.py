@@ -38,7 +38,7 @@ class _LazyGroup(click.Group):
         module, listed = f"kbuild.cli.{cmd_name}", COMMANDS[cmd_name]
         command = importlib.import_module(module).command
         if not isinstance(command, click.Command):
-            raise TypeError(f"{module}.command is no click command")
+            raise TypeError(f"{module}.command is not a click command")
         command.epilog = listed.epilog()
         if listed.talks and not any(option.name == "quiet" for option in command.params):
             from kbuild.cli.show import talk_options

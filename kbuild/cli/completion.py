@@ -18,7 +18,7 @@ def command(shell: str) -> None:
     """Print the script that lets SHELL complete commands, options, models and images of kbuild."""
     found = get_completion_class(shell)
     if found is None:
-        raise click.UsageError(f"{shell} is no shell that can be completed")
+        raise click.UsageError(f"{shell} is not a shell that can be completed")
     # Bash before 4.4 cannot, and click says so on stderr.
     click.echo(found(click.Group("kbuild"), {}, "kbuild", "_KBUILD_COMPLETE").source())
 

@@ -40,7 +40,7 @@ class _ProjectGroup(click.Group):
                 raise
             return _make_stub(cmd_name, error.name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name]}.command is no click command")
+            raise TypeError(f"{_COMMANDS[cmd_name]}.command is not a click command")
         return command
 
     def invoke(self, ctx: click.Context) -> object:

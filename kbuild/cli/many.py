@@ -41,7 +41,7 @@ def read_references(source: str) -> dict[str, int | None]:
         if len(text) > LARGEST:
             raise BrokenText(f"it has more than {LARGEST >> 20} MiB")
     except (OSError, BrokenText, UnicodeDecodeError) as error:
-        reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else why(error)
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else why(error)
         raise ConfigurationError(f"cannot read {source}: {reason}", hint="--from-file - reads from a pipe") from error
     found: dict[str, int | None] = {}
     bad: list[str] = []

@@ -80,4 +80,4 @@ def _parse_copy_mode(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"--copy-mode is no JSON: {error}") from error
+        raise ConfigurationError(f"--copy-mode is not JSON: {error}") from error

@@ -55,14 +55,16 @@ class MlflowModelLocalFileSystemDataset(AbstractVersionedDataset[Any, Any]):  # 
         with one_line_errors(self, "the model cannot be loaded"), process_lock, quiet_mlflow():
             folder = Path(self._get_load_path())
             if not (folder / "MLmodel").is_file():
-                raise DatasetError(f"{folder} is no folder with an MLmodel file; see filepath, or save the model first")
+                raise DatasetError(
+                    f"{folder} is not a folder with an MLmodel file; see filepath, or save the model first"
+                )
             return load_folder(self._flavor, folder, self._load_args)
 
     def save(self, data: Any) -> None:
         """Write the model whole or not at all; raises DatasetError, also for a folder that holds something else."""
         target = Path(self._get_save_path())
         if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "MLmodel").is_file()):
-            raise DatasetError(f"{type(self).__name__}: {target} is there and is no model; it is not written over")
+            raise DatasetError(f"{type(self).__name__}: {target} is there and is not a model; it is not written over")
         with one_line_errors(self, "the model cannot be saved"), process_lock, quiet_mlflow():
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:

@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 def check_flavor(flavor: Any, workflow: Any) -> None:
     """Refuse what cannot be meant, without importing the flavor; raises DatasetError."""
     if not isinstance(flavor, str) or not all(part.isidentifier() for part in flavor.split(".")):
-        raise DatasetError(f"flavor {flavor!r} is no module, such as mlflow.pyfunc or mlflow.sklearn")
+        raise DatasetError(f"flavor {flavor!r} is not a module, such as mlflow.pyfunc or mlflow.sklearn")
     choices = " or ".join(WORKFLOWS)
     if workflow is not None and workflow not in WORKFLOWS:
         raise DatasetError(f"pyfunc_workflow {workflow!r} is unknown; it is {choices}")
@@ -130,7 +130,7 @@ def _import_flavor(flavor: str, function: str) -> ModuleType:
             f"flavor {flavor!r} cannot be imported: {error}; see flavor, and what is installed"
         ) from error
     if not callable(getattr(module, function, None)):
-        raise DatasetError(f"flavor {flavor!r} has no {function}(), so it is no flavor of MLflow's kind")
+        raise DatasetError(f"flavor {flavor!r} has no {function}(), so it is not a flavor of MLflow's kind")
     return module
 
 

@@ -98,7 +98,7 @@ class MlflowModelLoggerDataSet(_StoredModelDataset):
         # YAML reads a run id of digits only as a number.
         self._run_id = None if run_id is None else str(run_id)
         if not isinstance(artifact_path, str) or not artifact_path.strip("/"):
-            raise DatasetError(f"artifact_path {artifact_path!r} is no name of a model")
+            raise DatasetError(f"artifact_path {artifact_path!r} is not a name of a model")
         self._artifact_path = artifact_path.strip("/")
 
     def _find_uri(self, client: Any) -> str:
@@ -230,7 +230,7 @@ class MlflowModelRegistryDataset(_StoredModelDataset):
     ) -> None:
         self._init(flavor, pyfunc_workflow, load_args, metadata)
         if not isinstance(model_name, str) or not is_name(model_name):
-            raise DatasetError(f"model_name {model_name!r} is no name of a registered model")
+            raise DatasetError(f"model_name {model_name!r} is not a name of a registered model")
         if alias is not None and stage_or_version is not None:
             raise DatasetError(f"the entry has stage_or_version {stage_or_version!r} and alias {alias!r}; keep one")
         self._model_name = model_name

@@ -66,7 +66,7 @@ def flat_page(url: str) -> Page:
             return _listing(url, [path])
         return Page(url=path.as_uri(), html=path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no HTML page"
+        reason = error.strerror if isinstance(error, OSError) else "it is not an HTML page"
         raise ConfigurationError(
             f"cannot read {path}, which pip's find-links names: {reason}",
             hint="name a folder of wheels, a wheel, or an HTML page of links (PIP_FIND_LINKS)",
@@ -81,7 +81,8 @@ def folder_page(url: str, name: str) -> Page | None:
     root = local_path(url)
     if not root.is_dir():
         raise ConfigurationError(
-            f"the package index {root} is no folder of this machine", hint="set PIP_INDEX_URL to an index that is there"
+            f"the package index {root} is not a folder of this machine",
+            hint="set PIP_INDEX_URL to an index that is there",
         )
     folder = root / name
     index = folder / "index.html"

@@ -113,7 +113,7 @@ def load_lock(content: bytes, *, source: str) -> Any:
     try:
         return parse_yaml(content)
     except BrokenText as error:
-        raise LockfileInvalid(f"{source} is no YAML: {error}") from error
+        raise LockfileInvalid(f"{source} is not YAML: {error}") from error
 
 
 def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
@@ -125,7 +125,7 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
     document = load_lock(content, source=source)
     faults: list[str] = []
     if not isinstance(document, Mapping):
-        raise LockfileInvalid(f"{source} is no lockfile: not a mapping")
+        raise LockfileInvalid(f"{source} is not a lockfile: not a mapping")
     if document.get("version") != 1:
         raise LockfileInvalid(f"{source}: version is {document.get('version')!r}, only 1 is known")
     metadata = _mapping(document.get("metadata"), "metadata", faults)
@@ -198,7 +198,7 @@ def _package(entry: Any, path: str, faults: list[str]) -> LockedPackage | None:
 
 def _text(value: Any, path: str, faults: list[str], pattern: re.Pattern[str] | None = None) -> str:
     if not isinstance(value, str) or not value:
-        faults.append(f"{path} is missing" if value is None else f"{path} is no text: {value!r}")
+        faults.append(f"{path} is missing" if value is None else f"{path} is not text: {value!r}")
         return ""
     if pattern is not None and not pattern.fullmatch(value):
         faults.append(f"{path} is not what it should be: {value!r}")
@@ -223,14 +223,14 @@ def _url(value: Any, path: str, faults: list[str]) -> str:
 
 def _mapping(value: Any, path: str, faults: list[str]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        faults.append(f"{path} is missing" if value is None else f"{path} is no mapping")
+        faults.append(f"{path} is missing" if value is None else f"{path} is not a mapping")
         return {}
     return value
 
 
 def _sequence(value: Any, path: str, faults: list[str]) -> Sequence[Any]:
     if not isinstance(value, list):
-        faults.append(f"{path} is missing" if value is None else f"{path} is no list")
+        faults.append(f"{path} is missing" if value is None else f"{path} is not a list")
         return []
     return value
 

@@ -67,11 +67,24 @@ class EnvironmentSpec:
         return digest_json(fields)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelEnvironment:
+    """What a model says of its environment.
+
+    ``conda_env`` is its parsed ``conda.yaml``; ``files`` the text of its ``requirements.txt``, ``constraints.txt`` and
+    whatever else ``-r`` and ``-c`` lines may name, by path below the model; ``python`` the exact version that trained
+    it (``python_env.yaml``, or ``python_version`` of the MLmodel's python_function flavor), used where ``conda.yaml``
+    leaves it open.
+    """
+
+    conda_env: Mapping[str, Any]
+    files: Mapping[str, str]
+    python: str | None
+
+
 def make_spec(
-    conda_env: Mapping[str, Any],
+    model: ModelEnvironment,
     *,
-    files: Mapping[str, str],
-    python: str | None,
     platforms: Sequence[Platform],
     indexes: Sequence[str],
     interpreter: Interpreter,
@@ -81,21 +94,18 @@ def make_spec(
 ) -> EnvironmentSpec:
     """The spec of a model.
 
-    ``conda_env`` is its parsed ``conda.yaml``; ``files`` the text of its ``requirements.txt``, ``constraints.txt`` and
-    whatever else ``-r`` and ``-c`` lines may name, by path below the model; ``python`` the exact version that trained
-    it (``python_env.yaml``, or ``python_version`` of the MLmodel's python_function flavor), used where ``conda.yaml``
-    leaves it open. ``indexes`` and ``find_links`` are the user's (``package_indexes``); the model's own ``--index-url``
-    replaces the first, its ``--no-index`` all, its ``--extra-index-url`` and ``--find-links`` come last. ``channels``
-    overrides those of ``conda.yaml``.
+    ``indexes`` and ``find_links`` are the user's (``package_indexes``); the model's own ``--index-url`` replaces the
+    first, its ``--no-index`` all, its ``--extra-index-url`` and ``--find-links`` come last. ``channels`` overrides
+    those of ``conda.yaml``.
 
     The order of packages does not matter. Raises one EnvironmentSpecError naming everything that cannot be locked, and
     ConfigurationError for a url with a variable that is not its own host's.
     """
     problems: list[str] = []
-    specs, pip_lines = _split_dependencies(conda_env, problems)
-    asked = read_requirements(pip_lines, source="conda.yaml", files=files)
+    specs, pip_lines = _split_dependencies(model.conda_env, problems)
+    asked = read_requirements(pip_lines, source="conda.yaml", files=model.files)
     problems.extend(asked.problems)
-    exact = _exact_python(specs.pop("python", ""), python, problems)
+    exact = _exact_python(specs.pop("python", ""), model.python, problems)
     specs.pop("pip", None)  # nothing is installed when the container starts; who needs pip asks for it under pip:
     if problems:
         raise EnvironmentSpecError(
@@ -104,7 +114,7 @@ def make_spec(
         )
     main = [asked.index_url, *indexes[1:]] if asked.index_url else indexes
     all_indexes = [] if asked.no_index else [*main, *asked.extra_index_urls]
-    wanted = [channel for channel in channels or _listed(conda_env, "channels") if channel != "nodefaults"]
+    wanted = [channel for channel in channels or _listed(model.conda_env, "channels") if channel != "nodefaults"]
     hidden = tuple(_unique(hide_credentials(url, "CHANNEL")[0] for url in wanted or _DEFAULT_CHANNELS))
     servers = tuple(_unique(hide_credentials(url, "INDEX")[0] for url in all_indexes))
     links = tuple(_unique(hide_credentials(url, "INDEX")[0] for url in (*find_links, *asked.find_links)))
@@ -171,7 +181,7 @@ def _listed(conda_env: Mapping[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise EnvironmentSpecError(f"conda.yaml: {key} is no list")
+        raise EnvironmentSpecError(f"conda.yaml: {key} is not a list")
     return value
 
 

@@ -78,7 +78,7 @@ class FileChange:
 def make_files(request: InitRequest) -> dict[str, str]:
     """Content by path in the project. Pure. Raises ConfigurationError for values that no job could use."""
     if not re.fullmatch(r"3\.\d{1,2}", request.python):
-        raise ConfigurationError(f"--python {request.python!r} is no version such as 3.11")
+        raise ConfigurationError(f"--python {request.python!r} is not a version such as 3.11")
     for name, value in (("push", request.push or ""), ("install", request.install)):
         if not value.isprintable():
             raise ConfigurationError(f"--{name} holds a line break or another control character")
@@ -244,7 +244,7 @@ def _registry(push: str | None) -> str | None:
     if not slash or not ("." in first or ":" in first or first == "localhost"):
         return "docker.io"
     if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", first):
-        raise ConfigurationError(f"--push: {first!r} is no registry")
+        raise ConfigurationError(f"--push: {first!r} is not a registry")
     return first
 
 

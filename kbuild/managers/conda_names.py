@@ -56,7 +56,7 @@ def _pair(entry: Any, path: Path) -> tuple[str, str]:
     pair = tuple(entry.get(key) for key in ("conda_name", "pypi_name")) if isinstance(entry, Mapping) else ()
     if len(pair) != 2 or not all(isinstance(name, str) and name for name in pair):
         raise ConfigurationError(
-            f"conda-names: {path} is no table of names: {str(entry)[:80]!r} has no conda_name and pypi_name",
+            f"conda-names: {path} is not a table of names: {str(entry)[:80]!r} has no conda_name and pypi_name",
             hint="write it as conda-lock's lookup file, or as conda-names: {conda package: distribution}",
         )
     return str(pair[0]), str(pair[1])

@@ -37,7 +37,7 @@ def quote_label(key: str, value: str) -> str:
 def quote_env(name: str, value: str) -> str:
     """``NAME="value"`` for an ENV instruction; raises LabelError for a name that is no variable name."""
     if not _ENV_NAME.fullmatch(name):
-        raise LabelError(f"{name!r} is no name of an environment variable")
+        raise LabelError(f"{name!r} is not a name of an environment variable")
     return f"{name}={quote_value(value, what=f'the value of variable {name}:')}"
 
 

@@ -39,7 +39,9 @@ def restore_column(values: pd.Series, column: Column) -> pd.Series:
         raise
     except (ValueError, TypeError, ArithmeticError, OverflowError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise PredictionError(f"column {column['wire']!r} is no {column['dtype']} as in training: {reason}") from error
+        raise PredictionError(
+            f"column {column['wire']!r} is not of type {column['dtype']} as in training: {reason}"
+        ) from error
 
 
 def _number(values: pd.Series, column: Column) -> pd.Series:
@@ -53,7 +55,7 @@ def _number(values: pd.Series, column: Column) -> pd.Series:
         # numpy wraps what is too large, and cuts off what follows the point.
         same = made.isna() | (made.astype("Float64") == values.astype("Float64"))
         if not same.all():
-            raise PredictionError(f"column {column['wire']!r} has values that are no {column['dtype']}")
+            raise PredictionError(f"column {column['wire']!r} has values that are not of type {column['dtype']}")
     return made
 
 

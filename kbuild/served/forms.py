@@ -98,7 +98,7 @@ def _polars(form: Form, value: Any) -> Any:
     try:
         made = polars.DataFrame(data, schema=types)
     except (TypeError, ValueError, OverflowError, polars.exceptions.PolarsError) as error:
-        raise PredictionError(f"the request is no table as in training: {error}") from error
+        raise PredictionError(f"the request is not a table as in training: {error}") from error
     return made[form["column"]] if "column" in form else made
 
 
@@ -195,7 +195,7 @@ def _array(form: Form, value: Any) -> np.ndarray:
     try:
         return np.asarray(to_python(value), dtype=form["dtype"])
     except (TypeError, ValueError, OverflowError) as error:
-        raise PredictionError(f"the request is no array of {form['dtype']}: {error}") from error
+        raise PredictionError(f"the request is not an array of {form['dtype']}: {error}") from error
 
 
 _KINDS: dict[str, Callable[[Form, Any], Any]] = {

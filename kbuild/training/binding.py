@@ -154,7 +154,9 @@ def _find_pipeline_problems(training: Pipeline, inference: Pipeline, given: tupl
     for input_name in given:
         if input_name not in inference.inputs():
             names = ", ".join(sorted(name for name in inference.inputs() if not is_parameter(name))) or "none"
-            problems.append(f"input_name {input_name!r} is no input of the inference pipeline (its inputs: {names})")
+            problems.append(
+                f"input_name {input_name!r} is not an input of the inference pipeline (its inputs: {names})"
+            )
         elif is_parameter(input_name):
             problems.append(f"input_name {input_name!r} is a parameter, not a dataset")
     known = {_strip(name) for name in training.datasets()}
@@ -163,7 +165,7 @@ def _find_pipeline_problems(training: Pipeline, inference: Pipeline, given: tupl
     if strangers:
         problems.append(
             f"inference input(s) {', '.join(map(repr, strangers))} come neither out of training nor into it, "
-            "and are no parameters"
+            "and are not parameters"
         )
     if not inference.outputs():
         problems.append(

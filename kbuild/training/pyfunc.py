@@ -66,7 +66,7 @@ class KedroPipelineModel(ServedPipeline, PythonModel):  # type: ignore[misc]
         if pipeline is None or input_name is None or catalog is None:
             raise PipelineMLError("KedroPipelineModel needs a catalog, and pipeline_ml or pipeline with input_name")
         if input_name not in pipeline.inputs():
-            raise PipelineMLError(f"input_name {input_name!r} is no input of the inference pipeline")
+            raise PipelineMLError(f"input_name {input_name!r} is not an input of the inference pipeline")
         self.runner = check_runner(runner, PipelineMLError)
         self._hooks = check_hooks(hooks, self.runner)
         self.input_name = input_name

@@ -69,7 +69,7 @@ def read_job(path: Path) -> Job:
         steps = tuple(JobStep(name=step["name"], argv=tuple(step["argv"])) for step in value["steps"])
         return Job(run_id=value["run_id"], cwd=value["cwd"], steps=steps)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TriggerFailed(f"{path} is no job of kbuild: {error}") from error
+        raise TriggerFailed(f"{path} is not a job of kbuild: {error}") from error
 
 
 def run_job(

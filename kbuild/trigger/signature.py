@@ -48,7 +48,7 @@ def check_signature(secret: str, headers: Mapping[str, str], body: bytes, *, now
             raise SignatureRefused(f"there is no header {name}")
     id, stamp, signatures = (found[name.lower()] for name in names)
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 15):
-        raise SignatureRefused(f"{names[1]} is no number of seconds")
+        raise SignatureRefused(f"{names[1]} is not a number of seconds")
     expected = make_headers(secret, id, int(stamp), body)[names[2]]
     # Several where a secret is being replaced. Bytes, since compare_digest refuses text beyond ASCII, and the header is
     # the sender's.

@@ -12,7 +12,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.plan.make import MODEL_PATH
-from kbuild.process import Runner, start
+from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.untrusted import BrokenText, parse_yaml
 from kbuild.verify.golden import VerificationReport, verify_predictions
@@ -39,11 +39,9 @@ def verify_image(
         running = start_image(
             image,
             port=None,
-            environment={},
             cache=cache,
             log=Path(folder) / "log",
             run=run,
-            start=start,
             progress=progress,
         )
         try:
@@ -79,7 +77,7 @@ def _recorded(running: RunningImage) -> tuple[str | None, str | None, Tolerance]
         example = (mlmodel.get("saved_input_example_info") or {}).get("serving_input_path")
         record = (mlmodel.get("metadata") or {}).get("kbuild") or {}
     except (BrokenText, AttributeError) as error:
-        reason = error if isinstance(error, BrokenText) else "it is no mapping, or holds none where one has to be"
+        reason = error if isinstance(error, BrokenText) else "it is not a mapping, or holds none where one has to be"
         raise InvalidImage(f"{MODEL_PATH}/MLmodel of the image cannot be read: {reason}") from error
     try:
         return example, record.get("prediction"), Tolerance.from_json(record.get("tolerance"))

@@ -47,7 +47,7 @@ def copy_project(folder: Path) -> None:
     Raises OutputError for anything else: nobody's files are written over.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_demo(folder))):
-        raise OutputError(f"{folder} is there and is no demo of kbuild", hint="name another folder with --dir")
+        raise OutputError(f"{folder} is there and is not a demo of kbuild", hint="name another folder with --dir")
     try:
         shutil.copytree(
             data_path("demo"), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")

@@ -91,7 +91,7 @@ def test_every_form_holds_the_same(folder: Path, tmp_path: Path, url: str) -> No
     ("name", "content", "fault"),
     [
         ("absent.json", None, "cannot be read"),
-        ("x.txt", b"{}", "is no file of advisories"),
+        ("x.txt", b"{}", "is not a file of advisories"),
         ("x.json", b"{", "damaged"),
         ("x.yaml", b"a: [", "damaged"),
         ("x.json", b"{}", "no advisory in"),

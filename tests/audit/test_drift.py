@@ -10,7 +10,7 @@ import pytest
 
 from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.checks.identity import asked_packages
-from kbuild.audit.image_facts import ImageFacts, ImageFile, make_image_facts, wants_bytes
+from kbuild.audit.image_facts import Description, ImageFacts, ImageFile, make_image_facts, wants_bytes
 from kbuild.audit.planned import Planned
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.subject import KnownDigest, Subject, Trained, read_trained
@@ -45,14 +45,9 @@ def facts(files: dict[str, bytes], **labels: str) -> ImageFacts:
         path: ImageFile(digest=digest_bytes(data), size=len(data), data=data if wants_bytes(path, "opt/env") else None)
         for path, data in files.items()
     }
-    return make_image_facts(
-        made,
-        digest="sha256:" + "0" * 64,
-        subdir="linux-64",
-        labels={f"io.kbuild.{name}.digest": value for name, value in labels.items()},
-        prefix="opt/env",
-        model_path="opt/model",
-    )
+    named = {f"io.kbuild.{name}.digest": value for name, value in labels.items()}
+    described = Description(digest="sha256:" + "0" * 64, subdir="linux-64", labels=named)
+    return make_image_facts(made, described, prefix="opt/env", model_path="opt/model")
 
 
 TRAINED = Trained(python="3.11.7", versions={"six": "1.17.0"}, direct=frozenset({"six"}), whole=True)

@@ -193,9 +193,9 @@ def test_faults_of_the_policy_are_told() -> None:
         parse_policy({"licences": {"allow": ["MIT License"], "deny": "GPL", "packages": {"x": "("}, "forbid": []}})
     for fault in (
         "licences.forbid is unknown",
-        "licences.allow: 'MIT License' is no SPDX expression",
+        "licences.allow: 'MIT License' is not an SPDX expression",
         "licences.deny has to be a list of SPDX expressions",
-        "licences.packages.x: '(' is no SPDX expression",
+        "licences.packages.x: '(' is not an SPDX expression",
     ):
         assert fault in caught.value.message
     assert parse_policy({}).licences is None

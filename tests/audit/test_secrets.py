@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kbuild.audit.checks.secrets import SecretCheck
-from kbuild.audit.image_facts import ImageFacts, make_image_facts, wants_bytes
+from kbuild.audit.image_facts import Description, ImageFacts, make_image_facts, wants_bytes
 from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.audit.secrets import find_in_bytes, find_secrets, may_hold_secrets
 from kbuild.audit.subject import Subject
@@ -97,10 +97,10 @@ def image(
 ) -> ImageFacts:
     digest = digest_bytes(b"")
     layer = ImageLayer(digest=digest, diff_id=digest, stated=digest, created_by="", members=members)
-    return make_image_facts(
-        {}, digest="sha256:0", subdir="linux-64", labels=labels or {}, prefix="opt/env", model_path="opt/model",
-        config={"config": config or {}}, layers=(layer,),
-    )  # fmt: skip
+    described = Description(
+        digest="sha256:0", subdir="linux-64", labels=labels or {}, config={"config": config or {}}, layers=(layer,)
+    )
+    return make_image_facts({}, described, prefix="opt/env", model_path="opt/model")
 
 
 def test_what_a_package_published_is_no_secret_but_a_persons_own_file_is_one() -> None:

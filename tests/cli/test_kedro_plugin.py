@@ -111,7 +111,7 @@ def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> No
     }
     result = CliRunner().invoke(kedro_plugin.commands, [*command, "--copy-mode", "{a"])
     assert result.exit_code == 3
-    assert "--copy-mode is no JSON" in result.stderr
+    assert "--copy-mode is not JSON" in result.stderr
 
 
 @pytest.mark.parametrize("found", [0, 2])

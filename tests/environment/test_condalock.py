@@ -13,7 +13,7 @@ from kbuild.digest import digest_bytes
 from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.condalock.reachable import answering
-from kbuild.environment.condalock.source import make_source
+from kbuild.environment.condalock.source import Setting, make_source
 from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.requirements import applicable
@@ -175,17 +175,16 @@ def test_what_conda_lock_is_asked(tmp_path: Path) -> None:
 
 
 def test_constraints_are_a_seed_that_asks_for_nothing() -> None:
-    files = make_source(
+    setting = Setting(
         python="3.11.7",
         platform=ARM64,
-        conda=(),
-        pip={},
-        pins=applicable(["six==1.16.0", "idna<4", "greenlet==3; platform_machine == 'x86_64'"], "3.11.7", ARM64),
         channels=("c",),
         indexes=(),
         glibc="2.36",
         input_digest=spec_of().digest,
     )
+    pins = applicable(["six==1.16.0", "idna<4", "greenlet==3; platform_machine == 'x86_64'"], "3.11.7", ARM64)
+    files = make_source(setting, conda=(), pip={}, pins=pins)
     seed = yaml.safe_load(files["conda-lock.yml"])
     assert [(package["name"], package["version"]) for package in seed["package"]] == [("six", "1.16.0")]
     assert "pyproject.toml" not in files
@@ -441,7 +440,7 @@ def test_no_lock_is_made_without_an_index_that_the_model_names(
         assert ask(index) == ("https://first.invalid", index)
     for index, kind, said in (
         (f"https://{variables}a.invalid/x", ConfigurationError, "KBUILD_INDEX_A_INVALID_PASSWORD"),
-        ((tmp_path / "gone").as_uri(), ConfigurationError, "no folder of this machine"),
+        ((tmp_path / "gone").as_uri(), ConfigurationError, "not a folder of this machine"),
         (f"{site.url}/closed", ConfigurationError, "401"),
         (f"{site.url}/busy", IndexUnavailable, "does not answer|503"),
         (f"{site.url}/broken", IndexUnavailable, "500"),

@@ -2,7 +2,7 @@ import pytest
 
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.lockfile import SDIST_MARK, LockedPackage, Lockfile
-from kbuild.environment.spec import EnvironmentSpec, make_spec
+from kbuild.environment.spec import EnvironmentSpec, ModelEnvironment, make_spec
 from kbuild.errors import HashMismatch
 from kbuild.platform import Platform
 
@@ -14,7 +14,12 @@ SDIST = "1e61c37477a1626458e36f7b1d82aa5c9b094fa4802892072e49de9c60c4c926"
 
 def spec(*lines: str) -> EnvironmentSpec:
     env = {"dependencies": ["python=3.11.7", {"pip": list(lines)}]}
-    return make_spec(env, files={}, python=None, platforms=[AMD64], indexes=["https://i.example"], interpreter="conda")
+    return make_spec(
+        ModelEnvironment(conda_env=env, files={}, python=None),
+        platforms=[AMD64],
+        indexes=["https://i.example"],
+        interpreter="conda",
+    )
 
 
 def lock(sha256: str, mark: str = "") -> Lockfile:

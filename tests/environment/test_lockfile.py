@@ -136,12 +136,12 @@ def test_every_fault_is_named_by_its_path_at_once() -> None:
     [
         (b"- a", "not a mapping"),
         (b"version: 2", "version is 2"),
-        (b"a: [", "no YAML"),
-        (b"\xff\xfe\x00", "no YAML"),
+        (b"a: [", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
         (b"version: 1", "metadata is missing; metadata.platforms is missing; package is missing"),
         (changed(package=[DOCUMENT["package"][1]] * 2), "six of pip is there twice"),
-        (changed(package__0__version=3.1), "package[0].version is no text: 3.1"),
-        (changed(package__0__hash="x"), "package[0].hash is no mapping"),
+        (changed(package__0__version=3.1), "package[0].version is not text: 3.1"),
+        (changed(package__0__hash="x"), "package[0].hash is not a mapping"),
     ],
 )
 def test_what_is_no_lock(data: bytes, said: str) -> None:

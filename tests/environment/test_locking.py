@@ -18,7 +18,7 @@ from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfi
 from kbuild.environment.locking import lock_model as locking
 from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
-from kbuild.environment.locking.stored import bring_packages
+from kbuild.environment.locking.stored import LockPlace, bring_packages
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ConfigurationError,
@@ -266,10 +266,9 @@ def test_a_package_that_nobody_keeps_is_taken_from_the_folder_that_is_its_channe
     (tmp_path / "here" / subdir / "python.conda").write_bytes(CAPTURED)
     target = tmp_path / "channel"
     (tmp_path / "scratch").mkdir()
-    bring_packages(
-        lockfile, target, bench.bundle, bench.store, tmp_path / "scratch", run=Mock(), environ={}, progress=Silent(),
-        channels=("https://conda.example/main", str(tmp_path / "here")),
-    )  # fmt: skip
+    place = LockPlace(bundle=bench.bundle, store=bench.store, channel=target, run=Mock(), environ={}, progress=Silent())
+    channels = ("https://conda.example/main", str(tmp_path / "here"))
+    bring_packages(lockfile, place, tmp_path / "scratch", channels=channels)
     assert (target / "linux-64/python.conda").read_bytes() == CAPTURED
     assert (tmp_path / "here" / subdir / "python.conda").is_file()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.environment.spec import EnvironmentSpec, make_spec
+from kbuild.environment.spec import EnvironmentSpec, ModelEnvironment, make_spec
 from kbuild.errors import EnvironmentSpecError
 from kbuild.platform import Platform
 from kbuild.shipped import image_files
@@ -17,11 +17,11 @@ ENV = {
 
 
 def spec_of(env: dict[str, Any], **more: Any) -> EnvironmentSpec:
+    model = {"files": {"constraints.txt": "numpy==2.0.1\nClick==8.1.7"}, "python": "3.11.7"}
+    model |= {name: more.pop(name) for name in model if name in more}
     return make_spec(
-        env,
+        ModelEnvironment(conda_env=env, **model),
         **{
-            "files": {"constraints.txt": "numpy==2.0.1\nClick==8.1.7"},
-            "python": "3.11.7",
             "platforms": [Platform("linux", "amd64")],
             "indexes": ["https://index.example/simple", "https://second.example/simple"],
             "interpreter": "conda",
@@ -137,7 +137,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 
 def test_dependencies_that_are_no_list() -> None:
-    with pytest.raises(EnvironmentSpecError, match="no list"):
+    with pytest.raises(EnvironmentSpecError, match="not a list"):
         spec_of({"dependencies": "python"})
 
 

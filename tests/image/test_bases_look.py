@@ -133,7 +133,7 @@ def test_this_machines_own_c_library(tmp_path: Path) -> None:
         ),
         ([{"lib/ld-linux.so.2": elf(X32)}], "/lib/ld-linux.so.2 is for 386, and the image is for linux/amd64"),
         ([{"lib64/ld-linux-x86-64.so.2": elf(X86)}], "it has /lib64/ld-linux-x86-64.so.2, but no libc.so.6"),
-        ([{**glibc(), "lib/x86_64-linux-gnu/libc.so.6": b"#!/bin/sh\n"}], "libc.so.6 is no ELF file"),
+        ([{**glibc(), "lib/x86_64-linux-gnu/libc.so.6": b"#!/bin/sh\n"}], "libc.so.6 is not an ELF file"),
         ([{**glibc(), "lib/x86_64-linux-gnu/libc.so.6": elf(X86)}], "libc.so.6 is not glibc's"),
         ([glibc(), {"lib/x86_64-linux-gnu/libm.so.6": GONE}], "its glibc lacks libm.so.6"),
         ([glibc(), {"lib/x86_64-linux-gnu/libc.so.6": GONE}], "no libc.so.6"),

@@ -161,5 +161,5 @@ def test_what_answers_as_no_daemon_does_is_told_as_such(answer: object) -> None:
         container.stop,
         lambda: container.read_file("/x"),
     ):
-        with pytest.raises(EngineUnavailable, match="what answers is no Docker daemon"):
+        with pytest.raises(EngineUnavailable, match="what answers is not a Docker daemon"):
             ask()

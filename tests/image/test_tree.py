@@ -291,11 +291,11 @@ def test_in_a_cache_that_everybody_may_write_to_each_user_has_a_folder(
     assert capsys.readouterr().err.count("others may write") == 1
     monkeypatch.setattr("kbuild.cache.folder.os.geteuid", lambda: 4321)
     (cache / "uid-4321").mkdir()
-    with pytest.raises(OutputError, match="uid-4321 is no folder of this user's"):
+    with pytest.raises(OutputError, match="uid-4321 is not a folder of this user's"):
         cache_folder()
     (cache / "uid-4321").rmdir()
     (cache / "uid-4321").symlink_to(own)
-    with pytest.raises(OutputError, match="uid-4321 is no folder of this user's"):
+    with pytest.raises(OutputError, match="uid-4321 is not a folder of this user's"):
         cache_folder()
 
 
@@ -384,5 +384,5 @@ def test_a_tree_of_another_owner_in_ones_own_folder_is_not_trusted(tmp_path: Pat
     (own / "wheels/key").mkdir(parents=True)
     os.chown(own / "wheels/key", 4321, -1)
     for _ in range(2):
-        with pytest.raises(OutputError, match="wheels/key is no folder of this user's"):
+        with pytest.raises(OutputError, match="wheels/key is not a folder of this user's"):
             own_folder(tmp_path)

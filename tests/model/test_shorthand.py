@@ -225,7 +225,7 @@ def test_a_mistyped_image_is_no_fault_of_the_tracking_server(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ImageNotFound, match="'demmo:latest' is no image built here; whether it names a run"):
+    with pytest.raises(ImageNotFound, match="'demmo:latest' is not an image built here; whether it names a run"):
         app.cli.main([command, "demmo:latest"], standalone_mode=False)
 
 

@@ -118,7 +118,7 @@ def test_a_packed_body_is_the_body(loaded: Any, tmp_path: Path) -> None:
     assert len(bomb) > 2000 and ask(asgi.serve(loaded, tmp_path), "POST", "/invocations", bomb, packed)[0] == 400
     for body in (ROW, gzip.compress(ROW)[:-9], gzip.compress(ROW) + b"x", b""):
         status, _, told = ask(app, "POST", "/invocations", body, packed)
-        assert (status, json.loads(told)["message"]) == (400, "Invalid input. The body is no whole gzip stream.")
+        assert (status, json.loads(told)["message"]) == (400, "Invalid input. The body is not a whole gzip stream.")
     status, headers, _ = ask(app, "POST", "/invocations", ROW, {**JSON, "content-encoding": "br"})
     assert (status, headers["accept-encoding"]) == (415, "gzip")
     assert app._gate.taken == 0

@@ -217,7 +217,7 @@ def test_it_is_on_only_where_the_variables_say_so(environment: dict[str, str], a
     ("environment", "reason"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "no exporter 'zipkin' is installed"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "is no http or https url"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "is not an http or https url"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "for grpc is installed"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "no traces: "),
     ],

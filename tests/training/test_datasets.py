@@ -336,8 +336,8 @@ def test_describing_shows_no_argument_that_might_be_secret() -> None:
     [
         ({"flavor": "mlflow.pyfunc"}, "flavor mlflow.pyfunc needs a pyfunc_workflow: python_model or loader_module"),
         ({"flavor": "mlflow.pyfunc", "pyfunc_workflow": "python"}, "pyfunc_workflow 'python' is unknown"),
-        ({"flavor": "not a module"}, "flavor 'not a module' is no module"),
-        ({**PYFUNC, "artifact_path": ""}, "artifact_path '' is no name of a model"),
+        ({"flavor": "not a module"}, "flavor 'not a module' is not a module"),
+        ({**PYFUNC, "artifact_path": ""}, "artifact_path '' is not a name of a model"),
         ({**PYFUNC, "load_args": ["a"]}, "load_args is a mapping of arguments"),
         ({**PYFUNC, "save_args": {"name": "x"}}, "its name is the argument artifact_path"),
     ],
@@ -353,7 +353,7 @@ def test_entries_that_cannot_be_meant(arguments: dict[str, Any], said: str) -> N
     [
         (lambda: MlflowModelTrackingDataset(**PYFUNC, save_args={"name": "a", "artifact_path": "b"}), "keep name"),
         (lambda: MlflowModelRegistryDataset("a", 1, "b"), "has stage_or_version 1 and alias 'b'; keep one"),
-        (lambda: MlflowModelRegistryDataset("a/b"), "'a/b' is no name of a registered model"),
+        (lambda: MlflowModelRegistryDataset("a/b"), "'a/b' is not a name of a registered model"),
     ],
 )
 def test_other_entries_that_cannot_be_meant(make: Any, said: str) -> None:

@@ -58,7 +58,7 @@ def test_nothing_but_a_model_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious.csv").write_text("1")
     for place in (tmp_path / "data", tmp_path / "data" / "precious.csv"):
-        with pytest.raises(DatasetError, match="is there and is no model; it is not written over"):
+        with pytest.raises(DatasetError, match="is there and is not a model; it is not written over"):
             MlflowModelLocalFileSystemDataset(str(place), **ARGUMENTS).save(Times(1))
     assert (tmp_path / "data" / "precious.csv").read_text() == "1"
 
@@ -100,5 +100,5 @@ def test_bad_entries(tmp_path: Path) -> None:
         MlflowModelLocalFileSystemDataset("s3://bucket/m", **ARGUMENTS)
     with pytest.raises(DatasetError, match="log_args is a mapping"):
         MlflowModelLocalFileSystemDataset("m", **ARGUMENTS, log_args="a")  # type: ignore[arg-type]
-    with pytest.raises(DatasetError, match="is no folder with an MLmodel file; see filepath"):
+    with pytest.raises(DatasetError, match="is not a folder with an MLmodel file; see filepath"):
         MlflowModelLocalFileSystemDataset(str(tmp_path), **ARGUMENTS).load()

@@ -110,13 +110,13 @@ def test_rows_that_training_did_not_have_are_restored_or_refused() -> None:
             restore(gaps, pd.DataFrame({"n": [wrong, None]}))
     small = make_carried(SERVED["int8, uint16, uint64, float16"], SERVED["int8, uint16, uint64, float16"]).form
     assert small is not None
-    with pytest.raises(PredictionError, match="'a' has values that are no int8"):
+    with pytest.raises(PredictionError, match="'a' has values that are not of type int8"):
         restore(small, pd.DataFrame({"a": [300], "b": [1], "c": [1], "d": [1.0]}))
     with pytest.raises(PredictionError, match="lacks the column"):
         restore(small, pd.DataFrame({"a": [3]}))
     decimals = make_carried(SERVED["Decimal"], SERVED["Decimal"]).form
     assert decimals is not None
-    with pytest.raises(PredictionError, match="'d' is no object as in training"):
+    with pytest.raises(PredictionError, match="'d' is not of type object as in training"):
         restore(decimals, pd.DataFrame({"d": ["one"]}))
 
 

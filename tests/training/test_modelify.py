@@ -66,8 +66,8 @@ def test_two_pipelines_are_bound_and_arguments_kept() -> None:
         ({"inference": "inferense"}, "there is no pipeline 'inferense'"),
         ({"training": "train"}, "there is no pipeline 'train'"),
         ({"inference": "bound"}, "pipeline 'bound' is a training pipeline"),
-        ({"input_name": "tables"}, "input_name 'tables' is no input of the inference pipeline"),
-        ({"inference": "training", "input_name": "weights"}, "input_name 'weights' is no input"),
+        ({"input_name": "tables"}, "input_name 'tables' is not an input of the inference pipeline"),
+        ({"inference": "training", "input_name": "weights"}, "input_name 'weights' is not an input"),
     ],
 )
 def test_pipelines_that_cannot_be_logged(names: dict[str, str], said: str) -> None:

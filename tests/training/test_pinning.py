@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from kbuild.environment.spec import EnvironmentSpec, make_spec
+from kbuild.environment.spec import EnvironmentSpec, ModelEnvironment, make_spec
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment import closure as closure_module
 from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
@@ -200,14 +200,8 @@ def spec_of(conda_env: dict[str, Any], constraints: list[str]) -> EnvironmentSpe
 
     written, requirements, _ = _process_conda_env(conda_env)
     files = {"requirements.txt": "\n".join(requirements), "constraints.txt": "\n".join(constraints)}
-    return make_spec(
-        written,
-        files=files,
-        python=platform.python_version(),
-        platforms=(),
-        indexes=(),
-        interpreter="conda",
-    )
+    model = ModelEnvironment(conda_env=written, files=files, python=platform.python_version())
+    return make_spec(model, platforms=(), indexes=(), interpreter="conda")
 
 
 TRACED = [MLFLOW, f"numpy=={version('numpy')}"]
@@ -319,7 +313,7 @@ def test_unusable_requirements_are_told(tmp_path: Path, kwargs: dict[str, Any], 
 
 def test_broken_yaml_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "conda.yaml").write_text("a: [")
-    with pytest.raises(RecordingError, match="no YAML") as caught:
+    with pytest.raises(RecordingError, match="not YAML") as caught:
         make(tmp_path, conda_env=str(tmp_path / "conda.yaml"))
     assert "\n" not in caught.value.message
 

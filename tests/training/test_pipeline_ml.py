@@ -202,7 +202,7 @@ def test_every_problem_is_told_at_once() -> None:
         )
     message = caught.value.message
     for part in (
-        "input_name 'nowhere' is no input",
+        "input_name 'nowhere' is not an input",
         "'fresh', 'unknown'",
         "has no output",
         "did you mean 'copy_mode'?",

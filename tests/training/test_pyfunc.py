@@ -160,7 +160,7 @@ def test_artifacts_that_nothing_reads_are_refused(package: ModuleType, catalog: 
 def test_too_few_arguments_are_refused(package: ModuleType, catalog: DataCatalog) -> None:
     with pytest.raises(PipelineMLError, match="needs a catalog"):
         KedroPipelineModel(pipeline=make_pipeline(package), input_name="orders")
-    with pytest.raises(PipelineMLError, match="no input of the inference"):
+    with pytest.raises(PipelineMLError, match="not an input of the inference"):
         KedroPipelineModel(pipeline=make_pipeline(package), catalog=catalog, input_name="totals")
 
 

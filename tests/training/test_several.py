@@ -104,7 +104,7 @@ def test_names_that_do_not_fit_are_told() -> None:
     for names, told in (
         ((), "not one or several"),
         (("orders", "orders"), "not one or several"),
-        (("a",), "'a' is no"),
+        (("a",), "'a' is not an"),
     ):
         with pytest.raises(PipelineMLError, match=told):
             bind(*names)

@@ -44,5 +44,5 @@ def test_a_mapping_becomes_what_the_node_is_annotated_with() -> None:
 
 
 def test_a_mapping_that_is_no_such_thing_is_told() -> None:
-    with pytest.raises(RecordingError, match=r"parameter 'shop.options' is no Options, .*'size'"):
+    with pytest.raises(RecordingError, match=r"parameter 'shop.options' is not of type Options, .*'size'"):
         find({"size": 4.0})

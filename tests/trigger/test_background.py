@@ -74,7 +74,7 @@ def test_a_run_that_never_ends_is_given_up() -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"run_id": 1}'])
 def test_what_is_no_job(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "job").write_text(text)
-    with pytest.raises(TriggerFailed, match="is no job of kbuild"):
+    with pytest.raises(TriggerFailed, match="is not a job of kbuild"):
         read_job(tmp_path / "job")
     assert main([str(tmp_path / "job")], run=Machine().run) == TriggerFailed.exit_code
     assert "error: " in capsys.readouterr().out

@@ -95,7 +95,7 @@ def test_the_demo_writes_over_nobodys_files(tmp_path: Path) -> None:
     (tmp_path / "mine/notes.txt").write_text("keep")
     (tmp_path / "file").write_text("keep")
     for name in ("mine", "file"):
-        with pytest.raises(OutputError, match="is no demo of kbuild"):
+        with pytest.raises(OutputError, match="is not a demo of kbuild"):
             demo.copy_project(tmp_path / name)
     with pytest.raises(OutputError, match="cannot be copied"):
         demo.copy_project(tmp_path / "file/below")

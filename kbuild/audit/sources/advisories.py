@@ -141,7 +141,7 @@ def _archive(name: str, data: bytes, source: str) -> Iterator[tuple[str, bytes]]
     elif PurePosixPath(name).suffix in _SUFFIXES:
         yield name, data
     else:
-        raise ConfigurationError(f"{without_credentials(source)} is no file of advisories by its name", hint=_HINT)
+        raise ConfigurationError(f"{without_credentials(source)} is not a file of advisories by its name", hint=_HINT)
 
 
 def _tar(data: bytes) -> Iterator[tuple[str, bytes]]:

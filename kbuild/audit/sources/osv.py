@@ -181,14 +181,14 @@ def _pypi_key(text: str) -> _Key:
     try:
         return (1, Version(text))
     except InvalidVersion as error:
-        raise Undecidable(f"{text!r} is no version of Python packages (PEP 440)") from error
+        raise Undecidable(f"{text!r} is not a version of Python packages (PEP 440)") from error
 
 
 def _semver_key(text: str) -> _Key:
     """Semantic Versioning 2.0, section 11; what has less than three numbers is filled with zeros."""
     match = _SEMVER.fullmatch(text)
     if match is None:
-        raise Undecidable(f"{text!r} is no semantic version")
+        raise Undecidable(f"{text!r} is not a semantic version")
     numbers = tuple(map(int, match["core"].split(".")))
     core = numbers + (0,) * (3 - len(numbers))
     if match["pre"] is None:

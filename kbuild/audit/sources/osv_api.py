@@ -105,7 +105,7 @@ class OsvApi:
                 ids[package] += self._ids(result)
                 token = (result or {}).get("next_page_token")
                 if token is not None and not isinstance(token, str):
-                    raise self._garbage("a next_page_token is no text")
+                    raise self._garbage("a next_page_token is not text")
                 if token:
                     following.append((package, token))
             left = following
@@ -118,10 +118,10 @@ class OsvApi:
     def _ids(self, result: Any) -> Iterator[str]:
         """The ids of one result; a package without records has an empty object."""
         if result is not None and not isinstance(result, Mapping):
-            raise self._garbage("a result is no object")
+            raise self._garbage("a result is not an object")
         listed = (result or {}).get("vulns")
         if listed is not None and not isinstance(listed, list):
-            raise self._garbage("vulns is no list")
+            raise self._garbage("vulns is not a list")
         for each in listed or ():
             if not isinstance(each, Mapping) or not isinstance(each.get("id"), str) or not each["id"]:
                 raise self._garbage("a record has no id")
@@ -148,11 +148,11 @@ class OsvApi:
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _Failed(f"{self.name} does not answer: {_words(error)}") from error
         except requests.JSONDecodeError as error:
-            raise self._garbage(f"no JSON for {path}") from error
+            raise self._garbage(f"what {path} answers is not JSON") from error
         except (requests.RequestException, ValueError, RecursionError) as error:
             raise _Failed(f"{self.name} cannot be asked: {_words(error)}") from error
         if not isinstance(value, Mapping):
-            raise self._garbage(f"no object for {path}")
+            raise self._garbage(f"what {path} answers is not an object")
         return value
 
     def _garbage(self, what: str) -> _Failed:
@@ -185,7 +185,7 @@ def _fault(record: Record, id: str) -> str | None:
         return "has a field of a wrong type"
     for affected in record.get("affected") or ():
         if not isinstance(affected, Mapping) or not isinstance(affected.get("package") or {}, Mapping):
-            return "affects something that is no package"
+            return "affects something that is not a package"
         ranges = affected.get("ranges") or ()
         parts = [*(ranges if isinstance(ranges, list | tuple) else [None])]
         if any(not isinstance(part, Mapping) for part in parts):

@@ -159,7 +159,7 @@ def parse_side(content: bytes, *, source: str) -> tuple[BuiltWheel, ...]:
             raise LockfileInvalid(f"{source}: version is {document['version']!r}, only {_VERSION} is known")
         return tuple(BuiltWheel(**{**each, "requires": tuple(each["requires"])}) for each in document["wheels"])
     except (ValueError, KeyError, TypeError) as error:
-        raise LockfileInvalid(f"{source} is no record of built wheels: {error!r}") from error
+        raise LockfileInvalid(f"{source} is not a record of built wheels: {error!r}") from error
 
 
 def _find(wheels: Iterable[BuiltWheel], package: LockedPackage, short: str) -> BuiltWheel | None:

@@ -110,7 +110,7 @@ def _keep(
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(scratch)  # noqa: S202 - zipfile keeps members inside
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
-        raise BuildFailed(f"the build of {what} gave {wheel.name}, which is no wheel: {error}") from error
+        raise BuildFailed(f"the build of {what} gave {wheel.name}, which is not a wheel: {error}") from error
     if (name, version) != (canonicalize_name(package.name), Version(package.version)):
         raise BuildFailed(f"the build of {what} gave {wheel.name}, the wheel of another release")
     elves = [path for path in sorted(scratch.rglob("*")) if is_elf(path)]

@@ -132,12 +132,9 @@ class PlatformSolve:
         self, conda: Sequence[str], pip: Mapping[str, Requirement], pins: Mapping[str, Requirement]
     ) -> tuple[dict[str, Any] | None, str]:
         """Run conda-lock once; returns its lockfile, None where it failed, and what it said."""
-        files = source.make_source(
+        setting = source.Setting(
             python=self.spec.python,
             platform=self.platform,
-            conda=conda,
-            pip=pip,
-            pins=pins,
             channels=self.channels,
             indexes=self.indexes,
             find_links=self.spec.find_links,
@@ -146,6 +143,7 @@ class PlatformSolve:
             names=self.spec.names,
             downloads=self.downloads,
         )
+        files = source.make_source(setting, conda=conda, pip=pip, pins=pins)
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
             folder = Path(scratch)
             for name, text in files.items():

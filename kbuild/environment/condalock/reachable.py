@@ -70,7 +70,7 @@ def _check_answer(index: str, environ: Mapping[str, str]) -> None:
     if is_local(index):
         if not local_path(index).is_dir():
             raise ConfigurationError(
-                f"{named} is no folder of this machine", hint=f"bring the folder here, {_LEAVE_OUT}"
+                f"{named} is not a folder of this machine", hint=f"bring the folder here, {_LEAVE_OUT}"
             )
         return
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,61 +31,73 @@ NAMES = "conda-names.json"
 METADATA = "metadata.yml"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What all questions for one platform have in common.
+
+    With ``names`` conda-lock asks no third address which distribution a conda package brings. ``downloads`` is where
+    kbuild keeps packages: what it has is not asked for once more.
+    """
+
+    python: str
+    platform: Platform
+    channels: Sequence[str]
+    indexes: Sequence[str]
+    find_links: Sequence[str] = ()
+    glibc: str
+    input_digest: Digest
+    names: Names = ()
+    downloads: Path | None = None
+
+
 def make_source(
+    setting: Setting,
     *,
-    python: str,
-    platform: Platform,
     conda: Sequence[str],
     pip: Mapping[str, Requirement],
     pins: Mapping[str, Requirement],
-    channels: Sequence[str],
-    indexes: Sequence[str],
-    find_links: Sequence[str] = (),
-    glibc: str,
-    input_digest: Digest,
-    names: Names = (),
-    downloads: Path | None = None,
 ) -> dict[str, str]:
-    """File names and texts.
+    """File names and texts of one question.
 
     Two sources, because conda-lock adds conda's ``pip`` to an environment.yml with a ``pip:`` list, and nothing is
     installed when the container starts. ``pins`` are the constraints: they become a *seed lockfile*, an older lock
     that conda-lock updates. Its solver takes a locked version wherever one fits and a package is needed anyway, so a
-    constraint binds the version and asks for nothing, on this platform or any other. With ``names`` conda-lock asks no
-    third address which distribution a conda package brings. ``downloads`` is where kbuild keeps packages: what it has
-    is not asked for once more.
+    constraint binds the version and asks for nothing, on this platform or any other.
     """
-    subdir = platform.conda_subdir
+    subdir = setting.platform.conda_subdir
     files = {
         ENVIRONMENT: _yaml(
             {
-                "channels": list(channels),
+                "channels": list(setting.channels),
                 "platforms": [subdir],
                 "category": "main",
-                "dependencies": [f"python =={python}", *conda],
+                "dependencies": [f"python =={setting.python}", *conda],
             }
         ),
-        LOCKFILE: _seed(subdir, pins, channels),
-        VIRTUAL_PACKAGES: _yaml({"subdirs": {subdir: {"packages": virtual_packages(platform, glibc)}}}),
+        LOCKFILE: _seed(subdir, pins, setting.channels),
+        VIRTUAL_PACKAGES: _yaml({"subdirs": {subdir: {"packages": virtual_packages(setting.platform, setting.glibc)}}}),
         NAMES: json.dumps(
-            {conda: {"conda_name": conda, "pypi_name": name} for conda, name in sorted(all_names(names).items())}
+            {
+                conda: {"conda_name": conda, "pypi_name": name}
+                for conda, name in sorted(all_names(setting.names).items())
+            }
         ),
-        METADATA: _yaml({INPUT_DIGEST_KEY: str(input_digest)}),
+        METADATA: _yaml({INPUT_DIGEST_KEY: str(setting.input_digest)}),
         PLACES: json.dumps(
             {
-                "indexes": list(indexes),
-                "find_links": list(find_links),
-                "python": python,
-                "platform": str(platform),
-                "glibc": glibc,
-                "downloads": None if downloads is None else str(downloads.absolute()),
+                "indexes": list(setting.indexes),
+                "find_links": list(setting.find_links),
+                "python": setting.python,
+                "platform": str(setting.platform),
+                "glibc": setting.glibc,
+                "downloads": None if setting.downloads is None else str(setting.downloads.absolute()),
             }
         ),
     }
     wanted = {**pip, **pins} if pip else {}
     files[PACKAGES] = json.dumps({name: _version_of(requirement) for name, requirement in sorted(wanted.items())})
     if pip:
-        files[PYPROJECT] = _pyproject(subdir, pip, indexes)
+        files[PYPROJECT] = _pyproject(subdir, pip, setting.indexes)
     return files
 
 

@@ -22,9 +22,16 @@ from kbuild.environment.lockfile import Lockfile, read_lockfile
 from kbuild.environment.locking.checked import check_channels, check_lock
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
 from kbuild.environment.locking.offered import not_offered
-from kbuild.environment.locking.stored import CapturedOtherwise, bring_packages, mend, stored_lock, write_back
+from kbuild.environment.locking.stored import (
+    CapturedOtherwise,
+    LockPlace,
+    bring_packages,
+    mend,
+    stored_lock,
+    write_back,
+)
 from kbuild.environment.resolver import Resolver
-from kbuild.environment.spec import EnvironmentSpec, Interpreter, make_spec
+from kbuild.environment.spec import EnvironmentSpec, Interpreter, ModelEnvironment, make_spec
 from kbuild.environment.target import Target
 from kbuild.errors import LockfileStale
 from kbuild.managers.conda_names import Names
@@ -104,6 +111,7 @@ def lock_bundle(
     environ = {**environ, **indexes.environment, **permitted(named)}
     spec = _read_spec(bundle, request, indexes)
     channel = cache / "channel"
+    place = LockPlace(bundle=bundle, store=store, channel=channel, run=run, environ=environ, progress=progress)
     with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
         builds = None
         if request.allow_sdist:
@@ -139,17 +147,7 @@ def lock_bundle(
                 remedy=mend(bundle),
             )
         try:
-            bring_packages(
-                lockfile,
-                channel,
-                bundle,
-                store,
-                Path(scratch),
-                run=run,
-                environ=environ,
-                progress=progress,
-                channels=spec.channels,
-            )
+            bring_packages(lockfile, place, Path(scratch), channels=spec.channels)
         except CapturedOtherwise as error:
             if origin == "given" or lockfile.is_named(request.digest):
                 raise
@@ -163,7 +161,7 @@ def lock_bundle(
             vouch_for(side_file(cache, lockfile, spec))
         if origin in ("resolved", "cached") and spec.indexes == wanted:
             side = side_file(cache, lockfile, spec)
-            write_back(lockfile, channel, side, bundle, store, Path(scratch), progress)
+            write_back(lockfile, side, place, Path(scratch))
     return Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
 
 
@@ -216,10 +214,9 @@ def _resolve(
 def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
     names = ("requirements.txt", "constraints.txt")
     files = {name: text for name in names if (text := read_model_text(bundle.root, name)) is not None}
+    environment = ModelEnvironment(conda_env=bundle.facts.conda_env, files=files, python=bundle.facts.python_version)
     return make_spec(
-        bundle.facts.conda_env,
-        files=files,
-        python=bundle.facts.python_version,
+        environment,
         platforms=request.platforms,
         indexes=indexes.urls,
         find_links=indexes.find_links,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kbuild.cache.room import room_for
@@ -32,6 +33,21 @@ class CapturedOtherwise(HashMismatch):
     """The captured interpreter that a lock names is gone, and capturing it again gives another package."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockPlace:
+    """Where a lock and its packages come from and go to: the model, its store, and this machine's local ``channel``.
+
+    ``environ`` is what programs are started with; it holds credentials.
+    """
+
+    bundle: ModelBundle
+    store: ModelStore
+    channel: Path
+    run: Runner
+    environ: Mapping[str, str] = field(repr=False)
+    progress: Progress
+
+
 def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
     """The one of the model's run; why there is none is told in a note."""
     run_id = bundle.facts.run_id
@@ -48,73 +64,54 @@ def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> L
         return None
 
 
-def write_back(
-    lockfile: Lockfile,
-    channel: Path,
-    side: Path,
-    bundle: ModelBundle,
-    store: ModelStore,
-    scratch: Path,
-    progress: Progress,
-) -> None:
+def write_back(lockfile: Lockfile, side: Path, place: LockPlace, scratch: Path) -> None:
     """Store the lock, its side file and the captured packages and built wheels it names with the model's run.
 
     A server that does not take it is told in a note: the lock is still in the cache, and the work goes on.
     """
-    run_id = bundle.facts.run_id
+    run_id = place.bundle.facts.run_id
     if run_id is None:
         return
     path = scratch / LOCKFILE_NAME
     write_lockfile(lockfile, path)
     try:
         for package in captured_packages(lockfile):
-            store.upload(run_id, [_captured_path(package, channel)], _stored_folder(_inside(package)))
-        store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
+            place.store.upload(run_id, [_captured_path(package, place.channel)], _stored_folder(_inside(package)))
+        place.store.upload(run_id, [path, side] if side.is_file() else [path], RUN_FOLDER)
     except KbuildError as error:
-        progress.tell(f"the lock could not be stored with the run: {error.message}")
+        place.progress.tell(f"the lock could not be stored with the run: {error.message}")
 
 
-def bring_packages(
-    lockfile: Lockfile,
-    channel: Path,
-    bundle: ModelBundle,
-    store: ModelStore,
-    scratch: Path,
-    *,
-    run: Runner,
-    environ: Mapping[str, str],
-    progress: Progress,
-    channels: Sequence[str] = (),
-) -> None:
-    """Fetch what the local channel does not have from the run, or from those ``channels`` that are folders here.
+def bring_packages(lockfile: Lockfile, place: LockPlace, scratch: Path, *, channels: Sequence[str] = ()) -> None:
+    """Fetch what the place's channel does not have from the run, or from those ``channels`` that are folders here.
 
     Else the interpreter is captured again: its package's bytes depend on the interpreter alone. Raises HashMismatch for
     what none of them gives, CapturedOtherwise where the interpreter is captured as other bytes.
     """
     folders = channel_folders(channels)
     for package in captured_packages(lockfile):
-        target = _captured_path(package, channel)
+        target = _captured_path(package, place.channel)
         if target.is_file() and digest_file(target).hex == package.sha256:
             continue
         name = f"{_stored_folder(_inside(package))}/{package.filename}"
-        run_id = bundle.facts.run_id
-        found = None if run_id is None else store.download(run_id, name, scratch / "captured")
+        run_id = place.bundle.facts.run_id
+        found = None if run_id is None else place.store.download(run_id, name, scratch / "captured")
         if found is None and package.manager == "conda":
             found = _copied(folders, _inside(package), package, scratch)
         if found is None and package.manager == "conda":
-            found = _captured_again(package, scratch, run, environ, progress)
+            found = _captured_again(package, scratch, place)
             if found is not None and digest_file(found).hex != package.sha256:
                 raise CapturedOtherwise(
                     f"the captured {package.filename} that the lock names is neither here nor with the run, and Python "
                     f"{package.version} is captured as other bytes now: kbuild's capture has changed since, or it is "
                     "another build of that version",
-                    hint=f"{mend(bundle)} --force makes a new lock with this machine's interpreter",
+                    hint=f"{mend(place.bundle)} --force makes a new lock with this machine's interpreter",
                 )
         if found is None or digest_file(found).hex != package.sha256:
             built = package.manager == "pip"
             again = "builds it again (--allow-sdist)" if built else "makes a new lock with this machine's interpreter"
             what = f"the {'built' if built else 'captured'} {package.filename} that the lock names"
-            raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{mend(bundle)} --force {again}")
+            raise HashMismatch(f"{what} is neither here nor with the run", hint=f"{mend(place.bundle)} --force {again}")
         with room_for(target, found.stat().st_size):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(found, target)
@@ -129,9 +126,7 @@ def _copied(folders: Sequence[Path], inside: PurePosixPath, package: LockedPacka
     return None
 
 
-def _captured_again(
-    package: LockedPackage, scratch: Path, run: Runner, environ: Mapping[str, str], progress: Progress
-) -> Path | None:
+def _captured_again(package: LockedPackage, scratch: Path, place: LockPlace) -> Path | None:
     """The package of an interpreter of this machine, None where it has none of that version and platform."""
     if package.platform.conda_subdir != host_platform().conda_subdir:
         return None
@@ -139,10 +134,10 @@ def _captured_again(
     from kbuild.environment.captured.interpreters import find_interpreter
 
     try:
-        layout = find_interpreter(package.version, run=run, environ=environ)
-        return capture_interpreter(scratch / "again", run=run, progress=progress, layout=layout).package
+        layout = find_interpreter(package.version, run=place.run, environ=place.environ)
+        return capture_interpreter(scratch / "again", run=place.run, progress=place.progress, layout=layout).package
     except (InterpreterCaptureFailed, ProgramNotFound) as error:
-        progress.note(f"{package.filename} cannot be made again: {error.message}")
+        place.progress.note(f"{package.filename} cannot be made again: {error.message}")
         return None
 
 

@@ -67,7 +67,7 @@ def parse_base(text: str) -> BaseChoice:
     try:
         return BaseChoice(kind="registry", text=text, reference=ImageReference.parse(text))
     except InvalidReference as error:
-        raise BaseImageError(f"{text!r} is no base image: {error.message}", hint=hint) from error
+        raise BaseImageError(f"{text!r} is not a base image: {error.message}", hint=hint) from error
 
 
 def default_base(os_release: Mapping[str, str] | None = None) -> BaseChoice:

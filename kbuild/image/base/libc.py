@@ -72,7 +72,7 @@ def _judge(files: _Files, platform: Platform) -> BaseFacts:
     for path in (loader, libc):
         machine = _machine(files.content(path))
         if machine is None:
-            fault = fault or f"its /{path} is no ELF file"
+            fault = fault or f"its /{path} is not an ELF file"
         elif machine != abi.machine:
             fault = fault or f"its /{path} is for {_plain(machine)}, and the image is for {platform}"
     missing = [name for name in _PARTS if files.find_in(folders, name) is None]

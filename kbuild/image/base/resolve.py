@@ -70,7 +70,7 @@ def resolve_layout(path: Path, platform: Platform) -> ResolvedBase:
         image = layouts.find_manifest(path, platform=platform)
         found = layouts.read_platform(path, layouts.read_manifest(path, image.digest))
     except InvalidImage as error:
-        raise BaseImageError(f"{path} is no base image: {error.message}", hint=error.hint) from error
+        raise BaseImageError(f"{path} is not a base image: {error.message}", hint=error.hint) from error
     if found != str(platform):
         raise BaseImageError(f"{path} is for {found}, not for {platform}")
     return ResolvedBase(kind="layout", name=f"oci:{path.name}", digest=image.digest, path=path.absolute())

@@ -65,7 +65,9 @@ def read_config(layout: Path, digest: Digest) -> tuple[Platform, dict[str, Any]]
         ) from error
     labels, env = inner.get("Labels"), inner.get("Env")
     if not isinstance(labels or {}, dict) or not isinstance(env or [], list):
-        raise InvalidImage(f"the config of image {digest} is none: its Labels are no object, or its Env no list")
+        raise InvalidImage(
+            f"the config of image {digest} cannot be used: its Labels are not an object, or its Env is not a list"
+        )
     return platform, inner
 
 

@@ -140,7 +140,7 @@ class _Changes:
                 # Whatever the source's mode or --chmod: the folders up to the target are made with 0755.
                 self._set(Entry(name=name, kind=tarball.DIRECTORY, mode=0o755, uid=owner.uid, gid=owner.gid))
             elif there.kind != tarball.DIRECTORY:
-                raise CopyConflict(f"/{os.fsdecode(name)} is no folder")
+                raise CopyConflict(f"/{os.fsdecode(name)} is not a folder")
 
     def add(self, name: bytes, path: bytes, status: os.stat_result, owner: Ownership) -> None:
         entry = _entry(name, path, status, owner)

@@ -32,7 +32,7 @@ def healthcheck(instruction: Instruction) -> dict[str, Any]:
     if "retries" in flags:
         retries = flags.pop("retries")
         if not retries.isdecimal():
-            instruction.fail(f"--retries={retries} is no number")
+            instruction.fail(f"--retries={retries} is not a number")
         check["Retries"] = int(retries)
     if flags:
         instruction.unsupported(f"--{next(iter(flags))} is not known to the native engine")
@@ -64,5 +64,5 @@ def _nanoseconds(instruction: Instruction, text: str) -> int:
     """Go's durations, such as ``1m30s`` (``time.ParseDuration``)."""
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        instruction.fail(f"{text!r} is no duration such as 30s or 1m30s")
+        instruction.fail(f"{text!r} is not a duration such as 30s or 1m30s")
     return sum(round(float(number) * _UNITS[unit]) for number, unit in parts)

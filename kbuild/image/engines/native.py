@@ -261,7 +261,7 @@ class _Build:
         for word in split_words(instruction.value):
             port, _, protocol = expand(word, self._env, instruction).partition("/")
             if not port.isdecimal() or not 0 < int(port) < 65536:
-                instruction.unsupported(f"{word!r} is no single port")
+                instruction.unsupported(f"{word!r} is not a single port")
             ports[f"{int(port)}/{protocol.lower() or 'tcp'}"] = {}
         self._config["ExposedPorts"] = ports
 

@@ -104,7 +104,9 @@ class Manifest:
         """Before the config is fetched: raises InvalidImage where it says to be larger than any config is."""
         if self.config.size > _MAX_CONFIG:
             size, most = self.config.size, _MAX_CONFIG >> 20
-            raise InvalidImage(f"{where} is no image: its config is said to have {size} bytes, more than {most} MiB")
+            raise InvalidImage(
+                f"{where} is not an image: its config is said to have {size} bytes, more than {most} MiB"
+            )
 
 
 def index_from_json(value: Any, where: str = "index") -> tuple[Descriptor, ...]:

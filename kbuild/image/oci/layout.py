@@ -112,7 +112,7 @@ def check_blobs(layout: Path, image: Descriptor, manifest: Manifest) -> None:
         except OSError as error:
             raise InvalidImage(f"blob {blob.digest} of {layout} cannot be read: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidImage(f"blob {blob.digest} of {layout} is no regular file")
+            raise InvalidImage(f"blob {blob.digest} of {layout} is not a regular file")
         if status.st_size != blob.size:
             raise InvalidImage(f"blob {blob.digest} of {layout} has {status.st_size} bytes, not {blob.size}")
 
@@ -146,19 +146,19 @@ def _check_settings(settings: Any, where: str) -> None:
     if settings is None:
         return
     if not isinstance(settings, dict):
-        raise InvalidImage(f"{where} is none: its config is no object")
+        raise InvalidImage(f"{where} cannot be used: its config is not an object")
     for key in ("Env", "Entrypoint", "Cmd"):
         value = settings.get(key)
         if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-            raise InvalidImage(f"{where} is none: its {key} is no list of texts")
+            raise InvalidImage(f"{where} cannot be used: its {key} is not a list of texts")
     labels = settings.get("Labels")
     if labels is not None and not (
         isinstance(labels, dict) and all(isinstance(each, str) for pair in labels.items() for each in pair)
     ):
-        raise InvalidImage(f"{where} is none: its Labels are no object of texts")
+        raise InvalidImage(f"{where} cannot be used: its Labels are not an object of texts")
     for key in ("User", "WorkingDir"):
         if not isinstance(settings.get(key) or "", str):
-            raise InvalidImage(f"{where} is none: its {key} is no text")
+            raise InvalidImage(f"{where} cannot be used: its {key} is not text")
 
 
 def write_json_blob(layout: Path, value: Any, media_type: str) -> Descriptor:

@@ -30,7 +30,7 @@ def validate_layout(layout: Path, *, depth: Depth = "layers") -> None:
     """
     failures = list(dict.fromkeys(_layout_failures(layout, depth)))
     if failures:
-        raise InvalidImage(f"{layout} is no valid image layout: {'; '.join(failures)}")
+        raise InvalidImage(f"{layout} is not a valid image layout: {'; '.join(failures)}")
 
 
 def _layout_failures(layout: Path, depth: Depth) -> Iterator[str]:

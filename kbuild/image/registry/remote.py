@@ -115,7 +115,7 @@ def _checked(reference: ImageReference, expected: Digest | None, media_type: str
     if expected is not None and digest != expected:
         raise HashMismatch(f"{reference.registry} sent another manifest for {reference.name}@{expected}")
     if media_type not in media.MANIFESTS | media.INDEXES:
-        raise InvalidImage(f"{reference.with_digest(digest)} is no image: its media type is {media_type}")
+        raise InvalidImage(f"{reference.with_digest(digest)} is not an image: its media type is {media_type}")
     return Descriptor(media_type=media_type, digest=digest, size=len(data))
 
 

@@ -42,7 +42,7 @@ def pull_image(
         media_type, data = client.read_manifest(str(entry.digest))
         _check(reference, entry.digest, data)
     if media_type not in media.MANIFESTS:
-        raise InvalidImage(f"{reference} is no image: its media type is {media_type}")
+        raise InvalidImage(f"{reference} is not an image: its media type is {media_type}")
     digest = digest_bytes(data)
     target = cache / digest.hex
     manifest = Manifest.from_json(parse_json(data, str(reference)), str(reference))

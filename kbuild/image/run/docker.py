@@ -267,7 +267,8 @@ def _asked(failure: str) -> Iterator[None]:
         raise
     except Exception as error:  # the SDK raises whatever it meets first in an answer of another form
         raise EngineUnavailable(
-            f"Docker {failure}: what answers is no Docker daemon: {type(error).__name__}: {_words(error)}", hint=_HINT
+            f"Docker {failure}: what answers is not a Docker daemon: {type(error).__name__}: {_words(error)}",
+            hint=_HINT,
         ) from error
 
 

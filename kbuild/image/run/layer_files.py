@@ -83,7 +83,7 @@ class LayerFiles:
         try:
             link_file(f"{self.resolve(parent)}/{name}", target)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:  # PermissionError: it is a directory
-            raise InvalidImage(f"a layer links /{member} to /{source}, which is no file") from error
+            raise InvalidImage(f"a layer links /{member} to /{source}, which is not a file") from error
 
     def empty(self, folder: str, spared: Collection[str]) -> None:
         """Remove what lower layers left below a directory; ``spared`` are the layer's own paths and their parents."""

@@ -19,7 +19,7 @@ from kbuild.image.run.runtimes import RUNTIMES, choose_runtime
 from kbuild.image.run.sandbox import make_order, start_sandbox
 from kbuild.image.run.unpack import unpacked_image
 from kbuild.platform import host_platform
-from kbuild.process import Runner, Starter
+from kbuild.process import Runner, start
 from kbuild.progress import Progress
 
 RUNTIME_VARIABLE = "KBUILD_RUNTIME"
@@ -32,12 +32,11 @@ def start_image(
     image: BuiltImage,
     *,
     port: int | None,
-    environment: Mapping[str, str],
     cache: Path,
     log: Path,
     run: Runner,
-    start: Starter,
     progress: Progress,
+    environment: Mapping[str, str] | None = None,
     processors: float | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> RunningImage:
@@ -48,7 +47,7 @@ def start_image(
     ContainerFailed when it does not start.
     """
     # An image cannot hold its own digest: who starts it says it, for /metadata.
-    environment = {"KBUILD_IMAGE_DIGEST": str(image.digest), **environment}
+    environment = {"KBUILD_IMAGE_DIGEST": str(image.digest), **(environment or {})}
     wanted = environ.get(RUNTIME_VARIABLE) or "auto"
     if wanted not in ("auto", "docker", *RUNTIMES):
         known = ", ".join(("auto", "docker", *RUNTIMES))

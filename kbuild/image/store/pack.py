@@ -140,7 +140,8 @@ def refuse_other(destination: Path) -> None:
     if destination.is_dir() and not any(destination.iterdir()):
         return
     raise OutputError(
-        f"{destination} is there already and is no image layout", hint="remove it, or name another place with --output"
+        f"{destination} is there already and is not an image layout",
+        hint="remove it, or name another place with --output",
     )
 
 

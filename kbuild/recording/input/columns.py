@@ -153,7 +153,7 @@ def _check_cell(label: Any, value: Any) -> None:
     if type(value) is dict:
         for key, each in value.items():
             if type(key) is not str:
-                raise _refuse(label, f"of dicts with the key {key!r}, which is no text")
+                raise _refuse(label, f"of dicts with the key {key!r}, which is not text")
             _check_cell(label, each)
     elif type(value) is list:
         for each in value:

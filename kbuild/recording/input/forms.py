@@ -148,7 +148,7 @@ def _describe_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     optional, types = [], {}
     for key in keys:
         if type(key) is not str or not key:
-            raise _refuse(f"a dict with the key {key!r}, which is no text")
+            raise _refuse(f"a dict with the key {key!r}, which is not text")
         values = [row[key] for row in rows if key in row]
         for value in values:
             _check_json(key, value)
@@ -184,7 +184,7 @@ def _describe_mapping(data: Mapping[Any, Any]) -> dict[str, Any] | None:
         parts = {}
         for name, each in data.items():
             if type(name) is not str or not name:
-                raise _refuse(f"a dict with the key {name!r}, which is no text")
+                raise _refuse(f"a dict with the key {name!r}, which is not text")
             part = _describe(each)
             if isinstance(each, np.ndarray):
                 part = {"kind": "array", "dtype": str(each.dtype)}

@@ -37,7 +37,7 @@ def find_typed_parameters(inference: Pipeline, catalog: Any) -> dict[str, Any]:
             made[name] = instantiate_model(key, dict(value), kind)
         except Exception as error:  # the type's own code may raise anything
             raise RecordingError(
-                f"the parameter {key!r} is no {kind.__name__}, as an inference node wants it: {error}",
+                f"the parameter {key!r} is not of type {kind.__name__}, as an inference node wants it: {error}",
                 hint=f"mend {key} in conf/base/parameters.yml, or the annotation of the node",
             ) from error
     return made

@@ -53,7 +53,7 @@ def _check_kpm(binding: Binding) -> Iterator[KbuildError]:
     known = binding.inference.datasets()
     for name in sorted(set(mode) - known, key=str) if isinstance(mode, Mapping) else ():
         yield PipelineMLError(
-            f"copy_mode names {name!r}, which is no dataset of the inference pipeline",
+            f"copy_mode names {name!r}, which is not a dataset of the inference pipeline",
             hint=did_you_mean(str(name), known, f"its datasets: {', '.join(sorted(known))}"),
         )
 
@@ -65,7 +65,7 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
         value = kwargs.get(key)
         if value is not None and (not isinstance(value, str) or not value.strip() or set(value) & set(barred)):
             yield RecordingError(
-                f"{key} {value!r} is no name for a model", hint=f"write a text without any of {' '.join(barred)}"
+                f"{key} {value!r} is not a name for a model", hint=f"write a text without any of {' '.join(barred)}"
             )
     paths = kwargs.get("code_paths")
     if isinstance(paths, str | Path):
@@ -91,11 +91,11 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
         value = kwargs.get(key)
         if isinstance(value, str | Path) and not os.path.isfile(value):  # noqa: PTH113  a text may be too long for a name
             yield RecordingError(
-                f"{key} names {str(value)!r}, which is no file", hint=f"paths are seen from {Path.cwd()}"
+                f"{key} names {str(value)!r}, which is not a file", hint=f"paths are seen from {Path.cwd()}"
             )
     step = kwargs.get("step")
     if step is not None and (not isinstance(step, int) or isinstance(step, bool)):
-        yield RecordingError(f"step {step!r} is no whole number", hint="write a number, or leave it out")
+        yield RecordingError(f"step {step!r} is not a whole number", hint="write a number, or leave it out")
     try:
         yaml.safe_dump(kwargs.get("metadata"))
     except yaml.YAMLError as error:
@@ -103,7 +103,7 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
         yield RecordingError(f"metadata cannot be written into MLmodel: {told}", hint="write texts, numbers and lists")
     waiting = kwargs.get("await_registration_for")
     if waiting is not None and (not isinstance(waiting, int | float) or waiting < 0):
-        yield RecordingError(f"await_registration_for {waiting!r} is no time", hint="write seconds, 0 not to wait")
+        yield RecordingError(f"await_registration_for {waiting!r} is not a time", hint="write seconds, 0 not to wait")
 
 
 def _check_example_parameters(binding: Binding) -> Iterator[KbuildError]:
@@ -133,7 +133,7 @@ def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             about="catalog",
             error=RecordingError(
-                f"the dataset {name!r} has the flavor {flavor!r}, which is no module here",
+                f"the dataset {name!r} has the flavor {flavor!r}, which is not a module here",
                 hint=did_you_mean(flavor, known, "flavors are modules such as mlflow.sklearn or mlflow.pyfunc"),
             ),
         )

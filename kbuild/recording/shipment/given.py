@@ -100,7 +100,7 @@ def _read_file(path: Path) -> Any:
     try:
         return parse_yaml(text)
     except BrokenText as error:
-        raise RecordingError(f"conda_env is no YAML: {error}") from error
+        raise RecordingError(f"conda_env is not YAML: {error}") from error
 
 
 def _is_dependency(each: Any) -> bool:

@@ -107,7 +107,7 @@ class Limits:
         except parquet.Expanded:
             return self._too_much()
         except parquet.Unreadable:
-            return error_reply(400, "BAD_REQUEST", "Invalid input. The body is no Parquet file that can be read.")
+            return error_reply(400, "BAD_REQUEST", "Invalid input. The body is not a Parquet file that can be read.")
         except ImportError:
             return None  # MLflow cannot read it either
 

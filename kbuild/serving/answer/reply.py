@@ -36,7 +36,7 @@ TOO_LONG = error_reply(400, "BAD_REQUEST", "Invalid input. The JSON has a number
 TWO_LENGTHS = error_reply(
     400, "BAD_REQUEST", "Content-Length and Transfer-Encoding do not go together.", ("connection", "close")
 )
-NOT_GZIP = error_reply(400, "BAD_REQUEST", "Invalid input. The body is no whole gzip stream.")
+NOT_GZIP = error_reply(400, "BAD_REQUEST", "Invalid input. The body is not a whole gzip stream.")
 UNKNOWN_ENCODING = error_reply(
     415, "BAD_REQUEST", "This server reads bodies as they are, or Content-Encoding: gzip.", ("accept-encoding", "gzip")
 )

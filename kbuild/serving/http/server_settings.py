@@ -179,7 +179,7 @@ def _file(environment: Mapping[str, str], name: str) -> Path | None:
     if not text:
         return None
     if not os.access(text, os.R_OK) or not Path(text).is_file():
-        raise ConfigurationError(f"{name} names {text}, which is no file that can be read")
+        raise ConfigurationError(f"{name} names {text}, which is not a file that can be read")
     return Path(text)
 
 

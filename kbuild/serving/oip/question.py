@@ -17,7 +17,7 @@ _CLIENTS_OWN = {"content_type", "headers", "binary_data_output", "priority", "ti
 _CLIENTS_OWN |= {"sequence_id", "sequence_start", "sequence_end"}
 _PATHS = {"inputs": list, "parameters": dict, "outputs": list, "id": str}
 _INPUT = {"name": str, "shape": list, "datatype": str}
-_WORDS = {list: "list", dict: "object", str: "text"}
+_WORDS = {list: "a list", dict: "an object", str: "text"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,30 +126,30 @@ def _parse(text: bytes | memoryview) -> dict[str, Any]:
     try:
         request = json.loads(bytes(text))
     except ValueError as error:
-        raise Refused(f"The request is no JSON: {error}", 422) from error
+        raise Refused(f"The request is not JSON: {error}", 422) from error
     if not isinstance(request, dict) or not request.get("inputs"):
-        raise Refused("The request is no object with inputs", 422)
+        raise Refused("The request is not an object with inputs", 422)
     for name, kind in _PATHS.items():
         if request.get(name) is not None and not isinstance(request[name], kind):
-            raise Refused(f"{name} is no {_WORDS[kind]}", 422)
+            raise Refused(f"{name} is not {_WORDS[kind]}", 422)
     for number, given in enumerate(request["inputs"]):
         _check_input(f"inputs[{number}]", given)
     for number, given in enumerate(request.get("outputs") or ()):
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
-            raise Refused(f"outputs[{number}] is no object with a name", 422)
+            raise Refused(f"outputs[{number}] is not an object with a name", 422)
     return request
 
 
 def _check_input(place: str, given: Any) -> None:
     if not isinstance(given, dict):
-        raise Refused(f"{place} is no object", 422)
+        raise Refused(f"{place} is not an object", 422)
     for name, kind in _INPUT.items():
         if not isinstance(given.get(name), kind):
-            raise Refused(f"{place}.{name} is no {_WORDS[kind]}", 422)
+            raise Refused(f"{place}.{name} is not {_WORDS[kind]}", 422)
     if any(type(size) is not int or size < 0 for size in given["shape"]):
-        raise Refused(f"{place}.shape has what is no size", 422)
+        raise Refused(f"{place}.shape has a value that is not a size", 422)
     if not isinstance(given.get("parameters") or {}, dict):
-        raise Refused(f"{place}.parameters is no object", 422)
+        raise Refused(f"{place}.parameters is not an object", 422)
     binary = "binary_data_size" in (given.get("parameters") or {})
     if binary == ("data" in given) or not isinstance(given.get("data", []), list | str):
         raise Refused(f"{place} has not its data in a list, nor binary_data_size in place of it", 422)

@@ -81,7 +81,7 @@ def read_tensor(given: Mapping[str, Any], raw: memoryview | None, kind: str | No
         return _whole(name, datatype, flat), shape
     if datatype == "BOOL":
         if not {*map(type, flat)} <= {bool, int} or not {*flat} <= {0, 1}:
-            raise Refused(f"Input {name!r} has values that are no BOOL")
+            raise Refused(f"Input {name!r} has values that are not BOOL")
         return [bool(value) for value in flat], shape
     if datatype == "BYTES":
         return _texts(name, flat, kind), shape
@@ -149,7 +149,7 @@ def _unpack(name: str, datatype: str, raw: memoryview) -> list[Any]:
         return values
     kind = np.dtype(_FLOATS.get(datatype) or _WHOLE.get(datatype) or ("bool" if datatype == "BOOL" else "V1"))
     if kind.kind == "V" or len(raw) % kind.itemsize:
-        raise Refused(f"Input {name!r} has {len(raw)} bytes, which are no {datatype}")
+        raise Refused(f"Input {name!r} has {len(raw)} bytes, which are not {datatype}")
     # Any byte but 0 is true, and numpy's own reading of others is undefined.
     found = np.frombuffer(raw, np.uint8 if kind.kind == "b" else kind.newbyteorder("<"))
     values = (found != 0).tolist() if kind.kind == "b" else found.tolist()
@@ -159,7 +159,7 @@ def _unpack(name: str, datatype: str, raw: memoryview) -> list[Any]:
 def _floats(name: str, datatype: str, flat: list[Any]) -> list[Any]:
     kinds = {*map(type, flat)}
     if not kinds <= {float, int, type(None)}:
-        raise Refused(f"Input {name!r} has values that are no {datatype}")
+        raise Refused(f"Input {name!r} has values that are not {datatype}")
     if datatype == "FP64" and kinds == {float}:
         return flat
     try:
@@ -171,7 +171,7 @@ def _floats(name: str, datatype: str, flat: list[Any]) -> list[Any]:
 
 def _whole(name: str, datatype: str, flat: list[Any]) -> list[Any]:
     if not {*map(type, flat)} <= {int}:
-        raise Refused(f"Input {name!r} has values that are no {datatype}")
+        raise Refused(f"Input {name!r} has values that are not {datatype}")
     bounds = np.iinfo(_WHOLE[datatype])
     if flat and not bounds.min <= min(flat) <= max(flat) <= bounds.max:
         raise Refused(f"Input {name!r} has values outside {datatype}")
@@ -180,14 +180,14 @@ def _whole(name: str, datatype: str, flat: list[Any]) -> list[Any]:
 
 def _texts(name: str, flat: list[Any], kind: str | None) -> list[Any]:
     if not {*map(type, flat)} <= {str, bytes, type(None)}:
-        raise Refused(f"Input {name!r} has values that are no BYTES")
+        raise Refused(f"Input {name!r} has values that are not BYTES")
     try:
         if kind == "base64":
             return [None if value is None else _as_base64(value) for value in flat]
         texts = [value.decode() if isinstance(value, bytes) else value for value in flat]
         return [None if text is None else json.loads(text) for text in texts] if kind == "pd_json" else texts
     except ValueError as error:
-        raise Refused(f"Input {name!r} has values that are no {kind or 'text'}: {error}") from error
+        raise Refused(f"Input {name!r} has values that are not {kind or 'text'}: {error}") from error
 
 
 def _as_base64(value: str | bytes) -> str:

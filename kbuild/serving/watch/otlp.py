@@ -43,7 +43,7 @@ class OtlpExporter(SpanExporter):
         self._url = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip() or f"{base}/v1/traces"
         parts = urlsplit(self._url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT is no http or https url")
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT is not an http or https url")
         self._headers = {"Content-Type": "application/x-protobuf", **_parse_headers(_read(environment, "HEADERS"))}
         self._timeout = float(_read(environment, "TIMEOUT") or 10)
         self._gzip = _read(environment, "COMPRESSION") == "gzip"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.audit.image_facts import ImageFacts, facts_folders, make_image_facts, wants_bytes
+from kbuild.audit.image_facts import Description, ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.audit.secrets import may_hold_secrets
 from kbuild.audit.sizes.measure import FileSize, LayerFiles, measure
 from kbuild.image.base.debian.suites import find_suite
@@ -51,19 +51,17 @@ def read_image(
     )
     whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
     whole.pop("rootfs", None)
-    facts = make_image_facts(
-        contents.files,
+    described = Description(
         digest=str(contents.digest),
         subdir=contents.platform.conda_subdir,
         labels=contents.labels,
-        prefix=prefix,
-        model_path=model_path(config),
-        release=_release(contents.labels.get(_BASE, "")),
         config=whole,
         annotations=dict(layouts.read_manifest(image.layout, image.digest).annotations),
         layers=contents.layers,
         sizes=measure(_layer_files(image, contents), places),
     )
+    release = _release(contents.labels.get(_BASE, ""))
+    facts = make_image_facts(contents.files, described, prefix=prefix, model_path=model_path(config), release=release)
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
     return ReadImage(facts=facts, read=known.read), model_into if has_model else None
 

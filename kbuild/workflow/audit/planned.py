@@ -141,7 +141,7 @@ def _claimed_base(name: str, digest: str, labels: Mapping[str, str]) -> Resolved
     try:
         parsed = Digest.parse(digest)
     except ValueError as error:
-        raise _NotAtHand(f"its label io.kbuild.base.digest is no digest: {digest!r}") from error
+        raise _NotAtHand(f"its label io.kbuild.base.digest is not a digest: {digest!r}") from error
     unsigned = labels.get("io.kbuild.base.unsigned") == "true"
     if "org.opencontainers.image.base.digest" not in labels:
         return ResolvedBase(kind="debs", name=name, digest=parsed, unsigned=unsigned)

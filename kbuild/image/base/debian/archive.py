@@ -212,7 +212,7 @@ def _is_valid(fields: Mapping[str, str], archive: Archive, progress: Progress, a
     try:
         until = parsedate_to_datetime(stated)
     except ValueError as error:
-        raise BaseImageError(f"the Release file of {where} is valid until {stated!r}, which is no date") from error
+        raise BaseImageError(f"the Release file of {where} is valid until {stated!r}, which is not a date") from error
     until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
     if datetime.now(UTC) <= until:
         return True

@@ -75,7 +75,7 @@ def read_deb(data: bytes, name: str) -> tuple[bytes, dict[str, tuple[Content, bo
         with tarfile.open(fileobj=io.BytesIO(_tar(members, "data"))) as archive:
             return description, _files(archive, name)
     except (ValueError, KeyError, EOFError, OSError, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError) as error:
-        raise BaseImageError(f"{name} is no Debian package: {error}") from error
+        raise BaseImageError(f"{name} is not a Debian package: {error}") from error
 
 
 def lay_out(packages: Mapping[str, bytes], root: Path) -> None:

@@ -186,7 +186,7 @@ def _package(value: object, where: str) -> BasePackage:
     table = _table(value, where)
     sha256 = _text(table, f"{where}.sha256")
     if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise BaseImageError(f"{where}.sha256: {sha256!r} is no sha256")
+        raise BaseImageError(f"{where}.sha256: {sha256!r} is not a SHA-256")
     return BasePackage(
         name=_text(table, f"{where}.name"),
         version=_text(table, f"{where}.version"),

@@ -118,7 +118,7 @@ def _from_mirror(suite: Suite, mirror: str) -> tuple[Archive, ...]:
     uris = [uri.rstrip("/") for uri in mirror.split()]
     if not 1 <= len(uris) <= 2 or not all(uri.startswith(_SCHEMES) for uri in uris):
         raise BaseImageError(
-            f"{mirror!r} is no {suite.distribution} mirror",
+            f"{mirror!r} is not a mirror of {suite.distribution}",
             hint="give one http, https or file uri, and after a space that of the security archive if there is one",
         )
     pockets = [(uris[0], suite.name, True), (uris[0], f"{suite.name}-updates", False)]
