@@ -104,9 +104,9 @@ def lock_bundle(
     resolving raise.
     """
     indexes = package_indexes(run=run, environ=environ)
-    for place in indexes.find_links:
-        if is_local(place) and not local_path(place).exists():
-            progress.tell(f"pip's find-links names {local_path(place)}, which is not there")
+    for link in indexes.find_links:
+        if is_local(link) and not local_path(link).exists():
+            progress.tell(f"pip's find-links names {local_path(link)}, which is not there")
     named = [hide_credentials(channel, "CHANNEL")[0] for channel in request.channels]
     environ = {**environ, **indexes.environment, **permitted(named)}
     spec = _read_spec(bundle, request, indexes)
