@@ -15,9 +15,9 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 
-from kbuild.api import watching
+from kbuild.api.fleet import watching
+from kbuild.api.fleet.watching import WatchOptions, open_watch
 from kbuild.api.request import ImageOptions
-from kbuild.api.watching import WatchOptions, open_watch
 from kbuild.cli.app import cli
 from kbuild.errors import ConfigurationError, DeliveryFailed, SomeFailed
 from kbuild.model.find import RegisteredVersion
