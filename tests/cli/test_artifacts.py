@@ -59,8 +59,7 @@ def test_the_files_are_printed_and_what_serves_them_is_said(
     ((subject, output, options),) = asked
     assert (subject, output) == ("models:/churn/3", Path("out"))
     assert (options.to, options.name, options.namespace, options.pull_secret) == (to, "churn", "shop", "keys")
-    size = options.size
-    assert (size.cpu, size.memory, size.least, size.most) == ("2", "1Gi", 2, 5)
+    assert (options.cpu, options.memory, options.replicas) == ("2", "1Gi", (2, 5))
     done = call("deploy", "x", "--to", to, "-o", "out", "--replicas", "5..2")
     assert isinstance(done.exception, ConfigurationError) and len(asked) == 1
 
