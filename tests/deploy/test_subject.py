@@ -14,6 +14,7 @@ import yaml
 
 from kbuild.api import deploying
 from kbuild.api.deploying import DeployOptions, deploy
+from kbuild.digest import Digest
 from kbuild.errors import ImageNotFound
 
 DIGEST = "sha256:" + "a" * 64
@@ -29,12 +30,12 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         @contextmanager
         def existing(text: str, tools: Any) -> Iterator[Any]:
             asked.append(text)
-            yield (SimpleNamespace(layout=tmp_path, digest=DIGEST), None) if there else None
+            yield (SimpleNamespace(layout=tmp_path, digest=Digest.parse(DIGEST)), None) if there else None
 
         monkeypatch.setattr(deploying, "existing_image", existing)
         monkeypatch.setattr(deploying, "read_config", lambda layout, digest: (None, config))
         tools = SimpleNamespace(cache=tmp_path / "cache", cache_limit=10**9)
-        session: Any = SimpleNamespace(tools=tools, config=None, voice=None)
+        session: Any = SimpleNamespace(tools=tools, config=None, voice=SimpleNamespace(say=lambda text: None))
         deploy(subject, tmp_path / "out", DeployOptions(to="knative"), session=session)
         service: dict[str, Any] = yaml.safe_load((tmp_path / "out/service.yaml").read_text())
         return service
