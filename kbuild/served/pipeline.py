@@ -19,6 +19,7 @@ from kbuild.errors import InvalidModel, PipelineMLError, PredictionError
 from kbuild.served.calls import CopyMode, Plan, Step, is_parameter
 from kbuild.served.forms import Form, restore
 from kbuild.served.inputs import InputSource, load_input
+from kbuild.served.parameters import set_everywhere
 
 if TYPE_CHECKING:
     from kbuild.served.runner import KedroRun
@@ -101,15 +102,7 @@ class ServedPipeline:
             if key == "runner":
                 check_runner(value, PredictionError)
                 continue
-            name = key.removeprefix("params:")
-            found = False
-            if f"params:{name}" in values:
-                values[f"params:{name}"] = value
-                found = True
-            if name in values.get("parameters", {}):
-                values["parameters"][name] = value
-                found = True
-            if not found:
+            if not set_everywhere(values, key.removeprefix("params:"), value):
                 known = ", ".join(self.parameter_names) or "none"
                 raise PredictionError(f"the model has no parameter {key!r}; it has: {known}")
         return values

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,17 @@ def _safe(name: str) -> str:
 
 
 def rename_doubles(found: Mapping[str, Path], target: Path) -> dict[str, Path]:
-    """MLflow keeps an artifact under its last name only, so equal last names are told apart by a copy."""
+    """MLflow keeps an artifact under its last name only, so equal last names are told apart by a copy.
+
+    Names that a url writes otherwise are copied too: MLflow loses files named ``a%25b`` or ``a#b``.
+    """
     seen: set[str] = set()
     renamed = {}
     for name, path in found.items():
-        if path.name in seen:
-            names = (f"{number}-{_safe(name)}{path.suffix}" for number in count(len(seen)))
+        plain = _safe(path.name)
+        if path.name in seen or path.name != plain:
+            first = [plain] if path.name != plain else []
+            names = chain(first, (f"{number}-{_safe(name)}{path.suffix}" for number in count(len(seen))))
             copied = target / next(each for each in names if each not in seen and not (target / each).exists())
             if path.is_dir():
                 shutil.copytree(path, copied)

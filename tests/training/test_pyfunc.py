@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import pickletools
 import sys
@@ -123,6 +124,42 @@ def test_a_parameter_is_set_in_all_parameters_too() -> None:
     model = make_changing()
     assert model.predict(None, 1, {"k": 3})["all"]["k"] == 3
     assert model.predict(None, 1)["all"]["k"] == 2
+
+
+@dataclasses.dataclass
+class Options:
+    k: int
+    deep: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    k: int
+
+
+def show_parameters(whole: Any, part: Any, every: Any, x: Any) -> str:
+    return f"{whole['k'] if isinstance(whole, dict) else whole.k} {part} {every['m']['k']}"
+
+
+def test_a_nested_parameter_is_the_same_one_wherever_it_is_read() -> None:
+    pipeline = Pipeline([node(show_parameters, ["params:m", "params:m.k", "parameters", "x"], "told", name="show")])
+    plain = {"m": {"k": 1, "deep": {"a": 1}}}
+
+    def ask(whole: Any, given: dict[str, Any]) -> Any:
+        held = {"params:m": whole, "params:m.k": 1, "parameters": plain}
+        catalog = DataCatalog({name: MemoryDataset(value) for name, value in held.items()})
+        return load(KedroPipelineModel(pipeline=pipeline, catalog=catalog, input_name="x")).predict(None, 0, given)
+
+    # What ``kedro run --params m.k=5`` gives to each of these inputs.
+    assert ask(plain["m"], {"m.k": 5}) == ask(plain["m"], {"m": {"k": 5}}) == "5 5 5"
+    # Kedro 1.3 makes objects of parameters that nodes annotate.
+    assert ask(Options(k=1, deep={}), {"m.k": 5}) == "5 5 5"
+    assert ask(plain["m"], {}) == "1 1 1"
+    with pytest.raises(PredictionError, match=r"'m.k' is part of a Fixed, which cannot be changed"):
+        ask(Fixed(k=1), {"m.k": 5})
+    for unknown in ("m.no", "no.k", "m.k.real", "m.__class__"):
+        with pytest.raises(PredictionError, match=f"no parameter '{unknown}'"):
+            ask(plain["m"], {unknown: 5})
 
 
 def test_the_arguments_of_a_pipeline_ml(package: ModuleType, catalog: DataCatalog) -> None:

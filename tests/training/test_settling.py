@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import sqlite3
 import sys
@@ -7,6 +8,7 @@ import types
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -287,3 +289,12 @@ def test_what_the_catalog_loaded_is_handed_out_once_and_let_go_of(tmp_path: Path
     # What it does to the values is not what the model gets.
     assert settle(dataset, tmp_path, use=use).values == {"x": {"a": [1]}}
     assert given == [{"a": [1, 2]}]
+
+
+@pytest.mark.parametrize("name", ["a%25b 1.json", "a#b.json", "größe.json", "a\nb.json"])
+def test_mlflow_finds_files_of_any_name(name: str, tmp_path: Path) -> None:
+    dataset = JSONDataset(filepath=str(tmp_path / "data%20" / name))
+    dataset.save({"a": 1})
+    fetched = mlflow.artifacts.download_artifacts(settle(dataset, tmp_path).artifacts["x"], dst_path=str(tmp_path))
+    assert json.loads(Path(fetched).read_text("utf-8")) == {"a": 1}
+    assert Path(fetched).name.isascii()
