@@ -175,3 +175,21 @@ def test_tritonclient_gets_the_numbers_of_invocations(trained_model: Path, tmp_p
         with pytest.raises(InferenceServerException, match="Did you mean decimals"):
             client.infer("model", inputs, parameters={"decimal": 0})
         client.close()
+
+
+def test_kserves_sdk_gets_the_numbers_of_invocations(trained_model: Path, tmp_path: Path) -> None:
+    """KServe's own client, which lives in an environment of its own: it brings other versions of what kbuild has."""
+    python = tmp_path / "sdk/bin/python"
+    for words in (
+        ["venv", "--python", BIN / "python", tmp_path / "sdk"],
+        ["pip", "install", "--python", python, "kserve"],
+    ):
+        done = subprocess.run([BIN / "uv", words[0], "--quiet", *words[1:]], capture_output=True, text=True)
+        require(done.returncode == 0, f"kserve does not install: {done.stderr.strip()[-400:]}")
+    recorded = json.loads((trained_model / "recorded_prediction.json").read_text())["predictions"]
+    with ours(trained_model, tmp_path, KBUILD_WORKERS="1") as (url, _):
+        client = Path(__file__).parent / "kserve_client.py"
+        example = trained_model / "serving_input_example.json"
+        told = json.loads(subprocess.run([python, client, url, example], check=True, stdout=subprocess.PIPE).stdout)
+    expected = {name: [row[name] for row in recorded] for name in recorded[0]}
+    assert told == {"live": True, "ready": True, "model": True, "answers": [expected, expected]}

@@ -81,18 +81,25 @@ def command(
             f"the image is for {profile.platform} and was emulated: that tells nothing of machines it is for",
             style="yellow",
         )
+    if profile.disturbed:
+        show.complain(
+            f"other work had {profile.disturbed:.1f} of {profile.host.processors} processors meanwhile: "
+            "rates and latencies tell little; measure again when the machine is calm",
+            style="yellow",
+        )
     click.echo(json.dumps(profile.to_json()) if as_json else "\n".join(_lines(reference.familiar, profile)))
 
 
 def _lines(name: str, profile: Profile) -> list[str]:
     host = profile.host
-    kept = f"kept to them by {host.runtime}" if host.held else f"{host.runtime} keeps it to none"
+    kept = f"kept to that by {host.runtime}" if host.held else f"nothing in {host.runtime} keeps it to that"
+    digest = "" if str(profile.digest) in name else f"{profile.digest}, "
     rows = [_TITLES, *map(_row, profile.loads)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"image    {name} ({profile.digest}, {profile.platform})",
+        f"image    {name} ({digest}{profile.platform})",
         f"machine  {profile.where}",
-        f"cpu      {profile.cpu}, workers {profile.workers} ({kept})",
+        f"cpu      {profile.cpu}, worker processes: {profile.workers} ({kept})",
         f"start    {profile.start:.1f} s until it was ready",
         f"memory   {_size(profile.idle)} idle, {_size(profile.peak)} at most under load ({host.memory_by})",
         f"request  {profile.request:,} bytes",

@@ -58,9 +58,12 @@ def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, rep
         start_times=times,
         busy=_busy(profile),
     )
-    taken[profile.best.told] = f"more replicas at {size.busy} % of the processors"
+    if not profile.disturbed:
+        taken[profile.best.told] = f"more replicas at {size.busy} % of the processors"
     made = ", ".join(f"{what}: {given}" for what, given in taken.items())
     told = f"measured {profile.measured} on {profile.where}, which says nothing of other machines: {made}"
+    if profile.disturbed:
+        told += f"; rates are not taken, for other work had {profile.disturbed:.1f} processors of it"
     return Sized(size=size, told=told, fact=f"{', '.join(taken)}, with {profile.cpu} of {profile.where}")
 
 
@@ -71,6 +74,11 @@ def _start(seconds: float) -> tuple[int, int]:
 
 
 def _busy(profile: Profile) -> int:
-    """A model that waits for something never keeps its processors busy: the autoscaler has to know what full means."""
+    """A model that waits for something never keeps its processors busy: the autoscaler has to know what full means.
+
+    A model that had to wait for others' work tells nothing of that.
+    """
+    if profile.disturbed:
+        return Size().busy
     full = min(1.0, profile.best.used / float(Size(cpu=profile.cpu).cpus))
     return max(_LEAST_BUSY, round(100 * _BUSY * full))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from kbuild.digest import Digest
 from kbuild.errors import ContainerFailed
 from kbuild.image.run.running import RunningImage
-from kbuild.image.run.usage import Usage
+from kbuild.image.run.usage import busy_seconds
 from kbuild.measuring.load import Answers, ask_for, quantile
 from kbuild.measuring.profile import LoadFound, Profile
 from kbuild.progress import Progress
@@ -43,27 +43,27 @@ def measure_image(
 
     Raises ContainerFailed where it stops, or answers nothing at all with 200.
     """
-    idle = running.usage().memory
+    host, idle = running.host(), running.usage().memory
     seen = _Seen(running=running)
     loads = []
     progress.note("the model answers its first requests")
     ask_for(running.url, body, connections=1, seconds=min(_SETTLE, seconds), look=seen.look)
     for number, each in enumerate(connections, 1):
         progress.note(f"load {number} of {len(connections)}: {each} connections for {seconds:g} s")
-        before, begin = running.usage(), time.monotonic()
+        before = _Clock.read(running, here=host.here)
         answers = ask_for(running.url, body, connections=each, seconds=seconds, look=seen.look)
-        after, took = running.usage(), time.monotonic() - begin
+        used, others = before.since(_Clock.read(running, here=host.here))
         if not running.alive():
             raise ContainerFailed(f"the image stopped under load: {running.logs()[-500:].strip()}")
         if not answers.latencies:
             raise ContainerFailed(f"the image answered none of {answers.failed} requests: {answers.words}")
         if answers.failed:
             progress.tell(f"{answers.failed} requests were not answered; the last: {answers.words}")
-        loads.append(_found(each, answers, used=(after.processor - before.processor) / took))
+        loads.append(_found(each, answers, used=used, others=others))
     return Profile(
         digest=what.digest,
         platform=what.platform,
-        host=running.host(),
+        host=host,
         cpu=what.cpu,
         workers=what.workers,
         measured=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -81,12 +81,35 @@ class _Seen:
     memory: list[int] = field(default_factory=list)
 
     def look(self) -> None:
-        usage: Usage = self.running.usage()
-        if usage.memory is not None:
-            self.memory.append(usage.memory)
+        memory = self.running.usage().memory
+        if memory is not None:
+            self.memory.append(memory)
 
 
-def _found(connections: int, answers: Answers, *, used: float) -> LoadFound:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Clock:
+    """Seconds of processors so far: of the image, of this process, and of the whole machine where it is this one."""
+
+    now: float
+    image: float
+    own: float
+    machine: float | None
+
+    @classmethod
+    def read(cls, running: RunningImage, *, here: bool) -> _Clock:
+        machine = busy_seconds() if here else None
+        return cls(now=time.monotonic(), image=running.usage().processor, own=time.process_time(), machine=machine)
+
+    def since(self, later: _Clock) -> tuple[float, float | None]:
+        """Processors that the image kept busy between the two, and those that others did."""
+        took, used = later.now - self.now, later.image - self.image
+        if self.machine is None or later.machine is None:
+            return used / took, None
+        others = later.machine - self.machine - used - (later.own - self.own)
+        return used / took, max(0.0, others) / took
+
+
+def _found(connections: int, answers: Answers, *, used: float, others: float | None) -> LoadFound:
     ordered = sorted(answers.latencies)
     p50, p90, p99, worst = (round(1000 * quantile(ordered, part), 3) for part in (0.5, 0.9, 0.99, 1))
     return LoadFound(
@@ -100,4 +123,5 @@ def _found(connections: int, answers: Answers, *, used: float) -> LoadFound:
         p99=p99,
         worst=worst,
         used=round(used, 3),
+        others=None if others is None else round(others, 3),
     )

@@ -17,12 +17,14 @@ from kbuild.image.run.usage import Host
 from kbuild.untrusted import BrokenText, parse_json
 
 FORMAT = 1
+_DISTURBED = 0.25  # processors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadFound:
     """A load of so many ``connections`` for so many ``seconds``: ``answers`` with 200 and ``failed`` others; ``rate``
-    a second; latencies in milliseconds (None where nothing was answered); ``used``, the processors that were busy."""
+    a second; latencies in milliseconds (None where nothing was answered); ``used``, the processors that it kept busy,
+    and ``others``, those that worked for neither it nor who asked (None where nobody tells)."""
 
     connections: int
     seconds: float
@@ -34,11 +36,13 @@ class LoadFound:
     p99: float | None
     worst: float | None
     used: float
+    others: float | None
 
     @property
     def told(self) -> str:
         """The rate and its latency, for people."""
-        return f"{self.rate:.4g} requests/s over {self.connections} connections (p99 {self.p99 or math.nan:.3g} ms)"
+        over = f"{self.connections} connection{'' if self.connections == 1 else 's'}"
+        return f"{self.rate:.4g} requests/s over {over} (p99 {self.p99 or math.nan:.4g} ms)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +77,12 @@ class Profile:
         return max(self.loads, key=lambda each: each.rate)
 
     @property
+    def disturbed(self) -> float:
+        """Processors that others kept busy while it was asked: from a quarter on, rates and latencies tell little."""
+        others = max((each.others or 0.0 for each in self.loads), default=0.0)
+        return others if others >= _DISTURBED else 0.0
+
+    @property
     def where(self) -> str:
         """The machine, for people."""
         host = self.host
@@ -94,7 +104,7 @@ class Profile:
             return cls(
                 digest=Digest.parse(value["digest"]),
                 host=_read_host(value["host"]),
-                loads=tuple(LoadFound(**_read(each, (), _COUNTED, _LATENCIES)) for each in value["loads"]),
+                loads=tuple(LoadFound(**_read(each, (), _COUNTED, (*_LATENCIES, "others"))) for each in value["loads"]),
                 **_read(value, _TEXTS, _NUMBERS, _UNKNOWN),
             )
         except (KeyError, TypeError, ValueError, AttributeError, InvalidReference) as error:
@@ -110,7 +120,7 @@ class Profile:
 
 _TEXTS, _NUMBERS, _UNKNOWN = ("platform", "cpu", "measured"), ("workers", "start", "request"), ("idle", "peak")
 _LATENCIES = ("p50", "p90", "p99", "worst")
-_COUNTED = tuple(each.name for each in fields(LoadFound) if each.name not in _LATENCIES)
+_COUNTED = tuple(each.name for each in fields(LoadFound) if each.name not in (*_LATENCIES, "others"))
 # Where the unit is not plain.
 _JSON = {name: f"{name}_ms" for name in _LATENCIES}
 _JSON |= {"start": "start_seconds", "idle": "idle_bytes", "peak": "peak_bytes", "request": "request_bytes"}
@@ -135,7 +145,9 @@ def _read(
 def _read_host(value: Mapping[str, Any]) -> Host:
     texts = _read(value, ("architecture", "kernel", "runtime", "memory_by"), ("processors",), ())
     model = value["model"]
-    return Host(**texts, model=None if model is None else str(model), held=bool(value["held"]))
+    return Host(
+        **texts, model=None if model is None else str(model), held=bool(value["held"]), here=bool(value["here"])
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,11 +153,11 @@ OTHER = IMAGE.replace("a" * 64, "c" * 64)
 def profile(digest: str = DIGEST, **more: Any) -> dict[str, Any]:
     """As ``kbuild measure --json`` prints it."""
     host = {"processors": 2, "architecture": "x86_64", "model": None, "kernel": "Linux 6.1"}
-    load = {"connections": 1, "seconds": 5, "answers": 500, "failed": 0, "rate": 100, "used": 0.5}
+    load = {"connections": 1, "seconds": 5, "answers": 500, "failed": 0, "rate": 100, "used": 0.5, "others": 0}
     return {
         "format": 1, "digest": digest, "platform": "linux/amd64", "cpu": "2", "workers": 2, "start_seconds": 30,
         "measured": "2026-11-29T06:00:00Z", "idle_bytes": 1, "peak_bytes": 500 * 2**20, "request_bytes": 9,
-        "host": {**host, "runtime": "Docker 26.1.5", "memory_by": "cgroup", "held": True},
+        "host": {**host, "runtime": "Docker 26.1.5", "memory_by": "cgroup", "held": True, "here": True},
         "loads": [{**load, "p50_ms": 1, "p90_ms": 2, "p99_ms": 3, "worst_ms": 4}], **more,
     }  # fmt: skip
 

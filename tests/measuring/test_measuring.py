@@ -25,7 +25,7 @@ from kbuild.deploy.measured import size_by
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError, ContainerFailed
 from kbuild.image.oci.image_reference import ImageReference
-from kbuild.image.run.usage import Usage, docker_host, docker_usage, this_host, tree_usage
+from kbuild.image.run.usage import Usage, busy_seconds, docker_host, docker_usage, this_host, tree_usage
 from kbuild.measuring.load import ask_for, quantile
 from kbuild.measuring.measure import Measured, measure_image
 from kbuild.measuring.profile import Profile, Profiles
@@ -160,9 +160,9 @@ def make(**more: Any) -> Profile:
         "measured": "2026-11-29T06:00:00Z", "start_seconds": 1.5, "idle_bytes": 150 * 2**20,
         "peak_bytes": 200 * 2**20, "request_bytes": 900,
         "host": {"processors": 2, "architecture": "x86_64", "model": "Xeon", "kernel": "Linux 6.1",
-                 "runtime": "Docker 26.1.5", "memory_by": "cgroup", "held": True},
+                 "runtime": "Docker 26.1.5", "memory_by": "cgroup", "held": True, "here": True},
         "loads": [{"connections": 8, "seconds": 5.0, "answers": 610, "failed": 0, "rate": 122.0, "p50_ms": 61.0,
-                   "p90_ms": 70.0, "p99_ms": 86.0, "worst_ms": 90.0, "used": 1.0}],
+                   "p90_ms": 70.0, "p99_ms": 86.0, "worst_ms": 90.0, "used": 1.0, "others": 0.1}],
     }  # fmt: skip
     return Profile.from_json({**value, **more}, "it")
 
@@ -220,6 +220,26 @@ def test_a_model_that_waits_scales_before_its_processors_are_busy() -> None:
     for used, busy in ((0.5, 35), (0.01, 10), (1.4, 70)):
         profile = make(loads=[{**load, "used": used}])
         assert size_by(profile, cpu=None, memory=None, replicas=(2, 10)).size.busy == busy
+
+
+def test_a_busy_machine_is_told_and_its_rates_are_not_taken(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    (load,) = make().to_json()["loads"]
+    busy = make(loads=[{**load, "used": 0.2, "others": 1.7}])
+    sized = size_by(busy, cpu=None, memory=None, replicas=(2, 10))
+    assert (sized.size.busy, sized.size.memory) == (70, "256Mi") and "other work had 1.7 processors" in sized.told
+    assert sized.fact is not None and "requests/s" not in sized.fact
+    monkeypatch.setattr(cli, "measure", lambda *_, **__: (ImageReference.parse("churn:1"), busy))
+    assert "other work had 1.7 of 2 processors" in CliRunner().invoke(cli.command, ["churn:1"]).stderr
+    assert not make(loads=[{**load, "others": None}]).disturbed, "another machine's, which nobody tells of"
+
+
+def test_a_machine_works_what_its_clocks_say_but_for_idle_and_waiting(tmp_path: Path) -> None:
+    # proc(5): user nice system idle iowait irq softirq steal guest guest_nice, in ticks.
+    (tmp_path / "stat").write_text("cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert busy_seconds(tmp_path) == 171 / os.sysconf("SC_CLK_TCK")
+    assert busy_seconds(tmp_path / "none") is None
+    (tmp_path / "stat").write_text("nothing\n")
+    assert busy_seconds(tmp_path) is None
 
 
 def test_what_is_stated_counts_and_a_profile_of_other_processors_does_not() -> None:

@@ -27,7 +27,7 @@ class Host:
     ``model`` (None where nobody tells), its ``kernel``; the ``runtime`` that runs it there.
 
     ``memory_by`` says what is counted as memory; ``held`` whether the runtime keeps an image to the processors that it
-    was started with.
+    was started with; ``here`` whether it is the machine of this process.
     """
 
     processors: int
@@ -37,6 +37,7 @@ class Host:
     runtime: str
     memory_by: str
     held: bool
+    here: bool
 
 
 def this_host(runtime: str) -> Host:
@@ -50,6 +51,7 @@ def this_host(runtime: str) -> Host:
         runtime=runtime,
         memory_by="PSS of its processes",
         held=False,
+        here=True,
     )
 
 
@@ -66,6 +68,7 @@ def docker_host(info: Mapping[str, Any]) -> Host:
         runtime=f"Docker {info.get('ServerVersion')}",
         memory_by="the container's cgroup, without inactive files",
         held=True,
+        here=is_here,
     )
 
 
@@ -94,6 +97,16 @@ def tree_usage(pid: int, proc: Path = Path("/proc")) -> Usage:
             continue
         seconds += (int(fields[11]) + int(fields[12])) / _TICKS
     return Usage(memory=sum(sizes) if sizes else None, processor=seconds)
+
+
+def busy_seconds(proc: Path = Path("/proc")) -> float | None:
+    """Seconds of processors that this machine, and what it is a guest of, worked since it started (proc(5), stat); None
+    where nobody tells."""
+    try:
+        user, nice, system, _idle, _wait, *others = map(int, (proc / "stat").read_text("utf-8").split(None, 9)[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + sum(others)) / _TICKS
 
 
 def read_model(path: Path = Path("/proc/cpuinfo")) -> str | None:
