@@ -36,6 +36,9 @@ MANIFESTS = (
 )
 # What is downloaded: of wheels and conda's packages, and of the base, as the other side's apt step is done before.
 FETCHED = ("downloads", "debs", "package-lists")
+# Empty is unset: installers compile what they install, and a checkout's modules are compiled when they are imported
+# first. A shell that forbids it would have each command compile all that it imports, hundreds of modules.
+AS_INSTALLED = {"PYTHONDONTWRITEBYTECODE": ""}
 STARTS = ("seconds", "megabytes", "anonymous")
 WORKERS = {"kbuild": "KBUILD_WORKERS", "kbuild --slim": "KBUILD_WORKERS", "mlflow": "MLFLOW_MODELS_WORKERS"}
 
@@ -136,7 +139,7 @@ def measure(folder: Path, times: int, *, only_builds: bool) -> dict[str, Any]:
         start_registry(folder / "registry") as registry,
         served_folder(folder) as index,
     ):
-        tool = Tool(cache=folder / "cache", environment={"DOCKER_HOST": engine.host})
+        tool = Tool(cache=folder / "cache", environment={"DOCKER_HOST": engine.host, **AS_INSTALLED})
         demo = tool("demo", "--dir", folder / "project", "--json").json
         project, run_id = Path(demo["dir"]), demo["run_id"]
         model = next((project / "mlartifacts" / "models").iterdir()) / "artifacts"
@@ -178,6 +181,7 @@ def alternate(ways: Mapping[str, Callable[[], object]], times: int) -> dict[str,
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(times):
         for name, way in ways.items():
+            os.sync()  # what one has written is not written to disk in another's time
             begun = time.perf_counter()
             way()
             taken[name].append(time.perf_counter() - begun)

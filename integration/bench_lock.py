@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_docker import alternate
+from bench_docker import AS_INSTALLED, alternate
 from scoring import train
 from tool import BIN, Tool
 
@@ -35,7 +35,7 @@ AS_BEFORE = {"KBUILD_WHOLE_INDEX_PAGES": "1"}
 def measure(model: Path, folder: Path, times: int) -> dict[str, Any]:
     """Median seconds of each way; fails where two locks differ."""
     numbers = itertools.count()
-    tool = Tool(cache=folder / "cache", environment={"XDG_CACHE_HOME": str(folder / "known")})
+    tool = Tool(cache=folder / "cache", environment={"XDG_CACHE_HOME": str(folder / "known"), **AS_INSTALLED})
     answer = folder / "first.yml"
     tool("lock", model, "-o", answer, "--interpreter", "captured", cwd=folder)
 

@@ -18,6 +18,7 @@ import gc
 import json
 import os
 import sys
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,6 +114,8 @@ def _run() -> None:
 
     if hasattr(yaml, "CSafeLoader"):  # libyaml's: the same values of the same text, many times as fast
         yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)
+        # Its lines may break elsewhere: whoever started this reads the values, and writes a lock of its own.
+        yaml.dump = partial(yaml.dump, Dumper=yaml.CDumper)
     run(prog_name="conda-lock")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -103,7 +105,13 @@ def lock_bundle(
     HashMismatch for a package that is another file than the requirements name by hash; else what reading the spec and
     resolving raise.
     """
-    indexes = package_indexes(run=run, environ=environ)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(package_indexes, run=run, environ=environ)
+        if force:
+            # What resolves takes as long to import as pip to tell its configuration.
+            for name in ("condalock.channels", "condalock.one_platform", "captured.capture", "captured.interpreters"):
+                import_module(f"kbuild.environment.{name}")
+        indexes = asked.result()
     for link in indexes.find_links:
         if is_local(link) and not local_path(link).exists():
             progress.tell(f"pip's find-links names {local_path(link)}, which is not there")
