@@ -17,6 +17,7 @@ from kbuild.errors import KbuildError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
 from kbuild.hooks.look_ahead import look_ahead, try_config
 from kbuild.hooks.one_line import one_line_errors
+from kbuild.hooks.others import find_others, tell_others, watching
 from kbuild.hooks.planned import (
     attach,
     find_pipeline_ml,
@@ -49,6 +50,7 @@ class MlflowPipelineHook:
         self._lent = ExitStack()
         self._config_loader: Any = None
         self._theirs: Any = None
+        self._others: frozenset[str] = frozenset()
 
     # Last: kedro-mlflow reads its own settings there.
     @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
@@ -56,6 +58,7 @@ class MlflowPipelineHook:
         """Keep the session's config loader, which knows the environment that kbuild.yml is read from."""
         self._config_loader = context.config_loader
         self._theirs = kedro_mlflow.find_settings(context)
+        self._others = find_others(getattr(context, "_hook_manager", None))
 
     @hook_impl  # type: ignore[untyped-decorator]
     def after_catalog_created(self, catalog: Any, conf_catalog: dict[str, Any]) -> None:
@@ -142,10 +145,18 @@ class MlflowPipelineHook:
             self._training.parameters = log_start(run.run_id, pipeline, catalog, settings)
             attach(pipeline, catalog, run.run_id)
 
-    @hook_impl(wrapper=True)  # type: ignore[untyped-decorator]
-    def before_node_run(self, node: Node) -> Generator[None, Any, Any]:
+    # Wrappers, and the outermost: what other hooks do lies between.
+    @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
+    def after_dataset_loaded(self, dataset_name: str, data: Any) -> Generator[None, Any, Any]:
+        """See what other hooks change of data that inference reads too."""
+        with watching(self._training, self._others, "after_dataset_loaded", {dataset_name: data}):
+            return (yield)
+
+    @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> Generator[None, Any, Any]:
         """See which nodes run and what other hooks give them; those of other processes are not seen."""
-        results = yield
+        with watching(self._training, self._others, "before_node_run", dict(inputs)):
+            results = yield
         if self._training is not None:
             self._training.ran.add(node.name)
             self._training.given.update(name for each in results if isinstance(each, dict) for name in each)
@@ -196,6 +207,8 @@ class MlflowPipelineHook:
             from kbuild.recording.record import record_model
             from kbuild.recording.run.facts import log_end
 
+            for line in tell_others(training.given, training.changed):
+                click.echo(line)
             with self._failing():
                 log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
                 recorded = record_model(
@@ -219,11 +232,6 @@ class MlflowPipelineHook:
         click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
         for note in recorded.notes:
             click.echo(note)
-        if training.given:
-            click.echo(
-                f"hooks gave nodes other values of {', '.join(sorted(training.given))} than the catalog has: a served "
-                "model runs without hooks"
-            )
         return recorded
 
     def _finish(self, training: Training, pipeline: Pipeline, catalog: Any) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True, slots=True)
 class Training:
     """``captured`` is data of inference inputs that the runner would release. ``ran`` are nodes that were seen to run,
-    and ``given`` the datasets of which other hooks gave a node another value."""
+    ``given`` the datasets of which other hooks gave a node another value, and ``changed`` those that they changed."""
 
     run: TrainingRun
     tracking_uri: str
@@ -33,3 +33,4 @@ class Training:
     captured: dict[str, Any] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
     given: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)

@@ -71,6 +71,11 @@ FILES = {
                 change = node.name == "fit" and "CHANGING" in os.environ
                 return {"table": inputs["table"] + 1} if change else None
 
+            @hook_impl
+            def after_dataset_loaded(self, dataset_name, data):
+                if dataset_name == os.environ.get("CHANGING_IN_PLACE"):
+                    data["x"] += 1
+
         # Registered here, and not by the entry point, so that it is there once however kbuild is installed.
         HOOKS = (MlflowPipelineHook(), Changing())
         DISABLE_HOOKS_FOR_PLUGINS = ("kbuild",)
@@ -240,6 +245,21 @@ def test_values_that_another_hook_gives_are_told(
     run(project, pipeline_names=["training"])
     told = capsys.readouterr().out
     assert "hooks gave nodes other values of table than the catalog has" in told and len(find_models(store)) == 1
+
+
+def test_what_another_hook_changes_in_place_is_told(
+    project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project, pipeline_names=["training"])
+    assert "hooks" not in capsys.readouterr().out
+    monkeypatch.setenv("CHANGING_IN_PLACE", "raw")
+    run(project, pipeline_names=["training"])
+    told = capsys.readouterr().out
+    assert "hooks changed raw before nodes got it: a served model runs without hooks" in told
+    # What only training reads is no concern of the model.
+    monkeypatch.setenv("CHANGING_IN_PLACE", "table")
+    run(project, pipeline_names=["training"])
+    assert "hooks" not in capsys.readouterr().out
 
 
 def test_only_what_is_missing(project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
