@@ -1,4 +1,4 @@
-"""A model as an archive, and tables scored by it."""
+"""A model as an archive or as an image of its files, and tables scored by it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kbuild.api.request import BuildOptions, make_image_request
+from kbuild.api.request import BuildOptions, ImageOptions, make_image_request, parse_label
 from kbuild.api.session import Session, open_session, take_model
+from kbuild.platform import Platform, host_platform
+from kbuild.workflow import Delivery, check_name
+from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
 from kbuild.workflow.batch.packing import PackResult, compression_of, pack_model
 from kbuild.workflow.batch.scoring import Batch, score_tables
 
@@ -35,6 +38,31 @@ def pack(
     if result.reused:
         session.voice.say("nothing has changed since this was packed (--no-cache packs again)")
     return result
+
+
+def image_of_files(
+    model: str | None = None, options: ImageOptions | None = None, *, session: Session | None = None
+) -> ModelImage:
+    """Build an image that has the model's files in /models and nothing that serves them, and give it to whom
+    ``options`` say: of those count ``base``, ``platform``, ``labels``, ``compression``, ``tag``, ``output``, ``load``,
+    ``push`` and ``no_cache``.
+
+    Raises what ``kbuild image --as model`` ends with.
+    """
+    asked = options or ImageOptions()
+    session = session or open_session()
+    for name in (asked.tag, asked.push):
+        if name is not None:
+            check_name(name)
+    request = ModelImageRequest(
+        model=take_model(model, session.tools, session.config, session.voice),
+        platforms=Platform.parse_list(asked.platform) if asked.platform else (host_platform(),),
+        base=asked.base,
+        labels=(*session.config.labels, *map(parse_label, asked.labels)),
+        compression=asked.compression or session.config.compression,
+    )
+    delivery = Delivery(tag=asked.tag, output=asked.output, load=asked.load, push=asked.push, record=False)
+    return build_model_image(request, delivery, session.tools, reuse=not asked.no_cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

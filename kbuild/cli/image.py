@@ -60,6 +60,14 @@ from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 @click.option("--priority", type=int, help="In the queue: higher ones are built first.  [default: 0]")
 @click.option("--wait", is_flag=True, help="Show what the queue's workers do until all are built.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what became of each as JSON.")
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["server", "model"]),
+    default="server",
+    show_default=True,
+    help="server: what serves it; model: its files alone, in /models, for KServe's modelcars and image volumes.",
+)
 @click.option("--tag", "-t", help="Name of the image, such as churn:1; see --push.")
 @engine_option
 @build_options
@@ -104,6 +112,7 @@ def command(
     queue: str | None,
     priority: int | None,
     wait: bool,
+    kind: str,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -122,6 +131,11 @@ def command(
     it was stopped.
     """
     options = ImageOptions(**stated)
+    if kind == "model":
+        from kbuild.cli.model_image import image_of_model
+
+        image_of_model(model, options, as_json=as_json)
+        return
     many = all_registered or from_file is not None
     if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")

@@ -28,13 +28,15 @@ def stage_runtime(root: Path) -> None:
         _place(source, root / RUNTIME_PATH.lstrip("/") / name, root, shutil.copyfile)
 
 
-def stage_files(bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, move: bool) -> None:
-    """Put files of the bundle below ``root``; ``move`` where the bundle is a copy of ours, that nobody else reads.
+def stage_files(
+    bundle: ModelBundle, files: Iterable[ModelFile], root: Path, *, move: bool, path: str = MODEL_PATH
+) -> None:
+    """Put files of the bundle at ``path`` below ``root``; ``move`` where the bundle is a copy of ours alone.
 
     Else the folder is the user's: raises InvalidModel where a file is no longer the one that the bundle names.
     """
     for file in files:
-        target = root / MODEL_PATH.lstrip("/") / native(file.path)
+        target = root / path.lstrip("/") / native(file.path)
         _place(
             bundle.root / native(file.path), target, root, link_or_copy if move else partial(_copy_checked, file=file)
         )

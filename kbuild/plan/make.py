@@ -34,7 +34,7 @@ BASE_LAYER = "base"
 INTERPRETER_LAYER = "interpreter"
 RUNTIME_LAYER = "runtime"
 _USER = "65532:65532"
-_OWN_LABELS = ("io.kbuild.", "org.opencontainers.image.base.", "org.opencontainers.image.created")
+OWN_LABELS = ("io.kbuild.", "org.opencontainers.image.base.", "org.opencontainers.image.created")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,10 +88,10 @@ def make_plan(
         "io.kbuild.version": __version__,
         "io.kbuild.git.dirty": "true" if facts.record.get("git_dirty") is True else None,
         "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
-        **_for_tools(facts, base),
+        **labels_for_tools(facts, base),
     }
     for key in labels or {}:
-        if key.startswith(_OWN_LABELS):
+        if key.startswith(OWN_LABELS):
             raise LabelError(
                 f"label {key} is kbuild's own", hint="it says what the image was made from; use another name"
             )
@@ -99,7 +99,7 @@ def make_plan(
     plan = BuildPlan(
         base=base.digest,
         base_name=base.name,
-        from_line=_from_line(base),
+        from_line=from_line_of(base),
         platform=platform,
         created=facts.created,
         layers=_layers(ingredients, groups),
@@ -119,7 +119,7 @@ def make_plan(
     return replace(plan, dockerfile=render_dockerfile(plan, template))
 
 
-def _for_tools(facts: ModelFacts, base: ResolvedBase) -> dict[str, str | None]:
+def labels_for_tools(facts: ModelFacts, base: ResolvedBase) -> dict[str, str | None]:
     """What tools read of any image (OCI image-spec annotations.md), as far as it is known.
 
     All of it was recorded with the model in training: an image is the same whoever builds it, and wherever. A base that
@@ -177,7 +177,8 @@ def _sources(digests: Iterable[str]) -> list[str]:
     return sorted(digests)
 
 
-def _from_line(base: ResolvedBase) -> str:
+def from_line_of(base: ResolvedBase) -> str:
+    """What stands after FROM."""
     if base.kind == "registry":
         return str(base.reference)
     return BASE_CONTEXT if base.kind == "layout" else "scratch"

@@ -40,7 +40,10 @@ def make_order(
     config = image.config
     words = tuple(argv or [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])])
     if not words:
-        raise ContainerFailed(f"image {image.digest} has no entrypoint")
+        raise ContainerFailed(
+            f"image {image.digest} has no entrypoint",
+            hint="what kbuild image --as model builds has a model's files, and nothing that serves them",
+        )
     own = dict(entry.split("=", 1) for entry in config.get("Env") or [] if "=" in entry)
     uid, gid = _user(str(config.get("User") or ""), image.root)
     return SandboxOrder(

@@ -1,0 +1,85 @@
+"""A model's files as an image of their own: what is in it, what it is called, and that anybody makes the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from unpacked import blob, read_image
+from world import HOST, MODEL, RUN_ID, World
+
+from kbuild.cli.image import command
+from kbuild.errors import BaseImageError, LabelError
+from kbuild.platform import Platform
+from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
+from kbuild.workflow.build import build_image
+from kbuild.workflow.delivery import Delivery
+from kbuild.workflow.once import Shared
+
+OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
+
+
+def build(world: World, delivery: Delivery | None = None, **given: object) -> ModelImage:
+    request = ModelImageRequest(**{"model": world.model, "platforms": (HOST,), **given})  # type: ignore[arg-type]
+    return build_model_image(request, delivery or Delivery(), replace(world.tools, shared=Shared()))
+
+
+def test_it_has_the_files_in_models_and_nothing_else(world: World) -> None:
+    image = read_image(build(world).layout)
+    store = world.store.models[world.model]
+    expected = {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    assert image.below("models") == expected
+    assert MODEL.items() <= expected.items()
+    assert {name.split("/")[0] for name in image.files} == {"models"}
+    for member, _ in image.files.values():
+        assert (member.mode, member.uid, member.gid, member.mtime) == (0o644, 0, 0, 0)
+    config = image.config["config"]
+    assert "Entrypoint" not in config and "User" not in config and "ExposedPorts" not in config
+    assert config["Labels"]["io.kbuild.contents"] == "model"
+    assert config["Labels"]["io.kbuild.run.id"] == RUN_ID
+    assert world.store.tags == []
+
+
+def test_another_machine_makes_the_same_and_a_base_lies_below(world: World) -> None:
+    first = build(world)
+    other = world.with_cache("other")
+    assert build(other).digest == first.digest == build(world).digest
+    based = build(world, base=f"oci:{world.base}")
+    image = read_image(based.layout)
+    assert image.data("etc/base") == b"base\n"
+    assert image.below("models") == read_image(first.layout).below("models")
+    assert image.config["config"]["Env"][0] == "BASE=yes"
+
+
+def test_the_image_that_serves_keeps_its_name(world: World) -> None:
+    server = build_image(world.request(), Delivery(record=False), replace(world.tools, shared=Shared()))
+    made = build(world)
+    assert made.reference.partition("@")[0] == server.reference.partition("@")[0] + "-files"
+
+
+def test_for_two_platforms_it_is_an_index_of_the_same_layers(world: World, tmp_path: Path) -> None:
+    made = build(world, Delivery(output=tmp_path / "out"), platforms=(HOST, OTHER))
+    (entry,) = json.loads((tmp_path / "out/index.json").read_bytes())["manifests"]
+    assert entry["digest"] == str(made.digest)
+    manifests = [
+        json.loads(blob(tmp_path / "out", each)) for each in json.loads(blob(tmp_path / "out", entry))["manifests"]
+    ]
+    assert manifests[0]["layers"] == manifests[1]["layers"]
+    assert {json.loads(blob(tmp_path / "out", each["config"]))["architecture"] for each in manifests} == {
+        HOST.architecture,
+        OTHER.architecture,
+    }
+
+
+def test_what_it_cannot_have_is_told(world: World) -> None:
+    with pytest.raises(BaseImageError, match="--base debian:bookworm"):
+        build(world, base="debian:bookworm")
+    with pytest.raises(LabelError, match=r"io\.kbuild\.x is kbuild's own"):
+        build(world, labels=(("io.kbuild.x", "y"),))
+    for argv in (["--slim"], ["--no-verify"], ["--cache-to", "registry.example/x"], ["--all-registered"]):
+        done = CliRunner().invoke(command, ["--as", "model", world.model, *argv])
+        assert done.exit_code == 2
+        assert argv[0].replace("no-", "") in done.output
