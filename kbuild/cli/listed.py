@@ -183,6 +183,15 @@ GROUPS: dict[str, dict[str, Listed]] = {
             ),
             talks=False,
         ),
+        "queue": Listed(
+            summary="Look at the jobs of a queue, try them again, cancel them.",
+            examples=(
+                ("kbuild queue list --status failed", "of the queue that KBUILD_QUEUE names"),
+                ("kbuild queue retry --failed", "have them tried again"),
+                ("kbuild queue --serve --listen 127.0.0.1:8091", "a page that shows it, and /metrics"),
+            ),
+            talks=False,
+        ),
         "trigger": Listed(
             summary="Deliver, list or check what follows training.",
             examples=(

@@ -50,7 +50,7 @@ def read_address(stated: str | None, environ: Mapping[str, str]) -> QueueAddress
     if stated and is_secret:
         raise ConfigurationError(
             "--queue holds a password, which everybody on this machine reads in the list of processes",
-            hint=f"export {VARIABLE}=postgresql://… and write --queue alone, or keep the password in ~/.pgpass",
+            hint=f"export {VARIABLE}=postgresql://… in its place, or keep the password in ~/.pgpass",
         )
     return QueueAddress(text)
 

@@ -35,13 +35,19 @@ _SAME = """
 SELECT id, queueing_lock FROM procrastinate_jobs
 WHERE queue_name = %(queue)s AND status IN ('todo', 'doing') AND queueing_lock = ANY (%(keys)s)
 """
-# A job that was cancelled is no other than one that failed: procrastinate's own function takes only the latter.
+# procrastinate's own function takes none that was cancelled. Of several for the same image one is enough.
 _RETRY = """
-WITH job AS (
-    UPDATE procrastinate_jobs
-    SET status = 'todo', scheduled_at = NULL, abort_requested = false
+WITH chosen AS (
+    SELECT DISTINCT ON (queueing_lock) id FROM procrastinate_jobs AS asked
     WHERE queue_name = %(queue)s AND id = ANY (%(ids)s)
-      AND (status IN ('failed', 'cancelled', 'aborted') OR (status = 'todo' AND scheduled_at > now()))
+      AND (status = 'todo' AND scheduled_at > now() OR status IN ('failed', 'cancelled', 'aborted') AND NOT EXISTS (
+          SELECT FROM procrastinate_jobs AS waiting
+          WHERE waiting.status = 'todo' AND waiting.queueing_lock = asked.queueing_lock
+      ))
+    ORDER BY queueing_lock, id DESC
+), job AS (
+    UPDATE procrastinate_jobs SET status = 'todo', scheduled_at = NULL, abort_requested = false
+    WHERE id IN (SELECT id FROM chosen)
     RETURNING id
 ), told AS (
     UPDATE kbuild_builds SET failures = 0, lost = 0 WHERE job_id IN (SELECT id FROM job)

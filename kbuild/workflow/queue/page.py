@@ -1,0 +1,125 @@
+"""A queue as a page and as metrics: made anew for each look, with nothing from elsewhere and no script.
+
+Metrics are of Prometheus' text format 0.0.4 (its docs, "Exposition formats").
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+from kbuild.workflow.queue.states import STATUSES, Figures, JobState, Status
+
+SHOWN = 200
+"""So many jobs a page has: the newest."""
+_EVERY = 5  # seconds after which a browser asks again
+_TITLES = ("Job", "Status", "Model", "What of it", "By", "Seconds", "Priority")
+
+
+@functools.cache
+def page_headers() -> tuple[tuple[str, str], ...]:
+    """What belongs to each answer with a page; the style is the page's own, by Content Security Policy Level 3."""
+    style = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{style}'; img-src data:; form-action 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
+    return (
+        ("content-security-policy", policy),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+    )
+
+
+def make_page(name: str, figures: Figures, jobs: Sequence[JobState], chosen: Status | None) -> bytes:
+    """``name`` is the queue's, without credentials; ``jobs`` are shown, those of the status ``chosen`` or of all."""
+    total = sum(figures.jobs.values())
+    links = [("all", total, "./", chosen is None)]
+    links += [(each, figures.jobs[each], f"./?status={each}", chosen == each) for each in STATUSES]
+    nav = "".join(
+        f"<a href='{path}'{' aria-current=page' if here else ''}>{words} {count}</a>"
+        for words, count, path, here in links
+    )
+    rows = "".join(_row(each) for each in jobs) or f"<tr><td colspan={len(_TITLES)}>none</td></tr>"
+    head = "".join(f"<th scope=col>{each}</th>" for each in _TITLES)
+    told = f"{figures.workers} workers"
+    if figures.oldest is not None:
+        told += f" · the oldest job has waited {_duration(figures.oldest)}"
+    if figures.builds:
+        told += f" · {figures.seconds / figures.builds:.1f} s a model"
+    more = f"<p class=soft>the newest {len(jobs)}</p>" if len(jobs) == SHOWN else ""
+    return (
+        "<!DOCTYPE html><html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'><link rel=icon href='data:,'>"
+        f"<meta http-equiv=refresh content={_EVERY}><title>{escape(name)}</title><style>{_style()}</style></head><body>"
+        f"<header><div><h1>{escape(name)}</h1><p class=soft>{escape(told)}</p></div>"
+        f"<nav aria-label=Jobs>{nav}</nav></header><main><section class=card><div class='wide told'><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}</section></main></body></html>"
+    ).encode()
+
+
+def make_metrics(figures: Figures) -> str:
+    """The figures for Prometheus; its names end in their units."""
+    lines = [
+        "# HELP kbuild_queue_jobs Jobs in the queue by status.",
+        "# TYPE kbuild_queue_jobs gauge",
+        *(f'kbuild_queue_jobs{{status="{status}"}} {count}' for status, count in figures.jobs.items()),
+    ]
+    single = (
+        ("kbuild_queue_workers", "gauge", "Workers that were heard of in the last 30 seconds.", figures.workers),
+        ("kbuild_queue_oldest_waiting_seconds", "gauge", "How long the oldest job has waited.", figures.oldest or 0),
+        ("kbuild_queue_workers_lost_total", "counter", "Jobs that lost their worker.", figures.lost),
+        ("kbuild_queue_builds_total", "counter", "Attempts that had an end.", figures.builds),
+        ("kbuild_queue_build_seconds_total", "counter", "Seconds of the last attempts of all jobs.", figures.seconds),
+    )
+    for name, kind, told, value in single:
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}", f"{name} {value:g}"]
+    return "\n".join(lines) + "\n"
+
+
+def what_of(job: JobState) -> str:
+    """In a line what a job comes to, or came to."""
+    entry = job.entry or {}
+    match job.status:
+        case "building":
+            doing = " ".join(filter(None, (job.phase, job.note))) or "begins"
+            return f"is being cancelled; {doing}" if job.cancelling else doing
+        case "waiting" if job.error is not None:
+            when = "" if job.again is None else f", again at {job.again:%H:%M:%S} UTC"
+            return f"attempt {job.failures} failed{when}: {job.error}"
+        case "done":
+            return f"{entry.get('status', 'built')} {entry.get('pushed') or entry.get('image') or ''}".strip()
+        case "failed":
+            return job.error or "failed"
+        case _:
+            return "" if job.lost == 0 or job.status != "waiting" else f"lost {job.lost} workers"
+
+
+def _row(job: JobState) -> str:
+    seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
+    bad = " class=wrong" if job.status == "failed" or (job.status == "waiting" and job.error) else ""
+    return (
+        f"<tr><td class=number>{job.id}</td><td>{job.status}</td><td><code>{escape(job.model)}</code></td>"
+        f"<td{bad}>{escape(what_of(job))}</td><td>{escape(job.worker or '')}</td><td class=number>{seconds}</td>"
+        f"<td class=number>{job.priority}</td></tr>"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+@functools.cache
+def _style() -> str:
+    return files("kbuild.serving.pages").joinpath("page.css").read_text("utf-8")
