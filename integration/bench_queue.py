@@ -142,7 +142,7 @@ def real(asked: Asked, folder: Path) -> dict[str, object]:
     with postgres() as database, start_registry(folder / "fleet") as registry, ExitStack() as stack:
         proxy = stack.enter_context(counting(f"http://{registry.address}", sent)).removeprefix("http://")
         environ = {"KBUILD_QUEUE": database.uri}
-        argv = [BIN / "kbuild", "worker", "--lease", str(LEASE)]
+        argv = [BIN / "kbuild", "worker", "--no-audit", "--lease", str(LEASE)]
         caches = [cold(tool, folder / f"cache-{n}", keep=parts) for n in range(asked.workers)]
         workers = [
             stack.enter_context(process([*argv, "--name", f"w{n}"], folder / f"w{n}.log", env=each.environ(**environ)))

@@ -18,11 +18,12 @@ from kbuild.cli.many import write_report
 from kbuild.cli.show import Show
 from kbuild.errors import QueueUnavailable, SomeFailed
 from kbuild.process import run
-from kbuild.workflow.queue.states import ENDED, JobState
+from kbuild.workflow.queue.states import ENDED, JobState, Status
 
 if TYPE_CHECKING:
     from kbuild.workflow.queue.board import Board
 
+_MOVED: tuple[Status, ...] = ("building", "done", "failed", "cancelled")
 _EVERY = 1.0  # seconds between two looks
 _SILENCE = 10.0  # seconds after which is said what is being built
 
@@ -78,10 +79,12 @@ def _wait(board: Board, ids: list[int], show: Show, as_json: bool) -> dict[int, 
     ended: dict[int, JobState] = {}
     spoke = time.monotonic()
     with show("queue") as progress:
-        for jobs in _looks(board, ids, show):
+        left = set(ids)
+        for jobs in _looks(board, left, show):
             for job in sorted(jobs, key=lambda each: each.id):
                 if job.status in ENDED and job.id not in ended:
                     ended[job.id] = job
+                    left.discard(job.id)
                     spoke = time.monotonic()
                     _tell(job, len(ended), len(ids), show, as_json)
             live = [each for each in jobs if each.status == "building"]
@@ -97,11 +100,11 @@ def _wait(board: Board, ids: list[int], show: Show, as_json: bool) -> dict[int, 
 
 
 def _looks(board: Board, ids: Collection[int], show: Show) -> Iterator[list[JobState]]:
-    """The jobs, once a second; a database that is away is waited for."""
+    """Of the jobs those that do not wait, once a second; a database that is away is waited for."""
     away = False
     while True:
         try:
-            jobs = board.jobs(ids)
+            jobs = board.jobs(ids, statuses=_MOVED)
         except QueueUnavailable as error:
             if not away:
                 show.complain(f"{error.message}; asking on", style="yellow")

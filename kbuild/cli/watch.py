@@ -6,15 +6,16 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kbuild.api.fleet.watching import WatchOptions, open_registry, open_watch, parse_duration, parse_since
 from kbuild.api.request import ImageOptions
 from kbuild.api.session import Session
+from kbuild.cli.extras import check_extra
 from kbuild.cli.options import (
     build_options,
     builder_options,
@@ -26,8 +27,12 @@ from kbuild.cli.options import (
 from kbuild.cli.show import Show
 from kbuild.errors import ConfigurationError, DeliveryFailed, SomeFailed
 from kbuild.model.registry import SERVER_NEEDS
+from kbuild.process import run
 from kbuild.trigger.trigger_settings import WebhookTrigger
 from kbuild.workflow.fleet.watching import Watch
+
+if TYPE_CHECKING:
+    from kbuild.workflow.queue.board import Board
 
 
 @click.command("watch")
@@ -73,6 +78,13 @@ from kbuild.workflow.fleet.watching import Watch
     help="Push images, such as to registry.example/{name}:{version}, {name}:ALIAS for aliases.",
 )
 @click.option(
+    "--queue",
+    metavar="[URL]",
+    is_flag=False,
+    flag_value="",
+    help="Leave builds to the workers of a queue, such as postgresql://user@host/database.  [default: KBUILD_QUEUE]",
+)
+@click.option(
     "--verify/--no-verify",
     default=None,
     envvar="KBUILD_VERIFY",
@@ -87,17 +99,21 @@ def command(
     models: tuple[str, ...],
     aliases: tuple[str, ...],
     since: float,
+    queue: str | None,
     **stated: Any,
 ) -> None:
     """Build the image of each version that is registered in MLflow, and tag it with the aliases that name it.
 
     The registry itself is asked, so nothing is missed however long nobody watched; webhooks, of MLflow's registry or
     of "kbuild trigger", only have it asked sooner. One image is built at a time, that of an alias first. An alias that
-    moves becomes a tag of the image by digest, REGISTRY/NAME:ALIAS, without a build.
+    moves becomes a tag of the image by digest, REGISTRY/NAME:ALIAS, without a build. With --queue any number of
+    "kbuild worker" build, and tell the versions.
 
     What failed says so on its version, in the tags kbuild.error, kbuild.attempts and kbuild.retry, and is tried five
     times; take kbuild.error away to have it tried again.
     """
+    if queue is not None and stated["push"] is None:
+        raise click.UsageError("--queue needs --push: what is not pushed stays on the machine that built it")
     if once and listen is not None:
         raise click.UsageError("--once ends, and --listen goes on")
     show = Show()
@@ -107,12 +123,13 @@ def command(
         return
     image = ImageOptions(**stated)
     options = WatchOptions(aliases=aliases, models=models, every=every, since=since, image=image)
-    watch = open_watch(options, session=session)
-    if once:
-        _once(watch)
-        return
-    signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:
+        board = None if queue is None else stack.enter_context(_open(queue))
+        watch = open_watch(options, session=session, board=board)
+        if once:
+            _once(watch)
+            return
+        signal.signal(signal.SIGTERM, _end)
         if listen is not None:
             from kbuild.workflow.fleet.receiver import listening, make_app, parse_address
             from kbuild.workflow.fleet.webhooks import Doorkeeper
@@ -123,6 +140,13 @@ def command(
             show.say(f"webhooks are taken at http://{place}/webhook")
         show.say(f"asking the registry every {every:g} s")
         watch.run()
+
+
+def _open(queue: str) -> AbstractContextManager[Board]:
+    from kbuild.api.fleet.queueing import open_queue
+
+    check_extra("queue", run=run)
+    return open_queue(queue)
 
 
 def _once(watch: Watch) -> None:

@@ -6,7 +6,9 @@ import os
 
 import click
 
+from kbuild.api.fleet.audits import Auditing
 from kbuild.api.fleet.queueing import work
+from kbuild.audit.finding import SEVERITIES, Severity
 from kbuild.cli.extras import check_extra
 from kbuild.cli.many import Lines
 from kbuild.cli.options import open_here, queue_option
@@ -26,17 +28,30 @@ from kbuild.workflow.queue.address import read_address
     show_default=True,
     help="Seconds of silence after which its jobs go to another; the same for all workers of a queue.",
 )
+@click.option(
+    "--audit/--no-audit", default=True, show_default=True, help="Audit each before it is pushed; the report tells."
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(SEVERITIES),
+    help="Push nothing with findings so severe or worse, nor what could not be checked.",
+)
 @click.option("--name", metavar="NAME", help="What others see of it.  [default: HOST:PID]")
-def command(queue: str | None, jobs: int, once: bool, lease: float, name: str | None) -> None:
+def command(
+    queue: str | None, jobs: int, once: bool, lease: float, audit: bool, fail_on: Severity | None, name: str | None
+) -> None:
     """Build what "kbuild image --queue" and "kbuild watch --queue" put into a queue.
 
-    Each image is built, verified and pushed as "kbuild image" does it, by options that come with the job; MLflow
+    Each image is built, verified, audited and pushed, by the options of "kbuild image" that come with the job; MLflow
     server, policy, mirrors, credentials and the cache are this machine's. Start as many as you like, anywhere. One that
     dies is found out by the others and its job goes to one of them; SIGTERM gives back at once what is being built.
     """
+    if fail_on is not None and not audit:
+        raise click.UsageError("--fail-on is of the audit")
     address = read_address(queue, os.environ)
     check_extra("queue", run=run)
     show = Show()
     session = open_here(show)
     show.say(f"working on {address}")
-    work(address, session=session, watcher=Lines(show), jobs=jobs, once=once, name=name, lease=lease)
+    auditing = Auditing(fail_on=fail_on) if audit else None
+    work(address, session=session, watcher=Lines(show), jobs=jobs, once=once, name=name, lease=lease, audit=auditing)

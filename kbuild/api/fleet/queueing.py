@@ -6,15 +6,17 @@ import asyncio
 import os
 import shlex
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kbuild.api.project import ProjectConfig
+from kbuild.api.fleet.audits import Auditing, Audits
+from kbuild.api.fleet.options import UNSTATED, carry_options, read_options
+from kbuild.api.fleet.watching import tell_version
 from kbuild.api.request import ImageOptions, make_delivery, make_image_request
 from kbuild.api.session import Session, take_model
-from kbuild.errors import ConfigurationError, ExtraNotInstalled
+from kbuild.errors import ExtraNotInstalled, KbuildError
 from kbuild.model.model_reference import ModelReference
 from kbuild.process import Runner
 from kbuild.workflow import ImageResult, Phases, build_image
@@ -22,27 +24,12 @@ from kbuild.workflow.many import Watcher
 from kbuild.workflow.once import Shared
 from kbuild.workflow.queue.address import QueueAddress, read_address
 from kbuild.workflow.queue.asked import Asked
-from kbuild.workflow.tools import Gates
 
 if TYPE_CHECKING:
     from kbuild.workflow.queue.board import Board
+    from kbuild.workflow.queue.running import Asking
 
-# What decides the image and where it goes, with what each may be. All else is of the machine that builds.
-_CARRIED: Mapping[str, tuple[type, ...]] = {
-    "interpreter": (str,), "channels": (list,), "platform": (str, type(None)), "locked": (bool,),
-    "allow_sdist": (bool,), "base": (str, type(None)), "allow_unsigned_base": (bool,),
-    "template": (str, type(None)), "install_base": (str, type(None)), "labels": (list,), "slim": (bool,),
-    "network": (str, type(None)), "compression": (str,), "engine": (str,), "tag": (str, type(None)),
-    "push": (str, type(None)), "verify": (bool,), "verify_timeout": (float, int), "no_cache": (bool,),
-    "verify_cache": (bool,), "cache_from": (str, type(None)), "cache_to": (str, type(None)),
-}  # fmt: skip
-# Of the worker's own project nothing of it counts.
-_UNSTATED: Mapping[str, Any] = {
-    "base": None, "template": None, "channels": (), "labels": (), "slim": False, "tag": None, "compression": "zstd",
-    "cache_from": None, "cache_to": None, "interpreter": "auto",
-}  # fmt: skip
 _BEATS = 6  # of a lease: some of them may get lost
-_NOT_CARRIED = {"lockfile": "--lockfile", "builders": "--builder", "output": "--output", "load": "--load"}
 
 
 @contextmanager
@@ -60,7 +47,7 @@ def open_queue(url: str | None = None) -> Iterator[Board]:
         yield board
 
 
-def ask_for(models: Sequence[str], options: ImageOptions, session: Session, *, watched: bool = False) -> list[Asked]:
+def ask_for(models: Sequence[str], options: ImageOptions, session: Session) -> list[Asked]:
     """What is to be put into a queue for these models: each as it is named now, whatever an alias names later.
 
     Raises ConfigurationError for what only this machine could do, and what naming a model raises.
@@ -68,44 +55,7 @@ def ask_for(models: Sequence[str], options: ImageOptions, session: Session, *, w
     carried = carry_options(session.config, options)
     make_image_request(session.config, models[0] if models else "0" * 32, options.engine, options)
     make_delivery(session.config, options)
-    return [
-        Asked(model=_named_for_all(each, session), options=carried, watched=watched) for each in dict.fromkeys(models)
-    ]
-
-
-def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any]:
-    """The options as a job has them: with what the project says where they say nothing."""
-    for name, option in _NOT_CARRIED.items():
-        if getattr(options, name):
-            raise ConfigurationError(f"{option} is of this machine, and a worker builds elsewhere", hint="leave it out")
-    if options.best is not None:
-        raise ConfigurationError("--best names no model that could wait", hint="give the run that it takes")
-    whole = replace(
-        options,
-        interpreter=options.interpreter or config.interpreter,
-        channels=options.channels or config.channels,
-        base=options.base or config.base,
-        template=options.template or (None if config.template is None else str(config.template.absolute())),
-        labels=(*(f"{key}={value}" for key, value in config.labels), *options.labels),
-        slim=options.slim or config.slim,
-        compression=options.compression or config.compression,
-        tag=options.tag or config.tag,
-        verify=config.verify if options.verify is None else options.verify,
-        cache_from=options.cache_from or config.cache_from,
-        cache_to=options.cache_to or config.cache_to,
-    )
-    return {name: list(value) if isinstance(value := getattr(whole, name), tuple) else value for name in _CARRIED}
-
-
-def read_options(carried: Mapping[str, Any]) -> ImageOptions:
-    """The options of a job; raises ConfigurationError for what are none."""
-    for name, value in carried.items():
-        if not isinstance(value, _CARRIED.get(name, ())) or (
-            isinstance(value, list) and not all(isinstance(each, str) for each in value)
-        ):
-            raise ConfigurationError(f"the job's option {name!r} is not one of this release, or not of its kind")
-    stated: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in carried.items()}
-    return ImageOptions(**stated)
+    return [Asked(model=_named_for_all(each, session), options=carried) for each in dict.fromkeys(models)]
 
 
 def work(
@@ -117,10 +67,12 @@ def work(
     once: bool = False,
     name: str | None = None,
     lease: float = 30.0,
+    audit: Auditing | None = None,
 ) -> None:
     """Build what is in the queue until a signal ends it, or with ``once`` until no job waits.
 
     ``lease`` is how many seconds a worker may be silent before others take over its jobs, the same for all of them.
+    With ``audit`` each image is audited before it is pushed.
 
     The project's policy and mirror, the MLflow server and all credentials are those of this machine; what decides the
     image comes with the job. Raises ExtraNotInstalled or QueueUnavailable.
@@ -133,8 +85,9 @@ def work(
         raise _lacking(error) from error
     app = open_app(address, program="kbuild worker")
 
-    def build(asked: Asked, *, run: Runner, phases: Phases, gates: Gates) -> ImageResult:
-        return build_asked(asked, replace(session, tools=replace(session.tools, run=run, phases=phases)), gates)
+    def build(asked: Asked, *, run: Runner, phases: Phases, gates: Asking) -> ImageResult:
+        mine = replace(session, tools=replace(session.tools, run=run, phases=phases))
+        return build_asked(asked, mine, gates, audit)
 
     worker = Worker(
         app=app,
@@ -150,15 +103,24 @@ def work(
     asyncio.run(worker.run())
 
 
-def build_asked(asked: Asked, session: Session, gates: Gates) -> ImageResult:
+def build_asked(asked: Asked, session: Session, gates: Asking, audit: Auditing | None = None) -> ImageResult:
     """Build one job's image, and deliver it where the registry has not got it by that name."""
     options = read_options(asked.options)
-    config = replace(session.config, **_UNSTATED)
+    config = replace(session.config, **UNSTATED)
     request = make_image_request(config, asked.model, options.engine, options)
     delivery = replace(make_delivery(config, options), once=True)
     # Names that one job took are not taken for the next: a version may be built again.
     tools = replace(session.tools, verify_cache=options.verify_cache, shared=Shared())
-    return build_image(request, delivery, tools, reuse=not options.no_cache, gates=gates)
+    audited = gates if audit is None else Audits(gates, session, audit, request)
+    try:
+        result = build_image(request, delivery, tools, reuse=not options.no_cache, gates=audited)
+    except KbuildError as error:
+        if asked.watched:
+            tell_version(asked.model, error, options, session)
+        raise
+    if asked.watched:
+        tell_version(asked.model, result, options, session)
+    return result
 
 
 def _named_for_all(model: str, session: Session) -> str:
@@ -173,6 +135,3 @@ def _lacking(error: ImportError) -> ExtraNotInstalled:
         f"the queue needs the Python package {error.name or 'procrastinate'}, which is not installed",
         hint=shlex.join(["pip", "install", "kbuild[build,queue]"]),
     )
-
-
-assert set(_CARRIED) <= {each.name for each in fields(ImageOptions)}  # noqa: S101

@@ -5,20 +5,29 @@ from __future__ import annotations
 import datetime
 import os
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kbuild.api.building import build_image
+from kbuild.api.fleet.options import carry_options
 from kbuild.api.project import tracking_uri
 from kbuild.api.request import ImageOptions, make_delivery
 from kbuild.api.session import Session, open_session
-from kbuild.errors import ConfigurationError
+from kbuild.errors import ConfigurationError, KbuildError
 from kbuild.model.fetch import MlflowStore
+from kbuild.model.model_reference import ModelReference
 from kbuild.model.registry import MlflowRegistry
 from kbuild.workflow import ImageResult
+from kbuild.workflow.fleet.leaving import LeavingWatch
 from kbuild.workflow.fleet.wanted import Rules
 from kbuild.workflow.fleet.watching import Watch
 from kbuild.workflow.once import Shared
+from kbuild.workflow.queue.asked import Asked
+
+if TYPE_CHECKING:
+    from kbuild.workflow.queue.board import Board
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SHORTEST = 1.0
@@ -37,10 +46,11 @@ class WatchOptions:
     image: ImageOptions = field(default_factory=ImageOptions)
 
 
-def open_watch(options: WatchOptions, *, session: Session | None = None) -> Watch:
+def open_watch(options: WatchOptions, *, session: Session | None = None, board: Board | None = None) -> Watch:
     """What ``kbuild watch`` runs: ``run_once()`` builds and tags what is wanted now, ``run()`` goes on.
 
-    Raises ConfigurationError for what would give several versions one name.
+    With the ``board`` of a queue its workers build. Raises ConfigurationError for what would give several versions one
+    name.
     """
     session = session or open_session()
     rules = Rules(push=options.image.push, aliases=options.aliases, models=options.models, since=options.since)
@@ -52,7 +62,48 @@ def open_watch(options: WatchOptions, *, session: Session | None = None) -> Watc
         tools = replace(session.tools, shared=Shared())
         return build_image(model, options.image, session=replace(session, tools=tools))
 
+    if board is not None:
+        return LeavingWatch(
+            registry=open_registry(session),
+            rules=rules,
+            build=build,
+            teller=session.voice,
+            every=options.every,
+            queue=_Queue(board, carry_options(session.config, options.image)),
+        )
     return Watch(registry=open_registry(session), rules=rules, build=build, teller=session.voice, every=options.every)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    board: Board
+    options: Mapping[str, Any]
+
+    def put(self, model: str, *, first: bool) -> None:
+        self.board.put([Asked(model=model, options=self.options, watched=True)], priority=int(first))
+
+    def live(self, models: Collection[str]) -> set[str]:
+        return self.board.live([Asked(model=each, options=self.options) for each in models])
+
+
+def tell_version(model: str, came: ImageResult | KbuildError, options: ImageOptions, session: Session) -> None:
+    """Write into a registered version's tags what became of its image, as a watch does that builds it itself."""
+
+    def build(_: str) -> ImageResult:
+        if isinstance(came, KbuildError):
+            raise came
+        return came
+
+    reference, rules = ModelReference.parse(model), Rules(push=options.push)
+    try:
+        registry = open_registry(session)
+        watch = Watch(registry=registry, rules=rules, build=build, teller=session.voice)
+        for version in registry.versions(reference.name):
+            if version.version == reference.version:
+                watch.make(version)
+    except KbuildError as error:
+        # The watch finds it untold, and asks again; nothing is built anew then.
+        session.voice.complain(f"{model} is not told of it: {error.message}", style="yellow")
 
 
 def open_registry(session: Session) -> MlflowRegistry:

@@ -113,6 +113,13 @@ class Board:
         for key, job in zip(new, put, strict=True):
             done[key] = Put(id=int(job.id or 0), model=by_key[key].model, is_new=True)
 
+    def live(self, jobs: Sequence[Asked]) -> set[str]:
+        """The models of those that wait or are being built."""
+        by_key = {each.key: each.model for each in jobs}
+        with explained(self._address):
+            rows = self._connector.execute_query_all(_SAME, queue=QUEUE, keys=list(by_key))
+        return {by_key[row["queueing_lock"]] for row in rows}
+
     def jobs(
         self, ids: Collection[int] | None = None, *, statuses: Collection[Status] | None = None, limit: int = 1_000_000
     ) -> list[JobState]:

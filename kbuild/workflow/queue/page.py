@@ -47,7 +47,7 @@ def make_page(name: str, figures: Figures, jobs: Sequence[JobState], chosen: Sta
     )
     rows = "".join(_row(each) for each in jobs) or f"<tr><td colspan={len(_TITLES)}>none</td></tr>"
     head = "".join(f"<th scope=col>{each}</th>" for each in _TITLES)
-    told = f"{figures.workers} workers"
+    told = f"{figures.workers} worker{'' if figures.workers == 1 else 's'}"
     if figures.oldest is not None:
         told += f" · the oldest job has waited {_duration(figures.oldest)}"
     if figures.builds:
@@ -97,7 +97,11 @@ def what_of(job: JobState) -> str:
         case "failed":
             return job.error or "failed"
         case _:
-            return "" if job.lost == 0 or job.status != "waiting" else f"lost {job.lost} workers"
+            return (
+                ""
+                if job.lost == 0 or job.status != "waiting"
+                else f"lost {job.lost} worker{'s' if job.lost > 1 else ''}"
+            )
 
 
 def _row(job: JobState) -> str:

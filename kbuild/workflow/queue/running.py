@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from procrastinate.jobs import Job
 
@@ -32,10 +32,18 @@ _Value = TypeVar("_Value")
 _LONGEST = 200  # signs of a note
 
 
+class Asking(Gates, Protocol):
+    """The gates of a job, which also hear what its report has besides."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Keys of the job's entry."""
+
+
 class Build(Protocol):
     """Makes an image, as ``kbuild image`` does."""
 
-    def __call__(self, asked: Asked, *, run: Runner, phases: Phases, gates: Gates) -> ImageResult:
+    def __call__(self, asked: Asked, *, run: Runner, phases: Phases, gates: Asking) -> ImageResult:
         """Raises KbuildErrors, KeyboardInterrupt where ``phases`` or ``run`` were stopped, and what ``gates`` raise."""
 
 
@@ -50,6 +58,7 @@ class Running:
     manager: SteadyManager
     shown: Phases
     latest: tuple[str, str] = ("", "")
+    told: dict[str, Any] = field(default_factory=dict)
     group: RunnerGroup = field(default_factory=RunnerGroup)
     stopped: threading.Event = field(default_factory=threading.Event)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from procrastinate import App, JobContext
@@ -151,9 +152,10 @@ class Worker:
             raise found
         if found.error is None and found.result is None and context.abort_reason() is not AbortReason.USER_REQUEST:
             raise GivenBack
-        await self._end(context, found)
+        await self._end(context, found, running.told)
         if found.error is not None:
-            pause = pause_after(found.error, failures + 1)
+            # Who watches a registry tries its versions again itself, and tells when.
+            pause = None if asked.watched else pause_after(found.error, failures + 1)
             if pause is None:
                 raise found.error
             self.teller.say(f"job {job.id} is tried again in {pause:g} s")
@@ -187,8 +189,8 @@ class Worker:
                 with contextlib.suppress(ConnectorException):
                     await self.ledger.note(running.job, *told)
 
-    async def _end(self, context: JobContext, outcome: Outcome) -> None:
-        entry = make_entry(outcome)
+    async def _end(self, context: JobContext, outcome: Outcome, told: Mapping[str, Any] = MappingProxyType({})) -> None:
+        entry = {**make_entry(outcome), **told}
         failed = outcome.error is not None
 
         async def write() -> None:

@@ -1,0 +1,65 @@
+"""The options of a build as a job of a queue has them, and as its worker reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from kbuild.api.project import ProjectConfig
+from kbuild.api.request import ImageOptions
+from kbuild.errors import ConfigurationError
+
+# What decides the image and where it goes, with what each may be. All else is of the machine that builds.
+_CARRIED: Mapping[str, tuple[type, ...]] = {
+    "interpreter": (str,), "channels": (list,), "platform": (str, type(None)), "locked": (bool,),
+    "allow_sdist": (bool,), "base": (str, type(None)), "allow_unsigned_base": (bool,),
+    "template": (str, type(None)), "install_base": (str, type(None)), "labels": (list,), "slim": (bool,),
+    "network": (str, type(None)), "compression": (str,), "engine": (str,), "tag": (str, type(None)),
+    "push": (str, type(None)), "verify": (bool,), "verify_timeout": (float, int), "no_cache": (bool,),
+    "verify_cache": (bool,), "cache_from": (str, type(None)), "cache_to": (str, type(None)),
+}  # fmt: skip
+# Of the worker's own project nothing of it counts.
+UNSTATED: Mapping[str, Any] = {
+    "base": None, "template": None, "channels": (), "labels": (), "slim": False, "tag": None, "compression": "zstd",
+    "cache_from": None, "cache_to": None, "interpreter": "auto",
+}  # fmt: skip
+_NOT_CARRIED = {"lockfile": "--lockfile", "builders": "--builder", "output": "--output", "load": "--load"}
+
+
+def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any]:
+    """The options as a job has them: with what the project says where they say nothing."""
+    for name, option in _NOT_CARRIED.items():
+        if getattr(options, name):
+            raise ConfigurationError(f"{option} is of this machine, and a worker builds elsewhere", hint="leave it out")
+    if options.best is not None:
+        raise ConfigurationError("--best names no model that could wait", hint="give the run that it takes")
+    whole = replace(
+        options,
+        interpreter=options.interpreter or config.interpreter,
+        channels=options.channels or config.channels,
+        base=options.base or config.base,
+        template=options.template or (None if config.template is None else str(config.template.absolute())),
+        labels=(*(f"{key}={value}" for key, value in config.labels), *options.labels),
+        slim=options.slim or config.slim,
+        compression=options.compression or config.compression,
+        tag=options.tag or config.tag,
+        verify=config.verify if options.verify is None else options.verify,
+        cache_from=options.cache_from or config.cache_from,
+        cache_to=options.cache_to or config.cache_to,
+    )
+    return {name: list(value) if isinstance(value := getattr(whole, name), tuple) else value for name in _CARRIED}
+
+
+def read_options(carried: Mapping[str, Any]) -> ImageOptions:
+    """The options of a job; raises ConfigurationError for what are none."""
+    for name, value in carried.items():
+        if not isinstance(value, _CARRIED.get(name, ())) or (
+            isinstance(value, list) and not all(isinstance(each, str) for each in value)
+        ):
+            raise ConfigurationError(f"the job's option {name!r} is not one of this release, or not of its kind")
+    stated: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in carried.items()}
+    return ImageOptions(**stated)
+
+
+assert set(_CARRIED) <= {each.name for each in fields(ImageOptions)}  # noqa: S101

@@ -1,0 +1,102 @@
+"""A watch that leaves builds to a queue, and what the workers write into the versions' tags."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kbuild.api.fleet import watching
+from kbuild.api.request import ImageOptions
+from kbuild.errors import InvalidModel, QueueUnavailable, TrackingUnavailable
+from kbuild.model.find import RegisteredVersion
+from kbuild.tracking.image_tags import Tag
+from kbuild.workflow.fleet.leaving import LeavingWatch
+from kbuild.workflow.fleet.wanted import Rules
+
+DIGEST = "sha256:" + "b" * 64
+PUSH = "registry.example/{name}:{version}"
+
+
+def version(number: str, **more: Any) -> RegisteredVersion:
+    return RegisteredVersion(
+        name="churn", version=number, created=float(number), ready=True, **{"tags": {}, "aliases": (), **more}
+    )
+
+
+class Fleet:
+    """MLflow's registry, and a queue."""
+
+    def __init__(self, *versions: RegisteredVersion) -> None:
+        self.kept = {str(each.version): each for each in versions}
+        self.queued: dict[str, bool] = {}
+        self.told: list[str] = []
+        self.away = self.down = False
+
+    def versions(self, name: str | None = None) -> list[RegisteredVersion]:
+        if self.down:
+            raise TrackingUnavailable("nobody answers")
+        return list(self.kept.values())
+
+    def tag(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
+        number = str(version.version)
+        merged = {**self.kept[number].tags, **tags}
+        self.kept[number] = replace(self.kept[number], tags={k: v for k, v in merged.items() if v})
+
+    def put(self, model: str, *, first: bool) -> None:
+        if self.away:
+            raise QueueUnavailable("away")
+        self.queued[model] = first
+
+    def live(self, models: Collection[str]) -> set[str]:
+        return {each for each in models if each in self.queued}
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        self.told.append(text)
+
+    complain = say
+
+    def watch(self) -> LeavingWatch:
+        return LeavingWatch(
+            registry=self, rules=Rules(push=PUSH), build=lambda _: pytest.fail("it builds nothing"), teller=self,
+            retag=lambda source, target: True, queue=self, clock=lambda: 1000.0,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_each_version_is_left_to_the_queue_once_and_an_alias_goes_first() -> None:
+    fleet = Fleet(version("1"), version("2", aliases=("champion",)))
+    watch = fleet.watch()
+    assert [str(each.version) for each in watch.run_once()] == ["models:/churn/2", "models:/churn/1"]
+    assert fleet.queued == {"models:/churn/2": True, "models:/churn/1": False}
+    assert fleet.watch().run_once() == []
+    wanted = watch.reconcile()
+    assert wanted.builds == [] and wanted.again == 1030.0  # looked at again soon: an alias waits
+
+
+def test_a_queue_that_is_away_is_said_and_asked_again() -> None:
+    fleet = Fleet(version("1"))
+    fleet.away = True
+    with pytest.raises(QueueUnavailable):
+        fleet.watch().run_once()
+    fleet.away = False
+    assert len(fleet.watch().run_once()) == 1
+
+
+def test_a_worker_tells_the_version_what_became_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(version("1"), version("2"))
+    monkeypatch.setattr(watching, "open_registry", lambda session: fleet)
+    session: Any = SimpleNamespace(voice=fleet)
+    result: Any = SimpleNamespace(
+        reference=f"churn@{DIGEST}", digest=DIGEST, pushed=f"registry.example/churn@{DIGEST}", reused=False
+    )
+    watching.tell_version("models:/churn/1", result, ImageOptions(push=PUSH), session)
+    watching.tell_version("models:/churn/2", InvalidModel("no model"), ImageOptions(push=PUSH), session)
+    assert fleet.kept["1"].tags[Tag.NAMED] == f"registry.example/churn:1@{DIGEST}"
+    assert fleet.kept["2"].tags[Tag.ERROR] == "no model" and fleet.kept["2"].tags[Tag.ATTEMPTS] == "1"
+    assert fleet.watch().reconcile().builds == []  # one is built, the other is tried again later
+    fleet.down = True
+    watching.tell_version("models:/churn/1", result, ImageOptions(push=PUSH), session)
+    assert "models:/churn/1 is not told of it" in fleet.told[-1]
