@@ -14,7 +14,7 @@ from kbuild.cli.many import Lines
 from kbuild.cli.options import open_here, queue_option
 from kbuild.cli.show import Show
 from kbuild.process import run
-from kbuild.workflow.queue.address import read_address
+from kbuild.workflow.queue.address import VARIABLE, read_address
 
 
 @click.command("worker")
@@ -49,6 +49,7 @@ def command(
     if fail_on is not None and not audit:
         raise click.UsageError("--fail-on is of the audit")
     address = read_address(queue, os.environ)
+    os.environ.pop(VARIABLE, None)  # models are loaded by processes that inherit the rest
     check_extra("queue", run=run)
     show = Show()
     session = open_here(show)

@@ -1,0 +1,106 @@
+"""What the commands of a queue refuse, and what they say where something lacks."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from kbuild.api.fleet.queueing import open_queue
+from kbuild.cli.image import command as image
+from kbuild.cli.queue import command as queue
+from kbuild.cli.queued import entry_of
+from kbuild.cli.watch import command as watch
+from kbuild.cli.worker import command as worker
+from kbuild.errors import ConfigurationError, ExtraNotInstalled, QueueUnavailable
+from kbuild.workflow.queue.states import JobState
+
+URL = "postgresql://127.0.0.1:9/none"
+PUSH = "registry.example/{name}:{version}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--all-registered", "--queue", URL], "--queue needs --push"),
+        (["--all-registered", "--queue", URL, "--push", PUSH, "--jobs", "2"], "--jobs is of kbuild worker"),
+        (["--all-registered", "--queue", URL, "--push", PUSH, "--shard", "1/2"], "machines without a queue"),
+        (["--all-registered", "--queue", URL, "--push", PUSH, "--report", "r.json"], "add --wait"),
+        (["--all-registered", "--wait"], "--wait and --priority are of --queue"),
+        (["--all-registered", "--priority", "3"], "--wait and --priority are of --queue"),
+    ],
+)
+def test_what_no_queue_takes_is_refused(argv: list[str], says: str) -> None:
+    done = CliRunner().invoke(image, argv)
+    assert done.exit_code == 2 and says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "says"),
+    [
+        (queue, [], "list, show, retry, cancel, or --serve"),
+        (queue, ["retry", "--queue", URL], "give JOBS, or --failed"),
+        (queue, ["cancel", "1", "--waiting", "--queue", URL], "give JOBS, or --waiting"),
+        (queue, ["show", "0", "--queue", URL], "0 is not in the range"),
+        (watch, ["--queue", URL], "--queue needs --push"),
+        (worker, ["--no-audit", "--fail-on", "high"], "--fail-on is of the audit"),
+    ],
+)
+def test_a_command_line_that_means_nothing_is_refused(command: Any, argv: list[str], says: str) -> None:
+    done = CliRunner().invoke(command, argv)
+    assert done.exit_code == 2 and says in done.stderr
+
+
+def test_a_queue_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("procrastinate")
+    monkeypatch.setenv("KBUILD_QUEUE", "postgresql://bob:hunter2@127.0.0.1:9/none")
+    done = CliRunner().invoke(queue, ["list"])
+    error = done.exception
+    assert isinstance(error, QueueUnavailable) and error.exit_code == 63 and error.hint
+    assert "postgresql://127.0.0.1:9/none does not answer" in error.message and "\n" not in error.message
+    assert "hunter2" not in f"{error.message}{error.hint}{done.output}"
+
+
+def test_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KBUILD_QUEUE", raising=False)
+    for command, argv in ((queue, ["list"]), (worker, [])):
+        error = CliRunner().invoke(command, argv).exception
+        assert isinstance(error, ConfigurationError) and "KBUILD_QUEUE" in str(error.hint)
+
+
+def test_what_a_worker_starts_does_not_inherit_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBUILD_QUEUE", "postgresql://bob:hunter2@127.0.0.1:9/none")
+    seen: list[Any] = []
+
+    def work(address: Any, **options: Any) -> None:
+        seen.append((address.url, [name for name, value in os.environ.items() if "hunter2" in value]))
+
+    monkeypatch.setattr("kbuild.cli.worker.work", work)
+    done = CliRunner().invoke(worker, [])
+    assert seen == [("postgresql://bob:hunter2@127.0.0.1:9/none", [])]
+    assert "hunter2" not in done.output
+
+
+def test_what_lacks_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def without(name: str, *args: Any, **options: Any) -> Any:
+        if name == "kbuild.workflow.queue.board":
+            raise ModuleNotFoundError("No module named 'procrastinate'", name="procrastinate")
+        return whole(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ExtraNotInstalled) as caught, open_queue(URL):
+        pass
+    assert "procrastinate" in caught.value.message and "queue" in str(caught.value.hint)
+
+
+def test_a_report_tells_the_last_attempt_unless_it_was_cancelled_since() -> None:
+    entry = {"model": "m", "status": "built", "seconds": 1.0, "image": "x@sha256:1"}
+    done = JobState(id=4, model="m", status="done", worker="w", entry=entry)
+    assert entry_of(done) == {**entry, "job": 4, "worker": "w"}
+    cancelled = JobState(id=4, model="m", status="cancelled", entry={**entry, "status": "failed"})
+    assert entry_of(cancelled) == {"model": "m", "seconds": 0.0, "status": "stopped"}
