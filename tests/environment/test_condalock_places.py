@@ -121,6 +121,39 @@ def test_all_places_are_one_pool(conda_lock: Loaded, site: Any, tmp_path: Path) 
     assert found["close"] is not None and "manylinux_2_35_x86_64" in found["close"][1]
 
 
+def test_an_index_that_speaks_json_alone(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    """PEP 691, as pip reads it: relative urls, yanked files, Pythons; and no page at all is no empty one."""
+
+    def file(filename: str, data: bytes, **more: Any) -> dict[str, Any]:
+        site.pages[f"/files/{filename}"] = (200, "application/octet-stream", data)
+        digest = hashlib.sha256(data).hexdigest()
+        return {"filename": filename, "url": f"../../files/{filename}", "hashes": {"sha256": digest}, **more}
+
+    files = [
+        file(*wheel("acme", "4.0"), yanked='a <b> "reason"'),
+        file(*wheel("acme", "3.0"), **{"requires-python": ">=3.12"}),
+        file(
+            *wheel("acme", "2.0", needs="dep===1.0"),
+            yanked=False,
+            **{"requires-python": ">=3.8,<4", "core-metadata": False},
+        ),
+        file(*wheel("acme", "1.0"), yanked=True, size=3),
+    ]
+    kind = "application/vnd.pypi.simple.v1+json"
+    said = {"meta": {"api-version": "1.1"}, "name": "acme", "files": files}
+    site.pages["/j/acme/"] = (200, kind, json.dumps(said).encode())
+    found = ask(conda_lock, ["acme", "acme==4.0", "acme==1.0"], tmp_path, indexes=[f"{site.url}/j"])
+    digests = {each["filename"]: each["hashes"]["sha256"] for each in files}
+    names = {version: f"acme-{version}-py3-none-any.whl" for version in ("4.0", "2.0", "1.0")}
+    urls = {version: f"{site.url}/files/{name}" for version, name in names.items()}
+    assert found["acme"] == ["2.0", urls["2.0"], digests[names["2.0"]], ["dep"]]
+    for version in ("4.0", "1.0"):
+        assert found[f"acme=={version}"] == [version, urls[version], digests[names[version]], []]
+    site.pages["/j/acme/"] = (200, kind, b'{"message": "maintenance"}')
+    with pytest.raises(AssertionError, match="lists no files"):
+        ask(conda_lock, ["acme"], tmp_path, indexes=[f"{site.url}/j"])
+
+
 def test_local_versions_from_find_links_and_folders(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
     """``torch==2.5.0`` takes ``2.5.0+cpu``, as for pip: a local version is newer than the release itself."""
     cpu = wheel("torch", "2.5.0+cpu", needs="filelock")

@@ -148,11 +148,13 @@ def _sessions(index: str) -> tuple[str, ThreadSessions]:
 def _ask(session: Any, url: str, version: str | None) -> Sequence[Any]:
     """What ``Told`` is made of, nothing where this is for conda-lock to find out."""
     from kbuild.environment.condalock.narrowing import only_release
+    from kbuild.environment.index.json_page import page_of
 
     response = session.get(url, timeout=_TIMEOUT)
     if response.status_code == _MISSING:
         return [response.url, None, None]
     if not response.ok:
         return ()
-    rest = None if version is None else only_release(response.text, version)
-    return [response.url, response.text, None] if rest is None else [response.url, rest, version]
+    page = page_of(response)
+    rest = None if version is None else only_release(page.html, version)
+    return [page.url, page.html, None] if rest is None else [page.url, rest, version]

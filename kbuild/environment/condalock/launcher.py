@@ -115,7 +115,7 @@ def _run() -> None:
     if hasattr(yaml, "CSafeLoader"):  # libyaml's: the same values of the same text, many times as fast
         yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)
         # Its lines may break elsewhere: whoever started this reads the values, and writes a lock of its own.
-        yaml.dump = partial(yaml.dump, Dumper=yaml.CDumper)
+        vars(yaml)["dump"] = partial(yaml.dump, Dumper=yaml.CDumper)
     run(prog_name="conda-lock")
 
 

@@ -36,6 +36,7 @@ from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import Ahead
 from kbuild.environment.condalock.index_session import THREADS, HostCredentials
 from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
+from kbuild.environment.index.json_page import page_of
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
@@ -138,8 +139,12 @@ class Places(LegacyRepository):  # type: ignore[misc]
 
     def _read_info(self, name: str, version: Any) -> Any:
         if any(is_local(link.url) for link in self.get_page(name).links_for_version(name, version)):
-            return PackageInfo.load(self._get_release_info(name, version))
-        return super().get_release_info(name, version)
+            info = PackageInfo.load(self._get_release_info(name, version))
+        else:
+            info = super().get_release_info(name, version)
+        # poetry does not know arbitrary equality (PEP 440), and would leave out what is asked for so.
+        info.requires_dist = [each.replace("===", "==") for each in info.requires_dist or []] or info.requires_dist
+        return info
 
     def find_links_for_package(self, package: Any) -> list[Any]:
         """The files to choose from, each with its sha256: not every place tells it."""
@@ -242,7 +247,10 @@ def _index_source(url: str, config: Any, ahead: Ahead | None) -> Callable[[str],
 
     def ask(name: str) -> Page | None:
         response = server._get_response(f"/{name}/")
-        return Page(url=response.url, html=response.text) if response else None
+        try:
+            return page_of(response) if response else None
+        except ValueError as error:
+            raise RepositoryError(str(error)) from error
 
     def read_index(name: str) -> Iterator[tuple[Any, Any]]:
         told = None if ahead is None else ahead.page(url, name)
