@@ -136,7 +136,7 @@ def test_a_profile_is_what_the_loads_found() -> None:
     one, two = profile.loads
     assert (one.connections, two.connections) == (1, 2) and profile.best is two and one.failed == 0
     assert one.p50 is not None and 1000 * DELAY <= one.p50 <= (one.p99 or 0) <= (one.worst or 0)
-    assert 0.4 < one.used < 0.6
+    assert 0.3 < one.used < 0.8  # half of one, as far as a busy machine keeps time
     assert profile.host.kernel.startswith("Linux ") and profile.host.processors == len(os.sched_getaffinity(0))
     assert Profile.from_json(json.loads(json.dumps(profile.to_json())), "it") == profile
 
