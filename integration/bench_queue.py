@@ -49,6 +49,7 @@ class Asked:
     restart: bool
     serial: bool
     seed: int
+    cache: Path | None
 
 
 # Stand-ins
@@ -123,7 +124,7 @@ def real(asked: Asked, folder: Path) -> dict[str, object]:
     models = [write_small(folder / "models" / f"m{n}", n, size=20_000) for n in range(asked.models)]
     refs = folder / "refs.txt"
     refs.write_text("".join(f"{model}\n" for model in models))
-    tool = Tool(cache=folder / "cache", environment={"DOCKER_HOST": f"unix://{folder}/no-docker.sock"})
+    tool = Tool(cache=asked.cache or folder / "cache", environment={"DOCKER_HOST": f"unix://{folder}/no-docker.sock"})
     told: dict[str, object] = {}
     tool("image", models[0])  # locked, downloaded and laid out: what every worker begins with
     parts = (*SHARED, *INSTALLED)
@@ -239,6 +240,7 @@ def main() -> None:
     parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--cache", type=Path, help="of an earlier run, so that nothing is downloaded or laid out anew")
     stated = vars(parser.parse_args())
     folder = stated.pop("folder") or Path(tempfile.mkdtemp(prefix="kbuild-queue-"))
     folder.mkdir(parents=True, exist_ok=True)

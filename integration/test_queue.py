@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from engines import Registry
 from small_models import write_small
 from tool import BIN, INSTALLED, SHARED, Tool, cold, running
 from tracking_setups import Postgres, counting, mlflow_server, postgres
+
+from kbuild.workflow.queue.address import QueueAddress
+from kbuild.workflow.queue.board import open_board
 
 LEASE = "4"  # seconds
 
@@ -43,6 +48,21 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) ->
     while not condition():
         assert time.monotonic() - begin < seconds, f"{what} took more than {seconds} s"
         time.sleep(0.05)
+
+
+def test_of_many_that_come_at_once_one_makes_the_tables(database: Postgres) -> None:
+    with psycopg.connect(database.uri, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE crowded")
+    address = QueueAddress(database.uri.replace("/tracking", "/crowded"))
+    start = threading.Barrier(8)
+
+    def come(_: int) -> int:
+        start.wait()
+        with open_board(address) as board:
+            return board.figures().jobs["waiting"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(come, range(8))) == [0] * 8
 
 
 def test_a_killed_worker_and_a_database_restarted_cost_nothing(

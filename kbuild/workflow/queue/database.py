@@ -33,11 +33,8 @@ def open_app(address: QueueAddress, *, program: str) -> App:
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
     arguments = {"connect_timeout": _PATIENCE, "application_name": program}
-    with explained(address), psycopg.connect(address.url, **arguments) as connection:
-        known = connection.execute(
-            "SELECT to_regclass('procrastinate_jobs') IS NOT NULL AND to_regclass('kbuild_builds') IS NOT NULL"
-        ).fetchone()
-        if known != (True,):
+    with explained(address), psycopg.connect(address.url, autocommit=True, **arguments) as connection:
+        if not _has(connection, "kbuild_builds"):
             _make_tables(connection)
     connector = PsycopgConnector(
         conninfo=address.url, min_size=1, max_size=4, timeout=_PATIENCE, kwargs=arguments, name=program
@@ -46,11 +43,15 @@ def open_app(address: QueueAddress, *, program: str) -> App:
 
 
 def _make_tables(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
-    there = connection.execute("SELECT to_regclass('procrastinate_jobs') IS NOT NULL").fetchone()
-    if there != (True,):
+    # The lock is the session's: a transaction that waited for it would still see the catalog of before.
+    connection.execute("SELECT pg_advisory_lock(%s)", (_MAKING,))
+    if not _has(connection, "procrastinate_jobs"):
         connection.execute(SchemaManager.get_schema())
     connection.execute(SCHEMA)
+
+
+def _has(connection: psycopg.Connection[tuple[object, ...]], table: str) -> bool:
+    return bool(connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone() == (True,))
 
 
 @contextmanager
