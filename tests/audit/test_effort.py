@@ -122,6 +122,12 @@ def again(what: bytes, times: int) -> bytes:
     return what + b"2\x86" * times
 
 
+def long_and_none(number: int) -> bytes:
+    """LONG1 and NONE: a value, and a key that has the hash of all others, as Python hashes modulo 2**61 - 1."""
+    digits = pickle.encode_long(number * ((1 << 61) - 1))
+    return b"\x8a" + bytes([len(digits)]) + digits + b"N"
+
+
 ENDLESS = {
     "skippable frames": b"\x50\x2a\x4d\x18\0\0\0\0" * 400_000 + zstandard.compress(EVIL),
     "a key that holds itself": b"\x80\x04}" + again(b"N", 60) + b"Ns.",
@@ -129,7 +135,8 @@ ENDLESS = {
     "a name of it": b"\x80\x04cbuiltins\ngetattr\nN" + again(b"N", 60) + b"\x86R.",
     "a method of it": b"\x80\x04cdatetime\ndate\n)R}\x8c\x10_response_method" + again(b"N", 60) + b"sb.",
     "a dtype of it": b"\x80\x04cnumpy\ndtype\n" + again(b"N", 60) + b"\x85R.",
-    "keys of one hash": pickle.dumps({number * ((1 << 61) - 1): None for number in range(10_000)}, 4),
+    # Written by hand: to have such a dict takes this process seconds, too.
+    "keys of one hash": b"\x80\x04}(" + b"".join(map(long_and_none, range(10_000))) + b"u.",
     "a state again and again": pickle.dumps({str(n): n for n in range(2_000)})[:-1]
     + b"q\x010cdatetime\ndate\n)R"
     + b"h\x01b" * 20_000
