@@ -16,7 +16,7 @@ from kbuild.doctor import checks
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.errors import KbuildError, TrackingUnavailable
 from kbuild.model.registry import MlflowRegistry, Reached
-from kbuild.trigger.trigger_settings import WebhookTrigger
+from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, LocalTrigger, WebhookTrigger
 
 GB = 1_000_000_000
 
@@ -143,3 +143,31 @@ def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(mon
     (none,) = checks._webhooks(patient(tracking="https://mlflow.example"))
     assert none.status == "ok" and "kbuild watch --register URL" in none.detail
     assert list(checks._webhooks(patient(tracking="sqlite:///mlflow.db"))) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)  # whoever is root may write anywhere
+    with pytest.raises(KbuildError, match="cannot be written") as caught:
+        list(checks._disk(patient(cache=tmp_path / "cache")))
+    assert caught.value.hint == "KBUILD_CACHE_DIR=FOLDER"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "variable"),
+    [
+        (GithubTrigger(repository="me/shop"), "KBUILD_GITHUB_TOKEN"),
+        (GithubTrigger(repository="me/shop", token_env="MINE"), "MINE"),  # noqa: S106  the variable's name
+        (GitlabTrigger(project="7", ref="main"), "KBUILD_GITLAB_TOKEN"),
+        (WebhookTrigger(url="https://hook.example"), "KBUILD_WEBHOOK_SECRET"),
+        (LocalTrigger(), None),
+        (None, None),
+    ],
+)
+def test_what_follows_training_needs_its_variable(trigger: Any, variable: str | None) -> None:
+    config = SimpleNamespace(trigger=trigger)
+    (check,) = checks._trigger(patient(config=config))
+    assert check.status == ("ok" if variable is None else "fail")
+    assert variable is None or (f"variable {variable} is not set" in check.detail and variable in str(check.hint))
+    if variable is not None:
+        (check,) = checks._trigger(patient(config=config, environ={variable: "x"}))
+        assert (check.status, check.detail) == ("ok", trigger.kind)

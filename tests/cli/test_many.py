@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,18 @@ def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
     assert "line 2" not in caught.value.message
     with pytest.raises(ConfigurationError, match="cannot read"):
         read_references(str(tmp_path / "absent"))
+
+
+def test_models_may_come_by_a_pipe_and_there_is_an_end_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{RUN}\nmodels:/churn/3\t2 MB\n{RUN}\t1 MB\n{RUN}\n"))
+    assert read_references("-") == {RUN: 1_000_000, "models:/churn/3": 2_000_000}
+    monkeypatch.setattr("sys.stdin", io.StringIO("x" * (many.LARGEST + 1)))
+    with pytest.raises(ConfigurationError, match="cannot read -: it has more than"):
+        read_references("-")
+    monkeypatch.setattr("sys.stdin", io.StringIO("no model\n" * 1000))
+    with pytest.raises(InvalidReference, match=r"- has more than [0-9]+ lines that name no model: line 1: ") as caught:
+        read_references("-")
+    assert len(caught.value.message.split("; ")) < 100
 
 
 def test_one_name_for_many_images_is_refused() -> None:

@@ -80,6 +80,16 @@ def test_the_outbox_is_listed_and_stays_when_nobody_answers(project: Path, event
     assert json.loads(call("--json").stdout)[0]["id"] == event.id
 
 
+def test_what_another_process_is_sending_is_left_to_it(project: Path, event: TrainingEvent) -> None:
+    outbox = Outbox(project / ".kbuild" / "outbox")
+    outbox.put("webhook", event)
+    with outbox.alone() as alone:
+        assert alone
+        done = call("--flush", env=SECRET)
+    assert (done.exit_code, done.stdout) == (0, "") and "another process is sending what waits now" in done.stderr
+    assert len(outbox.messages()) == 1
+
+
 @pytest.mark.parametrize("argv", [("--flush", "--verify"), ("--header", "a:b"), ("--verify", "-H", "nonsense")])
 def test_options_that_do_not_go_together(argv: tuple[str, ...], project: Path) -> None:
     assert call(*argv, env=SECRET).exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from kbuild.cli import demo as demo_command
 from kbuild.errors import OutputError, RecordingError
 from kbuild.process import Completed
 from kbuild.progress import Silent
-from kbuild.workflow import demo
+from kbuild.workflow import Delivery, demo
 from kbuild.workflow.demo import find_last_words
 
 
@@ -128,3 +129,39 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
     said = json.loads(CliRunner().invoke(demo_command.command, ["--dir", "here", "--json"]).stdout)
     assert (said["dir"], said["run_id"], said["digest"]) == (f"{tmp_path}/here", RUN, "sha256:1")
     assert (said["image"], said["prediction"], said["expected"]) == ("diabetes@sha256:1", [1.5], [1.5])
+
+
+def test_the_whole_of_the_demo_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training needs the project, the image the run that was trained, and the answer the image."""
+    folder, done = tmp_path / "here", list[Any]()
+    progress, image = Silent(), SimpleNamespace(digest="sha256:1")
+    built = SimpleNamespace(reference="diabetes@sha256:1", image=image)
+    tools: Any = SimpleNamespace(
+        phases=lambda phase: contextlib.nullcontext(progress), run="runner", cache=tmp_path / "cache", cache_limit=10**9
+    )
+
+    def train(where: Path, run: Any, told: Any) -> str:
+        assert (where / "src/diabetes/pipeline_registry.py").is_file(), "what ships"
+        done.append(("train", where, run))
+        return RUN
+
+    def build_image(request: Any, delivery: Any, given: Any) -> Any:
+        done.append(("build", request, delivery, given is tools))
+        return built
+
+    def verify_image(asked: Any, run: Any, *, cache: Path, timeout: float, progress: Any) -> Any:
+        done.append(("verify", asked, run, cache, timeout >= 60))
+        return SimpleNamespace(check=lambda: done.append("compared"), prediction=[1.5], expected=[1.25], runtime="here")
+
+    monkeypatch.setattr(demo, "train", train)
+    monkeypatch.setattr(demo, "build_image", build_image)
+    monkeypatch.setattr(demo, "verify_image", verify_image)
+    result = demo.run_demo(folder, lambda run_id: f"a request for {run_id}", lambda where: tools)  # type: ignore[arg-type, return-value]
+    assert done == [
+        ("train", folder, "runner"),
+        ("build", f"a request for {RUN}", Delivery(tag="diabetes:demo"), True),
+        ("verify", image, "runner", tmp_path / "cache", True),
+        "compared",
+    ]
+    assert (result.folder, result.run_id, result.image) == (folder, RUN, built)
+    assert (result.prediction, result.expected, result.runtime) == ([1.5], [1.25], "here")
