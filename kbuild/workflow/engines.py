@@ -77,7 +77,7 @@ def give_layers(place: ImageReference, prepared: Prepared, tools: Tools, *, buil
     wheels = tuple(package for package in packages if package.manager == "pip")
     layers = LayerCache(root=tools.cache / "layers", compression=prepared.compression)
     with tools.phases("cache") as progress:
-        tools.sharing(place).give(prepared.plan, wheels, layers, progress, built=built)
+        tools.sharing(place, "give").give(prepared.plan, wheels, layers, progress, built=built)
 
 
 def _build(
@@ -115,7 +115,7 @@ def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir
         missing = {source: key for source, key in shared_keys(plan).items() if source not in packed}
         if reuse and missing and prepared.cache_from is not None:
             with tools.phases("cache") as progress:
-                packed |= tools.sharing(prepared.cache_from).bring(missing, building.cache, progress)
+                packed |= tools.sharing(prepared.cache_from, "take").bring(missing, building.cache, progress)
         known = KnownLayers(keys=keys, packed=packed)
         context = stage_layers(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kbuild.cache.limit import DEFAULT_LIMIT
 from kbuild.digest import Digest
@@ -46,16 +46,16 @@ class Tools:
     trust_model: bool = False
     shared: Shared = field(default_factory=Shared)
 
-    def sharing(self, place: ImageReference) -> LayerSharing:
-        """The layer cache that builders share there, one for all builds of this process."""
-        return self.shared.once(f"layers of {place}", lambda: LayerSharing(place, self.cache))
+    def sharing(self, place: ImageReference, to: Literal["take", "give"]) -> LayerSharing:
+        """An end of the layer cache that builders share there, one for all builds of this process."""
+        return self.shared.once(f"{to} layers {place}", lambda: LayerSharing(place, self.cache))
 
 
 def bring_split(place: ImageReference | None, wheels: tuple[LockedPackage, ...], tools: Tools) -> None:
     """Which wheels share a layer, where builders share that: so nobody needs their files to know it."""
     if place is not None:
         with tools.phases("cache") as progress:
-            tools.sharing(place).bring_split(wheels, progress)
+            tools.sharing(place, "take").bring_split(wheels, progress)
 
 
 class Gates(Protocol):

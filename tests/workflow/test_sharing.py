@@ -171,9 +171,9 @@ def test_a_user_without_a_shared_key_is_told(
     assert len(told(other, "KBUILD_CACHE_KEY is not set")) == 2
 
 
-@pytest.mark.parametrize("how", ["away", "refuses", "read only", "breaks off"])
-def test_a_registry_that_fails_is_told_once_and_the_image_is_the_same(
-    world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, how: str
+@pytest.mark.parametrize(("how", "fails"), [("away", 2), ("refuses", 2), ("read only", 1), ("breaks off", 1)])
+def test_a_registry_that_fails_is_told_and_the_image_is_the_same(
+    world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, how: str, fails: int
 ) -> None:
     expected = build(world).digest
     there = place(registry)
@@ -188,14 +188,38 @@ def test_a_registry_that_fails_is_told_once_and_the_image_is_the_same(
         answer = Handler.answer
 
         def cut(handler: Handler, code: int, data: bytes = b"", **headers: str) -> None:
-            longer = {"Content_Length": str(len(data) + 9)} if len(data) > 900 else {}
-            answer(handler, code, data, **longer, **headers)
+            if len(data) < 900 or handler.command == "HEAD":
+                answer(handler, code, data, **headers)
+                return
+            handler.send_response(code)
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            handler.wfile.write(data[:100])
             handler.close_connection = True
 
         monkeypatch.setattr(Handler, "answer", cut)
     other = world.with_cache("other")
     assert build(other, take=there, give=there).digest == expected
-    assert len(told(other, "is left out:")) == 1, other.heard.notes
+    # Once for taking, once for giving, as far as either fails.
+    assert len(told(other, "is left out:")) == fails, other.heard.notes
+
+
+def test_a_repository_that_is_not_there_yet_is_made_though_nobody_may_look_into_it(
+    world: World, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As registries answer that tell nobody whether a repository exists: the first builder of all has to begin."""
+    get = Handler.do_GET
+
+    def refuse(handler: Handler) -> None:
+        empty = "/manifests/" in handler.path and not registry.manifests
+        handler.answer(403, b'{"errors":[{"code":"DENIED","message":"denied"}]}') if empty else get(handler)
+
+    monkeypatch.setattr(Handler, "do_GET", refuse)
+    build(world, take=place(registry), give=place(registry))
+    assert len(told(world, "is left out:")) == 1
+    other = world.with_cache("other")
+    build(other, take=place(registry))
+    assert made(other) == set()
 
 
 def test_proof_by_building_again_takes_nothing_from_the_registry(

@@ -20,7 +20,7 @@ from kbuild.cache.room import room_for
 from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import Digest, digest_bytes, digest_file, digest_json
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.errors import ConfigurationError, HashMismatch, InvalidReference, KbuildError
+from kbuild.errors import ConfigurationError, HashMismatch, InvalidReference, KbuildError, RegistryError
 from kbuild.image.engine import PackedBlob
 from kbuild.image.engines.native import copies_plan
 from kbuild.image.oci.image_reference import ImageReference
@@ -58,9 +58,11 @@ def shared_keys(plan: BuildPlan) -> dict[str, Digest]:
 
 
 class LayerSharing:
-    """One such cache for all builds of a process, safe for several threads; ``cache`` is this machine's own.
+    """One end of such a cache, to take or to give, for all builds of a process; safe for several threads. ``cache`` is
+    this machine's own.
 
-    Once the registry or the disk has failed it is asked nothing more.
+    Once the registry or the disk has failed it is asked nothing more. The other end is: who may not look into a
+    repository that is not there yet may be the one who makes it.
     """
 
     def __init__(self, place: ImageReference, cache: Path) -> None:
@@ -187,6 +189,8 @@ class LayerSharing:
         except HashMismatch as error:
             progress.tell(f"{error.message}; it is written anew")
             there = None
+        except RegistryError:
+            there = None  # some refuse to look into what is not there yet, and take what makes it
         if there is None:
             progress.note(f"giving {blob.digest} to {self.place.name}")
             source = self._places.find(self.place, blob.digest)
