@@ -16,7 +16,6 @@ from kedro.framework.hooks import hook_impl
 from kbuild.errors import KbuildError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
 from kbuild.hooks.look_ahead import look_ahead, try_config
-from kbuild.hooks.one_line import one_line_errors
 from kbuild.hooks.others import find_others, tell_others, watching
 from kbuild.hooks.planned import (
     attach,
@@ -30,6 +29,7 @@ from kbuild.hooks.planned import (
 )
 from kbuild.hooks.under_way import Training
 from kbuild.project.tracking_settings import find_disabled
+from kbuild.training.one_line import one_line_errors
 from kbuild.training.staleness import LOG_VARIABLE
 
 if TYPE_CHECKING:

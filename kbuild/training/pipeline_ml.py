@@ -243,28 +243,33 @@ def pipeline_ml_factory(
 
     Raises PipelineMLError with every reason why the two do not fit.
     """
-    for name, given in (("training", training), ("inference", inference)):
-        if not isinstance(given, Pipeline):
+    from kbuild.training.one_line import one_line_errors
+
+    # Projects call this while Kedro's command line registers their pipelines.
+    with one_line_errors():
+        for name, given in (("training", training), ("inference", inference)):
+            if not isinstance(given, Pipeline):
+                raise PipelineMLError(
+                    f"the {name} pipeline is a {type(given).__name__}, {given!r:.60}, not a Kedro pipeline",
+                    hint="pipeline_ml_factory takes training, inference and the name of inference's input, in this "
+                    "order",
+                )
+        if not isinstance(input_name, str | list | tuple):
             raise PipelineMLError(
-                f"the {name} pipeline is a {type(given).__name__}, {given!r:.60}, not a Kedro pipeline",
-                hint="pipeline_ml_factory takes training, inference and the name of inference's input, in this order",
+                f"input_name is a {type(input_name).__name__}, not the name of a dataset or a list of names"
             )
-    if not isinstance(input_name, str | list | tuple):
-        raise PipelineMLError(
-            f"input_name is a {type(input_name).__name__}, not the name of a dataset or a list of names"
+        if inference.nodes and set(_plain(training)) == set(_plain(inference)):
+            raise PipelineMLError(
+                "the training pipeline is bound to itself: training and inference have the same nodes",
+                hint="give the pipeline that is served as the second argument",
+            )
+        return PipelineML(
+            training,
+            inference=inference,
+            input_name=input_name,
+            kpm_kwargs=kpm_kwargs,
+            log_model_kwargs=log_model_kwargs,
         )
-    if inference.nodes and set(_plain(training)) == set(_plain(inference)):
-        raise PipelineMLError(
-            "the training pipeline is bound to itself: training and inference have the same nodes",
-            hint="give the pipeline that is served as the second argument",
-        )
-    return PipelineML(
-        training,
-        inference=inference,
-        input_name=input_name,
-        kpm_kwargs=kpm_kwargs,
-        log_model_kwargs=log_model_kwargs,
-    )
 
 
 def find_lost_nodes(pipeline: Pipeline) -> list[str]:

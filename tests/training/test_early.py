@@ -11,6 +11,8 @@ import pytest
 from kedro.io import AbstractDataset, MemoryDataset
 from kedro_datasets.json.json_dataset import JSONDataset
 from kedro_datasets.pandas.csv_dataset import CSVDataset
+from kedro_datasets.partitions.incremental_dataset import IncrementalDataset
+from kedro_datasets.partitions.partitioned_dataset import PartitionedDataset
 from kedro_datasets.pickle.pickle_dataset import PickleDataset
 
 from kbuild.recording.input.early import check_kind, find_kind
@@ -174,3 +176,13 @@ def test_a_signature_of_columns_that_the_input_has_not_is_told() -> None:
     assert check_kind("orders", MemoryDataset(numbered), given, made=False) is None
     # An index that says something is sent as a column.
     assert look("id", "price", data=table.set_index(pd.Index(["a"], name="id"))) is None
+
+
+def test_parts_are_refused_before_they_are_loaded(tmp_path: Path) -> None:
+    entry = {"path": str(tmp_path / "parts"), "dataset": "pandas.CSVDataset"}
+    for made in (True, False):
+        parts = check_kind("x", PartitionedDataset(**entry), {}, made=made)
+        assert parts is not None
+        assert "each is a function that loads it" in parts.message
+        assert check_kind("x", PartitionedDataset(**entry), {"signature": None}, made=made) is None
+        assert check_kind("x", IncrementalDataset(**entry), {}, made=made) is None

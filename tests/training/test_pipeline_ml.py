@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import click
 import pytest
 from kedro.pipeline import Pipeline, node, pipeline
 
@@ -262,3 +263,15 @@ def test_what_is_no_pair_of_pipelines_is_refused() -> None:
     for training in (make_training(), make_training().tag("again")):
         with pytest.raises(PipelineMLError, match="bound to itself"):
             pipeline_ml_factory(training, training, "raw")
+
+
+def test_kedros_command_line_shows_what_does_not_fit_as_one_line() -> None:
+    """It registers pipelines before any hook is called, and shows exceptions of click's kind without a traceback."""
+    with pytest.raises(PipelineMLError) as caught:
+        pipeline_ml_factory(Pipeline([node(len, "table", "size")]), "inference", "table")  # type: ignore[arg-type]
+    shown = caught.value
+    assert isinstance(shown, click.ClickException)
+    assert shown.exit_code == 16
+    assert shown.format_message().startswith(
+        "the inference pipeline is a str, 'inference', not a Kedro pipeline\nHint: "
+    )

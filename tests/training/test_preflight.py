@@ -196,6 +196,19 @@ def test_only_a_file_that_is_surely_not_there_is_told(
     assert ["has no file yet" in each for each in messages] == [True] * missing
 
 
+def test_a_misspelled_name_that_a_pattern_has_an_entry_for(
+    package: ModuleType, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    any_name = {"{name}": {"type": "pickle.PickleDataset", "filepath": f"{tmp_path}/{{name}}.pkl"}}
+    catalog = DataCatalog.from_config(any_name)
+    catalog.save("orders", package.make_orders())
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit")])
+    inference = Pipeline([node(lambda *_: 1, ["ordres", "factors"], "totals", name="score")])
+    ((about, message, hint),) = told(look(pipeline_ml_factory(training, inference, "ordres"), catalog, tmp_path))
+    assert (about, message) == ("input_name", "'ordres' has no file yet (ordres.pkl), and no node that runs makes it")
+    assert hint == "did you mean 'orders'? Else put the file there, or run the nodes that make it"
+
+
 def test_what_the_users_own_list_lacks(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from kbuild.recording.example import (
     refuse_used,
     take_rows,
 )
-from kbuild.recording.input.forms import carry, describe
+from kbuild.recording.input.forms import carry, describe, refuse_parts
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
 from kbuild.training.entry import Entry
@@ -53,6 +53,8 @@ def check_kind(
     used = is_used(log_model_kwargs.get("signature"))
     if not made and _is_at_hand(dataset):
         return _check_data(name, load, log_model_kwargs, used=used)
+    if not entry.validates and _loads_parts(dataset):
+        return refuse_parts()
     kind = None if entry.validates else find_kind(type(dataset))
     if kind is not None and used and _is_no_table(kind):
         return refuse_used(name, kind)
@@ -115,6 +117,12 @@ def _check_signature(
         hint="leave the signature out, or make it of the input: "
         f"mlflow.models.infer_signature(…), whose columns are {', '.join(map(str, table.columns[:30]))}",
     )
+
+
+def _loads_parts(dataset: Any) -> bool:
+    """Whether it gives a function for each part; an IncrementalDataset gives their values."""
+    names = {kind.__name__ for kind in type(dataset).__mro__}
+    return "PartitionedDataset" in names and "IncrementalDataset" not in names
 
 
 def _is_no_table(kind: type) -> bool:

@@ -12,6 +12,7 @@ from kbuild.errors import RecordingError
 from kbuild.recording.input.columns import carries_any, carry_column, describe_column
 from kbuild.recording.input.labels import find_levels, name_columns, note_frequencies, note_label_type
 from kbuild.recording.input.polars import describe_schema, is_polars, to_frame, to_pandas
+from kbuild.training.described import is_partitioned
 
 _SCALARS = (bool, int, float, str, bytes)
 _PLAIN = (pd.DataFrame, pd.Series, np.ndarray, list, dict)
@@ -45,6 +46,8 @@ def _state_types(form: dict[str, Any]) -> None:
 
 
 def _describe(data: Any) -> dict[str, Any] | None:
+    if is_partitioned(data):
+        raise refuse_parts()
     # Classes made of these hold more, a mask say, and come as what they are made of.
     if isinstance(data, pd.DataFrame | pd.Series | np.ndarray | list | Mapping) and type(data) not in _PLAIN:
         raise _refuse_type(data)
@@ -69,6 +72,15 @@ def _describe(data: Any) -> dict[str, Any] | None:
     if isinstance(data, Mapping):
         return _describe_mapping(data)
     raise _refuse_type(data)
+
+
+def refuse_parts() -> RecordingError:
+    """What is told of an input that Kedro's PartitionedDataset loads."""
+    return RecordingError(
+        "no request can bring the inference input, parts of a partitioned dataset: each is a function that loads it",
+        hint="let the first inference node take one value that is like a part, or all of them as one table, and give "
+        "the catalog a dataset with an example of that",
+    )
 
 
 def _refuse(what: str) -> RecordingError:

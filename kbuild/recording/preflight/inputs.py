@@ -140,9 +140,13 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
             hint=f"run the nodes that make it, or give {name!r} a file in the catalog",
         )  # fmt: skip
     if data and is_persisted(dataset) and _is_local(dataset) and not _exists(dataset):
+        hint = "put the file there, or run the nodes that make it"
+        # A pattern of the catalog has an entry for any name, also for one that is misspelled.
+        others = set() if name in (known := planned.binding.training.datasets()) else known
+        meant = did_you_mean(name, (each for each in others if not is_parameter(each)), "")
         return RecordingError(
             f"{name!r} has no file yet ({Path(str(dataset._filepath)).name}), and no node that runs makes it",
-            hint="put the file there, or run the nodes that make it",
+            hint=f"{meant} Else {hint}" if meant else hint,
         )
     return None
 
