@@ -76,10 +76,11 @@ def _recorded(running: RunningImage) -> tuple[str | None, str | None, Tolerance]
         mlmodel = parse_yaml(content)
         example = (mlmodel.get("saved_input_example_info") or {}).get("serving_input_path")
         record = (mlmodel.get("metadata") or {}).get("kbuild") or {}
+        prediction, tolerance = record.get("prediction"), record.get("tolerance")
     except (BrokenText, AttributeError) as error:
         reason = error if isinstance(error, BrokenText) else "it is not a mapping, or holds none where one has to be"
         raise InvalidImage(f"{MODEL_PATH}/MLmodel of the image cannot be read: {reason}") from error
     try:
-        return example, record.get("prediction"), Tolerance.from_json(record.get("tolerance"))
+        return example, prediction, Tolerance.from_json(tolerance)
     except ValueError as error:
         raise InvalidImage(f"the tolerance in {MODEL_PATH}/MLmodel cannot be read: {error}") from error
