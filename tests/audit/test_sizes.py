@@ -160,7 +160,7 @@ def test_the_picture_stands_by_itself_and_says_what_it_shows(sizes: ImageSizes) 
     assert ids["m1-title"].text == "<b>m&\\x1b by package"
     assert "regressor.pkl 0.6 kB" in (ids["m1-told"].text or "")
     titles = [each.text or "" for each in root.iter(f"{SVG}title")]
-    assert any(each.startswith("six 1.17.0, Python package, layer six: ") for each in titles)
+    assert any(each.startswith("six 1.17.0, Python package in six: ") for each in titles)
     assert not re.search(r"href|url\(|<style|<script", text)
 
 

@@ -57,11 +57,11 @@ def measure(layers: Iterable[LayerFiles], places: Places) -> ImageSizes:
         layers=tuple(
             LayerSize(
                 digest=layer.digest,
-                name=layer_name(layer.created_by),
+                name=layer_name(layer.created_by) or f"layer {number}",
                 packed=layer.packed,
                 packages=_add_up(layer.files, owners, places),
             )
-            for layer in given
+            for number, layer in enumerate(given, 1)
         )
     )
 

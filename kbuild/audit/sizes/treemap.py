@@ -116,7 +116,7 @@ def draw(sizes: ImageSizes, *, name: str, mark: str = "image") -> str:
 
 def _layer(layer: LayerSize, box: Box, whole: int) -> Iterator[str]:
     shown = _joined(layer.packages, whole)
-    yield f'<g fill="{_INK}"><title>{escape(f"layer {layer.name}, {readable(layer.size)}")}</title>'
+    yield f'<g fill="{_INK}"><title>{escape(f"{layer.name}, a layer of {readable(layer.size)}")}</title>'
     yield _rectangle(box.without_edge(_GAP / 2), "#5b6b7b")
     inner = box.without_edge(_GAP * 1.5)
     for each, place in zip(shown, squarify([each.size for each in shown], inner), strict=True):
@@ -140,7 +140,7 @@ def _joined(packages: Sequence[PackageSize], whole: int) -> list[PackageSize]:
 
 def _package(package: PackageSize, box: Box, layer: LayerSize, whole: int) -> Iterator[str]:
     share = f"{100 * package.size / whole:.1f} %"
-    title = f"{package.title}, {WORDS[package.kind]}, layer {layer.name}: {readable(package.size)}, {share}"
+    title = f"{package.title}, {WORDS[package.kind]} in {layer.name}: {readable(package.size)}, {share}"
     yield f"<g><title>{escape(title)}</title>"
     yield _rectangle(box, COLOURS[package.kind])
     letters = int((box.width - 8) / _LETTER)
