@@ -74,9 +74,11 @@ def inspect(
                 bundle = tools.store.fetch(model, folder / "model")
                 return Inspected(kind="model", facts=_model(model, bundle, tools))
         except (InvalidReference, ModelNotFound) as error:
-            meant = error.hint if error.hint and "did you mean" in error.hint else no_image(reference, tools).hint
+            image, model_hint = no_image(reference, tools).hint or "", error.hint or ""
+            meant = image if "did you mean" in image or "did you mean" not in model_hint else model_hint
             raise ImageNotFound(
-                f"{reference!r} is not an image built here, not an OCI layout or tar, and not a model", hint=meant
+                f"{reference!r} is not an image built here, not an OCI layout or tar, and not a model",
+                hint=meant or None,
             ) from error
 
 

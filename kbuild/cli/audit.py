@@ -153,4 +153,7 @@ def _deliver(text: str, output: Path | None) -> None:
 
 def _tell(show: Show, audited: Audited) -> None:
     if audited.recorded_in is not None:
-        show.say(f"report and SBOM are with run {audited.recorded_in}")
+        what = (
+            "report and SBOM" if audited.report.image_sizes is None else "report, SBOM and the picture of its packages"
+        )
+        show.say(f"{what} are with run {audited.recorded_in}")

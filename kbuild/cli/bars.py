@@ -16,7 +16,8 @@ _COLOURS: dict[Kind, str] = {
     "python": "blue", "conda": "yellow", "base": "bright_black", "model": "green", "code": "red", "other": "magenta",
 }  # fmt: skip
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_NARROW, _ROOMY, _WIDE = 40, 66, 200
+_NARROW, _ROOMY, _LONG, _WIDE = 40, 66, 110, 200
+_DIGEST = len("sha256:") + 12
 _SHOWN = 15
 
 
@@ -38,12 +39,15 @@ def layer_lines(layers: Sequence[LayerSize], *, unpacked: bool = True) -> list[s
     names = [_one_line(each.name) for each in layers]
     wide = min(max([5, *map(len, names)]), max(12, _width() // 3))
     heads = f"{'unpacked':>9}  {'packed':>9}" if unpacked else f"{'packed':>9}"
-    lines = [f"{'layers':<{wide + 2}}  {heads}"]
+    # By which a layer is known in a registry; in few columns the bars are worth more.
+    digests = [f"  {each.digest[:_DIGEST]:<{_DIGEST}}" if _width() >= _LONG else "" for each in layers]
+    head = f"  {'digest':<{_DIGEST}}" if _width() >= _LONG else ""
+    lines = [f"{'layers':<{wide + 2}}{head}  {heads}"]
     room = _width() - len(lines[0]) - 2
-    for each, name, (size, packed) in zip(layers, names, sizes, strict=True):
+    for each, name, digest, (size, packed) in zip(layers, names, digests, sizes, strict=True):
         numbers = f"{size:>9}  {packed:>9}" if unpacked else f"{packed:>9}"
         bar = _bar(each.size if unpacked else each.packed, largest, room)
-        lines.append(f"  {_cut(name, wide):<{wide}}  {numbers}  {bar}".rstrip())
+        lines.append(f"  {_cut(name, wide):<{wide}}{digest}  {numbers}  {bar}".rstrip())
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import textwrap
 import time
@@ -138,6 +139,20 @@ def _broken(text: str, console: Console) -> str:
     indent = _COLUMN if re.fullmatch(r"\S+ +", text[:_COLUMN]) else 2
     lines = textwrap.wrap(
         text, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
+def folded(text: str, *, indent: int) -> str:
+    """A line for stdout; on a terminal it is broken between words, all but the first of its lines below ``indent``."""
+    if not sys.stdout.isatty():
+        return text
+    lines = textwrap.wrap(
+        text,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     return "\n".join(lines)
 

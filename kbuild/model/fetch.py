@@ -274,7 +274,8 @@ def _require_database(uri: str) -> None:
     if not path.is_file():
         raise ModelNotFound(
             f"nothing was logged yet: there is no MLflow database at {path}",
-            hint="kedro run trains; MLFLOW_TRACKING_URI names a server, or the store of another folder",
+            hint="kedro run logs a model where pipeline_registry.py binds one (kedro kbuild check looks); "
+            "MLFLOW_TRACKING_URI names a server, or the store of another folder",
         )
 
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.cache.folder import using_cache
-from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
-from kbuild.environment.lockfile import RUN_FOLDER, Lockfile
+from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import (
     ContainerFailed,
     EngineUnavailable,
     InvalidImage,
-    KbuildError,
     ModelNotTrusted,
     NothingToAsk,
     OutputError,
@@ -30,7 +28,6 @@ from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.store import write_tags
-from kbuild.offered.change import short_digests
 from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
@@ -40,8 +37,6 @@ from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
 
-PICTURE_FILE = "image.svg"
-"""Among the run's artifacts, in ``RUN_FOLDER``: the image by package."""
 PATIENCE = 300.0
 """Seconds for an image to get ready, and to answer: a large model on a busy machine is not a broken one."""
 
@@ -245,10 +240,7 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
         Tag.LOCK_DIGEST: str(packages),
         **({} if pushed is None else {Tag.PUSHED: pushed}),
     }
-    run_id = bundle.facts.run_id
-    untagged = write_tags(tags, run_id, bundle.facts.uri, tools.store) if delivery.record else None
-    if delivery.record and untagged is None and run_id is not None and not built.reused:
-        _keep_picture(image, short_digests(own_name), run_id, tools)
+    untagged = write_tags(tags, bundle.facts.run_id, bundle.facts.uri, tools.store) if delivery.record else None
     return ImageResult(
         image=image,
         reference=own_name,
@@ -262,18 +254,3 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
         tagged=delivery.record and untagged is None,
         index=index,
     )
-
-
-def _keep_picture(image: BuiltImage, name: str, run_id: str, tools: Tools) -> None:
-    """Draw what makes the image large, for the page of its run; a run without the picture has all the rest."""
-    from kbuild.audit.sizes.treemap import draw
-    from kbuild.image.compare.sizes import read_sizes
-
-    with tools.phases("record") as progress, work_folder(tools.cache, "work-") as folder:
-        try:
-            sizes = read_sizes(image, progress, cache=tools.cache)
-            file = folder / PICTURE_FILE
-            file.write_text(draw(sizes, name=name), encoding="utf-8")
-            tools.store.upload(run_id, [file], RUN_FOLDER)
-        except KbuildError as error:
-            progress.tell(f"{PICTURE_FILE} is not with run {run_id}: {error.message}")

@@ -1,5 +1,6 @@
 import io
 import re
+import sys
 import time
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from kbuild.cli.show import Show, amount, talk_options
+from kbuild.cli.show import Show, amount, folded, talk_options
 
 
 @pytest.mark.parametrize(
@@ -190,3 +191,17 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
         f"  {command}",
         "  kbuild list",
     ]
+
+
+def test_a_row_is_broken_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    row = f"ok   tracking      sqlite:///{'x' * 30} answers, as it should"
+    assert folded(row, indent=19) == row
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    first, *rest = folded(row, indent=19).split("\n")
+    assert first == "ok   tracking"
+    assert rest == [f"{'':<19}sqlite:///{'x' * 30}", f"{'':<19}answers, as it should"]

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from world import HOST, RUN_ID, VERSION, World
+from world import HOST, MODEL, RUN_ID, VERSION, World
 
 from kbuild.audit.policy import Policy
 from kbuild.environment.lockfile import read_lockfile
@@ -47,6 +47,16 @@ def test_an_audit_writes_report_sbom_and_tags_to_the_run(world: World) -> None:
     assert tags["kbuild.audit"] == str(audited.report.verdict)
     assert tags["kbuild.audit_date"] == "2026-11-01"
     assert tags["kbuild.audited_lock"] == f"sha256:{hashlib.sha256(world.lockfile.read_bytes()).hexdigest()}"
+
+
+def test_what_makes_its_image_large_is_drawn_for_the_run(world: World) -> None:
+    build_image(world.request(), Delivery(), world.tools)
+    audited = audit(world)
+    picture = world.store.files[RUN_ID, "kbuild/image.svg"].decode()
+    image = dict(audited.report.digests)["image"]
+    [told] = re.findall(r'<desc id="image-told">(.+)</desc>', picture)
+    weights = len(MODEL["artifacts/weights.bin"])
+    assert f"weights.bin {weights / 1000:.1f} kB, two 1 " in told and image[:19] in picture and image not in picture
 
 
 def test_without_record_nothing_is_written(world: World) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -181,15 +180,6 @@ def test_a_base_is_recorded_once_an_image_stands_on_it(world: World, monkeypatch
     assert not list((world.tools.cache / "base-records").glob("*"))
     build(world)
     assert (RUN_ID, recorded) in world.store.files
-
-
-def test_what_makes_the_image_large_is_drawn_for_its_run(world: World) -> None:
-    build(world)
-    picture = world.store.files.pop((RUN_ID, "kbuild/image.svg")).decode()
-    [told] = re.findall(r"<desc id=\"image-told\">(.+)</desc>", picture)
-    assert "oci:base 3.1 MB" in told and "weights.bin 2.3 kB, two 1 1.1 kB" in told  # 256 bytes, nine times
-    build(world)
-    assert (RUN_ID, "kbuild/image.svg") not in world.store.files, "nothing was built"
 
 
 def test_without_record_nothing_is_written_to_the_store(world: World) -> None:

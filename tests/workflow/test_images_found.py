@@ -138,7 +138,7 @@ def test_an_index_is_found_wherever_it_lies(built: BuiltImage, world: World, tmp
 
 
 def test_list_and_inspect_tell_what_lies_here(
-    kbuild: Callable[..., Result], built: BuiltImage, built_world: World
+    kbuild: Callable[..., Result], built: BuiltImage, built_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (row,) = [each for each in json.loads(kbuild("list", "--json").stdout) if each["digest"] == str(built.digest)]
     blobs = (built.layout / "blobs/sha256").iterdir()
@@ -156,6 +156,7 @@ def test_list_and_inspect_tell_what_lies_here(
     assert [each["size"] for each in facts["layers"]] == [each["size"] for each in manifest["layers"]]
     config = json.loads((built.layout / "blobs/sha256" / manifest["config"]["digest"].partition(":")[2]).read_bytes())
     assert facts["entrypoint"] == config["config"]["Entrypoint"] and facts["labels"] == config["config"]["Labels"]
+    monkeypatch.setenv("COLUMNS", "120")
     text = kbuild("inspect", f"sha256:{built.digest.hex[:12]}").stdout
     assert str(built.digest) in text and MODEL_ID in facts["labels"].values() and MODEL_ID in text
     for layer in manifest["layers"]:

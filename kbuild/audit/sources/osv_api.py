@@ -16,6 +16,7 @@ from urllib3.util import Retry
 
 from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.sources.services import NotKnown
+from kbuild.environment.index.package_indexes import network_reason
 from kbuild.http import ThreadSessions, bounded_session
 from kbuild.urls.credentials import without_credentials
 
@@ -215,5 +216,6 @@ def _collect(names: list[str] | NotKnown, records: Mapping[str, Record | NotKnow
     return tuple(found)
 
 
-def _words(error: BaseException) -> str:
-    return without_credentials(" ".join(str(error).split()))[:200] or type(error).__name__
+def _words(error: Exception) -> str:
+    """The system's own, where there are any: what requests makes of them is long and of no help."""
+    return network_reason(error)[:200]

@@ -16,6 +16,7 @@ import requests
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from kbuild.environment.index.package_indexes import network_reason
 from kbuild.environment.index.pip_network import configure
 from kbuild.http import bounded_session
 from kbuild.urls.credentials import without_credentials
@@ -115,5 +116,6 @@ def _read(stated: Mapping[str, Any]) -> Vulnerability:
     )
 
 
-def _words(error: BaseException) -> str:
-    return without_credentials(" ".join(str(error).split()))[:200] or type(error).__name__
+def _words(error: Exception) -> str:
+    """The system's own, where there are any: what requests makes of them is long and of no help."""
+    return network_reason(error)[:200]

@@ -88,7 +88,7 @@ def capture_interpreter(
         write_repodata(channel, package)
     except OSError as error:
         raise OutputError(f"cannot write the captured interpreter below {channel}: {error.strerror}") from error
-    progress.note(f"Captured {package.path.name}, {package.record['size'] / 1e6:.1f} MB, needs glibc {glibc}")
+    progress.note(f"captured {package.path.name}, {package.record['size'] / 1e6:.1f} MB, needs glibc {glibc}")
     return CapturedInterpreter(
         python=layout.version,
         platform=target,

@@ -135,7 +135,7 @@ class Environment:
         tag = f"cpython-{self._target.short.replace('.', '')}"
         invalid = check_bytecode(trees, folders, tag, compiler, run=self._run)
         if invalid:
-            progress.tell(f"{len(invalid)} files are not valid Python and have no bytecode: {', '.join(invalid)}")
+            progress.tell(f"no bytecode of {len(invalid)}, which Python cannot compile: {', '.join(invalid)}")
 
 
 def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:

@@ -166,6 +166,7 @@ def _write_layers(
     progress: Progress,
     cache: LayerCache | None,
 ) -> list[tuple[LayerSummary, Descriptor]]:
+    progress.note(f"packing {len(layers)} layers")
     counter = _Counter(progress)
 
     def write(number: int) -> tuple[LayerSummary, Descriptor]:

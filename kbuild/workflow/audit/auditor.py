@@ -71,6 +71,7 @@ class Auditor:
         with self._workdir() as workdir:
             with self._tools.phases("fetch") as progress:
                 bundle = self._tools.store.fetch(reference, workdir / "model")
+                progress.made(str(reference))
                 gathered = self._gather(str(reference), "model", bundle, workdir, progress)
                 gathered, tags = self._with_run(gathered, bundle)
                 image = image or self._built_here(tags, progress)
@@ -78,6 +79,7 @@ class Auditor:
                 return self._audit(_recall(gathered, tags))
             with self._tools.phases("image") as progress:
                 read, _ = read_image(image, None, progress, cache=self._tools.cache)
+                progress.made(_told(read.facts))
                 planned = self._planned(image, read, gathered.subject, tags, progress)
             known = KnownDigest(place=str(reference), digest=str(bundle.digest))
             return self._audit(_with_image(gathered, read.facts, (known,), planned))
@@ -88,6 +90,7 @@ class Auditor:
             with self._tools.phases("image") as progress:
                 read, model = read_image(image, workdir / "model", progress, cache=self._tools.cache)
                 facts = read.facts
+                progress.made(_told(facts))
             with self._tools.phases("fetch") as progress:
                 if model is None:
                     missing = Unchecked(
@@ -122,6 +125,7 @@ class Auditor:
             for check in self._checks:
                 progress.note(f"checking {check.id}")
                 results.append(check.run(gathered.subject))
+            progress.made(f"{len(self._checks)} checks")
             subject, on, fail_on = gathered.subject, request.today, request.fail_on
             report = make_report(subject, results, request.policy, today=on, fail_on=fail_on, vex=self._vex)
             audited = Audited(report=report, subject=subject)
@@ -267,6 +271,11 @@ class Auditor:
 
 _LOCK_LABEL = "io.kbuild.lock.digest"
 _ASK = "see that pip's index is configured (pip config list), and audit again"
+
+
+def _told(facts: ImageFacts) -> str:
+    packages = len(facts.distributions) + len(facts.conda) + len(facts.base.packages)
+    return f"{len(facts.layers)} layers, {packages} packages"
 
 
 def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...], planned: Planned) -> _Gathered:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kbuild.audit.sizes.treemap import draw
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import RUN_FOLDER
@@ -15,6 +16,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.store.local import LocalImages
 from kbuild.model.store import write_tags
+from kbuild.offered.change import short_digests
 from kbuild.progress import Progress
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
@@ -22,18 +24,23 @@ from kbuild.workflow.audit.request import Audited
 
 REPORT_NAME = "audit.json"
 SBOM_NAME = "sbom.cdx.json"
+PICTURE_NAME = "image.svg"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
 
 
 def write_back(audited: Audited, run_id: str, model_uri: str | None, tools: Tools, progress: Progress) -> Audited:
-    """Write the report and the SBOM to the run; a store that refuses is told in a note."""
+    """Write the report, the SBOM and the picture of the image's packages to the run; a store that refuses is told in a
+    note."""
     report = audited.report
     with work_folder(tools.cache, "audit-") as workdir:
-        files = [workdir / REPORT_NAME, workdir / SBOM_NAME]
-        files[0].write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
-        files[1].write_text(audited.sbom, encoding="utf-8")
+        texts = {REPORT_NAME: json.dumps(report.to_json(), indent=2) + "\n", SBOM_NAME: audited.sbom}
+        if report.image_sizes is not None:
+            name = short_digests(dict(report.digests)["image"])
+            texts[PICTURE_NAME] = draw(report.image_sizes, name=f"image {name}")
+        for name, text in texts.items():
+            (workdir / name).write_text(text, encoding="utf-8")
         try:
-            tools.store.upload(run_id, files, RUN_FOLDER)
+            tools.store.upload(run_id, [workdir / name for name in texts], RUN_FOLDER)
         except KbuildError as error:
             progress.tell(f"the report could not be written to run {run_id}: {error.message}")
             return audited
