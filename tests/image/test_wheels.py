@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,48 @@ def test_a_wheel_that_breaks_its_format_is_named(tmp_path: Path, files: dict[str
     with pytest.raises(LockfileInvalid, match=r"demo-1-py3-none-any\.whl cannot be installed: \S"):
         install(tmp_path, files)
     assert not list((tmp_path / "cache/wheels").iterdir())
+
+
+def _spoil(data: bytes, at: int, value: int) -> bytes:
+    """The zip with two bytes of every header changed: ``at`` in local headers, two further in the directory's."""
+    for mark, place in ((b"PK\x03\x04", at), (b"PK\x01\x02", at + 2)):
+        start = 0
+        while (start := data.find(mark, start)) >= 0:
+            data = data[: start + place] + value.to_bytes(2, "little") + data[start + place + 2 :]
+            start += 4
+    return data
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("row", "its RECORD is no table of paths, hashes and sizes"),
+        ("twice", r"it brings demo\.py twice"),
+        ("folder", r"it brings demo/a twice"),
+        ("scheme", r"demo-1\.data/elsewhere/x is not contained in a valid \.data subdirectory"),
+        ("encrypted", "encrypted"),
+        ("method", "compression"),
+        ("deflate", "decompressing"),
+    ],
+)
+def test_a_broken_archive_is_told_in_the_words_of_its_author(tmp_path: Path, kind: str, reason: str) -> None:
+    """APPNOTE.TXT of the zip format, 4.4.4 (flag 0: encrypted) and 4.4.5 (methods); "Recording installed projects"."""
+    files = {"demo.py": "x = 1", **({"demo-1.data/elsewhere/x": ""} if kind == "scheme" else {})}
+    wheel = make_wheel(tmp_path / "demo", files)
+    if kind in ("row", "twice", "folder"):
+        name = {"row": "demo-1.dist-info/RECORD", "twice": "demo.py", "folder": "demo/a"}[kind]
+        with zipfile.ZipFile(wheel, "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile tells that the name is there
+            archive.writestr(name, "one\n")
+            if kind == "folder":
+                archive.writestr("demo/a/b", "")
+    values = {"encrypted": (6, 1), "method": (8, 99), "deflate": (8, 8)}
+    if kind in values:
+        wheel.write_bytes(_spoil(wheel.read_bytes(), *values[kind]))
+    with pytest.raises(LockfileInvalid, match=rf"demo-1-py3-none-any\.whl cannot be installed: .*{reason}") as caught:
+        lay(tmp_path, {package("demo-1-py3-none-any.whl"): wheel})
+    assert caught.value.hint is not None
+    assert not [each for each in (" object at 0x", "[Errno", str(tmp_path)) if each in caught.value.message]
 
 
 def test_a_file_that_is_no_zip_is_named(tmp_path: Path) -> None:

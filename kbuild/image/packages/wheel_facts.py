@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import configparser
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,7 +22,18 @@ from kbuild.errors import LockfileInvalid
 from kbuild.files import mark_used
 from kbuild.plan.split import RULE, PackageGroup, WheelFacts, split_packages
 
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
+"""What ``zipfile`` raises for an archive that cannot be read: damaged, encrypted, packed by an unknown method, or with
+a text that is none."""
 _SCRIPTS = ("console_scripts", "gui_scripts")
+
+
+def broken_wheel(name: str, reason: str) -> LockfileInvalid:
+    """The error for a wheel that is what the lock says, and breaks its format."""
+    return LockfileInvalid(
+        f"{name} cannot be installed: {reason}",
+        hint="its authors have published it so: pin another release of it, and log the model again",
+    )
 
 
 def read_wheel_facts(path: Path, name: str) -> WheelFacts:
@@ -30,8 +43,8 @@ def read_wheel_facts(path: Path, name: str) -> WheelFacts:
             members = [info for info in archive.infolist() if not info.is_dir()]
             points = next((i for i in members if i.filename.endswith(".dist-info/entry_points.txt")), None)
             scripts = [] if points is None else _scripts(archive.read(points).decode())
-    except (zipfile.BadZipFile, UnicodeDecodeError, configparser.Error) as error:
-        raise LockfileInvalid(f"{name} cannot be installed: {' '.join(str(error).split())}") from error
+    except (*BROKEN, configparser.Error) as error:
+        raise broken_wheel(name, " ".join(str(error).split())) from error
     paths = {_installed(info.filename) for info in members} | {f"bin/{script}" for script in scripts}
     return WheelFacts(size=sum(info.file_size for info in members), paths=frozenset(paths))
 

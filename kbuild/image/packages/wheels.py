@@ -9,6 +9,7 @@ of the "Recording installed projects" specification.
 
 from __future__ import annotations
 
+import csv
 import os
 import posixpath
 import zipfile
@@ -23,7 +24,7 @@ from urllib.parse import unquote
 from installer import install
 from installer.destinations import SchemeDictionaryDestination
 from installer.exceptions import InstallerError
-from installer.records import Hash, RecordEntry
+from installer.records import Hash, InvalidRecordEntry, RecordEntry
 from installer.sources import WheelContentElement, WheelFile
 from installer.utils import Scheme, copyfileobj_with_hashing, make_file_executable
 from packaging.tags import Tag
@@ -37,6 +38,7 @@ from kbuild.environment.index.wheel_tags import supported_tags, wanted_glibc
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.bytecode import Compiler, compile_trees
+from kbuild.image.packages.wheel_facts import BROKEN, broken_wheel
 from kbuild.platform import Platform
 from kbuild.process import Runner
 
@@ -209,10 +211,22 @@ def _install(wheel: Path, filename: str, target: WheelTarget, root: Path) -> dic
             install(source, destination, {"INSTALLER": b"kbuild\n"})
             # RECORD's form is Base64 for urls, without its padding.
             return {path: urlsafe_b64decode(f"{digest}=").hex() for path, digest in destination.written.items()}
-    except (InstallerError, zipfile.BadZipFile, ValueError, KeyError, AssertionError, FileExistsError) as error:
-        # installer asserts, without a word, on entry points that it cannot read
-        reason = str(error) or "it has an entry point that cannot be read"
-        raise LockfileInvalid(f"{filename} cannot be installed: {reason}") from error
+    except FileExistsError as error:
+        raise broken_wheel(filename, f"it brings {_inside(error, target, root)} twice") from error
+    except NotADirectoryError as error:
+        raise broken_wheel(filename, f"it brings {posixpath.dirname(_inside(error, target, root))} twice") from error
+    except (InvalidRecordEntry, csv.Error) as error:
+        raise broken_wheel(filename, "its RECORD is no table of paths, hashes and sizes") from error
+    except (InstallerError, KeyError, AssertionError, *BROKEN) as error:
+        # installer asserts, without a word, on entry points that it cannot read, and gives itself with some reasons
+        said = next((each for each in reversed(error.args) if isinstance(each, str)), "")
+        raise broken_wheel(filename, said or str(error) or "it has an entry point that cannot be read") from error
+
+
+def _inside(error: OSError, target: WheelTarget, root: Path) -> str:
+    """The file that an error names, as the wheel has it."""
+    path = str(error.filename).removeprefix(str(root))
+    return path.removeprefix(f"{target.site_packages}/").removeprefix(f"{target.prefix}/")
 
 
 def python_files(wheel: Path) -> set[str]:
