@@ -64,9 +64,9 @@ def make_interpreter(folder: Path) -> Path:
     return package
 
 
-def make_conda(folder: Path, name: str, files: dict[str, str]) -> Path:
+def make_conda(folder: Path, name: str, files: dict[str, str], paths: list[dict[str, object]] | None = None) -> Path:
     data = {path: text.encode() for path, text in files.items()}
-    paths = [
+    paths = paths or [
         {"_path": path, "path_type": "hardlink", "sha256": digest_bytes(each).hex, "size_in_bytes": len(each)}
         for path, each in data.items()
     ]
@@ -81,6 +81,27 @@ def make_conda(folder: Path, name: str, files: dict[str, str]) -> Path:
             member.size, member.mode = len(each), 0o644
             archive.addfile(member, io.BytesIO(each))
     return package
+
+
+@pytest.mark.parametrize("outside", ["absolute", "above", "through a link"])
+def test_a_conda_package_that_lists_what_lies_outside_is_refused(outside: str, tmp_path: Path) -> None:
+    """rattler links each file of ``info/paths.json`` from where it unpacked the package to below the prefix."""
+    victim = tmp_path / "victim"
+    victim.write_text("of this machine")
+    # From below the cache's folder of interpreters, where packages are unpacked, and too far for where they go.
+    listed = {
+        "absolute": [(str(victim), "hardlink")],
+        "above": [("../" * 6 + "victim", "hardlink")],
+        "through a link": [("lib/d", "softlink"), ("lib/d/victim", "hardlink")],
+    }[outside]
+    digest = digest_bytes(victim.read_bytes()).hex
+    paths = [{"_path": path, "path_type": kind, "sha256": digest, "size_in_bytes": 15} for path, kind in listed]
+    package = make_conda(tmp_path, "liar", {"share/plain": ""}, paths)
+    with pytest.raises(BuildFailed, match=r"liar-1-0\.tar\.bz2 lists ") as caught:
+        stage(tmp_path / "a", tmp_path / "cache", make_interpreter(tmp_path), package, make_wheel(tmp_path, "one", {}))
+    assert listed[-1][0] in caught.value.message
+    assert list(tmp_path.rglob("victim")) == [victim]
+    assert victim.stat().st_nlink == 1
 
 
 def test_what_conda_packages_leave_out_or_bring_twice_is_told(tmp_path: Path) -> None:
