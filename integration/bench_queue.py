@@ -70,8 +70,8 @@ def work(uri: str, pushed: Path, name: str) -> None:
         time.sleep(0.02)
         gates.built(ModelReference.parse(asked.model), {})
         digest = str(digest_bytes(asked.model.encode()))
-        if asked.model not in pushed.read_text().split():  # as a registry is asked
-            with pushed.open("a") as out:
+        if asked.model not in pushed.read_text("utf-8").split():  # as a registry is asked
+            with pushed.open("a", encoding="utf-8") as out:
                 out.write(f"{asked.model}\n")
         return SimpleNamespace(
             reference=f"x@{digest}", digest=digest, pushed=f"x@{digest}", reused=False, verified=None, untagged=None
@@ -108,7 +108,7 @@ def stand_in(asked: Asked, folder: Path) -> dict[str, object]:
         ids = [each.id for each in put]
         seconds = until(lambda: board.figures().jobs["done"] + board.figures().jobs["failed"] == len(ids), begin)
         figures = board.figures()
-    sent = Counter(pushed.read_text().split())
+    sent = Counter(pushed.read_text("utf-8").split())
     return {
         "put_s": round(took, 2), "seconds": round(seconds, 1), "jobs_a_second": round(len(ids) / seconds, 1),
         "done": figures.jobs["done"], "failed": figures.jobs["failed"], "lost_workers": figures.lost,
