@@ -142,3 +142,14 @@ def test_only_downloads_that_still_have_their_sha256_are_carried(tmp_path: Path)
         (cache / name).write_bytes(data)
     assert carry_downloads(cache, clean) == 2
     assert sorted(str(path.relative_to(clean)) for path in clean.rglob("*") if path.is_file()) == sorted(whole)
+
+
+def test_what_a_slim_image_left_out_is_read_from_its_labels(tmp_path: Path) -> None:
+    named = {"io.kbuild.slim.left-out": "flask gunicorn", "io.kbuild.slim.left-out-files": '{"mlflow": ["server/**"]}'}
+    left_out = read_claims(make(tmp_path / "slim", labels=named)).left_out
+    assert left_out.packages == ("flask", "gunicorn")
+    assert left_out.to_json()["files"] == {"mlflow": ["server/**"]}
+    for text in ("{", "[]", '{"mlflow": 3}'):
+        broken = make(tmp_path / f"broken-{len(text)}", labels={**named, "io.kbuild.slim.left-out-files": text})
+        with pytest.raises(InvalidImage, match="left-out-files cannot be read"):
+            read_claims(broken)
