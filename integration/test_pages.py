@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kbuild.audit.policy import Policy
 from kbuild.audit.report.page import page
 from kbuild.audit.report.report import make_report
 from kbuild.audit.report.sbom import make_sbom
+from kbuild.audit.sizes.values import ImageSizes, Kind, LayerSize, PackageSize
 from kbuild.audit.subject import Subject
 from kbuild.cli.help import read_pages, write_html
 
@@ -188,6 +190,23 @@ def test_everybody_can_read_the_help(window: Browser, axe: str) -> None:
     shutil.rmtree(folder)
 
 
+def make_sizes() -> ImageSizes:
+    """Of every kind, from large to nothing."""
+    kinds: tuple[Kind, ...] = ("python", "conda", "base", "model", "code", "other")
+    packages = tuple(
+        PackageSize(name=f"{kind}-{number}", kind=kind, version="1.0", size=10**7 // number**3, files=number)
+        for number in range(1, 9)
+        for kind in kinds
+    )
+    layers = [packages[place::3] for place in range(3)]
+    return ImageSizes(
+        layers=tuple(
+            LayerSize(digest=f"sha256:{number:064}", name=f"layer-{number}", packed=10**6, packages=each)
+            for number, each in enumerate(layers)
+        )
+    )
+
+
 def test_the_page_of_an_audit_is_filtered_in_a_browser(window: Browser, axe: str, tmp_path: Path) -> None:
     """And the browser has nothing to complain of: no script of another, nothing to load."""
     names: list[tuple[str, Severity, str]] = [
@@ -203,6 +222,7 @@ def test_the_page_of_an_audit_is_filtered_in_a_browser(window: Browser, axe: str
     subject = Subject(reference="models:/<i>m</i>/1", kind="model")
     result = CheckResult(check="lock", findings=tuple(found))
     report = make_report(subject, [result], Policy(), today=date(2026, 11, 28), fail_on="low")
+    report = replace(report, image_sizes=make_sizes())
     (tmp_path / "audit.html").write_text(page([(report, json.loads(make_sbom(subject, report)))], "findings"))
     window.go((tmp_path / "audit.html").as_uri())
 
