@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -13,6 +16,7 @@ from kbuild.image.store.listing import ListedImage, list_here
 from kbuild.plan.make import LABEL_RUN_ID
 
 _TITLES = ("IMAGE", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN")
+_LEAST = len("sha256:") + 8  # by so much of a digest the other commands find an image
 
 
 @click.command("list")
@@ -30,9 +34,23 @@ def command(as_json: bool) -> None:
         click.echo("no image was built here yet; kbuild image builds one", err=True)
         return
     rows = [_TITLES, *map(_row, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if sys.stdout.isatty() and max(map(len, _lines(rows))) > shutil.get_terminal_size().columns:
+        rows = [_TITLES, *(row for each in found for row in _narrow(each))]
+    for line in _lines(rows):
+        click.echo(line)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _narrow(image: ListedImage) -> Iterator[tuple[str, ...]]:
+    """A row for each name, and of a digest and a run as much as other commands need."""
+    _, digest, platform, size, built, run = _row(image)
+    names = image.names or ("-",)
+    yield names[0], digest[:_LEAST], platform.replace("linux/", ""), size, built[2:], run[:8]
+    yield from ((name, *[""] * (len(_TITLES) - 1)) for name in names[1:])
 
 
 def _row(image: ListedImage) -> tuple[str, ...]:

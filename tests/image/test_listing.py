@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from plans import EMPTY
 
@@ -86,3 +88,25 @@ def test_a_digest_can_be_shortened_as_it_is_shown(tmp_path: Path) -> None:
     assert images.beginning_with(text[:14]) is images.beginning_with(f"sha256:{other}") is None
     (images.root / f"{text[7:15]}{'0' * 56}").mkdir()
     assert images.beginning_with(text[:15]) is None
+
+
+def test_in_a_narrow_terminal_each_name_has_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = LocalImages(tmp_path / "images")
+    built = add(images, b"x", 1000)
+    names = ("model:latest", "spaceflights:1", "spaceflights:latest")
+    for name in names:
+        images.name(built, ImageReference.parse(name))
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    command.main([], standalone_mode=False)
+    _, first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{names[0]} ") and len(first) <= 80
+    assert tuple(others) == names[1:]
+    (short,) = [word for word in first.split() if word.startswith("sha256:")]
+    assert images.beginning_with(short) == built.digest
+    monkeypatch.setenv("COLUMNS", "200")
+    command.main([], standalone_mode=False)
+    assert len(capsys.readouterr().out.splitlines()) == 2
