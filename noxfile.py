@@ -25,7 +25,7 @@ SIDE_BY_SIDE = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 SUPPORTED = ["3.11", "3.12", "3.13"]
 UV = "uv>=0.5"
 # The rooms that compose others, and the least part of their lines that the cheap tests run.
-COMPOSING = ("workflow", "verify", "cli", "doctor", "init")
+COMPOSING = ("workflow", "verify", "cli", "doctor", "init", "api")
 COVERED = 78
 # Short modules of them, and the tests that are quick to say what a mutant of each breaks.
 MUTATED = {
@@ -108,7 +108,8 @@ def cover(session: nox.Session) -> None:
     session.install("--quiet", "pytest-cov>=6")
     rooms = [f"--cov=kbuild.{room}" for room in COMPOSING]
     options = ["--cov-report=term-missing:skip-covered", f"--cov-fail-under={COVERED}"]
-    folders = [f"tests/{room}" for room in ("workflow", "verify", "cli", "audit")] + ["tests/test_docs.py"]
+    trying = ("workflow", "verify", "cli", "audit", "deploy", "measuring", "scoring", "trigger")
+    folders = [*(f"tests/{room}" for room in trying), "tests/test_docs.py"]
     session.run("pytest", *SIDE_BY_SIDE, *rooms, *options, *(session.posargs or folders))
 
 
