@@ -1,0 +1,132 @@
+"""``kbuild queue`` as it is typed, over a board of a few lines."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kbuild.cli import queue as queue_command
+from kbuild.cli.queue import command
+from kbuild.errors import JobNotFound
+from kbuild.workflow.queue.states import Figures, JobState
+
+URL = "postgresql://127.0.0.1:9/none"
+DONE = JobState(id=3, model="models:/a/1", status="done", worker="w1", entry={"image": "x@sha256:1", "seconds": 2.0})
+WAITS = JobState(id=4, model="models:/b/2", status="waiting")
+
+
+class Board:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.found = [WAITS, DONE]
+
+    def jobs(self, ids: Any = None, *, statuses: Any = None, limit: int | None = None) -> list[JobState]:
+        self.asked.append(("jobs", (statuses, limit)))
+        return self.found
+
+    def retry(self, ids: Any) -> list[int]:
+        self.asked.append(("retry", [*ids]))
+        return [each for each in ids if each != 9]
+
+    def cancel(self, ids: Any) -> list[int]:
+        self.asked.append(("cancel", [*ids]))
+        return [each for each in ids if each != 9]
+
+    def figures(self) -> Figures:
+        return Figures(jobs={"waiting": 1, "done": 1}, workers=2, oldest=5.0, builds=1, seconds=2.0, lost=0)
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> Board:
+    made = Board()
+
+    @contextmanager
+    def open_queue(url: str | None) -> Iterator[Board]:
+        made.asked.append(("open", url))
+        yield made
+
+    monkeypatch.setattr(queue_command, "open_queue", open_queue)
+    monkeypatch.setattr(queue_command, "check_extra", lambda *_, **__: None)
+    return made
+
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call() -> Call:
+    def run(*argv: str) -> Result:
+        done = CliRunner().invoke(command, list(argv))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize("argv", [("list", "--queue", URL), ("--queue", URL, "list")])
+def test_jobs_are_rows_and_how_many_there_are_is_told(call: Call, board: Board, argv: tuple[str, ...]) -> None:
+    done = call(*argv)
+    assert board.asked == [("open", URL), ("jobs", (None, 100))]
+    titles, *rows = done.stdout.splitlines()
+    assert titles.split()[:4] == ["JOB", "STATUS", "MODEL", "BY"]
+    assert [row.split()[:3] for row in rows] == [["4", "waiting", "models:/b/2"], ["3", "done", "models:/a/1"]]
+    # Columns begin where their titles do.
+    assert all(row.index("models:/") == titles.index("MODEL") for row in rows)
+    assert done.stderr == "1 waiting, 1 done; 2 workers\n"
+
+
+def test_some_statuses_alone_and_so_many(call: Call, board: Board) -> None:
+    done = call("list", "--queue", URL, "--status", "failed", "--status", "cancelled", "--limit", "7", "--json")
+    assert board.asked[-1] == ("jobs", (("failed", "cancelled"), 7))
+    told = json.loads(done.stdout)
+    assert told["counts"] == {"waiting": 1, "done": 1} and len(told["jobs"]) == 2
+    board.found = []
+    assert call("list", "--queue", URL).stdout == ""
+
+
+def test_one_job_is_shown_whole(call: Call, board: Board) -> None:
+    again = datetime.datetime(2026, 11, 29, 7, 0, 0, 123, datetime.UTC)
+    facts: dict[str, Any] = {"priority": 7, "phase": "lock", "note": "resolving", "failures": 2, "lost": 1}
+    board.found = [
+        JobState(id=3, model="m", status="building", worker="w", seconds=1.23456, again=again, cancelling=True,
+                 options={"push": "x"}, **facts)
+    ]  # fmt: skip
+    told = json.loads(call("show", "3", "--queue", URL).stdout)
+    assert told == {
+        "job": 3, "model": "m", "status": "building", "priority": 7, "worker": "w", "phase": "lock",
+        "note": "resolving", "seconds": 1.235, "failures": 2, "workers_lost": 1, "again": "2026-11-29T07:00:00+00:00",
+        "cancelling": True, "result": None, "options": {"push": "x"},
+    }  # fmt: skip
+    board.found = [DONE]
+    assert json.loads(call("show", "3", "--queue", URL).stdout)["result"]["image"] == "x@sha256:1"
+    board.found = []
+    with pytest.raises(JobNotFound, match="there is no job 3"):
+        call("show", "3", "--queue", URL)
+
+
+@pytest.mark.parametrize(
+    ("what", "option", "status", "told"),
+    [
+        ("retry", "--failed", "failed", "none of these ended badly or waits for its next attempt: 9"),
+        ("cancel", "--waiting", "waiting", "none of these waits or is being built: 9"),
+    ],
+)
+def test_jobs_are_tried_again_or_cancelled(
+    call: Call, board: Board, what: str, option: str, status: str, told: str
+) -> None:
+    assert call(what, "3", "4", "--queue", URL).stdout == "3\n4\n"
+    assert board.asked == [("open", URL), (what, [3, 4])]
+    board.asked.clear()
+    assert call(what, option, "--queue", URL).stdout == "4\n3\n", "all of that status"
+    assert board.asked[1:] == [("jobs", ((status,), None)), (what, [4, 3])]
+    with pytest.raises(JobNotFound, match=told):
+        call(what, "3", "9", "--queue", URL)
+    for wrong in ((what, "--queue", URL), (what, "3", option, "--queue", URL)):
+        assert call(*wrong).exit_code == 2
