@@ -36,6 +36,7 @@ _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
 _RUNNERS = (
     "IPython.utils.*", "joblib.load", "joblib.numpy_pickle*.load*", "kbuild.process.*", "mlflow.*.load_model",
     "mlflow.utils.process.*", "numpy.load", "numpy.lib.*.load", "pandas.read_*", "pandas.io.*.read_*", "torch.load",
+    "keras.utils.get_file", "keras.*.load_model", "keras.config.*", "keras.src.utils.*", "keras.src.saving.*",
     "torch.serialization.load", "uvicorn.importer.*", "yaml.*load*", "*._exec_cmd", "*.spawn",
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
@@ -210,7 +211,7 @@ def _lambda(path: str) -> Finding:
         check="pickles",
         severity="critical",
         where=path,
-        evidence=f"{path} has a Keras layer of the class Lambda, whose bytecode is run when it is loaded",
+        evidence=f"{path} has a Keras layer that holds code or loads some (Lambda, TorchModuleWrapper, TFSMLayer)",
         remedy="make the layer a class of the project's package, and train it again",
     )
 

@@ -18,13 +18,16 @@ from kbuild.audit.pickled.opcodes import BOUNDED, watched
 from kbuild.audit.pickled.standins import (
     CLASSES,
     OPENERS,
+    UNPICKLE,
     ArrayWrapper,
     Dtype,
+    Encoded,
     Global,
     Opaque,
     called_by_copyreg,
     called_only,
     is_importable,
+    loaded_by,
     odd_state,
     shown,
 )
@@ -34,6 +37,7 @@ _DEEP = 100_000
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
 # What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
 _LOADS = ("torch.storage", "_load_from_bytes")
+_ENCODES = ("_codecs", "encode")
 _TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
 _ATTRIBUTES = {("zoneinfo", "ZoneInfo", "_unpickle"), ("zoneinfo._zoneinfo", "ZoneInfo", "_unpickle")}
 
@@ -65,13 +69,12 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self._file_read: Any = self._read_little
         self._data, self._skip = data, skip
         self._effort, self.paid, self.longest = effort, 0, len(data)
-        self.position = begin
+        self.position, self.calls = begin, 0
         self.named: dict[tuple[str, str], None] = {}
         self.problems: dict[str, None] = {}
         self.texts: list[bytes | str] = []
         self.loaded: dict[int, bytes] = {}
         self.same: set[int] = set()
-        self.calls = 0
         self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
         self.begun: tuple[str, ...] | None = None
         self._passed = 0
@@ -193,9 +196,12 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         if place == _TYPED_TENSOR and len(arguments) == 4:
             # It calls what it is given, and sets the state (torch/_tensor.py).
             return self._call(arguments[0], arguments[2])
-        if place == _LOADS:
-            if len(arguments) == 1 and isinstance(arguments[0], bytes | bytearray):
-                self.loaded[id(arguments[0])] = bytes(arguments[0])
+        if place == _ENCODES and len(arguments) == 2 and type(arguments[0]) is str and arguments[1] == "latin1":
+            return Encoded(arguments[0])
+        if place == _LOADS or called.name.endswith(f".{UNPICKLE}"):
+            loaded = loaded_by(called, arguments)
+            if loaded is not None:
+                self.loaded[id(loaded[0])] = loaded[1]
             else:
                 self.problems[f"has {called} load what another call returned"] = None
         if place in OPENERS and arguments:
@@ -210,7 +216,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _attribute(self, arguments: tuple[Any, ...]) -> Any:
         of, name = (*arguments[:2], None, None)[:2]
-        if isinstance(of, Global) and isinstance(name, str) and (of.module, of.name, name) in _ATTRIBUTES:
+        if isinstance(of, Global) and ((of.module, of.name, name) in _ATTRIBUTES or name == UNPICKLE):
             self._proper += 1
             return Global(of.module, f"{of.name}.{name}")
         self.problems[f"takes the attribute {shown(name)} of {of if isinstance(of, Global) else 'an object'}"] = None

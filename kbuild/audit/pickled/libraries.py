@@ -50,6 +50,8 @@ def _library(distributions: str, parts: str = "", without: str = "") -> _Library
 # run a text out of their own pickle when they are loaded (rv_generic.__setstate__), so no scan can judge them.
 _LIBRARIES: Mapping[str, _Library] = {
     "catboost": _library("catboost", "core"),
+    # Models as they pickle themselves: what they are made of again is judged as a file of its own.
+    "keras": _library("keras", "src.models"),
     "lightgbm": _library("lightgbm", "basic engine sklearn callback"),
     "polars": _library("polars polars-lts-cpu polars-u64-idx", "dataframe series datatypes"),
     "scipy": _library("scipy", "sparse interpolate spatial optimize special cluster"),
@@ -157,6 +159,8 @@ def _is_below(module: str, library: _Library) -> bool:
     names = inside.split(".")
     if any(name in library.without or name == "tests" for name in (*names, inside)):
         return False
+    if any(inside.startswith(f"{part}.") for part in library.parts if "." in part):
+        return True
     return not library.parts or names[0] in library.parts or names[0].removeprefix("_") in library.parts
 
 

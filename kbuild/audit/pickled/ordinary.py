@@ -36,6 +36,8 @@ _TYPING = (
 )
 _LIBRARY: dict[str, str] = {
     "_codecs": "encode",
+    # Bytes in memory.
+    "_io": "BytesIO",
     "array": "array _array_reconstructor",
     "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque",
     "copy_reg": "_reconstructor",

@@ -25,6 +25,8 @@ _SPECIAL = re.compile(r"__\w+__")
 _TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
 # What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
 _RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default"})
+UNPICKLE = "_unpickle_model"
+"""By which a model of Keras has itself pickled: a method of its class that loads a file."""
 # Their constructors take names of files.
 OPENERS = frozenset({("xgboost.core", "Booster"), ("lightgbm.basic", "Booster")})
 
@@ -52,6 +54,13 @@ class Opaque:
 
     def add(self, _: Any) -> None:
         """For ADDITEMS."""
+
+
+class Encoded(Opaque):
+    """Bytes as protocols below 3 have them: a text that ``_codecs.encode`` makes Latin-1 of."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 class Global(Opaque):
@@ -98,6 +107,25 @@ def shown(value: Any) -> str:
     return (
         f"{value!r:.60}" if isinstance(value, str | bytes | int | float | None) else f"of type {type(value).__name__}"
     )
+
+
+def plain_bytes(value: Any) -> tuple[bytes | str, bytes] | None:
+    """The bytes that a value is, after what they were read as; None for all else: what a call returned is not known."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value) if isinstance(value, bytearray) else value, bytes(value)
+    if isinstance(value, Encoded):
+        return value.text, value.text.encode("latin-1", "replace")
+    return None
+
+
+def loaded_by(called: Global, arguments: tuple[Any, ...]) -> tuple[bytes | str, bytes] | None:
+    """What a function that loads other files' formats is given, as ``plain_bytes`` tells it."""
+    given = arguments[0] if len(arguments) == 1 else None
+    if called.name.endswith(f".{UNPICKLE}"):
+        # keras/src/saving/keras_saveable.py: a file of Keras' own format in memory.
+        state = given.state if isinstance(given, Opaque) and given.made_by == "_io.BytesIO" else None
+        given = state[0] if isinstance(state, tuple) and state else None
+    return plain_bytes(given)
 
 
 def called_only(value: Any) -> str | None:

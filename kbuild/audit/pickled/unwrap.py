@@ -18,7 +18,7 @@ from kbuild.audit.pickled.beginnings import find_beginnings
 from kbuild.audit.pickled.containers import is_zlib, open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
-from kbuild.audit.pickled.keras import names_lambda
+from kbuild.audit.pickled.keras import holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
 from kbuild.audit.pickled.standins import is_importable
 
@@ -104,9 +104,9 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
         if reader.calls or reader.named:
             yield from _told(reader, data, 0, fault, at)
         return
-    if names_lambda(data):
+    if holds_code(data):
         yield PickleStream(place=at.name, named=(), code=True)
-    parts = 0
+    parts, told = 0, set[object]()
     refused: Unreadable | None = None
     try:
         for part in open_container(data, at.effort):
@@ -114,9 +114,14 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
             if part.fault is not None:
                 yield PickleStream(place=at.name + part.name, named=(), fault=part.fault, closed=True)
             awaited = expected and (not part.name.startswith("!") or part.name.endswith(_PICKLES))
-            yield from list(_streams(part.data, at.inside(part.name), expected=awaited))
+            for stream in list(_streams(part.data, at.inside(part.name), expected=awaited)):
+                told |= {*stream.named, *stream.problems}
+                yield stream
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
+    names, problems = names_in_config(data, at.effort)
+    if (names.keys() | problems.keys()) - told:
+        yield PickleStream(place=at.name, named=tuple(names), problems=tuple(problems))
     if data.startswith(_NUMPY):
         begin = after_numpy_header(data)
         yield from _follow(data, begin, at, expected=begin < len(data))
