@@ -8,7 +8,6 @@ Formats: RFC 1950, 1952; PKWARE's APPNOTE.TXT 4.3.7; RFC 8878; POSIX.1 "ustar In
 from __future__ import annotations
 
 import bz2
-import contextlib
 import io
 import lzma
 import re
@@ -17,17 +16,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import zstandard
 
+from kbuild.audit.pickled.compressed import DAMAGE, PACKED, Part, decompress, inflate_alone, run, taken
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 
-# Bytes that are given to a reader at once: 128 MiB may come out of so many (zstd), and what only looks like a beginning
-# ends there.
-_CHUNK = 1 << 12
 # What only looks like a beginning is rare (gzip's: 32 in 2**32 places), and each takes time to see through.
 _ATTEMPTS = 64
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -36,21 +32,8 @@ _ANY_ZIP = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x07\x08|\x05\x06)")
 _OVERLAPPING = 4  # how often the bytes of an archive may be read because its directory says so
 _DESCRIPTOR, _ENCRYPTED = 0x08, 0x01
 _STORED = 0
-_DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError)
 _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
-# gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
-PACKED = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
 _ZFILE = 21  # bytes of its header
-_ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """What was packed; ``fault`` tells that it is not all there."""
-
-    name: str
-    data: bytes
-    fault: str | None = None
 
 
 def open_container(data: bytes, effort: Effort) -> Iterator[Part]:
@@ -70,9 +53,13 @@ def _parts(data: bytes, effort: Effort) -> Iterator[Part]:
     if is_tar(data):
         yield from _tar_members(data, effort)
         return
-    opened = _decompress(_after_zfile_header(data), effort)
+    opened = decompress(_after_zfile_header(data), effort)
     if opened is not None:
         yield opened[0]
+    elif _ZIP not in data:
+        alone = inflate_alone(data, effort)
+        if alone is not None:
+            yield Part(name="", data=alone)
     yield from _packed_later(data, 1 if opened is None else len(data) - opened[1], effort)
 
 
@@ -89,7 +76,7 @@ def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[Part]:
         if number == _ATTEMPTS:
             raise Unreadable(f"compressed data may begin in more than {_ATTEMPTS} places of it: not all are tried")
         try:
-            part = _decompress(data[match.start() :], effort)
+            part = decompress(data[match.start() :], effort)
         except TooMuch:
             raise
         except Unreadable:
@@ -115,11 +102,11 @@ def _tar_members(data: bytes, effort: Effort) -> Iterator[Part]:
             for member in tar:
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is not None:
-                    yield Part(name=f"!{member.name}", data=_taken(content.read(effort.left + 1), effort))
+                    yield Part(name=f"!{member.name}", data=taken(content.read(effort.left + 1), effort))
             end = tar.offset
     except Unreadable:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise Unreadable(f"the archive cannot be read: {error}") from error
     yield from _packed_later(data, end, effort)
 
@@ -147,7 +134,7 @@ def _zip_members(data: bytes, effort: Effort) -> Iterator[Part]:
                     raise TooMuch(f"more than {_ATTEMPTS} members of its archive are damaged, and not all were tried")
             else:
                 end = begin + packed if known and packed else _next_zip(data, begin)
-                yield Part(name=f"!{name}", data=_taken(data[begin:end], effort))
+                yield Part(name=f"!{name}", data=taken(data[begin:end], effort))
                 after = max(begin, end)
         at = data.find(_ZIP, max(after, at + 4))
 
@@ -159,7 +146,7 @@ def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as opened:
             members = opened.infolist()
-    except (*_DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except (*DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError):
         return  # the members were read by their own headers
     left = _OVERLAPPING * len(data)
     for member in members:
@@ -176,7 +163,7 @@ def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
         if method != member.compress_type and member.compress_type != _STORED:
             yield _inflate(f"!{member.filename}", member.compress_type, content, effort)[0]
         elif method != member.compress_type:
-            yield Part(name=f"!{member.filename}", data=_taken(bytes(content), effort))
+            yield Part(name=f"!{member.filename}", data=taken(bytes(content), effort))
 
 
 def _next_zip(data: bytes, begin: int) -> int:
@@ -202,99 +189,5 @@ def _inflate(name: str, method: int, content: memoryview, effort: Effort) -> tup
         make = zstandard.ZstdDecompressor().decompressobj
     else:
         return Part(name=name, data=b"", fault=f"it is packed by method {method}, which is not opened"), 0
-    data, fault, rest = _run(make, content, effort)
+    data, fault, rest = run(make, content, effort)
     return Part(name=name, data=data, fault=fault), len(content) - rest
-
-
-def is_zlib(data: bytes) -> bool:
-    """Whether it begins as a zlib stream of any window (RFC 1950): one of 500 beginnings does."""
-    return len(data) > 5 and data[0] & 0x0F == 8 and data[0] <= 0x78 and int.from_bytes(data[:2], "big") % 31 == 0
-
-
-def _decompress(data: bytes, effort: Effort) -> tuple[Part, int] | None:
-    """What comes out, and how many bytes are left after it; None for what is not compressed."""
-    make: Callable[[], Any] | None = None
-    sure = True
-    if data.startswith(b"\x1f\x8b"):
-        make = partial(zlib.decompressobj, 31)
-    elif data.startswith(b"BZh"):
-        make = bz2.BZ2Decompressor
-    elif data.startswith((b"\xfd7zXZ\x00", b"]\x00")):
-        make = lzma.LZMADecompressor
-    elif data.startswith(b"\x28\xb5\x2f\xfd") or _ZSTD_SKIPPED.match(data):
-        make = zstandard.ZstdDecompressor().decompressobj
-        data = _without_skipped(data)
-    elif data.startswith(b"\x04\x22\x4d\x18"):
-        make = _lz4()
-    elif is_zlib(data):
-        make, sure = zlib.decompressobj, False
-    if make is None:
-        return None
-    whole, fault, view = io.BytesIO(), None, memoryview(data)
-    rest = len(data)
-    while rest:
-        effort.open()  # of frames that hold nothing there may be any number
-        piece, fault, rest = _run(make, view[len(data) - rest :], effort)
-        whole.write(piece)
-        if fault is not None or view[len(data) - rest :][:2] != data[:2]:
-            break
-    content = whole.getvalue()
-    if not sure and (fault is not None or not content):
-        return None  # two bytes that only look like a zlib header
-    if not content and fault is not None:
-        raise Unreadable(f"it cannot be decompressed: {fault}")
-    return Part(name="", data=content, fault=fault), rest
-
-
-def _run(make: Callable[[], Any], view: memoryview, effort: Effort) -> tuple[bytes, str | None, int]:
-    """What it gives, why it is not whole, and how many bytes it left.
-
-    Given in pieces, the last one byte by byte where it is damaged: what came before a wrong checksum counts.
-    """
-    found, reader = io.BytesIO(), make()
-    at = 0
-    while at < len(view):
-        end = min(len(view), at + _CHUNK)
-        try:
-            _write(found, reader.decompress(bytes(view[at:end])), effort)
-        except Unreadable:
-            raise
-        except _DAMAGE as error:
-            reader = make()
-            found = io.BytesIO()
-            with contextlib.suppress(*_DAMAGE):
-                found.write(reader.decompress(bytes(view[:at])))
-                for one in range(at, end):
-                    found.write(reader.decompress(bytes(view[one : one + 1])))
-            return found.getvalue(), str(error) or type(error).__name__, 0
-        if reader.eof:
-            return found.getvalue(), None, len(reader.unused_data or b"") + len(view) - end
-        at = end
-    return found.getvalue(), "it has no proper end", 0
-
-
-def _without_skipped(data: bytes) -> bytes:
-    """zstd's skippable frames carry nothing (RFC 8878, 3.1.2)."""
-    at = 0
-    while _ZSTD_SKIPPED.match(data, at):
-        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-    return data[at:]
-
-
-def _lz4() -> Callable[[], Any]:
-    try:
-        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    except ImportError as error:
-        raise Unreadable("it is compressed with lz4, which is not installed here (pip install lz4)") from error
-    made: Callable[[], Any] = LZ4FrameDecompressor
-    return made
-
-
-def _write(file: io.BytesIO, data: bytes, effort: Effort) -> None:
-    effort.expand(len(data))
-    file.write(data)
-
-
-def _taken(data: bytes, effort: Effort) -> bytes:
-    effort.expand(len(data))
-    return data

@@ -20,9 +20,12 @@ _ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 _CODE = re.compile(rb'"class_name"\s*:\s*"(?:Lambda|__lambda__|TorchModuleWrapper|TFSMLayer)"')
 _CLASS = re.compile(rb'"(?:class_name|spec_name)"')
 _OBJECT = re.compile(r'\{\s*"')
+# With their lengths, as protocol buffers write texts.
+_OPERATIONS = re.compile(
+    rb"\x12(\x08ReadFile|\x09WriteFile|\x0dMatchingFiles|\x0eImmutableConst|\x06PyFunc|\x0bEagerPyFunc|\x0fPyFuncStateless)"
+)
 _WIDE = re.compile(rb"(?:\xff\xfe|\xfe\xff|\0\0\xfe\xff)?\0{0,3}[{\[]\0|\0{1,3}[{\[]")
-_BEFORE, _AFTER = 1 << 20, 16 << 20  # bytes around the names of classes in which their configuration begins and ends
-_TRIES = 64
+_DEEP = 10_000  # characters that are read before it is seen that it is nested too deeply
 # Keras' own classes, by the modules that its files name; its functions lie beside them, and in keras.ops.
 _PARTS = "activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|optimizers|quantizers|random"
 _CLASSES = re.compile(rf"(tf_)?keras(\.({_PARTS}|regularizers|src(\.({_PARTS}|regularizers|engine))?)(\.\w+)*)?")
@@ -38,6 +41,15 @@ def holds_code(data: bytes) -> bool:
     if b"\\u00" in data:
         data = _ESCAPE.sub(lambda each: bytes([int(each[1], 16)]), data)
     return _CODE.search(data) is not None
+
+
+def graph_calls(data: bytes) -> Iterator[str]:
+    """What a graph of TensorFlow in these bytes does beside computing, told as problems.
+
+    "TensorFlow models are programs" (its SECURITY.md); nodes name their operation in field 2 (``node_def.proto``).
+    """
+    for name in sorted({each[1:].decode() for each in _OPERATIONS.findall(data)}):
+        yield f"runs {name} of TensorFlow, which {'calls Python' if 'PyFunc' in name else 'opens files'}"
 
 
 def names_in_config(data: bytes, effort: Effort) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
@@ -65,24 +77,21 @@ def _configs(data: bytes, effort: Effort) -> Iterator[Any]:
         except (ValueError, RecursionError):
             return  # Keras reads it in the same way
         return
-    first = _CLASS.search(data)
-    if first is None and b"\\u00" in data:
-        first = re.search(rb"\\u00", data)
-    if first is None:
+    if _CLASS.search(data) is None and b"\\u00" not in data:
         return
-    last = max(data.rfind(b'"class_name"'), data.rfind(b'"spec_name"'), first.start())
-    text = data[max(0, first.start() - _BEFORE) : last + _AFTER].decode("utf-8", "replace")
-    decoder, at, tries = json.JSONDecoder(), 0, 0
-    while tries < _TRIES:
-        match = _OBJECT.search(text, at)
-        if match is None:
-            return
-        effort.look(1)
+    # All of it: where a configuration begins and ends is not told, and what it names is ASCII.
+    text, decoder, at = data.decode("latin-1"), json.JSONDecoder(), 0
+    while (match := _OBJECT.search(text, at)) is not None:
+        at = match.end()
         try:
-            value, at = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, match.start())
+        except json.JSONDecodeError as error:
+            effort.look(max(1, error.pos - match.start()))
+        except RecursionError:
+            effort.look(_DEEP)
+        else:
+            at = end
             yield value
-        except (ValueError, RecursionError):
-            at, tries = match.end(), tries + 1
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -7,7 +7,8 @@ import json
 import re
 import struct
 
-from kbuild.audit.pickled.containers import PACKED, is_tar
+from kbuild.audit.pickled.compressed import PACKED
+from kbuild.audit.pickled.containers import is_tar
 
 # safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
 _MAX_HEADER = 100_000_000

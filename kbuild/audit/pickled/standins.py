@@ -28,7 +28,7 @@ _RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decisi
 UNPICKLE = "_unpickle_model"
 """By which a model of Keras has itself pickled: a method of its class that loads a file."""
 # Their constructors take names of files.
-OPENERS = frozenset({("xgboost.core", "Booster"), ("lightgbm.basic", "Booster")})
+OPENERS = frozenset({("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), ("lightgbm.engine", "CVBooster")})
 
 
 class Opaque:

@@ -5,41 +5,27 @@ To a scanner that looks at names, a compressed pickle, or one beside arrays, is 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
 import pickle
-import pickletools
 import re
-from collections.abc import Generator, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 from kbuild.audit.pickled.beginnings import find_beginnings
-from kbuild.audit.pickled.containers import is_zlib, open_container
+from kbuild.audit.pickled.compressed import Part, is_zlib
+from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
-from kbuild.audit.pickled.keras import holds_code, names_in_config
+from kbuild.audit.pickled.keras import graph_calls, holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
 from kbuild.audit.pickled.standins import is_importable
+from kbuild.audit.pickled.texts import LETTERS, SHORTEST, decoded, objects_in
+from kbuild.audit.pickled.torchscript import CONSTANTS, SOURCE, calls_of, names_files
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
 _PICKLES = (".pkl", ".pickle", ".joblib", "/data")  # members of archives that are to be pickles
 _NUMPY = b"\x93NUMPY"
 _MAX_DEPTH = 8
-_SHORTEST = 16
-# Between the lines of what is encoded, in texts and in texts of JSON.
-_LINE_END = re.compile(rb"(?:\r?\n|(?:\\r)?\\n)[ \t]*(?=[\w+/-])")
-_HEXADECIMAL = re.compile(rb"(?:[0-9a-fA-F]{2}){8,}")
-_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
-_MASK = bytes(1 if each in _LETTERS else 0 for each in range(256))
-_JOINED = 3  # times that lines of a text are put together
-# What a pickle, and what is packed, may begin with: opcodes that need nothing before them, and gzip, bz2, xz, lzma,
-# zstd, lz4, zlib of any window, zip, npy, tar of a named file.
-_OPCODES = frozenset(each.code.encode("latin-1") for each in pickletools.opcodes if not each.stack_before)
-_PACKED = b"\x1fB\xfd](\x04\x08\x18\x28\x38\x48\x58\x68\x78P\x93Z"
-_BEGIN = frozenset({each[0] for each in _OPCODES} | set(_PACKED))
-_BASE64_BEGIN = frozenset(base64.b64encode(bytes([each]))[0] for each in _BEGIN)
 # What every pickle has that does anything: a header, a name in one of three ways, a number of copyreg's.
 _SIGN = re.compile(
     rb"\x80[\0-\x05]|[ci][A-Za-z_][\w.]*\n|\x93|[\x82-\x84]|PK\x03\x04|\x1f\x8b\x08|\xfd7zXZ|\A\]\0|BZh|\x28\xb5\x2f\xfd"
@@ -113,6 +99,8 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
             parts += 1
             if part.fault is not None:
                 yield PickleStream(place=at.name + part.name, named=(), fault=part.fault, closed=True)
+            if SOURCE.fullmatch(part.name) and CONSTANTS.search(data):
+                yield from _script(part, at)
             awaited = expected and (not part.name.startswith("!") or part.name.endswith(_PICKLES))
             for stream in list(_streams(part.data, at.inside(part.name), expected=awaited)):
                 told |= {*stream.named, *stream.problems}
@@ -120,6 +108,9 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
     names, problems = names_in_config(data, at.effort)
+    problems |= dict.fromkeys((*names_files(data), *graph_calls(data)))
+    others, odd = objects_in(data)
+    names, problems = names | others, problems | odd
     if (names.keys() | problems.keys()) - told:
         yield PickleStream(place=at.name, named=tuple(names), problems=tuple(problems))
     if data.startswith(_NUMPY):
@@ -131,6 +122,16 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
         yield from _encoded(data, at)
     if refused is not None:
         raise refused
+
+
+def _script(part: Part, at: _Place) -> Iterator[PickleStream]:
+    try:
+        problems = tuple(calls_of(part.data))
+    except ValueError as error:
+        yield PickleStream(place=at.name + part.name, named=(), fault=str(error), closed=True)
+    else:
+        if problems:
+            yield PickleStream(place=at.name + part.name, named=(), problems=problems)
 
 
 def _follow(data: bytes, begin: int, at: _Place, *, expected: bool) -> Iterator[PickleStream]:
@@ -204,41 +205,9 @@ def _later(data: bytes, begin: int, at: _Place, told: Set[tuple[str, str]]) -> I
 
 
 def _encoded(data: bytes, at: _Place) -> Iterator[PickleStream]:
-    """Pickles written in base64, as texts of JSON and YAML hold them."""
-    for _ in range(_JOINED):
-        in_lines = yield from _encoded_as_it_is(data, at)
-        joined = _LINE_END.sub(_joined, data) if in_lines else data
-        if len(joined) == len(data):
-            return
-        at.effort.expand(len(joined))
-        data = joined
-    raise TooMuch(f"it is a text whose lines end in each other, more than {_JOINED} times")
-
-
-def _encoded_as_it_is(data: bytes, at: _Place) -> Generator[PickleStream, None, bool]:
-    """And whether a line may end within one."""
-    mask, in_lines = data.translate(_MASK), False
-    least = b"\x01" * _SHORTEST
-    begin = mask.find(least)
-    while begin >= 0:
-        end = mask.find(b"\0", begin)
-        text = data[begin : end if end >= 0 else len(data)]
-        if _HEXADECIMAL.fullmatch(text) and int(text[:2], 16) in _BEGIN:
-            with contextlib.suppress(ValueError):
-                yield from _proper(bytes.fromhex(text.decode()), at, ">hex")
-        if text[0] in _BASE64_BEGIN:
-            padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
-            with contextlib.suppress(binascii.Error):
-                yield from _proper(base64.b64decode(padded), at, ">base64")
-        in_lines = in_lines or data[begin + len(text) : begin + len(text) + 1] in (b"\r", b"\n", b"\\")
-        begin = mask.find(least, begin + len(text))
-    return in_lines
-
-
-def _joined(end: re.Match[bytes]) -> bytes:
-    """Nothing in the place of an end of a line that may be one of base64."""
-    line = end.string[max(0, end.start() - _SHORTEST) : end.start()]
-    return b"" if len(line) == _SHORTEST and not line.translate(None, _LETTERS) else end[0]
+    """Pickles written in letters and figures, as texts of JSON and YAML hold them."""
+    for name, content in decoded(data, at.effort):
+        yield from _proper(content, at, name)
 
 
 def _letters(text: str) -> bytes:
@@ -280,4 +249,4 @@ def may_hold_pickles(data: bytes, *, encoded: bool) -> bool:
     """Whether anything in it is worth a look: most texts are words, and there may be millions of them."""
     if _SIGN.search(data) is not None or is_zlib(data):
         return True
-    return encoded and len(data) >= _SHORTEST and not data.translate(None, _LETTERS + b"=\r\n")
+    return encoded and len(data) >= SHORTEST and not data.translate(None, LETTERS + b"=\r\n")

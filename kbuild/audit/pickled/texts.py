@@ -1,0 +1,121 @@
+"""What is written in texts: bytes in base64, base32, base85 and hexadecimal figures, and objects in YAML and JSON.
+
+Formats: RFC 4648; RFC 1924 and Adobe's Ascii85, as Python's ``base64`` reads them; PyYAML's documentation, "YAML tags
+and Python types"; jsonpickle's ``tags.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import pickletools
+import re
+from collections.abc import Generator, Iterator
+
+from kbuild.audit.pickled.effort import Effort, TooMuch
+
+SHORTEST = 16
+"""Characters of a text that may stand for a pickle."""
+LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+# Between the lines of what is encoded, in texts and in texts of JSON.
+_LINE_END = re.compile(rb"(?:\r?\n|(?:\\r)?\\n)[ \t]*(?=[\w+/-])")
+_HEXADECIMAL = re.compile(rb"(?:[0-9a-fA-F]{2}){8,}")
+_BASE32 = re.compile(rb"[A-Z2-7]{16,}|[a-z2-7]{16,}")
+# Runs of base85's own letters that are no word: a text of words has none of so many without a space.
+_BASE85 = re.compile(rb"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}")
+_ASCII85 = re.compile(rb"<~([!-uz\s]{10,}?)~>|\A([!-uz\s]{20,})\Z")
+_MASK = bytes(1 if each in LETTERS else 0 for each in range(256))
+_JOINED = 3  # times that lines of a text are put together
+# What a pickle, and what is packed, may begin with: opcodes that need nothing before them, and gzip, bz2, xz, lzma,
+# zstd, lz4, zlib of any window, zip, npy, tar of a named file.
+_OPCODES = frozenset(each.code.encode("latin-1") for each in pickletools.opcodes if not each.stack_before)
+_PACKED = b"\x1fB\xfd](\x04\x08\x18\x28\x38\x48\x58\x68\x78P\x93Z"
+_BEGIN = frozenset({each[0] for each in _OPCODES} | set(_PACKED))
+_BASE64_BEGIN = frozenset(base64.b64encode(bytes([each]))[0] for each in _BEGIN)
+
+
+# At the place of a tag: in a quoted text it is none.
+_YAML = re.compile(
+    rb"(?:^|[\s,\[{:-])!(?:!|<tag:yaml\.org,2002:)python/(object(?:/apply|/new)?|name|module):([A-Za-z_][\w.]*)"
+)
+_ALIASED = re.compile(rb"^%TAG\s+\S+\s+(?:tag:yaml\.org,2002:)?\S*python/", re.MULTILINE)
+_JSON = re.compile(rb'"py/(?:object|type|function|class)"\s*:\s*"([A-Za-z_][\w.]*)"')
+_EVALUATED = re.compile(rb'"py/repr"\s*:\s*"')
+
+
+def objects_in(data: bytes) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
+    """The modules and names that objects in YAML (as PyYAML's unsafe loaders read it) and in JSON (as jsonpickle does)
+    are made by, and what else is run."""
+    named: dict[tuple[str, str], None] = {}
+    problems: dict[str, None] = {}
+    if b"python/" in data:
+        for kind, name in _YAML.findall(data):
+            module, _, last = name.decode().rpartition(".")
+            if kind == b"module":
+                problems[f"imports the module {name.decode():.60}"] = None
+            else:
+                named[module or "builtins", last] = None
+        if _ALIASED.search(data):
+            problems["makes objects by tags that it has named anew"] = None
+    if b'"py/' in data:
+        for name in _JSON.findall(data):
+            module, _, last = name.decode().rpartition(".")
+            named[module or "builtins", last] = None
+        if _EVALUATED.search(data):
+            problems["evaluates a text"] = None
+    return named, problems
+
+
+def decoded(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
+    """How bytes are written in ``data``, and the bytes, of whatever may be a pickle. Raises TooMuch."""
+    yield from _in_base85(data)
+    for _ in range(_JOINED):
+        in_lines = yield from _as_it_is(data)
+        joined = _LINE_END.sub(_joined, data) if in_lines else data
+        if len(joined) == len(data):
+            return
+        effort.expand(len(joined))
+        data = joined
+    raise TooMuch(f"it is a text whose lines end in each other, more than {_JOINED} times")
+
+
+def _as_it_is(data: bytes) -> Generator[tuple[str, bytes], None, bool]:
+    """And whether a line may end within one."""
+    mask, in_lines = data.translate(_MASK), False
+    least = b"\x01" * SHORTEST
+    begin = mask.find(least)
+    while begin >= 0:
+        end = mask.find(b"\0", begin)
+        text = data[begin : end if end >= 0 else len(data)]
+        if _HEXADECIMAL.fullmatch(text) and int(text[:2], 16) in _BEGIN:
+            with contextlib.suppress(ValueError):
+                yield ">hex", bytes.fromhex(text.decode())
+        if text[0] in _BASE64_BEGIN:
+            padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
+            with contextlib.suppress(binascii.Error):
+                yield ">base64", base64.b64decode(padded)
+        if _BASE32.fullmatch(text):
+            with contextlib.suppress(binascii.Error):
+                found = base64.b32decode(text + b"=" * (-len(text) % 8), casefold=True)
+                if found[0] in _BEGIN:
+                    yield ">base32", found
+        in_lines = in_lines or data[begin + len(text) : begin + len(text) + 1] in (b"\r", b"\n", b"\\")
+        begin = mask.find(least, begin + len(text))
+    return in_lines
+
+
+def _in_base85(data: bytes) -> Iterator[tuple[str, bytes]]:
+    for match in _BASE85.finditer(data):
+        with contextlib.suppress(ValueError):
+            if base64.b85decode(match[0][:5])[0] in _BEGIN:
+                yield ">base85", base64.b85decode(match[0])
+    for match in _ASCII85.finditer(data):
+        with contextlib.suppress(ValueError):
+            yield ">ascii85", base64.a85decode(match[1] or match[2])
+
+
+def _joined(end: re.Match[bytes]) -> bytes:
+    """Nothing in the place of an end of a line that may be one of base64."""
+    line = end.string[max(0, end.start() - SHORTEST) : end.start()]
+    return b"" if len(line) == SHORTEST and not line.translate(None, LETTERS) else end[0]

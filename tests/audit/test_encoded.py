@@ -1,0 +1,179 @@
+"""Pickles in encodings and streams that no name and no sign tells of, and code of TorchScript."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pickle
+import zipfile
+import zlib
+from typing import Any
+
+import numpy
+import pytest
+
+from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.subject import Subject
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /nowhere/mark",)
+
+
+EVIL = [pickle.dumps(Evil(), protocol) for protocol in (0, 2, 5)]
+
+
+def scan(make_bundle: Any, data: bytes) -> Any:
+    bundle = make_bundle(files={"artifacts/x": data})
+    return PickleCheck().run(Subject(reference="x", kind="model", bundle=bundle))
+
+
+def deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+WRITTEN = {
+    "base32": base64.b32encode,
+    "base32 in small letters": lambda data: base64.b32encode(data).lower().rstrip(b"="),
+    "base85": base64.b85encode,
+    "base85 of what is packed": lambda data: base64.b85encode(zlib.compress(data)),
+    "ascii85": base64.a85encode,
+    "ascii85 as Adobe has it": lambda data: b"x <~" + base64.a85encode(data, wrapcol=60) + b"~> y",
+    "base64": base64.b64encode,
+    "base16": base64.b16encode,
+}
+
+
+ASCII85 = [write for name, write in WRITTEN.items() if name.startswith("ascii85")]
+
+
+@pytest.mark.parametrize("data", EVIL, ids=["0", "2", "5"])
+@pytest.mark.parametrize("write", WRITTEN.values(), ids=WRITTEN.keys())
+def test_whatever_letters_it_is_written_in(make_bundle: Any, write: Any, data: bytes) -> None:
+    text = write(data)
+    # Ascii85 has letters that JSON writes otherwise, and nothing tells where it ends but its own signs.
+    places = [text] if write in ASCII85 else [text, json.dumps({"model": text.decode()}).encode()]
+    for place in places:
+        assert "pickle-dangerous" in {each.id for each in scan(make_bundle, place).findings}
+
+
+@pytest.mark.parametrize("data", EVIL, ids=["0", "2", "5"])
+def test_a_stream_without_a_header(make_bundle: Any, data: bytes) -> None:
+    for packed in (deflated(data), deflated(deflated(data + bytes(9999)))):
+        assert "pickle-dangerous" in {each.id for each in scan(make_bundle, packed).findings}
+
+
+def test_what_only_looks_like_one_is_nothing(make_bundle: Any) -> None:
+    texts = [
+        b"a text of words and NUMBERS2345 " * 999,
+        bytes(range(33, 118)) * 99,
+        numpy.random.default_rng(1).bytes(99_999),
+    ]
+    texts += [json.dumps({"key": "ABCDEFGH234567" * 9, "name": "some-name_of-it" * 9}).encode()]
+    for text in texts:
+        result = scan(make_bundle, text)
+        assert (result.findings, result.unchecked) == ((), ())
+
+
+# As torch.jit.save writes it (torch 2.5), its constants and data left out.
+MODULE = """class Net(Module):
+  __parameters__ = ["weight", "bias", ]
+  __buffers__ = []
+  weight : Tensor
+  training : bool
+  def forward(self: __torch__.Net,
+    x: Tensor) -> Tensor:
+    weight = self.weight
+    _0 = torch.add(torch.matmul(x, torch.t(weight)), CONSTANTS.c0)
+    _1 = ops.prim.NumToTensor(torch.size(_0, 0))
+    {line}
+    return torch.relu(_0)
+"""
+
+
+def scripted(line: str, *, text: str = MODULE, folder: str = "net/") -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{folder}data.pkl", pickle.dumps({}, 2))
+        archive.writestr(f"{folder}code/__torch__.py", text.format(line=line))
+        archive.writestr(f"{folder}constants.pkl", pickle.dumps((), 2))
+    return file.getvalue()
+
+
+CALLS = {
+    "a file that is mapped": '_2 = torch.from_file("/etc/passwd", True, 9, dtype=0)',
+    "a file that is written": '_2 = torch.save(x, "/tmp/x")',
+    "as a method": '_2 = (x).save("/tmp/x")',
+    "as an operator": '_2 = ops.aten.from_file("/etc/passwd", True, 9)',
+    "another library's": '_2 = ops.image.write_file("/tmp/x", x)',
+    "another machine": '_2 = rpc_sync("worker", "f", (x,))',
+    "another library's class": "_2 = __torch__.torch.classes.evil.Runner.__new__(__torch__.torch.classes.evil.Runner)",
+    "deep in an expression": '_2 = [torch.neg(y) for y in [torch.from_file("a", False, 1)]]',
+}
+
+
+@pytest.mark.parametrize("line", CALLS.values(), ids=CALLS.keys())
+def test_what_code_of_torchscript_calls_is_judged(make_bundle: Any, line: str) -> None:
+    for folder in ("net/", "", "a/b/"):
+        assert [each.id for each in scan(make_bundle, scripted(line, folder=folder)).findings] == ["pickle-unknown"]
+
+
+def test_what_computes_from_tensors_is_no_finding(make_bundle: Any) -> None:
+    result = scan(make_bundle, scripted("_2 = ops.quantized.linear(x, __torch__.Other.forward(x))"))
+    assert (result.findings, result.unchecked) == ((), ())
+    [unchecked] = scan(make_bundle, scripted("_2 = ^Python()(x)")).unchecked
+    assert "its code cannot be read" in unchecked.reason
+
+
+def test_bytecode_and_exported_programs_name_their_operators(make_bundle: Any) -> None:
+    bytecode = pickle.dumps((8, ("__torch__.Net.forward", (("operators", (("aten::from_file", "", 3),)),))), 2)
+    exported = json.dumps({"graph_module": {"nodes": [{"target": "torch.ops.aten.from_file.default"}]}}).encode()
+    for data in (bytecode, exported):
+        assert [each.id for each in scan(make_bundle, data).findings] == ["pickle-unknown"]
+    assert scan(make_bundle, exported.replace(b"from_file", b"add")).findings == ()
+
+
+def node(operation: bytes) -> bytes:
+    """A NodeDef in a saved_model.pb (node_def.proto): its name, its operation."""
+    return b"\x0a\x01n\x12" + bytes([len(operation)]) + operation
+
+
+OTHERS = {
+    "YAML": b"model:\n  weights: !!python/object/apply:os.system [touch /nowhere/mark]\n",
+    "YAML of a new object": b"- !!python/object/new:subprocess.Popen {args: touch}\n",
+    "YAML of a function": b"f: !!python/name:os.system\n",
+    "YAML of a module": b"f: !!python/module:antigravity\n",
+    "YAML with a tag in full": b"a: !<tag:yaml.org,2002:python/object/apply:os.system> [x]\n",
+    "YAML with tags named anew": b"%TAG !p! tag:yaml.org,2002:python/\n---\na: !p!object/apply:os.system [x]\n",
+    "YAML of Python's own": b"a: !!python/object/apply:eval ['1']\n",
+    "jsonpickle": json.dumps({"py/reduce": [{"py/type": "os.system"}, {"py/tuple": ["touch x"]}]}).encode(),
+    "jsonpickle of an object": json.dumps({"a": [{"py/object": "subprocess.Popen", "args": "x"}]}).encode(),
+    "jsonpickle of a text": json.dumps({"py/repr": "os/os.system('x')"}).encode(),
+    "jsonpickle in gzip": zlib.compress(json.dumps({"py/function": "os.system"}).encode()),
+    "TensorFlow that writes": b"\x08\x01\x12\xff\x01" + node(b"WriteFile") + node(b"MatMul"),
+    "TensorFlow that reads": node(b"MatMul") + node(b"ReadFile"),
+    "TensorFlow that lists": node(b"MatchingFiles"),
+    "TensorFlow that calls": node(b"EagerPyFunc"),
+    "a Booster's file": b"\x80\x04\x8c\x0flightgbm.engine\x8c\x09CVBooster\x93\x8c\x06/tmp/x\x85R.",
+}
+
+
+@pytest.mark.parametrize("data", OTHERS.values(), ids=OTHERS.keys())
+def test_what_other_formats_run_is_found(make_bundle: Any, data: bytes) -> None:
+    assert {each.id for each in scan(make_bundle, data).findings} <= {"pickle-unknown", "pickle-dangerous"}
+    assert len(scan(make_bundle, data).findings) >= 1
+
+
+def test_texts_about_them_are_no_finding(make_bundle: Any) -> None:
+    for data in (
+        b'load("!!python/object/apply:os.system [x]")  # in a text it is none\n',
+        b"a: !!float 1\nb: !!python/tuple [1, 2]\nc: python/object:os.system\n",
+        json.dumps({"py": "py/object", "py/id": 3, "date": {"py/object": "datetime.datetime"}}).encode(),
+        node(b"MatMul") + node(b"SaveV2") + b"a WriteFile in words",
+    ):
+        result = scan(make_bundle, data)
+        assert (result.findings, result.unchecked) == ((), ())
