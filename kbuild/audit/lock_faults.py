@@ -36,6 +36,25 @@ def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
             )
 
 
+def find_twice(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Packages of which there are two for one platform: which of them is installed, nobody says. The same one may be
+    there once for each category."""
+    seen: dict[tuple[str, str, str], LockEntry] = {}
+    for entry in lock.entries:
+        key = (entry.manager, entry.subdir, entry.canonical)
+        first = seen.setdefault(key, entry)
+        if (first.version, first.sha256) != (entry.version, entry.sha256):
+            yield Finding(
+                id="lock-twice",
+                check="lock",
+                severity="high",
+                where=entry.where,
+                version=entry.version,
+                evidence=f"{entry.place}: the lock has it a second time for {entry.subdir}, as {first.version} before",
+                remedy=f"make the lock again: {subject.remake} --force",
+            )
+
+
 def find_channel_credentials(lock: LockView, subject: Subject) -> Iterator[Finding]:
     """Credentials in the urls of its channels."""
     for channel in filter(holds_credentials, lock.channels):

@@ -18,11 +18,13 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kbuild.errors import ConfigurationError
+from kbuild.untrusted import plain
 
 _TOKEN = re.compile(r"/t/(?P<token>[^/$]+)(?=/|$)")
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>[A-Za-z_]\w*)\}|(?P<plain>[A-Za-z_]\w*))")
 _URL = re.compile(r"(?i)https?://[^\s'\"<>]+")
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_ODD = re.compile(r"[\\\x00-\x1f\x7f]")
 _KINDS = ("INDEX", "CHANNEL")
 # What pip's configuration names by http with credentials is sent so; ``…_HTTP=1`` tells it to every process.
 _IN_CLEAR = "HTTP"
@@ -93,7 +95,14 @@ def foreign_variables(url: str) -> list[str]:
 
 
 def check_variables(url: str) -> str:
-    """The url; raises ConfigurationError for a dollar sign that ``foreign_variables`` names."""
+    """The url; raises ConfigurationError for a dollar sign that ``foreign_variables`` names, and for what programs read
+    as urls of different hosts (RFC 3986 has neither backslashes nor control characters)."""
+    if _ODD.search(url):
+        raise ConfigurationError(
+            f"{plain(without_credentials(url))} holds a backslash or a control character: not every program reads the"
+            " same host in it",
+            hint="name the file by its plain url, and make the lock again",
+        )
     foreign = foreign_variables(url)
     if foreign:
         host = urlsplit(url).netloc.rpartition("@")[2]

@@ -53,11 +53,25 @@ def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
         ({"url": "https://files.example/x-1.0-py3-none-any.whl"}, []),
         ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-1.2-h1_0.conda"}, ["lock-other-file"]),
         ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-1-h1_0.conda"}, []),
+        ({"url": "https://files.example/evil-1-py3-none-any.whl"}, ["lock-other-file"]),
+        ({"manager": "conda", "url": "https://conda.example/forge/linux-64/evil-1-h1_0.conda"}, ["lock-other-file"]),
+        ({"manager": "conda", "url": "https://conda.example/forge/linux-64/x-y-1-h1_0.conda"}, ["lock-other-file"]),
+        ({"url": "https://files.example/$HOME/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"url": "https://files.example/${AWS_SECRET_ACCESS_KEY}/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"url": "https://evil.example\\.files.example/x-1-py3-none-any.whl"}, ["lock-url"]),
+        ({"url": "https://files.example/a\nhttps://evil.example/x-1-py3-none-any.whl"}, ["lock-url"]),
         ({"url": "https://me:secret@files.example/x-1-py3-none-any.whl"}, ["lock-credentials"]),
     ],
 )
 def test_a_package_s_faults(make_lock: Any, make_entry: Any, change: dict[str, Any], expected: list[str]) -> None:
     assert ids(make_lock(make_entry("x", "1", **change))) == expected
+
+
+def test_a_package_that_is_there_twice_is_told_once(make_lock: Any, make_entry: Any) -> None:
+    one = make_entry("x", "1")
+    for other in (make_entry("x", "1", hash={"sha256": "1" * 64}), make_entry("x", "2"), make_entry("X", "1")):
+        assert ids(make_lock(one, other)) == ["lock-twice"]
+    assert ids(make_lock(one, make_entry("x", "1", platform="linux-aarch64"), make_entry("x", "1", "conda"))) == []
 
 
 def test_a_built_wheel_names_what_it_was_built_from(make_lock: Any, make_entry: Any) -> None:

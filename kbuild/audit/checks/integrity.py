@@ -15,15 +15,15 @@ from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.checks.releases import Lookup
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
-from kbuild.audit.lock_faults import find_channel_credentials, find_gaps, find_written_credentials
+from kbuild.audit.lock_faults import find_channel_credentials, find_gaps, find_twice, find_written_credentials
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
 from kbuild.environment.origins import is_below, is_of_channel, is_of_index
-from kbuild.errors import KbuildError
-from kbuild.urls.credentials import without_credentials
+from kbuild.errors import ConfigurationError, KbuildError
+from kbuild.urls.credentials import check_variables, without_credentials
 
 _AT_ONCE = 8
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -64,6 +64,7 @@ class IntegrityCheck:
         findings += elsewhere
         findings += [
             *find_gaps(lock, subject),
+            *find_twice(lock, subject),
             *find_channel_credentials(lock, subject),
             *_edited(lock, subject),
             *_stale(lock, subject),
@@ -136,6 +137,10 @@ class IntegrityCheck:
             yield finding("lock-no-url", "high", "it has no url")
             return
         url = without_credentials(entry.url)
+        try:
+            check_variables(entry.url)
+        except ConfigurationError as error:
+            yield finding("lock-url", "high", error.message)
         pinned = f"depend on a released version of {entry.name} from an index, log the model again and lock it"
         if _VCS.match(entry.url):
             yield finding("lock-vcs", "high", f"it comes from version control: {url}", pinned)
@@ -151,9 +156,10 @@ class IntegrityCheck:
             yield finding("lock-path", "high", f"it comes from a folder of one machine: {url}", pinned)
         else:
             yield from self._origin(entry, lock, url, finding)
-        named = _version_of(entry)
-        if named is not None and named != entry.version:
-            yield finding("lock-other-file", "high", f"it says {entry.version}, but its file is {entry.filename}")
+        named = _named_by(entry)
+        if named is not None and named != (entry.canonical, entry.version):
+            said = f"{entry.name} {entry.version}"
+            yield finding("lock-other-file", "high", f"it says {said}, but its file is {entry.filename}")
         if url != entry.url:
             yield finding("lock-credentials", "high", f"credentials are written in its url: {url}")
         if entry.manager == "pip" and not entry.filename.endswith(".whl") and not _VCS.match(entry.url):
@@ -234,16 +240,21 @@ class _Maker(Protocol):
         """A finding of one entry."""
 
 
-def _version_of(entry: LockEntry) -> str | None:
-    """The version in the file's name, in the entry's spelling where they are equal; None where the name tells none.
+def _named_by(entry: LockEntry) -> tuple[str, str] | None:
+    """Name and version in the file's name, in the entry's spelling where they are equal; None where it tells none.
 
     Wheels: PyPA's "Binary distribution format"; conda: NAME-VERSION-BUILD.
     """
     if entry.manager == "conda":
-        before, _, rest = entry.filename.partition(f"{entry.name}-")
-        return rest.partition("-")[0] if not before and rest else None
+        parts = entry.filename.rsplit("-", 2)  # only names have further ones
+        name = entry.canonical if parts[0] == entry.name else parts[0]
+        return (name, parts[1]) if len(parts) == 3 else None
     try:
-        version = parse_wheel_filename(entry.filename)[1]
-        return entry.version if version == Version(entry.version) else str(version)
-    except (InvalidWheelFilename, InvalidVersion):
+        name, version = parse_wheel_filename(entry.filename)[:2]
+    except InvalidWheelFilename:
         return None
+    try:
+        same = version == Version(entry.version)
+    except InvalidVersion:
+        same = False
+    return str(name), entry.version if same else str(version)
