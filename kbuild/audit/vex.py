@@ -21,6 +21,7 @@ from kbuild.audit.finding import Finding
 from kbuild.audit.policy import JUSTIFICATIONS
 from kbuild.errors import ConfigurationError
 from kbuild.files import expand_home
+from kbuild.managers.debversion import version_key
 from kbuild.untrusted import BrokenText, parse_json, read_text
 
 Status = Literal["not_affected", "affected", "fixed", "under_investigation"]
@@ -211,6 +212,8 @@ def _same_name(one: str, other: str, kind: str) -> bool:
 
 
 def _same_version(one: str, other: str, kind: str) -> bool:
+    if kind == "deb":
+        return version_key(one) == version_key(other)  # 1:2.0-1 and 1:2.00-1 are one version to dpkg
     try:
         return one == other or (kind == "pypi" and Version(one) == Version(other))
     except InvalidVersion:

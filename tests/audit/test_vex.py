@@ -182,6 +182,10 @@ def test_a_document_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
     ("purl", "hides"),
     [
         ("pkg:deb/debian/openssl@3.0.1-1", True),
+        ("pkg:deb/debian/openssl@0%3A3.0.1-1", True),  # the same to dpkg
+        ("pkg:deb/debian/openssl@3.0.01-1", True),
+        ("pkg:deb/debian/openssl@3.0.1-1~", False),
+        ("pkg:deb/debian/openssl@1%3A3.0.1-1", False),
         ("pkg:deb/debian/openssl", True),
         ("pkg:deb/ubuntu/openssl@3.0.1-1", False),
         ("pkg:deb/openssl@3.0.1-1", False),
