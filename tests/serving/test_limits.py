@@ -182,6 +182,30 @@ def test_a_parquet_file_is_measured_before_it_is_made() -> None:
     assert len(plain) < 20_000 and status(plain, PARQUET, small) == 413
 
 
+def test_texts_in_lists_and_structs_are_counted_as_they_are() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    words, rows = [f"word {number}" for number in range(50)], 20_000
+    lists = [[words[(row + n) % 50] for n in range(10)] for row in range(rows)]
+    nested = {
+        "a": arrow.array(lists),
+        "b": arrow.array([{"x": words[row % 50], "y": [row]} for row in range(rows)]),
+        "c": arrow.array([[("key", "value")]] * rows, arrow.map_(arrow.string(), arrow.string())),
+        "d": arrow.array([[["x"], None]] * rows),
+        "e": arrow.array([None] * rows, arrow.list_(arrow.string())),
+    }
+    for name, column in nested.items():
+        assert status(_parquet(arrow.table({name: column})), PARQUET, Limits()) is None, name
+    assert status(_parquet(arrow.table(nested)), PARQUET, Limits()) is None
+    # A few bytes that would be many, in whatever they are wrapped.
+    text, small = "x" * 2000, Limits(memory=8 * 2**20)
+    for value in ([text] * 5, {"x": text}, [[text] * 5], [("k", text)], [{"x": [text] * 5}]):
+        kind = arrow.map_(arrow.string(), arrow.string()) if value == [("k", text)] else None
+        table = arrow.table({"a": arrow.array([value] * 6000, kind)})
+        for how in ({}, {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}):
+            body = _parquet(table, compression="zstd", **how)
+            assert len(body) < 100_000 and status(body, PARQUET, small) == 413, (value, how)
+
+
 def test_an_ordinary_parquet_file_is_let_through() -> None:
     arrow = pytest.importorskip("pyarrow")
     count = 10_000

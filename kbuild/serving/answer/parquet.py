@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _FOOTER_PER_COLUMN, _FOOTER = 1024, 2**20  # bytes; pandas writes 100 to 300 for a column
@@ -16,6 +16,7 @@ _PAGE = 4096  # the least that a page counts for, so that many that are empty do
 # Bytes of a value in pandas: as numpy has it, as a Python object, as a dict or list.
 _NUMBER, _OBJECT, _CONTAINER = 8, 48, 256
 _PLAIN_LOGICAL = {"NONE", "INT", "TIMESTAMP", "FLOAT16"}
+_DELTA = 7
 _REPEATING = {2, 7, 8}  # PLAIN_DICTIONARY, DELTA_BYTE_ARRAY, RLE_DICTIONARY: a text of one value is used by many
 _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8  # fields of PageHeader
 _ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
@@ -61,7 +62,7 @@ class _Table:
         doubtful = {}
         for number in range(self._told.num_columns):
             column = self._told.schema.column(number)
-            values, longest, repeats = self._walk(number)
+            values, longest, repeats, shared = self._walk(number)
             # The path of a struct's field has the struct's name before its own; names may have dots, too.
             nested = column.max_repetition_level > 0 or column.path != column.name
             self._take(self._rows * _CONTAINER if nested else 0)
@@ -73,21 +74,28 @@ class _Table:
             if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
                 self._take(values * column.length)
             elif text and repeats:
-                doubtful[number] = longest, values * longest, nested
-        if sum(size for _, size, _ in doubtful.values()) > self._left:
+                doubtful[number] = longest, values * longest, nested, shared
+        if sum(size for _, size, _, _ in doubtful.values()) > self._left:
             paths = Counter(self._told.schema.column(number).path for number in range(self._told.num_columns))
-            for number, (longest, size, nested) in doubtful.items():
+            for number, (longest, size, nested, shared) in doubtful.items():
                 path = self._told.schema.column(number).path
-                self._decode(path, longest, size, countable=not nested and paths[path] == 1)
+                if size <= self._left // self._told.num_columns:
+                    self._take(size)
+                elif nested:
+                    alone = sum(each == path or each.startswith(f"{path}.") for each in paths.elements()) == 1
+                    self._count_nested(path, countable=alone and not shared)
+                else:
+                    self._decode(path, longest, countable=paths[path] == 1)
 
     def _take(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
             raise Expanded
 
-    def _walk(self, number: int) -> tuple[int, int, bool]:
-        """Values of a column, bytes of its longest page, and whether one text can stand for many."""
-        values, longest, repeats = 0, 0, False
+    def _walk(self, number: int) -> tuple[int, int, bool, bool]:
+        """Values of a column, bytes of its longest page, whether one text can stand for many, and whether part of one
+        can."""
+        values, longest, repeats, shared = 0, 0, False, False
         for group in range(self._told.num_row_groups):
             chunk = self._told.row_group(group).column(number)
             start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
@@ -109,16 +117,33 @@ class _Table:
                     if isinstance(inner, dict):
                         count = _whole(inner, 1)
                         values += count if kind != _DICTIONARY else 0
-                        repeats |= kind == _DICTIONARY or _whole(inner, _ENCODING[kind]) in _REPEATING
+                        encoding = _whole(inner, _ENCODING[kind])
+                        repeats |= kind == _DICTIONARY or encoding in _REPEATING
+                        shared |= encoding == _DELTA
                 start = header.place + packed
-        return values, longest, repeats
+        return values, longest, repeats, shared
 
-    def _decode(self, path: str, longest: int, size: int, *, countable: bool) -> None:
+    def _count_nested(self, path: str, *, countable: bool) -> None:
+        """Count the texts in lists and structs by their numbers in the column's dictionary, without making them.
+
+        A row can hold any number of them; the numbers themselves were counted with the values.
+        """
+        from pyarrow.compute import binary_length
+        from pyarrow.compute import sum as add_up
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(io.BytesIO(self._body), read_dictionary=[path]) as file:
+            if not countable or not _is_numbered(file.schema_arrow, path):
+                raise Expanded
+            for batch in file.iter_batches(columns=[path], use_threads=False):
+                for leaf in _leaves(batch.column(0)):
+                    lengths = binary_length(leaf.dictionary).cast("int64")
+                    self._take(add_up(lengths.take(leaf.indices)).as_py() or 0)
+
+    def _decode(self, path: str, longest: int, *, countable: bool) -> None:
         """Count the texts of a column as they are, a few rows at a time."""
         from pyarrow.parquet import ParquetFile
 
-        if size <= self._left // self._told.num_columns:
-            return self._take(size)
         if not countable:
             raise Expanded  # a row can hold any number of them
         rows = max(1, min(self._rows, 2**24 // max(1, longest)))
@@ -126,7 +151,36 @@ class _Table:
             for batch in file.iter_batches(batch_size=rows, columns=[path], use_threads=False):
                 # Others whose names begin with this one come along.
                 self._take(batch.column(path).nbytes)
-        return None
+
+
+def _is_numbered(schema: Any, path: str) -> bool:
+    """Whether the only texts below a column would be read as numbers in a dictionary."""
+    from pyarrow import types
+
+    fields = [field for field in schema if path.startswith(f"{field.name}.")]
+    pending, found = [field.type for field in fields], []
+    while pending:
+        kind = pending.pop()
+        if kind.num_fields:
+            pending += [kind.field(number).type for number in range(kind.num_fields)]
+        else:
+            found.append(types.is_dictionary(kind))
+    return len(fields) == 1 and any(found)
+
+
+def _leaves(array: Any) -> Iterator[Any]:
+    from pyarrow import types
+
+    if types.is_dictionary(array.type):
+        yield array
+    elif types.is_map(array.type):
+        yield from _leaves(array.keys)
+        yield from _leaves(array.items)
+    elif array.type.num_fields:
+        for part in [array.flatten()] if not types.is_struct(array.type) else array.flatten():
+            yield from _leaves(part)
+    else:
+        raise Expanded  # it was made as it is, whatever it was asked to be read as
 
 
 def _whole(fields: Mapping[int, Any], number: int) -> int:
