@@ -40,8 +40,13 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def mark_used(path: Path) -> None:
-    """Set the access time to now: the cache keeps what was used last. The modification time stays."""
+def mark_used(path: Path, *, within: int = 0) -> None:
+    """Set the access time to now: the cache keeps what was used last. The modification time stays.
+
+    One of the last ``within`` seconds stays too: with it a file's time of change does, by which it is known.
+    """
     # A cache on a read-only disk, or of another user, still serves.
     with contextlib.suppress(OSError):
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        status, now = path.stat(), time.time_ns()
+        if not 0 <= now - status.st_atime_ns < within * 1_000_000_000:
+            os.utime(path, ns=(now, status.st_mtime_ns))

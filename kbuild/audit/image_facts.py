@@ -11,7 +11,7 @@ import csv
 import email.parser
 import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,7 @@ class ImageFacts:
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[ImageLayer, ...] = ()
-    sizes: ImageSizes | None = None
+    measured: Callable[[], ImageSizes] | None = field(default=None, compare=False, repr=False)
 
     @property
     def python(self) -> str | None:
@@ -121,7 +121,7 @@ class Description:
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[ImageLayer, ...] = ()
-    sizes: ImageSizes | None = None
+    measured: Callable[[], ImageSizes] | None = None
 
 
 def make_image_facts(
@@ -159,7 +159,7 @@ def make_image_facts(
         config=described.config,
         annotations=described.annotations,
         layers=described.layers,
-        sizes=described.sizes,
+        measured=described.measured,
     )
 
 

@@ -11,7 +11,8 @@ class Tag(StrEnum):
     VERIFY is ``passed`` by the tolerance that the model was recorded with, ``tolerated: within …`` where only a wider
     one allows it, ``failed``, or ``answered`` where the model recorded no prediction to compare with;
     VERIFIED_DIGEST says of which image that is true: where IMAGE_DIGEST is an index, one of its images. AUDIT is
-    ``clean``, ``findings`` or ``incomplete`` on the day AUDIT_DATE, of the lock with the digest AUDITED_LOCK. PUSHED is
+    ``clean``, ``findings`` or ``incomplete`` on the day AUDIT_DATE, of the lock with the digest AUDITED_LOCK;
+    AUDIT_REPORT is the same for reports that say the same. PUSHED is
     the reference by digest in a registry. REBUILD is ``same``, ``repacked`` (the same content, compressed otherwise) or
     ``differs``, for the image REBUILT_DIGEST. Of registered versions alone, by ``kbuild watch``: NAMED is
     ``name:tag@sha256:…`` of what it pushed, one of each name, between spaces; ERROR why there is none, after so many
@@ -31,6 +32,7 @@ class Tag(StrEnum):
     AUDIT = "kbuild.audit"
     AUDIT_DATE = "kbuild.audit_date"
     AUDITED_LOCK = "kbuild.audited_lock"
+    AUDIT_REPORT = "kbuild.audit_report"
     NAMED = "kbuild.named"
     ERROR = "kbuild.error"
     ATTEMPTS = "kbuild.attempts"

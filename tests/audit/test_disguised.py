@@ -168,7 +168,7 @@ def test_the_policy_adds_names(make_bundle: Any, allowed: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize(
-    "first", [gzip.compress(b"x"), zlib.compress(b"x"), bytes(tarfile.TarInfo("a").tobuf()) + bytes(1024)]
+    "first", [gzip.compress(b"x", mtime=0), zlib.compress(b"x"), bytes(tarfile.TarInfo("a").tobuf()) + bytes(1024)]
 )
 def test_what_is_packed_behind_something_packed_is_found(make_bundle: Any, first: bytes) -> None:
     evil = b"cposix\nsystem\n(S'true'\ntR."
@@ -385,7 +385,7 @@ def test_libraries_are_known_by_any_distribution_that_brings_them(tmp_path: Any)
     wheel = tmp_path / "xgboost_cpu-3.2.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("xgboost/sklearn.py", "class XGBClassifier: ...\n")
-    libraries = Libraries(wheels={"xgboost-cpu": wheel})
+    libraries = Libraries(wheels={"xgboost-cpu": wheel}.get)
     assert libraries.is_data("xgboost.sklearn", "XGBClassifier") is True
 
 

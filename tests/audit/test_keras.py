@@ -47,7 +47,7 @@ def scan(make_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     wheel = tmp_path / "keras-3.15.1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("keras/src/models/sequential.py", "class Sequential(Model):\n    pass\n")
-    made = Libraries(wheels={"keras": wheel})
+    made = Libraries(wheels={"keras": wheel}.get)
     monkeypatch.setattr(PickleCheck, "_libraries", lambda self, subject: made)
 
     def scan(data: bytes, **options: Any) -> Any:
@@ -123,7 +123,8 @@ CONFIGS = {
 PLACES = {
     "its own format": packed,
     "HDF5": lambda config: b"\x89HDF\r\n\x1a\n" + bytes(999) + json.dumps(config).encode() + bytes(99),
-    "behind broken ones": lambda config: b'{"class_name": {"x' * 9 + json.dumps(config).encode(),
+    "behind broken ones": lambda config: b'{"class_name": {"x' * 999 + json.dumps(config).encode(),
+    "far apart": lambda config: json.dumps({"a": "x " * 800_000, **config, "b": "x " * 99}).encode(),
     "UTF-16": lambda config: json.dumps(config).encode("utf-16"),
     "escapes": lambda config: packed(config, escaped=True),
     "a saved model": lambda config: b"\x08\x01\x12" + json.dumps(config, separators=(",", ":")).encode() + b"\x1a",

@@ -128,7 +128,7 @@ def test_the_sbom_is_valid_and_depends_on_no_clock(subject: Subject, report: Aud
 def test_the_sizes_of_an_image_are_in_the_report_and_drawn_on_its_page(subject: Subject, report: AuditReport) -> None:
     package = PackageSize(name="<x>", kind="python", version="1", size=3_000_000, files=2)
     layer = LayerSize(digest=f"sha256:{'0' * 64}", name="deps", packed=1_000_000, packages=(package,))
-    sized = replace(report, image_sizes=ImageSizes(layers=(layer,)))
+    sized = replace(report, measured=lambda: ImageSizes(layers=(layer,)))
     Draft202012Validator(report_schema()).validate(json.loads(json.dumps(sized.to_json())))
     html = page([(sized, json.loads(make_sbom(subject, report)))], "findings")
     assert html.count("<svg") == 1 and "&lt;x&gt; 1" in html and "<x>" not in html

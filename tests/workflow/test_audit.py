@@ -59,6 +59,14 @@ def test_what_makes_its_image_large_is_drawn_for_the_run(world: World) -> None:
     assert f"weights.bin {weights / 1000:.1f} kB, two 1 " in told and image[:19] in picture and image not in picture
 
 
+def test_a_report_that_the_run_has_is_not_written_again(world: World) -> None:
+    audit(world)
+    assert audit(world).recorded_in == RUN_ID and len(world.store.tags) == 1
+    [(_, tags, _)] = world.store.tags
+    tags["kbuild.audit_report"] = "sha256:of another"
+    assert audit(world).recorded_in == RUN_ID and len(world.store.tags) == 2
+
+
 def test_without_record_nothing_is_written(world: World) -> None:
     audited = audit(world, record=False)
     assert (world.store.files, world.store.tags, audited.recorded_in) == ({}, [], None)

@@ -82,11 +82,23 @@ def test_a_file_of_a_package_that_whoever_has_the_key_changed_is_found_by_an_aud
     assert "/site-packages/one/__init__.py" in told[0].evidence and "locked wheels" in told[0].evidence
 
 
+def test_an_audit_leaves_layers_as_they_are_and_the_next_one_reads_none(world: World) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    Audits(world).report(image)
+    blobs = sorted((image.layout / "blobs/sha256").iterdir())
+    before = [path.stat().st_ctime_ns for path in blobs]
+    Audits(world).report(image)
+    assert [path.stat().st_ctime_ns for path in blobs] == before
+
+
 def test_without_the_locked_wheels_nothing_vouches_for_what_the_cache_says(world: World) -> None:
     image = build_image(world.request(), Delivery(record=False), world.tools).image
     assert not [each for each in Audits(world).report(image).unchecked if each.check == "image"]
     for wheel in (world.tools.cache / "downloads").glob("*/two-1-*.whl"):
         wheel.unlink()
+    # What was compared once is known by the digests of both.
+    assert not [each for each in Audits(world).report(image).unchecked if each.check == "image"]
+    shutil.rmtree(world.tools.cache / "layer-members")
     (unproved,) = (each for each in Audits(world).report(image).unchecked if each.check == "image")
     assert "the locked files of two are not in the cache" in unproved.reason
     assert "kbuild verify --rebuild" in unproved.remedy

@@ -91,12 +91,17 @@ class PickleCheck:
 
     def _libraries(self, subject: Subject) -> Libraries:
         assert subject.bundle is not None  # noqa: S101  for the type checker
-        wheels: dict[str, Path] = {}
-        for entry in subject.lock.entries if subject.lock is not None and self._downloads is not None else ():
-            if entry.manager == "pip" and entry.sha256 and self._downloads is not None:
-                path = self._downloads / entry.sha256 / entry.filename
-                if path.is_file() and digest_file(path).hex == entry.sha256:
-                    wheels[entry.name] = path
+        downloads = self._downloads
+        locked = () if subject.lock is None or downloads is None else subject.lock.entries
+        wheels = {each.name: each for each in locked if each.manager == "pip" and each.sha256}
+
+        def find(name: str) -> Path | None:
+            entry = wheels.get(name)
+            if entry is None or downloads is None:
+                return None
+            path = downloads / str(entry.sha256) / entry.filename
+            return path if path.is_file() and digest_file(path).hex == entry.sha256 else None
+
         code = f"{_CODE}/"
         own = {file.path for file in subject.bundle.files if file.path.startswith(code)}
         roots = {path.removeprefix(code).partition("/")[0].removesuffix(".py") for path in own}
@@ -105,7 +110,7 @@ class PickleCheck:
         def read(place: str) -> bytes | None:
             return (root / code / place).read_bytes() if code + place in own else None
 
-        return Libraries(wheels=wheels, own=read, own_roots=_own_only(roots, subject))
+        return Libraries(wheels=find, own=read, own_roots=_own_only(roots, subject))
 
     def _judge(
         self, path: str, stream: PickleStream, libraries: Libraries, unchecked: list[Unchecked]

@@ -107,9 +107,9 @@ _ONLY = {
 
 @dataclass(slots=True)
 class Libraries:
-    """Answers of one audit; ``wheels`` are the files of locked wheels by canonical name."""
+    """Answers of one audit; ``wheels`` finds the file of a locked wheel by its canonical name."""
 
-    wheels: Mapping[str, Path] = field(default_factory=dict)
+    wheels: Callable[[str], Path | None] = lambda name: None
     own: Read | None = None
     own_roots: frozenset[str] = frozenset()
     _defined: dict[str, frozenset[str] | None] = field(default_factory=dict)
@@ -147,8 +147,8 @@ class Libraries:
     def _read(self, distributions: tuple[str, ...]) -> Read | None:
         first = distributions[0]
         if first not in self._files:
-            wheels = (self.wheels[canonicalize_name(each)] for each in distributions if each in self.wheels)
-            wheel = next(wheels, None)
+            wheels = (self.wheels(canonicalize_name(each)) for each in distributions)
+            wheel = next((each for each in wheels if each is not None), None)
             installed = (found for each in distributions if (found := _installed(each)) is not None)
             self._files[first] = next(installed, None) if wheel is None else _in_wheel(wheel)
         return self._files[first]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Literal
 
+from kbuild._version import __version__
 from kbuild.audit.finding import SEVERITIES, CheckResult, Finding, Severity, Source, Unchecked, is_at_least
 from kbuild.audit.policy import Ignore, Policy
 from kbuild.audit.sizes.values import ImageSizes
 from kbuild.audit.subject import Subject
 from kbuild.audit.vex import VexStatement, newest_statement
+from kbuild.digest import Digest, digest_json
 
 FORMAT = 1
 Verdict = Literal["clean", "findings", "incomplete"]
@@ -51,7 +53,7 @@ class AuditReport:
     fail_on: Severity
     digests: tuple[tuple[str, str], ...]
     sizes: tuple[tuple[str, int], ...] = ()
-    image_sizes: ImageSizes | None = None
+    measured: Callable[[], ImageSizes] | None = field(default=None, compare=False, repr=False)
     checks: tuple[tuple[str, int], ...]
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
@@ -61,6 +63,11 @@ class AuditReport:
     unused: tuple[Ignore, ...]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
+
+    @property
+    def image_sizes(self) -> ImageSizes | None:
+        """Whose the files of the image are; added up when they are asked for."""
+        return None if self.measured is None else self.measured()
 
     @property
     def failing(self) -> tuple[Finding, ...]:
@@ -79,8 +86,17 @@ class AuditReport:
         severities = [finding.severity for finding in self.findings]
         return {severity: severities.count(severity) for severity in reversed(SEVERITIES)}
 
+    @property
+    def identity(self) -> Digest:
+        """Of two reports that say the same it is the same. What the image's digest decides is left out."""
+        return digest_json([__version__, self._said()])
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
+        measured = self.image_sizes
+        return {**self._said(), **({} if measured is None else {"image_sizes": measured.to_json()})}
+
+    def _said(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "reference": self.reference,
@@ -91,7 +107,6 @@ class AuditReport:
             "counts": self.counts(),
             "digests": dict(self.digests),
             "sizes": dict(self.sizes),
-            **({} if self.image_sizes is None else {"image_sizes": self.image_sizes.to_json()}),
             "checks": [{"id": check, "looked_at": number} for check, number in self.checks],
             "findings": [_item(finding) for finding in self.findings],
             "unchecked": [_item(each) for each in self.unchecked],
@@ -149,7 +164,7 @@ def make_report(
         fail_on=fail_on,
         digests=tuple(_digests(subject).items()),
         sizes=tuple(_sizes(subject)),
-        image_sizes=None if subject.image is None else subject.image.sizes,
+        measured=None if subject.image is None else subject.image.measured,
         checks=tuple((result.check, result.looked_at) for result in results),
         findings=tuple(sorted(findings, key=_order)),
         unchecked=tuple(sorted(set(unchecked), key=lambda each: (each.check, each.where, each.reason))),

@@ -27,6 +27,9 @@ from kbuild.image.oci.compress import SETTINGS
 from kbuild.image.oci.tarball import RECIPE
 from kbuild.plan.build_plan import BuildPlan
 
+# Seconds in which a layer is not marked again: an audit that asks for it would have the next one read it anew.
+_USED = 600
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerCache:
@@ -52,7 +55,7 @@ class LayerCache:
                 return None
             if value["stamp"] != stamp(blob.path):
                 self._write(key, blob)
-            mark_used(blob.path)
+            mark_used(blob.path, within=_USED)
         except FileNotFoundError:
             return None  # never made, or removed by somebody else just now
         except (ValueError, KeyError, TypeError):

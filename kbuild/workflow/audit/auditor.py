@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kbuild.audit.finding import CheckResult, Unchecked
@@ -42,6 +42,7 @@ class _Gathered:
 
     subject: Subject
     missing: tuple[Unchecked, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
     run_id: str | None = None
     model_uri: str | None = None
 
@@ -131,7 +132,8 @@ class Auditor:
             audited = Audited(report=report, subject=subject)
             if not request.record or gathered.run_id is None:
                 return audited
-            return write_back(audited, gathered.run_id, gathered.model_uri, self._tools, progress)
+            into = gathered.run_id, gathered.model_uri, self._tools, progress
+            return write_back(audited, *into, tags=gathered.tags)
 
     def _gather(
         self,
@@ -239,7 +241,8 @@ class Auditor:
                 remedy=error.hint or "name the tracking server that has it (MLFLOW_TRACKING_URI), and audit again",
             )
             return replace(gathered, missing=(*gathered.missing, unread)), {}
-        return replace(gathered, subject=replace(gathered.subject, parameters=run.parameters)), run.tags
+        subject = replace(gathered.subject, parameters=run.parameters)
+        return replace(gathered, subject=subject, tags=run.tags), run.tags
 
     def _planned(
         self, image: BuiltImage, read: ReadImage, subject: Subject, tags: Mapping[str, str], progress: Progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache as cache_answer
 from pathlib import Path
 
 from kbuild.audit.image_facts import Description, ImageFacts, facts_folders, make_image_facts, wants_bytes
@@ -58,7 +59,7 @@ def read_image(
         config=whole,
         annotations=dict(layouts.read_manifest(image.layout, image.digest).annotations),
         layers=contents.layers,
-        sizes=measure(_layer_files(image, contents), places),
+        measured=cache_answer(lambda: measure(_layer_files(image, contents), places)),
     )
     release = _release(contents.labels.get(_BASE, ""))
     facts = make_image_facts(contents.files, described, prefix=prefix, model_path=model_path(config), release=release)

@@ -212,7 +212,7 @@ def _compare_with(
         config = _config(plan, making.base, tools) if copies else None
     if planned is not None:
         target = WheelTarget(python=python, platform=claims.platform, prefix=PREFIX)
-        planned, fault = prove_wheels(planned, groups, layers, target, downloads=tools.cache / "downloads")
+        planned, fault = prove_wheels(planned, groups, layers, target, cache=tools.cache)
     return Planned(
         config=config,
         partial=not whole,

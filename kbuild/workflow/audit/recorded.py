@@ -28,10 +28,21 @@ PICTURE_NAME = "image.svg"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}$")
 
 
-def write_back(audited: Audited, run_id: str, model_uri: str | None, tools: Tools, progress: Progress) -> Audited:
-    """Write the report, the SBOM and the picture of the image's packages to the run; a store that refuses is told in a
-    note."""
+def write_back(
+    audited: Audited,
+    run_id: str,
+    model_uri: str | None,
+    tools: Tools,
+    progress: Progress,
+    *,
+    tags: Mapping[str, str],
+) -> Audited:
+    """Write the report, the SBOM and the picture of the image's packages to the run, unless its ``tags`` say that it
+    has them; a store that refuses is told in a note."""
     report = audited.report
+    identity = str(report.identity)
+    if tags.get(Tag.AUDIT_REPORT) == identity:
+        return replace(audited, recorded_in=run_id)
     with work_folder(tools.cache, "audit-") as workdir:
         texts = {REPORT_NAME: json.dumps(report.to_json(), indent=2) + "\n", SBOM_NAME: audited.sbom}
         if report.image_sizes is not None:
@@ -45,9 +56,9 @@ def write_back(audited: Audited, run_id: str, model_uri: str | None, tools: Tool
             progress.tell(f"the report could not be written to run {run_id}: {error.message}")
             return audited
     lock = dict(report.digests).get("lock")
-    tags = {Tag.AUDIT: str(report.verdict), Tag.AUDIT_DATE: report.date.isoformat()}
-    tags |= {} if lock is None else {Tag.AUDITED_LOCK: lock}
-    refused = write_tags(tags, run_id, model_uri, tools.store)
+    stated = {Tag.AUDIT: str(report.verdict), Tag.AUDIT_DATE: report.date.isoformat(), Tag.AUDIT_REPORT: identity}
+    stated |= {} if lock is None else {Tag.AUDITED_LOCK: lock}
+    refused = write_tags(stated, run_id, model_uri, tools.store)
     if refused is not None:
         progress.tell(f"run {run_id} could not be tagged: {refused}")
     return replace(audited, recorded_in=run_id)

@@ -22,13 +22,16 @@ from installer.utils import parse_entrypoints
 
 from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.audit.planned import PlannedLayer
-from kbuild.digest import Digest, digest_bytes, digest_file
+from kbuild.cache.notes import is_reading_all, read_vouched, write_if_allowed
+from kbuild.digest import Digest, digest_bytes, digest_file, digest_json
 from kbuild.environment.index.downloads import cache_path
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.files import mark_used
 from kbuild.image.packages.wheels import WheelTarget, wheel_filename
 from kbuild.plan.split import PackageGroup
 
 _SHOWN = 3
+_PROVED = b"its files are those of the wheels"
 _LINK = "hard link"
 _MADE = ("RECORD", "INSTALLER")
 _PLACEHOLDER = b"#!python"
@@ -41,6 +44,9 @@ class WheelsCompared:
 
     lacking: tuple[str, ...]
     other: tuple[str, ...]
+
+
+_SAME = WheelsCompared(lacking=(), other=())
 
 
 @dataclass(slots=True)
@@ -60,10 +66,10 @@ def prove_wheels(
     layers: tuple[ImageLayer, ...],
     target: WheelTarget,
     *,
-    downloads: Path,
+    cache: Path,
 ) -> tuple[tuple[PlannedLayer, ...], str | None]:
     """What the cache says of layers of packages counts where they hold what the locked wheels do; of the others it is
-    not known, and the fault says why."""
+    not known, and the fault says why. That they do is kept in ``cache``, by the digests of both."""
     here = {layer.diff_id: layer.members for layer in layers}
     packages = {group.name: group.packages for group in groups}
     if not packages.keys() <= {layer.name for layer in planned}:
@@ -75,13 +81,36 @@ def prove_wheels(
         if layer.diff_id is None or layer.diff_id not in here or layer.name not in packages:
             proved.append(layer)
             continue
-        compared = compare_wheels(packages[layer.name], here[layer.diff_id], target, downloads=downloads)
+        note = _note(cache, layer.diff_id, packages[layer.name], target)
+        if _is_noted(note):
+            proved.append(layer)
+            continue
+        compared = compare_wheels(packages[layer.name], here[layer.diff_id], target, downloads=cache / "downloads")
+        if compared == _SAME:
+            write_if_allowed(note, _PROVED)
         lacking += compared.lacking
         proved.append(replace(layer, diff_id=None if compared.lacking else layer.diff_id, other=compared.other))
     if not lacking:
         return tuple(proved), None
     more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
     return tuple(proved), f"the locked files of {', '.join(lacking[:_SHOWN])}{more} are not in the cache"
+
+
+def _note(cache: Path, diff_id: Digest, packages: Iterable[LockedPackage], target: WheelTarget) -> Path:
+    named = [[package.name, package.sha256, wheel_filename(package)] for package in packages]
+    where = [target.python, str(target.platform), target.prefix]
+    # By what compares, too: other rules may find what these did not.
+    return cache / "layer-members" / digest_json([str(diff_id), named, where, str(digest_file(__file__))]).hex
+
+
+def _is_noted(note: Path) -> bool:
+    try:
+        noted = not is_reading_all() and read_vouched(note) == _PROVED
+    except FileNotFoundError:
+        return False
+    if noted:
+        mark_used(note)
+    return noted
 
 
 def compare_wheels(
