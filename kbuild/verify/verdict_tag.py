@@ -7,6 +7,7 @@ from kbuild.image.oci.layout import read_json_blob
 from kbuild.model.fetch import ModelStore
 from kbuild.model.store import write_tags
 from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID
+from kbuild.plan.model_only import LABEL_CONTENTS
 from kbuild.tracking.image_tags import Tag
 
 
@@ -24,4 +25,6 @@ def _write(tags: dict[Tag, str], image: BuiltImage, store: ModelStore) -> str | 
     config = read_json_blob(image.layout, image.config_digest)
     inner = config.get("config") if isinstance(config, dict) else None
     labels = (inner.get("Labels") if isinstance(inner, dict) else None) or {}
+    if labels.get(LABEL_CONTENTS) == "model":
+        return "the image has a model's files alone, and the run's verdict is of the one that serves"
     return write_tags(tags, labels.get(LABEL_RUN_ID), labels.get(LABEL_MODEL_URI), store)

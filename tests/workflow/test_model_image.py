@@ -14,6 +14,7 @@ from world import HOST, MODEL, RUN_ID, World
 from kbuild.cli.image import command
 from kbuild.errors import BaseImageError, LabelError
 from kbuild.platform import Platform
+from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery
@@ -40,6 +41,12 @@ def test_it_has_the_files_in_models_and_nothing_else(world: World) -> None:
     assert "Entrypoint" not in config and "User" not in config and "ExposedPorts" not in config
     assert config["Labels"]["io.kbuild.contents"] == "model"
     assert config["Labels"]["io.kbuild.run.id"] == RUN_ID
+    assert world.store.tags == []
+
+
+def test_a_verdict_on_it_is_none_on_the_image_that_serves(world: World) -> None:
+    told = write_verdict(build(world).image, "failed", world.store)
+    assert told is not None and "files alone" in told
     assert world.store.tags == []
 
 
