@@ -20,7 +20,7 @@ import pytest
 from engines import Registry
 from small_models import write_small
 from tool import BIN, INSTALLED, SHARED, Tool, cold, running
-from tracking_setups import Postgres, counting, mlflow_server, postgres
+from tracking_setups import Postgres, counting, postgres
 
 from kbuild.workflow.queue.address import QueueAddress
 from kbuild.workflow.queue.board import open_board
@@ -118,27 +118,29 @@ def test_a_killed_worker_and_a_database_restarted_cost_nothing(
     assert mine("queue", "cancel", number, code=64).error_lines[0].endswith(f"being built: {number}")
 
 
+@pytest.mark.filterwarnings("ignore")  # of the store of MLflow, in this process
 def test_a_watch_leaves_builds_to_workers(
     tool: Tool, registry: Registry, database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They build, audit, push and tell the version; the watch has the alias become a tag."""
-    with mlflow_server(tmp_path / "server") as (uri, _):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        client = mlflow.MlflowClient(uri)
-        client.create_registered_model("Left")
-        run = client.create_run("0")
-        client.log_artifacts(run.info.run_id, str(write_small(tmp_path / "m", 310)), "model")
-        client.create_model_version("Left", f"{run.info.artifact_uri}/model", run.info.run_id)
-        client.set_registered_model_alias("Left", "champion", "1")
-        environ = {**tool.environment, "MLFLOW_TRACKING_URI": uri, "KBUILD_QUEUE": database.uri}
-        mine = Tool(cache=tool.cache, environment=environ)
-        watch = ["watch", "--once", "--queue", "--push", f"{registry.address}/left/{{name}}:{{version}}"]
-        assert mine(*watch, cwd=tmp_path).out == "models:/Left/1\n"
-        assert mine(*watch, cwd=tmp_path).out == ""  # it waits there
-        worked = mine("worker", "--once", cwd=tmp_path)
-        named = client.get_model_version("Left", "1").tags["kbuild.named"]
-        assert named.startswith(f"{registry.address}/left/left:1@sha256:") and "Traceback" not in worked.err
-        assert f"{registry.address}/left/left:champion is models:/Left/1" in mine(*watch, cwd=tmp_path).err
-        (job,) = mine("queue", "list", "--status", "done", "--limit", "1", "--json").json["jobs"]
-        assert job["priority"] == 1 and job["result"]["audit"] in ("clean", "findings", "incomplete")
-        assert "not_audited" not in job["result"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = mlflow.MlflowClient(uri)
+    client.create_experiment("left", (tmp_path / "artifacts").as_uri())
+    client.create_registered_model("Left")
+    run = client.create_run("1")
+    client.log_artifacts(run.info.run_id, str(write_small(tmp_path / "m", 310)), "model")
+    client.create_model_version("Left", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias("Left", "champion", "1")
+    environ = {**tool.environment, "MLFLOW_TRACKING_URI": uri, "KBUILD_QUEUE": database.uri}
+    mine = Tool(cache=tool.cache, environment=environ)
+    watch = ["watch", "--once", "--queue", "--push", f"{registry.address}/left/{{name}}:{{version}}"]
+    assert mine(*watch, cwd=tmp_path).out == "models:/Left/1\n"
+    assert mine(*watch, cwd=tmp_path).out == ""  # it waits there
+    worked = mine("worker", "--once", cwd=tmp_path)
+    named = client.get_model_version("Left", "1").tags["kbuild.named"]
+    assert named.startswith(f"{registry.address}/left/left:1@sha256:") and "Traceback" not in worked.err
+    assert f"{registry.address}/left/left:champion is models:/Left/1" in mine(*watch, cwd=tmp_path).err
+    (job,) = mine("queue", "list", "--status", "done", "--limit", "1", "--json").json["jobs"]
+    assert job["priority"] == 1 and job["result"]["audit"] in ("clean", "findings", "incomplete")
+    assert "not_audited" not in job["result"]
