@@ -83,7 +83,7 @@ class Layout:
 
     def wheels(
         self, groups: Sequence[PackageGroup], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
-    ) -> dict[str, Path]:
+    ) -> dict[str, tuple[Path, ...]]:
         for group in groups:
             for package in group.packages:
                 gone = select_files(FILES[package.name], group.left_out.get(package.name, ()))
@@ -92,7 +92,7 @@ class Layout:
                     file = into / group.name / SITE / path
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_text("x" * 1_000_000)
-        return {group.name: into / group.name for group in groups}
+        return {group.name: (into / group.name,) for group in groups}
 
 
 @pytest.fixture
