@@ -117,7 +117,8 @@ def _join(inference: Pipeline, names: tuple[str, ...]) -> tuple[Pipeline, str]:
         return inference, names[0]
     from kedro.pipeline import node
 
-    joined = "+".join(names)
+    # What follows an @ would be a transcoding to Kedro, and the node's input its own output.
+    joined = "+".join(names).replace("@", ":")
     # A function of Python's own: what is served of it is a name to import.
     apart = node(copy.copy, joined, {name: name for name in names}, name=_APART)
     return inference + type(inference)([apart]), joined

@@ -20,6 +20,7 @@ from kbuild.recording.preflight.inputs import check_inputs, find_datasets
 from kbuild.recording.record import record_model
 from kbuild.serving.answer.model import load_model
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+from kbuild.training.pyfunc import KedroPipelineModel
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ORDERS = pd.DataFrame({"kind": pd.Categorical(["b", "a", "b"]), "count": [1, 2, 3]})
@@ -114,3 +115,21 @@ def test_names_that_do_not_fit_are_told() -> None:
     both = bind("orders", "rates")
     assert (both + Pipeline([])).only_nodes("fit").input_names == ("orders", "rates")
     assert both == bind("orders", "rates") != one
+
+
+def test_several_inputs_may_be_transcoded() -> None:
+    def train(table: Any) -> float:
+        return 2.0
+
+    def answer(table: Any, rate: float, factor: float) -> float:
+        return float(table * rate * factor)
+
+    bound = pipeline_ml_factory(
+        Pipeline([node(train, "table@pandas", "factor")]),
+        Pipeline([node(answer, ["table@pandas", "rate", "factor"], "told")]),
+        ["table@pandas", "rate"],
+    )
+    catalog = DataCatalog({"factor": MemoryDataset(2.0)})
+    model = KedroPipelineModel(pipeline_ml=bound, catalog=catalog)
+    model.load_artifacts(model.extract_pipeline_artifacts())
+    assert model.predict(None, {"table@pandas": 3.0, "rate": 5.0}) == 30.0
