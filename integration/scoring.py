@@ -100,6 +100,10 @@ def served(argv: list[str], environment: dict[str, str], port: int, question: by
         finally:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(process.pid, 15)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:  # MLServer's workers, on a busy machine
+                    os.killpg(process.pid, 9)
             process.wait(30)
 
 
