@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import io
 import json
 import os
-import sys
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conda_packages import HOST, SHORT, VERSION, listed, make_conda, make_interpreter
 
 from kbuild.cache.linking import link_roots
 from kbuild.cache.tree import tree_digest
@@ -27,60 +25,10 @@ from kbuild.plan.context import finish_context
 from kbuild.plan.make import Ingredients, make_plan
 from kbuild.plan.render import Template
 from kbuild.plan.runtime import runtime_digest
-from kbuild.platform import host_platform
 from kbuild.process import run
 from kbuild.progress import Silent
 
 pytest.importorskip("rattler")
-HOST = host_platform()
-VERSION = ".".join(map(str, sys.version_info[:3]))
-SHORT = ".".join(map(str, sys.version_info[:2]))
-BUILT_AT = "/builder/placeholder_placeholder_placeholder"
-
-
-def make_interpreter(folder: Path) -> Path:
-    """A conda package whose python is a script that runs this one, with a prefix to be replaced in a text file."""
-    files = {
-        f"bin/python{SHORT}": f'#!/bin/sh\nexec {sys.executable} "$@"\n'.encode(),
-        f"lib/python{SHORT}/config.py": f"prefix = {BUILT_AT!r}\n".encode(),
-        f"lib/python{SHORT}/__pycache__/config.old.pyc": b"stale",
-    }
-    paths = [
-        {"_path": name, "path_type": "hardlink", "sha256": digest_bytes(data).hex, "size_in_bytes": len(data)}
-        | ({"prefix_placeholder": BUILT_AT, "file_mode": "text"} if BUILT_AT.encode() in data else {})
-        for name, data in files.items()
-    ]
-    index = {"name": "python", "version": VERSION, "build": "0", "build_number": 0, "depends": []}
-    index |= {"subdir": HOST.conda_subdir, "timestamp": 1700000000000}
-    files["info/index.json"] = json.dumps(index).encode()
-    files["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
-    files["info/files"] = "".join(f"{path['_path']}\n" for path in paths).encode()
-    package = folder / f"python-{VERSION}-0.tar.bz2"
-    with tarfile.open(package, "w:bz2") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), 0o775 if name.startswith("bin/") else 0o600
-            archive.addfile(member, io.BytesIO(data))
-    return package
-
-
-def make_conda(folder: Path, name: str, files: dict[str, str], paths: list[dict[str, object]] | None = None) -> Path:
-    data = {path: text.encode() for path, text in files.items()}
-    paths = paths or [
-        {"_path": path, "path_type": "hardlink", "sha256": digest_bytes(each).hex, "size_in_bytes": len(each)}
-        for path, each in data.items()
-    ]
-    index = {"name": name, "version": "1", "build": "0", "build_number": 0, "depends": [], "subdir": HOST.conda_subdir}
-    data["info/index.json"] = json.dumps(index).encode()
-    data["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
-    data["info/files"] = "".join(f"{path}\n" for path in files).encode()
-    package = folder / f"{name}-1-0.tar.bz2"
-    with tarfile.open(package, "w:bz2") as archive:
-        for path, each in data.items():
-            member = tarfile.TarInfo(path)
-            member.size, member.mode = len(each), 0o644
-            archive.addfile(member, io.BytesIO(each))
-    return package
 
 
 @pytest.mark.parametrize("outside", ["absolute", "above", "through a link"])
@@ -89,17 +37,17 @@ def test_a_conda_package_that_lists_what_lies_outside_is_refused(outside: str, t
     victim = tmp_path / "victim"
     victim.write_text("of this machine")
     # From below the cache's folder of interpreters, where packages are unpacked, and too far for where they go.
-    listed = {
+    wanted = {
         "absolute": [(str(victim), "hardlink")],
         "above": [("../" * 6 + "victim", "hardlink")],
         "through a link": [("lib/d", "softlink"), ("lib/d/victim", "hardlink")],
     }[outside]
     digest = digest_bytes(victim.read_bytes()).hex
-    paths = [{"_path": path, "path_type": kind, "sha256": digest, "size_in_bytes": 15} for path, kind in listed]
+    paths = [listed(path, kind, sha256=digest, size_in_bytes=15) for path, kind in wanted]
     package = make_conda(tmp_path, "liar", {"share/plain": ""}, paths)
     with pytest.raises(BuildFailed, match=r"liar-1-0\.tar\.bz2 lists ") as caught:
         stage(tmp_path / "a", tmp_path / "cache", make_interpreter(tmp_path), package, make_wheel(tmp_path, "one", {}))
-    assert listed[-1][0] in caught.value.message
+    assert wanted[-1][0] in caught.value.message
     assert list(tmp_path.rglob("victim")) == [victim]
     assert victim.stat().st_nlink == 1
 
