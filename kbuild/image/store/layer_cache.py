@@ -27,7 +27,7 @@ from kbuild.image.oci.compress import SETTINGS
 from kbuild.image.oci.tarball import RECIPE
 from kbuild.plan.build_plan import BuildPlan
 
-# Seconds in which a layer is not marked again: an audit that asks for it would have the next one read it anew.
+# Seconds in which a layer that is only looked at is not marked again: the next audit would read it anew.
 _USED = 600
 
 
@@ -38,8 +38,12 @@ class LayerCache:
     root: Path
     compression: media.Compression
 
-    def get(self, key: Digest) -> PackedBlob | None:
-        """The layer of this key, None where there is none or its bytes no longer hold."""
+    def get(self, key: Digest, *, look: bool = False) -> PackedBlob | None:
+        """The layer of this key, None where there is none or its bytes no longer hold.
+
+        What is taken is marked as used, so that making room for a build never takes its own layers; who only has a
+        ``look`` leaves the mark of the last minutes.
+        """
         record = self._record(key)
         try:
             value = json.loads(read_vouched(record))
@@ -55,7 +59,7 @@ class LayerCache:
                 return None
             if value["stamp"] != stamp(blob.path):
                 self._write(key, blob)
-            mark_used(blob.path, within=_USED)
+            mark_used(blob.path, within=_USED if look else 0)
         except FileNotFoundError:
             return None  # never made, or removed by somebody else just now
         except (ValueError, KeyError, TypeError):

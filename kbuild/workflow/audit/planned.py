@@ -259,7 +259,7 @@ def _of_cache(
     here = {layer.digest: layer.diff_id for layer in layers}
     keys = layer_keys(plan)
     for layer in plan.layers:
-        blob = cache.get(keys[layer.source])
+        blob = cache.get(keys[layer.source], look=True)
         if blob is None or blob.digest in here:
             yield PlannedLayer(name=layer.name, diff_id=None if blob is None else here[blob.digest])
         else:
