@@ -157,6 +157,9 @@ def test_the_ui_is_mlflows_on_the_projects_own_store(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"]).stdout == "http://127.0.0.1:9\n"
     assert started == ["http://127.0.0.1:9"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    assert CliRunner().invoke(kedro_plugin.commands, ["kbuild", "ui"]).stdout == "https://mlflow.example\n"
+    assert started[1:] == ["https://mlflow.example"]
 
 
 def test_modelify_finds_the_project_from_any_folder_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

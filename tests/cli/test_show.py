@@ -180,6 +180,7 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
     show.say("227 MB for linux/amd64, built by the native engine; kept on this machine")
     command = "kbuild run models:/a-name-that-is-longer@than-the-terminal"
     show.next({command: "serve it here", "kbuild list": "what there is"})
+    show.next({"kbuild score [m] a": "markup of none"})
     assert capsys.readouterr().err.splitlines() == [
         "verify    answers as the trained model",
         "          did, within 1e-06 relative,",
@@ -190,6 +191,7 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
         "  native engine; kept on this machine",
         f"  {command}",
         "  kbuild list",
+        "  kbuild score [m] a  # markup of none",
     ]
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,20 @@ def test_an_error_answer_fails_with_its_text(image: FakeImage) -> None:
     image.files = {"/opt/model/x.json": b"{}"}
     with pytest.raises(VerificationFailed, match=r"400.*BAD_REQUEST"):
         check(image)
+
+
+def test_an_answer_is_waited_for_as_long_as_was_said(image: FakeImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def post(url: str, body: bytes, *, timeout: float) -> Any:
+        asked.append(timeout)
+        return SimpleNamespace(status=200, body=b"[1]")
+
+    monkeypatch.setattr("kbuild.verify.golden.post_invocations", post)
+    image.files = {"/opt/model/x.json": b"{}"}
+    golden = {"model_path": "/opt/model", "example": "x.json", "prediction": None}
+    verify_predictions(image, **golden, timeout=7.0)  # type: ignore[arg-type]
+    assert asked == [7.0]
 
 
 def test_without_an_example_there_is_nothing_to_ask(image: FakeImage) -> None:

@@ -93,6 +93,7 @@ def test_the_image_of_the_run_is_looked_into_too(world: World) -> None:
     result = build_image(world.request(), Delivery(), world.tools)
     audited = audit(world, record=False)
     assert json.dumps(audited.report.to_json()).find(str(result.image.digest)) > 0
+    assert "is not here and not audited" not in " ".join(world.heard.notes)
 
 
 def test_an_image_by_itself_is_audited_with_the_lock_that_it_names(world: World) -> None:
@@ -123,6 +124,7 @@ def test_of_an_image_that_is_elsewhere_the_runs_tags_tell_what_it_was_built_from
     image = {"kbuild.image": "registry.example/till:1", "kbuild.image_digest": f"sha256:{'e' * 64}"}
     world.store.set_tags(RUN_ID, {**image, "kbuild.lock_digest": str(lock.packages_digest(HOST))})
     assert drifted() == []
+    assert "its image registry.example/till:1 is not here" in " ".join(world.heard.notes)
     world.store.set_tags(RUN_ID, {"kbuild.lock_digest": f"sha256:{'d' * 64}"})
     assert drifted()
 

@@ -168,7 +168,7 @@ def test_a_lock_is_written_where_it_was_asked_for(kbuild: Call, shared: World, t
     done = kbuild("lock", shared.model, *given(shared), "-o", tmp_path / "here.yml", "--json")
     assert done.exit_code == 0, done.exception
     result = json.loads(done.stdout)
-    assert (result["packages"], result["origin"]) == (3, "given")
+    assert (result["packages"], result["origin"]) == (3, "given") and "lock" in result["seconds"]
     assert (tmp_path / "here.yml").read_bytes() == shared.lockfile.read_bytes()
     assert "1 conda and 2 pip packages" in done.stderr
 
@@ -414,8 +414,10 @@ def test_what_is_damaged_in_the_cache_is_found_and_removed_whole(kbuild: Call, s
     assert {str(layer), str(wheel)} <= damaged
     removed = kbuild("cache", "verify", "--remove")
     assert removed.exit_code == 0 and not layer.exists() and not wheel.exists()
+    assert removed.stderr.splitlines()[-1].startswith("removed ") and "nothing is damaged" not in removed.stderr
     assert all(path.exists() for path in others)
-    assert kbuild("cache", "verify").exit_code == 0
+    clean = kbuild("cache", "verify")
+    assert clean.exit_code == 0 and clean.stderr.splitlines()[-1] == "nothing is damaged"
     build(kbuild, shared, "--no-cache")
     assert wheel.exists() and kbuild("cache", "verify").exit_code == 0
 

@@ -124,8 +124,15 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
     done = CliRunner().invoke(demo_command.command, ["--dir", "here"])
     assert done.stdout == "diabetes@sha256:1\n[1.5]\n"
     assert asked == [tmp_path / "here", f"sqlite:///{tmp_path}/here/mlflow.db", RUN]
-    for text in (f"cd {tmp_path}/here", "run diabetes:demo --port 8080", f"lock {RUN}", "246 MB", "namespaces"):
-        assert text in done.stderr, text
+    for text in (
+        f"cd {tmp_path}/here",
+        "run diabetes:demo --port 8080",
+        f"lock {RUN}",
+        "246 MB",
+        "namespaces",
+        "type next",
+    ):
+        assert text in done.stderr and "namespaces" in done.stderr, text
     said = json.loads(CliRunner().invoke(demo_command.command, ["--dir", "here", "--json"]).stdout)
     assert (said["dir"], said["run_id"], said["digest"]) == (f"{tmp_path}/here", RUN, "sha256:1")
     assert (said["image"], said["prediction"], said["expected"]) == ("diabetes@sha256:1", [1.5], [1.5])

@@ -88,11 +88,12 @@ def spark_of(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> A
             yield SimpleNamespace(made=SimpleNamespace(prepared=prepared), archive=lambda: archive)
 
         monkeypatch.setattr(spark, "unpacked_model", unpacked)
-        session = Session(config=ProjectConfig(), tools=world.tools, voice=Logged())
+        session = given.session and Session(config=ProjectConfig(), tools=world.tools, voice=Logged())
         spark_session = SimpleNamespace(sparkContext=context, _jsparkSession=object())
         return kbuild.spark_udf(spark_session, world.model, session=session, **more), context
 
-    return SimpleNamespace(call=call, made=made, asked=asked)
+    given = SimpleNamespace(call=call, made=made, asked=asked, session="here")
+    return given
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,15 @@ def test_executors_answer_with_the_python_of_the_archive(
     assert request.model == world.model
     function, _ = spark_of.call(master, on_error="null")
     assert spark_of.made[-1].function is udf.answer_or_null
+
+
+def test_without_a_session_it_is_the_folders_own(spark_of: Any, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        spark, "open_session", lambda: Session(config=ProjectConfig(base="x"), tools=world.tools, voice=Logged())
+    )
+    monkeypatch.setattr(spark_of, "session", None)
+    spark_of.call("local")
+    assert [request.base for request in spark_of.asked] == ["x"]
 
 
 def test_an_output_without_a_name_is_the_prediction(spark_of: Any) -> None:
