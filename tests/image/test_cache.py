@@ -87,13 +87,13 @@ def test_answers_go_last_or_when_nobody_asked_for_a_year(tmp_path: Path, kind: s
 
 
 def test_an_answer_that_is_asked_for_counts_as_used(tmp_path: Path) -> None:
-    package = LockedPackage(
-        name="a", version="1", manager="pip", platform=Platform("linux", "amd64"), url="https://x/a-1-py3-none-any.whl",
-        sha256="0" * 64,
-    )  # fmt: skip
     wheel = tmp_path / "a.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("a.py", "")
+    package = LockedPackage(
+        name="a", version="1", manager="pip", platform=Platform("linux", "amd64"), url="https://x/a-1-py3-none-any.whl",
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+    )  # fmt: skip
     split_wheels((package,), cache=tmp_path, download=lambda: {package: wheel})
     (entry,) = list_cache(tmp_path)
     os.utime(entry.path, (100, 0))
