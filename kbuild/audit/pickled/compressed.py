@@ -24,7 +24,17 @@ from kbuild.audit.pickled.effort import Effort, Unreadable
 # Bytes that are given to a reader at once: 128 MiB may come out of so many (zstd), and what only looks like a beginning
 # ends there.
 _CHUNK = 1 << 12
-DAMAGE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError)
+# RuntimeError is lz4's.
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    lzma.LZMAError,
+    zlib.error,
+    zstandard.ZstdError,
+    tarfile.TarError,
+)
 # gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
 PACKED = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
 _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
