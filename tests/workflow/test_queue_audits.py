@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,29 +12,39 @@ import pytest
 from kbuild.api.fleet import audits
 from kbuild.api.fleet.audits import Auditing, Audits
 from kbuild.api.project import ProjectConfig
-from kbuild.errors import AuditFindings, AuditIncomplete, KbuildError, TrackingUnavailable
+from kbuild.errors import AuditFindings, AuditIncomplete, IndexUnavailable, ModelNotFound, TrackingUnavailable
 from kbuild.model.model_reference import ModelReference
-from kbuild.platform import host_platform
-from kbuild.workflow.audit.request import raise_for_verdict
+from kbuild.platform import Platform, host_platform
 
 REFERENCE = ModelReference.parse("models:/churn/3")
 
 
 def audit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verdict: str | KbuildError, asked: Auditing
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    verdict: str | Exception | Mapping[str, str],
+    asked: Auditing,
 ) -> tuple[dict[str, Any], list[ModelReference]]:
-    """What is told, and what was let through."""
+    """What is told, and what was let through; ``verdict`` of the one image, or by platform."""
+    verdicts = verdict if isinstance(verdict, Mapping) else {str(host_platform()): verdict}
+    recorded = []
 
     class Auditor:
         def __init__(self, request: Any, tools: Any) -> None:
             assert (request.labels, request.fail_on) == ((("team", "x"),), asked.fail_on or "low")
+            self.record = request.record
 
         def audit_model(self, reference: ModelReference, *, image: str) -> Any:
-            assert (reference, image) == (REFERENCE, "the image")
-            if isinstance(verdict, KbuildError):
+            assert reference == REFERENCE
+            verdict = verdicts[image.removeprefix("the image for ")]
+            if isinstance(verdict, Exception):
                 raise verdict
-            report = SimpleNamespace(verdict=verdict, counts=lambda: {"high": int(verdict == "findings")})
-            return SimpleNamespace(report=report, raise_for_verdict=lambda: raise_for_verdict(verdict, "churn", ()))
+            if self.record:
+                recorded.append(image)
+            report = SimpleNamespace(
+                verdict=verdict, lapsed=(), reference="churn", counts=lambda: {"high": int(verdict == "findings")}
+            )
+            return SimpleNamespace(report=report)
 
     monkeypatch.setattr(audits, "Auditor", Auditor)
     passed: list[ModelReference] = []
@@ -41,11 +52,14 @@ def audit(
     tools = SimpleNamespace(cache=tmp_path, cache_limit=10**9)
     session: Any = SimpleNamespace(config=ProjectConfig(), tools=tools)
     image: Any = SimpleNamespace(template=None, labels=(("team", "x"),))
-    images: Any = {host_platform(): "the image"}
+    images: Any = {Platform.parse(each): f"the image for {each}" for each in verdicts}
     try:
         Audits(inner, session, asked, image).built(REFERENCE, images)
     except (AuditFindings, AuditIncomplete) as error:
-        return {**inner.told, "stopped": type(error)}, passed
+        return {**inner.told, "stopped": type(error), "says": error.message}, passed
+    finally:
+        # A run has one report: that of the image which runs here.
+        assert set(recorded) <= {f"the image for {host_platform()}"}
     return inner.told, passed
 
 
@@ -70,3 +84,42 @@ def test_an_audit_that_cannot_be_made_is_incomplete(monkeypatch: pytest.MonkeyPa
     assert (told["audit"], told["not_audited"]) == ("incomplete", "away") and passed == [REFERENCE]
     told, passed = audit(monkeypatch, tmp_path, TrackingUnavailable("away"), Auditing(fail_on="low"))
     assert told["stopped"] is AuditIncomplete and passed == []
+
+
+@pytest.mark.parametrize("worst", ["findings", "incomplete"])
+@pytest.mark.parametrize("platform", ["linux/amd64", "linux/arm64"])
+def test_every_platform_is_audited(platform: str, worst: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    verdicts = {"linux/amd64": "clean", "linux/arm64": "clean"} | {platform: worst}
+    told, passed = audit(monkeypatch, tmp_path, verdicts, Auditing())
+    assert (told["audit"], told["findings"]) == (worst, {"high": int(worst == "findings")}) and passed == [REFERENCE]
+    told, passed = audit(monkeypatch, tmp_path, verdicts, Auditing(fail_on="high"))
+    assert told["stopped"] is {"findings": AuditFindings, "incomplete": AuditIncomplete}[worst] and passed == []
+    assert f"churn for {platform}" in told["says"]
+
+
+def test_findings_of_one_platform_count_where_another_cannot_be_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    verdicts = {"linux/amd64": "incomplete", "linux/arm64": "findings"}
+    told, _ = audit(monkeypatch, tmp_path, verdicts, Auditing(fail_on="high"))
+    assert (told["audit"], told["stopped"]) == ("findings", AuditFindings)
+
+
+def test_a_defect_of_an_audit_ends_no_build_that_asked_for_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told, passed = audit(monkeypatch, tmp_path, RuntimeError("broken"), Auditing())
+    assert (told["audit"], told["not_audited"]) == ("incomplete", "RuntimeError: broken") and passed == [REFERENCE]
+    told, passed = audit(monkeypatch, tmp_path, RuntimeError("broken"), Auditing(fail_on="low"))
+    assert told["stopped"] is AuditIncomplete and passed == []
+
+
+def test_an_audit_that_lacked_a_service_is_tried_again() -> None:
+    """What the model lacks, it lacks the next time as well."""
+    retries = pytest.importorskip("kbuild.workflow.queue.retries", exc_type=ImportError)
+    error = AuditIncomplete("not everything could be checked")
+    assert retries.pause_after(error, 1) == 10 and retries.pause_after(error, retries.ATTEMPTS) is None
+    error.__cause__ = IndexUnavailable("api.osv.example does not answer")
+    assert retries.pause_after(error, 1) == 10
+    error.__cause__ = ModelNotFound("no such model")
+    assert retries.pause_after(error, 1) is None

@@ -11,15 +11,19 @@ from kbuild.api.session import Session
 from kbuild.audit.finding import Severity
 from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
-from kbuild.errors import AuditIncomplete, KbuildError
+from kbuild.errors import AuditIncomplete
 from kbuild.image.engine import BuiltImage
 from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform, host_platform
+from kbuild.refused import known_error
 from kbuild.workflow import ImageRequest
 from kbuild.workflow.audit.auditor import Auditor
+from kbuild.workflow.audit.request import Audited, raise_for_verdict
 
 if TYPE_CHECKING:
     from kbuild.workflow.queue.running import Asking
+
+_VERDICTS = ("clean", "incomplete", "findings")  # the worst last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +36,7 @@ class Auditing:
 
 @dataclass(frozen=True, slots=True)
 class Audits:
-    """Gates that audit what is built; the verdict stands in the job's entry."""
+    """Gates that audit what is built, for each platform; the worst verdict stands in the job's entry."""
 
     inner: Asking
     session: Session
@@ -45,20 +49,35 @@ class Audits:
 
     def built(self, reference: ModelReference, images: Mapping[Platform, BuiltImage]) -> None:
         """See Gates; raises AuditFindings or AuditIncomplete."""
-        request = make_request(self.session.config, AuditOptions(fail_on=self.asked.fail_on))
-        request = replace(request, template=self.image.template, labels=self.image.labels)
-        image = images[host_platform() if host_platform() in images else min(images)]
-        tools, told = self.session.tools, self.inner.told
+        # A run has one report: that of the image which runs here, as of ``kbuild audit``.
+        recorded = host_platform() if host_platform() in images else min(images)
+        audits: dict[Platform, Audited] = {}
         try:
-            with using_cache(tools.cache, limit=tools.cache_limit):
-                audited = Auditor(request, tools).audit_model(reference, image=image)
-        except KbuildError as error:
-            told |= {"audit": "incomplete", "not_audited": error.message}
+            for platform in sorted(images):
+                audits[platform] = self._audit(reference, images[platform], record=platform == recorded)
+        except Exception as unknown:  # noqa: BLE001  where nobody asked for a gate, a defect of the audit is none
+            error = known_error(unknown)
+            self.inner.told.update({"audit": "incomplete", "not_audited": error.message})
             if self.asked.fail_on is not None:
                 raise AuditIncomplete(f"the audit could not be made: {error.message}", hint=error.hint) from error
         else:
-            report = audited.report
-            told |= {"audit": report.verdict, "findings": report.counts()}
-            if self.asked.fail_on is not None:
-                audited.raise_for_verdict()
+            self._judge(audits)
         self.inner.built(reference, images)
+
+    def _audit(self, reference: ModelReference, image: BuiltImage, *, record: bool) -> Audited:
+        request = make_request(self.session.config, AuditOptions(fail_on=self.asked.fail_on))
+        request = replace(request, template=self.image.template, labels=self.image.labels, record=record)
+        tools = self.session.tools
+        with using_cache(tools.cache, limit=tools.cache_limit):
+            return Auditor(request, tools).audit_model(reference, image=image)
+
+    def _judge(self, audits: Mapping[Platform, Audited]) -> None:
+        worst = max(audits, key=lambda platform: _VERDICTS.index(audits[platform].report.verdict))
+        report = audits[worst].report
+        counts = [each.report.counts() for each in audits.values()]
+        # What is in all platforms' images is one finding.
+        told = {severity: max(count[severity] for count in counts) for severity in counts[0]}
+        self.inner.told.update({"audit": report.verdict, "findings": told})
+        if self.asked.fail_on is not None:
+            what = f"{report.reference} for {worst}" if len(audits) > 1 else report.reference
+            raise_for_verdict(report.verdict, what, report.lapsed)

@@ -6,6 +6,7 @@ from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.jobs import Job
 
 from kbuild.errors import (
+    AuditIncomplete,
     BuildFailed,
     CacheInUse,
     EngineUnavailable,
@@ -27,7 +28,7 @@ _FIRST, _FACTOR = 10.0, 3.0  # seconds: after 10, 30, 90 and 270
 # What may be otherwise in a minute, or on another machine. All else is of the model, and stays.
 _PASSING = (
     TrackingUnavailable, IndexUnavailable, HashMismatch, ResolverFailed, EngineUnavailable, BuildFailed, OutputError,
-    RegistryError, CacheInUse, UnexpectedError,
+    RegistryError, CacheInUse, AuditIncomplete, UnexpectedError,
 )  # fmt: skip
 
 
@@ -57,9 +58,16 @@ class Lost(Exception):
 
 def pause_after(error: KbuildError, failures: int) -> float | None:
     """Seconds until a job is tried again that failed so often, this time included; None for never."""
-    if failures >= ATTEMPTS or not isinstance(error, _PASSING):
+    if failures >= ATTEMPTS or not _passes(error):
         return None
     return _FIRST * _FACTOR ** (failures - 1)
+
+
+def _passes(error: KbuildError) -> bool:
+    cause = error.__cause__
+    if isinstance(error, AuditIncomplete) and isinstance(cause, KbuildError):
+        return isinstance(cause, _PASSING)
+    return isinstance(error, _PASSING)
 
 
 class Again(BaseRetryStrategy):
