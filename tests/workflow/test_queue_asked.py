@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from kbuild.api.fleet.queueing import ask_for, carry_options, read_options
 from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions, make_delivery, make_image_request
 from kbuild.errors import ConfigurationError
+from kbuild.image.base.choice import parse_base
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.queue.address import read_address
 from kbuild.workflow.queue.asked import Asked
@@ -91,6 +93,31 @@ def test_a_worker_asks_for_what_the_project_asked_for() -> None:
         config, RUN, options.engine, options
     )
     assert make_delivery(ProjectConfig(), read) == make_delivery(config, options)
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "of the project"])
+def test_files_are_named_as_others_find_them(stated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is started in another folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    base, template = "oci:./base", "mine.j2"
+    options = ImageOptions(install_base="./python")
+    config = ProjectConfig()
+    if stated:
+        options = replace(options, base=base, template=template)
+    else:
+        config = replace(config, base=base, template=Path(template))
+    carried = carry_options(config, options)
+    assert carried["template"] == str(tmp_path / "mine.j2")
+    assert parse_base(carried["base"]).path == tmp_path / "base"
+    assert parse_base(carried["install_base"]).path == tmp_path / "python"
+    assert parse_base(carry_options(config, replace(options, base="~/base"))["base"]).path == tmp_path / "home/base"
+
+
+@pytest.mark.parametrize("base", ["debian:bookworm", "registry.example/python:3.12", "python:3.12-slim"])
+def test_what_is_no_file_is_named_as_it_was(base: str) -> None:
+    carried = carry_options(ProjectConfig(), ImageOptions(base=base, template="in-container", install_base=base))
+    assert (carried["base"], carried["template"], carried["install_base"]) == (base, "in-container", base)
 
 
 @pytest.mark.parametrize(

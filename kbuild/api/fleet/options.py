@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from kbuild.api.project import ProjectConfig
 from kbuild.api.request import ImageOptions
 from kbuild.errors import ConfigurationError
+from kbuild.image.base.choice import parse_base
+from kbuild.plan.render import parse_template
 
 # What decides the image and where it goes, with what each may be. All else is of the machine that builds.
 _CARRIED: Mapping[str, tuple[type, ...]] = {
@@ -28,7 +31,10 @@ _NOT_CARRIED = {"lockfile": "--lockfile", "builders": "--builder", "output": "--
 
 
 def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any]:
-    """The options as a job has them: with what the project says where they say nothing."""
+    """The options as a job has them: with what the project says where they say nothing.
+
+    Raises ConfigurationError for what only this machine could do, BaseImageError for what is no base.
+    """
     for name, option in _NOT_CARRIED.items():
         if getattr(options, name):
             raise ConfigurationError(f"{option} is of this machine, and a worker builds elsewhere", hint="leave it out")
@@ -38,8 +44,9 @@ def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any
         options,
         interpreter=options.interpreter or config.interpreter,
         channels=options.channels or config.channels,
-        base=options.base or config.base,
-        template=options.template or (None if config.template is None else str(config.template.absolute())),
+        base=_base_anywhere(options.base or config.base),
+        template=_template_anywhere(options.template or config.template),
+        install_base=_base_anywhere(options.install_base),
         labels=(*(f"{key}={value}" for key, value in config.labels), *options.labels),
         slim=options.slim or config.slim,
         compression=options.compression or config.compression,
@@ -49,6 +56,18 @@ def carry_options(config: ProjectConfig, options: ImageOptions) -> dict[str, Any
         cache_to=options.cache_to or config.cache_to,
     )
     return {name: list(value) if isinstance(value := getattr(whole, name), tuple) else value for name in _CARRIED}
+
+
+def _base_anywhere(text: str | None) -> str | None:
+    """A base as a process of another folder finds it."""
+    path = None if text is None else parse_base(text).path
+    return text if path is None else str(path.absolute())
+
+
+def _template_anywhere(text: str | Path | None) -> str | None:
+    file = parse_template(text).file
+    stated = None if text is None else str(text)
+    return stated if file is None else str(file.absolute())
 
 
 def read_options(carried: Mapping[str, Any]) -> ImageOptions:
