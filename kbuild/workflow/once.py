@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
@@ -11,17 +12,42 @@ from kbuild.digest import Digest
 from kbuild.errors import InvalidReference
 
 _Value = TypeVar("_Value")
+_KEPT_FOR = 600.0  # seconds
+MOST_KEYS = 10_000
+"""So much finished work is remembered; 100 bytes each."""
+
+
+class _Common:
+    """What also builds have in common that follow each other."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.locks: dict[str, threading.Lock] = {}
+        self.done: set[str] = set()
+        self.kept: dict[str, tuple[float, Any]] = {}
 
 
 class Shared:
     """Safe for threads. Between processes nothing is shared: there, the same work is done twice at worst."""
 
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
-        self._done: set[str] = set()
+    def __init__(self, common: _Common | None = None) -> None:
+        self._common = common or _Common()
         self._values: dict[str, Any] = {}
         self._names: dict[str, Digest] = {}
+
+    def next_build(self) -> Shared:
+        """For another build of a process that runs on and on: names are free again, and what a base's name means is
+        asked anew. What is done is done, and what is ``kept`` lasts for ten minutes."""
+        common = self._common
+        with common.guard:
+            made = time.monotonic() - _KEPT_FOR
+            for key in [key for key, (since, _) in common.kept.items() if since < made]:
+                del common.kept[key]
+            if len(common.done) > MOST_KEYS:
+                for key in common.done:
+                    common.locks.pop(key, None)
+                common.done.clear()
+        return Shared(common)
 
     @contextmanager
     def leading(self, keys: Iterable[str]) -> Iterator[bool]:
@@ -33,27 +59,34 @@ class Shared:
             # In one order for all: two that want the same keys never wait for each other.
             mine = [key for key in sorted(set(keys)) if self._lead(key, held)]
             yield bool(mine)
-            with self._guard:
-                self._done.update(mine)
+            with self._common.guard:
+                self._common.done.update(mine)
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
         """One at a time."""
-        with self._guard:
-            lock = self._locks.setdefault(key, threading.Lock())
+        with self._common.guard:
+            lock = self._common.locks.setdefault(key, threading.Lock())
         with lock:
             yield
 
     def once(self, key: str, make: Callable[[], _Value]) -> _Value:
         """The value of this key, made by the first that asks."""
-        with self.leading([key]) as first:
-            if first:
+        with self.alone(f"once {key}"):
+            if key not in self._values:
                 self._values[key] = make()
         return cast(_Value, self._values[key])
 
+    def kept(self, key: str, make: Callable[[], _Value]) -> _Value:
+        """As ``once``, but also for the builds that follow; ``make`` does no work worth waiting for."""
+        with self._common.guard:
+            if key not in self._common.kept:
+                self._common.kept[key] = time.monotonic(), make()
+            return cast(_Value, self._common.kept[key][1])
+
     def claim(self, name: str, digest: Digest) -> None:
         """Take a name for an image; raises InvalidReference where another image of this process has it."""
-        with self._guard:
+        with self._common.guard:
             taken = self._names.setdefault(name, digest)
         if taken != digest:
             raise InvalidReference(
@@ -62,13 +95,13 @@ class Shared:
             )
 
     def _lead(self, key: str, held: ExitStack) -> bool:
-        with self._guard:
-            if key in self._done:
+        with self._common.guard:
+            if key in self._common.done:
                 return False
-            lock = self._locks.setdefault(key, threading.Lock())
+            lock = self._common.locks.setdefault(key, threading.Lock())
         lock.acquire()
-        with self._guard:
-            done = key in self._done
+        with self._common.guard:
+            done = key in self._common.done
         if done:
             lock.release()
             return False

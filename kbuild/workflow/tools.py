@@ -47,8 +47,8 @@ class Tools:
     shared: Shared = field(default_factory=Shared)
 
     def sharing(self, place: ImageReference, to: Literal["take", "give"]) -> LayerSharing:
-        """An end of the layer cache that builders share there, one for all builds of this process."""
-        return self.shared.once(f"{to} layers {place}", lambda: LayerSharing(place, self.cache))
+        """An end of the layer cache that builders share there, one for the builds of this process."""
+        return self.shared.kept(f"{to} layers {place}", lambda: LayerSharing(place, self.cache))
 
 
 def bring_split(place: ImageReference | None, wheels: tuple[LockedPackage, ...], tools: Tools) -> None:

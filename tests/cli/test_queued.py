@@ -20,6 +20,7 @@ from kbuild.api.request import ImageOptions
 from kbuild.cli import queued
 from kbuild.cli.app import cli
 from kbuild.errors import BuildFailed, QueueUnavailable, SomeFailed
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.workflow.queue.asked import Asked
 from kbuild.workflow.queue.states import JobState, Put
 
@@ -183,4 +184,6 @@ def test_a_worker_builds_by_what_came_with_the_job(
     assert (delivery.push, delivery.tag, delivery.once) == (PUSH, None, True)
     assert (reuse, used.verify_cache, gates) == (False, True, "gates")
     assert used.shared is not tools.shared, "a version may be built again under the same name"
+    place = ImageReference.parse("registry.example/layers")
+    assert used.sharing(place, "take") is tools.sharing(place, "take"), "one that failed is not asked for each job"
     assert [each[:2] for each in told] == ([("models:/churn/3", error if fails else result)] if watched else [])

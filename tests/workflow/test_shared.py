@@ -6,6 +6,7 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidReference
+from kbuild.workflow import once
 from kbuild.workflow.once import Shared
 
 
@@ -68,3 +69,52 @@ def test_two_images_cannot_have_one_name() -> None:
     shared.claim("churn:1", digest_bytes(b"one"))
     with pytest.raises(InvalidReference, match=r"churn:1 is already the name of another"):
         shared.claim("churn:1", digest_bytes(b"two"))
+
+
+def test_builds_after_each_other_name_anew_and_share_what_they_wait_for() -> None:
+    """A worker's next job may build a version again, on a base that has moved; a failed registry it does not ask."""
+    shared = Shared()
+    shared.claim("churn:1", digest_bytes(b"one"))
+    assert (shared.once("base", lambda: 1), shared.kept("end", lambda: 1)) == (1, 1)
+    following = shared.next_build()
+    following.claim("churn:1", digest_bytes(b"two"))
+    assert (following.once("base", lambda: 2), following.kept("end", lambda: 2)) == (2, 1)
+    assert (shared.once("base", lambda: 3), shared.kept("end", lambda: 3)) == (1, 1)
+    with shared.leading(["layer"]) as first:
+        assert first
+    with following.leading(["layer"]) as first:
+        assert not first
+
+
+def test_builds_side_by_side_do_one_work_once() -> None:
+    shared, done = Shared(), []
+
+    def work(builds: Shared) -> None:
+        with builds.leading(["layer"]) as first:
+            time.sleep(0.02)
+            done.append(first)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, [shared.next_build() for _ in range(4)]))
+    assert sorted(done) == [False, False, False, True]
+
+
+def test_what_is_kept_is_made_again_after_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that was away comes back while a worker runs for weeks."""
+    now = [0.0]
+    monkeypatch.setattr(once.time, "monotonic", lambda: now[0])
+    shared = Shared()
+    assert shared.kept("end", lambda: 1) == 1
+    now[0] = 599
+    assert shared.next_build().kept("end", lambda: 2) == 1
+    now[0] = 601
+    assert shared.kept("end", lambda: 2) == 1, "one build has one end"
+    assert shared.next_build().kept("end", lambda: 2) == 2
+
+
+def test_what_is_remembered_of_many_builds_is_bounded() -> None:
+    shared = Shared()
+    for number in range(3 * once.MOST_KEYS):
+        with shared.next_build().leading([f"layer {number}"]) as first:
+            assert first
+    assert max(len(shared._common.done), len(shared._common.locks)) <= once.MOST_KEYS + 1

@@ -21,7 +21,6 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.process import Runner
 from kbuild.workflow import ImageResult, Phases, build_image
 from kbuild.workflow.many import Watcher
-from kbuild.workflow.once import Shared
 from kbuild.workflow.queue.address import QueueAddress, read_address
 from kbuild.workflow.queue.asked import Asked
 
@@ -110,7 +109,7 @@ def build_asked(asked: Asked, session: Session, gates: Asking, audit: Auditing |
     request = make_image_request(config, asked.model, options.engine, options)
     delivery = replace(make_delivery(config, options), once=True)
     # Names that one job took are not taken for the next: a version may be built again.
-    tools = replace(session.tools, verify_cache=options.verify_cache, shared=Shared())
+    tools = replace(session.tools, verify_cache=options.verify_cache, shared=session.tools.shared.next_build())
     audited = gates if audit is None else Audits(gates, session, audit, request)
     try:
         result = build_image(request, delivery, tools, reuse=not options.no_cache, gates=audited)

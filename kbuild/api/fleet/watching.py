@@ -23,7 +23,6 @@ from kbuild.workflow import ImageResult
 from kbuild.workflow.fleet.leaving import LeavingWatch
 from kbuild.workflow.fleet.wanted import Rules
 from kbuild.workflow.fleet.watching import Watch
-from kbuild.workflow.once import Shared
 from kbuild.workflow.queue.asked import Asked
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def open_watch(options: WatchOptions, *, session: Session | None = None, board: 
 
     def build(model: str) -> ImageResult:
         # Names that one build took are not taken for the next: a version may be built again.
-        tools = replace(session.tools, shared=Shared())
+        tools = replace(session.tools, shared=session.tools.shared.next_build())
         return build_image(model, options.image, session=replace(session, tools=tools))
 
     if board is not None:
