@@ -7,10 +7,12 @@ import json
 import lzma
 import pickle
 import struct
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from disguised import Code, call, named, whole
 
@@ -126,6 +128,9 @@ PLACES = {
     "behind broken ones": lambda config: b'{"class_name": {"x' * 999 + json.dumps(config).encode(),
     "far apart": lambda config: json.dumps({"a": "x " * 800_000, **config, "b": "x " * 99}).encode(),
     "UTF-16": lambda config: json.dumps(config).encode("utf-16"),
+    "UTF-16 behind blanks": lambda config: b"\n\0 \0" + json.dumps(config).encode("utf-16-le"),
+    "UTF-32 behind blanks": lambda config: ("\r\n" + json.dumps(config)).encode("utf-32-be"),
+    "what only begins as UTF-16": lambda config: b"{\0" + json.dumps(config).encode(),
     "escapes": lambda config: packed(config, escaped=True),
     "a saved model": lambda config: b"\x08\x01\x12" + json.dumps(config, separators=(",", ":")).encode() + b"\x1a",
 }
@@ -157,3 +162,32 @@ def test_what_the_policy_allows_is_none_either(scan: Any) -> None:
     data = packed(sequential({"module": "keras_hub.layers", "class_name": "RMSNormalization", "config": {}}))
     assert [each.id for each in scan(data).findings] == ["pickle-unknown"]
     assert scan(data, allowed=("keras_hub.layers.*",)).findings == ()
+
+
+def test_a_configuration_of_other_types_is_read_all_the_same(scan: Any) -> None:
+    long = b'"n": ' + b"9" * 5_000  # more figures than int() takes
+    for data in (b'{"class_name": ["a"], "config": {}}', b'{"class_name": "a", "config": {' + long + b"}}"):
+        assert (scan(data).findings, scan(data).unchecked) == ((), ())
+    behind = b'{"class_name": ["a"], "config": {' + long + b', "x": ' + json.dumps(function("os", "system")).encode()
+    assert "pickle-dangerous" in {each.id for each in scan(behind + b"}}").findings}
+
+
+def test_classes_of_keras_own_that_make_no_parts_of_models_are_told(scan: Any) -> None:
+    own = {"module": "keras.src.ops.numpy", "class_name": "Add", "config": {}}
+    other = {"module": "keras.src.export.saved_model", "class_name": "ExportArchive", "config": {}}
+    assert scan(packed(sequential(own))).findings == ()
+    assert [each.id for each in scan(packed(sequential(own, other))).findings] == ["pickle-unknown"]
+
+
+@pytest.mark.parametrize("data", [b'"class_name"' + b'{"' * 300_000, b'"class_name"' + b'{"a":' * 100_000])
+def test_what_is_no_configuration_costs_little(scan: Any, data: bytes) -> None:
+    begin = time.process_time()
+    result = scan(data)
+    assert time.process_time() - begin < 5  # it took 39 s
+    assert result.findings == () and [each.where for each in result.unchecked] == ["artifacts/model"]
+
+
+def test_noise_of_megabytes_is_read_to_its_end(scan: Any) -> None:
+    noise = numpy.random.default_rng(1).bytes(4 << 20).replace(b"PK\x03\x04", b"")
+    result = scan(noise + b'"class_name"' + json.dumps(function("os", "system")).encode())
+    assert "pickle-dangerous" in {each.id for each in result.findings} and result.unchecked == ()

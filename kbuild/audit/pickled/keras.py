@@ -8,6 +8,7 @@ imported, and whatever it has by that name is taken.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -24,11 +25,15 @@ _OBJECT = re.compile(r'\{\s*"')
 _OPERATIONS = re.compile(
     rb"\x12(\x08ReadFile|\x09WriteFile|\x0dMatchingFiles|\x0eImmutableConst|\x06PyFunc|\x0bEagerPyFunc|\x0fPyFuncStateless)"
 )
-_WIDE = re.compile(rb"(?:\xff\xfe|\xfe\xff|\0\0\xfe\xff)?\0{0,3}[{\[]\0|\0{1,3}[{\[]")
-_DEEP = 10_000  # characters that are read before it is seen that it is nested too deeply
+_BEGIN = re.compile(rb"(?:\xff\xfe|\xfe\xff|\0\0\xfe\xff)?[\0 \t\r\n]*+[{\[]")
+_TRY = 32  # looks that it takes to begin to read
+_SHORT, _WIDER = 256, 8  # characters that are read at first, and how many times more where those end too early
+_LAST = 16  # characters at the end of a piece in which an error may be that it ends there
 # Keras' own classes, by the modules that its files name; its functions lie beside them, and in keras.ops.
 _PARTS = "activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|optimizers|quantizers|random"
-_CLASSES = re.compile(rf"(tf_)?keras(\.({_PARTS}|regularizers|src(\.({_PARTS}|regularizers|engine))?)(\.\w+)*)?")
+_CLASSES = re.compile(
+    rf"(tf_)?keras(\.src)?|(tf_)?keras\.({_PARTS}|regularizers|src\.({_PARTS}|regularizers|engine|ops))(\.\w+)*"
+)
 _FUNCTIONS = re.compile(r"(tf_)?keras\.(activations|constraints|initializers|losses|metrics|ops|regularizers)")
 _TYPES = re.compile(r"tensorflow\.(python\.framework\.)?\w+")
 _LOOKUPS = frozenset({"IntegerLookup", "StringLookup", "TextVectorization"})
@@ -36,8 +41,8 @@ _LOOKUPS = frozenset({"IntegerLookup", "StringLookup", "TextVectorization"})
 
 def holds_code(data: bytes) -> bool:
     """Whether a configuration in these bytes has a layer whose code is run when it is loaded."""
-    if _WIDE.match(data):
-        data = data.replace(b"\0", b"")  # JSON in UTF-16 or UTF-32, which Python's reader tells by such a beginning
+    if is_wide(data):
+        data = data.replace(b"\0", b"")
     if b"\\u00" in data:
         data = _ESCAPE.sub(lambda each: bytes([int(each[1], 16)]), data)
     return _CODE.search(data) is not None
@@ -63,35 +68,61 @@ def names_in_config(data: bytes, effort: Effort) -> tuple[dict[tuple[str, str], 
             if place is not None:
                 named[place] = None
             inside = each.get("config")
-            if each.get("class_name") in _LOOKUPS and isinstance(inside, dict):
+            kind = each["class_name"]
+            if isinstance(kind, str) and kind in _LOOKUPS and isinstance(inside, dict):
                 path = inside.get("vocabulary")
                 if isinstance(path, str):
                     problems[f"reads the file {path!r:.60}"] = None
     return named, problems
 
 
-def _configs(data: bytes, effort: Effort) -> Iterator[Any]:
-    if _WIDE.match(data):
-        try:
-            yield json.loads(data)
-        except (ValueError, RecursionError):
-            return  # Keras reads it in the same way
-        return
-    if _CLASS.search(data) is None and b"\\u00" not in data:
-        return
-    # All of it: where a configuration begins and ends is not told, and what it names is ASCII.
-    text, decoder, at = data.decode("latin-1"), json.JSONDecoder(), 0
+def is_wide(data: bytes) -> bool:
+    """Whether Python's reader of JSON takes these bytes for UTF-16 or UTF-32."""
+    return _BEGIN.match(data) is not None and not json.detect_encoding(data).startswith("utf-8")
+
+
+def values_of_json(data: bytes, effort: Effort) -> Iterator[Any]:
+    """Every object of JSON that begins anywhere in these bytes, the outermost ones. Raises TooMuch."""
+    # Numbers of any length. In all of it: where a configuration begins is not told, and what it names is ASCII.
+    decoder = json.JSONDecoder(parse_int=float)
+    if is_wide(data):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield decoder.decode(data.decode(json.detect_encoding(data), "surrogatepass").lstrip("\ufeff"))
+            return
+    text, at = data.decode("latin-1"), 0
     while (match := _OBJECT.search(text, at)) is not None:
-        at = match.end()
-        try:
-            value, end = decoder.raw_decode(text, match.start())
-        except json.JSONDecodeError as error:
-            effort.look(max(1, error.pos - match.start()))
-        except RecursionError:
-            effort.look(_DEEP)
-        else:
-            at = end
+        value, at = _value_at(text, match, decoder, effort)
+        if value is not None:
             yield value
+
+
+def _value_at(text: str, match: re.Match[str], decoder: json.JSONDecoder, effort: Effort) -> tuple[Any, int]:
+    """The object that begins there and its end, else None and where to look on.
+
+    In pieces: Python counts the lines before an error, from the beginning of what it is given.
+    """
+    begin, size = match.start(), _SHORT
+    while True:
+        piece = text[begin : begin + size]
+        is_all = begin + size >= len(text)
+        try:
+            value, end = decoder.raw_decode(piece)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated string")
+            if is_all or not (cut or error.pos > size - _LAST):
+                effort.look(max(_TRY, len(piece) if cut else error.pos))
+                return None, match.end()
+        except (ValueError, RecursionError):
+            effort.look(max(_TRY, len(piece)))
+            return None, match.end()
+        else:
+            return value, begin + end
+        size *= _WIDER
+
+
+def _configs(data: bytes, effort: Effort) -> Iterator[Any]:
+    if is_wide(data) or _CLASS.search(data) is not None or b"\\u00" in data:
+        yield from values_of_json(data, effort)
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
