@@ -443,6 +443,7 @@ def test_tensors_that_are_an_archive_too_are_opened(make_bundle: Any) -> None:
     [
         "mlflow.utils.process._exec_cmd", "pandas.read_pickle", "pandas.io.pickle.read_pickle", "joblib.load",
         "joblib.numpy_pickle.load", "yaml.unsafe_load", "uvicorn.importer.import_from_string", "torch.load",
+        "keras.src.utils.file_utils.get_file", "keras.src.utils.python_utils.func_load",
         "setuptools._distutils.spawn.spawn", "kbuild.process.runner.run", "IPython.utils.process.system",
     ],
 )  # fmt: skip

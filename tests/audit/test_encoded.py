@@ -67,6 +67,12 @@ def test_a_stream_without_a_header(make_bundle: Any, data: bytes) -> None:
         assert "pickle-dangerous" in {each.id for each in scan(make_bundle, packed).findings}
 
 
+def test_blocks_of_nothing_before_it_hide_none(make_bundle: Any) -> None:
+    """RFC 1951, 3.2.4: a stored block may be empty, and there may be any number of them."""
+    packed = b"\0\0\0\xff\xff" * 1_000 + deflated(EVIL[1])
+    assert "pickle-dangerous" in {each.id for each in scan(make_bundle, packed).findings}
+
+
 def test_what_only_looks_like_one_is_nothing(make_bundle: Any) -> None:
     texts = [
         b"a text of words and NUMBERS2345 " * 999,
@@ -122,6 +128,57 @@ def test_what_code_of_torchscript_calls_is_judged(make_bundle: Any, line: str) -
         assert [each.id for each in scan(make_bundle, scripted(line, folder=folder)).findings] == ["pickle-unknown"]
 
 
+HIDDEN = MODULE.format(line='_2 = torch.save(x, "/tmp/x")')
+
+
+def test_no_trick_hides_code_of_torchscript(make_bundle: Any) -> None:
+    """As torch reads it: its reader goes by the archive's directory, its lexer knows no coding."""
+    # In UTF-7 three quotes begin in the first line, and end in the third.
+    cookie = '_2 = "+ACIAIg-"\n    _3 = torch.save(x, "/tmp/x")\n    _4 = "+ACIAIgAj-"'
+    line = scripted('_2 = torch.save(x, "/tmp/x")', folder="a\nb/")
+    directory = named_member("net/code/aa/__torch__.py").replace(b"net/code/aa/", b"net/nothing/", 1)
+    for data in (scripted(cookie, text="# coding: utf-7\n" + MODULE), line, directory):
+        assert [each.id for each in scan(make_bundle, data).findings] == ["pickle-unknown"], data
+
+
+def named_member(name: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data.pkl", pickle.dumps({}, 2))
+        archive.writestr(name, HIDDEN)
+        archive.writestr("net/constants.pkl", pickle.dumps((), 2))
+    return file.getvalue()
+
+
+CACHED = """class Cache(Module):
+  def save(self: __torch__.Cache, x: Tensor) -> Tensor:
+    return x
+class Net(Module):
+  cache : __torch__.Cache
+  weight : Tensor
+  def save(self: __torch__.Net, x: Tensor) -> Tensor:
+    return x
+  def forward(self: __torch__.Net, x: Tensor) -> Tensor:
+    cache = self.cache
+    _0 = (cache).save(x, )
+    _1 = (self).save((self.cache).save(x, ), )
+    {line}
+    return _1
+"""
+
+
+def test_methods_of_the_models_own_modules_are_none_of_torchs(make_bundle: Any) -> None:
+    assert scan(make_bundle, scripted("pass", text=CACHED)).findings == ()
+    for line in (
+        '(self.weight).save("/tmp/x")',
+        'weight = self.weight\n    (weight).save("/tmp/x")',
+        'cache = x\n    (cache).save("/tmp/x")',
+        '(self.cache.weight).save("/tmp/x")',
+        'self = x\n    (self).save("/tmp/x")',
+    ):
+        assert [each.id for each in scan(make_bundle, scripted(line, text=CACHED)).findings] == ["pickle-unknown"], line
+
+
 def test_what_computes_from_tensors_is_no_finding(make_bundle: Any) -> None:
     result = scan(make_bundle, scripted("_2 = ops.quantized.linear(x, __torch__.Other.forward(x))"))
     assert (result.findings, result.unchecked) == ((), ())
@@ -149,6 +206,26 @@ OTHERS = {
     "YAML of a module": b"f: !!python/module:antigravity\n",
     "YAML with a tag in full": b"a: !<tag:yaml.org,2002:python/object/apply:os.system> [x]\n",
     "YAML with tags named anew": b"%TAG !p! tag:yaml.org,2002:python/\n---\na: !p!object/apply:os.system [x]\n",
+    "YAML with a tag in figures": b"a: !!pyth%6Fn/object/apply:os.system [x]\n",
+    "YAML with a full tag in figures": b"a: !<tag:yaml.org,2002:pyth%6fn/object/apply:os%2Esystem> [x]\n",
+    "YAML with half a tag named anew": b"%TAG !x! tag:yaml.org,2002:py\n---\na: !x!thon/object/apply:os.system [x]\n",
+    "YAML with the first tag named anew": b"%TAG ! tag:yaml.org,2002:python/\n---\n!object/apply:os.system [x]\n",
+    "YAML in UTF-16": "a: !!python/object/apply:os.system [x]\n".encode("utf-16"),
+    "YAML behind a mark": b"\xef\xbb\xbf!!python/object/apply:os.system [x]\n",
+    "YAML in a set": b"{? !!python/object/apply:os.system [x]}\n",
+    "jsonpickle with an escaped stroke": rb'{"py/reduce": [{"py\/type": "os.system"}, {"py/tuple": ["x"]}]}',
+    "jsonpickle with an escape": rb'{"py\u002ftype": "o\u0073.system"}',
+    "jsonpickle in UTF-16": json.dumps({"py/type": "os.system"}).encode("utf-16-le"),
+    "jsonpickle of a module": json.dumps({"py/mod": "antigravity/antigravity"}).encode(),
+    "an exported program with an escape": rb'{"target": "torch.ops.\u0061ten.from_file.default"}',
+    "an exported program of another library": b'{"target": "torch.ops.image.write_file.default"}',
+    "TensorFlow that prints into files": node(b"PrintV2"),
+    "TensorFlow that saves data": node(b"SaveDatasetV2"),
+    "TensorFlow that reads lines": node(b"TextLineDataset"),
+    "TensorFlow that reads words": node(b"InitializeTableFromTextFileV2"),
+    "TensorFlow that moves files": node(b"MergeV2Checkpoints"),
+    "TensorFlow that writes summaries": node(b"CreateSummaryFileWriter"),
+    "TensorFlow in text": b'node { name: "n" op: "WriteFile" }',
     "YAML of Python's own": b"a: !!python/object/apply:eval ['1']\n",
     "jsonpickle": json.dumps({"py/reduce": [{"py/type": "os.system"}, {"py/tuple": ["touch x"]}]}).encode(),
     "jsonpickle of an object": json.dumps({"a": [{"py/object": "subprocess.Popen", "args": "x"}]}).encode(),
@@ -174,6 +251,8 @@ def test_texts_about_them_are_no_finding(make_bundle: Any) -> None:
         b"a: !!float 1\nb: !!python/tuple [1, 2]\nc: python/object:os.system\n",
         json.dumps({"py": "py/object", "py/id": 3, "date": {"py/object": "datetime.datetime"}}).encode(),
         node(b"MatMul") + node(b"SaveV2") + b"a WriteFile in words",
+        b"a: !custom x\nb: !y!z c\n%TAG !y! tag:example.org,2000:python/\n---\nc: !y!name:os.system d\n",
+        b'{"target": "torch.ops.higher_order.cond"}\ntorch.ops.image.read_file("x")\n',
     ):
         result = scan(make_bundle, data)
         assert (result.findings, result.unchecked) == ((), ())

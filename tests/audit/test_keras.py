@@ -49,6 +49,7 @@ def scan(make_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     wheel = tmp_path / "keras-3.15.1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("keras/src/models/sequential.py", "class Sequential(Model):\n    pass\n")
+        archive.writestr("keras/src/utils/tracking.py", "class TrackedList(list): ...\nclass Tracker: ...\n")
     made = Libraries(wheels={"keras": wheel}.get)
     monkeypatch.setattr(PickleCheck, "_libraries", lambda self, subject: made)
 
@@ -191,3 +192,11 @@ def test_noise_of_megabytes_is_read_to_its_end(scan: Any) -> None:
     noise = numpy.random.default_rng(1).bytes(4 << 20).replace(b"PK\x03\x04", b"")
     result = scan(noise + b'"class_name"' + json.dumps(function("os", "system")).encode())
     assert "pickle-dangerous" in {each.id for each in result.findings} and result.unchecked == ()
+
+
+def test_the_lists_that_keras_keeps_of_layers_are_data(scan: Any) -> None:
+    data = whole(named("keras.src.utils.tracking", "TrackedList") + b")R")
+    assert scan(data).findings == ()
+    assert {each.id for each in scan(data.replace(b"\x0b\0\0\0TrackedList", b"\7\0\0\0Tracker")).findings} == {
+        "pickle-unknown"
+    }

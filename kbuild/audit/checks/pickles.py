@@ -36,7 +36,10 @@ _CODE_MAKERS = frozenset({"cloudpickle", "dill"})
 _RUNNERS = (
     "IPython.utils.*", "joblib.load", "joblib.numpy_pickle*.load*", "kbuild.process.*", "mlflow.*.load_model",
     "mlflow.utils.process.*", "numpy.load", "numpy.lib.*.load", "pandas.read_*", "pandas.io.*.read_*", "torch.load",
-    "keras.utils.get_file", "keras.*.load_model", "keras.config.*", "keras.src.utils.*", "keras.src.saving.*",
+    "keras.utils.get_file", "keras.*.load_model", "keras.config.*", "keras.src.saving.*",
+    "keras.src.utils.config.*", "keras.src.utils.file_utils.*", "keras.src.utils.image_utils.*",
+    "keras.src.utils.model_visualization.*", "keras.src.utils.module_utils.*", "keras.src.utils.python_utils.func_*",
+    "keras.src.utils.torch_utils.*", "keras.src.utils.*dataset_utils.*",
     "torch.serialization.load", "uvicorn.importer.*", "yaml.*load*", "*._exec_cmd", "*.spawn",
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)

@@ -94,7 +94,8 @@ def inflate_alone(data: bytes, effort: Effort) -> bytes | None:
     its first byte to its last is."""
     try:
         first = zlib.decompressobj(-15)
-        if not first.decompress(data[:_CHUNK], _CHUNK) or (first.eof and len(data) > _CHUNK):
+        first.decompress(data[:_CHUNK], _CHUNK)  # maybe nothing: blocks may be empty
+        if first.eof and len(data) > _CHUNK:
             return None
     except zlib.error:
         return None

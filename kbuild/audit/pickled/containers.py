@@ -30,7 +30,7 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _ZIP = b"PK\x03\x04"
 _ANY_ZIP = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x07\x08|\x05\x06)")
 _OVERLAPPING = 4  # how often the bytes of an archive may be read because its directory says so
-_DESCRIPTOR, _ENCRYPTED = 0x08, 0x01
+_DESCRIPTOR, _ENCRYPTED, _UTF_8 = 0x08, 0x01, 0x800
 _STORED = 0
 _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
 _ZFILE = 21  # bytes of its header
@@ -140,7 +140,7 @@ def _zip_members(data: bytes, effort: Effort) -> Iterator[Part]:
 
 
 def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
-    """Members whose own header and the directory tell different methods: zipfile believes the directory."""
+    """Members whose own header and the directory tell different methods or names: loaders believe the directory."""
     if data.count(b"PK\x01\x02") > effort.parts:
         raise TooMuch("the directory of its archive is endless")  # it would be held as objects
     try:
@@ -155,14 +155,18 @@ def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
             continue
         _, _, _, method, _, _, _, _, _, name_size, extra = _LOCAL.unpack_from(data, at)
         begin = at + _LOCAL.size + name_size + extra
+        name = data[at + _LOCAL.size : at + _LOCAL.size + name_size]
+        same = method == member.compress_type and name == member.orig_filename.encode(
+            "utf-8" if member.flag_bits & _UTF_8 else "cp437", "replace"
+        )
         content = memoryview(data)[begin : begin + member.compress_size]
-        if method != member.compress_type:
+        if not same:
             left -= len(content)
             if left < 0:
                 raise TooMuch("its directory names the same bytes again and again")
-        if method != member.compress_type and member.compress_type != _STORED:
+        if not same and member.compress_type != _STORED:
             yield _inflate(f"!{member.filename}", member.compress_type, content, effort)[0]
-        elif method != member.compress_type:
+        elif not same:
             yield Part(name=f"!{member.filename}", data=taken(bytes(content), effort))
 
 

@@ -51,7 +51,7 @@ def _library(distributions: str, parts: str = "", without: str = "") -> _Library
 _LIBRARIES: Mapping[str, _Library] = {
     "catboost": _library("catboost", "core"),
     # Models as they pickle themselves: what they are made of again is judged as a file of its own.
-    "keras": _library("keras", "src.models"),
+    "keras": _library("keras", "src.models src.utils.tracking"),
     "lightgbm": _library("lightgbm", "basic engine sklearn callback"),
     "polars": _library("polars polars-lts-cpu polars-u64-idx", "dataframe series datatypes"),
     "scipy": _library("scipy", "sparse interpolate spatial optimize special cluster"),
@@ -100,6 +100,7 @@ _COMPUTING = re.compile(
 # Of these modules no other class counts: their others open what they are given the name of.
 _ONLY = {
     "catboost.core": re.compile(r"CatBoost\w*|_CatBoostBase"),
+    "keras.src.utils.tracking": re.compile("Tracked(Dict|List|Set)"),
     "lightgbm.basic": re.compile("Booster"),
     "xgboost.core": re.compile("Booster"),
 }
@@ -159,7 +160,7 @@ def _is_below(module: str, library: _Library) -> bool:
     names = inside.split(".")
     if any(name in library.without or name == "tests" for name in (*names, inside)):
         return False
-    if any(inside.startswith(f"{part}.") for part in library.parts if "." in part):
+    if any(f"{inside}.".startswith(f"{part}.") for part in library.parts if "." in part):
         return True
     return not library.parts or names[0] in library.parts or names[0].removeprefix("_") in library.parts
 

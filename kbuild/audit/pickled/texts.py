@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import contextlib
 import pickletools
 import re
 from collections.abc import Generator, Iterator
+from urllib.parse import unquote_to_bytes
 
 from kbuild.audit.pickled.effort import Effort, TooMuch
+from kbuild.audit.pickled.json_texts import unescaped
 
 SHORTEST = 16
 """Characters of a text that may stand for a pickle."""
@@ -33,38 +36,56 @@ _OPCODES = frozenset(each.code.encode("latin-1") for each in pickletools.opcodes
 _PACKED = b"\x1fB\xfd](\x04\x08\x18\x28\x38\x48\x58\x68\x78P\x93Z"
 _BEGIN = frozenset({each[0] for each in _OPCODES} | set(_PACKED))
 _BASE64_BEGIN = frozenset(base64.b64encode(bytes([each]))[0] for each in _BEGIN)
-
-
-# At the place of a tag: in a quoted text it is none.
-_YAML = re.compile(
-    rb"(?:^|[\s,\[{:-])!(?:!|<tag:yaml\.org,2002:)python/(object(?:/apply|/new)?|name|module):([A-Za-z_][\w.]*)"
-)
-_ALIASED = re.compile(rb"^%TAG\s+\S+\s+(?:tag:yaml\.org,2002:)?\S*python/", re.MULTILINE)
+# A tag at the place of one, in a quoted text it is none: verbatim, or a handle and what is put behind its prefix. After
+# a letter of UTF-8 that stands for a blank too.
+_TAG = re.compile(rb"!(?:(?<=[\s,\[{:?\x85\xa8\xa9\xbf-]!)|(?<=\A!))(?:(<)|([\w-]*!)?)([\w;/?:@&=+$,.!~*'()\[\]%#-]+)")
+_HANDLE = re.compile(rb"%TAG +(!(?:[\w-]*!)?) +([^\s]+)")
+_YAML_OWN = b"tag:yaml.org,2002:"
+_PYTHON = re.compile(rb"tag:yaml\.org,2002:python/(object(?:/apply|/new)?|name|module):([A-Za-z_][\w.]*)")
 _JSON = re.compile(rb'"py/(?:object|type|function|class)"\s*:\s*"([A-Za-z_][\w.]*)"')
+_IMPORTED = re.compile(rb'"py/mod"\s*:\s*"([A-Za-z_][\w.]*)')
 _EVALUATED = re.compile(rb'"py/repr"\s*:\s*"')
 
 
-def objects_in(data: bytes) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
+def objects_in(data: bytes, effort: Effort) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
     """The modules and names that objects in YAML (as PyYAML's unsafe loaders read it) and in JSON (as jsonpickle does)
-    are made by, and what else is run."""
+    are made by, and what else is run. Raises TooMuch."""
     named: dict[tuple[str, str], None] = {}
     problems: dict[str, None] = {}
-    if b"python/" in data:
-        for kind, name in _YAML.findall(data):
-            module, _, last = name.decode().rpartition(".")
-            if kind == b"module":
-                problems[f"imports the module {name.decode():.60}"] = None
-            else:
-                named[module or "builtins", last] = None
-        if _ALIASED.search(data):
-            problems["makes objects by tags that it has named anew"] = None
-    if b'"py/' in data:
-        for name in _JSON.findall(data):
+    for tag in _tags_of_yaml(data, effort):
+        match = _PYTHON.match(tag)
+        if match is None:
+            continue
+        module, _, last = match[2].decode().rpartition(".")
+        if match[1] == b"module":
+            problems[f"imports the module {match[2].decode():.60}"] = None
+        else:
+            named[module or "builtins", last] = None
+    text = unescaped(data)
+    if b'"py/' in text:
+        for name in _JSON.findall(text):
             module, _, last = name.decode().rpartition(".")
             named[module or "builtins", last] = None
-        if _EVALUATED.search(data):
+        for name in _IMPORTED.findall(text):
+            problems[f"imports the module {name.decode():.60}"] = None
+        if _EVALUATED.search(text):
             problems["evaluates a text"] = None
     return named, problems
+
+
+def _tags_of_yaml(data: bytes, effort: Effort) -> Iterator[bytes]:
+    """Its tags in full (YAML 1.1, 6.8.2 and 6.9.1, as PyYAML's scanner and parser read them)."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        data = data.decode("utf-16", "replace").encode()
+    prefixes: dict[bytes, dict[bytes, None]] = {b"!": {b"!": None}, b"!!": {_YAML_OWN: None}}
+    for handle, prefix in _HANDLE.findall(data):
+        prefixes.setdefault(handle, {})[prefix] = None
+    for match in _TAG.finditer(data):
+        verbatim, named, rest = match.groups()
+        handle = b"!" + (named or b"")
+        for prefix in (b"",) if verbatim else prefixes.get(handle, ()):
+            effort.look(1)
+            yield unquote_to_bytes(prefix + rest)
 
 
 def decoded(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:

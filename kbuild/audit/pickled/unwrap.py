@@ -15,11 +15,11 @@ from kbuild.audit.pickled.compressed import Part, is_zlib
 from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
-from kbuild.audit.pickled.keras import graph_calls, holds_code, names_in_config
+from kbuild.audit.pickled.keras import holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
+from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
 from kbuild.audit.pickled.standins import is_importable
 from kbuild.audit.pickled.texts import LETTERS, SHORTEST, decoded, objects_in
-from kbuild.audit.pickled.torchscript import CONSTANTS, SOURCE, calls_of, names_files
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
@@ -109,7 +109,7 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
         refused = error  # it may be a pickle all the same
     names, problems = names_in_config(data, at.effort)
     problems |= dict.fromkeys((*names_files(data), *graph_calls(data)))
-    others, odd = objects_in(data)
+    others, odd = objects_in(data, at.effort)
     names, problems = names | others, problems | odd
     if (names.keys() | problems.keys()) - told:
         yield PickleStream(place=at.name, named=tuple(names), problems=tuple(problems))
