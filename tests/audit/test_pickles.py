@@ -3,6 +3,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -198,3 +199,26 @@ def test_reading_a_pickle_never_runs_it(place: int, change: bytes) -> None:
 def test_loading_it_would() -> None:
     pickle.loads(MARKS)
     del sys.kbuild_was_here  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_the_wheels_of_several_platforms_the_one_that_is_here_tells(
+    make_bundle: Any, make_lock: Any, make_entry: Any, tmp_path: Any, order: int
+) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("xgboost/sklearn.py", "class XGBModel:\n    pass\n")
+    digest = hashlib.sha256(file.getvalue()).hexdigest()
+    entries = [
+        make_entry("xgboost", "3.0", platform=subdir, hash={"sha256": sha256})
+        for subdir, sha256 in (("linux-64", digest), ("linux-aarch64", "1" * 64))
+    ]
+    wheel = tmp_path / digest / "xgboost-3.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.write_bytes(file.getvalue())
+    data = b"cxgboost.sklearn\nXGBModel\n)R."
+    subject = Subject(
+        reference="x", kind="model", bundle=make_bundle(files={"m.pkl": data}), lock=make_lock(*entries[::order])
+    )
+    result = PickleCheck(downloads=tmp_path).run(subject)
+    assert (result.findings, result.unchecked) == ((), ())

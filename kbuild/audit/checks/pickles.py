@@ -95,15 +95,17 @@ class PickleCheck:
     def _libraries(self, subject: Subject) -> Libraries:
         assert subject.bundle is not None  # noqa: S101  for the type checker
         downloads = self._downloads
-        locked = () if subject.lock is None or downloads is None else subject.lock.entries
-        wheels = {each.name: each for each in locked if each.manager == "pip" and each.sha256}
+        locked = () if subject.lock is None else subject.lock.entries
+        wheels = [each for each in locked if each.manager == "pip" and each.sha256]
 
         def find(name: str) -> Path | None:
-            entry = wheels.get(name)
-            if entry is None or downloads is None:
-                return None
-            path = downloads / str(entry.sha256) / entry.filename
-            return path if path.is_file() and digest_file(path).hex == entry.sha256 else None
+            for entry in wheels:  # one a platform, and not all of them were fetched
+                if downloads is None:
+                    return None
+                path = downloads / str(entry.sha256) / entry.filename
+                if entry.canonical == name and path.is_file() and digest_file(path).hex == entry.sha256:
+                    return path
+            return None
 
         code = f"{_CODE}/"
         own = {file.path for file in subject.bundle.files if file.path.startswith(code)}
