@@ -174,3 +174,8 @@ def test_words_can_be_read_on_each_colour() -> None:
 
     for colour in COLOURS.values():
         assert (luminance(colour) + 0.05) / (luminance("#1a1a1a") + 0.05) >= 7
+
+
+@pytest.mark.parametrize("created_by", ["--x", "--mount=type=cache", "", "COPY", "COPY " + "[" * 100_000 + " x"])
+def test_an_instruction_of_any_text_names_its_layer(created_by: str) -> None:
+    assert layer_name(created_by) == created_by

@@ -70,12 +70,12 @@ def layer_name(created_by: str) -> str:
     """``numpy`` of ``COPY ["package-numpy/", "/"]``, else the instruction itself on one line."""
     text = " ".join(created_by.split())
     words = [word for word in text.removesuffix(" # buildkit").split(" ") if not word.startswith("--")]
-    if words[0] != "COPY" or len(words) < 3:
+    if len(words) < 3 or words[0] != "COPY":
         return text
     try:
         sources = json.loads(" ".join(words[1:])) if words[1].startswith("[") else words[1:]
         return str(sources[0]).strip("/").removeprefix("package-") or text
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return text  # cut off, or nothing that a builder wrote
 
 
