@@ -18,9 +18,11 @@ from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.audit.planned import PlannedLayer
 from kbuild.digest import Digest, digest_bytes
 from kbuild.environment.lockfile import LockedPackage
+from kbuild.image.packages import wheels as image_wheels
 from kbuild.image.packages.wheels import WheelTarget
 from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
+from kbuild.workflow.audit import wheels
 from kbuild.workflow.audit.wheels import compare_wheels, prove_wheels
 
 TARGET = WheelTarget(python="3.11.7", platform=Platform("linux", "amd64"), prefix="/opt/env")
@@ -227,6 +229,27 @@ def test_a_layer_of_packages_counts_where_it_holds_the_wheels(
     )  # fmt: skip
     assert prove(package, members, downloads, layer, model) == ((layer, model), None)
     assert prove(package, members, downloads, absent) == ((absent,), None), "an image without it is told elsewhere"
+
+
+@pytest.mark.parametrize("changed", ["rules", "installer"])
+def test_what_other_rules_proved_is_proved_again(
+    package: LockedPackage, members: list[LayerMember], downloads: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    layer = PlannedLayer(name="dependencies", diff_id=DIFF_ID)
+    assert prove(package, members, downloads, layer) == ((layer,), None)
+    extra = [*members, LayerMember(path="opt/env/bin/extra", kind="file", digest=DIFF_ID)]
+    assert prove(package, extra, downloads, layer) == ((layer,), None), "it is remembered"
+    wheels._rules.cache_clear()
+    if changed == "rules":
+        other = downloads / "other.py"
+        other.write_text("# other rules")
+        monkeypatch.setattr(image_wheels, "__file__", str(other))
+    else:
+        monkeypatch.setattr(wheels, "version", lambda name: f"another of {name}")
+    try:
+        assert prove(package, extra, downloads, layer) == ((replace(layer, other=("/opt/env/bin/extra",)),), None)
+    finally:
+        wheels._rules.cache_clear()
 
 
 def test_where_it_cannot_be_known_the_fault_says_why(

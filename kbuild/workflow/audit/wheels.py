@@ -13,6 +13,8 @@ import posixpath
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache as cached
+from importlib.metadata import version
 from pathlib import Path
 
 from installer.exceptions import InstallerError
@@ -27,6 +29,7 @@ from kbuild.digest import Digest, digest_bytes, digest_file, digest_json
 from kbuild.environment.index.downloads import cache_path
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.files import mark_used
+from kbuild.image.packages import wheels
 from kbuild.image.packages.wheels import WheelTarget, wheel_filename
 from kbuild.plan.split import PackageGroup
 
@@ -99,8 +102,14 @@ def prove_wheels(
 def _note(cache: Path, diff_id: Digest, packages: Iterable[LockedPackage], target: WheelTarget) -> Path:
     named = [[package.name, package.sha256, wheel_filename(package)] for package in packages]
     where = [target.python, str(target.platform), target.prefix]
-    # By what compares, too: other rules may find what these did not.
-    return cache / "layer-members" / digest_json([str(diff_id), named, where, str(digest_file(__file__))]).hex
+    return cache / "layer-members" / digest_json([str(diff_id), named, where, _rules()]).hex
+
+
+@cached
+def _rules() -> str:
+    """What compares, and what says where files of wheels lie: other rules may find what these did not."""
+    files = [str(digest_file(str(path))) for path in (__file__, wheels.__file__)]
+    return str(digest_json([files, version("installer")]))
 
 
 def _is_noted(note: Path) -> bool:
