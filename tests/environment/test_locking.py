@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +30,7 @@ from kbuild.errors import (
     LockfileStale,
     PackageNotFound,
     TrackingUnavailable,
+    VersionConflict,
 )
 from kbuild.model.bundle import ModelBundle, ModelFacts
 from kbuild.platform import Platform
@@ -589,3 +591,53 @@ def test_a_wheel_on_a_server_that_the_index_leads_to_is_the_locks(
     assert bench.lock(lockfile=path, allowed_indexes=allowed).origin == "given"
     with pytest.raises(LockfileInvalid, match=r"six 1\.17\.0 from https://cdn\.example"):
         bench.lock(lockfile=path, allowed_indexes=allowed[:1])
+
+
+@pytest.mark.parametrize(("build", "kind"), [("100_cp311t", "a free-threaded CPython"), ("0_73_pypy", "a PyPy")])
+def test_a_lock_of_another_python_is_refused_wherever_it_comes_from(
+    bench: Bench, tmp_path: Path, build: str, kind: str
+) -> None:
+    document = yaml.safe_load(lock_text(bench.lock().spec))
+    python = next(each for each in document["package"] if each["name"] == "python")
+    python["url"] = f"https://conda.anaconda.org/conda-forge/linux-64/python-3.11.7-{build}.conda"
+    path = tmp_path / "given.yml"
+    path.write_text(yaml.safe_dump(document))
+    digest = str(parse_lockfile(path.read_bytes(), source="x").digest)
+    for request in ({}, {"digest": digest}):
+        with pytest.raises(LockfileInvalid, match=f"python 3.11.7 {build}, {kind}") as caught:
+            bench.lock(lockfile=path, **request)
+        assert caught.value.hint
+    bench.store.files["kbuild/conda-lock.yml"] = path.read_bytes()
+    shutil.rmtree(bench.cache / "locks", ignore_errors=True)
+    with pytest.raises(LockfileInvalid, match=kind):
+        bench.lock()
+
+
+def test_arbitrary_equality_takes_no_local_version(bench: Bench, tmp_path: Path) -> None:
+    """PEP 440: ``===1.17.0`` is not ``1.17.0+cpu``, which ``==1.17.0`` takes."""
+
+    def ask(requirement: str) -> None:
+        env = {"channels": ["conda-forge"], "dependencies": ["python=3.11.7", {"pip": [requirement]}]}
+        bench.bundle = replace(bench.bundle, facts=replace(bench.bundle.facts, conda_env=env))
+
+    document = yaml.safe_load(lock_text(bench.lock().spec))
+    ask("six===1.17.0")
+    exact = bench.lock()
+    assert exact.origin == "resolved"
+    six = next(each for each in document["package"] if each["name"] == "six")
+    six |= {"version": "1.17.0+cpu", "url": "https://index.example/files/six-1.17.0%2Bcpu-py3-none-any.whl"}
+
+    def resolve(spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
+        document["metadata"]["custom_metadata"] = {INPUT_DIGEST_KEY: str(spec.digest)}
+        return parse_lockfile(yaml.safe_dump(document).encode(), source="fake")
+
+    path = tmp_path / "given.yml"
+    path.write_bytes(resolve(exact.spec, progress=None).content)
+    with pytest.raises(LockfileInvalid, match=r"six 1\.17\.0\+cpu, where six===1\.17\.0 is asked for"):
+        bench.lock(lockfile=path)
+    bench.resolver.resolve = resolve  # type: ignore[method-assign]
+    with pytest.raises(VersionConflict, match=r"six 1\.17\.0\+cpu, where six===1\.17\.0 is asked for") as caught:
+        bench.lock(force=True)
+    assert "six==1.17.0" in (caught.value.hint or "")
+    ask("six==1.17.0")
+    assert bench.lock(force=True).origin == "resolved"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from urllib.parse import unquote
+
+from packaging.utils import canonicalize_name
 
 from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.links import is_local
-from kbuild.environment.lockfile import LockedPackage, Lockfile
+from kbuild.environment.lockfile import LockedPackage, Lockfile, conda_build
+from kbuild.environment.match_spec import other_python
 from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of_index
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
-from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid
+from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid, VersionConflict
 from kbuild.platform import Platform
 from kbuild.urls.credentials import without_credentials
 
@@ -33,7 +37,8 @@ def check_lock(
     remedy: str,
 ) -> None:
     """Raises LockfileInvalid for packages from elsewhere than the spec's indexes and channels, or than those that are
-    ``allowed`` where any are, and for a lock that lacks what its packages need.
+    ``allowed`` where any are, and for a lock that lacks what its packages need,
+    or has another version than arbitrary equality asks for.
 
     An index may offer files of another server: whether it does is asked for packages that are not here already.
     """
@@ -66,6 +71,8 @@ def check_lock(
             f"the lock takes {', '.join(shown)}{more}, which is none of the configured indexes and channels",
             hint=f"{remedy} --force makes the lock again; or name the place in [tool.kbuild.audit] {', '.join(kinds)}",
         )
+    for other in _others(lockfile, spec, platforms):
+        raise LockfileInvalid(f"the lock takes {other}", hint=f"{remedy} --force makes the lock again")
     for platform in platforms:
         asked = applicable(spec.pip, spec.python, platform).values()
         gaps = list(dict.fromkeys(find_gaps(lockfile, platform, asked, spec.names)))
@@ -75,6 +82,59 @@ def check_lock(
                 f"the lock lacks {'; '.join(gaps[:_SHOWN])}{more} ({platform})",
                 hint=f"{remedy} --force makes the lock again",
             )
+
+
+def check_python(lockfile: Lockfile, remedy: str) -> None:
+    """Raises LockfileInvalid where conda's packages bring a python that the locked wheels are not made for: another
+    program may have made the lock, or a kbuild that did not look at that."""
+    for package in lockfile.packages:
+        kind = other_python(conda_build(package)) if (package.manager, package.name) == ("conda", "python") else None
+        if kind is not None:
+            raise LockfileInvalid(
+                f"the lock takes python {package.version} {conda_build(package)}, {kind}, which takes other wheels than"
+                " models are served with",
+                hint=f"{remedy} --force makes the lock again; take out of conda.yaml what asks for it "
+                "(python-freethreading, python_abi, pypy) if that takes it too",
+            )
+
+
+def check_versions(lockfile: Lockfile, spec: EnvironmentSpec) -> None:
+    """Raises VersionConflict where a lock that a solver just made has a local version of what is asked for by
+    arbitrary equality (PEP 440, ``===``): solvers know ``==`` alone, which allows it."""
+    for other in _others(lockfile, spec, spec.platforms):
+        raise VersionConflict(
+            f"the solver takes {other}",
+            hint=f"ask for {other.name}=={other.asked} if any build of that version will do, or keep the other one off"
+            " the indexes and find-links",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Other:
+    """A locked version, and the one that is ``asked`` for by arbitrary equality."""
+
+    name: str
+    locked: str
+    asked: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.locked}, where {self.name}==={self.asked} is asked for"
+
+
+def _others(lockfile: Lockfile, spec: EnvironmentSpec, platforms: Iterable[Platform]) -> Iterator[_Other]:
+    """What is locked in another local version than is asked for by arbitrary equality."""
+    for platform in platforms:
+        asked = applicable((*spec.pip, *spec.constraints), spec.python, platform)
+        for package in lockfile.for_platform(platform):
+            requirement = asked.get(canonicalize_name(package.name)) if package.manager == "pip" else None
+            for part in requirement.specifier if requirement is not None else ():
+                if part.operator == "===" and _local(part.version) != _local(package.version):
+                    yield _Other(name=package.name, locked=package.version, asked=part.version)
+
+
+def _local(version: str) -> str:
+    # PEP 440, "Local version segments": letters of both cases are one, and three separators.
+    return version.partition("+")[2].lower().replace("-", ".").replace("_", ".")
 
 
 def check_channels(

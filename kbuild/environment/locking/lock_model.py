@@ -21,7 +21,7 @@ from kbuild.environment.index.downloads import cached_package
 from kbuild.environment.index.package_indexes import Indexes, package_indexes
 from kbuild.environment.links import is_local, local_path
 from kbuild.environment.lockfile import Lockfile, read_lockfile
-from kbuild.environment.locking.checked import check_channels, check_lock
+from kbuild.environment.locking.checked import check_channels, check_lock, check_python, check_versions
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
 from kbuild.environment.locking.offered import not_offered
 from kbuild.environment.locking.stored import (
@@ -143,6 +143,8 @@ def lock_bundle(
         resolve = partial(_resolve, bundle, spec, own, request, resolver, cache, environ, progress)
         lockfile, spec, origin = found or resolve()
         check_hashes(lockfile, spec)
+        if origin != "resolved":
+            check_python(lockfile, mend(bundle))
         if origin != "resolved" and not lockfile.is_named(request.digest):
             check_lock(
                 lockfile,
@@ -213,6 +215,7 @@ def _resolve(
         asked = replace(spec, indexes=answering(spec.indexes, own, environ, progress))
     lockfile = resolver.resolve(asked, progress=progress)
     check_channels(lockfile, asked, allowed_channels=request.allowed_channels, environ=environ)
+    check_versions(lockfile, asked)
     if asked == spec:
         write_lockfile(lockfile, kept := cached_lock(cache, resolver.input_digest(spec), spec))
         vouch_for(kept)
