@@ -17,7 +17,7 @@ from kbuild.answers import DEFAULT, Tolerance
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.errors import InvalidModel
 from kbuild.model.model_files import check_kind, name_in, walk
-from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text, why
+from kbuild.untrusted import BrokenText, parse_json, parse_yaml, plain, read_text, why
 from kbuild.urls.credentials import holds_credentials, without_credentials
 
 # MLflow adds this file to a registered model's download: it says where from, not what.
@@ -119,6 +119,9 @@ def _read_facts(root: Path) -> ModelFacts:
     flavors = mlmodel.get("flavors")
     if not isinstance(flavors, dict):
         raise InvalidModel("MLmodel has no flavors")
+    for key in flavors:
+        if not isinstance(key, str):
+            raise InvalidModel(f"a flavor in MLmodel is called {key}, which is not a text")
     pyfunc = flavors.get("python_function")
     if not isinstance(pyfunc, dict):
         raise InvalidModel(
@@ -164,7 +167,21 @@ def _read_yaml(root: Path, name: str) -> dict[str, Any]:
         raise InvalidModel(f"{name} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise InvalidModel(f"{name} is not a mapping")
+    _check_texts(name, value, (), set())
     return value
+
+
+def _check_texts(name: str, value: object, where: tuple[str, ...], seen: set[int]) -> None:
+    """Raises InvalidModel for a text that no path can hold: most of them become parts of one, or of a command."""
+    if isinstance(value, str):
+        if "\0" in value:
+            place = plain(".".join(where)) or "a key"
+            raise InvalidModel(f"{place:.200} of {name} has a NUL character in it: {plain(value):.200}")
+    elif isinstance(value, dict | list) and id(value) not in seen:
+        seen.add(id(value))
+        for key, each in value.items() if isinstance(value, dict) else [("", each) for each in value]:
+            _check_texts(name, key, where, seen)
+            _check_texts(name, each, (*where, str(key)) if key != "" else where, seen)
 
 
 def _read_conda_env(root: Path, pyfunc: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:

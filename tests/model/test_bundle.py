@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -102,4 +103,43 @@ def test_broken_yaml_is_one_line(folder: Path) -> None:
 def test_a_link_out_of_the_model_is_refused(folder: Path) -> None:
     (folder / "secret").symlink_to("/etc/hostname")
     with pytest.raises(InvalidModel, match="secret is a symbolic link"):
+        read_bundle(folder)
+
+
+PYFUNC = MLMODEL["flavors"]["python_function"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"flavors": {"python_function": {**PYFUNC, "env": "c\0.yaml"}}}, "flavors.python_function.env"),
+        ({"flavors": {"python_function": {**PYFUNC, "env": {"conda": "c\0"}}}}, "flavors.python_function.env.conda"),
+        ({"flavors": {"python_function": {**PYFUNC, "code": "co\0de"}}}, "flavors.python_function.code"),
+        ({"flavors": {"python_function": PYFUNC, "skl\0earn": {}}}, "flavors"),
+        ({"flavors": {"python_function": {**PYFUNC, "loader_module": "a\0"}}}, "flavors.python_function.loader_module"),
+        ({"saved_input_example_info": {"serving_input_path": "\0"}}, "saved_input_example_info.serving_input_path"),
+        ({"artifact_path": "mo\0del"}, "artifact_path"),
+        ({"utc_time_created": ["x", "\0"]}, "utc_time_created"),
+    ],
+)
+def test_a_text_that_no_path_can_hold_is_refused_in_one_line(
+    changes: dict[str, object], where: str, folder: Path
+) -> None:
+    # YAML 1.2, "Escaped Characters": a JSON text is YAML as well, and has an escape for it.
+    (folder / "MLmodel").write_text(json.dumps({**MLMODEL, **changes}))
+    with pytest.raises(InvalidModel) as caught:
+        read_bundle(folder)
+    assert caught.value.message.startswith(f"{where} of MLmodel has a NUL character")
+    assert caught.value.message.isprintable()
+
+
+def test_a_conda_environment_is_held_to_the_same(folder: Path) -> None:
+    (folder / "conda.yaml").write_text('dependencies: [python=3.11.7, {pip: ["-r more\\0.txt"]}]')
+    with pytest.raises(InvalidModel, match=r"^dependencies\.pip of conda\.yaml has a NUL character"):
+        read_bundle(folder)
+
+
+def test_flavors_that_are_not_named_are_refused(folder: Path) -> None:
+    change(folder, flavors={"python_function": PYFUNC, 3: {}})
+    with pytest.raises(InvalidModel, match=r"^a flavor in MLmodel is called 3, which is not a text"):
         read_bundle(folder)
