@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "image"))
 from test_registry import FakeRegistry, Handler, serving
 from world import RUN_ID, World
 
+from kbuild.cache.notes import write_vouched
 from kbuild.image.deliver.sharing import parse_place
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.workflow.build import build_image
@@ -242,3 +243,25 @@ def test_two_models_of_one_environment_differ_in_what_is_not_shared(
     assert result.digest != given.digest
     assert made(other) == set()
     assert RUN_ID in world.model
+
+
+def test_a_record_of_another_key_is_replaced(
+    world: World, registry: FakeRegistry, given: ImageResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the cache of a runner had it from before there was a key: each of its builds fetched all packages."""
+    other = world.with_cache("other")
+    (record,) = (world.tools.cache / "splits").iterdir()
+    stale = other.tools.cache / "splits" / record.name
+    stale.parent.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setenv("KBUILD_CACHE_KEY", "a text of somebody else")
+        write_vouched(stale, read_unmarked(record))
+    assert stale.read_bytes() != record.read_bytes()
+    assert build(other, take=place(registry)).digest == given.digest
+    assert made(other) == set()
+    assert stale.read_bytes() == record.read_bytes()
+
+
+def read_unmarked(record: Path) -> bytes:
+    """The data before the mark, a line of its own."""
+    return record.read_bytes().rpartition(b"\n")[0]

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kbuild.cache.notes import KEY_VARIABLE, has_stated_key, write_whole
+from kbuild.cache.notes import KEY_VARIABLE, has_stated_key, read_vouched, write_whole
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import Digest, digest_bytes, digest_file, digest_json
@@ -127,7 +127,7 @@ class LayerSharing:
     def bring_split(self, wheels: tuple[LockedPackage, ...], progress: Progress) -> None:
         """Which of these wheels share a layer, as another builder found out of their files."""
         record = split_record(wheels, self._cache)
-        if not wheels or record.exists() or self._failed.is_set():
+        if not wheels or _is_known(record) or self._failed.is_set():
             return
         with (
             self._helping(progress),
@@ -173,7 +173,7 @@ class LayerSharing:
                         sent, size = sent + 1, size + blob.size
                     self._given.add(key.hex)
                 record = split_record(wheels, self._cache)
-                if wheels and record.is_file():
+                if wheels and _is_known(record):
                     self._put(client, _split_key(record), _split_blob(record), record, scratch, progress)
             self._places.add(self.place, (blob.digest for blob in missing.values()))
             noted = dict.fromkeys((*self._noted(), *(key.hex for key in missing)))
@@ -247,6 +247,15 @@ def _as_shared(blob: PackedBlob) -> SharedBlob:
     from kbuild.image.registry.shared_layers import SharedBlob
 
     return SharedBlob(media_type=blob.media_type, digest=blob.digest, size=blob.size, diff_id=blob.diff_id)
+
+
+def _is_known(record: Path) -> bool:
+    """Whether a record can be read, and this key vouches for it: what somebody else wrote is as good as none."""
+    try:
+        read_vouched(record)
+    except OSError:
+        return False
+    return True
 
 
 def _split_key(record: Path) -> Digest:
