@@ -154,7 +154,11 @@ class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
             self._dataset = MemoryDataset(copy_mode="assign")
             self._dataset.save(taken)
             return
-        change = find_change(known, self._entry.give(held), repr(self._name))
+        try:
+            change = find_change(known, self._entry.give(held), repr(self._name))
+        except Exception as error:  # noqa: BLE001  the == of a class of anybody's, and a validator
+            _logger.info("What the catalog changes in %r cannot be told: %s", self._name, type(error).__name__)
+            return
         if change is not None:
             self._changes[self._name] = change
 

@@ -13,6 +13,7 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
+from scipy.sparse import csr_matrix
 
 from kbuild.errors import RecordingError
 from kbuild.project.model_settings import TrainingSettings
@@ -42,8 +43,8 @@ def tell(prepared: Any) -> list[str]:
 INFERENCE = Pipeline([node(prepare, ["table", "factor"], "prepared"), node(tell, "prepared", "told")])
 
 
-def ask(catalog: DataCatalog) -> Any:
-    return OwnRun(INFERENCE, catalog, in_memory=()).run({"table": TABLE, "factor": 2.0})["told"]
+def ask(catalog: DataCatalog, pipeline: Pipeline = INFERENCE) -> Any:
+    return OwnRun(pipeline, catalog, in_memory=()).run({"table": TABLE, "factor": 2.0})["told"]
 
 
 def test_what_lies_between_goes_through_a_file_like_the_catalogs(tmp_path: Path) -> None:
@@ -59,6 +60,19 @@ def test_what_lies_between_goes_through_a_file_like_the_catalogs(tmp_path: Path)
 def test_a_dataset_that_cannot_be_made_anew_hands_on_what_it_was_given(tmp_path: Path) -> None:
     lost = {"type": "json.JSONDataset", "filepath": str(tmp_path / "prepared.json")}  # a table is no JSON
     assert ask(DataCatalog.from_config({"prepared": lost})) == ["str 007", "str 08", "a"]
+
+
+def count(held: Any) -> int:
+    return int(held[0].shape[1] if isinstance(held, tuple) else held.shape[1])
+
+
+@pytest.mark.parametrize("held", [csr_matrix([[1.0, 0.0]]), (pd.DataFrame({"a": [1], "b": [2]}),)], ids=type)
+def test_a_value_whose_equality_is_not_one_truth_goes_through_its_file(held: Any, tmp_path: Path) -> None:
+    entry = {"type": "pickle.PickleDataset", "filepath": str(tmp_path / "held.pkl")}
+    made = node(lambda table, factor: held, ["table", "factor"], "held", name="made")
+    own = OwnRun(Pipeline([made, node(count, "held", "told")]), DataCatalog.from_config({"held": entry}), in_memory=())
+    assert own.run({"table": TABLE, "factor": 2.0}) == {"told": 2}
+    assert own.changes == {}
 
 
 def record(catalog: DataCatalog) -> None:
