@@ -79,14 +79,14 @@ class OwnRun:
 
     def _keep(self, name: str, folder: Path) -> Any:
         """Where the output of a node waits for the next: an answer for nobody but the caller."""
-        memory = MemoryDataset(copy_mode=self._mode(name))
-        if not self._uses[name]:
-            return memory
         dataset, entry = find_dataset(name, self._catalog), Entry(name, self._catalog)
-        own = remake(dataset, folder) if dataset is not None and is_persisted(dataset) else None
-        if own is None and not entry.validates:
-            return memory
-        return _Between(name, entry, own or memory, self.changes)
+        # What is loaded anew for each reader is nobody else's, whatever copy mode the served model has.
+        lasts = dataset is not None and not is_in_memory(dataset)
+        mode = None if lasts else self._mode(name)
+        if not self._uses[name] or not (lasts or entry.validates):
+            return MemoryDataset(copy_mode=mode)
+        own = remake(dataset, folder) if is_persisted(dataset) else None
+        return _Between(name, entry, own, mode, self.changes)
 
     def _mode(self, name: str) -> str | None:
         dataset = find_dataset(name, self._catalog)
@@ -132,10 +132,11 @@ class _Given(AbstractDataset[Any, Any]):  # type: ignore[misc]
 class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
     """What one node saves and others load, through the entry's validator and a file like the catalog's."""
 
-    def __init__(self, name: str, entry: Entry, dataset: Any, changes: dict[str, str]) -> None:
+    def __init__(self, name: str, entry: Entry, dataset: Any, mode: str | None, changes: dict[str, str]) -> None:
         self._name = name
         self._entry = entry
-        self._dataset = dataset
+        self._dataset = MemoryDataset(copy_mode=mode) if dataset is None else dataset
+        self._mode = mode
         self._changes = changes
 
     def load(self) -> Any:
@@ -144,15 +145,13 @@ class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
 
     def save(self, data: Any) -> None:
         """Save it, and note what becomes of it."""
-        taken = self._entry.take(data)
+        taken, known = self._entry.take(data), _copy(data)
         try:
-            known = copy.deepcopy(data)
             self._dataset.save(taken)
             held = self._dataset.load()
         except Exception as error:  # noqa: BLE001  a class of anybody's, made anew: that may be all that is wrong
             _logger.info("What becomes of %r in the catalog cannot be told: %s", self._name, type(error).__name__)
-            self._dataset = MemoryDataset(copy_mode="assign")
-            self._dataset.save(taken)
+            self._dataset = _remember(taken, self._mode)
             return
         try:
             change = find_change(known, self._entry.give(held), repr(self._name))
@@ -164,6 +163,25 @@ class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
 
     def _describe(self) -> dict[str, Any]:
         return {}
+
+
+def _copy(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001  a class of anybody's
+        return value
+
+
+def _remember(value: Any, mode: str | None) -> MemoryDataset:
+    """The value in memory, copied for each reader as Kedro does by itself; shared where that cannot be."""
+    memory = MemoryDataset(copy_mode=mode)
+    try:
+        memory.save(value)
+        memory.load()
+    except Exception:  # noqa: BLE001  a class of anybody's
+        memory = MemoryDataset(copy_mode="assign")
+        memory.save(value)
+    return memory
 
 
 class _NameNode:

@@ -12,7 +12,10 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from kedro.runner import SequentialRunner
 from kedro_datasets.json.json_dataset import JSONDataset
+from kedro_datasets.pandas.sql_dataset import SQLTableDataset
+from kedro_datasets.pickle.pickle_dataset import PickleDataset
 from scipy.sparse import csr_matrix
 
 from kbuild.errors import RecordingError
@@ -73,6 +76,63 @@ def test_a_value_whose_equality_is_not_one_truth_goes_through_its_file(held: Any
     own = OwnRun(Pipeline([made, node(count, "held", "told")]), DataCatalog.from_config({"held": entry}), in_memory=())
     assert own.run({"table": TABLE, "factor": 2.0}) == {"told": 2}
     assert own.changes == {}
+
+
+class Placed(PickleDataset):
+    """Saves only where its folder is made for it."""
+
+    def save(self, data: Any) -> None:
+        if not Path(str(self._filepath)).with_name("mark").exists():
+            raise OSError("no mark is there")
+        super().save(data)
+
+
+def make(table: Any, factor: float) -> Any:
+    return pd.DataFrame({"x": [2]})
+
+
+def spoil(held: Any) -> list[int]:
+    held["x"] = 0
+    return list(held["x"])
+
+
+def read(held: Any) -> list[int]:
+    return list(held["x"])
+
+
+@pytest.mark.parametrize("chosen", [None, "assign"])
+def test_readers_share_nothing_where_a_dataset_cannot_be_made_anew(chosen: Any, tmp_path: Path) -> None:
+    (tmp_path / "mark").touch()
+    nodes = [
+        node(make, ["table", "factor"], "held", name="1"),
+        node(spoil, "held", "spoiled", name="2"),
+        node(read, "held", "told", name="3"),
+    ]
+    catalog = DataCatalog({"held": Placed(filepath=str(tmp_path / "held.pkl"))})
+    given = {"table": TABLE, "factor": 2.0}
+    kept = {name: MemoryDataset(value) for name, value in given.items()}
+    kept |= {"spoiled": MemoryDataset(), "told": MemoryDataset()}
+    SequentialRunner().run(Pipeline(nodes), DataCatalog({**kept, "held": catalog["held"]}))
+    own = OwnRun(Pipeline(nodes), catalog, in_memory=(), copy_mode=chosen).run(given)
+    assert own == {name: kept[name].load() for name in ("spoiled", "told")} == {"spoiled": [0], "told": [2]}
+
+
+class Precious:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("there is but one")
+
+
+def test_what_can_neither_be_saved_nor_copied_is_handed_on(tmp_path: Path) -> None:
+    made = node(lambda table, factor: Precious(7), ["table", "factor"], "held", name="made")
+    pipeline = Pipeline([made, node(lambda held: held.number, "held", "told", name="told")])
+    for place in (
+        PickleDataset(filepath=str(tmp_path / "held.pkl")),
+        SQLTableDataset(table_name="held", credentials={"con": "sqlite://"}),
+    ):
+        assert ask(DataCatalog({"held": place}), pipeline) == 7
 
 
 def record(catalog: DataCatalog) -> None:
