@@ -20,6 +20,7 @@ from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from kbuild.recording.input.delivery import find_change
+from kbuild.recording.input.reads import Reads, follow, get_reads, plain
 from kbuild.served.calls import CopyMode, is_parameter
 from kbuild.served.runner import _import_runner
 from kbuild.training.described import find_dataset, is_in_memory, is_persisted, remake
@@ -138,16 +139,18 @@ class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
         self._dataset = MemoryDataset(copy_mode=mode) if dataset is None else dataset
         self._mode = mode
         self._changes = changes
+        self._reads: Reads | None = None
 
     def load(self) -> Any:
         """What the catalog would give."""
-        return self._entry.give(self._dataset.load())
+        return self._entry.give(follow(self._dataset.load(), self._reads))
 
     def save(self, data: Any) -> None:
-        """Save it, and note what becomes of it."""
-        taken, known = self._entry.take(data), _copy(data)
+        """Save it, and note what becomes of it. To be written is not to be read by a node."""
+        taken, known = self._entry.take(data), plain(_copy(data))
+        self._reads = get_reads(taken)
         try:
-            self._dataset.save(taken)
+            self._dataset.save(plain(taken))
             held = self._dataset.load()
         except Exception as error:  # noqa: BLE001  a class of anybody's, made anew: that may be all that is wrong
             _logger.info("What becomes of %r in the catalog cannot be told: %s", self._name, type(error).__name__)

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from kedro_datasets.pandas.csv_dataset import CSVDataset
+from kedro_datasets.pickle.pickle_dataset import PickleDataset
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
@@ -105,6 +107,10 @@ def takes_all(table: Any, factor: float) -> Any:
     return table * factor
 
 
+def cheap(table: Any) -> Any:
+    return table[table["a"] < 5]
+
+
 def counts(table: Any, factor: float) -> Any:
     return [factor] * len(table)
 
@@ -115,17 +121,26 @@ def trusts_the_type(table: Any, factor: float) -> Any:
     return table[["b"]] * factor
 
 
-def keep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, func: Any, signature: str) -> tuple[Any, Path]:
-    """The model of a pipeline of one node, its recorded answer standing for the clean process's."""
+def keep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, func: Any, signature: str, between: Any = None
+) -> tuple[Any, Path]:
+    """The model of a pipeline of one node, its recorded answer standing for the clean process's.
+
+    With a dataset ``between`` a node before that one hands on the table through it.
+    """
     monkeypatch.setattr(
         record,
         "ask_in_clean_process",
         lambda saved, **_: CleanAnswer(response=(saved / RECORDED_PREDICTION).read_text()),
     )
     catalog = DataCatalog({"table": MemoryDataset(TABLE), "factor": MemoryDataset(2.0)})
+    inference = Pipeline([node(func, ["table", "factor"], "told")])
+    if between is not None:
+        catalog["held"] = between
+        inference = Pipeline([node(cheap, "table", "held"), node(func, ["held", "factor"], "told")])
     bound = pipeline_ml_factory(
         Pipeline([node(fit, "table", "factor")]),
-        Pipeline([node(func, ["table", "factor"], "told")]),
+        inference,
         "table",
         log_model_kwargs={"signature": signature},
     )
@@ -157,3 +172,16 @@ def test_the_columns_are_told_and_the_signature_may_be_of_them_alone(
     with pytest.raises(RecordingError, match="reads no column of 'table', so with the signature 'used'") as caught:
         keep(monkeypatch, tmp_path / "none", counts, "used")
     assert "'auto'" in (caught.value.hint or "")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [CSVDataset, PickleDataset])
+def test_the_columns_are_seen_through_files_between_nodes(
+    kind: Any, store: mlflow.MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = kind(filepath=str(tmp_path / "held"))
+    _, folder = keep(monkeypatch, tmp_path / "used", score, "used", held)
+    request = json.loads((folder / "serving_input_example.json").read_text())
+    assert request["dataframe_split"]["columns"] == ["a", "b", "d"]
+    with pytest.raises(RecordingError, match="cannot be told: its nodes take the table whole"):
+        keep(monkeypatch, tmp_path / "whole", takes_all, "used", held)

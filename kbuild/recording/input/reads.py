@@ -74,6 +74,21 @@ def plain(value: Any) -> Any:
         return pd.DataFrame.copy(value, deep=False)
 
 
+def get_reads(value: Any) -> Reads | None:
+    """What is noted of an observed table; None for any other value."""
+    return _reads_of(value) if type(value) is _Observed else None
+
+
+def follow(value: Any, reads: Reads | None) -> Any:
+    """``value``, which an observed table was written to a file and read again as: it is observed as that was."""
+    if reads is None or type(value) is _Observed:
+        return value
+    if isinstance(value, pd.DataFrame) and value.columns.is_unique and not isinstance(value.columns, pd.MultiIndex):
+        return _wrap(value, reads)
+    reads.everything = True
+    return value
+
+
 def _reads_of(table: Any) -> Reads | None:
     """None where pandas has made the table by itself."""
     found: Reads | None = object.__getattribute__(table, "__dict__").get("_reads")
