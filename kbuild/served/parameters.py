@@ -29,26 +29,43 @@ def set_everywhere(values: dict[str, Any], name: str, value: Any) -> bool:
 
 
 def _get(value: Any, path: Sequence[str]) -> Any:
-    """What lies there, in mappings and in the dataclasses and pydantic models that Kedro 1.3 makes of parameters."""
-    for step in path:
-        if isinstance(value, Mapping):
-            value = value.get(step, _ABSENT)
-        else:
-            fields: Any = getattr(value, "__dataclass_fields__", None) or getattr(type(value), "model_fields", ())
-            value = getattr(value, step) if step in fields else _ABSENT
-    return value
+    """What lies there; the value itself where the path is empty."""
+    if not path:
+        return value
+    place = _find(value, path)
+    return _ABSENT if place is None else _get_part(*place)
 
 
-def _set_within(holder: Any, path: Sequence[str], value: Any, name: str) -> bool:
-    *way, last = path
-    holder = _get(holder, way)
-    if _get(holder, [last]) is _ABSENT:
+def _find(value: Any, path: Sequence[str]) -> tuple[Any, str] | None:
+    """What holds the end of the path, and its key there; a key may have dots itself, and the longest comes first."""
+    for size in range(len(path), 0, -1):
+        key = ".".join(path[:size])
+        part = _get_part(value, key)
+        if part is not _ABSENT:
+            place = (value, key) if size == len(path) else _find(part, path[size:])
+            if place is not None:
+                return place
+    return None
+
+
+def _get_part(value: Any, key: str) -> Any:
+    """Of a mapping, or of the dataclasses and pydantic models that Kedro 1.3 makes of parameters."""
+    if isinstance(value, Mapping):
+        return value.get(key, _ABSENT)
+    fields: Any = getattr(value, "__dataclass_fields__", None) or getattr(type(value), "model_fields", ())
+    return getattr(value, key) if key in fields else _ABSENT
+
+
+def _set_within(within: Any, path: Sequence[str], value: Any, name: str) -> bool:
+    place = _find(within, path)
+    if place is None:
         return False
+    holder, key = place
     try:
         if isinstance(holder, Mapping):
-            holder[last] = value  # type: ignore[index]
+            holder[key] = value  # type: ignore[index]
         else:
-            setattr(holder, last, value)
+            setattr(holder, key, value)
     except Exception as error:  # an object of the user's class
         raise PredictionError(
             f"the parameter {name!r} is part of a {type(holder).__name__}, which cannot be changed: {error}"

@@ -162,6 +162,22 @@ def test_a_nested_parameter_is_the_same_one_wherever_it_is_read() -> None:
             ask(plain["m"], {unknown: 5})
 
 
+def show_dotted(every: Any, one: Any, x: Any) -> str:
+    return f"{every['a.b']} {every['t.u']['v.w']} {every['t']['n']} {one}"
+
+
+def test_a_parameter_whose_key_has_dots_is_set_wherever_it_is_read() -> None:
+    pipeline = Pipeline([node(show_dotted, ["parameters", "params:a.b", "x"], "told", name="show")])
+    held = {"parameters": {"a.b": 1, "t.u": {"v.w": 1}, "t": {"n": 1}}, "params:a.b": 1}
+    catalog = DataCatalog({name: MemoryDataset(value) for name, value in held.items()})
+    model = load(KedroPipelineModel(pipeline=pipeline, catalog=catalog, input_name="x"))
+    assert model.predict(None, 0, {"a.b": 5}) == "5 1 1 5"
+    assert model.predict(None, 0, {"t.u.v.w": 5}) == "1 5 1 1"
+    assert model.predict(None, 0, {"t.n": 5}) == "1 1 5 1"
+    with pytest.raises(PredictionError, match=r"no parameter 't\.u\.v'"):
+        model.predict(None, 0, {"t.u.v": 5})
+
+
 def test_the_arguments_of_a_pipeline_ml(package: ModuleType, catalog: DataCatalog) -> None:
     training = Pipeline([node(package.fit, "orders", "factors", name="fit")])
     bound = pipeline_ml_factory(training, make_pipeline(package), "orders", kpm_kwargs={"copy_mode": "copy"})
