@@ -25,6 +25,7 @@ from kbuild.served.calls import CopyMode, is_parameter
 from kbuild.served.runner import _import_runner
 from kbuild.training.described import find_dataset, is_in_memory, is_persisted, remake
 from kbuild.training.entry import Entry, silent_kedro
+from kbuild.training.value_digest import digest_value
 
 _logger = logging.getLogger(__name__)
 
@@ -157,11 +158,14 @@ class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
             self._dataset = _remember(taken, self._mode)
             return
         try:
-            change = find_change(known, self._entry.give(held), repr(self._name))
+            given = self._entry.give(held)
+            change = find_change(known, given, repr(self._name))
+            # The == of an object may be identity, which nothing that is read from a file has.
+            same = change is None or digest_value(known) == digest_value(given)
         except Exception as error:  # noqa: BLE001  the == of a class of anybody's, and a validator
             _logger.info("What the catalog changes in %r cannot be told: %s", self._name, type(error).__name__)
             return
-        if change is not None:
+        if change is not None and not same:
             self._changes[self._name] = change
 
     def _describe(self) -> dict[str, Any]:

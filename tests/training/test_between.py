@@ -78,6 +78,31 @@ def test_a_value_whose_equality_is_not_one_truth_goes_through_its_file(held: Any
     assert own.changes == {}
 
 
+class Scale:
+    """Has the == of every object: identity."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class Doubling(PickleDataset):
+    def load(self) -> Any:
+        (held,) = super().load()
+        return [Scale(held.factor * 2)]
+
+
+@pytest.mark.parametrize(("kind", "changed"), [(PickleDataset, set()), (Doubling, {"held"})])
+def test_values_that_are_equal_by_identity_alone_are_compared_by_what_they_hold(
+    kind: Any, changed: set[str], tmp_path: Path
+) -> None:
+    made = node(lambda table, factor: [Scale(factor)], ["table", "factor"], "held", name="made")
+    pipeline = Pipeline([made, node(lambda held: held[0].factor, "held", "told", name="told")])
+    catalog = DataCatalog({"held": kind(filepath=str(tmp_path / "held.pkl"))})
+    own = OwnRun(pipeline, catalog, in_memory=())
+    assert own.run({"table": TABLE, "factor": 2.0}) == {"told": 4.0 if changed else 2.0}
+    assert set(own.changes) == changed
+
+
 class Placed(PickleDataset):
     """Saves only where its folder is made for it."""
 
