@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from kbuild.errors import RecordingError
 from kbuild.served.calls import is_parameter
 from kbuild.served.inputs import InputSource, load_input, load_staged
-from kbuild.training.described import describe, describe_all, find_dataset, is_in_memory, is_partitioned, is_persisted
+from kbuild.training.described import (
+    LOCAL_PROTOCOLS,
+    describe,
+    describe_all,
+    find_dataset,
+    is_in_memory,
+    is_partitioned,
+    is_persisted,
+)
 from kbuild.training.entry import Entry
 from kbuild.training.staging import make_passing_folder, rename_doubles, stage_parts, stage_value
 from kbuild.training.value_digest import NoDigest, digest_value
@@ -20,7 +28,6 @@ if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
 
 _logger = logging.getLogger(__name__)
-_LOCAL_PROTOCOLS = ("file", "local", "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +238,7 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
         raise _NoData(f"{name!r} cannot be looked for: {error}") from error
     protocol = getattr(dataset, "_protocol", "file")
     path = get_filepath_str(PurePosixPath(place), protocol)  # as Kedro's own datasets: https wants its protocol back
-    if protocol in _LOCAL_PROTOCOLS:
+    if protocol in LOCAL_PROTOCOLS:
         local = Path(path).resolve()
         return local if local.exists() else None
     fetched = target / Path(path).name

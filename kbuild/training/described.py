@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _DROPPED_ARGUMENTS = {"filepath", "credentials", "fs_args", "save_args", "version", "versioned", "metadata"}
 _OF_ITS_PLACE = {"filepath", "credentials", "version", "versioned", "metadata"}
 _DROPPED_LOAD_ARGS = {"storage_options", "filesystem"}
+LOCAL_PROTOCOLS = ("file", "local", "")  # fsspec's names of this machine's files
 # Datasets whose file says what to ask for, and a database answers.
 _QUERIES = re.compile("SQL|Query|GBQ|API")
 
@@ -98,14 +99,22 @@ def describe_all(dataset: Any) -> Iterator[InputSource]:
 def remake(dataset: Any, folder: Path) -> Any:
     """Another dataset that reads and writes as this one does, with a file of its own in ``folder``; None where none is.
 
-    Where it is kept, which version and whose credentials is not taken over.
+    Where it is kept, which version and whose credentials is not taken over. Made anew is what fsspec writes to this
+    machine: to Spark, and to classes of other kinds, the same path may be a place that others share.
     """
+    from kedro.io import AbstractVersionedDataset
+
+    if not isinstance(dataset, AbstractVersionedDataset) or not hasattr(dataset, "_protocol"):
+        return None
     given = {key: value for key, value in _get_arguments(dataset).items() if key not in _OF_ITS_PLACE}
     folder.mkdir()
+    path = folder / Path(str(dataset._filepath)).name
     try:
-        return type(dataset)(filepath=str(folder / Path(str(dataset._filepath)).name), **copy.deepcopy(given))
+        made = type(dataset)(filepath=str(path), **copy.deepcopy(given))
     except Exception:  # noqa: BLE001  the class is anybody's
         return None
+    local = getattr(made, "_protocol", None) in LOCAL_PROTOCOLS and Path(str(made._filepath)) == path
+    return made if local else None
 
 
 def _get_arguments(dataset: Any) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner
 from kedro_datasets.json.json_dataset import JSONDataset
@@ -27,6 +27,8 @@ from kbuild.training.artifacts import settle_inputs
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+SAVED: list[str] = []
+SAVED_BESIDE: list[str] = []
 TABLE = pd.DataFrame({"id": ["007", "08"]})
 since_1_7 = pytest.mark.skipif(not hasattr(DataCatalog, "validators"), reason="Kedro has validators since 1.7")
 
@@ -76,6 +78,50 @@ def test_a_value_whose_equality_is_not_one_truth_goes_through_its_file(held: Any
     own = OwnRun(Pipeline([made, node(count, "held", "told")]), DataCatalog.from_config({"held": entry}), in_memory=())
     assert own.run({"table": TABLE, "factor": 2.0}) == {"told": 2}
     assert own.changes == {}
+
+
+class OnACluster(AbstractVersionedDataset[Any, Any]):
+    """As Kedro's SparkDataset: a path without a scheme is one of the cluster's own file system, not of this machine."""
+
+    def __init__(self, filepath: str) -> None:
+        super().__init__(PurePosixPath(filepath), None)
+
+    def save(self, data: Any) -> None:
+        SAVED.append(str(self._filepath))
+
+    def load(self) -> Any:
+        return TABLE
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+class ByFsspec(OnACluster):
+    """Stays where it is, whatever place it is given."""
+
+    def __init__(self, filepath: str) -> None:
+        super().__init__(filepath)
+        self._protocol = "s3"
+
+
+class Beside(PickleDataset):
+    """Keeps its data in a place of its own."""
+
+    def __init__(self, filepath: str) -> None:
+        super().__init__(filepath=SAVED_BESIDE[0])
+
+    def save(self, data: Any) -> None:
+        SAVED.append(str(self._filepath))
+
+
+@pytest.mark.parametrize("kind", [OnACluster, ByFsspec, Beside])
+def test_a_dataset_that_may_write_elsewhere_than_to_this_machine_is_not_made_anew(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.SAVED", [])
+    monkeypatch.setattr(f"{__name__}.SAVED_BESIDE", [str(tmp_path / "beside.pkl")])
+    assert ask(DataCatalog({"prepared": kind(filepath=str(tmp_path / "prepared"))})) == ["str 007", "str 08", "a"]
+    assert SAVED == []
 
 
 class Scale:
