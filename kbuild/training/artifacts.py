@@ -86,8 +86,9 @@ def settle_inputs(
     for number, name in enumerate(names):
         # A folder for each: two names may become one file name.
         try:
+            dataset = find_dataset(name, catalog)  # of a pattern the catalog makes the entry's validator only then
             entry, place = Entry(name, catalog), target / str(number)
-            found, loaded[name] = _look(entry, find_dataset(name, catalog), captured, place)
+            found, loaded[name] = _look(entry, dataset, captured, place)
             seen.append(found)
         except _NoData as error:
             missing.append(str(error))

@@ -241,6 +241,10 @@ def test_artifacts_are_what_the_validator_gives(tmp_path: Path) -> None:
     catalog = DataCatalog.from_config({"w": entry})
     assert catalog.load("w") == {"a": 10}
     assert settle_inputs(["w"], catalog, tmp_path / "out").values == {"w": {"a": 10}}
+    by_pattern = {"{name}": {**entry, "filepath": str(tmp_path / "{name}.json")}}
+    assert DataCatalog.from_config(by_pattern).load("w") == {"a": 10}
+    fresh = DataCatalog.from_config(by_pattern)
+    assert settle_inputs(["w"], fresh, tmp_path / "fresh").values == {"w": {"a": 10}}
     off = DataCatalog.from_config({"w": entry}, validation_enabled=False)
     assert settle_inputs(["w"], off, tmp_path / "off").values == {"w": {"a": 1}}
     # In memory the validator has a say when it is saved, and again when it is loaded.
