@@ -5,6 +5,7 @@ Format: pip's docs, "Requirements File Format"; PEP 508 through ``packaging.requ
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -165,6 +166,47 @@ def exact_version(specifier: SpecifierSet) -> Version | None:
     if len(parts) != 1 or parts[0].operator not in ("==", "===") or parts[0].version.endswith(".*"):
         return None
     return Version(parts[0].version)
+
+
+def local_part(version: str) -> str:
+    """``cpu`` of ``1.0+cpu``, as PEP 440 compares it: letters of both cases are one, and the three separators."""
+    return version.partition("+")[2].lower().replace("-", ".").replace("_", ".")
+
+
+class OtherVersion(ValueError):
+    """A release asks for another one than is taken."""
+
+
+class ArbitraryEquality:
+    """What releases ask for by ``===``, of those that a solver takes which knows ``==`` alone: that allows local
+    versions. ``environment`` are the values of markers."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**environment, "extra": ""}
+        self._asked: dict[tuple[str, str], dict[str, str]] = {}
+        self._taken: dict[str, str] = {}
+
+    def asks(self, name: str, version: str, requirements: Iterable[str]) -> None:
+        """What a release depends on."""
+        exact: dict[str, str] = {}
+        for text in requirements:
+            if "===" in text:
+                with contextlib.suppress(ValueError):
+                    each = Requirement(text)
+                    if each.marker is None or each.marker.evaluate(self._environment):
+                        parts = (part for part in each.specifier if part.operator == "===")
+                        exact |= {canonicalize_name(each.name): part.version for part in parts}
+        if exact:
+            self._asked[canonicalize_name(name), version] = exact
+
+    def take(self, name: str, version: str) -> None:
+        """Raises OtherVersion where it is a local version of what one that is taken asks for, or asks for another."""
+        self._taken[canonicalize_name(name)] = version
+        for (owner, release), exact in self._asked.items():
+            for each, wanted in exact.items() if self._taken.get(owner) == release else ():
+                taken = self._taken.get(each)
+                if taken is not None and local_part(taken) != local_part(wanted):
+                    raise OtherVersion(f"{owner} {release} asks for {each}==={wanted}, and {each} {taken} is taken")
 
 
 def plain_specifier(specifier: SpecifierSet) -> str:

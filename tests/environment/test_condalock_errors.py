@@ -90,6 +90,14 @@ def test_every_recorded_output_is_explained() -> None:
     assert unexplained == []
 
 
+def test_a_release_that_asks_for_another_version_than_is_taken_is_a_conflict() -> None:
+    said = "acme 1.0 asks for dep===1.0, and dep 1.0+cpu is taken"
+    error = explain_failure(
+        f"Traceback\n  x\nkbuild.environment.requirements.OtherVersion: {said}\n", releases=releases
+    )
+    assert type(error) is VersionConflict and said in error.message and error.hint
+
+
 def test_other_failures_end_in_their_last_line_without_secrets() -> None:
     error = explain_failure("Traceback\n  File x\nBoom: https://me:secret@example.org/ fell over\n", releases=releases)
     assert type(error) is ResolverFailed

@@ -197,3 +197,14 @@ def test_a_page_of_links_that_refuses_is_no_empty_one(conda_lock: Loaded, site: 
         AssertionError, match=r"RepositoryError: .*\*\*\*@127\.0\.0\.1.*links\.html of pip's find-links"
     ):
         ask(conda_lock, ["x"], tmp_path, find_links=[place])
+
+
+def test_a_local_version_is_not_what_a_wheel_asks_for_by_arbitrary_equality(
+    conda_lock: Loaded, site: Any, tmp_path: Path
+) -> None:
+    serve(site, "/e/acme/", [wheel("acme", "1.0", needs="dep===1.0")])
+    serve(site, "/e/dep/", [wheel("dep", "1.0"), wheel("dep", "1.0+cpu")])
+    with pytest.raises(
+        AssertionError, match=r"OtherVersion: acme 1\.0 asks for dep===1\.0, and dep 1\.0\+cpu is taken"
+    ):
+        ask(conda_lock, ["acme", "dep==1.0"], tmp_path, indexes=[f"{site.url}/e"])

@@ -4,7 +4,15 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from kbuild.environment.requirements import applicable, exact_version, plain_specifier, read_requirements
+from kbuild.environment.requirements import (
+    ArbitraryEquality,
+    OtherVersion,
+    applicable,
+    exact_version,
+    marker_environment,
+    plain_specifier,
+    read_requirements,
+)
 from kbuild.platform import Platform
 
 AMD64 = Platform("linux", "amd64")
@@ -159,3 +167,33 @@ def test_a_plain_specifier_allows_the_same_versions(specifier: SpecifierSet, rel
     arbitrary = any(part.operator == "===" for part in specifier)
     if not arbitrary:  # === compares texts, so 1.0 and 1.0.0 differ
         assert plain.contains(release) == specifier.contains(release)
+
+
+@pytest.mark.parametrize("dependency_first", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "taken", "fits"),
+    [
+        ("dep===1.0", "1.0", True),
+        ("Dep===1.0", "1.0+cpu", False),
+        ("dep===1.0+cpu", "1.0", False),
+        ("dep===1.0+CPU.1", "1.0+cpu-1", True),
+        ("dep==1.0", "1.0+cpu", True),
+        ("dep===1.0; python_version < '3'", "1.0+cpu", True),
+        ("dep===1.0; extra == 'gpu'", "1.0+cpu", True),
+        ("dep; platform_machine === 'x86_64'", "1.0+cpu", True),
+        ("no requirement === at all", "1.0+cpu", True),
+    ],
+)
+def test_arbitrary_equality_is_looked_at_again(asked: str, taken: str, fits: bool, dependency_first: bool) -> None:
+    """PEP 440, "Arbitrary equality": of a version without a local part it allows none with one."""
+    exact = ArbitraryEquality(marker_environment("3.11.7", AMD64))
+    exact.asks("acme", "1.0", ["dep===9"])
+    exact.asks("Acme", "2.0", ["other", asked])
+    releases = [("acme", "2.0"), ("dep", taken)]
+    try:
+        for name, version in releases[:: -1 if dependency_first else 1]:
+            exact.take(name, version)
+    except OtherVersion as error:
+        assert not fits and "acme 2.0 asks for dep===1.0" in str(error)
+    else:
+        assert fits

@@ -28,7 +28,9 @@ Releases = Callable[[str], Mapping[Version, list[str]]]
 Unfit = Callable[[str, SpecifierSet], KbuildError | None]
 """Why releases that are there, and that a specifier allows, are of no use; None where that is not why."""
 
-_SOLVER_PROBLEM = re.compile(r"^\S*\.SolverProblemError: (?P<text>.+?)(?=^\S*(?:Error|Exception):|\Z)", re.M | re.S)
+_SOLVER_PROBLEM = re.compile(
+    r"^\S*\.(?:SolverProblemError|OtherVersion): (?P<text>.+?)(?=^\S*(?:Error|Exception):|\Z)", re.M | re.S
+)
 _NO_MATCH = re.compile(
     r"(?:Because |because |and )?(?P<parent>\S+(?: \([^)]*\))?) depends on (?P<name>\S+) \((?P<version>[^)]*)\) "
     r"which doesn't match any versions"

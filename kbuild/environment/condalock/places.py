@@ -40,6 +40,7 @@ from kbuild.environment.index.json_page import page_of
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
+from kbuild.environment.requirements import ArbitraryEquality, marker_environment
 from kbuild.platform import Platform
 from kbuild.urls.credentials import split_credentials, without_credentials
 
@@ -53,8 +54,7 @@ def install(
     ahead: Ahead | None = None,
 ) -> Together:
     """Let conda-lock's solver see ``places`` (ahead.PLACES) alone, and begin to ask them for ``packages``
-    (ahead.PACKAGES), whose pages ``ahead`` brings; without, pages are asked for when they are needed, and read whole.
-    """
+    (ahead.PACKAGES), whose pages ``ahead`` brings; without, pages are asked for when they are needed, and whole."""
     stripped = pypi_solver._get_stripped_url
     narrow = packages is not None and reads_as_known()
     together = Together((packages or {}) if narrow else {})
@@ -64,6 +64,8 @@ def install(
         return RepositoryPool(repositories=[repository])
 
     def url(link: Any) -> str:
+        if (package := LinkSource.link_package_data(link)) is not None:
+            repository.exact.take(package.name, str(package.version))  # only what is chosen is asked for its url
         return str(link.url_without_fragment if is_local(link.url) else stripped(link))
 
     pypi_solver._prepare_repositories_pool = pool
@@ -76,8 +78,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
     """All places as one repository. What is read of a release is kept, for these places and this target."""
 
     def __init__(self, places: Mapping[str, Any], together: Together | None = None, ahead: Ahead | None = None) -> None:
-        # What is read of a release does not depend on where copies lie.
-        known = {name: value for name, value in places.items() if name != "downloads"}
+        known = {name: value for name, value in places.items() if name != "downloads"}  # copies say the same
         key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
@@ -90,6 +91,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
             *(_index_source(place, config, ahead) for place in places["indexes"]),
         ]
         self._owners: dict[str, Any] = {}
+        self.exact = ArbitraryEquality(marker_environment(self._python, target))
         self._together = together
         downloads = places.get("downloads")
         self._downloads = None if together is None or downloads is None else Path(downloads)
@@ -143,6 +145,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
         else:
             info = super().get_release_info(name, version)
         # poetry does not know arbitrary equality (PEP 440), and would leave out what is asked for so.
+        self.exact.asks(name, str(version), info.requires_dist or ())
         info.requires_dist = [each.replace("===", "==") for each in info.requires_dist or []] or info.requires_dist
         return info
 

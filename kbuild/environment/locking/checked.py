@@ -14,7 +14,7 @@ from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import LockedPackage, Lockfile, conda_build
 from kbuild.environment.match_spec import other_python
 from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of_index
-from kbuild.environment.requirements import applicable
+from kbuild.environment.requirements import applicable, local_part
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid, VersionConflict
 from kbuild.platform import Platform
@@ -128,13 +128,8 @@ def _others(lockfile: Lockfile, spec: EnvironmentSpec, platforms: Iterable[Platf
         for package in lockfile.for_platform(platform):
             requirement = asked.get(canonicalize_name(package.name)) if package.manager == "pip" else None
             for part in requirement.specifier if requirement is not None else ():
-                if part.operator == "===" and _local(part.version) != _local(package.version):
+                if part.operator == "===" and local_part(part.version) != local_part(package.version):
                     yield _Other(name=package.name, locked=package.version, asked=part.version)
-
-
-def _local(version: str) -> str:
-    # PEP 440, "Local version segments": letters of both cases are one, and three separators.
-    return version.partition("+")[2].lower().replace("-", ".").replace("_", ".")
 
 
 def check_channels(
