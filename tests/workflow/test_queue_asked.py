@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,22 +30,66 @@ def test_a_url_of_the_variable_may_hold_a_password_that_is_never_shown() -> None
 
 
 @pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql:///jobs", "postgresql:///jobs"),
+        ("postgres://bob@db.example", "postgresql://db.example/"),
+        ("postgresql://bob:hunter%402@[::1]:5433/jobs", "postgresql://[::1]:5433/jobs"),
+        ("postgresql://bob:hunter2@a.example:1,b.example:2/jobs", "postgresql://a.example,b.example:1,2/jobs"),
+        ("postgresql://%2Frun%2Fpostgresql/jobs?user=bob&password=hunter2", "postgresql://%2Frun%2Fpostgresql/jobs"),
+        ("postgresql://bob:hunter2#x@db.example/jobs", "postgresql://db.example/jobs"),
+    ],
+)
+def test_host_port_and_database_are_shown_as_libpq_takes_them(url: str, shown: str) -> None:
+    pytest.importorskip("psycopg")
+    address = read_address(None, {"KBUILD_QUEUE": url})
+    assert (address.url, str(address)) == (url, shown)
+
+
+@pytest.mark.parametrize(
     ("stated", "environ", "says"),
     [
         (None, {}, "no queue is named"),
         ("postgresql://bob:hunter2@db.example/jobs", {}, "everybody on this machine reads"),
         ("postgresql://db.example/jobs?password=hunter2", {}, "everybody on this machine reads"),
-        ("redis://:hunter2@db.example/0", {}, "redis://***@db.example/0 is not a url of PostgreSQL"),
+        ("redis://:hunter2@db.example/0", {}, "--queue is not a url of PostgreSQL"),
         (None, {"KBUILD_QUEUE": "postgresql+psycopg2://bob:hunter2@db.example/jobs"}, "is not a url of PostgreSQL"),
+        (
+            None,
+            {"KBUILD_QUEUE": "host=db.example user=bob password=hunter2"},
+            "KBUILD_QUEUE is not a url of PostgreSQL",
+        ),
         ("postgresql://db.example:hunter2/jobs", {}, "its port is not a number"),
-        ("jobs", {}, "--queue jobs is not a url"),
+        (None, {"KBUILD_QUEUE": "postgresql://bob:hunter2%et@db.example/jobs"}, "libpq does not read it"),
+        (None, {"KBUILD_QUEUE": "postgresql://bob:hunter2 x@db.example/jobs"}, "libpq does not read it"),
+        (None, {"KBUILD_QUEUE": "postgresql://bob:hunter2/x@db.example/jobs"}, "its port is not a number"),
+        (None, {"KBUILD_QUEUE": "postgresql://bob:1/hunter2@db.example/jobs"}, "it has an @ more"),
+        (None, {"KBUILD_QUEUE": "postgresql://bob:x@hunter2@db.example/jobs"}, "it has an @ more"),
+        ("jobs", {}, "--queue is not a url"),
     ],
 )
 def test_what_is_no_queue_is_said_without_its_password(stated: str | None, environ: dict[str, str], says: str) -> None:
+    pytest.importorskip("psycopg")
     with pytest.raises(ConfigurationError) as caught:
         read_address(stated, environ)
     assert says in caught.value.message and caught.value.hint
-    assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+    assert "hunter2" not in f"{caught.value.message} {caught.value.hint}" and caught.value.__cause__ is None
+
+
+def test_the_databases_words_do_not_name_user_and_password() -> None:
+    pytest.importorskip("psycopg")
+    address = read_address(None, {"KBUILD_QUEUE": "postgresql://bob:hunter%202@bobby.example/jobs"})
+    words = 'connection to "bobby.example" failed: FATAL: no role "bob" by »hunter 2« or hunter%202'
+    assert address.conceal(words) == 'connection to "bobby.example" failed: FATAL: no role "***" by »***« or ***'
+
+
+def test_without_psycopg_nothing_more_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert str(read_address(None, {"KBUILD_QUEUE": "postgresql://bob:hunter2@h:5/d?user=x"})) == "postgresql://h:5/d"
+    for odd in ("bob:hunter2/x@h/d", "bob:1/hunter2@h/d", "bob:hunter2#x@h/d"):
+        with pytest.raises(ConfigurationError) as caught:
+            read_address(None, {"KBUILD_QUEUE": f"postgresql://{odd}"})
+        assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_a_job_is_what_it_was_when_it_is_read_again() -> None:
@@ -75,6 +120,11 @@ def test_credentials_are_not_put_into_a_queue() -> None:
     with pytest.raises(ConfigurationError, match="credentials in channels") as caught:
         asked.to_json()
     assert "hunter2" not in caught.value.message
+
+
+def test_a_folder_whose_name_no_database_takes_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"/models/\\udcff holds control characters or bytes"):
+        Asked(model="/models/\udcff").to_json()
 
 
 def test_a_worker_asks_for_what_the_project_asked_for() -> None:
@@ -148,6 +198,8 @@ def test_an_alias_is_the_version_that_it_names_now() -> None:
     session: Any = SimpleNamespace(config=ProjectConfig(), tools=SimpleNamespace(store=Store()), voice=None)
     asked = ask_for(["models:/churn@champion", RUN], ImageOptions(), session)
     assert [each.model for each in asked] == ["models:/churn/3", RUN]
+    twice = ask_for(["models:/churn@champion", "models:/churn/3", RUN], ImageOptions(), session)
+    assert twice == asked, "one job for each model, however it is named"
 
 
 def test_a_folder_is_named_as_others_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

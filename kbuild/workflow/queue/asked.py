@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import ConfigurationError, InvalidReference
 from kbuild.model.model_reference import ModelReference
+from kbuild.untrusted import plain
 from kbuild.urls.credentials import holds_credentials
 
+_Value = TypeVar("_Value")
 FORMAT = 1
 _KEYS = frozenset({"format", "model", "options", "watched"})
 _PLAN = "plan "
@@ -31,7 +33,15 @@ class Asked:
         return f"image {digest_json([self.model, dict(self.options)])}"
 
     def to_json(self) -> dict[str, Any]:
-        """What the queue keeps, and everybody reads who may read that. Raises ConfigurationError for credentials."""
+        """What the queue keeps, and everybody reads who may read that.
+
+        Raises ConfigurationError for credentials, and for a model of a name that is not text.
+        """
+        if plain(self.model) != self.model:
+            raise ConfigurationError(
+                f"{plain(self.model)} holds control characters or bytes that are not UTF-8: no queue keeps such a name",
+                hint="rename the folder",
+            )
         secret = [name for name, value in self.options.items() if any(map(holds_credentials, _texts(value)))]
         if secret:
             raise ConfigurationError(
@@ -65,6 +75,19 @@ class Asked:
 def plan_lock(plan: Digest) -> str:
     """The lock that a job has from when its plan is known: two of one plan are not built at once."""
     return f"{_PLAN}{plan}"
+
+
+def printable(value: _Value) -> _Value:
+    """A text, or a value of JSON, in which what PostgreSQL's jsonb refuses (NUL, lone surrogates) and what a terminal
+    obeys is written out."""
+    made: Any = value
+    if isinstance(value, str):
+        made = plain(value)
+    elif isinstance(value, Mapping):
+        made = {printable(key): printable(each) for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        made = [printable(each) for each in value]
+    return made  # type: ignore[no-any-return]
 
 
 def _texts(value: Any) -> list[str]:
