@@ -96,6 +96,9 @@ def test_metrics_are_of_prometheus_format(site: str) -> None:
     samples = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r'[a-z_]+(\{[a-z]+="[a-z]+"\})? [0-9.e+]+', line) for line in samples)
     assert 'kbuild_queue_jobs{status="failed"} 1' in samples and "kbuild_queue_oldest_waiting_seconds 90" in samples
+    # A counter only ever increases (Prometheus' docs, "Metric types"); a deleted job takes its figures along.
+    assert {line.split()[3] for line in lines if line.startswith("# TYPE ")} == {"gauge"}
+    assert not any("_total" in line for line in lines)
     named = {line.split()[2] for line in lines if line.startswith("# TYPE ")}
     assert named == {re.split("[{ ]", line)[0] for line in samples}
 
@@ -112,7 +115,7 @@ def test_metrics_are_of_prometheus_format(site: str) -> None:
                 model="m",
                 status="waiting",
                 failures=2,
-                again=datetime.datetime(2026, 11, 1, 12, 30, tzinfo=datetime.UTC),
+                again=datetime.datetime(2026, 11, 1, 14, 30, tzinfo=datetime.timezone(datetime.timedelta(hours=2))),
                 entry={"error": {"message": "away"}},
             ),
             "attempt 2 failed, again at 12:30:00 UTC: away",

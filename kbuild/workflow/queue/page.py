@@ -6,6 +6,7 @@ Metrics are of Prometheus' text format 0.0.4 (its docs, "Exposition formats").
 from __future__ import annotations
 
 import base64
+import datetime
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -71,14 +72,15 @@ def make_metrics(figures: Figures) -> str:
         *(f'kbuild_queue_jobs{{status="{status}"}} {count}' for status, count in figures.jobs.items()),
     ]
     single = (
-        ("kbuild_queue_workers", "gauge", "Workers that were heard of in the last 30 seconds.", figures.workers),
-        ("kbuild_queue_oldest_waiting_seconds", "gauge", "How long the oldest job has waited.", figures.oldest or 0),
-        ("kbuild_queue_workers_lost_total", "counter", "Jobs that lost their worker.", figures.lost),
-        ("kbuild_queue_builds_total", "counter", "Attempts that had an end.", figures.builds),
-        ("kbuild_queue_build_seconds_total", "counter", "Seconds of the last attempts of all jobs.", figures.seconds),
+        ("kbuild_queue_workers", "Workers that were heard of within their lease.", figures.workers),
+        ("kbuild_queue_oldest_waiting_seconds", "How long the oldest job has waited.", figures.oldest or 0),
+        # Gauges all: whoever deletes old jobs takes theirs away.
+        ("kbuild_queue_lost_workers", "Workers that the jobs in the table have lost.", figures.lost),
+        ("kbuild_queue_ended_builds", "Jobs in the table whose last attempt had an end.", figures.builds),
+        ("kbuild_queue_ended_builds_seconds", "Seconds that those attempts took.", figures.seconds),
     )
-    for name, kind, told, value in single:
-        lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}", f"{name} {value:g}"]
+    for name, told, value in single:
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge", f"{name} {value:g}"]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +92,7 @@ def what_of(job: JobState) -> str:
             doing = " ".join(filter(None, (job.phase, job.note))) or "begins"
             return f"is being cancelled; {doing}" if job.cancelling else doing
         case "waiting" if job.error is not None:
-            when = "" if job.again is None else f", again at {job.again:%H:%M:%S} UTC"
+            when = "" if job.again is None else f", again at {job.again.astimezone(datetime.UTC):%H:%M:%S} UTC"
             return f"attempt {job.failures} failed{when}: {job.error}"
         case "done":
             return f"{entry.get('status', 'built')} {entry.get('pushed') or entry.get('image') or ''}".strip()
