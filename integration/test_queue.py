@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -18,12 +19,19 @@ import mlflow
 import psycopg
 import pytest
 from engines import Registry
+from procrastinate.jobs import Job
+from procrastinate.jobs import Status as JobStatus
+from procrastinate.schema import SchemaManager
 from small_models import write_small
 from tool import BIN, INSTALLED, SHARED, Tool, cold, running
 from tracking_setups import Postgres, counting, postgres
 
+from kbuild.errors import QueueUnavailable
 from kbuild.workflow.queue.address import QueueAddress
-from kbuild.workflow.queue.board import open_board
+from kbuild.workflow.queue.asked import Asked, printable
+from kbuild.workflow.queue.board import Board, open_board
+from kbuild.workflow.queue.database import QUEUE, open_app
+from kbuild.workflow.queue.ledger import PostgresLedger
 
 LEASE = "4"  # seconds
 
@@ -43,6 +51,18 @@ def count(database: Postgres, status: str) -> int:
         return 0  # nobody has asked for anything yet
 
 
+def registered(database: Postgres) -> int:
+    with psycopg.connect(database.uri) as connection:
+        return int((connection.execute("SELECT count(*) FROM procrastinate_workers").fetchone() or (0,))[0])
+
+
+def fresh(database: Postgres, name: str) -> QueueAddress:
+    """An empty database on the same server."""
+    with psycopg.connect(database.uri, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return QueueAddress(database.uri.replace("/tracking", f"/{name}"))
+
+
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
     begin = time.monotonic()
     while not condition():
@@ -51,9 +71,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) ->
 
 
 def test_of_many_that_come_at_once_one_makes_the_tables(database: Postgres) -> None:
-    with psycopg.connect(database.uri, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE crowded")
-    address = QueueAddress(database.uri.replace("/tracking", "/crowded"))
+    address = fresh(database, "crowded")
     start = threading.Barrier(8)
 
     def come(_: int) -> int:
@@ -63,6 +81,91 @@ def test_of_many_that_come_at_once_one_makes_the_tables(database: Postgres) -> N
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(come, range(8))) == [0] * 8
+
+
+def test_tables_of_an_older_procrastinate_are_said(database: Postgres) -> None:
+    address = fresh(database, "old")
+    with psycopg.connect(address.url, autocommit=True) as connection:
+        connection.execute(SchemaManager.get_schema())
+        connection.execute("DROP FUNCTION procrastinate_retry_job_v2")
+        with (
+            pytest.raises(QueueUnavailable, match=r"are of a procrastinate before 3\.4") as caught,
+            open_board(address),
+        ):
+            pass
+        typed = str(caught.value.hint).partition("then: ")[2].partition(" | psql")[0]
+        # The trigger is replaced, the event's kind is there already.
+        path = {"PATH": f"{BIN}:/usr/bin:/bin"}
+        script = subprocess.run(["sh", "-c", typed], capture_output=True, text=True, check=True, env=path).stdout
+        connection.execute(script[script.index("-- Procedure") :])
+    with open_board(address) as board:
+        assert board.figures().workers == 0
+
+
+def test_how_jobs_change_hands(database: Postgres) -> None:
+    """The statements that only PostgreSQL understands."""
+    address = fresh(database, "hands")
+    asked = Asked(model="0" * 32, options={"tag": "x:1"})
+
+    async def work() -> None:
+        app = open_app(address, program="hands")
+        ledger = PostgresLedger(app)
+        async with app.open_async():
+            manager, ask = app.job_manager, app.connector.execute_query_all_async
+
+            async def fetch() -> Job:
+                worker = await manager.register_worker()
+                await ledger.register(worker, 0.5)
+                job = await manager.fetch_job([QUEUE], worker)
+                assert job is not None
+                await ledger.begin(job, "w")
+                return job
+
+            async def status(number: int) -> str:
+                return str(
+                    (await ask("SELECT status FROM procrastinate_jobs WHERE id = %(id)s", id=number))[0]["status"]
+                )
+
+            def on_board(do: Callable[[Board], Any]) -> Any:
+                with open_board(address) as board:
+                    return do(board)
+
+            async def look(do: Callable[[Board], Any]) -> Any:
+                return await asyncio.to_thread(on_board, do)
+
+            await look(lambda board: board.put([asked]))
+            one = await fetch()
+            await ledger.end(one, printable({"error": {"message": "a\0b \ud800"}}), failed=True)
+            await manager.finish_job(one, JobStatus.FAILED, delete_job=False)
+            (two,) = await look(lambda board: board.put([asked]))
+            assert await look(lambda board: board.retry([1, two.id])) == []  # waits already
+            first = await fetch()
+            assert await look(lambda board: board.retry([1])) == []  # is being built
+            assert await ledger.owns(first) and (await look(lambda board: board.figures())).workers == 2
+            assert await ledger.give_back(first, at=None, lock=None) and await status(2) == "todo"
+            second = await fetch()
+            assert not await ledger.owns(first) and await ledger.claim(first, "plan x") is None
+            assert await ledger.give_back(first, at=None, lock="plan x") and await status(2) == "doing"
+            await ask("UPDATE procrastinate_jobs SET status = 'todo' WHERE id = 1 RETURNING id")
+            assert await ledger.take_over(first) is None
+            assert await ledger.take_over(second) == ("w", "failed") and await ledger.take_over(second) is None
+            third = await fetch()
+            assert third.id == 1 and await look(lambda board: board.retry([2])) == []
+            assert await look(lambda board: board.cancel([1])) == [1]
+            assert await ledger.take_over(third) == ("w", "aborted")
+            assert await look(lambda board: board.cancelled([asked])) == set()  # a newer one has failed
+            await ask("DELETE FROM procrastinate_jobs WHERE id = 2 RETURNING id")
+            assert await look(lambda board: board.cancelled([asked])) == {asked.model}
+            assert await look(lambda board: board.gone([1, 2])) == {2}
+            await ask("UPDATE procrastinate_events SET at = at - interval '1 day' RETURNING id")
+            assert await look(lambda board: board.retry([1])) == [1]
+            assert await look(lambda board: board.cancelled([asked])) == set()
+            await asyncio.sleep(0.6)
+            figures = await look(lambda board: board.figures())
+            assert figures.oldest < 60 and figures.workers == 0 and not await ledger.up_for(3600)
+            assert await ledger.up_for(0) and await status(1) == "todo"
+
+    asyncio.run(work())
 
 
 def test_a_killed_worker_and_a_database_restarted_cost_nothing(
@@ -93,6 +196,7 @@ def test_a_killed_worker_and_a_database_restarted_cost_nothing(
         wait_until(lambda: count(database, "doing"), "the next job")
         first.send_signal(signal.SIGKILL)
         second = start("second")
+        wait_until(lambda: registered(database) == 2, "the second worker")  # the first's row stays for a while
         database.restart()
         out, err = waiting.communicate(timeout=240)
         assert waiting.returncode == 70, err

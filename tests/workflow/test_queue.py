@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -14,18 +17,21 @@ import pytest
 
 pytest.importorskip("procrastinate")
 
+import psycopg
 from procrastinate import App
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.testing import InMemoryConnector
 
 from kbuild.digest import digest_bytes
-from kbuild.errors import InvalidModel, RegistryError
+from kbuild.errors import InvalidModel, QueueUnavailable, RegistryError
 from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Silent
 from kbuild.workflow.many import Outcome
 from kbuild.workflow.queue.asked import Asked, plan_lock
 from kbuild.workflow.queue.database import QUEUE, TASK
+from kbuild.workflow.queue.ledger import Taken, yielded
+from kbuild.workflow.queue.pulse import Pulse
 from kbuild.workflow.queue.retries import ATTEMPTS, LIVES
 from kbuild.workflow.queue.worker import Beat, Worker
 
@@ -51,11 +57,19 @@ class MemoryLedger:
     def __init__(self, connector: InMemoryConnector) -> None:
         self.connector = connector
         self.told: dict[int, dict[str, Any]] = {}
+        self.refused: set[int] = set()
+        self.error: Exception | None = None
+        self.up = True
 
     def _row(self, job: Job) -> dict[str, Any]:
         return self.told.setdefault(int(job.id or 0), {"failures": 0, "lost": 0, "worker": None, "entry": None})
 
+    def _ask(self) -> None:
+        if self.error is not None:
+            raise ConnectorException from self.error
+
     async def begin(self, job: Job, worker: str) -> tuple[int, int]:
+        self._ask()
         row = self._row(job)
         row["worker"] = worker
         return row["failures"], row["lost"]
@@ -64,13 +78,17 @@ class MemoryLedger:
         self._row(job)["phase"] = phase
 
     async def end(self, job: Job, entry: Mapping[str, Any], *, failed: bool) -> None:
+        if re.search(r"(?<!\\)\\(u0000|ud[89a-f])", json.dumps(entry)):  # what jsonb takes (PostgreSQL's manual, 8.14)
+            raise ConnectorException from psycopg.errors.UntranslatableCharacter("unsupported Unicode escape sequence")
         row = self._row(job)
         row["entry"] = entry
         row["failures"] += failed
 
     async def owns(self, job: Job) -> bool:
+        self._ask()
         kept: Any = self.connector.jobs[int(job.id or 0)]
-        return bool(kept["status"] == "doing" and kept["worker_id"] == job.worker_id)
+        now = kept["status"], kept["worker_id"], kept["attempts"]
+        return bool(now == ("doing", job.worker_id, job.attempts))
 
     async def claim(self, job: Job, lock: str) -> bool | None:
         if not await self.owns(job):
@@ -81,13 +99,31 @@ class MemoryLedger:
         self.connector.jobs[int(job.id or 0)]["lock"] = lock
         return True
 
-    async def take_over(self, job: Job) -> str | None:
+    async def give_back(self, job: Job, *, at: Any, lock: str | None) -> bool:
+        return not await self.owns(job) or self._again(job, at, lock) != "failed"
+
+    def _again(self, job: Job, at: Any, lock: str | None) -> str:
         kept: Any = self.connector.jobs[int(job.id or 0)]
-        if kept["status"] != "doing" or kept["worker_id"] != job.worker_id:
+        waiting = [each["queueing_lock"] for each in self.connector.jobs.values() if each["status"] == "todo"]
+        status = "aborted" if kept["abort_requested"] else "failed" if kept["queueing_lock"] in waiting else "todo"
+        kept.update(status=status, attempts=kept["attempts"] + 1, scheduled_at=at, lock=lock or kept["lock"])
+        kept["abort_requested"] = False
+        if status == "failed":
+            self._row(job)["entry"] = yielded(job)
+        return status
+
+    async def take_over(self, job: Job) -> Taken | None:
+        if job.id in self.refused:
+            raise ConnectorException from psycopg.errors.CheckViolation("refused")
+        if not await self.owns(job):
             return None
-        kept["status"] = "todo"
         self._row(job)["lost"] += 1
-        return str(self._row(job)["worker"])
+        return Taken(str(self._row(job)["worker"]), self._again(job, None, None))
+
+    async def register(self, worker_id: int, lease: float) -> None: ...
+
+    async def up_for(self, seconds: float) -> bool:
+        return self.up
 
     async def knows(self, worker_id: int) -> bool:
         return worker_id in self.connector.workers
@@ -131,6 +167,7 @@ class Fleet:
         self.broken: dict[str, list[Exception]] = {}
         self.held: dict[str, threading.Event] = {}
         self.begun: list[str] = []
+        self.watched: list[Outcome] = []
 
     def build(self, asked: Asked, *, run: Any, phases: Any, gates: Any) -> Any:
         name = asked.options["tag"]
@@ -148,16 +185,37 @@ class Fleet:
     def worker(self, name: str = "w", *, once: bool = True, **more: Any) -> Worker:
         return Worker(
             app=App(connector=self.connector), ledger=self.ledger, build=self.build, watcher=self.told,
-            teller=self.told, name=name, once=once, beat=Beat(every=0.02, lease=30.0), **more,
+            teller=self.told, name=name, once=once,
+            end_watched=lambda stated, outcome: self.watched.append(outcome),
+            **{"beat": Beat(every=0.02, lease=30.0), **more},
         )  # fmt: skip
 
-    async def put(self, *names: str, **more: Any) -> None:
+    async def put(self, *names: str, watched: bool = False, **more: Any) -> None:
         app = App(connector=self.connector)
         for name in names:
-            asked = Asked(model=MODEL, options={"tag": name})
+            asked = Asked(model=MODEL, options={"tag": name}, watched=watched)
             await app.configure_task(
                 TASK, queue=QUEUE, lock=asked.key, queueing_lock=asked.key, **more
             ).defer_async(**asked.to_json())  # fmt: skip
+
+    async def leave(self, number: int) -> int:
+        """A worker takes the next job and dies; says which worker."""
+        dead = int((await self.connector.register_worker_one())["worker_id"])
+        assert (await self.connector.fetch_job_one(queues=[QUEUE], worker_id=dead))["id"] == number
+        del self.connector.workers[dead]
+        return dead
+
+    def cut(self, error: Exception | None) -> None:
+        """What is asked of the database from here on fails; with None it answers again."""
+        self.ledger.error = error
+        ask = type(self.connector).generic_execute
+
+        async def execute(query: str, suffix: Any, **arguments: Any) -> Any:
+            if self.ledger.error is not None:
+                raise ConnectorException from self.ledger.error
+            return await ask(self.connector, query, suffix, **arguments)
+
+        self.connector.generic_execute = execute  # type: ignore[method-assign]
 
     def hold(self, name: str) -> threading.Event:
         return self.held.setdefault(name, threading.Event())
@@ -358,7 +416,7 @@ def test_a_database_that_is_away_costs_no_job() -> None:
         async def execute(query: str, suffix: Any, **arguments: Any) -> Any:
             if away["left"] > 0:
                 away["left"] -= 1
-                raise ConnectorException("away")
+                raise ConnectorException from psycopg.OperationalError("away")
             return await ask(query, suffix, **arguments)
 
         fleet.connector.generic_execute = execute  # type: ignore[method-assign]
@@ -399,5 +457,226 @@ def test_what_a_job_tells_of_its_phases() -> None:
             held.set()
             await until(lambda: fleet.status(1) == "succeeded")
             await end(worker, task)
+
+    run(work)
+
+
+def test_where_the_same_image_waits_already_a_job_ends_and_the_others_go_on() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a", "b")
+        for number in (1, 2):
+            await fleet.leave(number)
+        await fleet.put("a")  # as a retry of an older job of it does
+        await fleet.worker().take_over()
+        assert [fleet.status(number) for number in (1, 2, 3)] == ["failed", "todo", "todo"]
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert sorted(fleet.pushed) == ["a", "b"]
+    assert fleet.ledger.told[1]["entry"]["error"]["message"] == "the same image waits as another job"
+
+
+def test_a_job_that_is_to_be_tried_again_ends_where_the_same_image_waits() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            await fleet.put("a")
+            await end(worker, task)
+        assert [fleet.status(1), fleet.status(2)] == ["failed", "todo"]
+        held.set()
+
+    assert any("the same image waits as another job" in line for line in run(work).told.lines)
+
+
+def test_one_job_that_the_database_refuses_to_move_keeps_no_other_waiting() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a", "b")
+        for number in (1, 2):
+            await fleet.leave(number)
+        fleet.ledger.refused = {1}
+        await fleet.worker().take_over()
+        assert [fleet.status(1), fleet.status(2)] == ["doing", "todo"]
+
+    assert any("job 1 is not taken over: refused" in line for line in run(work).told.lines)
+
+
+def test_words_that_no_database_takes_are_written_out() -> None:
+    """As a broken model's error has them."""
+
+    async def work(fleet: Fleet) -> None:
+        fleet.broken = {"a": [InvalidModel("NUL \0, lone \ud800, bell \a")]}
+        await fleet.put("a")
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.status(1) == "failed"
+    assert fleet.ledger.told[1]["entry"]["error"]["message"] == r"NUL \x00, lone \ud800, bell \x07"
+
+
+def test_what_the_database_refuses_is_said_and_not_asked_for_ever() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            fleet.cut(psycopg.errors.InsufficientPrivilege("permission denied for bob"))
+            held.set()
+            with pytest.raises(QueueUnavailable, match="permission denied for bob"):
+                await task
+
+    assert not any("does not answer" in line for line in run(work).told.lines)
+
+
+def test_a_database_that_was_away_for_long_costs_no_worker_its_job() -> None:
+    """Whoever is back first finds all others silent for longer than their lease, and itself."""
+
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        slow = fleet.worker("slow", once=False, beat=Beat(every=0.05, lease=0.3))
+        with working(slow) as task:
+            await until(lambda: fleet.begun)
+            fleet.cut(psycopg.OperationalError("away"))
+            await asyncio.sleep(0.5)
+            fleet.cut(None)
+            early = fleet.worker("early", once=False, beat=Beat(every=0.05, lease=0.3))
+            with working(early) as second:
+                await asyncio.sleep(0.5)
+                assert fleet.begun == ["a"]
+                held.set()
+                await until(lambda: fleet.status(1) == "succeeded")
+                await end(early, second)
+            await end(slow, task)
+
+    fleet = run(work)
+    assert fleet.pushed == ["a"] and fleet.ledger.told[1]["lost"] == 0
+
+
+def test_a_worker_takes_over_no_job_of_its_own() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            (own,) = fleet.connector.jobs.values()
+
+            async def stalled(**_: Any) -> list[Any]:
+                return [own]  # its heartbeats came late
+
+            fleet.connector.select_stalled_jobs_by_heartbeat_all = stalled  # type: ignore[method-assign, assignment]
+            await worker.take_over()
+            assert fleet.status(1) == "doing"
+            held.set()
+            await until(lambda: fleet.status(1) == "succeeded")
+            await end(worker, task)
+
+    assert run(work).pushed == ["a"]
+
+
+def test_an_attempt_that_was_lost_is_not_ended_by_who_has_the_next_one() -> None:
+    async def work(fleet: Fleet) -> None:
+        held = fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            fleet.connector.jobs[1]["attempts"] += 1  # lost, and fetched again by the same worker
+            held.set()
+            await until(lambda: not worker._running)
+            await asyncio.sleep(0.05)
+            assert fleet.status(1) == "doing" and fleet.pushed == []
+            await end(worker, task)
+
+    run(work)
+
+
+def test_only_who_heard_the_database_for_a_lease_judges_the_others() -> None:
+    now = [0.0]
+    pulse = Pulse(lease=30.0, clock=lambda: now[0])
+    steady = []
+    for second in range(0, 200, 5):
+        now[0] = float(second)
+        if second == 60:
+            pulse.miss()
+        elif second < 100 or second >= 120:  # nobody is told of the silence in between
+            pulse.beat()
+        steady.append(pulse.is_steady())
+    turns = [5 * at for at, value in enumerate(steady) if at and value != steady[at - 1]]
+    assert turns == [30, 60, 95, 115, 150]
+
+
+def test_who_builds_but_what_waits_takes_over_at_once_where_the_database_was_there() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a")
+        await fleet.leave(1)
+        fleet.ledger.up = False
+        await fleet.worker().run()
+        assert fleet.status(1) == "doing"
+        fleet.ledger.up = True
+        await fleet.worker().run()
+
+    assert run(work).pushed == ["a"]
+
+
+def test_a_watch_hears_of_every_end() -> None:
+    async def work(fleet: Fleet) -> None:
+        fleet.hold("cancelled")
+        fleet.broken = {"defect": [KeyError("x")], "stays": [InvalidModel("no model")]}
+        await fleet.put("done", "defect", "stays", watched=True)
+        app = App(connector=fleet.connector)
+        await app.configure_task(TASK, queue=QUEUE).defer_async(format=2, model=MODEL, watched=True)
+        await fleet.put("cancelled", "given back", watched=True)
+        await fleet.put("not watched")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: "cancelled" in fleet.begun)
+            await worker.app.job_manager.cancel_job_by_id_async(5, abort=True)
+            await until(lambda: fleet.status(5) == "aborted" and fleet.status(7) == "succeeded")
+            await end(worker, task)
+        for _ in range(LIVES):
+            await fleet.put("poison", watched=True) if 8 not in fleet.connector.jobs else None
+            await fleet.leave(8)
+            await fleet.worker().take_over()
+        await fleet.worker().run()
+
+    fleet = run(work)
+    ends = [each.error.message if each.error else "built" if each.result else "cancelled" for each in fleet.watched]
+    told = ["built", "KeyError: 'x'", "no model", "another release", "cancelled", "built", "workers ended"]
+    assert len(ends) == len(told) and all(word in end for word, end in zip(told, ends, strict=True)), ends
+
+
+def test_who_is_told_to_end_while_the_database_is_away_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """And asyncio has nothing to say of it."""
+
+    async def work(fleet: Fleet) -> None:
+        fleet.hold("a")
+        await fleet.put("a")
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.begun)
+            fleet.cut(psycopg.OperationalError("away"))
+            await asyncio.sleep(0.05)
+            await end(worker, task)
+        assert fleet.status(1) == "doing"
+
+    fleet = run(work)
+    gc.collect()
+    assert [each for each in caplog.records if each.name == "asyncio"] == []
+    assert any("does not answer" in line for line in fleet.told.lines)
+
+
+def test_a_cancelled_job_whose_worker_died_is_cancelled() -> None:
+    async def work(fleet: Fleet) -> None:
+        await fleet.put("a")
+        await fleet.leave(1)
+        app = App(connector=fleet.connector)
+        await app.job_manager.cancel_job_by_id_async(1, abort=True)
+        await fleet.worker().take_over()
+        assert fleet.status(1) == "aborted"
 
     run(work)

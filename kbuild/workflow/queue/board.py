@@ -35,14 +35,24 @@ _SAME = """
 SELECT id, queueing_lock FROM procrastinate_jobs
 WHERE queue_name = %(queue)s AND status IN ('todo', 'doing') AND queueing_lock = ANY (%(keys)s)
 """
-# procrastinate's own function takes none that was cancelled. Of several for the same image one is enough.
+# Of each image the newest job.
+_CANCELLED = """
+SELECT queueing_lock FROM (
+    SELECT DISTINCT ON (queueing_lock) queueing_lock, status FROM procrastinate_jobs
+    WHERE queue_name = %(queue)s AND queueing_lock = ANY (%(keys)s) ORDER BY queueing_lock, id DESC
+) AS newest WHERE status IN ('cancelled', 'aborted')
+"""
+_KNOWN = "SELECT id FROM procrastinate_jobs WHERE queue_name = %(queue)s AND id = ANY (%(ids)s)"
+# procrastinate's own function takes none that was cancelled. Of several for the same image one is enough, and none is
+# where one is being built: that one may have to wait again. procrastinate notes that a job waits again, unless it was
+# cancelled.
 _RETRY = """
 WITH chosen AS (
-    SELECT DISTINCT ON (queueing_lock) id FROM procrastinate_jobs AS asked
+    SELECT DISTINCT ON (queueing_lock) id, status FROM procrastinate_jobs AS asked
     WHERE queue_name = %(queue)s AND id = ANY (%(ids)s)
       AND (status = 'todo' AND scheduled_at > now() OR status IN ('failed', 'cancelled', 'aborted') AND NOT EXISTS (
-          SELECT FROM procrastinate_jobs AS waiting
-          WHERE waiting.status = 'todo' AND waiting.queueing_lock = asked.queueing_lock
+          SELECT FROM procrastinate_jobs AS twin
+          WHERE twin.status IN ('todo', 'doing') AND twin.queueing_lock = asked.queueing_lock
       ))
     ORDER BY queueing_lock, id DESC
 ), job AS (
@@ -51,15 +61,22 @@ WITH chosen AS (
     RETURNING id
 ), told AS (
     UPDATE kbuild_builds SET failures = 0, lost = 0 WHERE job_id IN (SELECT id FROM job)
+), noted AS (
+    INSERT INTO procrastinate_events (job_id, type)
+    SELECT id, 'retried' FROM chosen WHERE status IN ('cancelled', 'aborted')
 )
 SELECT id FROM job ORDER BY id
 """
 _FIGURES = """
-SELECT (SELECT count(*) FROM procrastinate_workers
-        WHERE last_heartbeat > now() - interval '30 seconds') AS workers,
-       (SELECT extract(epoch FROM now() - min(event.at)) FROM procrastinate_jobs AS job
-        JOIN procrastinate_events AS event ON event.job_id = job.id AND event.type = 'deferred'
-        WHERE job.queue_name = %(queue)s AND job.status = 'todo') AS oldest,
+SELECT (SELECT count(*) FROM procrastinate_workers AS worker
+        LEFT JOIN kbuild_workers AS told ON told.worker_id = worker.id
+        WHERE last_heartbeat > now() - make_interval(secs => coalesce(told.lease, 30))) AS workers,
+       (SELECT extract(epoch FROM now() - min(since)) FROM (
+            SELECT max(event.at) AS since FROM procrastinate_jobs AS job
+            JOIN procrastinate_events AS event ON event.job_id = job.id
+                AND event.type IN ('deferred', 'deferred_for_retry', 'retried')
+            WHERE job.queue_name = %(queue)s AND job.status = 'todo' GROUP BY job.id
+        ) AS waiting) AS oldest,
        (SELECT count(*) FROM kbuild_builds WHERE entry IS NOT NULL AND ended IS NOT NULL) AS builds,
        (SELECT coalesce(sum((entry->>'seconds')::float), 0) FROM kbuild_builds
         WHERE entry IS NOT NULL AND ended IS NOT NULL) AS seconds,
@@ -119,6 +136,19 @@ class Board:
         with explained(self._address):
             rows = self._connector.execute_query_all(_SAME, queue=QUEUE, keys=list(by_key))
         return {by_key[row["queueing_lock"]] for row in rows}
+
+    def cancelled(self, jobs: Sequence[Asked]) -> set[str]:
+        """The models of those that somebody cancelled and nobody asked for since."""
+        by_key = {each.key: each.model for each in jobs}
+        with explained(self._address):
+            rows = self._connector.execute_query_all(_CANCELLED, queue=QUEUE, keys=list(by_key))
+        return {by_key[row["queueing_lock"]] for row in rows}
+
+    def gone(self, ids: Collection[int]) -> set[int]:
+        """Those that somebody deleted."""
+        with explained(self._address):
+            rows = self._connector.execute_query_all(_KNOWN, queue=QUEUE, ids=list(ids))
+        return set(ids) - {row["id"] for row in rows}
 
     def jobs(
         self, ids: Collection[int] | None = None, *, statuses: Collection[Status] | None = None, limit: int = 1_000_000

@@ -13,7 +13,7 @@ from procrastinate.schema import SchemaManager
 
 from kbuild.errors import QueueUnavailable
 from kbuild.workflow.queue.address import QueueAddress
-from kbuild.workflow.queue.ledger import SCHEMA
+from kbuild.workflow.queue.ledger import SCHEMA, TABLES
 
 QUEUE = "kbuild"
 TASK = "kbuild.image"
@@ -21,6 +21,11 @@ _PATIENCE = 10  # seconds for the database to answer
 # Two that come to an empty database at once: one makes the tables. Any number that others do not take.
 _MAKING = 0x6B6275696C64
 _MENDED = "start it, or check host, port, user and database; kbuild goes by libpq's rules (~/.pgpass, PGSSLMODE, …)"
+# procrastinate's docs, "Migrate the Procrastinate schema".
+_MIGRATED = (
+    'stop what uses it, then: cat "$(procrastinate schema --migrations-path)"/03.04.00_*.sql | psql; before that the '
+    "files of releases that it has not had either"
+)
 
 
 def open_app(address: QueueAddress, *, program: str) -> App:
@@ -34,11 +39,14 @@ def open_app(address: QueueAddress, *, program: str) -> App:
         logging.getLogger(name).propagate = False
     arguments = {"connect_timeout": _PATIENCE, "application_name": program}
     with explained(address), psycopg.connect(address.url, autocommit=True, **arguments) as connection:
-        if not _has(connection, "kbuild_builds"):
+        if not all(_has(connection, table) for table in TABLES):
             _make_tables(connection)
+        _check_tables(connection, address)
     connector = PsycopgConnector(
-        conninfo=address.url, min_size=1, max_size=4, timeout=_PATIENCE, kwargs=arguments, name=program
-    )
+        conninfo=address.url, min_size=1, max_size=4, timeout=_PATIENCE, kwargs=arguments, name=program,
+        # The pool pauses longer and longer: after a long absence each worker would come back minutes after another.
+        reconnect_timeout=_PATIENCE,
+    )  # fmt: skip
     return App(connector=connector)
 
 
@@ -48,6 +56,13 @@ def _make_tables(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     if not _has(connection, "procrastinate_jobs"):
         connection.execute(SchemaManager.get_schema())
     connection.execute(SCHEMA)
+
+
+def _check_tables(connection: psycopg.Connection[tuple[object, ...]], address: QueueAddress) -> None:
+    """Raises QueueUnavailable for tables that an older procrastinate has made: it leaves them as they are."""
+    found = connection.execute("SELECT to_regproc('procrastinate_retry_job_v2') IS NOT NULL").fetchone()
+    if found != (True,):
+        raise QueueUnavailable(f"the tables of the queue {address} are of a procrastinate before 3.4", hint=_MIGRATED)
 
 
 def _has(connection: psycopg.Connection[tuple[object, ...]], table: str) -> bool:
@@ -60,5 +75,20 @@ def explained(address: QueueAddress) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, ConnectorException) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise QueueUnavailable(f"the queue {address} does not answer: {reason}", hint=_MENDED) from error
+        reason = address.conceal(reason_of(error))
+        if is_away(error):
+            raise QueueUnavailable(f"the queue {address} does not answer: {reason}", hint=_MENDED) from error
+        raise QueueUnavailable(
+            f"the queue {address} refuses: {reason}", hint="look at the database's log; all sides need one release"
+        ) from error
+
+
+def is_away(error: psycopg.Error | ConnectorException) -> bool:
+    """Whether the database may answer the same question later; else it refuses what is asked."""
+    away = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+    return isinstance(error.__cause__ or error, away)
+
+
+def reason_of(error: psycopg.Error | ConnectorException) -> str:
+    """The database's words, in a line; they may name the user."""
+    return " ".join(str(error.__cause__ or error).split())

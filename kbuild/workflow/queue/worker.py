@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,13 +24,20 @@ from kbuild.errors import BuildFailed, KbuildError
 from kbuild.workflow.fleet.report import make_entry
 from kbuild.workflow.fleet.watching import Teller
 from kbuild.workflow.many import Outcome, Watcher
-from kbuild.workflow.queue.asked import Asked
-from kbuild.workflow.queue.database import QUEUE, TASK
+from kbuild.workflow.queue.asked import Asked, printable
+from kbuild.workflow.queue.database import QUEUE, TASK, is_away
 from kbuild.workflow.queue.ledger import Ledger
 from kbuild.workflow.queue.manager import SteadyManager
+from kbuild.workflow.queue.pulse import Pulse
 from kbuild.workflow.queue.retries import LIVES, Again, GivenBack, Lost, PlanTaken, TryAgain, pause_after
 from kbuild.workflow.queue.running import Build, Running
 
+# What becomes of a job whose worker is gone, by procrastinate's word for it.
+_THEN = {
+    "todo": "goes to another worker",
+    "aborted": "was being cancelled, and is",
+    "failed": "ends: the same image waits as another job",
+}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,7 +51,11 @@ class Beat:
 
 @dataclass(kw_only=True)
 class Worker:
-    """``jobs`` at a time; ``name`` is shown to others. With ``once`` it ends when no job waits."""
+    """``jobs`` at a time; ``name`` is shown to others. With ``once`` it ends when no job waits.
+
+    ``end_watched`` hears, in a thread, of a watched job's end whatever it is; neither result nor error is a cancelled
+    one's. ``conceal`` takes user and password out of the database's words.
+    """
 
     app: App
     ledger: Ledger
@@ -55,13 +66,18 @@ class Worker:
     jobs: int = 1
     once: bool = False
     beat: Beat = field(default_factory=Beat)
+    end_watched: Callable[[Mapping[str, Any], Outcome], None] = lambda stated, outcome: None
+    conceal: Callable[[str], str] = str
     _running: dict[int, Running] = field(default_factory=dict)
     _working: asyncio.Task[None] | None = None
     _ending: bool = False
     _problem: str | None = None
 
     def __post_init__(self) -> None:
-        self._manager = SteadyManager(self.app.connector, self.ledger, self._tell)
+        self._manager = SteadyManager(
+            self.app.connector, self.ledger, self._tell,
+            complain=self.teller.complain, conceal=self.conceal, pulse=Pulse(lease=self.beat.lease),
+        )  # fmt: skip
         self.app.job_manager = self._manager
         self._pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="job")
         self.app.task(name=TASK, queue=QUEUE, pass_context=True, retry=Again())(self._do)
@@ -69,6 +85,9 @@ class Worker:
     async def run(self) -> None:
         """Work until told to end by a signal or ``end``; what is being built then goes to another worker at once."""
         async with self.app.open_async():
+            if self.once and await self._manager.until_answered(lambda: self.ledger.up_for(self.beat.lease)):
+                # It may not live long enough to know whether the others are silent by themselves.
+                await self.take_over()
             while not self._ending:
                 self._working = working = asyncio.create_task(self._work(), name="worker")
                 keeping = asyncio.create_task(self._keep(), name="keeper")
@@ -77,7 +96,9 @@ class Worker:
                     if working.done():
                         await _cancel(keeping)
                         if not working.cancelled():
-                            working.result()
+                            # While it ends nobody waits for a database that is away.
+                            with contextlib.suppress(*((ConnectorException,) if self._ending else ())):
+                                working.result()
                         return
                     # Forgotten by the others while the database or this machine was away: everything anew.
                     self._stop_running()
@@ -113,22 +134,38 @@ class Worker:
                     self.teller.complain("this worker was silent for too long; what it was building is another's now")
                     self._manager.worker_id = None
                     return
-                await self.take_over()
+                if self._manager.pulse.is_steady():
+                    await self.take_over()
             await asyncio.sleep(self.beat.every)
 
     async def take_over(self) -> None:
-        """Have others do what lost its worker."""
+        """Have others do what lost its worker, and forget that one. Raises ConnectorException."""
         stalled = await self._manager.get_stalled_jobs(
             queue=QUEUE, task_name=TASK, seconds_since_heartbeat=self.beat.lease
         )
         for job in stalled:
-            worker = await self.ledger.take_over(job)
-            if worker is not None:
-                self.teller.say(f"{worker} is gone: job {job.id} goes to another worker", style="yellow")
+            if job.worker_id is not None and job.worker_id == self._manager.worker_id:
+                continue  # this worker lives
+            try:
+                taken = await self.ledger.take_over(job)
+            except ConnectorException as error:
+                if is_away(error):
+                    raise
+                self.teller.complain(f"job {job.id} is not taken over: {self._manager.reason(error)}")
+                continue
+            if taken is not None:
+                self.teller.say(f"{taken.worker} is gone: job {job.id} {_THEN[taken.status]}", style="yellow")
+        await self._manager.forget_stalled_workers()
 
     async def _do(self, context: JobContext, /, **stated: Any) -> None:
+        try:
+            await self._attempt(context, stated)
+        except ConnectorException as error:  # the database is away, and this worker ends
+            raise GivenBack from error
+
+    async def _attempt(self, context: JobContext, stated: Mapping[str, Any]) -> None:
         job = context.job
-        failures, lost = await self._manager.until_answered(lambda: self.ledger.begin(job, self.name))
+        failures, lost = await self._manager.until_answered(lambda: self.ledger.begin(job, printable(self.name)))
         try:
             asked = Asked.from_json(stated)
             if lost >= LIVES:
@@ -137,7 +174,7 @@ class Worker:
                 )
         except KbuildError as error:
             outcome = Outcome(model=str(stated.get("model")), error=error)
-            await self._end(context, outcome)
+            await self._end(context, stated, outcome)
             raise
         running = Running(
             job=job,
@@ -152,7 +189,7 @@ class Worker:
             raise found
         if found.error is None and found.result is None and context.abort_reason() is not AbortReason.USER_REQUEST:
             raise GivenBack
-        await self._end(context, found, running.told)
+        await self._end(context, stated, found, running.told)
         if found.error is not None:
             # Who watches a registry tries its versions again itself, and tells when.
             pause = None if asked.watched else pause_after(found.error, failures + 1)
@@ -187,10 +224,18 @@ class Worker:
             if running.latest != told:
                 told = running.latest
                 with contextlib.suppress(ConnectorException):
-                    await self.ledger.note(running.job, *told)
+                    await self.ledger.note(running.job, *map(printable, told))
 
-    async def _end(self, context: JobContext, outcome: Outcome, told: Mapping[str, Any] = MappingProxyType({})) -> None:
-        entry = {**make_entry(outcome), **told}
+    async def _end(
+        self,
+        context: JobContext,
+        stated: Mapping[str, Any],
+        outcome: Outcome,
+        told: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        if stated.get("watched") is True:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self.end_watched, stated, outcome)
+        entry = printable({**make_entry(outcome), **told})
         failed = outcome.error is not None
 
         async def write() -> None:
@@ -227,7 +272,7 @@ class Worker:
     def _tell(self, problem: str | None) -> None:
         """Say that the database is away, or is back, once."""
         if problem is not None and self._problem is None:
-            self.teller.complain(f"the queue does not answer: {problem}")
+            self.teller.complain(f"the queue {problem}")
         if problem is None and self._problem is not None:
             self.teller.say("the queue answers again")
         self._problem = problem
