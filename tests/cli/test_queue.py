@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import builtins
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from kbuild.api.fleet.queueing import open_queue
+from kbuild.api.fleet.queueing import open_queue, work
 from kbuild.cli.image import command as image
 from kbuild.cli.queue import command as queue
 from kbuild.cli.queued import entry_of
@@ -62,6 +63,27 @@ def test_a_queue_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(error, QueueUnavailable) and error.exit_code == 63 and error.hint
     assert "postgresql://127.0.0.1:9/none does not answer" in error.message and "\n" not in error.message
     assert "hunter2" not in f"{error.message}{error.hint}{done.output}"
+
+
+def test_a_database_that_goes_before_the_worker_begins_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("procrastinate")
+    import psycopg
+    from procrastinate import App
+    from procrastinate.testing import InMemoryConnector
+
+    from kbuild.workflow.queue import database
+    from kbuild.workflow.queue.address import QueueAddress
+    from kbuild.workflow.queue.worker import Worker
+
+    async def run(self: Worker) -> None:
+        raise psycopg.OperationalError('password authentication failed for user "bob"')
+
+    monkeypatch.setattr(database, "open_app", lambda *_, **__: App(connector=InMemoryConnector()))
+    monkeypatch.setattr(Worker, "run", run)
+    session: Any = SimpleNamespace(voice=SimpleNamespace(complain=None))
+    watcher: Any = None
+    with pytest.raises(QueueUnavailable, match=r'h/d does not answer: .* user "\*\*\*"'):
+        work(QueueAddress("postgresql://bob@h/d"), session=session, watcher=watcher)
 
 
 def test_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

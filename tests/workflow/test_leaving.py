@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from kbuild.api.fleet import watching
+from kbuild.api.fleet.queueing import tell_end
 from kbuild.api.request import ImageOptions
-from kbuild.errors import InvalidModel, QueueUnavailable, TrackingUnavailable
+from kbuild.errors import BuildFailed, InvalidModel, QueueUnavailable, TrackingUnavailable
 from kbuild.model.find import RegisteredVersion
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.fleet.leaving import LeavingWatch
 from kbuild.workflow.fleet.wanted import Rules
+from kbuild.workflow.many import Outcome
 
 DIGEST = "sha256:" + "b" * 64
 PUSH = "registry.example/{name}:{version}"
@@ -33,6 +35,7 @@ class Fleet:
     def __init__(self, *versions: RegisteredVersion) -> None:
         self.kept = {str(each.version): each for each in versions}
         self.queued: dict[str, bool] = {}
+        self.dropped: set[str] = set()
         self.told: list[str] = []
         self.away = self.down = False
 
@@ -54,6 +57,9 @@ class Fleet:
     def live(self, models: Collection[str]) -> set[str]:
         return {each for each in models if each in self.queued}
 
+    def cancelled(self, models: Collection[str]) -> set[str]:
+        return {each for each in models if each in self.dropped}
+
     def say(self, text: str, *, style: str | None = None) -> None:
         self.told.append(text)
 
@@ -74,6 +80,17 @@ def test_each_version_is_left_to_the_queue_once_and_an_alias_goes_first() -> Non
     assert fleet.watch().run_once() == []
     wanted = watch.reconcile()
     assert wanted.builds == [] and wanted.again == 1030.0  # looked at again soon: an alias waits
+
+
+def test_what_somebody_cancelled_is_not_left_there_again() -> None:
+    fleet = Fleet(version("1"), version("2"))
+    fleet.dropped = {"models:/churn/1"}
+    watch = fleet.watch()
+    assert [str(each.version) for each in watch.run_once()] == ["models:/churn/2"]
+    fleet.queued.clear()
+    fleet.dropped = {"models:/churn/1", "models:/churn/2"}
+    wanted = watch.reconcile()
+    assert (wanted.builds, wanted.again) == ([], None)  # and nothing is to be looked for soon
 
 
 def test_a_queue_that_is_away_is_said_and_asked_again() -> None:
@@ -100,3 +117,28 @@ def test_a_worker_tells_the_version_what_became_of_it(monkeypatch: pytest.Monkey
     fleet.down = True
     watching.tell_version("models:/churn/1", result, ImageOptions(push=PUSH), session)
     assert "models:/churn/1 is not told of it" in fleet.told[-1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (Outcome(model="models:/churn/1", error=BuildFailed("3 workers ended")), "3 workers ended"),
+        (Outcome(model="models:/churn/1"), "its job was cancelled"),
+    ],
+)
+@pytest.mark.parametrize("options", [{"push": PUSH}, {"push": 3}, "of another release"])
+def test_an_end_without_a_build_is_told_too(
+    outcome: Outcome, says: str, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(version("1"))
+    monkeypatch.setattr(watching, "open_registry", lambda session: fleet)
+    session: Any = SimpleNamespace(voice=fleet)
+    tell_end({"watched": True, "options": options}, outcome, session)
+    assert fleet.kept["1"].tags[Tag.ERROR].startswith(says) and fleet.watch().reconcile().builds == []
+
+
+def test_a_job_that_names_no_model_is_told_to_nobody() -> None:
+    fleet = Fleet(version("1"))
+    session: Any = SimpleNamespace(voice=fleet)
+    tell_end({"watched": True}, Outcome(model="no such thing", error=InvalidModel("no model")), session)
+    assert "no such thing is not told of it" in fleet.told[-1]

@@ -6,21 +6,21 @@ import asyncio
 import os
 import shlex
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kbuild.api.fleet.audits import Auditing, Audits
 from kbuild.api.fleet.options import UNSTATED, carry_options, read_options
 from kbuild.api.fleet.watching import tell_version
 from kbuild.api.request import ImageOptions, make_delivery, make_image_request
 from kbuild.api.session import Session, take_model
-from kbuild.errors import ExtraNotInstalled, KbuildError
+from kbuild.errors import BuildFailed, ExtraNotInstalled
 from kbuild.model.model_reference import ModelReference
 from kbuild.process import Runner
 from kbuild.workflow import ImageResult, Phases, build_image
-from kbuild.workflow.many import Watcher
+from kbuild.workflow.many import Outcome, Watcher
 from kbuild.workflow.queue.address import QueueAddress, read_address
 from kbuild.workflow.queue.asked import Asked
 
@@ -54,7 +54,9 @@ def ask_for(models: Sequence[str], options: ImageOptions, session: Session) -> l
     carried = carry_options(session.config, options)
     make_image_request(session.config, models[0] if models else "0" * 32, options.engine, options)
     make_delivery(session.config, options)
-    return [Asked(model=_named_for_all(each, session), options=carried) for each in dict.fromkeys(models)]
+    # Two references, an alias and its version for instance, may mean one model.
+    named = dict.fromkeys(_named_for_all(each, session) for each in dict.fromkeys(models))
+    return [Asked(model=each, options=carried) for each in named]
 
 
 def work(
@@ -77,7 +79,7 @@ def work(
     image comes with the job. Raises ExtraNotInstalled or QueueUnavailable.
     """
     try:
-        from kbuild.workflow.queue.database import open_app
+        from kbuild.workflow.queue.database import explained, open_app
         from kbuild.workflow.queue.ledger import PostgresLedger
         from kbuild.workflow.queue.worker import Beat, Worker
     except ImportError as error:
@@ -98,8 +100,11 @@ def work(
         jobs=jobs,
         once=once,
         beat=Beat(every=lease / _BEATS, lease=lease),
+        end_watched=lambda stated, outcome: tell_end(stated, outcome, session),
+        conceal=address.conceal,
     )
-    asyncio.run(worker.run())
+    with explained(address):
+        asyncio.run(worker.run())
 
 
 def build_asked(asked: Asked, session: Session, gates: Asking, audit: Auditing | None = None) -> ImageResult:
@@ -111,15 +116,18 @@ def build_asked(asked: Asked, session: Session, gates: Asking, audit: Auditing |
     # Names that one job took are not taken for the next: a version may be built again.
     tools = replace(session.tools, verify_cache=options.verify_cache, shared=session.tools.shared.next_build())
     audited = gates if audit is None else Audits(gates, session, audit, request)
-    try:
-        result = build_image(request, delivery, tools, reuse=not options.no_cache, gates=audited)
-    except KbuildError as error:
-        if asked.watched:
-            tell_version(asked.model, error, options, session)
-        raise
-    if asked.watched:
-        tell_version(asked.model, result, options, session)
-    return result
+    return build_image(request, delivery, tools, reuse=not options.no_cache, gates=audited)
+
+
+def tell_end(stated: Mapping[str, Any], outcome: Outcome, session: Session) -> None:
+    """Write into a watched version's tags how its job ended, whatever it was of: an untold one is asked for again.
+
+    ``stated`` is the job's as it stands in the queue, which another release may have put there.
+    """
+    options = stated.get("options")
+    push = options.get("push") if isinstance(options, dict) else None
+    came = outcome.result or outcome.error or BuildFailed("its job was cancelled", hint="kbuild queue retry JOB")
+    tell_version(outcome.model, came, ImageOptions(push=push if isinstance(push, str) else None), session)
 
 
 def _named_for_all(model: str, session: Session) -> str:

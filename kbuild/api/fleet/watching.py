@@ -19,6 +19,7 @@ from kbuild.errors import ConfigurationError, KbuildError
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.registry import MlflowRegistry
+from kbuild.refused import known_error
 from kbuild.workflow import ImageResult
 from kbuild.workflow.fleet.leaving import LeavingWatch
 from kbuild.workflow.fleet.wanted import Rules
@@ -82,7 +83,13 @@ class _Queue:
         self.board.put([Asked(model=model, options=self.options, watched=True)], priority=int(first))
 
     def live(self, models: Collection[str]) -> set[str]:
-        return self.board.live([Asked(model=each, options=self.options) for each in models])
+        return self.board.live(self._asked(models))
+
+    def cancelled(self, models: Collection[str]) -> set[str]:
+        return self.board.cancelled(self._asked(models))
+
+    def _asked(self, models: Collection[str]) -> list[Asked]:
+        return [Asked(model=each, options=self.options) for each in models]
 
 
 def tell_version(model: str, came: ImageResult | KbuildError, options: ImageOptions, session: Session) -> None:
@@ -93,16 +100,17 @@ def tell_version(model: str, came: ImageResult | KbuildError, options: ImageOpti
             raise came
         return came
 
-    reference, rules = ModelReference.parse(model), Rules(push=options.push)
+    rules = Rules(push=options.push)
     try:
+        reference = ModelReference.parse(model)
         registry = open_registry(session)
         watch = Watch(registry=registry, rules=rules, build=build, teller=session.voice)
         for version in registry.versions(reference.name):
             if version.version == reference.version:
                 watch.make(version)
-    except KbuildError as error:
+    except Exception as unknown:  # noqa: BLE001  the image is there, whoever is told of it
         # The watch finds it untold, and asks again; nothing is built anew then.
-        session.voice.complain(f"{model} is not told of it: {error.message}", style="yellow")
+        session.voice.complain(f"{model} is not told of it: {known_error(unknown).message}", style="yellow")
 
 
 def open_registry(session: Session) -> MlflowRegistry:

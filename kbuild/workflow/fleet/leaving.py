@@ -25,6 +25,9 @@ class Leaving(Protocol):
     def live(self, models: Collection[str]) -> set[str]:
         """Those that wait there or are being built. Raises QueueUnavailable."""
 
+    def cancelled(self, models: Collection[str]) -> set[str]:
+        """Those that somebody cancelled there, and had tried again by nobody. Raises QueueUnavailable."""
+
 
 @dataclass(kw_only=True)
 class LeavingWatch(Watch):
@@ -33,16 +36,21 @@ class LeavingWatch(Watch):
     queue: Leaving
 
     def reconcile(self, names: Collection[str] | None = None) -> Wanted:
-        """As a watch does; what is in the queue already is no longer to be built. Raises QueueUnavailable too."""
+        """As a watch does; what is in the queue already is no longer to be built, nor what somebody cancelled there.
+
+        Raises QueueUnavailable too.
+        """
         wanted = super().reconcile(names)
-        live = self.queue.live([str(each) for each in wanted.builds]) if wanted.builds else set()
-        if not live:
+        models = [str(each) for each in wanted.builds]
+        if not models:
             return wanted
-        soon = self.clock() + min(_SOON, self.every)
+        live, cancelled = self.queue.live(models), self.queue.cancelled(models)
+        again = wanted.again
+        if live:
+            soon = self.clock() + min(_SOON, self.every)
+            again = soon if again is None else min(soon, again)
         return replace(
-            wanted,
-            builds=[each for each in wanted.builds if str(each) not in live],
-            again=soon if wanted.again is None else min(soon, wanted.again),
+            wanted, builds=[each for each in wanted.builds if str(each) not in live | cancelled], again=again
         )
 
     def make(self, version: RegisteredVersion) -> Done:
