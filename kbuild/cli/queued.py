@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,16 @@ from kbuild.api.session import Session
 from kbuild.cli.extras import check_extra
 from kbuild.cli.many import write_report
 from kbuild.cli.show import Show
-from kbuild.errors import QueueUnavailable, SomeFailed
+from kbuild.errors import JobNotFound, QueueUnavailable, SomeFailed
 from kbuild.process import run
-from kbuild.workflow.queue.states import ENDED, JobState, Status
+from kbuild.workflow.queue.states import ENDED, JobState, Put, Status
 
 if TYPE_CHECKING:
     from kbuild.workflow.queue.board import Board
 
 _MOVED: tuple[Status, ...] = ("building", "done", "failed", "cancelled")
 _EVERY = 1.0  # seconds between two looks
+_GONE = 10  # looks, of one of which is asked whether all are there still
 _SILENCE = 10.0  # seconds after which is said what is being built
 
 
@@ -53,7 +54,7 @@ def image_queued(
             for each in put:
                 click.echo(json.dumps({"job": each.id, "model": each.model}) if as_json else f"{each.id}\t{each.model}")
             return
-        ended = _wait(board, [each.id for each in put], show, as_json)
+        ended = _wait(board, put, show, as_json)
     entries = [entry_of(ended[each.id]) for each in put]
     if report is not None:
         write_report(entries, report, {})
@@ -75,44 +76,54 @@ def entry_of(job: JobState) -> dict[str, Any]:
     return {**(job.entry or nothing), "model": job.model, "job": job.id, "worker": job.worker}
 
 
-def _wait(board: Board, ids: list[int], show: Show, as_json: bool) -> dict[int, JobState]:
+def _wait(board: Board, put: Sequence[Put], show: Show, as_json: bool) -> dict[int, JobState]:
+    models = {each.id: each.model for each in put}  # several may have come to one job
+    left, total = set(models), len(models)
     ended: dict[int, JobState] = {}
     spoke = time.monotonic()
     with show("queue") as progress:
-        left = set(ids)
-        for jobs in _looks(board, left, show):
+        for jobs in _looks(board, left, models, show):
             for job in sorted(jobs, key=lambda each: each.id):
-                if job.status in ENDED and job.id not in ended:
+                if job.status in ENDED and job.id in left:
                     ended[job.id] = job
                     left.discard(job.id)
                     spoke = time.monotonic()
-                    _tell(job, len(ended), len(ids), show, as_json)
+                    _tell(job, len(ended), total, show, as_json)
             live = [each for each in jobs if each.status == "building"]
             progress.note(_doing(live))
-            progress.count(len(ended), len(ids), "models")
+            progress.count(len(ended), total, "models")
             if time.monotonic() - spoke >= _SILENCE and live:
                 spoke = time.monotonic()
-                progress.tell(f"{len(ended)}/{len(ids)} models; {_doing(live)}")
-            if len(ended) == len(ids):
-                progress.made(f"{len(ended)} models")
-                break
+                progress.tell(f"{len(ended)}/{total} models; {_doing(live)}")
+        progress.made(f"{total} models")
     return ended
 
 
-def _looks(board: Board, ids: Collection[int], show: Show) -> Iterator[list[JobState]]:
-    """Of the jobs those that do not wait, once a second; a database that is away is waited for."""
-    away = False
-    while True:
+def _looks(board: Board, left: Collection[int], models: Mapping[int, str], show: Show) -> Iterator[list[JobState]]:
+    """Of the jobs that are left those that do not wait, once a second; a database that is away is waited for."""
+    away, look = False, 0
+    while left:
         try:
-            jobs = board.jobs(ids, statuses=_MOVED)
+            jobs = board.jobs(left, statuses=_MOVED)
+            if look % _GONE == 0:
+                jobs += [_gone(each, models[each]) for each in sorted(board.gone(left))]
         except QueueUnavailable as error:
             if not away:
                 show.complain(f"{error.message}; asking on", style="yellow")
             away = True
         else:
             away = False
+            look += 1
             yield jobs
-        time.sleep(_EVERY)
+        if left:
+            time.sleep(_EVERY)
+
+
+def _gone(number: int, model: str) -> JobState:
+    """A job that somebody deleted."""
+    error = {"message": "its job was deleted", "hint": None, "exit_code": JobNotFound.exit_code}
+    entry = {"model": model, "seconds": 0.0, "status": "failed", "error": error}
+    return JobState(id=number, model=model, status="failed", entry=entry)
 
 
 def _tell(job: JobState, number: int, total: int, show: Show, as_json: bool) -> None:

@@ -32,15 +32,16 @@ Look = list[JobState] | Exception
 class Board:
     """Numbers its jobs from 11; what it is seen as, look for look, is told before."""
 
-    def __init__(self, *looks: Look, there: Collection[str] = ()) -> None:
-        self.looks, self.there = list(looks), there
+    def __init__(self, *looks: Look, there: Collection[str] = (), same: bool = False) -> None:
+        self.looks, self.there, self.same = list(looks), there, same
+        self.deleted: set[int] = set()
         self.asked: list[Asked] = []
         self.priority: int | None = None
 
     def put(self, asked: list[Asked], *, priority: int) -> list[Put]:
         self.asked, self.priority = asked, priority
         return [
-            Put(id=number, model=each.model, is_new=each.model not in self.there)
+            Put(id=11 if self.same else number, model=each.model, is_new=each.model not in self.there)
             for number, each in enumerate(asked, start=11)
         ]
 
@@ -50,6 +51,9 @@ class Board:
             raise look
         assert "waiting" not in statuses and {each.status for each in look} <= {*statuses}
         return [each for each in look if each.id in ids]
+
+    def gone(self, ids: Collection[int]) -> set[int]:
+        return self.deleted & set(ids)
 
 
 Call = Callable[..., Result]
@@ -132,6 +136,22 @@ def test_what_failed_or_was_cancelled_is_told_at_the_end(call: Call) -> None:
     assert json.loads(done.stdout) == {**built("models:/a/1"), "job": 11, "worker": None}
 
 
+def test_two_models_of_one_job_are_waited_for_once(call: Call, tmp_path: Path) -> None:
+    a = built("models:/a/1")
+    done = call(Board([job(11, "done", entry=a)], same=True), "--wait", "--report", "r.json")
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == f"models:/a/1\t{a['image']}\n" and "[1/1] models:/a/1 built" in done.stderr
+
+
+def test_a_job_that_somebody_deleted_is_waited_for_no_longer(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued, "_GONE", 2)
+    board = Board([], [], [job(11, "done", entry=built("models:/a/1"))])
+    board.deleted = {12}
+    done = call(board, "--wait")
+    assert isinstance(done.exception, SomeFailed) and "1 of 2 models have no image" in done.exception.message
+    assert "models:/b/2: its job was deleted" in done.stderr and board.looks == []
+
+
 def test_in_a_log_it_is_said_now_and_then_what_is_built(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 6))  # six seconds a look
     monkeypatch.setattr(queued, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
@@ -147,14 +167,12 @@ def test_of_many_that_are_built_the_first_four_are_named() -> None:
     assert queued._doing([]) == "no worker builds anything of it"
 
 
-@pytest.mark.parametrize("watched", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_worker_builds_by_what_came_with_the_job(
-    watched: bool, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels, base and names are the job's; what this machine's project says of them does not count."""
     given: list[Any] = []
-    told: list[Any] = []
     error, result = BuildFailed("no room"), SimpleNamespace(reference="x")
 
     def build_image(request: Any, delivery: Any, tools: Any, *, reuse: bool, gates: Any) -> Any:
@@ -164,7 +182,6 @@ def test_a_worker_builds_by_what_came_with_the_job(
         return result
 
     monkeypatch.setattr(queueing, "build_image", build_image)
-    monkeypatch.setattr(queueing, "tell_version", lambda *each: told.append(each))
     theirs = ProjectConfig(base="debian:trixie", labels=(("team", "shop"),))
     options = carry_options(theirs, ImageOptions(push=PUSH, no_cache=True, verify_cache=True, labels=("a=b",)))
     from kbuild.workflow import Tools
@@ -172,7 +189,7 @@ def test_a_worker_builds_by_what_came_with_the_job(
     tools = Tools(store=SimpleNamespace(), run=None, cache=tmp_path, phases=lambda _: nullcontext())  # type: ignore[arg-type]
     ours = ProjectConfig(base="debian:bookworm", labels=(("team", "mine"),), tag="mine:1", slim=True)
     session: Any = SimpleNamespace(config=ours, tools=tools, voice=None)
-    asked = Asked(model="models:/churn/3", options=options, watched=watched)
+    asked = Asked(model="models:/churn/3", options=options)
     if fails:
         with pytest.raises(BuildFailed):
             build_asked(asked, session, "gates")  # type: ignore[arg-type]
@@ -186,4 +203,3 @@ def test_a_worker_builds_by_what_came_with_the_job(
     assert used.shared is not tools.shared, "a version may be built again under the same name"
     place = ImageReference.parse("registry.example/layers")
     assert used.sharing(place, "take") is tools.sharing(place, "take"), "one that failed is not asked for each job"
-    assert [each[:2] for each in told] == ([("models:/churn/3", error if fails else result)] if watched else [])
