@@ -88,7 +88,19 @@ PLACEHOLDER = {"prefix_placeholder": "/built", "file_mode": "text"}
             [("conda-meta", "{outside}")], [("conda-meta", {"path_type": "softlink"})], "conda-meta", id="records"
         ),
         pytest.param(
-            [("__clobbers__", "{outside}")], [("__clobbers__", {"path_type": "softlink"})], "put aside", id="clobbers"
+            [("conda-meta/x.json", "{outside}/secret")],
+            [("conda-meta/x.json", {"path_type": "softlink"})],
+            "only the installer",
+            id="a record",
+        ),
+        pytest.param(
+            [("lib/__pycache__", "{outside}")], [("lib/__pycache__", {"path_type": "softlink"})], None, id="bytecode"
+        ),
+        pytest.param(
+            [("__clobbers__", "{outside}")],
+            [("__clobbers__", {"path_type": "softlink"})],
+            "only the installer",
+            id="clobbers",
         ),
         pytest.param([("info/paths.json", "{outside}/paths")], [], "info/paths.json", id="a link for a list"),
         pytest.param([("info", "{outside}"), ("info/new", b"x")], [], None, id="a link for info"),
@@ -160,7 +172,7 @@ def test_two_conda_packages_lead_nobody_out_together(second: str, link: Callable
     first = make_conda(tmp_path, "one", {}, [listed(at, "softlink")], members=[(at, f"{outside}/new")])
     with pytest.raises(BuildFailed, match=r"\.tar\.bz2 brings ") as caught:
         link(python, first, *more)
-    assert "one-1-0.tar.bz2" in caught.value.message
+    assert ("two" if second == "through another" else "one") + "-1-0.tar.bz2 brings" in caught.value.message
 
 
 def make_tool(folder: Path, command: str = "tool") -> Path:
@@ -172,9 +184,7 @@ def make_tool(folder: Path, command: str = "tool") -> Path:
     return make_conda(folder, "tool", {"site-packages/tool.py": ""}, members=members, noarch="python")
 
 
-def test_a_link_within_the_prefix_may_be_gone_through_by_another_package(
-    link: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_links_within_the_prefix_are_linked_as_they_are(link: Callable[..., Path], tmp_path: Path) -> None:
     one = make_conda(tmp_path, "one", {"share/info/a": "a"}, [listed("share/info/a"), listed("lib/info", "softlink")],
                      members=[("lib/info", "../share/info")])  # fmt: skip
     tool = make_tool(tmp_path)
@@ -226,3 +236,11 @@ def test_a_list_too_large_to_be_read_is_refused(link: Callable[..., Path], tmp_p
     members = [("info/paths.json", b" " * (1 << 28))]
     with pytest.raises(BuildFailed, match=r"bomb-1-0.conda has an info/paths\.json of 268 MB"):
         link(make_conda(tmp_path, "bomb", {"share/plain": ""}, members=members, suffix=".conda"))
+
+
+def test_a_package_that_calls_itself_otherwise_than_locked_is_refused(
+    link: Callable[..., Path], tmp_path: Path
+) -> None:
+    package = make_conda(tmp_path, "other", {"share/plain": ""})
+    with pytest.raises(BuildFailed, match="calls itself other, by which name the lock has none"):
+        link(package.rename(tmp_path / "mine-1-0.tar.bz2"))

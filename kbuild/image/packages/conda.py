@@ -61,13 +61,18 @@ def _forget_machine(target: Path, archives: Mapping[LockedPackage, Path]) -> Non
     for name in ("CACHEDIR.TAG", "conda-meta/history"):
         (target / name).unlink(missing_ok=True)
     # Compiled by whoever built the package, with times that no longer hold: bytecode.py writes them anew.
-    for directory in sorted(target.rglob("__pycache__")):
-        shutil.rmtree(directory)
+    for each in sorted(target.rglob("__pycache__")):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
     locked = {package.name: package for package in archives}
     for path in (target / "conda-meta").glob("*.json"):
         record = json.loads(path.read_bytes())
         kept = {key: record[key] for key in _KEPT if record.get(key) is not None}
-        package = locked[record["name"]]
+        package = locked.get(record["name"])
+        if package is None:
+            raise BuildFailed(f"a conda package calls itself {record['name']}, by which name the lock has none")
         files = sorted(file for file in record["files"] if "__pycache__/" not in file)
         # Not the url, nor the name that the file has there: a mirror gives the same image.
         ending = ".tar.bz2" if package.filename.endswith(".tar.bz2") else ".conda"

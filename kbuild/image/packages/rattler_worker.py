@@ -16,6 +16,7 @@ sys.path.pop(0)  # this file's own directory, whose modules would hide installed
 import asyncio
 import json
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 from rattler import install
@@ -26,33 +27,38 @@ from rattler.package_streaming import download_and_extract
 from rattler.platform import Subdir
 from rattler.repo_data import RepoDataRecord
 
+_READ = ("index.json", "paths.json", "link.json", "files", "has_prefix", "no_link", "no_softlink")  # by rattler
 _LARGEST = 128 << 20  # bytes of a list; that of 100,000 files has 25 million
-_MOST_LINKS = 40  # of one path, as Linux has it
 
 
 class Prefix:
-    """What all packages together will write into a prefix, and where their links would lead that."""
+    """What all packages together will write into a prefix, and which of it are links.
+
+    Nothing may be written below a link, also where that leads to a folder of the prefix: packages are linked side by
+    side, so that it depends on the moment what is written where.
+    """
 
     def __init__(self, site_packages: str) -> None:
         self._site_packages = site_packages
-        self._links: dict[str, tuple[str, str]] = {}  # target -> package, where it leads
+        self._links: dict[str, str] = {}  # target -> package
         self._written: list[tuple[str, str]] = []  # package, target
+        self._own: list[tuple[str, str]] = []
 
     def add(self, package: str, folder: Path) -> None:
         """Raises ValueError for a package that lists what lies outside of it, or is listed as what it is not."""
-        for each in (folder / "info", *sorted((folder / "info").iterdir())):
-            name, size = each.relative_to(folder), each.lstat().st_size
+        for name in ("info", *(f"info/{each}" for each in _READ)):
+            each = folder / name
             if each.is_symlink():
                 raise ValueError(f"{package} has a link for {name}")
-            if size > _LARGEST:
-                raise ValueError(f"{package} has an {name} of {size / 1e6:.0f} MB")
+            if each.exists() and each.stat().st_size > _LARGEST:
+                raise ValueError(f"{package} has an {name} of {each.stat().st_size / 1e6:.0f} MB")
         noarch = IndexJson.from_package_directory(folder).noarch.python
         links: set[str] = set()
         seen: set[str] = set()
         for path, entry in _list(package, folder):
             target = self._target(path) if noarch else path
-            if target.split("/")[0] == "__clobbers__":
-                raise ValueError(f"{package} lists {path}, where others are put aside")
+            if target.split("/")[0] == "__clobbers__" or fnmatch(target, "conda-meta/*.json"):
+                raise ValueError(f"{package} lists {path}, where only the installer writes")
             for parent in _parents(path):
                 if parent in links or (folder / parent).is_symlink():
                     raise ValueError(f"{package} lists {path}, though it brings {parent} as a link")
@@ -64,7 +70,7 @@ class Prefix:
                 raise ValueError(f"{package} lists {path} twice, a link")
             seen.add(target)
             if is_link:
-                self._links.setdefault(target, (package, str((folder / path).readlink())))
+                self._links.setdefault(target, package)
             if is_link or entry.path_type.softlink:
                 links.add(path)
             self._written.append((package, target))
@@ -72,51 +78,24 @@ class Prefix:
             self.add_own(package, f"bin/{command}")
 
     def add_own(self, package: str, target: str) -> None:
-        """What rattler writes by itself; raises ValueError later where that is a link."""
-        self._written.append((package, f"{target}\0"))
+        """What rattler writes by itself."""
+        self._own.append((package, target))
 
     def check(self) -> None:
-        """Raises ValueError for a package that writes through another's link out of the prefix."""
-        for package, marked in self._written:
-            target, own = marked.rstrip("\0"), marked.endswith("\0")
-            folder, _, name = target.rpartition("/")
-            parent = self._resolve(folder)
-            if parent is None:
-                link = next(each for each in (*_parents(target), target) if each in self._links)
-                raise ValueError(f"{package} brings {target} below a link of {self._links[link][0]} that leads out")
-            meant = f"{parent}/{name}".lstrip("/")
-            if meant in self._links and (own or meant != target):
-                raise ValueError(f"{package} brings {target}, which is a link of {self._links[meant][0]}")
+        """Raises ValueError for a package that writes through another's link."""
+        for package, target in (*self._written, *self._own):
+            link = next((each for each in _parents(target) if each in self._links), None)
+            if link is not None:
+                raise ValueError(f"{package} brings {target}, though {self._links[link]} brings {link} as a link")
+        for package, target in self._own:
+            if target in self._links:
+                raise ValueError(f"{package} brings {target}, which {self._links[target]} brings as a link")
 
     def _target(self, path: str) -> str:
         """Where a file of a noarch Python package belongs."""
         top, _, rest = path.partition("/")
         places = {"site-packages": self._site_packages, "python-scripts": "bin"}
         return f"{places[top]}/{rest}" if rest and top in places else path
-
-    def _resolve(self, path: str) -> str | None:
-        """The folder with all links followed; None where it is none of the prefix."""
-        todo, followed = path.split("/")[::-1], 0
-        done: list[str] = []
-        while todo:
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                if not done:
-                    return None
-                done.pop()
-                continue
-            here = "/".join((*done, part))
-            if here not in self._links:
-                done.append(part)
-                continue
-            leads = self._links[here][1]
-            followed += 1
-            if leads.startswith("/") or followed > _MOST_LINKS:
-                return None
-            todo += leads.split("/")[::-1]
-        return "/".join(done)
 
 
 def _list(package: str, folder: Path) -> list[tuple[str, PathsEntry]]:
