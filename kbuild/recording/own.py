@@ -23,7 +23,7 @@ from kbuild.recording.input.delivery import find_change
 from kbuild.recording.input.reads import Reads, follow, get_reads, plain
 from kbuild.served.calls import CopyMode, is_parameter
 from kbuild.served.runner import _import_runner
-from kbuild.training.described import find_dataset, is_in_memory, is_persisted, remake
+from kbuild.training.described import find_dataset, is_in_memory, is_persisted, remake, uncached
 from kbuild.training.entry import Entry, silent_kedro
 from kbuild.training.value_digest import digest_value
 
@@ -82,6 +82,11 @@ class OwnRun:
     def _keep(self, name: str, folder: Path) -> Any:
         """Where the output of a node waits for the next: an answer for nobody but the caller."""
         dataset, entry = find_dataset(name, self._catalog), Entry(name, self._catalog)
+        whole: Any = self._catalog.get(name)
+        if uncached(whole) is not whole:
+            # What a run saves there its nodes get from the cache, and not from the file.
+            mode = getattr(getattr(whole, "_cache", None), "_copy_mode", None)
+            return _Between(name, entry, None, mode, self.changes) if entry.validates else MemoryDataset(copy_mode=mode)
         # What is loaded anew for each reader is nobody else's, whatever copy mode the served model has.
         lasts = dataset is not None and not is_in_memory(dataset)
         mode = None if lasts else self._mode(name)

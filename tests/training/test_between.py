@@ -20,6 +20,7 @@ from scipy.sparse import csr_matrix
 
 from kbuild.errors import RecordingError
 from kbuild.project.model_settings import TrainingSettings
+from kbuild.recording.input.data import find_data
 from kbuild.recording.input.early import check_kind
 from kbuild.recording.own import OwnRun
 from kbuild.recording.record import record_model
@@ -225,6 +226,7 @@ def test_a_model_that_hands_on_otherwise_is_refused(store: mlflow.MlflowClient, 
 def checks(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("checks_of_mine")
     module.tenfold = lambda value: {key: each * 10 for key, each in value.items()}
+    module.as_it_is = lambda value: value
     module.to_text = lambda table: table.astype(str) + "!"
     monkeypatch.setitem(sys.modules, "checks_of_mine", module)
 
@@ -285,3 +287,20 @@ def test_what_a_validator_mends_is_not_refused_before_training() -> None:
     catalog.get("x").save(mixed)
     assert check_kind("x", catalog.get("x"), {}, made=False) is not None
     assert check_kind("x", catalog.get("x"), {}, made=False, catalog=catalog) is None
+
+
+def test_what_a_cache_holds_does_not_go_through_its_file(tmp_path: Path) -> None:
+    file = {"type": "pandas.CSVDataset", "filepath": str(tmp_path / "prepared.csv")}
+    config = {"prepared": {"type": "kedro.io.CachedDataset", "dataset": file}}
+    catalog = DataCatalog.from_config(config)
+    catalog["table"], catalog["factor"] = MemoryDataset(TABLE), MemoryDataset(2.0)
+    told = SequentialRunner().run(INFERENCE, catalog)["told"].load()
+    assert ask(DataCatalog.from_config(config)) == told == ["str 007", "str 08", "a"]
+
+
+@since_1_7
+@pytest.mark.usefixtures("checks")
+def test_an_input_whose_equality_is_not_plain_may_have_a_validator() -> None:
+    entry = {"x": {"type": "MemoryDataset", "validator": "checks_of_mine.as_it_is"}}
+    found, is_there = find_data(["x"], DataCatalog.from_config(entry), {"x": (TABLE, csr_matrix([[1.0]]))})
+    assert is_there and found[0].equals(TABLE)

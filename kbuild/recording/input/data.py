@@ -39,7 +39,11 @@ def find_data(names: Sequence[str], catalog: Any, captured: Mapping[str, Any]) -
 
 
 def _warn_of_validator(name: str, held: Any, given: Any) -> None:
-    change = find_change(take_rows(held, 5), take_rows(given, 5), repr(name))
+    try:
+        change = find_change(take_rows(held, 5), take_rows(given, 5), repr(name))
+    except Exception as error:  # noqa: BLE001  the == of a class of anybody's
+        _logger.info("What the catalog's validator changes in %r cannot be told: %s", name, type(error).__name__)
+        return
     if change is not None:
         _logger.warning(
             "The catalog's validator of %r gives nodes something else than its data: %s. A served model runs no "
