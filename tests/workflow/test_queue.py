@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import re
 import threading
 import time
@@ -503,8 +504,10 @@ def test_one_job_that_the_database_refuses_to_move_keeps_no_other_waiting() -> N
     assert any("job 1 is not taken over: refused" in line for line in run(work).told.lines)
 
 
-def test_words_that_no_database_takes_are_written_out() -> None:
+def test_words_that_no_database_takes_are_written_out(caplog: pytest.LogCaptureFixture) -> None:
     """As a broken model's error has them."""
+    # procrastinate logs the error, and what a test logs has to be UTF-8 for a report to be sent.
+    caplog.set_level(logging.CRITICAL, logger="procrastinate")
 
     async def work(fleet: Fleet) -> None:
         fleet.broken = {"a": [InvalidModel("NUL \0, lone \ud800, bell \a")]}
