@@ -267,7 +267,7 @@ def test_diff_of_two_runs(tool: Tool, trained: Trained, tmp_path: Path) -> None:
     ("argv", "code", "words"),
     [
         (["{lock}", "--all-registered"], 2, "REFERENCE or --all-registered"),
-        (["nothing-like-this"], 10, "no conda-lock.yml"),
+        (["nothing-like-this"], 10, "is not a model"),
         (["{lock}", "--today", "soon"], 3, "is not a date"),
         (["{lock}", "--advisories", "absent.json"], 3, "absent.json"),
         (["{lock}", "--fail-on", "worst"], 2, "worst"),

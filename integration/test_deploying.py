@@ -23,7 +23,7 @@ SHORT = ("--seconds", "1", "--connections", "1,4")
 @pytest.fixture(scope="module")
 def pushed(tool: Tool, trained: Trained, registry: Registry) -> str:
     """The demo's image in a registry, by digest."""
-    return tool("image", trained.run_id, "--push", f"{registry.address}/team/churn:1").out.strip()
+    return tool("image", trained.run_id, "--push", f"{registry.address}/team/churn:1", cwd=trained.folder).out.strip()
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def test_the_page_of_an_audit_is_filtered_in_a_browser(window: Browser, axe: str
     subject = Subject(reference="models:/<i>m</i>/1", kind="model")
     result = CheckResult(check="lock", findings=tuple(found))
     report = make_report(subject, [result], Policy(), today=date(2026, 11, 28), fail_on="low")
-    report = replace(report, image_sizes=make_sizes())
+    report = replace(report, measured=make_sizes)
     (tmp_path / "audit.html").write_text(page([(report, json.loads(make_sbom(subject, report)))], "findings"))
     window.go((tmp_path / "audit.html").as_uri())
 
