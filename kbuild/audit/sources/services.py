@@ -1,6 +1,6 @@
 """The advisories of a package index.
 
-Protocol: PyPA's JSON API ("Get a release", ``vulnerabilities``), https://docs.pypi.org/api/json/. It is asked here and
+Protocol: PyPA's JSON API ("Get a release", ``vulnerabilities``). It is asked here and
 not by pip-audit's class, which writes another address into each request, starts pip when it is imported, and takes an
 answer without a word on vulnerabilities for one that there are none. OSV's is in ``osv_api``.
 """
