@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -27,6 +28,8 @@ UV = "uv>=0.5"
 # The rooms that compose others, and the least part of their lines that the cheap tests run.
 COMPOSING = ("workflow", "verify", "cli", "doctor", "init", "api")
 COVERED = 78
+# GB that the integration session fills at most, measured; with less, one test after another fails for it.
+NEEDED_DISK = 30
 # Short modules of them, and the tests that are quick to say what a mutant of each breaks.
 MUTATED = {
     "kbuild/workflow/naming.py": ("tests/workflow/test_naming.py",),
@@ -151,12 +154,20 @@ def integration(session: nox.Session) -> None:
     ``-- -m heavy`` runs alone what takes gigabytes, ``-- -m "not heavy"`` leaves it out and names it.
     """
     light = "not heavy" in session.posargs
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    if free < NEEDED_DISK:
+        session.error(
+            f"{tempfile.gettempdir()} has {free:.0f} GB free, the tests need {NEEDED_DISK}: make room, or set TMPDIR"
+        )
     install(session, "build", "demo", "test", "integration", *(() if light else ("spark",)))
     if light:
         session.log("left out, marked heavy:")
         session.run("pytest", "integration", "--collect-only", "--quiet", "-m", "heavy")
     # A file a worker: its tests share what they build, and two cores are what CI has.
-    session.run("pytest", "integration", "-n", "2", "--dist", "loadfile", "--durations=20", *session.posargs)
+    sharing = ("-n", "2", "--dist", "loadfile")
+    # What a test that passed has written goes at once: all of it together is 30 GB.
+    kept = ("-o", "tmp_path_retention_policy=failed")
+    session.run("pytest", "integration", *sharing, *kept, "--durations=20", *session.posargs)
 
 
 @nox.session
