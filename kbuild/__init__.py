@@ -21,9 +21,9 @@ __all__ = ["KedroPipelineModel", "MlflowPipelineHook", "PipelineML", "pipeline_m
 _HOMES = dict.fromkeys(("PipelineML", "pipeline_ml_factory"), "kbuild.training.pipeline_ml")
 _HOMES |= {"KedroPipelineModel": "kbuild.training.pyfunc", "MlflowPipelineHook": "kbuild.hooks.kedro_hook"}
 # What builds, and does not travel in models.
-_API = ["AuditOptions", "BuildOptions", "ImageOptions", "LockOptions", "RebuildOptions", "RunOptions", "ScoreOptions"]
-_API += ["VerifyOptions", "audit", "build_image", "build_images", "diff", "inspect", "lock", "open_session", "pack"]
-_API += ["rebuild", "render", "run", "score", "spark_udf", "verify"]
+_API = ["AuditOptions", "BuildOptions", "ImageOptions", "LockOptions", "MeasureOptions", "RebuildOptions", "RunOptions"]
+_API += ["ScoreOptions", "VerifyOptions", "audit", "build_image", "build_images", "diff", "inspect", "lock", "measure"]
+_API += ["open_session", "pack", "rebuild", "render", "run", "score", "spark_udf", "verify"]
 _HOMES |= dict.fromkeys(_API, "kbuild.api")
 __all__ += _API
 

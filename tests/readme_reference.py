@@ -55,8 +55,7 @@ def exit_codes() -> str:
 def python() -> str:
     """What ``import kbuild`` offers for building: signatures as they are written, docstrings, fields of the options."""
     parts = []
-    names = "building packing spark auditing verifying rebuilding running comparing inspecting session request"
-    for module in names.split():
+    for module in _MODULES:
         tree = ast.parse(inspect.getsource(import_module(f"kbuild.api.{module}")))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {*kbuild.__all__, *_BESIDES}:
@@ -82,8 +81,13 @@ def llms() -> str:
     return "\n".join(parts) + "\n"
 
 
+# Of the API, in the order of the page.
+_MODULES = (
+    *("building", "packing", "spark", "auditing", "verifying", "rebuilding", "running", "measuring", "comparing"),
+    *("inspecting", "session", "request"),
+)
 # What the functions give and take besides.
-_BESIDES = ("BuildOptions", "Client", "Measure", "VerifiedImage")
+_BESIDES = ("BuildOptions", "Client", "Measure", "MeasuredImage", "VerifiedImage")
 
 
 def _entry(mark: str, title: str, node: ast.FunctionDef | ast.ClassDef) -> str:

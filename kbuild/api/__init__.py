@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kbuild.api.building import build_image, build_images, lock, render
     from kbuild.api.comparing import diff
     from kbuild.api.inspecting import inspect
+    from kbuild.api.measuring import MeasureOptions, measure
     from kbuild.api.packing import ScoreOptions, pack, score
     from kbuild.api.rebuilding import RebuildOptions, rebuild
     from kbuild.api.request import BuildOptions, ImageOptions, LockOptions
@@ -26,6 +27,7 @@ __all__ = [
     "BuildOptions",
     "ImageOptions",
     "LockOptions",
+    "MeasureOptions",
     "RebuildOptions",
     "RunOptions",
     "ScoreOptions",
@@ -36,6 +38,7 @@ __all__ = [
     "diff",
     "inspect",
     "lock",
+    "measure",
     "open_session",
     "pack",
     "rebuild",
@@ -51,6 +54,7 @@ _HOMES = {
     "BuildOptions": "kbuild.api.request",
     "ImageOptions": "kbuild.api.request",
     "LockOptions": "kbuild.api.request",
+    "MeasureOptions": "kbuild.api.measuring",
     "RebuildOptions": "kbuild.api.rebuilding",
     "RunOptions": "kbuild.api.running",
     "ScoreOptions": "kbuild.api.packing",
@@ -60,6 +64,7 @@ _HOMES = {
     "diff": "kbuild.api.comparing",
     "inspect": "kbuild.api.inspecting",
     "lock": "kbuild.api.building",
+    "measure": "kbuild.api.measuring",
     "open_session": "kbuild.api.session",
     "pack": "kbuild.api.packing",
     "rebuild": "kbuild.api.rebuilding",

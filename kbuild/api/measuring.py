@@ -9,18 +9,21 @@ from pathlib import Path
 from kbuild.api.running import RunOptions, started
 from kbuild.api.session import Session, open_session
 from kbuild.deploy.deployment import Size
+from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError
-from kbuild.image.oci.image_reference import ImageReference
 from kbuild.measuring.measure import Measured, measure_image
-from kbuild.measuring.profile import Profile, Profiles
+from kbuild.measuring.profile import Profile, Profiles, told_size
+from kbuild.offered.shown import html_table
 from kbuild.untrusted import BrokenText, read_text, why
 from kbuild.verify.verify_image import read_example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureOptions:
-    """``cpu`` is a quantity of processors as ``kbuild deploy`` has it; each load of so many ``connections`` lasts
-    ``seconds``. ``request`` is a file with a request's JSON, None for the model's own example."""
+    """How an image is measured: ``cpu`` is a quantity of processors as ``kbuild deploy`` has it, such as 2 or 500m;
+    each load of so many ``connections`` lasts ``seconds``. ``request`` is a file with a request's JSON, None for the
+    model's own example; ``run`` says how the image is started.
+    """
 
     cpu: str = "1"
     connections: Sequence[int] = (1, 8)
@@ -29,13 +32,31 @@ class MeasureOptions:
     run: RunOptions = field(default_factory=RunOptions)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredImage:
+    """An image and how it did. ``image`` is a name for it; ``profile.to_json()`` is what ``kbuild measure --json``
+    prints: seconds, bytes of memory, and of each load the rate and its latencies."""
+
+    image: str
+    digest: Digest
+    profile: Profile
+
+    def _repr_html_(self) -> str:
+        found = self.profile
+        rows: dict[str, object] = {"image": self.image, "digest": self.digest, "machine": found.where}
+        rows["start"] = f"{found.start:.1f} s until it was ready"
+        rows["memory"] = f"{told_size(found.idle)} idle, {told_size(found.peak)} at most under load"
+        return html_table(rows | {f"{each.connections} connections": each.told for each in found.loads})
+
+
 def measure(
     image: str | None = None, options: MeasureOptions | None = None, *, session: Session | None = None
-) -> tuple[ImageReference, Profile]:
-    """Start an image, ask it under a bounded load, stop it; its name and profile, which ``deploy`` finds by the digest.
+) -> MeasuredImage:
+    """Start an image, ask it under a bounded load, and stop it; how fast it started and answered, and what it took.
 
-    ``image`` and the errors are those of ``run``. Raises ConfigurationError besides for more processors than the
-    machine has and for a model without an example where no request is given.
+    ``image`` is what ``kbuild run`` takes, None that of the newest trained run. The profile is kept by the image's
+    digest, for ``kbuild deploy`` on this machine. Raises what ``run`` raises, and ConfigurationError for more
+    processors than the machine has, and for a model without an example where no request is given.
     """
     asked = options or MeasureOptions()
     size = Size(cpu=asked.cpu)
@@ -68,7 +89,7 @@ def measure(
             )
             progress.made(profile.best.told)
     Profiles(session.tools.cache / "images").write(profile)
-    return found.reference, profile
+    return MeasuredImage(image=found.reference.familiar, digest=found.digest, profile=profile)
 
 
 def _read_request(path: Path) -> bytes:

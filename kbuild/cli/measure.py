@@ -12,7 +12,7 @@ from kbuild.api.running import RunOptions
 from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, open_here, platform_option
 from kbuild.cli.show import Show
-from kbuild.measuring.profile import LoadFound, Profile
+from kbuild.measuring.profile import LoadFound, Profile, told_size
 from kbuild.platform import Platform
 
 _MOST = 256
@@ -75,7 +75,8 @@ def command(
         request=request,
         run=RunOptions(timeout=timeout, platform=platform),
     )
-    reference, profile = measure(image, options, session=open_here(show))
+    measured = measure(image, options, session=open_here(show))
+    profile = measured.profile
     if profile.is_emulated:
         show.complain(
             f"the image is for {profile.platform} and was emulated: that tells nothing of machines it is for",
@@ -87,7 +88,7 @@ def command(
             "rates and latencies tell little; measure again when the machine is calm",
             style="yellow",
         )
-    click.echo(json.dumps(profile.to_json()) if as_json else "\n".join(_lines(reference.familiar, profile)))
+    click.echo(json.dumps(profile.to_json()) if as_json else "\n".join(_lines(measured.image, profile)))
 
 
 def _lines(name: str, profile: Profile) -> list[str]:
@@ -101,7 +102,7 @@ def _lines(name: str, profile: Profile) -> list[str]:
         f"machine  {profile.where}",
         f"cpu      {profile.cpu}, worker processes: {profile.workers} ({kept})",
         f"start    {profile.start:.1f} s until it was ready",
-        f"memory   {_size(profile.idle)} idle, {_size(profile.peak)} at most under load ({host.memory_by})",
+        f"memory   {told_size(profile.idle)} idle, {told_size(profile.peak)} at most under load ({host.memory_by})",
         f"request  {profile.request:,} bytes",
         "",
         *("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows),
@@ -112,7 +113,3 @@ def _row(load: LoadFound) -> tuple[str, ...]:
     times = ("-" if each is None else f"{each:.1f}" for each in (load.p50, load.p90, load.p99, load.worst))
     counts = map(str, (load.connections, load.answers, load.failed))
     return (*counts, f"{load.rate:.1f}", *times, f"{load.used:.2f}")
-
-
-def _size(memory: int | None) -> str:
-    return "unknown" if memory is None else f"{memory / 2**20:.0f} MiB"

@@ -118,6 +118,11 @@ class Profile:
             raise ValueError("it holds no load, or no platform")
 
 
+def told_size(memory: int | None) -> str:
+    """Bytes of memory, for people."""
+    return "unknown" if memory is None else f"{memory / 2**20:.0f} MiB"
+
+
 _TEXTS, _NUMBERS, _UNKNOWN = ("platform", "cpu", "measured"), ("workers", "start", "request"), ("idle", "peak")
 _LATENCIES = ("p50", "p90", "p99", "worst")
 _COUNTED = tuple(each.name for each in fields(LoadFound) if each.name not in (*_LATENCIES, "others"))

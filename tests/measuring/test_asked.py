@@ -14,7 +14,9 @@ from kbuild.api import measuring
 from kbuild.api.measuring import MeasureOptions, measure
 from kbuild.api.running import RunOptions
 from kbuild.errors import ConfigurationError
+from kbuild.image.oci.image_reference import ImageReference
 
+CHURN = ImageReference.parse("churn:1")
 EXAMPLE = b'{"inputs": [1]}'
 
 
@@ -36,7 +38,7 @@ class World:
     def start(self, image: Any, asked: Any, session: Any, **more: Any) -> Iterator[Any]:
         self.started.append((image, asked, more))
         yield SimpleNamespace(
-            running=self.running, digest="sha256:1", platform="linux/amd64", seconds=2.5, reference="churn:1"
+            running=self.running, digest="sha256:1", platform="linux/amd64", seconds=2.5, reference=CHURN
         )
 
     def measure(self, running: Any, body: bytes, what: Any, **more: Any) -> Any:
@@ -66,7 +68,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_it_is_started_with_a_worker_a_processor_and_asked_its_own_example(world: World, tmp_path: Path) -> None:
     run = RunOptions(timeout=7.0)
     options = MeasureOptions(cpu="2500m", connections=(2, 16), seconds=3.0, run=run)
-    reference, profile = measure("churn:1", options, session=world.session)
+    found = measure("churn:1", options, session=world.session)
     ((image, asked, more),) = world.started
     assert (image, asked) == ("churn:1", run)
     workers = more["environment"]["KBUILD_WORKERS"]
@@ -75,7 +77,8 @@ def test_it_is_started_with_a_worker_a_processor_and_asked_its_own_example(world
     assert same and body == EXAMPLE and loads == {"connections": (2, 16), "seconds": 3.0}
     assert (what.digest, what.platform, what.cpu, what.start) == ("sha256:1", "linux/amd64", "2500m", 2.5)
     assert str(what.workers) == workers
-    assert reference == "churn:1" and world.kept == [(tmp_path / "cache/images", profile)]
+    assert (found.image, found.digest) == ("churn:1", "sha256:1")
+    assert world.kept == [(tmp_path / "cache/images", found.profile)]
 
 
 def test_a_request_of_ones_own_is_asked_in_its_place(world: World, tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from kbuild.api.measuring import MeasuredImage
 from kbuild.cli import measure as cli
 from kbuild.deploy.deployment import Size
 from kbuild.deploy.measured import size_by
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError, ContainerFailed
-from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.run.usage import Usage, busy_seconds, docker_host, docker_usage, this_host, tree_usage
 from kbuild.measuring.load import ask_for, quantile
 from kbuild.measuring.measure import Measured, measure_image
@@ -228,7 +228,7 @@ def test_a_busy_machine_is_told_and_its_rates_are_not_taken(asked: list[Any], mo
     sized = size_by(busy, cpu=None, memory=None, replicas=(2, 10))
     assert (sized.size.busy, sized.size.memory) == (70, "256Mi") and "other work had 1.7 processors" in sized.told
     assert sized.fact is not None and "requests/s" not in sized.fact
-    monkeypatch.setattr(cli, "measure", lambda *_, **__: (ImageReference.parse("churn:1"), busy))
+    monkeypatch.setattr(cli, "measure", lambda *_, **__: as_measured(busy))
     assert "other work had 1.7 of 2 processors" in CliRunner().invoke(cli.command, ["churn:1"]).stderr
     assert not make(loads=[{**load, "others": None}]).disturbed, "another machine's, which nobody tells of"
 
@@ -285,13 +285,21 @@ def test_a_process_takes_what_all_below_it_take() -> None:
     assert tree_usage(process.pid) == Usage(memory=None, processor=0.0)
 
 
+def as_measured(profile: Profile) -> MeasuredImage:
+    return MeasuredImage(image="churn:1", digest=profile.digest, profile=profile)
+
+
+def test_a_notebook_shows_what_the_command_prints() -> None:
+    shown = as_measured(make())._repr_html_()
+    assert "<td>churn:1</td>" in shown and str(DIGEST) in shown
+    assert "150 MiB idle, 200 MiB at most" in shown and "122 requests/s" in shown
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     asked: list[Any] = []
     monkeypatch.setattr(cli, "open_here", lambda show: None)
-    monkeypatch.setattr(
-        cli, "measure", lambda *given, **_: asked.append(given) or (ImageReference.parse("churn:1"), make())
-    )
+    monkeypatch.setattr(cli, "measure", lambda *given, **_: asked.append(given) or as_measured(make()))
     return asked
 
 
@@ -319,7 +327,7 @@ def test_connections_that_cannot_be_are_told(asked: list[Any], text: str) -> Non
 def test_an_image_that_was_emulated_says_so(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert not make().is_emulated
     foreign = make(platform="linux/arm64")
-    monkeypatch.setattr(cli, "measure", lambda *_, **__: (ImageReference.parse("churn:1"), foreign))
+    monkeypatch.setattr(cli, "measure", lambda *_, **__: as_measured(foreign))
     assert "was emulated" in CliRunner().invoke(cli.command, ["churn:1"]).stderr
 
 
