@@ -89,7 +89,7 @@ def _score(asked: argparse.Namespace) -> int:
         return 0
     parts = split(sources, asked.part_rows)
     for source, theirs in zip(sources, names, strict=True):
-        model.check_columns(theirs, source.path)
+        model.check_columns(theirs, source.shown)
         job.kept(theirs)
     if target.single is not None and len(sources) > 1 and kind == "parquet":
         check_types(sources, job.kept(names[0]))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kbuild.scoring.errors import InputRefused, OtherAnswers, RowsFailed
@@ -73,7 +73,7 @@ class Job:
 
 def content_of(sources: Sequence[Source]) -> list[list[str]]:
     """What of the input decides the answers."""
-    return [[source.path, source.content] for source in sources]
+    return [[source.shown, source.content] for source in sources]
 
 
 def begin(job: Job, parts: Sequence[Part], out: Place) -> None:
@@ -85,7 +85,9 @@ def begin(job: Job, parts: Sequence[Part], out: Place) -> None:
             raise OtherAnswers(
                 f"{out.text} holds {', '.join(strange[:3])}, which kbuild did not write", hint="name another folder"
             )
-        out.write(FILE, json.dumps(job.to_json(parts)).encode())
+        # Without what urls are signed with: whoever goes on is given IN anew.
+        kept = [replace(part, source=replace(part.source, path=part.source.shown)) for part in parts]
+        out.write(FILE, json.dumps(job.to_json(kept)).encode())
         return
     if found["digest"] != job.digest:
         mine = asdict(job)

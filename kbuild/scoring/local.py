@@ -96,7 +96,7 @@ def one_order(sources: Sequence[Source], names: Sequence[list[str]]) -> list[str
         differing = sorted({*names[0]} ^ {*theirs})
         if differing:
             raise InputRefused(
-                f"{sources[0].path} and {other.path} do not have the same columns: {', '.join(differing[:5])}",
+                f"{sources[0].shown} and {other.shown} do not have the same columns: {', '.join(differing[:5])}",
                 hint="name a folder as OUT, or the columns to --keep",
             )
     return names[0]
@@ -111,7 +111,7 @@ def check_types(sources: Sequence[Source], kept: Sequence[str]) -> None:
         for name in kept:
             if not _goes_into(found[name], types[name]):
                 raise InputRefused(
-                    f"{name} is {types[name]} in {first.path} and {found[name]} in {other.path}",
+                    f"{name} is {types[name]} in {first.shown} and {found[name]} in {other.shown}",
                     hint="name a folder as OUT, or the columns to --keep",
                 )
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from kbuild.scoring.errors import InputRefused
-from kbuild.scoring.places import Place
+from kbuild.scoring.places import Place, without_queries, without_query
 
 ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 PART_ROWS = 250_000
@@ -31,6 +31,11 @@ class Source:
     kind: str
     content: str
     stamp: str
+
+    @property
+    def shown(self) -> str:
+        """What may be written down of its path."""
+        return without_query(self.path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,21 +72,27 @@ def find_sources(text: str) -> list[Source]:
     try:
         found = place.tables(tuple(ENDINGS))
     except Exception as error:  # a url's driver raises what it likes
-        raise InputRefused(f"{place.text} cannot be read: {_reason(error)}") from error
+        raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
     if not found:
         hint = f"a file, folder or pattern of {', '.join(ENDINGS)} files"
-        raise InputRefused(f"{text} does not name a table", hint=hint)
+        raise InputRefused(f"{place.shown} does not name a table", hint=hint)
     sources = []
     for path in found:
-        kind = next((kind for ending, kind in ENDINGS.items() if path.lower().endswith(ending)), None)
-        if kind is None:
-            raise InputRefused(f"{path} is not a table that can be read", hint=f"files end with {', '.join(ENDINGS)}")
         place = Place(path)
+        # Of a url its path counts, or else the end of its query, which may name the file.
+        kind = _kind_of(place.shown) or _kind_of(path)
+        if kind is None:
+            hint = f"files end with {', '.join(ENDINGS)}"
+            raise InputRefused(f"{place.shown} is not a table that can be read", hint=hint)
         try:
             sources.append(Source(path=path, kind=kind, stamp=place.stamp(), content=place.content()))
         except Exception as error:  # the same
-            raise InputRefused(f"{path} cannot be read: {_reason(error)}") from error
+            raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
     return sources
+
+
+def _kind_of(path: str) -> str | None:
+    return next((kind for ending, kind in ENDINGS.items() if path.lower().endswith(ending)), None)
 
 
 def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
@@ -94,7 +105,7 @@ def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
                 Part(number=len(parts), source=source, start=start, end=end, first=first, rows=count, header=header)
             )
     if not parts:
-        raise InputRefused(f"{sources[0].path}{' and others have' if len(sources) > 1 else ' has'} no rows")
+        raise InputRefused(f"{sources[0].shown}{' and others have' if len(sources) > 1 else ' has'} no rows")
     return parts
 
 
@@ -126,7 +137,7 @@ def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
     try:
         names = next(csv.reader([raw.removeprefix(_BOM).decode()], strict=True), [])
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputRefused(f"the header of {source.path} cannot be read: {error}") from error
+        raise InputRefused(f"the header of {source.shown} cannot be read: {error}") from error
     _refuse_twice(names, source)
     return raw, names
 
@@ -134,7 +145,7 @@ def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
 def _refuse_twice(names: list[str], source: Source) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise InputRefused(f"{source.path} has columns twice: {', '.join(twice)}")
+        raise InputRefused(f"{source.shown} has columns twice: {', '.join(twice)}")
 
 
 def records(lines: Iterator[bytes] | IO[bytes], first: int = 1) -> Iterator[list[bytes]]:
@@ -200,7 +211,7 @@ def _open_parquet(file: IO[bytes], source: Source) -> Any:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputRefused(f"{source.path} is not a Parquet file that can be read: {_line(error)}") from error
+        raise InputRefused(f"{source.shown} is not a Parquet file that can be read: {_line(error)}") from error
 
 
 def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
@@ -239,16 +250,18 @@ def _naming(source: Source) -> Iterator[None]:
     try:
         yield
     except InputRefused as error:
-        if source.path in error.message:
+        if source.shown in error.message:
             raise
-        raise InputRefused(f"{source.path}: {error.message}", hint=error.hint) from error
+        raise InputRefused(f"{source.shown}: {error.message}", hint=error.hint) from error
     except OSError as error:
-        raise InputRefused(f"{source.path} cannot be read: {_reason(error)}") from error
+        raise InputRefused(f"{source.shown} cannot be read: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.strerror is None and error.__cause__ is not None:
+        return _line(error.__cause__)  # of fsspec's own error the words are the url alone
     return getattr(error, "strerror", None) or _line(error) or type(error).__name__
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _line(error: BaseException) -> str:
+    return without_queries(" ".join(str(error).split()))[:300]

@@ -24,7 +24,7 @@ _GLOB = "*?["
 
 
 class Place:
-    """A folder or file; ``text`` is its path, or a url with ``://``."""
+    """A folder or file; ``text`` is its path, or a url with ``://``; ``shown`` is what may be written down of it."""
 
     def __init__(self, text: str) -> None:
         self.text = text.removeprefix("file://")
@@ -35,6 +35,7 @@ class Place:
         else:
             # Whoever is given the place may be in another folder; links stay links.
             self.text = self._root = os.path.abspath(self.text)  # noqa: PTH100
+        self.shown = without_query(self.text)
 
     @property
     def name(self) -> str:
@@ -63,8 +64,12 @@ class Place:
         return []
 
     def _remote_tables(self, endings: tuple[str, ...]) -> list[str]:
-        if any(sign in self._root for sign in _GLOB):
+        # In a url of http a ? begins the query, as fsspec has it too.
+        if any(sign in without_query(self._root) for sign in _GLOB):
             found = self._fs.glob(self._root)
+        elif self._is_http() and without_query(self._root).lower().endswith(endings):
+            # A server has no folders: to look for one reads the whole file.
+            found = [self._root]
         elif self._fs.isdir(self._root):
             top = len(self._root.rstrip("/")) + 1
             found = [each for each in self._fs.find(self._root) if _is_table(each[top:], endings)]
@@ -100,7 +105,9 @@ class Place:
 
     def content(self) -> str:
         """What tells this content from every other: its sha256, of a url what its store says of it."""
-        if self._fs is not None and (not self._is_http() or "ETag" in self._fs.info(self._root)):
+        # A server's ETag is of one url (RFC 9110 section 8.8.3), and what is written down has no query.
+        tells = self._fs is not None and self.shown == self.text
+        if tells and (not self._is_http() or "ETag" in self._fs.info(self._root)):
             return self.stamp()
         state = hashlib.sha256()
         with self.reading() as file:
@@ -190,6 +197,16 @@ class Place:
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+
+def without_query(text: str) -> str:
+    """A url of http without its query, which may hold a signature that lets everybody read it; else the text itself."""
+    return re.split("[?#]", text, maxsplit=1)[0] if re.match("(?i)https?://", text) else text
+
+
+def without_queries(text: str) -> str:
+    """The same of all urls in a text, a driver's words for instance."""
+    return re.sub(r"(?i)(https?://[^\s?#'\"]*)[?#][^\s'\"]*", r"\1", text)
 
 
 def _first_pattern(parts: list[str]) -> int:

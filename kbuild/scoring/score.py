@@ -119,14 +119,14 @@ def _refuse(job: Job, part: Part, failed: list[Failure]) -> None:
         first = min(failed, key=lambda each: each.number)
         what = "line" if part.source.kind == "csv" else "row"
         raise RowsFailed(
-            f"{part.source.path}, {what} {first.number}: {first.reason}",
+            f"{part.source.shown}, {what} {first.number}: {first.reason}",
             hint="--on-error null or --on-error reject goes on without it, and writes down why",
         )
 
 
 def _line(part: Part, failure: Failure) -> str:
     what = "line" if part.source.kind == "csv" else "row"
-    told = {"file": part.source.path, what: failure.number, "reason": failure.reason, "values": failure.row}
+    told = {"file": part.source.shown, what: failure.number, "reason": failure.reason, "values": failure.row}
     return json.dumps(told, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from kbuild.scoring.errors import InputRefused
 from kbuild.scoring.parts import Part, records
-from kbuild.scoring.places import Place
+from kbuild.scoring.places import Place, without_queries
 from kbuild.serving.answer.columns import CSV_TYPES
 
 BATCH_ROWS = 50_000
@@ -55,13 +55,14 @@ def read_batches(part: Part, types: dict[str, str], rows: int = BATCH_ROWS) -> I
     place = Place(part.source.path)
     try:
         if place.stamp() != part.source.stamp:
-            raise InputRefused(f"{part.source.path} changed while it was being scored", hint="score again")
+            raise InputRefused(f"{part.source.shown} changed while it was being scored", hint="score again")
         with place.reading() as file:
             yield from (_parquet if part.source.kind == "parquet" else _csv)(file, part, types, rows)
     except FileNotFoundError as error:
-        raise InputRefused(f"{part.source.path} is not there any more") from error
+        raise InputRefused(f"{part.source.shown} is not there any more") from error
     except (pa.ArrowException, OSError) as error:
-        raise InputRefused(f"{part.source.path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        reason = without_queries(" ".join(str(error).split()))[:300]
+        raise InputRefused(f"{part.source.shown} cannot be read: {reason}") from error
 
 
 def _parquet(file: Any, part: Part, types: dict[str, str], rows: int) -> Iterator[Batch]:
