@@ -168,6 +168,32 @@ def test_how_jobs_change_hands(database: Postgres) -> None:
     asyncio.run(work())
 
 
+def test_old_jobs_that_have_ended_are_deleted(database: Postgres) -> None:
+    address = fresh(database, "pruned")
+    # Of each: what it is in procrastinate, for how many days, and of which image.
+    jobs = [
+        ("succeeded", 40, "a"), ("failed", 40, "b"), ("cancelled", 40, "c"), ("succeeded", 20, "d"),
+        ("aborted", 40, "e"), ("succeeded", 40, "e"), ("todo", 40, "f"), ("doing", 40, "g"),
+    ]  # fmt: skip
+    with open_board(address) as board, psycopg.connect(address.url, autocommit=True) as connection:
+        board.put([Asked(model=f"{number:032x}", options={"tag": "x:1"}) for number in range(len(jobs))])
+        for number, (status, days, image) in enumerate(jobs, 1):
+            changed = "UPDATE procrastinate_jobs SET status = %s, queueing_lock = %s WHERE id = %s"
+            connection.execute(changed, (status, image, number))
+            changed = "UPDATE procrastinate_events SET at = at - make_interval(days => %s) WHERE job_id = %s"
+            connection.execute(changed, (days, number))
+        connection.execute("INSERT INTO kbuild_builds (job_id) VALUES (1), (7)")
+        assert board.prune(days=30, statuses=("done",)) == 3  # 1, 5 and 6: of e there is a newer one
+        assert {each.id for each in board.jobs()} == {2, 3, 4, 7, 8}
+        assert connection.execute("SELECT job_id FROM kbuild_builds").fetchall() == [(7,)]
+        assert board.prune(days=30, statuses=("done", "failed")) == 1
+        assert board.prune(days=30, statuses=("cancelled",)) == 1
+        assert board.prune(days=0, statuses=("done", "failed", "cancelled")) == 1
+        assert {each.id for each in board.jobs()} == {7, 8}
+        with pytest.raises(ValueError, match="waiting"):
+            board.prune(days=0, statuses=("waiting",))
+
+
 def test_a_killed_worker_and_a_database_restarted_cost_nothing(
     tool: Tool, registry: Registry, database: Postgres, tmp_path: Path
 ) -> None:

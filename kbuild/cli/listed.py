@@ -188,6 +188,7 @@ GROUPS: dict[str, dict[str, Listed]] = {
             examples=(
                 ("kbuild queue list --status failed", "of the queue that KBUILD_QUEUE names"),
                 ("kbuild queue retry --failed", "have them tried again"),
+                ("kbuild queue prune --days 90", "delete what ended before that"),
                 ("kbuild queue --serve --listen 127.0.0.1:8091", "a page that shows it, and /metrics"),
             ),
             talks=False,

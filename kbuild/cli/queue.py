@@ -21,7 +21,7 @@ from kbuild.process import run
 from kbuild.untrusted import plain
 from kbuild.workflow.queue.address import read_address
 from kbuild.workflow.queue.page import what_of
-from kbuild.workflow.queue.states import STATUSES, JobState, Status
+from kbuild.workflow.queue.states import ENDED, STATUSES, JobState, Status
 
 _TITLES = ("JOB", "STATUS", "MODEL", "BY", "WHAT OF IT")
 _HIGHEST = 2**63 - 1
@@ -33,7 +33,7 @@ _HIGHEST = 2**63 - 1
 @queue_option
 @click.pass_context
 def command(context: click.Context, serve: bool, listen: str, queue: str | None) -> None:
-    """Look at the jobs of a queue, have them tried again, cancel them.
+    """Look at the jobs of a queue, have them tried again, cancel them, delete old ones.
 
     "kbuild image --queue" and "kbuild watch --queue" put them there, "kbuild worker" builds them. The page changes
     nothing, and asks nobody for a password: what it shows everybody sees who reaches it.
@@ -44,7 +44,7 @@ def command(context: click.Context, serve: bool, listen: str, queue: str | None)
     elif serve:
         raise click.UsageError("--serve takes no command")
     elif context.invoked_subcommand is None:
-        raise click.UsageError("one of list, show, retry, cancel, or --serve")
+        raise click.UsageError("one of list, show, retry, cancel, prune, or --serve")
 
 
 def _serve(listen: str, queue: str | None) -> None:
@@ -117,6 +117,31 @@ def retry(outer: str | None, jobs: tuple[int, ...], failed: bool, queue: str | N
 def cancel(outer: str | None, jobs: tuple[int, ...], waiting: bool, queue: str | None) -> None:
     """Cancel JOBS that wait, and stop those that are being built."""
     _change("cancel", outer, jobs, queue, "waiting" if waiting else None)
+
+
+@command.command("prune")
+@click.option(
+    "--days", type=click.FloatRange(0, 36500), default=30.0, show_default=True, help="Those that ended longer ago."
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([each for each in STATUSES if each in ENDED]),
+    help="Those alone; repeat.  [default: done, failed]",
+)
+@queue_option
+@click.pass_obj
+def prune(outer: str | None, days: float, statuses: tuple[str, ...], queue: str | None) -> None:
+    """Delete jobs that ended long ago, and print how many.
+
+    Images, and what MLflow knows of them, stay. Jobs that were cancelled keep "kbuild watch" from asking again: they go
+    with --status cancelled, or once their image was asked for again.
+    """
+    check_extra("queue", run=run)
+    chosen = cast(Sequence[Status], statuses or ("done", "failed"))
+    with open_queue(queue or outer) as board:
+        click.echo(board.prune(days=days, statuses=chosen))
 
 
 def _change(what: str, outer: str | None, jobs: tuple[int, ...], queue: str | None, all_of: Status | None) -> None:

@@ -42,9 +42,11 @@ def test_what_no_queue_takes_is_refused(argv: list[str], says: str) -> None:
 @pytest.mark.parametrize(
     ("command", "argv", "says"),
     [
-        (queue, [], "list, show, retry, cancel, or --serve"),
+        (queue, [], "list, show, retry, cancel, prune, or --serve"),
         (queue, ["retry", "--queue", URL], "give JOBS, or --failed"),
         (queue, ["cancel", "1", "--waiting", "--queue", URL], "give JOBS, or --waiting"),
+        (queue, ["prune", "--status", "waiting", "--queue", URL], "'waiting' is not one of 'done', 'failed'"),
+        (queue, ["prune", "--days", "-1", "--queue", URL], "-1.0 is not in the range"),
         (queue, ["show", "0", "--queue", URL], "0 is not in the range"),
         (watch, ["--queue", URL], "--queue needs --push"),
         (worker, ["--no-audit", "--fail-on", "high"], "--fail-on is of the audit"),

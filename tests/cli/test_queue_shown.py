@@ -38,6 +38,10 @@ class Board:
         self.asked.append(("cancel", [*ids]))
         return [each for each in ids if each != 9]
 
+    def prune(self, **asked: Any) -> int:
+        self.asked.append(("prune", asked))
+        return 12
+
     def figures(self) -> Figures:
         return Figures(jobs={"waiting": 1, "done": 1}, workers=2, oldest=5.0, builds=1, seconds=2.0, lost=0)
 
@@ -68,6 +72,20 @@ def call() -> Call:
         return done
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("argv", "days", "statuses"),
+    [
+        ((), 30.0, ("done", "failed")),
+        (("--days", "0.5", "--status", "cancelled", "--status", "done"), 0.5, ("cancelled", "done")),
+    ],
+)
+def test_old_jobs_go_and_their_number_is_printed(
+    call: Call, board: Board, argv: tuple[str, ...], days: float, statuses: tuple[str, ...]
+) -> None:
+    assert call("prune", "--queue", URL, *argv).stdout == "12\n"
+    assert board.asked == [("open", URL), ("prune", {"days": days, "statuses": statuses})]
 
 
 @pytest.mark.parametrize("argv", [("list", "--queue", URL), ("--queue", URL, "list")])

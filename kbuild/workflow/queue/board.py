@@ -13,7 +13,7 @@ from procrastinate.jobs import Job
 from kbuild.workflow.queue.address import QueueAddress
 from kbuild.workflow.queue.asked import Asked
 from kbuild.workflow.queue.database import QUEUE, TASK, explained, open_app
-from kbuild.workflow.queue.states import OURS, STATUSES, Figures, JobState, Put, Status
+from kbuild.workflow.queue.states import ENDED, OURS, STATUSES, Figures, JobState, Put, Status
 
 _AT_ONCE = 500  # jobs of one statement
 _JOBS = """
@@ -66,6 +66,18 @@ WITH chosen AS (
     SELECT id, 'retried' FROM chosen WHERE status IN ('cancelled', 'aborted')
 )
 SELECT id FROM job ORDER BY id
+"""
+# One that was cancelled tells a watch not to ask again, until its image has a newer job.
+_PRUNE = """
+DELETE FROM procrastinate_jobs AS job
+WHERE job.queue_name = %(queue)s
+  AND (job.status::text = ANY (%(statuses)s::text[]) OR job.status IN ('cancelled', 'aborted') AND EXISTS (
+      SELECT FROM procrastinate_jobs AS newer
+      WHERE newer.queue_name = job.queue_name AND newer.queueing_lock = job.queueing_lock AND newer.id > job.id
+  ))
+  AND (SELECT max(event.at) FROM procrastinate_events AS event WHERE event.job_id = job.id)
+      < now() - make_interval(secs => %(seconds)s)
+RETURNING job.id
 """
 _FIGURES = """
 SELECT (SELECT count(*) FROM procrastinate_workers AS worker
@@ -172,6 +184,19 @@ class Board:
         live = [each.id for each in self.jobs(ids, statuses=("waiting", "building"))]
         with explained(self._address):
             return [each for each in sorted(live) if manager.cancel_job_by_id(each, abort=True)]
+
+    def prune(self, *, days: float, statuses: Collection[Status]) -> int:
+        """Delete the jobs that ended so many days ago with one of these statuses; says how many.
+
+        Of images that were asked for again later the cancelled ones go along. Raises ValueError for a status of jobs
+        that have not ended.
+        """
+        if not ENDED.issuperset(statuses):
+            raise ValueError(f"these have not ended: {sorted({*statuses} - ENDED)}")
+        theirs = [name for name, ours in OURS.items() if ours in statuses]
+        with explained(self._address):
+            rows = self._connector.execute_query_all(_PRUNE, queue=QUEUE, statuses=theirs, seconds=days * 86400)
+        return len(rows)
 
     def figures(self) -> Figures:
         """How it is as a whole."""
