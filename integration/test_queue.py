@@ -63,7 +63,7 @@ def fresh(database: Postgres, name: str) -> QueueAddress:
     return QueueAddress(database.uri.replace("/tracking", f"/{name}"))
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> None:
     begin = time.monotonic()
     while not condition():
         assert time.monotonic() - begin < seconds, f"{what} took more than {seconds} s"
@@ -115,7 +115,7 @@ def test_how_jobs_change_hands(database: Postgres) -> None:
 
             async def fetch() -> Job:
                 worker = await manager.register_worker()
-                await ledger.register(worker, 0.5)
+                await ledger.register(worker, 600)
                 job = await manager.fetch_job([QUEUE], worker)
                 assert job is not None
                 await ledger.begin(job, "w")
@@ -160,7 +160,7 @@ def test_how_jobs_change_hands(database: Postgres) -> None:
             await ask("UPDATE procrastinate_events SET at = at - interval '1 day' RETURNING id")
             assert await look(lambda board: board.retry([1])) == [1]
             assert await look(lambda board: board.cancelled([asked])) == set()
-            await asyncio.sleep(0.6)
+            await ask("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour' RETURNING id")
             figures = await look(lambda board: board.figures())
             assert figures.oldest < 60 and figures.workers == 0 and not await ledger.up_for(3600)
             assert await ledger.up_for(0) and await status(1) == "todo"
@@ -224,10 +224,10 @@ def test_a_killed_worker_and_a_database_restarted_cost_nothing(
         second = start("second")
         wait_until(lambda: registered(database) == 2, "the second worker")  # the first's row stays for a while
         database.restart()
-        out, err = waiting.communicate(timeout=240)
+        out, err = waiting.communicate(timeout=600)
         assert waiting.returncode == 70, err
         second.send_signal(signal.SIGTERM)
-        assert second.wait(20) == 0, (tmp_path / "second.log").read_text()
+        assert second.wait(120) == 0, (tmp_path / "second.log").read_text()
     lines = [line.partition("\t") for line in out.splitlines()]
     assert {model: image.partition("@")[2] for model, _, image in lines} == alone
     entries = {entry["model"]: entry for entry in json.loads(report.read_text())["models"]}
