@@ -13,6 +13,7 @@ from kbuild.api.session import Session, open_session, take_model
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow import Delivery, check_name
 from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
+from kbuild.workflow.batch.modelpack import ModelPack, ModelPackRequest, build_modelpack
 from kbuild.workflow.batch.packing import PackResult, compression_of, pack_model
 from kbuild.workflow.batch.scoring import Batch, score_tables
 
@@ -63,6 +64,29 @@ def image_of_files(
     )
     delivery = Delivery(tag=asked.tag, output=asked.output, load=asked.load, push=asked.push, record=False)
     return build_model_image(request, delivery, session.tools, reuse=not asked.no_cache)
+
+
+def modelpack(
+    model: str | None = None, options: ImageOptions | None = None, *, session: Session | None = None
+) -> ModelPack:
+    """Write the model's files as a CNCF ModelPack artifact to whom ``options`` say: of those count ``labels``,
+    ``compression``, ``tag``, ``output``, ``push`` and ``no_cache``.
+
+    Raises what ``kbuild image --as modelpack`` ends with.
+    """
+    asked = options or ImageOptions()
+    session = session or open_session()
+    for name in (asked.tag, asked.push):
+        if name is not None:
+            check_name(name)
+    request = ModelPackRequest(
+        model=take_model(model, session.tools, session.config, session.voice),
+        labels=(*session.config.labels, *map(parse_label, asked.labels)),
+        # Not the project's, which is of images.
+        compression=asked.compression or "none",
+    )
+    delivery = Delivery(tag=asked.tag, output=asked.output, push=asked.push, record=False)
+    return build_modelpack(request, delivery, session.tools, reuse=not asked.no_cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,10 +63,11 @@ from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 @click.option(
     "--as",
     "kind",
-    type=click.Choice(["server", "model"]),
+    type=click.Choice(["server", "model", "modelpack"]),
     default="server",
     show_default=True,
-    help="server: what serves it; model: its files alone, in /models, for KServe's modelcars and image volumes.",
+    help="server: what serves it; model: its files alone, in /models, for KServe's modelcars and image volumes; "
+    "modelpack: its files as an artifact of CNCF ModelPack.",
 )
 @click.option("--tag", "-t", help="Name of the image, such as churn:1; see --push.")
 @engine_option
@@ -131,10 +132,11 @@ def command(
     it was stopped.
     """
     options = ImageOptions(**stated)
-    if kind == "model":
-        from kbuild.cli.model_image import image_of_model
+    if kind != "server":
+        from kbuild.cli import model_image
 
-        image_of_model(model, options, as_json=as_json)
+        of_model = {"model": model_image.image_of_model, "modelpack": model_image.modelpack_of_model}
+        of_model[kind](model, options, as_json=as_json)
         return
     many = all_registered or from_file is not None
     if sum((model is not None, all_registered, from_file is not None)) > 1:

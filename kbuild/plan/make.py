@@ -90,11 +90,7 @@ def make_plan(
         "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
         **labels_for_tools(facts, base),
     }
-    for key in labels or {}:
-        if key.startswith(OWN_LABELS):
-            raise LabelError(
-                f"label {key} is kbuild's own", hint="it says what the image was made from; use another name"
-            )
+    check_labels(labels or {})
     stated = {key: value for key, value in own_labels.items() if value}
     plan = BuildPlan(
         base=base.digest,
@@ -117,6 +113,15 @@ def make_plan(
         packed_by=packed_by,
     )
     return replace(plan, dockerfile=render_dockerfile(plan, template))
+
+
+def check_labels(labels: Iterable[str]) -> None:
+    """Raises LabelError for one that is kbuild's own."""
+    for key in labels:
+        if key.startswith(OWN_LABELS):
+            raise LabelError(
+                f"label {key} is kbuild's own", hint="it says what the image was made from; use another name"
+            )
 
 
 def labels_for_tools(facts: ModelFacts, base: ResolvedBase) -> dict[str, str | None]:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kbuild.digest import Digest, digest_bytes, digest_json
-from kbuild.errors import LabelError
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.base import ResolvedBase
 from kbuild.plan.build_plan import BuildPlan, ImageConfig, LayerPlan
-from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID, OWN_LABELS, from_line_of, labels_for_tools
+from kbuild.plan.make import LABEL_MODEL_URI, LABEL_RUN_ID, check_labels, from_line_of, labels_for_tools
 from kbuild.plan.render import Template, render_dockerfile
 from kbuild.plan.split import split_model
 from kbuild.platform import Platform
@@ -32,27 +31,14 @@ def make_model_plan(
 ) -> BuildPlan:
     """Everything that determines the image of a model's files in ``/models``; raises LabelError for a label that is
     kbuild's own."""
-    facts = bundle.facts
-    for key in labels:
-        if key.startswith(OWN_LABELS):
-            raise LabelError(
-                f"label {key} is kbuild's own", hint="it says what the image was made from; use another name"
-            )
-    stated: dict[str, str | None] = {
-        LABEL_CONTENTS: "model",
-        LABEL_MODEL_URI: facts.uri,
-        LABEL_RUN_ID: facts.run_id,
-        "io.kbuild.model.digest": str(bundle.digest),
-        "io.kbuild.mlflow.version": facts.mlflow_version,
-        **labels_for_tools(facts, base),
-    }
-    known = {key: value for key, value in stated.items() if value}
+    check_labels(labels)
+    known = model_labels(bundle, base)
     plan = BuildPlan(
         base=base.digest,
         base_name=base.name,
         from_line=from_line_of(base),
         platform=platform,
-        created=facts.created,
+        created=bundle.facts.created,
         layers=tuple(
             LayerPlan(name=name, source=name, content=_content([(file.path, file.digest) for file in files]))
             for name, files in split_model(bundle).items()
@@ -71,6 +57,20 @@ def make_model_plan(
         packed_by=packed_by,
     )
     return replace(plan, dockerfile=render_dockerfile(plan, _TEMPLATE))
+
+
+def model_labels(bundle: ModelBundle, base: ResolvedBase) -> dict[str, str]:
+    """What an image, or an artifact, of a model's files says of itself."""
+    facts = bundle.facts
+    stated: dict[str, str | None] = {
+        LABEL_CONTENTS: "model",
+        LABEL_MODEL_URI: facts.uri,
+        LABEL_RUN_ID: facts.run_id,
+        "io.kbuild.model.digest": str(bundle.digest),
+        "io.kbuild.mlflow.version": facts.mlflow_version,
+        **labels_for_tools(facts, base),
+    }
+    return {key: value for key, value in stated.items() if value}
 
 
 def _content(files: list[tuple[str, Digest]]) -> Digest:

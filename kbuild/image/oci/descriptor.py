@@ -67,17 +67,20 @@ class Descriptor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """An image manifest: the config's descriptor and the layers' from the lowest up."""
+    """An image manifest: the config's descriptor and the layers' from the lowest up; ``artifact_type`` is that of an
+    artifact which is not an image (manifest.md "Guidelines for Artifact Usage")."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: tuple[tuple[str, str], ...] = ()
+    artifact_type: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
         value: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": media.MANIFEST,
+            **({} if self.artifact_type is None else {"artifactType": self.artifact_type}),
             "config": self.config.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
         }
@@ -94,7 +97,11 @@ class Manifest:
         layers = entry.get("layers")
         if not isinstance(layers, list):
             raise InvalidImage(f"{where}.layers is not a list")
+        artifact_type = entry.get("artifactType")
+        if artifact_type is not None and not isinstance(artifact_type, str):
+            raise InvalidImage(f"{where}.artifactType is not a string: {artifact_type!r}")
         return cls(
+            artifact_type=artifact_type,
             config=config,
             layers=tuple(Descriptor.from_json(layer, f"{where}.layers[{n}]") for n, layer in enumerate(layers)),
             annotations=_annotations(entry, where),
