@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import stat
+import textwrap
 import unicodedata
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LARGEST = 16 << 20
 """Bytes of a file, and how many more characters than its own a text may stand for by its aliases."""
@@ -20,6 +23,9 @@ _MOST_VALUES = 200_000
 """Of a YAML text: each takes about 0.7 KB until all are read. A lock of 1,000 packages for two platforms has 70,000."""
 # Control characters, direction marks and the like, surrogates, separators of lines (Unicode's general categories).
 _UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# Until what ends a command in a sentence.
+_COMMAND = re.compile(r"\b(?:kbuild|kedro|pip|python3|docker)(?: (?![(#])[^ ]*[^ ,;:)])*(?: (?![(#])[^ ]+)?")
+_GLUE = "\0"
 _DEEPEST = 200  # lists and mappings inside of each other
 _TOO_DEEP = "it is nested too deeply"
 _FEW = 64 << 10  # characters that cannot hold more values than that
@@ -66,6 +72,36 @@ def plain(text: str) -> str:
     return "".join(
         character if character == "\n" or unicodedata.category(character) not in _UNPRINTED else _written(character)
         for character in text
+    )
+
+
+def fold(text: str, width: int, *, indent: int, first: int = 0) -> str:
+    """A line as lines of ``width`` columns, broken between words, all but the first of them below ``indent``.
+
+    Before the first stand ``first`` characters already. A command in it stays in one piece, so that it can be copied.
+    """
+    glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), text)
+    lines = textwrap.wrap(
+        glued,
+        width,
+        initial_indent=" " * first,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)[first:].replace(_GLUE, " ")
+
+
+def folded(text: str, stream: TextIO, *, indent: int, first: int = 0) -> str:
+    """Each line as ``fold`` breaks it where ``stream`` is a terminal, by its width; elsewhere the text as it is."""
+    if not stream.isatty():
+        return text
+    width, lines = shutil.get_terminal_size().columns, text.split("\n")
+    begins = [len(line) - len(line.lstrip()) for line in lines]
+    firsts = [first, *[0] * (len(lines) - 1)]
+    return "\n".join(
+        fold(line, width, indent=max(begin, indent), first=before)
+        for line, begin, before in zip(lines, begins, firsts, strict=True)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from kbuild.managers.conda_names import read_names
 from kbuild.model.bundle import read_bundle
 from kbuild.project.config import read_config
 from kbuild.recording.shipment.given import read_conda_env
-from kbuild.untrusted import BrokenText, parse_json, parse_yaml, read_text
+from kbuild.untrusted import BrokenText, folded, parse_json, parse_yaml, read_text
 from kbuild.verify.verify_image import read_example
 
 LETTERS = "abcdefghij"
@@ -155,3 +156,45 @@ def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path: Path, kind: s
     with pytest.raises(ConfigurationError) as caught:
         _config(tmp_path, kind)
     assert len(caught.value.message.splitlines()) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_row_is_broken_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    row = f"ok   tracking      sqlite:///{'x' * 30} answers, as it should"
+    assert folded(row, io.StringIO(), indent=19) == row
+    first, *rest = folded(row, Terminal(), indent=19).split("\n")
+    assert first == "ok   tracking"
+    assert rest == [f"{'':<19}sqlite:///{'x' * 30}", f"{'':<19}answers, as it should"]
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "lines"),
+    [
+        (
+            "  name it in full: kbuild image models:/churn@champion --tag x; then build it",
+            0,
+            ["  name it in full:", "  kbuild image models:/churn@champion --tag x;", "  then build it"],
+        ),
+        (
+            "two things would fail\n  1. data: it is not there",
+            0,
+            ["two things would fail", "  1. data: it is not there"],
+        ),
+        ("what was said before takes room", 12, ["what was said before takes", "  room"]),
+        (
+            "a word-with-hyphens and /a/path/with/parts stay",
+            0,
+            ["a word-with-hyphens and", "  /a/path/with/parts stay"],
+        ),
+    ],
+)
+def test_a_broken_line_keeps_commands_and_lines_whole(
+    text: str, first: int, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert folded(text, Terminal(), indent=2, first=first).split("\n") == lines

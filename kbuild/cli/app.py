@@ -18,11 +18,12 @@ from kbuild._version import __version__
 from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.docs import more_about
 from kbuild.refused import known_error
-from kbuild.untrusted import plain
+from kbuild.untrusted import folded, plain
 
 _ALIASES = {"images": "list", "build": "image"}
 _NAMES = max(map(len, COMMANDS))
 _UTF8 = "utf8"
+_BELOW = 2  # columns of what belongs to the line above
 
 
 class _LazyGroup(click.Group):
@@ -127,9 +128,10 @@ def report(error: Exception) -> int:
     if os.environ.get("KBUILD_DEBUG"):
         traceback.print_exception(error)
     # Names of files and texts of servers stand in it.
-    click.echo(f"error: {plain(' '.join(known.message.splitlines()))}", err=True)
+    message = plain(f"error: {' '.join(known.message.splitlines())}")
+    click.echo(folded(message, sys.stderr, indent=_BELOW), err=True)
     if known.hint:
-        click.echo(f"  {plain(known.hint)}", err=True)
+        click.echo(folded(plain(f"  {known.hint}"), sys.stderr, indent=_BELOW), err=True)
     more = more_about(known.message, known.exit_code)
     if more is not None:
         click.echo(f"  more: kbuild help {more}", err=True)

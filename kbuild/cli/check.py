@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from kbuild.api.project import find_project
 from kbuild.cli.options import json_option
 from kbuild.errors import PreflightFailed
 from kbuild.recording.preflight.project import Checked, check_project
+from kbuild.untrusted import folded
 
 
 @click.command("check")
@@ -36,9 +38,10 @@ def command(names: tuple[str, ...], env: str | None, skip: tuple[str, ...], as_j
         click.echo(json.dumps(_to_json(checked)))
     else:
         for pipeline, finding in checked.findings:
-            click.echo(f"{pipeline}: {finding}" if pipeline else str(finding))
+            text = f"{pipeline}: {finding}" if pipeline else str(finding)
+            click.echo(folded(text, sys.stdout, indent=2))
         for note in checked.notes:
-            click.echo(note, err=True)
+            click.echo(folded(note, sys.stderr, indent=2), err=True)
     looked_at = f"in {', '.join(checked.pipelines)}" if checked.pipelines else "where pipelines are registered"
     if checked.findings:
         raise PreflightFailed(f"{len(checked.findings)} found {looked_at}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import click
 from kbuild.api.project import ProjectConfig, find_project, tracking_uri
 from kbuild.cli.config import env_option, project_config
 from kbuild.cli.options import cache_folder, json_option
-from kbuild.cli.show import folded
 from kbuild.doctor.checks import Examined, Patient, examine
 from kbuild.errors import ConfigurationError, EnvironmentUnfit
 from kbuild.hooks.start_trigger import make_site
 from kbuild.process import run
+from kbuild.untrusted import folded
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _COLUMN = 19  # where what is told of a check begins
@@ -64,11 +65,11 @@ def _root() -> Path | None:
 
 def _show(check: Examined) -> None:
     """One row at a time: some checks take seconds, and somebody waits."""
-    row = folded(f"{check.status:<4} {check.name:<13} {check.detail}", indent=_COLUMN)
+    row = folded(f"{check.status:<4} {check.name:<13} {check.detail}", sys.stdout, indent=_COLUMN)
     click.echo(click.style(row[:4], fg=_COLOURS[check.status]) + row[4:])
     hint = _hint(check)
     if hint is not None:
-        click.echo(folded(f"{'':<{_COLUMN}}-> {hint}", indent=_COLUMN + 3))
+        click.echo(folded(f"{'':<{_COLUMN}}-> {hint}", sys.stdout, indent=_COLUMN + 3))
 
 
 def _hint(check: Examined) -> str | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kbuild.progress import Progress
-from kbuild.untrusted import plain
+from kbuild.untrusted import fold, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,17 +54,19 @@ class Show:
     def next(self, commands: Mapping[str, str]) -> None:
         """What may be typed next, with what it does; never broken, so that it can be copied."""
         width = max(map(len, commands))
-        for command, does in commands.items():
-            line = f"  {command.ljust(width)}  # {does}"
+        lines = [f"  {command.ljust(width)}  # {does}" for command, does in commands.items()]
+        if self._console is not None and max(map(len, lines)) > self._console.width:
+            lines = [line for command, does in commands.items() for line in (f"  {command}", f"      # {does}")]
+        for line in lines:
             if self._console is not None:
-                self._console.print(line if len(line) <= self._console.width else f"  {command}", markup=False)
+                self._console.print(line, markup=False)
             elif not self._quiet:
                 click.echo(line, err=True)
 
     def complain(self, text: str, *, style: str = "red") -> None:
         """One line on stderr about what went wrong or was not done, which ``quiet`` does not keep back."""
         if self._console is not None:
-            self._console.print(plain(text), style=style, markup=False)
+            self._console.print(_broken(plain(text), self._console), style=style, markup=False)
         else:
             click.echo(plain(text), err=True)
 
@@ -119,16 +119,17 @@ def _terminal() -> Console | None:
 def _live(console: Console, told: _Told) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
+    # A long note alone is cut: without widths of their own, rich takes its room from the columns before it.
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.fields[phase]:<9}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[amount]}", markup=False),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[phase]}", markup=False, table_column=Column(no_wrap=True, min_width=_COLUMN - 1)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00"))),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
     )
-    with RichProgress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, phase=told.phase, amount="")
+    with RichProgress(*columns, console=console, transient=True, expand=True) as bar:
+        task = bar.add_task("", total=None, phase=told.phase)
         yield _Live(bar, int(task), told)
 
 
@@ -137,24 +138,7 @@ def _broken(text: str, console: Console) -> str:
     if not console.is_terminal or text.startswith(" ") or "\n" in text:
         return text
     indent = _COLUMN if re.fullmatch(r"\S+ +", text[:_COLUMN]) else 2
-    lines = textwrap.wrap(
-        text, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join(lines)
-
-
-def folded(text: str, *, indent: int) -> str:
-    """A line for stdout; on a terminal it is broken between words, all but the first of its lines below ``indent``."""
-    if not sys.stdout.isatty():
-        return text
-    lines = textwrap.wrap(
-        text,
-        shutil.get_terminal_size().columns,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return "\n".join(lines)
+    return fold(text, console.width, indent=indent)
 
 
 class _Told:
@@ -171,11 +155,11 @@ class _Told:
 class _Live:
     def __init__(self, bar: RichProgress, task: int, told: _Told) -> None:
         self._bar, self._task, self._told = bar, task, told
+        self._doing = ""
 
     def note(self, text: str) -> None:
-        from rich.progress import TaskID
-
-        self._bar.update(TaskID(self._task), description=text[:100])
+        self._doing = text
+        self._draw(text)
 
     def tell(self, text: str) -> None:
         self._told.tell(text)
@@ -184,9 +168,12 @@ class _Live:
         self._told.result = text
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        self._draw(counted(self._doing, done, total, unit))
+
+    def _draw(self, text: str) -> None:
         from rich.progress import TaskID
 
-        self._bar.update(TaskID(self._task), amount=amount(done, total, unit))
+        self._bar.update(TaskID(self._task), description=plain(text))
 
 
 class _Plain:
@@ -207,9 +194,7 @@ class _Plain:
         self._told.result = text
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
-        self._say(
-            f"{self._doing}, {amount(done, total, unit)}" if self._doing else amount(done, total, unit), now=False
-        )
+        self._say(counted(self._doing, done, total, unit), now=False)
 
     def _say(self, text: str, *, now: bool) -> None:
         if now or time.monotonic() - self._spoke >= _SILENCE:
@@ -222,3 +207,12 @@ def amount(done: int, total: int | None, unit: str) -> str:
     if unit == "bytes":
         return f"{done / 1e6:.1f}/{total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
     return f"{done}/{total} {unit}" if total else f"{done} {unit}"
+
+
+def counted(doing: str, done: int, total: int | None, unit: str) -> str:
+    """What is being done and how far it is: ``installing 10/87 wheels`` for ``installing 87 wheels``."""
+    far = amount(done, total, unit)
+    whole = f"{total} {unit}"
+    if total and whole in doing:
+        return doing.replace(whole, far, 1)
+    return f"{doing}, {far}" if doing else far

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import click
 from kedro.framework.hooks import hook_impl
 
 from kbuild.errors import KbuildError, RecordingError, UnexpectedError
@@ -27,6 +26,7 @@ from kbuild.hooks.planned import (
     leave_out_existing,
     lend,
 )
+from kbuild.hooks.saying import complain, say
 from kbuild.hooks.under_way import Training
 from kbuild.project.tracking_settings import find_disabled
 from kbuild.training.one_line import one_line_errors
@@ -83,7 +83,7 @@ class MlflowPipelineHook:
             untracked = (*settings.disabled, *kedro_mlflow.get_disabled(self._theirs))
             if disabled := find_disabled(run_params, untracked):
                 if planned is not None or tracked:
-                    click.echo(f"MLflow is told nothing: disable_tracking names the pipeline {disabled}")
+                    say(f"MLflow is told nothing: disable_tracking names the pipeline {disabled}")
                 attach(pipeline, catalog, None, off=True)
             elif planned is None and self._theirs is not None:
                 self._lent.callback(lend(pipeline, catalog))  # the run is theirs, and active
@@ -99,14 +99,14 @@ class MlflowPipelineHook:
         pipeline_ml = find_pipeline_ml(pipeline)
         if pipeline_ml is None:
             if kedro_mlflow.is_theirs(pipeline):
-                click.echo(kedro_mlflow.THEY_LOG)
+                say(kedro_mlflow.THEY_LOG)
             return None
         if os.environ.get(LOG_VARIABLE, "").lower() in ("0", "false", "no"):
-            click.echo(f"No model is logged: {LOG_VARIABLE} is set")
+            say(f"No model is logged: {LOG_VARIABLE} is set")
             return None
         planned = leave_out_existing(pipeline_ml, catalog) if run_params.get("only_missing_outputs") else pipeline_ml
         if not planned.trains:
-            click.echo("No model is logged: no output of training is missing, so nothing is trained")
+            say("No model is logged: no output of training is missing, so nothing is trained")
             return None
         return planned
 
@@ -188,7 +188,7 @@ class MlflowPipelineHook:
                 project=get_package_name() or get_project_path(run_params).name,
                 git=training.git,
             )
-            click.echo(line)
+            say(line)
         return result
 
     def _log(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> RecordedModel | None:
@@ -208,7 +208,7 @@ class MlflowPipelineHook:
             from kbuild.recording.run.facts import log_end
 
             for line in tell_others(training.given, training.changed):
-                click.echo(line)
+                say(line)
             with self._failing():
                 log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
                 recorded = record_model(
@@ -229,9 +229,9 @@ class MlflowPipelineHook:
                 )
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
         neighbour = kedro_mlflow.WE_LOG if self._theirs is not None else ""
-        click.echo(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
+        say(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
         for note in recorded.notes:
-            click.echo(note)
+            say(note)
         return recorded
 
     def _finish(self, training: Training, pipeline: Pipeline, catalog: Any) -> None:
@@ -242,7 +242,7 @@ class MlflowPipelineHook:
             log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
         if problem := self._end("FINISHED"):
             raise RecordingError(problem)
-        click.echo(f"Kept in MLflow run {training.run.run_id}")
+        say(f"Kept in MLflow run {training.run.run_id}")
 
     @hook_impl  # type: ignore[untyped-decorator]
     def on_pipeline_error(self) -> None:
@@ -290,7 +290,7 @@ class MlflowPipelineHook:
     def _tell(self, problem: str | None) -> None:
         """Beside another error, which must not be hidden by this one."""
         if problem is not None:
-            click.echo(problem, err=True)
+            complain(problem)
 
 
 mlflow_pipeline_hook = MlflowPipelineHook()

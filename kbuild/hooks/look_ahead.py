@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from kbuild.errors import ConfigurationError
+from kbuild.hooks.saying import say
 
 if TYPE_CHECKING:
     from kbuild.project.config import ProjectConfig
@@ -49,4 +48,4 @@ def look_ahead(
     )
     raise_findings([*([] if wrong is None else [Finding(about="configuration", error=wrong)]), *looked.findings])
     for note in looked.notes:
-        click.echo(note)
+        say(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import click
 
 from kbuild.docs import more_about
 from kbuild.errors import KbuildError
+from kbuild.untrusted import folded
 
 
 @contextmanager
@@ -28,8 +30,8 @@ class _CommandLineError(click.ClickException):
     def format_message(self) -> str:
         more = more_about(self.message, self.exit_code)
         lines = (
-            self.message,
-            *((f"Hint: {self.hint}",) if self.hint is not None else ()),
+            folded(self.message, sys.stderr, indent=2, first=len("Error: ")),
+            *((folded(f"Hint: {self.hint}", sys.stderr, indent=2),) if self.hint is not None else ()),
             *((f"More: kbuild help {more}",) if more is not None else ()),
         )
         return "\n".join(lines)

@@ -1,6 +1,5 @@
 import io
 import re
-import sys
 import time
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from kbuild.cli.show import Show, amount, folded, talk_options
+from kbuild.cli.show import Show, amount, talk_options
 
 
 @pytest.mark.parametrize(
@@ -80,8 +79,8 @@ def test_a_log_is_told_now_and_then_that_the_work_goes_on(
             progress.count(int(now[0]), 87, "wheels")
         progress.made("87 packages")
     assert lines_of(capsys) == [
-        "stage     installing 87 wheels, 10/87 wheels",
-        "stage     installing 87 wheels, 20/87 wheels",
+        "stage     installing 10/87 wheels",
+        "stage     installing 20/87 wheels",
         "stage     87 packages, N s",
     ]
 
@@ -138,6 +137,21 @@ def test_on_a_terminal_a_live_line_says_what_is_being_done(monkeypatch: pytest.M
     assert "the mirror lags\n" in drawn
 
 
+def test_a_long_note_takes_no_room_from_what_stands_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr("kbuild.cli.show._terminal", lambda: console)
+    with Show()("base") as progress:
+        progress.note(f"http://deb.debian.org/debian bookworm\x1b[2J is signed by {'4CB50190207B4758' * 4}")
+        time.sleep(0.15)
+    live = [part for part in re.split(r"[\r\n]", stream.getvalue()) if "deb.debian.org" in part]
+    assert live
+    for part in live:
+        line = part.removeprefix("\x1b[2K")
+        assert re.match(r"\S base      0:00:0\d http://deb.debian.org/debian bookworm\\x…$", line), line
+        assert len(line) <= 60
+
+
 @pytest.mark.parametrize(
     ("environ", "there"), [({}, False), ({"FORCE_COLOR": "1"}, True), ({"TTY_COMPATIBLE": "1"}, True)]
 )
@@ -181,6 +195,7 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
     command = "kbuild run models:/a-name-that-is-longer@than-the-terminal"
     show.next({command: "serve it here", "kbuild list": "what there is"})
     show.next({"kbuild score [m] a": "markup of none"})
+    show.complain("1,000 rows: they have other columns than the model takes", style="none")
     assert capsys.readouterr().err.splitlines() == [
         "verify    answers as the trained model",
         "          did, within 1e-06 relative,",
@@ -190,20 +205,10 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
         "227 MB for linux/amd64, built by the",
         "  native engine; kept on this machine",
         f"  {command}",
+        "      # serve it here",
         "  kbuild list",
+        "      # what there is",
         "  kbuild score [m] a  # markup of none",
+        "1,000 rows: they have other columns than",
+        "  the model takes",
     ]
-
-
-def test_a_row_is_broken_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setenv("COLUMNS", "40")
-    row = f"ok   tracking      sqlite:///{'x' * 30} answers, as it should"
-    assert folded(row, indent=19) == row
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    first, *rest = folded(row, indent=19).split("\n")
-    assert first == "ok   tracking"
-    assert rest == [f"{'':<19}sqlite:///{'x' * 30}", f"{'':<19}answers, as it should"]
