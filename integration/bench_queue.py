@@ -84,7 +84,7 @@ def work(uri: str, pushed: Path, name: str) -> None:
     app = open_app(QueueAddress(uri), program=name)
     worker = Worker(
         app=app, ledger=PostgresLedger(app), build=build, watcher=told, teller=told, name=name,
-        beat=Beat(every=LEASE / 6, lease=LEASE),
+        beat=Beat(every=LEASE / 6, lease=LEASE), jobs=1, once=False, end_watched=lambda *_: None, conceal=str,
     )  # type: ignore[arg-type]  # fmt: skip
     asyncio.run(worker.run())
 

@@ -59,9 +59,9 @@ class InitRequest:
     python: str
     install: str
     expires: datetime.date
-    project: tuple[str, ...] = ()
-    policy: bool = True
-    kinds: tuple[str, ...] = USUAL
+    project: tuple[str, ...]
+    policy: bool
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

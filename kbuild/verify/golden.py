@@ -62,9 +62,9 @@ def verify_predictions(
     model_path: str,
     example: str | None,
     prediction: str | None,
-    tolerance: Tolerance = DEFAULT,
-    own: Tolerance = DEFAULT,
-    timeout: float = 60.0,
+    tolerance: Tolerance,
+    own: Tolerance,
+    timeout: float,
 ) -> VerificationReport:
     """Post the input example and compare the answer with the recorded prediction, value by value.
 

@@ -67,7 +67,7 @@ def wait_until_ready(
     )
 
 
-def post_invocations(url: str, body: bytes, *, timeout: float = 60.0) -> ServerAnswer:
+def post_invocations(url: str, body: bytes, *, timeout: float) -> ServerAnswer:
     """POST a JSON body to ``/invocations``; raises ContainerFailed when nothing answers within ``timeout`` seconds."""
     try:
         response = _session().post(

@@ -94,12 +94,12 @@ class ImageResult:
     model_digest: Digest
     lock_digest: Digest
     reused: bool
-    pushed: str | None = None
-    untagged: str | None = None
-    tagged: bool = False
+    pushed: str | None
+    untagged: str | None
+    tagged: bool
     verified: Verified | None = None
     yanked: tuple[str, ...] = ()
-    index: BuiltIndex | None = None
+    index: BuiltIndex | None
 
     @property
     def digest(self) -> Digest:

@@ -93,7 +93,7 @@ class Prepared:
     stage: Stage
     compression: Compression
     settings: EngineSettings
-    cache_from: ImageReference | None = None
+    cache_from: ImageReference | None
 
     @property
     def base(self) -> ResolvedBase:

@@ -29,6 +29,7 @@ from kbuild.init.project_files import (
     GITHUB,
     GITLAB,
     SCRIPT,
+    USUAL,
     InitRequest,
     accepted_until,
     apply,
@@ -44,6 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def request(**changes: Any) -> InitRequest:
     given = {"push": None, "trigger": "none", "python": "3.12", "install": "kbuild[build]", "expires": EXPIRES}
+    given |= {"project": (), "policy": True, "kinds": USUAL}
     return InitRequest(**(given | changes))
 
 

@@ -72,8 +72,9 @@ def image() -> Iterator[FakeImage]:
 
 def check(image: FakeImage, prediction: str | None = "p.json", tolerance: Tolerance = DEFAULT) -> VerificationReport:
     report = verify_predictions(
-        image, model_path="/opt/model", example="x.json", prediction=prediction, tolerance=tolerance
-    )
+        image, model_path="/opt/model", example="x.json", prediction=prediction, tolerance=tolerance, own=DEFAULT,
+        timeout=60,
+    )  # fmt: skip
     report.check()
     return report
 
@@ -129,7 +130,7 @@ def test_an_answer_is_waited_for_as_long_as_was_said(image: FakeImage, monkeypat
     monkeypatch.setattr("kbuild.verify.golden.post_invocations", post)
     image.files = {"/opt/model/x.json": b"{}"}
     golden = {"model_path": "/opt/model", "example": "x.json", "prediction": None}
-    verify_predictions(image, **golden, timeout=7.0)  # type: ignore[arg-type]
+    verify_predictions(image, **golden, tolerance=DEFAULT, own=DEFAULT, timeout=7.0)  # type: ignore[arg-type]
     assert asked == [7.0]
 
 

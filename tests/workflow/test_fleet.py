@@ -36,7 +36,8 @@ RECORD = {
 def request_of(world: World, tmp_path: Path) -> AuditRequest:
     (tmp_path / "records.json").write_text(json.dumps(RECORD))
     policy = Policy(advisories=str(tmp_path / "records.json"))
-    return AuditRequest(policy=policy, today=date(2026, 11, 1), fail_on="low", lock=world.lock_request(), offline=True)
+    lock = world.lock_request()
+    return AuditRequest(policy=policy, today=date(2026, 11, 1), fail_on="low", lock=lock, offline=True, record=False)
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from kbuild.workflow.delivery import Delivery
 from kbuild.workflow.once import Shared
 
 OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
+NOTHING = {"base": None, "labels": (), "compression": "zstd"}
 
 
 def build(world: World, delivery: Delivery | None = None, **given: object) -> ModelImage:
-    request = ModelImageRequest(**{"model": world.model, "platforms": (HOST,), **given})  # type: ignore[arg-type]
+    request = ModelImageRequest(**{**NOTHING, "model": world.model, "platforms": (HOST,), **given})  # type: ignore[arg-type]
     return build_model_image(request, delivery or Delivery(), replace(world.tools, shared=Shared()))
 
 

@@ -186,9 +186,9 @@ class Fleet:
     def worker(self, name: str = "w", *, once: bool = True, **more: Any) -> Worker:
         return Worker(
             app=App(connector=self.connector), ledger=self.ledger, build=self.build, watcher=self.told,
-            teller=self.told, name=name, once=once,
+            teller=self.told, name=name, once=once, conceal=str,
             end_watched=lambda stated, outcome: self.watched.append(outcome),
-            **{"beat": Beat(every=0.02, lease=30.0), **more},
+            **{"beat": Beat(every=0.02, lease=30.0), "jobs": 1, **more},
         )  # fmt: skip
 
     async def put(self, *names: str, watched: bool = False, **more: Any) -> None:

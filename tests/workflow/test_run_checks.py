@@ -38,6 +38,7 @@ def look(
         fail_on="low",
         lock=LockRequest(platforms=()),
         offline=offline,
+        record=False,
     )
     network = run_checks.Network(indexes=indexes, reason="none", environ={})
     checks = {each.id: each for each in run_checks.make_checks(request, network, Silent(), downloads=folder)}

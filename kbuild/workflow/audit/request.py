@@ -31,8 +31,8 @@ class AuditRequest:
     fail_on: Severity
     lock: LockRequest
     lockfile: Path | None = None
-    offline: bool = False
-    record: bool = True
+    offline: bool
+    record: bool
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
 

@@ -18,7 +18,7 @@ from kbuild.image.oci.media import Compression
 from kbuild.image.store.image_index import BuiltIndex
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
 from kbuild.image.store.local import LocalImages
-from kbuild.image.store.pack import DEFAULT_COMPRESSION, pack, packing
+from kbuild.image.store.pack import pack, packing
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.base import ResolvedBase
@@ -41,9 +41,9 @@ class ModelImageRequest:
 
     model: str
     platforms: tuple[Platform, ...]
-    base: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    compression: Compression = DEFAULT_COMPRESSION
+    base: str | None
+    labels: tuple[tuple[str, str], ...]
+    compression: Compression
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,10 +19,9 @@ _AT_ONCE = 500  # jobs of one statement
 _JOBS = """
 SELECT job.id, job.status::text AS status, job.priority, job.scheduled_at, job.abort_requested, job.args,
        told.worker, told.phase, told.note, told.begun, told.ended, told.failures, told.lost, told.entry,
-       now() AS now, worker.last_heartbeat
+       now() AS now
 FROM procrastinate_jobs AS job
 LEFT JOIN kbuild_builds AS told ON told.job_id = job.id
-LEFT JOIN procrastinate_workers AS worker ON worker.id = job.worker_id
 WHERE job.queue_name = %(queue)s
   AND (%(ids)s::bigint[] IS NULL OR job.id = ANY (%(ids)s))
   AND (%(statuses)s::text[] IS NULL OR job.status::text = ANY (%(statuses)s))

@@ -19,7 +19,7 @@ ENDED = frozenset({"done", "failed", "cancelled"})
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobState:
     """A job as it is now. ``entry`` is its report's, of the last attempt that had an end; ``again`` when it is tried
-    again; ``stalled`` says that its worker has been silent for long. ``seconds`` since it was begun."""
+    again. ``seconds`` since it was begun."""
 
     id: int
     model: str

@@ -45,8 +45,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Beat:
     """Seconds: a worker says so often that it lives, and one that was silent for its lease is taken for dead."""
 
-    every: float = 5.0
-    lease: float = 30.0
+    every: float
+    lease: float
 
 
 @dataclass(kw_only=True)
@@ -63,11 +63,11 @@ class Worker:
     watcher: Watcher
     teller: Teller
     name: str
-    jobs: int = 1
-    once: bool = False
-    beat: Beat = field(default_factory=Beat)
-    end_watched: Callable[[Mapping[str, Any], Outcome], None] = lambda stated, outcome: None
-    conceal: Callable[[str], str] = str
+    jobs: int
+    once: bool
+    beat: Beat
+    end_watched: Callable[[Mapping[str, Any], Outcome], None]
+    conceal: Callable[[str], str]
     _running: dict[int, Running] = field(default_factory=dict)
     _working: asyncio.Task[None] | None = None
     _ending: bool = False
