@@ -1,6 +1,8 @@
 """For all cheap tests: nothing stays behind in the machine's temporary folder or in the checkout."""
 
 import fcntl
+import functools
+import json
 import os
 import shutil
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from functools import partialmethod
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -83,6 +86,39 @@ def servers_that_are_down_stay_down() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http, "_REFUSED", 0.3)
         patch.setattr(http, "_BACKOFF", 0.01)
+        yield
+
+
+@functools.cache
+def _documented(command: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((ROOT / "kbuild" / "docs" / "output.schema.json").read_text("utf-8"))
+    assert command in schema["$defs"], f"no page says what kbuild {command} --json prints"
+    return Draft202012Validator({"$ref": f"#/$defs/{command}", "$defs": schema["$defs"]})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_json_is_printed_is_as_documented() -> Iterator[None]:
+    """Every document that a command prints in a test, whatever the test is about, has the form that users are told."""
+    whole = CliRunner.invoke
+
+    def invoke(self: CliRunner, cli: Any, args: Any = None, **more: Any) -> Any:
+        done = whole(self, cli, args, **more)
+        words = [str(each) for each in args or ()] if not isinstance(args, str) else args.split()
+        if "--json" in words and "--help" not in words and done.stdout.lstrip()[:1] in ("{", "["):
+            names = [cli.name] if cli.name not in ("cli", "kbuild", "kedro") else []
+            names += [each for each in words if not each.startswith("-") and each != "kbuild"]
+            name = " ".join(names[: 2 if names[0] in ("cache", "queue") else 1])
+            for line in done.stdout.splitlines():
+                fault = next(_documented(name).iter_errors(json.loads(line)), None)
+                if fault is not None:  # of several forms the nearest
+                    nearest = min(fault.context, key=lambda each: (len(each.schema_path) < 3, str(each)), default=fault)
+                    raise AssertionError(f"kbuild {name} --json: {nearest.json_path}: {nearest.message[:400]}")
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CliRunner, "invoke", invoke)
         yield
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,6 +68,46 @@ def python() -> str:
     return "\n".join(parts)
 
 
+def json_forms() -> str:
+    """Tables of what ``--json`` prints, of the schema that ships."""
+    defs = json.loads((DOCS / "output.schema.json").read_text(encoding="utf-8"))["$defs"]
+    parts = []
+    for name, form in defs.items():
+        title = f"kbuild {name}" if name.split()[0] in commands() else name
+        parts.append(f"## {title}\n\n{form.get('description', '')}".rstrip() + "\n")
+        for each in form.get("anyOf", [form]):
+            heading = f"{each['title'].capitalize()}:\n\n" if "title" in each else ""
+            rows = [f"| `{key}` | {kind} | {told} |" for key, kind, told in _rows(each, "")]
+            table = "\n".join(["| key | type | |", "|---|---|---|", *rows]) if rows else _kind(each)
+            parts.append(f"{heading}{table}\n")
+    return "\n".join(parts)
+
+
+def _rows(form: dict[str, Any], before: str) -> Iterator[tuple[str, str, str]]:
+    if form.get("type") == "array":
+        yield from _rows(form["items"], f"{before}[].")
+    for name, each in form.get("properties", {}).items():
+        key = f"{before}{name}"
+        absent = "" if name in form.get("required", ()) else " May be absent."
+        yield key, _kind(each), (each.get("description", "") + absent).strip()
+        inner = each.get("additionalProperties")
+        yield from _rows(each.get("items", each), f"{key}[]." if "items" in each else f"{key}.")
+        yield from _rows(inner, f"{key}.*.") if isinstance(inner, dict) else ()
+
+
+def _kind(form: dict[str, Any]) -> str:
+    if "$ref" in form:
+        name = form["$ref"].rpartition("/")[2]
+        return f"as [{name}](#{name})"
+    if "anyOf" in form:
+        return " or ".join(map(_kind, form["anyOf"]))
+    if "enum" in form or "const" in form:
+        return ", ".join(f"`{each}`" for each in form.get("enum", [form.get("const")]))
+    kinds = form.get("type", "any")
+    told = " or ".join(kinds) if isinstance(kinds, list) else kinds
+    return f"{told} of {_kind(form['items'])}" if "items" in form else told
+
+
 def llms() -> str:
     """``llms.txt`` as llmstxt.org has it: what this is, and the pages with the first sentence of each."""
     told = "The model you trained, served as it was trained: locked, reproducible images of Kedro models."
@@ -103,9 +145,15 @@ def _stated(node: ast.FunctionDef | ast.ClassDef) -> str:
     return "\n".join([f"class {node.name}({bases}):" if bases else f"class {node.name}:", *fields])
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"reference": reference, "exit codes": exit_codes, "python": python}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "reference": reference,
+    "exit codes": exit_codes,
+    "python": python,
+    "json": json_forms,
+}
 DOCS = Path(__file__).parent.parent / "kbuild" / "docs"
-PAGES = {"reference": DOCS / "commands.md", "exit codes": DOCS / "exit-codes.md", "python": DOCS / "python.md"}
+NAMES = {"reference": "commands", "exit codes": "exit-codes", "python": "python", "json": "json"}
+PAGES = {block: DOCS / f"{name}.md" for block, name in NAMES.items()}
 
 
 def render(page: str, name: str) -> str:

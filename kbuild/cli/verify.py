@@ -115,12 +115,12 @@ def command(
 
 
 def _show_rebuilt(rebuilt: Rebuilt, show: Show, *, report: Path | None, as_json: bool) -> None:
-    text = json.dumps(rebuilt.to_json(), indent=None if report is None else 2)
+    told = rebuilt.to_json()
     if report is not None:
-        write_report(report, text)
+        write_report(report, json.dumps(told, indent=2))
     differing = [each for each in rebuilt.reports.values() if each.verdict == "differs"]
     differences = "\n".join(each.diff.to_text(everything=True).rstrip() for each in differing)
-    click.echo(text if as_json else plain(differences) or str(rebuilt.digest))
+    click.echo(json.dumps(told) if as_json else plain(differences) or str(rebuilt.digest))
     rebuilt.raise_for_verdict()
     show.say("built again from its lock and model, it has the same digest")
 

@@ -12,7 +12,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Do": ("howto", "images", "audit", "triggers", "watching", "queue", "batch", "serving", "deploying"),
     "Come from": ("from-kedro-mlflow", "from-mlflow"),
     "Mend": ("troubleshooting", "exit-codes"),
-    "Look up": ("commands", "configuration", "python", "private-names", "changelog"),
+    "Look up": ("commands", "json", "configuration", "python", "private-names", "changelog"),
     "Know why": ("reproducible", "architecture", "decisions", "benchmarks", "libraries", "tried"),
 }
 """The pages by what one wants, in the order in which to read them."""

@@ -106,6 +106,7 @@ def test_an_archive_that_no_name_can_be_is_refused_before_a_model_is_looked_for(
 def test_a_batch_for_a_cluster_goes_to_it(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     manifest = {"rows": 9, "parts": [], "failed": 7, "reasons": {f"reason {number}": number for number in range(1, 8)}}
+    manifest |= {"job": "j", "input": [], "options": {}, "answered": 2, "rejected": "rejected", "rows_alone": "seen"}
 
     def score_on_spark(
         request: ImageRequest, batch: Batch, master: str, settings: dict[str, str], tools: Any

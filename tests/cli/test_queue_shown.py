@@ -17,7 +17,8 @@ from kbuild.errors import JobNotFound
 from kbuild.workflow.queue.states import Figures, JobState
 
 URL = "postgresql://127.0.0.1:9/none"
-DONE = JobState(id=3, model="models:/a/1", status="done", worker="w1", entry={"image": "x@sha256:1", "seconds": 2.0})
+ENTRY = {"model": "models:/a/1", "status": "built", "image": "x@sha256:1", "seconds": 2.0}
+DONE = JobState(id=3, model="models:/a/1", status="done", worker="w1", entry=ENTRY)
 WAITS = JobState(id=4, model="models:/b/2", status="waiting")
 
 

@@ -19,19 +19,18 @@ from kbuild.plan.left_out import LeftOut
 from kbuild.platform import Platform
 from kbuild.verify.rebuild import Claims, RebuildReport
 
+ONE, TWO, THREE = (f"sha256:{digit * 64}" for digit in "123")
 AMD, ARM = (Platform.parse(f"linux/{name}") for name in ("amd64", "arm64"))
 
 
 def report(verdict: Any, platform: Platform = AMD, **given: Any) -> RebuildReport:
     claims = Claims(
-        model="models:/m-1", base="scratch", platform=platform, lock_digest="l", model_digest="m", labels=(),
+        model="models:/m-1", base="scratch", platform=platform, lock_digest=THREE, model_digest=THREE, labels=(),
         compression="zstd", left_out=LeftOut(),
     )  # fmt: skip
-    after = "sha256:1" if verdict == "same" else "sha256:2"
+    after = ONE if verdict == "same" else TWO
     facts = {"packed_by": ("libzstd 1.5.5", None), "versions": {}, "reused_downloads": False, "seconds": {}}
-    return RebuildReport(
-        claims=claims, verdict=verdict, diff=ImageDiff(before="sha256:1", after=after), **(facts | given)
-    )
+    return RebuildReport(claims=claims, verdict=verdict, diff=ImageDiff(before=ONE, after=after), **(facts | given))
 
 
 @pytest.fixture
@@ -68,15 +67,15 @@ def test_the_same_digest_is_printed(rebuild: Any) -> None:
 def test_another_digest_is_an_error_with_both(rebuild: Any) -> None:
     done = rebuild({AMD: "differs"})
     assert isinstance(done.exception, VerificationFailed)
-    assert "building models:/m-1 again gives sha256:2, not sha256:1" in done.exception.message
-    assert "sha256:1" in done.stdout and "sha256:2" in done.stdout
+    assert f"building models:/m-1 again gives {TWO}, not {ONE}" in done.exception.message
+    assert ONE in done.stdout and TWO in done.stdout
 
 
 def test_another_compressor_has_a_verdict_and_a_code_of_its_own(rebuild: Any) -> None:
     done = rebuild({AMD: "repacked"}, "--json")
     assert isinstance(done.exception, PackedOtherwise) and done.exception.exit_code == 53
-    assert "packed otherwise by libzstd 1.5.5: sha256:1" in done.exception.message
-    assert "here a packer that it does not name gives sha256:2" in done.exception.message
+    assert f"packed otherwise by libzstd 1.5.5: {ONE}" in done.exception.message
+    assert f"here a packer that it does not name gives {TWO}" in done.exception.message
     assert json.loads(done.stdout)["verdict"] == "repacked"
 
 

@@ -106,7 +106,8 @@ def test_the_demo_writes_over_nobodys_files(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = SimpleNamespace(digest="sha256:1", size=246_000_000, engine="native")
+    digest = f"sha256:{'1' * 64}"
+    image = SimpleNamespace(digest=digest, size=246_000_000, engine="native")
     built = SimpleNamespace(reference="diabetes@sha256:1", image=image)
     asked: list[Any] = []
 
@@ -134,7 +135,7 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
     ):
         assert text in done.stderr and "namespaces" in done.stderr, text
     said = json.loads(CliRunner().invoke(demo_command.command, ["--dir", "here", "--json"]).stdout)
-    assert (said["dir"], said["run_id"], said["digest"]) == (f"{tmp_path}/here", RUN, "sha256:1")
+    assert (said["dir"], said["run_id"], said["digest"]) == (f"{tmp_path}/here", RUN, digest)
     assert (said["image"], said["prediction"], said["expected"]) == ("diabetes@sha256:1", [1.5], [1.5])
 
 
