@@ -119,9 +119,10 @@ def score(
 ) -> dict[str, Any]:
     """Score the tables of ``input`` into ``output`` with exactly what is served; returns the manifest of it.
 
-    ``model`` is what ``build_image`` takes, ``input`` a Parquet or CSV file, a folder, a pattern or a url, ``output`` a
-    folder, or a file that ends with .parquet or .csv. What was finished before is not scored again. Raises
-    InputRefused, RowsFailed, OtherAnswers, WorkerLost (``kbuild.scoring.errors``) and what ``kbuild pack`` ends with.
+    ``model`` is what ``build_image`` takes, ``input`` a Parquet or CSV file, a folder, a pattern, a url, or a Delta or
+    Iceberg table, ``output`` a folder, or a file that ends with .parquet or .csv. What was finished before is not
+    scored again. Raises InputRefused, RowsFailed, OtherAnswers, WorkerLost (``kbuild.scoring.errors``) and what
+    ``kbuild pack`` ends with.
     """
     asked = options or ScoreOptions()
     session = session or open_session()

@@ -66,10 +66,11 @@ def _read_settings(texts: tuple[str, ...]) -> dict[str, str]:
 def command(model: str, input: str, output: str, as_json: bool, **stated: Any) -> None:
     """Score the tables of IN with MODEL exactly as it is served, into OUT, and print OUT.
 
-    IN is a Parquet or CSV file, a folder of them, a pattern in quotes, or a url where the model's packages can read it;
-    OUT a folder, or one file that ends with .parquet or .csv. The archive of "kbuild pack" does the work, with its own
-    Python. Memory does not grow with the table. The same command goes on where it was stopped, if model, input and
-    options are the same; beside the answers lie a manifest, and the rows without an answer with their reasons.
+    IN is a Parquet or CSV file, a folder of them, a pattern in quotes, a Delta or Iceberg table (a folder, or
+    iceberg://CATALOG/NAMESPACE.TABLE), or a url, as far as the model's packages can read it; OUT a folder, or one file
+    that ends with .parquet or .csv. The archive of "kbuild pack" does the work, with its own Python. Memory does not
+    grow with the table. The same command goes on where it was stopped, if model, input and options are the same; beside
+    the answers lie a manifest, and the rows without an answer with their reasons.
     """
     show = Show()
     manifest = score(model, input, output, ScoreOptions(**stated), session=open_here(show))

@@ -45,7 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     from kbuild.scoring.settings import add_options
 
     parser = argparse.ArgumentParser(prog="kbuild-score", description=__doc__)
-    parser.add_argument("input", metavar="IN", nargs="?", help="a Parquet or CSV file, a folder, a pattern, a url")
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        nargs="?",
+        help="a Parquet or CSV file, a folder, a pattern, a url, a Delta or Iceberg table",
+    )
     parser.add_argument("output", metavar="OUT", nargs="?", help="a folder, or a file that ends with .parquet or .csv")
     add_options(parser)
     return parser
@@ -61,7 +66,7 @@ def _score(asked: argparse.Namespace) -> int:
 
     target = Target.of(asked.output)
     out = target.out
-    sources = find_sources(asked.input)
+    sources = find_sources(asked.input, dict if asked.overwrite else target.unfinished_input)
     kind = target.kind(asked.format, sources)
     target.refuse_input(asked.input, sources, kind)
     params = parse_params(asked.params)

@@ -1,4 +1,4 @@
-"""What is scored at a time: a run of a Parquet file's row groups, or of a CSV file's records.
+"""What is scored at a time: a run of a Parquet file's row groups, of a CSV file's records, of a snapshot's data files.
 
 The parts follow from the input and the options alone, not from who scores them: whoever starts again finds the same.
 CSV is what RFC 4180 says: comma, double quotes, the first record is the header; UTF-8.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+from kbuild.scoring import snapshots
 from kbuild.scoring.errors import InputRefused
 from kbuild.scoring.places import Place, without_queries, without_query
 
@@ -40,8 +41,9 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """``start`` and ``end`` are row groups of Parquet, bytes of CSV; ``first`` is the number of the first row, of CSV
-    that of its first line, both from 1; ``rows`` is how many there are, of CSV as many lines."""
+    """``start`` and ``end`` are row groups of Parquet, bytes of CSV, data files of a snapshot; ``first`` is the number
+    of the first row, of CSV that of its first line, both from 1; ``rows`` is how many there are, of CSV as many lines.
+    """
 
     number: int
     source: Source
@@ -66,8 +68,15 @@ class Part:
         return f"part-{self.number:05d}-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
 
 
-def find_sources(text: str) -> list[Source]:
-    """The tables that ``text`` means: a file, a folder, a pattern. Raises InputRefused."""
+def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> list[Source]:
+    """The tables that ``text`` means: a file, a folder, a pattern, a Delta or Iceberg table.
+
+    Of the last two it is the version that ``begun`` names (content by path), else the newest. Raises InputRefused.
+    """
+    found_snapshot = snapshots.find_snapshot(text, begun)
+    if found_snapshot is not None:
+        each = found_snapshot
+        return [Source(path=each.path, kind=each.kind, content=each.content, stamp=each.version)]
     place = Place(text)
     try:
         found = place.tables(tuple(ENDINGS))
@@ -99,7 +108,7 @@ def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
     """The parts of all, of about so many rows each. Raises InputRefused for what is no such table, or has no rows."""
     parts: list[Part] = []
     for source in sources:
-        divide = _row_groups if source.kind == "parquet" else _records
+        divide = {"parquet": _row_groups, "csv": _records}.get(source.kind, _data_files)
         for start, end, first, count, header in divide(source, rows):
             parts.append(
                 Part(number=len(parts), source=source, start=start, end=end, first=first, rows=count, header=header)
@@ -111,6 +120,8 @@ def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
 
 def columns_of(source: Source) -> list[str]:
     """The names of a table's columns, in order. Raises InputRefused."""
+    if source.kind in snapshots.KINDS:
+        return list(snapshots.looked_at(source.path, source.stamp).schema.names)
     with _naming(source), Place(source.path).reading() as file:
         if source.kind == "parquet":
             names = list(_open_parquet(file, source).schema_arrow.names)
@@ -123,6 +134,8 @@ def schema_of(source: Source) -> dict[str, Any]:
     """The Arrow types of a table's columns by name; those of CSV are texts. Raises InputRefused."""
     import pyarrow as pa
 
+    if source.kind in snapshots.KINDS:
+        return {field.name: field.type for field in snapshots.looked_at(source.path, source.stamp).schema}
     if source.kind != "parquet":
         return dict.fromkeys(columns_of(source), pa.string())
     with Place(source.path).reading() as file:
@@ -222,6 +235,16 @@ def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int,
     for number, size in enumerate(sizes):
         count += size
         if count >= rows or (number == len(sizes) - 1 and count):
+            yield start, number + 1, first + 1, count, None
+            start, first, count = number + 1, first + count, 0
+
+
+def _data_files(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
+    files = snapshots.looked_at(source.path, source.stamp).files
+    start = first = count = 0
+    for number, (_, size) in enumerate(files):
+        count += size
+        if count >= rows or (number == len(files) - 1 and count):
             yield start, number + 1, first + 1, count, None
             start, first, count = number + 1, first + count, 0
 

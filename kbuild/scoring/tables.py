@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kbuild.scoring import snapshots
 from kbuild.scoring.errors import InputRefused
 from kbuild.scoring.parts import Part, records
 from kbuild.scoring.places import Place, without_queries
@@ -52,6 +53,9 @@ class Batch:
 
 def read_batches(part: Part, types: dict[str, str], rows: int = BATCH_ROWS) -> Iterator[Batch]:
     """The batches of a part, in order; ``types`` are MLflow's by column. Raises InputRefused."""
+    if part.source.kind in snapshots.KINDS:
+        yield from _snapshot(part, types, rows)
+        return
     place = Place(part.source.path)
     try:
         if place.stamp() != part.source.stamp:
@@ -77,6 +81,17 @@ def _parquet(file: Any, part: Part, types: dict[str, str], rows: int) -> Iterato
         numbers = range(first, first + len(table))
         yield Batch(table=table, numbers=numbers, frame=_to_pandas(table, types), places=range(len(table)))
         first += len(table)
+
+
+def _snapshot(part: Part, types: dict[str, str], rows: int) -> Iterator[Batch]:
+    source, first = part.source, part.first
+    for read in snapshots.read_files(source.kind, source.path, source.stamp, range(part.start, part.end), rows):
+        step = max(1, min(rows, BATCH_BYTES * len(read) // max(1, read.nbytes)))
+        for start in range(0, len(read), step):
+            table = read.slice(start, step)
+            numbers = range(first, first + len(table))
+            yield Batch(table=table, numbers=numbers, frame=_to_pandas(table, types), places=range(len(table)))
+            first += len(table)
 
 
 def _to_pandas(table: Any, types: dict[str, str]) -> Any:

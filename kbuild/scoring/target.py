@@ -15,6 +15,7 @@ from kbuild.scoring import job as jobs
 from kbuild.scoring.errors import InputRefused, OtherAnswers
 from kbuild.scoring.parts import ENDINGS, Part, Source
 from kbuild.scoring.places import Place
+from kbuild.scoring.snapshots import ICEBERG
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,7 @@ class Target:
     def kind(self, asked: str | None, sources: Sequence[Source]) -> str:
         """parquet or csv; raises ConfigurationError where the file's name says other than what was asked."""
         if self.single is None:
-            return asked or sources[0].kind
+            return asked or ("csv" if sources[0].kind == "csv" else "parquet")
         named = self.single.suffix[1:]
         if asked not in (None, named):
             raise ConfigurationError(
@@ -50,12 +51,21 @@ class Target:
             for source in sources:
                 if os.path.realpath(source.path) == mine:
                     raise InputRefused(f"{self.single} is the input: answers would replace it", hint="name another OUT")
+        if text.startswith(ICEBERG):
+            return  # its catalog says where its files are, and they are of no folder's
         given = Place(text)
         made = [f"{self.out.text}/part-00000-{0:012x}.{kind}", *([] if self.single is None else [str(self.single)])]
         if any(given.finds(Place(each), tuple(ENDINGS)) for each in made):
             raise InputRefused(
                 f"answers in {self.single or self.out.text} would be input of {text}", hint="name an OUT outside of IN"
             )
+
+    def unfinished_input(self) -> dict[str, str]:
+        """What a batch that was begun there and is not finished reads: content by path. Raises OtherAnswers."""
+        if not self.out.exists(jobs.FILE):
+            return {}
+        job, _ = jobs.read(self.out)
+        return {} if self.manifest(job.digest) is not None else dict(job.content)
 
     def manifest(self, digest: str) -> dict[str, Any] | None:
         """The manifest of the job of this digest, None where its answers are not all there. Raises OSError."""
