@@ -127,45 +127,46 @@ def prepare(
     meanwhile = interpreter_meanwhile(environment, tools.cache / "downloads", tools.shared.leading)
     with meanwhile if request.cache_from is None else nullcontext():
         chosen = _base(request, bundle, platform, tools)
-    base = chosen.base
-    if chosen.is_new:
-        check_base(base, environment.wheels_glibc, packages, platform)
+        base = chosen.base
+        if chosen.is_new:
+            check_base(base, environment.wheels_glibc, packages, platform)
 
-    def download() -> dict[LockedPackage, Path]:
-        check_base(base, environment.wheels_glibc, packages, platform)  # before anything large is fetched for nothing
-        return download_packages(locked, packages, tools)
+        def download() -> dict[LockedPackage, Path]:
+            # Before anything large is fetched for nothing.
+            check_base(base, environment.wheels_glibc, packages, platform)
+            return download_packages(locked, packages, tools)
 
-    ingredients = Ingredients(
-        bundle=bundle,
-        lockfile=locked.lockfile,
-        base=base,
-        platform=platform,
-        runtime=runtime_digest(),
-        recipe=str(environment_recipe(locked.spec.python, platform)),
-    )
-    template, contexts = request.template, dict[str, str]()
-    if template.install_base is not None:
-        from kbuild.image.engines.install_context import place_install_base
-
-        template, contexts = place_install_base(template, platform)
-
-    def plan_with(groups: Sequence[PackageGroup], left_out: LeftOut) -> BuildPlan:
-        return make_plan(
-            ingredients,
-            groups,
-            template,
-            packed_by=packing(request.compression),
-            labels=dict(request.labels),
-            left_out=left_out,
+        ingredients = Ingredients(
+            bundle=bundle,
+            lockfile=locked.lockfile,
+            base=base,
+            platform=platform,
+            runtime=runtime_digest(),
+            recipe=str(environment_recipe(locked.spec.python, platform)),
         )
+        template, contexts = request.template, dict[str, str]()
+        if template.install_base is not None:
+            from kbuild.image.engines.install_context import place_install_base
 
-    if template.file is not None:
-        # Which packages share a layer is known from their files: what the template itself says is looked at before.
-        check_template(plan_with((), NOTHING), base, chosen.facts)
-    wheels = tuple(package for package in packages if package.manager == "pip")
-    with tools.shared.leading([f"download {locked.lockfile.digest}"]):
-        bring_split(request.cache_from, wheels, tools)
-        groups = split_wheels(wheels, cache=tools.cache, download=download)
+            template, contexts = place_install_base(template, platform)
+
+        def plan_with(groups: Sequence[PackageGroup], left_out: LeftOut) -> BuildPlan:
+            return make_plan(
+                ingredients,
+                groups,
+                template,
+                packed_by=packing(request.compression),
+                labels=dict(request.labels),
+                left_out=left_out,
+            )
+
+        if template.file is not None:
+            # Which packages share a layer is known from their files: what the template itself says is looked at before.
+            check_template(plan_with((), NOTHING), base, chosen.facts)
+        wheels = tuple(package for package in packages if package.manager == "pip")
+        with tools.shared.leading([f"download {locked.lockfile.digest}"]):
+            bring_split(request.cache_from, wheels, tools)
+            groups = split_wheels(wheels, cache=tools.cache, download=download)
     tell_large(wheels, tools)
     left_out = request.left_out
     if request.slim:

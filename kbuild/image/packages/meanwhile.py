@@ -1,4 +1,4 @@
-"""The interpreter laid out beside other work of a first build: meanwhile the base comes from a mirror or a registry."""
+"""The interpreter laid out beside other work of a first build: meanwhile the base comes, and wheels are looked into."""
 
 from __future__ import annotations
 
