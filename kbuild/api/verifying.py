@@ -88,6 +88,11 @@ def verify(
             tell=lambda verdict: tell_untagged(session, write_verdict(built, verdict, tools.store)),
             choose=asked.choose,
         )
+        progress.made(
+            f"answers as the trained model did, {report.tolerance}"
+            if report.compared
+            else "answers, compared with nothing"
+        )
     return VerifiedImage(image=reference.familiar, digest=built.digest, report=report)
 
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import platform
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -29,6 +30,7 @@ from kbuild.init.project_files import (
 from kbuild.process import run
 from kbuild.project.config import read_pyproject
 from kbuild.trigger.trigger_settings import LocalTrigger
+from kbuild.untrusted import folded
 
 _ACCEPTED = datetime.timedelta(days=180)
 """How long the policy that is written accepts what it names."""
@@ -104,11 +106,12 @@ def command(
 
 
 def _tell_local(source: InstallSource) -> None:
-    click.echo(
-        f"kbuild is installed from {source.local} here, which other machines do not have: give their jobs what pip can "
-        f"reach, such as: kbuild init --install {shlex.quote(source.instead)}",
-        err=True,
+    told = (
+        f"kbuild is installed from {source.local} here, which other machines do not have; give their jobs what pip can "
+        "reach, such as:"
     )
+    click.echo(folded(told, sys.stderr, indent=2), err=True)
+    click.echo(f"  kbuild init --install {shlex.quote(source.instead)}", err=True)
 
 
 def _tell(changes: list[FileChange], *, dry_run: bool, as_json: bool) -> None:
@@ -116,6 +119,7 @@ def _tell(changes: list[FileChange], *, dry_run: bool, as_json: bool) -> None:
         click.echo(json.dumps({change.path: change.action for change in changes}))
     for change in changes:
         if change.action == "kept":
-            click.echo(f"{change.path} was edited and is kept; {change.advice}", err=True)
+            told = f"{change.path} was edited and is kept; {change.advice}"
+            click.echo(folded(told, sys.stderr, indent=2), err=True)
         elif not as_json and not dry_run:
             click.echo(f"{change.action} {change.path}")

@@ -16,9 +16,10 @@ from kbuild.cli.bars import layer_lines, size_lines
 from kbuild.cli.config import env_option
 from kbuild.cli.options import complete_either, json_option, open_here, platform_option
 from kbuild.cli.show import SHORT, Show
+from kbuild.plan.make import LABEL_SIGNATURE
 from kbuild.platform import Platform
 from kbuild.tracking.image_tags import Tag
-from kbuild.untrusted import plain
+from kbuild.untrusted import BrokenText, parse_json, plain
 
 _COLUMN = 14
 
@@ -61,10 +62,13 @@ def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     starts = facts["entrypoint"]
     yield _line("entrypoint", shlex.join(map(str, starts)) if isinstance(starts, list) else starts)
     yield _line("user", facts["user"])
+    served = _signature(facts["labels"].get(LABEL_SIGNATURE))
+    yield from _columns(served)
     for kind in ("labels", "annotations"):
         # Most annotations say what the label of that name says, for tools that read no config.
         known = {} if kind == "labels" else facts["labels"]
         told = [(key, value) for key, value in sorted(facts[kind].items()) if known.get(key) != value]
+        told = [(key, value) for key, value in told if key != LABEL_SIGNATURE or not served]
         yield from [kind, *(f"  {key}={value}" for key, value in told)] if told else []
 
 
@@ -83,13 +87,25 @@ def _model_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line(key.replace("_", " "), facts[key])
     yield _line("flavors", ", ".join(facts["flavors"]))
     yield _line("size", f"{facts['size'] / 1e6:.1f} MB in {facts['files']} files")
-    for part, columns in (facts["signature"] or {}).items():
-        if isinstance(columns, list) and columns:
-            yield part
-            yield from (f"  {each.get('name', '-')}: {_type(each)}" for each in columns if isinstance(each, dict))
+    yield from _columns(facts["signature"] or {})
     if facts["tags"]:
         yield "its run says"
         yield from (f"  {key}={value}" for key, value in sorted(facts["tags"].items()))
+
+
+def _columns(signature: Mapping[str, Any]) -> Iterator[str]:
+    for part, columns in signature.items():
+        told = [each for each in columns if isinstance(each, dict)] if isinstance(columns, list) else []
+        yield from [part, *(f"  {each.get('name', '-')}: {_type(each)}" for each in told)] if told else []
+
+
+def _signature(label: str | None) -> Mapping[str, Any]:
+    """What the label holds; empty where an image says something else under its name, which is shown as it is."""
+    try:
+        held = parse_json(label or "{}")
+    except BrokenText:
+        return {}
+    return held if isinstance(held, dict) and any(_columns(held)) else {}
 
 
 def _type(column: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def _narrow(image: ListedImage) -> Iterator[tuple[str, ...]]:
     """A row for each name, and of a digest and a run as much as other commands need."""
     _, digest, platform, size, built, run = _row(image)
     names = image.names or ("-",)
-    yield names[0], digest[:_LEAST], platform.replace("linux/", ""), size, built[2:], run[:8]
+    yield names[0], digest[:_LEAST], platform.replace("linux/", ""), size, built.partition(" ")[0], run[:8]
     yield from ((name, *[""] * (len(_TITLES) - 1)) for name in names[1:])
 
 

@@ -38,7 +38,7 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     asked = LockOptions(**options)
     locked = lock(model, asked, output=output, base=base, force=force, session=open_here(show))
     managers = [package.manager for package in locked.lockfile.packages]
-    show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, lock {locked.origin}")
+    show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, each by url and sha256")
     given = "" if model is None else f" {shlex.quote(model)}"
     show.next(
         {

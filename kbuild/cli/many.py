@@ -17,7 +17,7 @@ import click
 from kbuild.cache.limit import parse_size
 from kbuild.cli.show import Show, amount
 from kbuild.errors import ConfigurationError, InvalidReference, OutputError, SomeFailed
-from kbuild.model.model_reference import ModelReference
+from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.progress import Progress
 from kbuild.untrusted import LARGEST, BrokenText, read_text, why
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Outcome, Phases, Tools, build_many, has_placeholder
@@ -59,7 +59,7 @@ def read_references(source: str) -> dict[str, int | None]:
     if bad:
         many = f"more than {_MOST_FAULTS}" if len(bad) > _MOST_FAULTS else len(bad)
         shown = "; ".join(bad[:_MOST_FAULTS])
-        raise InvalidReference(f"{source} has {many} lines that name no model: {shown}")
+        raise InvalidReference(f"{source} has {many} lines that name no model: {shown}", hint=FORMS)
     return found
 
 

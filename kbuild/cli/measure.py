@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -14,9 +15,11 @@ from kbuild.cli.options import image_argument, json_option, open_here, platform_
 from kbuild.cli.show import Show
 from kbuild.measuring.profile import LoadFound, Profile, told_size
 from kbuild.platform import Platform
+from kbuild.untrusted import folded
 
 _MOST = 256
-_TITLES = ("CONNECTIONS", "ANSWERS", "FAILED", "REQUESTS/S", "P50 MS", "P90 MS", "P99 MS", "WORST MS", "PROCESSORS")
+_TITLES = ("CONNECTIONS", "ANSWERS", "FAILED", "REQUESTS/S", "P50 MS", "P90 MS", "P99 MS", "WORST MS", "CPUS")
+_BELOW = len("machine  ")
 
 
 def _connections(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
@@ -98,8 +101,8 @@ def _lines(name: str, profile: Profile) -> list[str]:
     rows = [_TITLES, *map(_row, profile.loads)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"image    {name} ({digest}{profile.platform})",
-        f"machine  {profile.where}",
+        *folded(f"image    {name} ({digest}{profile.platform})", sys.stdout, indent=_BELOW).split("\n"),
+        *folded(f"machine  {profile.where}", sys.stdout, indent=_BELOW).split("\n"),
         f"cpu      {profile.cpu}, worker processes: {profile.workers} ({kept})",
         f"start    {profile.start:.1f} s until it was ready",
         f"memory   {told_size(profile.idle)} idle, {told_size(profile.peak)} at most under load ({host.memory_by})",

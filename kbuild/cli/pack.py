@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,14 @@ def command(model: str | None, output: Path, no_cache: bool, as_json: bool, **op
     """
     show = Show()
     result = pack(model, output, BuildOptions(**options), no_cache=no_cache, session=open_here(show))
-    show.say(f"{result.size / 1e6:.0f} MB; unpack it anywhere: bin/kbuild-score IN OUT")
+    show.say(f"{result.size / 1e6:.0f} MB; it runs wherever it is unpacked:")
+    folder = shlex.quote(result.path.name.partition(".")[0] or "model")
+    show.next(
+        {
+            f"mkdir {folder} && tar -xf {shlex.quote(str(result.path))} -C {folder}": "unpack it",
+            f"{folder}/bin/kbuild-score IN OUT": "score tables",
+        }
+    )
     told = {
         "path": str(result.path),
         "digest": str(result.digest),

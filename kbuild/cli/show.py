@@ -25,7 +25,7 @@ _TALK = "kbuild.talk"
 _SILENCE = 10.0  # seconds after which a log is told that the work goes on
 SHORT = 12  # figures of a digest that name an image of this machine, as kbuild list shows them
 _COLUMN = 10  # where what a phase made begins
-_WORTH_TELLING = 0.05  # seconds; a phase that took less and made nothing is not shown
+_WORTH_TELLING = 1.0  # seconds; a phase that took less and made nothing new is not shown
 
 
 class Show:
@@ -40,6 +40,7 @@ class Show:
         asked = None if context is None else context.meta.get(_TALK)
         self.seconds: dict[str, float] = {}
         self._made: dict[str, str] = {}
+        self._drawn: RichProgress | None = None
         self._quiet = asked == "quiet" if quiet is None else quiet
         self._verbose = asked == "verbose" if verbose is None else verbose
         self._console = None if self._quiet else _terminal()
@@ -76,7 +77,8 @@ class Show:
         begin = time.monotonic()
         told = _Told(self.say, phase)
         if self._console is not None and self._console.is_terminal and not self._verbose:
-            with _live(self._console, told) as progress:
+            with self._alone(), _live(self._console, told) as (bar, progress):
+                self._drawn = bar
                 yield progress
         else:
             yield _Plain(told, verbose=self._verbose)
@@ -88,6 +90,19 @@ class Show:
             self._made[phase] = told.result
         if is_new or took >= _WORTH_TELLING:
             self.say(f"{phase:<9} {told.result or 'done'}, {took:.1f} s")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two lines that are drawn at once leave the first of them behind: the outer phase's waits."""
+        outer = self._drawn
+        if outer is not None:
+            outer.stop()
+        try:
+            yield
+        finally:
+            self._drawn = outer
+            if outer is not None:
+                outer.start()
 
 
 def talk_options(command: click.Command) -> click.Command:
@@ -116,7 +131,7 @@ def _terminal() -> Console | None:
 
 
 @contextmanager
-def _live(console: Console, told: _Told) -> Iterator[Progress]:
+def _live(console: Console, told: _Told) -> Iterator[tuple[RichProgress, Progress]]:
     from rich.progress import Progress as RichProgress
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
@@ -130,7 +145,7 @@ def _live(console: Console, told: _Told) -> Iterator[Progress]:
     )
     with RichProgress(*columns, console=console, transient=True, expand=True) as bar:
         task = bar.add_task("", total=None, phase=told.phase)
-        yield _Live(bar, int(task), told)
+        yield bar, _Live(bar, int(task), told)
 
 
 def _broken(text: str, console: Console) -> str:
@@ -206,13 +221,13 @@ def amount(done: int, total: int | None, unit: str) -> str:
     """``12.3/250.1 MB`` or ``3/110 packages``."""
     if unit == "bytes":
         return f"{done / 1e6:.1f}/{total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
-    return f"{done}/{total} {unit}" if total else f"{done} {unit}"
+    return f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
 
 
 def counted(doing: str, done: int, total: int | None, unit: str) -> str:
     """What is being done and how far it is: ``installing 10/87 wheels`` for ``installing 87 wheels``."""
     far = amount(done, total, unit)
-    whole = f"{total} {unit}"
-    if total and whole in doing:
-        return doing.replace(whole, far, 1)
+    for whole in (f"{total} {unit}", f"{total:,} {unit}") if total else ():
+        if whole in doing:
+            return doing.replace(whole, far, 1)
     return f"{doing}, {far}" if doing else far

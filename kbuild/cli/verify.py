@@ -91,13 +91,12 @@ def command(
     verified = verify(image, asked, session=session)
     report = verified.report
     if report.compared:
-        show.say(f"the image predicts what the trained model did, {report.tolerance}")
         if report.verdict != "passed":
             kept = f"the model's own tolerance ({report.own}) it does not keep"
             show.complain(f"{kept}: its run is tagged {report.verdict!r}, not 'passed'", style="yellow")
         show.say(f"largest difference: {report.largest or 'none, every value is equal'}")
     else:
-        show.say("the image answers; the model recorded no prediction to compare with", style="yellow")
+        show.say("the model recorded no prediction to compare with", style="yellow")
     name = f"sha256:{verified.digest.hex[:SHORT]}"
     show.next(
         {

@@ -37,6 +37,11 @@ class ModelReference:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def short(self) -> str:
+        """As progress names it: the whole id of a run was typed, or told when it was chosen."""
+        return self.text if self.run_id is None else self.text.replace(self.run_id, self.run_id[:8])
+
     def at(self, version: str) -> ModelReference:
         """The registered model of this name at that version, whatever alias led there."""
         return ModelReference(kind="registered", text=f"models:/{self.name}/{version}", name=self.name, version=version)

@@ -24,6 +24,7 @@ MODEL_PATH = "/opt/model"
 RUNTIME_PATH = "/opt/kbuild"
 PORT = 8080
 LABEL_MODEL_URI = "io.kbuild.model.uri"
+LABEL_SIGNATURE = "io.kbuild.signature"
 LABEL_RUN_ID = "io.kbuild.run.id"
 LABEL_UNSIGNED = "io.kbuild.base.unsigned"
 LABEL_LEFT_OUT = "io.kbuild.slim.left-out"
@@ -87,7 +88,7 @@ def make_plan(
         # Of no more weight for the digest than what serves, which lies in the image and brings the version with it.
         "io.kbuild.version": __version__,
         "io.kbuild.git.dirty": "true" if facts.record.get("git_dirty") is True else None,
-        "io.kbuild.signature": None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
+        LABEL_SIGNATURE: None if facts.signature is None else json.dumps(facts.signature, sort_keys=True),
         **labels_for_tools(facts, base),
     }
     check_labels(labels or {})
@@ -108,7 +109,7 @@ def make_plan(
             stop_signal="SIGTERM",
             labels=tuple(sorted({**stated, **(labels or {})}.items())),
         ),
-        annotations=tuple(sorted((k, v) for k, v in stated.items() if k != "io.kbuild.signature")),
+        annotations=tuple(sorted((k, v) for k, v in stated.items() if k != LABEL_SIGNATURE)),
         dockerfile="",
         packed_by=packed_by,
     )

@@ -205,7 +205,7 @@ def fetch_model(model: str, tools: Tools, workdir: Path, *, reuse: bool = True) 
     with tools.phases("fetch") as progress:
         progress.note(f"fetching {reference}")
         bundle = tools.store.fetch(reference, workdir / "model", kept=reuse)
-        progress.made(f"{reference}, trained with Python {bundle.facts.python_version}")
+        progress.made(f"{reference.short}, trained with Python {bundle.facts.python_version}")
         return bundle
 
 

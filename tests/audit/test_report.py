@@ -246,6 +246,21 @@ def test_what_is_said_of_many_packages_alike_is_one_row(subject: Subject) -> Non
     assert "362 findings" in summary(report) and len(report.to_json()["findings"]) == 362
 
 
+def test_what_a_service_said_is_told_once(subject: Subject) -> None:
+    said = "the service osv.example does not answer: Connection refused"
+    unchecked = Unchecked(check="vulnerabilities", where="pip:six", reason=f"{said}", remedy="give --advisories FILE")
+    sources = (
+        Source(name="the service osv.example", fault=f"no answer for 1 package: {said}"),
+        Source(name="advisories.zip", fault="two records: they are broken"),
+    )
+    result = CheckResult(check="vulnerabilities", unchecked=(unchecked,), sources=sources)
+    report = make_report(subject, [result], parse_policy({}, source="test"), today=date(2026, 11, 22), fail_on="low")
+    text = table(report, width=200, colour=False)
+    assert text.count(said) == 1
+    assert "advisories: the service osv.example; no answer for 1 package\n" in text
+    assert "advisories: advisories.zip; two records: they are broken\n" in text
+
+
 @pytest.mark.parametrize(
     "trick", ["\x1b[2J\x1b]0;clean\x07", "\x9b31m", "\u202eevil", "a\rclean", "\u2028x", "\x08\x08"]
 )

@@ -78,7 +78,11 @@ def test_an_archive_is_printed_with_its_digest(
     monkeypatch.setattr(packing, "pack_model", pack_model)
     done = call("pack", "models:/churn/3", "-o", "m.tar.zst", "--label", "team=a", "--base", "debian:trixie")
     assert (done.exit_code, done.stdout) == (0, f"m.tar.zst\tsha256:{'1' * 64}\n"), done.exception
-    assert "13 MB; unpack it anywhere" in done.stderr
+    assert "13 MB; it runs wherever it is unpacked:" in done.stderr
+    assert (
+        "  mkdir m && tar -xf m.tar.zst -C m  # unpack it\n  m/bin/kbuild-score IN OUT          # score tables\n"
+        in done.stderr
+    )
     assert ("nothing has changed since this was packed" in done.stderr) is reused
     ((request, output, reuse),) = asked
     assert (request.model, request.base, request.labels) == ("models:/churn/3", "debian:trixie", (("team", "a"),))

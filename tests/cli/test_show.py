@@ -17,6 +17,7 @@ from kbuild.cli.show import Show, amount, talk_options
         (1_500_000, 3_000_000, "bytes", "1.5/3.0 MB"),
         (1_500_000, None, "bytes", "1.5 MB"),
         (3, 110, "wheels", "3/110 wheels"),
+        (50_000, 240_000, "rows", "50,000/240,000 rows"),
         (3, None, "wheels", "3 wheels"),
     ],
 )
@@ -60,11 +61,19 @@ def test_a_phase_that_made_nothing_and_took_no_time_is_not_shown(capsys: pytest.
     assert lines_of(capsys) == []
 
 
-def test_what_is_asked_for_again_and_is_there_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_asked_for_again_and_is_there_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where looking for it took a moment, as it does of 205 MB on a busy machine."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("kbuild.cli.show.time", SimpleNamespace(monotonic=lambda: clock.now))
     show = Show()
     for made in ("88 packages", "88 packages", "3 packages"):
         with show("download") as progress:
             progress.made(made)
+            clock.now += 0.3
+    with show("record"):
+        clock.now += 0.3
     assert lines_of(capsys) == ["download  88 packages, N s", "download  3 packages, N s"]
 
 
@@ -132,9 +141,29 @@ def test_on_a_terminal_a_live_line_says_what_is_being_done(monkeypatch: pytest.M
     live = [part for part in re.split(r"[\r\n]", drawn) if "fetching numpy" in part and "2.0/250.0 MB" in part]
     assert live and "download" in live[-1]
     stays = drawn.rpartition("\x1b[?25h")[2]  # the cursor is shown again
-    assert re.search(r"download  88 packages, 0\.\d s\n", stays), stays
+    assert re.search(r"download  88 packages, \d\.\d s\n", stays), stays
     assert "that was all" in stays and "[not markup]" in stays and "fetching" not in stays
     assert "the mirror lags\n" in drawn
+
+
+def test_of_a_phase_within_another_only_the_inner_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two lines that were drawn at once left the first of them on the screen."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr("kbuild.cli.show._terminal", lambda: console)
+    show = Show()
+    with show("unpack") as outer:
+        time.sleep(0.15)
+        with show("stage") as inner:
+            begun = len(stream.getvalue())
+            inner.made("3 packages")
+            time.sleep(0.25)
+            meanwhile = stream.getvalue()[begun:]
+        time.sleep(0.15)
+        outer.made("9 files")
+    assert "stage" in meanwhile and "unpack" not in meanwhile
+    assert re.search(r"stage     3 packages, \d\.\d s\n", stream.getvalue())
+    assert re.search(r"unpack    9 files, \d\.\d s\n$", stream.getvalue())
 
 
 def test_a_long_note_takes_no_room_from_what_stands_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

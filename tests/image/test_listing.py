@@ -104,6 +104,7 @@ def test_in_a_narrow_terminal_each_name_has_a_row(
     command.main([], standalone_mode=False)
     _, first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{names[0]} ") and len(first) <= 80
+    assert " 1970-01-01 " in first, "the day as ISO 8601 writes it"
     assert tuple(others) == names[1:]
     (short,) = [word for word in first.split() if word.startswith("sha256:")]
     assert images.beginning_with(short) == built.digest

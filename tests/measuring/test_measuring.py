@@ -311,6 +311,7 @@ def test_the_command_prints_a_table_and_on_which_machine(asked: list[Any]) -> No
     assert lines[1] == "machine  2 processors x86_64 (Xeon), Linux 6.1, Docker 26.1.5"
     assert "150 MiB idle, 200 MiB at most" in done.stdout
     assert lines[-2].split()[:4] == ["CONNECTIONS", "ANSWERS", "FAILED", "REQUESTS/S"]
+    assert max(map(len, lines[-2:])) <= 80, "a terminal's usual width"
     assert lines[-1].split() == ["8", "610", "0", "122.0", "61.0", "70.0", "86.0", "90.0", "1.00"]
     ((_, options),) = asked
     assert (options.connections, options.seconds, options.cpu) == ((1, 8), 2.0, "1")

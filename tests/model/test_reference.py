@@ -63,3 +63,15 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     except InvalidReference:
         return
     assert reference.kind in ("run", "logged", "registered", "path")
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("0123456789abcdef" * 2, "01234567"),
+        (f"runs:/{'ab' * 16}/churn", "runs:/abababab/churn"),
+        ("models:/churn/3",) * 2,
+    ],
+)
+def test_progress_names_a_run_by_the_beginning_of_its_id(text: str, short: str) -> None:
+    assert ModelReference.parse(text).short == short

@@ -145,7 +145,10 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
     ]
     for source in report.sources:
         dated = f", newest of {source.date}, {source.records} records" if source.date else ""
-        fault = f"; {source.fault}" if source.fault else ""
+        # What it said is told with what could not be checked for it.
+        what, _, said = (source.fault or "").partition(": ")
+        told = what if any(said and said in each.reason for each in report.unchecked) else source.fault
+        fault = f"; {told}" if told else ""
         others.append(f"advisories: {source.name}{dated}{fault}")
     return unchecked, accepted, others
 

@@ -135,7 +135,8 @@ class Environment:
         tag = f"cpython-{self._target.short.replace('.', '')}"
         invalid = check_bytecode(trees, folders, tag, compiler, run=self._run)
         if invalid:
-            progress.tell(f"no bytecode of {len(invalid)}, which Python cannot compile: {', '.join(invalid)}")
+            # Templates that packages bring are none of the user's matter.
+            progress.note(f"no bytecode of {len(invalid)}, which Python cannot compile: {', '.join(invalid)}")
 
 
 def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:

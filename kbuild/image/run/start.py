@@ -58,7 +58,7 @@ def start_image(
         except EngineUnavailable as error:
             if wanted == "docker":
                 raise
-            progress.tell(f"no Docker here ({error.message.partition(':')[0]}): running it in namespaces")
+            progress.tell(f"{error.message.partition(':')[0]}: running it in namespaces")
         else:
             # A name of its own: the user's tags stay where they are, and it goes when this container does, while
             # another process may run the same image.

@@ -58,6 +58,7 @@ class Auditor:
         with tools.phases("prepare") as progress:
             self._network = find_network(tools, environ)
             self._checks = make_checks(request, self._network, progress, downloads=tools.cache / "downloads")
+            progress.made("indexes and advisories")
 
     def audit_lock(self, path: Path) -> Audited:
         """A lockfile by itself: nothing is known of a model or an image. Raises LockfileInvalid."""
@@ -108,6 +109,7 @@ class Auditor:
                     gathered = self._gather(reference, "image", bundle, workdir, progress, facts)
                 gathered, tags = self._with_run(gathered, gathered.subject.bundle)
                 planned = self._planned(image, read, gathered.subject, tags, progress)
+                progress.made("the model in the image, and its lock" if model else "its lock")
             return self._audit(_with_image(gathered, facts, (), planned))
 
     def audit_registered(self) -> Iterator[tuple[str, Audited | KbuildError]]:

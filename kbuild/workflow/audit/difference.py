@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kbuild.errors import ModelNotFound
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.progress import Progress
+from kbuild.untrusted import BrokenText, parse_json
 from kbuild.workflow import Tools
 
 _PARAMETER = re.compile(r"artifacts/params_(?P<name>[^/]+)\.json")
@@ -40,6 +42,9 @@ def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Prog
     if run_id is not None:
         try:
             facts = tools.store.read_run(run_id)
+            # Those that the run holds too are told by their names there.
+            run_names = facts.parameters.keys()
+            parameters = {name: v for name, v in parameters.items() if name.removeprefix("params:") not in run_names}
             parameters |= facts.parameters
             metrics |= facts.metrics
             path = tools.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", workdir / "lock")
@@ -53,8 +58,23 @@ def _side(reference: ModelReference, workdir: Path, tools: Tools, progress: Prog
 def _model_parameters(bundle: ModelBundle) -> dict[str, str]:
     """The parameters of the inference pipeline, which travel with the model as small JSON files."""
     named = ((_PARAMETER.fullmatch(file.path), file) for file in bundle.files if file.size <= _MAX_PARAMETER)
-    return {
-        f"params:{match['name']}": " ".join((bundle.root / file.path).read_text(encoding="utf-8").split())
-        for match, file in named
-        if match is not None
-    }
+    found: dict[str, str] = {}
+    for match, file in named:
+        if match is not None:
+            text = (bundle.root / file.path).read_text(encoding="utf-8")
+            found |= _flat(f"params:{match['name']}", text)
+    return found
+
+
+def _flat(name: str, text: str) -> dict[str, str]:
+    """A mapping by the names that runs have for what is in it (``m.k``): what differs is not told with the rest."""
+    try:
+        value = parse_json(text)
+    except BrokenText:
+        value = None
+    if not isinstance(value, dict) or not value:
+        return {name: value if isinstance(value, str) else " ".join(text.split())}
+    flat: dict[str, str] = {}
+    for key, part in value.items():
+        flat |= _flat(f"{name}.{key}", json.dumps(part))
+    return flat

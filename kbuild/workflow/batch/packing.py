@@ -157,10 +157,10 @@ class _Archive:
         """The same, as a folder of links."""
 
         def make(folder: Path) -> None:
+            entries = self._entries("unpacked")
             with self.tools.phases("unpack") as progress, room_for(folder) as room:
-                entries = self._entries("unpacked")
                 lay_entries(entries, folder, room)
-                progress.made(f"{len(entries)} files")
+                progress.made(f"{len(entries):,} files")
 
         with writing("the unpacked archive"):
             return cached_tree(self.tools.cache / UNPACKED / f"archives-{RECIPE}" / self._key().hex, make, sealed=False)
@@ -206,7 +206,7 @@ class _Archive:
                 total = sum(entry.size for entry in entries)
                 chunks = counted(tar_chunks(entries), total, progress)
                 written = write_blob(chunks, cache.compression, folder, scratch=".archive", ahead=room.add)
-                progress.made(f"{len(entries)} files, {total / 1e6:.0f} MB in {written.size / 1e6:.0f} MB")
+                progress.made(f"{len(entries):,} files, {total / 1e6:.0f} -> {written.size / 1e6:.0f} MB")
             blob = PackedBlob(
                 media_type=media.LAYERS[cache.compression],
                 digest=written.digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,14 @@ def score_tables(request: ImageRequest, batch: Batch, tools: Tools) -> dict[str,
     with unpacked_model(request, tools) as model, model.tools.phases("score") as progress:
         manifest = ask_scorer(model.folder, batch.argv(), model.tools, progress)
         failed = f", {manifest['failed']:,} without an answer" if manifest["failed"] else ""
-        progress.made(f"{manifest['rows']:,} rows in {len(manifest['parts'])} parts{failed}")
+        progress.made(f"{manifest['rows']:,} rows in {told_parts(manifest)}{failed}")
         return manifest
+
+
+def told_parts(manifest: Mapping[str, Any]) -> str:
+    """``1 part`` or ``24 parts``."""
+    number = len(manifest["parts"])
+    return f"{number:,} part{'' if number == 1 else 's'}"
 
 
 def ask_scorer(folder: Path, argv: Sequence[str], tools: Tools, progress: Progress) -> dict[str, Any]:
@@ -78,10 +84,12 @@ def ask_scorer(folder: Path, argv: Sequence[str], tools: Tools, progress: Progre
             said.append(make_error(*told["error"]))
         elif isinstance(told, dict) and "rows" in told:
             left = "" if told["left"] is None else f", {told['left']:.0f} s left"
-            progress.note(f"{told['rate']:,.0f} rows/s{left}")
+            if told["rate"]:  # none is known of what the first report says is done
+                progress.note(f"{told['rate']:,.0f} rows/s{left}")
             progress.count(told["rows"], told["total"], "rows")
 
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    progress.note("loading the model")
     done = tools.run([str(folder / SCORE), "--progress=json", *argv], env=environ, on_line=hear)
     if said:
         raise said[0]

@@ -19,7 +19,7 @@ from kbuild.image.engines.archive import SCORE
 from kbuild.progress import Progress
 from kbuild.scoring.errors import SparkFailed
 from kbuild.workflow.batch.packing import unpacked_model
-from kbuild.workflow.batch.scoring import Batch, ask_scorer, make_error
+from kbuild.workflow.batch.scoring import Batch, ask_scorer, make_error, told_parts
 from kbuild.workflow.prepare import ImageRequest
 from kbuild.workflow.tools import Tools
 
@@ -50,7 +50,7 @@ def score_on_spark(
             # The options again, but for the one that would remove what was just made.
             rest = [each for each in batch.argv() if each != "--overwrite"]
             manifest = ask_scorer(model.folder, ["--only=finish", *rest], tools, progress)
-            progress.made(f"{manifest['rows']:,} rows in {len(manifest['parts'])} parts, by {master}")
+            progress.made(f"{manifest['rows']:,} rows in {told_parts(manifest)}, by {master}")
             return manifest
 
 

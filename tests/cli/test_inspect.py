@@ -1,0 +1,42 @@
+"""What ``kbuild inspect`` makes of what an image says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kbuild.cli.inspect import _image_lines
+
+SIGNATURE = {
+    "inputs": [
+        {"name": "engines", "required": True, "type": "long"},
+        {"name": "crew", "required": False, "type": "long"},
+    ],
+    "outputs": [{"name": "price", "required": True, "type": "double"}],
+}
+
+
+def _lines(label: str) -> list[str]:
+    labels = {"io.kbuild.run.id": "b1f3", "io.kbuild.signature": label}
+    facts = {"digest": "sha256:1", "config_digest": "sha256:2", "platform": "linux/amd64", "unpacked": None, "size": 1}
+    return [*_image_lines({**facts, "layers": [], "entrypoint": [], "user": "1", "labels": labels, "annotations": {}})]
+
+
+def test_the_columns_of_a_request_are_listed_and_not_shown_as_json() -> None:
+    lines = _lines(json.dumps(SIGNATURE))
+    begin = lines.index("inputs")
+    assert lines[begin:] == [
+        "inputs",
+        "  engines: long",
+        "  crew: long, may be left out",
+        "outputs",
+        "  price: double",
+        "labels",
+        "  io.kbuild.run.id=b1f3",
+    ]
+
+
+@pytest.mark.parametrize("label", ["none", "[1]", '{"inputs": 1}', '{"inputs": [1]}', "{", "[" * 9000])
+def test_a_label_that_is_no_signature_is_shown_as_it_is(label: str) -> None:
+    assert f"  io.kbuild.signature={label}" in _lines(label)

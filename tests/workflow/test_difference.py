@@ -1,0 +1,27 @@
+"""What two models' parameters are compared by."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kbuild.workflow.audit.difference import _flat
+
+OPTIONS = {"test_size": 0.2, "features": ["engines", "crew"], "fit": {"solver": "lbfgs"}}
+
+
+def test_a_mapping_is_compared_key_by_key_as_a_run_names_them() -> None:
+    """A whole mapping on both sides of an arrow hid the one key that differed."""
+    assert _flat("params:model_options", json.dumps(OPTIONS)) == {
+        "params:model_options.test_size": "0.2",
+        "params:model_options.features": '["engines", "crew"]',
+        "params:model_options.fit.solver": "lbfgs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("0.2", "0.2"), ("{}", "{}"), ('"lbfgs"', "lbfgs"), ("[1,\n 2]", "[1, 2]"), ("{", "{")]
+)
+def test_what_is_no_mapping_stays_whole(text: str, shown: str) -> None:
+    assert _flat("params:k", text) == {"params:k": shown}
