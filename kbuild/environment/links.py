@@ -6,7 +6,8 @@ Each is told as an HTML page of links, so that whoever reads an index's page rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from kbuild.errors import ConfigurationError
 
+_LINK = re.compile(r"(?=<a\s)", re.IGNORECASE)  # before each
 _ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
 
 
@@ -96,3 +98,15 @@ def folder_page(url: str, name: str) -> Page | None:
 
 def _listing(url: str, paths: Iterable[Path]) -> Page:
     return Page(url=url, html="".join(f'<a href="{escape(path.as_uri())}"></a>\n' for path in sorted(paths)))
+
+
+def links_near(html: str, near: Collection[str]) -> str:
+    """Of a page's text the links where one of these texts stands, without the megabytes of others that it may have."""
+    places = [place for text in near for place in (html.find(text), html.rfind(text)) if place >= 0]
+    if not places:
+        return ""
+    begin, end = min(places), _LINK.search(html, max(places) + 1)
+    while (begin := max(html.rfind(tag, 0, begin) for tag in ("<a", "<A"))) > 0 and not html[begin + 2].isspace():
+        pass  # another tag, such as <abbr>
+    around = html[max(begin, 0) : len(html) if end is None else end.start()]
+    return "".join(link for link in _LINK.split(around) if any(text in link for text in near))

@@ -25,7 +25,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.index.pip_settings import SETTINGS, network_variables
-from kbuild.environment.links import Page, flat_page, folder_page, is_local, location
+from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
 from kbuild.urls.credentials import hide_credentials, is_for, permitted, split_credentials, without_credentials
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 # pip's order of precedence: its variables, the section of the command, the global section.
 _SECTIONS = (":env:", "install", "global")
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+# Links of a page are found without reading the rest, which JSON has to be; an index that speaks nothing else may.
+_ACCEPT_NEAR = "application/vnd.pypi.simple.v1+html, text/html;q=0.9, */*;q=0.1"
 _TIMEOUT = 15.0
-_LINK = re.compile(r"(?=<a\s)", re.IGNORECASE)  # before each
 _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 
 
@@ -206,7 +207,8 @@ def _ask(place: str, environ: Mapping[str, str], session: requests.Session, near
 
     url, auth = split_credentials(place, environ)
     try:
-        response = session.get(url, auth=auth, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
+        accept = _ACCEPT_NEAR if near else _ACCEPT
+        response = session.get(url, auth=auth, headers={"Accept": accept}, timeout=_TIMEOUT)
         if response.status_code == requests.codes.not_found:
             return []
         response.raise_for_status()
@@ -236,8 +238,7 @@ def _files(response: requests.Response, near: Collection[str]) -> list[IndexFile
 
 def _page_files(page: Page, near: Collection[str] = ()) -> list[IndexFile]:
     parser = _Links()
-    links = [link for link in _LINK.split(page.html) if any(text in link for text in near)]
-    parser.feed("".join(links) or page.html)
+    parser.feed(links_near(page.html, near) or page.html)
     return [_html_file(urljoin(page.url, attributes["href"] or ""), attributes) for attributes in parser.links]
 
 
