@@ -9,6 +9,7 @@ import os
 import pickle
 import zipfile
 import zlib
+from random import Random
 from typing import Any
 
 import numpy
@@ -59,6 +60,33 @@ def test_whatever_letters_it_is_written_in(make_bundle: Any, write: Any, data: b
     places = [text] if write in ASCII85 else [text, json.dumps({"model": text.decode()}).encode()]
     for place in places:
         assert "pickle-dangerous" in {each.id for each in scan(make_bundle, place).findings}
+
+
+LETTERS = [write for name, write in WRITTEN.items() if write not in ASCII85]
+
+
+@pytest.mark.parametrize("write", LETTERS)
+def test_however_often_it_is_wrapped(make_bundle: Any, write: Any) -> None:
+    """What stands before and after it in a pickle may be letters too: a length, and the next opcode."""
+    lines = base64.encodebytes(write(EVIL[1]))
+    for text in (write(deflated(EVIL[1])), base64.b64encode(write(EVIL[1])), write(base64.b64encode(EVIL[1])), lines):
+        for place in (text, *(pickle.dumps([text, text.decode()], protocol) for protocol in (1, 2, 4))):
+            assert "pickle-dangerous" in {each.id for each in scan(make_bundle, place).findings}, place
+
+
+def test_names_and_numbers_of_things_are_none(make_bundle: Any) -> None:
+    """As categories, columns and words of a vocabulary: of so many some read as a few opcodes."""
+    random = Random(0)
+    ids = [f"{random.getrandbits(128):032x}" for _ in range(3_000)]
+    keys = [base64.b64encode(random.randbytes(16)).decode() for _ in range(3_000)]
+    words = ["-".join("".join(random.choices("aeiourstlnmdk", k=6)) for _ in range(5)) for _ in range(3_000)]
+    for texts in (ids, keys, words):
+        for data in (pickle.dumps(texts), pickle.dumps(texts, 2), json.dumps(texts).encode()):
+            result = scan(make_bundle, data)
+            assert (result.findings, result.unchecked) == ((), ())
+    # Lines of letters that follow each other, as the older protocols name what is beside each other.
+    lines = pickle.dumps([f"{'letters' * 3}", 1.5], 0) + b"a" * 17 + b"\nb\nc\nd\ne\nf\ng\n"
+    assert scan(make_bundle, lines).unchecked == ()
 
 
 @pytest.mark.parametrize("data", EVIL, ids=["0", "2", "5"])

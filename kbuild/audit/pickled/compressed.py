@@ -89,15 +89,21 @@ def decompress(data: bytes, effort: Effort) -> tuple[Part, int] | None:
     return Part(name="", data=content, fault=fault), rest
 
 
+def may_inflate(data: bytes) -> bool:
+    """Whether ``inflate_alone`` may give something, told from the beginning."""
+    reader = zlib.decompressobj(-15)
+    try:
+        reader.decompress(data[:_CHUNK], _CHUNK)
+    except zlib.error:
+        return False
+    # Of what gives more than it is read at once, the end is not seen here.
+    return bool(data) and (len(data) > _CHUNK or bool(reader.unconsumed_tail) or (reader.eof and not reader.unused_data))
+
+
 def inflate_alone(data: bytes, effort: Effort) -> bytes | None:
     """What a DEFLATE stream gives that stands alone (RFC 1951). It has no sign to be known by: only what is one from
     its first byte to its last is."""
-    try:
-        first = zlib.decompressobj(-15)
-        first.decompress(data[:_CHUNK], _CHUNK)  # maybe nothing: blocks may be empty
-        if first.eof and len(data) > _CHUNK:
-            return None
-    except zlib.error:
+    if not may_inflate(data):
         return None
     content, fault, rest = run(partial(zlib.decompressobj, -15), memoryview(data), effort)
     return content if content and fault is None and not rest else None

@@ -32,6 +32,8 @@ from kbuild.audit.pickled.standins import (
     shown,
 )
 
+EXTENSION = "takes number"
+"""How the problem begins that a pickle has which takes a class by its number."""
 _LONG = 1 << 16
 _DEEP = 100_000
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
@@ -164,7 +166,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def get_extension(self, code: int) -> None:
         """EXT1, EXT2, EXT4."""
-        self.problems[f"takes number {code} of the process's own table of classes (copyreg)"] = None
+        self.problems[f"{EXTENSION} {code} of the process's own table of classes (copyreg)"] = None
         self.calls += 1
         self.append(Global("copyreg", f"extension {code}"))
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Generator, Iterator
 from urllib.parse import unquote_to_bytes
 
-from kbuild.audit.pickled.effort import Effort, TooMuch
+from kbuild.audit.pickled.effort import Effort
 from kbuild.audit.pickled.json_texts import unescaped
 
 SHORTEST = 16
@@ -28,14 +28,13 @@ _BASE32 = re.compile(rb"[A-Z2-7]{16,}|[a-z2-7]{16,}")
 # Runs of base85's own letters that are no word: a text of words has none of so many without a space.
 _BASE85 = re.compile(rb"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}")
 _ASCII85 = re.compile(rb"<~([!-uz\s]{10,}?)~>|\A([!-uz\s]{20,})\Z")
+_WRITTEN = LETTERS + b"!#$%&()*;<=>?@^`{|}~\r\n"
 _MASK = bytes(1 if each in LETTERS else 0 for each in range(256))
-_JOINED = 3  # times that lines of a text are put together
 # What a pickle, and what is packed, may begin with: opcodes that need nothing before them, and gzip, bz2, xz, lzma,
 # zstd, lz4, zlib of any window, zip, npy, tar of a named file.
 _OPCODES = frozenset(each.code.encode("latin-1") for each in pickletools.opcodes if not each.stack_before)
 _PACKED = b"\x1fB\xfd](\x04\x08\x18\x28\x38\x48\x58\x68\x78P\x93Z"
 _BEGIN = frozenset({each[0] for each in _OPCODES} | set(_PACKED))
-_BASE64_BEGIN = frozenset(base64.b64encode(bytes([each]))[0] for each in _BEGIN)
 # A tag at the place of one, in a quoted text it is none: verbatim, or a handle and what is put behind its prefix. After
 # a letter of UTF-8 that stands for a blank too.
 _TAG = re.compile(rb"!(?:(?<=[\s,\[{:?\x85\xa8\xa9\xbf-]!)|(?<=\A!))(?:(<)|([\w-]*!)?)([\w;/?:@&=+$,.!~*'()\[\]%#-]+)")
@@ -45,6 +44,11 @@ _PYTHON = re.compile(rb"tag:yaml\.org,2002:python/(object(?:/apply|/new)?|name|m
 _JSON = re.compile(rb'"py/(?:object|type|function|class)"\s*:\s*"([A-Za-z_][\w.]*)"')
 _IMPORTED = re.compile(rb'"py/mod"\s*:\s*"([A-Za-z_][\w.]*)')
 _EVALUATED = re.compile(rb'"py/repr"\s*:\s*"')
+
+
+def is_written(data: bytes) -> bool:
+    """Whether it is letters and figures alone, as bytes are written in."""
+    return len(data) >= SHORTEST and not data.translate(None, _WRITTEN)
 
 
 def objects_in(data: bytes, effort: Effort) -> tuple[dict[tuple[str, str], None], dict[str, None]]:
@@ -89,16 +93,13 @@ def _tags_of_yaml(data: bytes, effort: Effort) -> Iterator[bytes]:
 
 
 def decoded(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
-    """How bytes are written in ``data``, and the bytes, of whatever may be a pickle. Raises TooMuch."""
+    """How bytes are written in ``data``, and the bytes, in any way that it may be read. Raises TooMuch."""
     yield from _in_base85(data)
-    for _ in range(_JOINED):
-        in_lines = yield from _as_it_is(data)
-        joined = _LINE_END.sub(_joined, data) if in_lines else data
-        if len(joined) == len(data):
-            return
+    in_lines = yield from _as_it_is(data)
+    joined = _joined(data) if in_lines else data
+    if len(joined) != len(data):
         effort.expand(len(joined))
-        data = joined
-    raise TooMuch(f"it is a text whose lines end in each other, more than {_JOINED} times")
+        yield from _as_it_is(joined)
 
 
 def _as_it_is(data: bytes) -> Generator[tuple[str, bytes], None, bool]:
@@ -109,18 +110,15 @@ def _as_it_is(data: bytes) -> Generator[tuple[str, bytes], None, bool]:
     while begin >= 0:
         end = mask.find(b"\0", begin)
         text = data[begin : end if end >= 0 else len(data)]
-        if _HEXADECIMAL.fullmatch(text) and int(text[:2], 16) in _BEGIN:
+        if _HEXADECIMAL.fullmatch(text):
             with contextlib.suppress(ValueError):
                 yield ">hex", bytes.fromhex(text.decode())
-        if text[0] in _BASE64_BEGIN:
-            padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
-            with contextlib.suppress(binascii.Error):
-                yield ">base64", base64.b64decode(padded)
+        padded = text.replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(text) % 4)
+        with contextlib.suppress(binascii.Error):
+            yield ">base64", base64.b64decode(padded)
         if _BASE32.fullmatch(text):
             with contextlib.suppress(binascii.Error):
-                found = base64.b32decode(text + b"=" * (-len(text) % 8), casefold=True)
-                if found[0] in _BEGIN:
-                    yield ">base32", found
+                yield ">base32", base64.b32decode(text + b"=" * (-len(text) % 8), casefold=True)
         in_lines = in_lines or data[begin + len(text) : begin + len(text) + 1] in (b"\r", b"\n", b"\\")
         begin = mask.find(least, begin + len(text))
     return in_lines
@@ -129,14 +127,26 @@ def _as_it_is(data: bytes) -> Generator[tuple[str, bytes], None, bool]:
 def _in_base85(data: bytes) -> Iterator[tuple[str, bytes]]:
     for match in _BASE85.finditer(data):
         with contextlib.suppress(ValueError):
-            if base64.b85decode(match[0][:5])[0] in _BEGIN:
+            # It is slow. Nearly always it has a sign that words have not.
+            if match[0].translate(None, LETTERS) or base64.b85decode(match[0][:5])[0] in _BEGIN:
                 yield ">base85", base64.b85decode(match[0])
+    if not data.translate(None, LETTERS):
+        return
     for match in _ASCII85.finditer(data):
         with contextlib.suppress(ValueError):
             yield ">ascii85", base64.a85decode(match[1] or match[2])
 
 
-def _joined(end: re.Match[bytes]) -> bytes:
-    """Nothing in the place of an end of a line that may be one of base64."""
-    line = end.string[max(0, end.start() - SHORTEST) : end.start()]
-    return b"" if len(line) == SHORTEST and not line.translate(None, LETTERS) else end[0]
+def _joined(data: bytes) -> bytes:
+    """Without the ends of lines that may be lines of base64, those included that are ones once others are put together:
+    from left to right, so that each line is looked at once."""
+    found, last, at = [], b"", 0
+    for end in _LINE_END.finditer(data):
+        line = data[at : end.start()]
+        last = (last + line)[-SHORTEST:]
+        found.append(line)
+        if len(last) < SHORTEST or last.translate(None, LETTERS):
+            found.append(end[0])
+            last = (last + end[0])[-SHORTEST:]
+        at = end.end()
+    return b"".join((*found, data[at:]))

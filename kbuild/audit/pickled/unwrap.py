@@ -11,27 +11,28 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 from kbuild.audit.pickled.beginnings import find_beginnings
-from kbuild.audit.pickled.compressed import Part, is_zlib
+from kbuild.audit.pickled.compressed import Part, is_zlib, may_inflate
 from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
-from kbuild.audit.pickled.inert import InertReader
+from kbuild.audit.pickled.inert import EXTENSION, InertReader
 from kbuild.audit.pickled.keras import holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
 from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
 from kbuild.audit.pickled.standins import is_importable
-from kbuild.audit.pickled.texts import LETTERS, SHORTEST, decoded, objects_in
+from kbuild.audit.pickled.texts import decoded, is_written, objects_in
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
 _PICKLES = (".pkl", ".pickle", ".joblib", "/data")  # members of archives that are to be pickles
 _NUMPY = b"\x93NUMPY"
 _MAX_DEPTH = 8
-# What every pickle has that does anything: a header, a name in one of three ways, a number of copyreg's.
+# What every pickle has that does anything: a module's name in one of three ways. A number of copyreg's leads nowhere
+# where no pickle names copyreg. Else what is packed, and other formats.
 _SIGN = re.compile(
-    rb"\x80[\0-\x05]|[ci][A-Za-z_][\w.]*\n|\x93|[\x82-\x84]|PK\x03\x04|\x1f\x8b\x08|\xfd7zXZ|\A\]\0|BZh|\x28\xb5\x2f\xfd"
+    rb"[ci][A-Za-z_][\w.]*\n|PK\x03\x04|\x1f\x8b\x08|\xfd7zXZ|\A\]\0|BZh|\x28\xb5\x2f\xfd"
     rb"|\x04\x22\x4d\x18|\"class_name|ustar|ZF0x"
 )
-
+_STRING = re.compile(rb"[\x8c\x8dXVSUT]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PickleStream:
@@ -81,8 +82,7 @@ def pickle_streams(data: bytes, *, expected: bool) -> Iterator[PickleStream]:
     yield from _streams(data, _Place(name="", depth=0, effort=Effort(len(data))), expected=expected)
 
 
-def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool = True) -> Iterator[PickleStream]:
-    """``encoded`` tells that nobody has looked for base64 in these bytes."""
+def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[PickleStream]:
     if is_tensors(data):
         # A text's opcode and its length may be the size of the header, and bytes of a tensor the rest of a pickle.
         reader = InertReader(data, 0, at.effort)
@@ -118,8 +118,7 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False, encoded: bool =
         yield from _follow(data, begin, at, expected=begin < len(data))
     else:
         yield from _follow(data, 0, at, expected=expected and not parts and refused is None)
-    if encoded:
-        yield from _encoded(data, at)
+    yield from _encoded(data, at)
     if refused is not None:
         raise refused
 
@@ -193,7 +192,7 @@ def _later(data: bytes, begin: int, at: _Place, told: Set[tuple[str, str]]) -> I
         done = probe.run() is None
         at.effort.probe(probe.reached - first)
         same = {*(place for place in same if place > first), *probe.same}
-        if done and probe.calls:
+        if done and probe.calls and probe.named:  # without a name it takes numbers of copyreg's, as random bytes may
             reader = InertReader(data, first, at.effort)
             reader.run()
             yield from _told(reader, data, first, None, at.beside(f"@{first}"))
@@ -219,34 +218,41 @@ def _letters(text: str) -> bytes:
 
 def _nested(value: bytes | str, at: _Place) -> Iterator[PickleStream]:
     """Pickles in the bytes and texts of a pickle."""
-    data = value if isinstance(value, bytes) else _letters(value)
-    yield from _proper(data, at, ">bytes", encoded=False)
+    yield from _proper(value if isinstance(value, bytes) else _letters(value), at, ">bytes")
 
 
-def _proper(data: bytes, at: _Place, name: str, *, encoded: bool = True) -> list[PickleStream]:
+def _proper(data: bytes, at: _Place, name: str) -> list[PickleStream]:
     """Those bytes are mostly numbers: only what reads to its end and names something is a pickle."""
-    if not may_hold_pickles(data, encoded=encoded):
-        return []
-    at.effort.open()
-    try:
-        found = list(_streams(data, at.inside(name), encoded=encoded))
-    except TooMuch:
-        raise
-    except Unreadable:
-        return []
+    found: list[PickleStream] = []
+    if is_written(data):
+        # Looked at by itself too: in the pickle around it a letter may stand before it.
+        for kind, content in decoded(data, at.effort):
+            at.effort.expand(len(content))
+            if is_written(content) or _may_hold_pickles(content):
+                found += _proper(content, at.inside(name), kind)
+    elif _may_hold_pickles(data):
+        at.effort.open()
+        try:
+            found += _streams(data, at.inside(name))
+        except TooMuch:
+            raise
+        except Unreadable:
+            return []
     return [kept for each in found if (kept := _kept(each)) is not None]
 
 
 def _kept(stream: PickleStream) -> PickleStream | None:
     """Of one without a proper end what is of modules that are there: it calls before it is seen to have none."""
-    if stream.code or (stream.fault is None and (stream.named or stream.problems)):
+    problems = tuple(each for each in stream.problems if not each.startswith(EXTENSION))
+    if stream.code or (stream.fault is None and (stream.named or problems)):
         return stream
     named = tuple(each for each in stream.named if is_importable(each[0]))
     return replace(stream, fault=None, other=True, noisy=True, named=named) if stream.fault and named else None
 
 
-def may_hold_pickles(data: bytes, *, encoded: bool) -> bool:
+def _may_hold_pickles(data: bytes) -> bool:
     """Whether anything in it is worth a look: most texts are words, and there may be millions of them."""
-    if _SIGN.search(data) is not None or is_zlib(data):
+    if _SIGN.search(data) is not None or is_zlib(data) or may_inflate(data):
         return True
-    return encoded and len(data) >= SHORTEST and not data.translate(None, LETTERS + b"=\r\n")
+    named = data.rfind(b"\x93")
+    return named >= 0 and _STRING.search(data, 0, named) is not None
