@@ -76,7 +76,7 @@ def test_however_often_it_is_wrapped(make_bundle: Any, write: Any) -> None:
 
 def test_names_and_numbers_of_things_are_none(make_bundle: Any) -> None:
     """As categories, columns and words of a vocabulary: of so many some read as a few opcodes."""
-    random = Random(0)
+    random = Random(0)  # noqa: S311  any names
     ids = [f"{random.getrandbits(128):032x}" for _ in range(3_000)]
     keys = [base64.b64encode(random.randbytes(16)).decode() for _ in range(3_000)]
     words = ["-".join("".join(random.choices("aeiourstlnmdk", k=6)) for _ in range(5)) for _ in range(3_000)]

@@ -20,9 +20,11 @@ from typing import Any
 import cloudpickle
 import joblib
 import numpy
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import interpolate
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.unwrap import Unreadable, pickle_streams
@@ -222,3 +224,42 @@ def test_of_the_wheels_of_several_platforms_the_one_that_is_here_tells(
     )
     result = PickleCheck(downloads=tmp_path).run(subject)
     assert (result.findings, result.unchecked) == ((), ())
+
+
+def named(*names: str) -> bytes:
+    """A list of what it names, as protocol 2 has it."""
+    return b"\x80\x02](" + b"".join("c{}\n{}\n".format(*each.rsplit(".", 1)).encode() for each in names) + b"e."
+
+
+def scan_pt(make_bundle: Any, data: bytes, name: str = "artifacts/x.pt") -> Any:
+    return PickleCheck().run(Subject(reference="x", kind="model", bundle=make_bundle(files={name: data})))
+
+
+def test_what_real_models_of_torch_pandas_and_scikit_learn_name_is_data(make_bundle: Any) -> None:
+    """Met in models of torch 2.13 (quantised, of all dtypes, sharded), pandas 3.1 and scikit-learn 1.9; those of torch
+    are in its own list of what is loaded with ``weights_only`` too (torch/_weights_only_unpickler.py)."""
+    names = (
+        *("torch.QInt8Storage", "torch.qint8", "torch.per_channel_affine", "torch.uint16", "torch.float8_e4m3fn"),
+        *("torch.serialization._get_layout", "torch._utils._rebuild_nested_tensor", "torch.ScriptObject"),
+        *("torch._utils._rebuild_meta_tensor_no_storage", "torch.distributed.checkpoint.metadata.Metadata"),
+        *("torch.utils.data.dataset.TensorDataset", "sklearn.cluster._kmeans._kmeans_single_lloyd"),
+    )
+    of = interpolate.interp1d([0.0, 1, 2, 3], [0.0, 1, 4, 9], kind="cubic")
+    # As Keras 3.15 writes it where torch is its backend.
+    adam = b'{"module": "keras.src.backend.torch.optimizers.torch_adam", "class_name": "Adam", "config": {}}'
+    for data in (named(*names), pickle.dumps([pandas.NA]), pickle.dumps(of, 2), adam):
+        result = scan_pt(make_bundle, data, "artifacts/x")
+        assert (result.findings, result.unchecked) == ((), ())
+    others = ("torch.load", "torch.hub.load", "torch.utils.data.dataset.Dataset", "torch.serialization.load")
+    result = scan_pt(make_bundle, named(*others))
+    assert len(result.findings) == len(others)
+
+
+def test_numbers_behind_the_pickles_of_torchs_oldest_format_are_none(make_bundle: Any) -> None:
+    """Its storages follow five pickles, each after how many numbers it has: 128 begin as a pickle does."""
+    data = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {}, {}, ["0"]))
+    storage = (128).to_bytes(8, "little") + numpy.zeros(128, "f4").tobytes()
+    result = scan_pt(make_bundle, data + storage)
+    assert (result.findings, result.unchecked) == ((), ())
+    evil = data + storage + pickle.dumps(Evil(), 2)
+    assert scan_pt(make_bundle, evil).findings != ()

@@ -97,7 +97,9 @@ def may_inflate(data: bytes) -> bool:
     except zlib.error:
         return False
     # Of what gives more than it is read at once, the end is not seen here.
-    return bool(data) and (len(data) > _CHUNK or bool(reader.unconsumed_tail) or (reader.eof and not reader.unused_data))
+    return bool(data) and (
+        len(data) > _CHUNK or bool(reader.unconsumed_tail) or (reader.eof and not reader.unused_data)
+    )
 
 
 def inflate_alone(data: bytes, effort: Effort) -> bytes | None:

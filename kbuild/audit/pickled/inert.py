@@ -16,8 +16,11 @@ from typing import Any, ClassVar
 from kbuild.audit.pickled.effort import Effort, TooMuch
 from kbuild.audit.pickled.opcodes import BOUNDED, watched
 from kbuild.audit.pickled.standins import (
+    ATTRIBUTES,
     CLASSES,
+    EXTENSION,
     OPENERS,
+    TOO_DEEP,
     UNPICKLE,
     ArrayWrapper,
     Dtype,
@@ -32,20 +35,14 @@ from kbuild.audit.pickled.standins import (
     shown,
 )
 
-EXTENSION = "takes number"
-"""How the problem begins that a pickle has which takes a class by its number."""
 _LONG = 1 << 16
 _DEEP = 100_000
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
-# What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
 _LOADS = ("torch.storage", "_load_from_bytes")
 _ENCODES = ("_codecs", "encode")
 _TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
-_ATTRIBUTES = {("zoneinfo", "ZoneInfo", "_unpickle"), ("zoneinfo._zoneinfo", "ZoneInfo", "_unpickle")}
 
-
-# Typed as the C unpickler, which has no such insides.
-_Unpickler: Any = pickle._Unpickler
+_Unpickler: Any = pickle._Unpickler  # typed as that in C, which has no such insides
 
 
 class InertReader(_Unpickler):  # type: ignore[misc]
@@ -100,12 +97,13 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         try:
             self.load()
         except RecursionError:
-            return "it is nested too deeply"
+            return TOO_DEEP
         except TooMuch:
             raise
         except Exception as error:  # noqa: BLE001 - the stream may be made to lead to any error
             self.position = len(self._data)
-            return str(error) or type(error).__name__
+            text = str(error) or type(error).__name__
+            return f"it has no meaning at {text}" if isinstance(error, KeyError) else text
         self.position = self._file.tell()
         return None
 
@@ -137,7 +135,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _mark(self) -> None:
         if len(self.metastack) > _DEEP:
-            raise ValueError("it is nested too deeply")
+            raise ValueError(TOO_DEEP)
         self.load_mark()
 
     def _proto(self) -> None:
@@ -173,8 +171,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     def persistent_load(self, pid: Any) -> Any:
         """PERSID, BINPERSID."""
         # torch's oldest format: a module's class with its source, of which the class is taken (torch/serialization.py).
-        is_module = isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global)
-        return pid[1] if is_module else Opaque()
+        of_module = isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global)
+        return pid[1] if of_module else Opaque()
 
     def _call(self, called: Any, arguments: Any) -> Any:
         self.calls += 1
@@ -218,7 +216,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _attribute(self, arguments: tuple[Any, ...]) -> Any:
         of, name = (*arguments[:2], None, None)[:2]
-        if isinstance(of, Global) and ((of.module, of.name, name) in _ATTRIBUTES or name == UNPICKLE):
+        if isinstance(of, Global) and ((of.module, of.name, name) in ATTRIBUTES or name == UNPICKLE):
             self._proper += 1
             return Global(of.module, f"{of.name}.{name}")
         self.problems[f"takes the attribute {shown(name)} of {of if isinstance(of, Global) else 'an object'}"] = None

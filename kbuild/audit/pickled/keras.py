@@ -21,7 +21,8 @@ _CLASS = re.compile(rb'"(?:class_name|spec_name)"')
 # Keras' own classes, by the modules that its files name; its functions lie beside them, and in keras.ops.
 _PARTS = "activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|optimizers|quantizers|random"
 _CLASSES = re.compile(
-    rf"(tf_)?keras(\.src)?|(tf_)?keras\.({_PARTS}|regularizers|src\.({_PARTS}|regularizers|engine|ops))(\.\w+)*"
+    r"(tf_)?keras(\.src)?|keras\.src\.backend\.(jax|tensorflow|torch)\.optimizers(\.\w+)*"
+    rf"|(tf_)?keras\.({_PARTS}|regularizers|src\.({_PARTS}|regularizers|engine|ops))(\.\w+)*"
 )
 _FUNCTIONS = re.compile(r"(tf_)?keras\.(activations|constraints|initializers|losses|metrics|ops|regularizers)")
 _TYPES = re.compile(r"tensorflow\.(python\.framework\.)?\w+")

@@ -59,7 +59,7 @@ _LIBRARIES: Mapping[str, _Library] = {
         "scikit-learn", without="datasets externals tests conftest _build_utils experimental _min_dependencies"
     ),
     "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib sandbox"),
-    "torch": _library("torch", "nn optim _tensor storage torch_version"),
+    "torch": _library("torch", "nn optim _tensor storage torch_version distributions ao.nn.quantized ao.nn.intrinsic"),
     "xgboost": _library("xgboost xgboost-cpu", "core sklearn callback"),
 }
 _FUNCTIONS = {
@@ -67,8 +67,15 @@ _FUNCTIONS = {
     "torch._utils": _names(
         "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter "
         "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
-        "_rebuild_device_tensor_from_numpy"
+        "_rebuild_device_tensor_from_numpy _rebuild_meta_tensor_no_storage _rebuild_nested_tensor"
     ),
+    "torch.distributed.checkpoint.filesystem": _names("_StorageInfo"),
+    "torch.distributed.checkpoint.metadata": _names(
+        "BytesStorageMetadata ChunkStorageMetadata Metadata MetadataIndex StorageMeta TensorProperties "
+        "TensorStorageMetadata _MEM_FORMAT_ENCODING"
+    ),
+    "torch.serialization": _names("_get_layout"),
+    "torch.utils.data.dataset": _names("ConcatDataset Subset TensorDataset"),
     # What it is given is judged as a file of its own.
     "torch.storage": _names("_load_from_bytes TypedStorage UntypedStorage"),
     # Its arguments are judged as the call that it makes of them.
@@ -79,9 +86,13 @@ _FUNCTIONS = {
     "torch": _names(
         "BFloat16Storage BoolStorage ByteStorage CharStorage ComplexDoubleStorage ComplexFloatStorage "
         "DoubleStorage FloatStorage HalfStorage IntStorage LongStorage ShortStorage UntypedStorage Size "
-        "Tensor device dtype float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 bool complex64 "
-        "complex128"
+        "QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage "
+        "ScriptObject Tensor device dtype float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 "
+        "uint16 uint32 uint64 bool complex32 complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3fnuz "
+        "float8_e5m2fnuz float8_e8m0fnu qint8 quint8 qint32 quint4x2 quint2x4 per_tensor_affine per_channel_affine "
+        "per_tensor_symmetric per_channel_symmetric per_channel_affine_float_qparams"
     ),
+    "sklearn.cluster._kmeans": _names("_kmeans_single_lloyd _kmeans_single_elkan"),
     "sklearn.metrics._scorer": _names("_passthrough_scorer"),
     # What interp1d holds is a method of its own.
     "scipy.interpolate._interpolate": _names(

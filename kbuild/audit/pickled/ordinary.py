@@ -133,7 +133,7 @@ _PANDAS: tuple[tuple[str, str], ...] = (
         "Float64Dtype Grouper Index Int16Dtype Int32Dtype Int64Dtype Int8Dtype Interval IntervalDtype IntervalIndex "
         "MultiIndex NamedAgg Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype StringDtype Timedelta "
         "TimedeltaIndex Timestamp UInt16Dtype UInt32Dtype UInt64Dtype UInt8Dtype BooleanDtype ArrowDtype "
-        "to_numeric isna "
+        "NA to_numeric isna "
         "isnull notna notnull",
     ),
     (r"pandas\.core\.(frame|series)", "DataFrame Series"),

@@ -9,12 +9,22 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
+TOO_DEEP = "it is nested too deeply"
+EXTENSION = "takes number"
+"""How the problem begins that a pickle has which takes a class by its number."""
 _HELPERS = 8  # that may be called by each other
 _HAS_OBJECTS = 0x01  # numpy's NPY_ITEM_REFCOUNT in the flags of a dtype's state
 # What makes or takes anything: data calls them, and never hands them on for something else to call.
 _CALLED_ONLY = {
     *((module, name) for module in ("builtins", "__builtin__") for name in ("getattr", "type")),
     *((module, "attrgetter") for module in ("operator", "_operator")),
+}
+# What is pickled as an attribute of a class by its own reduce: zoneinfo's docs, "Pickle serialization".
+ATTRIBUTES = {("zoneinfo", "ZoneInfo", "_unpickle"), ("zoneinfo._zoneinfo", "ZoneInfo", "_unpickle")}
+# Which of its own methods interp1d holds; protocols below 4 take it by getattr.
+ATTRIBUTES |= {
+    ("scipy.interpolate._interpolate", "interp1d", f"_call_{kind}")
+    for kind in ("linear", "linear_np", "nearest", "previousnext", "spline", "nan_spline")
 }
 # What statsmodels evaluates as a formula, which may hold any Python (statsmodels/base/data.py, __setstate__).
 _FORMULAS = {"restore_model_spec", "restore_design_info"}

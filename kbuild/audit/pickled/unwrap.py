@@ -14,11 +14,11 @@ from kbuild.audit.pickled.beginnings import find_beginnings
 from kbuild.audit.pickled.compressed import Part, is_zlib, may_inflate
 from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
-from kbuild.audit.pickled.inert import EXTENSION, InertReader
+from kbuild.audit.pickled.inert import InertReader
 from kbuild.audit.pickled.keras import holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
 from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
-from kbuild.audit.pickled.standins import is_importable
+from kbuild.audit.pickled.standins import EXTENSION, TOO_DEEP, is_importable
 from kbuild.audit.pickled.texts import decoded, is_written, objects_in
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
@@ -33,6 +33,7 @@ _SIGN = re.compile(
     rb"|\x04\x22\x4d\x18|\"class_name|ustar|ZF0x"
 )
 _STRING = re.compile(rb"[\x8c\x8dXVSUT]")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PickleStream:
@@ -144,6 +145,9 @@ def _follow(data: bytes, begin: int, at: _Place, *, expected: bool) -> Iterator[
         # What is neither named as a pickle nor begins as one is one only if it is so to its end and does something.
         fault = reader.run()
         if not has_header and (number or not expected) and (fault is not None or not reader.calls):
+            break
+        # After the pickles of torch's oldest format lie its numbers: 128 of them look like a header.
+        if number and fault not in (None, TOO_DEEP) and not reader.named and not reader.calls:
             break
         told |= reader.named.keys()
         yield from _told(reader, data, begin, fault, at.beside(f"#{number}") if number else at)
