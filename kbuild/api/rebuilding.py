@@ -73,7 +73,7 @@ class Rebuilt:
             if each.verdict == "differs":
                 raise VerificationFailed(
                     f"building {each.claims.model} again gives {each.diff.after}, not {each.diff.before}",
-                    hint="what differs is printed; another version of kbuild's tools may explain it (see the report)",
+                    hint="what differs is printed; another version of kbuild's tools may explain it",
                 )
         for each in self.reports.values():
             if each.verdict == "repacked":
@@ -136,7 +136,7 @@ def _build_again(image: BuiltImage, options: RebuildOptions, session: Session) -
     with work_folder(tools.cache, "work-rebuild-") as clean:
         if options.reuse_downloads:
             with voice("check") as progress:
-                progress.tell(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
+                progress.made(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
         kept = carry_pins(tools.cache, clean, claims) if model is not None else None
         asked = BuildOptions(
             platform=str(claims.platform),

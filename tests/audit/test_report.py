@@ -246,6 +246,23 @@ def test_what_is_said_of_many_packages_alike_is_one_row(subject: Subject) -> Non
     assert "362 findings" in summary(report) and len(report.to_json()["findings"]) == 362
 
 
+def test_a_check_of_one_thing_names_it_once(subject: Subject) -> None:
+    unchecked = (
+        Unchecked(check="image", where="image", reason="it lies in a registry", remedy="pull it"),
+        Unchecked(check="base", where="deb:glibc", reason="nobody knows it", remedy="wait"),
+    )
+    report = make_report(
+        subject,
+        [CheckResult(check="image", unchecked=unchecked)],
+        parse_policy({}, source="test"),
+        today=date(2026, 11, 22),
+        fail_on="low",
+    )
+    text = table(report, width=200, colour=False)
+    assert "not checked (image): it lies in a registry; pull it\n" in text
+    assert "not checked (base): deb:glibc: nobody knows it; wait\n" in text
+
+
 def test_what_a_service_said_is_told_once(subject: Subject) -> None:
     said = "the service osv.example does not answer: Connection refused"
     unchecked = Unchecked(check="vulnerabilities", where="pip:six", reason=f"{said}", remedy="give --advisories FILE")

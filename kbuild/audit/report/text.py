@@ -126,9 +126,10 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
     by_reason: dict[tuple[str, str, str], list[str]] = {}
     for each in report.unchecked:
         by_reason.setdefault((each.check, each.reason, each.remedy), []).append(each.where)
-    unchecked = [
-        f"({check}): {_listed(where)}: {reason}; {remedy}" for (check, reason, remedy), where in by_reason.items()
-    ]
+    unchecked = []
+    for (check, reason, remedy), where in by_reason.items():
+        place = "" if where == [check] else f"{_listed(where)}: "
+        unchecked.append(f"({check}): {place}{reason}; {remedy}")
     by_entry: dict[tuple[str, str, str], list[str]] = {}
     for each_accepted in report.accepted:
         name = getattr(each_accepted.item, "id", UNCHECKED_ID)
