@@ -1,10 +1,15 @@
+import ast
 import errno
 import inspect
 import os
 import pickle
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from readme_reference import commands
 
 import kbuild.errors
 import kbuild.scoring.errors
@@ -80,3 +85,36 @@ def test_a_connection_that_fails_has_nothing_to_do_with_the_disk(number: int, sa
     assert found.hint is not None
     assert said in found.hint
     assert "disk" not in found.hint
+
+
+def advice() -> Iterator[tuple[str, str]]:
+    """Where a hint, or a line of what may be typed next, is said, and its text; … for what is filled in."""
+    for path in Path(kbuild.errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            said: list[ast.expr | None] = [node.value] if isinstance(node, ast.keyword) and node.arg == "hint" else []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "next":
+                said = [key for each in node.args if isinstance(each, ast.Dict) for key in each.keys]
+            for each in (inner for value in said if value is not None for inner in ast.walk(value)):
+                if isinstance(each, ast.JoinedStr):
+                    parts = (str(part.value) if isinstance(part, ast.Constant) else "…" for part in each.values)
+                    yield f"{path.name}:{each.lineno}", "".join(parts)
+                elif isinstance(each, ast.Constant) and isinstance(each.value, str):
+                    yield f"{path.name}:{each.lineno}", each.value
+
+
+def test_what_hints_say_to_type_can_be_typed() -> None:
+    wrong, seen, known = [], 0, commands()
+    for place, text in advice():
+        for name, rest in re.findall(r"(?<!kedro )\bkbuild ([a-z]+)((?: [^ ,;()]+)*)", text):
+            command, words = known.get(name), rest.split()
+            if isinstance(command, click.Group):
+                command = command.commands.get(words[0]) if words and words[0][0] != "-" else command
+            options = {word for word in words if re.match("--?[a-z]", word)}
+            # Prose names kbuild too, but says nothing to type of it.
+            if command is None and (options or text.startswith(f"kbuild {name}")):
+                wrong.append(f"{place}: no command {name} {rest}")
+            if command is not None:
+                there = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+                wrong += [f"{place}: kbuild {name} has no {option}" for option in sorted(options - there)]
+                seen += 1
+    assert wrong == [] and seen > 30

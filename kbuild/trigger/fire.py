@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.errors import DeliveryFailed, KbuildError, TriggerFailed
@@ -27,7 +27,7 @@ class Site:
     project: Path
     state: Path
     tracking_uri: str
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     remotes: Mapping[str, RemoteTrigger]
     run: Runner
     start: Starter

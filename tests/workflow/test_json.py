@@ -120,7 +120,8 @@ def test_a_lock_a_context_and_an_archive_are_told_as_they_lie_there(
     assert f"kbuild image {placed.model} --locked" in said and "kbuild audit l.yml " in said
     context, said = kbuild("render", "-o", "context")
     assert context == {"context": "context", "plan_digest": image["plan_digest"]}
-    assert f"docker build --build-context kbuild-base=oci-layout://{placed.base}@sha256:" in said and f"kbuild image {placed.model} " in said
+    assert f"docker build --build-context kbuild-base=oci-layout://{placed.base}@sha256:" in said
+    assert f"kbuild image {placed.model} " in said
     pack, said = kbuild("pack", "-o", "m.tar.gz")
     data = (tmp_path / "m.tar.gz").read_bytes()
     assert (pack["path"], pack["digest"], pack["size"]) == ("m.tar.gz", digest_of(data), len(data))

@@ -41,7 +41,7 @@ class WheelBuilds:
     channel: Path
     downloads: Path
     run: Runner
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     indexes: Indexes
     fetch: Callable[[BuiltWheel, Path], None]
     known: Iterable[BuiltWheel] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ class CondaLockResolver:
 
     run: Runner
     channel: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     solver: Path | None = None
     target: Target = Target()  # noqa: RUF009  frozen
     builds: WheelBuilds | None = None

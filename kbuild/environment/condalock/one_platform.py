@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class PlatformSolve:
     target: Target = Target()  # noqa: RUF009  frozen
     input_digest: Digest
     run: Runner
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     solver: Path | None
     progress: Progress
     downloads: Path | None = None
