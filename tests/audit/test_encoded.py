@@ -284,3 +284,42 @@ def test_texts_about_them_are_no_finding(make_bundle: Any) -> None:
     ):
         result = scan(make_bundle, data)
         assert (result.findings, result.unchecked) == ((), ())
+
+
+def skops(module: str, name: str, loader: str, **more: Any) -> bytes:
+    """A file as skops 0.16 writes it: MLflow has it load each type that the MLmodel beside it calls trusted."""
+    text = {
+        "__class__": "str",
+        "__module__": "builtins",
+        "__loader__": "JsonNode",
+        "content": '"touch x"',
+        "is_json": True,
+    }
+    args = {"__class__": "tuple", "__module__": "builtins", "__loader__": "TupleNode", "content": [text]}
+    node = {
+        "__class__": name,
+        "__module__": module,
+        "__loader__": loader,
+        "__reduce__": {"args": args},
+        "content": text,
+    }
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", json.dumps({**node, **more, "protocol": 2, "_skops_version": "0.16"}))
+    return file.getvalue()
+
+
+def test_the_types_in_a_file_of_skops_are_judged(make_bundle: Any) -> None:
+    """The first ran its text in a shell when skops 0.16 loaded it."""
+    for data in (skops("os", "system", "LossNode"), skops("builtins", "eval", "FunctionNode")):
+        assert {each.id for each in scan(make_bundle, data).findings} == {"pickle-dangerous"}
+    method = {"obj": {"__class__": "dict", "__module__": "builtins", "__loader__": "DictNode"}, "func": "write_text"}
+    old = {"module_path": "antigravity", "function": "fly"}
+    for data in (
+        skops("pathlib", "PosixPath", "MethodNode", content=method),
+        skops("builtins", "function", "FunctionNode", content=old),
+        skops("operator", "methodcaller", "OperatorFuncNode"),
+    ):
+        assert scan(make_bundle, data).findings != ()
+    result = scan(make_bundle, skops("sklearn.linear_model._logistic", "LogisticRegression", "ObjectNode"))
+    assert (result.findings, result.unchecked) == ((), ())

@@ -1,7 +1,7 @@
 """What is written in texts: bytes in base64, base32, base85 and hexadecimal figures, and objects in YAML and JSON.
 
 Formats: RFC 4648; RFC 1924 and Adobe's Ascii85, as Python's ``base64`` reads them; PyYAML's documentation, "YAML tags
-and Python types"; jsonpickle's ``tags.py``.
+and Python types"; jsonpickle's ``tags.py``; skops' ``io/_audit.py`` (``Node``) and ``io/_general.py``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import contextlib
 import pickletools
 import re
 from collections.abc import Generator, Iterator
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from kbuild.audit.pickled.effort import Effort
-from kbuild.audit.pickled.json_texts import unescaped
+from kbuild.audit.pickled.json_texts import objects_of_json, unescaped
 
 SHORTEST = 16
 """Characters of a text that may stand for a pickle."""
@@ -74,7 +75,28 @@ def objects_in(data: bytes, effort: Effort) -> tuple[dict[tuple[str, str], None]
             problems[f"imports the module {name.decode():.60}"] = None
         if _EVALUATED.search(text):
             problems["evaluates a text"] = None
+    if b'"__loader__"' in text:
+        for value in objects_of_json(data, effort):
+            _add_of_skops(value, named, problems)
     return named, problems
+
+
+def _add_of_skops(value: Any, named: dict[tuple[str, str], None], problems: dict[str, None]) -> None:
+    """The types that a file of skops is made of. It loads those that are trusted: the MLmodel beside it says which."""
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        pending.extend(each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+        if not isinstance(each, dict) or "__loader__" not in each:
+            continue
+        content = each.get("content")
+        inner = content if isinstance(content, dict) else {}
+        for module, name in (("__module__", "__class__"), ("module_path", "function")):
+            of = each if module in each else inner
+            if module in of:
+                named[str(of[module]), str(of.get(name))] = None
+        if each["__loader__"] == "MethodNode":
+            problems[f"takes the attribute {str(inner.get('func'))!r:.60} of an object"] = None
 
 
 def _tags_of_yaml(data: bytes, effort: Effort) -> Iterator[bytes]:
