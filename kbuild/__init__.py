@@ -31,7 +31,23 @@ __all__ += _API
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    try:
+        module = import_module(home)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{home}.".startswith(f"{error.name}."):
+            raise
+        return _left_behind(name)
+    return getattr(module, name)
+
+
+def _left_behind(name: str) -> type:
+    """In the place of what trains or builds, for files of a served project that import it and do not use it there."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ImportError(f"kbuild.{name} does not travel with models: it is of training or building", name="kbuild")
+
+    return type(name, (), {"__module__": "kbuild", "__new__": refuse})
 
 
 def __dir__() -> list[str]:

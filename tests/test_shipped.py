@@ -20,6 +20,33 @@ print(json.dumps(found))
 """
 
 
+LEFT_BEHIND = """
+import sys; sys.path.insert(0, sys.argv[1])
+from kbuild import KedroPipelineModel, PipelineML, build_image, pipeline_ml_factory
+assert KedroPipelineModel.__module__ == "kbuild.training.pyfunc" and not isinstance(1, PipelineML)
+for each in (PipelineML, build_image, pipeline_ml_factory):
+    try:
+        each("a", b=1)
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_a_served_file_may_import_what_stays_behind(tmp_path: Path) -> None:
+    """Nodes may stand beside the factory that binds their pipelines."""
+    for name, file in model_files().items():
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+    command = [sys.executable, "-I", "-W", "ignore", "-c", LEFT_BEHIND, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = ("PipelineML", "build_image", "pipeline_ml_factory")
+    assert done.stdout.splitlines() == [
+        f"kbuild.{name} does not travel with models: it is of training or building" for name in names
+    ]
+
+
 def test_all_that_ships_is_importable_with_nothing_else_of_kbuild(tmp_path: Path) -> None:
     names = []
     for name, file in image_files().items():

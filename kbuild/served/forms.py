@@ -61,6 +61,16 @@ def _table(form: Form, value: Any) -> pd.DataFrame:
     return table
 
 
+def _texts(form: Form, value: Any) -> Any:
+    """A table that comes as it is, but for columns of text without a text in this request: what those are is inferred
+    from their cells."""
+    made = {}
+    for name, column in form["texts"].items():
+        if name in value.columns and value[name].dtype != pd.api.types.pandas_dtype(column["dtype"]):
+            made[name] = restore_column(value[name], column)
+    return value.assign(**made) if made else value
+
+
 def _labels(form: Form, numbered: pd.Index) -> pd.Index:
     labels = form["labels"]
     if not labels:
@@ -200,6 +210,7 @@ def _array(form: Form, value: Any) -> np.ndarray:
 
 _KINDS: dict[str, Callable[[Form, Any], Any]] = {
     "table": _table,
+    "texts": _texts,
     "series": _series,
     "polars": _polars,
     "scalar": _scalar,

@@ -166,7 +166,7 @@ def _find_pipeline_problems(training: Pipeline, inference: Pipeline, given: tupl
     if strangers:
         problems.append(
             f"inference input(s) {', '.join(map(repr, strangers))} come neither out of training nor into it, "
-            "and are not parameters"
+            "and are not parameters: let a node of training read or make them, too"
         )
     if not inference.outputs():
         problems.append(

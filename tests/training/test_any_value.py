@@ -18,6 +18,7 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import PredictionError, RecordingError
 from kbuild.recording.example import take_rows
+from kbuild.recording.input.delivery import deliver
 from kbuild.recording.input.signature import make_carried
 from kbuild.recording.record import record_model
 from kbuild.served.forms import restore
@@ -107,6 +108,43 @@ CELLS: list[tuple[bool, Callable[[], pd.DataFrame]]] = [
 def test_a_column_of_objects_is_served_or_refused_by_name(number: int) -> None:
     expected, make = CELLS[number]
     assert served(make()) is expected
+
+
+GAPPY = pd.DataFrame(
+    {
+        "text": ["a", None, "b"],
+        "object": pd.Series(["a", None, "b"], dtype=object),
+        "string": pd.array(["a", None, "b"], dtype="string"),
+        "double": [1.5, NAN, 2.5],
+        "float32": np.array([1.5, NAN, 2.5], dtype="float32"),
+        "day": pd.to_datetime(["2024-01-31", None, "2024-02-01"]),
+        "moment": pd.to_datetime(["2024-01-31T12:00Z", None, "2024-02-01T12:00Z"]),
+        "span": pd.to_timedelta(["1h", None, "2h"]),
+        "Int64": pd.array([1, None, 2], dtype="Int64"),
+        "boolean": pd.array([True, None, False], dtype="boolean"),
+        "category": pd.Categorical(["x", None, "y"]),
+        "decimal": pd.Series([D("1.5"), None, D("2")], dtype=object),
+        "month": pd.PeriodIndex(["2024-01", None, "2024-02"], freq="M"),
+    }
+)
+
+
+@pytest.mark.parametrize("columns", [[each] for each in GAPPY] + [["text", "double"], [*GAPPY]], ids=", ".join)
+def test_a_row_is_given_to_the_pipeline_as_among_others(columns: list[str]) -> None:
+    """What other rows a request has decides neither of which type a column is nor what stands for a missing cell."""
+    table = GAPPY[columns]
+    carried = make_carried(table, table)
+    for place in range(len(table)):
+        alone = deliver(carried.example.iloc[[place]], carried.schema, carried.form)
+        assert tell(alone) == tell(table.iloc[[place]])
+
+
+def test_a_row_of_one_table_among_several_too() -> None:
+    data = {"orders": GAPPY[["text", "double"]], "city": "Rome"}
+    form = make_carried(data, data).form
+    assert form is not None
+    given = restore(form, {"orders": [{"text": None, "double": None}], "city": "Rome"})
+    assert tell(given["orders"]) == tell(data["orders"].iloc[[1]])
 
 
 def test_half_a_character_is_told_of_or_arrives() -> None:

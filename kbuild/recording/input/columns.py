@@ -37,7 +37,7 @@ def describe_column(label: Any, wire: str, values: pd.Series) -> dict[str, Any]:
     """
     dtype = values.dtype
     column: dict[str, Any] = {"wire": wire, "as": "plain", "dtype": str(dtype), "gaps": bool(values.isna().any())}
-    if column["dtype"] in _KEPT or dtype == pd.Series(["a"]).dtype != object:
+    if column["dtype"] in _KEPT:
         return column
     if column["dtype"] == "object":
         return column | _describe_objects(label, values)

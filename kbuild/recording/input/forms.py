@@ -21,6 +21,7 @@ _HINT = (
     "or bytes; or pass signature=None in log_model_kwargs to log it without a check of its answers"
 )
 BYTES_COLUMN = "data"
+_TEXT = "str"  # pandas' type of columns with texts, from 3 on; what has none comes as objects
 
 
 def describe(data: Any, *, typed: bool = True) -> dict[str, Any] | None:
@@ -31,8 +32,9 @@ def describe(data: Any, *, typed: bool = True) -> dict[str, Any] | None:
     form = _describe(data)
     if not typed and form is not None:
         _state_types(form)
-    if form is not None and form["kind"] == "table" and _is_plain(form, data):
-        return None
+    if typed and form is not None and form["kind"] == "table" and _is_plain(form):
+        texts = {column["wire"]: column for column in form["columns"] if column["as"] == "text"}
+        return {"kind": "texts", "texts": texts} if texts else None
     return form
 
 
@@ -122,7 +124,7 @@ def _describe_table(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _is_plain(form: Mapping[str, Any], table: pd.DataFrame) -> bool:
+def _is_plain(form: Mapping[str, Any]) -> bool:
     return (
         not form["index"]
         and not form["multi"]
@@ -130,7 +132,7 @@ def _is_plain(form: Mapping[str, Any], table: pd.DataFrame) -> bool:
         and "label_type" not in form
         and form["labels"] == [column["wire"] for column in form["columns"]]
         and all(type(label) is str for label in form["labels"])
-        and all(column["as"] == "plain" for column in form["columns"])
+        and all(column["as"] == "plain" or column["dtype"] == _TEXT for column in form["columns"])
     )
 
 
@@ -215,6 +217,8 @@ def carry(form: Mapping[str, Any] | None, data: Any) -> Any:
     if form is None:
         return data.reset_index(drop=True) if isinstance(data, pd.DataFrame) else data
     kind = form["kind"]
+    if kind == "texts":
+        return data.reset_index(drop=True)
     if kind == "table":
         return _carry_table(form, data)
     if kind == "series":
