@@ -391,6 +391,9 @@ def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog:
     found = told(look(bound, catalog, tmp_path, stores=False))
     assert [message.partition(" ")[0] for _, message, _ in found] == ["model_config", "resources", "step", "metadata"]
     assert all(hint for _, _, hint in found)
+    bound = bind(package, resources=3, prompts="prompts:/a/1", auth_policy=3)
+    found = told(look(bound, catalog, tmp_path, stores=False))
+    assert [message.partition(" ")[0] for _, message, _ in found] == ["resources", "prompts", "auth_policy"]
     (tmp_path / "c.yml").write_text("a: 1\n")
     bound = bind(package, metadata={"a": [1, None]}, model_config=str(tmp_path / "c.yml"), resources=[], step=3)
     assert told(look(bound, catalog, tmp_path, stores=False)) == []

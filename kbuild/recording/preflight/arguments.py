@@ -93,6 +93,7 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
             yield RecordingError(
                 f"{key} names {str(value)!r}, which is not a file", hint=f"paths are seen from {Path.cwd()}"
             )
+    yield from _check_lists(kwargs)
     step = kwargs.get("step")
     if step is not None and (not isinstance(step, int) or isinstance(step, bool)):
         yield RecordingError(f"step {step!r} is not a whole number", hint="write a number, or leave it out")
@@ -104,6 +105,27 @@ def _check_log_model(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
     waiting = kwargs.get("await_registration_for")
     if waiting is not None and (not isinstance(waiting, int | float) or waiting < 0):
         yield RecordingError(f"await_registration_for {waiting!r} is not a time", hint="write seconds, 0 not to wait")
+
+
+def _check_lists(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
+    """Of what MLflow iterates over, or calls methods of, without a look."""
+    from mlflow.models.auth_policy import AuthPolicy
+    from mlflow.models.resources import Resource
+
+    resources, prompts = kwargs.get("resources"), kwargs.get("prompts")
+    listed = isinstance(resources, list | tuple) and all(isinstance(each, Resource) for each in resources)
+    if not listed and not isinstance(resources, str | Path | None):
+        yield RecordingError(
+            "resources are not a list of mlflow.models.resources",
+            hint="write [DatabricksServingEndpoint(…)], or a file",
+        )
+    if not isinstance(prompts, list | tuple | None):
+        yield RecordingError(f"prompts is a {type(prompts).__name__}", hint="write a list: ['prompts:/NAME/VERSION']")
+    policy = kwargs.get("auth_policy")
+    if not isinstance(policy, AuthPolicy | None):
+        yield RecordingError(
+            f"auth_policy is a {type(policy).__name__}", hint="write an mlflow.models.auth_policy.AuthPolicy"
+        )
 
 
 def _check_example_parameters(binding: Binding) -> Iterator[KbuildError]:
