@@ -5,7 +5,7 @@ import json
 import subprocess
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
-from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner, ThreadRunner
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
@@ -290,10 +290,15 @@ def test_inputs_that_are_only_in_memory(project: Path, store: mlflow.MlflowClien
     assert loaded.predict(loaded.input_example)["x"].tolist() == [4.0, 8.0, 12.0]
 
 
-@pytest.mark.parametrize("runner", [ThreadRunner(), ParallelRunner(max_workers=1), SequentialRunner(is_async=True)])
-def test_inputs_in_memory_of_other_runners(project: Path, store: mlflow.MlflowClient, runner: Any) -> None:
+@pytest.mark.parametrize(
+    "make", [ThreadRunner, lambda: ParallelRunner(max_workers=1), lambda: SequentialRunner(is_async=True)]
+)
+def test_inputs_in_memory_of_other_runners(
+    project: Path, store: mlflow.MlflowClient, make: Callable[[], AbstractRunner]
+) -> None:
     """Kedro keeps what passes between processes until the run is over, so nothing has to be captured there."""
-    run(project, pipeline_names=["in_memory"], runner=runner)
+    # Made here: a ParallelRunner has a process, which would outlive a worker of these tests.
+    run(project, pipeline_names=["in_memory"], runner=make())
     assert [model.name for model in find_models(store)] == ["in_memory"]
 
 
