@@ -102,8 +102,8 @@ class Plan:
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The wanted outputs by name, from a value for every input.
 
-        An exception of a node passes through, with a note that names the node. Raises PredictionError when a node
-        gives other outputs than it declares.
+        An exception of a node passes through, with a note that names the node; SystemExit as a RuntimeError. Raises
+        PredictionError when a node gives other outputs than it declares.
         """
         slots: list[Any] = [None] * len(self._slots)
         copiers = self._copiers
@@ -117,6 +117,9 @@ class Plan:
             except Exception as error:
                 error.add_note(f"in the inference node {call.name!r}")
                 raise
+            except SystemExit as error:
+                # It would end what serves, or a thread of it, without an answer.
+                raise RuntimeError(f"the inference node {call.name!r} called sys.exit({error.code!r})") from error
             del args, kwargs
             for slot, value in zip(call.targets, spread_outputs(call.name, call.spread, result), strict=True):
                 slots[slot] = value

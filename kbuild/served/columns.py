@@ -50,7 +50,11 @@ def _number(values: pd.Series, column: Column) -> pd.Series:
         beyond = values.abs() >= EXACT_INTEGERS
         if beyond.any():
             raise PredictionError(f"column {column['wire']!r} has whole numbers beyond 2**53, which come inexactly")
-    made = values.astype(kind)
+    with np.errstate(over="ignore"):
+        made = values.astype(kind)
+    narrow = isinstance(kind, np.dtype) and kind.kind == "f" and kind.itemsize < 8
+    if narrow and (np.isinf(made) & np.isfinite(values.astype("float64"))).any():
+        raise PredictionError(f"column {column['wire']!r} has values too large for the type {column['dtype']}")
     if pd.api.types.is_integer_dtype(kind):
         # numpy wraps what is too large, and cuts off what follows the point.
         same = made.isna() | (made.astype("Float64") == values.astype("Float64"))

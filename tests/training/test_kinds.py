@@ -112,6 +112,8 @@ def test_rows_that_training_did_not_have_are_restored_or_refused() -> None:
     assert small is not None
     with pytest.raises(PredictionError, match="'a' has values that are not of type int8"):
         restore(small, pd.DataFrame({"a": [300], "b": [1], "c": [1], "d": [1.0]}))
+    with pytest.raises(PredictionError, match="'d' has values too large for the type float16"):
+        restore(small, pd.DataFrame({"a": [3], "b": [1], "c": [1], "d": [1e6]}))
     with pytest.raises(PredictionError, match="lacks the column"):
         restore(small, pd.DataFrame({"a": [3]}))
     decimals = make_carried(SERVED["Decimal"], SERVED["Decimal"]).form

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import sys
 import threading
 import weakref
 from typing import Any
@@ -139,6 +140,11 @@ def test_an_error_says_which_node() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         make_plan(Pipeline([node(fail, "x", "y", name="broken")])).run({"x": 1})
     assert caught.value.__notes__ == ["in the inference node 'broken'"]
+
+
+def test_a_node_that_would_end_the_program_is_an_error_of_the_model() -> None:
+    with pytest.raises(RuntimeError, match=r"'leaves' called sys\.exit\(3\)"):
+        make_plan(Pipeline([node(lambda _: sys.exit(3), "x", "y", name="leaves")])).run({"x": 1})
 
 
 @pytest.mark.parametrize(("outputs", "match"), [(["a", "b"], "2 values: a, b"), ({"k": "a"}, "a dict of k")])
