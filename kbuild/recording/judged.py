@@ -18,7 +18,8 @@ from kbuild.recording.saving import Draft, SavedAnswer
 CHECK_OFF = "[tool.kbuild.training] check = false in pyproject.toml turns the check off"
 _STATE_HINT = (
     "see that the inference pipeline uses no index of its rows, no state that lasts from call to call (a global, a "
-    "counter), no clock and no chance without a seed"
+    "counter), no clock and no chance without a seed; and that no node changes what it is given, or set copy_mode: "
+    "'deepcopy' in kpm_kwargs, as Kedro's MemoryDataset copies"
 )
 
 
