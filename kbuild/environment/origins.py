@@ -26,13 +26,23 @@ _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 
 
 def is_of_channel(url: str, channels: Iterable[str], environ: Mapping[str, str]) -> bool:
-    """Whether a conda package lies below one of the channels, which are names or urls."""
+    """Whether a conda package lies in one of the channels, which are names or urls, or on a server that stands alone.
+
+    In a channel is what lies at ``SUBDIR/FILE`` below it: ``label/NAME`` makes another channel of it, which anybody who
+    may upload there fills (conda's docs, "Channels and generating an index").
+    """
     if url.startswith(_LOCAL_CHANNEL):
         return True
     alias = (environ.get("CONDA_CHANNEL_ALIAS") or _ALIAS).rstrip("/")
     named = [each for channel in channels for each in (_DEFAULTS if channel == "defaults" else (channel,))]
     places = [each if "://" in each or each.startswith("/") else f"{alias}/{each}" for each in named]
-    return any(is_below(url, f"file://{each}" if each.startswith("/") else each) for each in places)
+    return any(_is_in_channel(url, f"file://{each}" if each.startswith("/") else each) for each in places)
+
+
+def _is_in_channel(url: str, channel: str) -> bool:
+    path = urlsplit(_bare(channel)).path.rstrip("/")
+    inside = urlsplit(_bare(url)).path.removeprefix(f"{path}/")
+    return is_below(url, channel) and (not path or unquote(inside).count("/") == 1)
 
 
 def is_of_index(url: str, indexes: Iterable[str]) -> bool:
