@@ -263,3 +263,32 @@ def test_numbers_behind_the_pickles_of_torchs_oldest_format_are_none(make_bundle
     assert (result.findings, result.unchecked) == ((), ())
     evil = data + storage + pickle.dumps(Evil(), 2)
     assert scan_pt(make_bundle, evil).findings != ()
+
+
+def test_what_follows_the_numbers_of_an_array_is_read(make_bundle: Any) -> None:
+    """numpy.load reads one array after another from the same file, and takes what is none for a pickle."""
+    arrays = (
+        numpy.arange(9.0),
+        numpy.zeros((0, 3)),
+        numpy.array("text"),
+        numpy.zeros(2, [("a", "f4"), ("b", "i8", 2)]),
+    )
+    for data in map(npy_bytes, arrays):
+        for whole in (data, data + npy_bytes(numpy.ones(3))):
+            result = scan_pt(make_bundle, whole, "artifacts/x.npy")
+            assert (result.findings, result.unchecked) == ((), ())
+        for evil in (EVIL, b"cos\nsystem\n(S'true'\ntR.", npy_bytes(numpy.array([Evil()], dtype=object))):
+            assert {each.id for each in scan_pt(make_bundle, data + evil, "artifacts/x.npy").findings} == {
+                "pickle-dangerous"
+            }
+    negative = npy_bytes(numpy.arange(9.0)).replace(b"(9,)", b"(-9,)")
+    assert scan_pt(make_bundle, negative + EVIL, "artifacts/x.npy").findings != ()
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x93", b"\x80\x02\x93.", b"\x80\x04\x93NUMPY", b"\x80\x04K\x01\x93", b"\x80\x04\x95\xff."]
+)
+def test_what_stops_a_scanner_is_unchecked(make_bundle: Any, data: bytes) -> None:
+    """picklescan raises ValueError where STACK_GLOBAL has nothing before it."""
+    result = scan_pt(make_bundle, data)
+    assert [each.where for each in result.unchecked] == ["artifacts/x.pt"]

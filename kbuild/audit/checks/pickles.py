@@ -207,6 +207,8 @@ def _scan(data: bytes) -> Mapping[tuple[str, str], SafetyLevel]:
     log.setLevel(logging.CRITICAL)  # its findings are told here, once
     try:
         return {(found.module, found.name): found.safety for found in scan_pickle_bytes(io.BytesIO(data), "x").globals}
+    except Exception:  # noqa: BLE001 - what stops it may be made to: of what has no proper end that is told already
+        return {}
     finally:
         log.setLevel(level)
 

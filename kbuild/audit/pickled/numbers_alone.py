@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import struct
+from typing import Any
 
 from kbuild.audit.pickled.compressed import PACKED
 from kbuild.audit.pickled.containers import is_tar
 
+NUMPY = b"\x93NUMPY"
 # safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
 _MAX_HEADER = 100_000_000
 _TYPES = frozenset(
@@ -47,19 +50,41 @@ def _is_packed_too(data: bytes) -> bool:
     return PACKED.match(data) is not None or is_tar(data) or data.rfind(b"PK\x05\x06", max(0, len(data) - 2**17)) >= 0
 
 
-def after_numpy_header(data: bytes) -> int:
-    """Where the data of an ``.npy`` file begins (numpy's ``lib/format.py``); the end of it where all is numbers."""
-    width = 2 if data[6:7] == b"\x01" else 4
-    begin = 8 + width
-    end = begin + int.from_bytes(data[8:begin], "little")
+def after_arrays(data: bytes) -> tuple[int, bool]:
+    """Where the arrays of numbers end that an ``.npy`` file begins with (numpy's ``lib/format.py``: one may follow the
+    other), and whether the pickle of an array of objects begins there."""
+    begin, objects = 0, False
+    while data.startswith(NUMPY, begin) and not objects:
+        begin, objects = _after_header(data, begin)
+    return begin, objects
+
+
+def _after_header(data: bytes, begin: int) -> tuple[int, bool]:
+    width = 2 if data[begin + 6 : begin + 7] == b"\x01" else 4
+    start = begin + 8 + width
+    end = start + int.from_bytes(data[begin + 8 : start], "little")
     try:
         # As numpy reads it: an escape in the text would hide the letter.
-        header = ast.literal_eval(data[begin:end].decode("latin-1").strip())
+        header = ast.literal_eval(data[start:end].decode("latin-1").strip())
         if _is_numbers(header["descr"]):
-            return len(data)
+            # Whoever reads on finds what comes after them.
+            size = _size(header["descr"]) * math.prod(header["shape"])
+            return max(start, min(end + size, len(data))), False
     except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError, struct.error):
-        return min(end, len(data))
-    return end
+        pass
+    return min(end, len(data)), True
+
+
+def _size(descr: Any) -> int:
+    """Bytes of one element of numbers (numpy's docs, "Array-protocol type strings")."""
+    if isinstance(descr, str):
+        found = re.match(r"[<>|=]?([A-Za-z?])(\d*)", descr)
+        kind, digits = found.groups() if found is not None else ("", "")
+        return int(digits or 1) * (4 if kind == "U" else 1)
+    if isinstance(descr, tuple):
+        shape = descr[1] if isinstance(descr[1], tuple) else (descr[1],)
+        return _size(descr[0]) * math.prod(shape)
+    return sum(_size(each[1] if len(each) == 2 else (each[1], each[2])) for each in descr)
 
 
 def _is_numbers(descr: object) -> bool:

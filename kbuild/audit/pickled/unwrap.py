@@ -16,7 +16,7 @@ from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
 from kbuild.audit.pickled.keras import holds_code, names_in_config
-from kbuild.audit.pickled.numbers_alone import after_numpy_header, is_tensors
+from kbuild.audit.pickled.numbers_alone import NUMPY, after_arrays, is_tensors
 from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
 from kbuild.audit.pickled.standins import EXTENSION, TOO_DEEP, is_importable
 from kbuild.audit.pickled.texts import decoded, is_written, objects_in
@@ -24,7 +24,6 @@ from kbuild.audit.pickled.texts import decoded, is_written, objects_in
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]
 
 _PICKLES = (".pkl", ".pickle", ".joblib", "/data")  # members of archives that are to be pickles
-_NUMPY = b"\x93NUMPY"
 _MAX_DEPTH = 8
 # What every pickle has that does anything: a module's name in one of three ways. A number of copyreg's leads nowhere
 # where no pickle names copyreg. Else what is packed, and other formats.
@@ -114,9 +113,9 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
     names, problems = names | others, problems | odd
     if (names.keys() | problems.keys()) - told:
         yield PickleStream(place=at.name, named=tuple(names), problems=tuple(problems))
-    if data.startswith(_NUMPY):
-        begin = after_numpy_header(data)
-        yield from _follow(data, begin, at, expected=begin < len(data))
+    if data.startswith(NUMPY):
+        begin, objects = after_arrays(data)
+        yield from _follow(data, begin, at, expected=objects and begin < len(data))
     else:
         yield from _follow(data, 0, at, expected=expected and not parts and refused is None)
     yield from _encoded(data, at)
