@@ -98,7 +98,7 @@ def test_docker_loads_it_and_it_predicts(
     assert kept == layouts[compression]["digest" if engine.containerd_store else "image_id"]
     told = "given the layers unpacked" in done.err
     assert told == (not engine.containerd_store and compression == "zstd")
-    assert "predicts what the trained model did" in tool("verify", name, DOCKER_HOST=engine.host).err
+    assert "answers as the trained model did" in tool("verify", name, DOCKER_HOST=engine.host).err
 
 
 def test_it_is_healthy_without_rights_or_network(layouts: dict[str, dict[str, Any]], engine: DockerEngine) -> None:
