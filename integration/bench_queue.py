@@ -85,7 +85,7 @@ def work(uri: str, pushed: Path, name: str) -> None:
     worker = Worker(
         app=app, ledger=PostgresLedger(app), build=build, watcher=told, teller=told, name=name,
         beat=Beat(every=LEASE / 6, lease=LEASE), jobs=1, once=False, end_watched=lambda *_: None, conceal=str,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     asyncio.run(worker.run())
 
 
@@ -197,7 +197,7 @@ def disturb(asked: Asked, database: Postgres, workers: list[subprocess.Popen[byt
     moments = sorted(chance.uniform(0.1, 0.7) for _ in range(asked.kill))
     steps = [(part, "kill") for part in moments] + ([(0.4, "restart")] if asked.restart else [])
     for part, what in sorted(steps):
-        until(lambda part=part: done() >= part * total, time.monotonic())  # type: ignore[misc]
+        until(lambda part=part: done() >= part * total, time.monotonic())
         if what == "kill":
             workers.pop(chance.randrange(len(workers))).send_signal(signal.SIGKILL)
         else:
