@@ -67,11 +67,18 @@ THERE = list(filter(is_there, SUPPORTED))
 TESTED = sorted({THERE[0], THERE[-1]}, key=SUPPORTED.index) if THERE and os.environ.get("CI") else THERE
 
 
-def install(session: nox.Session, *extras: str) -> None:
-    """Install kbuild as users get it: built into a wheel, not linked to the checkout."""
+def set_environment(session: nox.Session) -> None:
+    """What every session's programs see. Empty is as unset for both variables of Python."""
     # nox itself may have come by PYTHONPATH (see the README); its packages must not shadow the session's.
     session.env["PYTHONPATH"] = ""
+    # Some images set it. The tests start some thousand processes, and each would compile again what it imports.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.env["DO_NOT_TRACK"] = "1"
+
+
+def install(session: nox.Session, *extras: str) -> None:
+    """Install kbuild as users get it: built into a wheel, not linked to the checkout."""
+    set_environment(session)
     session.install("--quiet", f".[{','.join(extras)}]", silent=False)
 
 
@@ -193,8 +200,7 @@ def load(session: nox.Session) -> None:
 
 def install_resolved(session: nox.Session, *how: str) -> None:
     """Install kbuild with packages that uv chooses, into an environment that holds nothing of an earlier choice."""
-    session.env["PYTHONPATH"] = ""
-    session.env["DO_NOT_TRACK"] = "1"
+    set_environment(session)
     session.install("--quiet", UV)
     # All extras are chosen together, so that they are known to go together; only what the tests need is installed.
     every = session.create_tmp() + "/every.txt"
@@ -211,11 +217,11 @@ def install_resolved(session: nox.Session, *how: str) -> None:
 def minimum(session: nox.Session) -> None:
     """The cheap tests on the lowest declared version of every direct dependency."""
     install_resolved(session, "--resolution", "lowest-direct")
-    session.run("pytest", *(session.posargs or ["tests"]))
+    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or ["tests"]))
 
 
 @nox.session
 def next(session: nox.Session) -> None:
     """The cheap tests on the newest of everything, pre-releases included. Not in CI: others' news is no fault here."""
     install_resolved(session, "--prerelease", "allow", "--upgrade")
-    session.run("pytest", *(session.posargs or ["tests"]))
+    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or ["tests"]))
