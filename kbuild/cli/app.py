@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import locale
@@ -17,6 +18,7 @@ import click
 from kbuild._version import __version__
 from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.docs import more_about
+from kbuild.process.asking import is_asking
 from kbuild.refused import known_error
 from kbuild.untrusted import folded, plain
 
@@ -96,9 +98,24 @@ def run() -> None:
         # The reader of stdout went away; Python would complain once more while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except SystemExit as error:
+        code = error.code
+        if is_asking():
+            _leave(code)
+        raise
     except Exception as error:  # noqa: BLE001  the last place: no traceback may reach a user
         code = report(error)
+    if is_asking():
+        _leave(code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(code: object) -> None:
+    """End now, and not when the last server has answered or a time-out is over: all blocks have been left."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)
 
 
 def _name_files_in_utf8() -> None:

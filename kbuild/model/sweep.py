@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kbuild.errors import ModelNotFound, RunWithoutModel
+from kbuild.process.asking import asking_pool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +49,7 @@ def find_children(client: MlflowClient, parent: Run) -> list[Run]:
 
 def with_models(runs: Sequence[Run], has_model: Callable[[Run], bool]) -> list[Run]:
     """Those of the runs that have a model."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with asking_pool(_AT_ONCE) as pool:
         return [run for run, has in zip(runs, pool.map(has_model, runs), strict=True) if has]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -180,3 +181,35 @@ def test_a_service_that_is_down_is_asked_once(make_lock: Any, make_entry: Any) -
     result = check(make_lock(*(make_entry(name, "1") for name in "abc")), None, service)
     assert len(result.unchecked) == 3
     assert service.asked == ["a"]
+
+
+class MeetingService(FakeService):
+    """Answers two questions together, and none alone but the first."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.together = threading.Barrier(2, timeout=30)
+
+    def query(self, name: str, version: str) -> tuple[Vulnerability, ...] | NotKnown:
+        if self.asked:
+            self.together.wait()
+        return super().query(name, version)
+
+
+def test_an_index_is_asked_of_several_packages_at_once(make_lock: Any, make_entry: Any) -> None:
+    service = MeetingService()
+    names = ["jinja2", "six", "torch", "click", "attrs"]
+    result = check(make_lock(*(make_entry(name, "1.0") for name in names)), None, service)
+    assert result.unchecked == ()
+    assert sorted(service.asked) == sorted(names)
+
+
+def test_an_index_is_asked_once_of_what_several_models_have(make_lock: Any, make_entry: Any) -> None:
+    service = FakeService({"torch": NotKnown(reason="it was busy")})
+    made = VulnerabilityCheck(database=None, services=[service], today=TODAY, max_age=90)
+    for version in ("1.0", "2.0"):
+        lock = make_lock(make_entry("six", "1.17.0"), make_entry("torch", "1.0"), make_entry("jinja2", version))
+        assert [each.where for each in made.run(Subject(reference="x", kind="lock", lock=lock)).unchecked] == [
+            "pip:torch"
+        ]
+    assert sorted(service.asked) == ["jinja2", "jinja2", "six", "torch", "torch"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
 from kbuild.environment.origins import is_below, is_of_channel, is_of_index
 from kbuild.errors import ConfigurationError, KbuildError
+from kbuild.process.asking import asking_pool
 from kbuild.urls.credentials import check_variables, without_credentials
 
 _AT_ONCE = 8
@@ -85,7 +85,7 @@ class IntegrityCheck:
             if each.manager == "pip" and each.url is not None and not is_of_index(each.url, indexes)
         ]
         findings, unknown = [], []
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with asking_pool(_AT_ONCE) as pool:
             for entry, told in zip(strays, pool.map(partial(self._is_offered, own=subject.own), strays), strict=True):
                 url = without_credentials(entry.url or "")
                 if told is None:

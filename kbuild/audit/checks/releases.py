@@ -6,7 +6,6 @@ Format: PyPA's "Simple repository API" (PEP 592 for yanked files).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
@@ -14,6 +13,7 @@ from kbuild.audit.lockview import LockEntry
 from kbuild.audit.subject import Subject
 from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.errors import KbuildError
+from kbuild.process.asking import asking_pool
 
 
 class Lookup(Protocol):
@@ -74,7 +74,7 @@ class ReleaseCheck:
         if isinstance(first, str):
             # An index that is down for one package is down for all; each try would cost its time-out.
             return dict.fromkeys(names, first)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with asking_pool(_AT_ONCE) as pool:
             return {names[0]: first, **dict(zip(names[1:], pool.map(ask, names[1:]), strict=True))}
 
     def _compare(self, entry: LockEntry, files: list[IndexFile]) -> Iterator[Finding | Unchecked]:

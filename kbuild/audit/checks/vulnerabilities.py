@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 from kbuild.audit.checks.identity import PackageLookup, asked_packages
@@ -15,8 +16,11 @@ from kbuild.audit.sources.osv import PYPI, PackageVersion, Undecidable, fixed_ve
 from kbuild.audit.sources.osv_api import Answer, OsvApi
 from kbuild.audit.sources.services import NotKnown, Service, Vulnerability
 from kbuild.audit.subject import Subject
+from kbuild.process.asking import asking_pool
 
 _LONGEST = 300
+_AT_ONCE = 8
+_UNASKED = NotKnown(reason="not asked")
 _SOURCES = "see that the index and OSV answer (osv-url in [tool.kbuild.audit]), or give --advisories FILE"
 
 
@@ -47,6 +51,7 @@ class VulnerabilityCheck:
         self._services = list(services)
         self._osv = osv
         self._told: dict[PackageVersion, Answer] = {}
+        self._answers: dict[tuple[str, PackageVersion], tuple[Vulnerability, ...] | NotKnown] = {}
         self._today = today
         self._max_age = max_age
         self._unavailable = unavailable
@@ -65,8 +70,10 @@ class VulnerabilityCheck:
         self._unimportant.clear()
         if self._unavailable is not None:
             unchecked.append(self._unchecked("advisories", self._unavailable))
+        packages = [each.package for each in asked if each.package is not None]
         if self._osv is not None:
-            self._told = self._osv.query([each.package for each in asked if each.package is not None])
+            self._told = self._osv.query(packages)
+        self._ask_services(packages)
         for each in asked:
             found, missed = self._look_up(each, each.package)
             findings += _merge(found)
@@ -102,7 +109,7 @@ class VulnerabilityCheck:
         silent: list[str] = []
         if package.ecosystem == PYPI:
             for service in self._services:
-                answer = self._ask(service, package)
+                answer = self._answers[service.name, package]
                 if isinstance(answer, NotKnown):
                     silent.append(answer.reason)
                     self._note_fault(service.name, answer)
@@ -125,6 +132,21 @@ class VulnerabilityCheck:
             reason = f"no source here has advisories of {package.ecosystem}"
             missed.append(self._unchecked(entry.where, reason, _ACCEPT))
         return findings, missed
+
+    def _ask_services(self, packages: Sequence[PackageVersion]) -> None:
+        """Ask each service of each Python package that it has not told of, for another model, several at once."""
+        for service in self._services:
+            python = [
+                package
+                for package in dict.fromkeys(packages)
+                if package.ecosystem == PYPI
+                and isinstance(self._answers.get((service.name, package), _UNASKED), NotKnown)
+            ]
+            # One that is down for the first package is down for all; each try would cost its time-out.
+            for some in (python[:1], python[1:]):
+                with asking_pool(_AT_ONCE) as pool:
+                    asked = zip(some, pool.map(partial(self._ask, service), some), strict=True)
+                    self._answers.update({(service.name, package): answer for package, answer in asked})
 
     def _ask(self, service: Service, package: PackageVersion) -> tuple[Vulnerability, ...] | NotKnown:
         if service.name in self._down:

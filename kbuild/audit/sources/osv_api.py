@@ -7,7 +7,6 @@ package is asked by ecosystem, name and version, so the service decides which re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -18,6 +17,7 @@ from kbuild.audit.sources.osv import PackageVersion
 from kbuild.audit.sources.services import NotKnown
 from kbuild.environment.index.package_indexes import network_reason
 from kbuild.http import ThreadSessions, bounded_session
+from kbuild.process.asking import asking_pool
 from kbuild.urls.credentials import without_credentials
 
 OSV_URL = "https://api.osv.dev"
@@ -56,7 +56,7 @@ class OsvApi:
         for start in range(0, len(unique), _BATCH):
             named |= self._batch(unique[start : start + _BATCH])
         ids = sorted({id for names in named.values() if not isinstance(names, NotKnown) for id in names})
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with asking_pool(_AT_ONCE) as pool:
             records = dict(zip(ids, pool.map(self._record, ids), strict=True))
         return {package: _collect(names, records) for package, names in named.items()}
 

@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.index.package_indexes import network_reason
 from kbuild.environment.index.pip_network import configure
-from kbuild.http import bounded_session
+from kbuild.http import ThreadSessions, bounded_session
 from kbuild.urls.credentials import without_credentials
 
 _TIMEOUT = 20
@@ -47,7 +47,7 @@ class NotKnown:
 
 
 class Service(Protocol):
-    """Answers for one Python distribution at a time."""
+    """Answers for one Python distribution at a time; several threads may ask."""
 
     name: str
 
@@ -59,10 +59,11 @@ class IndexService:
     """A ``Service``: the index that packages come from. ``base`` is its url without ``/simple``."""
 
     def __init__(
-        self, base: str, *, session: requests.Session, credentials: Callable[[str], tuple[str, str] | None]
+        self, base: str, *, make: Callable[[], requests.Session], credentials: Callable[[str], tuple[str, str] | None]
     ) -> None:
+        """``make`` makes a thread's session."""
         self.name = f"the index {without_credentials(urlsplit(base).netloc)}"
-        self._base, self._session, self._credentials = base, session, credentials
+        self._base, self._sessions, self._credentials = base, ThreadSessions(make), credentials
 
     def query(self, name: str, version: str) -> tuple[Vulnerability, ...] | NotKnown:
         """See Service."""
@@ -71,7 +72,7 @@ class IndexService:
         except InvalidVersion:
             return NotKnown(reason=f"{version!r} is not a version of Python packages (PEP 440)")
         try:
-            answer = self._session.get(url, timeout=_TIMEOUT, auth=self._credentials(url))
+            answer = self._sessions.mine().get(url, timeout=_TIMEOUT, auth=self._credentials(url))
             if answer.status_code == requests.codes.not_found:
                 return NotKnown(reason=f"{self.name} does not know this release")
             answer.raise_for_status()
@@ -96,9 +97,13 @@ def make_pypi_service(
 ) -> IndexService:
     """The advisories of a package index. ``index`` is its url, with or without ``/simple``; ``environ`` has pip's
     settings of how it is reached."""
-    session = bounded_session()
-    configure(session, environ or {})
-    return IndexService(index.rstrip("/").removesuffix("/simple"), session=session, credentials=credentials)
+
+    def make() -> requests.Session:
+        session = bounded_session()
+        configure(session, environ or {})
+        return session
+
+    return IndexService(index.rstrip("/").removesuffix("/simple"), make=make, credentials=credentials)
 
 
 def _read(stated: Mapping[str, Any]) -> Vulnerability:

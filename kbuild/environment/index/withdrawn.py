@@ -9,7 +9,6 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from kbuild.digest import digest_json
 from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import IndexUnavailable, KbuildError
+from kbuild.process.asking import asking_pool
 
 if TYPE_CHECKING:
     import requests
@@ -68,7 +68,7 @@ def find_withdrawn(
 
             # An index that is down for one is down for all: each would cost its time-out.
             first = ask(wanted[0])
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
+            with asking_pool(_AT_ONCE) as pool:
                 said = [first, *pool.map(ask, wanted[1:])]
     except KbuildError as error:
         return Withdrawn(unasked=error.message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -18,6 +17,7 @@ from kbuild.environment.requirements import applicable, local_part
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid, VersionConflict
 from kbuild.platform import Platform
+from kbuild.process.asking import asking_pool
 from kbuild.urls.credentials import without_credentials
 
 _AT_ONCE = 8
@@ -160,7 +160,7 @@ def _not_offered(
 
     links = [Indexes(urls=(), find_links=(page,)) for page in spec.find_links]
     places = [*(Indexes(urls=(url,)) for url in spec.indexes), *links]
-    with ThreadSessions(lambda: make_session(environ)) as sessions, ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadSessions(lambda: make_session(environ)) as sessions, asking_pool(_AT_ONCE) as pool:
 
         def is_offered(package: LockedPackage) -> bool:
             unknown, near = None, {package.sha256, package.filename, unquote(package.filename)}

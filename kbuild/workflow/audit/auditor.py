@@ -33,7 +33,7 @@ from kbuild.workflow.audit.images import ReadImage, read_image
 from kbuild.workflow.audit.planned import Sources, find_planned
 from kbuild.workflow.audit.recorded import write_back
 from kbuild.workflow.audit.request import Audited, AuditRequest
-from kbuild.workflow.audit.run_checks import find_network, make_checks
+from kbuild.workflow.audit.run_checks import find_network, make_checks, run_checks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,9 +125,7 @@ class Auditor:
         gathered = replace(gathered, subject=replace(gathered.subject, names=request.lock.names))
         results = [CheckResult(check="gather", unchecked=gathered.missing)] if gathered.missing else []
         with self._tools.phases("audit") as progress:
-            for check in self._checks:
-                progress.note(f"checking {check.id}")
-                results.append(check.run(gathered.subject))
+            results += run_checks(self._checks, gathered.subject, progress)
             progress.made(f"{len(self._checks)} checks")
             subject, on, fail_on = gathered.subject, request.today, request.fail_on
             report = make_report(subject, results, request.policy, today=on, fail_on=fail_on, vex=self._vex)

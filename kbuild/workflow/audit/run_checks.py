@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -17,11 +17,12 @@ from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.checks.releases import Lookup, ReleaseCheck
 from kbuild.audit.checks.secrets import SecretCheck
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
+from kbuild.audit.finding import CheckResult
 from kbuild.audit.policy import ServiceName
 from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
 from kbuild.audit.sources.osv_api import OsvApi
 from kbuild.audit.sources.services import Service, make_pypi_service
-from kbuild.audit.subject import Check
+from kbuild.audit.subject import Check, Subject
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, package_indexes
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
@@ -29,9 +30,12 @@ from kbuild.environment.locking.lock_model import LockRequest, named_indexes
 from kbuild.errors import IndexUnavailable, KbuildError
 from kbuild.http import ThreadSessions
 from kbuild.model.bundle import ModelBundle
+from kbuild.process.asking import asking_pool
 from kbuild.progress import Progress
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
+
+_ASKING = (VulnerabilityCheck, ReleaseCheck)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +107,17 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
         PickleCheck(downloads=downloads, allowed=tuple(each.name for each in policy.allowed_pickles)),
         *([] if policy.licences is None else [LicenceCheck(policy.licences, downloads=downloads)]),
     ]
+
+
+def run_checks(checks: Sequence[Check], subject: Subject, progress: Progress) -> list[CheckResult]:
+    """What each check finds, in their order. Those that ask servers wait beside the others."""
+    with asking_pool(len(_ASKING)) as pool:
+        waiting = {check.id: pool.submit(check.run, subject) for check in checks if isinstance(check, _ASKING)}
+        results = []
+        for check in checks:
+            progress.note(f"checking {check.id}")
+            results.append(waiting[check.id].result() if check.id in waiting else check.run(subject))
+        return results
 
 
 def _service(request: AuditRequest) -> ServiceName:
