@@ -102,7 +102,8 @@ def _kind(form: dict[str, Any]) -> str:
     if "anyOf" in form:
         return " or ".join(map(_kind, form["anyOf"]))
     if "enum" in form or "const" in form:
-        return ", ".join(f"`{each}`" for each in form.get("enum", [form.get("const")]))
+        values = form.get("enum", [form.get("const")])
+        return ", ".join(f"`{json.dumps(each).strip(chr(34))}`" for each in values)
     kinds = form.get("type", "any")
     told = " or ".join(kinds) if isinstance(kinds, list) else kinds
     return f"{told} of {_kind(form['items'])}" if "items" in form else told

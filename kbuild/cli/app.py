@@ -39,9 +39,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, listed = f"kbuild.cli.{cmd_name}", COMMANDS[cmd_name]
-        command = importlib.import_module(module).command
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{module}.command is not a click command")
+        command: click.Command = importlib.import_module(module).command
         command.epilog = listed.epilog()
         if listed.talks and not any(option.name == "quiet" for option in command.params):
             from kbuild.cli.show import talk_options

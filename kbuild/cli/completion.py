@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
 
 from kbuild.cli.options import cache_folder
 from kbuild.image.store.listing import ListedImage, list_here
 from kbuild.plan.make import LABEL_RUN_ID
 
-_SHELLS = ("bash", "zsh", "fish")
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(_SHELLS))
 def command(shell: str) -> None:
     """Print the script that lets SHELL complete commands, options, models and images of kbuild."""
-    found = get_completion_class(shell)
-    if found is None:
-        raise click.UsageError(f"{shell} is not a shell that can be completed")
     # Bash before 4.4 cannot, and click says so on stderr.
-    click.echo(found(click.Group("kbuild"), {}, "kbuild", "_KBUILD_COMPLETE").source())
+    click.echo(_SHELLS[shell](click.Group("kbuild"), {}, "kbuild", "_KBUILD_COMPLETE").source())
 
 
 def complete_image(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -84,7 +84,8 @@ def _sizes(found: Inspected, *, every: bool) -> list[str]:
 
 def _model_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for key in ("model", "model_digest", "run", "logged", "python", "mlflow"):
-        yield _line(key.replace("_", " "), facts[key])
+        if facts[key] is not None:
+            yield _line(key.replace("_", " "), facts[key])
     yield _line("flavors", ", ".join(facts["flavors"]))
     yield _line("size", f"{facts['size'] / 1e6:.1f} MB in {facts['files']} files")
     yield from _columns(facts["signature"] or {})

@@ -17,7 +17,8 @@ from kbuild.errors import JobNotFound
 from kbuild.workflow.queue.states import Figures, JobState
 
 URL = "postgresql://127.0.0.1:9/none"
-ENTRY = {"model": "models:/a/1", "status": "built", "image": "x@sha256:1", "seconds": 2.0}
+IMAGE = f"x@sha256:{'1' * 64}"
+ENTRY = {"model": "models:/a/1", "status": "built", "image": IMAGE, "seconds": 2.0}
 DONE = JobState(id=3, model="models:/a/1", status="done", worker="w1", entry=ENTRY)
 WAITS = JobState(id=4, model="models:/b/2", status="waiting")
 
@@ -124,7 +125,7 @@ def test_one_job_is_shown_whole(call: Call, board: Board) -> None:
         "cancelling": True, "result": None, "options": {"push": "x"},
     }  # fmt: skip
     board.found = [DONE]
-    assert json.loads(call("show", "3", "--queue", URL).stdout)["result"]["image"] == "x@sha256:1"
+    assert json.loads(call("show", "3", "--queue", URL).stdout)["result"]["image"] == IMAGE
     board.found = []
     with pytest.raises(JobNotFound, match="there is no job 3"):
         call("show", "3", "--queue", URL)

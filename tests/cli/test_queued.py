@@ -86,7 +86,7 @@ def job(id: int, status: Any, **more: Any) -> JobState:
 
 
 def built(model: str, **more: Any) -> dict[str, Any]:
-    return {"model": model, "status": "built", "seconds": 2.5, "image": f"x@sha256:{'1' * 8}", **more}
+    return {"model": model, "status": "built", "seconds": 2.5, "image": f"x@sha256:{'1' * 64}", **more}
 
 
 def test_jobs_are_put_there_with_their_numbers(call: Call) -> None:

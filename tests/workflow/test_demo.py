@@ -108,7 +108,7 @@ def test_the_demo_writes_over_nobodys_files(tmp_path: Path) -> None:
 def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = f"sha256:{'1' * 64}"
     image = SimpleNamespace(digest=digest, size=246_000_000, engine="native")
-    built = SimpleNamespace(reference="diabetes@sha256:1", image=image)
+    built = SimpleNamespace(reference=f"diabetes@{digest}", image=image)
     asked: list[Any] = []
 
     def run_demo(folder: Path, make_request: Any, make_tools: Any) -> Any:
@@ -123,7 +123,7 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(demo_command.command, ["--dir", "here"])
-    assert done.stdout == "diabetes@sha256:1\n[1.5]\n"
+    assert done.stdout == f"diabetes@{digest}\n[1.5]\n"
     assert asked == [tmp_path / "here", f"sqlite:///{tmp_path}/here/mlflow.db", RUN]
     for text in (
         f"cd {tmp_path}/here",
@@ -136,7 +136,7 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
         assert text in done.stderr and "namespaces" in done.stderr, text
     said = json.loads(CliRunner().invoke(demo_command.command, ["--dir", "here", "--json"]).stdout)
     assert (said["dir"], said["run_id"], said["digest"]) == (f"{tmp_path}/here", RUN, digest)
-    assert (said["image"], said["prediction"], said["expected"]) == ("diabetes@sha256:1", [1.5], [1.5])
+    assert (said["image"], said["prediction"], said["expected"]) == (f"diabetes@{digest}", [1.5], [1.5])
 
 
 def test_the_whole_of_the_demo_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,8 @@ def kbuild(placed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     given = ["--lockfile", str(placed.lockfile), "--base", f"oci:{placed.base}"]
 
     def call(name: str, *argv: object) -> tuple[Any, str]:
-        more = [placed.model, *given] if name in ("image", "lock", "render", "pack") else []
+        serves = "--as" not in argv
+        more = [placed.model, *(given if serves else [])] if name in ("image", "lock", "render", "pack") else []
         done = CliRunner().invoke(cli, [*name.split(), *more, *map(str, argv), "--json"])
         assert done.exit_code == 0, done.exception
         return json.loads(done.stdout), done.stderr
@@ -133,6 +134,29 @@ def test_a_lock_a_context_and_an_archive_are_told_as_they_lie_there(
     assert {pack["model_digest"], pack["lock_digest"]} <= {str(each) for each in inside.values()}
     assert "mkdir m && tar -xf m.tar.gz -C m " in said and "m/bin/kbuild-score IN OUT " in said
     assert kbuild("pack", "-o", "n.tar.gz")[0]["reused"] is True
+
+
+def test_files_alone_are_told_as_their_layouts_have_them(kbuild: Call, placed: World, tmp_path: Path) -> None:
+    other = "linux/arm64" if HOST.architecture == "amd64" else "linux/amd64"
+    one, _ = kbuild("image", "--as", "model", "--tag", "files:1", "--output", tmp_path / "one")
+    digest, manifest, config = read_layout(tmp_path / "one")
+    assert (one["digest"], one["image_id"]) == (digest, manifest["config"]["digest"]) and one["platforms"] == {}
+    assert one["reference"] == f"files@{digest}" and one["pushed"] is None
+    assert one["size"] == sum(path.stat().st_size for path in (tmp_path / "one/blobs/sha256").iterdir())
+    assert one["model_digest"] == config["config"]["Labels"]["io.kbuild.model.digest"]
+    both, _ = kbuild("image", "--as", "model", "--platform", f"{HOST},{other}", "--output", tmp_path / "both")
+    [entry] = json.loads((tmp_path / "both/index.json").read_bytes())["manifests"]
+    index = json.loads((tmp_path / "both/blobs/sha256" / entry["digest"].removeprefix("sha256:")).read_bytes())
+    assert both["digest"] == entry["digest"] != digest
+    told = {platform: each["digest"] for platform, each in both["platforms"].items()}
+    listed = {f"{it['platform']['os']}/{it['platform']['architecture']}": it["digest"] for it in index["manifests"]}
+    assert told == listed and told[str(HOST)] == digest
+    assert both["platforms"][str(HOST)] == {key: one[key] for key in ("digest", "image_id", "size")}
+    pack, _ = kbuild("image", "--as", "modelpack", "--output", tmp_path / "pack")
+    [entry] = json.loads((tmp_path / "pack/index.json").read_bytes())["manifests"]
+    manifest = json.loads((tmp_path / "pack/blobs/sha256" / entry["digest"].removeprefix("sha256:")).read_bytes())
+    assert (pack["digest"], pack["config_digest"]) == (entry["digest"], manifest["config"]["digest"])
+    assert (pack["model_digest"], pack["layout"]) == (one["model_digest"], str(tmp_path / "pack"))
 
 
 def test_a_model_is_told_as_it_was_recorded(kbuild: Call, placed: World) -> None:

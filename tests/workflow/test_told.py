@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,18 @@ from kbuild.plan.build_plan import BASE_CONTEXT
 from kbuild.verify.golden import VerificationReport
 
 DIGEST = Digest("1" * 64)
+PACKAGE = Path(__file__).parents[2] / "kbuild"
+
+
+def test_phases_are_those_that_the_page_of_json_names() -> None:
+    """Of all commands, also of those that only real engines, clusters and servers run through."""
+    named: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in ("phases", "voice", "show"):
+                named |= {each.value for each in call.args if isinstance(each, ast.Constant)}
+    schema = json.loads((PACKAGE / "docs/output.schema.json").read_text("utf-8"))
+    assert named | {"all"} == schema["$defs"]["seconds"]["properties"].keys()
 
 
 def test_from_python_steps_are_logged_and_what_went_wrong_warns(caplog: pytest.LogCaptureFixture) -> None:
