@@ -21,7 +21,7 @@ from kbuild.model.kept import is_damaged_model
 WORDS = {
     "downloads": "packages as they were downloaded",
     "wheels": "Python packages, installed to be copied into images",
-    "interpreters": "Python interpreters, the same",
+    "interpreters": "Python itself, the same",
     "debs": "Debian packages for bases",
     "bases": "bases of images, made of those",
     "pulled": "bases of images, from registries",

@@ -34,7 +34,7 @@ from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 @click.command("image")
 @optional_model_argument
 @click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
-@click.option("--from-file", metavar="FILE", help="Many models: one a line, # begins a comment; - is stdin.")
+@click.option("--from-file", metavar="FILE", help="Many models: one a line, as MODEL; # begins a comment; - is stdin.")
 @click.option(
     "--best",
     metavar="METRIC[:min]",
@@ -209,7 +209,7 @@ def _build_many(
 
 def _list_models(from_file: str | None, session: Session, show: Show) -> dict[str, int | None]:
     if from_file is not None:
-        listed = read_references(from_file)
+        listed = read_references(from_file, lambda text: take_model(text, session.tools, session.config, session.voice))
     else:
         show.say("asking for the registered models")
         listed = dict.fromkeys(session.tools.store.registered())

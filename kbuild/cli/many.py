@@ -16,7 +16,15 @@ import click
 
 from kbuild.cache.limit import parse_size
 from kbuild.cli.show import Show, amount
-from kbuild.errors import ConfigurationError, InvalidReference, OutputError, SomeFailed
+from kbuild.errors import (
+    AmbiguousModel,
+    ConfigurationError,
+    InvalidReference,
+    ModelNotFound,
+    OutputError,
+    RunWithoutModel,
+    SomeFailed,
+)
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.progress import Progress
 from kbuild.untrusted import LARGEST, BrokenText, read_text, why
@@ -30,11 +38,12 @@ _COMMENT = re.compile(r"(^|\s)#.*")
 _ToJson = Callable[[ImageResult, dict[str, float]], dict[str, Any]]
 
 
-def read_references(source: str) -> dict[str, int | None]:
+def read_references(source: str, named: Callable[[str], str] | None = None) -> dict[str, int | None]:
     """The references of a file, or of stdin for ``-``: one a line; blank lines and comments are left out.
 
-    After a tab a line may say how large its model is, in bytes or as ``1.5 GB``. Raises InvalidReference that names
-    every line that is none, and ConfigurationError for what cannot be read.
+    ``named`` tells the reference of what is none but may be a run's name, @latest or the beginning of an id; it raises
+    as ``take_model`` does. After a tab a line may say how large its model is, in bytes or as ``1.5 GB``. Raises
+    InvalidReference that names every line that is none, and ConfigurationError for what cannot be read.
     """
     try:
         text = sys.stdin.read(LARGEST + 1) if source == "-" else read_text(Path(source))
@@ -50,9 +59,9 @@ def read_references(source: str) -> dict[str, int | None]:
         if not stated:
             continue
         try:
-            ModelReference.parse(stated)
-            found[stated] = parse_size(size) if size else found.get(stated)
-        except (InvalidReference, ConfigurationError) as error:
+            model = _reference(stated, named)
+            found[model] = parse_size(size) if size else found.get(model)
+        except (InvalidReference, ConfigurationError, ModelNotFound, AmbiguousModel, RunWithoutModel) as error:
             bad.append(f"line {number}: {error.message}")
             if len(bad) > _MOST_FAULTS:
                 break  # what is no list of models has as many faults as lines
@@ -61,6 +70,16 @@ def read_references(source: str) -> dict[str, int | None]:
         shown = "; ".join(bad[:_MOST_FAULTS])
         raise InvalidReference(f"{source} has {many} lines that name no model: {shown}", hint=FORMS)
     return found
+
+
+def _reference(stated: str, named: Callable[[str], str] | None) -> str:
+    try:
+        ModelReference.parse(stated)
+    except InvalidReference:
+        if named is None:
+            raise
+        return named(stated)
+    return stated
 
 
 def check_delivery(models: Sequence[str], delivery: Delivery) -> None:

@@ -13,7 +13,7 @@ from kbuild.cli import many
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.show import Show
 from kbuild.environment.locking.lock_model import LockRequest
-from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, SomeFailed
+from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, ModelNotFound, SomeFailed
 from kbuild.model.store import DirectStore
 from kbuild.workflow import Delivery, ImageRequest, Outcome
 from kbuild.workflow.delivery import Verified
@@ -41,6 +41,20 @@ def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
     assert "line 2" not in caught.value.message
     with pytest.raises(ConfigurationError, match="cannot read"):
         read_references(str(tmp_path / "absent"))
+
+
+def test_a_line_may_name_a_run_as_the_argument_does(tmp_path: Path) -> None:
+    def named(text: str) -> str:
+        if text == "gone":
+            raise ModelNotFound("no run is called 'gone'")
+        return {"@latest": RUN, "spring sweep": "f" * 32}[text]
+
+    file = tmp_path / "refs.txt"
+    file.write_text("@latest\t2 MB\nspring sweep\nmodels:/churn/3\n")
+    assert read_references(str(file), named) == {RUN: 2_000_000, "f" * 32: None, "models:/churn/3": None}
+    file.write_text("@latest\ngone\n")
+    with pytest.raises(InvalidReference, match="line 2: no run is called 'gone'"):
+        read_references(str(file), named)
 
 
 def test_models_may_come_by_a_pipe_and_there_is_an_end_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
