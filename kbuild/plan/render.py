@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -52,15 +53,7 @@ def installs_in_container(dockerfile: str) -> bool:
     return _INSTALLS.search(dockerfile) is not None
 
 
-def render_dockerfile(plan: BuildPlan, template: Template) -> str:
-    """The Dockerfile's text; raises TemplateError with file and line, or LabelError for a value it cannot carry."""
-    folders = [str(data_path("dockerfiles"))]
-    name = template.name
-    if template.file is not None:
-        if not template.file.is_file():
-            raise TemplateError(f"there is no template {template.file}")
-        folders.insert(0, str(template.file.parent))
-        name = template.file.name
+def _environment(*folders: str) -> SandboxedEnvironment:
     environment = SandboxedEnvironment(
         loader=jinja2.FileSystemLoader(folders),
         undefined=jinja2.StrictUndefined,
@@ -71,6 +64,25 @@ def render_dockerfile(plan: BuildPlan, template: Template) -> str:
     )
     environment.filters.update(quote=quote_value, exec_form=exec_form)
     environment.globals.update(label=quote_label, env=quote_env)
+    return environment
+
+
+@cache
+def _shipped() -> SandboxedEnvironment:
+    """With the templates that it compiled, which takes longer than all else of a plan."""
+    return _environment(str(data_path("dockerfiles")))
+
+
+def render_dockerfile(plan: BuildPlan, template: Template) -> str:
+    """The Dockerfile's text; raises TemplateError with file and line, or LabelError for a value it cannot carry."""
+    name = template.name
+    if template.file is None:
+        environment = _shipped()
+    else:
+        if not template.file.is_file():
+            raise TemplateError(f"there is no template {template.file}")
+        environment = _environment(str(template.file.parent), str(data_path("dockerfiles")))
+        name = template.file.name
     values = {"plan": plan, "config": plan.config, "install_base": template.install_base or DEFAULT_INSTALL_BASE}
     try:
         text = environment.get_template(name).render(values)

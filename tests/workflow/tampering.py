@@ -3,14 +3,17 @@ fits again."""
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,9 @@ class Opened:
 
 def tamper(image: BuiltImage, into: Path, edit: Callable[[Opened], object]) -> BuiltImage:
     """A copy of the image in a layout of its own, edited; what was not touched keeps its bytes."""
-    shutil.copytree(image.layout, into)
+    shutil.copytree(image.layout, into, ignore=shutil.ignore_patterns("blobs"))
+    # Linked, for each is taken away before another is written in its place.
+    shutil.copytree(image.layout / "blobs", into / "blobs", copy_function=os.link)
     blobs = into / "blobs" / "sha256"
 
     def load(descriptor: dict[str, Any]) -> bytes:
@@ -108,6 +113,11 @@ def tamper(image: BuiltImage, into: Path, edit: Callable[[Opened], object]) -> B
 
 
 def _members(data: bytes, media_type: str) -> list[tuple[tarfile.TarInfo, bytes]]:
+    return [(copy.copy(info), content) for info, content in _read(data, media_type)]
+
+
+@lru_cache(maxsize=32)
+def _read(data: bytes, media_type: str) -> list[tuple[tarfile.TarInfo, bytes]]:
     raw = gzip.decompress(data) if media_type.endswith("gzip") else data
     if media_type.endswith("zstd"):
         raw = zstandard.ZstdDecompressor().decompressobj().decompress(data)

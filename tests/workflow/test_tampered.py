@@ -60,7 +60,8 @@ class Audits:
     def checked(self, image: BuiltImage, folder: Path) -> tuple[list[Finding], list[Unchecked]]:
         """What the checks of images say, without all that is the same for each of them."""
         world = self._world
-        read, model = read_image(image, folder / "model", Silent(), cache=folder / "cache")
+        # Beside the folder: of layers that one image has of another it is remembered what they hold.
+        read, model = read_image(image, folder / "model", Silent(), cache=folder.parent / "read")
         bundle = None if model is None else read_bundle(model)
         lock = view_lock(world.lockfile.read_bytes(), source="test")
         tags = {} if bundle is None else world.store.read_run(RUN_ID).tags
