@@ -102,7 +102,7 @@ def tamper(image: BuiltImage, into: Path, edit: Callable[[Opened], object]) -> B
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for info, data in opened.layers[number]:
                 archive.addfile(info, io.BytesIO(data))
-        packed = put(gzip.compress(file.getvalue(), mtime=0))
+        packed = put(gzip.compress(file.getvalue(), 1, mtime=0))
         manifest["layers"][number] = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **packed}
         digest = hashlib.sha256(file.getvalue()).hexdigest()
         opened.config["rootfs"]["diff_ids"][number] = f"sha256:{digest}"
