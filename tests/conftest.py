@@ -1,7 +1,9 @@
 """For all cheap tests: nothing stays behind in the machine's temporary folder or in the checkout."""
 
+import email
 import fcntl
 import functools
+import gc
 import json
 import os
 import shutil
@@ -28,6 +30,12 @@ settings.load_profile("cheap")
 
 # What MLflow makes below the working directory where nobody told it another place.
 STORES = ("mlruns", "mlartifacts", "mlflow.db")
+
+
+def pytest_collection_finish() -> None:
+    """The tests themselves, and what they import, are there to the end: nobody looks for garbage among them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +83,10 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> bytes:
             if not kept.exists():
                 mlflow.MlflowClient(f"sqlite:///{base}/making.db").search_experiments()
                 (base / "making.db").rename(kept)
+        utils = mlflow.store.db.utils
+        # Each store of a test asks for it, and reads the 60 files of the migrations.
+        if hasattr(utils, "_get_latest_schema_revision"):
+            utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     return kept.read_bytes()
 
 
@@ -82,10 +94,21 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> bytes:
 def servers_that_are_down_stay_down() -> Iterator[None]:
     """Nobody waits seconds for one to listen again; that it is waited for is what test_http.py shows."""
     from kbuild import http
+    from kbuild.environment.index import download
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http, "_REFUSED", 0.3)
         patch.setattr(http, "_BACKOFF", 0.01)
+        patch.setattr(download, "_RETRY", download._RETRY.new(backoff_factor=0.01))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_others_make_anew_each_time_is_made_once() -> Iterator[None]:
+    """What packages say of themselves, and the revisions of MLflow's tables: the same for as long as the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        # For importlib.metadata, which parses a whole readme for a version and copies what it is given.
+        patch.setattr(email, "message_from_string", functools.lru_cache(maxsize=1000)(email.message_from_string))
         yield
 
 

@@ -13,7 +13,6 @@ import yaml
 from kedro.io import AbstractDataset, DataCatalog, MemoryDataset, Version
 from kedro.pipeline import Pipeline, node
 from kedro_datasets.json.json_dataset import JSONDataset
-from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
 from kedro_datasets.pandas.csv_dataset import CSVDataset
 
 from kbuild.datasets.folder_dataset import MlflowModelLocalFileSystemDataset
@@ -63,6 +62,8 @@ def test_nothing_is_found_where_nothing_is_wrong(
 def test_twelve_faults_are_told_at_once_each_with_a_remedy_in_seconds(
     package: ModuleType, catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     training = Pipeline(
         [
