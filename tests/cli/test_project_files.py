@@ -337,3 +337,31 @@ esac
     assert ("--push r.example/x:1" in (tmp_path / "asked").read_text()) == (code == 0)
     assert json.loads((tmp_path / "login").read_text())["auths"] == {"r.example": {"auth": "bWU6aHVzaA=="}}
     assert not [*tmp_path.glob("tmp*")], "the login is not left behind"
+
+
+@pytest.mark.parametrize(
+    ("push", "registry"),
+    [
+        ("registry.example/x:1", "registry.example"), ("localhost/x:1", "localhost"), ("host:5000/x", "host:5000"),
+        ("me/x:1", "docker.io"), ("x:1", "docker.io"),
+    ],
+)  # fmt: skip
+def test_the_job_logs_in_at_the_registry_that_docker_would_push_to(push: str, registry: str) -> None:
+    """distribution's reference package: a first part with a dot or colon, or localhost, is a host."""
+    files = make_files(request(push=push))
+    assert f"| docker login {registry} --username" in files[GITHUB]
+    assert f'python3 - {registry} > "$login/config.json"' in files[SCRIPT]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = plan_changes(tmp_path, make_files(request()), force=False)
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path}.*: No space left on device"):
+        apply(tmp_path, changes)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

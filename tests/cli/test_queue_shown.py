@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from click.testing import CliRunner, Result
 from kbuild.cli import queue as queue_command
 from kbuild.cli.queue import command
 from kbuild.errors import JobNotFound
-from kbuild.workflow.queue.states import Figures, JobState
+from kbuild.workflow.queue.states import STATUSES, Figures, JobState
 
 URL = "postgresql://127.0.0.1:9/none"
 IMAGE = f"x@sha256:{'1' * 64}"
@@ -150,3 +153,31 @@ def test_jobs_are_tried_again_or_cancelled(
         call(what, "3", "9", "--queue", URL)
     for wrong in ((what, "--queue", URL), (what, "3", option, "--queue", URL)):
         assert call(*wrong).exit_code == 2
+
+
+def test_the_page_is_served_where_it_was_asked_to_be(call: Call, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[tuple[str, bytes]] = []
+
+    class Pressed:
+        """Ctrl-C, once the page was looked at."""
+
+        def wait(self) -> None:
+            [address] = [each for kind, each in board.asked if kind == "served"]
+            for path in ("/", "/metrics"):
+                with urllib.request.urlopen(f"{address}{path}") as answer:  # noqa: S310
+                    pages.append((answer.headers["content-type"], answer.read()))
+            raise KeyboardInterrupt
+
+    def echo(text: str) -> None:
+        board.asked.append(("served", text))
+
+    whole = replace(board.figures(), jobs=dict.fromkeys(STATUSES, 1))
+    monkeypatch.setattr(board, "figures", lambda: whole)
+    monkeypatch.setattr(queue_command.click, "echo", echo)
+    monkeypatch.setattr(queue_command, "threading", SimpleNamespace(Event=Pressed))
+    call("--serve", "--listen", "127.0.0.1:0", "--queue", URL)
+    assert board.asked[0] == ("open", URL)
+    [(kind, page), (plain, metrics)] = pages
+    assert kind == "text/html; charset=utf-8" and b"postgresql://127.0.0.1:9/none" in page
+    # Prometheus' text format 0.0.4, "Basic info".
+    assert plain == "text/plain; version=0.0.4; charset=utf-8" and b"kbuild_queue_workers 2" in metrics

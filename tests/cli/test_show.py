@@ -1,12 +1,15 @@
+import ast
 import io
 import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from rich.style import Style
 
 from kbuild.cli.show import Show, amount, talk_options
 
@@ -241,3 +244,17 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
         "1,000 rows: they have other columns than",
         "  the model takes",
     ]
+
+
+def test_every_style_is_one_that_rich_and_click_know() -> None:
+    """A file or pipe is shown none, so that only a terminal would find out."""
+    package = Path(__file__).parents[2] / "kbuild"
+    rooms = [package / room for room in ("api", "cli", "doctor", "init", "verify", "workflow")]
+    found = []
+    for path in (each for room in rooms for each in room.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for key in (key for key in getattr(call, "keywords", ()) if key.arg in ("style", "fg")):
+                found += [(key.arg, each.value) for each in ast.walk(key.value) if isinstance(each, ast.Constant)]
+    assert {"yellow"} <= {value for _, value in found}
+    for kind, value in found:
+        assert Style.parse(str(value)) if kind == "style" else click.style("x", fg=value)

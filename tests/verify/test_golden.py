@@ -14,7 +14,7 @@ from kbuild.errors import ContainerFailed, RuntimeUnavailable, VerificationFaile
 from kbuild.progress import Silent
 from kbuild.verify import verify_image
 from kbuild.verify.golden import VerificationReport, verify_predictions
-from kbuild.verify.scoring import wait_until_ready
+from kbuild.verify.scoring import post_invocations, wait_until_ready
 
 
 @dataclass
@@ -209,3 +209,19 @@ def test_an_image_is_stopped_whatever_it_answered(
     assert report.compared and stated[0].relative == 0.5
     assert report.verdict == ("passed" if answers else "failed")
     assert not image.running
+
+
+def test_an_answer_that_does_not_come_is_told() -> None:
+    with pytest.raises(ContainerFailed, match=r"/invocations does not answer: .*refused"):
+        post_invocations("http://127.0.0.1:1", b"{}", timeout=1)
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--verify-timeout"])
+def test_what_gives_it_more_time_is_named(option: str) -> None:
+    ticks = iter(range(100))
+    with pytest.raises(ContainerFailed) as caught:
+        wait_until_ready(
+            FakeImage("http://127.0.0.1:1"), timeout=3, progress=Silent(), option=option,
+            clock=lambda: float(next(ticks)), sleep=lambda _: None,
+        )  # fmt: skip
+    assert caught.value.hint == f"a large model may need longer: {option} SECONDS"

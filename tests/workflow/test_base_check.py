@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+
 import pytest
 
 from kbuild.digest import digest_bytes
@@ -57,3 +60,21 @@ def test_the_package_what_it_wants_and_what_is_there_are_told() -> None:
 
 def test_a_base_of_unknown_c_library_is_not_refused() -> None:
     check_base(base(None), {wheel("x", "1"): (2, 99)}, [python(">=2.99")], AMD64)
+
+
+def test_what_no_base_can_have_is_to_be_pinned_otherwise() -> None:
+    package = replace(python(">=2.17"), dependencies=(("__glibc", ">=2.99"), ("__cuda", ">=12")))
+    with pytest.raises(BaseImageError, match=r"wants __cuda >=12, which the image does not have") as caught:
+        check_base(base("2.36"), {}, [package], AMD64)
+    told = str(caught.value.hint)
+    assert (
+        told.startswith("pin builds of python that run on every processor and without a driver") and "--force" in told
+    )
+
+
+def test_of_many_that_the_base_lacks_some_are_named() -> None:
+    wheels = {wheel(f"p{number}", "1"): (2, 40 + number) for number in range(9)}
+    with pytest.raises(BaseImageError, match=r"p8 1 is locked as a wheel for 2\.48, p7 .* and \d more$") as caught:
+        check_base(base("2.36"), wheels, [], AMD64)
+    named = re.findall(r"p\d 1 is locked", caught.value.message)
+    assert caught.value.message.endswith(f"and {9 - len(named)} more")

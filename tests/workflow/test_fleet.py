@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 from world import World
 
+from kbuild.audit.lockview import LockEntry
 from kbuild.audit.policy import Policy
+from kbuild.audit.sources.services import NotKnown
 from kbuild.cli.audit_fleet import raise_for_fleet, render_fleet
-from kbuild.errors import AuditFindings, AuditIncomplete, ConfigurationError
+from kbuild.errors import AuditFindings, AuditIncomplete, ConfigurationError, IndexUnavailable
 from kbuild.model.find import RegisteredVersion
-from kbuild.workflow.audit.fleet import ask_fleet, make_question
+from kbuild.workflow.audit.fleet import FleetRow, ask_fleet, make_question
 from kbuild.workflow.audit.request import AuditRequest
 
 LOCK = """\
@@ -107,3 +110,51 @@ def test_a_name_that_no_lock_has_is_told(
 def test_an_advisory_that_nobody_has(request_of: AuditRequest) -> None:
     with pytest.raises(ConfigurationError, match="there is no CVE-1999-1 in"):
         make_question("CVE-1999-1", request_of)
+
+
+@pytest.mark.parametrize("service", [None, "osv"])
+def test_without_advisories_of_ones_own_osv_is_asked(
+    request_of: AuditRequest, monkeypatch: pytest.MonkeyPatch, service: Any
+) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    class Osv:
+        def __init__(self, url: str | None = None) -> None:
+            self.url = url
+
+        def advisory(self, id: str) -> Any:
+            asked.append((self.url, id))
+            return NotKnown(reason="no answer") if id.endswith("-2") else [RECORD]
+
+    monkeypatch.setattr("kbuild.workflow.audit.fleet.OsvApi", Osv)
+    online = replace(request_of, offline=False, policy=Policy(osv_url="https://osv.example", service=service))
+    question = make_question("CVE-2014-1", online)
+    assert asked == [("https://osv.example", "CVE-2014-1")]
+    entries = [
+        LockEntry(place="", name="jinja2", version=it, manager="pip", subdir="", url=None, sha256=None)
+        for it in ("2.4.1", "3.1.6")
+    ]
+    assert question.ask(entries).packages == ("pip:jinja2 2.4.1",)
+    with pytest.raises(IndexUnavailable, match="CVE-2014-2 cannot be had: no answer") as caught:
+        make_question("CVE-2014-2", online)
+    assert "--advisories FILE" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("service", ["pypi", "none"])
+def test_who_forbade_osv_does_not_ask_it(request_of: AuditRequest, service: Any) -> None:
+    online = replace(request_of, offline=False, policy=Policy(service=service))
+    with pytest.raises(ConfigurationError, match="cannot be looked up without OSV"):
+        make_question("CVE-2014-1", online)
+
+
+@pytest.mark.parametrize(
+    ("tags", "image"),
+    [
+        ({}, None),
+        ({"kbuild.image_digest": "sha256:1"}, "sha256:1"),
+        ({"kbuild.pushed": "r@sha256:1"}, "r@sha256:1"),
+        ({"kbuild.pushed": "r@sha256:1", "kbuild.image_digest": "sha256:1"}, "r@sha256:1"),
+    ],
+)
+def test_the_image_is_named_where_everybody_has_it(tags: dict[str, str], image: str | None) -> None:
+    assert FleetRow(version=RegisteredVersion(name="m", version="1", tags=tags)).image == image

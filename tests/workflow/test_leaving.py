@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from kbuild.api.fleet import watching
 from kbuild.api.fleet.queueing import tell_end
+from kbuild.api.fleet.watching import WatchOptions, open_watch
 from kbuild.api.request import ImageOptions
+from kbuild.api.session import open_session
 from kbuild.errors import BuildFailed, InvalidModel, QueueUnavailable, TrackingUnavailable
 from kbuild.model.find import RegisteredVersion
 from kbuild.tracking.image_tags import Tag
@@ -142,3 +145,44 @@ def test_a_job_that_names_no_model_is_told_to_nobody() -> None:
     session: Any = SimpleNamespace(voice=fleet)
     tell_end({"watched": True}, Outcome(model="no such thing", error=InvalidModel("no model")), session)
     assert "no such thing is not told of it" in fleet.told[-1]
+
+
+def test_a_watch_with_a_queue_puts_what_it_wants_into_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    class Board:
+        def put(self, jobs: Any, *, priority: int) -> None:
+            asked.append(("put", [(each.model, each.watched, each.options["push"], priority) for each in jobs]))
+
+        def live(self, jobs: Any) -> set[str]:
+            asked.append(("live", [(each.model, each.options["push"]) for each in jobs]))
+            return {jobs[0].model}
+
+        def cancelled(self, jobs: Any) -> set[str]:
+            asked.append(("cancelled", [(each.model, each.options["push"]) for each in jobs]))
+            return {jobs[-1].model}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracking.db")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry.db")
+    image = ImageOptions(push=PUSH)
+    watch = open_watch(
+        WatchOptions(image=image, every=7.0, models=("churn*",)),
+        session=open_session(),
+        board=Board(),  # type: ignore[arg-type]
+    )
+    assert isinstance(watch, LeavingWatch) and watch.every == 7.0
+    assert watch.rules == Rules(push=PUSH, models=("churn*",))
+    store = watch.registry.store  # type: ignore[attr-defined]
+    assert (store.tracking_uri, store.registry_uri) == (
+        f"sqlite:///{tmp_path}/tracking.db", f"sqlite:///{tmp_path}/registry.db",
+    )  # fmt: skip
+    watch.queue.put("models:/churn/1", first=True)
+    watch.queue.put("models:/churn/2", first=False)
+    both = ["models:/churn/1", "models:/churn/2"]
+    assert watch.queue.live(both) == {both[0]} and watch.queue.cancelled(both) == {both[1]}
+    pushed = [(each, PUSH) for each in both]
+    assert asked == [
+        ("put", [(both[0], True, PUSH, 1)]), ("put", [(both[1], True, PUSH, 0)]), ("live", pushed),
+        ("cancelled", pushed),
+    ]  # fmt: skip

@@ -133,3 +133,32 @@ def test_the_command_prints_its_name(world: World, tmp_path: Path, monkeypatch: 
     assert CliRunner().invoke(command, argv).stdout == f"churn@{made.digest}\n"
     told = json.loads(CliRunner().invoke(command, [*argv, "--json"]).stdout)
     assert (told["digest"], told["layout"]) == (str(made.digest), str(tmp_path / "out"))
+
+
+def test_code_is_one_layer_and_what_is_read_first_is_a_document(world: World, tmp_path: Path) -> None:
+    folder = world.store.models[world.model]
+    for name in ("code/shop/__init__.py", "code/shop/nodes.py", "README.md", "notes.txt", "data.bin"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    build(world, Delivery(output=tmp_path / "out"))
+    manifest, _, files = read(tmp_path / "out")
+    kinds = {name: files[name][0] for name in ("code/shop/nodes.py", "README.md", "notes.txt", "data.bin", "MLmodel")}
+    assert kinds == {
+        "code/shop/nodes.py": "code", "README.md": "doc", "notes.txt": "weight.config", "data.bin": "weight",
+        "MLmodel": "weight.config",
+    }  # fmt: skip
+    layers = {each["annotations"]["org.cncf.model.filepath"]: each["annotations"] for each in manifest["layers"]}
+    assert "code" in layers and "code/shop/nodes.py" not in layers
+    untested = {name: value for name, each in layers.items() for key, value in each.items() if "untested" in key}
+    assert untested["code"] == "false" and untested["data.bin"] == "true"
+
+
+def test_a_tar_that_cannot_be_written_is_told(world: World, tmp_path: Path) -> None:
+    (tmp_path / "folder.tar").mkdir()
+    with pytest.raises(OutputError, match=r"folder\.tar is a folder"):
+        build(world, Delivery(output=tmp_path / "folder.tar"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        build(world, Delivery(output=tmp_path / "file/m.tar"))
+    made = build(world, Delivery(output=tmp_path / "new/m.tar"))
+    assert made.layout == tmp_path / "new/m.tar" and tarfile.is_tarfile(made.layout)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from world import HOST, World
 
+from kbuild.digest import Digest
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
 from kbuild.plan.build_plan import BASE_CONTEXT
@@ -86,3 +87,43 @@ def test_the_tag_of_an_index_is_pushed_after_its_images(
     entrance = json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
     assert [each["digest"] for each in entrance] == [str(index.digest)]
     assert (tmp_path / "both.tar").stat().st_size > replace(image, layout=index.layout).size
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "there"),
+    [
+        ("registry.example/till:3", f"sha256:{'1' * 64}", True),
+        ("registry.example/till:3", f"sha256:{'2' * 64}", False),
+        ("registry.example/till:3", None, False),
+        (f"registry.example/till@sha256:{'1' * 64}", f"sha256:{'1' * 64}", False),  # without a tag there is no name
+    ],
+)
+def test_what_is_there_by_that_name_is_not_pushed_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, has: str | None, there: bool
+) -> None:
+    closed: list[bool] = []
+
+    class Client:
+        def __init__(self, reference: ImageReference) -> None:
+            assert str(reference) == name
+
+        def find_digest(self, tag: str) -> str | None:
+            assert tag == "3"
+            return has
+
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr("kbuild.image.registry.client.RegistryClient", Client)
+    assert publishing.is_there(ImageReference.parse(name), Digest("1" * 64)) is there
+    assert closed == [True]
+
+
+def test_once_pushes_but_what_is_not_there(
+    world: World, sent: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    for there in (True, False):
+        monkeypatch.setattr(publishing, "is_there", lambda *given, answer=there: answer)
+        publish(world, image, push=PUSHED, once=True)
+        assert bool(sent) is not there

@@ -12,11 +12,11 @@ import pytest
 
 from kbuild.api.fleet.queueing import ask_for, carry_options, read_options
 from kbuild.api.project import ProjectConfig
-from kbuild.api.request import ImageOptions, make_delivery, make_image_request
+from kbuild.api.request import ImageOptions, Measure, make_delivery, make_image_request
 from kbuild.errors import ConfigurationError
 from kbuild.image.base.choice import parse_base
 from kbuild.model.model_reference import ModelReference
-from kbuild.workflow.queue.address import read_address
+from kbuild.workflow.queue.address import QueueAddress, read_address
 from kbuild.workflow.queue.asked import Asked
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -210,3 +210,18 @@ def test_a_folder_is_named_as_others_find_it(tmp_path: Path, monkeypatch: pytest
     session: Any = SimpleNamespace(config=ProjectConfig(), tools=SimpleNamespace(store=store), voice=None)
     (asked,) = ask_for(["./model"], ImageOptions(), session)
     assert asked.model == str(tmp_path / "model")
+
+
+def test_best_of_a_run_is_named_before_it_waits() -> None:
+    with pytest.raises(ConfigurationError, match="--best names no model that could wait") as caught:
+        carry_options(ProjectConfig(), ImageOptions(best=Measure(metric="f1")))
+    assert caught.value.hint == "give the run that it takes"
+
+
+@pytest.mark.parametrize("url", ["postgresql://h:x/d", "postgresql://u:p@w@h/d"])
+def test_what_libpq_does_not_read_is_not_shown(url: str) -> None:
+    address = QueueAddress(url)
+    assert str(address) == "postgresql://"
+    assert "p@w" not in address.conceal(f"cannot reach {url}") and "cannot reach" in address.conceal(
+        f"cannot reach {url}"
+    )

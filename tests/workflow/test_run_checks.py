@@ -139,3 +139,36 @@ def test_a_models_own_indexes_are_those_that_its_lock_is_made_from(tmp_path: Pat
     assert own.find_links == ("https://own.example/links/",)
     facts.conda_env = {"dependencies": "none"}
     assert network.of_model(Mock(root=tmp_path, facts=facts), LockRequest(platforms=())) == ()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_files_are_looked_up_in_the_models_own_indexes_else_in_pips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    asked: list[Any] = []
+    sessions: list[Any] = []
+
+    def find(name: str, indexes: Indexes, *, environ: Any, session: Any) -> list[str]:
+        asked.append((name, indexes))
+        sessions.append(session)
+        assert environ == {"A": "b"}
+        return [f"{name} of {indexes.urls[0]}"]
+
+    looks: list[Any] = []
+    check = run_checks.ReleaseCheck
+    monkeypatch.setattr(run_checks, "find_files", find)
+    monkeypatch.setattr(run_checks, "configure", lambda session, environ: sessions.append((session, environ)))
+    monkeypatch.setattr(run_checks, "ReleaseCheck", lambda look: looks.append(look) or check(look))
+    network = run_checks.Network(indexes=INDEXES, reason="", environ={"A": "b"})
+    request = AuditRequest(
+        policy=Policy(), today=date(2026, 11, 1), fail_on="low", lock=LockRequest(platforms=()), record=False,
+        offline=False,
+    )  # fmt: skip
+    run_checks.make_checks(request, network, Silent(), downloads=tmp_path)
+    others = Indexes(urls=("https://own.example/simple",)), Indexes(urls=("https://two.example/simple",))
+    [look] = looks
+    found = look("six", *(others if own else ()))
+    places = others if own else (INDEXES,)
+    assert asked == [("six", each) for each in places] and found == [f"six of {each.urls[0]}" for each in places]
+    (session, environ), *used = sessions
+    assert environ == {"A": "b"} and all(each is session for each in used)

@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from world import HOST, MODEL_ID, VERSION, World
+import yaml
+from click.testing import CliRunner, Result
+from world import HOST, MODEL_ID, RUN_ID, VERSION, World
 
 from kbuild._version import __version__
 from kbuild.answers import DEFAULT, compare
 from kbuild.cli.app import cli, report
-from kbuild.errors import KbuildError, VerificationFailed
+from kbuild.environment.index.withdrawn import Withdrawn
+from kbuild.errors import (
+    ConfigurationError,
+    KbuildError,
+    ModelNotFound,
+    NothingToAsk,
+    TrackingUnavailable,
+    VerificationFailed,
+)
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.verify.golden import VerificationReport
@@ -50,13 +59,6 @@ def answers(got: float, *, expected: float | None = 1.0) -> Happen:
     return lambda world, patch: patch.setattr("kbuild.verify.judging.verify_image", verify)
 
 
-def fail(world: World, patch: pytest.MonkeyPatch) -> None:
-    def verify(*_: Any, **__: Any) -> None:
-        raise VerificationFailed("the image answers 500: no such column", hint="look at its log")
-
-    patch.setattr("kbuild.verify.judging.verify_image", verify)
-
-
 def register(world: World, patch: pytest.MonkeyPatch) -> None:
     versions = [
         RegisteredVersion(
@@ -70,6 +72,40 @@ def register(world: World, patch: pytest.MonkeyPatch) -> None:
     world.store.files |= {(run, "kbuild/conda-lock.yml"): LOCK.format(version=it).encode() for run, it in locks.items()}
     patch.setattr(world.store, "fleet", lambda: versions, raising=False)
     world.store.models["models:/till/3"] = world.store.models[world.model]
+
+
+def describe(world: World, **changes: object) -> None:
+    """Write other facts into the model's MLmodel."""
+    path = world.store.models[world.model] / "MLmodel"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text("utf-8")), **changes}), "utf-8")
+
+
+def sign(world: World, patch: pytest.MonkeyPatch) -> None:
+    columns = [{"name": "a", "type": "double", "required": True}, {"name": "b", "type": "string", "required": False}]
+    tensor = [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]
+    describe(world, signature={"inputs": json.dumps(columns), "outputs": json.dumps(tensor)}, mlflow_version="3.1.0")
+
+
+def withdraw(*releases: str, unasked: str | None = None) -> Happen:
+    found = Withdrawn(releases=releases, unasked=unasked)
+    name = "kbuild.environment.index.withdrawn.find_withdrawn"
+    return lambda world, patch: patch.setattr(name, lambda *_, **__: found)
+
+
+def raises(name: str, error: KbuildError) -> Happen:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return lambda world, patch: patch.setattr(name, fail)
+
+
+def own(name: str, error: KbuildError) -> Happen:
+    """Of the tracking server."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return lambda world, patch: patch.setattr(world.store, name, fail, raising=False)
 
 
 def damage(world: World, patch: pytest.MonkeyPatch) -> None:
@@ -96,7 +132,23 @@ EVENTS: dict[str, Happen] = {
     "the image answers as the model did": answers(1.0),
     "the image answers otherwise": answers(2.0),
     "the model recorded no answer": answers(1.0, expected=None),
-    "the image answers an error": fail,
+    "the image answers an error": raises(
+        "kbuild.verify.judging.verify_image",
+        VerificationFailed("the image answers 500: no such column", hint="look at its log"),
+    ),
+    "the model has no example": raises("kbuild.verify.judging.verify_image", NothingToAsk("it has no input example")),
+    "the model has a signature": sign,
+    "a release is withdrawn": withdraw("one 1 was yanked: it is broken"),
+    "the index says nothing of releases": withdraw(unasked="the index does not answer"),
+    "the run is another server's": own("read_run", ModelNotFound("no such run")),
+    "the server says nothing of runs": own("read_run", TrackingUnavailable("the server is down")),
+    "the server gives no files": own("download", TrackingUnavailable("the server is down", hint="start it")),
+    "pip's settings cannot be read": raises(
+        "kbuild.workflow.audit.run_checks.package_indexes", ConfigurationError("pip.conf is not one", hint="mend it")
+    ),
+    "the run names another image": lambda world, patch: world.store.set_tags(
+        RUN_ID, {"kbuild.image": "shop@sha256:1", "kbuild.image_digest": "sha256:1"}
+    ),
     "the run takes no tags": lambda world, patch: setattr(world.store, "refuses_tags", True),
     "the server is down": lambda world, patch: setattr(world.store, "down", True),
     "three models are registered": register,
@@ -119,10 +171,13 @@ class Machine:
             "HERE": str(here), "RUN": world.model, "OTHER": OTHER, "PLATFORM": str(HOST), "PYTHON": VERSION,
         }  # fmt: skip
 
-    def type(self, line: str, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
+    def run(self, line: str) -> Result:
         for name, value in self.words.items():
             line = re.sub(rf"\b{name}\b", value, line)
-        done = CliRunner().invoke(cli, shlex.split(line))
+        return CliRunner().invoke(cli, shlex.split(line))
+
+    def type(self, line: str, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
+        done = self.run(line)
         code, said = done.exit_code, done.stderr
         if isinstance(done.exception, KbuildError):
             code, said = report(done.exception), done.stderr + capsys.readouterr().err
@@ -174,3 +229,30 @@ def test_a_session_says(title: str, machine: Machine, capsys: pytest.CaptureFixt
         elif line.startswith("$ kbuild "):
             said += [line, *machine.type(line[len("$ kbuild ") :], capsys)]
     assert said == [line for line in SESSIONS[title].splitlines() if line]
+
+
+COLOURS = [
+    # What the work went on in spite of is yellow, what it ended with is red.
+    ("what is pushed is told of", "the run is not tagged with this image", "33"),
+    ("an image is asked", "the verdict is not written to MLflow", "33"),
+    ("an image is asked", "the model's own tolerance (within", "33"),
+    ("an image is asked", "the model recorded no prediction to compare with", "33"),
+    ("what is told besides", "not verified: it has no input example", "33"),
+    ("what is told besides", "one 1 was yanked", "33"),
+    ("many models", "models:/m-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb: 'till:{version}'", "31"),
+]
+
+
+@pytest.mark.parametrize("title", sorted({title for title, _, _ in COLOURS}))
+def test_on_a_terminal_what_went_wrong_is_coloured(title: str, machine: Machine) -> None:
+    machine.patch.setenv("FORCE_COLOR", "1")
+    machine.patch.setenv("TERM", "xterm")
+    shown = ""
+    for line in SESSIONS[title].splitlines():
+        if line.startswith("* "):
+            EVENTS[line[2:]](machine.world, machine.patch)
+        elif line.startswith("$ kbuild "):
+            shown += machine.run(line[len("$ kbuild ") :]).stderr
+    for _, words, colour in (each for each in COLOURS if each[0] == title):
+        lines = [line for line in shown.splitlines() if words in line]
+        assert lines and all(f"\x1b[{colour}m" in line for line in lines), (words, lines)

@@ -71,3 +71,15 @@ def test_a_folder_is_as_large_as_its_files(tmp_path: Path) -> None:
     (tmp_path / "m" / "deep" / "w").write_bytes(b"12345")
     (tmp_path / "m" / "MLmodel").write_bytes(b"12")
     assert folder_sizes({"m": tmp_path / "m"}) == {"m": 7}
+
+
+def test_a_folder_whose_size_nobody_can_tell_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines with other sizes would leave models out."""
+    (tmp_path / "a").write_text("1")
+
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(ConfigurationError, match="the size of models:/m is not known: Permission denied"):
+        folder_sizes({"models:/m": tmp_path})

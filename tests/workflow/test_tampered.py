@@ -238,3 +238,34 @@ def test_where_nothing_was_built_they_are_told_by_their_looks_or_not_proved(buil
         findings, unchecked = there.checked(image, tmp_path / f"of {number}")
         # At the least, that the run names another image.
         assert findings and [each for each in unchecked if each.check == "image"], done
+
+
+def label(name: str, value: str | None) -> Callable[[Opened], object]:
+    def edit(image: Opened) -> None:
+        labels = image.config["config"]["Labels"]
+        labels.pop(name) if value is None else labels.update({name: value})
+
+    return edit
+
+
+UNCOMPARED: dict[str, tuple[Callable[[Opened], object], str]] = {
+    "another release": (label("io.kbuild.version", "0.0.9"), "kbuild 0.0.9 built it, this is "),
+    "no release": (label("io.kbuild.version", None), "kbuild of an unknown version built it, this is "),
+    "another model": (label("io.kbuild.model.digest", f"sha256:{'1' * 64}"), "the model that it names (sha256:1111"),
+    "another lock": (label("io.kbuild.lock.digest", f"sha256:{'2' * 64}"), "the lock that it names (sha256:2222"),
+    "a base without a digest": (label("io.kbuild.base.digest", "newest"), "base.digest is not a digest: 'newest'"),
+}
+"""Of what it says of itself: what was done, and why it cannot be compared then."""
+
+
+def test_what_cannot_be_compared_says_why(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nor does a run say which bases were used for the model.
+    monkeypatch.setattr(built.world.store, "files", {})
+    there = Audits(built.world.with_cache("a third"))
+    told = {}
+    for number, (done, (edit, why)) in enumerate(UNCOMPARED.items()):
+        _, unchecked = there.checked(tamper(built.image, tmp_path / str(number), edit), tmp_path / f"of {number}")
+        reasons = [each.reason for each in unchecked if each.check == "image"]
+        if not any(why in each for each in reasons):
+            told[done] = reasons
+    assert told == {}

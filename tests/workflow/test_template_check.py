@@ -104,3 +104,7 @@ def test_stages_are_looked_through() -> None:
 
 def test_what_only_buildkit_reads_is_left_to_it() -> None:
     check_template(plan("# escape=`\nFROM other\nRUN x\n"), DEBS, NO_SHELL)
+
+
+def test_a_template_without_a_stage_is_left_to_the_engines() -> None:
+    check_template(plan("# nothing\n"), DEBS, NO_SHELL)

@@ -171,3 +171,11 @@ def test_whatever_is_registered_no_name_is_given_twice(rows: list[tuple[str, int
         assert targets.setdefault(str(each.target), each.version) == each.version
         assert named.get(str(each.target), each.version) == each.version
     assert {str(each) for each in wanted.builds}.isdisjoint(str(each) for each, _ in wanted.refused)
+
+
+def test_who_pushes_nothing_has_no_aliases_to_follow() -> None:
+    Rules().check()
+    assert Rules().followed(version("churn", 1, "champion")) == []
+    with pytest.raises(ConfigurationError, match="--alias names tags of a registry") as caught:
+        Rules(aliases=("champion",)).check()
+    assert "--push registry.example/{name}:{version}" in str(caught.value.hint)

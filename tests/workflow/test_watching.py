@@ -284,3 +284,11 @@ def test_moments_are_read_and_what_is_none_is_refused() -> None:
             parse_duration(text)
         with pytest.raises(ConfigurationError, match="is not a time"):
             parse_since(text, now=0)
+
+
+def test_a_version_that_cannot_have_a_name_says_so_and_is_tried_again_in_time() -> None:
+    fleet = Fleet(version("Churn", 1), version("churn", 1))
+    assert [str(each.version) for each in fleet.watch().run_once()] == ["models:/Churn/1"]
+    tags = fleet.kept["churn", "1"].tags
+    assert "kbuild.error" in tags and tags["kbuild.attempts"] == "1"
+    assert any("models:/churn/1 has no image: " in line and "attempt 1" in line for line in fleet.told)
