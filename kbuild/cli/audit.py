@@ -130,7 +130,7 @@ def command(
         audited.raise_for_verdict()
         return
     results = audit_registered(asked, session)
-    _deliver(render_all(results, form), output)
+    _deliver(render_all(results, form, to_terminal=output is None), output)
     if not results:
         show.say("no model is registered")
     worst, number = worst_of(results)

@@ -46,7 +46,7 @@ def render(audited: Audited, form: str, *, to_terminal: bool) -> str | None:
     return table(audited.report, width=_width(), colour=to_terminal and sys.stdout.isatty())
 
 
-def render_all(results: Results, form: str) -> str:
+def render_all(results: Results, form: str, *, to_terminal: bool) -> str:
     """Many models' audits, and the errors of those that could not be audited."""
     reports = [result.report for _, result in results if isinstance(result, Audited)]
     failed = [(text, result.message) for text, result in results if isinstance(result, KbuildError)]
@@ -68,8 +68,9 @@ def render_all(results: Results, form: str) -> str:
     if form == "markdown":
         lines = [f"- `{code(text)}`: {cell(line)}" for text, line in rows]
         return "\n".join(["### kbuild audit", "", *lines, "", *map(markdown, reports)]) + "\n"
-    tables = [table(each, width=_width(), colour=False) for each in reports if each.verdict != "clean"]
-    return "".join([*tables, summary_table(rows, width=_width(), colour=False)])
+    width, colour = _width(), to_terminal and sys.stdout.isatty()
+    tables = [table(each, width=width, colour=colour) for each in reports if each.verdict != "clean"]
+    return "".join([*tables, summary_table(rows, width=width, colour=colour)])
 
 
 def worst_of(results: Results) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from datetime import date
@@ -301,3 +302,17 @@ def test_no_escape_of_any_input_reaches_a_terminal_or_a_page(subject: Subject, t
     for text in texts:
         assert not set(trick) & set(text) - set("[]0;2Jcleanevilxy31m")
         assert set(text) <= {*map(chr, range(32, 127)), "\n", "→", *"─ "}
+
+
+def test_in_a_pipe_a_line_is_a_line_and_a_terminal_breaks_between_words() -> None:
+    reason = "nobody answers for it " * 12
+    unchecked = Unchecked(check="releases", where="packages", reason=reason.strip(), remedy="ask again")
+    long = make_report(
+        Subject(reference="x", kind="lock"), [CheckResult(check="releases", unchecked=(unchecked,))], parse_policy({}),
+        today=date(2026, 1, 1), fail_on="low",
+    )  # fmt: skip
+    [line] = [line for line in table(long, width=60, colour=False).splitlines() if line.startswith("not checked")]
+    assert line == f"not checked (releases): packages: {reason.strip()}; ask again"
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", table(long, width=60, colour=True)).splitlines()
+    assert max(map(len, shown)) <= 60
+    assert " ".join(" ".join(shown).split()).count(" nobody answers for it") == 12

@@ -31,9 +31,9 @@ class ReleaseCheck:
 
     id = "releases"
 
-    def __init__(self, lookup: Lookup | None) -> None:
-        """``lookup`` None: the index must not be asked."""
-        self._lookup = lookup
+    def __init__(self, lookup: Lookup | None, *, unasked: tuple[str, str] = ("no package index is known", "")) -> None:
+        """``lookup`` None: the index is not asked, for the reason and with the remedy that ``unasked`` are."""
+        self._lookup, self._unasked = lookup, unasked
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
@@ -42,7 +42,8 @@ class ReleaseCheck:
         if not entries:
             return CheckResult(check=self.id)
         if self._lookup is None:
-            unchecked = self._unchecked("packages", "the package index was not to be asked")
+            reason, remedy = self._unasked
+            unchecked = Unchecked(check=self.id, where="packages", reason=reason, remedy=remedy or _REMEDY)
             return CheckResult(check=self.id, unchecked=(unchecked,))
         listed = self._list(sorted({entry.canonical for entry in entries}), subject.own, self._lookup)
         findings: list[Finding] = []

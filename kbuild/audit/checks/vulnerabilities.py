@@ -21,6 +21,7 @@ from kbuild.process.asking import asking_pool
 _LONGEST = 300
 _AT_ONCE = 8
 _UNASKED = NotKnown(reason="not asked")
+_ONLINE = "audit without --offline, or give --advisories FILE"
 _SOURCES = "see that the index and OSV answer (osv-url in [tool.kbuild.audit]), or give --advisories FILE"
 
 
@@ -42,8 +43,9 @@ class VulnerabilityCheck:
         today: date,
         max_age: int,
         unavailable: str | None = None,
+        offline: bool = False,
     ) -> None:
-        """``osv`` is asked for all packages at once.
+        """``osv`` is asked for all packages at once; ``offline`` tells that nobody is, since the user said so.
 
         ``unavailable`` tells why advisories that were asked for are not there.
         """
@@ -55,6 +57,7 @@ class VulnerabilityCheck:
         self._today = today
         self._max_age = max_age
         self._unavailable = unavailable
+        self._offline = offline
         self._down: dict[str, str] = {}
         self._faults: dict[str, tuple[int, str]] = {}
         self._unimportant: dict[str, list[str]] = {}
@@ -63,7 +66,12 @@ class VulnerabilityCheck:
         """See Check."""
         asked = asked_packages(subject)
         if self._database is None and not self._services and self._osv is None and self._unavailable is None:
-            return CheckResult(check=self.id, unchecked=(self._unchecked("packages", "no advisories were given"),))
+            unchecked_all = (
+                self._unchecked("packages", "no advisories were given, and --offline asks no service", _ONLINE)
+                if self._offline
+                else self._unchecked("packages", "no advisories were given, and no service is asked")
+            )
+            return CheckResult(check=self.id, unchecked=(unchecked_all,))
         findings: list[Finding] = []
         unchecked: list[Unchecked] = []
         self._faults.clear()

@@ -37,9 +37,9 @@ def summary(report: AuditReport) -> str:
 
 
 def table(report: AuditReport, *, width: int, colour: bool) -> str:
-    """For a terminal of that many columns."""
+    """For a terminal of that many columns; without ``colour`` for a file or a pipe, where a line is a line."""
     console = Console(file=io.StringIO(), width=width, force_terminal=colour, highlight=False, soft_wrap=False)
-    console.print(_text(f"{report.reference}  {report.date}"))
+    console.print(_text(f"{report.reference}  {report.date}"), soft_wrap=not colour)
     if report.findings:
         shown = Table(box=SIMPLE_HEAD, expand=True)
         # An id is looked for in logs and copied into policies: it stays in one piece, also where there are few columns.
@@ -51,7 +51,7 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
             shown.add_row(severity, _text(each.id), _text(_listed(places)), what)
         console.print(shown)
     for line in _notes(report):
-        console.print(_text(line))
+        console.print(_text(line), soft_wrap=not colour)
     console.print(Text(summary(report), style="green" if report.verdict == "clean" else "bold"))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 

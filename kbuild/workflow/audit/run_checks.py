@@ -101,9 +101,10 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
             today=request.today,
             max_age=policy.max_advisory_age,
             unavailable=unavailable,
+            offline=request.offline,
         ),
         SecretCheck(),
-        ReleaseCheck(_lookup(request, network)),
+        ReleaseCheck(_lookup(request, network), unasked=_unasked(request, network)),
         PickleCheck(downloads=downloads, allowed=tuple(each.name for each in policy.allowed_pickles)),
         *([] if policy.licences is None else [LicenceCheck(policy.licences, downloads=downloads)]),
     ]
@@ -141,6 +142,13 @@ def _services(request: AuditRequest, network: Network) -> list[Service]:
     parts = urlsplit(served[0])
     url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return [make_pypi_service(url, credentials=network.credentials_for, environ=network.environ)]
+
+
+def _unasked(request: AuditRequest, network: Network) -> tuple[str, str]:
+    """Why the index is not asked, and what to do about it."""
+    if request.offline:
+        return "--offline: the package index was not asked", "audit without --offline"
+    return network.reason, "name an index in pip's configuration (pip config list), and audit again"
 
 
 def _lookup(request: AuditRequest, network: Network) -> Lookup | None:
