@@ -195,7 +195,7 @@ def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(http, "LARGEST", 1 << 20)
     with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
         server.daemon_threads = True
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             with http.patient_session() as session, pytest.raises(requests.RequestException, match="more than 1 MiB"):
@@ -231,7 +231,7 @@ def test_an_answer_that_drips_is_cut_off(path: str, streamed: bool, monkeypatch:
     monkeypatch.setattr(http, "LONGEST_WAIT", 0.3)
     Slow.sent.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             with http.patient_session() as session, pytest.raises(requests.RequestException, match=r"within 0\.3 s"):

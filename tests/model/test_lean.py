@@ -258,7 +258,7 @@ class Server:
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Server:
-        Thread(target=self._server.serve_forever, daemon=True).start()
+        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -62,7 +62,7 @@ def store() -> Iterator[str]:
         "2": other.to_csv(index=False).encode(),
     }
     with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -63,7 +63,7 @@ class Doubler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def image() -> Iterator[FakeImage]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Doubler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield FakeImage(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
