@@ -95,10 +95,13 @@ def servers_that_are_down_stay_down() -> Iterator[None]:
     """Nobody waits seconds for one to listen again; that it is waited for is what test_http.py shows."""
     from kbuild import http
     from kbuild.environment.index import download
+    from kbuild.image.registry import client, upload
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http, "_REFUSED", 0.3)
         patch.setattr(http, "_BACKOFF", 0.01)
+        patch.setattr(client, "_BACKOFF_SECONDS", 0.01)
+        patch.setattr(upload, "_BACKOFF_SECONDS", 0.01)
         patch.setattr(download, "_RETRY", download._RETRY.new(backoff_factor=0.01))
         yield
 

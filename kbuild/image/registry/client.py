@@ -35,6 +35,7 @@ from kbuild.progress import Progress
 _HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
 _ACCEPT = ", ".join(sorted(media.INDEXES | media.MANIFESTS))
 _CHUNK = 1 << 20
+_BACKOFF_SECONDS = 0.5
 _MAX_MANIFEST = 4 << 20  # what the distribution-spec asks registries to take at most
 
 
@@ -47,7 +48,7 @@ class RegistryClient:
         retry = Retry(
             total=3,
             connect=1,
-            backoff_factor=0.5,
+            backoff_factor=_BACKOFF_SECONDS,
             status_forcelist=(429, 502, 503, 504),
             allowed_methods=("GET", "HEAD"),
             raise_on_status=False,
