@@ -23,6 +23,11 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 # Helpers beside the tests: pytest's importlib mode leaves the folder off.
 sys.path.insert(0, str(ROOT / "tests"))
+
+from loaded import Loaded  # noqa: E402
+
+# While the tests are imported, which is most of what a worker begins with, there is nothing to be collected.
+gc.disable()
 # Random cases: ``pytest --hypothesis-profile=thorough`` tries more of them.
 settings.register_profile("cheap", max_examples=40)
 settings.register_profile("thorough", max_examples=400)
@@ -34,8 +39,8 @@ STORES = ("mlruns", "mlartifacts", "mlflow.db")
 
 def pytest_collection_finish() -> None:
     """The tests themselves, and what they import, are there to the end: nobody looks for garbage among them."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,6 +93,15 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> bytes:
         if hasattr(utils, "_get_latest_schema_revision"):
             utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     return kept.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def with_mlflow() -> Iterator[Loaded]:
+    """Splits off processes that have MLflow, which takes seconds to import."""
+    from kbuild.recording.surroundings import make_variables
+
+    with Loaded("mlflow.pyfunc", "mlflow.pyfunc.scoring_server", env={**os.environ, **make_variables()}) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,5 @@
-"""Writes the parts of the pages that the code decides: ``python tests/readme_reference.py``; with a part's name it
-prints that page."""
+"""Writes the parts of the pages that the code decides: ``python tests/readme_reference.py``; with names of
+parts it prints their pages as JSON."""
 
 from __future__ import annotations
 
@@ -166,7 +166,8 @@ def render(page: str, name: str) -> str:
 
 if __name__ == "__main__" and sys.argv[1:]:
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    print(render(PAGES[sys.argv[1]].read_text(encoding="utf-8"), sys.argv[1]), end="")
+    pages = {name: render(PAGES[name].read_text(encoding="utf-8"), name) for name in sys.argv[1:]}
+    print(json.dumps(pages))
 elif __name__ == "__main__":
     for block, path in PAGES.items():
         path.write_text(render(path.read_text(encoding="utf-8"), block), encoding="utf-8")

@@ -90,7 +90,10 @@ def test_a_connection_that_fails_has_nothing_to_do_with_the_disk(number: int, sa
 def advice() -> Iterator[tuple[str, str]]:
     """Where a hint, or a line of what may be typed next, is said, and its text; … for what is filled in."""
     for path in Path(kbuild.errors.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        source = path.read_text("utf-8")
+        if "hint" not in source and ".next(" not in source:
+            continue
+        for node in ast.walk(ast.parse(source)):
             said: list[ast.expr | None] = [node.value] if isinstance(node, ast.keyword) and node.arg == "hint" else []
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "next":
                 said = [key for each in node.args if isinstance(each, ast.Dict) for key in each.keys]

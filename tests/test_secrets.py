@@ -18,7 +18,8 @@ def fields() -> dict[tuple[str, str], bool]:
     """Each field of a dataclass by such a name, and whether its ``repr`` leaves it out."""
     found = {}
     for path in Path(kbuild.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        source = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(source)) if "dataclass" in source else ():
             if not isinstance(node, ast.ClassDef) or "dataclass" not in "".join(map(ast.dump, node.decorator_list)):
                 continue
             whole = any("arg='repr', value=Constant(value=False)" in ast.dump(each) for each in node.decorator_list)

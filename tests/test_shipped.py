@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from loaded import Loaded
 
 import kbuild
 from kbuild.shipped import image_files, model_files
@@ -20,6 +20,8 @@ print(json.dumps(found))
 """
 
 
+NOTHING_YET = "import sys; assert not [name for name in sys.modules if name.partition('.')[0] == 'kbuild']\n"
+
 LEFT_BEHIND = """
 import sys; sys.path.insert(0, sys.argv[1])
 from kbuild import KedroPipelineModel, PipelineML, build_image, pipeline_ml_factory
@@ -32,14 +34,13 @@ for each in (PipelineML, build_image, pipeline_ml_factory):
 """
 
 
-def test_a_served_file_may_import_what_stays_behind(tmp_path: Path) -> None:
+def test_a_served_file_may_import_what_stays_behind(tmp_path: Path, with_mlflow: Loaded) -> None:
     """Nodes may stand beside the factory that binds their pipelines."""
     for name, file in model_files().items():
         place = tmp_path / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
-    command = [sys.executable, "-I", "-W", "ignore", "-c", LEFT_BEHIND, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = with_mlflow.run(NOTHING_YET + LEFT_BEHIND, argv=("-c", str(tmp_path)))
     assert done.returncode == 0, done.stderr
     names = ("PipelineML", "build_image", "pipeline_ml_factory")
     assert done.stdout.splitlines() == [
@@ -47,7 +48,7 @@ def test_a_served_file_may_import_what_stays_behind(tmp_path: Path) -> None:
     ]
 
 
-def test_all_that_ships_is_importable_with_nothing_else_of_kbuild(tmp_path: Path) -> None:
+def test_all_that_ships_is_importable_with_nothing_else_of_kbuild(tmp_path: Path, with_mlflow: Loaded) -> None:
     names = []
     for name, file in image_files().items():
         place = tmp_path / name
@@ -56,8 +57,7 @@ def test_all_that_ships_is_importable_with_nothing_else_of_kbuild(tmp_path: Path
         if name.endswith(".py"):
             names.append(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     first = "import sys; sys.path.insert(0, sys.argv[1])\n"
-    command = [sys.executable, "-I", "-W", "ignore", "-c", first + IMPORT, str(tmp_path), json.dumps(names)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = with_mlflow.run(NOTHING_YET + first + IMPORT, argv=("-c", str(tmp_path), json.dumps(names)))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) >= {name for name in names if not name.endswith("__main__")}

@@ -7,16 +7,22 @@ import io
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from kbuild.audit.secrets import may_hold_secrets
 from kbuild.digest import Digest, digest_bytes
+from kbuild.image.compare import layers
 from kbuild.image.compare.layers import read_members
 from kbuild.image.oci.media import LAYERS
 
 TOKEN = ("ghp_" + "a1B2c3D4e5F6" * 3).encode()
 
 
-def test_secrets_are_found_in_a_file_of_any_size_and_its_content_is_not_held(tmp_path: Path) -> None:
-    large = b"x" * (33 << 20) + b"\n" + TOKEN + b"\n"
+def test_secrets_are_found_in_a_file_of_any_size_and_its_content_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_LARGEST", 2 << 20)
+    large = b"x" * (3 << 20) + b"\n" + TOKEN + b"\n"
     files = {
         "app/dump.sql": large,
         "usr/src/app/.env": b"A=1\nDB_PASSWORD=hunter22\n",

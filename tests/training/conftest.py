@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import textwrap
 import warnings
@@ -82,13 +81,6 @@ def store(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.chdir(path.parent)
     yield mlflow.MlflowClient(uri)
     mlflow.end_run()
-
-
-@pytest.fixture(scope="session")
-def with_mlflow() -> Iterator[Loaded]:
-    """Splits off processes that have MLflow, which takes seconds to import."""
-    with Loaded("mlflow.pyfunc", "mlflow.pyfunc.scoring_server", env={**os.environ, **make_variables()}) as loaded:
-        yield loaded
 
 
 @pytest.fixture
