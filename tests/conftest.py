@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 # Helpers beside the tests: pytest's importlib mode leaves the folder off.
@@ -29,8 +29,10 @@ from loaded import Loaded  # noqa: E402
 # While the tests are imported, which is most of what a worker begins with, there is nothing to be collected.
 gc.disable()
 # Random cases: ``pytest --hypothesis-profile=thorough`` tries more of them.
-settings.register_profile("cheap", max_examples=40)
-settings.register_profile("thorough", max_examples=400)
+# Others may use the machine: what takes long there is no fault.
+calm: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("cheap", max_examples=40, **calm)
+settings.register_profile("thorough", max_examples=400, **calm)
 settings.load_profile("cheap")
 
 # What MLflow makes below the working directory where nobody told it another place.

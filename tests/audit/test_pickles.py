@@ -22,7 +22,7 @@ import joblib
 import numpy
 import pandas
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import interpolate
 
@@ -173,7 +173,6 @@ def test_no_bundle_nothing_to_scan() -> None:
     assert PickleCheck().run(Subject(reference="x", kind="lock")).looked_at == 0
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_read_without_harm(data: bytes, with_header: bool) -> None:
     with contextlib.suppress(Unreadable):
@@ -190,7 +189,6 @@ class Marks:
 MARKS = pickle.dumps(Marks())
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(MARKS)), st.binary(max_size=3))
 def test_reading_a_pickle_never_runs_it(place: int, change: bytes) -> None:
     with contextlib.suppress(Unreadable):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sequential import Image, Refused
 
@@ -153,7 +153,6 @@ members = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(members, min_size=1, max_size=3))
 def test_shared_trees_give_what_one_layer_after_the_other_does(
     tmp_path_factory: pytest.TempPathFactory, layers: list[Entries]

@@ -111,7 +111,7 @@ def make_request(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.one_of(st.lists(st.fixed_dictionaries(WELL), max_size=4), st.lists(st.fixed_dictionaries(ANY), max_size=3)),
     kind=st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances"]),
@@ -153,7 +153,7 @@ def make_table(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.one_of(
         st.lists(st.fixed_dictionaries(WELL_DATED), max_size=3), st.lists(st.fixed_dictionaries(DATED), max_size=3)
@@ -168,7 +168,7 @@ def test_dates_bytes_and_short_integers_are_answered_as_mlflow_answers(
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.fixed_dictionaries({"x": st.floats()}, optional={"maybe": NUMBER, "other": NUMBER}), min_size=1, max_size=3
@@ -201,7 +201,7 @@ def test_these_take_the_short_way(
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(st.binary(max_size=60), st.recursive(NUMBER, st.lists, max_leaves=8).map(json.dumps)))
 def test_random_bodies_are_answered_as_mlflow_answers(body: bytes | str, pairs: dict[str, tuple[Any, Any]]) -> None:
     theirs, ours = ask_both(pairs["mixed"], body if isinstance(body, bytes) else body.encode(), JSON)
@@ -209,7 +209,6 @@ def test_random_bodies_are_answered_as_mlflow_answers(body: bytes | str, pairs: 
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None)
 @given(rows=st.lists(st.fixed_dictionaries(WELL), min_size=1, max_size=5))
 def test_the_table_itself_is_the_one_mlflow_makes(rows: list[dict[str, Any]]) -> None:
     from mlflow.models.utils import _enforce_schema

@@ -19,7 +19,7 @@ import asgi
 import models
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kedro.framework.hooks import hook_impl
 from test_conformance import CASES, REFUSED, ask_both, is_refused
@@ -241,7 +241,6 @@ SCHEMA = [
 ]
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*(spec["name"] for spec in SCHEMA), "other"]), SCALAR, max_size=3))
 def test_params_are_those_that_mlflow_makes(params: dict[str, Any]) -> None:
     from mlflow.models.utils import _enforce_params_schema
@@ -334,7 +333,6 @@ def test_csv_takes_the_short_way(pair: tuple[Any, Any]) -> None:
     assert way.answer(b"n,x,flag,text\n7,1,2.5,True,a\n", "text/csv") is None
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(CELL, st.integers(-(2**63), 2**63 - 1).map(str), st.sampled_from(["True", "False"]), TEXT)),
     names=st.permutations(["x", "n", "flag", "text"]),

@@ -10,7 +10,7 @@ import asgi
 import models
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kbuild.serving.answer.limits import Limits, is_deeper
@@ -264,7 +264,6 @@ def test_ordinary_parquet_files_are_taken() -> None:
         assert status(table.to_parquet(), PARQUET, Limits()) is None, table.columns
 
 
-@settings(deadline=None)
 @given(st.text('ab",\n\r ', max_size=20))
 def test_fields_of_csv_are_those_of_pandas(text: str) -> None:
     try:
