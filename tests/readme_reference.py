@@ -19,6 +19,8 @@ import kbuild
 import kbuild.errors
 import kbuild.scoring.errors
 from kbuild.cli.app import cli
+from kbuild.cli.kedro_plugin import commands as kedro_commands
+from kbuild.cli.kedro_plugin import kbuild_group
 from kbuild.docs import GROUPS, read_pages, title_of
 from kbuild.errors import KbuildError
 
@@ -36,9 +38,22 @@ def reference() -> str:
     # The group's own settings count for its commands, as when they are called.
     group = click.Context(cli, info_name="kbuild", **cli.context_settings)
     for name, command in commands().items():
-        context = click.Context(command, group, info_name=name, max_content_width=100, terminal_width=100)
-        parts.append(f"## kbuild {name}\n\n```text\n{command.get_help(context)}\n```\n")
+        parts += _helps(group, name, command, "##")
+    # Kedro's own group has some besides.
+    kedro = click.Context(kbuild_group, click.Context(kedro_commands, info_name="kedro"), info_name="kbuild")
+    for name in sorted({*kbuild_group.list_commands(kedro)} - {*commands()}):
+        parts += _helps(kedro, name, kbuild_group.get_command(kedro, name), "##")
     return "\n".join(parts)
+
+
+def _helps(group: click.Context, name: str, command: click.Command | None, mark: str) -> Iterator[str]:
+    """Of a command and of those below it."""
+    assert command is not None
+    context = click.Context(command, group, info_name=name, max_content_width=100, terminal_width=100)
+    yield f"{mark} {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            yield from _helps(context, each, command.get_command(context, each), f"{mark}#")
 
 
 def exit_codes() -> str:
