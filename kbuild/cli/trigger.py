@@ -70,7 +70,10 @@ def _verify(headers: tuple[str, ...], tolerance: float, secret_env: str | None, 
         secret_env = webhook.secret_env if isinstance(webhook, WebhookTrigger) else WebhookTrigger(url="").secret_env
     secret = os.environ.get(secret_env)
     if not secret:
-        raise ConfigurationError(f"the environment variable {secret_env} is not set", hint="it holds the shared secret")
+        raise ConfigurationError(
+            f"the environment variable {secret_env} is not set",
+            hint=f"it holds the shared secret: export {secret_env}=…",
+        )
     body = sys.stdin.buffer.read()
     check_signature(secret, dict(map(_parse_header, headers)), body, now=time.time(), tolerance=tolerance)
     try:

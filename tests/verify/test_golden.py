@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance
-from kbuild.errors import ContainerFailed, RuntimeUnavailable, VerificationFailed
+from kbuild.errors import ContainerFailed, NothingToAsk, RuntimeUnavailable, VerificationFailed
 from kbuild.progress import Silent
 from kbuild.verify import verify_image
 from kbuild.verify.golden import VerificationReport, verify_predictions
@@ -225,3 +225,27 @@ def test_what_gives_it_more_time_is_named(option: str) -> None:
             clock=lambda: float(next(ticks)), sleep=lambda _: None,
         )  # fmt: skip
     assert caught.value.hint == f"a large model may need longer: {option} SECONDS"
+
+
+def asked(image: FakeImage, **given: Any) -> VerificationReport:
+    whole = {"example": "x.json", "prediction": "p.json", "tolerance": DEFAULT, "own": DEFAULT, "timeout": 60, **given}
+    return verify_predictions(image, model_path="/opt/model", **whole)  # type: ignore[arg-type]
+
+
+def test_what_is_wrong_with_an_answer_is_told_with_what_may_be_done(image: FakeImage) -> None:
+    with pytest.raises(NothingToAsk) as nothing:
+        asked(image, example=None)
+    assert nothing.value.message == "the model stores no input example, so there is nothing to ask it"
+    assert nothing.value.hint == "log it with input_example=…; kbuild's hook does"
+    image.files = {"/opt/model/x.json": b'{"inputs": [1.0]}', "/opt/model/p.json": b'{"predictions": [2.0005]}'}
+    wide, near = Tolerance(relative=0.1, relative_single=0.1), asked(image)
+    with pytest.raises(VerificationFailed) as far:
+        near.check()
+    assert far.value.hint == "kbuild verify --rtol and --atol allow more, where that is the model's own noise"
+    # Asked for more exactness than the model is recorded with.
+    kept = asked(image, own=wide)
+    assert kept.verdict == "passed"
+    with pytest.raises(VerificationFailed) as exact:
+        kept.check()
+    assert exact.value.hint == f"the model's own tolerance is {wide}, and that it keeps"
+    assert asked(image, tolerance=wide).verdict == f"tolerated: {wide}" and near.verdict == "failed"

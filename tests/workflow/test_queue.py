@@ -683,3 +683,18 @@ def test_a_cancelled_job_whose_worker_died_is_cancelled() -> None:
         assert fleet.status(1) == "aborted"
 
     run(work)
+
+
+def test_a_job_that_the_database_does_not_take_back_stays_as_one_that_failed() -> None:
+    async def refuse(job: Job, **_: Any) -> bool:
+        raise ConnectorException from psycopg.errors.CheckViolation("no such state")
+
+    async def work(fleet: Fleet) -> None:
+        fleet.broken = {"a": [RegistryError("away")]}
+        fleet.ledger.give_back = refuse  # type: ignore[method-assign]
+        await fleet.put("a")
+        await fleet.worker().run()
+
+    fleet = run(work)
+    assert fleet.status(1) == "failed", "whoever asks what became of it finds it"
+    assert any(line.startswith("job 1 is not tried again: ") for line in fleet.told.lines), fleet.told.lines

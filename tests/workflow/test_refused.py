@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,23 +16,30 @@ import pytest
 from click.testing import CliRunner
 from world import HOST, World
 
-from kbuild import inspect
+from kbuild import inspect, run
 from kbuild.api.fleet.options import carry_options
 from kbuild.api.fleet.watching import parse_duration
+from kbuild.api.rebuilding import Rebuilt
 from kbuild.api.request import BuildOptions, ImageOptions, make_image_request, parse_label
+from kbuild.api.running import RunOptions
 from kbuild.cli.help import command as help_command
 from kbuild.cli.image import parse_best
 from kbuild.cli.trigger import _parse_header as parse_header
 from kbuild.digest import Digest
 from kbuild.errors import (
     ConfigurationError,
+    ContainerFailed,
     InvalidImage,
     InvalidReference,
     KbuildError,
     LabelError,
     OutputError,
+    PackedOtherwise,
     PlatformError,
+    RegistryError,
+    VerificationFailed,
 )
+from kbuild.image.oci.image_reference import ImageReference
 from kbuild.init.project_files import USUAL, InitRequest, make_files
 from kbuild.model.find import RegisteredVersion
 from kbuild.platform import Platform
@@ -43,6 +51,7 @@ from kbuild.workflow.batch.packing import pack_model
 from kbuild.workflow.batch.scoring import ask_scorer
 from kbuild.workflow.batch.spark import score_on_spark
 from kbuild.workflow.fleet.receiver import listening, parse_address
+from kbuild.workflow.fleet.retag import retag
 from kbuild.workflow.fleet.shard import Shard
 from kbuild.workflow.fleet.wanted import Rules, find_wanted
 from kbuild.workflow.naming import fill_name, make_values
@@ -211,3 +220,58 @@ def test_pages_that_cannot_be_written_are_told(tmp_path: Path, monkeypatch: pyte
     done = CliRunner().invoke(help_command, ["--html"])
     assert isinstance(done.exception, OutputError)
     assert done.exception.message == "the pages cannot be written: No space left"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "kind", "said"),
+    [
+        (["same"], None, ""),
+        (["same", "differs"], VerificationFailed, "building models:/m again gives AFTER, not BEFORE"),
+        (["repacked", "differs"], VerificationFailed, "building models:/m again gives AFTER, not BEFORE"),
+        (
+            ["same", "repacked"], PackedOtherwise,
+            "same content, packed otherwise by zlib 1: BEFORE; here a packer that it does not name gives AFTER",
+        ),
+    ],
+)  # fmt: skip
+def test_what_an_image_is_that_was_built_again(verdicts: list[str], kind: type[KbuildError] | None, said: str) -> None:
+    reports: Any = {
+        number: SimpleNamespace(
+            verdict=verdict, same=verdict == "same", claims=SimpleNamespace(model="models:/m"),
+            diff=SimpleNamespace(before="BEFORE", after="AFTER"), packed_by=("zlib 1", None),
+        )
+        for number, verdict in enumerate(verdicts)
+    }  # fmt: skip
+    rebuilt = Rebuilt(image="till:1", digest=Digest("1" * 64), reports=reports, is_index=True)
+    assert rebuilt.same is (kind is None)
+    if kind is None:
+        rebuilt.raise_for_verdict()
+        return
+    with pytest.raises(kind) as caught:
+        rebuilt.raise_for_verdict()
+    assert caught.value.message == said
+    assert str(caught.value.hint) == (
+        "what differs is printed; another version of kbuild's tools may explain it"
+        if kind is VerificationFailed
+        else "every file, label and setting is equal; build it anew to have the digest that others get"
+    )
+
+
+def test_a_port_that_is_taken_is_told_before_an_image_is_looked_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ContainerFailed) as caught, run("nothing:1", RunOptions(port=port)):
+            pass
+    assert caught.value.message == f"port {port} of 127.0.0.1 is taken by another server"
+    assert caught.value.hint == "name another one with --port, or none to get a free one"
+
+
+def test_an_image_of_another_repository_gets_no_name() -> None:
+    source = ImageReference.parse(f"registry.example/a@sha256:{'1' * 64}")
+    for target, there in (("registry.example/b:1", source), ("registry.example/a", source)):
+        with pytest.raises(RegistryError) as caught:
+            retag(there, ImageReference.parse(target))
+        assert caught.value.message.endswith(f"cannot name {source}, which is in another repository")
+        assert str(caught.value.hint).startswith("--push must give all versions of a model one repository")
+    with pytest.raises(RegistryError):
+        retag(ImageReference.parse("registry.example/a:2"), ImageReference.parse("registry.example/a:1"))

@@ -210,6 +210,8 @@ def machine(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
     world.store.models[f"models:/{MODEL_ID}"] = world.store.models[world.model]
     for name, value in {"KBUILD_CACHE_DIR": world.tools.cache, "KBUILD_VERIFY": "0", "COLUMNS": "500"}.items():
         monkeypatch.setenv(name, str(value))
+    for name in ("KBUILD_QUEUE", "KBUILD_WEBHOOK_SECRET", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("kbuild.api.session.open_store", lambda *_, **__: world.store)
     monkeypatch.chdir(here)
     (here / "advisories.json").write_text(json.dumps(

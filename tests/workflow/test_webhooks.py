@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import requests
 
-from kbuild.errors import ConfigurationError
+from kbuild.errors import ConfigurationError, SignatureRefused
 from kbuild.trigger.event import make_event
 from kbuild.trigger.signature import make_headers
 from kbuild.workflow.fleet.receiver import listening, make_app, parse_address
-from kbuild.workflow.fleet.webhooks import Doorkeeper, check_mlflow
+from kbuild.workflow.fleet.webhooks import Doorkeeper, NotUnderstood, Replayed, check_mlflow, read_hint
 
 SECRET = "whsec_c2hhcmVk"  # noqa: S105 - MLflow takes it as it is, Standard Webhooks as base64
 NOW = 1_800_000_000
@@ -174,3 +174,40 @@ def test_addresses_are_read(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="HOST:PORT"):
         parse_address(text)
+
+
+def test_a_delivery_is_remembered_for_as_long_as_its_time_is_taken() -> None:
+    """Signed ahead of this clock by all that is allowed, and sent again when it is late by all that is allowed."""
+    keeper = Doorkeeper(secret=SECRET)
+    late, body = (
+        NOW + 2 * int(keeper.tolerance),
+        json.dumps({"entity": "model_version", "action": "created", "data": {}}),
+    )
+    headers = mlflow_headers("one", NOW + int(keeper.tolerance), body)
+    assert keeper.admit(headers, body.encode(), now=NOW) is None
+    with pytest.raises(Replayed, match="this delivery was taken before"):
+        keeper.admit(headers, body.encode(), now=late)
+    with pytest.raises(SignatureRefused, match=r"the delivery is \d+ s off, more than \d+ s$"):
+        keeper.admit(headers, body.encode(), now=late + 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "hint", "refused"),
+    [
+        ("{", None, "the body is signed, but is not JSON"),
+        ("[]", None, "the body is signed, but is not a webhook's"),
+        ('{"entity": 3, "data": {}}', None, "of MLflow's registry or of kbuild trigger"),
+        ('{"entity": "model_version", "data": []}', None, "of MLflow's registry or of kbuild trigger"),
+        ('{"entity": "model_version", "data": {"name": "till"}}', "till", None),
+        ('{"entity": "model_version", "data": {"name": ""}}', None, None),
+        ('{"entity": "model_version", "data": {"name": 3}}', None, None),
+        ('{"event": "model.logged"}', None, None),
+    ],
+)
+def test_what_a_body_hints_at(body: str, hint: str | None, refused: str | None) -> None:
+    if refused is None:
+        assert read_hint(body.encode()) == hint
+        return
+    with pytest.raises(NotUnderstood) as caught:
+        read_hint(body.encode())
+    assert str(caught.value).endswith(refused)
