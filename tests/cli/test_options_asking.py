@@ -1,4 +1,4 @@
-"""What is typed after verify, run, worker and watch arrives where an image is asked, and where a queue is."""
+"""What is typed after verify, run, worker, watch, deploy, measure and score arrives where it is asked for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kbuild.answers import DEFAULT, Difference, Tolerance
+from kbuild.api.deploying import DeployOptions
 from kbuild.api.fleet.audits import Auditing
+from kbuild.api.measuring import MeasureOptions
+from kbuild.api.packing import ScoreOptions
 from kbuild.api.rebuilding import RebuildOptions
 from kbuild.api.running import RunOptions
 from kbuild.api.verifying import VerifiedImage, VerifyOptions
 from kbuild.cli.app import cli
+from kbuild.deploy.canary import Gateway
+from kbuild.deploy.serverless import BEFORE
 from kbuild.digest import Digest
 from kbuild.errors import NothingToAsk
 from kbuild.platform import Platform
@@ -193,3 +198,106 @@ def test_what_goes_with_rebuild_alone_and_what_nobody_can_ask(
     monkeypatch.setattr("kbuild.cli.verify.verify", nothing)
     with pytest.raises(NothingToAsk):
         call("verify", "churn:1")
+
+
+DEPLOYED: list[tuple[str, dict[str, Any]]] = [
+    (
+        "deploy i --to kubernetes -o o --name n --namespace s --pull-secret p --cpu 2 --memory 1Gi --replicas 2..5 "
+        "--profile p.json --canary j=10 --gateway g/w --hostname h.example",
+        {
+            "to": "kubernetes", "name": "n", "namespace": "s", "pull_secret": "p", "cpu": "2", "memory": "1Gi",
+            "replicas": (2, 5), "profile": Path("p.json"), "canary": ("j", 10),
+            "gateway": Gateway(name="w", namespace="g", hostname="h.example"),
+        },
+    ),
+    ("deploy i --to kserve -o o --serverless --canary j", {"to": "kserve", "serverless": True, "canary": ("j", 10)}),
+    ("deploy i --to compose -o o --port 81", {"to": "compose", "port": 81}),
+    ("deploy i --to kubernetes -o o --gateway w", {"to": "kubernetes", "gateway": Gateway(name="w", hostname=None)}),
+    ("deploy i --to knative -o o", {"to": "knative"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "options"), DEPLOYED, ids=[typed for typed, _ in DEPLOYED])
+def test_options_of_deploy(
+    call: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, typed: str, options: dict[str, Any]
+) -> None:
+    def deploy(subject: str, output: Path, options: DeployOptions, *, session: Any) -> list[Path]:
+        asked.append((subject, output, options))
+        return [Path("o/one.yaml")]
+
+    monkeypatch.setattr("kbuild.cli.deploy.deploy", deploy)
+    done = call(*typed.split())
+    assert (done.exit_code, done.stdout) == (0, "o/one.yaml\n"), done.stderr
+    assert asked == [("i", Path("o"), DeployOptions(**options))]
+    apply = "docker compose --project-directory o up -d" if options["to"] == "compose" else "kubectl apply -k o "
+    assert apply in done.stderr and ("kubectl" in done.stderr) is (options["to"] != "compose")
+
+
+@pytest.mark.parametrize("canary", [True, False])
+def test_what_is_compared_with_is_applied_first(
+    call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, canary: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o" / BEFORE).mkdir(parents=True)
+    monkeypatch.setattr("kbuild.cli.deploy.deploy", lambda *_, **__: [])
+    done = call("deploy", "i", "--to", "kserve", "-o", "o", *(["--canary", "j"] if canary else []))
+    lines = [line.split("#")[0].strip() for line in done.stderr.splitlines()]
+    assert lines == [f"kubectl apply -k o/{BEFORE}"] * canary + ["kubectl apply -k o"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "options"),
+    [
+        ("", MeasureOptions(cpu="1", connections=(1, 8), seconds=5.0, run=RunOptions(timeout=120.0))),
+        (
+            "--cpu 2 --connections 4,1,4 --seconds 2.5 --request r.json --timeout 9 --platform linux/arm64",
+            MeasureOptions(
+                cpu="2", connections=(4, 1), seconds=2.5, request=Path("r.json"),
+                run=RunOptions(timeout=9.0, platform=Platform("linux", "arm64")),
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_options_of_measure(
+    call: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, typed: str, options: MeasureOptions
+) -> None:
+    def measure(image: str, options: MeasureOptions, *, session: Any) -> None:
+        asked.append((image, options))
+        raise NothingToAsk("seen")
+
+    monkeypatch.setattr("kbuild.cli.measure.measure", measure)
+    with pytest.raises(NothingToAsk):
+        call("measure", "i", *typed.split())
+    assert asked == [("i", options)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "options"),
+    [
+        ("", ScoreOptions()),
+        (
+            "-j 3 --on-error null --keep a,b --format csv --params {"
+            '"k":1} --overwrite --part-rows 7 --batch-rows 5 --spark spark://h --spark-conf a=b=c --spark-conf d=',
+            ScoreOptions(
+                workers=3, on_error="null", keep="a,b", format="csv", params={"k": 1}, overwrite=True, part_rows=7,
+                batch_rows=5, spark="spark://h", spark_settings={"a": "b=c", "d": ""},
+            ),
+        ),
+        ("--base debian:trixie --locked", ScoreOptions(base="debian:trixie", locked=True)),
+    ],
+)  # fmt: skip
+def test_options_of_score(
+    call: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, typed: str, options: ScoreOptions
+) -> None:
+    reasons = {f"reason {number}": 9 - number for number in range(7)}
+    manifest = {"reasons": {**reasons, "reason 0": 12_345}, "rows": 1}
+
+    def score(model: str, input: str, output: str, options: ScoreOptions, *, session: Any) -> dict[str, Any]:
+        asked.append((model, input, output, options))
+        return manifest
+
+    monkeypatch.setattr("kbuild.cli.score.score", score)
+    done = call("score", "m", "in.csv", "out", *typed.split())
+    assert done.stdout == "out\n" and asked == [("m", "in.csv", "out", options)]
+    lines = [line for line in done.stderr.splitlines() if " rows: " in line]
+    assert lines[0] == "12,345 rows: reason 0" and len(lines) == 5

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,16 @@ import pytest
 from world import HOST, World
 
 from kbuild.answers import DEFAULT, EXACT
+from kbuild.api.fleet.options import carry_options
+from kbuild.api.fleet.queueing import build_asked, work
+from kbuild.api.packing import ScoreOptions, image_of_files, modelpack, pack, score
+from kbuild.api.request import BuildOptions, ImageOptions
 from kbuild.api.running import RunOptions, started
 from kbuild.api.session import Logged, Session
 from kbuild.api.verifying import VerifyOptions, verify
 from kbuild.errors import ConfigurationError, VerificationFailed
 from kbuild.image.store.local import LocalImages
+from kbuild.platform import Platform
 from kbuild.progress import Silent
 from kbuild.project.config import ProjectConfig
 from kbuild.verify.judging import judge_image
@@ -27,6 +34,8 @@ from kbuild.verify.verify_image import verify_image
 from kbuild.workflow import Delivery, build_image
 from kbuild.workflow.delivery import verify_built
 from kbuild.workflow.once import Shared
+from kbuild.workflow.queue.address import QueueAddress
+from kbuild.workflow.queue.asked import Asked
 
 
 class Heard(Exception):
@@ -203,3 +212,145 @@ def test_what_an_image_is_built_with(world: World, hear: Hear, reuse: bool) -> N
     assert dict(prepared.settings.contexts) == {} and prepared.compression == "gzip"
     assert (prepared.platform, prepared.cache_from, given["reuse"]) == (HOST, None, reuse)
     assert given["request"].engine == "native"
+
+
+FILES = {"tag": "files:1", "output": Path("out"), "push": "registry.example/files:1"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "where", "request_has", "delivery_has"),
+    [
+        (
+            image_of_files, "kbuild.api.packing:build_model_image",
+            {
+                "model": "models:/m/1", "platforms": (Platform.parse("linux/arm64"),), "base": "debian:bookworm",
+                "labels": (("of", "project"), ("a", "b")), "compression": "gzip",
+            },
+            {**FILES, "load": True},
+        ),
+        (
+            modelpack, "kbuild.api.packing:build_modelpack",
+            {"model": "models:/m/1", "labels": (("of", "project"), ("a", "b")), "compression": "gzip"},
+            FILES,
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("no_cache", [True, False])
+def test_what_files_alone_are_made_with(
+    world: World, hear: Hear, ask: Any, where: str, request_has: Any, delivery_has: Any, no_cache: bool
+) -> None:
+    given = hear(where)
+    session = replace(session_of(world), config=ProjectConfig(labels=(("of", "project"),)))
+    asked = ImageOptions(
+        platform="linux/arm64", base="debian:bookworm", labels=("a=b",), compression="gzip", load=True,
+        no_cache=no_cache, **FILES,
+    )  # fmt: skip
+    with pytest.raises(Heard):
+        ask("models:/m/1", asked, session=session)
+    assert part(vars_of(given["request"]), request_has) == request_has
+    # Files alone are not the model's image: its run is not told of them.
+    assert given["delivery"] == Delivery(record=False, **delivery_has)
+    assert given["reuse"] is not no_cache and given["tools"] is session.tools
+
+
+@pytest.mark.parametrize(
+    ("ask", "where", "compression"),
+    [
+        (image_of_files, "kbuild.api.packing:build_model_image", "gzip"),
+        (modelpack, "kbuild.api.packing:build_modelpack", "none"),  # a project's is of images
+    ],
+)
+def test_what_files_alone_are_made_with_where_nothing_is_said(
+    world: World, hear: Hear, ask: Any, where: str, compression: str
+) -> None:
+    given = hear(where)
+    session = replace(session_of(world), config=ProjectConfig(compression="gzip"))
+    with pytest.raises(Heard):
+        ask("models:/m/1", session=session)
+    assert given["request"].compression == compression and given["delivery"] == Delivery(record=False)
+    assert getattr(given["request"], "platforms", (HOST,)) == (HOST,)
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def test_what_a_table_is_scored_with(world: World, hear: Hear) -> None:
+    given = hear("kbuild.api.packing:score_tables")
+    stated = {
+        "workers": 3, "on_error": "null", "keep": "a,b", "format": "csv", "overwrite": True, "part_rows": 7,
+        "batch_rows": 5,
+    }  # fmt: skip
+    asked = ScoreOptions(params={"k": 1}, base="debian:bookworm", **stated)
+    with pytest.raises(Heard):
+        score("models:/m/1", "in.csv", Path("out"), asked, session=session_of(world))
+    batch = {"input": "in.csv", "output": "out", "params": '{"k": 1}', **stated}
+    assert vars_of(given["batch"]) == batch
+    assert (given["request"].model, given["request"].base) == ("models:/m/1", "debian:bookworm")
+
+
+def test_on_a_cluster_a_table_is_scored_with_its_settings(world: World, hear: Hear) -> None:
+    given = hear("kbuild.workflow.batch.spark:score_on_spark")
+    asked = ScoreOptions(spark="spark://h:7077", spark_settings={"spark.x": "1"})
+    with pytest.raises(Heard):
+        score("models:/m/1", "in.csv", "out", asked, session=session_of(world))
+    assert (given["master"], given["settings"]) == ("spark://h:7077", {"spark.x": "1"})
+    assert given["batch"].params is None and given["request"].model == "models:/m/1"
+
+
+@pytest.mark.parametrize("reused", [True, False])
+def test_what_an_archive_is_packed_with(world: World, hear: Hear, reused: bool) -> None:
+    said: list[str] = []
+    session = replace(session_of(world), voice=SimpleNamespace(say=said.append))
+    given = hear("kbuild.api.packing:pack_model", SimpleNamespace(reused=reused))
+    pack("models:/m/1", Path("m.tar.zst"), BuildOptions(labels=("a=b",)), no_cache=not reused, session=session)
+    assert (given["output"], given["reuse"], given["request"].labels) == (Path("m.tar.zst"), reused, (("a", "b"),))
+    assert said == ["nothing has changed since this was packed (--no-cache packs again)"] * reused
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_what_a_worker_works_with(world: World, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    pytest.importorskip("procrastinate")
+    given: dict[str, Any] = {}
+    opened: list[Any] = []
+    app = SimpleNamespace(connector=SimpleNamespace())
+
+    def worker(**stated: Any) -> None:
+        given.update(stated)
+        raise Heard
+
+    monkeypatch.setattr("kbuild.workflow.queue.worker.Worker", worker)
+    monkeypatch.setattr(
+        "kbuild.workflow.queue.database.open_app", lambda address, *, program: opened.append((address, program)) or app
+    )
+    address = QueueAddress("postgresql://me:pw@h/d")
+    session = session_of(world)
+    with pytest.raises(Heard):
+        work(address, session=session, watcher="watcher", jobs=3, once=True, name=name, lease=12.0)  # type: ignore[arg-type]
+    assert opened == [(address, "kbuild worker")]
+    expected = {"app": app, "watcher": "watcher", "teller": session.voice, "jobs": 3, "once": True}
+    assert part(given, expected) == expected
+    # Others tell two workers of one machine apart, and who looks at the queue finds the process.
+    assert given["name"] == (name or f"{socket.gethostname()}:{os.getpid()}")
+    beat = given["beat"]
+    assert beat.lease == 12.0 and 2 <= beat.lease / beat.every <= 10, "one heartbeat that is lost ends no worker"
+    assert "pw" not in given["conceal"]("pw is wrong")
+
+
+@pytest.mark.parametrize("no_cache", [True, False])
+def test_what_a_job_is_built_with(world: World, hear: Hear, no_cache: bool) -> None:
+    """By what came with it and by nothing of the worker's project; the registry is sent nothing that it has."""
+    given = hear("kbuild.api.fleet.queueing:build_image")
+    options = carry_options(
+        ProjectConfig(),
+        ImageOptions(push="registry.example/x:1", no_cache=no_cache, verify_cache=True, labels=("a=b",)),
+    )
+    session = session_of(world)
+    session = replace(session, config=ProjectConfig(labels=(("of", "worker"),), base="debian:trixie", tag="worker:1"))
+    with pytest.raises(Heard):
+        build_asked(Asked(model="models:/m/1", options=options), session, "gates")  # type: ignore[arg-type]
+    request, delivery = given["request"], given["delivery"]
+    assert (request.model, request.base, request.labels) == ("models:/m/1", None, (("a", "b"),))
+    assert (delivery.push, delivery.tag, delivery.once) == ("registry.example/x:1", None, True)
+    assert (given["reuse"], given["gates"], given["tools"].verify_cache) == (not no_cache, "gates", True)
+    assert given["tools"].shared is not session.tools.shared
