@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from kbuild.cli import app
+from kbuild.cli.app import report
 from kbuild.cli.listed import COMMANDS, GROUPS
-from kbuild.errors import ModelNotFound
+from kbuild.errors import InvalidModel, ModelNotFound
 
 
 def outcome(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], act: Callable[[], object]):
@@ -169,3 +170,16 @@ def test_commands_are_listed_by_what_one_wants_to_do() -> None:
     assert sorted(listed) == sorted(COMMANDS)
     modules = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
     assert set(COMMANDS) <= modules
+
+
+@pytest.mark.parametrize("terminal", ["stderr", "stdout"])
+def test_an_error_is_broken_where_the_terminal_that_shows_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: str
+) -> None:
+    """Results may go into a file meanwhile, or only they be shown."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(getattr(sys, terminal), "isatty", lambda: True)
+    report(InvalidModel("the model " + "has many words " * 6, hint="look at " + "each of them " * 6))
+    lines = capsys.readouterr().err.splitlines()
+    shown = lines if terminal == "stderr" else []
+    assert all(len(line) <= 40 for line in shown) and (len(lines) > 5) is (terminal == "stderr")

@@ -27,6 +27,8 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import image_in
 from kbuild.model.bundle import read_bundle
+from kbuild.progress import Silent
+from kbuild.verify import before_loading
 from kbuild.verify.before_loading import Guard, check_image, check_model
 from kbuild.verify.golden import VerificationReport
 from kbuild.workflow.build import build_image
@@ -213,3 +215,48 @@ def test_what_could_not_be_looked_into_is_looked_at_again(
         with harmful.heard("start") as progress:
             check_model(bundle, None, Guard(cache=tmp_path / "other", trusted=False), progress)
     assert len(asked) == looks
+
+
+QUIET: dict[str, Any] = {"harm": (), "odd": (), "pickles": 0, "imports": (), "loader": "mlflow.sklearn", "code": ()}
+FOREIGN = "this machine did not record the model; mlflow.sklearn loads "
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({}, "no code and no pickle"),
+        ({"pickles": 1}, "a pickled file"),
+        ({"pickles": 3}, "3 pickled files"),
+        ({"code": ("shop",)}, "code of its own (shop)"),
+        ({"pickles": 1, "imports": ("a", "b")}, "a pickled file, classes of a, b"),
+        ({"imports": tuple("abcdefgh")}, "classes of a, b, c, d, e, f and 2 more"),
+        ({"code": ("x",), "pickles": 2, "imports": ("a",)}, "code of its own (x), 2 pickled files, classes of a"),
+        ({"odd": ("m.txt was not looked into: it is encrypted",)},
+         "no code and no pickle; m.txt was not looked into: it is encrypted"),
+        ({"odd": ("one", "two", "three")}, "no code and no pickle; one (and 2 more)"),
+        ({"harm": ("it would run rm",), "odd": ("one",)}, "no code and no pickle; it would run rm (and 1 more)"),
+    ],
+)  # fmt: skip
+def test_what_a_foreign_model_loads_is_one_line(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(before_loading, "_look", lambda *_: before_loading._Loading(**{**QUIET, **found}))
+    bundle, told = read_bundle(world.store.models[world.model]), list[str]()
+    progress: Any = types.SimpleNamespace(note=lambda _: None, tell=told.append)
+    for _ in range(2):  # the second time what was kept says the same
+        check_model(bundle, None, Guard(cache=tmp_path, trusted=True), progress)
+    assert told == [FOREIGN + said] * 2
+
+
+@pytest.mark.parametrize(("harm", "said"), [(("one",), "one"), (("one", "two"), "one (and 1 more)")])
+def test_what_does_harm_is_refused_with_who_tells_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, harm: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr(before_loading, "_look", lambda *_: before_loading._Loading(**{**QUIET, "harm": harm}))
+    bundle = read_bundle(world.store.models[world.model])
+    with pytest.raises(ModelNotTrusted) as caught:
+        check_model(bundle, None, Guard(cache=tmp_path, trusted=False), Silent())
+    assert caught.value.message == f"the model is not loaded here: {said}"
+    assert (
+        caught.value.hint == "find out who wrote it: kbuild audit tells all; KBUILD_TRUST_MODEL=1 loads it all the same"
+    )

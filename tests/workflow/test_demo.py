@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,3 +175,22 @@ def test_the_whole_of_the_demo_in_its_order(tmp_path: Path, monkeypatch: pytest.
     ]
     assert (result.folder, result.run_id, result.image) == (folder, RUN, built)
     assert (result.prediction, result.expected, result.runtime) == ([1.5], [1.25], "here")
+
+
+@pytest.mark.parametrize(
+    ("started", "found", "nox", "typed"),
+    [
+        ("/venv/bin/kbuild", "/venv/bin/kbuild", False, "kbuild"),
+        ("/venv/bin/kbuild", "/usr/bin/kbuild", False, "/venv/bin/kbuild"),
+        ("/venv/bin/kbuild", None, False, "/venv/bin/kbuild"),
+        ("/venv/bin/kbuild", "/venv/bin/kbuild", True, "/venv/bin/kbuild"),
+        ("/venv/bin/pytest", None, False, "kbuild"),
+    ],
+)
+def test_the_program_is_named_as_the_shell_finds_it(
+    monkeypatch: pytest.MonkeyPatch, started: str, found: str | None, nox: bool, typed: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started, "demo"])
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    monkeypatch.setenv("NOX_CURRENT_SESSION", "demo") if nox else monkeypatch.delenv("NOX_CURRENT_SESSION", False)
+    assert demo_command._program() == typed

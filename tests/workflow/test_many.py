@@ -1,7 +1,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +127,35 @@ def test_with_every_builder_gone_every_model_says_so(monkeypatch: pytest.MonkeyP
 
     outcomes = list(start(monkeypatch, tmp_path, build, 5, jobs=2, builders=("a", "b")))
     assert all(isinstance(each.error, EngineUnavailable) for each in outcomes)
+
+
+@pytest.mark.parametrize("error", [InvalidModel("cut off"), RuntimeError("cut off")])
+def test_what_was_stopped_failed_of_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception) -> None:
+    """Its programs were killed: that says nothing of the model, and nobody is told of it."""
+    begun, watched = threading.Event(), Watched()
+    asked: list[str] = []
+    seen: list[Outcome] = []
+    real = many.replace
+
+    def build(request: ImageRequest, delivery: Delivery, tools: Tools, **options: Any) -> str:
+        asked.append(request.model)
+        if request.model == "m0":
+            begun.wait(10)
+            return "m0"
+        begun.set()
+        with suppress(KeyboardInterrupt):
+            tools.run(["sleep", "60"])  # ended by whoever stops
+        raise error
+
+    def note(value: Any, **changes: Any) -> Any:
+        changed = real(value, **changes)
+        seen.extend([changed] if isinstance(changed, Outcome) else [])
+        return changed
+
+    monkeypatch.setattr(many, "build_image", build)
+    monkeypatch.setattr(many, "replace", note)
+    outcomes = build_many(requests(4), Delivery(), tools(tmp_path), watcher=watched, jobs=2)
+    assert next(outcomes).model == "m0"
+    outcomes.close()
+    assert [each.model for each in watched.ended] == ["m0"]
+    assert seen and all((each.error, each.result) == (None, None) for each in seen)

@@ -698,3 +698,8 @@ def test_a_job_that_the_database_does_not_take_back_stays_as_one_that_failed() -
     fleet = run(work)
     assert fleet.status(1) == "failed", "whoever asks what became of it finds it"
     assert any(line.startswith("job 1 is not tried again: ") for line in fleet.told.lines), fleet.told.lines
+
+
+def test_others_are_judged_by_the_lease_and_not_by_one_heartbeat() -> None:
+    worker = Fleet().worker(beat=Beat(every=5.0, lease=30.0))
+    assert worker._manager.pulse.lease == 30.0

@@ -174,6 +174,8 @@ def test_how_a_scorer_ends_is_told(
     with pytest.raises(kind) as caught, world.heard("score") as progress:
         ask_scorer(world.folder, ["--only=plan"], replace(world.tools, run=run), progress)  # type: ignore[arg-type]
     assert caught.value.message == said
+    if code < 0:
+        assert caught.value.hint == "the same command goes on where it was stopped"
     assert asked == [([f"{world.folder}/bin/kbuild-score", "--progress=json", "--only=plan"], [])]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -269,3 +270,13 @@ def test_what_cannot_be_compared_says_why(built: Built, tmp_path: Path, monkeypa
         if not any(why in each for each in reasons):
             told[done] = reasons
     assert told == {}
+
+
+def test_on_a_machine_that_has_the_packages_but_not_the_image_that_is_told(built: Built, tmp_path: Path) -> None:
+    """Its layers are those of a base that others made: what is in the cache alone does not prove them."""
+    there = built.world.with_cache("packages alone")
+    left_out = shutil.ignore_patterns("images", "work-*")
+    shutil.copytree(built.world.tools.cache, there.tools.cache, symlinks=True, ignore=left_out, dirs_exist_ok=True)
+    findings, unchecked = Audits(there).checked(built.image, tmp_path / "of it")
+    assert findings == [] and [each.reason for each in unchecked if each.check == "image"]
+    assert any("this machine has not built it" in each.reason for each in unchecked)

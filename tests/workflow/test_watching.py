@@ -16,6 +16,7 @@ from kbuild.api.fleet.watching import parse_duration, parse_since
 from kbuild.errors import BuildFailed, ConfigurationError, RegistryError, TrackingUnavailable
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
+from kbuild.workflow.fleet import watching
 from kbuild.workflow.fleet.failed import pause
 from kbuild.workflow.fleet.wanted import Rules
 from kbuild.workflow.fleet.watching import Watch
@@ -292,3 +293,37 @@ def test_a_version_that_cannot_have_a_name_says_so_and_is_tried_again_in_time() 
     tags = fleet.kept["churn", "1"].tags
     assert "kbuild.error" in tags and tags["kbuild.attempts"] == "1"
     assert any("models:/churn/1 has no image: " in line and "attempt 1" in line for line in fleet.told)
+
+
+@pytest.mark.parametrize(("hints", "whole"), [(2, False), (3, True)])
+def test_of_very_many_hints_the_whole_registry_is_asked(
+    monkeypatch: pytest.MonkeyPatch, hints: int, whole: bool
+) -> None:
+    monkeypatch.setattr(watching, "_MANY", 2)
+    fleet = Fleet(*(version(f"m{number}", 1) for number in range(hints)))
+    fleet.watch().run_once()
+    asked: list[str | None] = []
+    first = threading.Event()
+    versions = fleet.versions
+
+    def watched(name: str | None = None) -> list[RegisteredVersion]:
+        asked.append(name)
+        if len(asked) == 1:
+            first.wait(10)  # meanwhile they come in
+        return versions(name)
+
+    fleet.versions = watched  # type: ignore[method-assign]
+    watch = fleet.watch(every=600.0)
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            watch.run()
+
+    threading.Thread(target=run, daemon=True).start()
+    wait_for(lambda: asked)
+    for number in range(hints):
+        watch.hint(f"m{number}")
+    first.set()
+    wait_for(lambda: len(asked) >= (2 if whole else 1 + hints))
+    assert set(asked[1:]) == ({None} if whole else {"m0", "m1"})
+    assert asked[0] is None

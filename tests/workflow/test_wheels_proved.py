@@ -270,3 +270,11 @@ def test_where_it_cannot_be_known_the_fault_says_why(
     (first, second), fault = prove(package, members, downloads, whole, elsewhere)  # type: ignore[misc]
     assert (first.diff_id, second.diff_id) == (None, elsewhere.diff_id)
     assert fault == "which of its layers hold the locked wheels is not known here"
+
+
+def test_a_record_tells_the_sha256_of_files_and_of_no_others() -> None:
+    """PyPA's "Recording installed projects": path, hash and size; a hash is of urlsafe base64 without its padding."""
+    digest = hashlib.sha256(b"x").digest()
+    encoded = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    record = f'a.py,sha256={encoded},1\n"b, c.py",sha256={encoded},1\nd.py,md5=00,1\ne-1.dist-info/RECORD,,\nf.py\n'
+    assert wheels._recorded(record) == {name: Digest(digest.hex()) for name in ("a.py", "b, c.py")}
