@@ -320,3 +320,17 @@ def test_many_models_are_asked_for_alike(
     monkeypatch.setattr("kbuild.model.store.DirectStore.registered", lambda store: ["models:/c/9"])
     call("image", "--all-registered")
     assert [each.model for each in asked["image_many"].given[-1][0][0]] == ["models:/c/9"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "builders"),
+    [
+        ("--builder a", ("a",)), ("--builder a,b --builder c", ("a", "b", "c")),
+        ("--builder a,,b, --builder a", ("a", "b")), ("--builder ,", ()), ("", ()),
+    ],
+)  # fmt: skip
+def test_builders_are_named_each_or_together(typed: str, builders: tuple[str, ...]) -> None:
+    from kbuild.cli.image import command
+
+    context = command.make_context("image", ["m", *typed.split()])
+    assert context.params["builders"] == builders

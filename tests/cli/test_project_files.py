@@ -365,3 +365,21 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(
     with pytest.raises(OutputError, match=f"cannot write {tmp_path}.*: No space left on device"):
         apply(tmp_path, changes)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_new_file_is_shown_whole_and_one_that_is_kept_with_what_it_lacks(tmp_path: Path) -> None:
+    """As a diff: unified, from nothing for a file that is not there."""
+    files = make_files(request())
+    created = {change.path: change for change in plan_changes(tmp_path, files, force=False)}
+    for path, change in created.items():
+        lines = change.diff.splitlines()
+        assert [line[:3] for line in lines[:3]] == ["---", "+++", "@@ "] and lines[2].startswith("@@ -0,0 +1"), path
+        assert [line[1:] for line in lines[3:]] == files[path].splitlines()
+        assert all(line.startswith("+") for line in lines[3:])
+    apply(tmp_path, list(created.values()))
+    assert {(each.action, each.diff) for each in plan_changes(tmp_path, files, force=False)} == {("unchanged", "")}
+    (tmp_path / SCRIPT).write_text("mine\n")
+    [kept] = [each for each in plan_changes(tmp_path, files, force=False) if each.path == SCRIPT]
+    assert kept.action == "kept" and "\n-mine\n" in kept.diff and kept.advice == "--force overwrites it"
+    [forced] = [each for each in plan_changes(tmp_path, files, force=True) if each.path == SCRIPT]
+    assert (forced.action, forced.diff, forced.content) == ("updated", kept.diff, files[SCRIPT])

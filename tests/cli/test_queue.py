@@ -17,6 +17,7 @@ from kbuild.cli.queued import entry_of
 from kbuild.cli.watch import command as watch
 from kbuild.cli.worker import command as worker
 from kbuild.errors import ConfigurationError, ExtraNotInstalled, QueueUnavailable
+from kbuild.workflow.queue.address import read_address
 from kbuild.workflow.queue.states import JobState
 
 URL = "postgresql://127.0.0.1:9/none"
@@ -119,7 +120,20 @@ def test_what_lacks_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ExtraNotInstalled) as caught, open_queue(URL):
         pass
-    assert "procrastinate" in caught.value.message and "queue" in str(caught.value.hint)
+    assert "procrastinate" in caught.value.message and caught.value.hint == "pip install 'kbuild[build,queue]'"
+
+
+def test_a_worker_without_what_it_works_with_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def without(name: str, *args: Any, **options: Any) -> Any:
+        if name == "kbuild.workflow.queue.worker":
+            raise ModuleNotFoundError("No module named 'procrastinate'", name="procrastinate")
+        return whole(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ExtraNotInstalled, match="the queue needs the Python package procrastinate"):
+        work(read_address(URL, {}), session=None, watcher=None)  # type: ignore[arg-type]
 
 
 def test_a_report_tells_the_last_attempt_unless_it_was_cancelled_since() -> None:

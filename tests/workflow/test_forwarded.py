@@ -34,6 +34,7 @@ from kbuild.verify.verify_image import verify_image
 from kbuild.workflow import Delivery, build_image
 from kbuild.workflow.delivery import verify_built
 from kbuild.workflow.once import Shared
+from kbuild.workflow.prepare import download_packages
 from kbuild.workflow.queue.address import QueueAddress
 from kbuild.workflow.queue.asked import Asked
 
@@ -354,3 +355,20 @@ def test_what_a_job_is_built_with(world: World, hear: Hear, no_cache: bool) -> N
     assert (delivery.push, delivery.tag, delivery.once) == ("registry.example/x:1", None, True)
     assert (given["reuse"], given["gates"], given["tools"].verify_cache) == (not no_cache, "gates", True)
     assert given["tools"].shared is not session.tools.shared
+
+
+def test_packages_are_fetched_by_what_the_lock_was_made_with(hear: Hear, tmp_path: Path) -> None:
+    given = hear("kbuild.environment.index.download:fetch_packages", {})
+    locked: Any = SimpleNamespace(
+        environ={"CONDA_CHANNEL_ALIAS": "https://mirror.example"}, channel="the channel", indexes="the indexes",
+        spec=SimpleNamespace(channels=("conda-forge",)),
+    )  # fmt: skip
+    tools: Any = SimpleNamespace(cache=tmp_path, phases=lambda _: nullcontext(Silent()))
+    assert download_packages(locked, ["a package"], tools) == {}  # type: ignore[list-item]
+    expected = {
+        "packages": ["a package"], "cache": tmp_path / "downloads", "channel": "the channel",
+        "environ": locked.environ, "indexes": "the indexes",
+    }  # fmt: skip
+    assert part(given, expected) == expected
+    # Asked for only where a package came from another one.
+    assert given["channels"]() == ["https://mirror.example/conda-forge"]

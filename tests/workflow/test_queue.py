@@ -259,6 +259,7 @@ def test_a_job_ends_with_its_entry_of_a_report() -> None:
 
     fleet = run(work)
     assert fleet.pushed == ["a"] and fleet.status(1) == "succeeded"
+    assert fleet.told.lines == [], "nothing is told of a database that was never away"
     entry = fleet.ledger.told[1]["entry"]
     assert (entry["status"], entry["image"], entry["model"]) == ("built", f"x@{DIGEST}", MODEL)
 

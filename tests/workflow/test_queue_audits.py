@@ -95,6 +95,8 @@ def test_every_platform_is_audited(platform: str, worst: str, monkeypatch: pytes
     told, passed = audit(monkeypatch, tmp_path, verdicts, Auditing(fail_on="high"))
     assert told["stopped"] is {"findings": AuditFindings, "incomplete": AuditIncomplete}[worst] and passed == []
     assert f"churn for {platform}" in told["says"]
+    told, _ = audit(monkeypatch, tmp_path, {str(host_platform()): worst}, Auditing(fail_on="high"))
+    assert "churn" in told["says"] and " for linux/" not in told["says"], "there is no other"
 
 
 def test_findings_of_one_platform_count_where_another_cannot_be_checked(
