@@ -7,9 +7,12 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TextIO
 
 from kbuild.errors import KbuildError
+from kbuild.scoring.shared import serve_shared
 from kbuild.serving.process.cpus import count_cpus, limit_pools
 
 _records: TextIO | None = None
@@ -22,23 +25,27 @@ def main(argv: list[str], *, own_stdout: bool = False) -> int:
     ``own_stdout`` is for a process of its own: nothing but this is on its stdout, whatever the model prints.
     """
     asked = _parser().parse_args(argv)
-    if own_stdout:
-        _keep_stdout()
     # What scores side by side are processes; call it before numpy is imported.
     limit_pools(os.environ)
+    if asked.pipe:
+        return serve_shared(_load, partial(_serve, own_stdout=own_stdout))
+    if asked.input is None or asked.output is None:
+        _parser().error("IN and OUT are needed")
+    if own_stdout:
+        _keep_stdout()
+    return _tell_errors(partial(_score, asked), as_json=asked.progress == "json")
+
+
+def _tell_errors(work: Callable[[], int], *, as_json: bool = False) -> int:
     try:
-        if asked.pipe:
-            return _pipe()
-        if asked.input is None or asked.output is None:
-            _parser().error("IN and OUT are needed")
-        return _score(asked)
+        return work()
     except KbuildError as error:
-        return _tell_error(error, as_json=asked.progress == "json")
+        return _tell_error(error, as_json=as_json)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         told = KbuildError(f"{error.strerror or error}{where}")
         told.exit_code = 42  # what cannot be written has this code everywhere
-        return _tell_error(told, as_json=asked.progress == "json")
+        return _tell_error(told, as_json=as_json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,7 +121,24 @@ def _score(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _pipe() -> int:
+def _load() -> Any:
+    """The model, None where it does not load: whoever asks it then is told why."""
+    from kbuild.scoring.ask import Model
+    from kbuild.scoring.settings import model_folder
+
+    try:
+        return Model(model_folder())
+    except KbuildError:
+        return None
+
+
+def _serve(model: Any, *, own_stdout: bool) -> int:
+    if own_stdout:
+        _keep_stdout()
+    return _tell_errors(partial(_pipe, model))
+
+
+def _pipe(loaded: Any) -> int:
     """Score the parts that come as lines of JSON; answers a line each with what was recorded of it."""
     from kbuild.scoring.ask import Model
     from kbuild.scoring.job import FAILED, Job
@@ -132,7 +156,7 @@ def _pipe() -> int:
             _tell({"left out": asked["part"]["number"]})
             continue
         try:
-            model = model or Model(model_folder(), job.params)
+            model = model or (loaded or Model(model_folder())).asked_with(job.params)
             record = score_part(model, job, Part.from_json(asked["part"]), out, lambda rows: None)
         except KbuildError as error:
             # A value, so that the engine does not try again what would fail again; the other parts are left out.

@@ -8,6 +8,7 @@ with a Parquet body.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -49,7 +50,6 @@ class Model:
         prefer_model_code(folder)
         os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"  # as MLflow's server sets it
         self._folder = folder
-        self._params = params or None
         self._lean: LeanModel | None = None
         self._loaded: Any = None
         try:
@@ -60,6 +60,16 @@ class Model:
         columns = [each for each in self.facts.inputs or [] if isinstance(each.get("name"), str)]
         self.types: dict[str, str] = {each["name"]: str(each.get("type")) for each in columns}
         self._required = [each["name"] for each in columns if each.get("required", True)]
+        self._ask_with(params)
+
+    def asked_with(self, params: dict[str, Any]) -> Model:
+        """The same model, loaded once, whose rows go with other parameters."""
+        other = copy.copy(self)
+        other._ask_with(params)
+        return other
+
+    def _ask_with(self, params: dict[str, Any] | None) -> None:
+        self._params = params or None
         self._fast: Callable[[Any], Any] | None = None
         if self._lean is not None and self._params is None:
             predict, defaults = self._lean.fast.predict, ParamReader(self.facts.params or None).read(None)
