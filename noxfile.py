@@ -185,7 +185,7 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks side by side with the peer; the table is printed and written as JSON."""
-    install(session, "build", "demo", "test")
+    install(session, "build", "demo", "test", *(["spark"] if session.posargs[:1] == ["batch"] else []))
     session.run("python", "integration/bench.py", *session.posargs)
 
 

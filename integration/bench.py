@@ -24,6 +24,7 @@ from engines import start_engine, start_registry
 from tool import BIN, Tool
 
 OTHERS = {
+    "batch": "bench_batch.py",
     "cold": "bench_cold.py",
     "docker": "bench_docker.py",
     "layers": "bench_layers.py",

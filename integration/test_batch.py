@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import requests
-from debian import install_tools
-from engines import free_port, require
-from tool import BIN, Tool, Trained, running, served
+from batches import cluster, executors, write_tables
+from tool import BIN, Tool, Trained, served
 
 ROWS = 20_000
 
 
 @pytest.fixture(scope="module")
 def table(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's example many times over, a little different each time."""
-    split = json.loads((trained.model / "serving_input_example.json").read_text())["dataframe_split"]
-    frame = pd.DataFrame(split["data"], columns=split["columns"])
-    frame = pd.concat([frame] * (ROWS // len(frame)), ignore_index=True)
-    random = np.random.default_rng(5)
-    for name in frame.select_dtypes(float):
-        frame[name] += random.normal(size=len(frame)) * 0.1
-    path = tmp_path_factory.mktemp("table") / "in.parquet"
-    frame.insert(0, "id", range(len(frame)))
-    frame.to_parquet(path, row_group_size=1000)
+    folder = tmp_path_factory.mktemp("table") / "in"
+    write_tables(trained.model, folder, ROWS, files=1, group=1000)
+    (path,) = folder.iterdir()
     return path
 
 
@@ -65,44 +53,6 @@ def test_a_table_is_answered_as_the_server_and_as_the_pipeline_do(
     )
     subprocess.run([BIN / "python", "-c", code, trained.model, table, tmp_path / "own.parquet"], check=True)
     pd.testing.assert_frame_equal(found[outputs], pd.read_parquet(tmp_path / "own.parquet")[outputs])
-
-
-@contextmanager
-def cluster(folder: Path) -> Iterator[tuple[str, dict[str, str], list[subprocess.Popen[bytes]]]]:
-    """A standalone master with two workers: its url, the driver's environment, the workers."""
-    install_tools("default-jre-headless")
-    found = subprocess.run([BIN / "python", "-c", "import pyspark; print(pyspark.__path__[0])"], capture_output=True)
-    require(found.returncode == 0, "PySpark is not installed: pip install 'kbuild[spark]'")
-    home, local = found.stdout.decode().strip(), {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
-    # An executor that finds no Python at all.
-    (folder / "bin").mkdir(parents=True)
-    for name in ("sh", "tar", "gzip", "readlink", "dirname", "chmod", "ln", "java", "bash", "setsid"):
-        program = subprocess.run(["which", name], capture_output=True, text=True).stdout.strip()
-        (folder / "bin" / name).symlink_to(program)
-    environ = {"PATH": str(folder / "bin"), "SPARK_HOME": home, "SPARK_SCALA_VERSION": "2.13", **local}
-    java: list[str | Path] = [folder / "bin/java", "-Xmx256m", "-cp", f"{home}/jars/*"]
-    port, url = free_port(), "org.apache.spark.deploy"
-    master: list[str | Path] = [*java, f"{url}.master.Master", "--host", "127.0.0.1", "--port", str(port)]
-    master += ["--webui-port", "0"]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(running(master, folder / "master.log", env=environ))
-        workers = []
-        for number in (1, 2):
-            worker = [*java, f"{url}.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "640m"]
-            worker += ["--webui-port", "0", "--work-dir", folder / f"work{number}", f"spark://127.0.0.1:{port}"]
-            workers.append(stack.enter_context(running(worker, folder / f"worker{number}.log", env=environ)))
-        yield f"spark://127.0.0.1:{port}", local, workers
-
-
-def executors(workers: list[subprocess.Popen[bytes]]) -> list[int]:
-    """The processes that the workers started."""
-    parents = {worker.pid for worker in workers}
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) in parents:
-                found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.mark.heavy
