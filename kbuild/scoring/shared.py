@@ -26,6 +26,8 @@ from typing import Any
 
 _FDS = (0, 1, 2)
 _BEGUN = b"begun"
+_INIT = 1
+"""Who has the processes of an engine that has ended, and itself never ends."""
 _SOON = 5.0
 """Seconds that a new keeper may take to listen, which it does before it loads anything."""
 _IDLE = 600.0
@@ -39,6 +41,8 @@ def serve_shared(load: Callable[[], Any], serve: Serve) -> int:
     ``load`` gives None where it fails, for ``serve`` to find out why.
     """
     engine = os.getppid()
+    if engine == _INIT:
+        return serve(load())
     with contextlib.suppress(OSError, AttributeError):  # another system, or an older kernel
         name = _name(engine)
         connection = _connect(name) or _leave_keeper(name, engine, load, serve)

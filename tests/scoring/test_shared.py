@@ -222,6 +222,23 @@ def test_a_model_that_does_not_load_is_told_by_each_task(
     assert code == 15 and "does not load" in message
 
 
+def test_no_process_is_left_for_an_engine_that_has_ended_before(
+    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a task that was only starting when its executor was killed: init is its parent then, and never ends."""
+    (line, *_) = tasks()
+    answer = tmp_path / "answer"
+    words = f"exec {sys.executable} -m kbuild.scoring --pipe < {tmp_path}/line > {answer}"
+    (tmp_path / "line").write_text(f"{line}\n")
+    # The shell between has ended before Python starts.
+    subprocess.run(["sh", "-c", f"(sleep 0.3; {words}) & exit 0"], check=True)
+    wait_for(lambda: answer.exists() and answer.read_text().endswith("\n"))
+    assert json.loads(answer.read_text())["rows"] == 100
+    (loaded,) = {*seen(tmp_path, "loaded")}
+    assert seen(tmp_path, "asked") == [loaded]
+    wait_for(lambda: not is_there(loaded))
+
+
 def test_where_nothing_can_be_shared_a_task_loads_the_model_itself(
     tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
