@@ -70,7 +70,9 @@ def cluster(
         program = subprocess.run(["which", name], capture_output=True, text=True).stdout.strip()
         (folder / "bin" / name).symlink_to(program)
     path = f"{folder}/bin" if python is None else f"{folder}/bin:{python}"
-    environ = {"PATH": path, "SPARK_HOME": home, "SPARK_SCALA_VERSION": "2.13", **local}
+    # What they have of the driver's: a killed executor leaves it behind.
+    kept = {"SPARK_LOCAL_DIRS": f"{folder}/local"}
+    environ = {"PATH": path, "SPARK_HOME": home, "SPARK_SCALA_VERSION": "2.13", **local, **kept}
     java: list[str | Path] = [folder / "bin/java", "-Xmx256m", "-cp", f"{home}/jars/*"]
     port, url = free_port(), "org.apache.spark.deploy"
     master: list[str | Path] = [*java, f"{url}.master.Master", "--host", "127.0.0.1", "--port", str(port)]

@@ -219,11 +219,12 @@ def compare(bench: Bench, image: str, asked: argparse.Namespace) -> Iterator[tup
         there = bench.score(table, out, *parts, *bench.spark())
         few = max((each for each in asked.rows if each <= min(rows, asked.most_of_peers)), default=rows)
         small = bench.folder / f"in{few}"
+        larger = partial(bench.udf, small, out, few, "50000")
         runs: dict[str, Callable[[], Told]] = {
             "kbuild score --workers 2": partial(bench.run, here, out, rows),
             "kbuild score --spark": partial(bench.run, there, out, rows),
             "MLflow spark_udf": partial(bench.udf, small, out, few, "10000"),
-            "MLflow spark_udf, 50,000 a batch": partial(bench.udf, small, out, few, "50000"),
+            **({} if rows > min(asked.rows) else {"MLflow spark_udf, 50,000 a batch": larger}),
             "pandas loop": partial(bench.run, bench.peer("pandas_loop", small, out), out, few),
         }
         if asked.kill and rows == max(asked.rows):
@@ -267,15 +268,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="of an earlier run, so that nothing is downloaded or laid out anew")
     parser.add_argument("--output", type=Path, default=Path("bench-batch.json"))
     asked = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    result = {"machine": machine, "versions": {each: version(each) for each in _PACKAGES}, "runs": []}
     with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as folder:
         print(f"{'':<42}" + "".join(f"{name:>15}" for name in COLUMNS))
         for name, told in measure(asked, Path(folder)):
-            rows.append({"name": name, "load": os.getloadavg()[0], **told})
             print(f"{name:<42}" + "".join(f"{told.get(column, ''):>15}" for column in COLUMNS), flush=True)
-    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    result = {"machine": machine, "versions": {each: version(each) for each in _PACKAGES}, "runs": rows}
-    asked.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            result["runs"].append({"name": name, "load": os.getloadavg()[0], **told})
+            asked.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
