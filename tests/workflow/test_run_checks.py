@@ -158,7 +158,7 @@ def test_files_are_looked_up_in_the_models_own_indexes_else_in_pips(
     check = run_checks.ReleaseCheck
     monkeypatch.setattr(run_checks, "find_files", find)
     monkeypatch.setattr(run_checks, "configure", lambda session, environ: sessions.append((session, environ)))
-    monkeypatch.setattr(run_checks, "ReleaseCheck", lambda look: looks.append(look) or check(look))
+    monkeypatch.setattr(run_checks, "ReleaseCheck", lambda look, **more: looks.append(look) or check(look, **more))
     network = run_checks.Network(indexes=INDEXES, reason="", environ={"A": "b"})
     request = AuditRequest(
         policy=Policy(), today=date(2026, 11, 1), fail_on="low", lock=LockRequest(platforms=()), record=False,
