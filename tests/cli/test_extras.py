@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,3 +61,21 @@ def test_the_line_is_one_that_the_shell_and_the_installer_take(direct_url: Any, 
     if wanted[0] != "-e":
         assert Requirement(words[5]).extras == {"build", "demo"}
     assert Path(sys.executable).is_file()
+
+
+@pytest.mark.parametrize(
+    ("need", "there"),
+    [("one>=2", True), ("one>=3", False), ("one", True), ("one==2.1rc1", True), ("two", False)],
+)
+def test_a_release_candidate_that_is_installed_is_there(
+    monkeypatch: pytest.MonkeyPatch, need: str, there: bool
+) -> None:
+    """Whoever has one installed it on purpose; pip takes it for the requirement too."""
+
+    def version(name: str) -> str:
+        if name != "one":
+            raise PackageNotFoundError(name)
+        return "2.1rc1"
+
+    monkeypatch.setattr(extras, "version", version)
+    assert extras._is_installed(Requirement(need)) is there

@@ -14,7 +14,7 @@ from kbuild.errors import ContainerFailed, NothingToAsk, RuntimeUnavailable, Ver
 from kbuild.progress import Silent
 from kbuild.verify import verify_image
 from kbuild.verify.golden import VerificationReport, verify_predictions
-from kbuild.verify.scoring import post_invocations, wait_until_ready
+from kbuild.verify.scoring import ServerAnswer, post_invocations, wait_until_ready
 
 
 @dataclass
@@ -118,6 +118,18 @@ def test_an_error_answer_fails_with_its_text(image: FakeImage) -> None:
     image.files = {"/opt/model/x.json": b"{}"}
     with pytest.raises(VerificationFailed, match=r"400.*BAD_REQUEST"):
         check(image)
+
+
+@pytest.mark.parametrize(("body", "said"), [(b"no\xff \n way", "no\ufffd way"), (b"x" * 600, "x" * 500), (b"", "")])
+def test_an_error_answer_is_told_whatever_its_bytes_are(
+    image: FakeImage, monkeypatch: pytest.MonkeyPatch, body: bytes, said: str
+) -> None:
+    image.files = {"/opt/model/x.json": b"{}"}
+    answer = ServerAnswer(status=500, body=body)
+    monkeypatch.setattr("kbuild.verify.golden.post_invocations", lambda *_, **__: answer)
+    with pytest.raises(VerificationFailed) as caught:
+        check(image)
+    assert caught.value.message == f"/invocations answered 500 to the model's input example: {said}"
 
 
 def test_an_answer_is_waited_for_as_long_as_was_said(image: FakeImage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import requests
 
 from kbuild.errors import QueueUnavailable
 from kbuild.workflow.fleet.receiver import listening
-from kbuild.workflow.queue.page import make_metrics, what_of
+from kbuild.workflow.queue.page import make_metrics, make_page, what_of
 from kbuild.workflow.queue.site import make_site
 from kbuild.workflow.queue.states import Figures, JobState, Status
 
@@ -125,3 +125,10 @@ def test_metrics_are_of_prometheus_format(site: str) -> None:
 )
 def test_what_a_job_comes_to_is_one_line(job: JobState, says: str) -> None:
     assert what_of(job) == says
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, False), (199, False), (200, True)])
+def test_that_there_may_be_more_jobs_than_are_shown_is_said(count: int, told: bool) -> None:
+    jobs = [JobState(id=number, model="m", status="done") for number in range(count)]
+    assert (b"the newest 200" in make_page("q", FIGURES, jobs, None)) is told
+    assert make_page("q", FIGURES, jobs, None).count(b"<td>done</td>") == count
