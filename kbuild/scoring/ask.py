@@ -190,8 +190,10 @@ def answer_rows(model: Model, frame: Any) -> tuple[list[int], Any, dict[int, str
     left = [place for place in range(len(frame)) if place not in unfit]
     answers: list[Any] = []
     good: list[int] = []
-
-    def ask(places: list[int]) -> None:
+    # No function within this one: it would hold itself, and the table until the collector comes round.
+    asked = [left] if left else []
+    while asked:
+        places = asked.pop()
         try:
             table = frame if len(places) == len(frame) else frame.iloc[places].reset_index(drop=True)
             answers.append(model.ask(table))
@@ -201,13 +203,9 @@ def answer_rows(model: Model, frame: Any) -> tuple[list[int], Any, dict[int, str
         except Exception as error:  # noqa: BLE001  the model's own code: anything can come out of it
             if len(places) == 1:
                 unfit[places[0]] = _reason(error)
-                return
+                continue
             half = len(places) // 2
-            ask(places[:half])
-            ask(places[half:])
-
-    if left:
-        ask(left)
+            asked += [places[half:], places[:half]]
     return good, pa.concat_tables([model.arrow(each) for each in answers]) if answers else None, unfit
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from scored import Score, table
 
 from kbuild.scoring import parts
 from kbuild.scoring import score as scoring
+from kbuild.scoring.ask import Model, answer_rows
 from kbuild.scoring.parts import Source, records, split
 from kbuild.serving.answer.model import load_model
 
@@ -227,3 +230,20 @@ def test_parts_are_the_whole_file(tmp_path: Path) -> None:
     assert b"".join(data[part.start : part.end] for part in parts) == data[7:]
     assert [part.rows for part in parts] == [10] * 9 + [5]
     assert [part.first for part in parts] == list(range(2, 192, 20)) and parts[0].header == "a,b"
+
+
+def test_a_batch_is_gone_when_it_is_answered(score: Score, archive: Path) -> None:
+    """Not only when the collector comes round, which it seldom does among a few large objects."""
+    model = Model(archive / "model")
+    frame = table(100)
+    frame.loc[7, "a"] = 13.0
+    gone = weakref.ref(frame)
+    gc.collect()
+    gc.disable()
+    try:
+        good, answers, unfit = answer_rows(model, frame)
+        del frame
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert (sorted(good), list(unfit), len(answers)) == ([n for n in range(100) if n != 7], [7], 99)
