@@ -1,15 +1,18 @@
+import builtins
+import gc
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from kbuild.cli import app
+from kbuild.cli import app, main
 from kbuild.cli.app import report
 from kbuild.cli.listed import COMMANDS, GROUPS
 from kbuild.errors import InvalidModel, ModelNotFound
@@ -183,3 +186,30 @@ def test_an_error_is_broken_where_the_terminal_that_shows_it_ends(
     lines = capsys.readouterr().err.splitlines()
     shown = lines if terminal == "stderr" else []
     assert all(len(line) <= 40 for line in shown) and (len(lines) > 5) is (terminal == "stderr")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("docker", True), ("yaml.reader", True), ("kbuild.lost", False), (None, False)]
+)
+def test_without_what_builds_the_extra_is_named_and_what_kbuild_lacks_itself_is_a_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str | None, told: bool
+) -> None:
+    error, whole = ModuleNotFoundError(f"No module named {name!r}", name=name), builtins.__import__
+
+    def without(wanted: str, *given: Any, **more: Any) -> Any:
+        if wanted == "kbuild.cli.app":
+            raise error
+        return whole(wanted, *given, **more)
+
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
+    monkeypatch.setattr(builtins, "__import__", without)
+    if not told and name is not None:
+        with pytest.raises(ModuleNotFoundError):
+            main()
+        return
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 5
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == f"error: kbuild's build tools are not installed ({name} is missing)"
+    assert hint == "  pip install 'kbuild[build]'"

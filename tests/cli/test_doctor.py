@@ -160,3 +160,23 @@ def test_the_base_is_read_as_a_build_reads_it() -> None:
     (row,) = checks._base(patient(config=ProjectConfig(base="registry.example/base:1")))
     assert (row.status, row.detail) == ("ok", "registry.example/base:1")
     assert next(checks._base(patient())).status == "ok"
+
+
+@pytest.mark.parametrize("registry", [None, "", "http://registry.example"])
+def test_the_registry_is_asked_where_it_is(monkeypatch: pytest.MonkeyPatch, registry: str | None) -> None:
+    asked: list[Any] = []
+
+    class Store:
+        def __init__(self, *, tracking_uri: str, registry_uri: str | None) -> None:
+            asked.append((tracking_uri, registry_uri))
+
+        def ping(self) -> None:
+            raise ModelNotFound("nothing was logged yet")
+
+    monkeypatch.setattr(checks, "MlflowStore", Store)
+    environ = {} if registry is None else {"MLFLOW_REGISTRY_URI": registry}
+    [row] = checks._tracking(patient(tracking="http://tracking.example", environ=environ))
+    assert asked == [("http://tracking.example", registry or None)]
+    assert (row.status, row.detail, row.hint) == (
+        "warn", "nothing was logged yet", "kedro run, or MLFLOW_TRACKING_URI=URL",
+    )  # fmt: skip

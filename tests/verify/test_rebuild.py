@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.digest import digest_bytes
+from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
 from kbuild.image.oci import compress
@@ -153,3 +153,24 @@ def test_what_a_slim_image_left_out_is_read_from_its_labels(tmp_path: Path) -> N
         broken = make(tmp_path / f"broken-{len(text)}", labels={**named, "io.kbuild.slim.left-out-files": text})
         with pytest.raises(InvalidImage, match="left-out-files cannot be read"):
             read_claims(broken)
+
+
+@pytest.mark.usefixtures("image", "otherwise")
+def test_of_an_image_of_a_registry_the_other_layers_are_fetched_before_they_are_compared(
+    image: BuiltImage, tmp_path: Path
+) -> None:
+    brought: list[Any] = []
+
+    class Remote:
+        """Its layers are elsewhere until they are asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(image, name)
+
+        def bring(self, digests: list[Digest], progress: object) -> None:
+            brought.append(digests)
+
+    again = make(tmp_path / "again")
+    assert judged(Remote(), again).verdict == "repacked"  # type: ignore[arg-type]
+    apart = [one.digest for one, other in zip(image.layers, again.layers, strict=True) if one.digest != other.digest]
+    assert apart in brought and apart
