@@ -15,7 +15,7 @@ from kedro.framework.hooks import hook_impl
 from kbuild.errors import KbuildError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
 from kbuild.hooks.look_ahead import look_ahead, try_config
-from kbuild.hooks.others import find_others, tell_others, watching
+from kbuild.hooks.others import Onlooker, find_others, find_unwatched, tell_others, watching
 from kbuild.hooks.planned import (
     attach,
     find_pipeline_ml,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kbuild.training.pipeline_ml import PipelineML
 
 
-class MlflowPipelineHook:
+class MlflowPipelineHook(Onlooker):
     """Starts an MLflow run where none is active, and logs the model when training ends well, or fails the Kedro run."""
 
     def __init__(self) -> None:
@@ -147,12 +147,6 @@ class MlflowPipelineHook:
 
     # Wrappers, and the outermost: what other hooks do lies between.
     @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
-    def after_dataset_loaded(self, dataset_name: str, data: Any) -> Generator[None, Any, Any]:
-        """See what other hooks change of data that inference reads too."""
-        with watching(self._training, self._others, "after_dataset_loaded", {dataset_name: data}):
-            return (yield)
-
-    @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> Generator[None, Any, Any]:
         """See which nodes run and what other hooks give them; those of other processes are not seen."""
         with watching(self._training, self._others, "before_node_run", dict(inputs)):
@@ -162,12 +156,15 @@ class MlflowPipelineHook:
             self._training.given.update(name for each in results if isinstance(each, dict) for name in each)
         return results
 
-    @hook_impl  # type: ignore[untyped-decorator]
-    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
-        """Keep in-memory data that the inference pipeline needs, before the runner releases it."""
+    @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
+    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> Generator[None, Any, Any]:
+        """Keep in-memory data that the inference pipeline needs, before the runner releases it; and as above."""
         training = self._training
+        with watching(training, self._others, "after_dataset_saved", {dataset_name: data}):
+            result = yield
         if training is not None and dataset_name in training.wanted and not inspect.isgeneratorfunction(node.func):
             training.captured[dataset_name] = data
+        return result
 
     # A wrapper, and the outermost: the model is logged before another hook ends the run, and told of after that.
     @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
@@ -207,7 +204,8 @@ class MlflowPipelineHook:
             from kbuild.recording.record import record_model
             from kbuild.recording.run.facts import log_end
 
-            for line in tell_others(training.given, training.changed):
+            unwatched = find_unwatched(training, self._others)
+            for line in tell_others(training.given, training.changed, unwatched):
                 say(line)
             with self._failing():
                 log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True, slots=True)
 class Training:
     """``captured`` is data of inference inputs that the runner would release. ``ran`` are nodes that were seen to run,
-    ``given`` the datasets of which other hooks gave a node another value, and ``changed`` those that they changed."""
+    ``given`` the datasets of which other hooks gave a node another value, ``changed`` those that they changed, and
+    ``watched`` those of which that was looked at."""
 
     run: TrainingRun
     tracking_uri: str
@@ -34,3 +35,4 @@ class Training:
     ran: set[str] = field(default_factory=set)
     given: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
+    watched: set[str] = field(default_factory=set)

@@ -76,6 +76,16 @@ FILES = {
                 if dataset_name == os.environ.get("CHANGING_IN_PLACE"):
                     data["x"] += 1
 
+            @hook_impl
+            def after_node_run(self, node, outputs):
+                if node.name == os.environ.get("CHANGING_AFTER"):
+                    outputs["weights"]["mean"] += 1
+
+            @hook_impl
+            def before_dataset_saved(self, dataset_name, data):
+                if dataset_name == os.environ.get("CHANGING_SAVED"):
+                    data["mean"] += 1
+
         # Registered here, and not by the entry point, so that it is there once however kbuild is installed.
         HOOKS = (MlflowPipelineHook(), Changing())
         DISABLE_HOOKS_FOR_PLUGINS = ("kbuild",)
@@ -256,9 +266,26 @@ def test_what_another_hook_changes_in_place_is_told(
     run(project, pipeline_names=["training"])
     told = capsys.readouterr().out
     assert "hooks changed raw before nodes got it: a served model runs without hooks" in told
+    for variable, value in (("CHANGING_AFTER", "fit"), ("CHANGING_SAVED", "weights")):
+        monkeypatch.delenv("CHANGING_IN_PLACE", raising=False)
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            run(project, pipeline_names=["training"])
+        assert "hooks changed weights before nodes got it" in capsys.readouterr().out
     # What only training reads is no concern of the model.
     monkeypatch.setenv("CHANGING_IN_PLACE", "table")
     run(project, pipeline_names=["training"])
+    assert "hooks" not in capsys.readouterr().out
+
+
+def test_what_hooks_were_not_seen_to_leave_alone_is_told(
+    project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are made in this run, and loaded by the inference pipeline alone."""
+    run(project, pipeline_names=["kept"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "no node of this run read weights, so whether hooks change that is not known" in told
+    run(project, pipeline_names=["measured"])
     assert "hooks" not in capsys.readouterr().out
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +24,7 @@ from kbuild.recording.preflight.finding import Finding, raise_findings
 from kbuild.recording.preflight.look import Looked, examine
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
 
+HERE = platform.python_version()
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -235,6 +238,24 @@ def test_values_that_travel_are_told_and_stop_nothing(
     assert look(bind(package), catalog, tmp_path).notes == (
         "The input 'factors' (CSVDataset) goes into the model as its value, pickled.",
     )
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"pip_requirements": ["mlflow", "pandas<2", "six; python_version < '3'"]},
+        {"extra_pip_requirements": ["pandas<2", "no-such-package-here==1.0"]},
+        {"conda_env": {"dependencies": [f"python={HERE}", {"pip": ["mlflow", "pandas<2"]}]}},
+        {"conda_env": {"channels": ["conda-forge"], "dependencies": ["pandas<2", {"pip": ["mlflow"]}]}},
+    ],
+    ids=["listed", "added", "of pip", "of conda"],
+)
+def test_other_versions_than_train_are_told_and_stop_nothing(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path, kwargs: dict[str, Any]
+) -> None:
+    notes = [each for each in look(bind(package, **kwargs), catalog, tmp_path).notes if "asked for" in each]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"pandas<2 is asked for, and training has pandas {metadata.version('pandas')}: ")
 
 
 def test_a_store_that_cannot_be_written_is_told(

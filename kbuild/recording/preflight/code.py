@@ -14,7 +14,7 @@ from packaging.version import Version
 from kbuild.errors import KbuildError, RecordingError
 from kbuild.recording.preflight.finding import Finding
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, name_of, read_conda_env, version_of
-from kbuild.recording.shipment.pinning import ModelEnvironment, find_given, make_environment
+from kbuild.recording.shipment.pinning import ModelEnvironment, find_given, find_others, make_environment
 from kbuild.recording.shipment.shipping import Shipment, Sorter, brings_kedro, find_distributions_of, plan_shipment
 from kbuild.recording.shipment.tracing import (
     find_pickled_modules,
@@ -55,6 +55,16 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Findin
             continue
         for fault in (*_find_other_python(each), *_find_lacking(made, modules, package_name, tops)):
             yield Finding(about="environment", error=fault)
+
+
+def find_other_versions(planned: PipelineML) -> Iterator[str]:
+    """A note for each version that the user asks for and that is not the one that trains; it is their word."""
+    try:
+        found = find_others(planned.log_model_kwargs)
+    except RecordingError:
+        return  # a finding says so
+    for each in found:
+        yield f"{each}: an image gets what is asked for, and kbuild image is the first to see what it answers with that"
 
 
 def _paths_of(kwargs: Mapping[str, Any]) -> list[str]:

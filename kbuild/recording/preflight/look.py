@@ -9,7 +9,7 @@ from typing import Any
 from kbuild.errors import KbuildError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.preflight.arguments import check_arguments, check_flavors
-from kbuild.recording.preflight.code import check_code
+from kbuild.recording.preflight.code import check_code, find_other_versions
 from kbuild.recording.preflight.finding import Finding
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
 from kbuild.recording.preflight.stores import check_artifacts, check_room, check_tracking
@@ -65,4 +65,4 @@ def examine(
             findings += check_artifacts(location)
         inputs = frozenset(planned.inference.inputs() - {planned.input_name})
         findings += check_room(datasets, inputs, location)
-    return Looked(findings=tuple(findings), notes=tuple(find_values(planned, datasets)))
+    return Looked(findings=tuple(findings), notes=(*find_values(planned, datasets), *find_other_versions(planned)))

@@ -5,6 +5,7 @@ Formats: conda's environment.yml, and pip's requirements and constraints files, 
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -104,6 +105,30 @@ def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:
             hint="the first two replace what the model is seen to need, extra_pip_requirements adds to it",
         )
     return given[0] if given else None
+
+
+def find_others(log_model_kwargs: Mapping[str, Any]) -> list[str]:
+    """What the user asks for that is not what trains, each with a reason. Raises as ``make_environment`` does."""
+    given = find_given(log_model_kwargs)
+    if given is None:
+        return []
+    source, brought = log_model_kwargs[given], dict[str, SpecifierSet | None]()
+    if given == "conda_env":
+        environment = read_conda_env(source)
+        source, brought = environment.pip, environment.brought
+    asked = {
+        each.name: each for each in _parse(list(_read_lines(source))) if each.marker is None or each.marker.evaluate()
+    }
+    asked |= {name: Requirement(f"{name}{version or ''}") for name, version in brought.items() if name not in asked}
+    found = []
+    for name, each in asked.items():
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # nothing that is served may import it
+        if not each.specifier.contains(installed, prereleases=True):
+            found.append(f"{each} is asked for, and training has {name} {installed}")
+    return found
 
 
 def _check_lines(lines: Iterable[str]) -> None:
