@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # What the workers' scripts, Spark's unpacking and the archive's starter call.
-_PROGRAMS = ("sh", "tar", "gzip", "readlink", "dirname", "chmod", "ln", "java", "bash", "setsid")
+_PROGRAMS = (
+    "sh", "tar", "gzip", "readlink", "dirname", "ln", "rm", "mkdir", "mv", "sleep", "chmod", "java", "bash", "setsid",
+)  # fmt: skip
 
 
 def example_rows(model: Path, first: int, rows: int) -> pd.DataFrame:

@@ -51,13 +51,13 @@ _PACKAGES = ("kbuild", "pyspark", "mlflow", "pandas", "pyarrow", "scikit-learn")
 # The peers, each a process of its own
 
 
-def spark_udf(model: str, table: str, out: str, master: str, batch: str) -> None:
+def spark_udf(model: str, table: str, out: str, master: str) -> None:
     """MLflow's own function of columns, in executors that have the model's packages."""
     import mlflow.pyfunc
     from pyspark.sql import SparkSession
 
     built = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
-    for name, value in (SETTINGS | {"spark.sql.execution.arrow.maxRecordsPerBatch": batch}).items():
+    for name, value in SETTINGS.items():
         built = built.config(name, value)
     spark = built.getOrCreate()
     answer = mlflow.pyfunc.spark_udf(
@@ -156,9 +156,9 @@ class Bench:
     def peer(self, name: str, table: Path, out: Path, *more: str) -> list[str]:
         return [sys.executable, __file__, "--peer", name, str(self.trained.model), str(table), str(out), *more]
 
-    def udf(self, table: Path, out: Path, rows: int, batch: str) -> Told:
+    def udf(self, table: Path, out: Path, rows: int) -> Told:
         """MLflow's executors have this very Python, with all of the model's packages."""
-        argv = self.peer("spark_udf", table, out, self.master, batch)
+        argv = self.peer("spark_udf", table, out, self.master)
         return self.run(argv, out, rows, PYSPARK_PYTHON=sys.executable)
 
     def run(self, argv: list[str], out: Path, rows: int, **environ: str) -> Told:
@@ -219,12 +219,10 @@ def compare(bench: Bench, image: str, asked: argparse.Namespace) -> Iterator[tup
         there = bench.score(table, out, *parts, *bench.spark())
         few = max((each for each in asked.rows if each <= min(rows, asked.most_of_peers)), default=rows)
         small = bench.folder / f"in{few}"
-        larger = partial(bench.udf, small, out, few, "50000")
         runs: dict[str, Callable[[], Told]] = {
             "kbuild score --workers 2": partial(bench.run, here, out, rows),
             "kbuild score --spark": partial(bench.run, there, out, rows),
-            "MLflow spark_udf": partial(bench.udf, small, out, few, "10000"),
-            **({} if rows > min(asked.rows) else {"MLflow spark_udf, 50,000 a batch": larger}),
+            "MLflow spark_udf": partial(bench.udf, small, out, few),
             "pandas loop": partial(bench.run, bench.peer("pandas_loop", small, out), out, few),
         }
         if asked.kill and rows == max(asked.rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ class FakeSpark:
 
     def __init__(self) -> None:
         self.settings: dict[str, str] = {}
-        self.archives: list[str] = []
+        self.files: list[str] = []
         self.stopped = self.cancelled = 0
         self.slices: list[int] = []
         self.fails: BaseException | None = None
@@ -69,8 +70,9 @@ class FakeSpark:
             raise self.refuses
         return self
 
-    def addArchive(self, path: str) -> None:
-        self.archives.append(path)
+    def addFile(self, path: str) -> None:
+        """Which executors then have in their working folder, as it is if its name is not that of a tar."""
+        self.files.append(path)
 
     def stop(self) -> None:
         self.stopped += 1
@@ -150,6 +152,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSpark:
 Score = Callable[..., dict[str, Any]]
 
 
+def pack(folder: Path, path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, arcname=".")
+
+
 @pytest.fixture
 def score(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Score:
     """Scores on a master; ``asked`` of it are the scorer's own command lines, ``said`` what executors were sent."""
@@ -157,7 +164,6 @@ def score(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scor
     starter = folder / "bin/kbuild-score"
     starter.parent.mkdir(parents=True)
     kept = tmp_path / f"{'d' * 64}.tar.gz"
-    kept.touch()
     asked: list[list[str]] = []
 
     @contextmanager
@@ -176,8 +182,7 @@ def score(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scor
         starter.chmod(0o755)
         if plan is not None:
             monkeypatch.setitem(PLAN, "todo", plan["todo"])
-        # Executors find the archive unpacked in their working folder.
-        (tmp_path / f"kbuild-{'d' * 16}").symlink_to(folder)
+        pack(folder, kept)
         monkeypatch.chdir(tmp_path)
         return spark.score_on_spark(world.request(), BATCH, master, more, world.tools), asked
 
@@ -194,8 +199,8 @@ def test_each_part_is_a_task_that_is_piped_to_the_archives_scorer(
     lines = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert lines == [{"job": "j-1", "out": "/out", "part": {"number": number}} for number in range(3)]
     assert fake.slices == [3], "so many partitions, so that each part is a task"
-    # SparkContext.addArchive: what follows # is the folder that it is unpacked to.
-    assert fake.archives == [f"{tmp_path}/{'d' * 64}.tar.gz#kbuild-{'d' * 16}"]
+    # Utils.fetchFile of Spark unpacks what ends with .tar.gz, .tgz or .tar.
+    assert fake.files == [f"{tmp_path}/kbuild-{'d' * 16}.packed"]
     assert fake.settings["spark.master"] == "spark://host:7077" and fake.settings["memory"] == "2g"
     assert fake.settings["spark.ui.showConsoleProgress"] == "false"
     assert (fake.stopped, fake.cancelled) == (1, 0)
@@ -205,9 +210,52 @@ def test_each_part_is_a_task_that_is_piped_to_the_archives_scorer(
     assert all(argv[-3:] == ["--", "/in", "/out"] and "--workers=3" in argv for argv in asked)
 
 
+def begin(folder: Path, script: str) -> list[subprocess.Popen[str]]:
+    """Three tasks at once in an executor's working folder, whose archive has this script as its scorer."""
+    starter = folder / "archive/bin/kbuild-score"
+    starter.parent.mkdir(parents=True)
+    starter.write_text(f"#!/bin/sh\n{script}\n")
+    starter.chmod(0o755)
+    (folder / "work").mkdir()
+    pack(folder / "archive", folder / "work/x.packed")
+    words = ["sh", "-c", spark._START, "sh", "./x", "./x.packed", "--pipe"]
+    return [
+        subprocess.Popen(words, cwd=folder / "work", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+
+
+def test_tasks_that_begin_at_once_unpack_one_archive(tmp_path: Path) -> None:
+    tasks = begin(tmp_path, 'cat; echo "$@"')
+    assert [task.communicate(f"line {n}\n")[0] for n, task in enumerate(tasks)] == [
+        f"line {number}\n--pipe\n" for number in range(3)
+    ]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["x", "x.packed"]
+
+
+def test_what_a_task_that_was_killed_has_half_unpacked_is_made_anew(tmp_path: Path) -> None:
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
+    for task in begin(tmp_path, "cat"):
+        task.communicate("")
+    work = tmp_path / "work"
+    subprocess.run(["rm", "-r", work / "x"], check=True)
+    (work / "x.lock").symlink_to(ended)
+    (work / f"x.{ended}").mkdir()
+    words = ["sh", "-c", spark._START, "sh", "./x", "./x.packed"]
+    done = subprocess.run(words, cwd=work, input="line\n", capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "line\n" and not (work / "x.lock").exists()
+
+
+def test_an_archive_that_does_not_unpack_fails_the_task(tmp_path: Path) -> None:
+    (tmp_path / "x.packed").write_bytes(b"nothing of gzip")
+    words = ["sh", "-c", spark._START, "sh", "./x", "./x.packed"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 42 and "gzip" in done.stderr and not (tmp_path / "x").exists()
+
+
 def test_a_master_in_this_process_is_sent_nothing(fake: FakeSpark, score: Score) -> None:
     score("local[2]")
-    assert fake.archives == [] and fake.slices == [3]
+    assert fake.files == [] and fake.slices == [3]
 
 
 def test_where_every_part_is_finished_no_spark_is_started(fake: FakeSpark, score: Score) -> None:
@@ -261,7 +309,6 @@ def test_spark_connect_and_a_machine_without_spark(world: World, score: Score, m
     with pytest.raises(ConfigurationError, match="is Spark Connect"):
         score("sc://host:15002")
     monkeypatch.setitem(sys.modules, "pyspark", None)
-    (Path.cwd() / f"kbuild-{'d' * 16}").unlink()
     with pytest.raises(ExtraNotInstalled) as caught:
         score("spark://host:7077")
     assert caught.value.hint == "pip install 'kbuild[spark]'"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import ConfigurationError, ExtraNotInstalled, ProgramNotFound
+from kbuild.files import link_or_copy
 from kbuild.image.engines.archive import SCORE
 from kbuild.progress import Progress
 from kbuild.scoring.errors import SparkFailed
@@ -24,6 +25,23 @@ from kbuild.workflow.prepare import ImageRequest
 from kbuild.workflow.tools import Tools
 
 _EVERY = 0.5  # seconds between two looks at how far the job is
+# The first task of an executor unpacks, others wait; what one that was ended has left, the next one makes anew.
+_START = """\
+here=$1 archive=$2
+shift 2
+until [ -d "$here" ]; do
+  if ln -s $$ "$here.lock" 2> /dev/null; then
+    rm -rf "$here.$$" && mkdir "$here.$$" && gzip -dc "$archive" | tar -xf - -C "$here.$$" || exit 42
+    [ -d "$here" ] || mv "$here.$$" "$here"
+    rm -f "$here.lock"
+  elif kill -0 "$(readlink "$here.lock")" 2> /dev/null; then
+    sleep 0.5
+  else
+    rm -f "$here.lock"
+  fi
+done
+exec "$here/bin/kbuild-score" "$@"
+"""
 
 
 def score_on_spark(
@@ -45,8 +63,8 @@ def score_on_spark(
                 # What runs in this very process needs no copy of the archive.
                 archive = None if master.partition("[")[0] == "local" else model.archive()
                 with _session(master, settings, progress) as context:
-                    starter = str(model.folder / SCORE) if archive is None else _send(context, archive)
-                    _run(context, starter, tasks, progress)
+                    start = [str(model.folder / SCORE)] if archive is None else _send(context, archive)
+                    _run(context, [*start, "--pipe"], tasks, progress)
             # The options again, but for the one that would remove what was just made.
             rest = [each for each in batch.argv() if each != "--overwrite"]
             manifest = ask_scorer(model.folder, ["--only=finish", *rest], tools, progress)
@@ -88,20 +106,25 @@ def _session(master: str, settings: Mapping[str, str], progress: Progress) -> It
         context.stop()
 
 
-def _send(context: Any, archive: Path) -> str:
-    """Give the archive to the executors, now and to those that come later; the scorer's path in their folders."""
-    name = f"kbuild-{archive.name[:16]}"
-    context.addArchive(f"{archive}#{name}")
-    return f"./{name}/{SCORE}"
+def _send(context: Any, archive: Path) -> list[str]:
+    """Give the archive to the executors, now and to those that come later; what starts the scorer there.
+
+    As a file that is unpacked there: what Spark unpacks it also unpacks for the driver, which has no use for it and
+    waits until all of it is removed. Spark would unpack a file too whose name says that it is an archive.
+    """
+    sent = archive.with_name(f"kbuild-{archive.name[:16]}.packed")
+    link_or_copy(archive, sent)
+    context.addFile(str(sent))
+    return ["sh", "-c", _START, "sh", f"./{sent.stem}", f"./{sent.name}"]
 
 
-def _run(context: Any, starter: str, tasks: Sequence[str], progress: Progress) -> None:
+def _run(context: Any, words: Sequence[str], tasks: Sequence[str], progress: Progress) -> None:
     """One task a part; raises the error that one of them told, and py4j's where Spark gave up."""
     lines = context._jvm.java.util.ArrayList()
     command = context._jvm.java.util.ArrayList()
     for each in tasks:
         lines.add(each)
-    for each in (starter, "--pipe"):
+    for each in words:
         command.add(each)
     asked = context._jsc.parallelize(lines, len(tasks)).pipe(command).collectAsync()
     begin = time.monotonic()
