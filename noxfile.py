@@ -202,6 +202,7 @@ def install_resolved(session: nox.Session, *how: str) -> None:
     session.install("--quiet", UV)
     # All extras are chosen together, so that they are known to go together; only what the tests need is installed.
     every = session.create_tmp() + "/every.txt"
+    session.env.pop("TMPDIR", None)  # set by create_tmp: what tests write there would be part of the environment
     wanted = ["pyproject.toml", "--all-extras", "--no-header", "--quiet", "--output-file", every, *how]
     session.run("uv", "pip", "compile", *wanted, silent=True)
     session.run(

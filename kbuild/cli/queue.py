@@ -27,7 +27,7 @@ _TITLES = ("JOB", "STATUS", "MODEL", "BY", "WHAT OF IT")
 _HIGHEST = 2**63 - 1
 
 
-@click.group("queue", invoke_without_command=True)
+@click.group("queue", invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @click.option("--serve", is_flag=True, help="Serve a page of it, and /metrics, until Ctrl-C.")
 @click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:8091", show_default=True, help="With --serve: where.")
 @queue_option

@@ -120,7 +120,7 @@ def test_what_it_cannot_have_is_told(world: World, tmp_path: Path) -> None:
         build(world, Delivery(output=tmp_path / "mine"))
     for argv in (["--load"], ["--base", "debian:bookworm"], ["--platform", "linux/amd64"], ["--slim"]):
         done = CliRunner().invoke(command, ["--as", "modelpack", world.model, *argv])
-        assert done.exit_code == 2 and f"{argv[0]} is of images" in done.output
+        assert done.exit_code == 2 and f"{argv[0]} is of images" in done.stderr
 
 
 def test_the_command_prints_its_name(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

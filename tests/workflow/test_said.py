@@ -200,6 +200,7 @@ class Machine:
         line = re.sub(r"libzstd [\d.]+", "libzstd _", line).replace(
             f"io.kbuild.version={__version__}", "io.kbuild.version=_"
         )
+        line = line.replace(" -h' for help", " --help' for help")  # click before 8.2 names the first of them
         return " ".join(re.sub("[█▉▊▋▌▍▎▏─]+", "", line).split())
 
 
