@@ -204,8 +204,10 @@ def _find_readable(
     if path is None:
         return None, f"{type(dataset).__name__} loads it from elsewhere than {Path(str(dataset._filepath)).name!r}"
     reason = ""
-    for source in described:
+    for number, source in enumerate(described):
         try:
+            if _has_companions(source, path):
+                _try_alone(name, source, path, target / f"alone-{number}")
             value = load_input(name, source, str(path))
         except Exception as error:  # noqa: BLE001  the class is anybody's; what it raises is the reason that is told
             reason = reason or f"{source.type} alone cannot read its file ({type(error).__name__}: {error})"
@@ -215,6 +217,20 @@ def _find_readable(
             return _Found(source=source, path=path, value=value), ""
         reason = reason or f"{source.type} alone reads another value from its file than the catalog loads"
     return None, " ".join(reason.split())
+
+
+def _has_companions(source: InputSource, path: Path) -> bool:
+    """Whether a class that is not of kedro-datasets, which are known to read one file, may read others beside it."""
+    own = not str(source.type).startswith("kedro_datasets.")
+    return own and any(each != path and each.name.startswith(path.stem) for each in path.parent.iterdir())
+
+
+def _try_alone(name: str, source: InputSource, path: Path, folder: Path) -> None:
+    """Read the file under its name in a folder that has no other, as the model will; raises what its class does."""
+    folder.mkdir(parents=True)
+    alone = folder / path.name
+    alone.symlink_to(path)  # it may be large
+    load_input(name, source, str(alone))
 
 
 def _digest(value: Any) -> bytes | None:

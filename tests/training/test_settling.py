@@ -40,6 +40,20 @@ class Mine(AbstractDataset[Any, Any]):
         return {}
 
 
+class TwoFiles(Mine):
+    """Keeps half of what it is given beside its file."""
+
+    def load(self) -> Any:
+        return [value for path in self._paths() for value in pickle.loads(path.read_bytes())]
+
+    def save(self, data: Any) -> None:
+        for path, part in zip(self._paths(), (data[:1], data[1:]), strict=True):
+            path.write_bytes(pickle.dumps(part))
+
+    def _paths(self) -> tuple[Path, Path]:
+        return self._filepath, Path(f"{self._filepath}.more")
+
+
 class Sorted(AbstractDataset[Any, Any]):
     """Gives back another order than it was given, as a database does; keeps no file."""
 
@@ -75,7 +89,7 @@ def test_a_dataset_without_exists_is_its_file(tmp_path: Path, monkeypatch: pytes
 
 def _module() -> Any:
     module = types.ModuleType(Mine.__module__)
-    module.Mine = Mine  # type: ignore[attr-defined]
+    module.Mine, module.TwoFiles = Mine, TwoFiles  # type: ignore[attr-defined]
     return module
 
 
@@ -86,6 +100,21 @@ def test_options_of_a_constructor(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     settled = settle(dataset, tmp_path)
     assert (read_again(settled), settled.as_values) == (8.0, {})
     assert settled.sources["x"].arguments == {"add": 5}
+
+
+def test_a_class_that_reads_a_second_file_goes_as_its_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, Mine.__module__, sys.modules.get(Mine.__module__) or _module())
+    dataset = TwoFiles(filepath=str(tmp_path / "x.bin"))
+    dataset.save([2.0, 3.0])
+    settled = settle(dataset, tmp_path)
+    assert read_again(settled) == [2.0, 3.0]
+    assert "TwoFiles alone cannot read its file" in settled.as_values["x"] and "x.bin.more" in settled.as_values["x"]
+    # What lies beside a file and is not read is nobody's concern.
+    other = Mine(filepath=str(tmp_path / "y.bin"))
+    other.save(4.0)
+    (tmp_path / "y.bin.more").write_bytes(b"older")
+    settled = settle(other, tmp_path / "other")
+    assert (settled.as_values, settled.artifacts["x"]) == ({}, (tmp_path / "y.bin").as_uri())
 
 
 def test_what_a_dataset_was_changed_to_later_is_seen_by_the_value(tmp_path: Path) -> None:
