@@ -112,6 +112,9 @@ def ending_pyspark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (sql / "connect/__init__.py").write_text("import sys\nsys.exit(0)\n")
     (sql / "connect/dataframe.py").write_text("class DataFrame: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
+    # Where a run was begun before, MLflow's own hook looks at each pyspark that is imported, and hides what it ends in.
+    finders = [each for each in sys.meta_path if not type(each).__module__.startswith("mlflow")]
+    monkeypatch.setattr(sys, "meta_path", finders)
     for name in [each for each in sys.modules if each.split(".")[0] == "pyspark"]:
         monkeypatch.delitem(sys.modules, name)
     # What is imported of the stand-in goes with it.
