@@ -172,7 +172,9 @@ def integration(session: nox.Session) -> None:
         session.run("pytest", "integration", "--collect-only", "--quiet", "-m", "heavy")
     # A file a worker: its tests share what they build, and two cores are what CI has.
     sharing = ("-n", "2", "--dist", "loadfile")
-    session.run("pytest", "integration", *sharing, "--durations=20", *session.posargs)
+    # What a test that passed has written goes at once: all of it together is 30 GB.
+    kept = ("-o", "tmp_path_retention_policy=failed")
+    session.run("pytest", "integration", *sharing, *kept, "--durations=20", *session.posargs)
 
 
 @nox.session

@@ -16,7 +16,7 @@ from kbuild.errors import RecordingError
 from kbuild.recording.shipment import closure as closure_module
 from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
 from kbuild.recording.shipment.given import read_conda_env
-from kbuild.recording.shipment.pinning import _read_lines, make_environment
+from kbuild.recording.shipment.pinning import _read_lines, find_others, make_environment
 
 MLFLOW = f"mlflow=={version('mlflow')}"
 
@@ -346,3 +346,11 @@ def test_no_credentials_are_written_into_a_model(tmp_path: Path) -> None:
     with pytest.raises(RecordingError) as caught:
         make_environment([], {"pip_requirements": ["x @ https://robot:hunter2@pypi.corp/x.whl"]}, tmp_path)
     assert "hunter2" not in str(caught.value)
+
+
+def test_other_versions_than_train_are_named_but_of_what_travels() -> None:
+    asked = {"pip_requirements": ["pandas<2", "numpy>=1", "six; python_version < '3'", "no-such-package-here==1"]}
+    (found,) = find_others(asked)
+    assert found.startswith("pandas<2 is asked for, and training has pandas ")
+    assert find_others(asked, travelling=["Pandas"]) == []
+    assert find_others({}) == []

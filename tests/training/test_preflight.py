@@ -244,7 +244,7 @@ def test_values_that_travel_are_told_and_stop_nothing(
     "kwargs",
     [
         {"pip_requirements": ["mlflow", "pandas<2", "six; python_version < '3'"]},
-        {"extra_pip_requirements": ["pandas<2", "no-such-package-here==1.0"]},
+        {"extra_pip_requirements": ["pandas<2", "no-such-package-here==1.0", "kbuild==99"]},
         {"conda_env": {"dependencies": [f"python={HERE}", {"pip": ["mlflow", "pandas<2"]}]}},
         {"conda_env": {"channels": ["conda-forge"], "dependencies": ["pandas<2", {"pip": ["mlflow"]}]}},
     ],

@@ -57,10 +57,15 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Findin
             yield Finding(about="environment", error=fault)
 
 
-def find_other_versions(planned: PipelineML) -> Iterator[str]:
+def find_other_versions(planned: PipelineML, package_name: str | None) -> Iterator[str]:
     """A note for each version that the user asks for and that is not the one that trains; it is their word."""
+    tops = [
+        *([package_name] if package_name else []),
+        *(Path(path).stem for path in _paths_of(planned.log_model_kwargs)),
+    ]
     try:
-        found = find_others(planned.log_model_kwargs)
+        # A line that names the project stands for the code that travels.
+        found = find_others(planned.log_model_kwargs, travelling=find_distributions_of(tops, package_name))
     except RecordingError:
         return  # a finding says so
     for each in found:

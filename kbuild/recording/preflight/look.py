@@ -65,4 +65,6 @@ def examine(
             findings += check_artifacts(location)
         inputs = frozenset(planned.inference.inputs() - {planned.input_name})
         findings += check_room(datasets, inputs, location)
-    return Looked(findings=tuple(findings), notes=(*find_values(planned, datasets), *find_other_versions(planned)))
+    return Looked(
+        findings=tuple(findings), notes=(*find_values(planned, datasets), *find_other_versions(planned, package_name))
+    )

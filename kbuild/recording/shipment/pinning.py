@@ -107,8 +107,9 @@ def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:
     return given[0] if given else None
 
 
-def find_others(log_model_kwargs: Mapping[str, Any]) -> list[str]:
+def find_others(log_model_kwargs: Mapping[str, Any], *, travelling: Iterable[str] = ()) -> list[str]:
     """What the user asks for that is not what trains, each with a reason. Raises as ``make_environment`` does."""
+    passed_over = {"kbuild", *map(canonicalize_name, travelling)}
     given = find_given(log_model_kwargs)
     if given is None:
         return []
@@ -122,6 +123,8 @@ def find_others(log_model_kwargs: Mapping[str, Any]) -> list[str]:
     asked |= {name: Requirement(f"{name}{version or ''}") for name, version in brought.items() if name not in asked}
     found = []
     for name, each in asked.items():
+        if canonicalize_name(name) in passed_over:
+            continue
         try:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:
