@@ -27,7 +27,11 @@ LIMIT = 1_800_000_000
 
 
 class Sampler(threading.Thread):
-    """Bytes on disk below a folder, again and again; files that are linked twice count once."""
+    """Bytes on disk below a folder, again and again; files that are linked twice count once.
+
+    To walk takes a second, in which one thing goes and another comes that were never there together. So what counts
+    is what two walks met, one after the other: all of that was there between them.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -35,11 +39,19 @@ class Sampler(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
+        before = blocks(self.folder)
         while not self.ended.wait(0.3):
-            self.peak, self.samples = max(self.peak, on_disk(self.folder)), self.samples + 1
+            now = blocks(self.folder)
+            both = sum(min(size, before[file]) for file, size in now.items() if file in before)
+            self.peak, self.samples, before = max(self.peak, both), self.samples + 1, now
 
 
 def on_disk(folder: Path) -> int:
+    return sum(blocks(folder).values())
+
+
+def blocks(folder: Path) -> dict[tuple[int, int], int]:
+    """Bytes on disk of each file and folder, by device and inode."""
     seen: dict[tuple[int, int], int] = {}
     pending = [str(folder)]
     while pending:
@@ -50,7 +62,7 @@ def on_disk(folder: Path) -> int:
                     seen[status.st_dev, status.st_ino] = status.st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-    return sum(seen.values())
+    return seen
 
 
 @contextmanager

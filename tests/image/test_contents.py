@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.cache.room import keeping
 from kbuild.digest import Digest, digest_bytes
-from kbuild.errors import InvalidImage
+from kbuild.errors import CacheTooSmall, InvalidImage
 from kbuild.image.compare.contents import ImageContents, read_contents
 from kbuild.image.compare.layers import read_members
 from kbuild.progress import Silent
@@ -119,6 +120,37 @@ def test_files_are_named_like_folders(tmp_path: Path) -> None:
         progress=Silent(),
     )
     assert {path: file.data for path, file in contents.files.items()} == {"etc/os-release": b"ID=debian"}
+
+
+class Scarce:
+    """A ``Keeper`` of little room, which knows what was held at most."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held, self.peak = most, 0, 0
+
+    def reserve(self, size: int, ahead: int = 0) -> int:
+        if self.held + size > self.most:
+            raise CacheTooSmall("too small")
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        return size
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+
+def test_a_model_that_is_read_out_into_a_limited_cache_takes_room_there(tmp_path: Path) -> None:
+    weights = bytes(1_000_000)
+    digest = make_layout(
+        tmp_path / "image", [[("opt/model/a", weights), ("opt/model/b", "opt/model/a")], [("opt/model/c", weights)]]
+    )
+    keeper = Scarce(10_000_000)
+    with keeping(tmp_path / "cache", keeper):
+        read(tmp_path / "image", digest, tmp_path / "cache/audit-1/model")
+    assert keeper.held == 0 and 2_000_000 <= keeper.peak < 2_100_000  # of the layer with two copies of it
+    with keeping(tmp_path / "cache", Scarce(1_500_000)), pytest.raises(CacheTooSmall):
+        read(tmp_path / "image", digest, tmp_path / "cache/audit-2/model")
+    assert not list((tmp_path / "cache").rglob("audit-2/model/*"))
 
 
 def test_a_path_does_not_leave_its_folder(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from kbuild.audit.image_facts import ImageFile
 from kbuild.audit.image_layers import ImageLayer, LayerMember
+from kbuild.cache.room import room_for
 from kbuild.digest import Digest
 from kbuild.errors import InvalidImage
 from kbuild.image.compare.layers import Layer, file_streams
@@ -187,12 +188,16 @@ def _extract(
             wanted.setdefault(source, []).append(path)
     if not wanted:
         return
-    for source, content in file_streams(blob, media_type, set(wanted)):
-        # Of a path that a layer holds twice the last one counts, as where it is unpacked.
-        first, *others = (into[1] / path.removeprefix(start) for path in wanted[source])
-        first.parent.mkdir(parents=True, exist_ok=True)
-        with first.open("wb") as file:
-            shutil.copyfileobj(content, file, _READ)
-        for other in others:
-            other.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(first, other)
+    with room_for(into[1]) as room:
+        for paths in wanted.values():
+            for path in paths:
+                room.add_file(placed[path][0].size)
+        for source, content in file_streams(blob, media_type, set(wanted)):
+            # Of a path that a layer holds twice the last one counts, as where it is unpacked.
+            first, *others = (into[1] / path.removeprefix(start) for path in wanted[source])
+            first.parent.mkdir(parents=True, exist_ok=True)
+            with first.open("wb") as file:
+                shutil.copyfileobj(content, file, _READ)
+            for other in others:
+                other.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(first, other)
