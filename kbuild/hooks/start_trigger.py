@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kbuild.errors import KbuildError
 from kbuild.process import run, start
 from kbuild.project.config import ProjectConfig
+from kbuild.project.model_settings import default_tracking_uri
 from kbuild.trigger.background import ENDED, ask_mlflow
 from kbuild.trigger.event import make_event
 from kbuild.trigger.fire import Site, fire
+from kbuild.urls.credentials import without_credentials
 
 if TYPE_CHECKING:
     from kbuild.recording.record import RecordedModel
     from kbuild.recording.run.git import GitState
 
-_NEXT = "Next: kbuild image builds its image and checks it"
+_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def follow(
@@ -28,7 +32,7 @@ def follow(
     Never raises: the model is logged, and what follows can be done again.
     """
     if config.trigger is None:
-        return _NEXT
+        return _next(config, tracking_uri)
     kind = config.trigger.kind
     try:
         event = make_event(
@@ -48,6 +52,28 @@ def follow(
         return f"Trigger {kind}: {error.message}{hint}. The model is logged all the same."
     except Exception as error:  # noqa: BLE001 - see above: told, but no reason to fail a training that went well
         return f"Trigger {kind}: {type(error).__name__}: {error}. The model is logged all the same."
+
+
+def _next(config: ProjectConfig, tracking_uri: str) -> str:
+    """What to type, with the store where a command that is typed next would look into another one."""
+    found = _variable_at_start() or default_tracking_uri(config.root or Path.cwd())
+    if tracking_uri == found:
+        return "Next: kbuild image builds its image and checks it"
+    uri = shlex.quote(without_credentials(tracking_uri))
+    return (
+        f"Next: {_VARIABLE}={uri} kbuild image builds its image and checks it "
+        f"(without the variable commands look in {without_credentials(found)})"
+    )
+
+
+def _variable_at_start() -> str | None:
+    """MLflow's variable as the shell has it: MLflow sets its own process's when somebody names a store there, as
+    kedro-mlflow and a project's settings do (``mlflow.set_tracking_uri``)."""
+    with suppress(OSError):
+        name = f"{_VARIABLE}=".encode()
+        lines = Path("/proc/self/environ").read_bytes().split(b"\0")
+        return next((os.fsdecode(line.removeprefix(name)) for line in lines if line.startswith(name)), None)
+    return os.environ.get(_VARIABLE)
 
 
 def make_site(config: ProjectConfig, tracking_uri: str) -> Site:

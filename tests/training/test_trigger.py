@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,38 @@ def make_run(store: mlflow.MlflowClient, *, ended: bool) -> str:
     return run_id
 
 
-def test_without_a_trigger_nothing_is_asked() -> None:
-    assert tell(ProjectConfig(), "r", "http://127.0.0.1:9") == "Next: kbuild image builds its image and checks it"
+NAMED = """
+import os, sys
+from pathlib import Path
+from kbuild.hooks.start_trigger import follow
+from kbuild.project.config import ProjectConfig
+
+os.environ["MLFLOW_TRACKING_URI"] = sys.argv[1]  # as mlflow.set_tracking_uri does for processes that it starts
+print(follow(ProjectConfig(root=Path(sys.argv[2])), None, tracking_uri=sys.argv[1], project="shop", git=None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "uri", "typed"),
+    [
+        (None, "sqlite:///{root}/mlflow.db", "kbuild image"),
+        ("http://127.0.0.1:9", "http://127.0.0.1:9", "kbuild image"),
+        # kedro-mlflow's mlflow.yml, or the project's settings: no command that is typed next knows of it.
+        (None, "sqlite:///other store.db", "MLFLOW_TRACKING_URI='sqlite:///other store.db' kbuild image"),
+        ("http://127.0.0.1:8", "http://127.0.0.1:9", "MLFLOW_TRACKING_URI=http://127.0.0.1:9 kbuild image"),
+        (None, "http://me:hush@127.0.0.1:9", "MLFLOW_TRACKING_URI='http://***@127.0.0.1:9' kbuild image"),
+    ],
+)
+def test_without_a_trigger_what_is_typed_next_finds_the_model(
+    tmp_path: Path, shell: str | None, uri: str, typed: str
+) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environ |= {} if shell is None else {"MLFLOW_TRACKING_URI": shell}
+    argv = [sys.executable, "-c", NAMED, uri.format(root=tmp_path), tmp_path]
+    line = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
+    assert line.startswith(f"Next: {typed} builds its image and checks it")
+    assert "hush" not in line
+    assert line.endswith("it\n") or f"commands look in {shell or f'sqlite:///{tmp_path}/mlflow.db'})" in line
 
 
 def test_a_receiver_that_is_down_does_not_fail_training(
