@@ -41,6 +41,11 @@ def select(table: pd.DataFrame) -> Any:
     return model.predict(table)
 
 
+def clean_in_place(table: pd.DataFrame) -> Any:
+    table.fillna(0.0, inplace=True)
+    return table["d"]
+
+
 def set_cells(table: pd.DataFrame) -> Any:
     table[table > 2] = 0.0
     return table
@@ -58,7 +63,21 @@ CASES: list[tuple[str, Callable[[pd.DataFrame], Any]]] = [
     ("abcdef", lambda table: table * 2),
     ("abcdef", lambda table: np.asarray(table)),
     ("abcdef", lambda table: table.iloc[:, 0]),
-    ("abcdef", lambda table: table.assign(x=1)),
+    ("abcdef", lambda table: table.assign(x=1) * 2),
+    ("c", lambda table: table.assign(x=1, y=lambda made: made["c"] + made["x"])["y"]),
+    ("bc", lambda table: table.dropna(subset=["b"]).fillna({"a": 0.0})["c"]),
+    ("bc", lambda table: table.dropna(subset="b").round(1)["c"]),
+    ("abcdef", lambda table: table.dropna()["c"]),
+    ("abcdef", lambda table: table.dropna(axis=1, subset=[0])["c"]),
+    ("abcdef", lambda table: table.dropna(axis="columns")["c"]),
+    ("bc", lambda table: table.sort_values("b", ascending=False).astype("float32")["c"]),
+    ("ac", lambda table: table.astype({"a": "float32"})["c"]),
+    ("abc", lambda table: table.drop_duplicates(["a", "b"]).ffill()["c"]),
+    ("abcdef", lambda table: table.drop_duplicates()["c"]),
+    ("abcdef", lambda table: table.ffill(axis=1)["c"]),
+    ("abcdef", lambda table: table.sort_values(1, axis=1)["c"]),
+    ("abcdef", lambda table: table.fillna(table.mean())["c"]),
+    ("d", clean_in_place),
     ("abcdef", lambda table: pd.concat([table, table])),
     ("abcdef", lambda table: table.to_dict("records")),
     ("abcdef", lambda table: [each.a for each in table.itertuples()]),

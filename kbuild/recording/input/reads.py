@@ -6,8 +6,9 @@ little. What is derived of a part of the columns is a plain table.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ _FREE = frozenset(
 )
 # What gives a table of the same columns, or of fewer.
 _KEPT = frozenset(("copy", "drop", "head", "reset_index", "tail"))
+# As those, where each column of what they give comes of that column alone; and where the rows come of the columns that
+# this argument names.
+_COLUMN_BY_COLUMN = frozenset(("astype", "bfill", "convert_dtypes", "ffill", "fillna", "infer_objects", "round"))
+_ROWS_BY = {"drop_duplicates": "subset", "dropna": "subset", "sort_values": "by"}
 
 
 class Reads:
@@ -117,6 +122,10 @@ class _Observed(pd.DataFrame):  # type: ignore[misc]
             if name == "loc":
                 return _Loc(found, self, reads)
             return _keep(found, reads) if name in _KEPT else found
+        if name in _COLUMN_BY_COLUMN or name in _ROWS_BY:
+            with reads.pause():
+                found = super().__getattribute__(name)
+            return _note_and_keep(found, _ROWS_BY.get(name), reads)
         if name not in dir(pd.DataFrame) and name in reads._columns:
             return self[name]
         if name not in _Observed.__dict__:
@@ -136,7 +145,7 @@ class _Observed(pd.DataFrame):  # type: ignore[misc]
         reads = _reads_of(self)
         if callable(key):
             key = key(self)
-        if reads is None:
+        if reads is None or reads.paused:
             return super().__getitem__(key)
         if isinstance(key, pd.DataFrame):
             reads.everything = True  # a mask of all cells
@@ -158,6 +167,13 @@ class _Observed(pd.DataFrame):  # type: ignore[misc]
         with reads.pause():
             super().__setitem__(plain(key), plain(value))
 
+    def assign(self, **columns: Any) -> Any:
+        """As pandas', on a table that goes on noting."""
+        made = self.copy()
+        for name, value in columns.items():
+            made[name] = value(made) if callable(value) else value
+        return made
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A plain table, which another process or a cache on disk may read as it likes."""
         if (reads := _reads_of(self)) is not None:
@@ -169,7 +185,26 @@ def _keep(method: Any, reads: Reads) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         with reads.pause():
             found = method(*args, **kwargs)
-        return _wrap(found, reads) if isinstance(found, pd.DataFrame) else found
+        # With inplace=True some give the table itself.
+        return _wrap(found, reads) if type(found) is pd.DataFrame else found
+
+    return call
+
+
+def _note_and_keep(method: Any, rows_by: str | None, reads: Reads) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature(method).bind(*args, **kwargs).arguments
+        if given.get("axis", 0) not in (0, "index"):
+            reads.everything = True
+        elif rows_by is not None:
+            named = given.get(rows_by)
+            if named is None or callable(given.get("key")):
+                reads.everything = True
+            else:
+                reads.note(*(named if pd.api.types.is_list_like(named) else [named]))
+        elif isinstance(named := given.get("dtype"), Mapping):
+            reads.note(*named)  # pandas wants them to be there
+        return _keep(method, reads)(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
 
     return call
 
