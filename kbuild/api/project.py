@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kbuild.audit.policy import join_policies
 from kbuild.project.config import ProjectConfig as ProjectConfig
+from kbuild.project.config import find_project as find_project
 from kbuild.project.config import read_config, read_pyproject
 
 
@@ -22,11 +23,6 @@ def read_project_config(start: Path, env: str | None = None) -> ProjectConfig:
     # Told by every command: a job gets to its audit only after it has built.
     join_policies(config.audit)
     return config
-
-
-def find_project(start: Path) -> Path | None:
-    """The nearest folder upwards whose pyproject.toml has a ``[tool.kedro]`` or a ``[tool.kbuild]``, else None."""
-    return next((each for each in (start, *start.parents) if {"kbuild", "kedro"} & read_pyproject(each).keys()), None)
 
 
 def project_name(config: ProjectConfig) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kbuild.errors import KbuildError
 from kbuild.process import run, start
-from kbuild.project.config import ProjectConfig
+from kbuild.project.config import ProjectConfig, find_project
 from kbuild.project.model_settings import default_tracking_uri
 from kbuild.trigger.background import ENDED, ask_mlflow
 from kbuild.trigger.event import make_event
@@ -32,7 +32,7 @@ def follow(
     Never raises: the model is logged, and what follows can be done again.
     """
     if config.trigger is None:
-        return _next(config, tracking_uri)
+        return _next(config, recorded.run_id, tracking_uri)
     kind = config.trigger.kind
     try:
         event = make_event(
@@ -54,14 +54,19 @@ def follow(
         return f"Trigger {kind}: {type(error).__name__}: {error}. The model is logged all the same."
 
 
-def _next(config: ProjectConfig, tracking_uri: str) -> str:
-    """What to type, with the store where a command that is typed next would look into another one."""
-    found = _variable_at_start() or default_tracking_uri(config.root or Path.cwd())
+def _next(config: ProjectConfig, run_id: str, tracking_uri: str) -> str:
+    """What to type: with the run where a command would find no project (that of a package that was installed), and
+    with the store where it would look into another one."""
+    root, project = config.root or Path.cwd(), None
+    with suppress(KbuildError):
+        project = find_project(root)
+    command = f"kbuild image {run_id}" if project is None else "kbuild image"
+    found = _variable_at_start() or default_tracking_uri(root)
     if tracking_uri == found:
-        return "Next: kbuild image builds its image and checks it"
+        return f"Next: {command} builds its image and checks it"
     uri = shlex.quote(without_credentials(tracking_uri))
     return (
-        f"Next: {_VARIABLE}={uri} kbuild image builds its image and checks it "
+        f"Next: {_VARIABLE}={uri} {command} builds its image and checks it "
         f"(without the variable commands look in {without_credentials(found)})"
     )
 

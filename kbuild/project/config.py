@@ -91,6 +91,11 @@ def read_config(root: Path, *, env: str | None = None, loader: Any = None) -> Pr
     return replace(_make_config(root, env, {**pyproject, **stated}), audit=tuple(policies))
 
 
+def find_project(start: Path) -> Path | None:
+    """The nearest folder upwards whose pyproject.toml has a ``[tool.kedro]`` or a ``[tool.kbuild]``, else None."""
+    return next((each for each in (start, *start.parents) if {"kbuild", "kedro"} & read_pyproject(each).keys()), None)
+
+
 def read_pyproject(root: Path, table: str = "tool") -> dict[str, Any]:
     """``[tool]`` or another table of a folder's pyproject.toml, empty without one; raises ConfigurationError."""
     path = root / "pyproject.toml"

@@ -42,7 +42,9 @@ from kbuild.hooks.start_trigger import follow
 from kbuild.project.config import ProjectConfig
 
 os.environ["MLFLOW_TRACKING_URI"] = sys.argv[1]  # as mlflow.set_tracking_uri does for processes that it starts
-print(follow(ProjectConfig(root=Path(sys.argv[2])), None, tracking_uri=sys.argv[1], project="shop", git=None))
+class Recorded:
+    run_id = "ab07"
+print(follow(ProjectConfig(root=Path(sys.argv[2])), Recorded, tracking_uri=sys.argv[1], project="shop", git=None))
 """
 
 
@@ -60,12 +62,17 @@ print(follow(ProjectConfig(root=Path(sys.argv[2])), None, tracking_uri=sys.argv[
 def test_without_a_trigger_what_is_typed_next_finds_the_model(
     tmp_path: Path, shell: str | None, uri: str, typed: str
 ) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\npackage_name = 'shop'\n")
     environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environ |= {} if shell is None else {"MLFLOW_TRACKING_URI": shell}
     argv = [sys.executable, "-c", NAMED, uri.format(root=tmp_path), tmp_path]
     line = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
     assert line.startswith(f"Next: {typed} builds its image and checks it")
     assert "hush" not in line
+    # A project that was installed has no folder of its own.
+    (tmp_path / "pyproject.toml").unlink()
+    installed = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
+    assert installed == line.replace("kbuild image", "kbuild image ab07")
     assert line.endswith("it\n") or f"commands look in {shell or f'sqlite:///{tmp_path}/mlflow.db'})" in line
 
 
