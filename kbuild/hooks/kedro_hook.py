@@ -15,7 +15,7 @@ from kedro.framework.hooks import hook_impl
 from kbuild.errors import KbuildError, RecordingError, UnexpectedError
 from kbuild.hooks import kedro_mlflow
 from kbuild.hooks.look_ahead import look_ahead, try_config
-from kbuild.hooks.others import Onlooker, find_others, find_unwatched, tell_others, watching
+from kbuild.hooks.others import Onlooker, Probe, find_others, find_unwatched, tell_others, tell_probed, watching
 from kbuild.hooks.planned import (
     attach,
     find_pipeline_ml,
@@ -51,6 +51,7 @@ class MlflowPipelineHook(Onlooker):
         self._config_loader: Any = None
         self._theirs: Any = None
         self._others: frozenset[str] = frozenset()
+        self._probe = Probe(None)
 
     # Last: kedro-mlflow reads its own settings there.
     @hook_impl(trylast=True)  # type: ignore[untyped-decorator]
@@ -58,7 +59,8 @@ class MlflowPipelineHook(Onlooker):
         """Keep the session's config loader, which knows the environment that kbuild.yml is read from."""
         self._config_loader = context.config_loader
         self._theirs = kedro_mlflow.find_settings(context)
-        self._others = find_others(getattr(context, "_hook_manager", None))
+        manager = getattr(context, "_hook_manager", None)
+        self._others, self._probe = find_others(manager), Probe(manager)
 
     @hook_impl  # type: ignore[untyped-decorator]
     def after_catalog_created(self, catalog: Any, conf_catalog: dict[str, Any]) -> None:
@@ -207,6 +209,7 @@ class MlflowPipelineHook(Onlooker):
             unwatched = find_unwatched(training, self._others)
             for line in tell_others(training.given, training.changed, unwatched):
                 say(line)
+            self._probe.artifacts = frozenset(pipeline_ml.inference.inputs()) - set(pipeline_ml.input_names)
             with self._failing():
                 log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
                 recorded = record_model(
@@ -218,7 +221,10 @@ class MlflowPipelineHook(Onlooker):
                     captured=training.captured,
                     git=training.git,
                     licence=read_licence(get_project_path(run_params)),
+                    probes=(self._probe,),
                 )
+            for line in tell_probed(self._probe.given):
+                say(line)
             if problem := self._end("FINISHED"):
                 raise RecordingError(
                     f"the model {recorded.model_uri} is logged, but {problem}",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 # Whose hooks are known to leave data as it is.
 _HARMLESS = ("kbuild", "kedro", "kedro_mlflow", "kedro_telemetry", "kedro_viz")
 _SPECS = ("after_dataset_loaded", "before_node_run", "after_node_run", "before_dataset_saved", "after_dataset_saved")
+_logger = logging.getLogger(__name__)
 # Those that come between the catalog and a node.
 _GIVING = frozenset({"after_dataset_loaded", "before_node_run"})
 
@@ -48,6 +52,42 @@ class Onlooker:
         """See what other hooks change before it is saved."""
         with watching(self._training, self._others, "before_dataset_saved", {dataset_name: data}):
             return (yield)
+
+
+class Probe:
+    """A hook for a run of the inference pipeline that is nobody's: the hooks of others are asked there what they would
+    give its nodes, and nothing of it is taken. ``given`` are the datasets of which that is another value.
+
+    ``artifacts`` are too large to be copied, so what is changed in these is not seen, but what is given instead.
+    """
+
+    def __init__(self, manager: Any) -> None:
+        found = [] if manager is None else manager.hook.before_node_run.get_hookimpls()
+        self._asked = [
+            each for each in found if _is_other(each.plugin) and not inspect.isgeneratorfunction(each.function)
+        ]
+        self.artifacts: frozenset[str] = frozenset()
+        self.given: set[str] = set()
+
+    @hook_impl  # type: ignore[untyped-decorator]
+    def before_node_run(self, node: Any, catalog: Any, inputs: dict[str, Any], is_async: bool, run_id: str) -> None:
+        """Ask, with copies: hooks may also change what they are shown."""
+        for each in self._asked:
+            try:
+                shown = {
+                    name: value if name in self.artifacts else copy.deepcopy(value) for name, value in inputs.items()
+                }
+                words = {"node": node, "catalog": catalog, "inputs": shown, "is_async": is_async, "run_id": run_id}
+                given = each.function(*(words[name] for name in each.argnames))
+            except Exception as error:  # noqa: BLE001  of anybody's, made for the runs of a session
+                _logger.info("A hook of %s fails in a run of inference: %s", each.plugin_name, error)
+                continue
+            shown |= given if isinstance(given, dict) else {}
+            self.given |= {name for name, value in inputs.items() if _is_other_value(shown.get(name), value)}
+
+
+def _is_other_value(shown: Any, known: Any) -> bool:
+    return shown is not known and _digest(shown) != _digest(known)
 
 
 def find_others(manager: Any) -> frozenset[str]:
@@ -94,6 +134,15 @@ def find_unwatched(training: Training, others: frozenset[str]) -> set[str]:
     if training.planned is None or others.isdisjoint(_GIVING) or not training.ran:  # nodes of other processes, say
         return set()
     return {name for name in training.planned.binding.inference.inputs() if not is_parameter(name)} - training.watched
+
+
+def tell_probed(given: Iterable[str]) -> Iterator[str]:
+    """What a ``Probe`` found, as lines for the user."""
+    if names := sorted(given):
+        yield (
+            f"hooks would give nodes of the inference pipeline other values of {', '.join(names)}: a served model runs "
+            "without hooks, so let a node do that"
+        )
 
 
 def tell_others(given: Iterable[str], changed: Iterable[str], unwatched: Iterable[str] = ()) -> Iterator[str]:

@@ -92,6 +92,7 @@ def record_model(
     captured: Mapping[str, Any] | None = None,
     git: GitState | None = None,
     licence: str | None = None,
+    probes: tuple[Any, ...] = (),
 ) -> RecordedModel:
     """Log the model of a finished training run.
 
@@ -104,13 +105,14 @@ def record_model(
         captured: data of in-memory datasets that the runner has released since.
         git: the project's commit, for the model's metadata.
         licence: the project's, an SPDX expression, for the same.
+        probes: objects with hooks that see the pipeline's own answer being made, and change nothing of it.
 
     Raises RecordingError saying why the model could not be logged whole; nothing of it is left then.
     """
     settings = settings or TrainingSettings()
     pipeline_ml = pipeline_ml.by_default(signature=settings.signature)
     try:
-        return _record(pipeline_ml, catalog, run_id, package_name, settings, captured or {}, git, licence)
+        return _record(pipeline_ml, catalog, run_id, package_name, settings, captured or {}, git, licence, probes)
     except KbuildError:
         raise
     except (Exception, SystemExit) as error:  # values, datasets and nodes are of anybody's classes
@@ -133,13 +135,14 @@ def _record(
     captured: Mapping[str, Any],
     git: GitState | None,
     licence: str | None,
+    probes: tuple[Any, ...],
 ) -> RecordedModel:
     captured = {**captured, **find_typed_parameters(pipeline_ml.inference, catalog)}
     check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
     with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
-        example, settled = _settle(model, pipeline_ml, catalog, captured, settings, work / "inputs")
+        example, settled = _settle(model, pipeline_ml, catalog, captured, settings, work / "inputs", probes)
         for name, reason in settled.as_values.items():
             _logger.warning("The input %r goes into the model as its value, pickled: %s.", name, reason)
         for name in settled.uncompared:
@@ -178,6 +181,7 @@ def _settle(
     captured: Mapping[str, Any],
     settings: TrainingSettings,
     folder: Path,
+    probes: tuple[Any, ...],
 ) -> tuple[Example, Settled]:
     """The example with the pipeline's own answer, and the model's inputs: each is loaded from the catalog once.
 
@@ -188,7 +192,7 @@ def _settle(
     def use(loaded: Mapping[str, Any]) -> None:
         data, has_data = find_data(pipeline_ml.input_names, catalog, captured)
         kpm = pipeline_ml.kpm_kwargs
-        hooks, copy_mode = kpm.get("hooks") or (), kpm.get("copy_mode")
+        hooks, copy_mode = (*probes, *(kpm.get("hooks") or ())), kpm.get("copy_mode")
         own = OwnRun(pipeline_ml.inference, catalog, in_memory=captured, hooks=hooks, copy_mode=copy_mode)
         model._values, model._plan = dict(loaded), own  # type: ignore[assignment]
         kwargs, rows = pipeline_ml.log_model_kwargs, settings.example_rows

@@ -68,8 +68,16 @@ FILES = {
         class Changing:
             @hook_impl
             def before_node_run(self, node, inputs):
-                change = node.name == "fit" and "CHANGING" in os.environ
-                return {"table": inputs["table"] + 1} if change else None
+                if node.name == os.environ.get("FAILING_HOOK"):
+                    raise RuntimeError("this is no run that I know")
+                if node.name == os.environ.get("CHANGING_CLEANED"):
+                    inputs["cleaned"]["x"] += 1
+                name = {"fit": "table", "clean_new": "raw", "predict": "weights"}.get(node.name)
+                if node.name != os.environ.get("CHANGING"):
+                    return None
+                if name == "weights":
+                    return {"weights": {"mean": inputs["weights"]["mean"] + 1}}
+                return {name: inputs[name] + 1}
 
             @hook_impl
             def after_dataset_loaded(self, dataset_name, data):
@@ -251,17 +259,50 @@ def test_values_that_another_hook_gives_are_told(
     project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A served model has no hooks: what they change it does not see."""
-    monkeypatch.setenv("CHANGING", "1")
+    monkeypatch.setenv("CHANGING", "fit")
     run(project, pipeline_names=["training"])
     told = capsys.readouterr().out
     assert "hooks gave nodes other values of table than the catalog has" in told and len(find_models(store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "node", "changed"),
+    [("CHANGING", "clean_new", "raw"), ("CHANGING", "predict", "weights"), ("CHANGING_CLEANED", "predict", "cleaned")],
+)
+def test_what_hooks_would_give_the_nodes_of_inference_is_told(
+    project: Path,
+    store: mlflow.MlflowClient,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    node: str,
+    changed: str,
+) -> None:
+    """Training runs neither of them; kedro run of the inference pipeline would."""
+    monkeypatch.setenv(variable, node)
+    run(project, pipeline_names=["training"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"hooks would give nodes of the inference pipeline other values of {changed}: a served model" in told
+    (model,) = find_models(store)
+    folder = mlflow.artifacts.download_artifacts(f"models:/{model.model_id}")
+    # The table of ones to threes, times their mean, times two.
+    answer = json.loads((Path(folder) / "recorded_prediction.json").read_text())["predictions"]
+    assert answer == [{"x": 4.0}, {"x": 8.0}, {"x": 12.0}]
+
+
+def test_a_hook_that_fails_beside_the_run_it_was_made_for_says_nothing(
+    project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILING_HOOK", "predict")
+    run(project, pipeline_names=["training"])
+    assert "hooks would" not in " ".join(capsys.readouterr().out.split()) and len(find_models(store)) == 1
 
 
 def test_what_another_hook_changes_in_place_is_told(
     project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(project, pipeline_names=["training"])
-    assert "hooks" not in capsys.readouterr().out
+    assert "without hooks" not in " ".join(capsys.readouterr().out.split())
     monkeypatch.setenv("CHANGING_IN_PLACE", "raw")
     run(project, pipeline_names=["training"])
     told = capsys.readouterr().out
@@ -275,7 +316,7 @@ def test_what_another_hook_changes_in_place_is_told(
     # What only training reads is no concern of the model.
     monkeypatch.setenv("CHANGING_IN_PLACE", "table")
     run(project, pipeline_names=["training"])
-    assert "hooks" not in capsys.readouterr().out
+    assert "without hooks" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_hooks_were_not_seen_to_leave_alone_is_told(
@@ -286,7 +327,7 @@ def test_what_hooks_were_not_seen_to_leave_alone_is_told(
     told = " ".join(capsys.readouterr().out.split())
     assert "no node of this run read weights, so whether hooks change that is not known" in told
     run(project, pipeline_names=["measured"])
-    assert "hooks" not in capsys.readouterr().out
+    assert "without hooks" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_only_what_is_missing(project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
