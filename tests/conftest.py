@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -35,8 +36,37 @@ settings.register_profile("cheap", max_examples=40, **calm)
 settings.register_profile("thorough", max_examples=400, **calm)
 settings.load_profile("cheap")
 
+# A disk waits for each file that a test writes and for each change of MLflow's tables; they take 2 GB.
+MEMORY, ROOM = Path("/dev/shm"), 4e9
+ENDED = pytest.StashKey[int]()
 # What MLflow makes below the working directory where nobody told it another place.
 STORES = ("mlruns", "mlartifacts", "mlflow.db")
+
+
+def has_room(folder: Path) -> bool:
+    """Whether ``folder`` lies in memory that has room for what the tests write, programs among it."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    free = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text("utf-8"), re.MULTILINE)
+    return free is not None and min(int(free[1]) * 1024, shutil.disk_usage(folder).free) > ROOM
+
+
+def pytest_configure() -> None:
+    """Tests write to memory where there is some, and to the disk where somebody names a place on it."""
+    if not {"TMPDIR", "PYTEST_DEBUG_TEMPROOT"} & {*os.environ} and has_room(MEMORY):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """What they wrote to memory is kept only where one failed. The process that began the workers sees to that."""
+    base = config._tmp_path_factory._basetemp  # type: ignore[attr-defined]
+    first = base is not None and not hasattr(config, "workerinput")
+    if first and base.is_relative_to(MEMORY) and config.stash.get(ENDED, 1) == 0:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[ENDED] = int(exitstatus)
 
 
 def pytest_collection_finish() -> None:
@@ -50,7 +80,7 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """A temporary folder of this session's own, with a short name: sockets are made in it."""
     tmp_path_factory.getbasetemp()  # stays where it is, to be looked into after a failure
     before, there = os.environ.get("TMPDIR"), [name for name in STORES if (ROOT / name).exists()]
-    folder = tempfile.mkdtemp(prefix="kbuild-t-")
+    folder = tempfile.mkdtemp(prefix="kbuild-t-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     state, os.environ["XDG_STATE_HOME"] = os.environ.get("XDG_STATE_HOME"), f"{folder}/state"
     # MLflow keeps artifacts below the working directory where a database's experiment has no other place.

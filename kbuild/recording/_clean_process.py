@@ -10,6 +10,7 @@ null, "kind": class, "file": path or null}``, with ``asked``: addresses of other
 It stands alone: no kbuild is importable here but the model's own.
 """
 
+import gc
 import importlib.abc
 import importlib.machinery
 import ipaddress
@@ -19,9 +20,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+# Every machine has them; what is in memory that programs share is of one machine.
+KERNELS = ("/dev", "/proc", "/sys")
+SHARED = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 
 
 class ShippedImports(importlib.abc.MetaPathFinder):
@@ -65,6 +70,11 @@ class HiddenImports:
         return getattr(self._finder, name)
 
 
+def is_inside(path: str, folders: Iterable[str]) -> bool:
+    """Whether a path is one of these folders or below one."""
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
 class Reach:
     """An audit hook (PEP 578) that hides files: less than a root of its own, since C libraries do not ask it."""
 
@@ -72,8 +82,10 @@ class Reach:
         covered = readable["covered"].items()
         # By the names that they have behind links too, since it is these that are asked for.
         self._covered = {place: set(names) for folder, names in covered for place in (folder, os.path.realpath(folder))}
-        roots = [*readable["binds"], *own, "/dev", "/proc", "/sys"]
+        roots = [*readable["binds"], *own]
         self._roots = list(dict.fromkeys([*roots, *map(os.path.realpath, roots)]))
+        # By other programs, before this one began: what it leaves there itself it may read.
+        self._shared = [str(path) for path in SHARED.iterdir()] if SHARED.is_dir() else []
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         """Raise FileNotFoundError for what is out of reach."""
@@ -88,7 +100,7 @@ class Reach:
                 return True
             if path.startswith(f"{folder}/"):
                 return path[len(folder) + 1 :].split("/", 1)[0] in names
-        return any(path == root or path.startswith(f"{root}/") for root in self._roots)
+        return is_inside(path, self._roots) or (is_inside(path, KERNELS) and not is_inside(path, self._shared))
 
 
 class OtherMachines:
@@ -165,10 +177,13 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     sys.meta_path[:] = [
         shipped, *(HiddenImports(finder, hidden, distributions, code) for finder in sys.meta_path)
     ]  # fmt: skip
+    gc.disable()  # a quarter of the time of these imports goes into looking for what they do not leave behind
     try:
         import mlflow.pyfunc
         from mlflow.pyfunc import scoring_server
 
+        gc.freeze()
+        gc.enable()
         model = mlflow.pyfunc.load_model(str(model_folder))
         if task["request"] is None:
             return {"response": None}
@@ -217,3 +232,4 @@ if __name__ == "__main__":
         sys.addaudithook(others)
     said = answer(job)
     Path(job["answer"]).write_text(json.dumps({**said, "asked": list(others.asked)}), encoding="utf-8")
+    gc.freeze()  # the interpreter looks for garbage again before it ends

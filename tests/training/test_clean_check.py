@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,16 @@ def test_the_hook_hides_what_is_out_of_reach(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         reach("os.listdir", (str(tmp_path),))
     reach("open", (3, "r", 0))
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no memory that programs share")
+def test_the_hook_hides_what_other_programs_left_in_shared_memory() -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as left:
+        reach = process.Reach({"binds": [], "covered": {}}, [])
+        with pytest.raises(FileNotFoundError):
+            reach("open", (left.name, "r", 0))
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as own:
+            reach("open", (own.name, "r", 0))
 
 
 class Finder:
