@@ -19,9 +19,11 @@ from typing import IO
 # The child leaves the loop and ends as any interpreter does, whatever its program raises.
 _LOOP = """
 import gc, importlib, json, os, sys
+gc.disable()
 for name in sys.argv[1:]:
     importlib.import_module(name)
 gc.freeze()
+gc.enable()
 orders = os.fdopen(os.dup(0))
 for line in iter(orders.readline, ""):
     process = os.fork()
@@ -42,7 +44,10 @@ os.environ.clear()
 os.environ.update(order["env"])
 sys.argv = order["argv"]
 sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w", closefd=False), open(2, "w", closefd=False)
-exec(compile(order["program"], "<string>", "exec"), {"__name__": "__main__"})
+try:
+    exec(compile(order["program"], "<string>", "exec"), {"__name__": "__main__"})
+finally:
+    gc.freeze()
 """
 
 

@@ -225,6 +225,7 @@ def test_a_package_that_only_the_check_finds_is_added(
     assert "hypothesis==" in Path(mlflow.pyfunc.get_model_dependencies(recorded.model_uri)).read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("quick_check")
 def test_what_the_user_says_it_needs_is_not_added_to(
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

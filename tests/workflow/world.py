@@ -308,7 +308,7 @@ def write_base(folder: Path) -> Path:
         "schemaVersion": 2,
         "mediaType": f"{media}.manifest.v1+json",
         "config": {"mediaType": f"{media}.config.v1+json", **put(json.dumps(config).encode())},
-        "layers": [{"mediaType": f"{media}.layer.v1.tar+gzip", **put(gzip.compress(layer.getvalue(), 1, mtime=0))}],
+        "layers": [{"mediaType": f"{media}.layer.v1.tar+gzip", **put(gzip.compress(layer.getvalue(), 0, mtime=0))}],
     }
     entry = {"mediaType": f"{media}.manifest.v1+json", **put(json.dumps(manifest).encode())}
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
