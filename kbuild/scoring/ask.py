@@ -41,6 +41,8 @@ _ARROW = {
     "datetime": pa.timestamp("ns"),
 }
 _EXACT_IN_A_DOUBLE = 2**53
+# What MLflow says first, with the data and the schema; the reason comes after both.
+_ENFORCING = "Failed to enforce schema of data "
 
 
 class Model:
@@ -221,6 +223,8 @@ def _reason(error: Exception) -> str:
     if text.startswith("{"):
         with contextlib.suppress(ValueError):
             text = str(json.loads(text).get("message", text))
+    if text.startswith(_ENFORCING):
+        text = text.rpartition(". Error: ")[2]
     return f"{type(error).__name__}: {text}"[:300]
 
 

@@ -17,7 +17,7 @@ HOME, DONE, REJECTED = "_kbuild", "_kbuild/done", "_kbuild/rejected"
 FAILED = f"{HOME}/failed.json"
 MANIFEST = "_manifest.json"
 FILE = f"{HOME}/job.json"
-_FORMAT = 2
+_FORMAT = 3
 """Changes whenever the same rows would be written as other files."""
 
 

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from kbuild.scoring import snapshots
@@ -26,12 +26,14 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A table to score; ``content`` tells it from every other, ``stamp`` is that of its file when it was looked at."""
+    """A table to score; ``content`` tells it from every other, ``stamp`` is that of its file when it was looked at.
+    ``partitions`` are columns that the names of its folders say."""
 
     path: str
     kind: str
     content: str
     stamp: str
+    partitions: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -84,19 +86,21 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
         raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
     if not found:
         hint = f"a file, folder or pattern of {', '.join(ENDINGS)} files"
-        raise InputRefused(f"{place.shown} does not name a table", hint=hint)
+        raise InputRefused(f"{place.shown} {place.lacks()}", hint=hint)
     sources = []
+    given = place
     for path in found:
-        place = Place(path)
+        place, partitions = Place(path), given.partitions(path)
         # Of a url its path counts, or else the end of its query, which may name the file.
         kind = _kind_of(place.shown) or _kind_of(path)
         if kind is None:
             hint = f"files end with {', '.join(ENDINGS)}"
             raise InputRefused(f"{place.shown} is not a table that can be read", hint=hint)
         try:
-            sources.append(Source(path=path, kind=kind, stamp=place.stamp(), content=place.content()))
+            stamp, content = place.stamp(), place.content()
         except Exception as error:  # the same
             raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
+        sources.append(Source(path=path, kind=kind, stamp=stamp, content=content, partitions=partitions))
     return sources
 
 
@@ -126,8 +130,9 @@ def columns_of(source: Source) -> list[str]:
         if source.kind == "parquet":
             names = list(_open_parquet(file, source).schema_arrow.names)
             _refuse_twice(names, source)
-            return names
-        return read_header(file, source)[1]
+        else:
+            names = read_header(file, source)[1]
+        return list(dict.fromkeys([*names, *source.partitions]))
 
 
 def schema_of(source: Source) -> dict[str, Any]:
@@ -136,10 +141,11 @@ def schema_of(source: Source) -> dict[str, Any]:
 
     if source.kind in snapshots.KINDS:
         return {field.name: field.type for field in snapshots.looked_at(source.path, source.stamp).schema}
+    texts = dict.fromkeys(source.partitions if source.kind == "parquet" else columns_of(source), pa.string())
     if source.kind != "parquet":
-        return dict.fromkeys(columns_of(source), pa.string())
+        return texts
     with Place(source.path).reading() as file:
-        return {field.name: field.type for field in _open_parquet(file, source).schema_arrow}
+        return texts | {field.name: field.type for field in _open_parquet(file, source).schema_arrow}
 
 
 def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:

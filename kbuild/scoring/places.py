@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
 from kbuild.scoring.errors import InputRefused
 
 _CHUNK = 1 << 20
 _GLOB = "*?["
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 class Place:
@@ -52,8 +54,7 @@ class Place:
             return self._remote_tables(endings)
         path = Path(self._root)
         if path.is_dir():
-            below = [each for each in path.rglob("*") if each.is_file()]
-            return sorted(str(each) for each in below if _is_table(str(each.relative_to(path)), endings))
+            return sorted(each for each in _files_below(self._root) if _is_table(each[len(self._root) :], endings))
         if path.is_file():
             return [str(path)]
         if any(sign in self._root for sign in _GLOB):
@@ -62,6 +63,23 @@ class Place:
             found = Path("/".join(depth[:top]) or "/").glob("/".join(depth[top:]))
             return sorted(str(each) for each in found if each.is_file() and _is_table(each.name, endings))
         return []
+
+    def partitions(self, path: str) -> dict[str, str | None]:
+        """What the names of folders say of a table that was found here: of ``year=2024/x.parquet`` that year is 2024.
+
+        As Hive, Spark and Arrow have it. Folders that are themselves named are none of the table's.
+        """
+        parts = self.text.rstrip("/").split("/")
+        patterns = any(sign in self.text for sign in _GLOB)
+        named = {*(parts[: _first_pattern(parts)] if patterns else parts)}
+        found = (each.split("=", 1) for each in path.split("/")[:-1] if "=" in each.strip("=") and each not in named)
+        return {unquote(name): None if value == _NO_VALUE else unquote(value) for name, value in found}
+
+    def lacks(self) -> str:
+        """What is to be said where it has no table."""
+        if any(sign in self._root for sign in _GLOB):
+            return "fits no table"
+        return "has no table in it" if self.exists() else "is not there"
 
     def _remote_tables(self, endings: tuple[str, ...]) -> list[str]:
         # In a url of http a ? begins the query, as fsspec has it too.
@@ -207,6 +225,26 @@ def without_query(text: str) -> str:
 def without_queries(text: str) -> str:
     """The same of all urls in a text, a driver's words for instance."""
     return re.sub(r"(?i)(https?://[^\s?#'\"]*)[?#][^\s'\"]*", r"\1", text)
+
+
+def _files_below(top: str) -> Iterator[str]:
+    """Links to folders elsewhere are followed, once each; what lies in ``top`` is found where it lies."""
+    real = os.path.realpath(top)
+    seen = {real}
+    for folder, folders, files in os.walk(top, followlinks=True):
+        following = []
+        for path in (f"{folder}/{name}" for name in sorted(folders)):
+            goal = os.path.realpath(path)
+            within = any(_is_within(*pair) for pair in ((goal, real), (real, goal)))
+            if goal not in seen and not (within and os.path.islink(path)):  # noqa: PTH114
+                seen.add(goal)
+                following.append(path.rpartition("/")[2])
+        folders[:] = following
+        yield from (path for name in files if os.path.isfile(path := f"{folder}/{name}"))  # noqa: PTH113
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _first_pattern(parts: list[str]) -> int:

@@ -100,7 +100,7 @@ def _no_rows(model: Model, job: Job, part: Part, table: Any) -> Any:
     """What is written of a part without an answer; ``table`` has its columns, None where there is not even a row."""
     if table is None:
         names = next(csv.reader([part.header or ""]), [])
-        table = pa.table({name: pa.array([], pa.string()) for name in names})
+        table = pa.table({name: pa.array([], pa.string()) for name in [*names, *part.source.partitions]})
     kept = table.select(job.kept(table.column_names))
     # The other parts, or else the end of the job, show that there is no answer whose columns are known.
     with suppress(RowsFailed):

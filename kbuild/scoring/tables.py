@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -18,10 +18,18 @@ import pyarrow.parquet as pq
 
 from kbuild.scoring import snapshots
 from kbuild.scoring.errors import InputRefused
-from kbuild.scoring.parts import Part, records
+from kbuild.scoring.parts import Part, Source, records
 from kbuild.scoring.places import Place, without_queries
 from kbuild.serving.answer.columns import CSV_TYPES
 
+_ARROW = {
+    "double": pa.float64(),
+    "float": pa.float32(),
+    "long": pa.int64(),
+    "integer": pa.int32(),
+    "boolean": pa.bool_(),
+    "datetime": pa.timestamp("us"),
+}
 BATCH_ROWS = 50_000
 BATCH_BYTES = 64 << 20
 """At most so much of a table is in memory at a time, as it is stored; Parquet by the average of its row groups."""
@@ -77,7 +85,7 @@ def _parquet(file: Any, part: Part, types: dict[str, str], rows: int) -> Iterato
     first = part.first
     # Threads would read ahead as many row groups as there are.
     for batch in reader.iter_batches(batch_size=rows, row_groups=list(groups), use_threads=False):
-        table = pa.Table.from_batches([batch])
+        table = _with_partitions(pa.Table.from_batches([batch]), part.source, types)
         numbers = range(first, first + len(table))
         yield Batch(table=table, numbers=numbers, frame=_to_pandas(table, types), places=range(len(table)))
         first += len(table)
@@ -92,6 +100,24 @@ def _snapshot(part: Part, types: dict[str, str], rows: int) -> Iterator[Batch]:
             numbers = range(first, first + len(table))
             yield Batch(table=table, numbers=numbers, frame=_to_pandas(table, types), places=range(len(table)))
             first += len(table)
+
+
+def _with_partitions(table: Any, source: Source, types: dict[str, str]) -> Any:
+    """The table with the columns that the names of its folders say, and it does not have."""
+    for name in source.partitions:
+        if name not in table.column_names:
+            table = table.append_column(name, _said(source, name, types, len(table)))
+    return table
+
+
+def _said(source: Source, name: str, types: dict[str, str], rows: int) -> Any:
+    """A column of what a folder says, of the type that the model reads, else as text."""
+    text, kind = source.partitions[name], types.get(name)
+    try:
+        value = pa.scalar(text, pa.string()).cast(_ARROW.get(kind or "", pa.string()))
+    except pa.ArrowException as error:
+        raise InputRefused(f"{source.shown}: {name}={text} is not {kind}") from error
+    return pa.repeat(value, rows)
 
 
 def _to_pandas(table: Any, types: dict[str, str]) -> Any:
@@ -126,7 +152,16 @@ def _csv(file: Any, part: Part, types: dict[str, str], rows: int) -> Iterator[Ba
         left -= len(text)
         line += len(record)
         if len(pending) >= rows or size >= BATCH_BYTES or (left <= 0 and pending):
-            yield reader.read(pending, numbers)
+            batch = reader.read(pending, numbers)
+            table = _with_partitions(batch.table, part.source, {})
+            added = table.column_names[batch.table.num_columns :]
+            frame = batch.frame
+            if frame is not None:
+                said = {
+                    name: _said(part.source, name, types, len(frame)).to_pandas() for name in added if name in types
+                }
+                frame = frame.assign(**said)
+            yield replace(batch, table=table, frame=frame)
             pending, numbers, size = [], [], 0
         if left <= 0:
             return

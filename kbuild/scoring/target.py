@@ -28,6 +28,10 @@ class Target:
     @classmethod
     def of(cls, text: str) -> Target:
         """What ``text`` names. Raises InputRefused for a url that cannot be used."""
+        if text == "-":
+            raise InputRefused(
+                "answers are files, which - is none of", hint="name a folder or a file, ./- for this one"
+            )
         path = Path(text.removeprefix("file://"))
         if "://" in text.removeprefix("file://") or not text.endswith((".parquet", ".csv")) or path.is_dir():
             return cls(out=Place(text), single=None)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -132,3 +133,90 @@ def test_a_model_that_does_not_answer_its_example_is_no_traceback(
 def test_other_errors_of_places_are_the_inputs() -> None:
     with pytest.raises(InputRefused, match="unheard"):
         Place("unheard://of/it")
+
+
+def in_folders(ending: str, names: dict[str, int], folder: str = "in") -> None:
+    for name, rows in names.items():
+        path = Path(folder, name, f"x{ending}")
+        path.parent.mkdir(parents=True)
+        frame = table(rows).drop(columns="c")
+        frame.to_parquet(path) if ending == ".parquet" else frame.to_csv(path, index=False)
+
+
+def written(folder: str) -> pd.DataFrame:
+    files = [path for path in sorted(Path(folder).iterdir()) if path.name.startswith("part")]
+    return pd.concat(pd.read_parquet(each) if each.suffix == ".parquet" else pd.read_csv(each) for each in files)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_columns_that_only_the_names_of_folders_have_are_columns(score: Score, ending: str) -> None:
+    """As Hive, Spark and Arrow lay out tables: https://spark.apache.org/docs/latest/sql-data-sources-parquet.html"""
+    in_folders(ending, {"c=7/place=north%2Feast": 3, "c=1/place=__HIVE_DEFAULT_PARTITION__": 2})
+    code, err, _ = score("in", "out")
+    assert code == 0, err
+    found = written("out")
+    assert found.columns.tolist() == ["id", "a", "b", "c", "place", "sum", "big"]
+    assert found["c"].tolist() == [1, 1, 7, 7, 7] and found["big"].tolist() == [False, False, True, True, True]
+    assert found["place"].fillna("").tolist() == ["", "", *["north/east"] * 3]
+    table(3)[["a", "b", "c"]].assign(c=7).to_parquet("flat.parquet")
+    assert score("flat.parquet", "flat")[0] == 0
+    assert np.allclose(written("flat")["sum"], found["sum"].iloc[2:], rtol=1e-6)
+    code, err, _ = score("in/c=*/*/*", "named.csv", "--keep", "place,c")
+    assert code == 0, err
+    assert pd.read_csv("named.csv")[["place", "c"]].iloc[-1].tolist() == ["north/east", 7]
+
+
+def test_a_folder_that_is_no_value_of_its_column_is_named(score: Score) -> None:
+    in_folders(".parquet", {"c=many": 2})
+    code, err, _ = score("in", "out")
+    assert code == 80 and "in/c=many/x.parquet" in err and "c=many is not long" in err
+
+
+def test_a_column_of_the_file_itself_goes_before_that_of_its_folder(score: Score) -> None:
+    Path("in/c=9").mkdir(parents=True)
+    table(3).to_parquet("in/c=9/x.parquet")
+    assert score("in", "out")[0] == 0
+    assert written("out")["c"].tolist() == table(3)["c"].tolist()
+
+
+def test_what_is_named_itself_has_no_columns_of_folders(score: Score) -> None:
+    Path("in/place=here").mkdir(parents=True)
+    table(3).to_parquet("in/place=here/x.parquet")
+    for number, given in enumerate(("in/place=here/x.parquet", "in/place=here", "in/place=here/*.parquet")):
+        assert score(given, f"out{number}")[0] == 0
+        assert "place" not in written(f"out{number}").columns
+
+
+def test_folders_that_are_links_are_read_once_each(score: Score) -> None:
+    Path("else").mkdir()
+    Path("in/deep").mkdir(parents=True)
+    table(3).to_parquet("else/a.parquet")
+    table(2).to_parquet("in/b.parquet")
+    Path("in/linked").symlink_to(Path("else").resolve())
+    Path("in/deep/round").symlink_to(Path("in").resolve())
+    code, err, manifest = score("in", "out")
+    assert code == 0, err
+    assert manifest["rows"] == 5
+
+
+@pytest.mark.parametrize(("given", "said"), [("nix.csv", "is not there"), ("nix*.csv", "fits no"), ("-", "not there")])
+def test_what_is_not_there_is_said_to_be_not_there(score: Score, given: str, said: str) -> None:
+    code, err, _ = score(given, "out")
+    assert code == 80 and said in err
+
+
+def test_answers_are_not_written_to_a_folder_called_dash(score: Score, tmp_path: Path) -> None:
+    table(3).to_csv("in.csv")
+    code, err, _ = score("in.csv", "-")
+    assert code == 80 and "./-" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+    assert score("in.csv", "./-")[0] == 0
+
+
+def test_what_mlflow_refuses_is_told_in_its_own_words_and_whole(score: Score) -> None:
+    """Of its message the data and the schema come first, and as long as the table is wide."""
+    table(3).assign(c=0.5).to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", "out")
+    assert code == 81 and "in.parquet, row 1: " in err
+    assert "Incompatible input types for column c. Can not safely convert float64 to int64." in err
+    assert "Failed to enforce schema" not in err
