@@ -58,6 +58,45 @@ def named_by_models(target: str) -> Iterator[tuple[str, bytes]]:
     yield "partial-of-a-state", whole(replaced(named("os", "system"), b"(" + body(f"touch {target}") + b"t") + b")R")
 
 
+def vector(data: bytes) -> bytes:
+    """An array of one array: to which 1 is added, that is ``data``."""
+    bytes_ = call(named("numpy._core.numeric", "_frombuffer"), data, Code(dtype("u1")), (len(data),), "C")
+    less = call(named("numpy", "subtract"), Code(bytes_), Code(call(named("numpy", "uint8"), 1)))
+    objects = call(named("numpy._core.multiarray", "_reconstruct"), Code(named("numpy", "ndarray")), (0,), b"b")
+    return objects + b"(" + body(1) + body((1,)) + dtype("O8") + b"\x89](" + less + b"etb"
+
+
+def dtype(text: str) -> bytes:
+    made_of = call(named("numpy", "dtype"), text, False, True)
+    return made_of + (body((3, "|", None, None, None, -1, -1, 63)) + b"b" if text == "O8" else b"")
+
+
+def made_states(target: str = "/nowhere/mark") -> Iterator[tuple[str, bytes]]:
+    """States of a frozen estimator whose own tags only a call tells."""
+    inside = call(named("pathlib", "PosixPath"), target)
+    tags = partial(named("sklearn.utils._tags", "Tags"), "x", None, None)
+    added = call(named("_operator", "add"), "__sklearn_", "tags__")
+    estimator, key = word("estimator") + inside, word("__sklearn_tags__")
+    yield "key-that-is-added", b"}(" + estimator + added + tags + b"u"
+    yield "key-of-numpy", b"}(" + estimator + call(named("numpy", "str_"), "__sklearn_tags__") + tags + b"u"
+    yield "ordered-dict", call(named("collections", "OrderedDict")) + b"(" + estimator + key + tags + b"u"
+    dicts = Code(b"}(" + estimator + b"u"), Code(b"}(" + key + tags + b"u")
+    yield "two-dicts", call(named("_operator", "or_"), *dicts)
+    yield "bunch", named("sklearn.utils._bunch", "Bunch") + b")\x81(" + estimator + key + tags + b"u"
+
+
+def computed_names(target: str) -> Iterator[tuple[str, bytes]]:
+    """With a constructor that calls what it is given they write a file."""
+    score = named("sklearn.metrics._regression", "mean_squared_error")
+    writer = call(named("sklearn.metrics._scorer", "_Scorer"), Code(score), 1, {"pos_label": None}, "write_bytes")
+    for name, state in made_states(target):
+        estimator = made("sklearn.frozen._frozen", "FrozenEstimator", state)
+        items = pairs(minimizer=writer, func=estimator, kwargs=pairs(y_true=b"N"))
+        chain = made("scipy.optimize._basinhopping", "MinimizerWrapper", items)
+        table = named("statsmodels.stats.tabledist", "TableDist")
+        yield name, whole(call(table, [1, 2], Code(vector(b"x = 1")), [[1, 2]], Code(chain)))
+
+
 def lazy(function: bytes) -> bytes:
     return call(named("operator", "getitem"), Code(call(named("collections", "defaultdict"), Code(function))), "x")
 
@@ -216,6 +255,6 @@ def polyglot(code: bytes) -> bytes:
 
 def devised(target: str) -> Iterator[tuple[str, str, bytes]]:
     """Name, loader and data."""
-    for name, data in (*named_by_models(target), *by_arguments(target)):
+    for name, data in (*named_by_models(target), *computed_names(target), *by_arguments(target)):
         yield name, "pickle", data
     yield from read_otherwise(target)

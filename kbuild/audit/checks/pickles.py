@@ -158,6 +158,9 @@ class PickleCheck:
                 )
             elif not known and not (makers and module in ("types", "builtins", "abc", "weakref")):
                 unknown.append(f"would import {module}.{name}, which is not known to make data")
+        for module, name in stream.constructed:
+            if libraries.has_state_only(module, name) and not self._is_allowed(module, name):
+                unknown.append(f"would call the constructor of {module}.{name}, which pickle gives its state instead")
         for what in unknown:
             yield Finding(
                 id="pickle-unknown",

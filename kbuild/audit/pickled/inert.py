@@ -14,7 +14,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from kbuild.audit.pickled.effort import Effort, TooMuch
-from kbuild.audit.pickled.opcodes import BOUNDED, watched
+from kbuild.audit.pickled.opcodes import BOUNDED, constructed, constructed_by_state, size_of_state, watched
 from kbuild.audit.pickled.standins import (
     ATTRIBUTES,
     CLASSES,
@@ -27,6 +27,7 @@ from kbuild.audit.pickled.standins import (
     Encoded,
     Global,
     Opaque,
+    Stored,
     called_by_copyreg,
     called_only,
     is_importable,
@@ -48,10 +49,10 @@ _Unpickler: Any = pickle._Unpickler  # typed as that in C, which has no such ins
 class InertReader(_Unpickler):  # type: ignore[misc]
     """Reads the one pickle that begins at ``begin``; with ``skip`` as joblib does, else as pickle does.
 
-    ``position`` is where it ends, ``named`` what it would import, ``problems`` what it does that data never does,
-    ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``loaded`` those that it loads, by their
-    identity; ``skipped`` whether there were raw arrays.
-    ``begun`` is what was odd before it named a module that is none here.
+    ``position`` is where it ends, ``named`` what it would import, ``constructed`` what of it gets arguments,
+    ``problems`` what it does that data never does, ``calls`` how often it calls; ``texts`` are the bytes and texts in
+    it, ``loaded`` those that it loads, by their identity; ``skipped`` whether there were raw arrays. ``begun`` is what
+    was odd before it named a module that is none here.
     ``same`` are the places where it was as at its beginning: a pickle that begins there reads the same.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
     most places where a pickle may begin are none, and take random lengths for theirs. What it builds counts as
@@ -69,11 +70,10 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self._data, self._skip = data, skip
         self._effort, self.paid, self.longest = effort, 0, len(data)
         self.position, self.calls = begin, 0
-        self.named: dict[tuple[str, str], None] = {}
+        self.named, self.constructed = dict[tuple[str, str], None](), dict[tuple[str, str], None]()
         self.problems: dict[str, None] = {}
         self.texts: list[bytes | str] = []
-        self.loaded: dict[int, bytes] = {}
-        self.same: set[int] = set()
+        self.loaded, self.same = dict[int, bytes](), set[int]()
         self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
         self.begun: tuple[str, ...] | None = None
         self._passed = 0
@@ -172,13 +172,14 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         """PERSID, BINPERSID."""
         # torch's oldest format: a module's class with its source, of which the class is taken (torch/serialization.py).
         of_module = isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global)
-        return pid[1] if of_module else Opaque()
+        return pid[1] if of_module else Stored()
 
-    def _call(self, called: Any, arguments: Any) -> Any:
+    def _call(self, called: Any, arguments: Any, *, new: bool = False) -> Any:
         self.calls += 1
         # pickle's own reader in Python, joblib's, takes a list for the arguments too.
         given = tuple(arguments) if isinstance(arguments, tuple | list) else ()
         self._effort.look(len(given))  # the same ones may be given again and again
+        self.constructed |= {} if new else dict.fromkeys(constructed(called, given))
         called, arguments = called_by_copyreg(called, given)
         name = called_only(called)
         if name is not None:
@@ -225,13 +226,16 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     def _instantiate(self, klass: Any, args: Any) -> None:
         self.append(self._call(klass, tuple(args)))
 
-    def _reduce(self) -> None:
+    def _reduce(self, *, new: bool = False) -> None:
         arguments = self.stack.pop()
-        self.stack[-1] = self._call(self.stack[-1], arguments)
+        self.stack[-1] = self._call(self.stack[-1], arguments, new=new)
+
+    def _newobj(self) -> None:
+        self._reduce(new=True)
 
     def _newobj_ex(self) -> None:
         self.stack.pop()
-        self._reduce()
+        self._newobj()
 
     def _build(self) -> None:
         state = self.stack.pop()
@@ -241,13 +245,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.problems[f"changes {built} itself"] = None
         elif isinstance(built, Opaque):
             built.state = state
-            self._effort.look(
-                sum(
-                    len(each)
-                    for each in (state, *(state if isinstance(state, tuple) else ()))
-                    if isinstance(each, tuple | dict)
-                )
-            )
+            self._effort.look(size_of_state(state))
+            self.constructed |= dict.fromkeys(constructed_by_state(built, state))
             odd = odd_state(built, state)
             if odd is not None:
                 self.problems[odd] = None
@@ -265,6 +264,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             inner = InertReader(self._data, at, self._effort)
             error = inner.run()
             self.named |= inner.named
+            self.constructed |= inner.constructed
             self.problems |= inner.problems
             self.texts += inner.texts
             self.loaded |= inner.loaded
@@ -291,7 +291,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         pickle.FRAME[0]: _frame,
         pickle.PROTO[0]: _proto,
         pickle.REDUCE[0]: _reduce,
-        pickle.NEWOBJ[0]: _reduce,
+        pickle.NEWOBJ[0]: _newobj,
         pickle.NEWOBJ_EX[0]: _newobj_ex,
         pickle.BUILD[0]: _build,
     }

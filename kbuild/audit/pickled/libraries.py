@@ -53,10 +53,13 @@ _LIBRARIES: Mapping[str, _Library] = {
     # Models as they pickle themselves: what they are made of again is judged as a file of its own.
     "keras": _library("keras", "src.models src.utils.tracking"),
     "lightgbm": _library("lightgbm", "basic engine sklearn callback"),
-    "polars": _library("polars polars-lts-cpu polars-u64-idx", "dataframe series datatypes"),
+    "polars": _library("polars polars-lts-cpu polars-u64-idx", "dataframe series datatypes schema"),
     "scipy": _library("scipy", "sparse interpolate spatial optimize special cluster"),
+    # What a callback holds connects to any address when it is loaded (sklearn/callback/_transport.py).
     "sklearn": _library(
-        "scikit-learn", without="datasets externals tests conftest _build_utils experimental _min_dependencies"
+        "scikit-learn",
+        without="datasets externals tests conftest _build_utils experimental _min_dependencies callback utils.parallel "
+        "utils._testing utils._mocking utils.estimator_checks",
     ),
     "statsmodels": _library("statsmodels", without="datasets tests tools graphics iolib sandbox"),
     "torch": _library("torch", "nn optim _tensor storage torch_version distributions ao.nn.quantized ao.nn.intrinsic"),
@@ -156,6 +159,17 @@ class Libraries:
             return _CYTHON.fullmatch(name) is not None and _is_compiled(module, read)
         return name in defined
 
+    def has_state_only(self, module: str, name: str) -> bool:
+        """Whether it is a class of a library whose objects pickle gives a state and never arguments: its source tells
+        of no other way. A constructor may call what it is given."""
+        library = _LIBRARIES.get(module.partition(".")[0])
+        read = None if library is None else self._read(library.distributions)
+        tree = None if read is None else _parsed(module, read)
+        found = (
+            (each for each in ast.walk(tree) if isinstance(each, ast.ClassDef) and each.name == name) if tree else ()
+        )
+        return any(not _is_reduced(each) for each in found)
+
     def _read(self, distributions: tuple[str, ...]) -> Read | None:
         first = distributions[0]
         if first not in self._files:
@@ -217,20 +231,36 @@ def _is_compiled(module: str, read: Read) -> bool:
 _MAKERS = frozenset({"namedtuple", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Flag", "make_dataclass"})
 
 
+# How a class has itself made with arguments, and what it inherits that from.
+_REDUCES = frozenset({"__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__"})
+_REDUCED = re.compile(r"\w*(Error|Exception|Warning|Enum|Flag)|str|int|float|complex|bytes|tuple|frozenset|NamedTuple")
+
+
+def _is_reduced(definition: ast.ClassDef) -> bool:
+    bases = (getattr(each, "attr", getattr(each, "id", "NamedTuple")) for each in definition.bases)
+    own = (each.name for each in definition.body if isinstance(each, ast.FunctionDef))
+    return any(_REDUCED.fullmatch(each) for each in bases) or any(each in _REDUCES for each in own)
+
+
+def _parsed(module: str, read: Read) -> ast.Module | None:
+    """None where there is no source."""
+    place = module.replace(".", "/")
+    source = read(f"{place}.py")
+    source = read(f"{place}/__init__.py") if source is None else source
+    try:
+        return None if source is None else ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return ast.Module(body=[], type_ignores=[])
+
+
 def _definitions(module: str, read: Read, *, functions: bool = False, nested: bool = False) -> frozenset[str] | None:
     """The classes (and functions) that a module's source defines, None where there is no source.
 
     With ``nested`` those in classes too, by qualified names, and what a call of ``namedtuple`` and its like makes.
     """
-    place = module.replace(".", "/")
-    source = read(f"{place}.py")
-    source = read(f"{place}/__init__.py") if source is None else source
-    if source is None:
+    tree = _parsed(module, read)
+    if tree is None:
         return None
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return frozenset()
     kinds = (ast.ClassDef, ast.FunctionDef) if functions else (ast.ClassDef,)
     found: set[str] = set()
     pending: list[tuple[str, ast.AST]] = [("", tree)]

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kbuild.audit.pickled.standins import Opaque
+from kbuild.audit.pickled.standins import MADE_KEY, Encoded, Global, Opaque
 
 _Load = Callable[[Any], None]
 
@@ -21,6 +21,7 @@ _TEXTS = (
 )
 _SHORTEST = 5  # bytes or letters of a text that may hold anything
 _AT_ONCE = 1 << 16  # words that are paid for together
+_WRAPPED = 8  # calls in each other
 # What objects take, in words of 8 bytes with what refers to them: about, of CPython.
 _FEW = 4
 _WORDS = {
@@ -56,9 +57,13 @@ def _set(into: Any, items: list[Any]) -> None:
     pairs = zip(items[::2], items[1::2], strict=True)
     if isinstance(into, dict):
         # Keys may be made so that to hash them, or to tell them apart, never ends.
-        into.update((key if type(key) is str else _OTHER_KEY, value) for key, value in pairs)
+        into.update((key if type(key) is str else _other(key), value) for key, value in pairs)
     elif not isinstance(into, Opaque | list | bytearray | type):
         raise TypeError(f"items are set of {type(into).__name__}")
+
+
+def _other(key: Any) -> object:
+    return MADE_KEY if isinstance(key, Opaque) and not isinstance(key, Global | Encoded) else _OTHER_KEY
 
 
 def _empty_set(reader: Any) -> None:
@@ -75,6 +80,37 @@ def _bytearray8(reader: Any) -> None:
     if size > reader.longest:  # it would be made before it is read
         raise EOFError("it ends early")
     reader.append(bytearray(reader.read(size)))
+
+
+def constructed(called: Any, arguments: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+    """What a call would hand arguments to: pickle gives classes that are written in Python their state instead."""
+    for _ in range(_WRAPPED):
+        if not (isinstance(called, Global) and arguments):
+            return ()
+        place = (called.module, called.name)
+        if place == ("functools", "partial"):
+            called, arguments = arguments[0], arguments[1:]
+        elif place[0] in ("copyreg", "copy_reg"):
+            # Of a base, __new__ and __init__ are called with one argument.
+            based = place[1] == "_reconstructor" and len(arguments) > 1
+            called, arguments = arguments[1] if based else None, arguments[2:]
+        else:
+            return (place,)
+    return ()
+
+
+def constructed_by_state(built: Opaque, state: Any) -> tuple[tuple[str, str], ...]:
+    """The same of the state of a partial: function, arguments, keywords."""
+    if built.made_by != "functools.partial" or not isinstance(state, tuple):
+        return ()
+    return constructed(state[0] if state else None, tuple(each for each in state[1:3] if each))
+
+
+def size_of_state(state: Any) -> int:
+    """How much of a state is looked at."""
+    listed = len(state) if isinstance(state, list) else 0
+    parts = (state, *(state if isinstance(state, tuple) else ()))
+    return listed + sum(len(each) for each in parts if isinstance(each, tuple | dict))
 
 
 BOUNDED: Mapping[int, _Load] = {

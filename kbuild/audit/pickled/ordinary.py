@@ -120,6 +120,8 @@ _NUMPY: tuple[tuple[str, str], ...] = (
     (r"numpy\.lib\.(_?polynomial|_polynomial_impl)", "poly1d"),
     (r"numpy\.polynomial\.\w+", "Polynomial Chebyshev Legendre Hermite HermiteE Laguerre"),
     (r"numpy\.dtypes", r"\w+DType"),
+    # They turn what they are given into a dtype.
+    (r"numpy\._core\._internal", "_convert_to_stringdtype_kwargs"),
     (r"numpy\.random\._pickle", "__bit_generator_ctor __generator_ctor __randomstate_ctor"),
     (r"numpy\.random\.(mtrand|_generator|_mt19937|_pcg64|_philox|_sfc64|bit_generator)", r"[A-Z]\w+"),
     (r"numpy\.random\.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -12,6 +13,8 @@ from typing import Any
 TOO_DEEP = "it is nested too deeply"
 EXTENSION = "takes number"
 """How the problem begins that a pickle has which takes a class by its number."""
+MADE_KEY = object()
+"""Stands in a dict for a key that a call returned: it may be any text."""
 _HELPERS = 8  # that may be called by each other
 _HAS_OBJECTS = 0x01  # numpy's NPY_ITEM_REFCOUNT in the flags of a dtype's state
 # What makes or takes anything: data calls them, and never hands them on for something else to call.
@@ -32,6 +35,8 @@ _FORMULAS = {"restore_model_spec", "restore_design_info"}
 
 # Methods that Python, pickle or a library look up by this name: of data they are those of its class.
 _SPECIAL = re.compile(r"__\w+__")
+# Made by compiled code, which reads its state by its own order: no names come of it.
+_COMPILED = re.compile(r".*\.__pyx_unpickle_\w+|numpy\.random\._pickle\.\w+")
 _TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
 # What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
 _RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default"})
@@ -64,6 +69,10 @@ class Opaque:
 
     def add(self, _: Any) -> None:
         """For ADDITEMS."""
+
+
+class Stored(Opaque):
+    """What a loader of its own finds by its number: the numbers of torch's tensors."""
 
 
 class Encoded(Opaque):
@@ -171,8 +180,15 @@ def odd_state(built: Opaque, state: Any) -> str | None:
     ):
         return "prepares a call of what another call returned"
     parts = state if isinstance(state, tuple) else (state,)
-    for key, value in ((k, v) for part in parts if isinstance(part, dict) for k, v in part.items()):
-        if isinstance(key, str) and _SPECIAL.fullmatch(key) and isinstance(value, Opaque | type) and key not in _TYPED:
+    pairs = len(parts) == 2 and not _COMPILED.fullmatch(built.made_by)
+    if type(state) is Opaque or (pairs and any(type(part) is Opaque for part in parts)):
+        # A mapping, or pairs, of which nobody sees what they hold. Of two the second is for slots.
+        return "gives an object a state that another call makes"
+    for key, value in _attributes(state, parts):
+        if key is MADE_KEY or type(key) is Opaque:
+            return "gives an object an attribute whose name another call makes"
+        special = isinstance(key, str) and _SPECIAL.fullmatch(key) is not None and key not in _TYPED
+        if special and (isinstance(value, Opaque | type) or key == "__dict__"):
             return f"gives an object a {key} of its own"
         methods = value if isinstance(value, tuple | list) else (value,)
         if key == "_response_method" and not all(type(each) is str and each in _RESPONSES for each in methods):
@@ -182,6 +198,16 @@ def odd_state(built: Opaque, state: Any) -> str | None:
     if type(state) is dict and all(type(key) is str for key in state) and not _FORMULAS & state.keys():
         return None
     return f"evaluates a formula of the state of {built.made_by}"
+
+
+def _attributes(state: Any, parts: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
+    """Names and values that a state may set: of dicts, or of pairs, which ``dict.update`` takes as well."""
+    for part in parts:
+        if isinstance(part, dict):
+            yield from part.items()
+    for pair in state if isinstance(state, list | tuple) else ():
+        if isinstance(pair, list | tuple) and len(pair) == 2:
+            yield pair[0], pair[1]
 
 
 @cache

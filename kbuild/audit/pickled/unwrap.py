@@ -36,7 +36,8 @@ _STRING = re.compile(rb"[\x8c\x8dXVSUT]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PickleStream:
-    """One pickle: ``named`` are the modules and names that loading it would import, ``problems`` what else is odd.
+    """One pickle: ``named`` are the modules and names that loading it would import, ``constructed`` what of it
+    gets arguments, ``problems`` what else is odd.
 
     ``place`` is the way to it inside the file; ``fault`` says why it has no proper end, ``data`` is then the rest.
     With ``closed`` it is a container that could not be opened whole. ``other`` tells that it is how another loader than
@@ -47,6 +48,7 @@ class PickleStream:
     place: str
     named: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+    constructed: tuple[tuple[str, str], ...] = ()
     fault: str | None = None
     data: bytes = b""
     closed: bool = False
@@ -166,8 +168,8 @@ def _told(reader: InertReader, data: bytes, begin: int, fault: str | None, at: _
         if reader.objects and plain.begun is not None:
             problems = plain.begun  # joblib counts the memo anew there: what is read takes other objects for its own
         if set(plain.named) - set(reader.named) or set(problems) - set(reader.problems):
-            named = tuple(plain.named)
-            yield PickleStream(place=at.name, named=named, problems=problems, other=True, noisy=reader.objects)
+            other = replace(_stream(plain, at.name, None), problems=problems)
+            yield replace(other, other=True, noisy=reader.objects)
         for text in plain.texts if fault is not None else ():
             yield from _nested(text, at)
     for loaded in reader.loaded.values():
@@ -179,7 +181,9 @@ def _told(reader: InertReader, data: bytes, begin: int, fault: str | None, at: _
 
 
 def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"") -> PickleStream:
-    return PickleStream(place=place, named=tuple(reader.named), problems=tuple(reader.problems), fault=fault, data=data)
+    named, made = tuple(reader.named), tuple(reader.constructed)
+    odd = tuple(reader.problems)
+    return PickleStream(place=place, named=named, constructed=made, problems=odd, fault=fault, data=data)
 
 
 def _later(data: bytes, begin: int, at: _Place, told: Set[tuple[str, str]]) -> Iterator[PickleStream]:
