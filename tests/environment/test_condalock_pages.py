@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import stat
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from loaded import Loaded
+from packaging.markers import Marker
 
 from kbuild.digest import digest_bytes
 from kbuild.environment.condalock.one_platform import PlatformSolve
@@ -147,11 +149,12 @@ print(json.dumps({{"success": True, "actions": {{"FETCH": [record], "LINK": [rec
 def wheel(
     name: str, version: str, *, tag: str = "py3-none-any", needs: str = "", content: str = ""
 ) -> tuple[str, bytes]:
-    """File name and bytes of a wheel that holds its metadata alone."""
+    """File name and bytes of a wheel that holds its metadata alone; ``needs`` has a requirement a line."""
     data = io.BytesIO()
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(data, "w") as archive:
-        needed = f"Requires-Dist: {needs}\n" if needs else ""
+        needed = "".join(f"Requires-Dist: {each}\n" for each in needs.splitlines())
+        needed += "".join(f"Provides-Extra: {each}\n" for each in sorted(set(re.findall("extra == '(.+?)'", needs))))
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
         archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
         archive.writestr(f"{name}.py", content)
@@ -197,6 +200,7 @@ def solve(
     pins: list[str],
     whole: bool,
     downloads: Path | None = None,
+    architecture: str = "amd64",
 ) -> str:
     """The lock as text, or what the error says; None starts conda-lock as kbuild does."""
     solver = tmp_path / "conda"
@@ -205,7 +209,7 @@ def solve(
     cache = str(tmp_path / f"cache-{whole}-{downloads}")
     environ = {**os.environ, "XDG_CACHE_HOME": cache}
     environ.pop("REQUESTS_CA_BUNDLE", None)
-    platform = Platform("linux", "amd64")
+    platform = Platform("linux", architecture)
 
     def launch(argv: Any, *, env: Any, cwd: Path, **options: Any) -> Completed:
         if conda_lock is None:
@@ -296,6 +300,97 @@ def test_the_lock_is_the_same_as_from_whole_pages(conda_lock: Loaded, site: Any,
     assert "pass" not in whole
     asked = [path for path, _ in site.seen if path.startswith("/a/")]
     assert sorted(asked) == sorted(set(asked))  # no page twice, whoever wanted it
+
+
+# As the metadata of cuda-toolkit 13.
+TOOLKIT = """blas==1.0.*; sys_platform == 'win32' and platform_machine == 'AMD64' and extra == 'blas'
+blas==1.0.*; sys_platform == 'linux' and (platform_machine == 'x86_64' or os_name == 'nt') and extra == 'blas'
+blas==1.0.*; sys_platform == 'linux' and extra == 'solver'
+blas==2.0; sys_platform == 'linux' and extra == 'newer'
+compiler>=1; sys_platform == 'linux' and extra == 'blas'
+compiler<3; sys_platform == 'linux' and extra == 'compiler'
+compiler==9.0; sys_platform == 'win32' and extra == 'compiler'
+linker>=2; python_version >= '3.11' and extra == 'solver'
+linker<2; python_version < '3.11' and extra == 'solver'
+arm; platform_machine == 'aarch64' and extra == 'blas'
+intel; platform_machine == 'x86_64'
+pypy; platform_python_implementation == 'PyPy'
+unasked; extra == 'other'
+plain; implementation_name == 'cpython'"""
+
+
+@pytest.mark.parametrize(("architecture", "machine", "foreign"), [("amd64", "intel", "arm"), ("arm64", "arm", "intel")])
+def test_the_lock_is_the_same_with_markers_that_are_settled(
+    conda_lock: Loaded, site: Any, tmp_path: Path, architecture: str, machine: str, foreign: str
+) -> None:
+    """Nothing is in it that only another processor or another Python needs: some of that no index has."""
+    needs = "toolkit[blas,compiler,solver]==1.0; platform_system == 'Linux'\nabsent; platform_system == 'Windows'"
+    wheels = [wheel("torchlike", "1.0", needs=needs), wheel("toolkit", "1.0", needs=TOOLKIT)]
+    wheels += [wheel(name, "1.0") for name in (machine, "unasked", "plain")]
+    for name in ("blas", "compiler", "linker"):
+        wheels += [wheel(name, version, needs="plain; extra == 'x'") for version in ("1.0.3", "2.0", "3.0", "9.0")]
+    by_name: dict[str, dict[tuple[str, bytes], str]] = {}
+    for file in wheels:
+        by_name.setdefault(file[0].partition("-")[0], {})[file] = 'href="/files/NAME{}"'
+    for name, files in by_name.items():
+        publish(site, "a", name, files)
+    whole, now = (
+        solve(conda_lock, site, tmp_path, pip=["torchlike"], pins=[], whole=whole, architecture=architecture)
+        for whole in (True, False)
+    )
+    assert now == whole
+    packages = {each["name"]: each for each in yaml.safe_load(now)["package"] if each["manager"] == "pip"}
+    chosen = {name: each["version"] for name, each in packages.items()}
+    assert {name: chosen.pop(name) for name in ("blas", "compiler", "linker")} == {
+        "blas": "1.0.3",
+        "compiler": "2.0",
+        "linker": "9.0",
+    }
+    assert chosen == dict.fromkeys(("torchlike", "toolkit", "plain", machine), "1.0")
+    needed = {"blas", "compiler", "linker", "plain", machine}
+    assert packages["toolkit"]["dependencies"].keys() == needed and foreign not in now
+
+
+SETTLE = """
+import json, sys
+from conda_lock._vendor.poetry.core.packages.dependency import Dependency
+from kbuild.environment.condalock.settled import settle
+
+def ask(text, values):
+    dependency = Dependency.create_from_pep_508(text)
+    settled = settle(dependency, {**values, "extra": frozenset(values["extra"])})
+    return str(settled.marker), str(dependency.marker) == str(Dependency.create_from_pep_508(text).marker)
+
+json.dump([ask(*each) for each in json.load(sys.stdin)], sys.stdout)
+"""
+
+
+def test_a_marker_is_let_go_of_where_it_holds(conda_lock: Loaded) -> None:
+    """As packaging reads it, and the dependency that others have too keeps its own."""
+    markers = sorted({text.partition(";")[2].strip() for text in TOOLKIT.splitlines()} - {""})
+    linux = {
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+        "python_version": "3.11",
+        "os_name": "posix",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
+    asked = [
+        (f"some; {marker}", {**linux, **other, "extra": extra})
+        for marker in markers
+        for other in ({}, {"sys_platform": "win32", "platform_machine": "AMD64"}, {"python_version": "3.10"})
+        for extra in ([], ["blas"], ["solver"], ["compiler", "newer"])
+    ]
+    done = conda_lock.run(SETTLE, json.dumps(asked))
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = json.loads(done.stdout)
+    for (text, values), (settled, untouched) in zip(asked, answers, strict=True):
+        marker = Marker(text.partition("; ")[2])
+        holds = any(marker.evaluate({**values, "extra": extra}) for extra in (values["extra"] or [""]))
+        assert (settled == "") == holds, (text, values)
+        assert untouched
+    assert 10 < sum(not settled for settled, _ in answers) < len(answers) - 10
 
 
 def test_what_lies_in_the_cache_is_not_asked_for_once_more(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.environment.condalock.index_session import HostCredentials
 from kbuild.environment.index.package_indexes import Indexes
+from kbuild.environment.index.session import HostCredentials
 from kbuild.errors import ConfigurationError
 from kbuild.urls.credentials import (
     expand_variables,

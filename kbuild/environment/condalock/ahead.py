@@ -102,7 +102,7 @@ def _ask_alone(wanted: Sequence[tuple[str, str]], packages: Mapping[str, str | N
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    from kbuild.environment.condalock.index_session import THREADS
+    from kbuild.environment.index.session import THREADS
 
     sessions = {index: _sessions(index) for index in dict.fromkeys(index for index, _ in wanted)}
     lock = threading.Lock()
@@ -128,8 +128,8 @@ def _sessions(index: str) -> tuple[str, ThreadSessions]:
     """The index's url as poetry uses it, and sessions with its credentials."""
     import requests
 
-    from kbuild.environment.condalock.index_session import HostCredentials
     from kbuild.environment.index.pip_network import configure
+    from kbuild.environment.index.session import HostCredentials
     from kbuild.http import ThreadSessions
     from kbuild.urls.credentials import split_credentials
 

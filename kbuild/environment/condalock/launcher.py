@@ -7,7 +7,7 @@ conda-lock itself leaves out what is newer than the virtual package ``__glibc``.
 has it no more, this stops instead of locking other wheels than were asked for.
 
 Pages of indexes are asked for together, by another process (ahead.py), and read as far as they are needed (pages.py),
-unless the variable ``WHOLE`` is set.
+and markers that hold on the platform are let go of (settled.py), unless the variable ``WHOLE`` is set.
 
 Format: PEP 600, and the order of ``packaging.tags`` (the name with a number before its legacy alias).
 """
@@ -56,6 +56,7 @@ def main() -> None:
     gc.disable()  # a tenth of the time of a thousand imports goes into looking for what none of them leaves behind
     try:
         _prepare()
+        _settle_markers()
         together = _find_packages(coming) if asks else None
         gc.freeze()
         gc.enable()
@@ -97,6 +98,17 @@ def _prepare() -> None:
     for name in ("_prepare_repositories_pool", "_get_stripped_url"):
         if not hasattr(pypi_solver, name):
             sys.exit(f"kbuild does not know this version of conda-lock: it has no {name}")
+
+
+def _settle_markers() -> None:
+    from kbuild.environment.condalock import settled
+
+    try:
+        settled.complete_markers()
+    except AttributeError:
+        sys.exit("kbuild does not know this version of conda-lock: its environments are other ones")
+    if not os.environ.get(WHOLE):
+        settled.install()
 
 
 def _find_packages(coming: ahead.Ahead | None) -> Any:

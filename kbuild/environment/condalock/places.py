@@ -34,10 +34,10 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import Ahead
-from kbuild.environment.condalock.index_session import THREADS, HostCredentials
 from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
 from kbuild.environment.index.json_page import page_of
 from kbuild.environment.index.pip_network import configure
+from kbuild.environment.index.session import THREADS, HostCredentials
 from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
 from kbuild.environment.requirements import ArbitraryEquality, marker_environment

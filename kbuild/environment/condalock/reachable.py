@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import requests
 
-from kbuild.environment.condalock.index_session import HostCredentials
 from kbuild.environment.index.package_indexes import network_reason
 from kbuild.environment.index.pip_network import configure
+from kbuild.environment.index.session import HostCredentials
 from kbuild.environment.links import is_local, local_path
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.http import patient_session
