@@ -68,7 +68,7 @@ class ImageFacts:
 
     ``unowned`` are files in site-packages that no distribution and no conda package brought, ``brought`` those that one
     did, unchanged; ``base`` is what the distribution's package manager says of the rest. ``config`` is the whole image
-    config without ``rootfs``.
+    config without ``rootfs``, ``beside`` what the manifest says beside config, layers and annotations.
     """
 
     digest: str
@@ -82,6 +82,7 @@ class ImageFacts:
     brought: frozenset[str] = frozenset()
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     layers: tuple[ImageLayer, ...] = ()
     measured: Callable[[], ImageSizes] | None = field(default=None, compare=False, repr=False)
 
@@ -120,6 +121,7 @@ class Description:
     labels: Mapping[str, str]
     config: Mapping[str, Any] | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     layers: tuple[ImageLayer, ...] = ()
     measured: Callable[[], ImageSizes] | None = None
 
@@ -158,6 +160,7 @@ def make_image_facts(
         brought=frozenset(owned - changed),
         config=described.config,
         annotations=described.annotations,
+        beside=described.beside,
         layers=described.layers,
         measured=described.measured,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,3 +49,16 @@ class Planned:
     def whole(self) -> bool:
         """Whether every layer can be compared: then nothing of the image is left to be judged by its looks."""
         return self.layers is not None and all(layer.diff_id is not None for layer in self.layers)
+
+
+def flat_config(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """An image config as names and texts, each variable and label by itself."""
+    if path.endswith("Env") and isinstance(value, list):
+        for pair in value:
+            name, _, text = str(pair).partition("=")
+            yield f"{path}.{name}", text
+    elif isinstance(value, Mapping) and path in ("", "config", "config.Labels"):
+        for key, inner in value.items():
+            yield from flat_config(f"{path}.{key}" if path else str(key), inner)
+    elif path != "rootfs":
+        yield path, value if isinstance(value, str) else json.dumps(value, sort_keys=True)

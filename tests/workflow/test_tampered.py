@@ -204,6 +204,10 @@ TAMPERED: dict[str, tuple[Callable[[Opened], object], str, str]] = {
     "another architecture": (lambda i: i.config.update(architecture=OTHER), "image-platform", OTHER),
     "another time": (lambda i: i.config.update(created="2030-01-01T00:00:00Z"), "image-config", "created"),
     "an annotation": (lambda i: i.manifest["annotations"].update(evil="1"), "image-annotation", "annotation evil"),
+    "another address of a layer": (
+        lambda i: i.manifest["layers"][0].update(urls=["https://evil.example/x"]), "image-manifest", "layers[0].urls",
+    ),
+    "what it is about": (lambda i: i.manifest.update(subject=i.manifest["config"]), "image-manifest", "subject"),
     "another history": (lambda i: i.config["history"][1].update(created_by="evil"), "image-config", "history"),
 }  # fmt: skip
 

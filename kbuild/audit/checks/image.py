@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
@@ -11,7 +10,7 @@ from typing import Any
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.image_layers import ImageLayer, LayerMember
-from kbuild.audit.planned import Planned, PlannedLayer
+from kbuild.audit.planned import Planned, PlannedLayer, flat_config
 from kbuild.audit.subject import Subject
 from kbuild.audit.surprises import Kind, surprises
 
@@ -70,7 +69,7 @@ class ImageCheck:
             findings=tuple(findings),
             unchecked=tuple(unchecked),
             looked_at=len(image.layers) + 1,
-            notes=tuple(_notes(image, planned)),
+            notes=tuple(_notes(image, planned, differs=bool(findings))),
         )
 
 
@@ -91,6 +90,9 @@ def _stated(image: ImageFacts) -> Iterator[Finding]:
         if layer.diff_id != layer.stated:
             evidence = f"its config says that layer {number} unpacks to {layer.stated}, it unpacks to {layer.diff_id}"
             yield _finding("image-diff-id", "critical", f"layer {number}", evidence)
+    if image.beside:
+        evidence = f"it says what no image of kbuild's says: {_listed(list(image.beside))}"
+        yield _finding("image-manifest", "medium", "manifest", evidence)
 
 
 def _made_from(planned: Planned) -> Iterator[Finding]:
@@ -104,7 +106,7 @@ def _config(image: ImageFacts, planned: Planned) -> Iterator[Finding]:
     if planned.config is None:
         yield from _dangerous(image, {})
         return
-    wanted, found = dict(_flat("", planned.config)), dict(_flat("", image.config or {}))
+    wanted, found = dict(flat_config("", planned.config)), dict(flat_config("", image.config or {}))
     if planned.partial or planned.layers is None or not _is_in_place(image, planned.layers):
         wanted.pop("history", None)  # tells of every layer: told with the layers that are not the plan's
     names = [*wanted] if planned.partial else [*wanted, *(name for name in found if name not in wanted)]
@@ -146,7 +148,7 @@ def _is_in_place(image: ImageFacts, planned: tuple[PlannedLayer, ...]) -> bool:
 
 def _dangerous(image: ImageFacts, wanted: Mapping[str, str]) -> Iterator[Finding]:
     """Of an image whose plan is not known: variables that no image of kbuild's has, and no base should."""
-    for name, value in _flat("", image.config or {}):
+    for name, value in flat_config("", image.config or {}):
         variable = name.removeprefix("config.Env.")
         if variable == name or name in wanted or variable in _OWN:
             continue
@@ -245,23 +247,12 @@ def _digest(image: ImageFacts, planned: Planned) -> Iterator[Finding]:
         yield _finding("image-digest", "high", "image", f"it is {image.digest}, the run of its model names {stated}")
 
 
-def _notes(image: ImageFacts, planned: Planned) -> Iterator[str]:
+def _notes(image: ImageFacts, planned: Planned, *, differs: bool) -> Iterator[str]:
     yield from [_BUILT_HERE] if planned.whole and not planned.rebuilt else []
     if planned.whole and planned.recorded and image.digest not in planned.recorded.values():
         others = _listed(sorted(set(planned.recorded.values())))
-        yield f"it is what its plan determines, but the run of its model names {others}, not {image.digest}"
-
-
-def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if path.endswith("Env") and isinstance(value, list):
-        for pair in value:
-            name, _, text = str(pair).partition("=")
-            yield f"{path}.{name}", text
-    elif isinstance(value, Mapping) and path in ("", "config", "config.Labels"):
-        for key, inner in value.items():
-            yield from _flat(f"{path}.{key}" if path else str(key), inner)
-    elif path != "rootfs":
-        yield path, value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        same = "" if differs else "it is what its plan determines, but "
+        yield f"{same}the run of its model names {others}, not {image.digest}"
 
 
 def _value(text: str | None) -> str:

@@ -158,7 +158,9 @@ def read_layer(path: Path, compression: Compression) -> Iterator[bytes]:
     """
     with path.open("rb") as file:
         if compression == "zstd":
-            yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_READ, write_size=_READ)
+            # Frames may follow each other (RFC 8878, 3): what is in the second is part of the layer, too.
+            reader = zstandard.ZstdDecompressor().stream_reader(file, read_size=_READ, read_across_frames=True)
+            yield from iter(lambda: reader.read(_READ), b"")
         elif compression == "gzip":
             yield from _gunzip(iter(lambda: file.read(_READ), b""))
         else:

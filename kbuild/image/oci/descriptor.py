@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from kbuild import untrusted
@@ -68,12 +69,14 @@ class Descriptor:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """An image manifest: the config's descriptor and the layers' from the lowest up; ``artifact_type`` is that of an
-    artifact which is not an image (manifest.md "Guidelines for Artifact Usage")."""
+    artifact which is not an image (manifest.md "Guidelines for Artifact Usage"). ``beside`` are the places of what it
+    says beside its image: other addresses, data, what it is about."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: tuple[tuple[str, str], ...] = ()
     artifact_type: str | None = None
+    beside: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
@@ -105,6 +108,7 @@ class Manifest:
             config=config,
             layers=tuple(Descriptor.from_json(layer, f"{where}.layers[{n}]") for n, layer in enumerate(layers)),
             annotations=_annotations(entry, where),
+            beside=tuple(_beside(entry)),
         )
 
     def check_config(self, where: str) -> None:
@@ -114,6 +118,12 @@ class Manifest:
             raise InvalidImage(
                 f"{where} is not an image: its config is said to have {size} bytes, more than {most} MiB"
             )
+
+
+def _beside(entry: dict[str, Any]) -> Iterator[str]:
+    yield from (key for key in ("subject", "artifactType") if entry.get(key) is not None)
+    for where, value in (("config", entry["config"]), *((f"layers[{n}]", e) for n, e in enumerate(entry["layers"]))):
+        yield from (f"{where}.{key}" for key in ("urls", "data", "artifactType") if value.get(key) is not None)
 
 
 def index_from_json(value: Any, where: str = "index") -> tuple[Descriptor, ...]:

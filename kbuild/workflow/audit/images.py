@@ -52,12 +52,14 @@ def read_image(
     )
     whole = dict(layouts.read_json_blob(image.layout, image.config_digest))
     whole.pop("rootfs", None)
+    manifest = layouts.read_manifest(image.layout, image.digest)
     described = Description(
         digest=str(contents.digest),
         subdir=contents.platform.conda_subdir,
         labels=contents.labels,
         config=whole,
-        annotations=dict(layouts.read_manifest(image.layout, image.digest).annotations),
+        annotations=dict(manifest.annotations),
+        beside=manifest.beside,
         layers=contents.layers,
         measured=cache_answer(lambda: measure(_layer_files(image, contents), places)),
     )

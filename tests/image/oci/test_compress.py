@@ -80,6 +80,15 @@ def test_gzip_members_one_after_the_other_are_read_whole(tmp_path: Path) -> None
     assert b"".join(read_layer(tmp_path / "blob", "gzip")) == b"onetwo"
 
 
+def test_several_zstd_frames_are_one_layer_and_what_follows_them_is_damage(tmp_path: Path) -> None:
+    skipped = b"\x50\x2a\x4d\x18\x04\0\0\0note"
+    (tmp_path / "blob").write_bytes(zstandard.compress(b"one") + skipped + zstandard.compress(b"two"))
+    assert b"".join(read_layer(tmp_path / "blob", "zstd")) == b"onetwo"
+    (tmp_path / "blob").write_bytes(zstandard.compress(b"one") + b"anything")
+    with pytest.raises(zstandard.ZstdError):
+        list(read_layer(tmp_path / "blob", "zstd"))
+
+
 def test_a_cut_gzip_stream_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(gzip.compress(DATA)[:-20])
     with pytest.raises(zlib.error):
