@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import click
@@ -42,6 +43,16 @@ def test_bars_are_of_ascii_where_nothing_else_can_be_written(monkeypatch: pytest
     text = "\n".join(size_lines(image(package("numpy", 49_200_000), package("\x1b[2J" + "é" * 60, 5_000_000))))
     text.encode("latin-1")
     assert "####" in text and "\x1b" not in text.replace("\x1b[34m", "").replace("\x1b[90m", "").replace("\x1b[0m", "")
+
+
+@pytest.mark.parametrize(("encoding", "sign"), [("utf-8", "…"), ("latin-1", "~")])
+def test_what_is_cut_off_ends_with_a_sign_that_can_be_written(
+    encoding: str, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    (line,) = (line for line in size_lines(image(package("x" * 90, 5_000_000))) if "xxx" in line)
+    assert re.match(rf"  x+{sign} ", line)
 
 
 def test_colours_are_left_out_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:

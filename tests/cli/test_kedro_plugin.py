@@ -139,6 +139,22 @@ def test_check_gives_the_list_and_its_own_exit_code(monkeypatch: pytest.MonkeyPa
     ]
 
 
+@pytest.mark.parametrize("in_project", [True, False])
+def test_what_is_checked_is_the_project_around_or_what_this_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_project: bool
+) -> None:
+    folder = tmp_path / "src" / "shop"
+    folder.mkdir(parents=True)
+    if in_project:
+        (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "shop"\n')
+    monkeypatch.chdir(folder)
+    roots: list[Path] = []
+    none = Checked(pipelines=(), findings=(), notes=())
+    monkeypatch.setattr("kbuild.cli.check.check_project", lambda root, **_: roots.append(root) or none)
+    CliRunner().invoke(kedro_plugin.commands, ["kbuild", "check"])
+    assert roots == [tmp_path if in_project else folder]
+
+
 def test_the_ui_is_mlflows_on_the_projects_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "x"\n')
     (tmp_path / "src").mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import zstandard
 
 from kbuild.digest import Digest, digest_bytes
@@ -16,7 +17,7 @@ from kbuild.image.compare.layers import read_members
 from kbuild.image.engine import PackedBlob
 from kbuild.image.oci.media import LAYERS
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
-from kbuild.workflow.audit.planned import _of_cache
+from kbuild.workflow.audit.planned import _claimed_base, _of_cache
 
 
 def test_the_diff_id_of_a_layer_in_the_cache_is_that_of_its_bytes(tmp_path: Path) -> None:
@@ -36,3 +37,35 @@ def test_the_diff_id_of_a_layer_in_the_cache_is_that_of_its_bytes(tmp_path: Path
     (planned,) = _of_cache(plan, cache, cast(Any, (image,)), lambda *blob: read_members(*blob, lambda _: False))
     assert planned.diff_id == Digest(hashlib.sha256(file.getvalue()).hexdigest())
     assert [member.path for member in planned.members or ()] == ["opt/a.py"]
+
+
+def test_what_the_cache_lacks_is_not_known_and_what_the_image_has_is_not_read_again(tmp_path: Path) -> None:
+    data = b"a layer"
+    (tmp_path / "blob").write_bytes(data)
+    of_image = digest_bytes(b"what was read of the image")
+    one, two = (SimpleNamespace(name=name, source=name, content=name, over=()) for name in ("one", "two"))
+    plan = cast(Any, SimpleNamespace(layers=(one, two), base="b"))
+    cache = LayerCache(root=tmp_path / "layers", compression="zstd")
+    told = digest_bytes(b"what the cache says")
+    kept = PackedBlob(
+        media_type=LAYERS["zstd"], digest=digest_bytes(data), size=7, diff_id=told, path=tmp_path / "blob"
+    )
+    cache.put(layer_keys(plan)["one"], kept)
+    image = SimpleNamespace(digest=digest_bytes(data), diff_id=of_image)
+    read: list[Any] = []
+    found = list(_of_cache(plan, cache, cast(Any, (image,)), lambda *blob: cast(Any, read.append(blob))))
+    assert [(each.name, each.diff_id, each.members) for each in found] == [("one", of_image, None), ("two", None, None)]
+    assert not read
+
+
+@pytest.mark.parametrize("said", ["true", "false", None])
+def test_a_base_that_no_record_tells_of_is_what_the_image_says_of_it(said: str | None) -> None:
+    digest = f"sha256:{'1' * 64}"
+    labels = {} if said is None else {"io.kbuild.base.unsigned": said}
+    debs = _claimed_base("debian:12", digest, labels)
+    assert (debs.kind, debs.unsigned, debs.reference) == ("debs", said == "true", None)
+    labels["org.opencontainers.image.base.digest"] = digest
+    pulled = _claimed_base(f"docker.io/library/debian@sha256:{'2' * 64}", digest, labels)
+    assert (pulled.kind, pulled.unsigned) == ("registry", said == "true")
+    assert pulled.reference == f"docker.io/library/debian@{digest}"
+    assert _claimed_base("oci:/layout", digest, labels).kind == "layout"

@@ -123,7 +123,13 @@ def test_once_pushes_but_what_is_not_there(
     world: World, sent: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = build_image(world.request(), Delivery(record=False), world.tools).image
+    index = LocalImages(world.tools.cache / "images").add_index({HOST: image, OTHER: image})
+    asked: list[tuple[Any, ...]] = []
     for there in (True, False):
-        monkeypatch.setattr(publishing, "is_there", lambda *given, answer=there: answer)
-        publish(world, image, push=PUSHED, once=True)
-        assert bool(sent) is not there
+        monkeypatch.setattr(publishing, "is_there", lambda *given, answer=there: asked.append(given) or answer)
+        for several in (None, index):
+            sent.clear()
+            publish(world, image, index=several, push=PUSHED, once=True)
+            assert bool(sent) is not there
+    # What the name would lead to: of several images their index.
+    assert asked == [(PUSHED, image.digest), (PUSHED, index.digest)] * 2
