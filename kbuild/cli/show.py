@@ -197,10 +197,14 @@ class _Plain:
     def __init__(self, told: _Told, *, verbose: bool) -> None:
         self._told, self._verbose, self._spoke = told, verbose, time.monotonic()
         self._doing = ""
+        self._counting = False
 
     def note(self, text: str) -> None:
         is_new, self._doing = text != self._doing, text
-        self._say(text, now=self._verbose and is_new)
+        # Where the last note was counted, this one most likely is at once, too.
+        counting, self._counting = self._counting, False
+        if self._verbose or not counting:
+            self._say(text, now=self._verbose and is_new)
 
     def tell(self, text: str) -> None:
         self._say(text, now=True)
@@ -209,6 +213,7 @@ class _Plain:
         self._told.result = text
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        self._counting = True
         self._say(counted(self._doing, done, total, unit), now=False)
 
     def _say(self, text: str, *, now: bool) -> None:

@@ -215,6 +215,32 @@ def test_a_log_is_told_after_a_while_that_the_work_goes_on(
     ]  # fmt: skip
 
 
+def test_a_log_is_told_how_far_what_is_counted_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look has a new note, the time left, and then a count: the note alone tells nobody how far it is."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("kbuild.cli.show.time", SimpleNamespace(monotonic=lambda: clock.now))
+    with Show()("score") as progress:
+        for done in range(4):
+            clock.now += 20
+            progress.note(f"{4 - done} s left")
+            progress.count(done, 4, "parts")
+        clock.now += 20
+        progress.note("putting them together")
+        clock.now += 20
+        progress.note("nearly there")
+    told = [line.removeprefix("score     ") for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        "4 s left",
+        "3 s left, 1/4 parts",
+        "2 s left, 2/4 parts",
+        "1 s left, 3/4 parts",
+        "nearly there",
+        "done, 120.0 s",
+    ]
+
+
 def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,8 @@ class FakeSpark:
         self.slices: list[int] = []
         self.fails: BaseException | None = None
         self.refuses: BaseException | None = None
+        self.says = ""
+        self.active = 1
         self.done = 0
 
     # SparkConf
@@ -63,9 +65,20 @@ class FakeSpark:
         self.settings[name] = value
         return self
 
-    # SparkContext
-    def context(self, *, conf: FakeSpark) -> FakeSpark:
+    # pyspark.java_gateway: the JVM, which speaks while it starts and later
+    def launch(self, conf: FakeSpark, popen: dict[str, Any]) -> str:
         assert conf is self
+        self.said = popen["stderr"]
+        assert popen["stdout"] is self.said, "kbuild's own stdout is of its answers"
+        self.said.write(self.says.encode())
+        self.said.flush()
+        if isinstance(self.refuses, PySparkError) and "JAVA_GATEWAY" in self.refuses.condition:
+            raise self.refuses
+        return "gateway"
+
+    # SparkContext
+    def context(self, *, gateway: str, conf: FakeSpark) -> FakeSpark:
+        assert conf is self and gateway == "gateway"
         if self.refuses is not None:
             raise self.refuses
         return self
@@ -85,7 +98,11 @@ class FakeSpark:
     def _jsc(self) -> Any:
         tracker = SimpleNamespace(
             getJobInfo=lambda job: SimpleNamespace(stageIds=lambda: [5, 6]) if job == 7 else None,
-            getStageInfo=lambda stage: SimpleNamespace(numCompletedTasks=lambda: self.done) if stage == 5 else None,
+            getStageInfo=lambda stage: (
+                SimpleNamespace(numCompletedTasks=lambda: self.done, numActiveTasks=lambda: self.active)
+                if stage == 5
+                else None
+            ),
         )
         return SimpleNamespace(parallelize=self.parallelize, statusTracker=lambda: tracker)
 
@@ -111,10 +128,10 @@ class Job:
 
     def isDone(self) -> bool:
         self.looks += 1
-        self.owner.done = self.looks
+        self.owner.done = self.looks if self.owner.active else 0
         if self.owner.fails is not None:
             raise self.owner.fails
-        return self.looks > 1
+        return self.looks > (1 if self.owner.active else 3)
 
     def get(self) -> list[str]:
         answers: list[str] = []
@@ -140,11 +157,13 @@ class PySparkError(Exception):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSpark:
     made = FakeSpark()
-    pyspark, errors = ModuleType("pyspark"), ModuleType("pyspark.errors")
+    pyspark, errors, java = (ModuleType(f"pyspark{each}") for each in ("", ".errors", ".java_gateway"))
     vars(pyspark).update(SparkConf=lambda: made, SparkContext=made.context, errors=errors)
     vars(errors).update(PySparkException=PySparkError)
+    vars(java).update(launch_gateway=made.launch)
     monkeypatch.setitem(sys.modules, "pyspark", pyspark)
     monkeypatch.setitem(sys.modules, "pyspark.errors", errors)
+    monkeypatch.setitem(sys.modules, "pyspark.java_gateway", java)
     monkeypatch.setattr(spark, "_EVERY", 0.01)
     return made
 
@@ -322,3 +341,50 @@ def test_the_time_that_is_left_is_told_by_how_many_tasks_are_done(
     monkeypatch.setattr(spark, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     score("local")
     assert "score: parts on Spark, 4 s left" in world.heard.notes
+
+
+def test_a_master_that_spark_does_not_know_is_told_before_anything_is_packed(score: Score) -> None:
+    for master in ("nonsense", "host:7077", "http://host:7077", ""):
+        with pytest.raises(ConfigurationError, match="is no master of Spark") as caught:
+            score(master)
+        assert "spark://HOST:7077" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("master", ["local", "local[2]", "local-cluster[2,1,1024]", "spark://a:7077,b:7077", "yarn"])
+def test_masters_that_spark_knows(fake: FakeSpark, score: Score, master: str) -> None:
+    """https://spark.apache.org/docs/latest/submitting-applications.html#master-urls"""
+    assert score(master)[0] == MANIFEST
+
+
+def test_a_java_that_starts_and_ends_is_told_by_what_it_said(fake: FakeSpark, score: Score) -> None:
+    """The words of a JVM of Spark 4.1 that was given a setting that it does not take."""
+    fake.says = (
+        "WARNING: Using incubator modules: jdk.incubator.vector\n"
+        'Exception in thread "main" org.apache.spark.SparkException: Time must be specified as seconds (s)\n'
+        "\tat org.apache.spark.deploy.SparkSubmit.error(SparkSubmit.scala:1068)\n"
+    )
+    fake.refuses = PySparkError("no gateway", "JAVA_GATEWAY_EXITED")
+    with pytest.raises(
+        SparkFailed, match=r"spark://host:7077 cannot be used: Time must be specified as seconds \(s\)$"
+    ):
+        score("spark://host:7077")
+
+
+def test_a_master_that_nobody_reaches_is_told_in_sparks_words(fake: FakeSpark, score: Score) -> None:
+    """The call that fails only says that the context was stopped, and where in Java it was made."""
+    fake.says = "26/11/29 18:18:25 ERROR StandaloneSchedulerBackend: Application has been killed. Reason: All gone.\n"
+    fake.fails = JavaError("Cannot call methods on a stopped SparkContext.\nThis stopped SparkContext was created at:")
+    with pytest.raises(SparkFailed, match=r"Spark gave up: Application has been killed. Reason: All gone\.$"):
+        score("spark://host:7077")
+
+
+def test_a_cluster_that_begins_no_task_is_told(
+    fake: FakeSpark, score: Score, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    """Without workers, or with less memory than is asked for, Spark waits for ever, and says so in its log alone."""
+    fake.active = 0
+    clock = iter([100.0, 116.0, 117.0, 118.0])
+    monkeypatch.setattr(spark, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
+    score("spark://host:7077")
+    told = [note for note in world.heard.notes if "no executor" in note]
+    assert len(told) == 1 and "spark://host:7077" in told[0]

@@ -8,11 +8,15 @@ versions of Python nor packages have to agree, and an executor needs nothing but
 from __future__ import annotations
 
 import json
+import os
+import re
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kbuild.errors import ConfigurationError, ExtraNotInstalled, ProgramNotFound
 from kbuild.files import link_or_copy
@@ -25,6 +29,10 @@ from kbuild.workflow.prepare import ImageRequest
 from kbuild.workflow.tools import Tools
 
 _EVERY = 0.5  # seconds between two looks at how far the job is
+_PATIENCE = 15.0  # seconds without a task that was begun, after which that is told
+# https://spark.apache.org/docs/latest/submitting-applications.html#master-urls
+_MASTER = re.compile(r"(spark|k8s|mesos)://.+|yarn|local(-cluster)?(\[.+\])?")
+_HEARD = 1 << 16  # bytes of what the JVM said last that are looked at
 # The first task of an executor unpacks, others wait; what one that was ended has left, the next one makes anew.
 _START = """\
 here=$1 archive=$2
@@ -53,6 +61,9 @@ def score_on_spark(
     """
     if master.startswith("sc://"):
         raise ConfigurationError(f"{master} is Spark Connect", hint="name a master, such as spark://HOST:7077")
+    if not _MASTER.fullmatch(master):
+        hint = "such as spark://HOST:7077, yarn, k8s://https://HOST:PORT or local[2]"
+        raise ConfigurationError(f"{master or 'an empty text'} is no master of Spark", hint=hint)
     with unpacked_model(request, tools) as model:
         tools = model.tools
         with tools.phases("score") as progress:
@@ -64,7 +75,7 @@ def score_on_spark(
                 archive = None if master.partition("[")[0] == "local" else model.archive()
                 with _session(master, settings, progress) as context:
                     start = [str(model.folder / SCORE)] if archive is None else _send(context, archive)
-                    _run(context, [*start, "--pipe"], tasks, progress)
+                    _run(context, [*start, "--pipe"], tasks, master, progress)
             # The options again, but for the one that would remove what was just made.
             rest = [each for each in batch.argv() if each != "--overwrite"]
             manifest = ask_scorer(model.folder, ["--only=finish", *rest], tools, progress)
@@ -74,36 +85,56 @@ def score_on_spark(
 
 @contextmanager
 def _session(master: str, settings: Mapping[str, str], progress: Progress) -> Iterator[Any]:
-    """A SparkContext that is stopped after the block."""
+    """A SparkContext that is stopped after the block. What its JVM says is shown where it is the reason of an error."""
     try:
-        from pyspark import SparkConf, SparkContext
-        from pyspark.errors import PySparkException
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of versions of pandas, which is not asked for anything
+            from pyspark import SparkConf, SparkContext
+            from pyspark.errors import PySparkException
+            from pyspark.java_gateway import launch_gateway
     except ImportError as error:
         raise ExtraNotInstalled("PySpark is not installed", hint="pip install 'kbuild[spark]'") from error
     progress.note(f"asking {master}")
     conf = SparkConf().setMaster(master).setAppName("kbuild score")
     for name, value in {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", **settings}.items():
         conf.set(name, value)
-    try:
-        context = SparkContext(conf=conf)
-    except PySparkException as error:
-        if "JAVA_GATEWAY" not in str(error.getCondition()):
+    with tempfile.TemporaryFile() as said:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                known = getattr(SparkContext, "_gateway", None)  # one JVM a process
+                gateway = known or launch_gateway(conf, {"stdout": said, "stderr": said})
+                context = SparkContext(gateway=gateway, conf=conf)
+        except PySparkException as error:
+            if "JAVA_GATEWAY" not in str(error.getCondition()):
+                raise SparkFailed(f"{master} cannot be used: {_line(error)}") from error
+            reason = re.search(r"Exception in thread .*?: (.*)", _heard(said))
+            if reason is not None:
+                raise SparkFailed(f"{master} cannot be used: {reason[1][:300]}") from error
+            raise ProgramNotFound(
+                "Spark starts no Java", hint="install a Java, such as Debian's default-jre-headless"
+            ) from error
+        except Exception as error:  # py4j's, which is there with PySpark alone
             raise SparkFailed(f"{master} cannot be used: {_line(error)}") from error
-        raise ProgramNotFound(
-            "Spark starts no Java", hint="install a Java, such as Debian's default-jre-headless"
-        ) from error
-    except Exception as error:  # py4j's, which is there with PySpark alone
-        raise SparkFailed(f"{master} cannot be used: {_line(error)}") from error
-    try:
-        yield context
-    except Exception as error:
-        if not type(error).__module__.startswith("py4j"):
-            raise
-        # Of a master that nobody reaches the first call is told, in words of the JVM's inside.
-        hint = f"is {master} there? the same command goes on with what is not finished"
-        raise SparkFailed(f"Spark gave up: {_line(error)}", hint=hint) from error
-    finally:
-        context.stop()
+        try:
+            yield context
+        except Exception as error:
+            if not type(error).__module__.startswith("py4j"):
+                raise
+            # Of a master that nobody reaches the first call is told, in words of the JVM's inside.
+            why = _line(error)
+            logged = re.findall(r" ERROR \w+: (.*)", _heard(said))
+            if "stopped SparkContext" in why and logged:
+                why = logged[-1][:300]
+            hint = f"is {master} there? the same command goes on with what is not finished"
+            raise SparkFailed(f"Spark gave up: {why}", hint=hint) from error
+        finally:
+            context.stop()
+
+
+def _heard(said: IO[bytes]) -> str:
+    size = os.fstat(said.fileno()).st_size
+    return os.pread(said.fileno(), _HEARD, max(0, size - _HEARD)).decode(errors="replace")
 
 
 def _send(context: Any, archive: Path) -> list[str]:
@@ -118,7 +149,7 @@ def _send(context: Any, archive: Path) -> list[str]:
     return ["sh", "-c", _START, "sh", f"./{sent.stem}", f"./{sent.name}"]
 
 
-def _run(context: Any, words: Sequence[str], tasks: Sequence[str], progress: Progress) -> None:
+def _run(context: Any, words: Sequence[str], tasks: Sequence[str], master: str, progress: Progress) -> None:
     """One task a part; raises the error that one of them told, and py4j's where Spark gave up."""
     lines = context._jvm.java.util.ArrayList()
     command = context._jvm.java.util.ArrayList()
@@ -127,12 +158,19 @@ def _run(context: Any, words: Sequence[str], tasks: Sequence[str], progress: Pro
     for each in words:
         command.add(each)
     asked = context._jsc.parallelize(lines, len(tasks)).pipe(command).collectAsync()
-    begin = time.monotonic()
+    begin, idle = time.monotonic(), True
     try:
         while not asked.isDone():
             time.sleep(_EVERY)
-            done = _finished(context, asked)
-            rate = done / (time.monotonic() - begin)
+            begun, done = _tasks(context, asked)
+            took = time.monotonic() - begin
+            if idle and (begun or took > _PATIENCE):
+                idle = False
+                if not begun:
+                    progress.tell(
+                        f"{master} gives no executor so far: are its workers there, and as large as is asked?"
+                    )
+            rate = done / took
             progress.note(f"parts on Spark{f', {(len(tasks) - done) / rate:.0f} s left' if rate else ''}")
             progress.count(done, len(tasks), "parts")
         answers = [json.loads(line) for line in asked.get()]
@@ -144,15 +182,17 @@ def _run(context: Any, words: Sequence[str], tasks: Sequence[str], progress: Pro
             raise make_error(*each["error"])
 
 
-def _finished(context: Any, asked: Any) -> int:
+def _tasks(context: Any, asked: Any) -> tuple[int, int]:
+    """How many tasks were begun, and how many of them are done."""
     tracker = context._jsc.statusTracker()
-    done = 0
+    running = done = 0
     for job in asked.jobIds():
         info = tracker.getJobInfo(job)
         for stage in info.stageIds() if info is not None else ():
             found = tracker.getStageInfo(stage)
             done += 0 if found is None else found.numCompletedTasks()
-    return done
+            running += 0 if found is None else found.numActiveTasks()
+    return running + done, done
 
 
 def _line(error: BaseException) -> str:
