@@ -19,11 +19,14 @@ from kbuild.deploy.measured import size_by
 from kbuild.deploy.serverless import make_knative, make_kserve
 from kbuild.deploy.write import write_files
 from kbuild.digest import Digest, digest_bytes
-from kbuild.errors import ConfigurationError, ImageNotFound, InvalidReference
+from kbuild.errors import ConfigurationError, ImageNotFound, InvalidReference, ModelNotFound
 from kbuild.image.compare.contents import read_config
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.listing import list_here
+from kbuild.image.store.local import LocalImages
 from kbuild.measuring.profile import Profile, Profiles
 from kbuild.model.model_reference import ModelReference
+from kbuild.plan.make import LABEL_RUN_ID
 from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import BrokenText, parse_json, read_text, why
 
@@ -164,7 +167,10 @@ def _find(subject: str, session: Session) -> tuple[str, ImageReference]:
         reference = None
     if reference is not None and subject.startswith(f"{reference.registry}/"):
         return reference.repository.rpartition("/")[2], _by_digest(reference)
-    model = ModelReference.parse(take_model(subject, session.tools, session.config, session.voice))
+    try:
+        model = ModelReference.parse(take_model(subject, session.tools, session.config, session.voice))
+    except (InvalidReference, ModelNotFound) as error:
+        raise _only_here(subject, session) or error from error
     model = session.tools.store.pin(model)
     tags, name = _tags(model, session)
     pushed = tags.get(Tag.PUSHED)
@@ -175,6 +181,20 @@ def _find(subject: str, session: Session) -> tuple[str, ImageReference]:
         )
     image = ImageReference.parse(pushed)
     return name or image.repository.rpartition("/")[2], image
+
+
+def _only_here(subject: str, session: Session) -> ImageNotFound | None:
+    """The error for an image that was built on this machine, None where it is none."""
+    images = list_here(session.tools.cache / "images")
+    digest = LocalImages(session.tools.cache / "images").beginning_with(subject)
+    found = [each for each in images if subject in each.names or each.digest == digest]
+    if not found:
+        return None
+    model = found[0].labels.get(LABEL_RUN_ID, "MODEL")
+    return ImageNotFound(
+        f"{subject} was built here, and is in no registry that it could be served from",
+        hint=f"kbuild image {model} --push REGISTRY/NAME:TAG",
+    )
 
 
 def _tags(model: ModelReference, session: Session) -> tuple[Mapping[str, str], str | None]:

@@ -16,6 +16,7 @@ from kbuild.api.request import ImageOptions, Measure, make_delivery, make_image_
 from kbuild.api.session import Session, take_model
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.options import (
+    OfOneModel,
     build_options,
     builder_options,
     cache_options,
@@ -31,7 +32,7 @@ from kbuild.workflow import PATIENCE, ImageResult
 from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 
 
-@click.command("image")
+@click.command("image", cls=OfOneModel)
 @optional_model_argument
 @click.option("--all-registered", is_flag=True, help="Every registered model: its newest and its aliased versions.")
 @click.option("--from-file", metavar="FILE", help="Many models: one a line, as MODEL; # begins a comment; - is stdin.")

@@ -34,9 +34,13 @@ def command(as_json: bool) -> None:
         click.echo("no image was built here yet; kbuild image builds one", err=True)
         return
     rows = [_TITLES, *map(_row, found)]
-    if sys.stdout.isatty() and max(map(len, _lines(rows))) > shutil.get_terminal_size().columns:
-        rows = [_TITLES, *(row for each in found for row in _narrow(each))]
-    for line in _lines(rows):
+    lines = _lines(rows)
+    width = shutil.get_terminal_size().columns
+    if sys.stdout.isatty() and max(map(len, lines)) > width:
+        lines = _lines([_TITLES, *(row for each in found for row in _narrow(each))])
+        if max(map(len, lines)) > width:
+            lines = _below(found)
+    for line in lines:
         click.echo(line)
 
 
@@ -51,6 +55,13 @@ def _narrow(image: ListedImage) -> Iterator[tuple[str, ...]]:
     names = image.names or ("-",)
     yield names[0], digest[:_LEAST], platform.replace("linux/", ""), size, built.partition(" ")[0], run[:8]
     yield from ((name, *[""] * (len(_TITLES) - 1)) for name in names[1:])
+
+
+def _below(found: Sequence[ListedImage]) -> list[str]:
+    """Each image's facts, and below them its names, which may be long."""
+    title, *facts = _lines([_TITLES[1:], *(next(_narrow(each))[1:] for each in found)])
+    names = (tuple(f"  {name}" for name in each.names) for each in found)
+    return [title, *(line for fact, theirs in zip(facts, names, strict=True) for line in (fact, *theirs))]
 
 
 def _row(image: ListedImage) -> tuple[str, ...]:

@@ -197,3 +197,16 @@ def open_here(show: Show) -> Session:
 def cache_folder() -> Path:
     """See ``session.cache_folder``; tells on stderr."""
     return session.cache_folder(lambda text: click.echo(text, err=True))
+
+
+class OfOneModel(click.Command):
+    """Whoever names a second model is told how several are named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if type(error) is not click.UsageError or "extra argument" not in error.message:
+                raise
+            text = "image takes one MODEL: several are lines of --from-file FILE (- is stdin), or --all-registered"
+            raise click.UsageError(text, ctx) from error

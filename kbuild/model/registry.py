@@ -91,18 +91,7 @@ class MlflowRegistry:
             )
         with self.store.speaking("the webhooks"):
             client = _with_webhooks(self.store.client())
-            found = [each for each in _webhooks(client) if each.name == WEBHOOK_NAME and each.url == url]
-            if found:
-                made = client.update_webhook(found[0].webhook_id, events=list(EVENTS), secret=secret, status="ACTIVE")
-            else:
-                made = client.create_webhook(
-                    name=WEBHOOK_NAME,
-                    url=url,
-                    events=list(EVENTS),
-                    description="kbuild watch builds images of what is registered",
-                    secret=secret,
-                )
-            return _test(client, made)
+            return _test(client, _add(client, url, secret))
 
     def test_webhooks(self) -> list[Reached]:
         """Let MLflow send a delivery to each webhook that kbuild made; what the server has none of is no error."""
@@ -197,6 +186,27 @@ def _webhooks(client: MlflowClient) -> Iterator[Webhook]:
         token = page.token
         if not token:
             return
+
+
+def _add(client: MlflowClient, url: str, secret: str) -> Webhook:
+    from mlflow.exceptions import MlflowException
+
+    found = [each for each in _webhooks(client) if each.name == WEBHOOK_NAME and each.url == url]
+    try:
+        if found:
+            return client.update_webhook(found[0].webhook_id, events=list(EVENTS), secret=secret, status="ACTIVE")
+        return client.create_webhook(
+            name=WEBHOOK_NAME,
+            url=url,
+            events=list(EVENTS),
+            description="kbuild watch builds images of what is registered",
+            secret=secret,
+        )
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        reason = " ".join(str(error).split()).removeprefix("INVALID_PARAMETER_VALUE: ")
+        raise TrackingUnavailable(f"MLflow's server takes no webhook for {url}: {reason}", hint=SERVER_NEEDS) from error
 
 
 def _test(client: MlflowClient, webhook: Webhook) -> Reached:

@@ -53,7 +53,8 @@ def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
         "image": f"`{shown or tags[Tag.IMAGE]}`",
         "size": tags.get(Tag.IMAGE_SIZE),
         "packages": _code(tags.get(Tag.LOCK_DIGEST)),
-        "answers as in training": _verdict(tags),
+        # Of a model that was trained without kbuild there is no answer to compare with.
+        "answers its example" if tags.get(Tag.VERIFY) == "answered" else "answers as in training": _verdict(tags),
         "audit": _audit(tags),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
@@ -89,7 +90,8 @@ def _verdict(tags: Mapping[str, str]) -> str | None:
     verdict, of = tags.get(Tag.VERIFY), tags.get(Tag.VERIFIED_DIGEST)
     if verdict is None:
         return None
-    return verdict if of in (None, tags[Tag.IMAGE_DIGEST]) else f"{verdict}, of `{of}`"
+    told = "yes; what the trained model answers is not recorded" if verdict == "answered" else verdict
+    return told if of in (None, tags[Tag.IMAGE_DIGEST]) else f"{told}, of `{of}`"
 
 
 def _audit(tags: Mapping[str, str]) -> str | None:

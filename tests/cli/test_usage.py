@@ -16,6 +16,7 @@ REFUSED: list[tuple[str, str]] = [
     ("image m --all-registered", "give one of MODEL, --all-registered and --from-file"),
     ("image m --from-file f", "give one of MODEL, --all-registered and --from-file"),
     ("image --all-registered --from-file f", "give one of MODEL, --all-registered and --from-file"),
+    ("image m n", "image takes one MODEL: several are lines of --from-file FILE (- is stdin)"),
     ("image m --wait", "--wait and --priority are of --queue"),
     ("image m --priority 0", "--wait and --priority are of --queue"),
     ("image m --queue q --push x:1 --jobs 2", "--jobs is of kbuild worker"),

@@ -20,8 +20,9 @@ from kbuild.deploy.deployment import Deployment, Size
 from kbuild.deploy.kubernetes import make_kubernetes
 from kbuild.deploy.write import write_files
 from kbuild.digest import Digest
-from kbuild.errors import ConfigurationError, ImageNotFound, OutputError
+from kbuild.errors import ConfigurationError, ImageNotFound, ModelNotFound, OutputError
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.listing import ListedImage
 from kbuild.measuring.profile import Profile, Profiles
 from kbuild.model.find import RegisteredVersion
 from kbuild.model.model_reference import ModelReference
@@ -145,6 +146,22 @@ def test_what_is_in_no_registry_is_told_with_what_pushes_it(session: Any, tmp_pa
     with pytest.raises(ImageNotFound, match="has no image in a registry") as caught:
         deploy(subject, tmp_path / "out", session=session)
     assert caught.value.hint is not None and f"kbuild image {subject} --push" in caught.value.hint
+
+
+def test_an_image_of_this_machine_alone_is_told_with_what_pushes_it(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(text: str, *rest: object) -> str:
+        raise ModelNotFound(f"{text} names no model")
+
+    monkeypatch.setattr(deploying, "take_model", take)
+    here = ListedImage(digest=Digest("a" * 64), names=("churn:1",), size=1, built=1.0, labels={"io.kbuild.run.id": RUN})
+    monkeypatch.setattr(deploying, "list_here", lambda root: [here])
+    with pytest.raises(ImageNotFound, match="churn:1 was built here, and is in no registry") as caught:
+        deploy("churn:1", tmp_path / "out", session=session)
+    assert caught.value.hint == f"kbuild image {RUN} --push REGISTRY/NAME:TAG"
+    with pytest.raises(ModelNotFound, match="chrun:1 names no model"):
+        deploy("chrun:1", tmp_path / "out", session=session)
 
 
 OTHER = IMAGE.replace("a" * 64, "c" * 64)

@@ -86,8 +86,10 @@ def test_a_digest_can_be_shortened_as_it_is_shown(tmp_path: Path) -> None:
     assert images.beginning_with(text[:19]) == images.beginning_with(text) == image.digest
     other = ("0" if text[7] != "0" else "1") + text[8:15]
     assert images.beginning_with(text[:14]) is images.beginning_with(f"sha256:{other}") is None
+    assert images.beginning_with(text[7:19]) == images.beginning_with(text[7:]) == image.digest, "as people copy it"
+    assert images.beginning_with(text[7:14]) is None and images.beginning_with("") is None
     (images.root / f"{text[7:15]}{'0' * 56}").mkdir()
-    assert images.beginning_with(text[:15]) is None
+    assert images.beginning_with(text[:15]) is images.beginning_with(text[7:15]) is None
 
 
 def test_in_a_narrow_terminal_each_name_has_a_row(
@@ -111,3 +113,22 @@ def test_in_a_narrow_terminal_each_name_has_a_row(
     monkeypatch.setenv("COLUMNS", "200")
     command.main([], standalone_mode=False)
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_names_that_leave_no_room_stand_below_their_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = LocalImages(tmp_path / "images")
+    built = add(images, b"x", 1000)
+    add(images, b"y", 2000)
+    names = ("127.0.0.1:5000/same/twin:1", "registry.example.com/team/customers/churn:2026-11-29")
+    for name in names:
+        images.name(built, ImageReference.parse(name))
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    command.main([], standalone_mode=False)
+    title, newest, *lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, (title, newest, *lines))) <= 80
+    assert title.split() == ["DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN"] and "sha256:" in newest
+    assert lines[0].startswith(str(built.digest)[:15]) and lines[1:] == [f"  {name}" for name in names]

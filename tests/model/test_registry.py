@@ -18,6 +18,7 @@ from mlflow.utils.validation import _validate_model_name
 
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.errors import ModelNotFound, PackageNotFound, TrackingRefused, TrackingUnavailable, UnexpectedError
+from kbuild.model import registry as registries
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.model_reference import ModelReference
@@ -306,3 +307,13 @@ def test_a_registry_tells_every_version_with_its_aliases_and_takes_tags(client: 
     with pytest.raises(TrackingUnavailable, match="sent by an MLflow server"):
         registry.add_webhook("https://kbuild.example/webhook", "secret")
     assert registry.test_webhooks() == []
+
+
+@pytest.mark.parametrize(("url", "lacks"), [("http://kbuild.example/webhook", "scheme"), ("https://", "URL")])
+def test_a_webhook_that_mlflow_does_not_take_is_told_with_what_its_server_needs(
+    client: mlflow.MlflowClient, url: str, lacks: str
+) -> None:
+    with pytest.raises(TrackingUnavailable, match=f"takes no webhook for {url}: .*{lacks}") as caught:
+        registries._add(client, url, "whsec_secret")
+    for name in ("MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true"):
+        assert name in str(caught.value.hint)

@@ -79,3 +79,10 @@ def test_nothing_is_said_without_an_image_or_without_room() -> None:
     assert describe(None, {"kbuild.audit": "clean"}, MODEL) is None
     assert describe("x" * 4900, TAGS, MODEL) is None
     assert "curl" not in (describe(None, TAGS, None) or "")
+
+
+def test_an_answer_that_was_compared_with_nothing_is_not_called_that_of_training() -> None:
+    text = make(verify="answered")
+    assert "as in training" not in text
+    assert "| answers its example | yes; what the trained model answers is not recorded |" in text
+    assert "not recorded, of `sha256:7` |" in make(verify="answered", verified_digest="sha256:7")

@@ -23,7 +23,7 @@ from kbuild.image.store.pack import image_in
 from kbuild.platform import Platform
 from kbuild.untrusted import parse_json
 
-_SHORT, _HEX = re.compile(r"sha256:([0-9a-f]{8,64})"), 64
+_SHORT, _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})"), 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class LocalImages:
         return image if image.digest == digest else self.alone(image)
 
     def beginning_with(self, text: str) -> Digest | None:
-        """The one digest here of which ``text`` is ``sha256:`` and 8 or more figures, as ``kbuild list`` shows it."""
+        """The one digest here of which ``text`` is 8 figures or more, with ``sha256:`` before them or without."""
         match = _SHORT.fullmatch(text)
         found = [] if match is None else [path.name for path in self.root.glob(f"{match[1]}*") if path.is_dir()]
         return Digest(found[0]) if len(found) == 1 and len(found[0]) == _HEX else None
