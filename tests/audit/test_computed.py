@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import pickle
 from typing import Any
 
+import numpy
 import pytest
 from devised import lazy, made, made_states, partial
-from disguised import Code, call, named, whole
+from disguised import Code, call, named, whole, word
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.libraries import Libraries
@@ -54,3 +58,18 @@ def test_what_connects_when_it_is_loaded_is_none_of_scikit_learns_data() -> None
     for module in ("sklearn.callback._scoring_monitor", "sklearn.utils.parallel"):
         assert libraries.is_data(module, "ScoringMonitor") is False
     assert libraries.is_data("sklearn.utils._bunch", "Parallel") is True
+
+
+@pytest.mark.parametrize("around", [(b"](", b"e"), (b"(", b"t")], ids=["list", "tuple"])
+def test_pairs_for_a_state_are_told(make_bundle: Any, around: tuple[bytes, bytes]) -> None:
+    own = word("__sklearn_tags__") + named("types", "SimpleNamespace") + b")\x81\x86"
+    state = own.join(around)
+    found = scan(make_bundle, {"x.pkl": whole(made("lightgbm.engine", "CVBooster", state))}).findings
+    assert any("a __sklearn_tags__ of its own" in each.evidence for each in found)
+
+
+@pytest.mark.parametrize("value", [decimal.Decimal(1), datetime.date(2026, 1, 1)])
+def test_an_array_of_two_objects_is_no_state_of_pairs(make_bundle: Any, value: object) -> None:
+    array = numpy.array([value, value], dtype=object)
+    files = {f"{protocol}.pkl": pickle.dumps([array, {value: 1}], protocol) for protocol in (0, 2, 5)}
+    assert scan(make_bundle, files).findings == ()

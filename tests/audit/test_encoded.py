@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 import zlib
 from random import Random
@@ -16,6 +17,9 @@ import numpy
 import pytest
 
 from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.pickled.effort import Effort
+from kbuild.audit.pickled.texts import decoded
+from kbuild.audit.pickled.unwrap import pickle_streams
 from kbuild.audit.subject import Subject
 
 
@@ -323,3 +327,24 @@ def test_the_types_in_a_file_of_skops_are_judged(make_bundle: Any) -> None:
         assert scan(make_bundle, data).findings != ()
     result = scan(make_bundle, skops("sklearn.linear_model._logistic", "LogisticRegression", "ObjectNode"))
     assert (result.findings, result.unchecked) == ((), ())
+
+
+@pytest.mark.parametrize("length", [4_000, 4_001, 4_002, 4_003, 1_500_004])
+def test_a_long_text_in_base85_is_read_as_python_reads_it(length: int) -> None:
+    data = Random(1).randbytes(length // 2) + bytes(length // 4) + Random(2).randbytes(length // 4 + length % 4)  # noqa: S311
+    for letters in (base64.b85encode(data), base64.a85encode(data, wrapcol=76)):
+        read = base64.b85decode if b"\n" not in letters else base64.a85decode
+        assert read(letters) in [found for _, found in decoded(letters, Effort(len(letters)))]
+    # Five times u are more than four bytes hold.
+    assert ">ascii85" not in {kind for kind, _ in decoded(b"uuuuu," * length, Effort(length))}
+
+
+def test_a_table_of_numbers_takes_no_more_memory_than_a_few_times_its_size() -> None:
+    """All of its letters may be ascii85."""
+    table = b"".join(b"%d,%d.5\n" % (number, number) for number in range(400_000))
+    tracemalloc.start()
+    try:
+        assert list(pickle_streams(table, expected=False)) == []
+        assert tracemalloc.get_traced_memory()[1] < 6 * len(table)
+    finally:
+        tracemalloc.stop()

@@ -205,9 +205,8 @@ def _attributes(state: Any, parts: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]
     for part in parts:
         if isinstance(part, dict):
             yield from part.items()
-    for pair in state if isinstance(state, list | tuple) else ():
-        if isinstance(pair, list | tuple) and len(pair) == 2:
-            yield pair[0], pair[1]
+    if isinstance(state, list | tuple) and all(isinstance(each, list | tuple) and len(each) == 2 for each in state):
+        yield from state
 
 
 @cache

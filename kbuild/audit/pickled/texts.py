@@ -29,6 +29,12 @@ _BASE32 = re.compile(rb"[A-Z2-7]{16,}|[a-z2-7]{16,}")
 # Runs of base85's own letters that are no word: a text of words has none of so many without a space.
 _BASE85 = re.compile(rb"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}")
 _ASCII85 = re.compile(rb"<~([!-uz\s]{10,}?)~>|\A([!-uz\s]{20,})\Z")
+# Digits by their letters; Ascii85's z stands for five zeros.
+_B85 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+_ZEROS = b"\xff"
+_DIGITS = bytes(max(_B85.find(each), 0) for each in range(256))
+_DIGITS_OF_ASCII85 = bytes(0xFF if each == ord("z") else max(each - 33, 0) % 256 for each in range(256))
+_LONG, _PIECE = 1 << 12, 1 << 20
 _WRITTEN = LETTERS + b"!#$%&()*;<=>?@^`{|}~\r\n"
 _MASK = bytes(1 if each in LETTERS else 0 for each in range(256))
 # What a pickle, and what is packed, may begin with: opcodes that need nothing before them, and gzip, bz2, xz, lzma,
@@ -116,7 +122,7 @@ def _tags_of_yaml(data: bytes, effort: Effort) -> Iterator[bytes]:
 
 def decoded(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
     """How bytes are written in ``data``, and the bytes, in any way that it may be read. Raises TooMuch."""
-    yield from _in_base85(data)
+    yield from _in_base85(data, effort)
     in_lines = yield from _as_it_is(data)
     joined = _joined(data) if in_lines else data
     if len(joined) != len(data):
@@ -146,29 +152,61 @@ def _as_it_is(data: bytes) -> Generator[tuple[str, bytes], None, bool]:
     return in_lines
 
 
-def _in_base85(data: bytes) -> Iterator[tuple[str, bytes]]:
+def _in_base85(data: bytes, effort: Effort) -> Iterator[tuple[str, bytes]]:
     for match in _BASE85.finditer(data):
         with contextlib.suppress(ValueError):
             # It is slow. Nearly always it has a sign that words have not.
             if match[0].translate(None, LETTERS) or base64.b85decode(match[0][:5])[0] in _BEGIN:
-                yield ">base85", base64.b85decode(match[0])
+                yield ">base85", _from_base85(match[0], effort)
     if not data.translate(None, LETTERS):
         return
     for match in _ASCII85.finditer(data):
         with contextlib.suppress(ValueError):
-            yield ">ascii85", base64.a85decode(match[1] or match[2])
+            yield ">ascii85", _from_ascii85(match[1] or match[2], effort)
+
+
+def _from_base85(text: bytes, effort: Effort) -> bytes:
+    return base64.b85decode(text) if len(text) < _LONG else _groups(text.translate(_DIGITS), effort)
+
+
+def _from_ascii85(text: bytes, effort: Effort) -> bytes:
+    if len(text) < _LONG or b"\f" in text:
+        return base64.a85decode(text)
+    return _groups(text.translate(_DIGITS_OF_ASCII85, b" \t\n\r\v"), effort)
+
+
+def _groups(digits: bytes, effort: Effort) -> bytes:
+    """Four bytes of each five digits, in pieces: ``base64`` holds an object of each digit. Raises ValueError."""
+    import numpy  # most models have no such text
+
+    found, rest = bytearray(), b""
+    for at in range(0, len(digits), _PIECE):
+        piece = rest + digits[at : at + _PIECE].replace(_ZEROS, bytes(5))
+        whole = len(piece) // 5 * 5
+        last = at + _PIECE >= len(digits)
+        left = len(piece) - whole if last else 0
+        groups, rest = piece[:whole] + (piece[whole:] + b"\x54" * (5 - left) if left else b""), piece[whole:]
+        numbers = numpy.frombuffer(groups, numpy.uint8).reshape(-1, 5).astype(numpy.uint64)
+        values = numbers @ numpy.array([85**4, 85**3, 85**2, 85, 1], numpy.uint64)
+        if (values >> numpy.uint64(32)).any():
+            raise ValueError("five digits are more than four bytes")
+        effort.expand(4 * len(values))
+        found += values.astype(">u4").tobytes()
+        del found[len(found) - (5 - left) if left else len(found) :]
+    return bytes(found)
 
 
 def _joined(data: bytes) -> bytes:
     """Without the ends of lines that may be lines of base64, those included that are ones once others are put together:
     from left to right, so that each line is looked at once."""
-    found, last, at = [], b"", 0
+    found, last, at, kept = [], b"", 0, 0
     for end in _LINE_END.finditer(data):
         line = data[at : end.start()]
         last = (last + line)[-SHORTEST:]
-        found.append(line)
         if len(last) < SHORTEST or last.translate(None, LETTERS):
-            found.append(end[0])
             last = (last + end[0])[-SHORTEST:]
+        else:
+            found.append(data[kept : end.start()])
+            kept = end.end()
         at = end.end()
-    return b"".join((*found, data[at:]))
+    return b"".join((*found, data[kept:]))
