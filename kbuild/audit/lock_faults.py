@@ -9,6 +9,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.finding import Finding
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject
+from kbuild.environment.requirements import allows
 from kbuild.managers.conda_names import pip_name
 from kbuild.model.bundle import find_credentials
 from kbuild.urls.credentials import holds_credentials, without_credentials
@@ -34,6 +35,25 @@ def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
                 evidence=f"{entry.name} {entry.version} depends on it, and the lock has none for {subdir}",
                 remedy=f"make the lock again: {subject.remake} --force",
             )
+
+
+def find_misfits(lock: LockView, subject: Subject) -> Iterator[Finding]:
+    """Wheels in another version than a package beside them allows, as the lock itself says."""
+    for subdir in sorted({entry.subdir for entry in lock.entries}):
+        wheels = {each.canonical: each for each in lock.entries if each.subdir == subdir and each.manager == "pip"}
+        for entry in wheels.values():
+            for name, constraint in entry.asks:
+                wheel = wheels.get(canonicalize_name(name))
+                if wheel is not None and not allows(constraint, wheel.version):
+                    yield Finding(
+                        id="lock-conflict",
+                        check="lock",
+                        severity="high",
+                        where=wheel.where,
+                        version=wheel.version,
+                        evidence=f"{wheel.place}: {entry.name} {entry.version} asks for {constraint}",
+                        remedy=f"make the lock again: {subject.remake} --force",
+                    )
 
 
 def find_twice(lock: LockView, subject: Subject) -> Iterator[Finding]:

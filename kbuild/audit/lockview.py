@@ -18,7 +18,8 @@ from kbuild.errors import LockfileInvalid
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockEntry:
-    """One ``package[n]`` of category ``main``; what is missing or no text is None."""
+    """One ``package[n]`` of category ``main``; what is missing or no text is None. ``asks`` are names of packages that
+    it depends on, each with the versions that it allows."""
 
     place: str
     name: str
@@ -27,7 +28,12 @@ class LockEntry:
     subdir: str
     url: str | None
     sha256: str | None
-    dependencies: tuple[str, ...] = ()
+    asks: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """The names alone."""
+        return tuple(name for name, _ in self.asks)
 
     @property
     def where(self) -> str:
@@ -98,6 +104,7 @@ def _entry(value: Any, place: str) -> LockEntry | None:
     entry = _mapping(value)
     if entry.get("category", "main") != "main":
         return None
+    dependencies = _mapping(entry.get("dependencies"))
     return LockEntry(
         place=place,
         name=_text(entry.get("name")) or place,
@@ -106,7 +113,7 @@ def _entry(value: Any, place: str) -> LockEntry | None:
         subdir=_text(entry.get("platform")) or "",
         url=_text(entry.get("url")),
         sha256=_text(_mapping(entry.get("hash")).get("sha256")),
-        dependencies=tuple(sorted(map(str, _mapping(entry.get("dependencies"))))),
+        asks=tuple(sorted((str(name), str(asked or "")) for name, asked in dependencies.items())),
     )
 
 

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile
+from kbuild.environment.requirements import allows
 from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform
 from kbuild.urls.credentials import is_for
@@ -100,6 +101,25 @@ def find_gaps(lockfile: Lockfile, platform: Platform, asked: Iterable[Requiremen
         for name, _ in package.dependencies:
             if not name.startswith("__") and canonicalize_name(name) not in there:
                 yield f"{name}, which {package.name} {package.version} depends on"
+
+
+def find_misfits(lockfile: Lockfile, platform: Platform, asked: Iterable[Requirement]) -> Iterator[str]:
+    """The wheels of a lock in another version than its own packages, or the requirements that were ``asked``, allow.
+
+    The lock says itself what its packages ask for; solvers were seen to give another answer (conda-lock 4, where a
+    package names another one twice). What conda's side has is conda's to judge.
+    """
+    packages = lockfile.for_platform(platform)
+    wheels = {canonicalize_name(each.name): each for each in packages if each.manager == "pip"}
+    for requirement in asked:
+        wheel = wheels.get(canonicalize_name(requirement.name))
+        if wheel is not None and not allows(str(requirement.specifier), wheel.version):
+            yield f"{wheel.name} {wheel.version}, where the model asks for {requirement.specifier}"
+    for package in wheels.values():
+        for name, constraint in package.dependencies:
+            wheel = wheels.get(canonicalize_name(name))
+            if wheel is not None and not allows(constraint, wheel.version):
+                yield f"{wheel.name} {wheel.version}, where {package.name} {package.version} asks for {constraint}"
 
 
 def _names(packages: Sequence[LockedPackage], names: Names) -> set[str]:

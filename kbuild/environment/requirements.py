@@ -209,6 +209,24 @@ class ArbitraryEquality:
                     raise OtherVersion(f"{owner} {release} asks for {each}==={wanted}, and {each} {taken} is taken")
 
 
+def allows(constraint: str, version: str) -> bool:
+    """Whether a constraint of a lock's ``dependencies`` allows a version; what is neither of PEP 440's is not judged.
+
+    Specifiers as poetry writes them (its docs, "Dependency specification"): alternatives with ``||``, ``*`` for any,
+    and a bare version for ``==``.
+    """
+    try:
+        found = Version(version)
+        parts = [part.strip() for part in constraint.split("||")]
+        return any(part in ("", "*") or _specifiers(part).contains(found, prereleases=True) for part in parts)
+    except ValueError:  # InvalidVersion and InvalidSpecifier
+        return True
+
+
+def _specifiers(part: str) -> SpecifierSet:
+    return SpecifierSet(f"=={part}" if part[0].isdecimal() else part)
+
+
 def plain_specifier(specifier: SpecifierSet) -> str:
     """The specifier without ``~=`` and ``===``, which conda-lock's own parser does not know; sorted."""
     plain: list[str] = []

@@ -182,3 +182,20 @@ def test_what_packages_depend_on_has_to_be_in_the_lock(make_lock: Any, make_entr
     assert ids(make_lock(dateutil)) == ids(make_lock(dateutil, hidden)) == ["lock-gap"]
     assert ids(make_lock(dateutil, make_entry("six", "1.17.0"))) == []
     assert ids(make_lock(dateutil, make_entry("six", "1.17.0", platform="linux-aarch64"))) == ["lock-gap"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "six", "found"),
+    [(">=1.5", "1.4", True), ("==1.17.0.*", "1.16.0", True), ("1.17.0", "1.17.1", True), (">=1.5", "1.5rc1", True),
+     (">=1.5", "1.17.0", False), ("*", "1", False), ("1.17.0", "1.17.0", False), ("<1 || >=2", "2.1", False)],
+)  # fmt: skip
+def test_what_packages_ask_of_each_other_has_to_hold(
+    make_lock: Any, make_entry: Any, asked: str, six: str, found: bool
+) -> None:
+    dateutil = make_entry("python-dateutil", "2.9", dependencies={"six": asked})
+    lock = make_lock(dateutil, make_entry("six", six))
+    assert ids(lock) == (["lock-conflict"] if found else [])
+    # For each platform by itself.
+    assert ids(
+        make_lock(dateutil, make_entry("six", "1.17.0"), make_entry("six", "0.1", platform="linux-aarch64"))
+    ) == (["lock-conflict"] if asked == "<1 || >=2" else [])

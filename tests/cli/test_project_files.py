@@ -196,9 +196,7 @@ def test_the_policy_that_is_written_lets_condas_python_through_until_its_day(tmp
     needed = conda_needs_of_python()
     assert {"openssl", "libffi", "tzdata"} <= needed
     for name in sorted(needed):
-        entry = LockEntry(
-            place="", name=name, version="1", manager="conda", subdir="linux-64", url=None, sha256=None, dependencies=()
-        )
+        entry = LockEntry(place="", name=name, version="1", manager="conda", subdir="linux-64", url=None, sha256=None)
         unchecked = Unchecked(check="vulnerabilities", where=entry.where, reason="", remedy="")
         assert ignore.covers(unchecked) != (identify(entry, lock) is not None), name
     assert not ignore.covers(Unchecked(check="vulnerabilities", where="base", reason="", remedy=""))

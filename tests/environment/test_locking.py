@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +113,8 @@ def lock_text(spec: EnvironmentSpec) -> bytes:
         "sources": [],
         "custom_metadata": {INPUT_DIGEST_KEY: str(spec.digest)},
     }
-    wheels = [wheel_of("six", "1.17.0"), wheel_of("python-dateutil", "2.9.0", six=">=1.5")]
+    six = next((line.removeprefix("six==") for line in spec.pip if line.startswith("six==")), "1.17.0")
+    wheels = [wheel_of("six", six), wheel_of("python-dateutil", "2.9.0", six=">=1.5")]
     return yaml.safe_dump({"version": 1, "metadata": metadata, "package": [package, *wheels]}).encode()
 
 
@@ -523,6 +525,11 @@ EDITS: dict[str, dict[str, Any]] = {
     "of another manager": {"manager": "conda", "url": "https://evil.example/conda-forge/linux-64/six-1.17.0-0.conda"},
     "no name": {"name": ""},
     "taken out": {"name": "other", "url": "https://index.example/files/other-1.17.0-py3-none-any.whl"},
+    "older than a package asks for": {"version": "1.4", "url": "https://index.example/files/six-1.4-py3-none-any.whl"},
+    "another one than the model asks for": {
+        "version": "1.16.0",
+        "url": "https://index.example/files/six-1.16.0-py3-none-any.whl",
+    },
 }
 
 
@@ -538,6 +545,35 @@ def test_nothing_is_built_from_an_edited_lock(bench: Bench, tmp_path: Path, edit
     with pytest.raises((LockfileInvalid, ConfigurationError)) as caught:
         bench.lock(lockfile=path)
     assert caught.value.hint and len(caught.value.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fits"),
+    [
+        # As conda-lock writes what poetry read in real metadata.
+        *((">=1.5", True), ("*", True), ("", True), ("1.17.0", True), ("1.17", True), (">=1.5,<2 || >3", True)),
+        *(("==1.16.0.*", False), ("1.16.0", False), (">=2 || <1.17", False), ("<2,!=1.17.0", False), ("a text", True)),
+    ],
+)
+def test_a_lock_whose_packages_do_not_fit_each_other_is_none(
+    bench: Bench, tmp_path: Path, constraint: str, fits: bool
+) -> None:
+    """conda-lock 4's solver gave torch another cuBLAS than its cuda-toolkit asks for."""
+    document = yaml.safe_load(lock_text(bench.lock().spec))
+    document["package"][-1]["dependencies"] = {"six": constraint}
+    path = tmp_path / "given.yml"
+    path.write_text(yaml.safe_dump(document))
+    bench.resolver.resolve = lambda spec, *, progress: parse_lockfile(path.read_bytes(), source="fake")  # type: ignore[method-assign]
+    if fits:
+        assert bench.lock(lockfile=path).lockfile.content == path.read_bytes()
+        assert bench.lock(force=True).origin == "resolved"
+        return
+    told = rf"six 1\.17\.0, where python-dateutil 2\.9\.0 asks for {re.escape(constraint)}"
+    with pytest.raises(LockfileInvalid, match=told) as caught:
+        bench.lock(lockfile=path)
+    assert "--force" in (caught.value.hint or "")
+    with pytest.raises(VersionConflict, match=f"the solver takes {told}"):
+        bench.lock(force=True)
 
 
 def test_the_models_own_index_may_lead_to_another_server_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

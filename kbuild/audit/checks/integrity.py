@@ -14,7 +14,13 @@ from packaging.version import InvalidVersion, Version
 
 from kbuild.audit.checks.releases import Lookup
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
-from kbuild.audit.lock_faults import find_channel_credentials, find_gaps, find_twice, find_written_credentials
+from kbuild.audit.lock_faults import (
+    find_channel_credentials,
+    find_gaps,
+    find_misfits,
+    find_twice,
+    find_written_credentials,
+)
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
@@ -64,6 +70,7 @@ class IntegrityCheck:
         findings += elsewhere
         findings += [
             *find_gaps(lock, subject),
+            *find_misfits(lock, subject),
             *find_twice(lock, subject),
             *find_channel_credentials(lock, subject),
             *_edited(lock, subject),

@@ -12,7 +12,7 @@ from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import LockedPackage, Lockfile, conda_build
 from kbuild.environment.match_spec import other_python
-from kbuild.environment.origins import find_gaps, is_below, is_of_channel, is_of_index
+from kbuild.environment.origins import find_gaps, find_misfits, is_below, is_of_channel, is_of_index
 from kbuild.environment.requirements import applicable, local_part
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid, VersionConflict
@@ -73,6 +73,8 @@ def check_lock(
         )
     for other in _others(lockfile, spec, platforms):
         raise LockfileInvalid(f"the lock takes {other}", hint=f"{remedy} --force makes the lock again")
+    for misfit in _misfits(lockfile, spec, platforms):
+        raise LockfileInvalid(f"the lock takes {misfit}", hint=f"{remedy} --force makes the lock again")
     for platform in platforms:
         asked = applicable(spec.pip, spec.python, platform).values()
         gaps = list(dict.fromkeys(find_gaps(lockfile, platform, asked, spec.names)))
@@ -100,13 +102,27 @@ def check_python(lockfile: Lockfile, remedy: str) -> None:
 
 def check_versions(lockfile: Lockfile, spec: EnvironmentSpec) -> None:
     """Raises VersionConflict where a lock that a solver just made has a local version of what is asked for by
-    arbitrary equality (PEP 440, ``===``): solvers know ``==`` alone, which allows it."""
+    arbitrary equality (PEP 440, ``===``): solvers know ``==`` alone, which allows it; and where its packages do not fit
+    each other."""
     for other in _others(lockfile, spec, spec.platforms):
         raise VersionConflict(
             f"the solver takes {other}",
             hint=f"ask for {other.name}=={other.asked} if any build of that version will do, or keep the other one off"
             " the indexes and find-links",
         )
+
+    for misfit in _misfits(lockfile, spec, spec.platforms):
+        raise VersionConflict(
+            f"the solver takes {misfit}",
+            hint="ask for a version that fits by name, among the requirements of the model",
+        )
+
+
+def _misfits(lockfile: Lockfile, spec: EnvironmentSpec, platforms: Iterable[Platform]) -> Iterator[str]:
+    for platform in platforms:
+        # Of a name that is asked for and constrained both count: the second for what is not asked for.
+        asked = applicable((*spec.constraints, *spec.pip), spec.python, platform)
+        yield from find_misfits(lockfile, platform, asked.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
