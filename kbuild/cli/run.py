@@ -46,6 +46,7 @@ def command(image: str | None, port: int | None, timeout: float, platform: Platf
         show.say(f"{client.running.describe()} serves {client.reference.familiar}; Ctrl-C stops it")
         for line in _how_to_ask(client.running, Path(folder) / REQUEST_NAME):
             show.say(line)
+        show.say(f"what the server writes: {client.running.log_command()}")
         while not stopped.asked:
             if not client.running.alive():
                 raise ContainerFailed(f"the image stopped by itself: {client.running.logs()[-500:].strip()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,11 @@ def verify_predictions(
     recorded = None if prediction is None else running.read_file(f"{model_path}/{prediction}")
     answer = post_invocations(running.url, question, timeout=timeout)
     if answer.status != 200:
-        text = " ".join(answer.body.decode(errors="replace").split())
-        raise VerificationFailed(f"/invocations answered {answer.status} to the model's input example: {text[:500]}")
+        text = " ".join(answer.body.decode(errors="replace").split())[:500]
+        raised = _raised(running.logs())
+        if raised is not None:
+            text = f"{text}; in the image: {raised[:300]}"
+        raise VerificationFailed(f"/invocations answered {answer.status} to the model's input example: {text}")
     got = json.loads(answer.body)
     expected = None if recorded is None else json.loads(recorded)
     compared = Comparison() if recorded is None else compare(expected, got, tolerance)
@@ -97,3 +101,11 @@ def verify_predictions(
         fault=compared.fault,
         kept=recorded is None or compare(expected, got, own).same,
     )
+
+
+def _raised(log: str) -> str | None:
+    """The last error that the image's server wrote down, which its answer keeps from who asks; None without one."""
+    for line in reversed(log.splitlines()):
+        with suppress(ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return str(json.loads(line)["traceback"].rstrip().splitlines()[-1])
+    return None

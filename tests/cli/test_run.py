@@ -109,6 +109,9 @@ class Client:
     def logs(self) -> str:
         return "words\nit broke\n"
 
+    def log_command(self) -> str:
+        return "tail -f log"
+
     def alive(self) -> bool:
         if self.looks is None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -147,4 +150,5 @@ def test_it_serves_until_a_signal_or_its_own_end(
     told = capsys.readouterr()
     assert told.out == "http://127.0.0.1:8080\n" and stopped == ["image:1"]
     assert "process 7 serves till:3; Ctrl-C stops it" in told.err
+    assert "what the server writes: tail -f log" in told.err, "a model's own error is nowhere else"
     assert "-d '{\"inputs\": [1]}' http://127.0.0.1:8080/invocations" in told.err

@@ -120,6 +120,9 @@ class Running:
     def logs(self) -> str:
         return "out of memory"
 
+    def log_command(self) -> str:
+        return "tail -f log"
+
 
 WHAT = Measured(digest=DIGEST, platform="linux/amd64", cpu="2", workers=2, start=1.234)
 

@@ -22,6 +22,7 @@ class FakeImage:
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     running: bool = True
+    wrote: str = "first\nImportError: no module named x\n"
     remote: bool = False
 
     def describe(self) -> str:
@@ -31,7 +32,10 @@ class FakeImage:
         return self.running
 
     def logs(self) -> str:
-        return "first\nImportError: no module named x\n"
+        return self.wrote
+
+    def log_command(self) -> str:
+        return "tail -f log"
 
     def read_file(self, path: str) -> bytes | None:
         return self.files.get(path)
@@ -130,6 +134,16 @@ def test_an_error_answer_is_told_whatever_its_bytes_are(
     with pytest.raises(VerificationFailed) as caught:
         check(image)
     assert caught.value.message == f"/invocations answered 500 to the model's input example: {said}"
+
+
+def test_what_a_model_raised_is_told_which_its_answer_keeps_back(image: FakeImage) -> None:
+    """As the log of kbuild's server has it, a line of JSON an event (docs/serving.md)."""
+    image.files = {"/opt/model/x.json": b"{}"}
+    trace = 'Traceback (most recent call last):\n  File "x.py", line 7, in predict\nRuntimeError: it always fails\n'
+    lines = [{"message": "the model failed", "traceback": trace}, {"message": "warm"}, {"traceback": 7}, [1], "text"]
+    image.wrote = "\n".join(["no JSON {", *map(json.dumps, lines), ""])
+    with pytest.raises(VerificationFailed, match=r"BAD_REQUEST.*; in the image: RuntimeError: it always fails$"):
+        check(image)
 
 
 def test_an_answer_is_waited_for_as_long_as_was_said(image: FakeImage, monkeypatch: pytest.MonkeyPatch) -> None:

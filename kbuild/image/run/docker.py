@@ -108,6 +108,10 @@ class DockerContainer:
         with _asked("cannot read the logs of the container"):
             return bytes(self.container.logs()).decode(errors="replace")
 
+    def log_command(self) -> str:
+        """What a person types to read that as it comes."""
+        return f"docker logs -f {self.container.short_id}"
+
     def read_file(self, path: str) -> bytes | None:
         """A file of the image by its absolute path, or None where there is none."""
         with _asked(f"cannot read {path} of the container"):

@@ -37,6 +37,9 @@ class RunningImage(Protocol):
     def logs(self) -> str:
         """What it wrote so far on both streams."""
 
+    def log_command(self) -> str:
+        """What a person types to read that as it comes."""
+
     def read_file(self, path: str) -> bytes | None:
         """A file of the image by its absolute path, or None where there is none."""
 

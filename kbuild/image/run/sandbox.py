@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import time
@@ -103,6 +104,10 @@ class SandboxedImage:
     def logs(self) -> str:
         """What it wrote so far on both streams."""
         return self.log.read_text("utf-8", "replace")
+
+    def log_command(self) -> str:
+        """What a person types to read that as it comes."""
+        return f"tail -f {shlex.quote(str(self.log))}"
 
     def read_file(self, path: str) -> bytes | None:
         """A file of the image by its absolute path; links in it are not followed out of the image."""
