@@ -33,7 +33,8 @@ _WITH_URLS = ("conda.yaml", "constraints.txt", "python_env.yaml", "requirements.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
     """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata, and
-    ``tolerance`` what that says of answers; ``pickled`` are the files that a flavor names as pickles."""
+    ``tolerance`` what that says of answers; ``pickled`` are the files that a flavor names as pickles, ``code`` is the
+    folder of its own modules."""
 
     uri: str | None
     name: str | None
@@ -51,6 +52,7 @@ class ModelFacts:
     record: Mapping[str, Any]
     pickled: tuple[str, ...] = ()
     tolerance: Tolerance = DEFAULT
+    code: str = "code"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +155,7 @@ def _read_facts(root: Path) -> ModelFacts:
         record=record,
         pickled=_pickled(flavors),
         tolerance=tolerance,
+        code=_text(pyfunc.get("code")) or "code",
     )
 
 

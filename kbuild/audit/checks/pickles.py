@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
-from kbuild.audit.pickled.libraries import Libraries
+from kbuild.audit.pickled.libraries import LIBRARY_NAMES, Libraries
 from kbuild.audit.pickled.ordinary import is_ordinary
 from kbuild.audit.pickled.standins import is_importable
 from kbuild.audit.pickled.unwrap import PickleStream, Unreadable, pickle_streams
@@ -180,7 +180,7 @@ class PickleCheck:
 def _own_only(roots: set[str], subject: Subject) -> frozenset[str]:
     """The model's own packages, without those that only have the name of another's: which one is loaded depends."""
     locked = {entry.name.replace("-", "_") for entry in subject.lock.entries} if subject.lock is not None else set()
-    taken = sys.stdlib_module_names | locked | {"numpy", "pandas", "scipy", "sklearn", "torch", "xgboost", "lightgbm"}
+    taken = sys.stdlib_module_names | locked | LIBRARY_NAMES
     return frozenset(roots - taken - {""})
 
 

@@ -65,6 +65,8 @@ _LIBRARIES: Mapping[str, _Library] = {
     "torch": _library("torch", "nn optim _tensor storage torch_version distributions ao.nn.quantized ao.nn.intrinsic"),
     "xgboost": _library("xgboost xgboost-cpu", "core sklearn callback"),
 }
+LIBRARY_NAMES = frozenset({*_LIBRARIES, "numpy", "pandas", "joblib", "mlflow", "cloudpickle"})
+"""By which a pickle names what counts as data."""
 _FUNCTIONS = {
     "polars": frozenset({"_restore_dataframe"}),
     "torch._utils": _names(

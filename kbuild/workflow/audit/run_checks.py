@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from kbuild.audit.checks.code import CodeCheck
 from kbuild.audit.checks.drift import DriftCheck
 from kbuild.audit.checks.image import BaseCheck, ImageCheck
 from kbuild.audit.checks.integrity import IntegrityCheck
@@ -76,6 +77,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
     Advisories at a url that does not answer are no error: the vulnerability check says that they are missing.
     """
     policy = request.policy
+    allowed = tuple(each.name for each in policy.allowed_pickles)
     database: AdvisoryDatabase | None = None
     unavailable = None
     if policy.advisories is not None:
@@ -105,7 +107,8 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
         ),
         SecretCheck(),
         ReleaseCheck(_lookup(request, network), unasked=_unasked(request, network)),
-        PickleCheck(downloads=downloads, allowed=tuple(each.name for each in policy.allowed_pickles)),
+        PickleCheck(downloads=downloads, allowed=allowed),
+        CodeCheck(allowed=allowed),
         *([] if policy.licences is None else [LicenceCheck(policy.licences, downloads=downloads)]),
     ]
 

@@ -1,0 +1,104 @@
+"""The model's own code: what is loaded of it without anybody being able to read it, or under another's name.
+
+Its sources are whoever's model it is; they run where it is loaded, and no scan judges them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
+from kbuild.audit.pickled.libraries import LIBRARY_NAMES
+from kbuild.audit.subject import Subject
+from kbuild.model.bundle import ModelBundle
+
+_LOADERS = frozenset({"mlflow", "kbuild"})
+_NATIVE = frozenset({".so", ".pyd", ".dylib", ".dll"})
+_BYTECODE = frozenset({".pyc", ".pyo"})
+_UNCHECKED_HASH = 0x01  # PEP 552: taken whatever the source is; Python writes none of these by itself
+_HEADER = 8
+
+
+class CodeCheck:
+    """A ``Check`` of the files of its own modules and of the module that loads the model.
+
+    ``allowed`` are names that the policy adds, ``package.module.Class`` or ``package.*``.
+    """
+
+    id = "code"
+
+    def __init__(self, *, allowed: tuple[str, ...] = ()) -> None:
+        self._allowed = allowed
+
+    def run(self, subject: Subject) -> CheckResult:
+        """See Check."""
+        if subject.bundle is None:
+            return CheckResult(check=self.id)
+        # MLflow looks for modules there before it looks anywhere else.
+        folder = PurePosixPath(subject.bundle.facts.code)
+        paths = [PurePosixPath(file.path) for file in subject.bundle.files]
+        own = [path.relative_to(folder) for path in paths if path.is_relative_to(folder)]
+        findings = [
+            *_bytecode(subject.bundle.root, folder, own),
+            *_names(folder, own),
+            *self._loader(subject.bundle, own),
+        ]
+        native = [path for path in own if path.suffix in _NATIVE or ".so." in path.name]
+        return CheckResult(
+            check=self.id,
+            findings=tuple(findings),
+            unchecked=tuple(_unread(str(folder / path)) for path in native),
+            looked_at=len(own) + 1,
+        )
+
+    def _loader(self, bundle: ModelBundle, own: list[PurePosixPath]) -> Iterator[Finding]:
+        loader = bundle.facts.loader_module
+        roots = {path.parts[0].removesuffix(".py") for path in own}
+        root = loader.partition(".")[0]
+        if root in (roots - sys.stdlib_module_names) | _LOADERS or any(
+            loader == each or (each.endswith(".*") and f"{loader}.".startswith(each[:-1])) for each in self._allowed
+        ):
+            return
+        evidence = f"MLmodel has {loader or 'nothing'} load the model, which is neither MLflow's nor in its own code"
+        remedy = "see what it does; log the model with that module in code_paths, or add it to allowed-pickles"
+        yield _finding("model-loader", "medium", "MLmodel", evidence, f"{remedy} of [tool.kbuild.audit] with a reason")
+
+
+def _bytecode(root: Path, folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]:
+    remedy = "remove it: the sources are enough; look for what it does before the model is loaded"
+    for path in own:
+        if path.suffix in _BYTECODE:
+            evidence = "it is bytecode, which is loaded where no source of that name is, and which nobody reads"
+            yield _finding("code-bytecode", "high", str(folder / path), evidence, remedy)
+    # What Python keeps beside sources is no content of the model, and is taken for them where the folder is loaded.
+    for kept in sorted((root / folder).rglob("__pycache__/*.pyc")):
+        if _is_taken_unseen(kept):
+            evidence = "it is bytecode that is loaded in the place of its source, whatever that says"
+            yield _finding("code-bytecode", "high", kept.relative_to(root).as_posix(), evidence, remedy)
+
+
+def _is_taken_unseen(path: Path) -> bool:
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+    return int.from_bytes(header[4:8], "little") == _UNCHECKED_HASH
+
+
+def _names(folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]:
+    taken = sys.stdlib_module_names | LIBRARY_NAMES
+    for name in sorted({path.parts[0] for path in own if path.suffix in {".py", *_NATIVE, *_BYTECODE}}):
+        module = name.partition(".")[0]
+        if module in taken:
+            evidence = f"its code has a module {module}, which is loaded where that of the same name is meant"
+            remedy = "give it another name, and log the model again"
+            yield _finding("code-name", "medium", str(folder / name), evidence, remedy)
+
+
+def _finding(id: str, severity: Severity, where: str, evidence: str, remedy: str) -> Finding:
+    return Finding(id=id, check="code", severity=severity, where=where, evidence=evidence, remedy=remedy)
+
+
+def _unread(where: str) -> Unchecked:
+    reason = "it is native code of the model's own, which no scan can judge"
+    return Unchecked(check="code", where=where, reason=reason, remedy="build it where you can see its sources")

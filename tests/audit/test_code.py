@@ -1,0 +1,110 @@
+"""The model's own code: what of it nobody can read, and what has another's name."""
+
+from __future__ import annotations
+
+import importlib
+import py_compile
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kbuild.audit.checks.code import CodeCheck
+from kbuild.audit.subject import Subject
+from kbuild.model.bundle import read_bundle
+
+SOURCE = b"def answer():\n    return 1\n"
+OTHER = b"def answer():\n    return 2\n"
+
+
+def check(bundle: Any, **options: Any) -> Any:
+    return CodeCheck(**options).run(Subject(reference="x", kind="model", bundle=bundle))
+
+
+def compiled(source: bytes, into: Path, mode: py_compile.PycInvalidationMode) -> None:
+    kept = into.parent / "source.txt"
+    kept.write_bytes(source)
+    py_compile.compile(str(kept), str(into), dfile="churn/x.py", invalidation_mode=mode, doraise=True)
+    kept.unlink()
+
+
+@pytest.mark.parametrize(
+    "files, id, where",
+    [
+        ({"code/churn/a.pyc": b"x"}, "code-bytecode", "code/churn/a.pyc"),
+        ({"code/json.py": b""}, "code-name", "code/json.py"),
+        ({"code/sklearn/__init__.py": b""}, "code-name", "code/sklearn"),
+        ({"code/numpy.cpython-311-x86_64-linux-gnu.so": b""}, "code-name", "numpy.cpython-311-x86_64-linux-gnu.so"),
+    ],
+)
+def test_what_nobody_reads_or_has_anothers_name_is_told(
+    make_bundle: Any, files: dict[str, bytes], id: str, where: str
+) -> None:
+    findings = check(make_bundle(files={"code/churn/__init__.py": SOURCE, **files})).findings
+    assert [(each.id, each.where.endswith(where)) for each in findings] == [(id, True)]
+
+
+def test_native_code_is_unchecked_and_sources_are_nothing(make_bundle: Any) -> None:
+    files = {"code/churn/__init__.py": SOURCE, "code/churn/data.json": b"{}", "json.py": b"", "artifacts/a.so": b""}
+    result = check(make_bundle(files=files))
+    assert (result.findings, result.unchecked) == ((), ())
+    result = check(make_bundle(files={**files, "code/churn/fast.abi3.so": b""}))
+    assert [each.where for each in result.unchecked] == ["code/churn/fast.abi3.so"]
+
+
+@pytest.mark.parametrize(
+    "mode, told",
+    [(py_compile.PycInvalidationMode.UNCHECKED_HASH, True), (py_compile.PycInvalidationMode.CHECKED_HASH, False)],
+)
+def test_bytecode_that_python_takes_for_another_source_is_told(
+    make_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: py_compile.PycInvalidationMode, told: bool
+) -> None:
+    bundle = make_bundle(files={"code/churn/__init__.py": b"", "code/churn/x.py": SOURCE})
+    beside = bundle.root / "code/churn/__pycache__"
+    beside.mkdir()
+    compiled(OTHER, beside / f"x.{sys.implementation.cache_tag}.pyc", mode)
+    # What Python itself makes of it says whether it has to be told.
+    shutil.copytree(bundle.root / "code", tmp_path / "seen")
+    monkeypatch.syspath_prepend(str(tmp_path / "seen"))
+    for name in ("churn", "churn.x"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert (importlib.import_module("churn.x").answer() == 2) is told
+    findings = check(read_bundle(bundle.root)).findings
+    assert [each.id for each in findings] == (["code-bytecode"] if told else [])
+
+
+@pytest.mark.parametrize(
+    "loader, allowed, told",
+    [
+        ("mlflow.sklearn", (), False),
+        ("kbuild.x", (), False),
+        ("churn.loading", (), False),
+        ("antigravity", (), True),
+        ("os.system", (), True),
+        ("mlflowx", (), True),
+        ("company.loading", (), True),
+        ("company.loading", ("company.*",), False),
+        ("company.loading", ("company.loading",), False),
+        ("json.tool", (), True),
+    ],
+)
+def test_who_loads_the_model_is_one_that_is_known(
+    make_bundle: Any, loader: str, allowed: tuple[str, ...], told: bool
+) -> None:
+    root = make_bundle(files={"code/churn/__init__.py": SOURCE}).root
+    mlmodel = yaml.safe_load((root / "MLmodel").read_text())
+    mlmodel["flavors"]["python_function"]["loader_module"] = loader
+    (root / "MLmodel").write_text(yaml.safe_dump(mlmodel))
+    findings = check(read_bundle(root), allowed=allowed).findings
+    assert [each.id for each in findings] == (["model-loader"] if told else [])
+
+
+def test_the_folder_of_its_modules_is_that_which_mlmodel_names(make_bundle: Any) -> None:
+    root = make_bundle(files={"lib/json.py": b""}).root
+    mlmodel = yaml.safe_load((root / "MLmodel").read_text())
+    mlmodel["flavors"]["python_function"]["code"] = "lib"
+    (root / "MLmodel").write_text(yaml.safe_dump(mlmodel))
+    assert [each.where for each in check(read_bundle(root)).findings] == ["lib/json.py"]
