@@ -1,4 +1,4 @@
-"""Formats of numbers: which files hold nothing else, from their headers."""
+"""Formats of numbers: which files hold nothing else, from their headers, and which take them from other files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from kbuild.audit.pickled.compressed import PACKED
@@ -93,3 +94,63 @@ def _is_numbers(descr: object) -> bool:
     if isinstance(descr, tuple) and len(descr) == 2:  # a type and its shape
         return _is_numbers(descr[0])
     return isinstance(descr, list) and all(isinstance(each, tuple) and _is_numbers(each[1]) for each in descr)
+
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+# A link to another file: version 1, flags that say that its kind is written, the kind 64.
+_LINK = re.compile(rb"\x01([\x08-\x1f])\x40")
+# Where the numbers of a dataset lie in other files: version 1, slots, those in use, the heap of their names.
+_EXTERNAL = re.compile(rb"\x01\0\0\0(?=(?!\0\0)(..)(?!\0\0)(..)(.{6}\0\0))", re.DOTALL)
+_HEAP = b"HEAP"
+# ONNX' TensorProto.external_data, a key and its value: texts with their lengths.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])")
+_LONGEST_NAME, _SHOWN = 4096, 200
+
+
+def other_files(data: bytes) -> Iterator[str]:
+    """The files that an HDF5 file reads its own content from, and those outside of its folder that ONNX does, told as
+    problems (HDF5 File Format Specification 3.0, IV.A.2.g and h; onnx.proto, ``external_data``)."""
+    found: dict[bytes, None] = {}
+    # Before it may be anything of 512 bytes, or twice, four times … as many.
+    base = next((each for each in (0, *(512 << n for n in range(20))) if data.startswith(_HDF5, each)), None)
+    if base is not None:
+        inside = data[base:] if base else data
+        width = inside[13:14] if inside[8:9] in (b"\0", b"\1") else inside[9:10]
+        if width != b"\x08":
+            yield f"has addresses of {ord(width or b'0')} bytes, by which HDF5 is not read here"
+        found |= dict.fromkeys((*_linked(inside), *_external(inside)))
+    for match in _LOCATION.finditer(data):
+        size = match[1][0] if len(match[1]) == 1 else (match[1][0] & 0x7F) | match[1][1] << 7
+        name = data[match.end() : match.end() + size]
+        if name.startswith((b"/", b"\\")) or b":" in name or b".." in re.split(rb"[/\\]", name):
+            found[name] = None
+    for name in found:
+        yield f"reads the file {name.decode('utf-8', 'replace')[:_SHOWN]!r}, which is not of the model"
+
+
+def _linked(data: bytes) -> Iterator[bytes]:
+    for match in _LINK.finditer(data):
+        flags = match[1][0]
+        at = match.end() + (8 if flags & 0x04 else 0) + (1 if flags & 0x10 else 0)
+        width = 1 << (flags & 0x03)
+        name = int.from_bytes(data[at : at + width], "little")
+        at += width + name
+        if not 0 < name <= _LONGEST_NAME or at + 2 > len(data):
+            continue
+        info = data[at + 2 : at + 2 + int.from_bytes(data[at : at + 2], "little")]
+        if info[:1] == b"\0" and info.count(b"\0") == 3 and info.endswith(b"\0"):
+            yield info[1:].split(b"\0")[0]
+
+
+def _external(data: bytes) -> Iterator[bytes]:
+    for match in _EXTERNAL.finditer(data):
+        slots, used, heap = (int.from_bytes(each, "little") for each in match.groups())
+        if not 0 < used <= slots or data[heap : heap + 4] != _HEAP:
+            continue
+        segment = int.from_bytes(data[heap + 24 : heap + 32], "little")
+        first = match.start() + 16
+        for slot in range(first, min(first + 24 * used, len(data)), 24):
+            begin = segment + int.from_bytes(data[slot : slot + 8], "little")
+            name = data[begin : begin + _LONGEST_NAME].partition(b"\0")[0]
+            if name:
+                yield name
