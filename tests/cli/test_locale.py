@@ -98,3 +98,28 @@ def test_the_command_line_names_files_in_utf8(tmp_path: Path, name: str) -> None
     # click writes UTF-8 where the locale says ASCII, which is mostly no locale at all.
     shown = "dätä".encode("utf-8" if name == "POSIX" else "iso8859-1")
     assert shown in whole.stdout
+
+
+_ERRORS = """
+import sys
+from kbuild.cli.app import cli, run
+def main(**options):
+    print(sys.stdout.encoding, sys.stdout.errors)
+cli.main = main
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "shown"),
+    [
+        ("C.UTF-8", {}, "utf-8 surrogateescape"),  # as Python has it
+        (LATIN, {}, "iso-8859-1 backslashreplace"),
+        (LATIN, {"PYTHONIOENCODING": "utf-16:ignore"}, "utf-16 ignore"),  # as the user has it
+    ],
+)
+def test_what_is_shown_is_in_the_terminals_letters(tmp_path: Path, name: str, more: dict[str, str], shown: str) -> None:
+    env = {**environment(tmp_path, name), **more}
+    done = subprocess.run([sys.executable, "-c", _ERRORS], env=env, capture_output=True, check=True)
+    said = done.stdout.decode(shown.split()[0]).split()
+    assert [said[0].lower().replace("iso8859-1", "iso-8859-1"), said[1]] == shown.split()

@@ -463,6 +463,42 @@ def test_what_a_job_tells_of_its_phases() -> None:
     run(work)
 
 
+def test_all_that_a_build_tells_is_shown_where_the_worker_runs() -> None:
+    shown: list[tuple[Any, ...]] = []
+
+    class Shown:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *told: shown.append((name, *told))
+
+    def build(asked: Asked, *, run: Any, phases: Any, gates: Any) -> Any:
+        with phases("build") as progress:
+            progress.note("a note")
+            progress.tell("a word")
+            progress.count(1, 2, "files")
+            progress.made("2 files")
+        return built(asked.model)
+
+    async def work(fleet: Fleet) -> None:
+        fleet.told.begin = lambda model: lambda phase: nullcontext(Shown())  # type: ignore[method-assign]
+        fleet.build = build  # type: ignore[method-assign]
+        await fleet.put("a")
+        await fleet.worker().run()
+
+    run(work)
+    assert shown == [("note", "a note"), ("tell", "a word"), ("count", 1, 2, "files"), ("made", "2 files")]
+
+
+def test_a_worker_hears_of_new_jobs_of_its_own_queue_alone() -> None:
+    async def work(fleet: Fleet) -> None:
+        worker = fleet.worker(once=False)
+        with working(worker) as task:
+            await until(lambda: fleet.connector.notify_channels)
+            await end(worker, task)
+
+    # As procrastinate's trigger names them, in its schema.sql.
+    assert run(work).connector.notify_channels == [f"procrastinate_queue_v1#{QUEUE}"]
+
+
 def test_where_the_same_image_waits_already_a_job_ends_and_the_others_go_on() -> None:
     async def work(fleet: Fleet) -> None:
         await fleet.put("a", "b")

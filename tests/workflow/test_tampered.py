@@ -284,3 +284,19 @@ def test_on_a_machine_that_has_the_packages_but_not_the_image_that_is_told(built
     findings, unchecked = Audits(there).checked(built.image, tmp_path / "of it")
     assert findings == [] and [each.reason for each in unchecked if each.check == "image"]
     assert any("this machine has not built it" in each.reason for each in unchecked)
+
+
+def test_the_layers_of_a_base_that_was_pulled_from_nowhere_are_looked_for_in_the_cache(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packages are laid out here as every other layer is, so the image need not have been built on this machine."""
+    monkeypatch.setattr(built.world.store, "files", {})
+    there = built.world.with_cache("packages again")
+    left_out = shutil.ignore_patterns("images", "base-records", "work-*")
+    shutil.copytree(built.world.tools.cache, there.tools.cache, symlinks=True, ignore=left_out, dirs_exist_ok=True)
+    image = tamper(built.image, tmp_path / "image", label("org.opencontainers.image.base.digest", None))
+    findings, unchecked = Audits(there).checked(image, tmp_path / "of it")
+    (reason,) = (each.reason for each in unchecked if each.check == "image")
+    # None of them lies upon such a base here.
+    assert "which bytes these layers must be: base, interpreter, dependencies, runtime, model" in reason
+    assert "COPY base/ /" in next(each.evidence for each in findings if each.where == "history")

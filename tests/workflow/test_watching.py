@@ -181,6 +181,25 @@ def test_a_registry_that_was_away_for_long_is_asked_again() -> None:
     assert pause(5000) == pause(10) > 3600
 
 
+def test_a_registry_that_is_away_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(version("churn", 1))
+    watch = fleet.watch(every=600.0)
+    began, asked = time.monotonic(), list[float]()
+
+    def wait(until: float, *, retry: bool) -> None:
+        """Of five times, at the fourth it is there."""
+        asked.append(round(until - began, -1) if retry else -1.0)
+        fleet.down = len(asked) != 3
+        if len(asked) == 5:
+            watch._stopped.set()
+
+    monkeypatch.setattr(watching, "pause", lambda failures: 10.0 * (failures + 1))
+    monkeypatch.setattr(watch, "_await", wait)
+    fleet.down = True
+    watch._ask_on()
+    assert asked == [10.0, 20.0, 30.0, -1.0, 10.0]
+
+
 def test_two_threads_that_tell_of_one_version_lose_nothing() -> None:
     fleet = Fleet(version("churn", 1))
     watch = fleet.watch()
