@@ -102,6 +102,7 @@ _LINK = re.compile(rb"\x01([\x08-\x1f])\x40")
 # Where the numbers of a dataset lie in other files: version 1, slots, those in use, the heap of their names.
 _EXTERNAL = re.compile(rb"\x01\0\0\0(?=(?!\0\0)(..)(?!\0\0)(..)(.{6}\0\0))", re.DOTALL)
 _HEAP = b"HEAP"
+_WIDTHS = (b"\x02", b"\x04", b"\x10", b"\x20")  # of addresses, beside 8, which everybody writes
 # ONNX' TensorProto.external_data, a key and its value: texts with their lengths.
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])")
 _LONGEST_NAME, _SHOWN = 4096, 200
@@ -116,8 +117,8 @@ def other_files(data: bytes) -> Iterator[str]:
     if base is not None:
         inside = data[base:] if base else data
         width = inside[13:14] if inside[8:9] in (b"\0", b"\1") else inside[9:10]
-        if width != b"\x08":
-            yield f"has addresses of {ord(width or b'0')} bytes, by which HDF5 is not read here"
+        if width in _WIDTHS:
+            yield f"has addresses of {width[0]} bytes, by which HDF5 is not read here"
         found |= dict.fromkeys((*_linked(inside), *_external(inside)))
     for match in _LOCATION.finditer(data):
         size = match[1][0] if len(match[1]) == 1 else (match[1][0] & 0x7F) | match[1][1] << 7
