@@ -35,3 +35,8 @@ class Silent:
 
     def count(self, done: int, total: int | None, unit: str = "bytes") -> None:
         """Drop the figure."""
+
+
+def how_many(count: int, what: str) -> str:
+    """``1 layer``, ``12,345 layers``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

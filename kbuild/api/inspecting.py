@@ -23,6 +23,7 @@ from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
+from kbuild.progress import how_many
 from kbuild.workflow import Tools
 
 
@@ -87,7 +88,7 @@ def _image(image: BuiltImage, session: Session, packages: bool | None) -> Inspec
     if has_layers(image) if packages is None else packages:
         with session.voice("read") as progress:
             sizes = read_sizes(image, progress, cache=session.tools.cache)
-            progress.made(f"{len(sizes.layers)} layers, {len(sizes.packages)} packages")
+            progress.made(f"{how_many(len(sizes.layers), 'layer')}, {how_many(len(sizes.packages), 'package')}")
     platform, config = read_config(image.layout, image.digest)
     manifest = read_manifest(image.layout, image.digest)
     facts = {

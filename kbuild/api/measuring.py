@@ -14,6 +14,7 @@ from kbuild.errors import ConfigurationError
 from kbuild.measuring.measure import Measured, measure_image
 from kbuild.measuring.profile import Profile, Profiles, told_size
 from kbuild.offered.shown import html_table
+from kbuild.progress import how_many
 from kbuild.untrusted import BrokenText, read_text, why
 from kbuild.verify.verify_image import read_example
 
@@ -67,7 +68,7 @@ def measure(
         host = found.running.host()
         if size.cpus > host.processors:
             raise ConfigurationError(
-                f"the machine has {host.processors} processors, and {asked.cpu} were asked for",
+                f"the machine has {how_many(host.processors, 'processor')}, and {asked.cpu} were asked for",
                 hint=f"--cpu {host.processors}, or measure on another machine",
             )
         example = body if body is not None else read_example(found.running)

@@ -25,6 +25,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import read_bundle
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
+from kbuild.progress import how_many
 from kbuild.verify.rebuild import RebuildReport, carry_downloads, carry_pins, judge, read_claims
 from kbuild.verify.verdict_tag import write_rebuild_verdict
 from kbuild.workflow import Delivery, build_image
@@ -136,7 +137,7 @@ def _build_again(image: BuiltImage, options: RebuildOptions, session: Session) -
     with work_folder(tools.cache, "work-rebuild-") as clean:
         if options.reuse_downloads:
             with voice("check") as progress:
-                progress.made(f"{carry_downloads(tools.cache, clean)} packages still have their sha256")
+                progress.made(f"{how_many(carry_downloads(tools.cache, clean), 'package')} still have their sha256")
         kept = carry_pins(tools.cache, clean, claims) if model is not None else None
         asked = BuildOptions(
             platform=str(claims.platform),

@@ -23,6 +23,7 @@ from kbuild.cli.show import Show
 from kbuild.errors import (
     OutputError,
 )
+from kbuild.progress import how_many
 from kbuild.workflow.audit.fleet import ask_fleet, make_question
 from kbuild.workflow.audit.request import Audited, raise_for_verdict
 
@@ -137,7 +138,7 @@ def command(
     lapsed = tuple(
         dict.fromkeys(each for _, result in results if isinstance(result, Audited) for each in result.report.lapsed)
     )
-    raise_for_verdict(worst, f"{number} of {len(results)} registered models", lapsed)
+    raise_for_verdict(worst, f"{number} of {how_many(len(results), 'registered model')}", lapsed)
 
 
 def _deliver(text: str, output: Path | None) -> None:

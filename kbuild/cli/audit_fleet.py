@@ -8,6 +8,7 @@ from typing import Any
 
 from kbuild.audit.report.plain import plain_json
 from kbuild.errors import AuditFindings, AuditIncomplete
+from kbuild.progress import how_many
 from kbuild.untrusted import plain
 from kbuild.workflow.audit.fleet import FleetRow
 
@@ -21,7 +22,9 @@ def render_fleet(rows: Sequence[FleetRow], question: str, form: str) -> str:
     lines = [_line(row) for row in rows if row.affected or row.unknown]
     hit = sum(bool(row.affected) for row in rows)
     unknown = sum(row.unknown is not None for row in rows)
-    told = f"{hit} of {len(rows)} registered versions have {question}" + (f", {unknown} not known" if unknown else "")
+    told = f"{hit} of {how_many(len(rows), 'registered version')} have {question}" + (
+        f", {unknown} not known" if unknown else ""
+    )
     return plain("\n".join([*lines, told])) + "\n"
 
 
@@ -31,11 +34,13 @@ def raise_for_fleet(rows: Sequence[FleetRow], question: str) -> None:
     unknown = sum(row.unknown is not None for row in rows)
     if hit:
         raise AuditFindings(
-            f"{hit} of {len(rows)} registered versions have {question}",
+            f"{hit} of {how_many(len(rows), 'registered version')} have {question}",
             hint="train them again with another release, and build their images again: kbuild image",
         )
     if unknown:
-        raise AuditIncomplete(f"of {unknown} of {len(rows)} registered versions it is not known", hint="each says why")
+        raise AuditIncomplete(
+            f"of {unknown} of {how_many(len(rows), 'registered version')} it is not known", hint="each says why"
+        )
 
 
 def _line(row: FleetRow) -> str:

@@ -17,6 +17,7 @@ from kbuild.cli.options import cache_folder, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
 from kbuild.model.kept import is_damaged_model
+from kbuild.progress import how_many
 
 WORDS = {
     "downloads": "packages as they were downloaded",
@@ -112,7 +113,7 @@ def verify(remove: bool, as_json: bool) -> None:
         for path, reason in found:
             click.echo(f"{path} {reason}")
     if found and not remove:
-        raise CacheDamaged(f"{len(found)} files in {cache} are damaged")
+        raise CacheDamaged(f"{how_many(len(found), 'file')} in {cache} {'is' if len(found) == 1 else 'are'} damaged")
     show.say("nothing is damaged" if not found else f"removed {len(entries)} damaged entries")
 
 

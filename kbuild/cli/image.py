@@ -28,6 +28,7 @@ from kbuild.cli.options import (
 )
 from kbuild.cli.show import SHORT, Show
 from kbuild.model.model_reference import ModelReference
+from kbuild.progress import how_many
 from kbuild.workflow import PATIENCE, ImageResult
 from kbuild.workflow.fleet.shard import Shard, digest_models, folder_sizes
 
@@ -226,7 +227,7 @@ def _take_shard(shard: Shard, listed: Mapping[str, int | None], show: Show) -> t
     sizes |= folder_sizes({each: path for each, path in folders.items() if each not in sizes})
     mine, whole = shard.of(list(listed), sizes), digest_models(list(listed), sizes)
     # Machines that were told different ones would leave models out: whoever doubts it compares this.
-    show.say(f"shard {shard} has {len(mine)} of {len(listed)} models, of the list {whole}")
+    show.say(f"shard {shard} has {len(mine)} of {how_many(len(listed), 'model')}, of the list {whole}")
     return mine, {"shard": {"number": shard.number, "count": shard.count, "of": len(listed), "list": str(whole)}}
 
 

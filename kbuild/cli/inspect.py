@@ -18,6 +18,7 @@ from kbuild.cli.options import complete_either, json_option, open_here, platform
 from kbuild.cli.show import SHORT, Show
 from kbuild.plan.make import LABEL_SIGNATURE
 from kbuild.platform import Platform
+from kbuild.progress import how_many
 from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import BrokenText, parse_json, plain
 
@@ -58,7 +59,7 @@ def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for key in ("digest", "config_digest", "platform"):
         yield _line(key.replace("_", " "), facts[key])
     unpacked = "" if facts["unpacked"] is None else f", {facts['unpacked'] / 1e6:.1f} MB unpacked"
-    yield _line("size", f"{facts['size'] / 1e6:.1f} MB packed{unpacked}, in {len(facts['layers'])} layers")
+    yield _line("size", f"{facts['size'] / 1e6:.1f} MB packed{unpacked}, in {how_many(len(facts['layers']), 'layer')}")
     starts = facts["entrypoint"]
     yield _line("entrypoint", shlex.join(map(str, starts)) if isinstance(starts, list) else starts)
     yield _line("user", facts["user"])
@@ -87,7 +88,7 @@ def _model_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         if facts[key] is not None:
             yield _line(key.replace("_", " "), facts[key])
     yield _line("flavors", ", ".join(facts["flavors"]))
-    yield _line("size", f"{facts['size'] / 1e6:.1f} MB in {facts['files']} files")
+    yield _line("size", f"{facts['size'] / 1e6:.1f} MB in {how_many(facts['files'], 'file')}")
     yield from _columns(facts["signature"] or {})
     if facts["tags"]:
         yield "its run says"

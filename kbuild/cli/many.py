@@ -26,7 +26,7 @@ from kbuild.errors import (
     SomeFailed,
 )
 from kbuild.model.model_reference import FORMS, ModelReference
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.untrusted import LARGEST, BrokenText, read_text, why
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Outcome, Phases, Tools, build_many, has_placeholder
 from kbuild.workflow.fleet.report import make_entry, status_of
@@ -137,7 +137,7 @@ def image_many(
     if failed:
         built = len(told) - len(failed)
         raise SomeFailed(
-            f"{len(failed)} of {len(told)} models have no image",
+            f"{len(failed)} of {how_many(len(told), 'model')} have no image",
             hint=f"the other {built} have; run it again when that is mended: what is built is not built again"
             if built
             else None,

@@ -18,6 +18,7 @@ from kbuild.cli.options import json_option, queue_option
 from kbuild.cli.queued import entry_of
 from kbuild.errors import JobNotFound
 from kbuild.process import run
+from kbuild.progress import how_many
 from kbuild.untrusted import plain
 from kbuild.workflow.queue.address import read_address
 from kbuild.workflow.queue.page import what_of
@@ -82,7 +83,7 @@ def list_jobs(outer: str | None, statuses: tuple[str, ...], limit: int, queue: s
     for row in rows if found else ():
         click.echo(plain("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()))
     told = ", ".join(f"{count} {status}" for status, count in figures.jobs.items())
-    click.echo(f"{told}; {figures.workers} workers", err=True)
+    click.echo(f"{told}; {how_many(figures.workers, 'worker')}", err=True)
 
 
 @command.command("show")

@@ -18,6 +18,7 @@ from kbuild.cli.many import write_report
 from kbuild.cli.show import Show
 from kbuild.errors import JobNotFound, QueueUnavailable, SomeFailed
 from kbuild.process import run
+from kbuild.progress import how_many
 from kbuild.workflow.queue.states import ENDED, JobState, Put, Status
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def image_queued(
     with open_queue(queue) as board:
         put = board.put(ask_for(models, options, session), priority=priority)
         new = sum(each.is_new for each in put)
-        show.say(f"{new} jobs put into the queue" + (f", {len(put) - new} are there already" if new < len(put) else ""))
+        there = len(put) - new
+        show.say(
+            f"{how_many(new, 'job')} put into the queue"
+            + (f", {there} {'is' if there == 1 else 'are'} there already" if there else "")
+        )
         if not wait:
             for each in put:
                 click.echo(json.dumps({"job": each.id, "model": each.model}) if as_json else f"{each.id}\t{each.model}")
@@ -63,7 +68,7 @@ def image_queued(
         show.complain(f"{entry['model']}: {entry.get('error', {}).get('message', 'it was cancelled')}")
     if failed:
         raise SomeFailed(
-            f"{len(failed)} of {len(entries)} models have no image",
+            f"{len(failed)} of {how_many(len(entries), 'model')} have no image",
             hint="kbuild queue retry --failed has them tried again",
         )
 
@@ -95,7 +100,7 @@ def _wait(board: Board, put: Sequence[Put], show: Show, as_json: bool) -> dict[i
             if time.monotonic() - spoke >= _SILENCE and live:
                 spoke = time.monotonic()
                 progress.tell(f"{len(ended)}/{total} models; {_doing(live)}")
-        progress.made(f"{total} models")
+        progress.made(how_many(total, "model"))
     return ended
 
 

@@ -10,6 +10,7 @@ import click
 from kbuild.api.packing import ScoreOptions, score
 from kbuild.cli.options import base_option, complete_model, json_option, lock_options, open_here
 from kbuild.cli.show import Show
+from kbuild.progress import how_many
 
 
 def _read_params(context: click.Context, option: click.Parameter, text: str | None) -> Any:
@@ -75,5 +76,5 @@ def command(model: str, input: str, output: str, as_json: bool, **stated: Any) -
     show = Show()
     manifest = score(model, input, output, ScoreOptions(**stated), session=open_here(show))
     for reason, count in list(manifest["reasons"].items())[:5]:
-        show.complain(f"{count:,} rows: {reason}", style="yellow")
+        show.complain(f"{how_many(count, 'row')}: {reason}", style="yellow")
     click.echo(json.dumps(manifest | {"seconds": show.seconds}) if as_json else output)

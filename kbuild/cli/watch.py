@@ -28,6 +28,7 @@ from kbuild.cli.show import Show
 from kbuild.errors import ConfigurationError, DeliveryFailed, SomeFailed
 from kbuild.model.registry import SERVER_NEEDS
 from kbuild.process import run
+from kbuild.progress import how_many
 from kbuild.trigger.trigger_settings import WebhookTrigger
 from kbuild.workflow.fleet.watching import Watch
 
@@ -157,7 +158,8 @@ def _once(watch: Watch) -> None:
             click.echo(each.version)
     if failed:
         raise SomeFailed(
-            f"{len(failed)} of {len(done)} versions have no image", hint="each says why in its tag kbuild.error"
+            f"{len(failed)} of {how_many(len(done), 'version')} have no image",
+            hint="each says why in its tag kbuild.error",
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from kbuild.deploy.deployment import Deployment, check_name, make_label
 from kbuild.errors import ConfigurationError
+from kbuild.progress import how_many
 
 DEFAULT_PERCENT = 10
 _SUFFIX = "-canary"
@@ -68,7 +69,7 @@ def by_replicas(made: Deployment, canary: Canary) -> Deployment:
     if abs(share - canary.percent) > _FAR:
         needed = round((1 - wanted) / wanted)
         raise ConfigurationError(
-            f"{made.size.least} replicas and {least} canary give it {share:.0f} % of the requests, not "
+            f"{how_many(made.size.least, 'replica')} and {least} canary give it {share:.0f} % of the requests, not "
             f"{canary.percent} %",
             hint=f"--replicas {needed}..{max(needed, made.size.most)}, or --gateway NAME, which counts requests",
         )

@@ -35,7 +35,7 @@ def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, rep
     least, most = replicas
     default = Size(cpu=cpu or Size().cpu, memory=memory or Size().memory, least=least, most=most)
     if profile is None:
-        told = f"not measured here (kbuild measure IMAGE): {default.cpu} of processors and {default.memory} of memory"
+        told = f"not measured here (kbuild measure IMAGE): cpu {default.cpu}, memory {default.memory}"
         return Sized(size=default, told=told)
     of_it = Size(cpu=profile.cpu)
     if cpu is not None and Size(cpu=cpu).cpus != of_it.cpus:

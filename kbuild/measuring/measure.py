@@ -13,7 +13,7 @@ from kbuild.image.run.running import RunningImage
 from kbuild.image.run.usage import busy_seconds
 from kbuild.measuring.load import Answers, ask_for, quantile
 from kbuild.measuring.profile import LoadFound, Profile
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 
 _SETTLE = 1.0  # seconds of a load that do not count: caches fill, processors leave their sleep
 
@@ -56,7 +56,7 @@ def measure_image(
         if not running.alive():
             raise ContainerFailed(f"the image stopped under load: {running.logs()[-500:].strip()}")
         if not answers.latencies:
-            raise ContainerFailed(f"the image answered none of {answers.failed} requests: {answers.words}")
+            raise ContainerFailed(f"the image answered none of {how_many(answers.failed, 'request')}: {answers.words}")
         if answers.failed:
             progress.tell(f"{answers.failed} requests were not answered; the last: {answers.words}")
         loads.append(_found(each, answers, used=used, others=others))

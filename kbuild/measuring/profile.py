@@ -14,6 +14,7 @@ from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError, InvalidReference
 from kbuild.image.run.usage import Host
+from kbuild.progress import how_many
 from kbuild.untrusted import BrokenText, parse_json
 
 FORMAT = 1
@@ -87,7 +88,7 @@ class Profile:
         """The machine, for people."""
         host = self.host
         model = f" ({host.model})" if host.model else ""
-        return f"{host.processors} processors {host.architecture}{model}, {host.kernel}, {host.runtime}"
+        return f"{how_many(host.processors, 'processor')} {host.architecture}{model}, {host.kernel}, {host.runtime}"
 
     def to_json(self) -> dict[str, Any]:
         """As ``from_json`` reads it."""

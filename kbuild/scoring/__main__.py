@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -33,17 +34,19 @@ def main(argv: list[str], *, own_stdout: bool = False) -> int:
         _parser().error("IN and OUT are needed")
     if own_stdout:
         _keep_stdout()
-    return _tell_errors(partial(_score, asked), as_json=asked.progress == "json")
+    return _tell_errors(partial(_score, asked), out=asked.output, as_json=asked.progress == "json")
 
 
-def _tell_errors(work: Callable[[], int], *, as_json: bool = False) -> int:
+def _tell_errors(work: Callable[[], int], *, out: str | None = None, as_json: bool = False) -> int:
     try:
         return work()
     except KbuildError as error:
         return _tell_error(error, as_json=as_json)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        told = KbuildError(f"{error.strerror or error}{where}")
+        where = error.filename or out
+        # Arrow's has no number and no file: "Error writing bytes to file. Detail: [errno 28] No space left on device".
+        reason = error.strerror or re.sub(r"(?i)^.*\[errno \d+\] ", "", str(error))
+        told = KbuildError(f"{reason} ({where})" if where else reason)
         told.exit_code = 42  # what cannot be written has this code everywhere
         return _tell_error(told, as_json=as_json)
 
@@ -51,7 +54,7 @@ def _tell_errors(work: Callable[[], int], *, as_json: bool = False) -> int:
 def _parser() -> argparse.ArgumentParser:
     from kbuild.scoring.settings import add_options
 
-    parser = argparse.ArgumentParser(prog="kbuild-score", description=__doc__)
+    parser = argparse.ArgumentParser(prog="kbuild-score", description=(__doc__ or "").replace("`", ""))
     parser.add_argument(
         "input",
         metavar="IN",
@@ -173,8 +176,12 @@ class _Progress:
         self._how = how
         self._begin = time.monotonic()
         self._first: int | None = None
+        self._told: tuple[int, int | None] | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
+        if self._told == (done, total):
+            return
+        self._told = done, total
         took = time.monotonic() - self._begin
         self._first = done if self._first is None else self._first
         rate = (done - self._first) / took if took > 0 else 0.0
@@ -182,8 +189,9 @@ class _Progress:
         if self._how == "json":
             print(json.dumps({"rows": done, "total": total, "rate": rate, "left": left}), file=sys.stderr, flush=True)
         elif self._how == "plain":
+            fast = f", {rate:,.0f} rows/s" if rate else ""  # none is known of what the first report says is done
             ahead = "" if left is None else f", {left:.0f} s left"
-            print(f"{done:,}/{total or 0:,} rows, {rate:,.0f} rows/s{ahead}", file=sys.stderr, flush=True)
+            print(f"{done:,}/{total or 0:,} rows{fast}{ahead}", file=sys.stderr, flush=True)
 
 
 def _tell_error(error: KbuildError, *, as_json: bool) -> int:

@@ -155,7 +155,7 @@ def finish(job: Job, parts: Sequence[Part], out: Place, rows_alone: str | None) 
     rows = sum(record["rows"] for record in records)
     if failed == rows:
         said = f": {max(reasons, key=lambda each: reasons[each])}" if reasons else ""
-        raise RowsFailed(f"the model answers none of {rows:,} rows{said}")
+        raise RowsFailed(f"the model answers none of {rows:,} row{'' if rows == 1 else 's'}{said}")
     manifest = {
         "job": job.digest,
         **job.facts,

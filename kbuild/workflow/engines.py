@@ -19,7 +19,7 @@ from kbuild.image.store.pack import pack
 from kbuild.plan.build_plan import BuildContext
 from kbuild.plan.context import finish_context
 from kbuild.plan.render import installs_in_container
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.workflow.prepare import ImageRequest, Prepared, download_packages
 from kbuild.workflow.tools import Tools
 
@@ -50,7 +50,7 @@ def stage_layers(prepared: Prepared, tools: Tools, folder: Path, names: Sequence
     downloads = download_packages(prepared.locked, packages, tools) if packages else {}
     with tools.phases("stage") as progress:
         trees = prepared.stage.lay(names, downloads, into=folder, progress=progress)
-        progress.made(f"{len(downloads)} packages laid out" if downloads else f"{len(names)} layers")
+        progress.made(f"{how_many(len(downloads), 'package')} laid out" if downloads else how_many(len(names), "layer"))
         return finish_context(folder, prepared.plan, trees)
 
 
@@ -165,5 +165,7 @@ class _Building:
             )
 
         built = self.images.add(write)
-        progress.made(f"{len(built.layers)} layers, {built.size / 1e6:.0f} MB, by the {self.engine.name} engine")
+        progress.made(
+            f"{how_many(len(built.layers), 'layer')}, {built.size / 1e6:.0f} MB, by the {self.engine.name} engine"
+        )
         return built

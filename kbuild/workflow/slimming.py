@@ -34,7 +34,7 @@ from kbuild.plan.left_out import NOTHING, LeftOut
 from kbuild.plan.make import PREFIX, RUNTIME_PATH, Ingredients
 from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.platform import host_platform
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.untrusted import parse_json
 from kbuild.verify.before_loading import Guard, check_model
 from kbuild.workflow.tools import Tools
@@ -142,8 +142,8 @@ def _measure(
     before = sum(each.size for each in facts.values())
     after = sum(each.size for each in others.values()) - files.size
     progress.made(
-        f"{len(left_out.packages)} of {len(facts)} packages and {files.count} files of the others left out, "
-        f"{after / 1e6:.0f} instead of {before / 1e6:.0f} MB; "
+        f"{len(left_out.packages)} of {how_many(len(facts), 'package')} and {how_many(files.count, 'file')} of the "
+        f"others left out, {after / 1e6:.0f} instead of {before / 1e6:.0f} MB; "
         f"first prediction after {slim.seconds:.2f} instead of {whole.seconds:.2f} s of processor time"
     )
     return left_out

@@ -93,7 +93,7 @@ def test_jobs_are_put_there_with_their_numbers(call: Call) -> None:
     board = Board(there={"models:/b/2"})
     done = call(board, "--label", "team=a", "--priority", "7")
     assert (done.exit_code, done.stdout) == (0, "11\tmodels:/a/1\n12\tmodels:/b/2\n"), done.exception
-    assert "1 jobs put into the queue, 1 are there already" in done.stderr
+    assert "1 job put into the queue, 1 is there already" in done.stderr
     assert board.priority == 7 and [each.model for each in board.asked] == ["models:/a/1", "models:/b/2"]
     assert {*board.asked[0].options} >= {"labels", "push"}, board.asked[0].options
     done = call(board := Board(), "--json")

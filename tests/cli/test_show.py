@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.style import Style
 
 from kbuild.cli.show import Show, amount, talk_options
+from kbuild.progress import how_many
 
 
 @pytest.mark.parametrize(
@@ -284,3 +285,8 @@ def test_every_style_is_one_that_rich_and_click_know() -> None:
     assert {"yellow"} <= {value for _, value in found}
     for kind, value in found:
         assert Style.parse(str(value)) if kind == "style" else click.style("x", fg=value)
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 layers"), (1, "1 layer"), (12345, "12,345 layers")])
+def test_one_of_a_kind_is_not_called_many(count: int, told: str) -> None:
+    assert how_many(count, "layer") == told

@@ -138,3 +138,20 @@ def test_what_a_model_prints_is_not_among_the_records(
     scorer._tell({"rows": 1})
     said = capfd.readouterr()
     assert (said.out, said.err) == ('{"rows": 1}\n', "from a library\n")
+
+
+def test_how_far_it_is_is_told_once_and_no_rate_where_none_is_known(score: Score) -> None:
+    table(3).to_parquet("in.parquet")
+    assert score("in.parquet", "out")[1].splitlines() == ["3/3 rows"]
+
+
+def test_a_full_disk_is_told_with_what_could_not_be_written(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's own words, which have neither a number nor a file."""
+
+    def write(*_: object) -> None:
+        raise OSError("Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr("kbuild.scoring.score._Writer.write", write)
+    table(3).to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet")
+    assert code == 42 and "kbuild-score: No space left on device (out.parquet)" in err

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from kbuild.audit.sizes.values import WORDS, ImageSizes, Kind, LayerSize, PackageSize, join, readable
+from kbuild.progress import how_many
 from kbuild.untrusted import plain
 
 WIDTH, HEIGHT = 960, 480
@@ -94,8 +95,8 @@ def draw(sizes: ImageSizes, *, name: str, mark: str = "image") -> str:
     parts = [part for layer, box in zip(layers, boxes, strict=True) for part in _layer(layer, box, whole)]
     largest = ", ".join(f"{each.title} {readable(each.size)}" for each in sizes.packages[:5])
     told = (
-        f"{readable(whole)} unpacked, {readable(sizes.packed)} packed, in {len(sizes.layers)} layers. Each box is a"
-        f" package, its area its size; a frame is a layer. The largest: {largest}."
+        f"{readable(whole)} unpacked, {readable(sizes.packed)} packed, in {how_many(len(sizes.layers), 'layer')}. Each"
+        f" box is a package, its area its size; a frame is a layer. The largest: {largest}."
     )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + _KEY}" width="{WIDTH}"'

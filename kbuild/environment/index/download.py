@@ -25,7 +25,7 @@ from kbuild.environment.index.pip_network import configure
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.http import ThreadSessions, steady
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.urls.credentials import expand_variables, split_credentials
 
 _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
@@ -76,7 +76,7 @@ def fetch_packages(
     missing = [package for package in wanted if package not in found]
     if not missing:
         return {package: found[package] for package in wanted}
-    progress.note(f"Fetching {len(missing)} of {len(wanted)} packages")
+    progress.note(f"Fetching {len(missing)} of {how_many(len(wanted), 'package')}")
     with ThreadSessions(lambda: make_session(environ)) as sessions:
         fetcher = _Fetcher(cache, channel, environ, indexes, channels, sessions, progress)
         with ThreadPoolExecutor(_THREADS) as pool:

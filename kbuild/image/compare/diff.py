@@ -25,7 +25,7 @@ from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 from kbuild.offered.change import Change, changes_text, find_changes, short_digests
 from kbuild.offered.shown import html_text
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 
 _READ = 1 << 20
 _KINDS = {b"0": "file", b"\0": "file", b"1": "hard link", b"2": "link", b"5": "folder", b"6": "pipe"}
@@ -101,9 +101,11 @@ class ImageDiff:
         lines += changes_text("config", config, shown=_SHOWN)
         runtime = sum(change.name.startswith(f"{_RUNTIME}/") for change in told)
         if runtime:
-            lines.append(f"kbuild's own part of the image: {runtime} files (kbuild diff --all)")
+            lines.append(f"kbuild's own part of the image: {how_many(runtime, 'file')} (kbuild diff --all)")
         if len(told) > runtime or not (self.packages or self.files or self.config):
-            lines.append(f"{len(self.layers)} layers and {len(told) - runtime} more files (kbuild diff --all)")
+            lines.append(
+                f"{how_many(len(self.layers), 'layer')} and {len(told) - runtime} more files (kbuild diff --all)"
+            )
         return short_digests("\n".join(lines)) + "\n"
 
     def _repr_html_(self) -> str:

@@ -29,7 +29,7 @@ from kbuild.image.registry.blob_places import BlobPlaces
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.plan.split import is_of_model
-from kbuild.progress import Progress, Silent
+from kbuild.progress import Progress, Silent, how_many
 
 if TYPE_CHECKING:
     from kbuild.image.registry.shared_layers import SharedBlob, SharedLayers
@@ -80,7 +80,7 @@ class LayerSharing:
         if not keys or self._failed.is_set():
             return found
         self._tell_of_own_key(f"of {self.place.name} only what this user wrote counts", progress)
-        progress.note(f"asking {self.place.name} for {len(keys)} layers")
+        progress.note(f"asking {self.place.name} for {how_many(len(keys), 'layer')}")
         with self._helping(progress), scratch_folder(layers.root, ".shared-") as scratch:
             done = _Sum(progress)
             with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -93,7 +93,7 @@ class LayerSharing:
                     self._tell(error, progress)
             self._places.add(self.place, (blob.digest for blob in found.values()))
         size = sum(blob.size for blob in found.values())
-        progress.made(f"{len(found)} of {len(keys)} layers, {size / 1e6:.0f} MB, from {self.place.name}")
+        progress.made(f"{len(found)} of {how_many(len(keys), 'layer')}, {size / 1e6:.0f} MB, from {self.place.name}")
         return found
 
     def _bring(
@@ -178,7 +178,7 @@ class LayerSharing:
             self._places.add(self.place, (blob.digest for blob in missing.values()))
             noted = dict.fromkeys((*self._noted(), *(key.hex for key in missing)))
             write_whole(self._note, json.dumps([*noted][-_NOTED:]).encode())
-            progress.made(f"{sent} of {len(blobs)} layers, {size / 1e6:.0f} MB, sent to {self.place.name}")
+            progress.made(f"{sent} of {how_many(len(blobs), 'layer')}, {size / 1e6:.0f} MB, sent to {self.place.name}")
 
     def _put(
         self, client: SharedLayers, key: Digest, blob: SharedBlob, path: Path, scratch: Path, progress: Progress

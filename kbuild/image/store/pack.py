@@ -31,7 +31,7 @@ from kbuild.image.oci.validate import validate_layout
 from kbuild.image.store.layer_cache import LayerCache
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 
 # Docker 26.1 loads zstd layers into both of its stores, as do registries, podman and containerd; it packs five times
 # faster than gzip and smaller. Docker 20.10 needs gzip.
@@ -166,7 +166,7 @@ def _write_layers(
     progress: Progress,
     cache: LayerCache | None,
 ) -> list[tuple[LayerSummary, Descriptor]]:
-    progress.note(f"packing {len(layers)} layers")
+    progress.note(f"packing {how_many(len(layers), 'layer')}")
     counter = _Counter(progress)
 
     def write(number: int) -> tuple[LayerSummary, Descriptor]:

@@ -52,10 +52,10 @@ class OpenInference:
             return _error(404, "Not Found")
         name, rest = parts[1], parts[2:]
         if name != self._name:
-            return _error(404, f"Model {name} not found: this server has {self._name}")
+            return _error(404, f"Model {name} not found: the one of this server is called {self._name}")
         if len(rest) > 1 and rest[0] == "versions":
             if rest[1] != self._version:
-                return _error(404, f"Model {name} with version {rest[1]} not found: this server has {self._version}")
+                return _error(404, f"Model {name} with version {rest[1]} not found: it has {self._version} here")
             rest = rest[2:]
         known: dict[tuple[str, ...], Reply | str] = {(): self._model, (READY,): MODEL_READY, (INFER,): INFER}
         return known.get(tuple(rest)) or _error(404, "Not Found")

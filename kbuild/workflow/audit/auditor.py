@@ -25,7 +25,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.refused import known_error
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
@@ -278,7 +278,7 @@ _ASK = "see that pip's index is configured (pip config list), and audit again"
 
 def _told(facts: ImageFacts) -> str:
     packages = len(facts.distributions) + len(facts.conda) + len(facts.base.packages)
-    return f"{len(facts.layers)} layers, {packages} packages"
+    return f"{how_many(len(facts.layers), 'layer')}, {how_many(packages, 'package')}"
 
 
 def _with_image(gathered: _Gathered, facts: ImageFacts, models: tuple[KnownDigest, ...], planned: Planned) -> _Gathered:

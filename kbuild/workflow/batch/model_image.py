@@ -27,6 +27,7 @@ from kbuild.plan.context import finish_context, stage_files
 from kbuild.plan.model_only import EMPTY_BASE, MODELS_PATH, make_model_plan
 from kbuild.plan.split import split_model
 from kbuild.platform import Platform, host_platform
+from kbuild.progress import how_many
 from kbuild.workflow.build import check_no_credentials, working_folder
 from kbuild.workflow.delivery import Delivery
 from kbuild.workflow.naming import fill_name, name_values
@@ -136,7 +137,7 @@ def _build(
             )
 
         built = images.add(write)
-        progress.made(f"{len(built.layers)} layers, {built.size / 1e6:.0f} MB")
+        progress.made(f"{how_many(len(built.layers), 'layer')}, {built.size / 1e6:.0f} MB")
         return built
 
 

@@ -26,6 +26,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.plan.context import stage_files
 from kbuild.plan.make import check_labels, labels_for_tools, rfc3339
 from kbuild.plan.model_only import EMPTY_BASE, model_labels
+from kbuild.progress import how_many
 from kbuild.workflow.build import check_no_credentials, working_folder
 from kbuild.workflow.delivery import Delivery
 from kbuild.workflow.naming import fill_name, name_values
@@ -97,7 +98,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
             with tools.phases("build") as progress:
                 image, manifest = _write(bundle, request, layout, workdir / "files", name)
                 size = image.size + sum(blob.size for blob in {manifest.config, *manifest.layers})
-                progress.made(f"{len(manifest.layers)} layers, {size / 1e6:.1f} MB")
+                progress.made(f"{how_many(len(manifest.layers), 'layer')}, {size / 1e6:.1f} MB")
             if push is not None:
                 _push(layout, image.digest, push, tools)
         return ModelPack(

@@ -23,7 +23,7 @@ from kbuild.image.oci.tarball import Entry, tar_chunks
 from kbuild.image.store.layer_cache import LayerCache
 from kbuild.plan.make import BASE_LAYER
 from kbuild.platform import host_platform
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.shipped import archive_files
 from kbuild.verify.before_loading import Guard, check_model
 from kbuild.workflow.build import check_modules, check_no_credentials, working_folder
@@ -160,7 +160,7 @@ class _Archive:
             entries = self._entries("unpacked")
             with self.tools.phases("unpack") as progress, room_for(folder) as room:
                 lay_entries(entries, folder, room)
-                progress.made(f"{len(entries):,} files")
+                progress.made(how_many(len(entries), "file"))
 
         with writing("the unpacked archive"):
             return cached_tree(self.tools.cache / UNPACKED / f"archives-{RECIPE}" / self._key().hex, make, sealed=False)
@@ -206,7 +206,7 @@ class _Archive:
                 total = sum(entry.size for entry in entries)
                 chunks = counted(tar_chunks(entries), total, progress)
                 written = write_blob(chunks, cache.compression, folder, scratch=".archive", ahead=room.add)
-                progress.made(f"{len(entries):,} files, {total / 1e6:.0f} -> {written.size / 1e6:.0f} MB")
+                progress.made(f"{how_many(len(entries), 'file')}, {total / 1e6:.0f} -> {written.size / 1e6:.0f} MB")
             blob = PackedBlob(
                 media_type=media.LAYERS[cache.compression],
                 digest=written.digest,

@@ -15,7 +15,7 @@ import kbuild.scoring.errors
 from kbuild.errors import KbuildError, UnexpectedError
 from kbuild.image.engines.archive import SCORE
 from kbuild.process import last_line
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.scoring.errors import WorkerLost
 from kbuild.workflow.batch.packing import unpacked_model
 from kbuild.workflow.prepare import ImageRequest
@@ -60,7 +60,7 @@ def score_tables(request: ImageRequest, batch: Batch, tools: Tools) -> dict[str,
     with unpacked_model(request, tools) as model, model.tools.phases("score") as progress:
         manifest = ask_scorer(model.folder, batch.argv(), model.tools, progress)
         failed = f", {manifest['failed']:,} without an answer" if manifest["failed"] else ""
-        progress.made(f"{manifest['rows']:,} rows in {told_parts(manifest)}{failed}")
+        progress.made(f"{how_many(manifest['rows'], 'row')} in {told_parts(manifest)}{failed}")
         return manifest
 
 

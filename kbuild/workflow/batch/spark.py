@@ -21,7 +21,7 @@ from typing import IO, Any
 from kbuild.errors import ConfigurationError, ExtraNotInstalled, ProgramNotFound
 from kbuild.files import link_or_copy
 from kbuild.image.engines.archive import SCORE
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 from kbuild.scoring.errors import SparkFailed
 from kbuild.workflow.batch.packing import unpacked_model
 from kbuild.workflow.batch.scoring import Batch, ask_scorer, make_error, told_parts
@@ -79,7 +79,7 @@ def score_on_spark(
             # The options again, but for the one that would remove what was just made.
             rest = [each for each in batch.argv() if each != "--overwrite"]
             manifest = ask_scorer(model.folder, ["--only=finish", *rest], tools, progress)
-            progress.made(f"{manifest['rows']:,} rows in {told_parts(manifest)}, by {master}")
+            progress.made(f"{how_many(manifest['rows'], 'row')} in {told_parts(manifest)}, by {master}")
             return manifest
 
 

@@ -23,7 +23,7 @@ from kbuild.managers.debversion import version_key
 from kbuild.plan.base import BaseKind, BasePackage, ResolvedBase
 from kbuild.platform import Platform
 from kbuild.process import Runner
-from kbuild.progress import Progress
+from kbuild.progress import Progress, how_many
 
 _APT = Path("/etc/apt")
 # How many times its bytes a package may need when it is unpacked.
@@ -70,7 +70,7 @@ def resolve_debs_base(
             uris = list(dict.fromkeys(source.uri for source in mirrors.archives(suite)))
             with ThreadPoolExecutor(_PARALLEL) as pool:
                 files = list(pool.map(lambda package: download_package(package, uris, cache, mirrors.fetch), packages))
-            mirrors.progress.note(f"unpacking {len(packages)} packages of {suite}")
+            mirrors.progress.note(f"unpacking {how_many(len(packages), 'package')} of {suite}")
             with room_for(root, _UNPACKED * sum(file.stat().st_size for file in files)):
                 lay_out({package.name: file.read_bytes() for package, file in zip(packages, files, strict=True)}, root)
             normalise_tree(root, sticky=STICKY)
