@@ -17,12 +17,12 @@ import pandas as pd
 # Asked without reading a column.
 _FREE = frozenset(
     (
-        *("attrs", "axes", "columns", "copy", "drop", "dtypes", "empty", "flags", "head", "index", "keys", "loc"),
-        *("ndim", "reset_index", "shape", "tail"),
+        *("attrs", "axes", "columns", "copy", "dtypes", "empty", "flags", "head", "index", "keys", "loc", "ndim"),
+        *("reset_index", "shape", "tail"),
     )
 )
 # What gives a table of the same columns, or of fewer.
-_KEPT = frozenset(("copy", "drop", "head", "reset_index", "tail"))
+_KEPT = frozenset(("copy", "head", "reset_index", "tail"))
 # As those, where each column of what they give comes of that column alone; and where the rows come of the columns that
 # this argument names.
 _COLUMN_BY_COLUMN = frozenset(("astype", "bfill", "convert_dtypes", "ffill", "fillna", "infer_objects", "round"))
@@ -122,7 +122,7 @@ class _Observed(pd.DataFrame):  # type: ignore[misc]
             if name == "loc":
                 return _Loc(found, self, reads)
             return _keep(found, reads) if name in _KEPT else found
-        if name in _COLUMN_BY_COLUMN or name in _ROWS_BY:
+        if name in _COLUMN_BY_COLUMN or name in _ROWS_BY or name == "drop":
             with reads.pause():
                 found = super().__getattribute__(name)
             return _note_and_keep(found, _ROWS_BY.get(name), reads)
@@ -194,19 +194,24 @@ def _keep(method: Any, reads: Reads) -> Any:
 def _note_and_keep(method: Any, rows_by: str | None, reads: Reads) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         given = signature(method).bind(*args, **kwargs).arguments
-        if given.get("axis", 0) not in (0, "index"):
+        if method.__name__ == "drop":
+            if given.get("errors") != "ignore":
+                reads.note(*_named(given.get("labels" if given.get("axis") in (1, "columns") else "columns")))
+        elif given.get("axis", 0) not in (0, "index"):
             reads.everything = True
         elif rows_by is not None:
-            named = given.get(rows_by)
-            if named is None or callable(given.get("key")):
-                reads.everything = True
-            else:
-                reads.note(*(named if pd.api.types.is_list_like(named) else [named]))
+            reads.everything |= given.get(rows_by) is None or callable(given.get("key"))
+            reads.note(*_named(given.get(rows_by)))
         elif isinstance(named := given.get("dtype"), Mapping):
             reads.note(*named)  # pandas wants them to be there
         return _keep(method, reads)(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
 
     return call
+
+
+def _named(labels: Any) -> list[Any]:
+    """One name or several, as pandas takes them; they have to be there."""
+    return list(labels) if pd.api.types.is_list_like(labels) else [labels]
 
 
 class _Loc:
