@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from packaging.utils import canonicalize_name
 
-from kbuild.audit.finding import Finding
+from kbuild.audit.finding import Finding, Unchecked
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.subject import Subject
+from kbuild.environment.origins import is_of_channel
 from kbuild.environment.requirements import allows
 from kbuild.managers.conda_names import pip_name
 from kbuild.model.bundle import find_credentials
@@ -72,6 +73,25 @@ def find_twice(lock: LockView, subject: Subject) -> Iterator[Finding]:
                 version=entry.version,
                 evidence=f"{entry.place}: the lock has it a second time for {entry.subdir}, as {first.version} before",
                 remedy=f"make the lock again: {subject.remake} --force",
+            )
+
+
+def find_unvouched(lock: LockView, subject: Subject, environ: Mapping[str, str]) -> Iterator[Unchecked]:
+    """Packages of channels that the lock alone names, where the model names others: whoever edits the one edits the
+    other. What the model's run says to be its lock names them truly."""
+    if subject.bundle is None or any(known.digest == str(lock.digest) for known in subject.stored_locks):
+        return
+    named = subject.bundle.facts.conda_env.get("channels")
+    own = [str(each) for each in named] if isinstance(named, list) else ["defaults"]
+    for entry in lock.unique():
+        if entry.manager != "conda" or entry.url is None or is_of_channel(entry.url, own, environ):
+            continue
+        if is_of_channel(entry.url, lock.channels, environ):
+            yield Unchecked(
+                check="lock",
+                where=entry.where,
+                reason=f"it comes from {without_credentials(entry.url)}, a channel that the lock alone names",
+                remedy="name the channel in [tool.kbuild.audit] allowed-channels, if you know it",
             )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
 from kbuild.audit.checks.integrity import IntegrityCheck
 from kbuild.audit.finding import CheckResult
@@ -12,6 +13,7 @@ from kbuild.audit.policy import Policy
 from kbuild.audit.subject import KnownDigest, Subject
 from kbuild.digest import digest_bytes
 from kbuild.environment.index.package_indexes import Indexes, IndexFile
+from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY
 from kbuild.errors import InvalidModel, LockfileInvalid
 from kbuild.workflow.build import check_no_credentials
 
@@ -112,6 +114,37 @@ def test_a_lock_edited_by_hand(make_lock_bytes: Any, make_entry: Any) -> None:
     stored = KnownDigest(place="run 1", digest=str(digest_bytes(content)))
     assert ids(commented, stored_locks=(stored,)) == ["lock-edited"]
     assert ids(view_lock(content, source="x"), stored_locks=(stored,)) == []
+    # Without the seal that kbuild writes, of a lock that says to be kbuild's.
+    document = yaml.safe_load(content)
+    del document["metadata"]["custom_metadata"][CONTENT_DIGEST_KEY]
+    assert ids(view_lock(yaml.safe_dump(document).encode(), source="x")) == []
+    document["metadata"]["custom_metadata"][INPUT_DIGEST_KEY] = f"sha256:{'0' * 64}"
+    assert ids(view_lock(yaml.safe_dump(document).encode(), source="x")) == ["lock-edited"]
+
+
+def test_a_channel_that_the_lock_alone_names_is_not_known(
+    make_lock_bytes: Any, make_entry: Any, make_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDA_CHANNEL_ALIAS", "https://conda.example/")
+    bundle, python = make_bundle(), make_entry("python", "3.11.7", "conda")
+    moved = {**python, "url": python["url"].replace("forge", "other")}
+    channels = ("https://conda.example/forge", "https://conda.example/other")
+
+    def unchecked(entry: Any, policy: Policy | None = None, **options: Any) -> list[str]:
+        content = make_lock_bytes(entry, channels=channels)
+        lock = view_lock(content, source="x")
+        stored = options.pop("stored", False) and (KnownDigest(place="run 1", digest=str(digest_bytes(content))),)
+        subject = Subject(reference="x", kind="model", lock=lock, bundle=bundle, stored_locks=stored or ())
+        result = IntegrityCheck(policy or Policy(), **options).run(subject)
+        assert "lock-origin" not in {each.id for each in result.findings}
+        return [each.reason for each in result.unchecked]
+
+    assert unchecked(python) == []
+    [reason] = unchecked(moved)
+    assert "https://conda.example/other/" in reason and "the lock alone" in reason
+    assert unchecked(moved, stored=True) == []
+    assert unchecked(moved, channels=("other",)) == []
+    assert unchecked(moved, Policy(allowed_channels=("other",))) == []
 
 
 def test_staleness_is_told_where_the_model_is_known(make_lock: Any, make_entry: Any) -> None:

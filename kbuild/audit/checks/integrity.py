@@ -19,6 +19,7 @@ from kbuild.audit.lock_faults import (
     find_gaps,
     find_misfits,
     find_twice,
+    find_unvouched,
     find_written_credentials,
 )
 from kbuild.audit.lockview import LockEntry, LockView
@@ -68,6 +69,8 @@ class IntegrityCheck:
         findings = [finding for entry in lock.entries for finding in self._entry(entry, lock, subject)]
         elsewhere, unknown = self._elsewhere(lock, subject)
         findings += elsewhere
+        if not (self._policy.allowed_channels or self._channels):
+            unknown += find_unvouched(lock, subject, os.environ)
         findings += [
             *find_gaps(lock, subject),
             *find_misfits(lock, subject),
@@ -204,6 +207,8 @@ def _edited(lock: LockView, subject: Subject) -> Iterator[Finding]:
     evidence = []
     if lock.content_matches is False:
         evidence.append("its packages are not those that the content digest inside it was taken of")
+    elif lock.content_matches is None and lock.input_digest is not None:
+        evidence.append("it says for which model kbuild made it, and the content digest that kbuild writes is gone")
     evidence += [
         f"{known.place} records {known.digest}, the lock is {lock.digest}"
         for known in subject.stored_locks
