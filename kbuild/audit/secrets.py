@@ -7,6 +7,8 @@ out, since digests and weights look like keys to them. A secret itself is never 
 
 from __future__ import annotations
 
+import base64
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -61,6 +63,12 @@ _DISTRIBUTED = ("usr/lib/", "usr/share/", "etc/ssl/")
 # KEY=VALUE and "key: value" of .env files, YAML, TOML and INI.
 _ASSIGNED = re.compile(r"""^\s*(?:export\s+)?["']?([\w.\-]{2,64})["']?\s*[:=]\s*(.*?)\s*,?$""")
 _CONFIGURING = (".env", ".yml", ".yaml", ".json", ".toml", ".ini", ".cfg", ".conf", ".properties", ".netrc", ".pypirc")
+# Names and texts of JSON wherever they stand in a line, and what .netrc says.
+_IN_JSON = re.compile(r'"([\w.\-]{2,64})"\s{0,8}:\s{0,8}"([^"\\]{6,4096})"')
+_IN_NETRC = re.compile(r"\bpassword\s+(\S{6,})")
+# Words of texts stand behind these names, too.
+_OF_TEXT = re.compile(r"(?:.*[_.\-])?token", re.I)
+_OF_TOKEN = re.compile(r"(?=.*\d)\S{16,}")
 # What stands where a secret will be: nothing, a reference, a placeholder, a name of a type, a number of tokens.
 _PLACEHOLDER = re.compile(
     r"(?:none|null|nil|true|false|yes|no|\d+(?:\.\d+)?|\*+|x{3,}|\.{3,}|<.*>|\[.*\]|\{.*\}|\$.*|%.*|.*\$\{.*|!.*|[|>][+-]?|str"
@@ -82,7 +90,33 @@ def find_secrets(text: str, *, name: str = "") -> dict[str, int]:
             match = _ASSIGNED.match(line[:_LINE])
             if match is not None and is_secret(match[1], match[2].strip("\"'")):
                 found.setdefault(f"value of {match[1]}", number)
+    for kind, place in _by_name(text, name):
+        if kind not in found:
+            found[kind] = text.count("\n", 0, place) + 1
     return found
+
+
+def _by_name(text: str, name: str) -> Iterator[tuple[str, int]]:
+    if name.rpartition("/")[2] in (".netrc", "_netrc"):
+        for match in _IN_NETRC.finditer(text):
+            if _PLACEHOLDER.fullmatch(match[1]) is None:
+                yield "password of a machine", match.start()
+    if not name.endswith((".json", ".dockercfg")):
+        return
+    for match in _IN_JSON.finditer(text):
+        key, value = match.groups()
+        worded = _OF_TEXT.fullmatch(key) is not None and _OF_TOKEN.fullmatch(value) is None
+        if (key == "auth" and _is_userinfo(value)) or (not worded and is_secret(key, value)):
+            yield f"value of {key}", match.start()
+
+
+def _is_userinfo(value: str) -> bool:
+    """As Docker writes user and password (docker's docs, "docker login")."""
+    try:
+        user, found, _ = base64.b64decode(value, validate=True).decode().partition(":")
+    except ValueError:
+        return False
+    return bool(found) and user.isprintable()
 
 
 def find_in_file(path: Path, *, name: str) -> dict[str, int]:
@@ -99,9 +133,13 @@ def find_in_bytes(data: bytes, *, name: str) -> dict[str, int]:
 def find_in_chunks(chunks: Iterator[bytes], *, name: str) -> dict[str, int]:
     """As ``find_secrets`` for a stream. Of what is no text the number of a line says little."""
     found: dict[str, int] = {}
-    lines, before, binary = 0, b"", None
+    lines, before, binary, wide = 0, b"", None, False
     for chunk in chunks:
-        binary = b"\0" in chunk[:8192] if binary is None else binary
+        if binary is None:
+            wide = chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            binary = not wide and b"\0" in chunk[:8192]
+        # Of UTF-16 the letters that secrets are written in: what else there is does not matter.
+        chunk = chunk.translate(None, b"\0") if wide else chunk
         text = (before + chunk).decode("latin-1" if binary else "utf-8", errors="replace")
         for kind, line in find_secrets(text, name="" if binary else name).items():
             found.setdefault(kind, lines + line)

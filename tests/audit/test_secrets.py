@@ -5,6 +5,8 @@ The forms are those of their makers' documentation; they are put together here, 
 
 from __future__ import annotations
 
+import base64
+import json
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -62,6 +64,47 @@ def test_a_value_is_known_by_its_name(name: str) -> None:
         name, '"db_password": "hunter22",'
     )
     assert list(find_secrets(f"a: 1\n{line}\n", name=name).values()) == [2]
+
+
+DOCKER = json.dumps({"auths": {"r.example": {"auth": base64.b64encode(b"robot:hunter22").decode()}}})
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("a.json", json.dumps({"host": "x", "db": {"password": "correct horse", "port": 1}})),
+        ("a.json", json.dumps([{"apiKey": "9f8e7d6c5b4a39281706f5e4d3c2b1a0"}])),
+        ("a.json", json.dumps({"a": 1, "token": "a1b2c3d4e5f6a7b8c9"})),
+        (".docker/config.json", DOCKER),
+        (".dockercfg", DOCKER),
+        ("root/.netrc", "machine h.example login robot password hunter22"),
+        ("_netrc", "machine h.example\nlogin robot\npassword hunter22\n"),
+    ],
+)
+def test_a_value_is_known_wherever_it_stands_in_a_line(name: str, text: str) -> None:
+    assert len(find_secrets(text, name=name)) == 1
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("words.json", [{"token": "London", "pos": "NNP"}, {"token": "2026-11-29"}, {"bos_token": "beginning"}]),
+        (
+            "a.json",
+            {"token": "${oc.env:TOKEN}", "password": "<password>", "auth": "basic and more", "primary_key": "abcdefg"},
+        ),
+        ("a.json", {"auth": base64.b64encode(b"no colon in it").decode()}),
+        ("a.txt", {"password": "hunter22"}),
+    ],
+)
+def test_what_stands_behind_such_names_may_be_none(name: str, value: object) -> None:
+    assert find_secrets(json.dumps(value), name=name) == {}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read(encoding: str) -> None:
+    data = f"\ufeffa: ä\ndb_password: hunter22\n{SECRETS['GitHub Token']}\n".encode(encoding)
+    assert find_in_bytes(data, name="a.yml") == {"value of db_password": 2, "GitHub Token": 3}
 
 
 @pytest.mark.parametrize("line", ["credentials: s3cr3t-9!x", "bearer_token: endoftext", "eos_api_token: hunter22"])
