@@ -38,6 +38,19 @@ def test_the_largest_fills_the_line_and_none_is_longer(columns: int, monkeypatch
         assert abs(one / 2 - half) <= 1, "half as large, half as long"
 
 
+@pytest.mark.parametrize("columns", [40, 65, 66, 67, 109, 110, 111])
+def test_figures_stand_below_their_titles(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = [click.unstyle(line) for line in size_lines(image(package("numpy", 49_200_000)))]
+    for title, below in (("layers", ("base", "dependencies")), ("packages", ("numpy",))):
+        (head,) = (line for line in lines if line.startswith(title))
+        end = head.index("unpacked") + len("unpacked")
+        for name in below:
+            # Of packages there is a base, too: the first line below its title.
+            row = next(line for line in lines[lines.index(head) :] if line.strip().startswith(name))
+            assert re.search(r"\d [kMG]?B$", row[:end]), (head, row)
+
+
 def test_bars_are_of_ascii_where_nothing_else_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
     text = "\n".join(size_lines(image(package("numpy", 49_200_000), package("\x1b[2J" + "é" * 60, 5_000_000))))

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 
 from kbuild._version import __version__
 from kbuild.cli import extras
+from kbuild.cli.app import cli
 from kbuild.errors import ExtraNotInstalled
 from kbuild.process import run
 
@@ -34,6 +36,28 @@ def test_what_the_demo_lacks_is_named_with_the_line_that_installs_it(monkeypatch
         extras.check_extra("demo", run=run)
     assert caught.value.message == "the demo needs surely-not-there>=1.4, packaging>=9000, which are not installed"
     assert caught.value.hint == f"{sys.executable} -m pip install 'kbuild[build,demo]=={__version__}'"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "watch --once --push r.example/x --queue postgresql://h/d",
+        "worker --queue postgresql://h/d",
+        "queue list",
+        "queue show 1",
+        "queue retry 1",
+        "queue cancel 1",
+        "queue prune",
+        "image models:/m/1 --push r.example/x --queue postgresql://h/d",
+    ],
+)
+def test_who_asks_for_a_queue_is_told_what_it_needs(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(requires=["surely-not-there>=1; extra == 'queue'"], read_text=lambda name: "pip\n")
+    monkeypatch.setattr(extras, "Distribution", SimpleNamespace(from_name=lambda name: found))
+    monkeypatch.setattr(extras, "read_direct_url", lambda: None)
+    error = CliRunner().invoke(cli, typed.split()).exception
+    assert isinstance(error, ExtraNotInstalled), error
+    assert "surely-not-there" in error.message
 
 
 def test_nothing_is_said_where_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

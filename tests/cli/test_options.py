@@ -75,6 +75,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
 
 
 LOCK = {
+    "--interpreter auto": ("interpreter", "auto"),
+    "--interpreter conda": ("interpreter", "conda"),
     "--interpreter captured": ("interpreter", "captured"),
     "--channel a --channel b": ("channels", ("a", "b")),
     "--platform linux/arm64": ("platforms", (ARM,)),

@@ -135,6 +135,24 @@ def test_one_job_is_shown_whole(call: Call, board: Board) -> None:
 
 
 @pytest.mark.parametrize(
+    "work",
+    [["list"], ["show", "3"], ["retry", "3"], ["cancel", "3"], ["prune"]],
+    ids=lambda work: work[0],
+)
+def test_a_queue_is_named_before_or_after_what_is_done_to_it(call: Call, board: Board, work: list[str]) -> None:
+    other = f"{URL}2"
+    for typed, opened in (
+        (["--queue", URL, *work], URL),
+        ([*work, "--queue", URL], URL),
+        (["--queue", other, *work, "--queue", URL], URL),
+        (work, None),
+    ):
+        board.asked.clear()
+        call(*typed)
+        assert board.asked[0] == ("open", opened), typed
+
+
+@pytest.mark.parametrize(
     ("what", "option", "status", "told"),
     [
         ("retry", "--failed", "failed", "none of these ended badly or waits for its next attempt: 9"),

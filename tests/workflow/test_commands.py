@@ -376,6 +376,8 @@ def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> 
     assert done.exit_code == 0, done.exception
     text = kbuild("diff", one["reference"], other["reference"]).stdout
     assert "team" in text and one["digest"] in done.stdout and other["digest"] in done.stdout
+    whole = kbuild("diff", one["reference"], other["reference"], "--all").stdout
+    assert "team" in whole and len(whole.splitlines()) >= len(text.splitlines())
     same = kbuild("diff", one["reference"], one["reference"]).stdout
     assert "team" not in same
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from test_registry import FakeRegistry, Handler, serving
 from world import RUN_ID, World, copy_world, make_world
 
 from kbuild.cache.notes import write_vouched
-from kbuild.image.deliver.sharing import parse_place
+from kbuild.image.deliver.sharing import _split_key, parse_place
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
@@ -283,3 +284,9 @@ def test_a_record_of_another_key_is_replaced(
 def read_unmarked(record: Path) -> bytes:
     """The data before the mark, a line of its own."""
     return record.read_bytes().rpartition(b"\n")[0]
+
+
+def test_how_wheels_are_split_is_found_by_other_releases_too() -> None:
+    """Of the record's name alone, in canonical JSON: a registry is shared by builders of several releases."""
+    name = f"{'a' * 64}.json"
+    assert _split_key(Path("/cache", name)).hex == hashlib.sha256(f'["split","{name}"]'.encode()).hexdigest()

@@ -277,4 +277,5 @@ def test_a_record_tells_the_sha256_of_files_and_of_no_others() -> None:
     digest = hashlib.sha256(b"x").digest()
     encoded = base64.urlsafe_b64encode(digest).decode().rstrip("=")
     record = f'a.py,sha256={encoded},1\n"b, c.py",sha256={encoded},1\nd.py,md5=00,1\ne-1.dist-info/RECORD,,\nf.py\n'
-    assert wheels._recorded(record) == {name: Digest(digest.hex()) for name in ("a.py", "b, c.py")}
+    record += f"no size.py,sha256={encoded}\n"
+    assert wheels._recorded(record) == {name: Digest(digest.hex()) for name in ("a.py", "b, c.py", "no size.py")}

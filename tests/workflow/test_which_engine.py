@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def test_buildkit_is_asked_with_the_builder_and_network_of_the_request(world: Wo
     with pytest.raises(Handed):
         build(world, engine="buildkit", builder="mine", network="host")
     (settings,) = buildkit.settings
+    assert settings.secrets == {}, "no stage installs anything"
     assert (settings.builder, settings.network) == ("mine", "host")
     assert "building with buildkit instead" not in " ".join(world.heard.notes)
     assert any(note == "build: buildkit engine: 29.1" for note in world.heard.notes)
@@ -106,4 +108,6 @@ def test_packages_that_are_installed_in_a_stage_are_sent_as_a_list(world: World,
         assert "RUN " in buildkit.dockerfile
         assert {f"model/opt/model/{name}" for name in MODEL} <= buildkit.files
         assert not any(name.endswith("/two.py") for name in buildkit.files), "the stage installs it"
+        # What lets it fetch them reaches it as secrets, of which the image keeps none.
+        assert json.loads(buildkit.settings[-1].secrets["kbuild-indexes"])["cache_key"]
     assert buildkit.probed == 2
