@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -80,8 +81,11 @@ def list_jobs(outer: str | None, statuses: tuple[str, ...], limit: int, queue: s
         return
     rows = [_TITLES, *(_row(each) for each in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in rows if found else ():
-        click.echo(plain("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()))
+        line = plain("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        # On a terminal a job is a line: "kbuild queue show JOB" has all of it.
+        click.echo(line if room is None or len(line) <= room else f"{line[: room - 1]}…")
     told = ", ".join(f"{count} {status}" for status, count in figures.jobs.items())
     click.echo(f"{told}; {how_many(figures.workers, 'worker')}", err=True)
 

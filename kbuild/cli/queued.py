@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _MOVED: tuple[Status, ...] = ("building", "done", "failed", "cancelled")
 _EVERY = 1.0  # seconds between two looks
 _GONE = 10  # looks, of one of which is asked whether all are there still
-_SILENCE = 10.0  # seconds after which is said what is being built
 
 
 def image_queued(
@@ -85,21 +84,16 @@ def _wait(board: Board, put: Sequence[Put], show: Show, as_json: bool) -> dict[i
     models = {each.id: each.model for each in put}  # several may have come to one job
     left, total = set(models), len(models)
     ended: dict[int, JobState] = {}
-    spoke = time.monotonic()
     with show("queue") as progress:
         for jobs in _looks(board, left, models, show):
             for job in sorted(jobs, key=lambda each: each.id):
                 if job.status in ENDED and job.id in left:
                     ended[job.id] = job
                     left.discard(job.id)
-                    spoke = time.monotonic()
                     _tell(job, len(ended), total, show, as_json)
             live = [each for each in jobs if each.status == "building"]
             progress.note(_doing(live))
             progress.count(len(ended), total, "models")
-            if time.monotonic() - spoke >= _SILENCE and live:
-                spoke = time.monotonic()
-                progress.tell(f"{len(ended)}/{total} models; {_doing(live)}")
         progress.made(how_many(total, "model"))
     return ended
 
@@ -140,6 +134,6 @@ def _tell(job: JobState, number: int, total: int, show: Show, as_json: bool) -> 
 
 
 def _doing(live: Sequence[JobState]) -> str:
-    shown = [f"{each.model} {each.phase or 'begins'}" for each in sorted(live, key=lambda each: each.id)[:4]]
+    shown = [f"{each.model} ({each.phase or 'begins'})" for each in sorted(live, key=lambda each: each.id)[:4]]
     more = f" and {len(live) - 4} more" if len(live) > 4 else ""
-    return f"building {', '.join(shown)}{more}" if shown else "no worker builds anything of it"
+    return f"building {', '.join(shown)}{more}" if shown else "waiting for a worker"

@@ -152,19 +152,31 @@ def test_a_job_that_somebody_deleted_is_waited_for_no_longer(call: Call, monkeyp
     assert "models:/b/2: its job was deleted" in done.stderr and board.looks == []
 
 
-def test_in_a_log_it_is_said_now_and_then_what_is_built(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 1000, 6))  # six seconds a look
-    monkeypatch.setattr(queued, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
+def test_in_a_log_it_is_said_now_and_then_what_is_built_and_no_more_than_once(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 6
+
+    monkeypatch.setattr(queued, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr("kbuild.cli.show.time", SimpleNamespace(monotonic=lambda: now[0]))
     ended = [job(each, "done", entry=built("m")) for each in (11, 12)]
-    looks: list[Look] = [[job(11, "building", phase="lock"), job(12, "building")]] * 3
-    done = call(Board(*looks, ended), "--wait")
-    assert done.stderr.count("0/2 models; building models:/a/1 lock, models:/b/2 begins") == 1
+    looks: list[Look] = [[job(11, "building", phase="lock"), job(12, "building")]] * 4
+    done = call(Board([], [], [], *looks, ended), "--wait")
+    told = [line.split(" ", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("queue ")]
+    assert told == [
+        "waiting for a worker, 0/2 models",
+        *["building models:/a/1 (lock), models:/b/2 (begins), 0/2 models"] * 2,
+        "2 models, 42.0 s",
+    ]
 
 
 def test_of_many_that_are_built_the_first_four_are_named() -> None:
     live = [JobState(id=number, model=f"m{number}", status="building", phase="lock") for number in (6, 1, 2, 3, 4, 5)]
-    assert queued._doing(live) == "building m1 lock, m2 lock, m3 lock, m4 lock and 2 more"
-    assert queued._doing([]) == "no worker builds anything of it"
+    assert queued._doing(live) == "building m1 (lock), m2 (lock), m3 (lock), m4 (lock) and 2 more"
+    assert queued._doing([]) == "waiting for a worker"
 
 
 @pytest.mark.parametrize("fails", [False, True])

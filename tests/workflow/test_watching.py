@@ -17,7 +17,7 @@ from kbuild.errors import BuildFailed, ConfigurationError, RegistryError, Tracki
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.workflow.fleet import watching
-from kbuild.workflow.fleet.failed import pause
+from kbuild.workflow.fleet.failed import Failed, pause
 from kbuild.workflow.fleet.wanted import Rules
 from kbuild.workflow.fleet.watching import Watch
 
@@ -346,3 +346,9 @@ def test_of_very_many_hints_the_whole_registry_is_asked(
     wait_for(lambda: len(asked) >= (2 if whole else 1 + hints))
     assert set(asked[1:]) == ({None} if whole else {"m0", "m1"})
     assert asked[0] is None
+
+
+def test_when_it_is_tried_again_is_said_for_people() -> None:
+    """1800000000 seconds since 1970 are 2027-01-15 08:00:00 UTC (date -u -d @1800000000)."""
+    assert Failed(reason="r", attempts=1, again=1800000000.0).when() == "tried again at 2027-01-15 08:00:00 UTC"
+    assert Failed(reason="r", attempts=5, again=None).when() == "not tried again"

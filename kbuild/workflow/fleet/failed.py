@@ -28,6 +28,12 @@ class Failed:
     attempts: int
     again: float | None
 
+    def when(self) -> str:
+        """When it is tried again, for people."""
+        if self.again is None:
+            return "not tried again"
+        return f"tried again at {datetime.datetime.fromtimestamp(self.again, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
     def tags(self) -> dict[str, str | None]:
         """The tags that say so."""
         when = NEVER if self.again is None else _write_time(self.again)

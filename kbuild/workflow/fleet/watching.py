@@ -264,8 +264,7 @@ class Watch:
     def _fail(self, version: RegisteredVersion, error: KbuildError) -> None:
         failed = make_failed(error, read_failed(version.tags), now=self.clock())
         tags = failed.tags()
-        when = "not tried again" if failed.again is None else f"tried again at {tags[Tag.RETRY]}"
-        self.teller.complain(f"{version} has no image: {error.message}; attempt {failed.attempts}, {when}")
+        self.teller.complain(f"{version} has no image: {error.message}; attempt {failed.attempts}, {failed.when()}")
         self._write(version, tags)
 
     def _write(self, version: RegisteredVersion, tags: Mapping[str, str | None]) -> None:
