@@ -11,6 +11,7 @@ import numpy
 import pytest
 from devised import lazy, made, made_states, partial
 from disguised import Code, call, named, whole, word
+from scipy.spatial.transform import Rotation
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.libraries import Libraries
@@ -73,3 +74,18 @@ def test_an_array_of_two_objects_is_no_state_of_pairs(make_bundle: Any, value: o
     array = numpy.array([value, value], dtype=object)
     files = {f"{protocol}.pkl": pickle.dumps([array, {value: 1}], protocol) for protocol in (0, 2, 5)}
     assert scan(make_bundle, files).findings == ()
+
+
+class Attributes(dict):  # type: ignore[type-arg]
+    """Its items are its attributes, as those of statsmodels' Bunch are."""
+
+    def __init__(self, **items: object) -> None:
+        super().__init__(items)
+        self.__dict__ = self
+
+
+@pytest.mark.parametrize("value", [Rotation.from_quat([[0.0, 0.0, 0.0, 1.0]]), Attributes(a=1)], ids=["rotation", "itself"])
+def test_a_state_of_an_array_or_of_itself_is_one_of_data(make_bundle: Any, value: object) -> None:
+    files = {f"{protocol}.pkl": pickle.dumps(value, protocol) for protocol in (0, 2, 5)}
+    found = {each.evidence.partition(".pkl ")[2] for each in scan(make_bundle, files).findings}
+    assert {each for each in found if not each.startswith("would import")} == set()

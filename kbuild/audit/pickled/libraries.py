@@ -130,6 +130,7 @@ class Libraries:
     own: Read | None = None
     own_roots: frozenset[str] = frozenset()
     _defined: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    _stated: dict[str, frozenset[str]] = field(default_factory=dict)
     _files: dict[str, Read | None] = field(default_factory=dict)
 
     def is_data(self, module: str, name: str) -> bool | None:

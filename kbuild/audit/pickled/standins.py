@@ -36,6 +36,7 @@ _FORMULAS = {"restore_model_spec", "restore_design_info"}
 # Methods that Python, pickle or a library look up by this name: of data they are those of its class.
 _SPECIAL = re.compile(r"__\w+__")
 # Made by compiled code, which reads its state by its own order: no names come of it.
+_ARRAYS = re.compile(r"numpy\._?core\.(multiarray\._reconstruct|numeric\._frombuffer)")
 _COMPILED = re.compile(r".*\.__pyx_unpickle_\w+|numpy\.random\._pickle\.\w+")
 _TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
 # What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
@@ -181,7 +182,9 @@ def odd_state(built: Opaque, state: Any) -> str | None:
         return "prepares a call of what another call returned"
     parts = state if isinstance(state, tuple) else (state,)
     pairs = len(parts) == 2 and not _COMPILED.fullmatch(built.made_by)
-    if type(state) is Opaque or (pairs and any(type(part) is Opaque for part in parts)):
+    made = [state] if state is not built else []  # what holds itself is a dict whose items are its attributes
+    made += [part for part in parts if pairs and not _ARRAYS.fullmatch(getattr(part, "made_by", ""))]
+    if any(type(each) is Opaque for each in made):
         # A mapping, or pairs, of which nobody sees what they hold. Of two the second is for slots.
         return "gives an object a state that another call makes"
     for key, value in _attributes(state, parts):
