@@ -84,7 +84,9 @@ class Attributes(dict):  # type: ignore[type-arg]
         self.__dict__ = self
 
 
-@pytest.mark.parametrize("value", [Rotation.from_quat([[0.0, 0.0, 0.0, 1.0]]), Attributes(a=1)], ids=["rotation", "itself"])
+@pytest.mark.parametrize(
+    "value", [Rotation.from_quat([[0.0, 0.0, 0.0, 1.0]]), Attributes(a=1)], ids=["rotation", "itself"]
+)
 def test_a_state_of_an_array_or_of_itself_is_one_of_data(make_bundle: Any, value: object) -> None:
     files = {f"{protocol}.pkl": pickle.dumps(value, protocol) for protocol in (0, 2, 5)}
     found = {each.evidence.partition(".pkl ")[2] for each in scan(make_bundle, files).findings}
