@@ -69,6 +69,8 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
             seen.write(f"asked {os.getpid()}\n")
         print("what a model prints")
         time.sleep(float(os.environ.get("TAKES", "0")))
+        while "UNTIL" in os.environ and not Path(os.environ["UNTIL"]).exists():
+            time.sleep(0.01)
         return table[[]].assign(sum=table["a"] * scale, is_loaded=loaded is not None)
 
     folder = tmp_path_factory.mktemp("counted")
@@ -188,13 +190,14 @@ def test_a_task_that_the_engine_ends_scores_no_longer_and_the_others_go_on(
     tasks: Tasks, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = tasks()
-    monkeypatch.setenv("TAKES", "5")
+    monkeypatch.setenv("UNTIL", str(tmp_path / "ended"))
     process = engine("all", lines[:2])
     assert process.stdout is not None
     first, _ = (int(process.stdout.readline().split()[1]) for _ in range(2))
     wait_for(lambda: len(seen(tmp_path, "asked")) == 2)
     os.kill(first, signal.SIGTERM)
     wait_for(lambda: sum(map(is_there, seen(tmp_path, "asked"))) == 1)
+    (tmp_path / "ended").touch()
     codes = [line for line in said(process) if not line.startswith("{")]
     assert codes == ["-15", "0"]
     assert len(list((tmp_path / "out").glob("part-*"))) == 1
