@@ -115,7 +115,7 @@ def test_what_a_foreign_model_loads_is_said_and_what_was_recorded_here_is_not_lo
 ) -> None:
     folder = model_of(world, pickle.dumps({"a": types.SimpleNamespace(b=1)}))
     build(world, verify=True)
-    assert "one loads a pickled file" in told(world)
+    assert "mlflow.pyfunc.model loads a pickled file" in told(world)
     world.heard.notes.clear()
     (folder / "model.txt").write_bytes(HARM)
     note_recorded(folder)

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from kbuild.environment.index.package_indexes import package_indexes
-from kbuild.environment.lockfile import INPUT_DIGEST_KEY
+from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest
 from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs
 from kbuild.errors import ModelNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, read_bundle
@@ -190,7 +190,7 @@ def write_model(folder: Path) -> Path:
     for name, data in MODEL.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    flavor = {"loader_module": "one", "python_version": VERSION, "env": {"conda": "conda.yaml"}, "data": "model.txt"}
+    flavor = {"loader_module": "mlflow.pyfunc.model", "python_version": VERSION, "env": {"conda": "conda.yaml"}, "data": "model.txt"}
     described = {
         "artifact_path": "model",
         "flavors": {"python_function": flavor},
@@ -272,7 +272,7 @@ def lock_text(packages: list[Path], digest: str) -> str:
         "channels": [{"url": "conda-forge", "used_env_vars": []}],
         "platforms": [HOST.conda_subdir],
         "sources": [],
-        "custom_metadata": {INPUT_DIGEST_KEY: digest},
+        "custom_metadata": {INPUT_DIGEST_KEY: digest, CONTENT_DIGEST_KEY: str(content_digest(entries))},
     }
     return yaml.safe_dump({"version": 1, "metadata": metadata, "package": entries})
 
