@@ -190,7 +190,8 @@ def write_model(folder: Path) -> Path:
     for name, data in MODEL.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    flavor = {"loader_module": "mlflow.pyfunc.model", "python_version": VERSION, "env": {"conda": "conda.yaml"}, "data": "model.txt"}
+    loader = "mlflow.pyfunc.model"
+    flavor = {"loader_module": loader, "python_version": VERSION, "env": {"conda": "conda.yaml"}, "data": "model.txt"}
     described = {
         "artifact_path": "model",
         "flavors": {"python_function": flavor},
