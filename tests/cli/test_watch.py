@@ -88,6 +88,9 @@ def test_once_prints_what_it_built_and_fails_for_what_it_did_not(
 ) -> None:
     done = call("--once", *PUSH, "--label", "team=a", "--no-verify")
     assert done.stdout.splitlines() == ["models:/churn/1", "models:/churn/2"]
+    digest = "sha256:" + "c" * 64
+    told = [line for line in done.stderr.splitlines() if digest in line]
+    assert told == [f"models:/churn/{number} is registry.example/x@{digest}" for number in (1, 2)], "a log says which"
     assert isinstance(done.exception, SomeFailed) and "1 of 3 versions have no image" in done.exception.message
     models, options, tools = zip(*built, strict=True)
     assert sorted(models) == ["models:/churn/1", "models:/churn/2", "models:/other/1"]

@@ -60,7 +60,9 @@ def open_watch(options: WatchOptions, *, session: Session | None = None, board: 
     def build(model: str) -> ImageResult:
         # Names that one build took are not taken for the next: a version may be built again.
         tools = replace(session.tools, shared=session.tools.shared.next_build())
-        return build_image(model, options.image, session=replace(session, tools=tools))
+        result = build_image(model, options.image, session=replace(session, tools=tools))
+        session.voice.say(f"{model} is {result.pushed or result.reference}")
+        return result
 
     if board is not None:
         return LeavingWatch(
