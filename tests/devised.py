@@ -58,19 +58,6 @@ def named_by_models(target: str) -> Iterator[tuple[str, bytes]]:
     yield "partial-of-a-state", whole(replaced(named("os", "system"), b"(" + body(f"touch {target}") + b"t") + b")R")
 
 
-def vector(data: bytes) -> bytes:
-    """An array of one array: to which 1 is added, that is ``data``."""
-    bytes_ = call(named("numpy._core.numeric", "_frombuffer"), data, Code(dtype("u1")), (len(data),), "C")
-    less = call(named("numpy", "subtract"), Code(bytes_), Code(call(named("numpy", "uint8"), 1)))
-    objects = call(named("numpy._core.multiarray", "_reconstruct"), Code(named("numpy", "ndarray")), (0,), b"b")
-    return objects + b"(" + body(1) + body((1,)) + dtype("O8") + b"\x89](" + less + b"etb"
-
-
-def dtype(text: str) -> bytes:
-    made_of = call(named("numpy", "dtype"), text, False, True)
-    return made_of + (body((3, "|", None, None, None, -1, -1, 63)) + b"b" if text == "O8" else b"")
-
-
 def made_states(target: str = "/nowhere/mark") -> Iterator[tuple[str, bytes]]:
     """States of a frozen estimator whose own tags only a call tells."""
     inside = call(named("pathlib", "PosixPath"), target)
@@ -93,8 +80,10 @@ def computed_names(target: str) -> Iterator[tuple[str, bytes]]:
         estimator = made("sklearn.frozen._frozen", "FrozenEstimator", state)
         items = pairs(minimizer=writer, func=estimator, kwargs=pairs(y_true=b"N"))
         chain = made("scipy.optimize._basinhopping", "MinimizerWrapper", items)
-        table = named("statsmodels.stats.tabledist", "TableDist")
-        yield name, whole(call(table, [1, 2], Code(vector(b"x = 1")), [[1, 2]], Code(chain)))
+        function = named("scipy.optimize._differentiable_functions", "ScalarFunction")
+        start, gradient = call(named("numpy", "full"), 2, 1.0), Code(named("numpy", "abs"))
+        bounds = (-9.0, 9.0)
+        yield name, whole(call(function, Code(chain), Code(start), (), gradient, gradient, None, bounds))
 
 
 def lazy(function: bytes) -> bytes:
