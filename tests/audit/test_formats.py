@@ -111,6 +111,14 @@ def test_sarif_keeps_to_the_standards_schema(report: AuditReport) -> None:
     assert (gone["results"], gone["automationDetails"]["id"]) == ([], "kbuild-audit/models%3A%2Fgone%2F1/")
 
 
+@pytest.mark.parametrize("check, uri", [("pickles", "a/%3A%3Ab%3Ac.pkl"), ("lock", "conda-lock.yml")])
+def test_sarif_names_the_file_that_a_finding_is_of(report: AuditReport, check: str, uri: str) -> None:
+    finding = replace(report.findings[0], check=check, where="a/::b:c.pkl")
+    [run] = json.loads(sarif([replace(report, findings=(finding,))]))["runs"]
+    [location] = run["results"][0]["locations"]
+    assert location["physicalLocation"]["artifactLocation"]["uri"] == uri
+
+
 def test_the_same_finding_has_the_same_fingerprint_and_another_another(report: AuditReport) -> None:
     one, two = (json.loads(sarif([each])) for each in (report, replace(report, date=date(2027, 1, 1))))
     prints = [[each["partialFingerprints"] for each in log["runs"][0]["results"]] for log in (one, two)]

@@ -19,6 +19,7 @@ from kbuild.digest import digest_json
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS: dict[Severity, str] = {"low": "note", "medium": "warning", "high": "error", "critical": "error"}
+_OF_FILES = frozenset({"pickles", "secrets", "code"})  # checks that name files
 # The middle of each band of CVSS v3.1's scale.
 _SCORES: dict[Severity, str] = {"low": "2.0", "medium": "5.5", "high": "8.0", "critical": "9.5"}
 
@@ -100,8 +101,9 @@ def _result(finding: Finding, accepted: Accepted | None, report: AuditReport) ->
 
 
 def _location(item: Finding | Unchecked) -> dict[str, Any]:
-    # Packages are named in the lock; GitHub takes no result without a file.
-    path = "conda-lock.yml" if ":" in item.where or item.check == "vulnerabilities" else item.where
+    # Packages are named in the lock; GitHub takes no result without a file. A file's own name may have a colon too.
+    of_lock = ":" in item.where and item.check not in _OF_FILES
+    path = "conda-lock.yml" if of_lock or item.check == "vulnerabilities" else item.where
     return {
         "physicalLocation": {"artifactLocation": {"uri": quote(path)}},
         "logicalLocations": [{"fullyQualifiedName": item.where}],
