@@ -109,7 +109,8 @@ def command(
             rows = list(ask_fleet(question, session.tools))
         _deliver(render_fleet(rows, affected_by, form), output)
         if not question.met:
-            show.complain(f"no lock names a package that {affected_by} is of: see that it is written rightly")
+            none = f"no lock names a package that {affected_by} is of: see that it is written rightly"
+            show.complain(none if rows else "no model is registered here: MLFLOW_TRACKING_URI names another server")
         raise_for_fleet(rows, affected_by)
         return
     if not all_registered:

@@ -295,6 +295,14 @@ def test_what_does_not_go_together_is_refused(argv: list[str], told: str) -> Non
     assert done.exit_code == 2 and told in " ".join(done.stderr.replace("\n", " ").split())
 
 
+def test_where_nothing_is_registered_a_question_to_all_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.cli.audit.ask_fleet", lambda *_: iter(()))
+    done = CliRunner().invoke(command, ["--all-registered", "--affected-by", "jinja2<3"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    assert "no model is registered here" in said and "written rightly" not in said
+
+
 def test_a_report_that_cannot_be_written_and_a_day_that_is_none_are_told(folder: Path) -> None:
     (folder / "report").mkdir()
     done = audit("--advisories", "advisories.json", "--output", "report")

@@ -134,7 +134,7 @@ def read_history(layout: Path, manifest: Manifest) -> tuple[tuple[Digest, ...], 
         steps = [step for step in config.get("history") or [] if not step.get("empty_layer")]
         texts = tuple(str(step.get("created_by", "")) for step in steps)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidImage(f"config {manifest.config.digest} does not list its layers: {error!r}") from error
+        raise InvalidImage(f"config {manifest.config.digest} does not list its layers as an image does") from error
     _check_settings(config.get("config"), f"config {manifest.config.digest}")
     if len(diff_ids) != len(manifest.layers):
         raise InvalidImage(f"config {manifest.config.digest} lists {len(diff_ids)} layers, not {len(manifest.layers)}")
