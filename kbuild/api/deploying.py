@@ -30,7 +30,8 @@ from kbuild.plan.make import LABEL_RUN_ID
 from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import BrokenText, parse_json, read_text, why
 
-TARGETS = ("kubernetes", "knative", "kserve", "compose")
+_CLUSTERS = ("kubernetes", "knative", "kserve")
+TARGETS = (*_CLUSTERS, "compose")
 _FACTS = "io.kbuild."
 _MEASURED = f"{_FACTS}measured"
 
@@ -63,7 +64,10 @@ class DeployOptions:
             "--gateway": (self.gateway, ("kubernetes",)),
             "--serverless": (self.serverless, ("kserve",)),
             "--port": (self.port, ("compose",)),
-            "--canary": (self.canary, ("kubernetes", "knative", "kserve")),
+            "--canary": (self.canary, _CLUSTERS),
+            "--namespace": (self.namespace, _CLUSTERS),
+            "--pull-secret": (self.pull_secret, _CLUSTERS),
+            "--replicas": (self.replicas != (Size().least, Size().most), _CLUSTERS),
         }
         for option, (given, targets) in only.items():
             if given and self.to not in targets:

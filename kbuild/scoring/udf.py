@@ -32,6 +32,7 @@ def _model() -> Model:
 def _answer(batch: pd.DataFrame, *, null: bool) -> pd.DataFrame:
     model = _model()
     frame = batch.reset_index(drop=True)
+    model.check_columns(list(frame.columns), "what the function is given")
     good, answers, unfit = answer_rows(model, frame)
     if unfit and not null:
         raise PredictionError(f"a row has no answer: {next(iter(unfit.values()))}")

@@ -252,6 +252,9 @@ def test_knatives_first_step_goes_with_the_canary(session: Any, tmp_path: Path) 
     ("to", "given"),
     [
         ("compose", {"canary": (OTHER, 10)}),
+        ("compose", {"namespace": "models"}),
+        ("compose", {"pull_secret": "registry"}),
+        ("compose", {"replicas": (3, 3)}),
         ("knative", {"gateway": Gateway(name="edge")}),
         ("kubernetes", {"serverless": True}),
         ("kserve", {"port": 80}),

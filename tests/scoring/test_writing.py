@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scored import Score, table
 
 from kbuild.scoring import __main__ as scorer
 from kbuild.scoring import ask, udf
+from kbuild.scoring.errors import InputRefused
 from kbuild.scoring.job import Job
 from kbuild.scoring.tables import _to_pandas
 
@@ -76,7 +78,7 @@ def test_whole_numbers_keep_all_bits_beside_nothing(score: Score, archive: Path)
 
 def test_whole_answers_keep_all_bits_in_spark(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = pa.table({"y": [BIG, 7]})
-    monkeypatch.setattr(udf, "_model", lambda: None)
+    monkeypatch.setattr(udf, "_model", lambda: SimpleNamespace(check_columns=lambda *_: None))
     monkeypatch.setattr(udf, "answer_rows", lambda _model, _frame: ([2, 0], answers, {1: "no"}))
     (found,) = udf.answer_or_null(iter([pd.DataFrame({"x": [1, 2, 3]})]))
     assert pa.array(found["y"], pa.int64(), from_pandas=True).to_pylist() == [7, None, BIG]
@@ -155,3 +157,9 @@ def test_a_full_disk_is_told_with_what_could_not_be_written(score: Score, monkey
     table(3).to_parquet("in.parquet")
     code, err, _ = score("in.parquet", "out.parquet")
     assert code == 42 and "kbuild-score: No space left on device (out.parquet)" in err
+
+
+def test_a_function_of_too_few_columns_names_those_that_lack(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udf, "_model", lambda: ask.Model(archive / "model"))
+    with pytest.raises(InputRefused, match=r"what the function is given lacks columns that the model reads: b, c$"):
+        next(udf.answer_or_fail(iter([pd.DataFrame({"a": [1.0]})])))
