@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -10,6 +11,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -129,3 +131,22 @@ def test_what_no_archive_can_be_is_said_before_anything_is_fetched(world: World,
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         pack(world, tmp_path / "file/m.tar")
+
+
+def test_where_the_output_has_no_room_that_is_where_room_is_made(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """copyfile of a full disk raises with the name of what it reads, here the cache's."""
+
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path, **how: Any) -> Any:
+        if Path(target).parent == tmp_path:
+            raise OSError(errno.ENOSPC, "No space left on device", str(source))
+        return copy(source, target, **how)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OutputError) as caught:
+        pack(world, tmp_path / "m.tar")
+    assert caught.value.message == f"cannot write {tmp_path}/m.tar: No space left on device"
+    assert caught.value.hint == "make room there, or name another place with --output"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from kbuild.image.oci import media, tarball
 from kbuild.image.oci.compress import check_compressor, write_blob
 from kbuild.image.oci.tarball import Entry, tar_chunks
 from kbuild.image.store.layer_cache import LayerCache
+from kbuild.image.store.pack import output_error
 from kbuild.plan.make import BASE_LAYER
 from kbuild.platform import host_platform
 from kbuild.progress import Progress, how_many
@@ -71,13 +72,16 @@ def pack_model(request: ImageRequest, tools: Tools, *, output: Path, reuse: bool
     with _archive(request, tools, reuse=reuse) as archive:
         packed = archive.packed(compression)
         # A copy: what a user has is theirs to change.
-        with writing(str(output)):
-            output.absolute().parent.mkdir(parents=True, exist_ok=True)
-            temporary = output.absolute().with_name(f".{output.name}.{os.getpid()}")
-            try:
-                shutil.copyfile(packed.path, temporary)
-                temporary.replace(output)
-            finally:
+        temporary = output.absolute().with_name(f".{output.name}.{os.getpid()}")
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(packed.path, temporary)
+            temporary.replace(output)
+        except OSError as error:
+            error.filename = output  # of a full disk shutil names what it reads, in the cache
+            raise output_error(error, output) from error
+        finally:
+            with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         return replace(packed, path=output)
 
