@@ -77,9 +77,8 @@ class Place:
 
     def lacks(self) -> str:
         """What is to be said where it has no table."""
-        if any(sign in self._root for sign in _GLOB):
-            return "fits no table"
-        return "has no table in it" if self.exists() else "is not there"
+        found = "has no table in it" if self.exists() else "is not there"
+        return "fits no table" if any(sign in self._root for sign in _GLOB) else found
 
     def _remote_tables(self, endings: tuple[str, ...]) -> list[str]:
         # In a url of http a ? begins the query, as fsspec has it too.
@@ -231,7 +230,7 @@ def _files_below(top: str) -> Iterator[str]:
     """Links to folders elsewhere are followed, once each; what lies in ``top`` is found where it lies."""
     real = os.path.realpath(top)
     seen = {real}
-    for folder, folders, files in os.walk(top, followlinks=True):
+    for folder, folders, files in os.walk(top, onerror=_refuse, followlinks=True):
         following = []
         for path in (f"{folder}/{name}" for name in sorted(folders)):
             goal = os.path.realpath(path)
@@ -241,6 +240,10 @@ def _files_below(top: str) -> Iterator[str]:
                 following.append(path.rpartition("/")[2])
         folders[:] = following
         yield from (path for name in files if os.path.isfile(path := f"{folder}/{name}"))  # noqa: PTH113
+
+
+def _refuse(error: OSError) -> None:
+    raise InputRefused(f"{error.filename}: {error.strerror}") from error  # else its tables would be left out
 
 
 def _is_within(path: str, folder: str) -> bool:

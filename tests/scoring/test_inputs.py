@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,21 @@ def test_folders_that_are_links_are_read_once_each(score: Score) -> None:
     code, err, manifest = score("in", "out")
     assert code == 0, err
     assert manifest["rows"] == 5
+
+
+def test_a_folder_that_nobody_may_list_is_not_passed_over(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows would lack in a batch that ends well."""
+    in_folders(".parquet", {"c=1": 2, "c=2": 2})
+    scan = os.scandir
+
+    def refuse(path: Any = ".") -> Any:
+        if str(path).endswith("c=2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, err, _ = score("in", "out")
+    assert code == 80 and "c=2: Permission denied" in err
 
 
 @pytest.mark.parametrize(("given", "said"), [("nix.csv", "is not there"), ("nix*.csv", "fits no"), ("-", "not there")])
