@@ -131,4 +131,13 @@ def test_what_a_job_comes_to_is_one_line(job: JobState, says: str) -> None:
 def test_that_there_may_be_more_jobs_than_are_shown_is_said(count: int, told: bool) -> None:
     jobs = [JobState(id=number, model="m", status="done") for number in range(count)]
     assert (b"the newest 200" in make_page("q", FIGURES, jobs, None)) is told
-    assert make_page("q", FIGURES, jobs, None).count(b"<td>done</td>") == count
+    assert make_page("q", FIGURES, jobs, None).count(b">done</td>") == count
+
+
+def test_each_cell_has_the_title_that_a_phone_shows_before_it() -> None:
+    page = make_page("q", FIGURES, [JobState(id=7, model="m", status="failed")] * 2, None).decode()
+    titles = re.findall(r"<th scope=col>(.*?)</th>", page)
+    assert len(titles) > 5
+    rows = re.findall(r"<tr>(<td.*?)</tr>", page)
+    assert [re.findall(r"<td[^>]* data-head='([^']*)'", row) for row in rows] == [titles] * 2
+    assert all(row.count("<td") == len(titles) and "class='what wrong'" in row for row in rows)

@@ -18,6 +18,13 @@ from kbuild.workflow.queue.states import STATUSES, Figures, JobState, Status
 SHOWN = 200
 """So many jobs a page has: the newest."""
 _EVERY = 5  # seconds after which a browser asks again
+# Beside the style of an image's pages: models and what became of them share the room, and break where they must.
+_OWN = (
+    "header,main{max-width:80rem}nav{flex-wrap:wrap;row-gap:.2rem}.told table{width:100%}"
+    ".told .what{overflow-wrap:anywhere;min-width:14rem;font-size:inherit}.told .model{min-width:10rem}"
+    "@media(max-width:30rem){.told{position:relative;overflow:hidden}"
+    ".told td{min-width:0!important;text-align:left!important}}"
+)
 _TITLES = ("Job", "Status", "Model", "What of it", "By", "Seconds", "Priority")
 
 
@@ -108,12 +115,19 @@ def what_of(job: JobState) -> str:
 
 def _row(job: JobState) -> str:
     seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
-    bad = " class=wrong" if job.status == "failed" or (job.status == "waiting" and job.error) else ""
-    return (
-        f"<tr><td class=number>{job.id}</td><td>{job.status}</td><td><code>{escape(job.model)}</code></td>"
-        f"<td{bad}>{escape(what_of(job))}</td><td>{escape(job.worker or '')}</td><td class=number>{seconds}</td>"
-        f"<td class=number>{job.priority}</td></tr>"
+    bad = job.status == "failed" or (job.status == "waiting" and bool(job.error))
+    cells = (
+        (" class=number", str(job.id)),
+        ("", job.status),
+        (" class=model", f"<code>{escape(job.model)}</code>"),
+        (f" class='what{' wrong' if bad else ''}'", escape(what_of(job))),
+        ("", escape(job.worker or "")),
+        (" class=number", seconds),
+        (" class=number", str(job.priority)),
     )
+    # On a phone each cell is a line, with its title before it.
+    made = (f"<td{how} data-head='{title}'>{text}</td>" for (how, text), title in zip(cells, _TITLES, strict=True))
+    return f"<tr>{''.join(made)}</tr>"
 
 
 def _duration(seconds: float) -> str:
@@ -128,4 +142,4 @@ def _duration(seconds: float) -> str:
 
 @functools.cache
 def _style() -> str:
-    return files("kbuild.serving.pages").joinpath("page.css").read_text("utf-8")
+    return files("kbuild.serving.pages").joinpath("page.css").read_text("utf-8") + _OWN
