@@ -32,6 +32,8 @@ from kbuild.audit.pickled.standins import (
     called_only,
     is_importable,
     loaded_by,
+    made_by,
+    never_called,
     odd_state,
     shown,
 )
@@ -43,7 +45,8 @@ _LOADS = ("torch.storage", "_load_from_bytes")
 _ENCODES = ("_codecs", "encode")
 _TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
 
-_Unpickler: Any = pickle._Unpickler  # typed as that in C, which has no such insides
+# Typed as that in C, which has no such insides: a private name, on which joblib builds too.
+_Unpickler: Any = pickle._Unpickler
 
 
 class InertReader(_Unpickler):  # type: ignore[misc]
@@ -57,8 +60,6 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
     most places where a pickle may begin are none, and take random lengths for theirs. What it builds counts as
     ``effort``; what has to be hashed is not kept: the keys of a dict that are no texts, and sets. Raises TooMuch.
-
-    The pure Python unpickler is a private name of the standard library, on which joblib builds too.
     """
 
     def __init__(self, data: bytes, begin: int, effort: Effort, *, skip: bool = True, probe: bool = False) -> None:
@@ -109,9 +110,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def push(self, value: Any) -> Any:
         """What goes on the stack once more."""
-        name = called_only(value)
-        if name is not None:
-            self._handed[name] += 1
+        self._handed.update(filter(None, [called_only(value)]))
         return value
 
     def pay(self, words: int) -> None:
@@ -181,9 +180,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self._effort.look(len(given))  # the same ones may be given again and again
         self.constructed |= {} if new else dict.fromkeys(constructed(called, given))
         called, arguments = called_by_copyreg(called, given)
-        name = called_only(called)
-        if name is not None:
-            self._handed[name] -= 1
+        self._handed.subtract(filter(None, [called_only(called)]))
         if called is Dtype:
             return Dtype(*arguments)
         if called is ArrayWrapper:
@@ -194,9 +191,11 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         place = (called.module, called.name)
         if place in _GETATTR:
             return self._attribute(arguments)
+        if never_called(called, arguments):
+            self.problems[f"calls {called}, which data only names"] = None
         if place == _TYPED_TENSOR and len(arguments) == 4:
             # It calls what it is given, and sets the state (torch/_tensor.py).
-            return self._call(arguments[0], arguments[2])
+            return self._stated(self._call(arguments[0], arguments[2]), arguments[3])
         if place == _ENCODES and len(arguments) == 2 and type(arguments[0]) is str and arguments[1] == "latin1":
             return Encoded(arguments[0])
         if place == _LOADS or called.name.endswith(f".{UNPICKLE}"):
@@ -211,9 +210,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.problems["makes a class"] = None
         if place == ("functools", "partial") and not (arguments and isinstance(arguments[0], Global | type)):
             self.problems["prepares a call of what another call returned"] = None
-        made = Opaque()
-        made.made_by = str(called)
-        return made
+        return made_by(called)
 
     def _attribute(self, arguments: tuple[Any, ...]) -> Any:
         of, name = (*arguments[:2], None, None)[:2]
@@ -244,14 +241,16 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.calls += 1
             self.problems[f"changes {built} itself"] = None
         elif isinstance(built, Opaque):
-            built.state = state
-            self._effort.look(size_of_state(state))
-            self.constructed |= dict.fromkeys(constructed_by_state(built, state))
-            odd = odd_state(built, state)
-            if odd is not None:
-                self.problems[odd] = None
+            self._stated(built, state)
         if isinstance(built, ArrayWrapper) and self._skip:
             self._skip_array(state)
+
+    def _stated(self, built: Any, state: Any) -> Any:
+        built.state = state
+        self._effort.look(size_of_state(state))
+        self.constructed |= dict.fromkeys(constructed_by_state(built, state))
+        self.problems |= dict.fromkeys(filter(None, [odd_state(built, state)]))
+        return built
 
     def _skip_array(self, state: Any) -> None:
         dtype, shape = (state.get("dtype"), state.get("shape")) if isinstance(state, dict) else (None, None)

@@ -113,6 +113,11 @@ _COMPUTING = re.compile(
     r"sklearn\.(metrics\.(_classification|_regression|_ranking|pairwise|cluster\._\w+)"
     r"|feature_selection\._(univariate_selection|mutual_info))"
 )
+# What is compiled and made with arguments when it is loaded: numbers, and arrays.
+_MADE = re.compile(
+    r".*\.(__pyx_unpickle_\w+|newObj)|sklearn\.(tree\._tree\.Tree|_loss\._loss\.\w+|linear_model\._?sgd_fast\.\w+)"
+    r"|statsmodels\.tsa\..*"
+)
 # Of these modules no other class counts: their others open what they are given the name of.
 _ONLY = {
     "catboost.core": re.compile(r"CatBoost\w*|_CatBoostBase"),
@@ -130,7 +135,7 @@ class Libraries:
     own: Read | None = None
     own_roots: frozenset[str] = frozenset()
     _defined: dict[str, frozenset[str] | None] = field(default_factory=dict)
-    _stated: dict[str, frozenset[str]] = field(default_factory=dict)
+    _stated: dict[str, frozenset[str] | None] = field(default_factory=dict)
     _files: dict[str, Read | None] = field(default_factory=dict)
 
     def is_data(self, module: str, name: str) -> bool | None:
@@ -166,12 +171,17 @@ class Libraries:
         """Whether it is a class of a library whose objects pickle gives a state and never arguments: its source tells
         of no other way. A constructor may call what it is given."""
         library = _LIBRARIES.get(module.partition(".")[0])
-        read = None if library is None else self._read(library.distributions)
-        tree = None if read is None else _parsed(module, read)
-        found = (
-            (each for each in ast.walk(tree) if isinstance(each, ast.ClassDef) and each.name == name) if tree else ()
-        )
-        return any(not _is_reduced(each) for each in found)
+        if library is None:
+            return False
+        if module not in self._stated:
+            read = self._read(library.distributions)
+            tree = None if read is None else _parsed(module, read)
+            classes = (each for each in ast.walk(tree or ast.Pass()) if isinstance(each, ast.ClassDef))
+            self._stated[module] = frozenset(each.name for each in classes if not _is_reduced(each))
+            if tree is None and read is not None and _is_compiled(module, read):
+                self._stated[module] = None
+        stated = self._stated[module]
+        return _MADE.fullmatch(f"{module}.{name}") is None if stated is None else name in stated
 
     def _read(self, distributions: tuple[str, ...]) -> Read | None:
         first = distributions[0]

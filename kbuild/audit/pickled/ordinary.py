@@ -167,3 +167,24 @@ def is_ordinary(module: str, name: str) -> bool:
 
 def _matches(pattern: str, name: str) -> bool:
     return re.fullmatch(pattern, name) is not None
+
+
+# What models hold and call when they answer: a pickle of data names it, and never calls it. It would call methods of
+# what it is given.
+_FUNCTIONS: tuple[tuple[str, str], ...] = (
+    (r"builtins|__builtin__", "abs all any chr divmod hash len max min ord pow repr round sorted sum"),
+    (r"_?operator", _MATH.replace(" itemgetter", "")),
+    (r"math", _NUMBERS),
+    (r"statistics", "mean median mode stdev variance fmean"),
+    (r"numpy(\._?core\.\w+|\.lib\.\w+|\.linalg)?", f"{_UFUNCS} _mean _sum _amax _amin _std _var"),
+    (r"pandas", "to_numeric isna isnull notna notnull"),
+    (r"scipy\.special(\.\w+)?", r"[a-z]\w*"),
+    (r"sklearn\.(metrics|feature_selection)\.[\w.]+", r"(?!newObj)[a-z]\w*"),
+    (r"torch\.nn\.functional", r"\w+"),
+)
+_NEVER_CALLED = [(re.compile(module), re.compile("|".join(names.split()))) for module, names in _FUNCTIONS]
+
+
+def is_never_called(module: str, name: str) -> bool:
+    """Whether it is a function that data names, and never calls."""
+    return any(of.fullmatch(module) and names.fullmatch(name) for of, names in _NEVER_CALLED)

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
+from kbuild.audit.pickled.ordinary import is_never_called
+
 TOO_DEEP = "it is nested too deeply"
 EXTENSION = "takes number"
 """How the problem begins that a pickle has which takes a class by its number."""
@@ -30,6 +32,7 @@ ATTRIBUTES |= {
     for kind in ("linear", "linear_np", "nearest", "previousnext", "spline", "nan_spline")
 }
 # What statsmodels evaluates as a formula, which may hold any Python (statsmodels/base/data.py, __setstate__).
+_SPECIFICATIONS = {"model_spec", "design_info"}  # statsmodels evaluates it where it is a text
 _FORMULAS = {"restore_model_spec", "restore_design_info"}
 
 
@@ -70,6 +73,13 @@ class Opaque:
 
     def add(self, _: Any) -> None:
         """For ADDITEMS."""
+
+
+def made_by(called: Global) -> Opaque:
+    """What a call returns."""
+    made = Opaque()
+    made.made_by = str(called)
+    return made
 
 
 class Stored(Opaque):
@@ -193,6 +203,8 @@ def odd_state(built: Opaque, state: Any) -> str | None:
         special = isinstance(key, str) and _SPECIAL.fullmatch(key) is not None and key not in _TYPED
         if special and (isinstance(value, Opaque | type) or key == "__dict__"):
             return f"gives an object a {key} of its own"
+        if key in _SPECIFICATIONS and _may_be_text(value):
+            return f"evaluates a formula: the {key} of its state"
         methods = value if isinstance(value, tuple | list) else (value,)
         if key == "_response_method" and not all(type(each) is str and each in _RESPONSES for each in methods):
             return f"has the method {shown(value)} called of what it is given"
@@ -201,6 +213,19 @@ def odd_state(built: Opaque, state: Any) -> str | None:
     if type(state) is dict and all(type(key) is str for key in state) and not _FORMULAS & state.keys():
         return None
     return f"evaluates a formula of the state of {built.made_by}"
+
+
+def _may_be_text(value: Any) -> bool:
+    of_formulas = getattr(value, "made_by", "").startswith(("patsy.", "formulaic."))
+    return isinstance(value, str | list) or (type(value) is Opaque and not of_formulas)
+
+
+def never_called(called: Global, arguments: tuple[Any, ...]) -> bool:
+    """Whether it is a function that data names, and never calls; types such as ``List[int]`` are made by one
+    (``typing._GenericAlias.__reduce__``)."""
+    of = arguments[0] if arguments else None
+    of_typing = called.name == "getitem" and isinstance(of, Global) and of.module == "typing"
+    return is_never_called(called.module, called.name) and not of_typing
 
 
 def _attributes(state: Any, parts: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
