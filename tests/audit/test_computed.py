@@ -151,3 +151,11 @@ def test_a_compiled_class_gets_no_arguments_that_it_may_call(make_bundle: Any, n
     )
     found = scan(make_bundle, {"x.pkl": whole(data)}).findings
     assert bool(found) is told
+
+
+@pytest.mark.parametrize("name, code", [("append", b"Na"), ("extend", b"(Ne"), ("add", b"(N\x90")])
+def test_what_the_opcodes_of_lists_and_sets_would_call_is_told(make_bundle: Any, name: str, code: bytes) -> None:
+    held = made("sklearn.linear_model._base", "LinearRegression", b"}")
+    data = whole(made("collections", "UserDict", pairs(**{name: held})) + code)
+    found = scan(make_bundle, {"x.pkl": data}).findings
+    assert [each.evidence for each in found] == [f"loading x.pkl gives an object a {name} of its own"]

@@ -37,7 +37,8 @@ _FORMULAS = {"restore_model_spec", "restore_design_info"}
 
 
 # Methods that Python, pickle or a library look up by this name: of data they are those of its class.
-_SPECIAL = re.compile(r"__\w+__")
+# pickle's own opcodes call the last three (``pickle.py``, load_appends, load_additems).
+_SPECIAL = re.compile(r"__\w+__|append|extend|add")
 # Made by compiled code, which reads its state by its own order: no names come of it.
 _ARRAYS = re.compile(r"numpy\._?core\.(multiarray\._reconstruct|numeric\._frombuffer)")
 _COMPILED = re.compile(r".*\.__pyx_unpickle_\w+|numpy\.random\._pickle\.\w+")
