@@ -90,7 +90,7 @@ def test_demo_ends_with_the_prediction_of_training_served(demo: dict[str, Any], 
     assert demo["prediction"]["predictions"]
     assert demo["image"].endswith("@" + demo["digest"])
     assert demo["engine"] == "native"
-    assert {"train", "lock", "build", "score"} <= demo["seconds"].keys()
+    assert {"train", "lock", "build", "verify"} <= demo["seconds"].keys()
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(demo: dict[str, Any], tool: Tool, tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def latest(runs: Runs, back: int, project: str | None) -> Choice:
             hint=f"kedro run, in a project with a PipelineML; or {FORMS}",
         )
     if len(found) <= back:
-        raise RunWithoutModel(f"only {len(found)} runs{of} have logged a model", hint=f"@latest~{len(found) - 1}")
+        many = f"1 run{of} has" if len(found) == 1 else f"{len(found)} runs{of} have"
+        raise RunWithoutModel(f"only {many} logged a model", hint=f"@latest~{len(found) - 1}")
     return _choice(found[back])
 
 

@@ -113,7 +113,7 @@ def run_demo(
         run_id = train(folder, tools.run, progress)
         progress.note(f"run {run_id} is logged with its model")
     result = build_image(make_request(run_id), Delivery(tag=IMAGE.familiar), tools)
-    with tools.phases("score") as progress:
+    with tools.phases("verify") as progress:
         prediction, expected, runtime = score(result, tools, progress)
     return DemoResult(
         folder=folder, run_id=run_id, image=result, prediction=prediction, expected=expected, runtime=runtime

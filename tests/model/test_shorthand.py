@@ -66,6 +66,8 @@ def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained
     with pytest.raises(RunWithoutModel, match="only 2 runs of churn have logged a model") as caught:
         trained.choose("@latest~2")
     assert caught.value.hint == "@latest~1"
+    with pytest.raises(RunWithoutModel, match=r"^only 1 run of somebody has logged a model$"):
+        trained.choose("@latest~1", project="somebody")
 
 
 def test_a_model_that_mlflow_2_kept_counts_and_names_are_as_they_are(trained: Trained) -> None:
