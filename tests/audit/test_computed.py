@@ -159,3 +159,11 @@ def test_what_the_opcodes_of_lists_and_sets_would_call_is_told(make_bundle: Any,
     data = whole(made("collections", "UserDict", pairs(**{name: held})) + code)
     found = scan(make_bundle, {"x.pkl": data}).findings
     assert [each.evidence for each in found] == [f"loading x.pkl gives an object a {name} of its own"]
+
+
+@pytest.mark.parametrize("code", [b"R", b"\x81"], ids=["REDUCE", "NEWOBJ"])
+def test_arguments_that_a_call_makes_are_told(make_bundle: Any, code: bytes) -> None:
+    made_of = call(named("builtins", "tuple"), [1, 2])
+    data = whole(named("statsmodels.stats.tabledist", "TableDist") + made_of + code)
+    found = scan(make_bundle, {"x.pkl": data}).findings
+    assert "loading x.pkl has another call make arguments" in {each.evidence for each in found}

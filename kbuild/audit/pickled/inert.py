@@ -177,6 +177,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self.calls += 1
         # pickle's own reader in Python, joblib's, takes a list for the arguments too.
         given = tuple(arguments) if isinstance(arguments, tuple | list) else ()
+        self.problems |= {} if isinstance(arguments, tuple | list) else {"has another call make arguments": None}
         self._effort.look(len(given))  # the same ones may be given again and again
         self.constructed |= {} if new else dict.fromkeys(constructed(called, given))
         called, arguments = called_by_copyreg(called, given)
