@@ -206,6 +206,30 @@ allowed-channels = ["https://channel.example/"]
 """
 
 
+@pytest.mark.parametrize(
+    ("variable", "typed", "base"),
+    [
+        (None, [], "debian:bookworm"),
+        ("prod", [], "debian:trixie"),
+        ("prod", ["--env", "local"], "debian:bookworm"),
+        (None, ["-e", "prod"], "debian:trixie"),
+    ],
+)
+def test_the_environment_is_kedros(
+    call: Any, asked: dict[str, Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    variable: str | None, typed: list[str], base: str,
+) -> None:  # fmt: skip
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    for name in ("base", "local", "prod"):
+        (tmp_path / "conf" / name).mkdir(parents=True)
+    (tmp_path / "conf/prod/kbuild.yml").write_text("base: debian:trixie\n")
+    monkeypatch.delenv("KEDRO_ENV", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("KEDRO_ENV", variable)
+    call("image", MODEL, *typed)
+    assert asked["build"].given[-1][0][0].base == base
+
+
 def test_what_the_project_sets_counts_where_nothing_is_typed(
     call: Any, asked: dict[str, Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

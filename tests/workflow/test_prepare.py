@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
 from kbuild.workflow import ImageRequest, Tools, prepare
+from kbuild.workflow.prepare import fetch_model
 
 NAME = "registry.example/python:3.13"
 
@@ -58,3 +60,21 @@ def test_models_with_other_records_of_one_base_do_not_fetch_it_at_once(
         platform = Platform("linux", "amd64")
         found = pool.map(lambda each: prepare._base(request, each, platform, tools), bundles)
         assert [each.base.digest for each in found] == [digest_bytes(b"")] * 3
+
+
+def test_the_server_is_not_asked_again_for_a_model_that_is_here_unless_that_is_wanted(tmp_path: Path) -> None:
+    kept: list[bool] = []
+
+    class Store:
+        def fetch(self, reference: Any, into: Path, *, kept: bool = False, asked: list[bool] = kept) -> Any:
+            asked.append(kept)
+            return SimpleNamespace(facts=SimpleNamespace(python_version="3.11.0"))
+
+    @contextmanager
+    def phases(phase: str) -> Iterator[Progress]:
+        yield Silent()
+
+    tools: Any = SimpleNamespace(store=Store(), phases=phases)
+    fetch_model("models:/churn/1", tools, tmp_path)
+    fetch_model("models:/churn/1", tools, tmp_path, reuse=False)
+    assert kept == [True, False]

@@ -284,6 +284,7 @@ def test_what_may_pass_is_tried_again_later_and_what_stays_is_not() -> None:
         await fleet.worker().run()
 
     fleet = run(work)
+    assert [line for line in fleet.told.lines if "again" in line] == ["job 1 is tried again in 10 s"]
     assert fleet.pushed == ["passes"] and fleet.status(1) == "succeeded"
     assert fleet.ledger.told[2]["entry"]["error"]["message"] == "no model"
     assert fleet.begun.count("stays") == 1

@@ -17,11 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "image"))
 
 from pip_settings import asked_once
 from test_registry import FakeRegistry, Handler, serving
-from world import RUN_ID, World, copy_world, make_world
+from world import RUN_ID, Heard, World, copy_world, make_world
 
 from kbuild.cache.notes import write_vouched
-from kbuild.image.deliver.sharing import _split_key, parse_place
+from kbuild.digest import digest_bytes
+from kbuild.image.deliver.sharing import LayerSharing, _split_key, parse_place
 from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.layer_cache import LayerCache
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery, ImageResult
 from kbuild.workflow.once import Shared
@@ -290,3 +292,24 @@ def test_how_wheels_are_split_is_found_by_other_releases_too() -> None:
     """Of the record's name alone, in canonical JSON: a registry is shared by builders of several releases."""
     name = f"{'a' * 64}.json"
     assert _split_key(Path("/cache", name)).hex == hashlib.sha256(f'["split","{name}"]'.encode()).hexdigest()
+
+
+def test_a_registry_that_has_failed_is_asked_no_more(
+    tmp_path: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(handler: Handler) -> None:
+        asked.append(handler.path)
+        handler.answer(403)
+
+    for method in ("do_GET", "do_HEAD"):
+        monkeypatch.setattr(Handler, method, refuse)
+    taken = LayerSharing(place(registry), tmp_path)
+    layers, keys, heard = LayerCache(root=tmp_path / "layers", compression="zstd"), {"one": digest_bytes(b"1")}, Heard()
+    with heard("build") as progress:
+        assert taken.bring({}, layers, progress) == {} and not asked
+        assert taken.bring(keys, layers, progress) == {} and asked
+        asked.clear()
+        assert taken.bring(keys, layers, progress) == {} and not asked
+    assert len([note for note in heard.notes if "asking" in note]) == 1
