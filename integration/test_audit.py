@@ -88,7 +88,7 @@ def test_a_clean_model_is_clean_and_its_run_says_so(
     assert (report["verdict"], report["findings"], report["unchecked"]) == ("clean", [], [])
     assert set(report["digests"]) == {"lock", "model", "image"}
     assert {each["id"]: each["looked_at"] > 0 for each in report["checks"]} == dict.fromkeys(
-        ("lock", "base", "image", "drift", "vulnerabilities", "secrets", "releases", "pickles"), True
+        ("lock", "base", "image", "drift", "vulnerabilities", "secrets", "releases", "pickles", "code"), True
     )
     tags = run_of(trained, trained.run_id).data.tags
     assert (tags["kbuild.audit"], tags["kbuild.audit_date"]) == ("clean", "2026-11-22")
