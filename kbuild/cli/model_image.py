@@ -22,7 +22,7 @@ def image_of_model(model: str | None, options: ImageOptions, *, as_json: bool) -
     show = Show()
     made = image_of_files(model, options, session=open_here(show))
     kept = f"pushed as {made.pushed}" if made.pushed else "kept on this machine"
-    show.say(f"{made.image.size / 1e6:.0f} MB, the model's files in /models; {kept}")
+    show.say(f"{made.image.size / 1e6:.1f} MB, the model's files in /models; {kept}")
     told = {
         "reference": made.reference,
         "digest": str(made.digest),

@@ -52,14 +52,16 @@ def test_the_files_are_printed_and_what_serves_them_is_said(
         return [output / "a.yaml", output / "b.yaml"]
 
     monkeypatch.setattr("kbuild.cli.deploy.deploy", deploy)
-    given = ["--name", "churn", "--namespace", "shop", "--pull-secret", "keys", "--cpu", "2", "--memory", "1Gi"]
-    done = call("deploy", "models:/churn/3", "--to", to, "-o", "out", *given, "--replicas", "2..5")
+    given = ["--name", "churn", "--cpu", "2", "--memory", "1Gi"]
+    of_clusters = ["--namespace", "shop", "--pull-secret", "keys", "--replicas", "2..5"] if to != "compose" else []
+    done = call("deploy", "models:/churn/3", "--to", to, "-o", "out", *given, *of_clusters)
     assert (done.exit_code, done.stdout) == (0, "out/a.yaml\nout/b.yaml\n"), done.exception
     assert f"  {next}   # serve it" in done.stderr
     ((subject, output, options),) = asked
     assert (subject, output) == ("models:/churn/3", Path("out"))
-    assert (options.to, options.name, options.namespace, options.pull_secret) == (to, "churn", "shop", "keys")
-    assert (options.cpu, options.memory, options.replicas) == ("2", "1Gi", (2, 5))
+    assert (options.to, options.name, options.cpu, options.memory) == (to, "churn", "2", "1Gi")
+    told = (options.namespace, options.pull_secret, options.replicas)
+    assert told == (("shop", "keys", (2, 5)) if of_clusters else (None, None, (2, 10)))
     done = call("deploy", "x", "--to", to, "-o", "out", "--replicas", "many")
     assert isinstance(done.exception, ConfigurationError) and len(asked) == 1
 

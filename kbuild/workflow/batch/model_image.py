@@ -137,7 +137,7 @@ def _build(
             )
 
         built = images.add(write)
-        progress.made(f"{how_many(len(built.layers), 'layer')}, {built.size / 1e6:.0f} MB")
+        progress.made(f"{how_many(len(built.layers), 'layer')}, {built.size / 1e6:.1f} MB")
         return built
 
 
