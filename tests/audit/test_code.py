@@ -74,6 +74,9 @@ def test_bytecode_that_python_takes_for_another_source_is_told(
     assert (importlib.import_module("churn.x").answer() == 2) is told
     findings = check(read_bundle(bundle.root)).findings
     assert [each.id for each in findings] == (["code-bytecode"] if told else [])
+    # An image has such bytecode of kbuild's own making, which is compared with what was built.
+    subject = Subject(reference="x", kind="image", bundle=read_bundle(bundle.root))
+    assert CodeCheck().run(subject).findings == ()
 
 
 @pytest.mark.parametrize(

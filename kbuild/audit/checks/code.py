@@ -19,6 +19,7 @@ _NATIVE = frozenset({".so", ".pyd", ".dylib", ".dll"})
 _BYTECODE = frozenset({".pyc", ".pyo"})
 _UNCHECKED_HASH = 0x01  # PEP 552: taken whatever the source is; Python writes none of these by itself
 _HEADER = 8
+_SOURCES = "remove it: the sources are enough; look for what it does before the model is loaded"
 
 
 class CodeCheck:
@@ -40,11 +41,9 @@ class CodeCheck:
         folder = PurePosixPath(subject.bundle.facts.code)
         paths = [PurePosixPath(file.path) for file in subject.bundle.files]
         own = [path.relative_to(folder) for path in paths if path.is_relative_to(folder)]
-        findings = [
-            *_bytecode(subject.bundle.root, folder, own),
-            *_names(folder, own),
-            *self._loader(subject.bundle, own),
-        ]
+        findings = [*_bytecode(folder, own), *_names(folder, own), *self._loader(subject.bundle, own)]
+        if subject.kind != "image":  # of an image it is compared with what was built
+            findings += _kept_bytecode(subject.bundle.root, folder)
         native = [path for path in own if path.suffix in _NATIVE or ".so." in path.name]
         return CheckResult(
             check=self.id,
@@ -66,17 +65,19 @@ class CodeCheck:
         yield _finding("model-loader", "medium", "MLmodel", evidence, f"{remedy} of [tool.kbuild.audit] with a reason")
 
 
-def _bytecode(root: Path, folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]:
-    remedy = "remove it: the sources are enough; look for what it does before the model is loaded"
+def _bytecode(folder: PurePosixPath, own: list[PurePosixPath]) -> Iterator[Finding]:
     for path in own:
         if path.suffix in _BYTECODE:
             evidence = "it is bytecode, which is loaded where no source of that name is, and which nobody reads"
-            yield _finding("code-bytecode", "high", str(folder / path), evidence, remedy)
-    # What Python keeps beside sources is no content of the model, and is taken for them where the folder is loaded.
+            yield _finding("code-bytecode", "high", str(folder / path), evidence, _SOURCES)
+
+
+def _kept_bytecode(root: Path, folder: PurePosixPath) -> Iterator[Finding]:
+    """What Python keeps beside sources is no content of a model, and is taken for them where the folder is loaded."""
     for kept in sorted((root / folder).rglob("__pycache__/*.pyc")):
         if _is_taken_unseen(kept):
             evidence = "it is bytecode that is loaded in the place of its source, whatever that says"
-            yield _finding("code-bytecode", "high", kept.relative_to(root).as_posix(), evidence, remedy)
+            yield _finding("code-bytecode", "high", kept.relative_to(root).as_posix(), evidence, _SOURCES)
 
 
 def _is_taken_unseen(path: Path) -> bool:
