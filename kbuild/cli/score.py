@@ -73,6 +73,8 @@ def command(model: str, input: str, output: str, as_json: bool, **stated: Any) -
     grow with the table. The same command goes on where it was stopped, if model, input and options are the same; beside
     the answers lie a manifest, and the rows without an answer with their reasons.
     """
+    if stated["spark"] is not None and stated["workers"] is not None:
+        raise click.UsageError("--workers is of this machine; of a cluster it is --spark-conf spark.executor.cores=N")
     show = Show()
     manifest = score(model, input, output, ScoreOptions(**stated), session=open_here(show))
     for reason, count in list(manifest["reasons"].items())[:5]:

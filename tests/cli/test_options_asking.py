@@ -276,13 +276,14 @@ def test_options_of_measure(
     [
         ("", ScoreOptions()),
         (
-            "-j 3 --on-error null --keep a,b --format csv --params {"
+            "--on-error null --keep a,b --format csv --params {"
             '"k":1} --overwrite --part-rows 7 --batch-rows 5 --spark spark://h --spark-conf a=b=c --spark-conf d=',
             ScoreOptions(
-                workers=3, on_error="null", keep="a,b", format="csv", params={"k": 1}, overwrite=True, part_rows=7,
-                batch_rows=5, spark="spark://h", spark_settings={"a": "b=c", "d": ""},
+                on_error="null", keep="a,b", format="csv", params={"k": 1}, overwrite=True, part_rows=7, batch_rows=5,
+                spark="spark://h", spark_settings={"a": "b=c", "d": ""},
             ),
         ),
+        ("-j 3", ScoreOptions(workers=3)),
         ("--base debian:trixie --locked", ScoreOptions(base="debian:trixie", locked=True)),
     ],
 )  # fmt: skip

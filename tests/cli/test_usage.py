@@ -36,6 +36,7 @@ REFUSED: list[tuple[str, str]] = [
     ("image m --as modelpack --load", "--load is of images; --as modelpack is none"),
     ("image m --as modelpack --base b", "--base is of images; --as modelpack is none"),
     ("image m --as modelpack --platform linux/amd64", "--platform is of images; --as modelpack is none"),
+    ("score m i o --spark local -j 2", "--workers is of this machine; of a cluster it is --spark-conf"),
     ("verify i --exact --rtol 1", "--exact allows no difference"),
     ("verify i --exact --atol 1", "--exact allows no difference"),
     ("verify i --model .", "--model and --lockfile are for --rebuild"),
