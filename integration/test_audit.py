@@ -34,6 +34,7 @@ TODAY = ("--today", "2026-11-22")
 # Real releases: attrs 21.1.0 was yanked, Jinja2 2.4.1 has PYSEC-2014-8.
 YANKED = ("attrs", "21.1.0", "8ee1e5f5a1afc5b19bdfae4fdf0c35ed324074bdce3500c939842c8f818645d9")
 FOLLOWING = {
+    "lock-conflict",
     "drift-image",
     "drift-trained",
     "drift-lock",
