@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.libraries import Libraries
+from kbuild.audit.pickled.standins import Global, made_by, odd_state
 from kbuild.audit.subject import Subject
 
 
@@ -167,3 +168,20 @@ def test_arguments_that_a_call_makes_are_told(make_bundle: Any, code: bytes) -> 
     data = whole(named("statsmodels.stats.tabledist", "TableDist") + made_of + code)
     found = scan(make_bundle, {"x.pkl": data}).findings
     assert "loading x.pkl has another call make arguments" in {each.evidence for each in found}
+
+
+def test_a_pair_of_scipys_own_parts_is_a_state() -> None:
+    """As scipy 1.18 pickles a BSpline: ``(self._delegate_to, empty(0))``. pickle takes names of a pair by ``items``."""
+    module = "scipy.interpolate._bsplines"
+    spline, inner, array = (
+        made_by(Global(of, name))
+        for of, name in ((module, "BSpline"), (module, "_BSpline"), ("numpy._core.multiarray", "_reconstruct"))
+    )
+    inner.state = {"k": 3, "t": array}
+    assert odd_state(spline, (inner, array)) is None
+    for state in ({"items": Global("numpy", "hypot")}, None, {1: 2}):
+        inner.state = state
+        assert odd_state(spline, (inner, array)) is not None
+    other = made_by(Global("scipy.interpolate._interpolate", "PPoly"))
+    other.state = {"k": 3}
+    assert odd_state(spline, (other, array)) is not None

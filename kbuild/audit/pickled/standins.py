@@ -42,6 +42,8 @@ _SPECIAL = re.compile(r"__\w+__|append|extend|add")
 # Made by compiled code, which reads its state by its own order: no names come of it.
 _ARRAYS = re.compile(r"numpy\._?core\.(multiarray\._reconstruct|numeric\._frombuffer)")
 _COMPILED = re.compile(r".*\.__pyx_unpickle_\w+|numpy\.random\._pickle\.\w+")
+# The parts of a pair that a class of scipy has for its state (1.18: scipy/interpolate/_bsplines.py, BSpline).
+_PARTS = re.compile(r"scipy\.interpolate\._bsplines\._BSpline")
 _TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
 # What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
 _RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default"})
@@ -194,7 +196,7 @@ def odd_state(built: Opaque, state: Any) -> str | None:
     parts = state if isinstance(state, tuple) else (state,)
     pairs = len(parts) == 2 and not _COMPILED.fullmatch(built.made_by)
     made = [state] if state is not built else []  # what holds itself is a dict whose items are its attributes
-    made += [part for part in parts if pairs and not _ARRAYS.fullmatch(getattr(part, "made_by", ""))]
+    made += [part for part in parts if pairs and not _is_part(part)]
     if any(type(each) is Opaque for each in made):
         # A mapping, or pairs, of which nobody sees what they hold. Of two the second is for slots.
         return "gives an object a state that another call makes"
@@ -214,6 +216,14 @@ def odd_state(built: Opaque, state: Any) -> str | None:
     if type(state) is dict and all(type(key) is str for key in state) and not _FORMULAS & state.keys():
         return None
     return f"evaluates a formula of the state of {built.made_by}"
+
+
+def _is_part(part: Any) -> bool:
+    """Whether no names come of it, though its class has what a mapping has: an attribute of its own would be that."""
+    maker = getattr(part, "made_by", "")
+    if _PARTS.fullmatch(maker):
+        return type(part.state) is dict and all(type(key) is str and key not in ("items", "keys") for key in part.state)
+    return _ARRAYS.fullmatch(maker) is not None
 
 
 def _may_be_text(value: Any) -> bool:
