@@ -21,6 +21,7 @@ DEFAULT_LIMIT = 20 * 10**9
 """Bytes a cache may hold when nothing else is said."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNASKED = 16 * 10**6
 # Seconds that a measure is believed for, where it leaves much room.
 _BELIEVED = 10.0
 
@@ -33,6 +34,7 @@ class CacheKeeper:
         self._cache = cache
         self._lock = threading.RLock()
         self._limit: int | None = None
+        self._stated = 0
         self._free, self._measured = 0, -_BELIEVED
         self._wrote = False
 
@@ -42,8 +44,8 @@ class CacheKeeper:
         if self._limit is not None:
             yield
             return
-        # Directories and records are written without asking.
-        self._limit = limit - limit // 100
+        # Directories and records are written without asking: some megabytes of an environment, however small the limit.
+        self._stated, self._limit = limit, limit - max(limit // 100, min(limit // 50, _UNASKED))
         with keeping(self._cache, self):
             try:
                 yield
@@ -102,8 +104,8 @@ class CacheKeeper:
         self._free, self._measured = limit - taken - reserved, time.monotonic()
         if self._free < size:
             raise CacheTooSmall(
-                f"{self._cache} may hold {limit / 1e9:.2f} GB, and what runs now needs {needed / 1e9:.2f} GB of it "
-                "at once",
+                f"{self._cache} may hold {self._stated / 1e9:.2f} GB, and what runs now needs {needed / 1e9:.2f} GB of "
+                "it at once",
                 hint=f"allow at least that much: KBUILD_CACHE_LIMIT='{needed * 1.05 / 1e9 + 0.1:.1f} GB'",
             )
 

@@ -197,6 +197,19 @@ def test_room_is_made_before_anything_is_written(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("limit", "free"), [(300 * 10**6, 294 * 10**6), (10**9, 984 * 10**6), (8 * 10**9, 7920 * 10**6)]
+)
+def test_some_of_a_limit_is_left_for_what_is_written_without_asking(tmp_path: Path, limit: int, free: int) -> None:
+    """Folders and records of an environment take three megabytes, however small the limit."""
+    with using_cache(tmp_path, limit=limit):
+        with room_for(tmp_path / "wheels/d", free - 100_000):
+            pass
+        told = pytest.raises(CacheTooSmall, match=rf"may hold {limit / 1e9:.2f} GB")
+        with told, room_for(tmp_path / "wheels/d", free + 1):
+            pass
+
+
 def test_what_others_reserved_is_not_given_twice(tmp_path: Path) -> None:
     (tmp_path / "sessions").mkdir()
     other = Session(tmp_path)

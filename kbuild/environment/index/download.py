@@ -207,6 +207,8 @@ class _Fetcher:
             target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _writing(target), room_for(target) as room, partial.open("wb") as file:
+                room.add_file(1)  # its folder
+                room.add_file(1)  # what it does not fill of its last block
                 for chunk in self._chunks(package, url, auth):
                     state.update(chunk)
                     room.add(len(chunk))
