@@ -21,8 +21,9 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 # A file a worker: some files' tests share what they made. As they come: ordered by the number of their tests, some that
-# take long are the last, and one worker waits for the other.
-SIDE_BY_SIDE = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+# take long are the last, and one worker waits for the other. One worker more than processors: a quarter of their time
+# the tests wait, for what they started to answer or to end.
+SIDE_BY_SIDE = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder")
 SUPPORTED = ["3.11", "3.12", "3.13"]
 UV = "uv>=0.5"
 # The rooms that compose others, and the least part of their lines that the cheap tests run.
