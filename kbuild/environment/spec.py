@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.links import is_local, is_local_channel
@@ -21,6 +22,8 @@ from kbuild.urls.credentials import LOCAL_CHANNEL, check_variables, hide_credent
 
 Interpreter = Literal["conda", "captured"]
 
+# The oldest one that what serves a model runs on (pyproject.toml, requires-python).
+_OLDEST = "3.11"
 _EXACT_PYTHON = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")
 # conda's own default where an environment file names no channel (conda's docs, "default_channels").
 _DEFAULT_CHANNELS = ("defaults",)
@@ -111,6 +114,11 @@ def make_spec(
         raise EnvironmentSpecError(
             f"the model's environment cannot be locked: {'; '.join(problems)}",
             hint="name packages of an index with a version, and log the model again",
+        )
+    if Version(exact).release < Version(_OLDEST).release:
+        raise EnvironmentSpecError(
+            f"the model asks for Python {exact}, and what serves it runs on Python {_OLDEST} and newer",
+            hint=f"train it with Python {_OLDEST} or newer and log it again",
         )
     main = [asked.index_url, *indexes[1:]] if asked.index_url else indexes
     all_indexes = [] if asked.no_index else [*main, *asked.extra_index_urls]

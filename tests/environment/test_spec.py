@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,10 +69,10 @@ def test_every_input_changes_the_digest(field: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "exact"),
     [
-        ("python=3.10.2", "3.10.2"),
-        ("python==3.10.2", "3.10.2"),
-        ("python 3.10.2", "3.10.2"),
-        ("python=3.10.2=h12debd9_1", "3.10.2"),
+        ("python=3.12.2", "3.12.2"),
+        ("python==3.12.2", "3.12.2"),
+        ("python 3.12.2", "3.12.2"),
+        ("python=3.12.2=h12debd9_1", "3.12.2"),
         ("python=3.11", "3.11.7"),
         ("python 3.11.*", "3.11.7"),
         ("python>=3.10,<3.12", "3.11.7"),
@@ -81,6 +83,16 @@ def test_every_input_changes_the_digest(field: str) -> None:
 )
 def test_the_exact_python(asked: str, exact: str) -> None:
     assert spec_of(with_dependencies(asked)).python == exact
+
+
+def test_a_python_that_serves_no_model_is_refused_before_anything_is_locked() -> None:
+    """MLflow 3 trains with 3.10, where kbuild's own code does not even import."""
+    requires = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    oldest = requires["requires-python"].split(",")[0].removeprefix(">=")
+    for old in ("3.10.13", "3.9.19", "2.7.18"):
+        with pytest.raises(EnvironmentSpecError, match=rf"asks for Python {old}, .* runs on Python {oldest} and newer"):
+            spec_of(with_dependencies("pip"), python=old)
+    assert spec_of(with_dependencies("pip"), python=f"{oldest}.0").python == f"{oldest}.0"
 
 
 @pytest.mark.parametrize("asked", ["python=3.10", "python>=3.12", "python 3.1.*", "python<3"])
@@ -176,8 +188,8 @@ def test_what_is_no_conda_package_is_said_in_one_line(dependency: str) -> None:
     [
         ("python >=3.11,<3.12.0a0", "3.11.7"),
         ("python[version='3.11.*',build='*_cpython']", "3.11.7"),
-        ("python 3.10.2 *_cpython", "3.10.2"),
-        ("python=3.10.2=*_cpython", "3.10.2"),
+        ("python 3.12.2 *_cpython", "3.12.2"),
+        ("python=3.12.2=*_cpython", "3.12.2"),
         ("python 3.10.*|3.11.*", "3.11.7"),
         ("python ~=3.11.2", "3.11.7"),
     ],
