@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from kbuild._version import __version__
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.lockfile import Lockfile
+from kbuild.environment.replaced import find_replaced
 from kbuild.errors import LabelError, PlatformError
 from kbuild.model.bundle import ModelBundle, ModelFacts
 from kbuild.plan.base import ResolvedBase
@@ -157,7 +158,9 @@ def _layers(ingredients: Ingredients, groups: Sequence[PackageGroup]) -> tuple[L
     lowest = (BASE_LAYER,) if base.kind == "debs" else ()
     # Packages and code are compiled by the interpreter, so its bytes decide theirs.
     compiled = (*lowest, INTERPRETER_LAYER)
-    conda = [recipe, _sources(package.sha256 for package in packages if package.manager == "conda")]
+    conda: list[object] = [recipe, _sources(package.sha256 for package in packages if package.manager == "conda")]
+    if replaced := find_replaced(packages):
+        conda.append(_sources(package.sha256 for package in replaced))
     layers = [LayerPlan(name=name, source=name, content=base.digest) for name in lowest]
     layers.append(_layer(INTERPRETER_LAYER, conda, lowest))
     layers += [_layer(group.name, [recipe, *_packages(group)], compiled) for group in groups]

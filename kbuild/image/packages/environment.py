@@ -12,17 +12,21 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from kbuild.cache.linking import check_roots
 from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_tree, is_sound, make_directory, normalise_tree, reset_directory_times, writing
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.index.downloads import check_download
 from kbuild.environment.lockfile import LockedPackage, Lockfile
+from kbuild.environment.replaced import find_replaced
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.files import mark_used
 from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
 from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.image.packages.conda import install_conda_packages
+from kbuild.image.packages.replaced import take_out
 from kbuild.image.packages.trimming import link_trimmed
 from kbuild.image.packages.wheels import (
     WheelTarget,
@@ -70,6 +74,7 @@ class Environment:
         """Raises LockfileInvalid (no interpreter, a wheel for another platform) and SourceOnlyPackage."""
         packages = lockfile.for_platform(platform)
         self._conda = [package for package in packages if package.manager == "conda"]
+        self.replaced = find_replaced(packages)
         python = next((package.version for package in self._conda if package.name == "python"), None)
         if python is None:
             raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
@@ -80,7 +85,7 @@ class Environment:
     def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
         """The packages whose files are needed to lay these layers out; the interpreter compiles all of them."""
         wanted = set(names)
-        interpreter = cached_interpreter(self._conda, self._target, self._cache)
+        interpreter = cached_interpreter(self._conda, self._target, self._cache, self._replaced)
         mark_used(interpreter)  # it is taken later, without its packages
         found = [] if is_sound(interpreter) else list(self._conda)
         return found + [package for group in groups if group.name in wanted for package in group.packages]
@@ -88,7 +93,12 @@ class Environment:
     def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:
         """The interpreter and the other conda packages; raises BuildFailed and OutputError."""
         with writing("the environment"):
-            return _lay_interpreter(self._conda, downloads, self._target, self._cache, self._run)
+            replaced = self._replaced
+            return _lay_interpreter(self._conda, downloads, self._target, self._cache, self._run, replaced)
+
+    @property
+    def _replaced(self) -> tuple[str, ...]:
+        return tuple(sorted(canonicalize_name(wheel.name) for wheel in self.replaced.values()))
 
     def wheels(
         self, groups: Sequence[PackageGroup], downloads: Mapping[LockedPackage, Path], *, into: Path, progress: Progress
@@ -167,10 +177,12 @@ def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> dict[
     return {package: need for package, need in needs.items() if need is not None}
 
 
-def cached_interpreter(conda: Iterable[LockedPackage], target: WheelTarget, cache: Path) -> Path:
+def cached_interpreter(
+    conda: Iterable[LockedPackage], target: WheelTarget, cache: Path, replaced: tuple[str, ...] = ()
+) -> Path:
     """Where the interpreter's tree is or will be."""
-    packages = sorted(package.sha256 for package in conda)
-    return cache / "interpreters" / digest_json([str(_interpreter_recipe(target)), packages]).hex
+    parts = [str(_interpreter_recipe(target)), sorted(package.sha256 for package in conda)]
+    return cache / "interpreters" / digest_json([*parts, replaced] if replaced else parts).hex
 
 
 def _lay_interpreter(
@@ -179,6 +191,7 @@ def _lay_interpreter(
     target: WheelTarget,
     cache: Path,
     run: Runner,
+    replaced: tuple[str, ...],
 ) -> Path:
     def make(root: Path) -> None:
         for package in conda:
@@ -189,12 +202,14 @@ def _lay_interpreter(
         packed = sum(archive.stat().st_size for archive in archives.values())
         with room_for(root, _UNPACKED * packed):
             install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=run)
+            prefix = target.prefix.lstrip("/")
+            take_out(root / prefix, target.site_packages.removeprefix(f"/{prefix}/"), replaced)
             compiler = find_compiler(root, target.prefix, target.python, target.platform)
             if compiler is not None:
                 compile_tree(root, target.prefix, compiler, run=run, jobs=_jobs())
         normalise_tree(root)
 
-    return cached_tree(cached_interpreter(conda, target, cache), make)
+    return cached_tree(cached_interpreter(conda, target, cache, replaced), make)
 
 
 def _lay_wheels(

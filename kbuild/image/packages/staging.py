@@ -56,6 +56,9 @@ class Stage:
         if groups:
             trees |= self.environment.wheels(groups, downloads, into=into, progress=progress)
         if INTERPRETER_LAYER in trees:
+            for package, wheel in self.environment.replaced.items():
+                taken = f"{package.name} {package.version} of conda makes room for {wheel.name} {wheel.version}"
+                progress.tell(f"{taken} of the index, as with pip")
             wheels = [tree for group in groups for tree in trees[group.name]]
             for note in conda_notes(trees[INTERPRETER_LAYER][0], PREFIX, wheels):
                 progress.tell(note)
