@@ -40,6 +40,7 @@ class EnvironmentSpec:
     environment variable references, ``find_links`` urls of pages and folders of links, likewise. ``python`` is the
     exact interpreter version, ``3.11.7``. ``hashes`` holds requirements with the sha256 of the files that may be taken
     for them; those without may be any file. ``names`` are the project's own: conda packages and what they bring.
+    ``python_pin`` is the MatchSpec of python where it says more than the version: a build, a channel.
     """
 
     python: str
@@ -53,6 +54,7 @@ class EnvironmentSpec:
     hashes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     find_links: tuple[str, ...] = ()
     names: Names = ()
+    python_pin: str = ""
 
     @property
     def digest(self) -> Digest:
@@ -64,7 +66,7 @@ class EnvironmentSpec:
         for name in ("indexes", "find_links"):
             fields[name] = tuple(url for url in fields[name] if not is_local(url))
         fields["channels"] = tuple(_unique(_LOCAL if is_local_channel(url) else url for url in self.channels))
-        for name in ("hashes", "find_links", "names"):
+        for name in ("hashes", "find_links", "names", "python_pin"):
             if not fields[name]:
                 del fields[name]
         return digest_json(fields)
@@ -108,7 +110,8 @@ def make_spec(
     specs, pip_lines = _split_dependencies(model.conda_env, problems)
     asked = read_requirements(pip_lines, source="conda.yaml", files=model.files)
     problems.extend(asked.problems)
-    exact = _exact_python(specs.pop("python", ""), model.python, problems)
+    python = specs.pop("python", "")
+    exact = _exact_python(python, model.python, problems)
     specs.pop("pip", None)  # nothing is installed when the container starts; who needs pip asks for it under pip:
     if problems:
         raise EnvironmentSpecError(
@@ -140,6 +143,7 @@ def make_spec(
         hashes=tuple(sorted(set(asked.hashes))),
         find_links=links,
         names=names,
+        python_pin=_python_pin(python, exact),
     )
 
 
@@ -178,6 +182,12 @@ def _exact_python(spec: str, trained: str | None, problems: list[str]) -> str:
     if not asked.allows(trained):
         problems.append(f"{spec!r} in conda.yaml: the model was trained with Python {trained}")
     return trained
+
+
+def _python_pin(spec: str, exact: str) -> str:
+    channel, apart, _ = spec.rpartition("::")
+    build = read_spec(spec or "python").build
+    return "" if build is None and not apart else f"{channel}{apart}python =={exact} {build or ''}".rstrip()
 
 
 def _one_line(error: ValueError) -> str:

@@ -79,6 +79,18 @@ def test_the_built_in_solver_answers_as_conda_does(channel: Path) -> None:
     assert (fetched["sha256"], fetched["md5"], fetched["depends"]) == ("a" * 64, "0" * 32, ["__glibc >=2.30"])
 
 
+@pytest.mark.parametrize("spec", ["{name}::python 3.12.1", "{url}::python 3.12.1", "{name}/linux-64::python =3.12"])
+def test_a_channel_is_known_by_its_name_wherever_it_lies(channel: Path, spec: str) -> None:
+    """conda's docs, "Package match specifications": ``conda-forge::x``, of a mirror as of the public channel."""
+    done = solve(channel, spec.format(name=channel.name, url=channel.as_uri()))
+    (fetched,) = json.loads(done.stdout)["actions"]["FETCH"]
+    assert fetched["version"] == "3.12.1"
+
+
+def test_a_channel_that_is_not_listed_is_not_taken_for_one_that_is(channel: Path) -> None:
+    assert json.loads(solve(channel, "other::python 3.12.1").stdout)["exception_name"] == "UnsatisfiableError"
+
+
 @pytest.mark.parametrize(
     ("specs", "glibc", "kind"),
     [

@@ -198,6 +198,22 @@ def test_python_is_asked_for_in_every_form(asked: str, exact: str) -> None:
     assert spec_of(with_dependencies(asked)).python == exact
 
 
+@pytest.mark.parametrize(
+    ("asked", "pin"),
+    [
+        ("python==3.11.7=h1_0_cpython", "python ==3.11.7 h1_0_cpython"),
+        ("python=3.11.7=h1_0_cpython", "python ==3.11.7 h1_0_cpython"),
+        ("conda-forge::python=3.11", "conda-forge::python ==3.11.7"),
+        ("python[version='3.11.*',build='*_cpython']", "python ==3.11.7 *_cpython"),
+        ("python=3.11.7", ""),
+        ("python >=3.11", ""),
+    ],
+)
+def test_the_build_and_channel_of_python_are_asked_for_too(asked: str, pin: str) -> None:
+    """``conda env export`` writes name=version=build of every package."""
+    assert spec_of(with_dependencies(asked)).python_pin == pin
+
+
 @pytest.mark.parametrize("asked", ["python 3.11.7 *_cp311t", "python=3.11.*=*_pypy", "python[build='*_cp311t']"])
 def test_a_python_that_takes_other_wheels_is_refused(asked: str) -> None:
     """conda-forge names the ABI in a build of python: ``*_cpython``, ``*_cp313``, and ``*_cp313t`` of PEP 703."""

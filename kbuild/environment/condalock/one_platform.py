@@ -132,8 +132,10 @@ class PlatformSolve:
         self, conda: Sequence[str], pip: Mapping[str, Requirement], pins: Mapping[str, Requirement]
     ) -> tuple[dict[str, Any] | None, str]:
         """Run conda-lock once; returns its lockfile, None where it failed, and what it said."""
+        is_captured = self.spec.interpreter != "conda" and self.platform == host_platform()
         setting = source.Setting(
             python=self.spec.python,
+            python_pin="" if is_captured else self.spec.python_pin,
             platform=self.platform,
             channels=self.channels,
             indexes=self.indexes,

@@ -59,7 +59,7 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
     records = await solve(
         sources=[Channel(url, config) for url in expand_defaults(channels)],
         # Lenient: conda-lock writes an exact version without an operator.
-        specs=[MatchSpec(spec, strict=False) for spec in specs],
+        specs=[MatchSpec(_of_url(spec, channels, environ), strict=False) for spec in specs],
         platforms=[environ["CONDA_SUBDIR"], "noarch"],
         virtual_packages=[
             GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
@@ -68,6 +68,21 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
         channel_priority=ChannelPriority.Disabled if disabled else ChannelPriority.Strict,
     )
     return [json.loads(record.to_json()) for record in records]
+
+
+def _of_url(spec: str, channels: Sequence[str], environ: Mapping[str, str]) -> str:
+    """A spec of a channel's name (``conda-forge::x``) with the url of the listed channel that has it: conda knows a
+    mirror by its name (its docs, "Channels", on ``channel_alias``), rattler takes a name for the public channel's."""
+    name, apart, rest = spec.partition("::")
+    if not apart or "://" in name:
+        return spec
+    plain = name.removesuffix("/noarch").removesuffix(f"/{environ['CONDA_SUBDIR']}")
+    for channel in channels:
+        if channel == plain or channel.rstrip("/").endswith(f"/{plain}"):
+            (url, *_) = expand_defaults([channel])
+            whole = url if "://" in url else f"{channel_alias(environ).rstrip('/')}/{url}"
+            return f"{whole}::{rest}"
+    return spec
 
 
 def channel_alias(environ: Mapping[str, str]) -> str:

@@ -35,11 +35,13 @@ METADATA = "metadata.yml"
 class Setting:
     """What all questions for one platform have in common.
 
-    With ``names`` conda-lock asks no third address which distribution a conda package brings. ``downloads`` is where
-    kbuild keeps packages: what it has is not asked for once more.
+    ``python_pin`` is a MatchSpec of python that says more than its version. With ``names`` conda-lock asks no third
+    address which distribution a conda package brings. ``downloads`` is where kbuild keeps packages: what it has is not
+    asked for once more.
     """
 
     python: str
+    python_pin: str = ""
     platform: Platform
     channels: Sequence[str]
     indexes: Sequence[str]
@@ -71,7 +73,7 @@ def make_source(
                 "channels": list(setting.channels),
                 "platforms": [subdir],
                 "category": "main",
-                "dependencies": [f"python =={setting.python}", *conda],
+                "dependencies": [setting.python_pin or f"python =={setting.python}", *conda],
             }
         ),
         LOCKFILE: _seed(subdir, pins, setting.channels),
