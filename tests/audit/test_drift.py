@@ -109,6 +109,17 @@ def test_conda_packages_are_compared_with_training_by_the_distribution_that_they
     assert found(lock=lock, trained=trained) == [("drift-trained", "conda:pytorch")]
 
 
+def test_of_a_conda_package_and_a_wheel_of_one_distribution_the_wheel_is_compared(
+    make_lock: Any, make_entry: Any
+) -> None:
+    conda = {**make_entry("numpy", "1.26.4", "conda"), "dependencies": {"python": ">=3.11"}}
+    trained = Trained(python="3.11.7", versions={"numpy": "2.0.2"}, direct=frozenset({"numpy"}), whole=True)
+    assert found(lock=make_lock(conda, make_entry("numpy", "2.0.2")), trained=trained) == []
+    assert found(lock=make_lock(conda, make_entry("numpy", "2.0.1")), trained=trained) == [
+        ("drift-trained", "pip:numpy")
+    ]
+
+
 def test_a_model_without_its_closure_is_unchecked(lock: Any, make_bundle: Any) -> None:
     trained = read_trained(make_bundle(constraints=None))
     assert (trained.python, trained.versions, trained.whole) == ("3.11.7", {"six": "1.17.0"}, False)

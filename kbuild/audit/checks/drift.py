@@ -66,7 +66,10 @@ def _lock_against_training(lock: LockView, trained: Trained, remake: str, names:
     python = next((entry.version for entry in lock.entries if entry.name == "python"), None)
     yield from _interpreter(python, trained, "the lock", again)
     locked = {name for entry in lock.entries if (name := distribution_of(entry, names)) is not None}
+    wheels = {entry.canonical for entry in lock.entries if entry.manager == "pip"}
     for entry in lock.unique():
+        if entry.manager == "conda" and distribution_of(entry, names) in wheels:
+            continue  # what it brings makes way for the wheel, as in training
         name = distribution_of(entry, names)
         version = None if name is None else trained.versions.get(name)
         if version is not None and not _is_same(version, entry.version):
