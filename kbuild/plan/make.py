@@ -179,7 +179,8 @@ def _packages(group: PackageGroup) -> list[object]:
     """What decides a group's files: the packages, and what they are without where they are not whole."""
     sources = _sources(package.sha256 for package in group.packages)
     trimmed = sorted((p.sha256, group.left_out[p.name]) for p in group.packages if p.name in group.left_out)
-    return [sources, [RULE, trimmed]] if trimmed else [sources]
+    hidden = sorted((p.sha256, sorted(each)) for p, each in group.hidden().items())
+    return [sources, *([[RULE, trimmed]] if trimmed else []), *([["hidden", hidden]] if hidden else [])]
 
 
 def _sources(digests: Iterable[str]) -> list[str]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.model.bundle import ModelBundle, ModelFile
+from kbuild.plan.install_order import install_order
 
-RULE = 1
+RULE = 2
 """Changes whenever the same wheels would be split differently."""
 
 DEPENDENCIES = "dependencies"
@@ -32,10 +34,23 @@ _LARGE = 64 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WheelFacts:
-    """What a wheel's directory says: bytes of its files when unpacked, and where they go."""
+    """What a wheel's directory says: bytes of its files when unpacked, and where they go.
+
+    ``marks`` are of the contents: of one path two wheels that bring the same bytes have the same one.
+    """
 
     size: int
     paths: frozenset[str]
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """A path that several packages bring with different contents, and these in the order in which pip installs them:
+    what the last of them brings is what is there."""
+
+    path: str
+    packages: tuple[LockedPackage, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +58,22 @@ class PackageGroup:
     """Wheels that are one layer; ``name`` is also its folder in the build context.
 
     ``left_out`` has the patterns (``kbuild.plan.left_out``) of the files that packages are without, by their names.
+    ``overlaps`` are by path.
     """
 
     name: str
     packages: tuple[LockedPackage, ...]
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    overlaps: tuple[Overlap, ...] = ()
+
+    def hidden(self) -> dict[LockedPackage, dict[str, LockedPackage]]:
+        """The paths, as ``WheelFacts`` has them, in whose place the file of another package of this group is."""
+        found: dict[LockedPackage, dict[str, LockedPackage]] = {}
+        for overlap in self.overlaps:
+            kept = [package for package in overlap.packages if package in self.packages]
+            for package in kept[:-1]:
+                found.setdefault(package, {})[overlap.path] = kept[-1]
+        return found
 
 
 def split_packages(facts: Mapping[LockedPackage, WheelFacts]) -> tuple[PackageGroup, ...]:
@@ -59,14 +85,42 @@ def split_packages(facts: Mapping[LockedPackage, WheelFacts]) -> tuple[PackageGr
     families = _families(facts)
     sized = sorted((-sum(facts[package].size for package in family), family) for family in families)
     heavy = [family for size, family in sized if -size >= _HEAVY][:_OWN_LAYERS]
-    groups = [
-        PackageGroup(name=f"package-{canonicalize_name(_largest(family, facts).name)}", packages=family)
-        for family in heavy
-    ]
+    named = [(f"package-{canonicalize_name(_largest(family, facts).name)}", family) for family in heavy]
     rest = sorted(package for _, family in sized if family not in heavy for package in family)
     if rest:
-        groups.append(PackageGroup(name=DEPENDENCIES, packages=tuple(rest)))
-    return tuple(groups)
+        named.append((DEPENDENCIES, tuple(rest)))
+    overlaps = _overlaps(facts)
+    return tuple(
+        PackageGroup(
+            name=name,
+            packages=packages,
+            overlaps=tuple(each for each in overlaps if each.packages[0] in packages),
+        )
+        for name, packages in named
+    )
+
+
+def group_json(group: PackageGroup) -> dict[str, Any]:
+    """A group as JSON values, packages by their sha256."""
+    return {
+        "name": group.name,
+        "packages": [package.sha256 for package in group.packages],
+        "left_out": {name: list(each) for name, each in group.left_out.items()},
+        "overlaps": [[each.path, [package.sha256 for package in each.packages]] for each in group.overlaps],
+    }
+
+
+def read_group(value: Mapping[str, Any], by_hash: Mapping[str, LockedPackage]) -> PackageGroup:
+    """The inverse of ``group_json``; raises KeyError, TypeError or ValueError for anything else."""
+    return PackageGroup(
+        name=str(value["name"]),
+        packages=tuple(by_hash[sha] for sha in value["packages"]),
+        left_out={str(name): tuple(each) for name, each in value["left_out"].items()},
+        overlaps=tuple(
+            Overlap(path=str(path), packages=tuple(by_hash[sha] for sha in packages))
+            for path, packages in value["overlaps"]
+        ),
+    )
 
 
 def split_model(bundle: ModelBundle) -> dict[str, tuple[ModelFile, ...]]:
@@ -111,6 +165,25 @@ def _families(facts: Mapping[LockedPackage, WheelFacts]) -> list[tuple[LockedPac
     for package in sorted(facts):
         joined.setdefault(find(package), []).append(package)
     return [tuple(family) for family in joined.values()]
+
+
+def _overlaps(facts: Mapping[LockedPackage, WheelFacts]) -> list[Overlap]:
+    brought: dict[str, list[LockedPackage]] = {}
+    for package, each in facts.items():
+        for path in each.marks:
+            brought.setdefault(path, []).append(package)
+    differing = {
+        path: packages
+        for path, packages in brought.items()
+        if len({facts[package].marks[path] for package in packages}) > 1
+    }
+    if not differing:
+        return []
+    places = {package: place for place, package in enumerate(install_order(facts))}
+    return [
+        Overlap(path=path, packages=tuple(sorted(differing[path], key=places.__getitem__)))
+        for path in sorted(differing)
+    ]
 
 
 def _folders(paths: Iterable[str]) -> set[str]:

@@ -210,12 +210,6 @@ def test_a_second_environment_takes_its_wheels_from_the_cache(tmp_path: Path) ->
     assert len(list((tmp_path / "cache/wheels").iterdir())) == 2
 
 
-def test_two_wheels_that_disagree_are_named(tmp_path: Path) -> None:
-    wheels = [make_wheel(tmp_path, name, {"both.py": name}) for name in ("one", "two")]
-    with pytest.raises(LockfileInvalid, match=r"one 1 and two 1 both bring /opt/env/lib/.*/both\.py"):
-        stage(tmp_path / "a", tmp_path / "cache", make_interpreter(tmp_path), *wheels)
-
-
 def test_a_lock_without_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LockfileInvalid, match="no python"):
         stage(tmp_path / "a", tmp_path / "cache", make_wheel(tmp_path, "one", {}))

@@ -99,7 +99,8 @@ Compare = Callable[..., tuple[tuple[str, ...], tuple[str, ...]]]
 @pytest.fixture
 def compare(package: LockedPackage, downloads: Path) -> Compare:
     def call(members: list[LayerMember], *packages: LockedPackage) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        found = compare_wheels(packages or (package,), members, TARGET, downloads=downloads)
+        group = PackageGroup(name="dependencies", packages=packages or (package,))
+        found = compare_wheels(group, members, TARGET, downloads=downloads)
         return found.lacking, found.other
 
     return call

@@ -34,7 +34,7 @@ from kbuild.model.bundle import ModelBundle
 from kbuild.plan.context import stage_files, stage_runtime
 from kbuild.plan.make import INTERPRETER_LAYER, RUNTIME_LAYER
 from kbuild.plan.render import DEFAULT_INSTALL_BASE, INSTALL_FOLDER, Template
-from kbuild.plan.split import PROJECT_LAYER, PackageGroup, split_model
+from kbuild.plan.split import PROJECT_LAYER, PackageGroup, group_json, split_model
 from kbuild.platform import Platform, host_platform
 from kbuild.urls.credentials import own_variables
 
@@ -102,8 +102,7 @@ def write_install_context(
             "python": locked.spec.python,
             "recipe": str(environment_recipe(locked.spec.python, platform)),
             "interpreter": INTERPRETER_LAYER,
-            "groups": {group.name: [package.sha256 for package in group.packages] for group in groups},
-            "left_out": {group.name: {name: list(each) for name, each in group.left_out.items()} for group in groups},
+            "groups": [group_json(group) for group in groups],
         }
         (folder / "install.json").write_bytes(canonical_json(order) + b"\n")
         for tree in (folder, code):

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from kbuild.cache.linking import check_roots
 from kbuild.cache.room import room_for
-from kbuild.cache.tree import cached_tree, is_sound, make_directory, normalise_tree, reset_directory_times, writing
+from kbuild.cache.tree import cached_tree, is_sound, normalise_tree, writing
 from kbuild.digest import Digest, digest_json
 from kbuild.environment.index.downloads import check_download
 from kbuild.environment.lockfile import LockedPackage, Lockfile
@@ -27,7 +26,7 @@ from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_fo
 from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.image.packages.conda import install_conda_packages
 from kbuild.image.packages.replaced import take_out
-from kbuild.image.packages.trimming import link_trimmed
+from kbuild.image.packages.trimming import join_group
 from kbuild.image.packages.wheels import (
     WheelTarget,
     cached_wheels,
@@ -116,7 +115,7 @@ class Environment:
         progress.note("installing")
         with writing("the environment"):
             trees = _lay_wheels(wanted, downloads, self._target, compiler, self._cache, self._run, progress)
-            return {group.name: _join(group, trees, self._target.site_packages, into) for group in groups}
+            return {group.name: join_group(group, trees, self._target, into, progress) for group in groups}
 
     def compiler(self, downloads: Mapping[LockedPackage, Path]) -> Compiler | None:
         """What compiles for the image, None where nothing here can."""
@@ -278,21 +277,6 @@ def _sharing(wheels: Sequence[LockedPackage], downloads: Mapping[LockedPackage, 
                 apart.append(group)
         groups = [*apart, (together, names)]
     return [group for group, _ in groups]
-
-
-def _join(group: PackageGroup, trees: Mapping[LockedPackage, Path], site: str, into: Path) -> tuple[Path, ...]:
-    if not group.left_out:
-        roots = {f"{package.name} {package.version}": trees[package] for package in group.packages}
-        check_roots(roots)
-        return tuple(roots.values())
-    owners: dict[str, str] = {}
-    root = into / group.name
-    make_directory(root)
-    for package in group.packages:
-        owner, patterns = f"{package.name} {package.version}", group.left_out.get(package.name, ())
-        link_trimmed(trees[package], root, owners, owner, site=site.lstrip("/"), patterns=patterns)
-    reset_directory_times(root)
-    return (root,)
 
 
 def _jobs() -> int:

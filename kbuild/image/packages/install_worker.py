@@ -22,7 +22,7 @@ from kbuild.environment.lockfile import Lockfile, parse_lockfile
 from kbuild.errors import BuildFailed, KbuildError
 from kbuild.image.packages.bytecode import compile_folder, find_compiler
 from kbuild.image.packages.environment import PREFIX, Environment, environment_recipe
-from kbuild.plan.split import PackageGroup
+from kbuild.plan.split import PackageGroup, read_group
 from kbuild.platform import Platform
 from kbuild.process import run
 
@@ -86,10 +86,7 @@ def compile_code(root: Path = Path("/")) -> None:
 
 def _groups(order: dict[str, Any], lockfile: Lockfile, platform: Platform) -> list[PackageGroup]:
     known = {package.sha256: package for package in lockfile.for_platform(platform)}
-    return [
-        PackageGroup(name=name, packages=tuple(known[each] for each in hashes), left_out=order["left_out"][name])
-        for name, hashes in order["groups"].items()
-    ]
+    return [read_group(group, known) for group in order["groups"]]
 
 
 def _access() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kbuild.environment.index.downloads import check_download
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid
 from kbuild.files import mark_used
-from kbuild.plan.split import RULE, PackageGroup, WheelFacts, split_packages
+from kbuild.plan.split import RULE, PackageGroup, WheelFacts, group_json, read_group, split_packages
 
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
 """What ``zipfile`` raises for an archive that cannot be read: damaged, encrypted, packed by an unknown method, or with
@@ -42,11 +42,18 @@ def read_wheel_facts(path: Path, name: str) -> WheelFacts:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
             points = next((i for i in members if i.filename.endswith(".dist-info/entry_points.txt")), None)
-            scripts = [] if points is None else _scripts(archive.read(points).decode())
+            scripts = {} if points is None else _scripts(archive.read(points).decode())
     except (*BROKEN, configparser.Error) as error:
         raise broken_wheel(name, " ".join(str(error).split())) from error
-    paths = {_installed(info.filename) for info in members} | {f"bin/{script}" for script in scripts}
-    return WheelFacts(size=sum(info.file_size for info in members), paths=frozenset(paths))
+    # Headers lie in a folder of their own for each package; its name is not in the wheel.
+    marks = {
+        _installed(info.filename): f"{info.file_size} {info.CRC:08x}"
+        for info in members
+        if "__pycache__" not in info.filename.split("/") and not _installed(info.filename).startswith("include/")
+    }
+    marks |= {f"bin/{script}": called for script, called in scripts.items()}
+    paths = frozenset(_installed(info.filename) for info in members) | marks.keys()
+    return WheelFacts(size=sum(info.file_size for info in members), paths=paths, marks=marks)
 
 
 def split_wheels(
@@ -65,8 +72,7 @@ def split_wheels(
         check_download(files[package], package)
     groups = split_packages({package: read_wheel_facts(files[package], package.filename) for package in wheels})
     with writing("the cache"):
-        content = [{"name": group.name, "packages": [p.sha256 for p in group.packages]} for group in groups]
-        write_vouched(record, json.dumps(content).encode())
+        write_vouched(record, json.dumps([group_json(group) for group in groups]).encode())
     return groups
 
 
@@ -78,10 +84,7 @@ def split_record(wheels: tuple[LockedPackage, ...], cache: Path) -> Path:
 def _read_record(record: Path, by_hash: Mapping[str, LockedPackage]) -> tuple[PackageGroup, ...] | None:
     """None as well for a record that does not hold exactly these packages: it is then made again."""
     try:
-        groups = tuple(
-            PackageGroup(name=str(group["name"]), packages=tuple(by_hash[sha] for sha in group["packages"]))
-            for group in json.loads(read_vouched(record))
-        )
+        groups = tuple(read_group(group, by_hash) for group in json.loads(read_vouched(record)))
         mark_used(record)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -98,8 +101,10 @@ def _installed(member: str) -> str:
     return places.get(scheme, f"{top}/{scheme}/") + rest
 
 
-def _scripts(text: str) -> list[str]:
+def _scripts(text: str) -> dict[str, str]:
+    """What each script calls."""
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of scripts keep their case
     parser.read_string(text)
-    return [name for section in _SCRIPTS if parser.has_section(section) for name in parser.options(section)]
+    found = (parser.items(section) for section in _SCRIPTS if parser.has_section(section))
+    return {name: called for items in found for name, called in items}

@@ -39,6 +39,7 @@ from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.image.packages.bytecode import Compiler, compile_trees
 from kbuild.image.packages.wheel_facts import BROKEN, broken_wheel
+from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
 
@@ -71,6 +72,11 @@ class WheelTarget:
         """The in-image directory of installed packages."""
         return f"{self.prefix}/lib/python{self.short}/site-packages"
 
+    def place(self, path: str) -> str:
+        """The in-image path, without its first slash, of one as ``WheelFacts`` has them."""
+        top, _, inside = path.partition("/")
+        return (f"{self.site_packages}/{inside}" if top == "site" else f"{self.prefix}/{path}").lstrip("/")
+
     def schemes(self, distribution: str) -> dict[str, str]:
         """The in-image directory of each of a wheel's schemes, as a conda or venv prefix has them."""
         return {
@@ -80,6 +86,13 @@ class WheelTarget:
             "scripts": f"{self.prefix}/bin",
             "data": self.prefix,
         }
+
+
+def hidden_places(group: PackageGroup, target: WheelTarget) -> dict[LockedPackage, dict[str, LockedPackage]]:
+    """``group.hidden()`` by in-image paths, without their first slash."""
+    return {
+        package: {target.place(path): other for path, other in each.items()} for package, each in group.hidden().items()
+    }
 
 
 def wheel_filename(package: LockedPackage) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def keep_groups(groups: Sequence[PackageGroup], left_out: LeftOut) -> tuple[Pack
         packages = tuple(package for package in group.packages if canonicalize_name(package.name) not in names)
         patterns = {package.name: left_out.patterns(package.name) for package in packages}
         files = {name: each for name, each in patterns.items() if each}
-        kept.append(PackageGroup(name=group.name, packages=packages, left_out=files))
+        kept.append(replace(group, packages=packages, left_out=files))
     return tuple(group for group in kept if group.packages)
 
 

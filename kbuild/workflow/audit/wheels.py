@@ -11,7 +11,7 @@ import csv
 import hashlib
 import posixpath
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache as cached
 from importlib.metadata import version
@@ -27,10 +27,9 @@ from kbuild.audit.planned import PlannedLayer
 from kbuild.cache.notes import is_reading_all, read_vouched, write_if_allowed
 from kbuild.digest import Digest, digest_bytes, digest_file, digest_json
 from kbuild.environment.index.downloads import cache_path
-from kbuild.environment.lockfile import LockedPackage
 from kbuild.files import mark_used
 from kbuild.image.packages import wheels
-from kbuild.image.packages.wheels import WheelTarget, wheel_filename
+from kbuild.image.packages.wheels import WheelTarget, hidden_places, wheel_filename
 from kbuild.plan.split import PackageGroup
 
 _SHOWN = 3
@@ -54,13 +53,16 @@ _SAME = WheelsCompared(lacking=(), other=())
 
 @dataclass(slots=True)
 class _Wanted:
-    """The digests that a path may have; ``free`` are paths that installing writes as it likes: nothing runs them."""
+    """The digests that a path may have; ``free`` are paths that installing writes as it likes: nothing runs them.
+    ``hidden`` are those of the package that is read which another one's files take."""
 
     digests: dict[str, set[Digest]] = field(default_factory=dict)
     free: set[str] = field(default_factory=set)
+    hidden: Collection[str] = ()
 
     def put(self, path: str, digest: Digest) -> None:
-        self.digests.setdefault(path, set()).add(digest)
+        if path not in self.hidden:
+            self.digests.setdefault(path, set()).add(digest)
 
 
 def prove_wheels(
@@ -74,21 +76,21 @@ def prove_wheels(
     """What the cache says of layers of packages counts where they hold what the locked wheels do; of the others it is
     not known, and the fault says why. That they do is kept in ``cache``, by the digests of both."""
     here = {layer.diff_id: layer.members for layer in layers}
-    packages = {group.name: group.packages for group in groups}
-    if not packages.keys() <= {layer.name for layer in planned}:
+    by_name = {group.name: group for group in groups}
+    if not by_name.keys() <= {layer.name for layer in planned}:
         unknown = (replace(layer, diff_id=None) if layer.diff_id in here else layer for layer in planned)
         return tuple(unknown), "which of its layers hold the locked wheels is not known here"
     proved: list[PlannedLayer] = []
     lacking: list[str] = []
     for layer in planned:
-        if layer.diff_id is None or layer.diff_id not in here or layer.name not in packages:
+        if layer.diff_id is None or layer.diff_id not in here or layer.name not in by_name:
             proved.append(layer)
             continue
-        note = _note(cache, layer.diff_id, packages[layer.name], target)
+        note = _note(cache, layer.diff_id, by_name[layer.name], target)
         if _is_noted(note):
             proved.append(layer)
             continue
-        compared = compare_wheels(packages[layer.name], here[layer.diff_id], target, downloads=cache / "downloads")
+        compared = compare_wheels(by_name[layer.name], here[layer.diff_id], target, downloads=cache / "downloads")
         if compared == _SAME:
             write_if_allowed(note, _PROVED)
         lacking += compared.lacking
@@ -99,8 +101,9 @@ def prove_wheels(
     return tuple(proved), f"the locked files of {', '.join(lacking[:_SHOWN])}{more} are not in the cache"
 
 
-def _note(cache: Path, diff_id: Digest, packages: Iterable[LockedPackage], target: WheelTarget) -> Path:
-    named = [[package.name, package.sha256, wheel_filename(package)] for package in packages]
+def _note(cache: Path, diff_id: Digest, group: PackageGroup, target: WheelTarget) -> Path:
+    hidden = group.hidden()
+    named = [[each.name, each.sha256, wheel_filename(each), sorted(hidden.get(each, ()))] for each in group.packages]
     where = [target.python, str(target.platform), target.prefix]
     return cache / "layer-members" / digest_json([str(diff_id), named, where, _rules()]).hex
 
@@ -123,11 +126,13 @@ def _is_noted(note: Path) -> bool:
 
 
 def compare_wheels(
-    packages: Iterable[LockedPackage], members: Iterable[LayerMember], target: WheelTarget, *, downloads: Path
+    group: PackageGroup, members: Iterable[LayerMember], target: WheelTarget, *, downloads: Path
 ) -> WheelsCompared:
     """Every file of a layer with those of the wheels in ``downloads``, whose own bytes are hashed first."""
     wanted, lacking = _Wanted(), []
-    for package in packages:
+    hidden = hidden_places(group, target)
+    for package in group.packages:
+        wanted.hidden = hidden.get(package, {}).keys()
         path = cache_path(package, downloads)
         try:
             if digest_file(path).hex != package.sha256:
