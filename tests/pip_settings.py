@@ -16,7 +16,7 @@ _ASKED: dict[object, dict[str, str]] = {}
 @contextmanager
 def asked_once() -> Iterator[None]:
     """For as long as the block: pip itself is tested in ``tests/environment/test_index.py``."""
-    real = package_indexes._pip_settings
+    real = package_indexes.read_pip_settings
 
     def remembered(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
         decides = ("PIP_", "HOME", "XDG_", "VIRTUAL_ENV")
@@ -26,5 +26,5 @@ def asked_once() -> Iterator[None]:
         return dict(_ASKED[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(package_indexes, "_pip_settings", remembered)
+        patch.setattr(package_indexes, "read_pip_settings", remembered)
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -9,22 +11,18 @@ from kbuild.environment.lockfile import SDIST_MARK, LockedPackage, Lockfile
 from kbuild.environment.requirements import marker_environment
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import HashMismatch
+from kbuild.platform import Platform
 
 
 def check_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> None:
     """Raises HashMismatch naming every locked package that is another file than its requirement allows."""
     wrong = []
     for platform in spec.platforms:
-        environment = marker_environment(spec.python, platform)
-        allowed: dict[str, set[str]] = {}
-        for text, hashes in spec.hashes:
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate(environment):
-                allowed.setdefault(canonicalize_name(requirement.name), set()).update(hashes)
+        allowed = allowed_hashes(spec.hashes, spec.python, platform)
         for package in lockfile.for_platform(platform):
             named = allowed.get(canonicalize_name(package.name)) if package.manager == "pip" else None
-            if named is not None and not _files(package) & named:
-                told = ", ".join(f"sha256:{each}" for each in sorted(named)[:3])
+            if named is not None and _files(package).isdisjoint(named):
+                told = ", ".join(f"sha256:{each}" for each in named[:3])
                 more = f" and {len(named) - 3} more" if len(named) > 3 else ""
                 wrong.append(f"{package.filename} is sha256:{package.sha256}, the requirement allows {told}{more}")
     if wrong:
@@ -32,6 +30,19 @@ def check_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> None:
             f"the lock is not what the requirements name by hash: {'; '.join(wrong)}",
             hint="add the hash of that file if it is the one you want (pip hash FILE), or ask for another version",
         )
+
+
+def allowed_hashes(
+    hashes: Iterable[tuple[str, Collection[str]]], python: str, platform: Platform
+) -> dict[str, list[str]]:
+    """The sha256 of the files that requirement lines name, by package, of the lines that hold on the target."""
+    environment = marker_environment(python, platform)
+    allowed: dict[str, set[str]] = {}
+    for text, named in hashes:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            allowed.setdefault(canonicalize_name(requirement.name), set()).update(named)
+    return {name: sorted(found) for name, found in sorted(allowed.items())}
 
 
 def _files(package: LockedPackage) -> set[str]:

@@ -181,6 +181,33 @@ def test_local_versions_from_find_links_and_folders(conda_lock: Loaded, site: An
     assert one is not None and one[1].startswith(site.url)
 
 
+def test_of_a_releases_files_the_one_that_is_named_by_hash(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    """pip's "Hash-checking mode": a file that no line names is no candidate, however good its tags are."""
+    tags = ("manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "manylinux_2_35_x86_64")
+    wheels = [wheel("x", "1.0", tag=f"cp311-cp311-{tag}") for tag in tags]
+    serve(site, "/a/x/", wheels)
+    digests = [hashlib.sha256(data).hexdigest() for _, data in wheels]
+    for named, taken in ((digests[:2], 1), (digests[:1], 0), ([], 2), (["0" * 64], 2)):
+        places = {"indexes": [f"{site.url}/a"], "hashes": {"x": named}}
+        answer = ask(conda_lock, ["x==1.0"], tmp_path, **places)["x==1.0"]
+        assert answer is not None and answer[2] == digests[taken]
+
+
+def test_source_distributions_as_pips_configuration_has_it(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    for name in ("a", "b", "alone"):
+        serve(site, f"/i/{name}/", [wheel(name, "1.0")] if name != "alone" else [])
+        sdist = f'<a href="{name}-2.0.tar.gz#sha256=00"></a>'.encode()
+        site.pages[f"/i/{name}/"] = (200, "text/html", site.pages[f"/i/{name}/"][2] + sdist)
+    for binary, wanted in (
+        ({"only": [":all:"]}, {"a": "1.0", "b": "1.0", "alone": None}),
+        ({"only": ["a"]}, {"a": "1.0"}),
+        ({"only": [":all:"], "but": ["alone"]}, {"a": "1.0", "b": "1.0"}),
+        ({"prefer": True}, {"a": "1.0", "b": "1.0"}),
+    ):
+        found = ask(conda_lock, list(wanted), tmp_path, indexes=[f"{site.url}/i"], binary=binary)
+        assert {name: answer and answer[0] for name, answer in found.items()} == wanted
+
+
 def test_a_wheel_that_changed_under_its_name_is_read_again(conda_lock: Loaded, tmp_path: Path) -> None:
     folder = write(tmp_path / "flat", [wheel("mine", "1.0", needs="old")])
     assert ask(conda_lock, ["mine"], tmp_path, find_links=[folder])["mine"][3] == ["old"]  # type: ignore[index]

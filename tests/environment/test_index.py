@@ -104,6 +104,23 @@ def test_files_of_folders_and_pages(site: Any, session: requests.Session, tmp_pa
             find_releases("foo.bar", wrong, environ={}, session=session)
 
 
+@pytest.mark.parametrize(
+    ("stdout", "sdists"),
+    [
+        ("", {"a": True, "c-d": True}),
+        ("global.only-binary=':all:'", {"a": False, "c-d": False}),
+        ("global.only-binary='a,C_d'", {"a": False, "b": True, "c-d": False}),
+        ("global.only-binary=':all:'\nglobal.no-binary='a b'", {"a": True, "b": True, "c-d": False}),
+        ("global.only-binary='a,:none:,b'", {"a": True, "b": False}),
+    ],
+)
+def test_what_pip_makes_of_source_distributions(stdout: str, sdists: dict[str, bool]) -> None:
+    choice = indexes(f"global.index-url='https://i/simple'\n{stdout}\n").binary
+    assert {name: choice.allows_sdist(name) for name in sdists} == sdists
+    assert not choice.prefer
+    assert indexes("global.index-url='https://i/simple'\ninstall.prefer-binary='true'\n").binary.prefer
+
+
 def test_credentials_and_certificates_go_to_processes_only() -> None:
     found = indexes("global.index-url='https://me:p%40ss@a.example/simple'\nglobal.cert='/ca.pem'")
     assert found.urls == ("https://${KBUILD_INDEX_A_EXAMPLE_USER}:${KBUILD_INDEX_A_EXAMPLE_PASSWORD}@a.example/simple",)

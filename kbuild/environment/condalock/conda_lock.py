@@ -15,6 +15,7 @@ from packaging.version import Version
 from kbuild.cache.room import room_for
 from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock.failures import source_only_hint
+from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.links import is_local, is_local_channel, local_path
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
@@ -60,7 +61,8 @@ class CondaLockResolver:
     ``channel`` is the local conda channel that a captured interpreter is put into. ``environ`` is the environment of
     conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
     line, None for an installed or the built-in one. ``target`` is the base that images stand on. ``builds`` makes
-    wheels of source distributions; without it they are refused. ``downloads`` is the cache of packages.
+    wheels of source distributions; without it they are refused. ``downloads`` is the cache of packages. ``binary`` is
+    what pip's configuration says of source distributions: it chooses among releases, and makes no lock stale.
     """
 
     run: Runner
@@ -70,6 +72,7 @@ class CondaLockResolver:
     target: Target = Target()  # noqa: RUF009  frozen
     builds: WheelBuilds | None = None
     downloads: Path | None = None
+    binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
 
     def input_digest(self, spec: EnvironmentSpec) -> Digest:
         """Digest of the spec, conda-lock's version, this module's recipe and the target's C library.
@@ -115,6 +118,7 @@ class CondaLockResolver:
                 solver=self.solver,
                 progress=progress,
                 downloads=self.downloads,
+                binary=self.binary,
             )
             try:
                 documents[platform] = solve.document()

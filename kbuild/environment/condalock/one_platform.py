@@ -20,7 +20,9 @@ from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
 from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
 from kbuild.environment.condalock.solver import find_solver
+from kbuild.environment.hashes import allowed_hashes
 from kbuild.environment.index.download import make_session
+from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
 from kbuild.environment.lockfile import load_lock, lock_bytes
 from kbuild.environment.requirements import applicable
@@ -57,6 +59,7 @@ class PlatformSolve:
     solver: Path | None
     progress: Progress
     downloads: Path | None = None
+    binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
 
     def document(self) -> dict[str, Any]:
         """conda-lock's lockfile of this platform, parsed; raises as ``Resolver.resolve`` says."""
@@ -144,6 +147,8 @@ class PlatformSolve:
             input_digest=self.input_digest,
             names=self.spec.names,
             downloads=self.downloads,
+            hashes=allowed_hashes(self.spec.hashes, self.spec.python, self.platform),
+            binary=self.binary,
         )
         files = source.make_source(setting, conda=conda, pip=pip, pins=pins)
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:

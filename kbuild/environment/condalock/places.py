@@ -30,21 +30,17 @@ from conda_lock._vendor.poetry.repositories.legacy_repository import LegacyRepos
 from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kbuild.digest import digest_file
 from kbuild.environment.condalock.ahead import Ahead
 from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
+from kbuild.environment.index.file_choice import FileChoice
 from kbuild.environment.index.json_page import page_of
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.index.session import THREADS, HostCredentials
-from kbuild.environment.index.wheel_tags import fits
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, local_path
 from kbuild.environment.requirements import ArbitraryEquality, marker_environment
-from kbuild.platform import Platform
 from kbuild.urls.credentials import split_credentials, without_credentials
-
-_SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
 
 
 def install(
@@ -82,16 +78,14 @@ class Places(LegacyRepository):  # type: ignore[misc]
         key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         config = Config.create()
         super().__init__(f"kbuild-{key[:16]}", "https://places.invalid", config=config)
-        target = Platform.parse(places["platform"])
-        self._python = places["python"]
-        self._fits: Callable[[str], bool] = lambda name: fits(name, self._python, target, places["glibc"])
+        self._choice = FileChoice.of_places(places)
         # pip's own order: of files that are equally good the first is taken.
         self._sources = [
             *(_flat_source(place, config) for place in places["find_links"]),
             *(_index_source(place, config, ahead) for place in places["indexes"]),
         ]
         self._owners: dict[str, Any] = {}
-        self.exact = ArbitraryEquality(marker_environment(self._python, target))
+        self.exact = ArbitraryEquality(marker_environment(self._choice.python, self._choice.platform))
         self._together = together
         downloads = places.get("downloads")
         self._downloads = None if together is None or downloads is None else Path(downloads)
@@ -107,31 +101,25 @@ class Places(LegacyRepository):  # type: ignore[misc]
 
     def _pooled(self, name: str, pages: Iterable[tuple[Any, Any]], version: Any) -> Iterator[Any]:
         """The links of all pages; with ``version`` those of this release, and maybe more."""
-        found = defaultdict(list)
+        found: dict[str, list[Any]] = defaultdict(list)
         for page, owner in pages:
             for link in self._links(html_of(page, version), name):
                 self._owners[link.url] = owner
                 found[link.filename].append(link)
-        for same in found.values():
-            yield from _without_copies(same)
+        links = [link for same in found.values() for link in _without_copies(same)]
+        yield from self._choice.preferred(links) if version is None else links
 
     def _links(self, page: Any, name: str) -> Iterator[Any]:
         """The links of a page that are files of the package and that the target can use, as pip judges them."""
-        page._parsed = [anchor for anchor in page._parsed if self._is_candidate(anchor)]
+        page._parsed = [anchor for anchor in page._parsed if self._is_candidate(name, anchor)]
         for link in page.links:
             package = LinkSource.link_package_data(link)
             if package is not None and package.name == name:
                 yield link
 
-    def _is_candidate(self, anchor: Mapping[str, str | None]) -> bool:
+    def _is_candidate(self, name: str, anchor: Mapping[str, str | None]) -> bool:
         filename = unquote(basename(urlsplit(anchor.get("href") or "").path))
-        if not (self._fits(filename) if filename.endswith(".whl") else filename.endswith(_SDISTS)):
-            return False
-        wanted = unescape(anchor.get("data-requires-python") or "")
-        try:
-            return not wanted or SpecifierSet(wanted).contains(self._python, prereleases=True)
-        except InvalidSpecifier:
-            return True
+        return self._choice.is_candidate(name, filename, unescape(anchor.get("data-requires-python") or ""))
 
     def get_release_info(self, name: str, version: Any) -> Any:
         """As ever, but files on this machine may change under their name: what they say is read each time."""
@@ -151,7 +139,7 @@ class Places(LegacyRepository):  # type: ignore[misc]
 
     def find_links_for_package(self, package: Any) -> list[Any]:
         """The files to choose from, each with its sha256: not every place tells it."""
-        return self._hashed(super().find_links_for_package(package))
+        return self._choice.named(package.name, self._hashed(super().find_links_for_package(package)))
 
     def _links_to_data(self, links: list[Any], data: Any) -> Any:
         return super()._links_to_data(self._hashed(links), data)

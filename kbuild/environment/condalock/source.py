@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from kbuild.digest import Digest
 from kbuild.environment.condalock.ahead import PACKAGES, PLACES
+from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.requirements import exact_version, plain_specifier
@@ -37,7 +38,8 @@ class Setting:
 
     ``python_pin`` is a MatchSpec of python that says more than its version. With ``names`` conda-lock asks no third
     address which distribution a conda package brings. ``downloads`` is where kbuild keeps packages: what it has is not
-    asked for once more.
+    asked for once more. ``hashes`` are of the files that may be taken, by package; ``binary`` is what pip's
+    configuration says of source distributions.
     """
 
     python: str
@@ -50,6 +52,8 @@ class Setting:
     input_digest: Digest
     names: Names = ()
     downloads: Path | None = None
+    hashes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
 
 
 def make_source(
@@ -92,6 +96,8 @@ def make_source(
                 "python": setting.python,
                 "platform": str(setting.platform),
                 "glibc": setting.glibc,
+                **({"hashes": setting.hashes} if setting.hashes else {}),
+                **({"binary": asdict(setting.binary)} if setting.binary != BinaryChoice() else {}),
                 "downloads": None if setting.downloads is None else str(setting.downloads.absolute()),
             }
         ),

@@ -5,9 +5,7 @@ Formats: pip's docs, "Configuration"; PyPA's "Simple repository API" (PEP 503, P
 
 from __future__ import annotations
 
-import ast
 import re
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -24,7 +22,8 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from kbuild.environment.index.pip_settings import SETTINGS, network_variables
+from kbuild.environment.index.file_choice import BinaryChoice, binary_choice
+from kbuild.environment.index.pip_settings import network_variables, read_pip_settings
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
@@ -33,8 +32,6 @@ from kbuild.urls.credentials import hide_credentials, is_for, permitted, split_c
 if TYPE_CHECKING:
     import requests
 
-# pip's order of precedence: its variables, the section of the command, the global section.
-_SECTIONS = (":env:", "install", "global")
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 # Links of a page are found without reading the rest, which JSON has to be; an index that speaks nothing else may.
 _ACCEPT_NEAR = "application/vnd.pypi.simple.v1+html, text/html;q=0.9, */*;q=0.1"
@@ -47,11 +44,12 @@ class Indexes:
     """``urls`` are simple-API urls, the first the main one, with credentials replaced by variables; ``file:`` urls are
     folders of this machine. ``find_links`` are pages and folders of links to packages, likewise.
     ``environment`` holds the values of those variables and the certificates that pip trusts: for processes that talk
-    to the indexes, never to be written down."""
+    to the indexes, never to be written down. ``binary`` is what pip makes of source distributions."""
 
     urls: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     find_links: tuple[str, ...] = ()
+    binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
 
     def credentials_for(self, url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         """User and password for a url on the host of one of the indexes, None where the index has none.
@@ -82,7 +80,7 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
 
     Raises ConfigurationError when there are none.
     """
-    settings = _pip_settings(run, environ)
+    settings = read_pip_settings(run, environ)
     places = settings.get("find-links", "").split()
     listed = [settings.get("index-url") or _default_index() or "", *settings.get("extra-index-url", "").split()]
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t"):
@@ -111,30 +109,7 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
     for name, value in network_variables(settings).items():
         if name not in environ:
             environment[name] = value
-    return Indexes(urls=urls, environment=environment, find_links=find_links)
-
-
-def _pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
-    completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
-    settings: dict[str, str] = {}
-    if completed.returncode != 0:  # an environment without pip: its variables are all there is
-        names = ("index-url", "extra-index-url", "find-links", "no-index", "cert", *SETTINGS)
-        found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}
-        return {name: value for name, value in found.items() if value}
-    lines = (line.partition("=") for line in completed.stdout.splitlines() if "=" in line)
-    by_key = {key: value for key, _, value in lines}
-    for section in reversed(_SECTIONS):
-        for key, value in by_key.items():
-            if key.startswith(f"{section}."):
-                settings[key.removeprefix(f"{section}.")] = _unquoted(value)
-    return settings
-
-
-def _unquoted(value: str) -> str:
-    try:
-        return str(ast.literal_eval(value))
-    except (ValueError, SyntaxError):
-        return value
+    return Indexes(urls=urls, environment=environment, find_links=find_links, binary=binary_choice(settings))
 
 
 def _default_index() -> str | None:

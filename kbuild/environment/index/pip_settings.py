@@ -1,11 +1,19 @@
-"""pip's settings of how its indexes are reached, as variables; what they do is done by ``pip_network``."""
+"""pip's settings, and those of how its indexes are reached as variables; what they do is done by ``pip_network``."""
 
 from __future__ import annotations
 
+import ast
+import sys
 from collections.abc import Mapping
+
+from kbuild.process import Runner
 
 SETTINGS = ("proxy", "client-cert", "trusted-host")
 """As pip's configuration names them."""
+
+_CHOICES = ("only-binary", "no-binary", "prefer-binary")
+# pip's order of precedence: its variables, the section of the command, the global section.
+_SECTIONS = (":env:", "install", "global")
 
 PROXY, CERTIFICATE, TRUSTED = (f"PIP_{name.upper().replace('-', '_')}" for name in SETTINGS)
 
@@ -14,3 +22,27 @@ def network_variables(settings: Mapping[str, str]) -> dict[str, str]:
     """The variables for processes and sessions that talk to the indexes, of pip's settings by name."""
     pairs = zip((PROXY, CERTIFICATE, TRUSTED), SETTINGS, strict=True)
     return {variable: " ".join(settings[name].split()) for variable, name in pairs if settings.get(name)}
+
+
+def read_pip_settings(run: Runner, environ: Mapping[str, str]) -> dict[str, str]:
+    """What this interpreter's pip is configured with, by name."""
+    completed = run([sys.executable, "-m", "pip", "config", "list"], env=environ)
+    settings: dict[str, str] = {}
+    if completed.returncode != 0:  # an environment without pip: its variables are all there is
+        names = ("index-url", "extra-index-url", "find-links", "no-index", "cert", *SETTINGS, *_CHOICES)
+        found = {name: environ.get(f"PIP_{name.upper().replace('-', '_')}") for name in names}
+        return {name: value for name, value in found.items() if value}
+    lines = (line.partition("=") for line in completed.stdout.splitlines() if "=" in line)
+    by_key = {key: value for key, _, value in lines}
+    for section in reversed(_SECTIONS):
+        for key, value in by_key.items():
+            if key.startswith(f"{section}."):
+                settings[key.removeprefix(f"{section}.")] = _unquoted(value)
+    return settings
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return str(ast.literal_eval(value))
+    except (ValueError, SyntaxError):
+        return value

@@ -135,6 +135,7 @@ def lock_bundle(
             target=request.target,
             builds=builds,
             downloads=cache / "downloads",
+            binary=indexes.binary,
         )
         found: _Found | None = None
         if not force or request.lockfile is not None:
