@@ -215,3 +215,18 @@ def test_a_worker_builds_by_what_came_with_the_job(
     assert used.shared is not tools.shared, "a version may be built again under the same name"
     place = ImageReference.parse("registry.example/layers")
     assert used.sharing(place, "take") is tools.sharing(place, "take"), "one that failed is not asked for each job"
+
+
+def test_what_a_job_built_is_audited_for_its_session_and_let_through_as_its_queue_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(queueing, "build_image", lambda request, *_, gates, **__: given.append((request, gates)))
+    from kbuild.workflow import Tools
+
+    tools = Tools(store=SimpleNamespace(), run=None, cache=tmp_path, phases=lambda _: nullcontext())  # type: ignore[arg-type]
+    session: Any = SimpleNamespace(config=ProjectConfig(), tools=tools, voice=None)
+    asked = Asked(model="models:/churn/3", options=carry_options(ProjectConfig(), ImageOptions(push=PUSH)))
+    build_asked(asked, session, "gates", "audit")  # type: ignore[arg-type]
+    ((request, gates),) = given
+    assert (gates.inner, gates.session, gates.asked, gates.image) == ("gates", session, "audit", request)

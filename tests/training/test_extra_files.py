@@ -86,7 +86,8 @@ def test_a_link_out_of_the_project_does_not_ship_what_it_leads_to(
 
 
 def test_a_file_that_the_model_lacks_is_named_as_the_key_wants_it(project: Path) -> None:
-    model = project / "model"
+    model, link = project / "model", project / "link"
+    link.symlink_to(model)
     for asked, named in (
         (f"{model}/code/tinyshop/../../assets/vocabulary.txt", "assets/vocabulary.txt"),
         (f"{model}/code/tinyshop/.config/a.txt", "src/tinyshop/.config/a.txt"),
@@ -95,6 +96,8 @@ def test_a_file_that_the_model_lacks_is_named_as_the_key_wants_it(project: Path)
         (None, None),
     ):
         assert name_shippable(asked, model, PACKAGE) == named
+        # A model's code may name files by the folder that a link leads to.
+        assert name_shippable(asked, link, PACKAGE) == named
     lost = CleanAnswer(error="x", kind="FileNotFoundError", file=f"{model}/assets/vocabulary.txt")
     assert "training: {ship: [assets/vocabulary.txt]}" in advise(lost, "assets/vocabulary.txt")
     assert name_shippable(f"{model}/x", model, None) is None

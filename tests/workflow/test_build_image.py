@@ -234,6 +234,19 @@ def test_another_input_is_another_image(world: World, what: str) -> None:
     assert result.digest != before
 
 
+@pytest.mark.parametrize(
+    ("compression", "record", "asked"), [("zstd", True, 1), ("zstd", False, 0), ("gzip", False, 1)]
+)
+def test_what_compresses_is_looked_at_where_bytes_are_given_to_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, compression: str, record: bool, asked: int
+) -> None:
+    """A proof is compared by its content too; zlib's stand-ins are told apart by their bytes alone."""
+    looked: list[str] = []
+    monkeypatch.setattr("kbuild.workflow.build.check_compressor", looked.append)
+    build(world, Delivery(record=record), compression=compression)
+    assert looked == [compression] * asked
+
+
 def test_two_platforms_become_one_index_and_the_tags_name_the_index(world: World, tmp_path: Path) -> None:
     def add_other(document: dict) -> None:
         document["metadata"]["platforms"].append(OTHER.conda_subdir)

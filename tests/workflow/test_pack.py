@@ -70,7 +70,9 @@ def test_unpacked_anywhere_it_starts_its_own_python(world: World, tmp_path: Path
     assert (Path(moved) / "model/model.txt").read_bytes() == MODEL["model.txt"]
     site = Path(moved) / f"env/lib/python{SHORT}/site-packages"
     assert (site / "two.py").read_text() == WHEELS["two"]["two.py"]
+    world.store.kept.clear()
     with unpacked_model(world.request(), replace(world.tools, shared=Shared())) as unpacked:
+        assert world.store.kept == [True], "what was fetched before serves again"
         folder = unpacked.folder
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert files == {

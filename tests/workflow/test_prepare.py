@@ -78,3 +78,24 @@ def test_the_server_is_not_asked_again_for_a_model_that_is_here_unless_that_is_w
     fetch_model("models:/churn/1", tools, tmp_path)
     fetch_model("models:/churn/1", tools, tmp_path, reuse=False)
     assert kept == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("has", "glibc", "chosen"),
+    [(("2.36", "2.9"), "2.9", True), (("2.36", None), "2.36", True), ((None, None), None, False)],
+)
+def test_wheels_are_for_the_oldest_c_library_of_the_bases(
+    has: tuple[str | None, ...], glibc: str | None, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image of a registry may have another one for each platform."""
+    platforms = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+    libraries = dict(zip(platforms, has, strict=True))
+
+    def chosen_base(_request: object, _bundle: object, platform: Platform, _tools: object) -> Any:
+        return SimpleNamespace(base=SimpleNamespace(glibc=libraries[platform]))
+
+    monkeypatch.setattr(prepare, "_base", chosen_base)
+    request = ImageRequest(model="m", lock=LockRequest(platforms=platforms), base=NAME)
+    target = prepare._target(request, None, None)  # type: ignore[arg-type]
+    assert (target.base, target.chosen) == (NAME, chosen)
+    assert glibc is None or target.glibc == glibc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -297,6 +297,16 @@ def test_times_are_read(text: str, seconds: float) -> None:
     assert parse_since(text, now=1e6) == 1e6 - seconds
 
 
+@pytest.fixture(params=["UTC", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
 def test_moments_are_read_and_what_is_none_is_refused() -> None:
     assert parse_since("2026-11-01", now=0) == parse_since("2026-11-01T01:00:00+01:00", now=0) == 1793491200
     for text in ("5", "m", "0s", "-5m", "0.1s", "5 weeks", ""):

@@ -132,6 +132,14 @@ def test_records_of_the_installing_may_be_any(compare: Compare, members: list[La
     assert changed != members and compare(changed) == ((), ())
 
 
+def test_a_script_of_another_language_is_started_as_it_says(compare: Compare, members: list[LayerMember]) -> None:
+    """Installers write the interpreter into scripts of ``#!python`` alone (PEP 427)."""
+    path = "opt/env/bin/shop.sh"
+    for text, told in ((b"#!/bin/sh\necho shop\n", ()), (b"#!/opt/env/bin/python\necho shop\n", (f"/{path}",))):
+        changed = [replace(each, digest=digest_bytes(text)) if each.path == path else each for each in members]
+        assert compare(changed) == ((), told)
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "told"),
     [

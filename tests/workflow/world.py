@@ -59,6 +59,7 @@ class FakeStore:
         self.tags: list[tuple[str, dict[str, str], str | None]] = []
         self.down = False
         self.refuses_tags = False
+        self.kept: list[bool] = []
 
     def _asked(self) -> None:
         if self.down:
@@ -66,6 +67,7 @@ class FakeStore:
 
     def fetch(self, reference: ModelReference, into: Path, *, kept: bool = False) -> ModelBundle:
         self._asked()
+        self.kept.append(kept)
         if reference.path is not None:
             return read_bundle(reference.path)
         if str(reference) not in self.models:
