@@ -217,6 +217,26 @@ def test_a_constraint_that_is_never_kept_is_a_conflict(tmp_path: Path) -> None:
         resolver(run, tmp_path).resolve(spec_of(constraints=("six==1.15.0",)), progress=Silent())
 
 
+def test_pips_own_constraints_bind_what_training_did_not_pin(tmp_path: Path) -> None:
+    """pip's "Constraints Files": they bind versions and ask for nothing. What a model was trained with stays."""
+
+    def answer(files: Mapping[str, str]) -> list[dict[str, Any]]:
+        asked = files["pyproject.toml"]
+        deep = "1.4.5" if "deep<1.5" in asked else "2.0"
+        return [locked("six", "1.16.0"), locked("top", "1.0" if "top<2" in asked else "2.0"), locked("deep", deep)]
+
+    run = FakeCondaLock(answer)
+    bounds = ("Deep<1.5", "six<1.16", "top<2", "nobody-asks<3", "deep<1; python_version < '3'")
+    lock = replace(resolver(run, tmp_path), bounds=bounds).resolve(
+        spec_of(pip=("top>=1",), constraints=("six==1.16.0",)), progress=Silent()
+    )
+    assert {each.name: each.version for each in lock.packages} == {"six": "1.16.0", "top": "1.0", "deep": "1.4.5"}
+    assert not any("nobody-asks" in text for files in run.questions for text in files.values())
+    assert lock.input_digest == resolver(run, tmp_path).input_digest(
+        spec_of(pip=("top>=1",), constraints=("six==1.16.0",))
+    )
+
+
 def test_platforms_are_asked_one_by_one_and_joined(tmp_path: Path) -> None:
     run = FakeCondaLock(lambda files: [locked("six", "1")] if "greenlet" not in files["pyproject.toml"] else [])
     spec = spec_of(pip=("six", "greenlet; platform_machine == 'aarch64'"), platforms=(AMD64, ARM64))

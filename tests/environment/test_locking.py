@@ -277,6 +277,23 @@ def test_a_package_that_nobody_keeps_is_taken_from_the_folder_that_is_its_channe
     assert (tmp_path / "here" / subdir / "python.conda").is_file()
 
 
+def test_a_lock_that_pips_constraints_do_not_allow_is_made_anew(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bounds.txt"
+    file.write_text("# of the company\nPython_Dateutil<3\nsix<1\nunheard-of==1\n-r gone.txt\n")
+    indexes = Indexes(urls=("https://index.example/simple",), constraints=(str(file),))
+    bench.lock()
+    monkeypatch.setattr(locking, "package_indexes", lambda **_: indexes)
+    assert bench.lock().origin == "stored with the run"  # six is as the model asks for it
+    assert bench.given["bounds"] == ("Python_Dateutil<3", "six<1", "unheard-of==1")
+    file.write_text("Python_Dateutil<2.9\n")
+    assert bench.lock().origin == "resolved"  # it has 2.9.0, which training did not pin
+    file.unlink()
+    with pytest.raises(ConfigurationError, match=r"cannot read .*bounds\.txt, which pip's constraint names"):
+        bench.lock()
+
+
 def test_a_lock_that_is_stale_is_made_anew(bench: Bench) -> None:
     bench.lock()
     env = {"channels": ["conda-forge"], "dependencies": ["python=3.11.7", {"pip": ["six==1.16.0"]}]}

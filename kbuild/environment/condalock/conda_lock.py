@@ -62,7 +62,7 @@ class CondaLockResolver:
     conda-lock: the caller's, with what ``Indexes.environment`` adds. ``solver`` is a program with conda's command
     line, None for an installed or the built-in one. ``target`` is the base that images stand on. ``builds`` makes
     wheels of source distributions; without it they are refused. ``downloads`` is the cache of packages. ``binary`` is
-    what pip's configuration says of source distributions: it chooses among releases, and makes no lock stale.
+    what pip's configuration says of source distributions, ``bounds`` are its constraints: neither makes a lock stale.
     """
 
     run: Runner
@@ -73,6 +73,7 @@ class CondaLockResolver:
     builds: WheelBuilds | None = None
     downloads: Path | None = None
     binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
+    bounds: Sequence[str] = ()
 
     def input_digest(self, spec: EnvironmentSpec) -> Digest:
         """Digest of the spec, conda-lock's version, this module's recipe and the target's C library.
@@ -119,6 +120,7 @@ class CondaLockResolver:
                 progress=progress,
                 downloads=self.downloads,
                 binary=self.binary,
+                bounds=self.bounds,
             )
             try:
                 documents[platform] = solve.document()

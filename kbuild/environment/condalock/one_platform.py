@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kbuild.digest import Digest
+from kbuild.environment.bounds import applicable_bounds
 from kbuild.environment.condalock import source
 from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
 from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
@@ -60,16 +61,22 @@ class PlatformSolve:
     progress: Progress
     downloads: Path | None = None
     binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
+    bounds: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         """conda-lock's lockfile of this platform, parsed; raises as ``Resolver.resolve`` says."""
         pip = applicable(self.spec.pip, self.spec.python, self.platform)
         pins = applicable(self.spec.constraints, self.spec.python, self.platform)
+        # Of packages that nobody may ask for: no page of an index is asked for by them.
+        bounds = applicable_bounds(self.bounds, self.spec, self.platform)
+        pip |= {name: _narrowed(pip[name], bounds[name].specifier) for name in pip.keys() & bounds.keys()}
         conda = list(self.spec.conda)
         missed: dict[str, Mapping[str, Any]] = {}
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS + (_ROUNDS if bounds else 0)):
             document = self._solve(conda, pip, pins)
             missed = missed_constraints(document["package"], pins, self.spec.names)
+            wheels = [package for package in document["package"] if package["manager"] == "pip"]
+            missed |= missed_constraints(wheels, bounds)
             if not missed:
                 self._note_strangers(document["package"], pins)
                 return document
@@ -77,10 +84,11 @@ class PlatformSolve:
                 if package["manager"] == "conda":
                     conda.append(f"{package['name']} {pins[name].specifier}")
                 else:
-                    pip[name] = _narrowed(pip.get(name, Requirement(name)), pins[name].specifier)
+                    wanted = (pins.get(name) or bounds[name]).specifier
+                    pip[name] = _narrowed(pip.get(name, Requirement(name)), wanted)
         raise VersionConflict(
-            "the solver does not keep to the versions of the training environment: "
-            + ", ".join(f"{pins[name]} became {package['version']}" for name, package in missed.items())
+            "the solver does not keep to the versions of the training environment, or to pip's constraint: "
+            + ", ".join(f"{pins.get(name) or bounds[name]} became {each['version']}" for name, each in missed.items())
         )
 
     def _solve(

@@ -24,9 +24,10 @@ from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.index.file_choice import BinaryChoice, binary_choice
 from kbuild.environment.index.pip_settings import network_variables, read_pip_settings
-from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, location
+from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, local_path, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
+from kbuild.progress import Progress
 from kbuild.urls.credentials import hide_credentials, is_for, permitted, split_credentials, without_credentials
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ class Indexes:
     """``urls`` are simple-API urls, the first the main one, with credentials replaced by variables; ``file:`` urls are
     folders of this machine. ``find_links`` are pages and folders of links to packages, likewise.
     ``environment`` holds the values of those variables and the certificates that pip trusts: for processes that talk
-    to the indexes, never to be written down. ``binary`` is what pip makes of source distributions."""
+    to the indexes, never to be written down. ``binary`` is what pip makes of source distributions,
+    ``constraints`` are the files of its constraints."""
 
     urls: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     find_links: tuple[str, ...] = ()
     binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
+    constraints: tuple[str, ...] = ()
 
     def credentials_for(self, url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         """User and password for a url on the host of one of the indexes, None where the index has none.
@@ -109,7 +112,27 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
     for name, value in network_variables(settings).items():
         if name not in environ:
             environment[name] = value
-    return Indexes(urls=urls, environment=environment, find_links=find_links, binary=binary_choice(settings))
+    return Indexes(
+        urls=urls,
+        environment=environment,
+        find_links=find_links,
+        binary=binary_choice(settings),
+        constraints=tuple(settings.get("constraint", "").split()),
+    )
+
+
+def check_folders(indexes: Indexes, progress: Progress) -> None:
+    """Tells which folders of find-links are not there, as pip does; raises ConfigurationError for one of an index: what
+    it was to have might come from another."""
+    for link in indexes.find_links:
+        if is_local(link) and not local_path(link).exists():
+            progress.tell(f"pip's find-links names {local_path(link)}, which is not there")
+    for url in indexes.urls:
+        if is_local(url) and not local_path(url).is_dir():
+            raise ConfigurationError(
+                f"the package index {local_path(url)} is not a folder of this machine",
+                hint="take it out of pip's index-url or extra-index-url (pip config list), or put it there",
+            )
 
 
 def _default_index() -> str | None:

@@ -11,7 +11,7 @@ from kbuild.process import Runner
 SETTINGS = ("proxy", "client-cert", "trusted-host")
 """As pip's configuration names them."""
 
-_CHOICES = ("only-binary", "no-binary", "prefer-binary")
+_CHOICES = ("only-binary", "no-binary", "prefer-binary", "constraint")
 # pip's order of precedence: its variables, the section of the command, the global section.
 _SECTIONS = (":env:", "install", "global")
 

@@ -15,11 +15,11 @@ from typing import Literal
 
 from kbuild.cache.notes import is_vouched_for, vouch_for
 from kbuild.digest import Digest
+from kbuild.environment.bounds import is_within, read_bounds
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
 from kbuild.environment.hashes import check_hashes
 from kbuild.environment.index.downloads import cached_package
-from kbuild.environment.index.package_indexes import Indexes, package_indexes
-from kbuild.environment.links import is_local, local_path
+from kbuild.environment.index.package_indexes import Indexes, check_folders, package_indexes
 from kbuild.environment.lockfile import Lockfile, read_lockfile
 from kbuild.environment.locking.checked import check_channels, check_lock, check_python, check_versions
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
@@ -112,12 +112,11 @@ def lock_bundle(
             for name in ("condalock.channels", "condalock.one_platform", "captured.capture", "captured.interpreters"):
                 import_module(f"kbuild.environment.{name}")
         indexes = asked.result()
-    for link in indexes.find_links:
-        if is_local(link) and not local_path(link).exists():
-            progress.tell(f"pip's find-links names {local_path(link)}, which is not there")
+    check_folders(indexes, progress)
     named = [hide_credentials(channel, "CHANNEL")[0] for channel in request.channels]
     environ = {**environ, **indexes.environment, **permitted(named)}
     spec = _read_spec(bundle, request, indexes)
+    bounds = read_bounds(indexes.constraints, progress)
     channel = cache / "channel"
     place = LockPlace(bundle=bundle, store=store, channel=channel, run=run, environ=environ, progress=progress)
     with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
@@ -136,12 +135,15 @@ def lock_bundle(
             builds=builds,
             downloads=cache / "downloads",
             binary=indexes.binary,
+            bounds=bounds,
         )
         found: _Found | None = None
         if not force or request.lockfile is not None:
             found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
         own, wanted = frozenset(spec.indexes[1:]).difference(indexes.urls), spec.indexes
         resolve = partial(_resolve, bundle, spec, own, request, resolver, cache, environ, progress)
+        if found is not None and found[2] != "given" and not found[0].is_named(request.digest):
+            found = found if is_within(*found[:2], bounds, progress) else None
         lockfile, spec, origin = found or resolve()
         check_hashes(lockfile, spec)
         if origin != "resolved":
@@ -166,7 +168,6 @@ def lock_bundle(
                 raise LockfileStale(f"{error.message}, and --locked forbids a new lock", hint=mend(bundle)) from error
             progress.tell(f"{error.message}: the lock {origin} is stale, and made anew")
             lockfile, spec, origin = resolve()  # which captures into the local channel
-            check_hashes(lockfile, spec)
         if builds is not None and builds.made:
             write_file(builds.side_file(), side_file(cache, lockfile, spec))
             vouch_for(side_file(cache, lockfile, spec))
@@ -217,6 +218,7 @@ def _resolve(
     lockfile = resolver.resolve(asked, progress=progress)
     check_channels(lockfile, asked, allowed_channels=request.allowed_channels, environ=environ)
     check_versions(lockfile, asked)
+    check_hashes(lockfile, asked)
     if asked == spec:
         write_lockfile(lockfile, kept := cached_lock(cache, resolver.input_digest(spec), spec))
         vouch_for(kept)
