@@ -171,6 +171,8 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
     if env is not None and not (conf / env).is_dir():
         raise ConfigurationError(f"there is no environment {env!r}: {conf / env} is no folder")
     chosen = env or (DEFAULT_ENV if (conf / DEFAULT_ENV).is_dir() else _BASE_ENV)
+    # For Kedro's loader a base that is not there means that nothing is: such a project names another one as base_env.
+    base = _BASE_ENV if (conf / _BASE_ENV).is_dir() else chosen
     places = [conf / folder / name for folder in (_BASE_ENV, chosen) for name in CONFIG_PATTERNS]
     there = [path for path in places if os.path.lexists(path)]
     if not there:
@@ -186,7 +188,7 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
     with warnings.catch_warnings():
         # Kedro calls its libraries by names that they deprecate.
         warnings.simplefilter("ignore")
-        return _load(OmegaConfigLoader(str(conf), env=chosen, base_env=_BASE_ENV, config_patterns=patterns))
+        return _load(OmegaConfigLoader(str(conf), env=chosen, base_env=base, config_patterns=patterns))
 
 
 def _place(root: Path, env: str | None, key: str) -> str:

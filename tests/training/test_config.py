@@ -175,6 +175,15 @@ def test_faults_of_pyproject_say_so(text: str, match: str, tmp_path: Path) -> No
         read_config(write(tmp_path, pyproject=text))
 
 
+def test_a_project_without_base_is_read_as_its_environment_states(tmp_path: Path) -> None:
+    write(tmp_path, prod={"push": "prod"})
+    assert read_config(tmp_path, env="prod").push == "prod"
+    write(tmp_path, local={"tag": "mine"})
+    assert read_config(tmp_path).tag == "mine"
+    with pytest.raises(ConfigurationError, match="pusch is unknown"):
+        read_config(write(tmp_path, prod={"pusch": "prod"}), env="prod")
+
+
 def test_an_environment_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no environment 'prod'"):
         read_config(write(tmp_path, base={}), env="prod")
