@@ -152,6 +152,14 @@ def test_json_for_people_is_the_same_json() -> None:
     assert pretty({"data": [[1, 2], [3, 4]]}) == '{\n  "data": [\n    [1, 2],\n    [3, 4]\n  ]\n}'
 
 
+def test_half_a_character_of_a_text_stops_no_page() -> None:
+    odd = b'{"dataframe_split": {"columns": ["text"], "data": [["cut \\ud83d"]]}}'
+    site = make_site(replace(FACTS, example=odd, recorded=b'{"predictions": ["\\ud83d"]}'))
+    facts = json.loads(Page(site.page).texts["facts"])
+    assert "cut \\ud83d" in json.dumps(facts)
+    assert "cut ?" in Page(site.docs).texts["html"]
+
+
 def test_openapi_has_the_models_schema_and_example() -> None:
     described = make_openapi(replace(FACTS, example=b'{"inputs": [1, NaN]}'))
     body = described["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]

@@ -55,7 +55,7 @@ def _document(here: str, facts: Facts, style: str, content: str) -> bytes:
         f"<title>{escape(name)}: {'docs' if here == 'docs' else 'try it'}</title><style>{style}</style></head><body>"
         f"<header><div><h1>{heading}</h1><p class='soft'>{escape(about)}</p></div><nav aria-label='Pages'>{links}</nav>"
         f"</header><main>{content}</main></body></html>"
-    ).encode()
+    ).encode(errors="replace")
 
 
 def _read(name: str) -> str:
@@ -69,4 +69,5 @@ def _hash(text: str) -> str:
 
 def _in_script(value: Any) -> str:
     """JSON that no HTML parser takes for the end of its element."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    text = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    return text.encode(errors="backslashreplace").decode()  # half of a pair, which UTF-8 has not, as JSON writes it
