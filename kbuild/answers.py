@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SHOWN = 80
+_BEFORE = 20  # characters that are shown before the first that differs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,8 @@ class Difference:
     relative: float | None = None
 
     def __str__(self) -> str:
-        text = f"{self.path or 'the answer'}: expected {_short(self.expected)}, got {_short(self.got)}"
+        expected, got = _short(json.dumps(self.expected), json.dumps(self.got))
+        text = f"{self.path or 'the answer'}: expected {expected}, got {got}"
         if self.absolute is None or self.relative is None:
             return text
         return f"{text}, off by {self.absolute:.3g} ({self.relative:.3g} relative)"
@@ -196,9 +198,16 @@ def _is_single(value: float) -> bool:
         return False
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "…"
+def _short(expected: str, got: str) -> tuple[str, str]:
+    """Of long texts the part in which they begin to differ."""
+    same = next((place for place, (one, other) in enumerate(zip(expected, got, strict=False)) if one != other), 0)
+    start = same - _BEFORE if max(len(expected), len(got)) > _SHOWN and same > 2 * _BEFORE else 0
+    return _cut(expected, start), _cut(got, start)
+
+
+def _cut(text: str, start: int) -> str:
+    part = "…" + text[start:] if start else text
+    return part if len(part) <= _SHOWN else part[: _SHOWN - 3] + "…"
 
 
 def _text(value: str | bytes) -> str:

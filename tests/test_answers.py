@@ -147,3 +147,12 @@ def test_a_tolerance_is_read_as_it_is_written(stated: Any, read: Tolerance) -> N
 def test_what_is_no_tolerance_is_refused(stated: Any) -> None:
     with pytest.raises(ValueError, match="is not a tolerance"):
         Tolerance.from_json(stated)
+
+
+def test_of_long_texts_the_part_that_differs_is_shown() -> None:
+    same = "the same beginning of both answers, " * 20
+    fault = compare({"text": same + "one way" + same}, {"text": same + "another" + same}).fault
+    assert fault is not None
+    expected, got = str(fault).split(", got ")
+    assert ("one way" in expected, "another" in got) == (True, True)
+    assert len(str(fault)) < 200
