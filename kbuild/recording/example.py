@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import pandas as pd
 
 from kbuild.answers import compare_texts
 from kbuild.errors import KbuildError, RecordingError
+from kbuild.recording.answer import write_answer
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
 from kbuild.recording.input.reads import observe, plain
@@ -91,7 +91,7 @@ def make_example(
     elif rows and _is_auto(given):
         example = carried.example
     output = _ask(model, known, params)
-    if whole is not None and mine is None and (fault := compare_texts(whole, _write(output)).fault):
+    if whole is not None and mine is None and (fault := compare_texts(whole, write_answer(output)).fault):
         raise RecordingError(
             f"with the columns that the pipeline was seen to read alone, it answers otherwise: {fault}",
             hint=_USED_HINT,
@@ -100,7 +100,7 @@ def make_example(
     kept = (example, params) if isinstance(mine, tuple) else example
     if example is None:
         return Example(signature=made, input_example=None)
-    return Example(signature=made, input_example=kept, known=known, own=_write(output))
+    return Example(signature=made, input_example=kept, known=known, own=write_answer(output))
 
 
 def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list[Any], str]:
@@ -114,7 +114,7 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
         answer = _ask(model, known, params)  # raises what is the nodes' own fault; the rest is the observing's
         reads.everything = True
     reads.everything |= plain(answer) is not answer  # the table itself, or what is left of it
-    text = _write(plain(answer))
+    text = write_answer(plain(answer))
     if not reads.everything and not reads.names:
         raise RecordingError(
             f"the inference pipeline reads no column of {model.input_name!r}, so with the signature 'used' there would "
@@ -203,7 +203,7 @@ def _make_chosen(
         known, example = example, example if model.form is None else carry(model.form, example)
     if example is None:
         return Example(signature=signature, input_example=None)
-    own = _write(_ask(model, known, params))
+    own = write_answer(_ask(model, known, params))
     kept = (example, params) if isinstance(mine, tuple) else example
     return Example(signature=signature, input_example=kept, known=known, own=own)
 
@@ -261,21 +261,6 @@ def _ask(model: KedroPipelineModel, known: Any, params: Any) -> Any:
             f"the inference pipeline fails on its own training data: {type(error).__name__}: {error} {notes}".strip(),
             hint="run the inference pipeline by itself: kedro run --pipelines <its name>",
         ) from error
-
-
-def _write(output: Any) -> str:
-    """The answer as the scoring server writes it."""
-    from mlflow.pyfunc.scoring_server import predictions_to_json
-
-    text = io.StringIO()
-    try:
-        predictions_to_json(output, text)
-    except Exception as error:  # the output is the user's, of any type
-        raise RecordingError(
-            f"the inference pipeline's answer, a {type(output).__name__}, cannot be written as JSON: {error}",
-            hint="let the last inference node give a table, an array, a list or a dict of plain values",
-        ) from error
-    return text.getvalue()
 
 
 def _infer(model: KedroPipelineModel, inputs: Schema, output: Any) -> ModelSignature:

@@ -219,5 +219,8 @@ def check_runner(runner: Any, kind: type[PipelineMLError] | type[PredictionError
 def _to_records(value: Any) -> Any:
     # MLflow's scoring server turns a table into JSON when it is the whole answer, not when it is a value in one.
     if isinstance(value, pd.DataFrame):
+        if not value.columns.is_unique:  # pandas would leave the others out
+            twice = ", ".join(map(repr, value.columns[value.columns.duplicated()].unique()))
+            raise PredictionError(f"a table of the answer has several columns named {twice}, and JSON holds one")
         return value.to_dict(orient="records")
     return value.tolist() if isinstance(value, pd.Series | pd.Index) else value

@@ -1,0 +1,77 @@
+"""The pipeline's answer as the scoring server writes it, and what JSON would lose of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, NoReturn
+
+import pandas as pd
+
+from kbuild.errors import RecordingError
+
+_PLAIN_HINT = "let the last inference node give a table, an array, a list or a dict of plain values"
+_COLUMN_HINT = (
+    "let the last inference node give what JSON has: astype(float) or astype(str) for decimals and the like, "
+    "one name for a column of a MultiIndex"
+)
+_ONCE_HINT = "let the last inference node give each of them a name of its own"
+# What a value of these libraries is to be instead: none of them is known to MLflow's server.
+_TABLES = {
+    ("polars", "DataFrame"): "answer.to_dicts()",
+    ("polars", "Series"): "answer.to_list()",
+    ("polars", "LazyFrame"): "answer.collect().to_dicts()",
+    ("pyarrow", "Table"): "answer.to_pylist()",
+    ("pyarrow", "RecordBatch"): "answer.to_pylist()",
+}
+
+
+def write_answer(output: Any) -> str:
+    """The answer as the scoring server writes it.
+
+    Raises RecordingError for one of which JSON carries nothing, or a part.
+    """
+    from mlflow.pyfunc.scoring_server import predictions_to_json
+
+    if isinstance(output, pd.DataFrame) and not output.columns.is_unique:
+        # MLflow leaves the others out. Of several outputs the served pipeline itself says so.
+        twice = output.columns[output.columns.duplicated()].unique().tolist()
+        _refuse(f"has several columns named {', '.join(map(repr, twice))}")
+    text = io.StringIO()
+    try:
+        predictions_to_json(output, text)
+    except Exception as error:  # the output is the user's, of any type
+        library, kind = type(output).__module__.partition(".")[0], type(output).__name__
+        instead = _TABLES.get((library, kind))
+        whose = f"a {kind} of {library}" if instead else f"a {kind}"
+        hint = f"let the last inference node return {instead}" if instead else _PLAIN_HINT
+        raise RecordingError(
+            f"the inference pipeline's answer, {whose}, cannot be written as JSON: {error}{_name_column(output)}",
+            hint=_COLUMN_HINT if isinstance(output, pd.DataFrame) else hint,
+        ) from error
+    json.loads(text.getvalue(), object_pairs_hook=_refuse_twice)
+    return text.getvalue()
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    if len(names := [name for name, _ in pairs]) > len({*names}):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _refuse(f"has names that JSON cannot tell apart: {', '.join(map(repr, twice))}")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RecordingError(f"the inference pipeline's answer {what}, of which a server hands on one", hint=_ONCE_HINT)
+
+
+def _name_column(output: Any) -> str:
+    """Which column of a table it is, where that is a matter of its values."""
+    if not isinstance(output, pd.DataFrame):
+        return ""
+    from mlflow.pyfunc.scoring_server import predictions_to_json
+
+    for label in output.columns:
+        try:
+            predictions_to_json(output[label].to_frame("column"), io.StringIO())
+        except Exception:  # noqa: BLE001 - as above
+            return f" (column {label!r})"
+    return ""
