@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,7 @@ class FakeCondaLock:
     """A ``Runner`` that answers as conda-lock does: with a file in its working directory, or words and a code."""
 
     answer: Callable[[Mapping[str, str]], list[dict[str, Any]] | str]
+    unread: str = ""
     questions: list[dict[str, str]] = field(default_factory=list)
     environs: list[dict[str, str]] = field(default_factory=list)
     argvs: list[Sequence[str]] = field(default_factory=list)
@@ -95,6 +97,8 @@ class FakeCondaLock:
         self.environs.append(dict(env))
         answer = self.answer(files)
         if isinstance(answer, str):
+            if self.unread:
+                (cwd / "unread-sdists.jsonl").write_text(self.unread)
             return Completed(tuple(argv), 1, "", answer)
         source = yaml.safe_load(files["environment.yml"])
         subdir = source["platforms"][0]
@@ -385,9 +389,11 @@ def test_nothing_of_a_channel_that_is_a_folder_names_this_machine(tmp_path: Path
 
 @dataclass
 class FakeBuilds:
-    """Wheels by the name of their package."""
+    """Wheels by the name of their package; ``channel`` is where they would lie."""
 
     wheels: dict[str, BuiltWheel]
+    channel: Path = Path("/channel")
+    made: list[BuiltWheel] = field(default_factory=list)
 
     def wheel_of(self, package: LockedPackage, python: str, progress: Any) -> BuiltWheel:
         return self.wheels[package.name]
@@ -411,7 +417,8 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
     def sdist(name: str) -> dict[str, Any]:
         return locked(name, "1.0", url=f"https://files.example/{name}-1.0.tar.gz", dependencies={"six": "*"})
 
-    monkeypatch.setattr("kbuild.environment.condalock.conda_lock.host_platform", lambda: AMD64)
+    for module in ("condalock.conda_lock", "built.in_locks"):
+        monkeypatch.setattr(f"kbuild.environment.{module}.host_platform", lambda: AMD64)
     wheels = {
         "pure": wheel_of("pure", "py3-none-any", None),
         "native": wheel_of("native", "cp311-cp311-linux_x86_64", "2.34"),
@@ -433,13 +440,44 @@ def test_built_wheels_take_the_place_of_source_distributions(tmp_path: Path, mon
     )
     run = FakeCondaLock(lambda _: (OUTPUTS / "source_only.txt").read_text())
     building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
-    with pytest.raises(SourceOnlyPackage, match=r"docopt 0\.6\.2.*do not say by themselves") as caught:
+    with pytest.raises(SourceOnlyPackage, match=r"docopt 0\.6\.2.*none can be built here") as caught:
         building.resolve(spec_of(pip=("docopt==0.6.2",)), progress=Silent())
     assert "pip wheel" in str(caught.value.hint) and "--allow-sdist" not in str(caught.value.hint)
     run = FakeCondaLock(lambda _: [sdist("pure"), sdist("native"), sdist("hidden")])
     building = replace(resolver(run, tmp_path), builds=FakeBuilds(wheels))  # type: ignore[arg-type]
     with pytest.raises(PlatformError, match=r"hidden 1\.0 for linux/arm64, native 1\.0 for linux/arm64$"):
         building.resolve(spec_of(platforms=(AMD64, ARM64)), progress=Silent())
+
+
+def test_a_source_distribution_that_says_nothing_is_built_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old setuptools write no requires.txt where there is none; docopt 0.6.2 is such a one."""
+    for module in ("condalock.conda_lock", "built.in_locks"):
+        monkeypatch.setattr(f"kbuild.environment.{module}.host_platform", lambda: AMD64)
+    unread = ["old", "1.0", "https://files.example/old-1.0.tar.gz", "c" * 64]
+    place = f"file:///channel/wheels/{'d' * 64}/old-1.0-cp311-cp311-linux_x86_64.whl"
+
+    def answer(files: Mapping[str, str]) -> list[dict[str, Any]] | str:
+        if place not in json.loads(files["places.json"])["find_links"]:
+            return "RepositoryError: old-1.0.tar.gz"
+        return [locked("six", "1.16.0"), locked("old", "1.0", url=place, dependencies={"six": "*"})]
+
+    wheels = {"old": wheel_of("old", "cp311-cp311-linux_x86_64", "2.34"), "other": wheel_of("other", "x", None)}
+    run = FakeCondaLock(answer, unread=json.dumps(unread) + "\n")
+    with pytest.raises(SourceOnlyPackage, match=r"of old 1\.0, the package index has only") as caught:
+        resolver(run, tmp_path).resolve(spec_of(pip=("old",)), progress=Silent())
+    assert "--allow-sdist" in str(caught.value.hint)
+    builds = FakeBuilds(wheels, made=[*wheels.values()])
+    building = replace(resolver(run, tmp_path), builds=builds)  # type: ignore[arg-type]
+    old, six = building.resolve(spec_of(pip=("old",)), progress=Silent()).packages
+    assert old.url == f"$KBUILD_CHANNEL/wheels/{'d' * 64}/old-1.0-cp311-cp311-linux_x86_64.whl#sdist-sha256={'c' * 64}"
+    assert (old.dependencies, six.name) == ((("__glibc", ">=2.34"), ("six", "*")), "six")
+    assert [wheel.name for wheel in builds.made] == ["old", "other"]
+    run = FakeCondaLock(lambda _: "RepositoryError: old-1.0.tar.gz", unread=json.dumps(unread) + "\n")
+    building = replace(resolver(run, tmp_path), builds=builds)  # type: ignore[arg-type]
+    with pytest.raises(PlatformError, match=r"native code.*old 1\.0 for linux/arm64$"):
+        building.resolve(spec_of(pip=("old",), platforms=(ARM64,)), progress=Silent())
 
 
 def test_no_lock_is_made_without_an_index_that_the_model_names(

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -206,6 +207,33 @@ def test_source_distributions_as_pips_configuration_has_it(conda_lock: Loaded, s
     ):
         found = ask(conda_lock, list(wanted), tmp_path, indexes=[f"{site.url}/i"], binary=binary)
         assert {name: answer and answer[0] for name, answer in found.items()} == wanted
+
+
+def test_no_source_distribution_is_built_to_be_read(conda_lock: Loaded, site: Any, tmp_path: Path) -> None:
+    """poetry would try to, in an environment of its own."""
+    ran = tmp_path / "ran"
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, text in {
+            "setup.py": f"open({str(ran)!r}, 'w')",
+            "PKG-INFO": "Metadata-Version: 1.1\nName: old\nVersion: 1.0\n",
+            "old.egg-info/PKG-INFO": "Metadata-Version: 1.1\nName: old\nVersion: 1.0\n",
+        }.items():
+            member = tarfile.TarInfo(f"old-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    serve(site, "/a/old/", [])
+    digest = hashlib.sha256(data.getvalue()).hexdigest()
+    site.pages["/a/files/old-1.0.tar.gz"] = (200, "application/octet-stream", data.getvalue())
+    site.pages["/a/old/"] = (200, "text/html", b'<a href="../files/old-1.0.tar.gz"></a>')
+    values = {"indexes": [f"{site.url}/a"], "find_links": [], "python": "3.11.7", "platform": "linux/amd64"}
+    environ = {**os.environ, "POETRY_CACHE_DIR": str(tmp_path / "poetry")}
+    order = json.dumps([values | {"glibc": "2.36"}, ["old"]])
+    done = conda_lock.run(ASK, order, env=environ, cwd=tmp_path)
+    assert done.returncode == 1 and "old-1.0.tar.gz does not say what it depends on" in done.stderr
+    unread = (tmp_path / "unread-sdists.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in unread] == [["old", "1.0", f"{site.url}/a/files/old-1.0.tar.gz", digest]]
+    assert not ran.exists()
 
 
 def test_a_wheel_that_changed_under_its_name_is_read_again(conda_lock: Loaded, tmp_path: Path) -> None:

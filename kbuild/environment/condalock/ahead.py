@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PLACES = "places.json"
 """Where packages are looked for (source.py), and for what target."""
+UNREAD = "unread-sdists.jsonl"
+"""What conda-lock writes: source distributions that do not say what they depend on, a line each of name, version, url
+and sha256."""
 PACKAGES = "packages.json"
 """``{name: version or null}``: the packages that conda-lock is going to ask for, as far as that is known."""
 

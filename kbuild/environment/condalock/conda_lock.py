@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,6 @@ from kbuild.errors import (
     HashMismatch,
     LockfileInvalid,
     OutputError,
-    PlatformError,
     ResolverFailed,
     SourceOnlyPackage,
 )
@@ -45,6 +44,8 @@ from kbuild.progress import Progress
 
 if TYPE_CHECKING:
     from kbuild.environment.built.built_wheels import WheelBuilds
+    from kbuild.environment.built.sdists import BuiltWheel
+    from kbuild.environment.condalock.one_platform import PlatformSolve
 
 # Raised when the same spec would be locked differently by this module.
 _RECIPE = 2
@@ -103,6 +104,7 @@ class CondaLockResolver:
 
         digest = self.input_digest(spec)
         documents = {}
+        ready: dict[str, BuiltWheel] = {}
         # This machine's own platform first: what stops it stops all, and is told as the simpler case that it is.
         for platform in sorted(spec.platforms, key=lambda each: (each != host_platform(), each)):
             glibc, channels = self._interpreter(spec, platform, progress)
@@ -122,16 +124,11 @@ class CondaLockResolver:
                 binary=self.binary,
                 bounds=self.bounds,
             )
-            try:
-                documents[platform] = solve.document()
-            except SourceOnlyPackage as error:
-                if self.builds is None:
-                    raise
-                # Without metadata that can be read as it is, conda-lock would have to build it to know what it needs.
-                raise SourceOnlyPackage(
-                    f"{error.message}, and these do not say by themselves what they depend on",
-                    hint="build its wheel by hand (pip wheel) and offer it on your package index",
-                ) from error
+            documents[platform] = self._document(solve, ready)
+        if self.builds is not None and ready:
+            from kbuild.environment.built.in_locks import name_built
+
+            name_built(documents.values(), ready, self.builds)
         for document in documents.values():
             self._adopt(document["package"])
             self._adopt_wheels(document["package"])
@@ -141,6 +138,27 @@ class CondaLockResolver:
             self._replace_sdists(spec, sdists, documents, progress)
             lockfile = self._lockfile(spec, documents)
         return lockfile
+
+    def _document(self, solve: PlatformSolve, ready: dict[str, BuiltWheel]) -> dict[str, Any]:
+        """The answer for one platform; wheels that are built to know what they depend on are added to ``ready``."""
+        from kbuild.environment.condalock.one_platform import UnreadSdists
+
+        while True:
+            try:
+                return replace(solve, wheels=tuple(ready)).document()
+            except UnreadSdists as error:
+                if self.builds is None:
+                    raise
+                from kbuild.environment.built.in_locks import build_ahead
+
+                ready |= build_ahead(self.builds, solve.spec.python, error.sdists, ready, solve.progress)
+            except SourceOnlyPackage as error:
+                if self.builds is None:
+                    raise
+                raise SourceOnlyPackage(
+                    f"{error.message}, of which none can be built here",
+                    hint="build its wheel by hand (pip wheel) and offer it on your package index",
+                ) from error
 
     def _lockfile(self, spec: EnvironmentSpec, documents: Mapping[Platform, Mapping[str, Any]]) -> Lockfile:
         try:
@@ -164,25 +182,9 @@ class CondaLockResolver:
                 f"no wheel for Python {spec.python}, only a source distribution: {', '.join(names)}",
                 hint=source_only_hint(sdists[0].name),
             )
-        from kbuild.environment.built.built_wheels import wheel_url  # brings what reads ELF files
+        from kbuild.environment.built.in_locks import replace_sdists  # brings what reads ELF files
 
-        bound = []
-        for package in sdists:
-            wheel = self.builds.wheel_of(package, spec.python, progress)
-            if not wheel.is_pure and package.platform != host_platform():
-                bound.append(f"{package.name} {package.version} for {package.platform}")
-                continue
-            for entry in documents[package.platform]["package"]:
-                if entry["manager"] == "pip" and entry["name"] == package.name:
-                    entry |= {"url": wheel_url(wheel), "hash": {"sha256": wheel.sha256}}
-                    needs = {} if wheel.glibc is None else {"__glibc": f">={wheel.glibc}"}
-                    entry["dependencies"] = {**entry.get("dependencies", {}), **needs}
-        if bound:
-            raise PlatformError(
-                f"only a source distribution with native code, which builds for {host_platform()} here:"
-                f" {', '.join(sorted(bound))}",
-                hint="build its wheel on such a machine (pip wheel) and offer it on your package index",
-            )
+        replace_sdists(self.builds, spec.python, sdists, documents, progress)
 
     def _adopt_wheels(self, packages: Sequence[dict[str, Any]]) -> None:
         """The same for wheels of folders that pip's configuration names: find-links, and indexes that are folders."""

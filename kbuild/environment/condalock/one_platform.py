@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -18,18 +19,32 @@ from packaging.version import InvalidVersion, Version
 from kbuild.digest import Digest
 from kbuild.environment.bounds import applicable_bounds
 from kbuild.environment.condalock import source
-from kbuild.environment.condalock.failures import explain_failure, is_channel_failure, lagging_requirement
+from kbuild.environment.condalock.ahead import UNREAD
+from kbuild.environment.condalock.failures import (
+    explain_failure,
+    is_channel_failure,
+    lagging_requirement,
+    source_only_hint,
+)
 from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.hashes import allowed_hashes
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, releases_of
-from kbuild.environment.lockfile import load_lock, lock_bytes
+from kbuild.environment.lockfile import LockedPackage, load_lock, lock_bytes
 from kbuild.environment.requirements import applicable
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target
-from kbuild.errors import BaseImageError, KbuildError, PackageNotFound, PlatformError, ResolverFailed, VersionConflict
+from kbuild.errors import (
+    BaseImageError,
+    KbuildError,
+    PackageNotFound,
+    PlatformError,
+    ResolverFailed,
+    SourceOnlyPackage,
+    VersionConflict,
+)
 from kbuild.http import ThreadSessions
 from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform, host_platform
@@ -44,9 +59,26 @@ _OF_ONE = (ResolverFailed, PackageNotFound, BaseImageError, PlatformError, Versi
 _ROUNDS = 3
 
 
+class UnreadSdists(SourceOnlyPackage):
+    """Of what would be locked there are source distributions alone, and none says by itself what it depends on."""
+
+    def __init__(self, lines: str, platform: Platform) -> None:
+        found = {tuple(json.loads(line)) for line in lines.splitlines()}
+        self.sdists = [
+            LockedPackage(name=name, version=version, manager="pip", platform=platform, url=url, sha256=sha256)
+            for name, version, url, sha256 in sorted(found)
+        ]
+        names = list(dict.fromkeys(f"{each.name} {each.version}" for each in self.sdists))
+        super().__init__(
+            f"of {', '.join(names)}, the package index has only source distributions",
+            hint=source_only_hint(self.sdists[0].name),
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlatformSolve:
-    """All that decides the answer for one platform, and what is needed to ask."""
+    """All that decides the answer for one platform, and what is needed to ask. ``wheels`` are urls of further ones, on
+    this machine, to choose from."""
 
     spec: EnvironmentSpec
     indexes: tuple[str, ...]
@@ -62,6 +94,7 @@ class PlatformSolve:
     downloads: Path | None = None
     binary: BinaryChoice = BinaryChoice()  # noqa: RUF009  frozen
     bounds: Sequence[str] = ()
+    wheels: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         """conda-lock's lockfile of this platform, parsed; raises as ``Resolver.resolve`` says."""
@@ -150,7 +183,7 @@ class PlatformSolve:
             platform=self.platform,
             channels=self.channels,
             indexes=self.indexes,
-            find_links=self.spec.find_links,
+            find_links=(*self.spec.find_links, *self.wheels),
             glibc=self.glibc,
             input_digest=self.input_digest,
             names=self.spec.names,
@@ -180,6 +213,8 @@ class PlatformSolve:
                 raise ResolverFailed(f"conda-lock found no answer in {_TIMEOUT / 60:g} minutes") from error
             self.progress.note(f"conda-lock took {time.monotonic() - begun:.1f} s")
             if completed.returncode != 0:
+                if (folder / UNREAD).is_file():
+                    raise UnreadSdists((folder / UNREAD).read_text("utf-8"), self.platform)
                 return None, completed.stderr
             written = folder / source.LOCKFILE
             return load_lock(lock_bytes(written), source="conda-lock's answer"), completed.stderr

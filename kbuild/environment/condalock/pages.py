@@ -5,6 +5,7 @@ Imported in conda-lock's process alone. Its vendored poetry asks for one page af
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import zipfile
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from conda_lock._vendor.poetry.core.constraints.version import Version
+from conda_lock._vendor.poetry.inspection import info
 from conda_lock._vendor.poetry.inspection.info import PackageInfo
+from conda_lock._vendor.poetry.repositories.link_sources.base import LinkSource
 from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.utils import patterns
 from packaging.metadata import parse_email
 
 from kbuild.digest import digest_file
-from kbuild.environment.condalock.ahead import Told
+from kbuild.environment.condalock.ahead import UNREAD, Told
 from kbuild.environment.condalock.narrowing import SDIST, WHEEL, only_release
 from kbuild.environment.links import Page
 
@@ -34,6 +37,27 @@ _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 def reads_as_known() -> bool:
     """Whether this conda-lock takes for a file of a release what narrowing.py takes for one."""
     return (patterns.wheel_file_re.pattern, patterns.sdist_file_re.pattern) == (WHEEL, SDIST)
+
+
+class NotBuilt(Exception):
+    """A source distribution that would have to be built to know what it depends on."""
+
+
+def build_nothing() -> None:
+    """poetry would try to build a source distribution, whether that is allowed or not, and apart from nothing."""
+
+    def refuse(path: Path) -> Any:
+        raise NotBuilt(path)
+
+    info.get_pep517_metadata = refuse
+
+
+def note_unread(link: Any) -> None:
+    """Write down a source distribution that was refused, of whose link the sha256 is known."""
+    package = LinkSource.link_package_data(link)
+    told = [package.name, str(package.version), link.url_without_fragment, link.hashes["sha256"]]
+    with Path(UNREAD).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
 
 
 class Narrowed:

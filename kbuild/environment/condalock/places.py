@@ -32,6 +32,7 @@ from conda_lock._vendor.poetry.repositories.link_sources.html import HTMLPage
 from conda_lock._vendor.poetry.repositories.repository_pool import RepositoryPool
 
 from kbuild.digest import digest_file
+from kbuild.environment.condalock import pages as paged
 from kbuild.environment.condalock.ahead import Ahead
 from kbuild.environment.condalock.pages import Narrowed, Together, html_of, info_of_copy, reads_as_known
 from kbuild.environment.index.file_choice import FileChoice
@@ -64,6 +65,7 @@ def install(
             repository.exact.take(package.name, str(package.version))  # only what is chosen is asked for its url
         return str(link.url_without_fragment if is_local(link.url) else stripped(link))
 
+    paged.build_nothing()
     pypi_solver._prepare_repositories_pool = pool
     pypi_solver._get_stripped_url = url
     together.start(repository, THREADS)
@@ -170,9 +172,14 @@ class Places(LegacyRepository):  # type: ignore[misc]
         return self._of(link)._get_info_from_wheel(link)
 
     def _get_info_from_sdist(self, link: Any) -> Any:
-        if is_local(link.url):
-            return PackageInfo.from_sdist(local_path(link.url))
-        return self._of(link)._get_info_from_sdist(link)
+        """What a source distribution says of itself; what would have to be built to know is noted in ``UNREAD``."""
+        try:
+            if is_local(link.url):
+                return PackageInfo.from_sdist(local_path(link.url))
+            return self._of(link)._get_info_from_sdist(link)
+        except paged.NotBuilt as error:
+            paged.note_unread(*self._hashed([link]))
+            raise RepositoryError(f"{link.filename} does not say what it depends on") from error
 
     def _of(self, link: Any) -> Any:
         """The server whose credentials a link is fetched with; a folder's page may lead to one, too."""
