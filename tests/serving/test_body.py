@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import time
 from typing import Any
 
 import pytest
 
 from kbuild.serving.http import body
-from kbuild.serving.http.body import Gone, TooLarge, drop_body, read_body
+from kbuild.serving.http.body import Gone, TooLarge, drop_body, read_body, unpack
 
 
 class Client:
@@ -62,3 +64,15 @@ def test_a_client_that_left_is_gone() -> None:
     client.left = [{"type": "http.disconnect"}]
     with pytest.raises(Gone):
         asyncio.run(read_body(client.receive, 3))
+
+
+def test_gzip_of_many_members_takes_no_longer_than_its_bytes() -> None:
+    row = b'{"inputs": [1]}'
+    few = b"".join(gzip.compress(row[place : place + 1]) for place in range(len(row)))
+    assert unpack(few, len(row)) == row == gzip.decompress(few)
+    large = gzip.compress(bytes(100_000), 0) * 3  # longer than what is unpacked at a time
+    assert unpack(large, 300_000) == gzip.decompress(large)
+    begun = time.monotonic()
+    with pytest.raises(TooLarge):
+        unpack(gzip.compress(b" ") * 400_000 + gzip.compress(row), 1 << 26)
+    assert time.monotonic() - begun < 5  # it took half a minute for the tails alone that were copied

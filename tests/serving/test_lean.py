@@ -275,6 +275,15 @@ def test_params_that_a_model_does_not_have_are_named_with_those_it_has(params: s
     assert find_unknown(b'{"inputs": ["params:x"]}', set()) is None
 
 
+@pytest.mark.parametrize("params", [{f"p{each}": 1 for each in range(400_000)}, {"thr" * 1_000_000: 1}])
+def test_many_unknown_params_and_long_ones_are_told_at_once(params: dict[str, int]) -> None:
+    body = json.dumps({"inputs": [1], "params": params}).encode()
+    begun = time.monotonic()
+    told = find_unknown(body, {"thr", "model.rate"})
+    assert told is not None and len(told) < 400
+    assert time.monotonic() - begun < 4
+
+
 @pytest.mark.parametrize("kind", CSV_TYPES)
 def test_csv_types_are_mlflows(kind: str) -> None:
     from mlflow.types import DataType

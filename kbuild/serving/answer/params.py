@@ -11,6 +11,7 @@ from kbuild.serving.answer.columns import Unusual
 
 # Of kedro-mlflow's requests; it changes nothing here, and every model takes it.
 RUNNER = "runner"
+_SHOWN, _LONGEST = 20, 100  # unknown names in a message, and letters of each that are compared
 # MLflow's type names: what of JSON's types is accepted, and what it becomes.
 _SCALARS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]] = {
     "boolean": ((bool,), bool),
@@ -88,10 +89,11 @@ def find_unknown(body: bytes, known: Collection[str]) -> str | None:
     if not unknown:
         return None
     has = f"It has {', '.join(sorted(known))}." if known else "It has none."
-    spelled = [name.removeprefix("params:") for name in unknown]
+    # To look for what is spelled like it takes long: of long names, and of many.
+    spelled = [name.removeprefix("params:")[:_LONGEST] for name in unknown[:_SHOWN]]
     near = {each for name in spelled for each in difflib.get_close_matches(name, sorted(known), n=1)}
     meant = f" Did you mean {', '.join(sorted(near))}?" if near else ""
-    return f"The model has no params {', '.join(map(repr, unknown))[:200]}. {has}{meant}"
+    return f"The model has no params {', '.join(map(repr, unknown[:_SHOWN]))[:200]}. {has}{meant}"
 
 
 def _read_scalar(kind: str, value: Any) -> Any:

@@ -12,6 +12,9 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 # A client that sends all before it reads meets a reset where the connection is closed with its body unread.
 _DROPPED_BYTES = 256 * 2**20
 _DROPPED_SECONDS = 10.0
+# Of a gzip body: bytes that are unpacked at a time, and members; bgzip writes one for 64 KiB.
+_PIECE = 1 << 14
+_MEMBERS = 1 << 14
 
 
 class TooLarge(Exception):
@@ -49,24 +52,28 @@ class NotPacked(Exception):
 
 def unpack(body: bytes, limit: int) -> bytes:
     """What a gzip body holds (RFC 1952, members one after the other); raises NotPacked, and TooLarge above ``limit``
-    bytes before more of it is made."""
+    bytes before more of it is made, or for more members than anybody writes."""
     parts: list[bytes] = []
-    size = 0
-    while True:
-        packed = zlib.decompressobj(wbits=31)
+    size = at = members = 0
+    packed: Any = None
+    # In pieces: what a member leaves of what it is given is copied.
+    while at < len(body):
+        if packed is None:
+            packed, members = zlib.decompressobj(wbits=31), members + 1
+        piece = body[at : at + _PIECE]
         try:
-            part = packed.decompress(body, limit - size + 1)
+            part = packed.decompress(piece, limit - size + 1)
         except zlib.error as error:
             raise NotPacked from error
         size += len(part)
-        if size > limit:
+        if size > limit or members > _MEMBERS:
             raise TooLarge(more=False)
-        if not packed.eof:
-            raise NotPacked
         parts.append(part)
-        body = packed.unused_data
-        if not body:
-            return b"".join(parts)
+        at += len(piece) - len(packed.unused_data)
+        packed = None if packed.eof else packed
+    if packed is not None or not members:
+        raise NotPacked
+    return b"".join(parts)
 
 
 async def drop_body(headers: Mapping[bytes, bytes], receive: Receive) -> None:
