@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+
 from kbuild.api.find import existing_image, no_image
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.report.compare import ModelDiff
 from kbuild.cache.folder import using_cache
+from kbuild.errors import ImageNotFound
 from kbuild.image.compare.diff import ImageDiff, diff_images
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.shorthand import count_back
 from kbuild.platform import Platform
 from kbuild.workflow.audit.difference import compare_models
 
@@ -36,6 +40,12 @@ def diff(
                 return diff_images(one[0], other[0], progress)
         for text, found, instead in ((before, one, other), (after, other, one)):
             if found is None and instead is not None:
+                if count_back(text) is not None:
+                    image = after if text == before else before
+                    raise ImageNotFound(
+                        f"{image!r} is an image, and {text!r} stands for a run: two of a kind are compared",
+                        hint=f"kbuild diff {shlex.quote(image)} IMAGE; kbuild list shows what was built here",
+                    )
                 raise no_image(text, tools)
     older, newer = (
         ModelReference.parse(take_model(text, tools, session.config, session.voice)) for text in (before, after)

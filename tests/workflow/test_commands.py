@@ -380,6 +380,9 @@ def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> 
     assert "team" in whole and len(whole.splitlines()) >= len(text.splitlines())
     same = kbuild("diff", one["reference"], one["reference"]).stdout
     assert "team" not in same
+    alone = kbuild("diff", one["reference"])
+    assert isinstance(alone.exception, ImageNotFound)
+    assert f"kbuild diff {one['reference']} IMAGE" in str(alone.exception.hint)
 
 
 @pytest.mark.parametrize("argv", [("inspect",), ("diff", "till:3"), ("run",), ("audit", MODEL_ID, "--image")])
