@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from difflib import get_close_matches
 from types import FrameType
 
@@ -26,6 +27,12 @@ _ALIASES = {"images": "list", "build": "image"}
 _NAMES = max(map(len, COMMANDS))
 _UTF8 = "utf8"
 _BELOW = 2  # columns of what belongs to the line above
+
+
+def suggest_command(error: click.UsageError, typed: str, known: Iterable[str], ctx: click.Context) -> click.UsageError:
+    """The error with the command that may have been meant."""
+    nearest = get_close_matches(typed, known, n=1)
+    return click.UsageError(f"{error.message.rstrip('.')}. Did you mean {nearest[0]}?", ctx) if nearest else error
 
 
 class _LazyGroup(click.Group):
@@ -54,11 +61,7 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            nearest = get_close_matches(args[0], COMMANDS, n=1)
-            if not nearest:
-                raise
-            text = f"{error.message.rstrip('.')}. Did you mean {nearest[0]}?"
-            raise click.UsageError(text, ctx) from error
+            raise suggest_command(error, args[0], COMMANDS, ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in GROUPS.items():

@@ -41,6 +41,16 @@ class _ProjectGroup(click.Group):
             return _make_stub(cmd_name, error.name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from kbuild.cli.app import suggest_command
+
+            raise suggest_command(error, args[0], _COMMANDS, ctx) from error
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbuild.errors import PipelineMLError, RecordingError
+from kbuild.recording.preflight.finding import did_you_mean
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -103,7 +104,10 @@ def make_pipeline_ml(request: ModelifyRequest, registered: Mapping[str, Pipeline
 def _find(name: str, registered: Mapping[str, Pipeline]) -> Pipeline:
     if name not in registered:
         known = ", ".join(sorted(registered)) or "none"
-        raise PipelineMLError(f"there is no pipeline {name!r}", hint=f"pipeline_registry.py registers: {known}")
+        raise PipelineMLError(
+            f"there is no pipeline {name!r}",
+            hint=did_you_mean(name, registered, f"pipeline_registry.py registers: {known}"),
+        )
     return registered[name]
 
 

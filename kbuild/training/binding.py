@@ -155,8 +155,10 @@ def _find_pipeline_problems(training: Pipeline, inference: Pipeline, given: tupl
     for input_name in given:
         if input_name not in inference.inputs():
             names = ", ".join(sorted(name for name in inference.inputs() if not is_parameter(name))) or "none"
+            close = difflib.get_close_matches(input_name, inference.inputs(), n=1)
+            meant = f": did you mean {close[0]!r}?" if close else ""
             problems.append(
-                f"input_name {input_name!r} is not an input of the inference pipeline (its inputs: {names})"
+                f"input_name {input_name!r} is not an input of the inference pipeline (its inputs: {names}){meant}"
             )
         elif is_parameter(input_name):
             problems.append(f"input_name {input_name!r} is a parameter, not a dataset")

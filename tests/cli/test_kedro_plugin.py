@@ -45,6 +45,11 @@ def test_the_commands_are_those_of_the_program() -> None:
         assert group.get_command(context, "demo") is None
 
 
+def test_a_mistyped_command_is_told_with_the_one_that_may_be_meant() -> None:
+    result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "imgae"])
+    assert (result.exit_code, "Did you mean image?" in result.stderr) == (2, True)
+
+
 def test_errors_are_one_line_with_their_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise PipelineMLError("there is no pipeline 'x'", hint="register it")

@@ -76,6 +76,14 @@ def test_pipelines_that_cannot_be_logged(names: dict[str, str], said: str) -> No
         make_pipeline_ml(request, REGISTERED)
 
 
+def test_a_mistyped_name_is_told_with_the_one_that_may_be_meant() -> None:
+    with pytest.raises(PipelineMLError) as caught:
+        make_pipeline_ml(ModelifyRequest(inference="inferense", input_name="table"), REGISTERED)
+    assert caught.value.hint == "did you mean 'inference'?"
+    with pytest.raises(PipelineMLError, match="did you mean 'table'"):
+        make_pipeline_ml(ModelifyRequest(inference="inference", input_name="tables"), REGISTERED)
+
+
 @pytest.fixture
 def shop(package: ModuleType, tmp_path: Path) -> Iterator[Path]:
     """A Kedro project that was never trained, with the factors of somebody else in its catalog."""
