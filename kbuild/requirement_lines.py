@@ -27,6 +27,7 @@ _COMMENT = re.compile(r"(^|\s)#.*$")
 # ``ARCHIVE_EXTENSIONS``).
 _ARCHIVES = r"\.(whl|zip|tar|tgz|tbz|txz|tlz|tar\.(gz|bz2|xz|lz|lzma))"
 _NOT_FROM_AN_INDEX = re.compile(rf"(\w+\+)?\w+://|[./~]|[^@;\[]*[/\\]|.*{_ARCHIVES}$", re.IGNORECASE)
+_ONE_EQUALS = re.compile(r"[\w.-]+(\[[^\]]*\])?\s*=\s*[\w.]+")  # conda's way
 _OPTIONS = re.compile(r"\s+(?=--[a-z])")
 _HASH = re.compile(r"--hash[= ]\s*(?P<kind>\w+):(?P<digest>[0-9a-fA-F]+)")
 _SHA256 = 64
@@ -36,6 +37,8 @@ INSTEAD = (
     "version; or let its code travel with the model: log_model_kwargs={'code_paths': ['path/of/the/package']}"
 )
 """What to do about a requirement that no index has."""
+TWO_EQUALS = "pip names a version by two equal signs"
+"""What is wrong with conda's ``numpy=2.1``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +75,8 @@ def read_requirement_line(line: str) -> RequirementLine:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
+        if _ONE_EQUALS.match(text):
+            return RequirementLine(problem=f"{TWO_EQUALS}: {text.replace('=', '==', 1)}")
         return RequirementLine(problem=str(error).splitlines()[0])
     if requirement.url is not None:
         return RequirementLine(problem="only packages of an index can be locked, no urls or version control")

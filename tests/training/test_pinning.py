@@ -183,6 +183,12 @@ def test_what_no_lock_can_hold_is_refused_while_the_model_is_recorded(tmp_path: 
     assert "code_paths" in str(caught.value.hint)
 
 
+def test_a_version_in_condas_spelling_is_told_in_pips(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"two equal signs: six\[a\]==1\.16\.0$") as caught:
+        make(tmp_path, extra_pip_requirements=["six[a]=1.16.0"])
+    assert "index" not in str(caught.value.hint)
+
+
 def test_a_conda_env_keeps_what_it_says(tmp_path: Path) -> None:
     given = {"channels": ["mine"], "dependencies": ["python=3.12", {"pip": ["six"]}]}
     for form in (given, tmp_path / "conda.yaml", str(tmp_path / "conda.yaml")):

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import Closure, find_closure
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, MLFLOW_NAMES, GivenEnvironment, name_of, read_conda_env
-from kbuild.requirement_lines import INSTEAD, find_problem, logical_lines, read_requirement_line
+from kbuild.requirement_lines import INSTEAD, TWO_EQUALS, find_problem, logical_lines, read_requirement_line
 from kbuild.urls.credentials import hide_in_text, without_credentials
 
 _FRAME = {"name": "kbuild-model", "channels": ["conda-forge"]}
@@ -140,7 +140,11 @@ def _check_lines(lines: Iterable[str]) -> None:
         f"{without_credentials(repr(line))}: {problem}" for line in lines if (problem := find_problem(line)) is not None
     ]
     if problems:
-        raise RecordingError(f"the model's requirements cannot be locked: {'; '.join(problems)}", hint=INSTEAD)
+        spelled = all(TWO_EQUALS in each for each in problems)
+        raise RecordingError(
+            f"the model's requirements cannot be locked: {'; '.join(problems)}",
+            hint="write it so, or under dependencies of a conda_env with channels" if spelled else INSTEAD,
+        )
 
 
 def _leave_to_user(
