@@ -53,6 +53,20 @@ def write_answer(output: Any) -> str:
     return text.getvalue()
 
 
+def tell_index(output: Any) -> tuple[str, ...]:
+    """That an index which says more than the row's number is in no answer of a server."""
+    if not isinstance(output, pd.DataFrame | pd.Series):
+        return ()
+    index = output.index
+    if isinstance(index, pd.RangeIndex) or (index.dtype.kind in "iu" and index.name is None):
+        return ()
+    named = ", ".join(repr(name) for name in index.names if name is not None)
+    return (
+        f"The answer's index{f' {named}' if named else ''} is not served, as MLflow writes no index: let the last "
+        "inference node return answer.reset_index() if whoever asks is to get it",
+    )
+
+
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
     if len(names := [name for name, _ in pairs]) > len({*names}):
         twice = sorted({name for name in names if names.count(name) > 1})

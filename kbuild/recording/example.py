@@ -13,7 +13,7 @@ import pandas as pd
 
 from kbuild.answers import compare_texts
 from kbuild.errors import KbuildError, RecordingError
-from kbuild.recording.answer import write_answer
+from kbuild.recording.answer import tell_index, write_answer
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
 from kbuild.recording.input.reads import observe, plain
@@ -38,14 +38,15 @@ class Example:
     """MLflow's signature and input example, either of which the user may have refused (None).
 
     ``known`` is the example as training's catalog gives it, ``own`` the pipeline's own answer to that, as the scoring
-    server writes it; None where no example is known. ``between`` says of what the nodes of that run handed on in the
-    catalog how it came out otherwise.
+    server writes it; None where no example is known. ``notes`` are what to tell of that answer. ``between`` says of
+    what the nodes of that run handed on in the catalog how it came out otherwise.
     """
 
     signature: ModelSignature | None
     input_example: Any
     known: Any = None
     own: str | None = None
+    notes: tuple[str, ...] = ()
     between: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -100,7 +101,7 @@ def make_example(
     kept = (example, params) if isinstance(mine, tuple) else example
     if example is None:
         return Example(signature=made, input_example=None)
-    return Example(signature=made, input_example=kept, known=known, own=write_answer(output))
+    return Example(signature=made, input_example=kept, known=known, own=write_answer(output), notes=tell_index(output))
 
 
 def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list[Any], str]:
@@ -203,9 +204,10 @@ def _make_chosen(
         known, example = example, example if model.form is None else carry(model.form, example)
     if example is None:
         return Example(signature=signature, input_example=None)
-    own = write_answer(_ask(model, known, params))
+    output = _ask(model, known, params)
     kept = (example, params) if isinstance(mine, tuple) else example
-    return Example(signature=signature, input_example=kept, known=known, own=own)
+    own = write_answer(output)
+    return Example(signature=signature, input_example=kept, known=known, own=own, notes=tell_index(output))
 
 
 def _keep(known: Any) -> Any:

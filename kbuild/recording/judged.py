@@ -125,5 +125,6 @@ def compare_clean(asked: SavedAnswer | None, answer: CleanAnswer, tolerance: Tol
     if fault is not None:
         raise OtherThanInTraining(
             f"in a clean process the model predicts something else than in training for the same example: {fault}",
-            hint="see that the inference pipeline uses no state, clock or chance of its own",
+            hint="see that the inference pipeline uses no state, clock or chance of its own, and asks for nothing of "
+            "this machine: its files, programs, user, name, variables; an image has none of them",
         )

@@ -259,7 +259,7 @@ def _save_checked(
                 saved, draft.model.loaded_inputs, own=draft.example.own, watched=settings.check, twice=twice
             )
             compare_own(draft, asked, settings.tolerance)
-            told = (*told, *tell_columns(draft, asked))
+            told = (*told, *draft.example.notes, *tell_columns(draft, asked))
             # The clean process loads them next: beside these there would be two of each.
             draft.model._values = None
         elif asked is not None:  # only requirements are others now

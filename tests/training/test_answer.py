@@ -16,7 +16,7 @@ from kedro.pipeline import Pipeline, node
 
 from kbuild.errors import PredictionError, RecordingError
 from kbuild.project.model_settings import TrainingSettings
-from kbuild.recording.answer import write_answer
+from kbuild.recording.answer import tell_index, write_answer
 from kbuild.recording.record import record_model
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 
@@ -73,3 +73,20 @@ def test_what_cannot_be_written_is_told_with_what_can(answer: Any, told: str, hi
 @pytest.mark.parametrize("answer", [{"a": 1}, [1.5], pd.DataFrame({"a": [1], 1: [2]}), "text", 3])
 def test_what_json_has_is_written(answer: Any) -> None:
     assert "predictions" in json.loads(write_answer(answer))
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        (pd.Index(["a", "b"], name="id"), "index 'id' is not served"),
+        (pd.Index([7, 9], name="id"), "index 'id' is not served"),
+        (pd.date_range("2024-01-31", periods=2), "index is not served"),
+        (pd.Index([7, 9]), None),
+        (pd.RangeIndex(2), None),
+    ],
+    ids=["texts", "named", "times", "rows that were chosen", "rows"],
+)
+def test_an_index_that_no_server_sends_is_told(index: pd.Index, told: str | None) -> None:
+    for answer in (pd.DataFrame({"price": [1.0, 2.0]}, index=index), pd.Series([1.0, 2.0], index=index)):
+        notes = tell_index(answer)
+        assert (len(notes) == 1 and told in notes[0]) if told else notes == ()
