@@ -120,32 +120,11 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> bytes:
             if not kept.exists():
                 mlflow.MlflowClient(f"sqlite:///{base}/making.db").search_experiments()
                 (base / "making.db").rename(kept)
-        _compile_statements_once()
         utils = mlflow.store.db.utils
         # Each store of a test asks for it, and reads the 60 files of the migrations.
         if hasattr(utils, "_get_latest_schema_revision"):
             utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     return kept.read_bytes()
-
-
-def _compile_statements_once() -> None:
-    """SQLAlchemy compiles MLflow's statements for each store again, though all of a test's are of this sqlite."""
-    from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-    from sqlalchemy.engine import Connection, Engine
-    from sqlalchemy.event import listens_for
-    from sqlalchemy.util import LRUCache
-
-    compiled = LRUCache(2000)
-
-    # Engines are made as they are, with all their arguments.
-    @listens_for(Engine, "engine_connect")
-    def share(connection: Connection) -> None:
-        if type(connection.dialect) is SQLiteDialect_pysqlite:
-            connection.engine._compiled_cache = compiled
-
-    # What is compiled is remembered by its dialect, which each engine has one of.
-    SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign]
-    SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign,assignment]
 
 
 @pytest.fixture(scope="session")
