@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,7 +108,7 @@ def test_jobs_are_rows_and_how_many_there_are_is_told(call: Call, board: Board, 
 def test_on_a_terminal_a_job_is_a_line(call: Call, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = call("list", "--queue", URL).stdout.splitlines()
     width = max(map(len, whole)) - 3
-    monkeypatch.setattr("kbuild.cli.queue.shutil.get_terminal_size", lambda: os.terminal_size((width, 24)))
+    monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr("kbuild.cli.queue.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     shown = call("list", "--queue", URL).stdout.splitlines()
     assert shown == [line if len(line) <= width else f"{line[: width - 1]}…" for line in whole] and shown != whole

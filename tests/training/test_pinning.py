@@ -263,6 +263,8 @@ def test_every_form_of_conda_env_says_what_it_says(tmp_path: Path, form: str, as
     environment = make_environment(listed, kwargs, tmp_path, travelling=["my_project"])
     spec = spec_of(environment.conda_env, (tmp_path / "constraints.txt").read_text().splitlines())
     assert (spec.python, list(spec.conda), list(spec.pip)) == (PYTHON, conda, pip)
+    # MLflow's own default environment names it; without any a conda of Anaconda's takes that one's channels.
+    assert spec.channels == (("mine",) if "channels" in given else ("conda-forge",))
     pins = {line.partition("==")[0]: line for line in spec.constraints}
     # What is asked for otherwise than it is installed is not pinned as installed.
     assert "six" not in pins or "six==1.0" not in [*spec.conda, *spec.pip]

@@ -327,6 +327,8 @@ def test_a_filled_folder_is_not_overwritten(world: World, tmp_path: Path) -> Non
         with pytest.raises(OutputError, match="mine"):
             ask()
         assert [path.name for path in place.iterdir()] == ["letter.txt"]
+    (empty := tmp_path / "empty").mkdir()
+    assert (render_context(world.request(), world.tools, output=empty).path / "Dockerfile").is_file()
 
 
 def test_what_is_rendered_is_what_is_built(world: World, tmp_path: Path) -> None:
