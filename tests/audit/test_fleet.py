@@ -52,6 +52,15 @@ def test_an_advisory(make_lock: Any, make_entry: Any) -> None:
     assert odd.ask(fixed.entries).unsure == ("pip:jinja2 2.7.2",)
 
 
+def test_an_advisory_with_an_entry_that_names_no_package(make_lock: Any, make_entry: Any) -> None:
+    """OSV's schema has ``package`` optional: an entry may name a repository alone."""
+    record = advisory("PyPI", "jinja2", versions=["2.4.1"])
+    for nobody in ({}, {"package": None}, {"ranges": [{"type": "GIT", "repo": "https://x.example/r"}]}):
+        question = Question(records=[{**record, "affected": [nobody, *record["affected"]]}])
+        found = question.ask(make_lock(make_entry("jinja2", "2.4.1"), make_entry("jinja2", "2.4.1", "conda")).entries)
+        assert (found.packages, found.unsure) == (("pip:jinja2 2.4.1",), ("conda:jinja2 2.4.1",))
+
+
 def test_what_cannot_be_asked_of_locks() -> None:
     with pytest.raises(ConfigurationError, match="X-1 is of Debian packages, which locks do not name"):
         Question(records=[advisory("Debian:12", "glibc")])

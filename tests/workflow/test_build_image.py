@@ -25,6 +25,7 @@ from kbuild.errors import (
     HashMismatch,
     InvalidModel,
     InvalidReference,
+    KbuildError,
     LockfileStale,
     ModelNotFound,
     OutputError,
@@ -354,6 +355,10 @@ def test_load_needs_this_machines_platform_before_anything_else(world: World) ->
     with pytest.raises(PlatformError, match=str(HOST)) as caught:
         build_image(world.request(lock=lock), Delivery(load=True), world.tools)
     assert "--output" in str(caught.value.hint)
+    # Docker loads the image of another platform where it is the only one: this one goes on, to a lock that lacks it.
+    with pytest.raises(KbuildError) as alone:
+        build(world, Delivery(load=True), lock=world.lock_request(OTHER))
+    assert "--load" not in alone.value.message
 
 
 def test_a_package_that_asks_for_a_newer_c_library_is_refused_before_the_build(bare_world: World) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.cache.notes import is_reading_all
 from kbuild.digest import digest_bytes
 from kbuild.environment.locking.lock_model import LockRequest
 from kbuild.image.base.records import Recorded
@@ -17,6 +18,7 @@ from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Progress, Silent
 from kbuild.workflow import ImageRequest, Tools, prepare
+from kbuild.workflow.build import working_folder
 from kbuild.workflow.prepare import fetch_model
 
 NAME = "registry.example/python:3.13"
@@ -78,6 +80,15 @@ def test_the_server_is_not_asked_again_for_a_model_that_is_here_unless_that_is_w
     fetch_model("models:/churn/1", tools, tmp_path)
     fetch_model("models:/churn/1", tools, tmp_path, reuse=False)
     assert kept == [True, False]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_cache_is_read_whole_where_that_is_asked_for(tmp_path: Path, asked: bool) -> None:
+    tools = Tools(store=SimpleNamespace(), run=run, cache=tmp_path, phases=silent, verify_cache=asked)  # type: ignore[arg-type]
+    with working_folder(tools) as folder:
+        assert is_reading_all() is asked
+        assert folder.is_relative_to(tmp_path)
+    assert not is_reading_all()
 
 
 @pytest.mark.parametrize(
