@@ -72,7 +72,11 @@ def test_secrets_are_those_of_the_packages_servers(tmp_path: Path, monkeypatch: 
 
 def test_the_tools_that_are_sent_need_nothing_else(tmp_path: Path) -> None:
     _copy_tools(tmp_path)
-    code = "import kbuild.image.packages.install_worker, rattler, kbuild, sys; print(kbuild.__file__)"
+    code = (
+        "import kbuild.image.packages.install_worker, rattler, kbuild\n"
+        "from kbuild.managers.conda_names import known_names\n"
+        "print(kbuild.__file__) if known_names()['pytorch'] == 'torch' else None"
+    )
     done = subprocess.run(
         # -S: what is installed here is not found
         [sys.executable, "-S", "-s", "-B", "-c", code],

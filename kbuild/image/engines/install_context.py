@@ -167,7 +167,9 @@ def _is_captured(package: LockedPackage) -> bool:
 
 def _copy_tools(target: Path) -> None:
     own = Path(kbuild.__file__).parent
-    files = {f"kbuild/{path.relative_to(own).as_posix()}": path for path in own.rglob("*.py")}
+    # Of data the table of conda's names alone: which of its packages make way for a wheel.
+    paths = [*own.rglob("*.py"), own / "managers/conda_names.json"]
+    files = {f"kbuild/{path.relative_to(own).as_posix()}": path for path in paths}
     for name in _TOOLS:
         for file in distribution(name).files or ():
             path = Path(str(file.locate()))
