@@ -9,7 +9,7 @@ import datetime
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,7 +34,7 @@ _WITH_URLS = ("conda.yaml", "constraints.txt", "python_env.yaml", "requirements.
 class ModelFacts:
     """What MLmodel says. ``created`` is in whole seconds since 1970; ``record`` is kbuild's part of the metadata, and
     ``tolerance`` what that says of answers; ``pickled`` are the files that a flavor names as pickles, ``code`` is the
-    folder of its own modules."""
+    folder of its own modules, ``stated`` what each flavor says."""
 
     uri: str | None
     name: str | None
@@ -53,6 +53,7 @@ class ModelFacts:
     pickled: tuple[str, ...] = ()
     tolerance: Tolerance = DEFAULT
     code: str = "code"
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +157,7 @@ def _read_facts(root: Path) -> ModelFacts:
         pickled=_pickled(flavors),
         tolerance=tolerance,
         code=_text(pyfunc.get("code")) or "code",
+        stated=flavors,
     )
 
 

@@ -205,5 +205,6 @@ def _note(guard: Guard, of: Digest, kind: str) -> Path:
 def _rules() -> str:
     """What another version of the checks found says nothing of this one."""
     audit = Path(__file__).parents[1] / "audit"
-    files = [Path(__file__), audit / "checks" / "pickles.py", *sorted((audit / "pickled").glob("*.py"))]
+    checks = [audit / "checks" / name for name in ("flavors.py", "pickles.py")]
+    files = [Path(__file__), *checks, *sorted((audit / "pickled").glob("*.py"))]
     return str(digest_json([version("picklescan"), *(str(digest_file(path)) for path in files)]))

@@ -1,0 +1,162 @@
+"""What MLflow's flavors import, call or fetch by names that stand in texts of the model, beside its pickles.
+
+MLflow 3.17: ``mlflow/xgboost`` calls ``model_class``, ``mlflow/tensorflow`` imports ``keras_module``, and
+``mlflow/pytorch`` the module for pickles that a file of its own names. ``mlflow/transformers/model_io.py`` and
+``mlflow/sentence_transformers`` load configurations with ``trust_remote_code``: these name modules that lie beside
+them, or in a repository of the Hub (``REPOSITORY--MODULE.CLASS``), and both are run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Set
+from pathlib import PurePosixPath
+from typing import Any
+
+from kbuild.audit.finding import Finding, Unchecked
+from kbuild.audit.pickled.json_texts import unescaped
+from kbuild.audit.pickled.unwrap import PickleStream
+from kbuild.model.bundle import ModelBundle
+from kbuild.untrusted import BrokenText, parse_json
+
+_TRUSTING = ("transformers", "sentence_transformers")  # flavors
+_LARGEST = 64 << 20  # bytes; what is larger is a tokenizer's table
+_KEYS = re.compile(rb'"(auto_map|type|types|activation_f\w+|sbert_\w+)"')
+_REFERENCE = re.compile(r"([\w./-]+--)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.([A-Za-z_]\w*)")
+# What MLflow itself writes into the files that name a module, and the flavors' key for the same.
+_MODULES: Mapping[str, frozenset[str]] = {
+    "pickle_module_info.txt": frozenset({"mlflow.pytorch.pickle_module", "pickle", "_pickle", "cloudpickle", "dill"}),
+    "keras_module.txt": frozenset(
+        {"keras", "keras.api", "keras.api._v2.keras", "tensorflow.keras", "tensorflow.python.keras", "tf_keras"}
+    ),
+}
+
+
+def names_of_flavors(bundle: ModelBundle, own: Set[str]) -> Iterator[tuple[str, PickleStream]]:
+    """Files, and the names in them that are imported, to be judged as a pickle's are. ``own`` are the roots of the
+    model's own modules."""
+    flavors = bundle.facts.stated
+    called = _of(flavors, "xgboost").get("model_class")
+    if called is not None:
+        yield "MLmodel", _named(str(called))
+    stated = [("MLmodel", _of(flavors, "tensorflow").get("keras_module"), "keras_module.txt")]
+    for file in bundle.files:
+        name = PurePosixPath(file.path).name
+        if name in _MODULES:
+            text = (bundle.root / file.path).read_bytes()[:200].decode("utf-8", "replace")
+            stated.append((file.path, text, name))
+    for where, module, kind in stated:
+        if module is not None and module not in _MODULES[kind] and str(module).partition(".")[0] not in own:
+            yield where, _named(str(module))
+    for where, repository, module, name in _references(bundle):
+        if not repository and _source(bundle, where, module) is None:
+            yield where, PickleStream(place="", named=((module, name),))
+
+
+def code_of_flavors(bundle: ModelBundle) -> Iterator[Finding]:
+    """Code that configurations name, outside of the model's own."""
+    for where, repository, module, name in _references(bundle):
+        source = _source(bundle, where, module)
+        if repository:
+            what = f"{module}.{name} of {repository[:-2]}"
+            yield Finding(
+                id="model-remote-code",
+                check="pickles",
+                severity="critical",
+                where=where,
+                evidence=f"loading {where} fetches code from the Hub, {what}, and runs it",
+                remedy="have the code in the model: save it with its files, or put them into code_paths",
+            )
+        elif source is not None:
+            yield Finding(
+                id="model-code-outside",
+                check="pickles",
+                severity="medium",
+                where=where,
+                evidence=f"loading {where} runs {source}, which lies outside of the model's own code",
+                remedy="read it as you do the model's own code; accept it with an ignore",
+            )
+
+
+def fetched_by_flavors(bundle: ModelBundle) -> Iterator[Unchecked]:
+    """What MLflow takes from elsewhere when it loads the model."""
+    flavor = _of(bundle.facts.stated, "transformers")
+    if flavor.get("local_base_model_path"):
+        reason = f"its weights are taken from {flavor['local_base_model_path']} of the machine that loads it"
+    elif flavor.get("source_model_revision"):
+        reason = f"its weights are fetched from the Hub when it is loaded: {flavor.get('source_model_name')}"
+    else:
+        return
+    remedy = "log the model with its weights: save_pretrained=True"
+    yield Unchecked(check="pickles", where="MLmodel", reason=f"{reason:.300}", remedy=remedy)
+
+
+def _of(flavors: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    flavor = flavors.get(name)
+    return flavor if isinstance(flavor, dict) else {}
+
+
+def _named(text: str) -> PickleStream:
+    module, _, name = text.rpartition(".")
+    if module:
+        return PickleStream(place="", named=((module, name),))
+    return PickleStream(place="", named=(), problems=(f"would import the module {text:.100}",))
+
+
+def _references(bundle: ModelBundle) -> Iterator[tuple[str, str, str, str]]:
+    """Files, repositories (``""`` for none), modules and names of what their configurations have imported."""
+    if not any(name in bundle.facts.stated for name in _TRUSTING):
+        return
+    seen = set[tuple[str, str, str, str]]()
+    for file in bundle.files:
+        if not file.path.endswith(".json") or file.size > _LARGEST:
+            continue
+        data = (bundle.root / file.path).read_bytes()
+        if _KEYS.search(unescaped(data)) is None:
+            continue
+        try:
+            value = parse_json(data)
+        except BrokenText:
+            continue  # nor can anything that loads it
+        for text in _named_in(value, PurePosixPath(file.path).name):
+            match = _REFERENCE.fullmatch(text)
+            if match is None or text.startswith("sentence_transformers."):
+                continue
+            found = (file.path, match[1] or "", match[2], match[3])
+            if found not in seen:
+                seen.add(found)
+                yield found
+
+
+def _named_in(value: Any, file: str) -> Iterator[str]:
+    """Texts that are references: under ``auto_map`` anywhere, and where sentence-transformers looks for classes."""
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        pending += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        if not isinstance(each, dict):
+            continue
+        yield from _texts(each.get("auto_map"))
+        if file == "modules.json":
+            yield from _texts(each.get("type"))
+        elif file == "router_config.json":
+            yield from _texts(each.get("types"))
+        for key, named in each.items():
+            if key.startswith(("activation_f", "sbert_")):
+                yield from _texts(named)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, str):
+            yield each
+        pending += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+
+
+def _source(bundle: ModelBundle, where: str, module: str) -> str | None:
+    """The file beside a configuration, or above it in the model, that is taken for a module."""
+    files = {file.path for file in bundle.files}
+    places = (str(folder / f"{module.replace('.', '/')}.py") for folder in PurePosixPath(where).parents)
+    return next((place for place in places if place in files), None)

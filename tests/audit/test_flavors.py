@@ -1,0 +1,149 @@
+"""What MLflow's flavors import, call or fetch by names in texts of the model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.subject import Subject
+
+PYFUNC = {"env": {"conda": "conda.yaml"}, "loader_module": "mlflow.xgboost", "python_version": "3.11.7"}
+AUTO = {"AutoConfig": "configuration_it.ItConfig", "AutoTokenizer": ["tokens_it.Slow", None]}
+
+
+@pytest.fixture
+def check(make_bundle: Any) -> Callable[..., Any]:
+    """What the audit says of a model of these flavors and files."""
+
+    def run(flavors: dict[str, Any], files: dict[str, bytes] | None = None, **options: Any) -> Any:
+        bundle = make_bundle(flavors={"python_function": PYFUNC, **flavors}, files=files)
+        return PickleCheck(**options).run(Subject(reference="x", kind="model", bundle=bundle))
+
+    return run
+
+
+def told(result: Any) -> list[tuple[str, str]]:
+    return [(each.id, each.severity) for each in result.findings]
+
+
+def test_what_xgboosts_flavor_calls_is_judged(
+    check: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.xgboost import _load_model
+
+    (tmp_path / "asked_for.py").write_text("called = []\ndef serve():\n    called.append(1)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "asked_for", raising=False)
+    result = check({"xgboost": {"model_class": "asked_for.serve", "data": "model.ubj", "code": None}})
+    with contextlib.suppress(AttributeError):  # MLflow would have a model of what it returns
+        _load_model(str(tmp_path / "model" / "model.ubj").removesuffix("/model.ubj"))
+    assert sys.modules["asked_for"].called == [1]
+    assert told(result) == [("pickle-unknown", "medium")] and "asked_for.serve" in result.findings[0].evidence
+    assert "asked_for" in result.imports
+
+
+@pytest.mark.parametrize(
+    "model_class, expected",
+    [
+        ("os.abort", [("pickle-dangerous", "critical")]),
+        ("http.server.test", [("pickle-unknown", "medium")]),
+        ("breakpoint", [("pickle-unknown", "medium")]),
+        (["os.abort"], [("pickle-unknown", "medium")]),
+        ("xgboost.sklearn.XGBClassifier", []),
+        ("xgboost.core.Booster", []),
+        ("churn.models.Model", []),
+        (None, []),
+    ],
+)
+def test_xgboosts_own_classes_and_the_models_are_known(
+    check: Callable[..., Any], model_class: Any, expected: list[tuple[str, str]]
+) -> None:
+    files = {"code/churn/__init__.py": b"", "code/churn/models.py": b"class Model:\n    pass\n"}
+    assert told(check({"xgboost": {"model_class": model_class}}, files)) == expected
+
+
+def test_the_policy_may_allow_what_is_called(check: Callable[..., Any]) -> None:
+    stated = {"xgboost": {"model_class": "others.Model"}}
+    assert told(check(stated)) == [("pickle-unknown", "medium")]
+    assert told(check(stated, allowed=("others.*",))) == []
+
+
+@pytest.mark.parametrize(
+    "name, text, found",
+    [
+        ("pickle_module_info.txt", b"mlflow.pytorch.pickle_module", False),
+        ("pickle_module_info.txt", b"dill", False),
+        ("pickle_module_info.txt", b"churn.pickles", False),
+        ("pickle_module_info.txt", b"antigravity", True),
+        ("keras_module.txt", b"tensorflow.keras", False),
+        ("keras_module.txt", b"idlelib.idle", True),
+    ],
+)
+def test_modules_that_texts_have_imported(check: Callable[..., Any], name: str, text: bytes, found: bool) -> None:
+    files = {f"data/{name}": text, "code/churn/__init__.py": b"", "code/churn/pickles.py": b""}
+    assert bool(check({"pytorch": {"model_data": "data"}}, files).findings) is found
+    if name.startswith("keras"):
+        assert bool(check({"tensorflow": {"keras_module": text.decode()}}).findings) is found
+
+
+@pytest.mark.parametrize("written", [json.dumps, lambda value: json.dumps(value).replace("auto", "\\u0061uto")])
+def test_code_beside_a_configuration_is_told(check: Callable[..., Any], written: Callable[[Any], str]) -> None:
+    config = written({"text_config": {"auto_map": AUTO}}).encode()
+    files = {"model/config.json": config, "model/configuration_it.py": b"", "tokens_it.py": b""}
+    result = check({"transformers": {"model_binary": "model"}}, files)
+    assert told(result) == [("model-code-outside", "medium")] * 2
+    assert {each.evidence.split()[3].rstrip(",") for each in result.findings} == {
+        "model/configuration_it.py",
+        "tokens_it.py",
+    }
+    # MLflow trusts such code in these two flavors alone.
+    assert told(check({}, files)) == []
+
+
+def test_code_of_the_hub_is_critical(check: Callable[..., Any]) -> None:
+    config = json.dumps({"auto_map": {"AutoConfig": "some/where--configuration_it.ItConfig"}}).encode()
+    files = {"model/config.json": config, "model/configuration_it.py": b""}
+    result = check({"transformers": {"model_binary": "model"}}, files)
+    assert told(result) == [("model-remote-code", "critical")]
+    assert "some/where" in result.findings[0].evidence
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("sentence_transformers.models.Transformer", []),
+        ("os.system", [("pickle-dangerous", "critical")]),
+        ("others.Pooling", [("pickle-unknown", "medium")]),
+        ("own_pooling.Pooling", [("model-code-outside", "medium")]),
+        ("some/where--own_pooling.Pooling", [("model-remote-code", "critical")]),
+    ],
+)
+def test_modules_of_sentence_transformers(
+    check: Callable[..., Any], kind: str, expected: list[tuple[str, str]]
+) -> None:
+    files = {
+        "model.st/modules.json": json.dumps([{"idx": 0, "name": "0", "path": "", "type": kind}]).encode(),
+        "model.st/own_pooling.py": b"",
+        "model.st/config.json": b'{"activation_function": "gelu_new", "type": "os.system"}',
+    }
+    assert told(check({"sentence_transformers": {}}, files)) == expected
+
+
+@pytest.mark.parametrize("key", ["activation_function", "activation_fn", "sbert_ce_default_activation_function"])
+def test_functions_that_layers_of_sentence_transformers_call(check: Callable[..., Any], key: str) -> None:
+    named = {"model.st/2_Dense/config.json": json.dumps({key: "os.system"}).encode()}
+    assert told(check({"sentence_transformers": {}}, named)) == [("pickle-dangerous", "critical")]
+
+
+def test_weights_that_are_elsewhere_are_unchecked(check: Callable[..., Any]) -> None:
+    for key in ("source_model_revision", "local_base_model_path"):
+        result = check({"transformers": {"source_model_name": "some/where", key: "0" * 40}})
+        assert [each.where for each in result.unchecked] == ["MLmodel"]
+    assert check({"transformers": {"source_model_name": "some/where", "model_binary": "model"}}).unchecked == ()
