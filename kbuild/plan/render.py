@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import jinja2
+from jinja2 import nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from kbuild.errors import LabelError, TemplateError
@@ -67,6 +68,30 @@ def _environment(*folders: str) -> SandboxedEnvironment:
     return environment
 
 
+def _check_blocks(environment: SandboxedEnvironment, name: str) -> None:
+    """Raises TemplateError for a block at the top of a template that nothing it extends has: Jinja passes it over."""
+    own: list[nodes.Block] = []
+    known: set[str] = set()
+    extended, loader = name, environment.loader
+    while True:
+        source = loader.get_source(environment, extended)[0] if loader is not None else ""
+        tree = environment.parse(source, name=extended)
+        if extended == name:
+            own = [node for node in tree.body if isinstance(node, nodes.Block)]
+        else:
+            known |= {block.name for block in tree.find_all(nodes.Block)}
+        parent = tree.find(nodes.Extends)
+        if parent is None or not isinstance(parent.template, nodes.Const) or parent.template.value == extended:
+            break
+        extended = str(parent.template.value)
+    lost = [block for block in own if block.name not in known]
+    if lost and extended != name:
+        raise TemplateError(
+            f"{name}, line {lost[0].lineno}: {extended} has no block {lost[0].name}, so nothing of it would be there",
+            hint=f"its blocks are {', '.join(sorted(known))}",
+        )
+
+
 @cache
 def _shipped() -> SandboxedEnvironment:
     """With the templates that it compiled, which takes longer than all else of a plan."""
@@ -85,6 +110,8 @@ def render_dockerfile(plan: BuildPlan, template: Template) -> str:
         name = template.file.name
     values = {"plan": plan, "config": plan.config, "install_base": template.install_base or DEFAULT_INSTALL_BASE}
     try:
+        if template.file is not None:
+            _check_blocks(environment, name)
         text = environment.get_template(name).render(values)
     except jinja2.TemplateSyntaxError as error:
         where = Path(error.filename).name if error.filename else error.name or name

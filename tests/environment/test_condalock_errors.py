@@ -98,6 +98,25 @@ def test_a_release_that_asks_for_another_version_than_is_taken_is_a_conflict() -
     assert type(error) is VersionConflict and said in error.message and error.hint
 
 
+def test_certificates_and_passwords_are_named_as_what_they_are() -> None:
+    tls = (
+        "requests.exceptions.SSLError: HTTPSConnectionPool(host='index.example', port=443): Max retries exceeded with"
+        " url: /simple/x/ (Caused by SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate"
+        " verify failed: self-signed certificate (_ssl.c:1006)')))"
+    )
+    error = explain_failure(tls, releases=releases)
+    assert isinstance(error, IndexUnavailable) and "PIP_CERT=FILE" in str(error.hint)
+    assert error.message == "the certificate of the package index index.example:443 is not trusted"
+    channel = (
+        "Could not lock the environment for platform linux-64\nCondaHTTPError: error sending request\nCaused by: HTTP"
+        " status client error (401 Unauthorized) for url (http://me:pw@conda.corp/cc/noarch/repodata.json)\n"
+        "    Command: x"
+    )
+    error = explain_failure(channel, releases=releases, conda=("numpy",))
+    assert isinstance(error, IndexUnavailable) and "USER:PASSWORD@HOST" in str(error.hint)
+    assert error.message == "the conda channel at conda.corp refuses: 401 Unauthorized"
+
+
 def test_other_failures_end_in_their_last_line_without_secrets() -> None:
     error = explain_failure("Traceback\n  File x\nBoom: https://me:secret@example.org/ fell over\n", releases=releases)
     assert type(error) is ResolverFailed

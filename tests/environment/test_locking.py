@@ -338,6 +338,19 @@ def test_a_lock_from_a_mirror_that_only_the_solver_knows_is_refused_when_it_is_m
     assert bench.lock(allowed_channels=("https://mirror.example/conda-forge",)).origin == "stored with the run"
 
 
+def test_credentials_of_a_channels_url_go_to_processes_and_stay_out_of_the_lock(bench: Bench) -> None:
+    locked = bench.lock(channels=("https://me:pa%20ss@conda.corp/main", "https://conda.corp/t/tok-1/other"))
+    known = bench.given["environ"]
+    assert {name: value for name, value in known.items() if name.startswith("KBUILD_CHANNEL_")} == {
+        "KBUILD_CHANNEL_CONDA_CORP_USER": "me",
+        "KBUILD_CHANNEL_CONDA_CORP_PASSWORD": "pa%20ss",
+        "KBUILD_CHANNEL_CONDA_CORP_TOKEN": "tok-1",
+    }
+    assert locked.environ == known
+    for secret in ("pa%20ss", "tok-1"):
+        assert secret not in locked.lockfile.content.decode() and secret not in repr(locked)
+
+
 def test_a_channel_by_http_that_the_user_names_gets_its_credentials(bench: Bench) -> None:
     own = "KBUILD_CHANNEL_CONDA_CORP_8080"
     url = f"http://${{{own}_USER}}:${{{own}_PASSWORD}}@conda.corp:8080/main"

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 from plans import EMPTY
 
 from kbuild.digest import Digest, canonical_json, digest_bytes
@@ -23,6 +25,7 @@ from kbuild.image.oci.descriptor import Descriptor, make_index
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.validate import validate_layout
 from kbuild.image.registry import auth as registry_auth
+from kbuild.image.registry.client import RegistryClient
 from kbuild.image.registry.transfer import pull_image
 from kbuild.image.store.pack import pack
 from kbuild.platform import Platform
@@ -274,6 +277,30 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:1 does not answer") as caught:
         pull_image(ImageReference.parse("127.0.0.1:1/x:1"), AMD64, cache=tmp_path / "c", progress=Silent())
     assert "\n" not in caught.value.message
+
+
+def test_a_registry_of_this_machine_may_speak_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go's server answers plain http so; a certificate that nobody vouches for is told as what it is."""
+    asked = []
+
+    def request(session: Any, method: str, url: str, **options: Any) -> requests.Response:
+        asked.append(url)
+        if url.startswith("https:"):
+            raise requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+        answer = requests.Response()
+        answer.status_code = 400
+        answer._content = b"" if method == "HEAD" else b"Client sent an HTTP request to an HTTPS server.\n"
+        return answer
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    with pytest.raises(RegistryError, match=r"^the certificate of registry localhost:9 is not trusted") as caught:
+        RegistryClient(ImageReference.parse("localhost:9/x:1")).has_blob(EMPTY)
+    assert "REQUESTS_CA_BUNDLE" in str(caught.value.hint)
+    assert asked == [
+        f"http://localhost:9/v2/x/blobs/{EMPTY}",
+        "http://localhost:9/v2/",
+        f"https://localhost:9/v2/x/blobs/{EMPTY}",
+    ]
 
 
 def test_login_is_read_from_docker_and_its_lack_is_told(

@@ -66,6 +66,10 @@ def test_a_template_of_the_users_own_fills_a_block(render, tmp_path) -> None:
         ('{% extends "model.Dockerfile.j2" %}\n{% block x %}', "my.Dockerfile.j2, line 2"),
         ("FROM {{ nothing }}", "my.Dockerfile.j2 does not render: 'nothing' is undefined"),
         ("FROM {{ plan.nothing }}", "has no attribute 'nothing'"),
+        (
+            '{% extends "model.Dockerfile.j2" %}\n{% block befor_user %}RUN x{% endblock %}',
+            "my.Dockerfile.j2, line 2: model.Dockerfile.j2 has no block befor_user",
+        ),
         ('{% extends "no.j2" %}', "extends or includes no.j2, which is nowhere"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ plan.layers | no_filter }}", "line 1: No filter named 'no_filter'"),

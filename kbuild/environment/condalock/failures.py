@@ -52,6 +52,7 @@ _CONDA_DOWN = re.compile(
     r"CondaHTTPError|CondaSSLError|error sending request|Download error|Could not (?:resolve|connect)|"
     r"Connection (?:refused|failed)|status code 5\d\d|HTTP 5\d\d"
 )
+_CONDA_REFUSED = re.compile(r"\b40[13] (?:Unauthorized|Forbidden)")
 _CONDA_MISSING = re.compile(
     r"No candidates were found for (?P<spec>[^\n]+)"
     r"|(?:nothing provides|does not exist|packages are not available|PackagesNotFoundError)"
@@ -170,11 +171,19 @@ def _specifier(version: str) -> SpecifierSet:
 
 def _index_down(text: str) -> IndexUnavailable:
     host = _HOST.search(text)
-    where = (host["netloc"] or host["host"] + (f":{host['port']}" if host["port"] else "")) if host else "asked for"
+    where = "asked for"
+    if host is not None:
+        port = f":{host['port']}" if host["port"] else ""
+        where = host["netloc"].rpartition("@")[2] if host["netloc"] else f"{host['host']}{port}"
     cause = _CAUSE.search(text)
     why = (cause["errno"] or cause["http"]).strip() if cause else _one_line(text)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return IndexUnavailable(
+            f"the certificate of the package index {where} is not trusted",
+            hint="name its authority's certificate as pip takes it: PIP_CERT=FILE, or pip config set global.cert FILE",
+        )
     return IndexUnavailable(
-        f"the package index {without_credentials(where)} does not answer: {why}",
+        f"the package index {where} does not answer: {why}",
         hint="check the network, PIP_INDEX_URL and pip's configuration",
     )
 
@@ -188,7 +197,12 @@ def _conda_error(text: str, conda: Sequence[str]) -> KbuildError:
     if _CONDA_DOWN.search(text):
         host = _HOST.search(said)
         causes = said.splitlines()[-1].removeprefix("Caused by: ")
-        where = f" at {without_credentials(host['netloc'])}" if host and host["netloc"] else ""
+        where = f" at {host['netloc'].rpartition('@')[2]}" if host and host["netloc"] else ""
+        if refused := _CONDA_REFUSED.search(causes):
+            return IndexUnavailable(
+                f"the conda channel{where} refuses: {refused[0]}",
+                hint="give its user and password in the url: --channel https://USER:PASSWORD@HOST/NAME",
+            )
         return IndexUnavailable(
             f"the conda channel{where} does not answer: {_one_line(causes)}",
             hint=f"name a channel that can be reached (--channel), or {way_out}",

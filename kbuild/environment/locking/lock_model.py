@@ -113,8 +113,9 @@ def lock_bundle(
                 import_module(f"kbuild.environment.{name}")
         indexes = asked.result()
     check_folders(indexes, progress)
-    named = [hide_credentials(channel, "CHANNEL")[0] for channel in request.channels]
-    environ = {**environ, **indexes.environment, **permitted(named)}
+    hidden = [hide_credentials(channel, "CHANNEL") for channel in request.channels]
+    secrets = {name: value for _, found in hidden for name, value in found.items()}
+    environ = {**environ, **indexes.environment, **secrets, **permitted([text for text, _ in hidden])}
     spec = _read_spec(bundle, request, indexes)
     bounds = read_bounds(indexes.constraints, progress)
     channel = cache / "channel"

@@ -36,6 +36,7 @@ _HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
 _ACCEPT = ", ".join(sorted(media.INDEXES | media.MANIFESTS))
 _CHUNK = 1 << 20
 _BACKOFF_SECONDS = 0.5
+_REASON = 200  # bytes of an answer in which a server says that it speaks TLS
 _MAX_MANIFEST = 4 << 20  # what the distribution-spec asks registries to take at most
 
 
@@ -56,8 +57,11 @@ class RegistryClient:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))
         host = _HOSTS.get(reference.registry, reference.registry)
-        self._root = f"{'http' if _is_loopback(host) else 'https'}://{host}/v2/{reference.repository}/"
-        self._auth = RegistryAuth(reference.registry, self._root, self._session)
+        self._use_root(f"{'http' if _is_loopback(host) else 'https'}://{host}/v2/{reference.repository}/")
+
+    def _use_root(self, root: str) -> None:
+        self._root = root
+        self._auth = RegistryAuth(self._reference.registry, root, self._session)
 
     def close(self) -> None:
         """Close its connections; a later request opens new ones."""
@@ -148,6 +152,12 @@ class RegistryClient:
         """As ``request``, but raises the errors of ``requests``, for who goes on after some of them."""
         url = urljoin(self._root, path)
         response = self._send(method, url, options)
+        reads = method in ("GET", "HEAD") and url.startswith("http:")
+        if reads and response.status_code == 400 and self._wants_tls():
+            # A registry on this machine that has TLS; Docker asks those by both, too.
+            self._use_root(self._root.replace("http:", "https:", 1))
+            url = urljoin(self._root, path)
+            response = self._send(method, url, options)
         challenge = response.headers.get("WWW-Authenticate", "")
         # Another host's challenge could name any place for the credentials to go to.
         try:
@@ -159,6 +169,11 @@ class RegistryClient:
             response.close()
             response = self._send(method, url, options)
         return response
+
+    def _wants_tls(self) -> bool:
+        """Whether a server that was asked in plain http says so, as Go's does; an answer to HEAD has no words."""
+        response = self._send("GET", urljoin(self._root, "/v2/"), {})
+        return response.status_code == 400 and b"HTTPS server" in response.content[:_REASON]
 
     def _send(self, method: str, url: str, options: dict[str, Any]) -> requests.Response:
         data = options.get("data")
@@ -176,6 +191,11 @@ class RegistryClient:
         try:
             yield
         except requests.RequestException as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise RegistryError(
+                    f"the certificate of registry {self._reference.registry} is not trusted: {reason_of(error)}",
+                    hint="name a file with its authority's certificate and those of others: REQUESTS_CA_BUNDLE=FILE",
+                ) from error
             raise RegistryError(
                 f"registry {self._reference.registry} does not answer: {reason_of(error)}",
                 hint="check the name, the network and the proxy settings (HTTPS_PROXY, NO_PROXY)",
