@@ -131,6 +131,15 @@ def test_credentials_and_certificates_go_to_processes_only() -> None:
     assert "REQUESTS_CA_BUNDLE" not in indexes("global.cert='/ca.pem'", {"REQUESTS_CA_BUNDLE": "/mine"}).environment
 
 
+def test_a_user_without_password_is_looked_up_in_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine i.example login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    urls = "https://me@i.example/a https://you@i.example/b https://me:x@i.example/c https://me@other.example/d"
+    found = indexes(f"global.index-url='https://i/simple'\nglobal.extra-index-url='{urls}'\n").urls
+    assert found[1] == "https://i.example/a"
+    assert [url.count("@") for url in found[2:]] == [1, 1, 1]
+
+
 def test_how_the_indexes_are_reached_goes_to_processes_too() -> None:
     lines = "global.proxy='http://me:word@proxy.example:3128'\nglobal.trusted-host='a.example'\nglobal.client-cert='/c'"
     found = indexes(lines)

@@ -23,7 +23,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from kbuild.environment.index.file_choice import BinaryChoice, binary_choice
-from kbuild.environment.index.pip_settings import network_variables, read_pip_settings
+from kbuild.environment.index.pip_settings import left_to_netrc, network_variables, read_pip_settings
 from kbuild.environment.links import Page, flat_page, folder_page, is_local, links_near, local_path, location
 from kbuild.errors import ConfigurationError, IndexUnavailable
 from kbuild.process import Runner
@@ -98,7 +98,7 @@ def package_indexes(*, run: Runner, environ: Mapping[str, str]) -> Indexes:
     def hidden(urls: Iterable[str]) -> tuple[str, ...]:
         found = []
         for url in filter(None, urls):
-            text, secrets = hide_credentials(location(url), "INDEX", taken=environment)
+            text, secrets = hide_credentials(left_to_netrc(location(url)), "INDEX", taken=environment)
             environment.update({**permitted([text]), **secrets})
             found.append(text)
         return tuple(dict.fromkeys(found))

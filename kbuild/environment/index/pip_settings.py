@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kbuild.process import Runner
 
@@ -46,3 +47,15 @@ def _unquoted(value: str) -> str:
         return str(ast.literal_eval(value))
     except (ValueError, SyntaxError):
         return value
+
+
+def left_to_netrc(url: str) -> str:
+    """The url without a user whose password ~/.netrc has, as pip looks for it: what is there is sent to such a host."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at or ":" in user or not parts.scheme.startswith("http"):
+        return url
+    from requests.utils import get_netrc_auth
+
+    found = get_netrc_auth(f"{parts.scheme}://{host}/")
+    return urlunsplit(parts._replace(netloc=host)) if found is not None and found[0] == unquote(user) else url
