@@ -180,7 +180,7 @@ def _channels(patient: Patient) -> Iterator[Examined]:
             yield Examined(
                 name="channels",
                 status="warn",
-                detail=f"{name} does not answer at {shown}: images get the interpreter that runs here",
+                detail=f"{without_credentials(name)} does not answer at {shown}: images get the interpreter that runs here",
                 hint="CONDA_CHANNEL_ALIAS=URL for a mirror; nothing, if that is what you want",
             )
 

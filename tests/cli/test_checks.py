@@ -93,6 +93,15 @@ def test_a_channel_has_to_answer_where_the_interpreter_comes_from_it(
     (check,) = checks._channels(patient(config=config))
     assert check.status == status
     assert "conda.example/own" in check.detail
+    assert "secret" not in check.detail
+
+
+def test_a_channel_is_named_as_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "answers_as_channel", lambda _: False)
+    config = SimpleNamespace(channels=("conda-forge",), interpreter="auto")
+    environ = {"CONDA_CHANNEL_ALIAS": "https://mirror.example/"}
+    (check,) = checks._channels(patient(config=config, environ=environ))
+    assert check.detail.startswith("conda-forge does not answer at https://mirror.example/conda-forge")
 
 
 @pytest.mark.parametrize(("environ", "status"), [({}, "fail"), ({"S": ""}, "fail"), ({"S": "x"}, "ok")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,8 @@ from world import HOST, MODEL, RUN_ID, World
 
 from kbuild.cli.image import command
 from kbuild.errors import BaseImageError, LabelError
+from kbuild.image.engine import KnownLayers
+from kbuild.image.engines.native import NativeEngine
 from kbuild.platform import Platform
 from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
@@ -60,6 +63,20 @@ def test_another_machine_makes_the_same_and_a_base_lies_below(world: World) -> N
     assert image.data("etc/base") == b"base\n"
     assert image.below("models") == read_image(first.layout).below("models")
     assert image.config["config"]["Env"][0] == "BASE=yes"
+
+
+def test_its_layer_is_packed_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(world)
+    packed: list[object] = []
+    before = NativeEngine.build
+
+    def look(engine: NativeEngine, *given: Any, known: KnownLayers, **more: Any) -> object:
+        packed.append(set(known.packed) == set(known.keys))
+        return before(engine, *given, known=known, **more)
+
+    monkeypatch.setattr(NativeEngine, "build", look)
+    other = build(world, labels=(("team", "x"),))
+    assert packed == [True] and other.image.layers == build(world).image.layers
 
 
 def test_the_image_that_serves_keeps_its_name(world: World) -> None:

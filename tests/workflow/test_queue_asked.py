@@ -224,3 +224,24 @@ def test_what_libpq_does_not_read_is_not_shown(url: str) -> None:
     assert "p@w" not in address.conceal(f"cannot reach {url}") and "cannot reach" in address.conceal(
         f"cannot reach {url}"
     )
+
+
+@pytest.mark.parametrize(
+    ("configured", "stated", "taken"),
+    [
+        ("registry.example/a", None, "registry.example/a"),
+        ("registry.example/a", "registry.example/b", "registry.example/b"),
+        ("registry.example/a", "", None),
+        (None, "registry.example/b", "registry.example/b"),
+        (None, None, None),
+    ],
+)
+def test_what_an_option_says_counts_before_the_project(
+    configured: str | None, stated: str | None, taken: str | None
+) -> None:
+    """Also that it says nothing: an empty --cache-from takes no layers from anywhere."""
+    config = ProjectConfig(cache_from=configured, cache_to=configured)
+    options = ImageOptions(cache_from=stated, cache_to=stated)
+    request, delivery = make_image_request(config, RUN, options.engine, options), make_delivery(config, options)
+    for place in (request.cache_from, delivery.cache_to):
+        assert (None if place is None else place.name) == taken
