@@ -170,7 +170,7 @@ def _index(patient: Patient) -> Iterator[Examined]:
 def _channels(patient: Patient) -> Iterator[Examined]:
     channels = patient.config.channels or ("conda-forge",)
     for name, url in zip(channels, channel_urls(channels, {**patient.environ, **permitted(channels)}), strict=False):
-        shown = without_credentials(url)
+        shown, called = without_credentials(url), without_credentials(name)
         if answers_as_channel(url):
             yield Examined(name="channels", status="ok", detail=f"{shown} answers")
         elif patient.config.interpreter == "conda":
@@ -180,7 +180,7 @@ def _channels(patient: Patient) -> Iterator[Examined]:
             yield Examined(
                 name="channels",
                 status="warn",
-                detail=f"{without_credentials(name)} does not answer at {shown}: images get the interpreter that runs here",
+                detail=f"{called} does not answer at {shown}: images get the interpreter that runs here",
                 hint="CONDA_CHANNEL_ALIAS=URL for a mirror; nothing, if that is what you want",
             )
 
