@@ -20,7 +20,7 @@ from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 from kbuild.audit.checks.flavors import code_of_flavors, fetched_by_flavors, names_of_flavors
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES, Libraries
-from kbuild.audit.pickled.ordinary import is_ordinary
+from kbuild.audit.pickled.ordinary import is_answer, is_ordinary
 from kbuild.audit.pickled.standins import is_importable
 from kbuild.audit.pickled.unwrap import PickleStream, Unreadable, pickle_streams
 from kbuild.audit.subject import Subject
@@ -144,6 +144,8 @@ class PickleCheck:
         for module, name in sorted(names):
             if module.partition(".")[0] in _CODE_MAKERS or is_ordinary(module, name) or self._is_allowed(module, name):
                 continue
+            if makers and name == "getattr":
+                continue  # the code that it carries needs none
             if _is_dangerous(module, name):
                 yield _dangerous(path, place, f"{module}.{name}")
                 continue
@@ -164,6 +166,13 @@ class PickleCheck:
                 )
             elif not known and not (makers and module in ("types", "builtins", "abc", "weakref")):
                 unknown.append(f"would import {module}.{name}, which is not known to make data")
+        for of, name in stream.bound if not makers else ():
+            if of.partition(".")[0] in libraries.own_roots:
+                continue
+            if is_answer(name) and libraries.is_data(*of.rpartition(".")[::2]):
+                unknown.append(f"holds the method {name} of {of}")
+            else:
+                yield _dangerous(path, place, f"builtins.getattr, for {name} of {of}")
         for module, name in stream.constructed:
             if libraries.has_state_only(module, name) and not self._is_allowed(module, name):
                 unknown.append(f"would call the constructor of {module}.{name}, which pickle gives its state instead")

@@ -16,18 +16,19 @@ from typing import Any, ClassVar
 from kbuild.audit.pickled.effort import Effort, TooMuch
 from kbuild.audit.pickled.opcodes import BOUNDED, constructed, constructed_by_state, size_of_state, watched
 from kbuild.audit.pickled.standins import (
-    ATTRIBUTES,
     CLASSES,
     EXTENSION,
     OPENERS,
     TOO_DEEP,
     UNPICKLE,
     ArrayWrapper,
+    Bound,
     Dtype,
     Encoded,
     Global,
     Opaque,
     Stored,
+    attribute_of,
     called_by_copyreg,
     called_only,
     is_importable,
@@ -53,9 +54,9 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     """Reads the one pickle that begins at ``begin``; with ``skip`` as joblib does, else as pickle does.
 
     ``position`` is where it ends, ``named`` what it would import, ``constructed`` what of it gets arguments,
-    ``problems`` what it does that data never does, ``calls`` how often it calls; ``texts`` are the bytes and texts in
-    it, ``loaded`` those that it loads, by their identity; ``skipped`` whether there were raw arrays. ``begun`` is what
-    was odd before it named a module that is none here.
+    ``bound`` methods that it holds of objects, by what made those, ``problems`` what it does that data never does,
+    ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``loaded`` those that it loads, by their
+    identity; ``skipped`` whether there were raw arrays. ``begun`` is what was odd before it named none that is here.
     ``same`` are the places where it was as at its beginning: a pickle that begins there reads the same.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
     most places where a pickle may begin are none, and take random lengths for theirs. What it builds counts as
@@ -72,14 +73,14 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self._effort, self.paid, self.longest = effort, 0, len(data)
         self.position, self.calls = begin, 0
         self.named, self.constructed = dict[tuple[str, str], None](), dict[tuple[str, str], None]()
-        self.problems: dict[str, None] = {}
+        self.problems, self.bound = dict[str, None](), dict[tuple[str, str], None]()
         self.texts: list[bytes | str] = []
         self.loaded, self.same = dict[int, bytes](), set[int]()
         self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
         self.begun: tuple[str, ...] | None = None
         self._passed = 0
         self._handed: Counter[str] = Counter()  # what may only be called, and was put on the stack and not called
-        self._proper = 0  # calls of getattr that are as they have to be; all others are problems
+        self._proper = self._odd = 0  # calls of getattr that are as they have to be; all others are problems
 
     def run(self) -> str | None:
         """Read it; returns why it cannot be read to its end, None where it can."""
@@ -89,7 +90,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         for name, often in self._handed.items():
             if often:
                 self.problems[f"hands on {name} for something else to call"] = None
-        if self._proper and error is None:
+        if self._proper and not self._odd and error is None:
             for each in _GETATTR:
                 self.named.pop(each, None)
         return error
@@ -215,11 +216,16 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _attribute(self, arguments: tuple[Any, ...]) -> Any:
         of, name = (*arguments[:2], None, None)[:2]
-        if isinstance(of, Global) and ((of.module, of.name, name) in ATTRIBUTES or name == UNPICKLE):
-            self._proper += 1
-            return Global(of.module, f"{of.name}.{name}")
-        self.problems[f"takes the attribute {shown(name)} of {of if isinstance(of, Global) else 'an object'}"] = None
-        return Opaque()
+        taken = attribute_of(of, name)
+        self._proper += taken is not None
+        if taken is None:
+            self._odd += 1
+            self.problems[f"takes the attribute {shown(name)} of {of if isinstance(of, Global) else 'an object'}"] = (
+                None
+            )
+        elif isinstance(taken, Bound):
+            self.bound[taken.of, taken.name] = None
+        return taken or Opaque()
 
     def _instantiate(self, klass: Any, args: Any) -> None:
         self.append(self._call(klass, tuple(args)))
@@ -263,11 +269,9 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.objects = True
             inner = InertReader(self._data, at, self._effort)
             error = inner.run()
-            self.named |= inner.named
-            self.constructed |= inner.constructed
-            self.problems |= inner.problems
+            for kept in ("named", "constructed", "problems", "loaded", "bound"):
+                getattr(self, kept).update(getattr(inner, kept))
             self.texts += inner.texts
-            self.loaded |= inner.loaded
             self.calls += inner.calls
             self._file.seek(inner.position)
             if error is not None:
@@ -275,11 +279,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             return
         if state.get("numpy_array_alignment_bytes") is not None:
             at += 1 + self._data[at]
-        size = dtype.size()
-        for length in shape:
-            size *= int(length)
-            if not 0 <= size <= len(self._data):
-                break
+        size = dtype.size_of(shape, len(self._data))
         if size < 0 or at + size > len(self._data):
             raise ValueError("an array of joblib is longer than the file")
         self._file.seek(at + size)

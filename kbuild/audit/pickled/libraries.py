@@ -86,6 +86,7 @@ _FUNCTIONS = {
     # Its arguments are judged as the call that it makes of them.
     "torch._tensor": _names("_rebuild_from_type_v2"),
     "torch.nn.functional": _names("relu gelu"),
+    "torch._C": _names("Generator"),
     "torch._C._nn": _names("gelu"),
     "statsmodels.tools.tools": _names("Bunch"),
     "torch": _names(
@@ -116,7 +117,7 @@ _COMPUTING = re.compile(
 # What is compiled and made with arguments when it is loaded: numbers, and arrays.
 _MADE = re.compile(
     r".*\.(__pyx_unpickle_\w+|newObj)|sklearn\.(tree\._tree\.Tree|_loss\._loss\.\w+|linear_model\._?sgd_fast\.\w+)"
-    r"|statsmodels\.tsa\..*"
+    r"|statsmodels\.tsa\..*|torch\._C\.Generator"
 )
 # Of these modules no other class counts: their others open what they are given the name of.
 _ONLY = {

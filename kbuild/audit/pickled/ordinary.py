@@ -71,8 +71,13 @@ _LIBRARY: dict[str, str] = {
     # joblib's own arrays: the bytes follow in the same file.
     "joblib.numpy_pickle": "NumpyArrayWrapper",
     "kbuild.training.pyfunc": "KedroPipelineModel",
+    # What a model of Python notes of its own hints, and what one of a notebook is a class of.
+    "mlflow.models.signature": "_TypeHints",
+    "mlflow.pyfunc.model": "PythonModel",
     # pandas' columns of text and of Arrow's types.
-    "pyarrow.lib": "Field Schema _restore_array chunked_array field py_buffer schema struct timestamp type_for_alias",
+    "pyarrow.lib": "Field Schema _reconstruct_record_batch _reconstruct_table _restore_array binary chunked_array "
+    "decimal128 decimal256 decimal32 decimal64 dictionary duration field large_list large_list_view list_ list_view "
+    "map_ py_buffer run_end_encoded schema struct time32 time64 timestamp type_for_alias",
     "pytz": "_UTC _p",
     # TorchScript's: they return what they are given.
     "torch.jit._pickle": "build_boollist build_doublelist build_intlist build_tensor_from_id build_tensorlist "
@@ -172,7 +177,7 @@ def _matches(pattern: str, name: str) -> bool:
 # What models hold and call when they answer: a pickle of data names it, and never calls it. It would call methods of
 # what it is given.
 _FUNCTIONS: tuple[tuple[str, str], ...] = (
-    (r"builtins|__builtin__", "abs all any chr divmod hash len max min ord pow repr round sorted sum"),
+    (r"builtins|__builtin__", r"\w+\.\w+ abs all any chr divmod hash len max min ord pow repr round sorted sum"),
     (r"_?operator", _MATH.replace(" itemgetter", "")),
     (r"math", _NUMBERS),
     (r"statistics", "mean median mode stdev variance fmean"),
@@ -188,3 +193,28 @@ _NEVER_CALLED = [(re.compile(module), re.compile("|".join(names.split()))) for m
 def is_never_called(module: str, name: str) -> bool:
     """Whether it is a function that data names, and never calls."""
     return any(of.fullmatch(module) and names.fullmatch(name) for of, names in _NEVER_CALLED)
+
+
+# Methods that models hold, which only compute from the text that they are given: pickle writes them, and bound ones,
+# as calls of getattr (CPython's descrobject.c and methodobject.c, ``__reduce__``). str.format is none: it reads
+# attributes.
+_OF_TEXTS = _names(
+    "capitalize casefold isalnum isalpha isascii isdecimal isdigit islower isnumeric isspace istitle isupper lower "
+    "lstrip rsplit rstrip split splitlines strip swapcase title upper"
+)
+_OF_TYPES = {"str": _OF_TEXTS, "unicode": _OF_TEXTS, "bytes": _OF_TEXTS, "dict": _names("fromkeys")}
+_OF_PATTERNS = _names("findall finditer fullmatch match search split")
+_ANSWERS = _names(
+    "decision_function fit_predict inverse_transform predict predict_log_proba predict_proba score transform"
+)
+
+
+def is_method(module: str, kind: str, name: object) -> bool:
+    """Whether it is such a method, of a built-in type or of what ``re._compile`` returns."""
+    known = _OF_TYPES.get(kind, frozenset()) if module in ("builtins", "__builtin__") else frozenset()
+    return type(name) is str and name in (_OF_PATTERNS if (module, kind) == ("re", "_compile") else known)
+
+
+def is_answer(name: str) -> bool:
+    """Whether it is a method by which models of scikit-learn's kind answer."""
+    return name in _ANSWERS

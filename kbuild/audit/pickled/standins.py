@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
-from kbuild.audit.pickled.ordinary import is_never_called
+from kbuild.audit.pickled.ordinary import is_method, is_never_called
 
 TOO_DEEP = "it is nested too deeply"
 EXTENSION = "takes number"
@@ -106,6 +106,13 @@ class Global(Opaque):
         return f"{self.module}.{self.name}"
 
 
+class Bound(Opaque):
+    """A method of an object that the pickle makes; ``of`` is what made that."""
+
+    def __init__(self, of: str, name: str) -> None:
+        self.of, self.name = of, name
+
+
 class ArrayWrapper(Opaque):
     """joblib's NumpyArrayWrapper: after it is built, raw bytes follow."""
 
@@ -125,6 +132,15 @@ class Dtype(Opaque):
         if digits is None:
             raise ValueError(f"the size of dtype {self._text!r} is not known")
         return int(digits[0])
+
+    def size_of(self, shape: tuple[Any, ...], most: int) -> int:
+        """Bytes of an array; what is more than ``most`` may be less than it is."""
+        size = self.size()
+        for length in shape:
+            size *= int(length)
+            if not 0 <= size <= most:
+                break
+        return size
 
     def has_objects(self) -> bool:
         """Whether a pickle follows instead of raw bytes."""
@@ -229,6 +245,16 @@ def _is_part(part: Any) -> bool:
 def _may_be_text(value: Any) -> bool:
     of_formulas = getattr(value, "made_by", "").startswith(("patsy.", "formulaic."))
     return isinstance(value, str | list) or (type(value) is Opaque and not of_formulas)
+
+
+def attribute_of(of: Any, name: Any) -> Opaque | None:
+    """What getattr returns where it is as it has to be, None where it may be anything."""
+    if isinstance(of, Global):
+        known = (of.module, of.name, name) in ATTRIBUTES or name == UNPICKLE or is_method(of.module, of.name, name)
+        return Global(of.module, f"{of.name}.{name}") if known else None
+    if not isinstance(of, Opaque) or not of.made_by or type(name) is not str or name.startswith("_"):
+        return None
+    return Opaque() if is_method(*of.made_by.rpartition(".")[::2], name) else Bound(of.made_by, name)
 
 
 def never_called(called: Global, arguments: tuple[Any, ...]) -> bool:
