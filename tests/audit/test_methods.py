@@ -86,7 +86,7 @@ def test_code_that_a_pickle_brings_is_told_once_whatever_it_takes(make_bundle: A
         [
             pyarrow.map_(pyarrow.string(), pyarrow.list_(pyarrow.int64())),
             pyarrow.time64("us"),
-            pyarrow.large_list("i8"),
+            pyarrow.large_list(pyarrow.int8()),
         ],
         _TypeHints(list[str], list[int]),
     ],
