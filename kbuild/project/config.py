@@ -179,7 +179,7 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
         return {}
     for path in there:  # Kedro's loader reads whatever it is, to its end
         try:
-            parse_yaml(read_text(path, largest=_LARGEST))
+            _check_keys(path, parse_yaml(read_text(path, largest=_LARGEST)))
         except (OSError, BrokenText) as error:
             raise ConfigurationError(f"{path} cannot be read: {why(error)}") from error
     from kedro.config import OmegaConfigLoader
@@ -189,6 +189,15 @@ def _read_conf(root: Path, env: str | None) -> dict[str, Any]:
         # Kedro calls its libraries by names that they deprecate.
         warnings.simplefilter("ignore")
         return _load(OmegaConfigLoader(str(conf), env=chosen, base_env=base, config_patterns=patterns))
+
+
+def _check_keys(path: Path, stated: object) -> None:
+    """Kedro's loader takes for granted what these are; an empty file states nothing."""
+    if not isinstance(stated, dict | None):
+        raise ConfigurationError(f"{path} is no table of keys, but a {type(stated).__name__}")
+    for key in stated or ():
+        if not isinstance(key, str):
+            raise ConfigurationError(f"{path}: the key {key} is no text", hint=f'in quotation marks it is one: "{key}"')
 
 
 def _place(root: Path, env: str | None, key: str) -> str:
@@ -212,8 +221,9 @@ def _load(loader: Any) -> dict[str, Any]:
         found = loader[CONFIG_KEY]
     except MissingConfigException:
         return {}
-    # ValueError: Kedro found a key twice. YAML errors and OmegaConf's are told in their first line.
-    except (OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
+    # ValueError: Kedro found a key twice, AttributeError: one that is no text. YAML errors and OmegaConf's are told in
+    # their first line.
+    except (OmegaConfBaseException, ValueError, AttributeError, OSError, RecursionError) as error:
         raise ConfigurationError(f"kbuild.yml cannot be read: {_first_lines(error)}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "yaml":

@@ -147,7 +147,10 @@ url = "https://ci.example/kbuild"
         ("command: {argv: []}", "command.argv"),
         ("push: '${globals:nowhere}'", "kbuild.yml cannot be read"),
         ("push: [", "kbuild.yml cannot be read"),
-        ("- a list", "kbuild.yml"),
+        ("- a list", "kbuild.yml is no table of keys, but a list"),
+        ("1: 2", "kbuild.yml: the key 1 is no text"),
+        ("yes: 2", "kbuild.yml: the key True is no text"),
+        ("2026-01-01: 2", "kbuild.yml: the key 2026-01-01 is no text"),
     ],
 )
 def test_faults_are_one_line_with_the_path_of_the_key(text: str, match: str, tmp_path: Path) -> None:
