@@ -23,6 +23,7 @@ from kbuild.tracking.image_tags import Tag
 from kbuild.untrusted import BrokenText, parse_json, plain
 
 _COLUMN = 14
+_SHOWN_DEFAULT = 60  # characters
 
 
 @click.command("inspect")
@@ -113,7 +114,11 @@ def _signature(label: str | None) -> Mapping[str, Any]:
 def _type(column: Mapping[str, Any]) -> str:
     needed = "" if column.get("required", True) else ", may be left out"
     kind = column["tensor-spec"] if column.get("type") == "tensor" and "tensor-spec" in column else column.get("type")
-    return f"{kind}{needed}"
+    if "default" not in column:
+        return f"{kind}{needed}"
+    value = json.dumps(column["default"], ensure_ascii=False)
+    shown = value if len(value) <= _SHOWN_DEFAULT else f"{value[:_SHOWN_DEFAULT]}…"
+    return f"{'list of ' if column.get('shape') else ''}{kind}, else {shown}"
 
 
 def _tell_next(typed: str, facts: Mapping[str, Any], show: Show) -> None:

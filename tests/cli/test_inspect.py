@@ -14,6 +14,11 @@ SIGNATURE = {
         {"name": "crew", "required": False, "type": "long"},
     ],
     "outputs": [{"name": "price", "required": True, "type": "double"}],
+    "params": [
+        {"name": "features", "type": "string", "shape": [-1], "default": ["engines", "crew"]},
+        {"name": "rate", "type": "double", "shape": None, "default": 1.5},
+        {"name": "words", "type": "string", "shape": [-1], "default": ["word"] * 50},
+    ],
 }
 
 
@@ -32,6 +37,10 @@ def test_the_columns_of_a_request_are_listed_and_not_shown_as_json() -> None:
         "  crew: long, may be left out",
         "outputs",
         "  price: double",
+        "params",
+        '  features: list of string, else ["engines", "crew"]',
+        "  rate: double, else 1.5",
+        '  words: list of string, else ["word", "word", "word", "word", "word", "word", "word", "wo…',
         "labels",
         "  io.kbuild.run.id=b1f3",
     ]
