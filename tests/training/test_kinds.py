@@ -14,6 +14,8 @@ import pytest
 from input_kinds import make_polars, make_refused, make_served
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from mlflow.models.utils import _enforce_schema
+from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from kbuild.errors import PredictionError, RecordingError
 from kbuild.project.model_settings import TrainingSettings
@@ -55,6 +57,27 @@ def test_a_served_kind_arrives_as_training_knows_it(name: str) -> None:
     # What is stored with the model is pickled.
     assert pickle.loads(pickle.dumps(carried.form)) == carried.form
     assert same(value, carried.given)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [{"a": 2, "b": "x"}, {"a": None}, {"a": 2, "c": {"d": [1]}}, {"b": "x"}],
+    ids=["another key", "None", "a nested one", "other keys"],
+)
+def test_a_request_may_bring_what_comes_late_in_a_list_of_dicts(last: dict[str, Any]) -> None:
+    data = [{"a": 1}] * 10 + [last]
+    carried = make_carried(data, take_rows(data, 5))
+    request = json.loads(json.dumps({"dataframe_records": [last, {"a": 1}, last]}))
+    assert carried.schema is not None and carried.form is not None
+    value = _enforce_schema(infer_and_parse_data(request, carried.schema), carried.schema)
+    assert restore(carried.form, value) == [last, {"a": 1}, last]
+
+
+@pytest.mark.parametrize("last", [{"a": 2.5}, {"a": 1.5, "b": "x"}], ids=["a float", "and another key"])
+def test_what_comes_late_in_a_list_of_dicts_is_refused_where_no_request_brings_it(last: dict[str, Any]) -> None:
+    data = [{"a": 1}] * 10 + [last]
+    with pytest.raises(RecordingError, match="'a'"):
+        make_carried(data, take_rows(data, 5))
 
 
 def test_polars_arrives_as_polars() -> None:

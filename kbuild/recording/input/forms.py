@@ -21,6 +21,7 @@ _HINT = (
     "or bytes; or pass signature=None in log_model_kwargs to log it without a check of its answers"
 )
 BYTES_COLUMN = "data"
+_MOST_WITNESSES = 200
 _TEXT = "str"  # pandas' type of columns with texts, from 3 on; what has none comes as objects
 
 
@@ -262,10 +263,30 @@ def find_any(form: Mapping[str, Any] | None, *, nested: bool = False) -> list[st
     return [each["wire"] for each in columns if carries_any(each) or (nested and each["as"] in ("json", "array"))]
 
 
-def carry_rows(form: Mapping[str, Any], carried: Any) -> pd.DataFrame:
+def find_names(carried: Any) -> list[str]:
+    """The keys of all the dicts, in the order in which they come."""
+    return list(dict.fromkeys(name for row in (carried if isinstance(carried, list) else [carried]) for name in row))
+
+
+def find_witnesses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of many dicts one for each choice of keys and types among them, which any of the others is like."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(_shape(row), row)
+        if len(found) == _MOST_WITNESSES:
+            break
+    return list(found.values())
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return frozenset((key, _shape(each)) for key, each in value.items())
+    return (list, frozenset(map(_shape, value))) if isinstance(value, list) else type(value)
+
+
+def carry_rows(carried: Any, names: list[str]) -> pd.DataFrame:
     """Dicts as a table of Python values, each column of which MLflow leaves alone where it is of type Any."""
     rows = carried if isinstance(carried, list) else [carried]
-    names = list(dict.fromkeys(name for row in rows for name in row))
     made = {}
     for name in names:
         cells = np.empty(len(rows), dtype=object)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from kbuild.errors import PredictionError, RecordingError
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
-from kbuild.recording.input.forms import carry, carry_rows, describe, find_any
+from kbuild.recording.input.forms import carry, carry_rows, describe, find_any, find_names, find_witnesses
 
 if TYPE_CHECKING:
     from mlflow.types import Schema
@@ -81,11 +82,26 @@ def _make_carried(data: Any, known: Any, strict: bool) -> Carried:
         except Exception as error:  # noqa: BLE001  MLflow raises anything of what it was not made for
             problem = problem or f"it raises {_text(error)}{_find_column(data, known)}"
             continue
-        change = find_change(known, given) if strict else None
+        change = (find_change(known, given) or _find_late_change(form, schema, data, example)) if strict else None
         if change is None:
             return Carried(form=form, schema=schema, example=example, given=given)
         problem = change or problem
     raise RecordingError(f"MLflow does not hand on the inference input as training knows it: {problem}", hint=_HINT)
+
+
+def _find_late_change(form: dict[str, Any] | None, schema: Schema, data: Any, example: Any) -> str | None:
+    """What a request changes in dicts that come after the example's: they may have other keys and types."""
+    if form is None or form["kind"] != "records":
+        return None
+    rows = find_witnesses(data)
+    carried = carry(form, rows)
+    try:
+        given = deliver(
+            carry_rows(carried, find_names(data)) if isinstance(example, pd.DataFrame) else carried, schema, form
+        )
+    except Exception as error:  # noqa: BLE001  as above
+        return f"it raises {_text(error)}"
+    return find_change(rows, given)
 
 
 def try_carried(data: Any, known: Any, schema: Schema | None) -> Carried | None:
@@ -112,18 +128,18 @@ def _infer(form: dict[str, Any] | None, data: Any, known: Any) -> tuple[Schema, 
 def _infer_any(form: dict[str, Any] | None, data: Any, known: Any) -> tuple[Schema, Any] | None:
     """What MLflow has no type for, left alone by it; None where there is no such thing."""
     if form is not None and form["kind"] in _ROWS:
-        example = carry_rows(form, carry(form, known))
-        return _any_schema(example), example
+        names = find_names(carry(form, data))
+        return _any_schema(names, form.get("optional", ())), carry_rows(carry(form, known), names)
     if names := find_any(form, nested=True):
         return _schema(carry(form, data), names), carry(form, known)
     return None
 
 
-def _any_schema(table: pd.DataFrame) -> Schema:
+def _any_schema(names: list[str], optional: Collection[str]) -> Schema:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
-    return Schema([ColSpec(AnyType(), name=name) for name in table.columns])
+    return Schema([ColSpec(AnyType(), name=name, required=name not in optional) for name in names])
 
 
 def _schema(carried: Any, of_any: list[str]) -> Schema:
