@@ -143,6 +143,14 @@ def test_what_this_audit_writes_is_read_and_told_again(tmp_path: Path) -> None:
     assert read_vex(written(tmp_path, text))[0].status == "fixed"
 
 
+@pytest.mark.parametrize("where, kinds", [("deb:openssl", ["image"]), ("pip:jinja2", ["image", "lock", "model"])])
+def test_a_package_of_the_base_is_stated_of_the_image_alone(tmp_path: Path, where: str, kinds: list[str]) -> None:
+    digests = tuple((kind, LOCK) for kind in ("image", "lock", "model"))
+    text = openvex(replace(report(tmp_path, finding=replace(FOUND, where=where)), digests=digests), {})
+    (told,) = json.loads(text or "")["statements"]
+    assert [each["@id"].split(":")[2] for each in told["products"]] == kinds
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -19,6 +19,7 @@ from kbuild.audit.report.report import Accepted, AuditReport
 from kbuild.digest import digest_json
 
 CONTEXT = "https://openvex.dev/ns/v0.2.0"
+_LOCKED = frozenset({"conda", "pip"})
 
 
 def openvex(report: AuditReport, sbom: Mapping[str, Any]) -> str | None:
@@ -56,7 +57,7 @@ def _statement(
         "vulnerability": {"name": names[0], **({"aliases": names[1:]} if names[1:] else {})},
         "products": [
             {**each, **({} if purl is None else {"subcomponents": [{"@id": purl, "identifiers": {"purl": purl}}]})}
-            for each in _products(report)
+            for each in _products(report, finding)
         ],
     }
     remedy = finding.remedy
@@ -79,11 +80,13 @@ def _statement(
     }
 
 
-def _products(report: AuditReport) -> list[dict[str, Any]]:
-    """The image, the model, the lock, as far as each was audited."""
+def _products(report: AuditReport, finding: Finding) -> list[dict[str, Any]]:
+    """The image, the model, the lock, as far as each was audited; a package of the base is in the image alone."""
+    locked = finding.where.partition(":")[0] in _LOCKED
+    digests = [(kind, digest) for kind, digest in report.digests if locked or kind == "image"] or report.digests
     return [
         {"@id": f"urn:kbuild:{kind}:{digest}", "hashes": {"sha-256": digest.removeprefix("sha256:")}}
-        for kind, digest in report.digests
+        for kind, digest in digests
     ]
 
 
