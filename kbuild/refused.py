@@ -37,6 +37,7 @@ _NETWORK = {
 }
 """What to do about an errno(3) of a connection: no folder has to do with it."""
 _LONGEST = 200
+_LITTLE = 64 << 20  # bytes of room with which a disk counts as full
 
 
 def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputError:
@@ -52,9 +53,10 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
     variable, where = None, ""
     temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: PTH100, S108  where tempfile looks first
     # Work folders lie in the cache; a full disk is mostly told by a write, which names no file.
-    if cache is not None and (_is_below(path, str(cache)) or not path):
+    scratch = not path and error.errno == errno.ENOSPC and cache is not None and _is_full(temporary, str(cache))
+    if cache is not None and (_is_below(path, str(cache)) or not path) and not scratch:
         variable, where = "KBUILD_CACHE_DIR", f"the cache {cache}"
-    elif _is_below(path, temporary):
+    elif _is_below(path, temporary) or scratch:
         variable, where = "TMPDIR", f"the temporary folder {temporary}"
     size = ""
     if variable == "KBUILD_CACHE_DIR" and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -72,6 +74,18 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
             "make room there: kbuild cache prune frees the cache's" if full else "choose another place, or mend this"
         )
     return OutputError(message, hint=remedy.format(variable=variable, limit="KBUILD_CACHE_LIMIT"))
+
+
+def _is_full(one: str, other: str) -> bool:
+    """Whether the disk of the first folder is full, and that of the second not."""
+    with contextlib.suppress(OSError):
+        return _room(one) < _LITTLE <= _room(other)
+    return False
+
+
+def _room(folder: str) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -66,6 +67,17 @@ def test_what_the_kernel_refuses_is_one_short_line_with_a_remedy(tmp_path: Path,
         if number != errno.EMFILE:
             assert str(tmp_path) in found.message
         assert ("0.02 GB" in found.message) == (number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_of_two_disks_the_full_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """write(2) names no file."""
+    room = {"/scratch": 0, str(tmp_path): 1 << 30}
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=room[folder], f_frsize=1))
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert refused_by_system(error, cache=tmp_path).message.startswith("the temporary folder /scratch: ")
+    room[str(tmp_path)] = 0
+    assert refused_by_system(error, cache=tmp_path).message.startswith(f"the cache {tmp_path} ")
 
 
 def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

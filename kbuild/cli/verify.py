@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,8 @@ def command(
     exit code is 0 when that gives the same digest, 53 when it gives the same content and only another compressor packed
     it; of an image index every platform's image, unless one is named.
     """
+    if not all(math.isfinite(limit) for limit in (rtol or 0.0, atol or 0.0)):
+        raise click.UsageError("--rtol and --atol are numbers: any answer would do, or none")
     if exact and (rtol is not None or atol is not None):
         raise click.UsageError("--exact allows no difference: leave out --rtol and --atol")
 

@@ -39,6 +39,8 @@ REFUSED: list[tuple[str, str]] = [
     ("score m i o --spark local -j 2", "--workers is of this machine; of a cluster it is --spark-conf"),
     ("verify i --exact --rtol 1", "--exact allows no difference"),
     ("verify i --exact --atol 1", "--exact allows no difference"),
+    ("verify i --rtol nan", "--rtol and --atol are numbers"),
+    ("verify i --atol inf", "--rtol and --atol are numbers"),
     ("verify i --model .", "--model and --lockfile are for --rebuild"),
     ("verify i --lockfile f", "--model and --lockfile are for --rebuild"),
     ("worker --queue q --no-audit --fail-on low", "--fail-on is of the audit"),

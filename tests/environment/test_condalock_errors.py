@@ -117,6 +117,12 @@ def test_certificates_and_passwords_are_named_as_what_they_are() -> None:
     assert error.message == "the conda channel at conda.corp refuses: 401 Unauthorized"
 
 
+def test_a_virtual_package_is_none_that_a_channel_could_have() -> None:
+    said = (OUTPUTS / "conda_unknown_package.txt").read_text().replace("nosuchpkg", "__cuda")
+    error = explain_failure(said, releases=releases)
+    assert error.message.startswith("no conda channel has __cuda") and "--base" in str(error.hint)
+
+
 def test_other_failures_end_in_their_last_line_without_secrets() -> None:
     error = explain_failure("Traceback\n  File x\nBoom: https://me:secret@example.org/ fell over\n", releases=releases)
     assert type(error) is ResolverFailed

@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
-from kbuild.environment.condalock.lacking import Wanted, WithoutWheel, unfit_error
+from kbuild.environment.condalock.lacking import Wanted, WithoutWheel, unfit_error, withdrawn_error
 from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target, known_bases
@@ -144,3 +144,16 @@ def test_a_release_that_the_solver_does_not_see_is_told_with_the_reason(
         " and the base of the image has glibc 2.36"
     )
     assert "debian:trixie (glibc 2.41)" in str(caught.value.hint)
+
+
+def test_what_was_withdrawn_whole_is_said_to_be_that() -> None:
+    """PEP 592: installers pass over such files unless a release is named exactly."""
+    files = [
+        IndexFile(filename=wheel(version, "manylinux_2_17_x86_64"), sha256=None, yanked=yanked)
+        for version, yanked in (("1.0", ""), ("2.0", "broken"), ("3.0", None))
+    ]
+    error = withdrawn_error("x", files, SpecifierSet("<3"))
+    assert error is not None and error.message.endswith("was withdrawn (yanked) by its authors: broken")
+    assert "x==2.0" in str(error.hint)
+    assert withdrawn_error("x", files, SpecifierSet()) is None
+    assert withdrawn_error("x", files, SpecifierSet(">3")) is None

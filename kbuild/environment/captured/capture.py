@@ -25,6 +25,7 @@ from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, Runner
 from kbuild.progress import Progress
+from kbuild.refused import refused_by_system
 
 # Stands for the prefix in the text files of the package; installers write the real one.
 PLACEHOLDER = "/kbuild_captured_interpreter_prefix"
@@ -87,7 +88,8 @@ def capture_interpreter(
         package, glibc = known
         write_repodata(channel, package)
     except OSError as error:
-        raise OutputError(f"cannot write the captured interpreter below {channel}: {error.strerror}") from error
+        told = refused_by_system(error, cache=channel.parent)
+        raise OutputError(f"cannot write the captured interpreter: {told.message}", hint=told.hint) from error
     progress.note(f"captured {package.path.name}, {package.record['size'] / 1e6:.1f} MB, needs glibc {glibc}")
     return CapturedInterpreter(
         python=layout.version,

@@ -211,6 +211,8 @@ def _conda_error(text: str, conda: Sequence[str]) -> KbuildError:
     if missing is not None and missing["spec"]:
         spec = missing["spec"].strip().removesuffix(".").removesuffix(" *")
         hint = "check the name, the version and the channels"
+        if spec.startswith("__"):
+            hint = "no channel is to: it is what a base brings (--base); drivers of a host (__cuda) no image has"
         if spec.split()[0] == "python":
             hint = f"name a channel that has it (--channel), or {way_out}"
         return PackageNotFound(f"no conda channel has {spec}", hint=hint)

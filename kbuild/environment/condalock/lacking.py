@@ -133,6 +133,23 @@ def unfit_error(without: tuple[WithoutWheel, ...], wanted: Wanted, target: Targe
     )
 
 
+def withdrawn_error(name: str, files: Iterable[IndexFile], specifier: SpecifierSet) -> PackageNotFound | None:
+    """The error where all that a specifier allows was withdrawn (PEP 592): who asks for such a release names it."""
+    allowed = [
+        (version, file)
+        for file in files
+        if (version := version_of(file.filename)) is not None and _allows(specifier, version)
+    ]
+    if not allowed or any(file.yanked is None for _, file in allowed):
+        return None
+    newest, file = max(allowed, key=lambda each: each[0])
+    why = f": {file.yanked}" if file.yanked else ""
+    return PackageNotFound(
+        f"every release of {name} that is asked for was withdrawn (yanked) by its authors{why}",
+        hint=f"ask for another one, or for exactly that: {name}=={newest}",
+    )
+
+
 def platform_error(
     platform: Platform, of_channel: KbuildError | None, without: tuple[WithoutWheel, ...]
 ) -> PlatformError:

@@ -26,7 +26,7 @@ from kbuild.environment.condalock.failures import (
     lagging_requirement,
     source_only_hint,
 )
-from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error
+from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error, withdrawn_error
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.hashes import allowed_hashes
 from kbuild.environment.index.download import make_session
@@ -140,7 +140,9 @@ class PlatformSolve:
 
             def unfit(name: str, specifier: SpecifierSet) -> KbuildError | None:
                 found = wanted.judge(name, files(name), specifier)
-                return None if found is None else unfit_error((found,), wanted, self.target)
+                if found is not None:
+                    return unfit_error((found,), wanted, self.target)
+                return withdrawn_error(name, files(name), specifier)
 
             error = explain_failure(
                 stderr, releases=lambda name: releases_of(files(name)), unfit=unfit, conda=self.spec.conda

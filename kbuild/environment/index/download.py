@@ -26,6 +26,7 @@ from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.http import ThreadSessions, steady
 from kbuild.progress import Progress, how_many
+from kbuild.refused import refused_by_system
 from kbuild.urls.credentials import expand_variables, split_credentials
 
 _LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
@@ -273,4 +274,5 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}", hint="make space, or move the cache") from error
+        told = refused_by_system(error, cache=target.parents[2])
+        raise OutputError(f"cannot write {target.name}: {told.message}", hint=told.hint) from error
