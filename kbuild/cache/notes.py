@@ -64,8 +64,15 @@ def vouched(path: Path, data: bytes) -> bytes:
 
 def write_if_allowed(path: Path, data: bytes) -> None:
     """As ``write_vouched``, for what is found out again where a cache may only be read."""
-    try:
+    with if_allowed():
         write_vouched(path, data)
+
+
+@contextmanager
+def if_allowed() -> Iterator[None]:
+    """Pass over that a cache may only be read."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -212,7 +213,14 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     for given in {str(each) for each in (push, tag) if each is not None}:
         tools.shared.claim(given, whole.digest)
     name = tag or push or ImageReference.parse(values["name"] or "model")
-    kept.name(whole, name)
+    try:
+        kept.name(whole, name)
+    except OSError as error:
+        elsewhere = delivery.output is not None or delivery.load or push is not None
+        if not elsewhere or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        with tools.phases("cache") as progress:
+            progress.tell(f"the cache may only be read: it does not know the image as {name}")
     pushed = None if push is None else push.with_digest(whole.digest).familiar
     if delivery.output is not None or delivery.load or push is not None:
         # Docker's SDK and requests take as long to import as the rest of a build that finds everything made.

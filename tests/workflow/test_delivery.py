@@ -1,5 +1,6 @@
 """Where built images go, under which names, and what the run is told: one platform and several."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -13,6 +14,7 @@ from unpacked import blob
 from world import HOST, RUN_ID, World
 
 from kbuild.environment.lockfile import read_lockfile
+from kbuild.errors import OutputError
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import read_bundle
@@ -109,6 +111,22 @@ def test_one_platform_is_published_as_it_is(world: World, published: list[dict[s
     found = LocalImages(world.tools.cache / "images").by_reference(call["name"])
     assert found is not None
     assert found.digest == result.image.digest
+
+
+def test_what_goes_elsewhere_needs_no_name_in_a_cache_that_may_only_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, published: list[dict[str, Any]]
+) -> None:
+    """Many read one cache that a machine made, on a disk that is mounted read-only."""
+    first = build_image(world.request(), Delivery(), world.tools)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(LocalImages, "name", refuse)
+    again = build_image(world.request(), Delivery(tag="other:1", load=True), world.tools)
+    assert again.image.digest == first.image.digest and len(published) == 1
+    with pytest.raises(OutputError, match="Read-only"):
+        build_image(world.request(), Delivery(tag="other:1"), world.tools)
 
 
 def test_a_place_that_does_not_take_it_leaves_the_image_and_tells_the_run_nothing(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.notes import write_whole
+from kbuild.cache.notes import if_allowed, write_whole
 from kbuild.digest import Digest
 from kbuild.image.oci.image_reference import ImageReference
 
@@ -32,7 +32,8 @@ class BlobPlaces:
             known.pop(str(digest), None)
             known[str(digest)] = place.repository
         kept = dict(list(known.items())[-_KEPT:])
-        write_whole(self._path(place.registry), json.dumps(kept).encode())
+        with if_allowed():
+            write_whole(self._path(place.registry), json.dumps(kept).encode())
 
     def _path(self, registry: str) -> Path:
         return self.root / f"{registry.replace('/', '_')}.json"
