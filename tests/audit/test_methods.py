@@ -1,4 +1,5 @@
-"""Methods that models hold: pickle writes those of built-in types, and bound ones, as calls of getattr."""
+"""Methods that models hold: pickle writes those of built-in types, and bound ones, as calls of getattr; and other clean
+files that were called bad, or bad ones twice."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import decimal
 import pickle
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import cloudpickle
 import pandas
 import pyarrow
 import pytest
-from disguised import Code, call, named, whole
+from disguised import Code, archive, call, named, whole
 from mlflow.models.signature import _TypeHints
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LinearRegression
@@ -129,3 +131,15 @@ def test_what_is_called_or_leads_elsewhere_is_a_finding(make_bundle: Any, data: 
     found = check(make_bundle, whole(data))
     assert (("pickle-dangerous", "critical") in found) is critical
     assert critical or data.count(b"R") == 1 or ("pickle-unknown", "medium") in found
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_what_an_archive_holds_is_told_once_and_what_lies_beside_it_too(make_bundle: Any, method: int) -> None:
+    def evidence(data: bytes) -> list[str]:
+        bundle = make_bundle(files={"x.pt": data})
+        found = PickleCheck().run(Subject(reference="x", kind="model", bundle=bundle)).findings
+        return [each.evidence.rpartition(" ")[2] for each in found]
+
+    data = archive(whole(call(named("os", "system"), "inside")), method=method)
+    assert evidence(data) == ["os.system"]
+    assert evidence(data + whole(call(named("posix", "rmdir"), "x"))) == ["os.system", "posix.rmdir"]

@@ -95,7 +95,7 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
         return
     if holds_code(data):
         yield PickleStream(place=at.name, named=(), code=True)
-    parts, told = 0, set[object]()
+    parts, told, seen = 0, set[object](), set[PickleStream]()
     refused: Unreadable | None = None
     try:
         for part in open_container(data, at.effort):
@@ -107,6 +107,7 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
             awaited = expected and (not part.name.startswith("!") or part.name.endswith(_PICKLES))
             for stream in list(_streams(part.data, at.inside(part.name), expected=awaited)):
                 told |= {*stream.named, *stream.problems}
+                seen.add(replace(stream, place=""))
                 yield stream
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
@@ -120,7 +121,9 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
         begin, objects = after_arrays(data)
         yield from _follow(data, begin, at, expected=objects and begin < len(data))
     else:
-        yield from _follow(data, 0, at, expected=expected and not parts and refused is None)
+        streams = _follow(data, 0, at, expected=expected and not parts and refused is None)
+        # What an archive holds as it is was read as its member.
+        yield from (each for each in streams if each.fault is not None or replace(each, place="") not in seen)
     yield from _encoded(data, at)
     if refused is not None:
         raise refused
