@@ -16,7 +16,9 @@ from kbuild.errors import KbuildError, RecordingError
 from kbuild.recording.answer import tell_index, write_answer
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
+from kbuild.recording.input.polars import is_polars
 from kbuild.recording.input.reads import observe, plain
+from kbuild.recording.input.rows import take_first, tell_times
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
 
 if TYPE_CHECKING:
@@ -101,7 +103,13 @@ def make_example(
     kept = (example, params) if isinstance(mine, tuple) else example
     if example is None:
         return Example(signature=made, input_example=None)
-    return Example(signature=made, input_example=kept, known=known, own=write_answer(output), notes=tell_index(output))
+    return Example(
+        signature=made,
+        input_example=kept,
+        known=known,
+        own=write_answer(output),
+        notes=(*tell_index(output), *tell_times(data)),
+    )
 
 
 def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list[Any], str]:
@@ -207,7 +215,9 @@ def _make_chosen(
     output = _ask(model, known, params)
     kept = (example, params) if isinstance(mine, tuple) else example
     own = write_answer(output)
-    return Example(signature=signature, input_example=kept, known=known, own=own, notes=tell_index(output))
+    return Example(
+        signature=signature, input_example=kept, known=known, own=own, notes=(*tell_index(output), *tell_times(data))
+    )
 
 
 def _keep(known: Any) -> Any:
@@ -220,11 +230,11 @@ def _keep(known: Any) -> Any:
 def take_rows(data: Any, rows: int) -> Any:
     """The first rows of a table, array or list, or of each in a dict of them; other values whole."""
     if isinstance(data, pd.DataFrame | pd.Series):
-        return data.head(rows)
+        return take_first(data, rows)
     if isinstance(data, list) or (isinstance(data, np.ndarray) and data.ndim):
         return data[:rows]
     if type(data).__module__.partition(".")[0] == "polars" and hasattr(data, "head"):
-        return data.head(rows)
+        return take_first(data, rows) if is_polars(data) else data.head(rows)
     if isinstance(data, dict) and any(isinstance(each, pd.DataFrame | np.ndarray) for each in data.values()):
         return {name: take_rows(each, rows) if hasattr(each, "shape") else each for name, each in data.items()}
     return data

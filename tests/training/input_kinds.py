@@ -22,6 +22,8 @@ restores it; where nothing can, the run fails (exit 17) and says which column or
 In a signature of your own (`log_model_kwargs`), or `signature=None`, the form is kept where the example then arrives
 as it is; else MLflow's answer has to be the pipeline's own. An index of unnamed whole numbers counts rows and is not
 sent. A time index has training's frequency where the rows of the request follow it, else none, as pandas has it.
+MLflow reads the times of a column in the form of the first: in a request all have a fraction of a second
+(`2024-01-31T12:00:01.000`) or none. Recording recalls that where training's have both.
 
 Where the pipeline reads some of a table's columns by name, recording says which (`The inference pipeline reads 8 of the
 27 columns of …`);

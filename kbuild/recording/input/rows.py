@@ -1,0 +1,66 @@
+"""The rows of an input that can be an example: what MLflow writes of them, MLflow has to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kbuild.recording.input.labels import find_levels
+from kbuild.recording.input.polars import is_polars, to_frame, to_pandas
+
+
+def take_first(data: Any, rows: int) -> Any:
+    """The first rows of a table or series whose times MLflow reads together.
+
+    It takes the form of a column's texts from the first of them, and ``isoformat`` leaves out a fraction of a second
+    that is 0: so the times of a column have one in each of these rows, or in none.
+    """
+    head = data.head(rows)
+    if not find_uneven(head):
+        return head
+    even = np.logical_and.reduce([_is_like_first(values) for _, values in _times(data)])
+    if is_polars(data):
+        made = data.filter(even.tolist()).head(rows)
+    else:
+        made = data[even].head(rows)
+        made = made.reset_index(drop=True) if isinstance(data.index, pd.RangeIndex) else made
+    return made if len(made) else data.head(1)
+
+
+def find_uneven(data: Any) -> list[str]:
+    """The columns of times of which some have a fraction of a second, and some have none."""
+    return [name for name, values in _times(data) if not _is_like_first(values).all()]
+
+
+def tell_times(data: Any) -> tuple[str, ...]:
+    """How requests have to write such times."""
+    uneven = find_uneven(data) if isinstance(data, pd.DataFrame | pd.Series) or is_polars(data) else []
+    if not uneven:
+        return ()
+    return (
+        f"Some times of {', '.join(map(repr, uneven))} have a fraction of a second and some have none, and MLflow "
+        "reads the texts of a request in one form: write all of them with one, as 2024-01-31T12:00:01.000",
+    )
+
+
+def _is_like_first(values: pd.Series) -> np.ndarray:
+    """Of each row whether its time has a fraction where the first one has; a missing time is like any."""
+    known = values.dropna()
+    broken = known != known.dt.floor("s")
+    like = pd.Series(data=True, index=range(len(values)))
+    like[values.notna().to_numpy()] = (broken == broken.iloc[0]).to_numpy() if len(known) else True
+    return np.asarray(like, dtype=bool)
+
+
+def _times(data: Any) -> Iterator[tuple[str, pd.Series]]:
+    """Columns and levels of the index that hold times without a zone, which alone MLflow brings as such."""
+    if is_polars(data):
+        data = to_pandas(to_frame(data))
+    table = data.to_frame() if isinstance(data, pd.Series) else data
+    columns = ((table.columns[place], table.iloc[:, place]) for place in range(table.shape[1]))
+    for name, values in (*find_levels(table).items(), *columns):
+        if isinstance(values.dtype, np.dtype) and values.dtype.kind == "M":
+            yield str(name), values
