@@ -113,7 +113,7 @@ def slimming(tmp_path: Path) -> Slimming:
     spec: Any = SimpleNamespace(python="3.11.7", pip=("mlflow==1", "pandas"))
     base: Any = None
     environment: Any = Layout(tmp_path)
-    facts = SimpleNamespace(tolerance=DEFAULT, pickled=(), loader_module="one")
+    facts = SimpleNamespace(tolerance=DEFAULT, pickled=(), loader_module="one", stated={})
     bundle: Any = SimpleNamespace(root=tmp_path, digest=digest_bytes(b"model"), facts=facts, files=())
     ingredients = Ingredients(
         bundle=bundle,
