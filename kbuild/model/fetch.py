@@ -23,7 +23,7 @@ from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
 from kbuild.process.variables import default_variables
 from kbuild.tracking.mlflow_client import list_files, version_with_alias, write_told
-from kbuild.tracking.preflight import check_server, make_error, reach_server, without_credentials
+from kbuild.tracking.preflight import ALLOW_FOLDER, check_server, make_error, reach_server, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -285,7 +285,7 @@ def _translated(error: Any, what: str, uri: str) -> KbuildError:
     shown = without_credentials(uri)
     if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
         return ModelNotFound(f"{what}: {text}", hint=f"asked {shown}; MLFLOW_TRACKING_URI chooses another server")
-    if code == "INVALID_PARAMETER_VALUE":
+    if code == "INVALID_PARAMETER_VALUE" and ALLOW_FOLDER not in text:
         return ModelNotFound(f"{what}: {text}", hint=f"asked {shown}")
     return make_error(uri, error)
 

@@ -76,6 +76,10 @@ def _ask(uri: str, path: str, params: Mapping[str, str] | None = None) -> Any:
         raise make_error(uri, error) from error
 
 
+ALLOW_FOLDER = "MLFLOW_ALLOW_FILE_STORE"
+"""What newer MLflows name where their store is a folder."""
+
+
 def make_error(uri: str, error: BaseException) -> TrackingUnavailable | TrackingRefused:
     """What MLflow's client, or requests, says of a server, by its cause."""
     text = " ".join(str(getattr(error, "message", None) or error).split())
@@ -86,6 +90,12 @@ def make_error(uri: str, error: BaseException) -> TrackingUnavailable | Tracking
         return TrackingUnavailable(
             f"the certificate of the MLflow tracking server {without_credentials(uri)} is not trusted",
             hint="MLFLOW_TRACKING_SERVER_CERT_PATH=FILE names the certificate of the authority that signed it",
+        )
+    if ALLOW_FOLDER in text:
+        return TrackingUnavailable(
+            f"MLflow takes no folder as its tracking store, unless it is told to: {without_credentials(uri)}",
+            hint="name a database, MLFLOW_TRACKING_URI=sqlite:///mlflow.db (mlflow migrate-filestore copies what a"
+            f" folder has), or set {ALLOW_FOLDER}=true",
         )
     from kbuild.http import is_of_transport, reason_of  # brings requests, which builds of what is there do without
 

@@ -19,7 +19,7 @@ import pytest
 from kbuild.doctor import checks
 from kbuild.errors import TrackingRefused, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
-from kbuild.tracking.preflight import check_server
+from kbuild.tracking.preflight import check_server, make_error
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Answer = tuple[int, str]
@@ -146,3 +146,11 @@ def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, monkeypatch:
         assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in str(caught.value.hint)
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
         check_server(uri)
+
+
+def test_a_folder_that_a_newer_mlflow_refuses_is_named_with_the_ways_out() -> None:
+    """MLflow 3.17: its own words are longer than a line, and the way out stands at their end."""
+    said = f"The filesystem tracking backend {'x' * 400} set `MLFLOW_ALLOW_FILE_STORE=true` to opt out of this."
+    error = make_error("file:///runs", ValueError(said))
+    assert error.message.endswith("unless it is told to: file:///runs")
+    assert "sqlite:///mlflow.db" in str(error.hint) and "MLFLOW_ALLOW_FILE_STORE=true" in str(error.hint)
