@@ -149,20 +149,23 @@ def _records(form: Form, value: Any) -> list[dict[str, Any]]:
     columns = {name: [to_python(each) for each in frame[name]] for name in frame.columns}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     # A table has every key in every row: keys that training did not always have come as missing values.
-    optional, types = {*form["optional"]}, form["types"]
+    optional, types, nulls = {*form["optional"]}, form["types"], {*form.get("nulls", ())}
     made = []
     for row in rows:
         kept = {key: each for key, each in row.items() if not (key in optional and is_missing(each))}
-        made.append({key: _typed(key, each, types.get(key)) for key, each in kept.items()})
+        made.append({key: _typed(key, each, types.get(key), null=key in nulls) for key, each in kept.items()})
     return made
 
 
-def _typed(key: str, value: Any, kind: str | None) -> Any:
-    """A missing value as None; a whole number that a gap in its column made a float as the int that it was."""
+def _typed(key: str, value: Any, kind: str | None, *, null: bool) -> Any:
+    """A missing value as None, that of a float only where training had None there (``null``).
+
+    A whole number that a gap in its column made a float is the int that it was.
+    """
     if kind is None or kind not in _SCALARS:
         return value
     if is_missing(value):
-        return value if kind == "float" and isinstance(value, float) else None
+        return value if kind == "float" and isinstance(value, float) and not null else None
     if kind == "int" and isinstance(value, float):
         if not value.is_integer() or abs(value) >= 2**53:
             raise PredictionError(f"{key!r} is a whole number, not {value!r}")

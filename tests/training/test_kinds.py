@@ -73,6 +73,19 @@ def test_a_request_may_bring_what_comes_late_in_a_list_of_dicts(last: dict[str, 
     assert restore(carried.form, value) == [last, {"a": 1}, last]
 
 
+def test_a_null_is_none_or_nan_as_training_had_it() -> None:
+    for last, other in (({"p": None}, {"p": 1.5}), ({"p": float("nan")}, {"p": 1.5})):
+        data = [other] * 10 + [last]
+        carried = make_carried(data, take_rows(data, 5))
+        request = json.loads(json.dumps({"dataframe_records": [{"p": None}, {"p": 2.5}]}))
+        assert carried.schema is not None and carried.form is not None
+        value = _enforce_schema(infer_and_parse_data(request, carried.schema), carried.schema)
+        null, number = (each["p"] for each in restore(carried.form, value))
+        assert (null is None if last["p"] is None else null != null) and number == 2.5
+    with pytest.raises(RecordingError, match="'p' is None in some and NaN in others"):
+        make_carried([{"p": 1.5}, {"p": None}, {"p": float("nan")}], [{"p": 1.5}])
+
+
 @pytest.mark.parametrize("last", [{"a": 2.5}, {"a": 1.5, "b": "x"}], ids=["a float", "and another key"])
 def test_what_comes_late_in_a_list_of_dicts_is_refused_where_no_request_brings_it(last: dict[str, Any]) -> None:
     data = [{"a": 1}] * 10 + [last]

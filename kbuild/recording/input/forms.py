@@ -21,7 +21,6 @@ _HINT = (
     "or bytes; or pass signature=None in log_model_kwargs to log it without a check of its answers"
 )
 BYTES_COLUMN = "data"
-_MOST_WITNESSES = 200
 _TEXT = "str"  # pandas' type of columns with texts, from 3 on; what has none comes as objects
 
 
@@ -160,7 +159,7 @@ def _describe_list(data: list[Any]) -> dict[str, Any]:
 
 def _describe_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    optional, types = [], {}
+    optional, types, nulls = [], {}, []
     for key in keys:
         if type(key) is not str or not key:
             raise _refuse(f"a dict with the key {key!r}, which is not text")
@@ -174,7 +173,11 @@ def _describe_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
             optional.append(key)
         if len(kinds) == 1 and (kind := next(iter(kinds))) in _SCALARS:
             types[key] = kind.__name__
-    return {"optional": optional, "types": types}
+        if kinds == {float} and None in values:
+            if any(value != value for value in values):
+                raise _refuse(f"dicts where {key!r} is None in some and NaN in others: both come as null")
+            nulls.append(key)
+    return {"optional": optional, "types": types, **({"nulls": nulls} if nulls else {})}
 
 
 def _check_json(key: str, value: Any) -> None:
@@ -261,36 +264,3 @@ def find_any(form: Mapping[str, Any] | None, *, nested: bool = False) -> list[st
         return []
     columns = [*table["index"], *table["columns"]]
     return [each["wire"] for each in columns if carries_any(each) or (nested and each["as"] in ("json", "array"))]
-
-
-def find_names(carried: Any) -> list[str]:
-    """The keys of all the dicts, in the order in which they come."""
-    return list(dict.fromkeys(name for row in (carried if isinstance(carried, list) else [carried]) for name in row))
-
-
-def find_witnesses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of many dicts one for each choice of keys and types among them, which any of the others is like."""
-    found: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        found.setdefault(_shape(row), row)
-        if len(found) == _MOST_WITNESSES:
-            break
-    return list(found.values())
-
-
-def _shape(value: Any) -> Any:
-    if isinstance(value, dict):
-        return frozenset((key, _shape(each)) for key, each in value.items())
-    return (list, frozenset(map(_shape, value))) if isinstance(value, list) else type(value)
-
-
-def carry_rows(carried: Any, names: list[str]) -> pd.DataFrame:
-    """Dicts as a table of Python values, each column of which MLflow leaves alone where it is of type Any."""
-    rows = carried if isinstance(carried, list) else [carried]
-    made = {}
-    for name in names:
-        cells = np.empty(len(rows), dtype=object)
-        for place, row in enumerate(rows):
-            cells[place] = row.get(name)
-        made[name] = pd.Series(cells, dtype=object)
-    return pd.DataFrame(made)

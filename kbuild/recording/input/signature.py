@@ -10,7 +10,8 @@ import pandas as pd
 
 from kbuild.errors import PredictionError, RecordingError
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
-from kbuild.recording.input.forms import carry, carry_rows, describe, find_any, find_names, find_witnesses
+from kbuild.recording.input.dicts import carry_rows, find_names, find_witnesses
+from kbuild.recording.input.forms import carry, describe, find_any
 
 if TYPE_CHECKING:
     from mlflow.types import Schema
