@@ -303,6 +303,12 @@ def test_where_nothing_is_registered_a_question_to_all_says_so(folder: Path, mon
     assert "no model is registered here" in said and "written rightly" not in said
 
 
+def test_an_audit_of_all_of_no_models_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.cli.audit.audit_registered", lambda *_: [])
+    done = CliRunner().invoke(command, ["--all-registered"])
+    assert (done.exit_code, done.stderr) == (0, "no model is registered\n"), done.output
+
+
 def test_a_report_that_cannot_be_written_and_a_day_that_is_none_are_told(folder: Path) -> None:
     (folder / "report").mkdir()
     done = audit("--advisories", "advisories.json", "--output", "report")

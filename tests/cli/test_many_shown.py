@@ -42,6 +42,26 @@ def run(models: str, **given: Any) -> None:
     image_many(requests, Delivery(), tools, Show(quiet=given.pop("quiet", False)), **(options | given))
 
 
+@pytest.mark.parametrize("silent", [True, False])
+def test_what_takes_long_is_told_where_nothing_else_was(
+    silent: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(model: str, phases: Any) -> Outcome:
+        with phases("stage") as progress:
+            progress.note("compiling")
+            progress.count(3, 9, "wheels")
+        return Outcome(model=model, seconds=1.0, result=result("a@x"))
+
+    monkeypatch.setattr(many, "build_many", built_by(work))
+    monkeypatch.setattr(many.Lines, "_SILENCE", -1.0 if silent else 10.0)
+    run("a")
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        *(["a stage: compiling", "a stage: compiling 3/9 wheels"] if silent else []),
+        "[1/1] a built a@x (1.0 s)",
+    ]
+
+
 def test_each_model_has_a_line_on_each_side(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
 ) -> None:

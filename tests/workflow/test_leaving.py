@@ -140,6 +140,20 @@ def test_an_end_without_a_build_is_told_too(
     assert fleet.kept["1"].tags[Tag.ERROR].startswith(says) and fleet.watch().reconcile().builds == []
 
 
+@pytest.mark.parametrize(("push", "named"), [(PUSH, "registry.example/churn:1"), (None, None)])
+def test_an_image_is_told_by_the_name_that_its_job_pushed_it_under(
+    push: str | None, named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(version("1"))
+    monkeypatch.setattr(watching, "open_registry", lambda session: fleet)
+    session: Any = SimpleNamespace(voice=fleet)
+    result: Any = SimpleNamespace(
+        reference=f"churn@{DIGEST}", digest=DIGEST, pushed=push and f"r/x@{DIGEST}", reused=False
+    )
+    tell_end({"watched": True, "options": {"push": push}}, Outcome(model="models:/churn/1", result=result), session)
+    assert fleet.kept["1"].tags.get(Tag.NAMED) == (named and f"{named}@{DIGEST}")
+
+
 def test_a_job_that_names_no_model_is_told_to_nobody() -> None:
     fleet = Fleet(version("1"))
     session: Any = SimpleNamespace(voice=fleet)

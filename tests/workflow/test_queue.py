@@ -651,6 +651,23 @@ def test_only_who_heard_the_database_for_a_lease_judges_the_others() -> None:
     assert turns == [30, 60, 95, 115, 150]
 
 
+def test_who_just_came_back_judges_nobody() -> None:
+    """It heard nothing of the others while it was away, and they may have been silent for the same reason."""
+
+    async def work(fleet: Fleet) -> None:
+        now = [0.0]
+        manager = fleet.worker(once=False)._manager
+        manager.pulse = pulse = Pulse(lease=30.0, clock=lambda: now[0])
+        for second in range(0, 60, 5):
+            now[0] = float(second)
+            pulse.beat()
+        assert pulse.is_steady()
+        await manager.register_worker()
+        assert not pulse.is_steady()
+
+    run(work)
+
+
 def test_who_builds_but_what_waits_takes_over_at_once_where_the_database_was_there() -> None:
     async def work(fleet: Fleet) -> None:
         await fleet.put("a")

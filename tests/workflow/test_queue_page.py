@@ -134,6 +134,18 @@ def test_that_there_may_be_more_jobs_than_are_shown_is_said(count: int, told: bo
     assert make_page("q", FIGURES, jobs, None).count(b">done</td>") == count
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "wrong"),
+    [("failed", "no room", True), ("waiting", "away", True), ("waiting", None, False), ("done", None, False),
+     ("building", "away", False)],
+)  # fmt: skip
+def test_what_went_wrong_stands_out(status: Status, error: str | None, wrong: bool) -> None:
+    """Of a job that is built again what its last attempt said is past."""
+    entry = None if error is None else {"error": {"message": error}}
+    page = make_page("q", FIGURES, [JobState(id=7, model="m", status=status, entry=entry)], None)
+    assert (b"what wrong" in page) is wrong
+
+
 def test_each_cell_has_the_title_that_a_phone_shows_before_it() -> None:
     page = make_page("q", FIGURES, [JobState(id=7, model="m", status="failed")] * 2, None).decode()
     titles = re.findall(r"<th scope=col>(.*?)</th>", page)

@@ -36,7 +36,9 @@ STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": text
     for module in (board_module, ledger_module)
     for name, text in vars(module).items()
-    if re.fullmatch(r"_[A-Z_]+", name) and isinstance(text, str) and re.match(r"\s*(SELECT|UPDATE|INSERT|WITH)", text)
+    if re.fullmatch(r"_[A-Z_]+", name)
+    and isinstance(text, str)
+    and re.match(r"\s*(SELECT|UPDATE|INSERT|DELETE|WITH)", text)
 }
 COLUMNS = {
     name: set(re.findall(r"^\s+(\w+) [a-z]", body, re.MULTILINE))
@@ -141,6 +143,13 @@ def test_of_two_that_ask_at_once_one_finds_the_others_job() -> None:
         (lambda b: b.cancelled(ASKED), "board_CANCELLED", [{"queueing_lock": B}], {"keys": [A, B]}, {MODELS[1]}),
         (lambda b: b.gone([3, 4, 5]), "board_KNOWN", [{"id": 4}], {"ids": [3, 4, 5]}, {3, 5}),
         (lambda b: b.retry((3, 4)), "board_RETRY", [{"id": 4}], {"ids": [3, 4]}, [4]),
+        (
+            lambda b: b.prune(days=2, statuses=("done", "cancelled")),
+            "board_PRUNE",
+            [{"id": 4}, {"id": 5}],
+            {"statuses": ["succeeded", "cancelled", "aborting", "aborted"], "seconds": 172800},
+            2,
+        ),
         (lambda b: b.jobs(), "board_JOBS", [], {"ids": None, "statuses": None, "limit": 1_000_000}, []),
         (
             lambda b: b.jobs({3}, statuses=("cancelled", "done"), limit=9),

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 from world import HOST, World
 
 from kbuild import inspect, run
 from kbuild.api.fleet.options import carry_options
 from kbuild.api.fleet.watching import parse_duration
+from kbuild.api.inspecting import _model
 from kbuild.api.rebuilding import Rebuilt
 from kbuild.api.request import BuildOptions, ImageOptions, make_image_request, parse_label
 from kbuild.api.running import RunOptions
@@ -42,7 +44,9 @@ from kbuild.errors import (
 )
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.init.project_files import USUAL, InitRequest, make_files
+from kbuild.model.bundle import read_bundle
 from kbuild.model.find import RegisteredVersion
+from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.project.config import ProjectConfig
 from kbuild.scoring.errors import WorkerLost
@@ -216,6 +220,15 @@ def test_a_tar_of_something_else_is_told(world: World, tmp_path: Path, monkeypat
     with pytest.raises(InvalidImage) as caught:
         inspect(str(tmp_path / "other.tar"))
     assert caught.value.message == f"{tmp_path}/other.tar holds no OCI image layout"
+
+
+def test_a_model_of_no_run_is_inspected_without_asking_for_one(world: World) -> None:
+    folder = world.store.models[world.model]
+    stated = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
+    del stated["run_id"]
+    (folder / "MLmodel").write_text(yaml.safe_dump(stated), "utf-8")
+    facts = _model(ModelReference.parse(str(folder)), read_bundle(folder), world.tools)
+    assert facts["run"] is None
 
 
 def test_pages_that_cannot_be_written_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

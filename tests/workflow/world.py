@@ -91,6 +91,7 @@ class FakeStore:
         self.files |= {(run_id, f"{path}/{file.name}"): file.read_bytes() for file in files}
 
     def read_run(self, run_id: str) -> RunFacts:
+        assert isinstance(run_id, str), "no server has a run without an ID"
         self._asked()
         tags = {key: value for run, given, _ in self.tags if run == run_id for key, value in given.items()}
         return RunFacts(tags=tags, parameters={})
