@@ -37,9 +37,21 @@ _PLUGINS = {
 # Tokens with a prefix of their own that detect-secrets 1.5 does not know, by what their makers' documentation says.
 _OTHERS = {
     "Anthropic API key": re.compile(r"\bsk-ant-[\w-]{24,}"),
+    "AWS secret access key": re.compile(
+        r"(?i:aws_?secret_?access_?key)[\"']?\s{0,3}[:=]\s{0,3}[A-Za-z0-9/+]{40}(?![\w/+=])"
+    ),
+    "Azure shared access signature": re.compile(r"[?&;]sig=[A-Za-z0-9%/+]{43,64}(?:%3[Dd]|=)"),
     "Databricks token": re.compile(r"\bdapi[0-9a-f]{32}\b"),
+    "Docker Hub token": re.compile(r"dckr_[po]at_[\w-]{27,}"),
+    "GitHub fine-grained token": re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}\b"),
     "Google API key": re.compile(r"\bAIza[\w-]{35}\b"),
     "Hugging Face token": re.compile(r"\bhf_[A-Za-z]{34}\b"),
+    "OpenAI project key": re.compile(r"sk-(?:proj|svcacct|admin)-(?=[\w-]{0,60}\d)[\w-]{40,}"),
+    "Vault token": re.compile(r"hv[sb]\.[\w-]{90,}"),
+    "header with credentials": re.compile(
+        r"(?i:authorization)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?i:bearer|basic) {1,3}(?=[\w.~+/-]{0,60}\d)[\w.~+/-]{16,}"
+    ),
+    "npm access token": re.compile(r"npm_(?=[A-Za-z]{0,35}\d)[A-Za-z0-9]{36}\b"),
     "encrypted private key": re.compile(r"-----BEGIN (ENCRYPTED|[A-Z0-9 ]*OPENSSH) PRIVATE KEY-----"),
 }
 _USERINFO = re.compile(r"[^/\s:@'\"<>{}$]{0,100}:([^/\s:@'\"<>]{1,200})@")
@@ -48,7 +60,8 @@ _MARKS = (
     "A3T", "ABIA", "ACCA", "AKIA", "ASIA", "aws", "AWS", "AccountKey=", "ghp_", "gho_", "ghu_", "ghs_", "ghr_",
     "glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "GR1348941", "eyJ", "-us", "_authToken", "T3BlbkFJ", "PRIVATE KEY",
     "pypi-Ag", "SG.", "xoxa-", "xoxb-", "xoxp-", "xoxo-", "xoxs-", "xoxr-", "hooks.slack.com", "sq0csp-", "k_live_",
-    "sk-ant-", "dapi", "AIza", "hf_",
+    "sk-ant-", "dapi", "AIza", "hf_", "sig=", "dckr_", "github_pat_", "sk-proj-", "sk-svcacct-", "sk-admin-", "hvs.",
+    "hvb.", "uthorization", "UTHORIZATION", "npm_", "Aws",
 )  # fmt: skip
 _WINDOW, _OVERLAP, _BEFORE, _LINE, _CHUNK = 4096, 1024, 256, 4096, 8 << 20
 _PLACES = ("root/", "home/", "app/", "srv/", "tmp/", "mnt/", "run/", "data/", "workspace/", "var/run/")
@@ -62,9 +75,25 @@ _SECRET_FILE = re.compile(r".*\.(pem|key|p12|pfx|jks|keystore)|credentials\.\w+|
 _DISTRIBUTED = ("usr/lib/", "usr/share/", "etc/ssl/")
 # KEY=VALUE and "key: value" of .env files, YAML, TOML and INI.
 _ASSIGNED = re.compile(r"""^\s*(?:export\s+)?["']?([\w.\-]{2,64})["']?\s*[:=]\s*(.*?)\s*,?$""")
-_CONFIGURING = (".env", ".yml", ".yaml", ".json", ".toml", ".ini", ".cfg", ".conf", ".properties", ".netrc", ".pypirc")
+_CONFIGURING = (
+    ".env",
+    ".yml",
+    ".yaml",
+    ".json",
+    ".toml",
+    ".ini",
+    ".cfg",
+    ".conf",
+    ".properties",
+    ".netrc",
+    ".pypirc",
+    ".sh",
+)
 # Names and texts of JSON wherever they stand in a line, and what .netrc says.
 _IN_JSON = re.compile(r'"([\w.\-]{2,64})"\s{0,8}:\s{0,8}"([^"\\]{6,4096})"')
+# What sources and notebooks assign: names and marks are words, and what a person keeps to himself has figures too.
+_IN_CODE = re.compile(r"""\b(\w{2,64})\s{0,3}=\s{0,3}["'](?=[^"'\s]{0,60}\d)([^"'\\\s]{8,200})["']""")
+_CODE = (".py", ".ipynb", ".R", ".sh")
 _IN_NETRC = re.compile(r"\bpassword\s+(\S{6,})")
 # Words of texts stand behind these names, too.
 _OF_TEXT = re.compile(r"(?:.*[_.\-])?token", re.I)
@@ -101,6 +130,9 @@ def _by_name(text: str, name: str) -> Iterator[tuple[str, int]]:
         for match in _IN_NETRC.finditer(text):
             if _PLACEHOLDER.fullmatch(match[1]) is None:
                 yield "password of a machine", match.start()
+    for match in _IN_CODE.finditer(text) if name.endswith(_CODE) else ():
+        if is_secret(*match.groups()):
+            yield f"value of {match[1]}", match.start()
     if not name.endswith((".json", ".dockercfg")):
         return
     for match in _IN_JSON.finditer(text):

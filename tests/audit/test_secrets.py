@@ -31,6 +31,14 @@ SECRETS = {
     "Hugging Face token": "hf_" + "abcdefghijklmnopq" * 2,
     "Databricks token": "dapi" + "0123456789abcdef" * 2,
     "Azure Storage Account access key": "AccountKey=" + "a" * 86 + "==",
+    "AWS secret access key": "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG+bPxRfiCY1234567890",
+    "Azure shared access signature": "https://a.blob.example/c?sv=2022-11-02&sig=" + "aB3%2F" * 7 + "x" + "%3D",
+    "Docker Hub token": "dckr_pat_" + "aB3-" * 7,
+    "GitHub fine-grained token": "github_pat_" + "11ABCDEFG0" * 2 + "ab_" + "aB3" * 19 + "xy",
+    "OpenAI project key": "sk-proj-" + "aB3_" * 12,
+    "Vault token": "hvs." + "CAESI" * 19,
+    "header with credentials": "Authorization: Bearer " + "aB3" * 9,
+    "npm access token": "npm_" + "aB3d" * 9,
     "PyPI Token": "pypi-AgEIcHlwaS5vcmc" + "a1B2c3D4" * 10,
     "SendGrid API Key": "SG." + "a" * 22 + "." + "b" * 43,
     "password in a url": "postgresql://till:" + "s3cr3t-9@db.example/till",
@@ -47,6 +55,9 @@ INNOCENT = {
     "code": "def a(password: str, token=None):\n    secret = get_secret('x')\n    return f'https://{u}:{password}@x'\n",
     "a catalog": "cars:\n  type: pandas.CSVDataset\n  credentials: dev_s3_creds\n  load_credentials: dev_s3_creds\n",
     "a tokenizer": '{\n"eos_token": "endoftext",\n"mask_token": "[MASK]x",\n"padToken": "padding"\n}\n',
+    "words about them": "Authorization: Bearer YOUR_ACCESS_TOKEN_HERE\naws_secret_access_key = \n?sig=none\n"
+    "sk-proj-your-key-goes-here-and-nowhere-else\nAuthorization: Basic <credentials>\nnpm_config_registry_of_x\n",
+    "names in code": "PASSWORD_FIELD = 'password'\nTOKEN = '[CLS]'\nsecret_name = 'projects/x/secrets/y'\n",
     "a public key": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----BEGIN CERTIFICATE-----\n",
 }
 
@@ -99,6 +110,16 @@ def test_a_value_is_known_wherever_it_stands_in_a_line(name: str, text: str) -> 
 )
 def test_what_stands_behind_such_names_may_be_none(name: str, value: object) -> None:
     assert find_secrets(json.dumps(value), name=name) == {}
+
+
+@pytest.mark.parametrize("name", ["a.py", "a.ipynb", "a.sh"])
+@pytest.mark.parametrize(
+    "line", ["PASSWORD = 'hunter2-x'", "    db_password='h2nter-xyz',", "export API_KEY='0f1e2d3c4b'"]
+)
+def test_a_literal_in_code_is_known_by_its_name(name: str, line: str) -> None:
+    text = f"import os\n{line}\n"
+    text = json.dumps({"cells": [{"source": text.splitlines()}]}) if name.endswith("b") else text
+    assert len(find_secrets(text, name=name)) == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
