@@ -38,7 +38,7 @@ _OTHERS = re.compile(
 _CALLING = "PyFunc PyFuncStateless EagerPyFunc"
 _ASKING = "RemoteCall RpcCall TryRpc DataServiceDataset DataServiceDatasetV2 DataServiceDatasetV3 DataServiceDatasetV4"
 _OPENING = """
-ReadFile WriteFile MatchingFiles ImmutableConst PrintV2 MergeV2Checkpoints SaveSlices FileSystemSetConfiguration
+ReadFile WriteFile MatchingFiles ImmutableConst PrintV2 SaveSlices FileSystemSetConfiguration
 SaveDataset SaveDatasetV2 LoadDataset SnapshotDataset SnapshotDatasetV2 CacheDataset CacheDatasetV2
 SnapshotDatasetReader SnapshotNestedDatasetReader DatasetToTFRecord ExperimentalDatasetToTFRecord
 TextLineDataset FixedLengthRecordDataset FixedLengthRecordDatasetV2 TFRecordDataset TFRecordDatasetV2
