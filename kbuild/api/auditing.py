@@ -12,7 +12,6 @@ from kbuild.api.request import LockOptions, make_lock_request
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.finding import Severity
 from kbuild.audit.policy import ServiceName, join_policies
-from kbuild.cache.folder import using_cache
 from kbuild.errors import ConfigurationError, InvalidReference, KbuildError, ModelNotFound
 from kbuild.files import expand_home
 from kbuild.model.model_reference import ModelReference
@@ -61,14 +60,14 @@ def audit(
     path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
-    with using_cache(tools.cache, limit=tools.cache_limit):
+    with tools.using_cache():
         return _audit_model(reference, asked, auditor, session)
 
 
 def audit_registered(options: AuditOptions, session: Session) -> list[tuple[str, Audited | KbuildError]]:
     """Audit every registered model: of each the result, or why there is none."""
     auditor = Auditor(make_request(session.config, options), session.tools)
-    with using_cache(session.tools.cache, limit=session.tools.cache_limit):
+    with session.tools.using_cache():
         return list(auditor.audit_registered())
 
 

@@ -7,7 +7,6 @@ import shlex
 from kbuild.api.find import existing_image, no_image
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.report.compare import ModelDiff
-from kbuild.cache.folder import using_cache
 from kbuild.errors import ImageNotFound
 from kbuild.image.compare.diff import ImageDiff, diff_images
 from kbuild.model.model_reference import ModelReference
@@ -31,7 +30,7 @@ def diff(
     session = session or open_session()
     tools = session.tools
     with (
-        using_cache(tools.cache, limit=tools.cache_limit),
+        tools.using_cache(),
         existing_image(before, tools, platform) as one,
         existing_image(after, tools, platform) as other,
     ):

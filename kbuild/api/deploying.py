@@ -10,7 +10,6 @@ from pathlib import Path
 from kbuild.api.find import REGISTRY_FORM, existing_image
 from kbuild.api.fleet.watching import open_registry
 from kbuild.api.session import Session, open_session, take_model
-from kbuild.cache.folder import using_cache
 from kbuild.deploy.canary import Canary, Gateway
 from kbuild.deploy.compose import make_compose
 from kbuild.deploy.deployment import Deployment, Size, make_label
@@ -124,7 +123,7 @@ def _deployment(
     """Of an image of a registry, in the size that was stated, or measured of this very image; its own digest."""
     tools = session.tools
     with (
-        using_cache(tools.cache, limit=tools.cache_limit),
+        tools.using_cache(),
         existing_image(str(image), tools) as found,
     ):
         if found is None:

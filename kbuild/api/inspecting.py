@@ -11,7 +11,6 @@ from kbuild.api.find import existing_image, no_image
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.audit.sizes.treemap import draw
 from kbuild.audit.sizes.values import ImageSizes
-from kbuild.cache.folder import using_cache
 from kbuild.cache.scratch import work_folder
 from kbuild.errors import ImageNotFound, InvalidReference, KbuildError, ModelNotFound
 from kbuild.image.compare.contents import read_config
@@ -65,7 +64,7 @@ def inspect(
         if not built:
             raise ImageNotFound("no image was built here yet", hint="build one with: kbuild image")
         reference = str(built[0].digest)
-    with using_cache(tools.cache, limit=tools.cache_limit):
+    with tools.using_cache():
         with existing_image(reference, tools, platform) as found:
             if found is not None:
                 return _image(found[0], session, packages)

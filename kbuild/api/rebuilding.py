@@ -17,7 +17,6 @@ from kbuild.api.find import existing_index, found_image
 from kbuild.api.request import BuildOptions, make_image_request
 from kbuild.api.session import Session, open_session
 from kbuild.api.verifying import tell_untagged
-from kbuild.cache.folder import using_cache
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
 from kbuild.errors import InvalidModel, PackedOtherwise, VerificationFailed
@@ -105,7 +104,7 @@ def rebuild(
     session = session or open_session()
     tools = session.tools
     with (
-        using_cache(tools.cache, limit=tools.cache_limit),
+        tools.using_cache(),
         nullcontext() if image is None or asked.platform is not None else existing_index(image, tools) as index,
     ):
         if index is not None:

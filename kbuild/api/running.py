@@ -17,7 +17,6 @@ from typing import Any
 
 from kbuild.api.find import found_image
 from kbuild.api.session import Session, open_session
-from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
 from kbuild.errors import ContainerFailed
 from kbuild.image.oci.image_reference import ImageReference
@@ -121,7 +120,7 @@ def started(
     _check_free(asked.port)
     tools = session.tools
     with ExitStack() as working, tempfile.TemporaryDirectory() as folder:
-        working.enter_context(using_cache(tools.cache, limit=tools.cache_limit))
+        working.enter_context(tools.using_cache())
         with found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference):
             _check_free(asked.port)
             with session.voice("start") as progress:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from kbuild.answers import EXACT, Tolerance
 from kbuild.api.find import found_image
 from kbuild.api.session import Session, open_session
-from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError
 from kbuild.offered.shown import html_table
@@ -74,7 +73,7 @@ def verify(
     session = session or open_session()
     tools = session.tools
     with (
-        using_cache(tools.cache, limit=tools.cache_limit),
+        tools.using_cache(),
         found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference),
         session.voice("verify") as progress,
     ):

@@ -13,7 +13,6 @@ from kbuild.api.auditing import AuditOptions, audit, audit_registered, make_requ
 from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES
 from kbuild.audit.report.report import report_schema
-from kbuild.cache.folder import using_cache
 from kbuild.cli.audit_fleet import FORMATS as FLEET_FORMATS
 from kbuild.cli.audit_fleet import raise_for_fleet, render_fleet
 from kbuild.cli.audit_formats import FORMATS, OF_ONE, REPORTS, render, render_all, worst_of
@@ -105,7 +104,7 @@ def command(
     asked = AuditOptions(**options)
     if affected_by is not None:
         question = make_question(affected_by, make_request(session.config, asked))
-        with using_cache(session.tools.cache, limit=session.tools.cache_limit):
+        with session.tools.using_cache():
             rows = list(ask_fleet(question, session.tools))
         _deliver(render_fleet(rows, affected_by, form), output)
         if not question.met:

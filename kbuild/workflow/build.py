@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from kbuild.cache.folder import using_cache
 from kbuild.cache.notes import reading_all
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import digest_json
@@ -218,7 +217,7 @@ def working_folder(tools: Tools) -> Iterator[Path]:
     """A scratch folder in the cache, so that staged files are links and not copies."""
     with (
         reading_all() if tools.verify_cache else nullcontext(),
-        using_cache(tools.cache, limit=tools.cache_limit),
+        tools.using_cache(),
         work_folder(tools.cache, "work-") as folder,
     ):
         yield folder

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import Lockfile
 from kbuild.errors import (
@@ -156,7 +155,7 @@ def verify_built(
     try:
         if known == NOTHING:
             raise NothingToAsk("the model stores no input example")
-        with using_cache(tools.cache, limit=tools.cache_limit), tools.phases("verify") as progress:
+        with tools.using_cache(), tools.phases("verify") as progress:
             look(progress)
             report = judge_image(
                 image,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild.cache.folder import using_cache
 from kbuild.errors import OutputError, RecordingError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.process import Runner
@@ -94,7 +93,7 @@ def find_last_words(stderr: str, stdout: str) -> str:
 
 def score(result: ImageResult, tools: Tools, progress: Progress) -> tuple[Any, Any, str]:
     """The served prediction, the recorded one and what ran the image; raises VerificationFailed if they differ."""
-    with using_cache(tools.cache, limit=tools.cache_limit):
+    with tools.using_cache():
         report = verify_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress)
     report.check()
     return report.prediction, report.expected, report.runtime

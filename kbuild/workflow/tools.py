@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import DEFAULT_LIMIT
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import LockedPackage
@@ -45,6 +46,11 @@ class Tools:
     verify_cache: bool = False
     trust_model: bool = False
     shared: Shared = field(default_factory=Shared)
+
+    def using_cache(self) -> AbstractContextManager[None]:
+        """Within it nobody removes what is used of the cache, and the cache stays within its limit; see ``using_cache``
+        of ``kbuild.cache.folder`` for what it raises."""
+        return using_cache(self.cache, limit=self.cache_limit)
 
     def sharing(self, place: ImageReference, to: Literal["take", "give"]) -> LayerSharing:
         """An end of the layer cache that builders share there, one for the builds of this process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,7 +118,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(deploying, "read_config", lambda layout, digest: (None, config))
     monkeypatch.setattr(deploying, "open_registry", lambda session: store)
     monkeypatch.setattr(deploying, "take_model", lambda text, *rest: text)
-    tools = SimpleNamespace(store=store, cache=tmp_path / "cache", cache_limit=10**9)
+    tools = SimpleNamespace(store=store, cache=tmp_path / "cache", using_cache=nullcontext)
     said: list[str] = []
     voice = SimpleNamespace(say=said.append)
     return SimpleNamespace(tools=tools, config=None, voice=voice, asked=asked, said=said)

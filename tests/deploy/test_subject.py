@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +34,7 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(deploying, "existing_image", existing)
         monkeypatch.setattr(deploying, "read_config", lambda layout, digest: (None, config))
-        tools = SimpleNamespace(cache=tmp_path / "cache", cache_limit=10**9)
+        tools = SimpleNamespace(cache=tmp_path / "cache", using_cache=nullcontext)
         session: Any = SimpleNamespace(tools=tools, config=None, voice=SimpleNamespace(say=lambda text: None))
         deploy(subject, tmp_path / "out", DeployOptions(to="knative"), session=session)
         service: dict[str, Any] = yaml.safe_load((tmp_path / "out/service.yaml").read_text())

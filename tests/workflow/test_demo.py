@@ -147,7 +147,10 @@ def test_the_whole_of_the_demo_in_its_order(tmp_path: Path, monkeypatch: pytest.
     progress, image = Silent(), SimpleNamespace(digest="sha256:1")
     built = SimpleNamespace(reference="diabetes@sha256:1", image=image)
     tools: Any = SimpleNamespace(
-        phases=lambda phase: contextlib.nullcontext(progress), run="runner", cache=tmp_path / "cache", cache_limit=10**9
+        phases=lambda phase: contextlib.nullcontext(progress),
+        run="runner",
+        cache=tmp_path / "cache",
+        using_cache=contextlib.nullcontext,
     )
 
     def train(where: Path, run: Any, told: Any) -> str:

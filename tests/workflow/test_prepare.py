@@ -82,6 +82,14 @@ def test_the_server_is_not_asked_again_for_a_model_that_is_here_unless_that_is_w
     assert kept == [True, False]
 
 
+def test_all_that_is_done_keeps_to_the_caches_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("kbuild.workflow.tools.using_cache", lambda cache, *, limit: asked.append((cache, limit)))
+    tools = Tools(store=SimpleNamespace(), run=run, cache=tmp_path, phases=silent, cache_limit=7)  # type: ignore[arg-type]
+    tools.using_cache()
+    assert asked == [(tmp_path, 7)]
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_the_cache_is_read_whole_where_that_is_asked_for(tmp_path: Path, asked: bool) -> None:
     tools = Tools(store=SimpleNamespace(), run=run, cache=tmp_path, phases=silent, verify_cache=asked)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,7 @@ def audit(
     monkeypatch.setattr(audits, "Auditor", Auditor)
     passed: list[ModelReference] = []
     inner: Any = SimpleNamespace(told={}, built=lambda reference, images: passed.append(reference))
-    tools = SimpleNamespace(cache=tmp_path, cache_limit=10**9)
+    tools = SimpleNamespace(cache=tmp_path, using_cache=nullcontext)
     session: Any = SimpleNamespace(config=ProjectConfig(), tools=tools)
     image: Any = SimpleNamespace(template=None, labels=(("team", "x"),))
     images: Any = {Platform.parse(each): f"the image for {each}" for each in verdicts}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from kbuild.api.auditing import AuditOptions, make_request
 from kbuild.api.session import Session
 from kbuild.audit.finding import Severity
-from kbuild.cache.folder import using_cache
 from kbuild.digest import Digest
 from kbuild.errors import AuditIncomplete
 from kbuild.image.engine import BuiltImage
@@ -68,7 +67,7 @@ class Audits:
         request = make_request(self.session.config, AuditOptions(fail_on=self.asked.fail_on))
         request = replace(request, template=self.image.template, labels=self.image.labels, record=record)
         tools = self.session.tools
-        with using_cache(tools.cache, limit=tools.cache_limit):
+        with tools.using_cache():
             return Auditor(request, tools).audit_model(reference, image=image)
 
     def _judge(self, audits: Mapping[Platform, Audited]) -> None:
