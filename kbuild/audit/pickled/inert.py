@@ -13,8 +13,8 @@ import pickle
 from collections import Counter
 from typing import Any, ClassVar
 
+from kbuild.audit.pickled import opcodes
 from kbuild.audit.pickled.effort import Effort, TooMuch
-from kbuild.audit.pickled.opcodes import BOUNDED, constructed, constructed_by_state, size_of_state, watched
 from kbuild.audit.pickled.standins import (
     CLASSES,
     EXTENSION,
@@ -39,11 +39,9 @@ from kbuild.audit.pickled.standins import (
     shown,
 )
 
-_LONG = 1 << 16
-_DEEP = 100_000
+_LONG, _DEEP = 1 << 16, 100_000
 _GETATTR = (("builtins", "getattr"), ("__builtin__", "getattr"))
-_LOADS = ("torch.storage", "_load_from_bytes")
-_ENCODES = ("_codecs", "encode")
+_LOADS, _ENCODES = ("torch.storage", "_load_from_bytes"), ("_codecs", "encode")
 _TYPED_TENSOR = ("torch._tensor", "_rebuild_from_type_v2")
 
 # Typed as that in C, which has no such insides: a private name, on which joblib builds too.
@@ -180,7 +178,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         given = tuple(arguments) if isinstance(arguments, tuple | list) else ()
         self.problems |= {} if isinstance(arguments, tuple | list) else {"has another call make arguments": None}
         self._effort.look(len(given))  # the same ones may be given again and again
-        self.constructed |= {} if new else dict.fromkeys(constructed(called, given))
+        self.constructed |= {} if new else dict.fromkeys(opcodes.constructed(called, given))
         called, arguments = called_by_copyreg(called, given)
         self._handed.subtract(filter(None, [called_only(called)]))
         if called is Dtype:
@@ -254,9 +252,11 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     def _stated(self, built: Any, state: Any) -> Any:
         built.state = state
-        self._effort.look(size_of_state(state))
-        self.constructed |= dict.fromkeys(constructed_by_state(built, state))
-        self.problems |= dict.fromkeys(filter(None, [odd_state(built, state)]))
+        self._effort.look(opcodes.size_of_state(state))
+        self.constructed |= dict.fromkeys(opcodes.constructed_by_state(built, state))
+        names, untold = opcodes.named_by_state(built, state)
+        self.named |= names
+        self.problems |= dict.fromkeys(filter(None, [odd_state(built, state), untold]))
         return built
 
     def _skip_array(self, state: Any) -> None:
@@ -286,7 +286,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = {
         **_Unpickler.dispatch,
-        **BOUNDED,
+        **opcodes.BOUNDED,
         pickle.MARK[0]: _mark,
         pickle.FRAME[0]: _frame,
         pickle.PROTO[0]: _proto,
@@ -297,4 +297,4 @@ class InertReader(_Unpickler):  # type: ignore[misc]
     }
 
 
-InertReader.dispatch = watched(InertReader.dispatch)
+InertReader.dispatch = opcodes.watched(InertReader.dispatch)

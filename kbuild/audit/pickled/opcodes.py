@@ -22,6 +22,10 @@ _TEXTS = (
 _SHORTEST = 5  # bytes or letters of a text that may hold anything
 _AT_ONCE = 1 << 16  # words that are paid for together
 _WRAPPED = 8  # calls in each other
+_MODELS = frozenset({"KedroPipelineModel", "ServedPipeline"})
+# What kedro-datasets names as backends of its PickleDataset, but compress_pickle, which opens what it is told to.
+_BACKENDS = frozenset({"cloudpickle", "dill", "joblib", "pickle"})
+_UNTOLD = "has another call tell what it loads"
 # What objects take, in words of 8 bytes with what refers to them: about, of CPython.
 _FEW = 4
 _WORDS = {
@@ -104,6 +108,34 @@ def constructed_by_state(built: Opaque, state: Any) -> tuple[tuple[str, str], ..
     if built.made_by != "functools.partial" or not isinstance(state, tuple):
         return ()
     return constructed(state[0] if state else None, tuple(each for each in state[1:3] if each))
+
+
+def named_by_state(built: Opaque, state: Any) -> tuple[dict[tuple[str, str], None], str | None]:
+    """What kbuild's own model imports to load its inputs, which its state tells in texts (``kbuild/served/inputs.py``),
+    and what is wrong with that state."""
+    if built.made_by.rpartition(".")[2] not in _MODELS or not isinstance(state, dict):
+        return {}, None
+    named: dict[tuple[str, str], None] = {}
+    sources = state.get("sources", {})
+    if type(sources) is not dict:
+        return {}, _UNTOLD
+    for name, source in sources.items():
+        kind = source.get("type") if type(source) is dict else state
+        arguments = source.get("arguments", {}) if type(source) is dict else state
+        if type(name) is not str or not isinstance(kind, str | None) or type(arguments) is not dict:
+            return named, _UNTOLD
+        if any(type(key) is not str for key in (*source, *arguments)):
+            return named, _UNTOLD
+        backend, flavor = arguments.get("backend", "pickle"), arguments.get("flavor", "mlflow.")
+        if not isinstance(backend, str) or not isinstance(flavor, str):
+            return named, _UNTOLD
+        loaded = [] if kind is None else [kind]
+        loaded += [] if backend in _BACKENDS else [f"{backend}.load"]
+        loaded += [] if flavor.startswith("mlflow.") else [f"{flavor}.load_model"]
+        for each in loaded:
+            module, _, attribute = each.rpartition(".")
+            named[module, attribute] = None
+    return named, None
 
 
 def size_of_state(state: Any) -> int:

@@ -152,7 +152,12 @@ _PANDAS: tuple[tuple[str, str], ...] = (
     (r"pandas\._libs\.tslibs\.\w+", f"{_CLASS} _\\w*unpickle\\w* __pyx_unpickle_\\w+ __\\w*unpickle\\w*"),
     (r"pandas\.tseries\.offsets", _CLASS),
 )
-_RULES = [(re.compile(module), frozenset(names.split())) for module, names in (*_NUMPY, *_PANDAS)]
+# They load the file that they are given: what kbuild's own model names to load its inputs, by a text.
+_DATASETS = (
+    r"(kedro_datasets(_experimental)?|kedro\.extras\.datasets|kbuild\.datasets)(\.\w+)+",
+    r"[A-Z]\w*Data[sS]et",
+)
+_RULES = [(re.compile(module), frozenset(names.split())) for module, names in (*_NUMPY, *_PANDAS, _DATASETS)]
 
 
 def is_ordinary(module: str, name: str) -> bool:
