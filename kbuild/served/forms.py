@@ -115,7 +115,9 @@ def _polars(form: Form, value: Any) -> Any:
 def _polars_type(kind: Mapping[str, Any]) -> Any:
     import polars
 
-    named = getattr(polars, kind["name"])
+    named = getattr(polars, kind["name"], None)
+    if not (isinstance(named, type) and issubclass(named, polars.DataType)):  # a form is what a model says of itself
+        raise PredictionError(f"the model's input has a column of {kind['name']}, which is no type of polars")
     return named(**kind["arguments"]) if kind["arguments"] else named
 
 

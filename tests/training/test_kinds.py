@@ -93,6 +93,16 @@ def test_what_comes_late_in_a_list_of_dicts_is_refused_where_no_request_brings_i
         make_carried(data, take_rows(data, 5))
 
 
+@pytest.mark.parametrize("name", ["read_csv", "Config", "no_such_type"])
+def test_a_form_makes_columns_of_types_of_polars_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    kind = {"name": name, "arguments": {"source": str(tmp_path / "x.csv")}}
+    column = {"wire": "a", "dtype": "int64", "as": "plain"}
+    table = {"index": [], "columns": [column], "multi": False, "labels": ["a"], "label_names": [None]}
+    with pytest.raises(PredictionError, match=f"a column of {name}, which is no type of polars"):
+        restore({"kind": "polars", "schema": {"a": kind}, "table": table}, [{"a": 1}])
+
+
 def test_polars_arrives_as_polars() -> None:
     for name, value in make_polars().items():
         given = make_carried(value, value).given
