@@ -229,6 +229,21 @@ NEEDED = {
         "shop.pipelines.ds.nodes",
         r"pipelines/ds/pipeline\.py, line 2, imports kedro",
     ),
+    "the package looks among the modules": (
+        {"init": "import sys\nfrom .pipeline import WIDTH\nLIMIT = getattr(sys.modules[__name__], 'WIDTH')\n"},
+        "shop.pipelines.ds.nodes",
+        r"pipelines/ds/pipeline\.py, line 2, imports kedro",
+    ),
+    "the package's names are read by another way": (
+        {"init": "from .pipeline import WIDTH\nLIMIT = globals()['WIDTH']\n"},
+        "shop.pipelines.ds.nodes",
+        r"pipelines/ds/pipeline\.py, line 2, imports kedro",
+    ),
+    "the package's function has the name": (
+        {"init": "from .pipeline import WIDTH\ndef WIDTH():\n    return 1\n"},
+        "shop.pipelines.ds.nodes",
+        r"pipelines/ds/pipeline\.py, line 2, imports kedro",
+    ),
     "the name is set again": (
         {"init": "WIDTH = 1\nfrom .pipeline import WIDTH\n"},
         "shop.pipelines.ds.nodes",
