@@ -8,13 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 from devised import made, pairs
 from disguised import body, call, named, whole, word
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline, node
 
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.subject import Subject
 from kbuild.errors import InvalidModel
+from kbuild.training.pyfunc import KedroPipelineModel
 
 PICKLED = "kedro_datasets.pickle.pickle_dataset.PickleDataset"
 PLAIN = {"format": 1, "input_name": "x", "output_names": [], "copy_mode": "assign", "steps": []}
@@ -98,3 +102,18 @@ def test_inputs_that_a_call_makes_are_told(make_bundle: Any, sources: bytes) -> 
     state = b"}(" + b"".join(word(key) + body(value) for key, value in PLAIN.items())
     data = whole(made("kbuild.training.pyfunc", "KedroPipelineModel", state + word("sources") + sources + b"u"))
     assert any("has another call tell what it loads" in each for each in check(make_bundle, data))
+
+
+def test_what_kedros_runner_runs_and_steps_of_pandas_are_data(make_bundle: Any) -> None:
+    steps = [pandas.concat, pandas.get_dummies, pandas.to_datetime, pandas.to_numeric, pandas.melt]
+    runs = KedroPipelineModel(
+        pipeline=Pipeline([node(each, "x", f"y{place}") for place, each in enumerate(steps)]),
+        catalog=DataCatalog(),
+        input_name="x",
+        runner="SequentialRunner",
+    )
+    assert check(make_bundle, pickle.dumps(runs)) == []
+    assert check(make_bundle, pickle.dumps([pandas.merge, pandas.cut])) == []
+    called = whole(call(named("pandas", "concat"), []))
+    assert any("calls pandas.concat, which data only names" in each for each in check(make_bundle, called))
+    assert check(make_bundle, pickle.dumps(pandas.eval)) != []

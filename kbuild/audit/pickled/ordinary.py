@@ -71,6 +71,8 @@ _LIBRARY: dict[str, str] = {
     # joblib's own arrays: the bytes follow in the same file.
     "joblib.numpy_pickle": "NumpyArrayWrapper",
     "kbuild.training.pyfunc": "KedroPipelineModel",
+    # What that holds where Kedro's runner is asked for.
+    "kedro.pipeline.node": "Node",
     # What a model of Python notes of its own hints, and what one of a notebook is a class of.
     "mlflow.models.signature": "_TypeHints",
     "mlflow.pyfunc.model": "PythonModel",
@@ -132,6 +134,11 @@ _NUMPY: tuple[tuple[str, str], ...] = (
     (r"numpy\.random\.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence"),
 )
 _CLASS = r"_?[A-Z]\w*"
+# Steps of pipelines: they compute from tables, and call nothing that they are given.
+_OF_TABLES = (
+    "concat cut factorize get_dummies isna isnull melt merge merge_asof notna notnull qcut to_datetime to_numeric "
+    "to_timedelta unique wide_to_long"
+)
 _PANDAS: tuple[tuple[str, str], ...] = (
     (
         r"pandas",
@@ -140,9 +147,9 @@ _PANDAS: tuple[tuple[str, str], ...] = (
         "Float64Dtype Grouper Index Int16Dtype Int32Dtype Int64Dtype Int8Dtype Interval IntervalDtype IntervalIndex "
         "MultiIndex NamedAgg Period PeriodDtype PeriodIndex RangeIndex Series SparseDtype StringDtype Timedelta "
         "TimedeltaIndex Timestamp UInt16Dtype UInt32Dtype UInt64Dtype UInt8Dtype BooleanDtype ArrowDtype "
-        "NA to_numeric isna "
-        "isnull notna notnull",
+        "NA",
     ),
+    (r"pandas|pandas\.core\.(reshape|tools|dtypes)\.\w+|pandas\.core\.algorithms", _OF_TABLES),
     (r"pandas\.core\.(frame|series)", "DataFrame Series"),
     (r"pandas\.core\.indexes\.\w+|pandas\.indexes\.\w+", f"{_CLASS} _new_\\w+"),
     (r"pandas\.core\.internals(\.\w+)?", f"{_CLASS} new_block _unpickle_block"),
@@ -187,7 +194,7 @@ _FUNCTIONS: tuple[tuple[str, str], ...] = (
     (r"math", _NUMBERS),
     (r"statistics", "mean median mode stdev variance fmean"),
     (r"numpy(\._?core\.\w+|\.lib\.\w+|\.linalg)?", f"{_UFUNCS} _mean _sum _amax _amin _std _var"),
-    (r"pandas", "to_numeric isna isnull notna notnull"),
+    (r"pandas(\.core\.\w+){0,2}(\.\w+)?", _OF_TABLES),
     (r"scipy\.special(\.\w+)?", r"[a-z]\w*"),
     (r"sklearn\.(metrics|feature_selection)\.[\w.]+", r"(?!newObj)[a-z]\w*"),
     (r"torch\.nn\.functional", r"\w+"),
