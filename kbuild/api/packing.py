@@ -15,7 +15,7 @@ from kbuild.workflow import Delivery, check_name
 from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
 from kbuild.workflow.batch.modelpack import ModelPack, ModelPackRequest, build_modelpack
 from kbuild.workflow.batch.packing import PackResult, compression_of, pack_model
-from kbuild.workflow.batch.scoring import Batch, score_tables
+from kbuild.workflow.batch.scoring import ScoreRequest, score_tables
 
 
 def pack(
@@ -128,7 +128,7 @@ def score(
     session = session or open_session()
     model = take_model(model, session.tools, session.config, session.voice)
     request = make_image_request(session.config, model, options=asked)
-    batch = Batch(
+    batch = ScoreRequest(
         input=str(input),
         output=str(output),
         workers=asked.workers,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kbuild.cache.limit import CacheKeeper
 from kbuild.cache.locks import cache_lock, telling
-from kbuild.cache.sessions import Session
+from kbuild.cache.sessions import CacheSession
 from kbuild.errors import OutputError
 
 
@@ -124,7 +124,7 @@ def _joined(cache: Path) -> Iterator[CacheKeeper | None]:
         keeper, users = _JOINED.get(name, (None, 0))
         if keeper is None:
             try:
-                keeper = CacheKeeper(cache, Session(cache))
+                keeper = CacheKeeper(cache, CacheSession(cache))
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise

@@ -13,7 +13,7 @@ from kbuild.cache.entries import list_cache, other_bytes
 from kbuild.cache.locks import waiting_lock
 from kbuild.cache.prune import prune_cache, used_since_then
 from kbuild.cache.room import keeping
-from kbuild.cache.sessions import Session, live_sessions
+from kbuild.cache.sessions import CacheSession, live_sessions
 from kbuild.errors import CacheInUse, CacheTooSmall, ConfigurationError
 from kbuild.files import mark_used
 
@@ -29,7 +29,7 @@ _BELIEVED = 10.0
 class CacheKeeper:
     """A ``Keeper`` of a cache; for several threads."""
 
-    def __init__(self, cache: Path, session: Session) -> None:
+    def __init__(self, cache: Path, session: CacheSession) -> None:
         self.session = session
         self._cache = cache
         self._lock = threading.RLock()

@@ -28,7 +28,7 @@ class Live:
     reserved: int
 
 
-class Session:
+class CacheSession:
     """This process's part in a cache."""
 
     def __init__(self, cache: Path) -> None:

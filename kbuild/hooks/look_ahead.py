@@ -34,7 +34,7 @@ def look_ahead(
     wrong: ConfigurationError | None,
 ) -> None:
     """Raise all that is found at once, ``wrong`` among it; notes are told."""
-    from kbuild.recording.preflight.finding import Finding, raise_findings
+    from kbuild.recording.preflight.fault import Fault, raise_findings
     from kbuild.recording.preflight.look import examine
 
     looked = examine(
@@ -46,6 +46,6 @@ def look_ahead(
         package_name=package_name,
         training=config.training,
     )
-    raise_findings([*([] if wrong is None else [Finding(about="configuration", error=wrong)]), *looked.findings])
+    raise_findings([*([] if wrong is None else [Fault(about="configuration", error=wrong)]), *looked.findings])
     for note in looked.notes:
         say(note)

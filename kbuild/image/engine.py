@@ -68,14 +68,14 @@ class EngineOutput:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KnownLayers:
+class PackedLayers:
     """By the source of their COPY: the keys of the plan's layers, and those that are packed already."""
 
     keys: Mapping[str, Digest] = field(default_factory=dict)
     packed: Mapping[str, PackedBlob] = field(default_factory=dict)
 
 
-NOTHING_KNOWN = KnownLayers()
+NOTHING_PACKED = PackedLayers()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +110,7 @@ class Engine(Protocol):
         *,
         workdir: Path,
         progress: Progress,
-        known: KnownLayers = NOTHING_KNOWN,
+        known: PackedLayers = NOTHING_PACKED,
     ) -> EngineOutput:
         """Execute; raises BuildFailed, UnsupportedInstruction, BaseImageError or OutputError.
 

@@ -49,7 +49,7 @@ class Registry(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reached:
+class WebhookDelivery:
     """Whether a webhook was delivered; ``reason`` says why not."""
 
     url: str
@@ -78,7 +78,7 @@ class MlflowRegistry:
                 elif key in version.tags:
                     client.delete_model_version_tag(version.name, str(version.version), key)
 
-    def add_webhook(self, url: str, secret: str) -> Reached:
+    def add_webhook(self, url: str, secret: str) -> WebhookDelivery:
         """Have MLflow tell ``url`` of what is registered, and let it send one delivery now.
 
         One that is there already for this url gets the secret anew. Raises TrackingUnavailable where the server has no
@@ -93,7 +93,7 @@ class MlflowRegistry:
             client = _with_webhooks(self.store.client())
             return _test(client, _add(client, url, secret))
 
-    def test_webhooks(self) -> list[Reached]:
+    def test_webhooks(self) -> list[WebhookDelivery]:
         """Let MLflow send a delivery to each webhook that kbuild made; what the server has none of is no error."""
         with self.store.speaking("the webhooks"):
             client = self.store.client()
@@ -209,9 +209,9 @@ def _add(client: MlflowClient, url: str, secret: str) -> Webhook:
         raise TrackingUnavailable(f"MLflow's server takes no webhook for {url}: {reason}", hint=SERVER_NEEDS) from error
 
 
-def _test(client: MlflowClient, webhook: Webhook) -> Reached:
+def _test(client: MlflowClient, webhook: Webhook) -> WebhookDelivery:
     result = client.test_webhook(webhook.webhook_id)
     if result.success:
-        return Reached(url=webhook.url, delivered=True)
+        return WebhookDelivery(url=webhook.url, delivered=True)
     told = result.error_message or f"it answered {result.response_status}: {str(result.response_body)[:200]}"
-    return Reached(url=webhook.url, delivered=False, reason=" ".join(told.split()))
+    return WebhookDelivery(url=webhook.url, delivered=False, reason=" ".join(told.split()))

@@ -24,7 +24,7 @@ from kbuild.cache.room import room_for
 from kbuild.http import BUSY, ThreadSessions, patient_session, steady, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
-from kbuild.model.tracking import Folder, LoggedModel, Run, Tracking, Trained, Unfamiliar, Version, Wanted, texts
+from kbuild.model.tracking import Folder, LoggedModel, Run, RunQuery, Tracking, TrainedRun, Unfamiliar, Version, texts
 from kbuild.tracking.preflight import make_error, make_unavailable
 
 _API = "/api/2.0/mlflow"
@@ -109,13 +109,13 @@ class _Rest:
     def run(self, run_id: str) -> Run:
         return Run.told(self._get("/runs/get", run_id=run_id)["run"])
 
-    def newest(self, wanted: Wanted, many: int) -> Sequence[Trained]:
+    def newest(self, wanted: RunQuery, many: int) -> Sequence[TrainedRun]:
         experiments = self._get("/experiments/search", max_results="1000")
         if experiments.get("next_page_token"):
             raise Unfamiliar("more experiments than one page")
         ids = [each["experiment_id"] for each in experiments.get("experiments", ())]
         runs = self._post("/runs/search", **wanted.search(ids, many)).get("runs", ()) if ids else ()
-        return [Trained.told(run["info"], texts(run["data"].get("tags", ()))) for run in runs]
+        return [TrainedRun.told(run["info"], texts(run["data"].get("tags", ()))) for run in runs]
 
     def logged_model(self, model_id: str) -> LoggedModel | None:
         answer = self.sessions.mine().get(f"{self.base}{_API}/logged-models/{plain(model_id)}", timeout=_TIMEOUT)

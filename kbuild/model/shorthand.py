@@ -15,7 +15,7 @@ from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.find import has_model
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.sweep import name_of, short_name
-from kbuild.model.tracking import NEWEST_FIRST, Trained, Wanted, quoted
+from kbuild.model.tracking import NEWEST_FIRST, RunQuery, TrainedRun, quoted
 from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
@@ -95,18 +95,18 @@ def _registered_hint(client: MlflowClient, name: str, wanted: str) -> str | None
 class Runs(Protocol):
     """A store's runs, of which the newest are looked for."""
 
-    def newest(self, wanted: Wanted) -> Iterator[Trained]:
+    def newest(self, wanted: RunQuery) -> Iterator[TrainedRun]:
         """The runs that are wanted, newest first."""
 
-    def has_model(self, run: Trained) -> bool:
+    def has_model(self, run: TrainedRun) -> bool:
         """Whether one of these has logged a model."""
 
 
 def latest(runs: Runs, back: int, project: str | None) -> Choice:
     """The newest run with a model, or the one that is ``back`` before it; raises RunWithoutModel."""
-    wanted = Wanted(project=None if project is None or quoted(project) is None else project)
+    wanted = RunQuery(project=None if project is None or quoted(project) is None else project)
     user = _user()
-    found: list[Trained] = []
+    found: list[TrainedRun] = []
     # On a server that is shared, one's own: of the newest of all, somebody else's may be any time. Before the oldest of
     # these come anybody's.
     for by in (user, None) if user and quoted(user) else (None,):
@@ -141,20 +141,20 @@ class _OfClient:
         self._client, self._seen = client, dict[str, "Run"]()
         self._experiments = _experiments(client)
 
-    def newest(self, wanted: Wanted) -> Iterator[Trained]:
+    def newest(self, wanted: RunQuery) -> Iterator[TrainedRun]:
         for run in _search(self._client, self._experiments, wanted.filter()):
             self._seen[run.info.run_id] = run
             yield _trained(run)
 
-    def has_model(self, run: Trained) -> bool:
+    def has_model(self, run: TrainedRun) -> bool:
         return has_model(self._client, self._seen[run.run_id], None)
 
 
-def _trained(run: Run) -> Trained:
-    return Trained.told(dict(run.info), run.data.tags)
+def _trained(run: Run) -> TrainedRun:
+    return TrainedRun.told(dict(run.info), run.data.tags)
 
 
-def _choice(run: Trained) -> Choice:
+def _choice(run: TrainedRun) -> Choice:
     foreign = run.user is not None and run.user != _user()
     by = f", by {' '.join(run.user.split())[:40]}" if run.user is not None and foreign else ""
     told = f"run {run.run_id} ({short_name(run.name)}), {_when(run)}{by}"
@@ -169,7 +169,7 @@ def _user() -> str:
         return ""
 
 
-def _when(run: Trained) -> str:
+def _when(run: TrainedRun) -> str:
     from datetime import UTC, datetime
 
     started = datetime.fromtimestamp(run.started / 1000, UTC).astimezone()

@@ -20,11 +20,11 @@ from kbuild.model.tracking import (
     Folder,
     LoggedModel,
     Run,
+    RunQuery,
     Tracking,
-    Trained,
+    TrainedRun,
     Unfamiliar,
     Version,
-    Wanted,
 )
 
 # The alembic revisions of MLflow's releases, each tested against the client of the release that makes it.
@@ -124,7 +124,7 @@ class _Sqlite:
             models=tuple(dict.fromkeys(row[0] for row in outputs)),
         )
 
-    def newest(self, wanted: Wanted, many: int) -> Sequence[Trained]:
+    def newest(self, wanted: RunQuery, many: int) -> Sequence[TrainedRun]:
         tag, clauses, values = "SELECT value FROM tags WHERE run_uuid = runs.run_uuid AND key = ?", [""], list[object]()
         for key, value in ((PROJECT, wanted.project), (USER, wanted.user)):
             if value is not None:
@@ -140,7 +140,7 @@ class _Sqlite:
             f"{''.join(clauses)} ORDER BY start_time DESC, run_uuid LIMIT ?",
             (NAME, USER, _DEFAULT_WORKSPACE, *values, many),
         ).fetchall()
-        return [Trained(run_id=run_id, name=name, started=when, user=user) for run_id, name, when, user in rows]
+        return [TrainedRun(run_id=run_id, name=name, started=when, user=user) for run_id, name, when, user in rows]
 
     def logged_model(self, model_id: str) -> LoggedModel | None:
         rows = self.connection.execute(

@@ -22,7 +22,7 @@ from kbuild.model.kept import Kept
 from kbuild.model.model_reference import ModelReference
 from kbuild.model.shorthand import RECENT, Choice, count_back, latest
 from kbuild.model.sweep import Best
-from kbuild.model.tracking import Run, Tracking, Trained, Unfamiliar, Version, Wanted, reasons
+from kbuild.model.tracking import Run, RunQuery, Tracking, TrainedRun, Unfamiliar, Version, reasons
 from kbuild.tracking.description import NOTE, describe
 from kbuild.tracking.image_tags import Tag
 from kbuild.tracking.preflight import without_credentials
@@ -235,10 +235,10 @@ class _Newest:
     store: Tracking
     run: Callable[[Tracking, str], Run]
 
-    def newest(self, wanted: Wanted) -> Iterator[Trained]:
+    def newest(self, wanted: RunQuery) -> Iterator[TrainedRun]:
         yield from self.store.newest(wanted, RECENT)
 
-    def has_model(self, run: Trained) -> bool:
+    def has_model(self, run: TrainedRun) -> bool:
         whole = self.run(self.store, run.run_id)
         logged = (self.store.logged_model(model_id) for model_id in whole.models)
         ready = any(model is not None and model.ready for model in logged)

@@ -80,7 +80,7 @@ class Version:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trained:
+class TrainedRun:
     """A run as one chooses it: ``started`` in milliseconds since 1970, ``user`` as training names them."""
 
     run_id: str
@@ -89,14 +89,14 @@ class Trained:
     user: str | None
 
     @classmethod
-    def told(cls, info: Mapping[str, Any], tags: Mapping[str, str]) -> Trained:
+    def told(cls, info: Mapping[str, Any], tags: Mapping[str, str]) -> TrainedRun:
         """Of MLflow's ``RunInfo``; older runs have their name among their tags."""
         name, started = info.get("run_name") or tags.get(NAME, ""), int(info.get("start_time") or 0)
         return cls(run_id=str(info["run_id"]), name=name, started=started, user=tags.get(USER))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class RunQuery:
     """Runs that were not deleted, of experiments that were not: of a project, by a user, begun before a time."""
 
     project: str | None = None
@@ -131,7 +131,7 @@ class Tracking(Protocol):
     def run(self, run_id: str) -> Run:
         """The run."""
 
-    def newest(self, wanted: Wanted, many: int) -> Sequence[Trained]:
+    def newest(self, wanted: RunQuery, many: int) -> Sequence[TrainedRun]:
         """So many of the runs that are wanted, newest first, and of those of one time by their ids."""
 
     def logged_model(self, model_id: str) -> LoggedModel | None:

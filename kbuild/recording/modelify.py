@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbuild.errors import PipelineMLError, RecordingError
-from kbuild.recording.preflight.finding import did_you_mean
+from kbuild.recording.preflight.fault import did_you_mean
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline

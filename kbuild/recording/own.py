@@ -24,7 +24,7 @@ from kbuild.recording.input.reads import Reads, follow, get_reads, plain
 from kbuild.served.calls import CopyMode, is_parameter
 from kbuild.served.runner import _import_runner
 from kbuild.training.described import find_dataset, is_in_memory, is_persisted, remake, uncached
-from kbuild.training.entry import Entry, silent_kedro
+from kbuild.training.entry import EntryValidator, silent_kedro
 from kbuild.training.value_digest import digest_value
 
 _logger = logging.getLogger(__name__)
@@ -75,13 +75,13 @@ class OwnRun:
         dataset: Any = find_dataset(name, self._catalog)
         kept = dataset is None or name in self._in_memory or is_parameter(name) or is_in_memory(dataset)
         mode = self._mode(name) if kept else None
-        entry = Entry(name, self._catalog)
+        entry = EntryValidator(name, self._catalog)
         again = None if kept else lambda: entry.give(dataset.load())
         return _Given(value, self._uses[name], again=again, shared=mode == "assign")
 
     def _keep(self, name: str, folder: Path) -> Any:
         """Where the output of a node waits for the next: an answer for nobody but the caller."""
-        dataset, entry = find_dataset(name, self._catalog), Entry(name, self._catalog)
+        dataset, entry = find_dataset(name, self._catalog), EntryValidator(name, self._catalog)
         whole: Any = self._catalog.get(name)
         if uncached(whole) is not whole:
             # What a run saves there its nodes get from the cache, and not from the file.
@@ -139,7 +139,9 @@ class _Given(AbstractDataset[Any, Any]):  # type: ignore[misc]
 class _Between(AbstractDataset[Any, Any]):  # type: ignore[misc]
     """What one node saves and others load, through the entry's validator and a file like the catalog's."""
 
-    def __init__(self, name: str, entry: Entry, dataset: Any, mode: str | None, changes: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, entry: EntryValidator, dataset: Any, mode: str | None, changes: dict[str, str]
+    ) -> None:
         self._name = name
         self._entry = entry
         self._dataset = MemoryDataset(copy_mode=mode) if dataset is None else dataset

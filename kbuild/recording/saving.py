@@ -21,7 +21,7 @@ from kbuild.recording.changes import Mutation, WatchedPlan, watch
 from kbuild.recording.clean_check import RECORDED_PREDICTION, SERVING_REQUEST
 from kbuild.recording.example import Example
 from kbuild.recording.run.git import GitState
-from kbuild.recording.shipment.pinning import ModelEnvironment
+from kbuild.recording.shipment.pinning import PinnedEnvironment
 from kbuild.served.pipeline import _real, _shared
 from kbuild.training.pyfunc import KedroPipelineModel
 from kbuild.urls.credentials import hide_in_text
@@ -52,7 +52,7 @@ class Draft:
     tolerance: Tolerance = DEFAULT
 
 
-def save_model(draft: Draft, environment: ModelEnvironment, code_paths: list[str], target: Path) -> None:
+def save_model(draft: Draft, environment: PinnedEnvironment, code_paths: list[str], target: Path) -> None:
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model

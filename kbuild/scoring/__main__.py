@@ -72,9 +72,9 @@ def _score(asked: argparse.Namespace) -> int:
     from kbuild.scoring.local import check_types, one_order, score_here
     from kbuild.scoring.parts import columns_of, find_sources, split
     from kbuild.scoring.settings import facts, model_folder, parse_keep, parse_params
-    from kbuild.scoring.target import Target
+    from kbuild.scoring.target import ScoreOutput
 
-    target = Target.of(asked.output)
+    target = ScoreOutput.of(asked.output)
     out = target.out
     sources = find_sources(asked.input, dict if asked.overwrite else target.unfinished_input)
     kind = target.kind(asked.format, sources)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kbuild.scoring.errors import InputRefused, OtherAnswers, RowsFailed
-from kbuild.scoring.parts import Part, Source
+from kbuild.scoring.parts import InputTable, Part
 from kbuild.scoring.places import Place
 
 HOME, DONE, REJECTED = "_kbuild", "_kbuild/done", "_kbuild/rejected"
@@ -71,7 +71,7 @@ class Job:
         return cls(**value["job"]), [Part.from_json(each) for each in value["parts"]]
 
 
-def content_of(sources: Sequence[Source]) -> list[list[str]]:
+def content_of(sources: Sequence[InputTable]) -> list[list[str]]:
     """What of the input decides the answers."""
     return [[source.shown, source.content] for source in sources]
 

@@ -14,7 +14,7 @@ from typing import Any
 from kbuild.scoring.ask import Model
 from kbuild.scoring.errors import InputRefused, WorkerLost
 from kbuild.scoring.job import Job
-from kbuild.scoring.parts import Part, Source, records, schema_of
+from kbuild.scoring.parts import InputTable, Part, records, schema_of
 from kbuild.scoring.places import Place
 from kbuild.scoring.score import score_part
 
@@ -90,7 +90,7 @@ def _score(part: Part) -> None:
     score_part(_STATE["model"], _STATE["job"], part, Place(_STATE["out"]), count)
 
 
-def one_order(sources: Sequence[Source], names: Sequence[list[str]]) -> list[str]:
+def one_order(sources: Sequence[InputTable], names: Sequence[list[str]]) -> list[str]:
     """The columns of all, as the first has them; ``names`` are those of each. Raises InputRefused for other columns."""
     for other, theirs in zip(sources[1:], names[1:], strict=True):
         differing = sorted({*names[0]} ^ {*theirs})
@@ -102,7 +102,7 @@ def one_order(sources: Sequence[Source], names: Sequence[list[str]]) -> list[str
     return names[0]
 
 
-def check_types(sources: Sequence[Source], kept: Sequence[str]) -> None:
+def check_types(sources: Sequence[InputTable], kept: Sequence[str]) -> None:
     """Raises InputRefused for tables whose columns to keep do not fit into one file of Parquet."""
     first = sources[0]
     types = schema_of(first)

@@ -25,7 +25,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class InputTable:
     """A table to score; ``content`` tells it from every other, ``stamp`` is that of its file when it was looked at.
     ``partitions`` are columns that the names of its folders say."""
 
@@ -48,7 +48,7 @@ class Part:
     """
 
     number: int
-    source: Source
+    source: InputTable
     start: int
     end: int
     first: int
@@ -62,7 +62,7 @@ class Part:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Part:
         """The inverse."""
-        return cls(**{**value, "source": Source(**value["source"])})
+        return cls(**{**value, "source": InputTable(**value["source"])})
 
     def name(self, job: str) -> str:
         """What its files are called in the job of this digest."""
@@ -70,7 +70,7 @@ class Part:
         return f"part-{self.number:05d}-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
 
 
-def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> list[Source]:
+def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> list[InputTable]:
     """The tables that ``text`` means: a file, a folder, a pattern, a Delta or Iceberg table.
 
     Of the last two it is the version that ``begun`` names (content by path), else the newest. Raises InputRefused.
@@ -78,7 +78,7 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
     found_snapshot = snapshots.find_snapshot(text, begun)
     if found_snapshot is not None:
         each = found_snapshot
-        return [Source(path=each.path, kind=each.kind, content=each.content, stamp=each.version)]
+        return [InputTable(path=each.path, kind=each.kind, content=each.content, stamp=each.version)]
     place = Place(text)
     try:
         found = place.tables(tuple(ENDINGS))
@@ -100,7 +100,7 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
             stamp, content = place.stamp(), place.content()
         except Exception as error:  # the same
             raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
-        sources.append(Source(path=path, kind=kind, stamp=stamp, content=content, partitions=partitions))
+        sources.append(InputTable(path=path, kind=kind, stamp=stamp, content=content, partitions=partitions))
     return sources
 
 
@@ -108,7 +108,7 @@ def _kind_of(path: str) -> str | None:
     return next((kind for ending, kind in ENDINGS.items() if path.lower().endswith(ending)), None)
 
 
-def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
+def split(sources: list[InputTable], rows: int = PART_ROWS) -> list[Part]:
     """The parts of all, of about so many rows each. Raises InputRefused for what is no such table, or has no rows."""
     parts: list[Part] = []
     for source in sources:
@@ -122,7 +122,7 @@ def split(sources: list[Source], rows: int = PART_ROWS) -> list[Part]:
     return parts
 
 
-def columns_of(source: Source) -> list[str]:
+def columns_of(source: InputTable) -> list[str]:
     """The names of a table's columns, in order. Raises InputRefused."""
     if source.kind in snapshots.KINDS:
         return list(snapshots.looked_at(source.path, source.stamp).schema.names)
@@ -135,7 +135,7 @@ def columns_of(source: Source) -> list[str]:
         return list(dict.fromkeys([*names, *source.partitions]))
 
 
-def schema_of(source: Source) -> dict[str, Any]:
+def schema_of(source: InputTable) -> dict[str, Any]:
     """The Arrow types of a table's columns by name; those of CSV are texts. Raises InputRefused."""
     import pyarrow as pa
 
@@ -148,7 +148,7 @@ def schema_of(source: Source) -> dict[str, Any]:
         return texts | {field.name: field.type for field in _open_parquet(file, source).schema_arrow}
 
 
-def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
+def read_header(file: IO[bytes], source: InputTable) -> tuple[bytes, list[str]]:
     """The header's bytes, and the names in it; ``file`` is then at the first record."""
     import csv
 
@@ -161,7 +161,7 @@ def read_header(file: IO[bytes], source: Source) -> tuple[bytes, list[str]]:
     return raw, names
 
 
-def _refuse_twice(names: list[str], source: Source) -> None:
+def _refuse_twice(names: list[str], source: InputTable) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputRefused(f"{source.shown} has columns twice: {', '.join(twice)}")
@@ -221,7 +221,7 @@ def _ends_inside(line: bytes, inside: bool) -> bool:
     return inside
 
 
-def _open_parquet(file: IO[bytes], source: Source) -> Any:
+def _open_parquet(file: IO[bytes], source: InputTable) -> Any:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -233,7 +233,7 @@ def _open_parquet(file: IO[bytes], source: Source) -> Any:
         raise InputRefused(f"{source.shown} is not a Parquet file that can be read: {_line(error)}") from error
 
 
-def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
+def _row_groups(source: InputTable, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
     with Place(source.path).reading() as file:
         metadata = _open_parquet(file, source).metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -245,7 +245,7 @@ def _row_groups(source: Source, rows: int) -> Iterator[tuple[int, int, int, int,
             start, first, count = number + 1, first + count, 0
 
 
-def _data_files(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
+def _data_files(source: InputTable, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
     files = snapshots.looked_at(source.path, source.stamp).files
     start = first = count = 0
     for number, (_, size) in enumerate(files):
@@ -255,7 +255,7 @@ def _data_files(source: Source, rows: int) -> Iterator[tuple[int, int, int, int,
             start, first, count = number + 1, first + count, 0
 
 
-def _records(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
+def _records(source: InputTable, rows: int) -> Iterator[tuple[int, int, int, int, str | None]]:
     with _naming(source), Place(source.path).reading() as file:
         raw, _ = read_header(file, source)
         header = raw.removeprefix(_BOM).decode().rstrip("\r\n")
@@ -274,7 +274,7 @@ def _records(source: Source, rows: int) -> Iterator[tuple[int, int, int, int, st
 
 
 @contextmanager
-def _naming(source: Source) -> Iterator[None]:
+def _naming(source: InputTable) -> Iterator[None]:
     """Name the file in what is said of a line of it, or of reading it."""
     try:
         yield

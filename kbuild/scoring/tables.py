@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from kbuild.scoring import snapshots
 from kbuild.scoring.errors import InputRefused
-from kbuild.scoring.parts import Part, Source, records
+from kbuild.scoring.parts import InputTable, Part, records
 from kbuild.scoring.places import Place, without_queries
 from kbuild.serving.answer.columns import CSV_TYPES
 
@@ -102,7 +102,7 @@ def _snapshot(part: Part, types: dict[str, str], rows: int) -> Iterator[Batch]:
             first += len(table)
 
 
-def _with_partitions(table: Any, source: Source, types: dict[str, str]) -> Any:
+def _with_partitions(table: Any, source: InputTable, types: dict[str, str]) -> Any:
     """The table with the columns that the names of its folders say, and it does not have."""
     for name in source.partitions:
         if name not in table.column_names:
@@ -110,7 +110,7 @@ def _with_partitions(table: Any, source: Source, types: dict[str, str]) -> Any:
     return table
 
 
-def _said(source: Source, name: str, types: dict[str, str], rows: int) -> Any:
+def _said(source: InputTable, name: str, types: dict[str, str], rows: int) -> Any:
     """A column of what a folder says, of the type that the model reads, else as text."""
     text, kind = source.partitions[name], types.get(name)
     try:

@@ -13,20 +13,20 @@ from typing import Any
 from kbuild.errors import ConfigurationError
 from kbuild.scoring import job as jobs
 from kbuild.scoring.errors import InputRefused, OtherAnswers
-from kbuild.scoring.parts import ENDINGS, Part, Source
+from kbuild.scoring.parts import ENDINGS, InputTable, Part
 from kbuild.scoring.places import Place
 from kbuild.scoring.snapshots import ICEBERG
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class ScoreOutput:
     """``out`` is the folder of the parts, ``single`` the file that they become, if they do."""
 
     out: Place
     single: Path | None
 
     @classmethod
-    def of(cls, text: str) -> Target:
+    def of(cls, text: str) -> ScoreOutput:
         """What ``text`` names. Raises InputRefused for a url that cannot be used."""
         if text == "-":
             raise InputRefused(
@@ -37,7 +37,7 @@ class Target:
             return cls(out=Place(text), single=None)
         return cls(out=Place(str(path.with_name(f".{path.name}.kbuild"))), single=path)
 
-    def kind(self, asked: str | None, sources: Sequence[Source]) -> str:
+    def kind(self, asked: str | None, sources: Sequence[InputTable]) -> str:
         """parquet or csv; raises ConfigurationError where the file's name says other than what was asked."""
         if self.single is None:
             return asked or ("csv" if sources[0].kind == "csv" else "parquet")
@@ -48,7 +48,7 @@ class Target:
             )
         return named
 
-    def refuse_input(self, text: str, sources: Sequence[Source], kind: str) -> None:
+    def refuse_input(self, text: str, sources: Sequence[InputTable], kind: str) -> None:
         """Raises InputRefused where what is written would replace a table that is read, or be read as one."""
         if self.single is not None:
             mine = os.path.realpath(self.single)

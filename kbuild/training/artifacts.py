@@ -20,7 +20,7 @@ from kbuild.training.described import (
     is_partitioned,
     is_persisted,
 )
-from kbuild.training.entry import Entry
+from kbuild.training.entry import EntryValidator
 from kbuild.training.staging import make_passing_folder, rename_doubles, stage_parts, stage_value
 from kbuild.training.value_digest import NoDigest, digest_value
 
@@ -87,7 +87,7 @@ def settle_inputs(
         # A folder for each: two names may become one file name.
         try:
             dataset = find_dataset(name, catalog)  # of a pattern the catalog makes the entry's validator only then
-            entry, place = Entry(name, catalog), target / str(number)
+            entry, place = EntryValidator(name, catalog), target / str(number)
             found, loaded[name] = _look(entry, dataset, captured, place)
             seen.append(found)
         except _NoData as error:
@@ -123,7 +123,7 @@ class _Found:
 class _Seen:
     """What is known of a value that was loaded: its digest and type; ``staged`` where that has been written already."""
 
-    entry: Entry
+    entry: EntryValidator
     dataset: Any
     target: Path
     kind: type
@@ -137,7 +137,7 @@ class _Seen:
         return self.entry.name
 
 
-def _look(entry: Entry, dataset: Any, captured: Mapping[str, Any], target: Path) -> tuple[_Seen, Any]:
+def _look(entry: EntryValidator, dataset: Any, captured: Mapping[str, Any], target: Path) -> tuple[_Seen, Any]:
     """The input as the catalog loads it, and what is to be known of it when it is gone."""
     name = entry.name
     if dataset is None and name not in captured:
@@ -271,7 +271,7 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
     return fetched
 
 
-def _load(entry: Entry, dataset: Any) -> Any:
+def _load(entry: EntryValidator, dataset: Any) -> Any:
     """What the catalog loads. Whether it is there is not asked: ``exists()`` is False where nobody wrote one."""
     from kedro.io import DatasetError
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class Entry:
+class EntryValidator:
     """The validator of one entry, of a catalog that goes on without it; none for most entries, and before Kedro 1.7."""
 
     def __init__(self, name: str, catalog: Any) -> None:

@@ -34,7 +34,7 @@ class JobStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class BackgroundJob:
     """What is to be done after ``run_id`` in the folder ``cwd``; kept as a file beside its log."""
 
     run_id: str
@@ -43,14 +43,14 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Started:
+class StartedJob:
     """A job under way."""
 
     pid: int
     log: Path
 
 
-def start_job(job: Job, folder: Path, *, name: str, environ: Mapping[str, str], start: Starter) -> Started:
+def start_job(job: BackgroundJob, folder: Path, *, name: str, environ: Mapping[str, str], start: Starter) -> StartedJob:
     """Write the job to ``folder`` and start the process that does it. Raises OutputError.
 
     It leads a session of its own, so it outlives training, its terminal and Ctrl-C.
@@ -59,21 +59,21 @@ def start_job(job: Job, folder: Path, *, name: str, environ: Mapping[str, str], 
     log = path.with_suffix(".log")
     write_whole(path, json.dumps(asdict(job), indent=1).encode())
     process = start([sys.executable, "-P", "-m", "kbuild.trigger", str(path)], env=environ, log=log)
-    return Started(pid=process.pid, log=log)
+    return StartedJob(pid=process.pid, log=log)
 
 
-def read_job(path: Path) -> Job:
+def read_job(path: Path) -> BackgroundJob:
     """Read what ``start_job`` wrote; raises TriggerFailed."""
     try:
         value = json.loads(path.read_bytes())
         steps = tuple(JobStep(name=step["name"], argv=tuple(step["argv"])) for step in value["steps"])
-        return Job(run_id=value["run_id"], cwd=value["cwd"], steps=steps)
+        return BackgroundJob(run_id=value["run_id"], cwd=value["cwd"], steps=steps)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TriggerFailed(f"{path} is not a job of kbuild: {error}") from error
 
 
 def run_job(
-    job: Job,
+    job: BackgroundJob,
     *,
     run: Runner,
     say: Callable[[str], None],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kbuild.errors import DeliveryFailed, KbuildError, TriggerFailed
 from kbuild.process import Runner, Starter
-from kbuild.trigger.background import KBUILD, Job, JobStep, Started, make_local_steps, start_job
+from kbuild.trigger.background import KBUILD, BackgroundJob, JobStep, StartedJob, make_local_steps, start_job
 from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.outbox import Message, Outbox
 from kbuild.trigger.send import send
@@ -132,8 +132,8 @@ def _deliver(message: Message, site: Site) -> KbuildError | None:
     return None
 
 
-def _background(event: TrainingEvent, site: Site, steps: list[JobStep]) -> Started:
-    job = Job(run_id=event.run_id, cwd=str(site.project), steps=tuple(steps))
+def _background(event: TrainingEvent, site: Site, steps: list[JobStep]) -> StartedJob:
+    job = BackgroundJob(run_id=event.run_id, cwd=str(site.project), steps=tuple(steps))
     return start_job(
         job, site.state / _JOBS, name=event.run_id, environ=make_environment(event, site), start=site.start
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from kbuild.digest import Digest, digest_json
 from kbuild.errors import UnsupportedInstruction
 from kbuild.image.deliver.sharing import shared_keys
-from kbuild.image.engine import NOTHING_KNOWN, BuiltImage, Engine, EngineName, KnownLayers, make_engine
+from kbuild.image.engine import NOTHING_PACKED, BuiltImage, Engine, EngineName, PackedLayers, make_engine
 from kbuild.image.engines.native import copies_plan
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.packages.staging import complete, needed_layers
@@ -116,7 +116,7 @@ def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir
         if reuse and missing and prepared.cache_from is not None:
             with tools.phases("cache") as progress:
                 packed |= tools.sharing(prepared.cache_from, "take").bring(missing, building.cache, progress)
-        known = KnownLayers(keys=keys, packed=packed)
+        known = PackedLayers(keys=keys, packed=packed)
         context = stage_layers(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:
             if known.packed:
@@ -146,7 +146,7 @@ class _Building:
         return _Building(engine=engine, prepared=prepared, images=images, cache=cache)
 
     def build(
-        self, context: BuildContext, workdir: Path, progress: Progress, known: KnownLayers = NOTHING_KNOWN
+        self, context: BuildContext, workdir: Path, progress: Progress, known: PackedLayers = NOTHING_PACKED
     ) -> BuiltImage:
         """Execute the context's Dockerfile, and keep the image among the local ones."""
         scratch = workdir / self.engine.name

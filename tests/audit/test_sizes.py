@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbuild.audit.sizes.measure import FileSize, LayerFiles, Places, layer_name, measure
+from kbuild.audit.sizes.measure import FileSize, ImagePlaces, LayerSizes, layer_name, measure
 from kbuild.audit.sizes.treemap import COLOURS, HEIGHT, WIDTH, Box, draw, squarify
 from kbuild.audit.sizes.values import ImageSizes
 
-PLACES = Places(prefix="opt/env", model="opt/model", runtime="opt/kbuild", base="debian:bookworm")
+PLACES = ImagePlaces(prefix="opt/env", model="opt/model", runtime="opt/kbuild", base="debian:bookworm")
 SITE = "opt/env/lib/python3.11/site-packages"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def layer(created_by: str, files: dict[str, Any], packed: int = 1) -> LayerFiles:
+def layer(created_by: str, files: dict[str, Any], packed: int = 1) -> LayerSizes:
     """``files``: a number of bytes, or the content of a metadata file."""
-    return LayerFiles(
+    return LayerSizes(
         digest=f"sha256:{'0' * 64}",
         created_by=created_by,
         packed=packed,

@@ -17,7 +17,7 @@ from kbuild.cli.app import cli
 from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError, OutputError
 from kbuild.workflow.batch.packing import PackResult
-from kbuild.workflow.batch.scoring import Batch
+from kbuild.workflow.batch.scoring import ScoreRequest
 from kbuild.workflow.prepare import ImageRequest
 
 DIGESTS = {name: Digest(figure * 64) for name, figure in (("", "1"), ("model_", "2"), ("lock_", "3"), ("plan_", "4"))}
@@ -115,7 +115,7 @@ def test_a_batch_for_a_cluster_goes_to_it(call: Call, monkeypatch: pytest.Monkey
     manifest |= {"job": "j", "input": [], "options": {}, "answered": 2, "rejected": "rejected", "rows_alone": "seen"}
 
     def score_on_spark(
-        request: ImageRequest, batch: Batch, master: str, settings: dict[str, str], tools: Any
+        request: ImageRequest, batch: ScoreRequest, master: str, settings: dict[str, str], tools: Any
     ) -> dict[str, Any]:
         asked.append((request, batch, master, settings))
         return manifest
@@ -156,6 +156,6 @@ def test_options_of_a_batch_that_cannot_be(call: Call, option: list[str], told: 
 def test_options_of_a_batch_are_none_unless_they_are_said() -> None:
     """Else the scorer's own defaults, which another archive may have other ones of, would never count."""
     asked = ScoreOptions()
-    batch = Batch(input="in", output="out")
+    batch = ScoreRequest(input="in", output="out")
     assert (asked.workers, asked.format, asked.part_rows, asked.batch_rows, asked.params) == (None,) * 5
     assert batch.argv() == ["--on-error=fail", "--keep=all", "--", "in", "out"]

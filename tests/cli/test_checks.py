@@ -15,7 +15,7 @@ from packaging.version import Version
 from kbuild.doctor import checks
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.errors import KbuildError, TrackingUnavailable
-from kbuild.model.registry import MlflowRegistry, Reached
+from kbuild.model.registry import MlflowRegistry, WebhookDelivery
 from kbuild.trigger.trigger_settings import GithubTrigger, GitlabTrigger, LocalTrigger, WebhookTrigger
 
 GB = 1_000_000_000
@@ -131,8 +131,8 @@ def test_an_index_has_to_have_mlflow(
 
 def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        Reached(url="https://a:b@kbuild.example/webhook", delivered=True),
-        Reached(url="http://10.0.0.1/webhook", delivered=False, reason="10.0.0.1 is not a public IP address"),
+        WebhookDelivery(url="https://a:b@kbuild.example/webhook", delivered=True),
+        WebhookDelivery(url="http://10.0.0.1/webhook", delivered=False, reason="10.0.0.1 is not a public IP address"),
     ]
     monkeypatch.setattr(MlflowRegistry, "test_webhooks", lambda registry: found)
     good, bad = checks._webhooks(patient(tracking="https://mlflow.example"))
@@ -143,7 +143,7 @@ def test_webhooks_that_do_not_arrive_are_told_with_what_mlflows_server_needs(mon
         assert bad.hint is not None and f"MLFLOW_WEBHOOK_{name}" in bad.hint
     found.clear()
 
-    def down(_: MlflowRegistry) -> list[Reached]:
+    def down(_: MlflowRegistry) -> list[WebhookDelivery]:
         raise TrackingUnavailable("told by the check of the server")
 
     with pytest.MonkeyPatch.context() as patch:

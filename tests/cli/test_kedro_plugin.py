@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from kbuild.cli import kedro_plugin
 from kbuild.errors import PipelineMLError, TrackingUnavailable
-from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.preflight.project import Checked
 
 
@@ -124,7 +124,7 @@ def test_check_gives_the_list_and_its_own_exit_code(monkeypatch: pytest.MonkeyPa
     errors = [PipelineMLError(f"no {number}", hint="mend it") for number in range(found)]
     checked = Checked(
         pipelines=("training",),
-        findings=tuple(("training", Finding(about="input", error=each)) for each in errors),
+        findings=tuple(("training", Fault(about="input", error=each)) for each in errors),
         notes=("By the way.",),
     )
     asked: list[dict[str, Any]] = []

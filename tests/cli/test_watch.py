@@ -21,7 +21,7 @@ from kbuild.api.request import ImageOptions
 from kbuild.cli.app import cli
 from kbuild.errors import ConfigurationError, DeliveryFailed, SomeFailed
 from kbuild.model.find import RegisteredVersion
-from kbuild.model.registry import Reached
+from kbuild.model.registry import WebhookDelivery
 
 Call = Callable[..., Result]
 PUSH = ["--push", "registry.example/{name}:{version}"]
@@ -45,9 +45,9 @@ class Registry:
     def tag(self, version: RegisteredVersion, tags: Any) -> None:
         pass
 
-    def add_webhook(self, url: str, secret: str) -> Reached:
+    def add_webhook(self, url: str, secret: str) -> WebhookDelivery:
         self.hooks.append((url, secret))
-        return Reached(url=url, delivered=not self.reason, reason=self.reason)
+        return WebhookDelivery(url=url, delivered=not self.reason, reason=self.reason)
 
 
 @pytest.fixture

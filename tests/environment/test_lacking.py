@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from kbuild.environment.condalock.conda_lock import CondaLockResolver
-from kbuild.environment.condalock.lacking import Wanted, WithoutWheel, unfit_error, withdrawn_error
+from kbuild.environment.condalock.lacking import WantedFiles, WithoutWheel, unfit_error, withdrawn_error
 from kbuild.environment.index.package_indexes import IndexFile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.environment.target import Target, known_bases
@@ -34,7 +34,7 @@ def files_of(*names: str, python: str | None = None) -> list[IndexFile]:
 
 
 def judge(*files: IndexFile, specifier: str = "", glibc: str = "2.36") -> WithoutWheel | None:
-    return Wanted(python="3.11.7", platform=AMD64, glibc=glibc).judge("x", files, SpecifierSet(specifier))
+    return WantedFiles(python="3.11.7", platform=AMD64, glibc=glibc).judge("x", files, SpecifierSet(specifier))
 
 
 def wheel(version: str, platform: str, python: str = "cp311-cp311") -> str:
@@ -76,7 +76,7 @@ def test_other_reasons_and_the_newest_release_that_does() -> None:
 
 
 def error_of(target: Target, *files: IndexFile) -> KbuildError:
-    wanted = Wanted(python="3.11.7", platform=AMD64, glibc=target.glibc)
+    wanted = WantedFiles(python="3.11.7", platform=AMD64, glibc=target.glibc)
     found = wanted.judge("nccl", files, SpecifierSet(">=2"))
     assert found is not None
     return unfit_error((found,), wanted, target)

@@ -21,7 +21,7 @@ from kbuild.cache.locks import in_use
 from kbuild.cache.notes import write_whole
 from kbuild.cache.prune import prune_cache
 from kbuild.cache.room import room_for
-from kbuild.cache.sessions import Session, live_sessions
+from kbuild.cache.sessions import CacheSession, live_sessions
 from kbuild.cache.tree import cached_tree
 from kbuild.digest import digest_bytes
 from kbuild.environment.lockfile import LockedPackage
@@ -212,7 +212,7 @@ def test_some_of_a_limit_is_left_for_what_is_written_without_asking(tmp_path: Pa
 
 def test_what_others_reserved_is_not_given_twice(tmp_path: Path) -> None:
     (tmp_path / "sessions").mkdir()
-    other = Session(tmp_path)
+    other = CacheSession(tmp_path)
     other.reserved = 900_000
     other.write()
     with using_cache(tmp_path, limit=1_000_000):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.digest import digest_bytes
-from kbuild.image.engine import BuiltImage, EngineOutput, KnownLayers, RawLayer
+from kbuild.image.engine import BuiltImage, EngineOutput, PackedLayers, RawLayer
 from kbuild.image.engines.native import NativeEngine, copies_plan
 from kbuild.image.oci.validate import validate_layout
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
@@ -56,7 +56,7 @@ def build(context: BuildContext, destination: Path, cache: LayerCache) -> tuple[
     for source in packed:
         if not any(source in layer.over for layer in context.plan.layers if layer.source not in packed):
             (context.path / source).rename(context.path / f"away-{source}")
-    known = KnownLayers(keys=keys, packed=packed)
+    known = PackedLayers(keys=keys, packed=packed)
     output = NativeEngine(run).build(context, BASE, workdir=context.path, progress=Silent(), known=known)
     image = pack(output, context.plan, destination, engine="native", progress=Silent(), cache=cache)
     validate_layout(image.layout)

@@ -17,7 +17,7 @@ from scored import Score, table
 from kbuild.scoring import parts
 from kbuild.scoring import score as scoring
 from kbuild.scoring.ask import Model, answer_rows
-from kbuild.scoring.parts import Source, records, split
+from kbuild.scoring.parts import InputTable, records, split
 from kbuild.serving.answer.model import load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -225,7 +225,7 @@ def test_a_quote_that_is_never_closed_is_one_line_of_an_error_and_not_all_of_mem
 def test_parts_are_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"\xef\xbb\xbfa,b\n" + b"".join(b'%d,"x\n%d"\n' % (n, n) for n in range(95)))
-    parts = split([Source(path=str(path), kind="csv", content="", stamp="")], 10)
+    parts = split([InputTable(path=str(path), kind="csv", content="", stamp="")], 10)
     data = path.read_bytes()
     assert b"".join(data[part.start : part.end] for part in parts) == data[7:]
     assert [part.rows for part in parts] == [10] * 9 + [5]

@@ -71,7 +71,7 @@ def test_answers_do_not_become_input(
     (tmp_path / "in/a.csv").touch()
     (tmp_path / "linked").symlink_to("in")
     monkeypatch.chdir(tmp_path)
-    made = target.Target.of(out)
+    made = target.ScoreOutput.of(out)
     if found:
         with pytest.raises(target.InputRefused, match="would be input of"):
             made.refuse_input(given, [], kind)

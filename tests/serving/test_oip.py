@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.reply import Reply
 from kbuild.serving.oip.endpoints import OpenInference
-from kbuild.serving.oip.question import Question, QuestionReader
+from kbuild.serving.oip.question import InferRequest, QuestionReader
 from kbuild.serving.oip.tensors import Refused, describe, nest, read_tensor, write_tensor
 
 # What the protocol's OpenAPI (specification/protocol/open_inference_rest.yaml) demands of answers.
@@ -326,7 +326,7 @@ def test_an_output_has_one_name_everywhere() -> None:
         metadata = json.loads(made._model.body)["outputs"]
         for predictions in (values, []):
             reply = Reply(status=200, body=json.dumps({"predictions": predictions}).encode())
-            question = Question(body=b"", id=None, outputs=(metadata[0]["name"],))
+            question = InferRequest(body=b"", id=None, outputs=(metadata[0]["name"],))
             (told,) = json.loads(made.write(reply, question).body)["outputs"]
             assert (told["name"], told["datatype"]) == (metadata[0]["name"], metadata[0]["datatype"]), (output, told)
             assert told["datatype"] == "FP32"

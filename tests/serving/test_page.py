@@ -18,7 +18,7 @@ from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.http.server_settings import limits_of
 from kbuild.serving.pages.about import name_model
 from kbuild.serving.pages.openapi import make_openapi
-from kbuild.serving.pages.page import Site
+from kbuild.serving.pages.page import ModelPages
 from kbuild.serving.pages.parts import pretty
 
 FACTS = Facts(
@@ -40,8 +40,8 @@ FACTS = Facts(
 )
 
 
-def make_site(facts: Facts = FACTS, **settings: Any) -> Site:
-    return Site(facts, limits_of(asgi.make_settings(**settings)))
+def make_site(facts: Facts = FACTS, **settings: Any) -> ModelPages:
+    return ModelPages(facts, limits_of(asgi.make_settings(**settings)))
 
 
 class Page(HTMLParser):

@@ -20,7 +20,7 @@ from kedro_datasets.pandas.csv_dataset import CSVDataset
 from kbuild.datasets.folder_dataset import MlflowModelLocalFileSystemDataset
 from kbuild.errors import PipelineMLError, PreflightFailed, RecordingError, TrackingUnavailable
 from kbuild.recording.preflight import stores
-from kbuild.recording.preflight.finding import Finding, raise_findings
+from kbuild.recording.preflight.fault import Fault, raise_findings
 from kbuild.recording.preflight.look import Looked, examine
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
 
@@ -120,12 +120,12 @@ def test_twelve_faults_are_told_at_once_each_with_a_remedy_in_seconds(
 
 
 def test_one_finding_is_that_error_and_several_are_a_list() -> None:
-    first = Finding(about="input", error=RecordingError("it is not there", hint="put it there"))
+    first = Fault(about="input", error=RecordingError("it is not there", hint="put it there"))
     raise_findings([])
     with pytest.raises(RecordingError, match=r"^it is not there$"):
         raise_findings([first])
     with pytest.raises(PreflightFailed, match="2 things would fail") as caught:
-        raise_findings([first, Finding(about="run", error=PipelineMLError("no"))])
+        raise_findings([first, Fault(about="run", error=PipelineMLError("no"))])
     assert "1. input: it is not there\n     put it there\n  2. run: no" in caught.value.message
 
 

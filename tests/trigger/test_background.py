@@ -9,9 +9,9 @@ import pytest
 from kbuild.errors import TriggerFailed
 from kbuild.process import Completed
 from kbuild.trigger import background
-from kbuild.trigger.background import Job, JobStep, main, read_job, run_job
+from kbuild.trigger.background import BackgroundJob, JobStep, main, read_job, run_job
 
-JOB = Job(
+JOB = BackgroundJob(
     run_id="r",
     cwd="/",
     steps=(JobStep(name="image", argv=("build",)), JobStep(name="verify", argv=("verify", "{image}", "{other}"))),
@@ -83,7 +83,7 @@ def test_what_is_no_job(text: str, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_even_a_defect_ends_as_a_line_of_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> Job:
+    def fail(path: Path) -> BackgroundJob:
         raise ZeroDivisionError("on purpose")
 
     monkeypatch.setattr(background, "read_job", fail)

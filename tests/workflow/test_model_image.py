@@ -14,7 +14,7 @@ from world import HOST, MODEL, RUN_ID, World
 
 from kbuild.cli.image import command
 from kbuild.errors import BaseImageError, LabelError
-from kbuild.image.engine import KnownLayers
+from kbuild.image.engine import PackedLayers
 from kbuild.image.engines.native import NativeEngine
 from kbuild.platform import Platform
 from kbuild.verify.verdict_tag import write_verdict
@@ -70,7 +70,7 @@ def test_its_layer_is_packed_once(world: World, monkeypatch: pytest.MonkeyPatch)
     packed: list[object] = []
     before = NativeEngine.build
 
-    def look(engine: NativeEngine, *given: Any, known: KnownLayers, **more: Any) -> object:
+    def look(engine: NativeEngine, *given: Any, known: PackedLayers, **more: Any) -> object:
         packed.append(set(known.packed) == set(known.keys))
         return before(engine, *given, known=known, **more)
 

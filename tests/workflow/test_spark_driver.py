@@ -18,11 +18,11 @@ from world import World
 from kbuild.errors import ConfigurationError, ExtraNotInstalled, ProgramNotFound
 from kbuild.scoring.errors import OtherAnswers, SparkFailed
 from kbuild.workflow.batch import spark
-from kbuild.workflow.batch.scoring import Batch
+from kbuild.workflow.batch.scoring import ScoreRequest
 
 PLAN = {"job": "j-1", "out": "/out", "todo": [{"number": 0}, {"number": 1}, {"number": 2}]}
 MANIFEST = {"rows": 1234, "parts": ["a", "b", "c"], "failed": 0}
-BATCH = Batch(input="/in", output="/out", overwrite=True, workers=3)
+BATCH = ScoreRequest(input="/in", output="/out", overwrite=True, workers=3)
 
 
 class JavaError(Exception):

@@ -41,7 +41,7 @@ _ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class PackedPart:
     """What was packed; ``fault`` tells that it is not all there."""
 
     name: str
@@ -54,7 +54,7 @@ def is_zlib(data: bytes) -> bool:
     return len(data) > 5 and data[0] & 0x0F == 8 and data[0] <= 0x78 and int.from_bytes(data[:2], "big") % 31 == 0
 
 
-def decompress(data: bytes, effort: Effort) -> tuple[Part, int] | None:
+def decompress(data: bytes, effort: Effort) -> tuple[PackedPart, int] | None:
     """What comes out, and how many bytes are left after it; None for what is not compressed."""
     make: Callable[[], Any] | None = None
     sure = True
@@ -86,7 +86,7 @@ def decompress(data: bytes, effort: Effort) -> tuple[Part, int] | None:
         return None  # two bytes that only look like a zlib header
     if not content and fault is not None:
         raise Unreadable(f"it cannot be decompressed: {fault}")
-    return Part(name="", data=content, fault=fault), rest
+    return PackedPart(name="", data=content, fault=fault), rest
 
 
 def may_inflate(data: bytes) -> bool:

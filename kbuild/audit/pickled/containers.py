@@ -21,7 +21,7 @@ from typing import Any
 
 import zstandard
 
-from kbuild.audit.pickled.compressed import DAMAGE, PACKED, Part, decompress, inflate_alone, run, taken
+from kbuild.audit.pickled.compressed import DAMAGE, PACKED, PackedPart, decompress, inflate_alone, run, taken
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 
 # What only looks like a beginning is rare (gzip's: 32 in 2**32 places), and each takes time to see through.
@@ -36,14 +36,14 @@ _CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": 
 _ZFILE = 21  # bytes of its header
 
 
-def open_container(data: bytes, effort: Effort) -> Iterator[Part]:
+def open_container(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     """What is in ``data``, nothing where it is no container. Raises Unreadable for what is not opened, or TooMuch."""
     for part in _parts(data, effort):
         effort.open()
         yield part
 
 
-def _parts(data: bytes, effort: Effort) -> Iterator[Part]:
+def _parts(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     for magic, name in _CLOSED.items():
         if data.startswith(magic):
             raise Unreadable(f"it is packed with {name}, which is not opened")
@@ -59,7 +59,7 @@ def _parts(data: bytes, effort: Effort) -> Iterator[Part]:
     elif _ZIP not in data:
         alone = inflate_alone(data, effort)
         if alone is not None:
-            yield Part(name="", data=alone)
+            yield PackedPart(name="", data=alone)
     yield from _packed_later(data, 1 if opened is None else len(data) - opened[1], effort)
 
 
@@ -70,7 +70,7 @@ def _after_zfile_header(data: bytes) -> bytes:
     return data[_ZFILE + (data[_ZFILE : _ZFILE + 1] == b" ") :]
 
 
-def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[Part]:
+def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[PackedPart]:
     """Compressed data after something else, which a loader passes over."""
     for number, match in enumerate(PACKED.finditer(data, begin)):
         if number == _ATTEMPTS:
@@ -82,7 +82,7 @@ def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[Part]:
         except Unreadable:
             continue  # bytes that only look like a beginning
         if part is not None and part[0].data:
-            yield Part(name=f"@{match.start()}", data=part[0].data)
+            yield PackedPart(name=f"@{match.start()}", data=part[0].data)
 
 
 def is_tar(data: bytes) -> bool:
@@ -96,13 +96,13 @@ def is_tar(data: bytes) -> bool:
     return True
 
 
-def _tar_members(data: bytes, effort: Effort) -> Iterator[Part]:
+def _tar_members(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is not None:
-                    yield Part(name=f"!{member.name}", data=taken(content.read(effort.left + 1), effort))
+                    yield PackedPart(name=f"!{member.name}", data=taken(content.read(effort.left + 1), effort))
             end = tar.offset
     except Unreadable:
         raise
@@ -111,7 +111,7 @@ def _tar_members(data: bytes, effort: Effort) -> Iterator[Part]:
     yield from _packed_later(data, end, effort)
 
 
-def _zip_members(data: bytes, effort: Effort) -> Iterator[Part]:
+def _zip_members(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     """Every member that begins anywhere: the directory at the end may leave some out, or name them otherwise."""
     at, view, damaged = data.find(_ZIP), memoryview(data), 0
     while at >= 0:
@@ -122,7 +122,7 @@ def _zip_members(data: bytes, effort: Effort) -> Iterator[Part]:
             name = data[at + _LOCAL.size : at + _LOCAL.size + name_size].decode("utf-8", "replace")
             known = not flags & _DESCRIPTOR and packed != 0xFFFFFFFF and begin + packed <= len(data)
             if flags & _ENCRYPTED:
-                yield Part(name=f"!{name}", data=b"", fault="it says that it is encrypted")
+                yield PackedPart(name=f"!{name}", data=b"", fault="it says that it is encrypted")
             if method != _STORED:
                 content = view[begin : begin + packed] if known else view[begin:]
                 part, used = _inflate(f"!{name}", method, content, effort)
@@ -134,12 +134,12 @@ def _zip_members(data: bytes, effort: Effort) -> Iterator[Part]:
                     raise TooMuch(f"more than {_ATTEMPTS} members of its archive are damaged, and not all were tried")
             else:
                 end = begin + packed if known and packed else _next_zip(data, begin)
-                yield Part(name=f"!{name}", data=taken(data[begin:end], effort))
+                yield PackedPart(name=f"!{name}", data=taken(data[begin:end], effort))
                 after = max(begin, end)
         at = data.find(_ZIP, max(after, at + 4))
 
 
-def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
+def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     """Members whose own header and the directory tell different methods or names: loaders believe the directory."""
     if data.count(b"PK\x01\x02") > effort.parts:
         raise TooMuch("the directory of its archive is endless")  # it would be held as objects
@@ -167,7 +167,7 @@ def _otherwise_packed(data: bytes, effort: Effort) -> Iterator[Part]:
         if not same and member.compress_type != _STORED:
             yield _inflate(f"!{member.filename}", member.compress_type, content, effort)[0]
         elif not same:
-            yield Part(name=f"!{member.filename}", data=taken(bytes(content), effort))
+            yield PackedPart(name=f"!{member.filename}", data=taken(bytes(content), effort))
 
 
 def _next_zip(data: bytes, begin: int) -> int:
@@ -175,7 +175,7 @@ def _next_zip(data: bytes, begin: int) -> int:
     return len(data) if found is None else found.start()
 
 
-def _inflate(name: str, method: int, content: memoryview, effort: Effort) -> tuple[Part, int]:
+def _inflate(name: str, method: int, content: memoryview, effort: Effort) -> tuple[PackedPart, int]:
     if method == 8:
         make: Callable[[], Any] = partial(zlib.decompressobj, -15)
     elif method == 12:
@@ -187,11 +187,11 @@ def _inflate(name: str, method: int, content: memoryview, effort: Effort) -> tup
             filters = [lzma._decode_filter_properties(lzma.FILTER_LZMA1, bytes(content[4 : 4 + size]))]  # type: ignore[attr-defined]
             make = partial(lzma.LZMADecompressor, lzma.FORMAT_RAW, filters=filters)
         except lzma.LZMAError as error:
-            return Part(name=name, data=b"", fault=f"it cannot be decompressed: {error}"), 0
+            return PackedPart(name=name, data=b"", fault=f"it cannot be decompressed: {error}"), 0
         content = content[4 + size :]
     elif method == 93:
         make = zstandard.ZstdDecompressor().decompressobj
     else:
-        return Part(name=name, data=b"", fault=f"it is packed by method {method}, which is not opened"), 0
+        return PackedPart(name=name, data=b"", fault=f"it is packed by method {method}, which is not opened"), 0
     data, fault, rest = run(make, content, effort)
-    return Part(name=name, data=data, fault=fault), len(content) - rest
+    return PackedPart(name=name, data=data, fault=fault), len(content) - rest

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 from kbuild.audit.pickled.beginnings import find_beginnings
-from kbuild.audit.pickled.compressed import Part, is_zlib, may_inflate
+from kbuild.audit.pickled.compressed import PackedPart, is_zlib, may_inflate
 from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
@@ -129,7 +129,7 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
         raise refused
 
 
-def _script(part: Part, at: _Place) -> Iterator[PickleStream]:
+def _script(part: PackedPart, at: _Place) -> Iterator[PickleStream]:
     try:
         problems = tuple(calls_of(part.data))
     except ValueError as error:

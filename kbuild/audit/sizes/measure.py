@@ -30,7 +30,7 @@ class FileSize:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LayerFiles:
+class LayerSizes:
     """A layer of an image, with the size of its blob."""
 
     digest: str
@@ -40,7 +40,7 @@ class LayerFiles:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
+class ImagePlaces:
     """Where things lie in the image, without leading slashes; ``base`` is what its base is called."""
 
     prefix: str
@@ -49,7 +49,7 @@ class Places:
     base: str = "base image"
 
 
-def measure(layers: Iterable[LayerFiles], places: Places) -> ImageSizes:
+def measure(layers: Iterable[LayerSizes], places: ImagePlaces) -> ImageSizes:
     """Add up the files of each layer by whose they are."""
     given = tuple(layers)
     owners = _owners((file for layer in given for file in layer.files), places.prefix)
@@ -79,7 +79,7 @@ def layer_name(created_by: str) -> str:
         return text  # cut off, or nothing that a builder wrote
 
 
-def _add_up(files: Iterable[FileSize], owners: Mapping[str, _Owner], places: Places) -> tuple[PackageSize, ...]:
+def _add_up(files: Iterable[FileSize], owners: Mapping[str, _Owner], places: ImagePlaces) -> tuple[PackageSize, ...]:
     sizes: dict[_Owner, tuple[int, int]] = {}
     for file in files:
         owner = owners.get(file.path) or _by_place(file.path, owners, places)
@@ -120,7 +120,7 @@ def _owners(files: Iterable[FileSize], prefix: str) -> dict[str, _Owner]:
     return python | conda
 
 
-def _by_place(path: str, owners: Mapping[str, _Owner], places: Places) -> _Owner:
+def _by_place(path: str, owners: Mapping[str, _Owner], places: ImagePlaces) -> _Owner:
     folder, name = posixpath.split(path)
     if name.endswith(".pyc") and posixpath.basename(folder) == "__pycache__":
         source = posixpath.join(posixpath.dirname(folder), f"{name.partition('.')[0]}.py")

@@ -48,7 +48,7 @@ class WithoutWheel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class WantedFiles:
     """Which files are of use: those for this Python, platform and C library."""
 
     python: str
@@ -113,7 +113,7 @@ def _allows(specifier: SpecifierSet, version: Version) -> bool:
     return specifier.contains(version, prereleases=True)
 
 
-def unfit_error(without: tuple[WithoutWheel, ...], wanted: Wanted, target: Target) -> KbuildError:
+def unfit_error(without: tuple[WithoutWheel, ...], wanted: WantedFiles, target: Target) -> KbuildError:
     """The error for releases that are there and of no use; what to choose instead."""
     if wanted.platform != host_platform():
         return platform_error(wanted.platform, None, without)

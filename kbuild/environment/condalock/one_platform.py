@@ -26,7 +26,7 @@ from kbuild.environment.condalock.failures import (
     lagging_requirement,
     source_only_hint,
 )
-from kbuild.environment.condalock.lacking import Wanted, platform_error, unfit_error, withdrawn_error
+from kbuild.environment.condalock.lacking import WantedFiles, platform_error, unfit_error, withdrawn_error
 from kbuild.environment.condalock.solver import find_solver
 from kbuild.environment.hashes import allowed_hashes
 from kbuild.environment.index.download import make_session
@@ -136,7 +136,7 @@ class PlatformSolve:
             def files(name: str) -> list[IndexFile]:
                 return find_files(name, indexes, environ=self.environ, session=sessions.mine())
 
-            wanted = Wanted(python=self.spec.python, platform=self.platform, glibc=self.glibc)
+            wanted = WantedFiles(python=self.spec.python, platform=self.platform, glibc=self.glibc)
 
             def unfit(name: str, specifier: SpecifierSet) -> KbuildError | None:
                 found = wanted.judge(name, files(name), specifier)

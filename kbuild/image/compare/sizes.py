@@ -12,7 +12,7 @@ from pathlib import Path
 import zstandard
 
 from kbuild.audit.image_facts import wants_bytes
-from kbuild.audit.sizes.measure import FileSize, LayerFiles, Places, measure
+from kbuild.audit.sizes.measure import FileSize, ImagePlaces, LayerSizes, measure
 from kbuild.audit.sizes.values import ImageSizes
 from kbuild.cache.notes import read_vouched, write_if_allowed
 from kbuild.digest import Digest, digest_file, digest_json
@@ -42,12 +42,14 @@ def find_prefix(config: dict[str, object]) -> str:
     return first.removesuffix(_PYTHON) if first.startswith("/") and first.endswith(_PYTHON) else PREFIX
 
 
-def image_places(config: dict[str, object]) -> Places:
+def image_places(config: dict[str, object]) -> ImagePlaces:
     """Where things lie in an image with this ``config`` object."""
     labels = config.get("Labels")
     base = str(labels.get(_BASE) or "") if isinstance(labels, dict) else ""
     prefix, runtime = find_prefix(config).lstrip("/"), RUNTIME_PATH.lstrip("/")
-    return Places(prefix=prefix, model=model_path(config), runtime=runtime, base=base.partition("@")[0] or "base image")
+    return ImagePlaces(
+        prefix=prefix, model=model_path(config), runtime=runtime, base=base.partition("@")[0] or "base image"
+    )
 
 
 def read_sizes(image: BuiltImage, progress: Progress, *, cache: Path) -> ImageSizes:
@@ -65,7 +67,7 @@ def read_sizes(image: BuiltImage, progress: Progress, *, cache: Path) -> ImageSi
         progress.note(f"reading layer {number + 1} of {len(image.layers)}")
         blob = layouts.blob_path(image.layout, layer.digest)
         files = _files(blob, layer.digest, stored.media_type, places.prefix, cache)
-        layers.append(LayerFiles(digest=str(layer.digest), created_by=layer.created_by, packed=layer.size, files=files))
+        layers.append(LayerSizes(digest=str(layer.digest), created_by=layer.created_by, packed=layer.size, files=files))
     return measure(layers, places)
 
 

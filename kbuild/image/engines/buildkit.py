@@ -22,10 +22,10 @@ from kbuild.errors import BuildFailed, EngineUnavailable, InvalidImage, OutputEr
 from kbuild.image.base.layers import read_base
 from kbuild.image.engine import (
     DEFAULT_SETTINGS,
-    NOTHING_KNOWN,
+    NOTHING_PACKED,
     EngineOutput,
     EngineSettings,
-    KnownLayers,
+    PackedLayers,
     RawLayer,
 )
 from kbuild.image.engines.buildx import HINT, Buildx
@@ -83,7 +83,7 @@ class BuildKitEngine:
         *,
         workdir: Path,
         progress: Progress,
-        known: KnownLayers = NOTHING_KNOWN,
+        known: PackedLayers = NOTHING_PACKED,
     ) -> EngineOutput:
         """Execute the context's Dockerfile, RUN and several stages included.
 

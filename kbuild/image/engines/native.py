@@ -16,11 +16,11 @@ from kbuild.errors import OutputError
 from kbuild.image.base.layers import EMPTY, BaseImage, layer_members, read_base
 from kbuild.image.engine import (
     DEFAULT_SETTINGS,
-    NOTHING_KNOWN,
+    NOTHING_PACKED,
     EngineOutput,
     EngineSettings,
-    KnownLayers,
     PackedBlob,
+    PackedLayers,
     RawLayer,
 )
 from kbuild.image.engines.copying import CopyConflict, FileSystem, Ownership, copy_file, copy_tree, make_folder
@@ -81,7 +81,7 @@ class NativeEngine:
         *,
         workdir: Path,
         progress: Progress,
-        known: KnownLayers = NOTHING_KNOWN,
+        known: PackedLayers = NOTHING_PACKED,
     ) -> EngineOutput:
         """Execute the context's Dockerfile; the layers are read from the context when they are packed.
 
@@ -89,7 +89,7 @@ class NativeEngine:
         cannot be read.
         """
         instructions = parse_dockerfile((context.path / "Dockerfile").read_text(encoding="utf-8"))
-        build = _Build(context, base, progress, known if copies_plan(context.plan) else NOTHING_KNOWN)
+        build = _Build(context, base, progress, known if copies_plan(context.plan) else NOTHING_PACKED)
         try:
             for instruction in instructions:
                 build.execute(instruction)
@@ -111,7 +111,7 @@ def copies_plan(plan: BuildPlan) -> bool:
 class _Build:
     """The state of one execution: file system, config and layers so far."""
 
-    def __init__(self, context: BuildContext, base: ResolvedBase, progress: Progress, known: KnownLayers) -> None:
+    def __init__(self, context: BuildContext, base: ResolvedBase, progress: Progress, known: PackedLayers) -> None:
         self._known = known
         self._below: dict[tuple[str, ...], FileSystem] = {}
         self._context = context

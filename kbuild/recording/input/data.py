@@ -9,7 +9,7 @@ from typing import Any
 from kbuild.recording.example import take_rows
 from kbuild.recording.input.delivery import find_change
 from kbuild.training.described import find_dataset
-from kbuild.training.entry import Entry
+from kbuild.training.entry import EntryValidator
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def find_data(names: Sequence[str], catalog: Any, captured: Mapping[str, Any]) -
         dataset = find_dataset(name, catalog)
         if name not in captured and dataset is None:
             return None, False
-        entry = Entry(name, catalog)
+        entry = EntryValidator(name, catalog)
         try:
             held = entry.take(captured[name]) if name in captured else dataset.load()  # type: ignore[union-attr]
         except DatasetError:

@@ -23,7 +23,7 @@ from kbuild.recording.example import (
 from kbuild.recording.input.forms import carry, describe, refuse_parts
 from kbuild.recording.input.signature import make_carried
 from kbuild.training.described import is_in_memory, is_persisted
-from kbuild.training.entry import Entry
+from kbuild.training.entry import EntryValidator
 
 # Bytes. Loaded once more for the look, and a spreadsheet takes its time.
 _SMALL = 4 << 20
@@ -42,7 +42,7 @@ def check_kind(
     """
     if dataset is None:
         return None
-    entry = Entry(name, catalog)
+    entry = EntryValidator(name, catalog)
 
     def load() -> Any:
         return entry.give(dataset.load())

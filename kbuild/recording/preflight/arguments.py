@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
-from kbuild.recording.preflight.finding import Finding, did_you_mean
+from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.served.calls import COPY_MODES
 from kbuild.served.pipeline import check_runner
 from kbuild.training.binding import Binding
@@ -28,12 +28,12 @@ _FLAVORED = ("kbuild.", "kedro_mlflow.")
 _SIGNATURES = ("auto", "used")
 
 
-def check_arguments(binding: Binding) -> Iterator[Finding]:
+def check_arguments(binding: Binding) -> Iterator[Fault]:
     """What KedroPipelineModel and MLflow would refuse after training."""
     for error in _check_kpm(binding):
-        yield Finding(about="kpm_kwargs", error=error)
+        yield Fault(about="kpm_kwargs", error=error)
     for error in (*_check_log_model(binding.log_model_kwargs), *_check_example_parameters(binding)):
-        yield Finding(about="log_model_kwargs", error=error)
+        yield Fault(about="log_model_kwargs", error=error)
 
 
 def _check_kpm(binding: Binding) -> Iterator[KbuildError]:
@@ -143,7 +143,7 @@ def _check_example_parameters(binding: Binding) -> Iterator[KbuildError]:
         )
 
 
-def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Finding]:
+def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Fault]:
     """Datasets of MLflow's models, kbuild's or kedro-mlflow's, whose flavor nothing can import."""
     for name, dataset in datasets.items():
         flavor = _find_flavor(dataset)
@@ -152,7 +152,7 @@ def check_flavors(datasets: Mapping[str, Any]) -> Iterator[Finding]:
         import mlflow
 
         known = [f"mlflow.{each.name}" for each in pkgutil.iter_modules(mlflow.__path__) if each.ispkg]
-        yield Finding(
+        yield Fault(
             about="catalog",
             error=RecordingError(
                 f"the dataset {name!r} has the flavor {flavor!r}, which is not a module here",

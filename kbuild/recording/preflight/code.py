@@ -12,9 +12,9 @@ from typing import Any
 from packaging.version import Version
 
 from kbuild.errors import KbuildError, RecordingError
-from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, name_of, read_conda_env, version_of
-from kbuild.recording.shipment.pinning import ModelEnvironment, find_given, find_others, make_environment
+from kbuild.recording.shipment.pinning import PinnedEnvironment, find_given, find_others, make_environment
 from kbuild.recording.shipment.shipping import Shipment, Sorter, brings_kedro, find_distributions_of, plan_shipment
 from kbuild.recording.shipment.tracing import (
     find_pickled_modules,
@@ -28,7 +28,7 @@ from kbuild.recording.shipment.tracing import (
 from kbuild.training.pipeline_ml import PipelineML
 
 
-def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Finding]:
+def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Fault]:
     """What nodes import, and what the user says that they need; objects of training are not there yet."""
     kwargs = planned.log_model_kwargs
     shipment, modules = Shipment(code={}, requirements=[]), set[str]()
@@ -36,12 +36,12 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Findin
         modules = find_pickled_modules([node.func for node in planned.inference.nodes])
         shipment = plan_shipment(modules, package_name, lean=planned.kpm_kwargs.get("runner") is None)
     except RecordingError as error:
-        yield Finding(about="code", error=error)
+        yield Fault(about="code", error=error)
     asked = [kwargs]
     try:
         find_given(kwargs)
     except RecordingError as error:
-        yield Finding(about="log_model_kwargs", error=error)
+        yield Fault(about="log_model_kwargs", error=error)
         others = {name: value for name, value in kwargs.items() if name not in ENVIRONMENT_KWARGS}
         asked = [{**others, name: kwargs[name]} for name in ENVIRONMENT_KWARGS if kwargs.get(name)]
     tops = [*shipment.code, *(Path(path).stem for path in _paths_of(kwargs))]
@@ -51,10 +51,10 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Findin
             with tempfile.TemporaryDirectory(prefix="kbuild-preflight-") as folder:
                 made = make_environment(shipment.requirements, each, Path(folder), travelling=travelling)
         except RecordingError as error:
-            yield Finding(about="environment", error=error)
+            yield Fault(about="environment", error=error)
             continue
         for fault in (*_find_other_python(each), *_find_lacking(made, modules, package_name, tops)):
-            yield Finding(about="environment", error=fault)
+            yield Fault(about="environment", error=fault)
 
 
 def find_other_versions(planned: PipelineML, package_name: str | None) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _find_other_python(kwargs: Mapping[str, Any]) -> Iterator[KbuildError]:
 
 
 def _find_lacking(
-    environment: ModelEnvironment, modules: set[str], package_name: str | None, shipped: list[str]
+    environment: PinnedEnvironment, modules: set[str], package_name: str | None, shipped: list[str]
 ) -> Iterator[KbuildError]:
     """Packages that files of the project import when they are imported, and that the user's own list does not bring."""
     if not environment.fixed:

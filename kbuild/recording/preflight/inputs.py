@@ -14,7 +14,7 @@ from typing import Any
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
 from kbuild.recording.example import is_used, refuse_used
 from kbuild.recording.input.early import check_kind
-from kbuild.recording.preflight.finding import Finding, did_you_mean
+from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.served.calls import is_parameter
 from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted
 from kbuild.training.pipeline_ml import PipelineML
@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _URL = re.compile(r"[A-Za-z][\w+.-]+:/")
 
 
-def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], list[Finding]]:
+def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], list[Fault]]:
     """The catalog's entries for all that the two pipelines name, and those that cannot be made."""
     found, findings = {}, []
     for name in sorted(planned.datasets() | planned.inference.datasets()):
@@ -33,7 +33,7 @@ def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], li
         except Exception as error:  # noqa: BLE001  its class is the user's, and may raise anything
             text = " ".join(str(error).split()) or type(error).__name__
             findings.append(
-                Finding(
+                Fault(
                     about="catalog",
                     error=RecordingError(
                         f"the dataset {name!r} cannot be made: {text}",
@@ -46,7 +46,7 @@ def find_datasets(planned: PipelineML, catalog: Any) -> tuple[dict[str, Any], li
 
 def check_inputs(
     planned: PipelineML, datasets: Mapping[str, Any], catalog: Any, *, data: bool = True, stale: bool = False
-) -> Iterator[Finding]:
+) -> Iterator[Fault]:
     """``datasets`` are those of ``find_datasets``; without ``data`` no file has to be there yet.
 
     ``stale`` where more nodes have to run than are planned, as is told already.
@@ -63,7 +63,7 @@ def check_inputs(
             _logger.info("The input %r cannot be looked at before training: %s", name, type(fault).__name__)
             continue
         if error is not None:
-            yield Finding(about="input_name" if is_request else "input", error=error)
+            yield Fault(about="input_name" if is_request else "input", error=error)
 
 
 def _check_input(

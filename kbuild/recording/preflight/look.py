@@ -10,7 +10,7 @@ from kbuild.errors import KbuildError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.preflight.arguments import check_arguments, check_flavors
 from kbuild.recording.preflight.code import check_code, find_other_versions
-from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
 from kbuild.recording.preflight.stores import check_artifacts, check_room, check_tracking
 from kbuild.recording.shipment.extra import check_extra
@@ -22,7 +22,7 @@ from kbuild.training.staleness import check_fresh
 class Looked:
     """What was found, and ``notes`` that stop nothing."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Fault, ...]
     notes: tuple[str, ...]
 
 
@@ -45,11 +45,11 @@ def examine(
     """
     training = training or TrainingSettings()
     planned = planned.by_default(signature=training.signature)
-    findings: list[Finding] = []
+    findings: list[Fault] = []
     try:
         check_fresh(planned.binding, planned.nodes)
     except KbuildError as error:
-        findings.append(Finding(about="run", error=error))
+        findings.append(Fault(about="run", error=error))
     stale = bool(findings)
     findings += check_arguments(planned.binding)
     datasets, broken = find_datasets(planned, catalog)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kbuild.errors import ConfigurationError, KbuildError, PipelineMLError
-from kbuild.recording.preflight.finding import Finding, did_you_mean
+from kbuild.recording.preflight.fault import Fault, did_you_mean
 
 if TYPE_CHECKING:
     from kbuild.training.pipeline_ml import PipelineML
@@ -19,7 +19,7 @@ class Checked:
     """``pipelines`` that were looked at; each finding and note once, with the pipeline that showed it first."""
 
     pipelines: tuple[str, ...]
-    findings: tuple[tuple[str, Finding], ...]
+    findings: tuple[tuple[str, Fault], ...]
     notes: tuple[str, ...]
 
 
@@ -41,21 +41,21 @@ def check_project(
     try:
         registered = dict(project.pipelines)
     except PipelineMLError as error:
-        return Checked(pipelines=(), findings=(("", Finding(about="pipeline_registry", error=error)),), notes=())
+        return Checked(pipelines=(), findings=(("", Fault(about="pipeline_registry", error=error)),), notes=())
     except Exception as error:  # noqa: BLE001  it is the project's own code
         text = " ".join(str(error).split())
         raised = ConfigurationError(f"the pipelines cannot be registered: {type(error).__name__}: {text}")
-        return Checked(pipelines=(), findings=(("", Finding(about="pipeline_registry", error=raised)),), notes=())
+        return Checked(pipelines=(), findings=(("", Fault(about="pipeline_registry", error=raised)),), notes=())
     notes: list[str] = []
     chosen = _choose(registered, names, notes)
-    findings: dict[tuple[str, str], tuple[str, Finding]] = {}
+    findings: dict[tuple[str, str], tuple[str, Fault]] = {}
     with KedroSession.create(project_path=project_path, env=env) as session:
         context = session.load_context()
         config = ProjectConfig(root=project_path, env=env)
         try:
             config = read_config(project_path, env=env, loader=context.config_loader)
         except ConfigurationError as error:
-            findings["", ""] = ("", Finding(about="configuration", error=error))
+            findings["", ""] = ("", Fault(about="configuration", error=error))
         for pipeline, bound in chosen.items():
             looked = examine(
                 bound,

@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 from kbuild.errors import KbuildError, OutputError, TrackingUnavailable
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
-from kbuild.recording.preflight.finding import Finding
+from kbuild.recording.preflight.fault import Fault
 from kbuild.tracking.preflight import check_server, make_error, without_credentials
 from kbuild.training.described import is_persisted
 
@@ -30,9 +30,7 @@ _LOCAL_SCHEMES = ("", "file")
 _PROBE = ".kbuild-probe"
 
 
-def check_tracking(
-    project_path: Path, experiment: str, location: str | None = None
-) -> tuple[str | None, list[Finding]]:
+def check_tracking(project_path: Path, experiment: str, location: str | None = None) -> tuple[str | None, list[Fault]]:
     """Where the experiment keeps artifacts, None where that is not known yet; and what is wrong with the server.
 
     ``location`` is what an experiment that is not there yet would be made with.
@@ -62,16 +60,16 @@ def check_tracking(
                 return str(client.get_run(os.environ["MLFLOW_RUN_ID"]).info.artifact_uri), []
             found = client.get_experiment(number) if number else client.get_experiment_by_name(name)
     except KbuildError as error:
-        return None, [Finding(about="tracking", error=error)]
+        return None, [Fault(about="tracking", error=error)]
     except (MlflowException, OSError) as error:
-        return None, [Finding(about="tracking", error=make_error(uri, error))]
+        return None, [Fault(about="tracking", error=make_error(uri, error))]
     if found is None:
         return location, []
     # A deleted one is told when the run is started, with how to restore it.
     return str(found.artifact_location), []
 
 
-def check_artifacts(location: str) -> Iterator[Finding]:
+def check_artifacts(location: str) -> Iterator[Fault]:
     """Whether the artifact store takes a file, which is deleted again where that is allowed."""
     local = _local_path(location)
     try:
@@ -80,10 +78,10 @@ def check_artifacts(location: str) -> Iterator[Finding]:
         elif urlsplit(location).scheme != "dbfs":  # MLflow writes there below runs alone
             _write_remote(location)
     except KbuildError as error:
-        yield Finding(about="artifacts", error=error)
+        yield Fault(about="artifacts", error=error)
 
 
-def check_room(datasets: Mapping[str, Any], names: frozenset[str], location: str | None) -> Iterator[Finding]:
+def check_room(datasets: Mapping[str, Any], names: frozenset[str], location: str | None) -> Iterator[Fault]:
     """Room for the files of the inputs as they are now: once where they are checked, once more in a local store."""
     needed = sum(_size_of(datasets.get(name)) for name in names) + _LEAST
     places = {"temporary files": Path(tempfile.gettempdir())}
@@ -94,7 +92,7 @@ def check_room(datasets: Mapping[str, Any], names: frozenset[str], location: str
         together = sum(each.stat().st_dev == place.stat().st_dev for each in places.values())
         free = shutil.disk_usage(place).free
         if free < needed * together:
-            yield Finding(
+            yield Fault(
                 about="disk",
                 error=OutputError(
                     f"the disk of {what} ({place}) has {free / 1e6:.0f} MB left, and the model's files take "

@@ -16,8 +16,8 @@ from pathlib import Path
 from kbuild.recording.shipment.effects import find_effect
 from kbuild.recording.shipment.tracing import (
     Cut,
-    Place,
-    Reached,
+    ImportPlace,
+    ReachedModules,
     absolute,
     find_source,
     follow_imports,
@@ -52,7 +52,7 @@ class Deferral:
     put_off: tuple[PutOff, ...] = ()
     reason: str | None = None
 
-    def reach(self, starts: Iterable[str], is_own: Callable[[str], bool]) -> Reached:
+    def reach(self, starts: Iterable[str], is_own: Callable[[str], bool]) -> ReachedModules:
         """What importing ``starts`` imports with these put off."""
         return _reach(starts, is_own, self.put_off)
 
@@ -93,7 +93,7 @@ class _Planner:
                 found |= set(_find_put_off(module, source))
         return frozenset(found)
 
-    def settle(self, put_off: frozenset[PutOff]) -> tuple[frozenset[PutOff], Reached]:
+    def settle(self, put_off: frozenset[PutOff]) -> tuple[frozenset[PutOff], ReachedModules]:
         """Those of ``put_off`` whose names nothing asks for that is imported without them, and what is imported."""
         while True:
             reached = _reach(self._starts, self._is_own, put_off)
@@ -102,10 +102,10 @@ class _Planner:
                 return put_off, reached
             put_off -= asked
 
-    def find_unwanted(self, reached: Reached) -> list[str]:
+    def find_unwanted(self, reached: ReachedModules) -> list[str]:
         return sorted(filter(self._is_unwanted, reached.foreign))
 
-    def tell(self, unwanted: list[str], reached: Reached) -> str:
+    def tell(self, unwanted: list[str], reached: ReachedModules) -> str:
         for name in unwanted:
             if (place := reached.asked.get(name)) is not None:
                 own = place.module in self._starts
@@ -113,7 +113,7 @@ class _Planner:
                 return f"{place} imports {name}{advice}"
         return f"what is served is of {unwanted[0]}"
 
-    def find_effect(self, put_off: Iterable[PutOff], reached: Reached) -> str | None:
+    def find_effect(self, put_off: Iterable[PutOff], reached: ReachedModules) -> str | None:
         """What importing does besides defining names, of all that would no longer be imported."""
         later = _reach([*self._starts, *(name for each in put_off for name in each.imports)], self._is_own, put_off)
         for module in sorted(later.own - reached.own):
@@ -122,11 +122,11 @@ class _Planner:
                 return f"{module}, which making pipelines imports, is compiled, so nobody sees what importing it does"
             tree = read_tree(module, source)
             if (effect := find_effect(tree, package_of(module, source), self._is_own)) is not None:
-                place = Place(module=module, source=source, line=effect[0])
+                place = ImportPlace(module=module, source=source, line=effect[0])
                 return f"{place} {effect[1]} when it is imported, which making pipelines does"
         return None
 
-    def _find_asked(self, put_off: frozenset[PutOff], reached: Reached) -> frozenset[PutOff]:
+    def _find_asked(self, put_off: frozenset[PutOff], reached: ReachedModules) -> frozenset[PutOff]:
         lacking = self._whole.own - reached.own
         asked: set[PutOff] = set()
         for module in sorted(reached.own):
@@ -141,7 +141,7 @@ class _Planner:
         return frozenset(asked)
 
 
-def _reach(starts: Iterable[str], is_own: Callable[[str], bool], put_off: Iterable[PutOff]) -> Reached:
+def _reach(starts: Iterable[str], is_own: Callable[[str], bool], put_off: Iterable[PutOff]) -> ReachedModules:
     cuts: dict[str, set[Cut]] = {}
     for each in put_off:
         cuts.setdefault(each.module, set()).add(each.cut)

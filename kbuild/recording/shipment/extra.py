@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kbuild.errors import RecordingError
-from kbuild.recording.preflight.finding import Finding, did_you_mean
+from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.recording.shipment.shipping import copy_code
 from kbuild.recording.shipment.tracing import find_source
 
@@ -22,7 +22,7 @@ _OF_MLFLOW = ("MLmodel", "artifacts", "conda.yaml", "python_env.yaml", "python_m
 _PROJECT_FILE = "pyproject.toml"
 
 
-def check_extra(files: Iterable[Path], package_name: str | None) -> Iterator[Finding]:
+def check_extra(files: Iterable[Path], package_name: str | None) -> Iterator[Fault]:
     """Files of ``training.ship`` that are not there, or that the model has no place for."""
     for each in files:
         try:
@@ -37,7 +37,7 @@ def check_extra(files: Iterable[Path], package_name: str | None) -> Iterator[Fin
                 raise _taken(each, place)
             _check_links(each)
         except RecordingError as error:
-            yield Finding(about="configuration", error=error)
+            yield Fault(about="configuration", error=error)
 
 
 def _check_links(shipped: Path) -> None:

@@ -27,7 +27,7 @@ _OPTION_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelEnvironment:
+class PinnedEnvironment:
     """``conda_env`` as a dict whose pip part names the constraints file, and the closure the constraints came from.
 
     ``fixed`` where the user listed all of it, so that nothing may be added.
@@ -44,7 +44,7 @@ def make_environment(
     folder: Path,
     *,
     travelling: Iterable[str] = (),
-) -> ModelEnvironment:
+) -> PinnedEnvironment:
     """Pin what the model needs, or what the user says it needs, to the versions that are installed.
 
     Of ``log_model_kwargs``, ``conda_env`` or ``pip_requirements`` replace ``requirements``,
@@ -93,7 +93,9 @@ def make_environment(
     kept = _leave_to_user(closure.make_constraints(), parsed, lines, environment.brought)
     constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
     dependencies = [*environment.conda, {"pip": [*lines, f"-c {constraints}"]}]
-    return ModelEnvironment(conda_env={**environment.frame, "dependencies": dependencies}, closure=closure, fixed=fixed)
+    return PinnedEnvironment(
+        conda_env={**environment.frame, "dependencies": dependencies}, closure=closure, fixed=fixed
+    )
 
 
 def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:

@@ -103,7 +103,7 @@ def _imports_of_code(code: CodeType, package: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class ImportPlace:
     """Where a module is asked for: which module does, and the line of its file."""
 
     module: str
@@ -117,7 +117,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reached:
+class ReachedModules:
     """Modules of local code that are imported, what they import from elsewhere (module names), and who asks first.
 
     ``asked`` lacks the modules that the start itself names.
@@ -125,7 +125,7 @@ class Reached:
 
     own: frozenset[str]
     foreign: frozenset[str]
-    asked: Mapping[str, Place]
+    asked: Mapping[str, ImportPlace]
 
 
 def follow_imports(
@@ -134,7 +134,7 @@ def follow_imports(
     left_out: Mapping[str, Collection[Cut]] | None = None,
     *,
     at_once: bool = False,
-) -> Reached:
+) -> ReachedModules:
     """All modules that importing ``starts`` imports, read from their sources without running them.
 
     ``is_own(top)`` says whether the code of a top-level module travels with the model and has to be read.
@@ -143,7 +143,7 @@ def follow_imports(
     """
     own: set[str] = set()
     foreign: set[str] = set()
-    asked: dict[str, Place] = {}
+    asked: dict[str, ImportPlace] = {}
     todo = list(starts)
     while todo:
         name = todo.pop()
@@ -164,9 +164,9 @@ def follow_imports(
                 tree = without(read_tree(module, source), (left_out or {}).get(module, ()))
                 tree = keep_imports(tree) if at_once else tree
                 for imported, line in imports_of(tree, package_of(module, source)):
-                    asked.setdefault(imported, Place(module=module, source=source, line=line))
+                    asked.setdefault(imported, ImportPlace(module=module, source=source, line=line))
                     todo.append(imported)
-    return Reached(own=frozenset(own), foreign=frozenset(foreign), asked=asked)
+    return ReachedModules(own=frozenset(own), foreign=frozenset(foreign), asked=asked)
 
 
 def find_source(module: str) -> Path | None:

@@ -22,7 +22,7 @@ _CSV = "text/csv"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class FastOutcome:
     """What the pipeline gave or raised for a request that MLflow has to answer: its nodes are not to run again."""
 
     value: Any = None
@@ -47,7 +47,7 @@ class FastPath:
         self._reader = TableReader(types, optional)
         self._params = ParamReader(params)
 
-    def answer(self, body: bytes, content_type: str = _JSON) -> bytes | Outcome | None:
+    def answer(self, body: bytes, content_type: str = _JSON) -> bytes | FastOutcome | None:
         """MLflow's response body; an Outcome where MLflow has to say what came of it, None where nothing has run.
 
         Raises RecursionError for JSON too deep.
@@ -61,11 +61,11 @@ class FastPath:
         try:
             value = self.predict(None, table, params=params)
         except Exception as error:  # noqa: BLE001  the nodes are the user's code, which may raise anything
-            return Outcome(error=error)
+            return FastOutcome(error=error)
         try:
             return write_predictions(value)
         except Exception:  # noqa: BLE001  MLflow writes more, or says why it cannot
-            return Outcome(value=value)
+            return FastOutcome(value=value)
 
     def read(self, body: bytes, content_type: str) -> tuple[Any, Any]:
         """The table and the params of a request; raises Unusual, and what parsing raises."""

@@ -106,7 +106,7 @@ class Limits:
             return self._check_size(*parquet.measure(body, self.columns, self.memory))
         except parquet.Expanded:
             return self._too_much()
-        except parquet.Unreadable:
+        except parquet.NoParquet:
             return error_reply(400, "BAD_REQUEST", "Invalid input. The body is not a Parquet file that can be read.")
         except ImportError:
             return None  # MLflow cannot read it either

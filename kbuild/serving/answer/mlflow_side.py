@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import InvalidModel
-from kbuild.serving.answer.fast import Outcome, is_own
+from kbuild.serving.answer.fast import FastOutcome, is_own
 from kbuild.serving.answer.reply import FAILED, JSON, NOT_LOADED, TEXT, TOO_DEEP, TOO_LONG, Reply
 from kbuild.serving.watch.logs import LOGGER, quieten_packages
 
@@ -49,7 +49,7 @@ class MlflowSide:
         self._failed: float | None = None
         self._lock = threading.Lock()
         self._app: Any = None
-        self._answer: Callable[[bytes, str, Outcome | None], Reply] | None = None
+        self._answer: Callable[[bytes, str, FastOutcome | None], Reply] | None = None
 
     @property
     def loaded(self) -> bool:
@@ -86,7 +86,7 @@ class MlflowSide:
         """The same from a thread; a failure is logged, and told to the requests that need MLflow."""
         threading.Thread(target=self._try_to_load, name="mlflow", daemon=True).start()
 
-    def answer(self, body: bytes, content_type: str, known: Outcome | None = None) -> Reply:
+    def answer(self, body: bytes, content_type: str, known: FastOutcome | None = None) -> Reply:
         """MLflow's reply to ``POST /invocations``; its model is not asked where its outcome is ``known``."""
         if not self._try_to_load() or self._answer is None:
             return NOT_LOADED
@@ -140,7 +140,7 @@ class _Replay:
 
         @wraps(ask)  # MLflow looks at the signature
         def predict(context: Any, model_input: Any, params: Any = None) -> Any:
-            known: Outcome | None = getattr(mine, "known", None)
+            known: FastOutcome | None = getattr(mine, "known", None)
             if known is None:
                 return ask(context, model_input, params=params)
             if known.error is not None:
@@ -150,7 +150,7 @@ class _Replay:
         python_model.predict = predict
 
     @contextmanager
-    def of(self, known: Outcome | None) -> Iterator[None]:
+    def of(self, known: FastOutcome | None) -> Iterator[None]:
         self._mine.known = known
         try:
             yield
@@ -171,7 +171,7 @@ def make_slow_path(loaded: Any, *, stack_traces: bool) -> Callable[..., Reply]:
     # Only of a model of ours is anything known before.
     replay = _Replay(loaded._model_impl.python_model) if is_own(loaded) else None
 
-    def answer(body: bytes, content_type: str, known: Outcome | None = None) -> Reply:
+    def answer(body: bytes, content_type: str, known: FastOutcome | None = None) -> Reply:
         try:
             with nullcontext() if replay is None else replay.of(known):
                 made = scoring_server.invocations(body, content_type, loaded, schema)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import kbuild
 from kbuild.errors import InvalidModel
-from kbuild.serving.answer.fast import FastPath, Outcome, is_own, make_fast_path
+from kbuild.serving.answer.fast import FastOutcome, FastPath, is_own, make_fast_path
 from kbuild.serving.answer.load_model import LeanModel, load_lean
 from kbuild.serving.answer.mlflow_side import MlflowSide
 from kbuild.serving.answer.model_facts import Facts, read_facts
@@ -27,7 +27,7 @@ _SERVING_VARIABLE = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 class SlowWay(Protocol):
     """MLflow's reply to a request; ``known`` is what the pipeline has given already, which then is not asked."""
 
-    def __call__(self, body: bytes, content_type: str, known: Outcome | None = None) -> Reply: ...
+    def __call__(self, body: bytes, content_type: str, known: FastOutcome | None = None) -> Reply: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class ServedModel:
                 found = self.fast.answer(body, content_type)
             except RecursionError:
                 return TOO_DEEP, True
-            if isinstance(found, Outcome):
+            if isinstance(found, FastOutcome):
                 return self.slow(body, content_type, found), False
             if found is not None:
                 return Reply(status=200, body=found), True

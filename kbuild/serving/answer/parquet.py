@@ -22,7 +22,7 @@ _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8  # fields of PageHeader
 _ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 
 
-class Unreadable(Exception):
+class NoParquet(Exception):
     """A file that is no Parquet, or whose pages are not where it says."""
 
 
@@ -39,7 +39,7 @@ def measure(body: bytes, columns: int, most: int) -> tuple[int, int]:
     from pyarrow.parquet import read_metadata
 
     if body.endswith(b"PAR1") and int.from_bytes(body[-8:-4], "little") > _FOOTER + columns * _FOOTER_PER_COLUMN:
-        raise Unreadable
+        raise NoParquet
     try:
         told = read_metadata(io.BytesIO(body))
     except (ArrowException, OSError):
@@ -50,7 +50,7 @@ def measure(body: bytes, columns: int, most: int) -> tuple[int, int]:
         if told.num_columns <= columns:
             _Table(body, told, rows, most).check()
     except (ArrowException, OSError, IndexError, ValueError) as error:
-        raise Unreadable from error
+        raise NoParquet from error
     return rows, told.num_columns
 
 
@@ -105,7 +105,7 @@ class _Table:
                 start = dictionary
             end = start + chunk.total_compressed_size
             if not 0 < start <= end <= len(self._body):
-                raise Unreadable
+                raise NoParquet
             while start < end:
                 header = _Compact(self._body, start)
                 page = header.struct()
@@ -187,7 +187,7 @@ def _whole(fields: Mapping[int, Any], number: int) -> int:
     """A field that is a count or a size; a broken file may have anything in its place."""
     value = fields.get(number)
     if type(value) is not int or value < 0:
-        raise Unreadable
+        raise NoParquet
     return value
 
 
@@ -200,7 +200,7 @@ class _Compact:
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
         if depth > 8:
-            raise Unreadable
+            raise NoParquet
         found: dict[int, Any] = {}
         field = 0
         while head := self._byte():
@@ -221,7 +221,7 @@ class _Compact:
             return None
         if kind == 12:
             return self.struct(depth + 1)
-        raise Unreadable  # a page's header has neither lists nor maps
+        raise NoParquet  # a page's header has neither lists nor maps
 
     def _byte(self) -> int:
         self.place += 1
@@ -234,7 +234,7 @@ class _Compact:
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise Unreadable
+        raise NoParquet
 
     def _number(self) -> int:
         value = self._varint()

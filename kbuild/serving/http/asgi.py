@@ -36,9 +36,9 @@ from kbuild.serving.http.body import (
 from kbuild.serving.http.sending import Scope, Send, pass_on, send_reply
 from kbuild.serving.http.server_settings import Settings, limits_of
 from kbuild.serving.oip.endpoints import INFER, LIVE, OpenInference, in_protocol
-from kbuild.serving.oip.question import Question
+from kbuild.serving.oip.question import InferRequest
 from kbuild.serving.pages.about import make_info, make_metadata
-from kbuild.serving.pages.page import Site
+from kbuild.serving.pages.page import ModelPages
 from kbuild.serving.watch.logs import LOGGER
 from kbuild.serving.watch.metrics import CONTENT_TYPE, Metrics
 from kbuild.serving.watch.telemetry import start_telemetry
@@ -71,7 +71,7 @@ class ServingApp:
         self._metrics = metrics
         self._gate = Gate(threads=settings.threads, queue=settings.queue, tell=metrics.set_active)
         self._inference = OpenInference(model.facts, self._limits)
-        self._site = Site(model.facts, limits_of(settings))
+        self._site = ModelPages(model.facts, limits_of(settings))
         self._metadata = Reply(status=200, body=make_metadata(model.facts))
         self._info = make_info(model.facts)
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
@@ -223,11 +223,11 @@ class ServingApp:
         if self._batcher is None:
             work = partial(self._inference.answer, body, headers, self._ask_model)
             return await self._gate.run(ticket, work, timeout=timeout)
-        question: Question | Reply | None = None
+        question: InferRequest | Reply | None = None
         try:
             question = await asyncio.to_thread(self._inference.read, body, headers)
         finally:
-            if not isinstance(question, Question):
+            if not isinstance(question, InferRequest):
                 ticket.give_back()
         if isinstance(question, Reply):
             return question, False

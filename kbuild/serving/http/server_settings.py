@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.errors import ConfigurationError
-from kbuild.serving.pages.limits import Limits
+from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.process.cpus import count_cpus
 
 _LEVELS = ("critical", "error", "warning", "info", "debug")
@@ -104,7 +104,7 @@ class Settings:
         )
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> ToldLimits:
     """What the pages tell of a server's limits."""
     at_once = settings.workers * settings.threads
     batch = f"{settings.max_batch}, which wait {settings.max_delay * 1000:g} ms" if settings.max_batch > 1 else "1"
@@ -120,7 +120,7 @@ def limits_of(settings: Settings) -> Limits:
     )
     address = f"{'http' if settings.certificate is None else 'https'}://localhost:{settings.port}{settings.root_path}"
     token = settings.token is not None
-    return Limits(rows=settings.max_rows, body=settings.max_body, told=told, address=address, token=token)
+    return ToldLimits(rows=settings.max_rows, body=settings.max_body, told=told, address=address, token=token)
 
 
 def read_port(environment: Mapping[str, str] = os.environ) -> int:

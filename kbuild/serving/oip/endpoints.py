@@ -10,7 +10,7 @@ from kbuild._version import __version__
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply
-from kbuild.serving.oip.question import Question, QuestionReader
+from kbuild.serving.oip.question import InferRequest, QuestionReader
 from kbuild.serving.oip.tensors import Refused, declared_type, describe, write_tensor
 from kbuild.serving.pages.about import name_model
 
@@ -66,7 +66,7 @@ class OpenInference:
             return in_protocol(reply)
         return self._ready if asked == MODEL_READY else _reply({asked: True})
 
-    def read(self, body: bytes, headers: Mapping[bytes, bytes]) -> Question | Reply:
+    def read(self, body: bytes, headers: Mapping[bytes, bytes]) -> InferRequest | Reply:
         """A request's body as a question to the model, or what is wrong with it."""
         size = headers.get(_LENGTH, b"%d" % len(body))
         if not size.isdigit() or len(size) > 20 or int(size) > len(body):
@@ -81,7 +81,7 @@ class OpenInference:
         except Refused as refused:
             return _error(refused.status, str(refused))
 
-    def write(self, reply: Reply, question: Question) -> Reply:
+    def write(self, reply: Reply, question: InferRequest) -> Reply:
         """The model's answer as the protocol has it."""
         if reply.status != 200:
             return in_protocol(reply)

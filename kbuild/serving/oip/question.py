@@ -21,7 +21,7 @@ _WORDS = {list: "a list", dict: "an object", str: "text"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class InferRequest:
     """``body`` is MLflow's JSON; ``outputs`` are those that are asked for, None for all."""
 
     body: bytes
@@ -39,7 +39,7 @@ class QuestionReader:
         self._unnamed = [each for each in facts.inputs or () if not each.get("name")]
         self._params = {str(each["name"]) for each in facts.params or ()}
 
-    def read(self, text: bytes | memoryview, binary: memoryview) -> Question:
+    def read(self, text: bytes | memoryview, binary: memoryview) -> InferRequest:
         """``binary`` follows the JSON; raises Refused, and RecursionError for JSON too deep."""
         request = _parse(text)
         inputs = request["inputs"]
@@ -61,7 +61,7 @@ class QuestionReader:
         if params := {n: v for n, v in parameters.items() if n in self._params or n not in _CLIENTS_OWN}:
             body["params"] = params
         outputs = request.get("outputs")
-        return Question(
+        return InferRequest(
             body=json.dumps(body).encode(),
             id=request.get("id"),
             outputs=tuple(each["name"] for each in outputs) if outputs else None,

@@ -8,7 +8,7 @@ from pprint import pformat
 from typing import Any
 
 from kbuild.serving.answer.model_facts import Facts
-from kbuild.serving.pages.limits import Limits
+from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.pages.openapi import is_table
 from kbuild.serving.pages.parts import parsed, pretty, read_table, said_type, table, text_of
 
@@ -64,7 +64,7 @@ with requests.Session() as session:
         found.to_csv("predictions.csv", mode="a" if number else "w", header=not number, index=False)"""
 
 
-def describe(facts: Facts, openapi: Mapping[str, Any], limits: Limits) -> str:
+def describe(facts: Facts, openapi: Mapping[str, Any], limits: ToldLimits) -> str:
     """The page's content."""
     request = _first_row(facts)
     parts = [
@@ -109,7 +109,7 @@ def _first_row(facts: Facts) -> Any:
     return parsed(facts.example) if facts.example else {"inputs": []}
 
 
-def _examples(request: Any, limits: Limits, *, table_like: bool) -> list[str]:
+def _examples(request: Any, limits: ToldLimits, *, table_like: bool) -> list[str]:
     text = pretty(request)
     tokens = (
         (

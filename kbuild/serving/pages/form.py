@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from kbuild.serving.answer.model_facts import Facts
-from kbuild.serving.pages.limits import Limits
+from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.pages.openapi import is_table
 from kbuild.serving.pages.parts import parsed, read_table, said_type, text_of
 
@@ -28,7 +28,7 @@ _MODES = {"number": "decimal", "whole": "numeric"}
 _MOST_FIELDS = 300
 
 
-def make_values(facts: Facts, limits: Limits) -> dict[str, Any]:
+def make_values(facts: Facts, limits: ToldLimits) -> dict[str, Any]:
     """What the page's script knows of the model. Values are texts: JavaScript would round whole numbers."""
     names, rows = read_table(facts.example)
     return {

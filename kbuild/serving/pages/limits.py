@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class ToldLimits:
     """``rows`` and ``body`` (bytes) are the most of one request; ``told`` has all: words, value, variable.
 
     ``address`` is where the server is, as far as it knows; ``token`` whether it wants one.

@@ -16,16 +16,16 @@ from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.pages.about import name_model
 from kbuild.serving.pages.docs import describe
 from kbuild.serving.pages.form import make_form, make_values
-from kbuild.serving.pages.limits import Limits
+from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.pages.openapi import make_openapi
 
 _NAV = (("./", "Try it"), ("docs", "Docs"), ("openapi.json", "OpenAPI"))
 
 
-class Site:
+class ModelPages:
     """The pages of one model; ``headers`` belong to each of them."""
 
-    def __init__(self, facts: Facts, limits: Limits) -> None:
+    def __init__(self, facts: Facts, limits: ToldLimits) -> None:
         style, try_script, docs_script = map(_read, ("page.css", "try.js", "docs.js"))
         described = make_openapi(facts)
         policy = (

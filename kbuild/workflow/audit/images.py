@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kbuild.audit.image_facts import Description, ImageFacts, facts_folders, make_image_facts, wants_bytes
 from kbuild.audit.secrets import may_hold_secrets
-from kbuild.audit.sizes.measure import FileSize, LayerFiles, measure
+from kbuild.audit.sizes.measure import FileSize, LayerSizes, measure
 from kbuild.image.base.debian.suites import find_suite
 from kbuild.image.compare.contents import ImageContents, ReadLayer, model_path, read_config, read_contents
 from kbuild.image.compare.known_layers import KnownLayers
@@ -69,14 +69,14 @@ def read_image(
     return ReadImage(facts=facts, read=known.read), model_into if has_model else None
 
 
-def _layer_files(image: BuiltImage, contents: ImageContents) -> Iterator[LayerFiles]:
+def _layer_files(image: BuiltImage, contents: ImageContents) -> Iterator[LayerSizes]:
     for layer, stored in zip(contents.layers, image.layers, strict=True):
         files = tuple(
             FileSize(path=member.path, size=member.size, data=member.data)
             for member in layer.members
             if member.kind != "folder"
         )
-        yield LayerFiles(digest=str(layer.digest), created_by=layer.created_by, packed=stored.size, files=files)
+        yield LayerSizes(digest=str(layer.digest), created_by=layer.created_by, packed=stored.size, files=files)
 
 
 def _release(base: str) -> dict[str, str]:

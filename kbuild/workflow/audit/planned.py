@@ -19,7 +19,7 @@ from kbuild.errors import ImageNotFound, InvalidImage, KbuildError
 from kbuild.image.base.choice import base_name
 from kbuild.image.base.records import BaseRecords
 from kbuild.image.compare.contents import ReadLayer
-from kbuild.image.engine import ENGINES, BuiltImage, KnownLayers, PackedBlob, make_engine
+from kbuild.image.engine import ENGINES, BuiltImage, PackedBlob, PackedLayers, make_engine
 from kbuild.image.engines.native import copies_plan
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.image_config import make_config
@@ -281,7 +281,7 @@ def _config(plan: BuildPlan, base: ResolvedBase, tools: Tools) -> Mapping[str, A
             replace(base, kind="debs"),
             workdir=folder,
             progress=Silent(),
-            known=KnownLayers(keys=layer_keys(plan), packed=nothing),
+            known=PackedLayers(keys=layer_keys(plan), packed=nothing),
         )
     return make_config(
         output.config,

@@ -10,7 +10,7 @@ from kbuild.digest import Digest, digest_json
 from kbuild.errors import BaseImageError
 from kbuild.image.base.choice import parse_base
 from kbuild.image.base.resolve import resolve_base
-from kbuild.image.engine import BuiltImage, KnownLayers
+from kbuild.image.engine import BuiltImage, PackedLayers
 from kbuild.image.engines.native import NativeEngine
 from kbuild.image.oci.compress import check_compressor
 from kbuild.image.oci.image_reference import ImageReference
@@ -128,7 +128,7 @@ def _build(
                 # Never moved: the next platform's image has the same files.
                 stage_files(bundle, files, folder / name, move=False, path=MODELS_PATH)
         context = finish_context(folder, plan)
-        known = KnownLayers(keys=keys, packed=packed)
+        known = PackedLayers(keys=keys, packed=packed)
         output = engine.build(context, base, workdir=folder, progress=progress, known=known)
 
         def write(layout: Path) -> BuiltImage:

@@ -23,7 +23,7 @@ from kbuild.workflow.tools import Tools
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class ScoreRequest:
     """What is scored, and how: ``kbuild score`` says what each means. None is the scorer's own default."""
 
     input: str
@@ -52,7 +52,7 @@ class Batch:
         return [*options, *(["--overwrite"] if self.overwrite else []), "--", self.input, self.output]
 
 
-def score_tables(request: ImageRequest, batch: Batch, tools: Tools) -> dict[str, Any]:
+def score_tables(request: ImageRequest, batch: ScoreRequest, tools: Tools) -> dict[str, Any]:
     """Score the batch on this machine; returns its manifest.
 
     Raises what packing the model raises, InputRefused, RowsFailed, OtherAnswers and WorkerLost.

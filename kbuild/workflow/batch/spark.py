@@ -24,7 +24,7 @@ from kbuild.image.engines.archive import SCORE
 from kbuild.progress import Progress, how_many
 from kbuild.scoring.errors import SparkFailed
 from kbuild.workflow.batch.packing import unpacked_model
-from kbuild.workflow.batch.scoring import Batch, ask_scorer, make_error, told_parts
+from kbuild.workflow.batch.scoring import ScoreRequest, ask_scorer, make_error, told_parts
 from kbuild.workflow.prepare import ImageRequest
 from kbuild.workflow.tools import Tools
 
@@ -53,7 +53,7 @@ exec "$here/bin/kbuild-score" "$@"
 
 
 def score_on_spark(
-    request: ImageRequest, batch: Batch, master: str, settings: Mapping[str, str], tools: Tools
+    request: ImageRequest, batch: ScoreRequest, master: str, settings: Mapping[str, str], tools: Tools
 ) -> dict[str, Any]:
     """Score the batch on the cluster of a master; returns its manifest.
 

@@ -10,7 +10,7 @@ from kbuild.errors import KbuildError, PreflightFailed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Fault:
     """``about`` is what it is about, in a word; ``error`` what would be raised of it alone, with its remedy."""
 
     about: str
@@ -21,7 +21,7 @@ class Finding:
         return text if self.error.hint is None else f"{text}\n     {self.error.hint}"
 
 
-def raise_findings(findings: Sequence[Finding]) -> None:
+def raise_findings(findings: Sequence[Fault]) -> None:
     """Nothing where there are none; the one error where there is one, else a PreflightFailed that lists all."""
     if len(findings) == 1:
         raise findings[0].error
