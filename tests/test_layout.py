@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,14 @@ def test_no_module_is_longer_than_300_lines() -> None:
 def test_no_package_has_more_than_15_modules(package: Path) -> None:
     modules = [path.name for path in package.glob("*.py") if path.name != "__init__.py"]
     assert len(modules) <= MODULES or package.relative_to(ROOT).as_posix() in WIDE, modules
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """One name, one meaning: whoever reads ``Finding`` or ``Session`` need not look where it was imported from."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert len(found) > 300
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

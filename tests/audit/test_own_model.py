@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +18,11 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline, node
 
 from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.pickled.opcodes import READ_PLAIN
 from kbuild.audit.subject import Subject
 from kbuild.errors import InvalidModel
+from kbuild.image.packages.lost_modules import check_modules
+from kbuild.served import inputs
 from kbuild.training.pyfunc import KedroPipelineModel
 
 PICKLED = "kedro_datasets.pickle.pickle_dataset.PickleDataset"
@@ -63,7 +68,7 @@ def test_the_module_that_loads_a_pickle_is_told(make_bundle: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "inputs",
+    "sources",
     [
         {"a": source(PICKLED), "b": source(PICKLED, backend="joblib"), "c": source(PICKLED, backend="cloudpickle")},
         {"a": source("kedro_datasets.pandas.csv_dataset.CSVDataset", load_args={"sep": ";"})},
@@ -72,8 +77,20 @@ def test_the_module_that_loads_a_pickle_is_told(make_bundle: Any, tmp_path: Path
         {"params:x": {"kind": "parameter", "type": None, "arguments": {}}, "o": {"kind": "object"}},
     ],
 )
-def test_datasets_of_kedros_and_the_models_own_are_known(make_bundle: Any, inputs: dict[str, Any]) -> None:
-    assert check(make_bundle, model(**inputs)) == []
+def test_datasets_of_kedros_and_the_models_own_are_known(make_bundle: Any, sources: dict[str, Any]) -> None:
+    assert check(make_bundle, model(**sources)) == []
+
+
+def test_what_it_reads_by_itself_needs_no_package(make_bundle: Any) -> None:
+    """An image of the demo's model has none of Kedro's datasets, and its build asked for them."""
+    assert {*inputs._PLAIN_LOADERS} == READ_PLAIN
+    plain = [PICKLED, "kedro_datasets.json.json_dataset.JSONDataset", "kedro_datasets.pandas.csv_dataset.CSVDataset"]
+    for type_name, lacks in zip(plain, (False, False, True), strict=True):
+        data = model(a=source(type_name))
+        bundle = make_bundle(files={"python_model.pkl": data})
+        bundle = replace(bundle, facts=replace(bundle.facts, pickled=("python_model.pkl",)))
+        with pytest.raises(InvalidModel, match="imports kedro_datasets") if lacks else nullcontext():
+            check_modules(bundle, ["mlflow"], lambda: (), lambda: ())
 
 
 def test_a_known_danger_is_critical(make_bundle: Any) -> None:

@@ -25,6 +25,10 @@ _WRAPPED = 8  # calls in each other
 _MODELS = frozenset({"KedroPipelineModel", "ServedPipeline"})
 # What kedro-datasets names as backends of its PickleDataset, but compress_pickle, which opens what it is told to.
 _BACKENDS = frozenset({"cloudpickle", "dill", "joblib", "pickle"})
+# What it reads by itself, whether or not Kedro's datasets are there.
+READ_PLAIN = frozenset(
+    {"kedro_datasets.json.json_dataset.JSONDataset", "kedro_datasets.pickle.pickle_dataset.PickleDataset"}
+)
 _UNTOLD = "has another call tell what it loads"
 # What objects take, in words of 8 bytes with what refers to them: about, of CPython.
 _FEW = 4
@@ -129,7 +133,7 @@ def named_by_state(built: Opaque, state: Any) -> tuple[dict[tuple[str, str], Non
         backend, flavor = arguments.get("backend", "pickle"), arguments.get("flavor", "mlflow.")
         if not isinstance(backend, str) or not isinstance(flavor, str):
             return named, _UNTOLD
-        loaded = [] if kind is None else [kind]
+        loaded = [] if kind is None or kind in READ_PLAIN else [kind]
         loaded += [] if backend in _BACKENDS else [f"{backend}.load"]
         loaded += [] if flavor.startswith("mlflow.") else [f"{flavor}.load_model"]
         for each in loaded:
