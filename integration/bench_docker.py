@@ -65,9 +65,6 @@ def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Pat
         )
 
     return {
-        # By default an image is started and asked before the command ends, which the other side's is not.
-        "kbuild --no-verify, locked before": lambda: build("unasked", run_id, "--locked", "--no-verify", cwd=project),
-        "kbuild --no-verify, lock to be made": lambda: build("unasked", str(model), "--no-verify", cwd=folder),
         "kbuild, locked in training's job": lambda: build("locked", run_id, "--locked", cwd=project),
         # Elsewhere: in the project's folder the model's run is found, and the lock that is stored with it.
         "kbuild, lock to be made": lambda: build("unlocked", str(model), cwd=folder),
