@@ -34,6 +34,8 @@ def resolve_with_uv(asked: list[str], python: str) -> dict[str, str]:
     argv += ["--default-index", index, "--index-strategy", "unsafe-best-match"]
     argv += [word for url in more for word in ("--index", url)]
     argv += [word for place in indexes.find_links for word in ("--find-links", place)]
+    # What pip's configuration allows here binds kbuild too; uv reads no configuration of pip's.
+    argv += [word for file in indexes.constraints for word in ("--constraints", file)]
     done = subprocess.run(argv, input="\n".join(asked), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(line.split("==") for line in done.stdout.split() if "==" in line)
