@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,15 @@ from kbuild.audit.subject import Subject
 from kbuild.errors import InvalidModel
 from kbuild.image.packages.lost_modules import check_modules
 from kbuild.served import inputs
-from kbuild.training.pyfunc import KedroPipelineModel
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_is_imported() -> None:
+    """Older ones warn of newer pydantics."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import kbuild.training.pyfunc  # noqa: F401
+
 
 PICKLED = "kedro_datasets.pickle.pickle_dataset.PickleDataset"
 PLAIN = {"format": 1, "input_name": "x", "output_names": [], "copy_mode": "assign", "steps": []}
@@ -122,6 +131,8 @@ def test_inputs_that_a_call_makes_are_told(make_bundle: Any, sources: bytes) -> 
 
 
 def test_what_kedros_runner_runs_and_steps_of_pandas_are_data(make_bundle: Any) -> None:
+    from kbuild.training.pyfunc import KedroPipelineModel
+
     steps = [pandas.concat, pandas.get_dummies, pandas.to_datetime, pandas.to_numeric, pandas.melt]
     runs = KedroPipelineModel(
         pipeline=Pipeline([node(each, "x", f"y{place}") for place, each in enumerate(steps)]),

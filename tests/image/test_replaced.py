@@ -26,9 +26,9 @@ NEW = {"alpha/__init__.py": "version = 2", "alpha/only_wheel.py": ""}
 
 
 def with_metadata(files: dict[str, str], *, kind: str) -> dict[str, str]:
-    text = "Metadata-Version: 2.1\nName: Al.Pha\nVersion: 1\n"
+    text = "Metadata-Version: 2.1\nName: Al.Pha\nVersion: 0.9\n"
     if kind == "egg-info":
-        return files | {f"{SITE}/al.pha-1-py{SHORT}.egg-info": text}
+        return files | {f"{SITE}/al.pha-0.9-py{SHORT}.egg-info": text}
     info = f"{SITE}/al_pha-0.9.dist-info"
     inside = [path.removeprefix(f"{SITE}/") for path in files if path.startswith(SITE)]
     rows = [*inside, "../../../bin/alpha-tool", "al_pha-0.9.dist-info/METADATA", "al_pha-0.9.dist-info/RECORD"]

@@ -309,6 +309,7 @@ def test_a_registry_tells_every_version_with_its_aliases_and_takes_tags(client: 
     assert registry.test_webhooks() == []
 
 
+@pytest.mark.skipif(not hasattr(mlflow.MlflowClient, "create_webhook"), reason="this MLflow has no webhooks")
 @pytest.mark.parametrize(("url", "lacks"), [("http://kbuild.example/webhook", "scheme"), ("https://", "URL")])
 def test_a_webhook_that_mlflow_does_not_take_is_told_with_what_its_server_needs(
     client: mlflow.MlflowClient, url: str, lacks: str

@@ -30,7 +30,7 @@ def order_of_pip(edges: list[tuple[str, str]]) -> list[str]:
     from pip._vendor.packaging.utils import canonicalize_name
     from pip._vendor.resolvelib.structs import DirectedGraph
 
-    graph = DirectedGraph[str | None]()
+    graph: DirectedGraph[str | None] = DirectedGraph()
     for name in (None, *NAMES):
         graph.add(name)
     for name in NAMES:
