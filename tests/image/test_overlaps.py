@@ -6,13 +6,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conda_packages import SHORT, make_interpreter
-from test_rootfs import HOST, lock
+from test_rootfs import HOST, lock, make_wheel
 
 from kbuild.audit.image_layers import LayerMember
 from kbuild.digest import digest_bytes, digest_file
@@ -33,23 +32,6 @@ SITE = f"lib/python{SHORT}/site-packages"
 NEEDS = {"able": ["zulu"], "baker": [], "zulu": []}
 
 
-def make_wheel(folder: Path, name: str, files: dict[str, str], script: str) -> Path:
-    info = f"{name}-1.dist-info"
-    needs = "".join(f"Requires-Dist: {each}\n" for each in NEEDS[name])
-    files = {
-        **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{needs}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[console_scripts]\n{script} = {name}:main\n",
-    }
-    path = folder / f"{name}-1-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, text in files.items():
-            archive.writestr(entry, text)
-        archive.writestr(f"{info}/RECORD", "".join(f"{entry},,\n" for entry in [*files, f"{info}/RECORD"]))
-    return path
-
-
 class Told(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -64,7 +46,13 @@ class Laid:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.wheels = [
-            make_wheel(folder, name, {f"{name}.py": "", "tests/__init__.py": f"of = {name!r}\n", **more}, script)
+            make_wheel(
+                folder,
+                name,
+                {f"{name}.py": "", "tests/__init__.py": f"of = {name!r}\n", **more},
+                needs=NEEDS[name],
+                script=script,
+            )
             for name, more, script in (
                 ("able", {"LICENSE": "able's"}, "tool"),
                 ("baker", {"LICENSE": "able's", "tests/baker.py": ""}, "baker"),
@@ -179,8 +167,8 @@ def test_only_the_file_that_counts_is_a_wheels(laid: Laid) -> None:
 def test_a_file_where_another_has_a_folder_stays_refused(tmp_path: Path) -> None:
     """pip stops there too."""
     wheels = [
-        make_wheel(tmp_path, "able", {"thing": "a file"}, "a"),
-        make_wheel(tmp_path, "zulu", {"thing/inside.py": "", "LICENSE": "z"}, "z"),
+        make_wheel(tmp_path, "able", {"thing": "a file"}),
+        make_wheel(tmp_path, "zulu", {"thing/inside.py": "", "LICENSE": "z"}),
     ]
     lockfile, downloads = lock(make_interpreter(tmp_path), *wheels)
     pips: tuple[LockedPackage, ...] = tuple(package for package in lockfile.packages if package.manager == "pip")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,15 +76,17 @@ def test_what_conda_packages_leave_out_or_bring_twice_is_told(tmp_path: Path) ->
     assert conda_notes(plain.interpreter, PREFIX, [plain.dependencies]) == []
 
 
-def make_wheel(folder: Path, name: str, files: dict[str, str]) -> Path:
-    import zipfile
-
+def make_wheel(
+    folder: Path, name: str, files: dict[str, str], *, needs: Sequence[str] = (), script: str | None = None
+) -> Path:
+    """With a script, which is called as the wheel where nothing else is said."""
     info = f"{name}-1.dist-info"
+    lines = "".join(f"Requires-Dist: {each}\n" for each in needs)
     files = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{lines}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{script or name} = {name}:main\n",
     }
     path = folder / f"{name}-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
