@@ -22,6 +22,7 @@ from kbuild.errors import ConfigurationError
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 from kbuild.untrusted import BrokenText, read_text
+from kbuild.urls.credentials import without_credentials
 
 _SHOWN = 3
 
@@ -32,7 +33,8 @@ def read_bounds(places: Iterable[str], progress: Progress) -> tuple[str, ...]:
     found: set[str] = set()
     for place in places:
         if "://" in place:
-            progress.tell(f"pip's constraint names {place.partition('?')[0]}, a url, which is not read")
+            shown = without_credentials(place.partition("?")[0])
+            progress.tell(f"pip's constraint names {shown}, a url, which is not read")
             continue
         try:
             text = read_text(Path(place).expanduser())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.audit.checks import flavors
 from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.subject import Subject
 
@@ -147,3 +148,21 @@ def test_weights_that_are_elsewhere_are_unchecked(check: Callable[..., Any]) -> 
         result = check({"transformers": {"source_model_name": "some/where", key: "0" * 40}})
         assert [each.where for each in result.unchecked] == ["MLmodel"]
     assert check({"transformers": {"source_model_name": "some/where", "model_binary": "model"}}).unchecked == ()
+
+
+def test_a_configuration_that_is_not_read_is_unchecked(
+    check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's json, which transformers reads with, reads deeper than what is looked at here, and larger ones."""
+    deep: Any = {}
+    for _ in range(400):
+        deep = {"x": deep}
+    files = {"model/config.json": json.dumps({"auto_map": AUTO, "x": deep}).encode()}
+    assert json.loads(files["model/config.json"])["auto_map"] == AUTO
+    result = check({"transformers": {}}, files)
+    assert [each.where for each in result.unchecked] == ["model/config.json"]
+    monkeypatch.setattr(flavors, "_LARGEST", 1 << 20)
+    large = json.dumps({"auto_map": AUTO, "pad": "x" * (1 << 20)}).encode()
+    result = check({"transformers": {}}, {"model/config.json": large})
+    assert ("model/config.json", True) in [(each.where, "larger" in each.reason) for each in result.unchecked]
+    assert check({"sklearn": {}}, files).unchecked == ()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from kbuild.digest import digest_bytes
+from kbuild.environment.bounds import read_bounds
 from kbuild.environment.built.built_wheels import parse_side, wheel_url
 from kbuild.environment.built.sdists import BuiltWheel
 from kbuild.environment.condalock.channels import channel_urls
@@ -292,6 +294,13 @@ def test_a_lock_that_pips_constraints_do_not_allow_is_made_anew(
     file.unlink()
     with pytest.raises(ConfigurationError, match=r"cannot read .*bounds\.txt, which pip's constraint names"):
         bench.lock()
+
+
+def test_a_password_in_the_url_of_a_constraint_is_not_told() -> None:
+    told: list[str] = []
+    progress: Any = SimpleNamespace(tell=told.append)
+    assert read_bounds(["https://me:s3cret@index.example/bounds.txt?token=s3cret"], progress) == ()
+    assert len(told) == 1 and "index.example/bounds.txt" in told[0] and "s3cret" not in told[0]
 
 
 def test_a_lock_that_is_stale_is_made_anew(bench: Bench) -> None:

@@ -9,7 +9,8 @@ them, or in a repository of the Hub (``REPOSITORY--MODULE.CLASS``), and both are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,7 +21,7 @@ from kbuild.model.bundle import ModelBundle
 from kbuild.untrusted import BrokenText, parse_json
 
 _TRUSTING = ("transformers", "sentence_transformers")  # flavors
-_LARGEST = 64 << 20  # bytes; what is larger is a tokenizer's table
+_LARGEST = 64 << 20  # bytes; what is larger is no configuration that anybody wrote
 _KEYS = re.compile(rb'"(auto_map|type|types|activation_f\w+|sbert_\w+)"')
 _REFERENCE = re.compile(r"([\w./-]+--)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.([A-Za-z_]\w*)")
 # What MLflow itself writes into the files that name a module, and the flavors' key for the same.
@@ -32,7 +33,21 @@ _MODULES: Mapping[str, frozenset[str]] = {
 }
 
 
-def names_of_flavors(bundle: ModelBundle, own: Set[str]) -> Iterator[tuple[str, PickleStream]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What the configuration ``where`` has imported; of a ``repository`` of the Hub, ``""`` for none, or from
+    ``source``, a file of the model that lies where its modules are looked for."""
+
+    where: str
+    repository: str
+    module: str
+    name: str
+    source: str | None
+
+
+def names_of_flavors(
+    bundle: ModelBundle, own: Set[str], references: Iterable[Reference]
+) -> Iterator[tuple[str, PickleStream]]:
     """Files, and the names in them that are imported, to be judged as a pickle's are. ``own`` are the roots of the
     model's own modules."""
     flavors = bundle.facts.stated
@@ -48,32 +63,31 @@ def names_of_flavors(bundle: ModelBundle, own: Set[str]) -> Iterator[tuple[str, 
     for where, module, kind in stated:
         if module is not None and module not in _MODULES[kind] and str(module).partition(".")[0] not in own:
             yield where, _named(str(module))
-    for where, repository, module, name in _references(bundle):
-        if not repository and _source(bundle, where, module) is None:
-            yield where, PickleStream(place="", named=((module, name),))
+    for each in references:
+        if not each.repository and each.source is None:
+            yield each.where, PickleStream(place="", named=((each.module, each.name),))
 
 
-def code_of_flavors(bundle: ModelBundle) -> Iterator[Finding]:
+def code_of_flavors(references: Iterable[Reference]) -> Iterator[Finding]:
     """Code that configurations name, outside of the model's own."""
-    for where, repository, module, name in _references(bundle):
-        source = _source(bundle, where, module)
-        if repository:
-            what = f"{module}.{name} of {repository[:-2]}"
+    for each in references:
+        if each.repository:
+            what = f"{each.module}.{each.name} of {each.repository[:-2]}"
             yield Finding(
                 id="model-remote-code",
                 check="pickles",
                 severity="critical",
-                where=where,
-                evidence=f"loading {where} fetches code from the Hub, {what}, and runs it",
+                where=each.where,
+                evidence=f"loading {each.where} fetches code from the Hub, {what}, and runs it",
                 remedy="have the code in the model: save it with its files, or put them into code_paths",
             )
-        elif source is not None:
+        elif each.source is not None:
             yield Finding(
                 id="model-code-outside",
                 check="pickles",
                 severity="medium",
-                where=where,
-                evidence=f"loading {where} runs {source}, which lies outside of the model's own code",
+                where=each.where,
+                evidence=f"loading {each.where} runs {each.source}, which lies outside of the model's own code",
                 remedy="read it as you do the model's own code; accept it with an ignore",
             )
 
@@ -103,29 +117,41 @@ def _named(text: str) -> PickleStream:
     return PickleStream(place="", named=(), problems=(f"would import the module {text:.100}",))
 
 
-def _references(bundle: ModelBundle) -> Iterator[tuple[str, str, str, str]]:
-    """Files, repositories (``""`` for none), modules and names of what their configurations have imported."""
+def find_references(bundle: ModelBundle) -> tuple[tuple[Reference, ...], tuple[Unchecked, ...]]:
+    """What configurations have imported, and those that may name something and cannot be read."""
     if not any(name in bundle.facts.stated for name in _TRUSTING):
-        return
-    seen = set[tuple[str, str, str, str]]()
+        return (), ()
+    files = {file.path for file in bundle.files}
+    found: dict[Reference, None] = {}
+    unread: list[Unchecked] = []
     for file in bundle.files:
-        if not file.path.endswith(".json") or file.size > _LARGEST:
+        if not file.path.endswith(".json"):
+            continue
+        if file.size > _LARGEST:
+            unread.append(_unread(file.path, f"it is larger than {_LARGEST >> 20} MiB"))
             continue
         data = (bundle.root / file.path).read_bytes()
         if _KEYS.search(unescaped(data)) is None:
             continue
         try:
             value = parse_json(data)
-        except BrokenText:
-            continue  # nor can anything that loads it
+        except BrokenText as error:
+            unread.append(_unread(file.path, str(error)))
+            continue
         for text in _named_in(value, PurePosixPath(file.path).name):
             match = _REFERENCE.fullmatch(text)
-            if match is None or text.startswith("sentence_transformers."):
-                continue
-            found = (file.path, match[1] or "", match[2], match[3])
-            if found not in seen:
-                seen.add(found)
-                yield found
+            if match is not None and not text.startswith("sentence_transformers."):
+                source = _source(files, file.path, match[2])
+                repository = match[1] or ""
+                found[
+                    Reference(where=file.path, repository=repository, module=match[2], name=match[3], source=source)
+                ] = None
+    return tuple(found), tuple(unread)
+
+
+def _unread(path: str, reason: str) -> Unchecked:
+    remedy = "see whether it names code (auto_map, or modules of sentence-transformers); save the model again without"
+    return Unchecked(check="pickles", where=path, reason=f"what it has imported is not known: {reason}", remedy=remedy)
 
 
 def _named_in(value: Any, file: str) -> Iterator[str]:
@@ -155,8 +181,7 @@ def _texts(value: Any) -> Iterator[str]:
         pending += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
 
 
-def _source(bundle: ModelBundle, where: str, module: str) -> str | None:
+def _source(files: Set[str], where: str, module: str) -> str | None:
     """The file beside a configuration, or above it in the model, that is taken for a module."""
-    files = {file.path for file in bundle.files}
     places = (str(folder / f"{module.replace('.', '/')}.py") for folder in PurePosixPath(where).parents)
     return next((place for place in places if place in files), None)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
-from kbuild.audit.checks.flavors import code_of_flavors, fetched_by_flavors, names_of_flavors
+from kbuild.audit.checks.flavors import code_of_flavors, fetched_by_flavors, find_references, names_of_flavors
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES, Libraries
 from kbuild.audit.pickled.ordinary import is_answer, is_ordinary
@@ -85,11 +85,12 @@ class PickleCheck:
             except Unreadable as error:
                 unchecked.append(_unchecked(file.path, str(error)))
             looked_at += seen
-        for path, stream in names_of_flavors(subject.bundle, libraries.own_roots):
+        references, unread = find_references(subject.bundle)
+        for path, stream in names_of_flavors(subject.bundle, libraries.own_roots, references):
             imports |= {module.partition(".")[0] for module, _ in stream.named}
             findings += self._judge(path, stream, libraries, unchecked)
-        findings += code_of_flavors(subject.bundle)
-        unchecked += fetched_by_flavors(subject.bundle)
+        findings += code_of_flavors(references)
+        unchecked += [*unread, *fetched_by_flavors(subject.bundle)]
         return CheckResult(
             check=self.id,
             findings=tuple(dict.fromkeys(findings)),
