@@ -44,7 +44,10 @@ WORKERS = {"kbuild": "KBUILD_WORKERS", "kbuild --slim": "KBUILD_WORKERS", "mlflo
 
 
 def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Path) -> dict[str, Callable[[], object]]:
-    """Builds of ours in a cache that holds downloads only, with a lock to make and with the one of the run."""
+    """Builds of ours in a cache that holds downloads only, with a lock to make and with the one of the run.
+
+    Not asked after they are built (``Tool`` says so to all), as MLflow's is not; one is, as is the default.
+    """
     # Each has a new cache, and none is removed meanwhile: for minutes after many files were removed, ext4 takes
     # several times as long to make new ones (recently_deleted in fs/ext4/ialloc.c), whoever makes them.
     numbers = itertools.count()
@@ -66,6 +69,7 @@ def cold_builds(tool: Tool, model: Path, run_id: str, project: Path, folder: Pat
 
     return {
         "kbuild, locked in training's job": lambda: build("locked", run_id, "--locked", cwd=project),
+        "kbuild, the same, started and asked": lambda: build("asked", run_id, "--locked", "--verify", cwd=project),
         # Elsewhere: in the project's folder the model's run is found, and the lock that is stored with it.
         "kbuild, lock to be made": lambda: build("unlocked", str(model), cwd=folder),
         "kbuild, packages laid out before": laid_out,
