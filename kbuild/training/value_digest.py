@@ -8,6 +8,7 @@ holds, objects by what their ``__reduce_ex__`` gives (Python's library reference
 from __future__ import annotations
 
 import copyreg
+import functools
 import hashlib
 import math
 import struct
@@ -124,6 +125,9 @@ class _Digester:
         if isinstance(reduced, str):
             return _hash("global", reduced.encode(), (getattr(value, "__module__", None) or "").encode())
         function, arguments, state, items, pairs = (list(reduced) + [None] * 3)[:5]
+        if type(state) is dict:
+            # What a cached property keeps follows from the rest, and comes when it is first read.
+            state = {key: each for key, each in state.items() if not _is_cached(type(value), key)}
         return _hash(
             "object",
             self.digest(function),
@@ -164,6 +168,10 @@ def _find(name: str) -> Any:
         module, _, more = module.rpartition(".")
         rest = f"{more}.{rest}"
     return None
+
+
+def _is_cached(kind: type, name: Any) -> bool:
+    return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
 
 
 def _is_filled(cell: types.CellType) -> bool:

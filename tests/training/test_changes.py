@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pickle
@@ -107,6 +108,31 @@ def test_the_next_answer_is_compared_as_answers_are_everywhere() -> None:
 
 def test_reading_is_no_change() -> None:
     assert find(read) == Found(changes=(), same_answer=True)
+
+
+class Lazy:
+    def __init__(self) -> None:
+        self.parts = [1, 2]
+
+    @functools.cached_property
+    def total(self) -> int:
+        return sum(self.parts)
+
+
+def read_lazy(table: Any, mapping: Any) -> Any:
+    return table.assign(total=mapping["lazy"].total)
+
+
+def grow(table: Any, mapping: Any) -> Any:
+    mapping["lazy"].parts.append(1)
+    return table.assign(total=mapping["lazy"].total)
+
+
+def test_to_keep_a_cached_property_is_no_change() -> None:
+    lazy = {"a": 3, "lazy": Lazy()}
+    assert find(read_lazy, mapping=lazy) == Found(changes=(), same_answer=True)
+    assert "total" in vars(lazy["lazy"])  # Python itself keeps it in the object's state
+    assert find(grow, mapping={"a": 3, "lazy": Lazy()}).changes == (shared(),)
 
 
 def test_a_requests_own_input_may_be_changed_unless_it_is_read_again() -> None:
