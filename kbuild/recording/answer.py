@@ -16,14 +16,6 @@ _COLUMN_HINT = (
     "one name for a column of a MultiIndex"
 )
 _ONCE_HINT = "let the last inference node give each of them a name of its own"
-# What a value of these libraries is to be instead: none of them is known to MLflow's server.
-_TABLES = {
-    ("polars", "DataFrame"): "answer.to_dicts()",
-    ("polars", "Series"): "answer.to_list()",
-    ("polars", "LazyFrame"): "answer.collect().to_dicts()",
-    ("pyarrow", "Table"): "answer.to_pylist()",
-    ("pyarrow", "RecordBatch"): "answer.to_pylist()",
-}
 
 
 def write_answer(output: Any) -> str:
@@ -41,13 +33,10 @@ def write_answer(output: Any) -> str:
     try:
         predictions_to_json(output, text)
     except Exception as error:  # the output is the user's, of any type
-        library, kind = type(output).__module__.partition(".")[0], type(output).__name__
-        instead = _TABLES.get((library, kind))
-        whose = f"a {kind} of {library}" if instead else f"a {kind}"
-        hint = f"let the last inference node return {instead}" if instead else _PLAIN_HINT
         raise RecordingError(
-            f"the inference pipeline's answer, {whose}, cannot be written as JSON: {error}{_name_column(output)}",
-            hint=_COLUMN_HINT if isinstance(output, pd.DataFrame) else hint,
+            f"the inference pipeline's answer, a {type(output).__name__}, cannot be written as JSON: "
+            f"{error}{_name_column(output)}",
+            hint=_COLUMN_HINT if isinstance(output, pd.DataFrame) else _PLAIN_HINT,
         ) from error
     json.loads(text.getvalue(), object_pairs_hook=_refuse_twice)
     return text.getvalue()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kbuild.errors import InvalidModel, PipelineMLError, PredictionError
+from kbuild.served.as_pandas import to_pandas
 from kbuild.served.calls import CopyMode, Plan, Step, is_parameter
 from kbuild.served.forms import Form, restore
 from kbuild.served.inputs import InputSource, load_input
@@ -78,6 +79,7 @@ class ServedPipeline:
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """The inference pipeline's output; with several outputs, ``{name: value}``, tables in it as lists of records.
 
+        A table or column of polars or pyarrow is one of pandas, see ``to_pandas``.
         ``params`` are the request's own values for parameters of the inference pipeline, by name without ``params:``.
         Raises PredictionError for a parameter it does not have, and for a value that is not of the model's form.
         """
@@ -90,7 +92,7 @@ class ServedPipeline:
             raise PredictionError("the model was asked before load_context() loaded its artifacts")
         values = self._set_parameters(self._values, params or {})
         values[self.input_name] = value
-        outputs = self._plan.run(values)
+        outputs = {name: to_pandas(value) for name, value in self._plan.run(values).items()}
         if len(outputs) == 1:
             return outputs[self.output_names[0]]
         return {name: _to_records(value) for name, value in outputs.items()}
