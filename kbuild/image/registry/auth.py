@@ -77,7 +77,7 @@ class RegistryAuth(requests.auth.AuthBase):
     def answer(self, challenge: str) -> bool:
         """Take up a ``WWW-Authenticate`` challenge; False where there is nothing (new) to say to it.
 
-        Raises RegistryError when the token server refuses, and ``requests``' errors when it cannot be reached.
+        Raises RegistryError when the token server refuses or would have the login in the clear, and ``requests``' errors when it cannot be reached.
         """
         scheme, _, rest = challenge.partition(" ")
         credentials = read_credentials(self._registry)
@@ -94,6 +94,12 @@ class RegistryAuth(requests.auth.AuthBase):
 
     def _fetch_token(self, challenge: dict[str, str], credentials: Credentials | None) -> str:
         realm = challenge.get("realm", "")
+        if credentials is not None and self._root.startswith("https:") and not realm.lower().startswith("https:"):
+            raise RegistryError(
+                f"the token server {realm} wants the login of {self._registry} without TLS, so that anybody on the way "
+                "could read it",
+                hint=f"docker logout {self._registry}, if it answers without a login; else ask who runs it for https",
+            )
         query: dict[str, str] = {key: challenge[key] for key in ("service", "scope") if key in challenge}
         if credentials is not None and credentials.identity_token is not None:
             form = {
