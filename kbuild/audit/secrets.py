@@ -47,6 +47,7 @@ _OTHERS = {
     "Google API key": re.compile(r"\bAIza[\w-]{35}\b"),
     "Hugging Face token": re.compile(r"\bhf_[A-Za-z]{34}\b"),
     "OpenAI project key": re.compile(r"sk-(?:proj|svcacct|admin)-(?=[\w-]{0,60}\d)[\w-]{40,}"),
+    "Telegram bot token": re.compile(r"(?<![\w:])\d{8,10}:AA[\w-]{33}(?![\w-])"),
     "Vault token": re.compile(r"hv[sb]\.[\w-]{90,}"),
     "header with credentials": re.compile(
         r"(?i:authorization)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?i:bearer|basic) {1,3}(?=[\w.~+/-]{0,60}\d)[\w.~+/-]{16,}"
@@ -61,7 +62,7 @@ _MARKS = (
     "glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "GR1348941", "eyJ", "-us", "_authToken", "T3BlbkFJ", "PRIVATE KEY",
     "pypi-Ag", "SG.", "xoxa-", "xoxb-", "xoxp-", "xoxo-", "xoxs-", "xoxr-", "hooks.slack.com", "sq0csp-", "k_live_",
     "sk-ant-", "dapi", "AIza", "hf_", "sig=", "dckr_", "github_pat_", "sk-proj-", "sk-svcacct-", "sk-admin-", "hvs.",
-    "hvb.", "uthorization", "UTHORIZATION", "npm_", "Aws",
+    "hvb.", "uthorization", "UTHORIZATION", "npm_", "Aws", ":AA",
 )  # fmt: skip
 _WINDOW, _OVERLAP, _BEFORE, _LINE, _CHUNK = 4096, 1024, 256, 4096, 8 << 20
 _PLACES = ("root/", "home/", "app/", "srv/", "tmp/", "mnt/", "run/", "data/", "workspace/", "var/run/")
@@ -94,6 +95,12 @@ _IN_JSON = re.compile(r'"([\w.\-]{2,64})"\s{0,8}:\s{0,8}"([^"\\]{6,4096})"')
 # What sources and notebooks assign: names and marks are words, and what a person keeps to himself has figures too.
 _IN_CODE = re.compile(r"""\b(\w{2,64})\s{0,3}=\s{0,3}["'](?=[^"'\s]{0,60}\d)([^"'\\\s]{8,200})["']""")
 _CODE = (".py", ".ipynb", ".R", ".sh")
+# Elements and attributes of XML.
+_IN_XML = re.compile(
+    r"""<(?:[\w\-]{1,64}:)?([\w.\-]{2,64})(?:\s[^<>]{0,512})?>\s{0,256}([^<>\s]{6,4096})\s{0,256}</"""
+    r"""|\b([\w.\-]{2,64})\s?=\s?["']([^"'<>\s]{6,4096})["']"""
+)
+_MARKUP = (".xml", ".config")
 _IN_NETRC = re.compile(r"\bpassword\s+(\S{6,})")
 # Words of texts stand behind these names, too.
 _OF_TEXT = re.compile(r"(?:.*[_.\-])?token", re.I)
@@ -133,6 +140,10 @@ def _by_name(text: str, name: str) -> Iterator[tuple[str, int]]:
     for match in _IN_CODE.finditer(text) if name.endswith(_CODE) else ():
         if is_secret(*match.groups()):
             yield f"value of {match[1]}", match.start()
+    for match in _IN_XML.finditer(text) if name.endswith(_MARKUP) else ():
+        key, value = match[1] or match[3], match[2] or match[4]
+        if is_secret(key, value):
+            yield f"value of {key}", match.start(1 if match[1] else 3)
     if not name.endswith((".json", ".dockercfg")):
         return
     for match in _IN_JSON.finditer(text):

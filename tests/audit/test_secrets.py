@@ -39,6 +39,7 @@ SECRETS = {
     "Vault token": "hvs." + "CAESI" * 19,
     "header with credentials": "Authorization: Bearer " + "aB3" * 9,
     "npm access token": "npm_" + "aB3d" * 9,
+    "Telegram bot token": "110201543:" + "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"[:33] + "xy",
     "PyPI Token": "pypi-AgEIcHlwaS5vcmc" + "a1B2c3D4" * 10,
     "SendGrid API Key": "SG." + "a" * 22 + "." + "b" * 43,
     "password in a url": "postgresql://till:" + "s3cr3t-9@db.example/till",
@@ -58,6 +59,7 @@ INNOCENT = {
     "words about them": "Authorization: Bearer YOUR_ACCESS_TOKEN_HERE\naws_secret_access_key = \n?sig=none\n"
     "sk-proj-your-key-goes-here-and-nowhere-else\nAuthorization: Basic <credentials>\nnpm_config_registry_of_x\n",
     "names in code": "PASSWORD_FIELD = 'password'\nTOKEN = '[CLS]'\nsecret_name = 'projects/x/secrets/y'\n",
+    "times and numbers": "at 12345678:AA then 2024-01-31T12:00:00\n0123456789:AAplain words of a text, and more of them\n",
     "a public key": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----BEGIN CERTIFICATE-----\n",
 }
 
@@ -67,6 +69,22 @@ def test_a_token_is_known_by_its_form_in_text_and_in_a_pickle(kind: str) -> None
     text = f"first line\n# {SECRETS[kind]} \n"
     assert find_secrets(text) == {kind: 2}
     assert list(find_in_bytes(pickle.dumps({"a": b"\0\xff" * 5000, "b": SECRETS[kind]}), name="x.pkl")) == [kind]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "<password>hunter22</password>",
+        "  <server><username>till</username><password>\n hunter22 </password></server>",
+        '<add key="x" name="db" password="hunter22" />',
+        "<db:Password xmlns:db='x'>hunter22</db:Password>",
+    ],
+)
+@pytest.mark.parametrize("name", ["settings.xml", "web.config"])
+def test_a_value_is_known_by_its_name_in_xml(name: str, line: str) -> None:
+    assert list(find_secrets(f"<a>\n{line}\n</a>\n", name=name).values()) == [2]
+    for hidden in ("${db.password}", "", "changeme", "true"):
+        assert find_secrets(line.replace("hunter22", hidden), name=name) == {}
 
 
 @pytest.mark.parametrize("name", [".env", "parameters.yml", "config.json", "a.toml"])
