@@ -59,7 +59,7 @@ INNOCENT = {
     "words about them": "Authorization: Bearer YOUR_ACCESS_TOKEN_HERE\naws_secret_access_key = \n?sig=none\n"
     "sk-proj-your-key-goes-here-and-nowhere-else\nAuthorization: Basic <credentials>\nnpm_config_registry_of_x\n",
     "names in code": "PASSWORD_FIELD = 'password'\nTOKEN = '[CLS]'\nsecret_name = 'projects/x/secrets/y'\n",
-    "times and numbers": "at 12345678:AA then 2024-01-31T12:00:00\n0123456789:AAplain words of a text, and more of them\n",
+    "times and numbers": "at 12345678:AA then 2024-01-31T12:00:00\n0123456789:AAplain words and more\n",
     "a public key": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----BEGIN CERTIFICATE-----\n",
 }
 

@@ -316,14 +316,14 @@ def test_login_is_read_from_docker_and_its_lack_is_told(
     assert push(image, reference).digest == image.digest
 
 
-@pytest.mark.parametrize("token", ["password", "identity"])
+@pytest.mark.parametrize("more", [{}, {"identitytoken": "t"}], ids=["password", "identity"])
 def test_a_login_is_not_sent_in_the_clear_where_the_registry_is_asked_by_tls(
-    registry: FakeRegistry, tmp_path: Path, token: str
+    registry: FakeRegistry, tmp_path: Path, more: dict[str, str]
 ) -> None:
-    login = {"auth": base64.b64encode(b"me:secret").decode(), **({"identitytoken": "t"} if token == "identity" else {})}
+    login = {"auth": base64.b64encode(b"me:secret").decode(), **more}
     (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {"r.example": login}}))
     auth = registry_auth.RegistryAuth("r.example", "https://r.example", requests.Session())
-    with pytest.raises(RegistryError, match="wants the login of r.example without TLS") as caught:
+    with pytest.raises(RegistryError, match=r"wants the login of r\.example without TLS") as caught:
         auth.answer(f'Bearer realm="http://{registry.address}/token",service="s"')
     assert registry.seen == [] and registry.address in str(caught.value)
 

@@ -77,7 +77,8 @@ class RegistryAuth(requests.auth.AuthBase):
     def answer(self, challenge: str) -> bool:
         """Take up a ``WWW-Authenticate`` challenge; False where there is nothing (new) to say to it.
 
-        Raises RegistryError when the token server refuses or would have the login in the clear, and ``requests``' errors when it cannot be reached.
+        Raises RegistryError when the token server refuses or would have the login in the clear, and ``requests``'
+        errors when it cannot be reached.
         """
         scheme, _, rest = challenge.partition(" ")
         credentials = read_credentials(self._registry)
