@@ -13,7 +13,7 @@ from kbuild.api.project import tracking_uri
 from kbuild.cli.config import env_option, project_config
 from kbuild.errors import TrackingUnavailable
 from kbuild.process.foreground import stay
-from kbuild.tracking.preflight import without_credentials
+from kbuild.tracking.preflight import without_userinfo
 
 _DATABASE = "sqlite:///"
 
@@ -30,8 +30,8 @@ def command(port: int, host: str) -> None:
     start = Path.cwd()
     uri = tracking_uri(project_config(), start)
     if uri.startswith(("http://", "https://")):
-        click.echo(without_credentials(uri))
-        webbrowser.open(without_credentials(uri))
+        click.echo(without_userinfo(uri))
+        webbrowser.open(without_userinfo(uri))
         return
     database = Path(uri.removeprefix(_DATABASE))
     if uri.startswith(_DATABASE) and not database.is_file():

@@ -22,11 +22,11 @@ from kbuild.datasets.stores import (
     find_registered_model,
     find_run_model,
     get_active_run,
-    hide_credentials,
     open_store,
     saving_run,
 )
 from kbuild.recording.mlflow_run import patience
+from kbuild.tracking.preflight import without_userinfo
 from kbuild.tracking.registry import is_name
 
 _NAMES = ("name", "artifact_path")
@@ -201,7 +201,7 @@ class MlflowModelTrackingDataset(_StoredModelDataset):
         return {
             "flavor": self._flavor,
             "name": self._name,
-            "model_uri": None if uri is None else hide_credentials(str(uri)),
+            "model_uri": None if uri is None else without_userinfo(str(uri)),
             "pyfunc_workflow": self._workflow,
             "load_args": sorted(self._load_args),
             "save_args": sorted(self._save_args),

@@ -5,7 +5,6 @@ MLflow's settings are the process's: whoever opens the store holds it alone, oth
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from kedro.io.core import DatasetError
 from kbuild.project.model_settings import default_tracking_uri
 from kbuild.recording.mlflow_run import quiet_mlflow
 from kbuild.tracking.mlflow_client import find_logged, find_versions, list_files, version_uri
+from kbuild.tracking.preflight import without_userinfo
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
@@ -181,11 +181,6 @@ def download(uri: str) -> Path:
     return path
 
 
-def hide_credentials(text: str) -> str:
-    """The text without what uris in it say before an ``@``."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
-
-
 def _find_default_store() -> str:
     from kedro.utils import find_kedro_project
 
@@ -209,12 +204,12 @@ def _mlflow_exception() -> type[Exception]:
 def _get_store_name() -> str:
     import mlflow
 
-    return hide_credentials(mlflow.get_tracking_uri())
+    return without_userinfo(mlflow.get_tracking_uri())
 
 
 def _translate(error: Any, uri: str) -> DatasetError:
-    text = hide_credentials(" ".join(str(error.message).split()))
-    uri = hide_credentials(uri)
+    text = without_userinfo(" ".join(str(error.message).split()))
+    uri = without_userinfo(uri)
     if error.error_code in _MISSING:
         return ModelMissing(f"{text} (asked {uri})")
     # MLflow says so of every request that fails on its way.

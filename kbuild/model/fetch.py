@@ -23,7 +23,7 @@ from kbuild.model.shorthand import Choice, choose, suggesting
 from kbuild.model.sweep import Best
 from kbuild.process.variables import default_variables
 from kbuild.tracking.mlflow_client import list_files, version_with_alias, write_told
-from kbuild.tracking.preflight import ALLOW_FOLDER, check_server, make_error, reach_server, without_credentials
+from kbuild.tracking.preflight import ALLOW_FOLDER, check_server, make_error, reach_server, without_userinfo
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -281,8 +281,8 @@ def _require_database(uri: str) -> None:
 
 def _translated(error: Any, what: str, uri: str) -> KbuildError:
     code = getattr(error, "error_code", "")
-    text = without_credentials(" ".join(str(error.message if hasattr(error, "message") else error).split()))
-    shown = without_credentials(uri)
+    text = without_userinfo(" ".join(str(error.message if hasattr(error, "message") else error).split()))
+    shown = without_userinfo(uri)
     if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
         return ModelNotFound(f"{what}: {text}", hint=f"asked {shown}; MLFLOW_TRACKING_URI chooses another server")
     if code == "INVALID_PARAMETER_VALUE" and ALLOW_FOLDER not in text:

@@ -25,7 +25,7 @@ from kbuild.model.sweep import Best
 from kbuild.model.tracking import Run, RunQuery, Tracking, TrainedRun, Unfamiliar, Version, reasons
 from kbuild.tracking.description import NOTE, describe
 from kbuild.tracking.image_tags import Tag
-from kbuild.tracking.preflight import without_credentials
+from kbuild.tracking.preflight import without_userinfo
 from kbuild.tracking.registry import find_model_id, is_of_model
 
 # For so many seconds a run's tags are taken to be those that were read: a build that finds all made takes less.
@@ -209,7 +209,7 @@ class DirectStore:
         return is_of_model(model_uri, version.name, version.version, version.source, locate)
 
     def _key(self, *parts: str) -> tuple[str, ...]:
-        return without_credentials(self.tracking_uri).rstrip("/"), *parts
+        return without_userinfo(self.tracking_uri).rstrip("/"), *parts
 
     def _ask(self, lean: Callable[[Tracking], _Answer], otherwise: Callable[[MlflowStore], _Answer]) -> _Answer:
         reached = False

@@ -12,7 +12,7 @@ from kbuild.errors import RecordingError
 from kbuild.recording.mlflow_run import patience
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
-from kbuild.tracking.preflight import without_credentials
+from kbuild.tracking.preflight import without_userinfo
 
 _LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
 
@@ -87,4 +87,4 @@ def _delete(client: Any, model_id: str | None) -> str:
 
 def _text(error: BaseException) -> str:
     text = " ".join(str(getattr(error, "message", None) or error).split())
-    return without_credentials(text)[:300]
+    return without_userinfo(text)[:300]

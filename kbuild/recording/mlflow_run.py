@@ -19,8 +19,8 @@ from kbuild.project.model_settings import default_artifact_uri, default_tracking
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
-from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_credentials
-from kbuild.urls.credentials import without_credentials as blank_out
+from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_userinfo
+from kbuild.urls.credentials import without_credentials
 from kbuild.urls.secret_names import hide_secrets
 
 # Of what Kedro says about a run; project_path is left out, since tags are read on other machines.
@@ -210,7 +210,7 @@ def end_training_run(run: TrainingRun, status: str) -> str | None:
                 mlflow.MlflowClient().set_terminated(run.run_id, status)
     except (MlflowException, OSError) as error:
         text = " ".join(str(getattr(error, "message", None) or error).split())
-        return f"run {run.run_id} could not be marked {status}: {without_credentials(text)[:300]}"
+        return f"run {run.run_id} could not be marked {status}: {without_userinfo(text)[:300]}"
     finally:
         if run.default_store:
             mlflow.set_tracking_uri(None)
@@ -253,7 +253,9 @@ def _name_runner(text: str) -> str:
 
 
 def _to_text(value: Any) -> str:
-    return blank_out(value if isinstance(value, str) else json.dumps(hide_secrets("", value), default=_to_json))
+    return without_credentials(
+        value if isinstance(value, str) else json.dumps(hide_secrets("", value), default=_to_json)
+    )
 
 
 def _to_json(value: Any) -> Any:

@@ -34,7 +34,7 @@ def check_server(uri: str, *, logs_models: bool = False) -> None:
     number = re.match(r"(\d+)\.\d+", version.text) if version.status_code == _OK else None
     if logs_models and number is not None and int(number[1]) < _OLDEST:
         raise TrackingUnavailable(
-            f"the MLflow tracking server {without_credentials(uri)} is MLflow {version.text.strip()[:20]}, "
+            f"the MLflow tracking server {without_userinfo(uri)} is MLflow {version.text.strip()[:20]}, "
             "which keeps no logged models",
             hint=f"it must be MLflow {_OLDEST} or newer; MLFLOW_TRACKING_URI chooses another server",
         )
@@ -88,12 +88,12 @@ def make_error(uri: str, error: BaseException) -> TrackingUnavailable | Tracking
         return make_refusal(uri, status)
     if _CERTIFICATE.search(text):
         return TrackingUnavailable(
-            f"the certificate of the MLflow tracking server {without_credentials(uri)} is not trusted",
+            f"the certificate of the MLflow tracking server {without_userinfo(uri)} is not trusted",
             hint="MLFLOW_TRACKING_SERVER_CERT_PATH=FILE names the certificate of the authority that signed it",
         )
     if ALLOW_FOLDER in text:
         return TrackingUnavailable(
-            f"MLflow takes no folder as its tracking store, unless it is told to: {without_credentials(uri)}",
+            f"MLflow takes no folder as its tracking store, unless it is told to: {without_userinfo(uri)}",
             hint="name a database, MLFLOW_TRACKING_URI=sqlite:///mlflow.db (mlflow migrate-filestore copies what a"
             f" folder has), or set {ALLOW_FOLDER}=true",
         )
@@ -116,7 +116,7 @@ def find_refusal(error: BaseException) -> int | None:
 
 def make_refusal(uri: str, status: int) -> TrackingRefused:
     """The error for an answer of 401 or 403."""
-    where = f"the MLflow tracking server {without_credentials(uri)}"
+    where = f"the MLflow tracking server {without_userinfo(uri)}"
     given = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
     if status == _FORBIDDEN:
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
@@ -133,13 +133,13 @@ def make_refusal(uri: str, status: int) -> TrackingRefused:
 
 def make_unavailable(uri: str, why: object) -> TrackingUnavailable:
     """The error for a server that does not answer, or answers as something else."""
-    text = without_credentials(" ".join(str(why).split()))
+    text = without_userinfo(" ".join(str(why).split()))
     return TrackingUnavailable(
-        f"the MLflow tracking server {without_credentials(uri)} does not answer as one: {text[:300]}",
+        f"the MLflow tracking server {without_userinfo(uri)} does not answer as one: {text[:300]}",
         hint="check MLFLOW_TRACKING_URI and that the server runs",
     )
 
 
-def without_credentials(text: str) -> str:
+def without_userinfo(text: str) -> str:
     """The text without what uris in it say before an ``@``."""
     return re.sub(r"//[^/@\s]+@", "//", text)

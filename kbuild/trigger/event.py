@@ -9,10 +9,10 @@ from typing import Any
 
 from kbuild.digest import canonical_json, digest_json
 from kbuild.errors import TriggerFailed
+from kbuild.tracking.preflight import without_userinfo
 
 EVENT_NAME = "model.logged"
 EVENT_FORMAT = 1
-_USERINFO = re.compile(r"//[^/@\s]+@")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def make_event(
         model_id=model_id,
         model_uri=model_uri,
         model_name=model_name,
-        tracking_uri=_USERINFO.sub("//", tracking_uri),
+        tracking_uri=without_userinfo(tracking_uri),
         project=project,
         env=env,
         git_commit=None if git is None else git[0],

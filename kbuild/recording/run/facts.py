@@ -17,7 +17,7 @@ from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
 from kbuild.recording.run.parameters import Parameters, collect_parameters, make_name
 from kbuild.recording.run.picture import draw
-from kbuild.tracking.preflight import without_credentials
+from kbuild.tracking.preflight import without_userinfo
 from kbuild.training.described import find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 
@@ -141,7 +141,7 @@ def _one_error(what: str, *, patient: bool = True) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(getattr(error, "message", None) or error).split())
         raise RecordingError(
-            f"MLflow cannot keep {what}: {type(error).__name__}: {without_credentials(text)[:300]}",
+            f"MLflow cannot keep {what}: {type(error).__name__}: {without_userinfo(text)[:300]}",
             hint="see that the tracking server and the place of its artifacts can be written to; "
             "tracking.log in kbuild.yml says what is kept",
         ) from error
