@@ -56,7 +56,7 @@ def audit(
     tools = session.tools
     auditor = Auditor(make_request(session.config, asked), tools)
     if reference is None:
-        reference = take_model(None, tools, session.config, session.voice)
+        reference = take_model(None, session)
     path = expand_home(reference)
     if path.is_file() and path.suffix in _LOCK_SUFFIXES:
         return auditor.audit_lock(path)
@@ -107,7 +107,7 @@ def _audit_model(reference: str, asked: AuditOptions, auditor: Auditor, session:
         if found is not None:
             return auditor.audit_image(found[0], reference)
     try:
-        model = ModelReference.parse(take_model(reference, tools, session.config, session.voice))
+        model = ModelReference.parse(take_model(reference, session))
     except (InvalidReference, ModelNotFound) as error:
         raise InvalidReference(
             f"{reference!r} is not a model, an image built here or in a registry, an OCI layout or tar, or a"

@@ -38,7 +38,7 @@ def build_image(
     asked = options or ImageOptions()
     session = session or open_session()
     delivery = make_delivery(session.config, asked)
-    model = take_model(model, session.tools, session.config, session.voice)
+    model = take_model(model, session)
     if asked.best is not None:
         model = _take_best(model, asked.best, session)
     request = make_image_request(session.config, model, asked.engine, asked)
@@ -71,7 +71,7 @@ def lock(
     """
     session = session or open_session()
     request = make_lock_request(session.config, options or LockOptions())
-    model = take_model(model, session.tools, session.config, session.voice)
+    model = take_model(model, session)
     return lock_model(model, request, session.tools, output=output, base=base or session.config.base, force=force)
 
 
@@ -112,7 +112,7 @@ def render(
     ``kbuild render`` ends with.
     """
     session = session or open_session()
-    model = take_model(model, session.tools, session.config, session.voice)
+    model = take_model(model, session)
     request = make_image_request(session.config, model, options=options or BuildOptions())
     return render_context(request, session.tools, output=output)
 

@@ -46,7 +46,5 @@ def diff(
                         hint=f"kbuild diff {shlex.quote(image)} IMAGE; kbuild list shows what was built here",
                     )
                 raise no_image(text, tools)
-    older, newer = (
-        ModelReference.parse(take_model(text, tools, session.config, session.voice)) for text in (before, after)
-    )
+    older, newer = (ModelReference.parse(take_model(text, session)) for text in (before, after))
     return compare_models(older, newer, tools)

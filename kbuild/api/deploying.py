@@ -171,7 +171,7 @@ def _find(subject: str, session: Session) -> tuple[str, ImageReference]:
     if reference is not None and subject.startswith(f"{reference.registry}/"):
         return reference.repository.rpartition("/")[2], _by_digest(reference)
     try:
-        model = ModelReference.parse(take_model(subject, session.tools, session.config, session.voice))
+        model = ModelReference.parse(take_model(subject, session))
     except (InvalidReference, ModelNotFound) as error:
         raise _only_here(subject, session) or error from error
     model = session.tools.store.pin(model)

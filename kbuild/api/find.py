@@ -10,9 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kbuild.api.project import ProjectConfig
 from kbuild.api.request import BuildOptions, make_image_request
-from kbuild.api.session import Voice, take_model
+from kbuild.api.session import Session, take_model
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import work_folder
 from kbuild.errors import ImageNotFound, InvalidImage, InvalidReference, ModelNotFound, RegistryError
@@ -42,7 +41,7 @@ REGISTRY_FORM = "one of a registry is named as kbuild image --push prints it: RE
 
 @contextmanager
 def found_image(
-    text: str | None, tools: Tools, config: ProjectConfig, voice: Voice, platform: Platform | None = None
+    text: str | None, session: Session, platform: Platform | None = None
 ) -> Iterator[tuple[BuiltImage, ImageReference]]:
     """The image that ``text`` names and a name for it; a model is built with default options if it was not yet.
 
@@ -52,12 +51,13 @@ def found_image(
 
     Raises ImageNotFound saying what was looked for, and whatever building raises.
     """
+    tools = session.tools
     with nullcontext() if text is None else existing_image(text, tools, platform) as found:
         if found is not None:
             yield found
             return
         try:
-            model = take_model(text, tools, config, voice)
+            model = take_model(text, session)
         except (InvalidReference, ModelNotFound) as error:
             if text is None:
                 raise
@@ -70,7 +70,7 @@ def found_image(
             ) from error
         result = build_image(
             make_image_request(
-                config, model, options=BuildOptions(platform=None if platform is None else str(platform))
+                session.config, model, options=BuildOptions(platform=None if platform is None else str(platform))
             ),
             Delivery(),
             tools,

@@ -69,7 +69,7 @@ def inspect(
             if found is not None:
                 return _image(found[0], session, packages)
         try:
-            model = ModelReference.parse(take_model(reference, tools, session.config, session.voice))
+            model = ModelReference.parse(take_model(reference, session))
             with work_folder(tools.cache, "work-") as folder:
                 bundle = tools.store.fetch(model, folder / "model")
                 return Inspected(kind="model", facts=_model(model, bundle, tools))

@@ -33,7 +33,7 @@ def pack(
     """
     compression_of(output)  # before anything is asked or fetched
     session = session or open_session()
-    model = take_model(model, session.tools, session.config, session.voice)
+    model = take_model(model, session)
     request = make_image_request(session.config, model, options=options)
     result = pack_model(request, session.tools, output=output, reuse=not no_cache)
     if result.reused:
@@ -56,7 +56,7 @@ def image_of_files(
         if name is not None:
             check_name(name)
     request = ModelImageRequest(
-        model=take_model(model, session.tools, session.config, session.voice),
+        model=take_model(model, session),
         platforms=Platform.parse_list(asked.platform) if asked.platform else (host_platform(),),
         base=asked.base,
         labels=(*session.config.labels, *map(parse_label, asked.labels)),
@@ -80,7 +80,7 @@ def modelpack(
         if name is not None:
             check_name(name)
     request = ModelPackRequest(
-        model=take_model(model, session.tools, session.config, session.voice),
+        model=take_model(model, session),
         labels=(*session.config.labels, *map(parse_label, asked.labels)),
         # Not the project's, which is of images.
         compression=asked.compression or "none",
@@ -126,7 +126,7 @@ def score(
     """
     asked = options or ScoreOptions()
     session = session or open_session()
-    model = take_model(model, session.tools, session.config, session.voice)
+    model = take_model(model, session)
     request = make_image_request(session.config, model, options=asked)
     batch = ScoreRequest(
         input=str(input),

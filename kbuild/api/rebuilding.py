@@ -110,7 +110,7 @@ def rebuild(
         if index is not None:
             reports = {platform: _one(each, asked, session) for platform, each in index.images.items()}
             return Rebuilt(image=str(image), digest=index.digest, reports=reports, is_index=True)
-        with found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference):
+        with found_image(image, session, asked.platform) as (built, reference):
             report = _one(built, asked, session)
             reports = {report.claims.platform: report}
             return Rebuilt(image=reference.familiar, digest=built.digest, reports=reports)

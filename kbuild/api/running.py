@@ -121,7 +121,7 @@ def started(
     tools = session.tools
     with ExitStack() as working, tempfile.TemporaryDirectory() as folder:
         working.enter_context(tools.using_cache())
-        with found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference):
+        with found_image(image, session, asked.platform) as (built, reference):
             _check_free(asked.port)
             with session.voice("start") as progress:
                 check_image(built, Guard(cache=tools.cache, trusted=tools.trust_model), progress)

@@ -112,7 +112,7 @@ def make_tools(config: ProjectConfig, voice: Voice) -> Tools:
     return Tools(store=store, run=run, cache=cache, cache_limit=cache_limit(), phases=voice, trust_model=trusted)
 
 
-def take_model(text: str | None, tools: Tools, config: ProjectConfig, voice: Voice) -> str:
+def take_model(text: str | None, session: Session) -> str:
     """The reference that is meant: nothing is the newest trained run, and a run's name or its id's beginning will do.
 
     Says which run was taken. Raises InvalidReference for a text that cannot be any of these, and ModelNotFound,
@@ -126,12 +126,12 @@ def take_model(text: str | None, tools: Tools, config: ProjectConfig, voice: Voi
                 raise
         else:
             return text
-    project = project_name(config)
+    project = project_name(session.config)
     if text is None and project is None:
         # The newest of a team's whole server is most likely somebody else's.
         raise ModelNotFound("this folder is in no Kedro project, whose newest model would be taken", hint=FORMS)
     try:
-        choice = tools.store.choose(LATEST if text is None else text.strip(), project=project)
+        choice = session.tools.store.choose(LATEST if text is None else text.strip(), project=project)
     except TrackingUnavailable as error:
         if text is None or not _reads_as_image(text):
             raise
@@ -141,9 +141,9 @@ def take_model(text: str | None, tools: Tools, config: ProjectConfig, voice: Voi
         ) from error
     if choice.foreign:
         # Whoever asks for quiet still has to know that this is not their own.
-        voice.complain(f"taking {choice.told}", style="yellow")
+        session.voice.complain(f"taking {choice.told}", style="yellow")
     else:
-        voice.say(f"taking {choice.told}")
+        session.voice.say(f"taking {choice.told}")
     return choice.reference
 
 

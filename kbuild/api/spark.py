@@ -52,7 +52,7 @@ def spark_udf(
     from kbuild.scoring import udf
 
     session = session or open_session()
-    taken = take_model(model, session.tools, session.config, session.voice)
+    taken = take_model(model, session)
     request = make_image_request(session.config, taken, options=options)
     context = spark.sparkContext
     with unpacked_model(request, session.tools) as unpacked:

@@ -74,7 +74,7 @@ def verify(
     tools = session.tools
     with (
         tools.using_cache(),
-        found_image(image, tools, session.config, session.voice, asked.platform) as (built, reference),
+        found_image(image, session, asked.platform) as (built, reference),
         session.voice("verify") as progress,
     ):
         check_image(built, Guard(cache=tools.cache, trusted=tools.trust_model), progress)

@@ -165,7 +165,7 @@ def command(
             models = list(_list_models(from_file, session, show))
             check_delivery(models, make_delivery(session.config, options))
         else:
-            models = [take_model(model, session.tools, session.config, session.voice)]
+            models = [take_model(model, session)]
         first = priority or 0
         image_queued(
             models, options, session, show, queue=queue, priority=first, wait=wait, report=report, as_json=as_json
@@ -211,7 +211,7 @@ def _build_many(
 
 def _list_models(from_file: str | None, session: Session, show: Show) -> dict[str, int | None]:
     if from_file is not None:
-        listed = read_references(from_file, lambda text: take_model(text, session.tools, session.config, session.voice))
+        listed = read_references(from_file, lambda text: take_model(text, session))
     else:
         show.say("asking for the registered models")
         listed = dict.fromkeys(session.tools.store.registered())

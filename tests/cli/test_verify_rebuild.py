@@ -42,7 +42,7 @@ def rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         index = SimpleNamespace(images=images, digest="sha256:index") if len(images) > 1 else None
 
         @contextmanager
-        def found_image(text: Any, tools: Any, config: Any, show: Any, platform: Platform | None) -> Any:
+        def found_image(text: Any, session: Any, platform: Platform | None) -> Any:
             yield images[platform or AMD], SimpleNamespace(familiar="till")
 
         monkeypatch.setattr(api, "existing_index", lambda *_: nullcontext(index))

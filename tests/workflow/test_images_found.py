@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from world import HOST, MODEL_ID, RUN_ID, World
 
 from kbuild.api import find
-from kbuild.api.session import Logged, take_model
+from kbuild.api.session import Logged, Session, take_model
 from kbuild.cli.app import cli
 from kbuild.errors import (
     ImageNotFound,
@@ -50,7 +50,7 @@ def kbuild(built_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def found(text: str, world: World, platform: Platform | None = None) -> tuple[BuiltImage, ImageReference]:
-    with find.found_image(text, world.tools, ProjectConfig(), Logged(), platform) as pair:
+    with find.found_image(text, Session(config=ProjectConfig(), tools=world.tools, voice=Logged()), platform) as pair:
         return pair
 
 
@@ -224,7 +224,8 @@ class Heard(Logged):
 
 
 def taken(text: str | None, world: World, store: Asked, heard: Heard | None = None) -> str:
-    return take_model(text, replace(world.tools, store=store), ProjectConfig(), heard or Heard())  # type: ignore[arg-type]
+    tools = replace(world.tools, store=store)  # type: ignore[arg-type]
+    return take_model(text, Session(config=ProjectConfig(), tools=tools, voice=heard or Heard()))
 
 
 def test_a_text_that_is_no_reference_is_asked_for_as_a_name(

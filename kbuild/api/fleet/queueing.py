@@ -132,7 +132,7 @@ def tell_end(stated: Mapping[str, Any], outcome: Outcome, session: Session) -> N
 
 def _named_for_all(model: str, session: Session) -> str:
     """A reference that means the same on another machine, tomorrow."""
-    text = take_model(model, session.tools, session.config, session.voice)
+    text = take_model(model, session)
     reference = session.tools.store.pin(ModelReference.parse(text))
     return str(reference) if reference.path is None else str(reference.path.absolute())
 
