@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import RecordingError
-from kbuild.process import run
+from kbuild.process import Completed, last_line, run
 from kbuild.recording.surroundings import LOADER_VARIABLES, NONROOT, Surroundings, find_surroundings, make_variables
 
 SERVING_REQUEST = "serving_input_example.json"
@@ -45,14 +45,26 @@ class CleanAnswer:
     network: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Check:
+    """A model and what the process that loads it is given: ``own`` is a folder to write to, ``script`` what it runs."""
+
+    own: Path
+    script: Path
+    model: Path
+    task: Mapping[str, Any]
+    around: Surroundings
+    timeout: float
+
+    def write_task(self, **more: Any) -> Path:
+        """The task for the process, as a file."""
+        path = self.own / "task.json"
+        path.write_text(json.dumps({**self.task, **more}), encoding="utf-8")
+        return path
+
+
 def ask_in_clean_process(
-    model: Path,
-    *,
-    blocked: Iterable[str],
-    shipped: Iterable[str],
-    closure: Iterable[str],
-    timeout: float,
-    python: str = sys.executable,
+    model: Path, *, blocked: Iterable[str], shipped: Iterable[str], closure: Iterable[str], timeout: float
 ) -> CleanAnswer:
     """Load a saved model in a new isolated interpreter, where nothing else is, and post it its stored example.
 
@@ -64,8 +76,7 @@ def ask_in_clean_process(
         own = Path(folder).resolve()
         for name in ("empty", "root", "said"):
             (own / name).mkdir()
-        script = Path(shutil.copyfile(_SCRIPT, own / _SCRIPT.name))
-        around = find_surroundings(closure, python)
+        around = find_surroundings(closure)
         answer = own / "said" / "answer.json"
         task: dict[str, Any] = {
             "model": str(model),
@@ -77,30 +88,28 @@ def ask_in_clean_process(
             "readable": None,
             "answer": str(answer),
         }
-
-        def start_rooted(*, network: bool) -> Any:
-            return _start_rooted(own, script, model, {**task, "network": network}, around, timeout, python)
-
+        script = Path(shutil.copyfile(_SCRIPT, own / _SCRIPT.name))
+        check = _Check(own=own, script=script, model=model, task=task, around=around, timeout=timeout)
         network = False
         try:
-            done = start_rooted(network=False)
+            done = _start_rooted(check, network=False)
             if _failed(answer):
                 # A server may be reached from where the image runs, too, but none of this very machine.
                 answer.unlink()
                 network = True
-                done = start_rooted(network=True)
+                done = _start_rooted(check, network=True)
             shut_off = None
             # Whatever the reason: an interpreter may need of this machine what nobody would think of.
             if not answer.is_file():
-                shut_off = (done.stderr.strip().splitlines() or ["no namespaces"])[-1]
-                done = _start_hooked(own, script, model, task, around, timeout, python)
+                shut_off = last_line(done.stderr, "no namespaces")
+                done = _start_hooked(check)
         except TimeoutError as error:
             raise RecordingError(
                 f"the model was not loaded in a clean process within {timeout:g} seconds",
                 hint="raise check_timeout in pyproject.toml, [tool.kbuild.training]",
             ) from error
         if not answer.is_file():
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            last = last_line(done.stderr, "no output")
             raise RecordingError(f"the clean process that loads the model died with status {done.returncode}: {last}")
         said = json.loads(answer.read_text(encoding="utf-8"))
     told = {name: said.get(name) for name in ("response", "error", "missing", "kind", "file")}
@@ -116,41 +125,33 @@ def _failed(answer: Path) -> bool:
     return said.get("error") is not None and said.get("missing") is None
 
 
-def _start_rooted(
-    own: Path, script: Path, model: Path, task: Mapping[str, Any], around: Surroundings, timeout: float, python: str
-) -> Any:
+def _start_rooted(check: _Check, *, network: bool) -> Completed:
     """In a root of its own; ends with 71 where the kernel does not allow that."""
-    job = own / "task.json"
-    job.write_text(json.dumps(task), encoding="utf-8")
+    own, around, job = check.own, check.around, check.write_task(network=network)
     order = {
         "root": str(own / "root"),
         "links": around.links,
-        "binds": [*around.binds, str(model), str(script), str(job)],
+        "binds": [*around.binds, str(check.model), str(check.script), str(job)],
         "covered": around.covered,
         "files": around.files,
         "writable": str(own / "said"),
         "cwd": "/",
-        "network": task["network"],
+        "network": network,
         "user": NONROOT,
-        "argv": [python, "-I", str(script), str(job)],
+        "argv": [sys.executable, "-I", str(check.script), str(job)],
         "env": make_variables(),
     }
     told = own / "order.json"
     told.write_text(json.dumps(order), encoding="utf-8")
-    return run([sys.executable, "-I", str(_ROOT_SCRIPT), str(told)], cwd=own, env=make_variables(), timeout=timeout)
+    argv = [sys.executable, "-I", str(_ROOT_SCRIPT), str(told)]
+    return run(argv, cwd=own, env=make_variables(), timeout=check.timeout)
 
 
-def _start_hooked(
-    own: Path, script: Path, model: Path, task: Mapping[str, Any], around: Surroundings, timeout: float, python: str
-) -> Any:
+def _start_hooked(check: _Check) -> Completed:
     """With an audit hook of Python's before all files that the image will not have."""
-    job = own / "task.json"
-    readable = {"binds": around.binds, "covered": around.covered}
-    job.write_text(
-        json.dumps({**task, "network": True, "readable": readable, "own": [str(own), str(model.resolve())]}),
-        encoding="utf-8",
-    )
+    own, readable = check.own, {"binds": check.around.binds, "covered": check.around.covered}
+    job = check.write_task(network=True, readable=readable, own=[str(own), str(check.model.resolve())])
     home = {"HOME": str(own / "empty"), "TMPDIR": str(own / "empty")}
     home["MLFLOW_TRACKING_URI"] = f"sqlite:///{own}/empty/unused.db"
-    variables = {**make_variables(), **home}
-    return run([python, "-I", str(script), str(job)], cwd=own / "empty", env=variables, timeout=timeout)
+    argv, variables = [sys.executable, "-I", str(check.script), str(job)], {**make_variables(), **home}
+    return run(argv, cwd=own / "empty", env=variables, timeout=check.timeout)

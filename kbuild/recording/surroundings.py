@@ -60,11 +60,11 @@ class Surroundings:
     hidden: frozenset[str]
 
 
-def find_surroundings(closure: Iterable[str], python: str = sys.executable) -> Surroundings:
+def find_surroundings(closure: Iterable[str]) -> Surroundings:
     """Of an image with these distributions and the running interpreter."""
     present = {canonicalize_name(name) for name in closure}
     folders = _site_folders()
-    binds = [path for path in _interpreter_paths(python) if os.path.lexists(path)]
+    binds = [path for path in _interpreter_paths() if os.path.lexists(path)]
     triplet = sysconfig.get_config_var("MULTIARCH")
     system = [*_SYSTEM, *([f"/usr/lib/{triplet}"] if triplet else [])]
     links = {each: str(Path(each).readlink()) for each in _LINKS if Path(each).is_symlink()}
@@ -86,13 +86,13 @@ def make_variables() -> dict[str, str]:
     return {**_VARIABLES, "PATH": path, **kept}
 
 
-def _interpreter_paths(python: str) -> list[str]:
+def _interpreter_paths() -> list[str]:
     found: list[Path] = []
     for prefix in dict.fromkeys(map(Path, (sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix))):
         for each in dict.fromkeys((prefix, prefix.resolve())):
             if each not in _SHARED_PREFIXES:
                 found.append(each)
-    program = Path(python)
+    program = Path(sys.executable)
     while True:
         found += [program] if not any(program.is_relative_to(each) for each in found) else []
         if not program.is_symlink():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 import warnings
@@ -87,10 +86,11 @@ def store(migrated: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def quick_check(with_mlflow: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clean process has MLflow already, and may read this machine's files: for what is made of its answers."""
 
-    def start(own: Path, script: Path, model: Path, task: dict[str, Any], *_: Any) -> Any:
-        job = own / "task.json"
-        job.write_text(json.dumps(task))
+    def start(check: Any, *, network: bool) -> Any:
+        job = check.write_task(network=network)
         program = "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__')"
-        return with_mlflow.run(program, argv=(str(script), str(job)), env=make_variables(), cwd=own / "empty")
+        return with_mlflow.run(
+            program, argv=(str(check.script), str(job)), env=make_variables(), cwd=check.own / "empty"
+        )
 
     monkeypatch.setattr(clean_check, "_start_rooted", start)

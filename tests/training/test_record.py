@@ -347,7 +347,7 @@ def test_a_machine_without_namespaces_checks_all_the_same_and_says_what_it_could
     package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = SimpleNamespace(returncode=71, stdout="", stderr="unshare: Operation not permitted\n")
-    monkeypatch.setattr("kbuild.recording.clean_check._start_rooted", lambda *_: refused)
+    monkeypatch.setattr("kbuild.recording.clean_check._start_rooted", lambda *_, **__: refused)
     recorded = record(bind(package.score, package), catalog, settings=TrainingSettings())
     assert any(note.endswith("Operation not permitted") for note in recorded.notes)
     (model,) = find_models(store)
