@@ -34,7 +34,7 @@ from kbuild.image.run.runtimes import choose_runtime
 from kbuild.image.run.start import RUNTIME_VARIABLE
 from kbuild.model.fetch import MlflowStore
 from kbuild.model.registry import SERVER_NEEDS, MlflowRegistry
-from kbuild.process import Runner
+from kbuild.process import Runner, last_line
 from kbuild.project.config import ProjectConfig
 from kbuild.tracking.preflight import check_server
 from kbuild.trigger.fire import Site
@@ -192,10 +192,8 @@ def _solver(patient: Patient) -> Iterator[Examined]:
     if done.returncode == 0:
         yield Examined(name="solver", status="ok", detail=f"{solver.name} {done.stdout.strip()}".strip())
     else:
-        words = done.stderr.strip().rpartition("\n")[2]
-        yield Examined(
-            name="solver", status="fail", detail=f"{solver.name} fails: {words}", hint="pip install 'kbuild[build]'"
-        )
+        detail = f"{solver.name} fails: {last_line(done.stderr)}"
+        yield Examined(name="solver", status="fail", detail=detail, hint="pip install 'kbuild[build]'")
 
 
 def _engine(patient: Patient) -> Iterator[Examined]:

@@ -10,7 +10,8 @@ import logging
 import shutil
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,36 +112,10 @@ def record_model(
     """
     settings = settings or TrainingSettings()
     pipeline_ml = pipeline_ml.by_default(signature=settings.signature)
-    try:
-        return _record(pipeline_ml, catalog, run_id, package_name, settings, captured or {}, git, licence, probes)
-    except KbuildError:
-        raise
-    except (Exception, SystemExit) as error:  # values, datasets and nodes are of anybody's classes
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        raise RecordingError(f"the model could not be recorded: {text}{_place(error)}", hint=_ANY_HINT) from error
-
-
-def _place(error: BaseException) -> str:
-    """Where it was raised, as words to add: whose code it was is half of the cause."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" (in {frames[-1].name}, {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-
-
-def _record(
-    pipeline_ml: PipelineML,
-    catalog: Any,
-    run_id: str,
-    package_name: str | None,
-    settings: TrainingSettings,
-    captured: Mapping[str, Any],
-    git: GitState | None,
-    licence: str | None,
-    probes: tuple[Any, ...],
-) -> RecordedModel:
-    captured = {**captured, **find_typed_parameters(pipeline_ml.inference, catalog)}
-    check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
-    with tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
+    with _as_recording_error(), tempfile.TemporaryDirectory(prefix="kbuild-record-") as folder, quiet_mlflow():
         work = Path(folder)
+        captured = {**(captured or {}), **find_typed_parameters(pipeline_ml.inference, catalog)}
+        check_fresh(pipeline_ml.binding, pipeline_ml.nodes)
         model = KedroPipelineModel(pipeline_ml=pipeline_ml, catalog=catalog)
         example, settled = _settle(model, pipeline_ml, catalog, captured, settings, work / "inputs", probes)
         for name, reason in settled.as_values.items():
@@ -172,6 +147,23 @@ def _record(
         reused=draft.reused,
         notes=saved.notes,
     )
+
+
+@contextmanager
+def _as_recording_error() -> Iterator[None]:
+    try:
+        yield
+    except KbuildError:
+        raise
+    except (Exception, SystemExit) as error:  # values, datasets and nodes are of anybody's classes
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise RecordingError(f"the model could not be recorded: {text}{_place(error)}", hint=_ANY_HINT) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, as words to add: whose code it was is half of the cause."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" (in {frames[-1].name}, {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _settle(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.errors import DeliveryFailed, KbuildError, TriggerFailed
-from kbuild.process import Runner, Starter
+from kbuild.process import Runner, Starter, last_line
 from kbuild.trigger.background import KBUILD, BackgroundJob, JobStep, StartedJob, make_local_steps, start_job
 from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.outbox import Message, Outbox
@@ -142,6 +142,6 @@ def _background(event: TrainingEvent, site: Site, steps: list[JobStep]) -> Start
 def _run_command(argv: tuple[str, ...], event: TrainingEvent, site: Site) -> str:
     done = site.run(argv, env=make_environment(event, site), cwd=site.project)
     if done.returncode != 0:
-        words = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+        words = last_line(done.stderr or done.stdout)
         raise TriggerFailed(f"{argv[0]} failed with exit code {done.returncode}: {words}".rstrip(": "))
     return f"{argv[0]} is done"

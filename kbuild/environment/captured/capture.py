@@ -23,7 +23,7 @@ from kbuild.environment.captured.known import read_record, record_path, stamps, 
 from kbuild.environment.captured.strip import strip_file
 from kbuild.errors import InterpreterCaptureFailed, OutputError, ProgramNotFound
 from kbuild.platform import Platform, host_platform
-from kbuild.process import Completed, Runner
+from kbuild.process import Completed, Runner, last_line
 from kbuild.progress import Progress
 from kbuild.refused import refused_by_system
 
@@ -242,7 +242,6 @@ def _find_patchelf() -> Path | None:
 
 def _checked(completed: Completed) -> Completed:
     if completed.returncode != 0:
-        words = completed.stderr.strip().splitlines() or ["no message"]
-        program = Path(completed.argv[0]).name
-        raise InterpreterCaptureFailed(f"{program} failed on a file of the interpreter: {words[-1]}")
+        program, words = Path(completed.argv[0]).name, last_line(completed.stderr, "no message")
+        raise InterpreterCaptureFailed(f"{program} failed on a file of the interpreter: {words}")
     return completed
