@@ -127,23 +127,7 @@ def _run(
 ) -> Completed:
     waiting = SignalsWait()
     try:
-        process = subprocess.Popen(
-            list(argv),
-            env=None if env is None else dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            # A group of its own: what the program starts in turn can be ended with it.
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        waiting.end()
-        if cwd is not None and not cwd.is_dir():
-            raise
-        raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
+        process = _start(argv, env, cwd, subprocess.DEVNULL if stdin is None else subprocess.PIPE)
     except BaseException:
         waiting.end()
         raise
@@ -182,7 +166,8 @@ def _run(
         pass  # told below, when all of it has been ended
     finally:
         if not ended:
-            _kill_group(process)
+            _kill(process)
+            process.wait()
             for thread in threads:
                 # A process that left the group may hold the streams for ever; nobody waits for that.
                 if thread.ident is not None:  # Ctrl-C may come before it is started
@@ -194,9 +179,24 @@ def _run(
     return Completed(tuple(argv), process.returncode, "".join(out), "".join(err))
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    _kill(process)
-    process.wait()
+def _start(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdin: int) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            # A group of its own: what the program starts in turn can be ended with it.
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise
+        raise ProgramNotFound(f"{argv[0]} is not installed or not on the PATH") from error
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
