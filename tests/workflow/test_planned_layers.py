@@ -17,7 +17,8 @@ from kbuild.image.compare.layers import read_members
 from kbuild.image.engine import PackedBlob
 from kbuild.image.oci.media import LAYERS
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
-from kbuild.workflow.audit.planned import _claimed_base, _of_cache
+from kbuild.workflow.audit.planned import _of_cache
+from kbuild.workflow.audit.replanning import claimed_base
 
 
 def test_the_diff_id_of_a_layer_in_the_cache_is_that_of_its_bytes(tmp_path: Path) -> None:
@@ -62,10 +63,10 @@ def test_what_the_cache_lacks_is_not_known_and_what_the_image_has_is_not_read_ag
 def test_a_base_that_no_record_tells_of_is_what_the_image_says_of_it(said: str | None) -> None:
     digest = f"sha256:{'1' * 64}"
     labels = {} if said is None else {"io.kbuild.base.unsigned": said}
-    debs = _claimed_base("debian:12", digest, labels)
+    debs = claimed_base("debian:12", digest, labels)
     assert (debs.kind, debs.unsigned, debs.reference) == ("debs", said == "true", None)
     labels["org.opencontainers.image.base.digest"] = digest
-    pulled = _claimed_base(f"docker.io/library/debian@sha256:{'2' * 64}", digest, labels)
+    pulled = claimed_base(f"docker.io/library/debian@sha256:{'2' * 64}", digest, labels)
     assert (pulled.kind, pulled.unsigned) == ("registry", said == "true")
     assert pulled.reference == f"docker.io/library/debian@{digest}"
-    assert _claimed_base("oci:/layout", digest, labels).kind == "layout"
+    assert claimed_base("oci:/layout", digest, labels).kind == "layout"

@@ -27,7 +27,8 @@ from kbuild.plan.render import Template
 from kbuild.progress import Silent
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.images import read_image
-from kbuild.workflow.audit.planned import Sources, find_planned
+from kbuild.workflow.audit.planned import find_planned
+from kbuild.workflow.audit.replanning import Sources
 from kbuild.workflow.audit.request import AuditRequest
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery

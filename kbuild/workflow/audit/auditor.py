@@ -30,8 +30,9 @@ from kbuild.refused import known_error
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import ReadImage, read_image
-from kbuild.workflow.audit.planned import Sources, find_planned
+from kbuild.workflow.audit.planned import find_planned
 from kbuild.workflow.audit.recorded import write_back
+from kbuild.workflow.audit.replanning import Sources
 from kbuild.workflow.audit.request import Audited, AuditRequest
 from kbuild.workflow.audit.run_checks import find_network, make_checks, run_checks
 
