@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import ConfigurationError, LabelError
 from kbuild.image.deliver.sharing import parse_place
 from kbuild.image.oci.image_reference import ImageReference

@@ -17,7 +17,8 @@ from kbuild.cache.notes import reading_all
 from kbuild.cache.scratch import work_folder
 from kbuild.digest import digest_json
 from kbuild.environment.locking.kept import write_lockfile
-from kbuild.environment.locking.lock_model import Locked, LockRequest
+from kbuild.environment.locking.lock_model import Locked
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import InvalidModel, OutputError, PlatformError
 from kbuild.image.oci.compress import check_compressor
 from kbuild.image.store.local import LocalImages
@@ -111,14 +112,14 @@ def build_image(
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
         gates = gates or Open()
         gates.planned(digest_json(sorted(str(each.plan.digest) for each in prepared)))
-        built = {each.platform: find_built(request, each, images) if reuse else None for each in prepared}
+        built = {each.platform: find_built(each, images) if reuse else None for each in prepared}
         missing = [each for each in prepared if built[each.platform] is None]
         for each in missing:
             each.check_base()
             if request.template.file is None:  # which may install more
                 check_modules(each, tools)
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
-            done = {each.platform: build(request, each, images, tools, workdir, reuse=reuse) for each in missing}
+            done = {each.platform: build(each, images, tools, workdir, reuse=reuse) for each in missing}
         every = {platform: image or done[platform] for platform, image in built.items()}
         for image in done.values():
             note_model_of(image.digest, bundle.digest, tools.cache)

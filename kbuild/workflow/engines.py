@@ -20,28 +20,26 @@ from kbuild.plan.build_plan import BuildContext
 from kbuild.plan.context import finish_context
 from kbuild.plan.render import installs_in_container
 from kbuild.progress import Progress, how_many
-from kbuild.workflow.prepare import ImageRequest, Prepared, download_packages
+from kbuild.workflow.prepare import Prepared, download_packages
 from kbuild.workflow.tools import Tools
 
 
-def find_built(request: ImageRequest, prepared: Prepared, images: LocalImages) -> BuiltImage | None:
+def find_built(prepared: Prepared, images: LocalImages) -> BuiltImage | None:
     """The image that this machine built from the same plan, with the same engine and compression."""
-    return images.by_plan(_key(request, prepared))
+    return images.by_plan(_key(prepared))
 
 
-def build(
-    request: ImageRequest, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
-) -> BuiltImage:
+def build(prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
     """Build the image of one platform, with ``reuse`` from layers that are there; found by its plan from then on."""
     folder = workdir / prepared.platform.conda_subdir
     folder.mkdir()
-    image = _build(request.engine, prepared, images, tools, folder, reuse=reuse)
-    images.record_plan(_key(request, prepared), image)
+    image = _build(prepared, images, tools, folder, reuse=reuse)
+    images.record_plan(_key(prepared), image)
     return image
 
 
-def _key(request: ImageRequest, prepared: Prepared) -> Digest:
-    return digest_json([str(prepared.plan.digest), request.engine])
+def _key(prepared: Prepared) -> Digest:
+    return digest_json([str(prepared.plan.digest), prepared.request.engine])
 
 
 def stage_layers(prepared: Prepared, tools: Tools, folder: Path, names: Sequence[str]) -> BuildContext:
@@ -75,15 +73,14 @@ def give_layers(place: ImageReference, prepared: Prepared, tools: Tools, *, buil
     """Have other builders find there what this one's image is made of; ``built`` says that it was built just now."""
     packages = prepared.locked.lockfile.for_platform(prepared.platform)
     wheels = tuple(package for package in packages if package.manager == "pip")
-    layers = LayerCache(root=tools.cache / "layers", compression=prepared.compression)
+    layers = LayerCache(root=tools.cache / "layers", compression=prepared.request.compression)
     with tools.phases("cache") as progress:
         tools.sharing(place, "give").give(prepared.plan, wheels, layers, progress, built=built)
 
 
-def _build(
-    engine: str, prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool
-) -> BuiltImage:
-    """Build with the engine of that name; ``auto`` is native, and buildkit for what native cannot execute."""
+def _build(prepared: Prepared, images: LocalImages, tools: Tools, workdir: Path, *, reuse: bool) -> BuiltImage:
+    """Build with the engine asked for; ``auto`` is native, and buildkit for what native cannot execute."""
+    engine = prepared.request.engine
     if engine in ("auto", "native") and not installs_in_container(prepared.plan.dockerfile):
         try:
             return _build_native(prepared, images, tools, workdir, reuse=reuse)
@@ -98,8 +95,8 @@ def _build(
     probed = building.engine.probe()  # before the work that would be for nothing
     context = whole_context(prepared, tools, workdir / "whole")
     with tools.phases("build") as progress:
-        if prepared.cache_from is not None:
-            progress.tell(f"{prepared.cache_from.name} is not asked for layers: buildkit makes each of them")
+        if prepared.request.cache_from is not None:
+            progress.tell(f"{prepared.request.cache_from.name} is not asked for layers: buildkit makes each of them")
         progress.note(f"buildkit engine: {probed}")
         return building.build(context, workdir, progress)
 
@@ -109,13 +106,14 @@ def _build_native(prepared: Prepared, images: LocalImages, tools: Tools, workdir
     plan = prepared.plan
     building = _Building.by("native", prepared, images, tools)
     keys = layer_keys(plan) if copies_plan(plan) else {}
-    with tools.shared.leading(f"layer {key} {prepared.compression}" for key in keys.values()):
+    with tools.shared.leading(f"layer {key} {prepared.request.compression}" for key in keys.values()):
         found = {source: building.cache.get(key) for source, key in keys.items()} if reuse else {}
         packed = {source: blob for source, blob in found.items() if blob is not None}
         missing = {source: key for source, key in shared_keys(plan).items() if source not in packed}
-        if reuse and missing and prepared.cache_from is not None:
+        place = prepared.request.cache_from
+        if reuse and missing and place is not None:
             with tools.phases("cache") as progress:
-                packed |= tools.sharing(prepared.cache_from, "take").bring(missing, building.cache, progress)
+                packed |= tools.sharing(place, "take").bring(missing, building.cache, progress)
         known = PackedLayers(keys=keys, packed=packed)
         context = stage_layers(prepared, tools, workdir / "context", needed_layers(plan, known.packed))
         with tools.phases("build") as progress:
@@ -142,7 +140,7 @@ class _Building:
 
             settings = replace(settings, secrets=install_secrets(prepared.locked, prepared.platform))
         engine = make_engine(name, tools.run, settings)
-        cache = LayerCache(root=tools.cache / "layers", compression=prepared.compression)
+        cache = LayerCache(root=tools.cache / "layers", compression=prepared.request.compression)
         return _Building(engine=engine, prepared=prepared, images=images, cache=cache)
 
     def build(

@@ -11,7 +11,8 @@ from packaging.version import Version
 
 from kbuild.digest import digest_json
 from kbuild.environment.lockfile import LockedPackage
-from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
+from kbuild.environment.locking.lock_model import Locked, lock_bundle
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.environment.target import Target
 from kbuild.image.base.choice import base_name, default_base, parse_base
 from kbuild.image.base.look import check_libc, look_into
@@ -91,9 +92,8 @@ class Prepared:
     plan: BuildPlan
     platform: Platform
     stage: Stage
-    compression: Compression
+    request: ImageRequest
     settings: EngineSettings
-    cache_from: ImageReference | None
 
     @property
     def base(self) -> ResolvedBase:
@@ -182,9 +182,8 @@ def prepare(
         plan=plan_with(groups, left_out),
         platform=platform,
         stage=stage,
-        compression=request.compression,
+        request=request,
         settings=EngineSettings(builder=request.builder, network=request.network, contexts=contexts),
-        cache_from=request.cache_from,
     )
 
 

@@ -16,7 +16,7 @@ from kbuild.cli.audit import FORMATS, command
 from kbuild.cli.audit_formats import REPORTS
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY
-from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs
+from kbuild.environment.locking.wanted import LockRequest, fresh_inputs
 from kbuild.errors import (
     AuditFindings,
     AuditIncomplete,

@@ -12,7 +12,7 @@ from kbuild.cli import image as image_command
 from kbuild.cli import many
 from kbuild.cli.many import check_delivery, image_many, read_references
 from kbuild.cli.show import Show
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import ConfigurationError, InvalidModel, InvalidReference, ModelNotFound, SomeFailed
 from kbuild.model.store import DirectStore
 from kbuild.workflow import Delivery, ImageRequest, Outcome

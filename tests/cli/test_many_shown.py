@@ -12,7 +12,7 @@ import pytest
 from kbuild.cli import many
 from kbuild.cli.many import image_many
 from kbuild.cli.show import Show
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import InvalidModel, OutputError, SomeFailed
 from kbuild.workflow import Delivery, ImageRequest, Outcome
 

@@ -21,8 +21,9 @@ from kbuild.environment.index.package_indexes import Indexes, IndexFile
 from kbuild.environment.lockfile import INPUT_DIGEST_KEY, Lockfile, parse_lockfile
 from kbuild.environment.locking import lock_model as locking
 from kbuild.environment.locking.kept import write_lockfile
-from kbuild.environment.locking.lock_model import Locked, LockRequest, lock_bundle
+from kbuild.environment.locking.lock_model import Locked, lock_bundle
 from kbuild.environment.locking.stored import LockPlace, bring_packages
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import (
     ConfigurationError,

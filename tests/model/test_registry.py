@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.utils.validation import _validate_model_name
 
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import ModelNotFound, PackageNotFound, TrackingRefused, TrackingUnavailable, UnexpectedError
 from kbuild.model import registry as registries
 from kbuild.model.bundle import ModelBundle

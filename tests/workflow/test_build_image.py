@@ -257,7 +257,7 @@ def test_two_platforms_become_one_index_and_the_tags_name_the_index(world: World
     request = replace(world.request(), lock=replace(world.lock_request(HOST, OTHER), lockfile=None))
     edit_lock(world, add_other)
     from kbuild.environment.index.package_indexes import package_indexes
-    from kbuild.environment.locking.lock_model import fresh_inputs
+    from kbuild.environment.locking.wanted import fresh_inputs
     from kbuild.model.bundle import read_bundle
 
     indexes = package_indexes(run=world.tools.run, environ={})

@@ -210,9 +210,9 @@ def test_what_an_image_is_built_with(world: World, hear: Hear, reuse: bool) -> N
         build_image(request, Delivery(), world.tools, reuse=reuse)
     prepared = given["prepared"]
     assert (prepared.settings.builder, prepared.settings.network) == ("remote", "host")
-    assert dict(prepared.settings.contexts) == {} and prepared.compression == "gzip"
-    assert (prepared.platform, prepared.cache_from, given["reuse"]) == (HOST, None, reuse)
-    assert given["request"].engine == "native"
+    assert dict(prepared.settings.contexts) == {} and prepared.request.compression == "gzip"
+    assert (prepared.platform, prepared.request.cache_from, given["reuse"]) == (HOST, None, reuse)
+    assert prepared.request.engine == "native"
 
 
 FILES = {"tag": "files:1", "output": Path("out"), "push": "registry.example/files:1"}

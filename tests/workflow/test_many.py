@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import EngineUnavailable, InvalidModel
 from kbuild.process import run
 from kbuild.progress import Progress, Silent

@@ -11,7 +11,7 @@ import pytest
 
 from kbuild.cache.notes import is_reading_all
 from kbuild.digest import digest_bytes
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.image.base.records import Recorded
 from kbuild.plan.base import BaseFacts, ResolvedBase
 from kbuild.platform import Platform

@@ -14,7 +14,7 @@ from kbuild.audit.lockview import view_lock
 from kbuild.audit.policy import AllowedPickle, Policy
 from kbuild.audit.subject import CheckResult, Subject
 from kbuild.environment.index.package_indexes import Indexes
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.progress import Silent
 from kbuild.workflow.audit import run_checks
 from kbuild.workflow.audit.request import AuditRequest

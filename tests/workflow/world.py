@@ -23,7 +23,7 @@ import yaml
 
 from kbuild.environment.index.package_indexes import package_indexes
 from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest
-from kbuild.environment.locking.lock_model import LockRequest, fresh_inputs
+from kbuild.environment.locking.wanted import LockRequest, fresh_inputs
 from kbuild.errors import ModelNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, read_bundle
 from kbuild.model.fetch import RunFacts

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
-from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -32,43 +31,18 @@ from kbuild.environment.locking.stored import (
     stored_lock,
     write_back,
 )
+from kbuild.environment.locking.wanted import LockRequest, candidates, read_spec
 from kbuild.environment.resolver import Resolver
-from kbuild.environment.spec import EnvironmentSpec, Interpreter, ModelEnvironment, make_spec
-from kbuild.environment.target import Target
+from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import LockfileStale
-from kbuild.managers.conda_names import Names
-from kbuild.model.bundle import ModelBundle, read_model_text
+from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
-from kbuild.platform import Platform, known_platforms
 from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.urls.credentials import hide_credentials, permitted
 
 Origin = Literal["given", "stored with the run", "cached", "resolved"]
 _Found = tuple[Lockfile, EnvironmentSpec, Origin]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockRequest:
-    """What lock is wanted, and for which base. ``lockfile`` is one to use as it is; ``locked`` forbids to resolve.
-
-    ``allow_sdist`` lets source distributions be built where there is no wheel. ``digest`` names a lock that counts as
-    fresh whatever it was made from: the one that an image was built with (``Lockfile.is_named``). ``names`` says which
-    distributions conda packages bring, beside what is known. The packages of a lock come from ``allowed_indexes`` and
-    ``allowed_channels``, by default from those that the spec names.
-    """
-
-    platforms: tuple[Platform, ...]
-    interpreter: str = "auto"
-    channels: tuple[str, ...] = ()
-    lockfile: Path | None = None
-    locked: bool = False
-    digest: str | None = None
-    allow_sdist: bool = False
-    names: Names = ()
-    allowed_indexes: tuple[str, ...] = ()
-    allowed_channels: tuple[str, ...] = ()
-    target: Target = Target()  # noqa: RUF009  frozen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,18 +79,12 @@ def lock_bundle(
     HashMismatch for a package that is another file than the requirements name by hash; else what reading the spec and
     resolving raise.
     """
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(package_indexes, run=run, environ=environ)
-        if force:
-            # What resolves takes as long to import as pip to tell its configuration.
-            for name in ("condalock.channels", "condalock.one_platform", "captured.capture", "captured.interpreters"):
-                import_module(f"kbuild.environment.{name}")
-        indexes = asked.result()
+    indexes = _ask_pip(run, environ, resolving=force)
     check_folders(indexes, progress)
     hidden = [hide_credentials(channel, "CHANNEL") for channel in request.channels]
     secrets = {name: value for _, found in hidden for name, value in found.items()}
     environ = {**environ, **indexes.environment, **secrets, **permitted([text for text, _ in hidden])}
-    spec = _read_spec(bundle, request, indexes)
+    spec = read_spec(bundle, request, indexes)
     bounds = read_bounds(indexes.constraints, progress)
     channel = cache / "channel"
     place = LockPlace(bundle=bundle, store=store, channel=channel, run=run, environ=environ, progress=progress)
@@ -140,26 +108,15 @@ def lock_bundle(
         )
         found: _Found | None = None
         if not force or request.lockfile is not None:
-            found = _find_fresh(bundle, _candidates(spec, request, resolver), request, store, cache, progress)
+            found = _find_fresh(place, candidates(spec, request, resolver), request, cache)
         own, wanted = frozenset(spec.indexes[1:]).difference(indexes.urls), spec.indexes
-        resolve = partial(_resolve, bundle, spec, own, request, resolver, cache, environ, progress)
+        resolve = partial(_resolve, place, spec, own, request, resolver, cache)
         if found is not None and found[2] != "given" and not found[0].is_named(request.digest):
             found = found if is_within(*found[:2], bounds, progress) else None
         lockfile, spec, origin = found or resolve()
         check_hashes(lockfile, spec)
         if origin != "resolved":
-            check_python(lockfile, mend(bundle))
-        if origin != "resolved" and not lockfile.is_named(request.digest):
-            check_lock(
-                lockfile,
-                spec,
-                platforms=request.platforms,
-                allowed_indexes=request.allowed_indexes,
-                allowed_channels=request.allowed_channels,
-                is_here=lambda package: cached_package(package, cache / "downloads") is not None,
-                environ=environ,
-                remedy=mend(bundle),
-            )
+            _check_found(lockfile, spec, request, place, cache)
         try:
             bring_packages(lockfile, place, Path(scratch), channels=spec.channels)
         except CapturedOtherwise as error:
@@ -178,46 +135,58 @@ def lock_bundle(
     return Locked(lockfile=lockfile, spec=spec, origin=origin, channel=channel, indexes=indexes, environ=environ)
 
 
-def fresh_inputs(
-    bundle: ModelBundle, request: LockRequest, indexes: Indexes, *, cache: Path, run: Runner, environ: Mapping[str, str]
-) -> frozenset[Digest]:
-    """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
-    resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ, target=request.target)
-    return frozenset(_candidates(_read_spec(bundle, request, indexes), request, resolver))
+def _ask_pip(run: Runner, environ: Mapping[str, str], *, resolving: bool) -> Indexes:
+    """The indexes that pip is told of; what resolves is imported meanwhile, which takes as long."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(package_indexes, run=run, environ=environ)
+        if resolving:
+            for name in ("condalock.channels", "condalock.one_platform", "captured.capture", "captured.interpreters"):
+                import_module(f"kbuild.environment.{name}")
+        return asked.result()
 
 
-def named_indexes(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> Indexes:
-    """The indexes and find-links that a lock of this model is made from. Raises what reading the spec does."""
-    spec = _read_spec(bundle, request, indexes)
-    return replace(indexes, urls=spec.indexes, find_links=spec.find_links)
+def _check_found(
+    lockfile: Lockfile, spec: EnvironmentSpec, request: LockRequest, place: LockPlace, cache: Path
+) -> None:
+    """Look at a lock that was not made just now; the one that an image was built with may come from anywhere."""
+    check_python(lockfile, mend(place.bundle))
+    if not lockfile.is_named(request.digest):
+        check_lock(
+            lockfile,
+            spec,
+            platforms=request.platforms,
+            allowed_indexes=request.allowed_indexes,
+            allowed_channels=request.allowed_channels,
+            is_here=lambda package: cached_package(package, cache / "downloads") is not None,
+            environ=place.environ,
+            remedy=mend(place.bundle),
+        )
 
 
 def _resolve(
-    bundle: ModelBundle,
+    place: LockPlace,
     spec: EnvironmentSpec,
     own: frozenset[str],
     request: LockRequest,
     resolver: Resolver,
     cache: Path,
-    environ: Mapping[str, str],
-    progress: Progress,
 ) -> _Found:
     if request.locked:
-        raise LockfileStale("the model has no fresh lock, and --locked forbids making one", hint=mend(bundle))
+        raise LockfileStale("the model has no fresh lock, and --locked forbids making one", hint=mend(place.bundle))
     from kbuild.environment.condalock.channels import (
         choose_interpreter,  # solvers take long to import; most builds need none
     )
 
-    spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=environ))
-    progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
+    spec = replace(spec, interpreter=choose_interpreter(request.interpreter, spec.channels, environ=place.environ))
+    place.progress.note(f"resolving with conda-lock, interpreter {spec.interpreter}")
     asked = spec
     if own:
         from kbuild.environment.condalock.reachable import answering
 
         # Its lock says what it was made from, so it is not fresh for the model.
-        asked = replace(spec, indexes=answering(spec.indexes, own, environ, progress))
-    lockfile = resolver.resolve(asked, progress=progress)
-    check_channels(lockfile, asked, allowed_channels=request.allowed_channels, environ=environ)
+        asked = replace(spec, indexes=answering(spec.indexes, own, place.environ, place.progress))
+    lockfile = resolver.resolve(asked, progress=place.progress)
+    check_channels(lockfile, asked, allowed_channels=request.allowed_channels, environ=place.environ)
     check_versions(lockfile, asked)
     check_hashes(lockfile, asked)
     if asked == spec:
@@ -226,70 +195,30 @@ def _resolve(
     return lockfile, asked, "resolved"
 
 
-def _read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
-    names = ("requirements.txt", "constraints.txt")
-    files = {name: text for name in names if (text := read_model_text(bundle.root, name)) is not None}
-    environment = ModelEnvironment(conda_env=bundle.facts.conda_env, files=files, python=bundle.facts.python_version)
-    return make_spec(
-        environment,
-        platforms=request.platforms,
-        indexes=indexes.urls,
-        find_links=indexes.find_links,
-        interpreter="captured" if request.interpreter == "captured" else "conda",
-        channels=request.channels,
-        names=request.names,
-    )
-
-
-def _candidates(spec: EnvironmentSpec, request: LockRequest, resolver: Resolver) -> dict[Digest, EnvironmentSpec]:
-    """Specs whose lock is fresh.
-
-    ``auto`` takes either interpreter: a lock that is there decides, not this machine. A lock of further platforms is as
-    good as one of those asked for: the image of one platform is then the one that is in the index of all. One for an
-    older C library is as good as one for the base's, and whether a lock's wheels run on it is looked at by and by.
-    """
-    kinds: tuple[Interpreter, ...] = ("conda", "captured") if request.interpreter == "auto" else (spec.interpreter,)
-    others = [platform for platform in known_platforms() if platform not in spec.platforms]
-    wider = [more for count in range(len(others) + 1) for more in combinations(others, count)]
-    specs = [
-        replace(spec, interpreter=kind, platforms=tuple(sorted((*spec.platforms, *more))))
-        for more in wider
-        for kind in kinds
-    ]
-    digests = [resolver.input_digests(each, request.target.accepted()) for each in specs]
-    # Those for the target's own C library first.
-    return {
-        digest: each for of_glibc in zip(*digests, strict=True) for digest, each in zip(of_glibc, specs, strict=True)
-    }
-
-
 def _find_fresh(
-    bundle: ModelBundle,
-    candidates: Mapping[Digest, EnvironmentSpec],
-    request: LockRequest,
-    store: ModelStore,
-    cache: Path,
-    progress: Progress,
+    place: LockPlace, candidates: Mapping[Digest, EnvironmentSpec], request: LockRequest, cache: Path
 ) -> _Found | None:
     if request.lockfile is not None:
         given = read_lockfile(request.lockfile)
         if given.is_named(request.digest):
             return given, next(iter(candidates.values())), "given"
         if given.input_digest is None or given.input_digest not in candidates:
-            raise LockfileStale(f"{request.lockfile} was made from other inputs than this model's", hint=mend(bundle))
+            raise LockfileStale(
+                f"{request.lockfile} was made from other inputs than this model's", hint=mend(place.bundle)
+            )
         if (wrong := not_offered(given, candidates[given.input_digest])) is not None:
-            raise LockfileStale(f"{request.lockfile} was made from another channel: {wrong}", hint=mend(bundle))
+            raise LockfileStale(f"{request.lockfile} was made from another channel: {wrong}", hint=mend(place.bundle))
         return given, candidates[given.input_digest], "given"
-    stored = stored_lock(bundle, store, progress)
+    stored = stored_lock(place.bundle, place.store, place.progress)
     if stored is not None and stored.is_named(request.digest):
         return stored, next(iter(candidates.values())), "stored with the run"
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:
         wrong = not_offered(stored, candidates[stored.input_digest])
         if wrong is None:
             return stored, candidates[stored.input_digest], "stored with the run"
-        progress.tell(f"the lock stored with the run was made from another channel: {wrong}")
+        place.progress.tell(f"the lock stored with the run was made from another channel: {wrong}")
     elif stored is not None:
-        progress.tell("the lock stored with the run was made from other inputs")
+        place.progress.tell("the lock stored with the run was made from other inputs")
     for digest, spec in candidates.items():
         if is_vouched_for(cached_lock(cache, digest, spec)):
             cached = read_lockfile(cached_lock(cache, digest, spec))

@@ -19,7 +19,7 @@ from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
 from kbuild.environment.lockfile import CHANNEL_VARIABLE, RUN_FOLDER, lock_bytes
 from kbuild.environment.locking.kept import LOCKFILE_NAME, cached_locks
-from kbuild.environment.locking.lock_model import fresh_inputs
+from kbuild.environment.locking.wanted import fresh_inputs
 from kbuild.errors import ConfigurationError, KbuildError, ModelNotFound
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.local import LocalImages

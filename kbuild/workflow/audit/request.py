@@ -12,7 +12,7 @@ from kbuild.audit.finding import Severity
 from kbuild.audit.policy import Ignore, Policy
 from kbuild.audit.report.report import AuditReport
 from kbuild.audit.subject import Subject
-from kbuild.environment.locking.lock_model import LockRequest
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import AuditFindings, AuditIncomplete
 from kbuild.offered.shown import html_text
 from kbuild.plan.render import Template

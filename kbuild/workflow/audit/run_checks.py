@@ -27,7 +27,7 @@ from kbuild.audit.subject import Check, Subject
 from kbuild.environment.index.package_indexes import Indexes, IndexFile, find_files, package_indexes
 from kbuild.environment.index.pip_network import configure
 from kbuild.environment.links import is_local
-from kbuild.environment.locking.lock_model import LockRequest, named_indexes
+from kbuild.environment.locking.wanted import LockRequest, named_indexes
 from kbuild.errors import IndexUnavailable, KbuildError
 from kbuild.http import ThreadSessions
 from kbuild.model.bundle import ModelBundle
