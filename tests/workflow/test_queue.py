@@ -9,8 +9,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -241,15 +241,23 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.005)
 
 
-@contextmanager
-def working(worker: Worker) -> Iterator[asyncio.Task[None]]:
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[Worker]:
+    """A worker that is told to end after the block."""
     task = asyncio.create_task(worker.run())
-    yield task
-
-
-async def end(worker: Worker, task: asyncio.Task[None]) -> None:
+    yield worker
     worker.end()
     await task
+
+
+@asynccontextmanager
+async def building(fleet: Fleet, *others: str, **more: Any) -> AsyncIterator[tuple[Worker, threading.Event]]:
+    """A worker at the job "a", which is built once the event is set, with others after it; it ends after the block."""
+    held = fleet.hold("a")
+    await fleet.put("a", *others)
+    async with working(fleet.worker(once=False, **more)) as worker:
+        await until(lambda: fleet.begun)
+        yield worker, held
 
 
 def test_a_job_ends_with_its_entry_of_a_report() -> None:
@@ -308,8 +316,7 @@ def test_two_jobs_of_one_plan_are_not_built_at_once() -> None:
         fleet.plans = {"a": "same", "b": "same"}
         held = fleet.hold("a")
         await fleet.put("a", "b", "c")
-        worker = fleet.worker(jobs=3, once=False)
-        with working(worker) as task:
+        async with working(fleet.worker(jobs=3, once=False)):
             await until(
                 lambda: "c" in fleet.pushed and fleet.connector.jobs[2]["lock"] == plan_lock(digest_bytes(b"same"))
             )
@@ -318,7 +325,6 @@ def test_two_jobs_of_one_plan_are_not_built_at_once() -> None:
             held.set()
             await until(lambda: "b" in fleet.pushed)
             await until(lambda: fleet.status(2) == "succeeded")
-            await end(worker, task)
 
     assert run(work).pushed == ["c", "a", "b"]
 
@@ -343,36 +349,26 @@ def test_what_a_dead_worker_left_goes_to_another_until_it_has_cost_too_many() ->
 
 def test_a_worker_that_was_thought_dead_pushes_nothing_and_ends_nothing() -> None:
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        slow = fleet.worker("slow", once=False)
-        with working(slow) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet, name="slow") as (slow, held):
             other = await fleet.connector.register_worker_one()
             fleet.connector.jobs[1]["worker_id"] = other["worker_id"]  # taken over, and being built elsewhere
             held.set()
             await until(lambda: not slow._running)
             await asyncio.sleep(0.05)
             assert fleet.status(1) == "doing" and fleet.pushed == []
-            await end(slow, task)
 
     assert "entry" in run(work).ledger.told[1]
 
 
 def test_a_worker_that_the_others_forgot_begins_anew() -> None:
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet) as (worker, held):
             fleet.connector.workers.clear()
             await until(lambda: any("silent for too long" in line for line in fleet.told.lines))
             held.set()
             await worker.take_over()
             await until(lambda: fleet.pushed)
             await until(lambda: fleet.status(1) == "succeeded")
-            await end(worker, task)
 
     fleet = run(work)
     assert fleet.pushed == ["a"]
@@ -380,14 +376,9 @@ def test_a_worker_that_the_others_forgot_begins_anew() -> None:
 
 def test_a_worker_that_ends_gives_back_what_it_builds() -> None:
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet) as (_, held):
             begin = time.monotonic()
-            await end(worker, task)
-            assert time.monotonic() - begin < 2 and fleet.status(1) == "todo"
+        assert time.monotonic() - begin < 2 and fleet.status(1) == "todo"
         held.set()
         fleet.due()
         await fleet.worker().run()
@@ -398,14 +389,9 @@ def test_a_worker_that_ends_gives_back_what_it_builds() -> None:
 
 def test_a_running_job_is_cancelled() -> None:
     async def work(fleet: Fleet) -> None:
-        fleet.hold("a")
-        await fleet.put("a", "b")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet, "b") as (worker, _):
             await worker.app.job_manager.cancel_job_by_id_async(1, abort=True)
             await until(lambda: fleet.pushed == ["b"])
-            await end(worker, task)
 
     fleet = run(work)
     assert fleet.status(1) == "aborted" and fleet.ledger.told[1]["entry"]["status"] == "stopped"
@@ -423,16 +409,11 @@ def test_a_database_that_is_away_costs_no_job() -> None:
             return await ask(query, suffix, **arguments)
 
         fleet.connector.generic_execute = execute  # type: ignore[method-assign]
-        held = fleet.hold("a")
-        await fleet.put("a", "b")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet, "b") as (_, held):
             away["left"] = 8
             held.set()
             await until(lambda: fleet.status(1) == "succeeded" and "b" in fleet.pushed)
             await until(lambda: fleet.status(2) == "succeeded")
-            await end(worker, task)
 
     fleet = run(work)
     assert fleet.pushed == ["a", "b"]
@@ -454,12 +435,10 @@ def test_what_a_job_tells_of_its_phases() -> None:
     async def work(fleet: Fleet) -> None:
         held = fleet.hold("a")
         await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
+        async with working(fleet.worker(once=False)):
             await until(lambda: fleet.ledger.told.get(1, {}).get("phase") == "build")
             held.set()
             await until(lambda: fleet.status(1) == "succeeded")
-            await end(worker, task)
 
     run(work)
 
@@ -491,10 +470,8 @@ def test_all_that_a_build_tells_is_shown_where_the_worker_runs() -> None:
 
 def test_a_worker_hears_of_new_jobs_of_its_own_queue_alone() -> None:
     async def work(fleet: Fleet) -> None:
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
+        async with working(fleet.worker(once=False)):
             await until(lambda: fleet.connector.notify_channels)
-            await end(worker, task)
 
     # As procrastinate's trigger names them, in its schema.sql.
     assert run(work).connector.notify_channels == [f"procrastinate_queue_v1#{QUEUE}"]
@@ -517,13 +494,8 @@ def test_where_the_same_image_waits_already_a_job_ends_and_the_others_go_on() ->
 
 def test_a_job_that_is_to_be_tried_again_ends_where_the_same_image_waits() -> None:
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet) as (_, held):
             await fleet.put("a")
-            await end(worker, task)
         assert [fleet.status(1), fleet.status(2)] == ["failed", "todo"]
         held.set()
 
@@ -561,13 +533,12 @@ def test_what_the_database_refuses_is_said_and_not_asked_for_ever() -> None:
     async def work(fleet: Fleet) -> None:
         held = fleet.hold("a")
         await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
-            fleet.cut(psycopg.errors.InsufficientPrivilege("permission denied for bob"))
-            held.set()
-            with pytest.raises(QueueUnavailable, match="permission denied for bob"):
-                await task
+        task = asyncio.create_task(fleet.worker(once=False).run())
+        await until(lambda: fleet.begun)
+        fleet.cut(psycopg.errors.InsufficientPrivilege("permission denied for bob"))
+        held.set()
+        with pytest.raises(QueueUnavailable, match="permission denied for bob"):
+            await task
 
     assert not any("does not answer" in line for line in run(work).told.lines)
 
@@ -576,22 +547,16 @@ def test_a_database_that_was_away_for_long_costs_no_worker_its_job() -> None:
     """Whoever is back first finds all others silent for longer than their lease, and itself."""
 
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        slow = fleet.worker("slow", once=False, beat=Beat(every=0.05, lease=0.3))
-        with working(slow) as task:
-            await until(lambda: fleet.begun)
+        beat = Beat(every=0.05, lease=0.3)
+        async with building(fleet, name="slow", beat=beat) as (_, held):
             fleet.cut(psycopg.OperationalError("away"))
             await asyncio.sleep(0.5)
             fleet.cut(None)
-            early = fleet.worker("early", once=False, beat=Beat(every=0.05, lease=0.3))
-            with working(early) as second:
+            async with working(fleet.worker("early", once=False, beat=beat)):
                 await asyncio.sleep(0.5)
                 assert fleet.begun == ["a"]
                 held.set()
                 await until(lambda: fleet.status(1) == "succeeded")
-                await end(early, second)
-            await end(slow, task)
 
     fleet = run(work)
     assert fleet.pushed == ["a"] and fleet.ledger.told[1]["lost"] == 0
@@ -599,11 +564,7 @@ def test_a_database_that_was_away_for_long_costs_no_worker_its_job() -> None:
 
 def test_a_worker_takes_over_no_job_of_its_own() -> None:
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet) as (worker, held):
             (own,) = fleet.connector.jobs.values()
 
             async def stalled(**_: Any) -> list[Any]:
@@ -614,24 +575,18 @@ def test_a_worker_takes_over_no_job_of_its_own() -> None:
             assert fleet.status(1) == "doing"
             held.set()
             await until(lambda: fleet.status(1) == "succeeded")
-            await end(worker, task)
 
     assert run(work).pushed == ["a"]
 
 
 def test_an_attempt_that_was_lost_is_not_ended_by_who_has_the_next_one() -> None:
     async def work(fleet: Fleet) -> None:
-        held = fleet.hold("a")
-        await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet) as (worker, held):
             fleet.connector.jobs[1]["attempts"] += 1  # lost, and fetched again by the same worker
             held.set()
             await until(lambda: not worker._running)
             await asyncio.sleep(0.05)
             assert fleet.status(1) == "doing" and fleet.pushed == []
-            await end(worker, task)
 
     run(work)
 
@@ -690,12 +645,10 @@ def test_a_watch_hears_of_every_end() -> None:
         await app.configure_task(TASK, queue=QUEUE).defer_async(format=2, model=MODEL, watched=True)
         await fleet.put("cancelled", "given back", watched=True)
         await fleet.put("not watched")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
+        async with working(fleet.worker(once=False)) as worker:
             await until(lambda: "cancelled" in fleet.begun)
             await worker.app.job_manager.cancel_job_by_id_async(5, abort=True)
             await until(lambda: fleet.status(5) == "aborted" and fleet.status(7) == "succeeded")
-            await end(worker, task)
         for _ in range(LIVES):
             await fleet.put("poison", watched=True) if 8 not in fleet.connector.jobs else None
             await fleet.leave(8)
@@ -712,14 +665,9 @@ def test_who_is_told_to_end_while_the_database_is_away_ends(caplog: pytest.LogCa
     """And asyncio has nothing to say of it."""
 
     async def work(fleet: Fleet) -> None:
-        fleet.hold("a")
-        await fleet.put("a")
-        worker = fleet.worker(once=False)
-        with working(worker) as task:
-            await until(lambda: fleet.begun)
+        async with building(fleet):
             fleet.cut(psycopg.OperationalError("away"))
             await asyncio.sleep(0.05)
-            await end(worker, task)
         assert fleet.status(1) == "doing"
 
     fleet = run(work)
