@@ -5,9 +5,10 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -71,15 +72,7 @@ def layout(tmp_path: Path) -> InterpreterLayout:
     )
 
 
-def no_tools(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: str | None = None,
-    on_line: Callable[[str], None] | None = None,
-    timeout: float | None = None,
-) -> Completed:
+def no_tools(argv: Sequence[str], **_: Any) -> Completed:
     return Completed(tuple(argv), 0, "", "")
 
 

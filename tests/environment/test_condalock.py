@@ -79,18 +79,7 @@ class FakeCondaLock:
     environs: list[dict[str, str]] = field(default_factory=list)
     argvs: list[Sequence[str]] = field(default_factory=list)
 
-    def __call__(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        stdin: str | None = None,
-        on_line: Callable[[str], None] | None = None,
-        timeout: float | None = None,
-    ) -> Completed:
-        assert cwd is not None
-        assert env is not None
+    def __call__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, **_: Any) -> Completed:
         files = {path.name: path.read_text() for path in cwd.iterdir()}
         self.argvs.append(argv)
         self.questions.append(files)

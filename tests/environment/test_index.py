@@ -15,15 +15,7 @@ from kbuild.urls.credentials import split_credentials
 
 
 def pip_says(stdout: str, returncode: int = 0) -> Callable[..., Completed]:
-    def run(
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        stdin: str | None = None,
-        on_line: Callable[[str], None] | None = None,
-        timeout: float | None = None,
-    ) -> Completed:
+    def run(argv: Sequence[str], **_: Any) -> Completed:
         assert list(argv[1:]) == ["-m", "pip", "config", "list"]
         return Completed(tuple(argv), returncode, stdout, "")
 

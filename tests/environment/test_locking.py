@@ -1,7 +1,6 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import yaml
+from run_files import RunFiles
 
 from kbuild.digest import digest_bytes
 from kbuild.environment.bounds import read_bounds
@@ -33,7 +33,6 @@ from kbuild.errors import (
     LockfileInvalid,
     LockfileStale,
     PackageNotFound,
-    TrackingUnavailable,
     VersionConflict,
 )
 from kbuild.model.bundle import ModelBundle, ModelFacts
@@ -43,34 +42,6 @@ from kbuild.progress import Silent
 AMD64 = Platform("linux", "amd64")
 ARM64 = Platform("linux", "arm64")
 CAPTURED = b"a captured interpreter"
-
-
-class FakeStore:
-    """A run's artifacts in a dictionary."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.down = False
-
-    def fetch(self, reference: Any, into: Path) -> Any:
-        raise NotImplementedError
-
-    def download(self, run_id: str, path: str, into: Path) -> Path | None:
-        if self.down:
-            raise TrackingUnavailable("down")
-        if path not in self.files:
-            return None
-        into.mkdir(parents=True, exist_ok=True)
-        (into / "file").write_bytes(self.files[path])
-        return into / "file"
-
-    def upload(self, run_id: str, files: list[Path], path: str) -> None:
-        if self.down:
-            raise TrackingUnavailable("down")
-        self.files |= {f"{path}/{file.name}": file.read_bytes() for file in files}
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
-        raise NotImplementedError
 
 
 class FakeResolver:
@@ -162,7 +133,7 @@ def bundle(tmp_path: Path) -> ModelBundle:
 class Bench:
     """Everything that lock_bundle needs, on one machine; ``elsewhere`` is another machine with the same store."""
 
-    def __init__(self, bundle: ModelBundle, folder: Path, store: FakeStore, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, bundle: ModelBundle, folder: Path, store: RunFiles, patch: pytest.MonkeyPatch) -> None:
         self.bundle, self.cache, self.store = bundle, folder, store
         self.resolver = FakeResolver(folder / "channel")
         self.given: dict[str, Any] = {}
@@ -186,7 +157,7 @@ class Bench:
 
 @pytest.fixture
 def bench(bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(bundle, tmp_path / "one", FakeStore(), monkeypatch)
+    return Bench(bundle, tmp_path / "one", RunFiles(), monkeypatch)
 
 
 def test_the_first_lock_is_resolved_and_stored_with_the_run(bench: Bench) -> None:

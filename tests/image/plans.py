@@ -1,6 +1,9 @@
-"""A plan that says nothing: what ``pack`` needs besides the layers."""
+"""A plan that says nothing, and layers of given bytes: what ``pack`` needs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from kbuild.digest import digest_bytes
 from kbuild.plan.build_plan import BuildPlan, ImageConfig
@@ -19,3 +22,13 @@ EMPTY = BuildPlan(
     annotations=(),
     dockerfile="",
 )
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The content of a layer."""
+
+    data: bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.data

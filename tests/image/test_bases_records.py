@@ -1,13 +1,12 @@
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from run_files import RunFiles
 
 from kbuild.digest import digest_bytes
-from kbuild.errors import TrackingUnavailable
 from kbuild.image.base.records import BaseRecords, Recorded
 from kbuild.plan.base import BasePackage, ResolvedBase
 from kbuild.platform import Platform
@@ -23,42 +22,16 @@ OTHER = ResolvedBase(
 )
 
 
-class FakeStore:
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.down = False
-
-    def download(self, run_id: str, path: str, into: Path) -> Path | None:
-        if self.down:
-            raise TrackingUnavailable("down")
-        if path not in self.files:
-            return None
-        into.mkdir(parents=True)
-        (into / "file").write_bytes(self.files[path])
-        return into / "file"
-
-    def upload(self, run_id: str, files: list[Path], path: str) -> None:
-        if self.down:
-            raise TrackingUnavailable("down")
-        self.files |= {f"{path}/{file.name}": file.read_bytes() for file in files}
-
-    def fetch(self, reference: Any, into: Path) -> Any:
-        raise NotImplementedError
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
-        raise NotImplementedError
-
-
 def model(run_id: str | None = "b" * 32) -> Any:
     return SimpleNamespace(digest=digest_bytes(b"model"), facts=SimpleNamespace(run_id=run_id))
 
 
 @pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
+def store() -> RunFiles:
+    return RunFiles()
 
 
-def records(store: FakeStore, folder: Path) -> BaseRecords:
+def records(store: RunFiles, folder: Path) -> BaseRecords:
     return BaseRecords(store=store, cache=folder)
 
 
@@ -66,18 +39,18 @@ def add(kept: BaseRecords, base: ResolvedBase, bundle: Any) -> None:
     kept.write(bundle, AMD64, kept.read(bundle, AMD64, Silent()), base, Silent())
 
 
-def test_nothing_is_known_at_first(store: FakeStore, tmp_path: Path) -> None:
+def test_nothing_is_known_at_first(store: RunFiles, tmp_path: Path) -> None:
     assert records(store, tmp_path).read(model(), AMD64, Silent()) == Recorded()
 
 
-def test_another_machine_finds_the_pins_with_the_run(store: FakeStore, tmp_path: Path) -> None:
+def test_another_machine_finds_the_pins_with_the_run(store: RunFiles, tmp_path: Path) -> None:
     add(records(store, tmp_path / "one"), DEBS, model())
     found = records(store, tmp_path / "two").read(model(), AMD64, Silent())
     assert found == Recorded(first="debian:bookworm", bases={"debian:bookworm": replace(DEBS, path=None)})
     assert b"/somewhere" not in store.files["kbuild/bases-linux-64.json"]
 
 
-def test_another_base_does_not_drop_the_pins_of_the_first(store: FakeStore, tmp_path: Path) -> None:
+def test_another_base_does_not_drop_the_pins_of_the_first(store: RunFiles, tmp_path: Path) -> None:
     kept = records(store, tmp_path)
     add(kept, DEBS, model())
     add(kept, OTHER, model())
@@ -86,19 +59,19 @@ def test_another_base_does_not_drop_the_pins_of_the_first(store: FakeStore, tmp_
     assert found.bases == {"debian:bookworm": replace(DEBS, path=None), "python:3.11": OTHER}
 
 
-def test_platforms_are_kept_apart(store: FakeStore, tmp_path: Path) -> None:
+def test_platforms_are_kept_apart(store: RunFiles, tmp_path: Path) -> None:
     kept = records(store, tmp_path)
     add(kept, DEBS, model())
     assert kept.read(model(), Platform("linux", "arm64"), Silent()) == Recorded()
 
 
-def test_a_model_without_a_run_is_remembered_here(store: FakeStore, tmp_path: Path) -> None:
+def test_a_model_without_a_run_is_remembered_here(store: RunFiles, tmp_path: Path) -> None:
     add(records(store, tmp_path), DEBS, model(None))
     assert store.files == {}
     assert records(store, tmp_path).read(model(None), AMD64, Silent()).first == "debian:bookworm"
 
 
-def test_a_store_that_is_down_does_not_stop_the_work(store: FakeStore, tmp_path: Path) -> None:
+def test_a_store_that_is_down_does_not_stop_the_work(store: RunFiles, tmp_path: Path) -> None:
     store.down = True
     kept = records(store, tmp_path)
     add(kept, DEBS, model())
@@ -106,6 +79,6 @@ def test_a_store_that_is_down_does_not_stop_the_work(store: FakeStore, tmp_path:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"first": "x"}', b'{"first": "x", "bases": {"x": 3}}'])
-def test_a_damaged_record_counts_as_none(store: FakeStore, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_record_counts_as_none(store: RunFiles, tmp_path: Path, content: bytes) -> None:
     store.files["kbuild/bases-linux-64.json"] = content
     assert records(store, tmp_path).read(model(), AMD64, Silent()) == Recorded()

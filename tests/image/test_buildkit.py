@@ -38,16 +38,7 @@ class FakeDocker:
         }
         self.asked: list[tuple[str, ...]] = []
 
-    def __call__(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        stdin: str | None = None,
-        on_line: Callable[[str], None] | None = None,
-        timeout: float | None = None,
-    ) -> Completed:
+    def __call__(self, argv: Sequence[str], **_: Any) -> Completed:
         self.asked.append(tuple(argv))
         words = [word for word in argv[1:] if word not in ("--context", "there", "--builder", "far")]
         key = "_".join(words[:2]) if words[0] == "buildx" else words[0]

@@ -1,11 +1,10 @@
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from plans import EMPTY
+from plans import EMPTY, Bytes
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage, PlatformError
@@ -24,14 +23,6 @@ from kbuild.progress import Silent
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 NAME = ImageReference.parse("churn:1")
-
-
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def chunks(self) -> Iterator[bytes]:
-        yield self._data
 
 
 def built(layout: Path, platform: Platform, text: bytes) -> BuiltImage:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from plans import EMPTY
+from plans import EMPTY, Bytes
 
 from kbuild.cli.list import command
 from kbuild.image.engine import BuiltImage, EngineOutput, RawLayer
@@ -17,14 +17,6 @@ from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import pack
 from kbuild.platform import Platform
 from kbuild.progress import Silent
-
-
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def chunks(self):
-        yield self._data
 
 
 def add(images: LocalImages, text: bytes, built: float, run: str = "") -> BuiltImage:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from plans import EMPTY
+from plans import EMPTY, Bytes
 
 from kbuild.cache.notes import reading_all, write_vouched
 from kbuild.digest import digest_bytes
@@ -15,14 +15,6 @@ from kbuild.image.oci.layout import blob_path
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import pack
 from kbuild.progress import Silent
-
-
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def chunks(self):
-        yield self._data
 
 
 def built(layout: Path, text: bytes) -> BuiltImage:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from plans import EMPTY
+from plans import EMPTY, Bytes
 
 from kbuild.digest import Digest, canonical_json, digest_bytes
 from kbuild.errors import HashMismatch, InvalidImage, RegistryError
@@ -132,14 +132,6 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRe
     (tmp_path / "docker").mkdir()
     with serving() as server:
         yield server
-
-
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def chunks(self) -> Iterator[bytes]:
-        yield self.data
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from plans import EMPTY
-from test_registry import AMD64, ARM64, Bytes, FakeRegistry, make_image, push, serving
+from plans import EMPTY, Bytes
+from test_registry import AMD64, ARM64, FakeRegistry, make_image, push, serving
 
 from kbuild.cli.inspect import command
 from kbuild.digest import canonical_json, digest_bytes
