@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -40,3 +41,9 @@ class Silent:
 def how_many(count: int, what: str) -> str:
     """``1 layer``, ``12,345 layers``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def at_most(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """``a, b and 3 more``: at most so many of the names."""
+    more = len(names) - most
+    return separator.join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from kbuild.audit.finding import SEVERITIES, UNCHECKED_ID, UNFIXED_ID, Finding, Severity, Unchecked
 from kbuild.audit.licences import LicencePolicy, parse_licence_policy
 from kbuild.errors import ConfigurationError
+from kbuild.progress import at_most
 
 ServiceName = Literal["all", "pypi", "osv", "none"]
 SERVICES: tuple[ServiceName, ...] = ("all", "pypi", "osv", "none")
@@ -50,8 +51,7 @@ class Ignore:
         """``CVE-1 of jinja2``."""
         if not self.packages:
             return self.id
-        more = f" and {len(self.packages) - _SHOWN} more" if len(self.packages) > _SHOWN else ""
-        return f"{self.id} of {', '.join(self.packages[:_SHOWN])}{more}"
+        return f"{self.id} of {at_most(self.packages, _SHOWN)}"
 
     def covers(self, item: Finding | Unchecked) -> bool:
         """Whether it speaks of this finding, by its id or an alias, or of this unchecked package."""

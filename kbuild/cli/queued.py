@@ -18,7 +18,7 @@ from kbuild.cli.many import write_report
 from kbuild.cli.show import Show
 from kbuild.errors import JobNotFound, QueueUnavailable, SomeFailed
 from kbuild.process import run
-from kbuild.progress import how_many
+from kbuild.progress import at_most, how_many
 from kbuild.workflow.queue.states import ENDED, JobState, Put, Status
 
 if TYPE_CHECKING:
@@ -134,6 +134,5 @@ def _tell(job: JobState, number: int, total: int, show: Show, as_json: bool) -> 
 
 
 def _doing(live: Sequence[JobState]) -> str:
-    shown = [f"{each.model} ({each.phase or 'begins'})" for each in sorted(live, key=lambda each: each.id)[:4]]
-    more = f" and {len(live) - 4} more" if len(live) > 4 else ""
-    return f"building {', '.join(shown)}{more}" if shown else "waiting for a worker"
+    shown = [f"{each.model} ({each.phase or 'begins'})" for each in sorted(live, key=lambda each: each.id)]
+    return f"building {at_most(shown, 4)}" if shown else "waiting for a worker"

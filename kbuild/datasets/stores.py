@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError
 
+from kbuild.progress import at_most
 from kbuild.project.model_settings import default_tracking_uri
 from kbuild.recording.mlflow_run import quiet_mlflow
 from kbuild.tracking.mlflow_client import find_logged, find_versions, list_files, version_uri
@@ -152,13 +153,9 @@ def find_registered_model(client: MlflowClient, name: str, version: str | None, 
     asked = f"alias {alias!r}" if alias is not None else f"version or stage {version!r}"
     numbers = ", ".join(str(each.version) for each in reversed(newest_first[:_SHOWN]))
     more = len(newest_first) - _SHOWN
-    known = f"versions {f'{more} older ones, ' if more > 0 else ''}{numbers}; aliases {_listed(sorted(aliases))}"
-    raise ModelMissing(f"the registered model {name!r} has no {asked}; it has {known}")
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return (", ".join(names[:_SHOWN]) or "none") + (f" and {more} more" if more > 0 else "")
+    numbers = f"versions {f'{more} older ones, ' if more > 0 else ''}{numbers}"
+    names = at_most(sorted(aliases), _SHOWN) or "none"
+    raise ModelMissing(f"the registered model {name!r} has no {asked}; it has {numbers}; aliases {names}")
 
 
 def download(uri: str) -> Path:

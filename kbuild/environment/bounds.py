@@ -20,7 +20,7 @@ from kbuild.environment.requirements import applicable, exact_version, read_requ
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import ConfigurationError
 from kbuild.platform import Platform
-from kbuild.progress import Progress
+from kbuild.progress import Progress, at_most
 from kbuild.untrusted import BrokenText, read_text
 from kbuild.urls.credentials import without_credentials
 
@@ -74,6 +74,5 @@ def is_within(lockfile: Lockfile, spec: EnvironmentSpec, bounds: Iterable[str], 
     """Whether a lock that is there keeps to the bounds; tells what of it does not."""
     found = list(dict.fromkeys(outside(lockfile, spec, bounds)))
     if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        progress.tell(f"the lock does not keep to pip's constraint: it has {'; '.join(found[:_SHOWN])}{more}")
+        progress.tell(f"the lock does not keep to pip's constraint: it has {at_most(found, _SHOWN, '; ')}")
     return not found

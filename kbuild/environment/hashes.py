@@ -12,6 +12,7 @@ from kbuild.environment.requirements import marker_environment
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import HashMismatch
 from kbuild.platform import Platform
+from kbuild.progress import at_most
 
 
 def check_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> None:
@@ -22,9 +23,8 @@ def check_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> None:
         for package in lockfile.for_platform(platform):
             named = allowed.get(canonicalize_name(package.name)) if package.manager == "pip" else None
             if named is not None and _files(package).isdisjoint(named):
-                told = ", ".join(f"sha256:{each}" for each in named[:3])
-                more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-                wrong.append(f"{package.filename} is sha256:{package.sha256}, the requirement allows {told}{more}")
+                told = at_most([f"sha256:{each}" for each in named], 3)
+                wrong.append(f"{package.filename} is sha256:{package.sha256}, the requirement allows {told}")
     if wrong:
         raise HashMismatch(
             f"the lock is not what the requirements name by hash: {'; '.join(wrong)}",

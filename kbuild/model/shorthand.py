@@ -16,6 +16,7 @@ from kbuild.model.find import has_model
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.sweep import name_of, short_name
 from kbuild.model.tracking import NEWEST_FIRST, RunQuery, TrainedRun, quoted
+from kbuild.progress import at_most
 from kbuild.tracking.registry import PROMPT_TAG
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ def choose(client: MlflowClient, text: str, *, project: str | None) -> Choice:
     if len(found) == 1:
         return _choice(_trained(found[0]))
     if found:
-        names = ", ".join(f"{run.info.run_id} ({name_of(run)})" for run in found[:_SHOWN])
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise AmbiguousModel(f"{text!r} means {len(found)} runs: {names}{more}", hint="name one of them by its id")
+        names = at_most([f"{run.info.run_id} ({name_of(run)})" for run in found], _SHOWN)
+        raise AmbiguousModel(f"{text!r} means {len(found)} runs: {names}", hint="name one of them by its id")
     raise ModelNotFound(f"{text!r} names no model and no run", hint=_suggestion(client, experiments, text) or FORMS)
 
 

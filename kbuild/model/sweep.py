@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kbuild.errors import ModelNotFound, RunWithoutModel
 from kbuild.process.asking import asking_pool
+from kbuild.progress import at_most
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,12 +56,10 @@ def with_models(runs: Sequence[Run], has_model: Callable[[Run], bool]) -> list[R
 
 def make_choice(parent_id: str, children: Sequence[Run]) -> RunWithoutModel:
     """The error for a run without a model of its own, where children have some."""
-    names = [f"{run.info.run_id} ({name_of(run)})" for run in children[:_SHOWN]]
-    more = len(children) - len(names)
-    listed = ", ".join(names) + (f" and {more} more" if more else "")
+    names = at_most([f"{run.info.run_id} ({name_of(run)})" for run in children], _SHOWN)
     runs = "1 of its child runs has one" if len(children) == 1 else f"{len(children)} of its child runs have one"
     return RunWithoutModel(
-        f"run {parent_id} logged no model, but {runs}: {listed}",
+        f"run {parent_id} logged no model, but {runs}: {names}",
         hint=f"kbuild image {children[0].info.run_id}"
         + ("" if len(children) == 1 else f", or kbuild image {parent_id} --best METRIC (METRIC:min for the lowest)"),
     )

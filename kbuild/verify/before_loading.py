@@ -23,7 +23,7 @@ from kbuild.errors import ModelNotTrusted
 from kbuild.files import mark_used
 from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import ModelBundle, read_bundle
-from kbuild.progress import Progress
+from kbuild.progress import Progress, at_most
 from kbuild.untrusted import parse_json
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ def _judge(found: _Loading, guard: Guard, progress: Progress) -> None:
             f"the model is not loaded here: {_one_of(found.harm)}",
             hint=f"find out who wrote it: kbuild audit tells all; {TRUST_VARIABLE}=1 loads it all the same",
         )
-    loads = [f"code of its own ({_listed(found.code)})"] if found.code else []
+    loads = [f"code of its own ({at_most(found.code, _SHOWN)})"] if found.code else []
     loads += [f"{found.pickles} pickled files"] if found.pickles > 1 else ["a pickled file"] if found.pickles else []
-    loads += [f"classes of {_listed(found.imports)}"] if found.imports else []
+    loads += [f"classes of {at_most(found.imports, _SHOWN)}"] if found.imports else []
     told = f"this machine did not record the model; {found.loader} loads {', '.join(loads) or 'no code and no pickle'}"
     odd = (*found.harm, *found.odd)
     progress.tell(f"{told}; {_one_of(odd)}" if odd else told)
@@ -190,11 +190,6 @@ def _find_lock(digest: str, guard: Guard) -> bytes | None:
 
 def _one_of(told: tuple[str, ...]) -> str:
     return told[0] + (f" (and {len(told) - 1} more)" if len(told) > 1 else "")
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _note(guard: Guard, of: Digest, kind: str) -> Path:

@@ -12,6 +12,7 @@ from kbuild.environment.virtual import Lack, find_lacks, virtual_packages
 from kbuild.errors import BaseImageError
 from kbuild.plan.base import ResolvedBase
 from kbuild.platform import Platform
+from kbuild.progress import at_most
 
 _SHOWN = 5
 
@@ -36,18 +37,16 @@ def check_base(
     if newer:
         told = [f"{package.name} {package.version} is locked as a wheel for {need}" for package, need in newer.items()]
         raise BaseImageError(
-            f"base image {base.name} has glibc {base.glibc}, but {_list(told)}",
+            f"base image {base.name} has glibc {base.glibc}, but {at_most(told, _SHOWN)}",
             hint=f"{Target().remedy(next(iter(newer.values())))}; or lock for this one: kbuild lock --force --base",
         )
     unknown = ("__glibc",) if base.glibc is None else ()
     lacks = find_lacks(packages, virtual_packages(platform, base.glibc), ignored=unknown)
     if lacks:
         told = [f"{each.package.name} {each.package.version} wants {each.wanted}{_there(each)}" for each in lacks]
-        raise BaseImageError(f"base image {base.name} cannot run what is locked: {_list(told)}", hint=_remedy(lacks))
-
-
-def _list(told: Sequence[str]) -> str:
-    return ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")
+        raise BaseImageError(
+            f"base image {base.name} cannot run what is locked: {at_most(told, _SHOWN)}", hint=_remedy(lacks)
+        )
 
 
 def _there(lack: Lack) -> str:

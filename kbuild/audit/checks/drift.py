@@ -15,6 +15,7 @@ from kbuild.audit.planned import Planned
 from kbuild.audit.subject import Subject, Trained
 from kbuild.audit.surprises import is_startup
 from kbuild.managers.conda_names import Names
+from kbuild.progress import at_most
 
 _SHOWN = 3
 
@@ -127,7 +128,7 @@ def _image_by_itself(image: ImageFacts) -> Iterator[Finding]:
             yield _finding("drift-files", "high", f"pip:{each.name}", _files(each), _REBUILD)
     unowned = tuple(path for path in image.unowned if not (image.layers and is_startup(path)))
     if unowned:
-        evidence = f"no package brought {_listed(unowned)}"
+        evidence = f"no package brought {at_most(unowned, _SHOWN)}"
         yield _finding("drift-unowned", "medium", "site-packages", evidence, _REBUILD)
 
 
@@ -178,16 +179,11 @@ def _finding(
 
 def _files(distribution: Distribution) -> str:
     parts = [
-        f"{len(names)} {what} ({_listed(names)})"
+        f"{len(names)} {what} ({at_most(names, _SHOWN)})"
         for what, names in (("changed", distribution.changed), ("missing", distribution.missing))
         if names
     ]
     return f"{distribution.version} is installed, but of the files of its RECORD are {' and '.join(parts)}"
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _folder(path: str) -> str:

@@ -13,6 +13,7 @@ from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.audit.planned import Planned, PlannedLayer, flat_config
 from kbuild.audit.subject import Subject
 from kbuild.audit.surprises import Kind, surprises
+from kbuild.progress import at_most
 
 _SHOWN = 5
 _REMEDY = "do not run it: build it again from the model and its lock (kbuild image --no-cache), and deliver that one"
@@ -55,7 +56,7 @@ class ImageCheck:
         if planned.layers is not None:
             findings += _layers(image, planned.layers)
             for layer in (each for each in planned.layers if each.other):
-                evidence = f"it is not what the locked wheels hold: {_listed(list(layer.other))}"
+                evidence = f"it is not what the locked wheels hold: {at_most(layer.other, _SHOWN)}"
                 findings.append(_finding("image-layer", "critical", f"layer {layer.name}", evidence))
         if not planned.whole:
             findings += _surprises(image, _unknown(image, planned.layers))
@@ -75,7 +76,7 @@ class ImageCheck:
 
 def _unproved(subject: Subject, image: ImageFacts, planned: Planned) -> Unchecked:
     lacking = [layer.name for layer in planned.layers or () if layer.diff_id is None]
-    reason = planned.fault or f"nothing here tells which bytes these layers must be: {_listed(lacking)}"
+    reason = planned.fault or f"nothing here tells which bytes these layers must be: {at_most(lacking, _SHOWN)}"
     name = subject.reference if subject.kind == "image" else f"IMAGE (of the digest {image.digest})"
     return Unchecked(
         check="image",
@@ -91,7 +92,7 @@ def _stated(image: ImageFacts) -> Iterator[Finding]:
             evidence = f"its config says that layer {number} unpacks to {layer.stated}, it unpacks to {layer.diff_id}"
             yield _finding("image-diff-id", "critical", f"layer {number}", evidence)
     if image.beside:
-        evidence = f"it says what no image of kbuild's says: {_listed(list(image.beside))}"
+        evidence = f"it says what no image of kbuild's says: {at_most(image.beside, _SHOWN)}"
         yield _finding("image-manifest", "medium", "manifest", evidence)
 
 
@@ -181,7 +182,7 @@ def _layers(image: ImageFacts, planned: tuple[PlannedLayer, ...]) -> Iterator[Fi
         for j in range(j1 + pairs, j2):
             signs = {p: k for (n, p), k in found.items() if n == j}
             told = [_told(member, "brings", signs) for member in image.layers[j].members if member.kind != "folder"]
-            evidence = f"no layer of the plan: {_listed(_worst(told)) or 'it brings folders alone'}"
+            evidence = f"no layer of the plan: {at_most(_worst(told), _SHOWN) or 'it brings folders alone'}"
             yield _finding("image-layer-added", "critical", f"layer {j}", evidence)
 
 
@@ -209,7 +210,7 @@ def _other_layer(planned: PlannedLayer, layer: ImageLayer, signs: Mapping[str, K
     both = [key for key in found if key in wanted]
     told += [_told(found[key], what, signs) for key in both if (what := _what(wanted[key], found[key]))]
     told += [(1, f"gone: /{wanted[key].path}") for key in wanted if key not in found]
-    evidence = f"it is not what the plan determines: {_listed(_worst(told)) or 'its tar is written otherwise'}"
+    evidence = f"it is not what the plan determines: {at_most(_worst(told), _SHOWN) or 'its tar is written otherwise'}"
     return _finding("image-layer", "critical", where, evidence)
 
 
@@ -237,31 +238,26 @@ def _surprises(image: ImageFacts, looked: set[int]) -> Iterator[Finding]:
         by_kind.setdefault(kind, []).append(f"/{member.path}")
     for kind, paths in by_kind.items():
         paths = sorted(set(paths))
-        verb = f"{_listed(paths)}: {'it' if len(paths) == 1 else 'each'} {kind.meaning}"
+        verb = f"{at_most(paths, _SHOWN)}: {'it' if len(paths) == 1 else 'each'} {kind.meaning}"
         yield _finding(kind.id, kind.severity, paths[0] if len(paths) == 1 else "image", verb)
 
 
 def _digest(image: ImageFacts, planned: Planned) -> Iterator[Finding]:
     if planned.recorded and image.digest not in planned.recorded.values():
-        stated = _listed([f"{tag} {digest}" for tag, digest in planned.recorded.items()])
+        stated = at_most([f"{tag} {digest}" for tag, digest in planned.recorded.items()], _SHOWN)
         yield _finding("image-digest", "high", "image", f"it is {image.digest}, the run of its model names {stated}")
 
 
 def _notes(image: ImageFacts, planned: Planned, *, differs: bool) -> Iterator[str]:
     yield from [_BUILT_HERE] if planned.whole and not planned.rebuilt else []
     if planned.whole and planned.recorded and image.digest not in planned.recorded.values():
-        others = _listed(sorted(set(planned.recorded.values())))
+        others = at_most(sorted(set(planned.recorded.values())), _SHOWN)
         same = "" if differs else "it is what its plan determines, but "
         yield f"{same}the run of its model names {others}, not {image.digest}"
 
 
 def _value(text: str | None) -> str:
     return "not set" if text is None else repr(text) if len(text) < 200 else f"{text[:200]!r}…"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _finding(id: str, severity: Severity, where: str, evidence: str) -> Finding:

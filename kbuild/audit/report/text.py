@@ -13,6 +13,7 @@ from rich.text import Text
 
 from kbuild.audit.finding import UNCHECKED_ID, Finding
 from kbuild.audit.report.report import AuditReport
+from kbuild.progress import at_most
 from kbuild.untrusted import plain
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
@@ -48,7 +49,7 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
         for each, places in grouped(report.findings):
             what = _text(_evidence(each, places)).append(plain(f"\n→ {each.remedy}"), style="dim")
             severity = Text(each.severity, style=_STYLES[each.severity])
-            shown.add_row(severity, _text(each.id), _text(_listed(places)), what)
+            shown.add_row(severity, _text(each.id), _text(at_most(places, _MOST_UNCHECKED)), what)
         console.print(shown)
     for line in _notes(report):
         console.print(_text(line), soft_wrap=not colour)
@@ -62,7 +63,7 @@ def markdown(report: AuditReport) -> str:
     if report.findings:
         lines += ["| severity | id | where | evidence | remedy |", "|---|---|---|---|---|"]
         for each, places in grouped(report.findings):
-            cells = (each.severity, each.id, _listed(places), _evidence(each, places), each.remedy)
+            cells = (each.severity, each.id, at_most(places, _MOST_UNCHECKED), _evidence(each, places), each.remedy)
             lines.append(f"| {' | '.join(map(cell, cells))} |")
         lines.append("")
     lines += [f"- {cell(line)}" for line in _notes(report)]
@@ -128,14 +129,17 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
         by_reason.setdefault((each.check, each.reason, each.remedy), []).append(each.where)
     unchecked = []
     for (check, reason, remedy), where in by_reason.items():
-        place = "" if where == [check] else f"{_listed(where)}: "
+        place = "" if where == [check] else f"{at_most(where, _MOST_UNCHECKED)}: "
         unchecked.append(f"({check}): {place}{reason}; {remedy}")
     by_entry: dict[tuple[str, str, str], list[str]] = {}
     for each_accepted in report.accepted:
         name = getattr(each_accepted.item, "id", UNCHECKED_ID)
         key = (each_accepted.until, name, each_accepted.reason)
         by_entry.setdefault(key, []).append(each_accepted.item.where)
-    accepted = [f"{until}: {name} of {_listed(where)}: {reason}" for (until, name, reason), where in by_entry.items()]
+    accepted = [
+        f"{until}: {name} of {at_most(where, _MOST_UNCHECKED)}: {reason}"
+        for (until, name, reason), where in by_entry.items()
+    ]
     others = [
         *(
             f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}"
@@ -152,11 +156,6 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
         fault = f"; {told}" if told else ""
         others.append(f"advisories: {source.name}{dated}{fault}")
     return unchecked, accepted, others
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_UNCHECKED} more" if len(names) > _MOST_UNCHECKED else ""
-    return ", ".join(names[:_MOST_UNCHECKED]) + more
 
 
 def cell(text: str) -> str:

@@ -18,6 +18,7 @@ from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import ConfigurationError, IndexUnavailable, LockfileInvalid, VersionConflict
 from kbuild.platform import Platform
 from kbuild.process.asking import asking_pool
+from kbuild.progress import at_most
 from kbuild.urls.credentials import without_credentials
 
 _AT_ONCE = 8
@@ -62,13 +63,12 @@ def check_lock(
             strays.append(package)
     strays += _not_offered(elsewhere, spec, environ)
     if strays:
-        shown = [f"{each.name} {each.version} from {without_credentials(each.url)}" for each in strays[:_SHOWN]]
-        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        shown = [f"{each.name} {each.version} from {without_credentials(each.url)}" for each in strays]
         kinds = sorted({"allowed-channels" if each.manager == "conda" else "allowed-indexes" for each in strays})
         if any(each.manager == "conda" for each in strays):
             remedy = f"{_ALIAS} if channels come from a mirror here; {remedy}"
         raise LockfileInvalid(
-            f"the lock takes {', '.join(shown)}{more}, which is none of the configured indexes and channels",
+            f"the lock takes {at_most(shown, _SHOWN)}, which is none of the configured indexes and channels",
             hint=f"{remedy} --force makes the lock again; or name the place in [tool.kbuild.audit] {', '.join(kinds)}",
         )
     for other in _others(lockfile, spec, platforms):
@@ -79,9 +79,8 @@ def check_lock(
         asked = applicable(spec.pip, spec.python, platform).values()
         gaps = list(dict.fromkeys(find_gaps(lockfile, platform, asked, spec.names)))
         if gaps:
-            more = f" and {len(gaps) - _SHOWN} more" if len(gaps) > _SHOWN else ""
             raise LockfileInvalid(
-                f"the lock lacks {'; '.join(gaps[:_SHOWN])}{more} ({platform})",
+                f"the lock lacks {at_most(gaps, _SHOWN, '; ')} ({platform})",
                 hint=f"{remedy} --force makes the lock again",
             )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from kbuild.errors import BuildFailed, BytecodeMissing
 from kbuild.image.packages.bytecode import ENVIRONMENT, Compiler, goes_without
 from kbuild.process import Runner
+from kbuild.progress import at_most
 
 _SHOWN = 5
 # Answers which of the files on stdin it cannot compile, in the words of bytecode_worker.py's own test.
@@ -48,8 +49,7 @@ def check_bytecode(
     invalid = set(json.loads(done.stdout))
     missing = sorted(shown for path, shown in bare.items() if path not in invalid)
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise BytecodeMissing(f"no bytecode for {', '.join(missing[:_SHOWN])}{more}")
+        raise BytecodeMissing(f"no bytecode for {at_most(missing, _SHOWN)}")
     return tuple(sorted(bare.values()))
 
 

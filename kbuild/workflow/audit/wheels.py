@@ -31,6 +31,7 @@ from kbuild.files import mark_used
 from kbuild.image.packages import wheels
 from kbuild.image.packages.wheels import WheelTarget, hidden_places, wheel_filename
 from kbuild.plan.split import PackageGroup
+from kbuild.progress import at_most
 
 _SHOWN = 3
 _PROVED = b"its files are those of the wheels"
@@ -97,8 +98,7 @@ def prove_wheels(
         proved.append(replace(layer, diff_id=None if compared.lacking else layer.diff_id, other=compared.other))
     if not lacking:
         return tuple(proved), None
-    more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
-    return tuple(proved), f"the locked files of {', '.join(lacking[:_SHOWN])}{more} are not in the cache"
+    return tuple(proved), f"the locked files of {at_most(lacking, _SHOWN)} are not in the cache"
 
 
 def _note(cache: Path, diff_id: Digest, group: PackageGroup, target: WheelTarget) -> Path:
