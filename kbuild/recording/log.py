@@ -12,7 +12,7 @@ from kbuild.errors import RecordingError
 from kbuild.recording.mlflow_run import patience
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
-from kbuild.tracking.preflight import without_userinfo
+from kbuild.tracking.preflight import one_line
 
 _LOG_KWARGS = ("await_registration_for", "model_type", "params", "prompts", "registered_model_name", "step", "tags")
 
@@ -70,7 +70,7 @@ def log_checked_files(
     except Exception as error:  # a store may raise anything: the model must not stay half-logged
         with patience(1):
             left = _delete(mlflow.MlflowClient(), files.model_id)
-        raise RecordingError(f"the model could not be logged: {_text(error)}{left}") from error
+        raise RecordingError(f"the model could not be logged: {one_line(error)}{left}") from error
     return str(files.model_id)
 
 
@@ -81,10 +81,5 @@ def _delete(client: Any, model_id: str | None) -> str:
     try:
         client.delete_logged_model(model_id)
     except Exception as error:  # noqa: BLE001 - told with the first error, which matters more
-        return f" (and the failed model {model_id} could not be deleted: {_text(error)})"
+        return f" (and the failed model {model_id} could not be deleted: {one_line(error)})"
     return ""
-
-
-def _text(error: BaseException) -> str:
-    text = " ".join(str(getattr(error, "message", None) or error).split())
-    return without_userinfo(text)[:300]

@@ -19,7 +19,7 @@ from kbuild.project.model_settings import default_artifact_uri, default_tracking
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
-from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, without_userinfo
+from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, one_line
 from kbuild.urls.credentials import without_credentials
 from kbuild.urls.secret_names import hide_secrets
 
@@ -209,8 +209,7 @@ def end_training_run(run: TrainingRun, status: str) -> str | None:
                 # A node ended the run itself, or started one of its own in between.
                 mlflow.MlflowClient().set_terminated(run.run_id, status)
     except (MlflowException, OSError) as error:
-        text = " ".join(str(getattr(error, "message", None) or error).split())
-        return f"run {run.run_id} could not be marked {status}: {without_userinfo(text)[:300]}"
+        return f"run {run.run_id} could not be marked {status}: {one_line(error)}"
     finally:
         if run.default_store:
             mlflow.set_tracking_uri(None)

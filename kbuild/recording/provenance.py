@@ -15,7 +15,7 @@ from kbuild.digest import Digest, digest_chunks, digest_file, digest_json
 from kbuild.errors import RecordingError
 from kbuild.recording.mlflow_run import patience
 from kbuild.served.inputs import to_local_path
-from kbuild.tracking.preflight import without_userinfo
+from kbuild.tracking.preflight import one_line
 
 _MADE = "kbuild.made."
 _REUSED = "kbuild.reused"
@@ -45,8 +45,7 @@ def note_inputs(run_id: str, artifacts: Mapping[str, str], *, made: Iterable[str
             if tags:
                 client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
     except (MlflowException, OSError) as error:
-        text = " ".join(str(getattr(error, "message", None) or error).split())
-        raise RecordingError(f"the run cannot be tagged with its inputs: {without_userinfo(text)[:300]}") from error
+        raise RecordingError(f"the run cannot be tagged with its inputs: {one_line(error)}") from error
 
 
 def digest_path(path: Path) -> Digest:

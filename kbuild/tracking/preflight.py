@@ -133,11 +133,15 @@ def make_refusal(uri: str, status: int) -> TrackingRefused:
 
 def make_unavailable(uri: str, why: object) -> TrackingUnavailable:
     """The error for a server that does not answer, or answers as something else."""
-    text = without_userinfo(" ".join(str(why).split()))
     return TrackingUnavailable(
-        f"the MLflow tracking server {without_userinfo(uri)} does not answer as one: {text[:300]}",
+        f"the MLflow tracking server {without_userinfo(uri)} does not answer as one: {one_line(why)}",
         hint="check MLFLOW_TRACKING_URI and that the server runs",
     )
+
+
+def one_line(said: object) -> str:
+    """What an error of MLflow's says, or any text, as one line without anybody's credentials."""
+    return without_userinfo(" ".join(str(getattr(said, "message", None) or said).split()))[:300]
 
 
 def without_userinfo(text: str) -> str:

@@ -17,7 +17,7 @@ from kbuild.errors import KbuildError, OutputError, TrackingUnavailable
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
 from kbuild.recording.preflight.fault import Fault
-from kbuild.tracking.preflight import check_server, make_error, without_userinfo
+from kbuild.tracking.preflight import check_server, make_error, one_line, without_userinfo
 from kbuild.training.described import is_persisted
 
 # What a model needs besides its artifacts: code, examples, a table of packages.
@@ -169,9 +169,8 @@ def _write_remote(location: str) -> None:
             hint="see that it answers from here",
         )
     if failed:
-        text = without_userinfo(" ".join(str(getattr(failed[0], "message", None) or failed[0]).split()))[:300]
         raise TrackingUnavailable(
-            f"the artifact store {shown} takes no file: {text}",
+            f"the artifact store {shown} takes no file: {one_line(failed[0])}",
             hint="see that its client is installed, that it answers from here, and that the credentials may write",
         ) from failed[0]
 

@@ -17,7 +17,7 @@ from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
 from kbuild.recording.run.parameters import Parameters, collect_parameters, make_name
 from kbuild.recording.run.picture import draw
-from kbuild.tracking.preflight import without_userinfo
+from kbuild.tracking.preflight import one_line
 from kbuild.training.described import find_dataset
 from kbuild.training.pipeline_ml import PipelineML
 
@@ -139,9 +139,8 @@ def _one_error(what: str, *, patient: bool = True) -> Iterator[None]:
     except KbuildError:
         raise
     except Exception as error:
-        text = " ".join(str(getattr(error, "message", None) or error).split())
         raise RecordingError(
-            f"MLflow cannot keep {what}: {type(error).__name__}: {without_userinfo(text)[:300]}",
+            f"MLflow cannot keep {what}: {type(error).__name__}: {one_line(error)}",
             hint="see that the tracking server and the place of its artifacts can be written to; "
             "tracking.log in kbuild.yml says what is kept",
         ) from error
