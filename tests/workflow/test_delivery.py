@@ -60,15 +60,15 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def deliver_both(world: World, delivery: Delivery, tmp_path: Path) -> ImageResult:
+def deliver_both(world: World, delivery: Delivery, tmp_path: Path, second: Platform = OTHER) -> ImageResult:
     first = build_image(world.request(), Delivery(record=False), world.tools)
-    other = as_platform(first.image, OTHER, tmp_path / "other")
+    other = as_platform(first.image, second, tmp_path / "other")
     built = Built(
         bundle=read_bundle(world.store.models[world.model]),
         reference=ModelReference.parse(world.model),
         lockfile=read_lockfile(world.lockfile),
-        images={HOST: first.image, OTHER: other},
-        plans={HOST: first.plan, OTHER: first.plan},
+        images={HOST: first.image, second: other},
+        plans={HOST: first.plan, second: first.plan},
         reused=False,
     )
     return deliver(built, delivery, world.tools)
@@ -95,6 +95,16 @@ def test_of_several_platforms_everything_names_the_index(
     (call,) = published
     assert str(call["index"].digest) == digest
     assert call["push"].tag == "1"
+
+
+@pytest.mark.parametrize("second", [Platform("linux", "386"), Platform("linux", "zz")], ids=["before", "after"])
+def test_what_is_shown_of_several_is_this_machines(
+    world: World, tmp_path: Path, published: list[dict[str, Any]], second: Platform
+) -> None:
+    image = deliver_both(world, Delivery(load=True), tmp_path, second).image
+    assert published[0]["image"] is image
+    config = json.loads((image.layout / "blobs/sha256" / image.config_digest.hex).read_bytes())
+    assert config["architecture"] == HOST.architecture
 
 
 def test_one_platform_is_published_as_it_is(world: World, published: list[dict[str, Any]]) -> None:
