@@ -39,3 +39,8 @@ def test_other_braces_are_no_placeholders() -> None:
     assert not has_placeholder("churn:{run}")
     assert has_placeholder("churn:{version}")
     assert check_name("{name}:{version}").tag == "1"
+
+
+@pytest.mark.parametrize("name", ["_Churn NL!", "[churn] (nl)", "Churn--NL"])
+def test_signs_around_a_name_are_left_out(tmp_path: Path, name: str) -> None:
+    assert str(fill_name("{name}:1", name_values(bundle(tmp_path, name), RUN))) == "docker.io/library/churn-nl:1"
