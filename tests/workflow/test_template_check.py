@@ -86,6 +86,8 @@ def test_a_base_with_a_shell_runs_anything() -> None:
         ("FROM docker.io/library/alpine:3\n", "docker.io/library/alpine:3"),
         ("FROM r@sha256:1 AS a\nFROM other\n", "other"),
         ("FROM other AS a\nFROM a\n", "other"),
+        # Of two stages of one name the later counts (BuildKit's instructions.HasStage).
+        ("FROM r@sha256:1 AS a\nFROM other AS a\nFROM a\n", "other"),
         ("ARG B=r@sha256:1\nFROM $B\n", r"\$B"),
     ],
 )
