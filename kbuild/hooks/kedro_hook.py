@@ -207,8 +207,9 @@ class MlflowPipelineHook(Onlooker):
             from kbuild.recording.run.facts import log_end
 
             unwatched = find_unwatched(training, self._others)
-            for line in tell_others(training.given, training.changed, unwatched):
-                say(line)
+            say(*tell_others(training.given, training.changed, unwatched))
+            checked = ", and asking it in a clean process" if training.config.training.check else ""
+            say(f"Recording the inference pipeline as a model{checked}")  # which takes seconds, over a network minutes
             self._probe.artifacts = frozenset(pipeline_ml.inference.inputs()) - set(pipeline_ml.input_names)
             with self._failing():
                 log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
@@ -223,8 +224,7 @@ class MlflowPipelineHook(Onlooker):
                     licence=read_licence(get_project_path(run_params)),
                     probes=(self._probe,),
                 )
-            for line in tell_probed(self._probe.given):
-                say(line)
+            say(*tell_probed(self._probe.given))
             if problem := self._end("FINISHED"):
                 raise RecordingError(
                     f"the model {recorded.model_uri} is logged, but {problem}",
@@ -234,8 +234,7 @@ class MlflowPipelineHook(Onlooker):
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
         neighbour = kedro_mlflow.WE_LOG if self._theirs is not None else ""
         say(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
-        for note in recorded.notes:
-            say(note)
+        say(*recorded.notes)
         return recorded
 
     def _finish(self, training: Training, pipeline: Pipeline, catalog: Any) -> None:

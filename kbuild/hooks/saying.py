@@ -9,9 +9,10 @@ import click
 from kbuild.untrusted import folded
 
 
-def say(text: str) -> None:
+def say(*lines: str) -> None:
     """On stdout, on a terminal broken between words."""
-    click.echo(folded(text, sys.stdout, indent=2))
+    for line in lines:
+        click.echo(folded(line, sys.stdout, indent=2))
 
 
 def complain(text: str) -> None:

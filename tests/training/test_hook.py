@@ -222,8 +222,11 @@ def test_every_form_of_a_run_logs_the_model(
     assert logged.info.status == "FINISHED"
     assert model.source_run_id == logged.info.run_id
     assert model.tags["mlflow.source.name"] == "hooked", "the project's package, which travels with it"
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Logged model")]
-    assert lines == [f"Logged model models:/{model.model_id} in run {logged.info.run_id}"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("Logged model", "Recording"))]
+    assert lines == [
+        "Recording the inference pipeline as a model",
+        f"Logged model models:/{model.model_id} in run {logged.info.run_id}",
+    ]
     assert mlflow.active_run() is None
 
 
