@@ -1,6 +1,6 @@
-"""Platforms: the only place that knows both OCI's and conda's names for them.
+"""Platforms: the only place that knows OCI's, conda's and the kernel's names for them.
 
-OCI image-spec, image-index.md "platform" (``linux/amd64``); conda's subdirs (``linux-64``).
+OCI image-spec, image-index.md "platform" (``linux/amd64``); conda's subdirs (``linux-64``); uname(2) (``x86_64``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from kbuild.errors import PlatformError
 
 _SUBDIRS = {("linux", "amd64"): "linux-64", ("linux", "arm64"): "linux-aarch64"}
-_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,6 +52,11 @@ class Platform:
         """conda's name, such as ``linux-64``."""
         return _SUBDIRS[self.os, self.architecture]
 
+    @property
+    def machine(self) -> str:
+        """What the kernel, and so wheels and conda packages, call the processor, such as ``x86_64``."""
+        return _MACHINES[self.architecture]
+
 
 def known_platforms() -> tuple[Platform, ...]:
     """Every platform that images can be built for, sorted."""
@@ -61,9 +66,11 @@ def known_platforms() -> tuple[Platform, ...]:
 def host_platform() -> Platform:
     """The Linux platform of this machine's processor (images are Linux wherever they are built)."""
     machine = _host.machine().lower()
-    if machine not in _MACHINES:
+    # Other systems have OCI's names for them.
+    found = next((name for name, known in _MACHINES.items() if machine in (name, known)), None)
+    if found is None:
         raise PlatformError(f"no image can be built for this machine's processor {machine!r}", hint="give --platform")
-    return Platform("linux", _MACHINES[machine])
+    return Platform("linux", found)
 
 
 def _known() -> str:

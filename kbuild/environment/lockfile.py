@@ -31,6 +31,9 @@ CONTENT_DIGEST_KEY = "kbuild_content_digest"
 CHANNEL_VARIABLE = LOCAL_CHANNEL
 """Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
 
+LOCAL_URLS = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
+"""How urls of its packages begin; kbuild writes the first, the second is another spelling."""
+
 RUN_FOLDER = "kbuild"
 """Where a run's artifacts keep what kbuild made for it."""
 
@@ -45,7 +48,6 @@ SDIST_MARK = "#sdist-sha256="
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _URL = re.compile(r"(https?|file)://\S+|\$\{?[A-Za-z_]\w*\}?/\S+")
-# Much faster than the pure Python one, and in every wheel of PyYAML.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -64,6 +66,11 @@ class LockedPackage:
     def filename(self) -> str:
         """The last part of the url, without query or fragment."""
         return self.url.split("#", 1)[0].split("?", 1)[0].rsplit("/", 1)[-1]
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether no public channel or index has it: a captured interpreter or a built wheel, of the local channel."""
+        return self.url.startswith(f"${CHANNEL_VARIABLE}/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

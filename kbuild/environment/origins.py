@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.environment.links import is_local
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile
+from kbuild.environment.lockfile import LOCAL_URLS, LockedPackage, Lockfile
 from kbuild.environment.requirements import allows
 from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform
@@ -23,7 +23,6 @@ from kbuild.urls.credentials import is_for
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 _ALIAS = "https://conda.anaconda.org/"
 _TOKEN = re.compile(r"/t/[^/]+(?=/)")
-_LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 
 
 def is_of_channel(url: str, channels: Iterable[str], environ: Mapping[str, str]) -> bool:
@@ -32,7 +31,7 @@ def is_of_channel(url: str, channels: Iterable[str], environ: Mapping[str, str])
     In a channel is what lies at ``SUBDIR/FILE`` below it: ``label/NAME`` makes another channel of it, which anybody who
     may upload there fills (conda's docs, "Channels and generating an index").
     """
-    if url.startswith(_LOCAL_CHANNEL):
+    if url.startswith(LOCAL_URLS):
         return True
     alias = (environ.get("CONDA_CHANNEL_ALIAS") or _ALIAS).rstrip("/")
     named = [each for channel in channels for each in (_DEFAULTS if channel == "defaults" else (channel,))]
@@ -51,7 +50,7 @@ def is_of_index(url: str, indexes: Iterable[str]) -> bool:
 
     False does not mean that none offers it: pages may lead elsewhere.
     """
-    if url.startswith(_LOCAL_CHANNEL):
+    if url.startswith(LOCAL_URLS):
         return True
     for index in indexes:
         if is_local(index):

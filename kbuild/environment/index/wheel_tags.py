@@ -18,14 +18,13 @@ from kbuild.platform import Platform
 LEGACY = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 """The C library, as (major, minor), of the names that were used before PEP 600."""
 
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _NEWEST_GLIBC = 60  # the second number of a C library that is still far away
 
 
 @cache
 def supported_tags(python: str, platform: Platform, glibc: str | None = None) -> frozenset[Tag]:
     """Every tag that CPython ``python`` (``3.11.7``) accepts on Linux with this glibc (``2.36``), or one of any age."""
-    machine = _MACHINES[platform.architecture]
+    machine = platform.machine
     version = [int(part) for part in python.split(".")[:2]]
     abi = f"cp{version[0]}{version[1]}"
     newest = _NEWEST_GLIBC if glibc is None else int(glibc.split(".")[1])

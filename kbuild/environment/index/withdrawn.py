@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import digest_json
 from kbuild.environment.index.package_indexes import Indexes, find_files
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
+from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import IndexUnavailable, KbuildError
 from kbuild.process.asking import asking_pool
 
@@ -48,7 +48,7 @@ def find_withdrawn(
 
     Once ``stop`` is set no more is asked.
     """
-    wanted = sorted(p for p in packages if p.manager == "pip" and not p.url.startswith(f"${CHANNEL_VARIABLE}/"))
+    wanted = sorted(p for p in packages if p.manager == "pip" and not p.is_captured)
     key = digest_json([[*indexes.urls, *indexes.find_links], [[p.name, p.version, p.sha256] for p in wanted]])
     kept = cache / "yanked" / f"{key.hex}.json"
     known = _read(kept)

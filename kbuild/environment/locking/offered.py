@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kbuild.digest import digest_file
 from kbuild.environment.links import is_local_channel, local_path
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage, Lockfile
+from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import OutputError
 
@@ -31,8 +31,8 @@ def not_offered(lockfile: Lockfile, spec: EnvironmentSpec) -> str | None:
     if not folders or not all(folder.is_dir() for folder in folders):
         return None
     for package in lockfile.packages:
-        captured = package.name == "python" and spec.interpreter == "captured"
-        if package.manager != "conda" or captured or not package.url.startswith(f"${CHANNEL_VARIABLE}/"):
+        own = package.name == "python" and spec.interpreter == "captured"
+        if package.manager != "conda" or own or not package.is_captured:
             continue
         if not any(_has(folder, package) for folder in folders):
             places = ", ".join(map(str, folders))

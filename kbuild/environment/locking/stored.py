@@ -143,7 +143,7 @@ def _captured_again(package: LockedPackage, scratch: Path, place: LockPlace) -> 
 
 def captured_packages(lockfile: Lockfile) -> list[LockedPackage]:
     """The packages that no public channel or index has: those of the local channel."""
-    return [package for package in lockfile.packages if package.url.startswith(f"${CHANNEL_VARIABLE}/")]
+    return [package for package in lockfile.packages if package.is_captured]
 
 
 def _captured_path(package: LockedPackage, channel: Path) -> Path:

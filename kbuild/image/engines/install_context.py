@@ -22,7 +22,7 @@ from kbuild.cache.tree import make_directory, normalise_tree, writing
 from kbuild.digest import canonical_json
 from kbuild.environment.index.download import find_captured
 from kbuild.environment.links import is_local
-from kbuild.environment.lockfile import CHANNEL_VARIABLE, LockedPackage
+from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked
 from kbuild.environment.locking.stored import captured_packages
 from kbuild.errors import BaseImageError, PlatformError
@@ -115,7 +115,7 @@ def install_secrets(locked: Locked, platform: Platform) -> dict[str, str | Path]
     Credentials of exactly the servers that the packages lie on, the certificates that pip trusts, and the key that
     vouches for the builder's cache.
     """
-    packages = [package for package in locked.lockfile.for_platform(platform) if not _is_captured(package)]
+    packages = [package for package in locked.lockfile.for_platform(platform) if not package.is_captured]
     places = [url for url in (*locked.indexes.urls, *locked.indexes.find_links) if not is_local(url)]
     texts = [*places, *(package.url for package in packages)]
     names = {name for text in texts for name in own_variables(text)}
@@ -159,10 +159,6 @@ def _netrc(packages: Iterable[LockedPackage]) -> str:
         if found is not None:
             lines.append(f"machine {host} login {found[0]} password {found[1]}\n")
     return "".join(lines)
-
-
-def _is_captured(package: LockedPackage) -> bool:
-    return package.url.startswith(f"${CHANNEL_VARIABLE}/")
 
 
 def _copy_tools(target: Path) -> None:
