@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
 
@@ -34,6 +34,7 @@ class Shared:
         self._common = common or _Common()
         self._values: dict[str, Any] = {}
         self._names: dict[str, Digest] = {}
+        self._told: dict[str, set[Hashable]] = {}
 
     def next_build(self) -> Shared:
         """For another build of a process that runs on and on: names are free again, and what a base's name means is
@@ -83,6 +84,14 @@ class Shared:
             if key not in self._common.kept:
                 self._common.kept[key] = time.monotonic(), make()
             return cast(_Value, self._common.kept[key][1])
+
+    def is_news(self, key: str, things: Iterable[Hashable]) -> bool:
+        """Whether any of these was not asked about with the key before."""
+        with self._common.guard:
+            told = self._told.setdefault(key, set())
+            before = len(told)
+            told.update(things)
+            return len(told) > before
 
     def claim(self, name: str, digest: Digest) -> None:
         """Take a name for an image; raises InvalidReference where another image of this process has it."""

@@ -294,6 +294,7 @@ def download_packages(locked: Locked, packages: Iterable[LockedPackage], tools: 
             indexes=locked.indexes,
             channels=channels,
         )
-        size = sum(path.stat().st_size for path in files.values())
-        progress.made(f"{len(files)} packages, {size / 1e6:.0f} MB")
+        if tools.shared.is_news(f"downloaded {locked.lockfile.digest}", files):
+            size = sum(path.stat().st_size for path in files.values())
+            progress.made(f"{len(files)} packages, {size / 1e6:.0f} MB")
         return files

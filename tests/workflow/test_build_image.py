@@ -8,6 +8,8 @@ import signal
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,10 @@ from kbuild.errors import (
 )
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
+from kbuild.plan.left_out import LeftOut
 from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
+from kbuild.progress import Progress, Silent
 from kbuild.shipped import image_files
 from kbuild.workflow.build import build_image, lock_model, render_context
 from kbuild.workflow.delivery import Delivery, ImageResult
@@ -98,6 +102,28 @@ def test_every_file_of_the_image_is_where_it_comes_from(bare_world: World) -> No
     known = ("opt/model/", "opt/kbuild/kbuild/", "opt/env/")
     rest = {name for name in image.files if not name.startswith(known)}
     assert {name for name in rest if "/lib" not in f"/{name}"} <= {"etc/base", "etc/passwd"}
+
+
+def test_what_is_to_be_left_out_is_not_in_the_image(world: World) -> None:
+    """As a rebuild asks for it, by what the label of a slim image says."""
+    site = read_image(build(world, left_out=LeftOut(packages=("two",), files={"one": ("*.txt",)})).layout).below(SITE)
+    assert {name for name in site if name.startswith(("two", "__pycache__/two"))} == set()
+    assert {name for name in site if name.startswith("one/") and not name.endswith(".pyc")} == {"one/__init__.py"}
+
+
+def test_packages_are_told_once_though_two_steps_ask_for_them(bare_world: World) -> None:
+    told: list[str] = []
+
+    class Listening(Silent):
+        def made(self, text: str) -> None:
+            told.append(text)
+
+    @contextmanager
+    def phases(phase: str) -> Iterator[Progress]:
+        yield Listening() if phase == "download" else Silent()
+
+    build_image(bare_world.request(), Delivery(), replace(bare_world.tools, phases=phases))
+    assert [line.partition(",")[0] for line in told] == ["3 packages"]
 
 
 def test_files_are_nobodys_and_of_no_day_and_every_module_has_its_bytecode(world: World) -> None:

@@ -118,3 +118,12 @@ def test_what_is_remembered_of_many_builds_is_bounded() -> None:
         with shared.next_build().leading([f"layer {number}"]) as first:
             assert first
     assert max(len(shared._common.done), len(shared._common.locks)) <= once.MOST_KEYS + 1
+
+
+def test_what_was_told_before_is_no_news() -> None:
+    shared = Shared()
+    assert shared.is_news("a", ["x", "y"])
+    assert not shared.is_news("a", ["y"])
+    assert shared.is_news("b", ["y"])
+    assert shared.is_news("a", ["y", "z"])
+    assert shared.next_build().is_news("a", ["x"])
