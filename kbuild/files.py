@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 BYTES = ("utf-8", "surrogateescape")
 """How names are text in what digests are made of: bytes that are no UTF-8 are U+DC80 to U+DCFF (PEP 383), and go back
 to the same bytes. No letter is ever composed or decomposed."""
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says where this user may only read, errno(3)."""
 
 
 def portable(name: str) -> str:

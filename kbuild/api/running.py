@@ -24,7 +24,7 @@ from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
-from kbuild.verify.before_loading import Guard, check_image
+from kbuild.verify.before_loading import check_image
 from kbuild.verify.scoring import post_invocations, wait_until_ready
 from kbuild.verify.verify_image import read_example
 
@@ -124,7 +124,7 @@ def started(
         with found_image(image, session, asked.platform) as (built, reference):
             _check_free(asked.port)
             with session.voice("start") as progress:
-                check_image(built, Guard(cache=tools.cache, trusted=tools.trust_model), progress)
+                check_image(built, tools.guard, progress)
                 running = start_image(
                     built,
                     port=asked.port,

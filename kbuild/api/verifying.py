@@ -11,7 +11,7 @@ from kbuild.digest import Digest
 from kbuild.errors import ConfigurationError
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
-from kbuild.verify.before_loading import Guard, check_image
+from kbuild.verify.before_loading import check_image
 from kbuild.verify.golden import VerificationReport
 from kbuild.verify.judging import judge_image
 from kbuild.verify.verdict_tag import write_verdict
@@ -77,7 +77,7 @@ def verify(
         found_image(image, session, asked.platform) as (built, reference),
         session.voice("verify") as progress,
     ):
-        check_image(built, Guard(cache=tools.cache, trusted=tools.trust_model), progress)
+        check_image(built, tools.guard, progress)
         report = judge_image(
             built,
             tools.run,

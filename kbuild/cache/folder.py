@@ -7,7 +7,6 @@ first. A cache that a user may only read serves: its lock then tells others to l
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import grp
 import os
@@ -22,6 +21,7 @@ from kbuild.cache.limit import CacheKeeper
 from kbuild.cache.locks import cache_lock, telling
 from kbuild.cache.sessions import CacheSession
 from kbuild.errors import OutputError
+from kbuild.files import READ_ONLY
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def _joined(cache: Path) -> Iterator[CacheKeeper | None]:
             try:
                 keeper = CacheKeeper(cache, CacheSession(cache))
             except OSError as error:
-                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                if error.errno not in READ_ONLY:
                     raise
         if keeper is not None:
             _JOINED[name] = (keeper, users + 1)

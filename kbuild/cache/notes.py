@@ -24,6 +24,7 @@ from pathlib import Path
 
 from kbuild.digest import digest_file
 from kbuild.errors import ConfigurationError
+from kbuild.files import READ_ONLY
 
 KEY_VARIABLE = "KBUILD_CACHE_KEY"
 _LOG = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def if_allowed() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in READ_ONLY:
             raise
 
 

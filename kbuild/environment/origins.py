@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -17,7 +17,7 @@ from kbuild.environment.lockfile import LOCAL_URLS, LockedPackage, Lockfile
 from kbuild.environment.requirements import allows
 from kbuild.managers.conda_names import Names, pip_name
 from kbuild.platform import Platform
-from kbuild.urls.credentials import is_for
+from kbuild.urls.credentials import is_for, without_user
 
 # What conda's channel name "defaults" stands for on Linux: conda's ``default_channels`` setting.
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
@@ -82,8 +82,7 @@ def is_below(url: str, place: str) -> bool:
 
 
 def _bare(url: str) -> str:
-    parts = urlsplit(url)
-    return _TOKEN.sub("", urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+    return _TOKEN.sub("", without_user(url))
 
 
 def find_gaps(lockfile: Lockfile, platform: Platform, asked: Iterable[Requirement], names: Names = ()) -> Iterator[str]:

@@ -19,7 +19,7 @@ from kbuild.cache.notes import read_vouched, vouched
 from kbuild.cache.scratch import scratch_folder
 from kbuild.digest import digest_json
 from kbuild.errors import InvalidModel
-from kbuild.files import link_or_copy, mark_used, native
+from kbuild.files import READ_ONLY, link_or_copy, mark_used, native
 from kbuild.model.bundle import ModelBundle, read_bundle
 
 _FILES, _DIGEST = "files", "digest"
@@ -101,7 +101,7 @@ def _new_beside(path: Path) -> Iterator[Path]:
         with scratch_folder(path.parent, ".new-") as scratch:
             yield scratch
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, *READ_ONLY):
             raise
 
 

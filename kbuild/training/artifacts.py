@@ -19,6 +19,7 @@ from kbuild.training.described import (
     is_in_memory,
     is_partitioned,
     is_persisted,
+    load_place,
 )
 from kbuild.training.entry import EntryValidator
 from kbuild.training.staging import make_passing_folder, rename_doubles, stage_parts, stage_value
@@ -250,7 +251,7 @@ def _fetch(name: str, dataset: Any, target: Path) -> Path | None:
     from kedro.io.core import get_filepath_str
 
     try:
-        place = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
+        place = load_place(dataset)
     except DatasetError as error:
         raise _NoData(f"{name!r} cannot be looked for: {error}") from error
     protocol = getattr(dataset, "_protocol", "file")

@@ -54,6 +54,11 @@ def is_persisted(dataset: Any) -> bool:
     return not any(_QUERIES.search(kind.__name__) for kind in type(dataset).__mro__)
 
 
+def load_place(dataset: Any) -> Any:
+    """What a persisted dataset reads, of a versioned one the version that it would load; raises as Kedro does."""
+    return dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
+
+
 def is_in_memory(dataset: Any) -> bool:
     """Whether what a node returned is what is loaded, until the runner releases it."""
     return bool(getattr(dataset, "_EPHEMERAL", False))

@@ -256,6 +256,12 @@ def _hide_one(url: str, kind: Literal["INDEX", "CHANNEL"]) -> str:
     return hide_credentials(url, kind)[0]
 
 
+def without_user(url: str) -> str:
+    """A url without its user name and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def without_credentials(text: str) -> str:
     """Any text, a program's words for instance, with the credentials in its urls blanked out."""
     return _TOKEN.sub("/t/***", _USERINFO.sub("***@", text))

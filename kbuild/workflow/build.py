@@ -26,7 +26,7 @@ from kbuild.model.bundle import ModelBundle, find_credentials
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
-from kbuild.verify.before_loading import Guard, check_model, note_model_of
+from kbuild.verify.before_loading import check_model, note_model_of
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, give_layers, whole_context
 from kbuild.workflow.prepare import (
@@ -125,14 +125,13 @@ def build_image(
             note_model_of(image.digest, bundle.digest, tools.cache)
         verified: Verified | None = None
         if delivery.verify:
-            guard = Guard(cache=tools.cache, trusted=tools.trust_model)
             verified = verify_built(
                 every,
                 images,
                 tools,
                 delivery,
                 again=not reuse,
-                look=lambda progress: check_model(bundle, locked.lockfile.content, guard, progress),
+                look=lambda progress: check_model(bundle, locked.lockfile.content, tools.guard, progress),
             )
         gates.built(reference, every)
         for each in prepared if delivery.record else ():

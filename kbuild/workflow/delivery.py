@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from kbuild.errors import (
     RuntimeUnavailable,
     VerificationFailed,
 )
+from kbuild.files import READ_ONLY
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.image_index import BuiltIndex
@@ -216,7 +216,7 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
         kept.name(whole, name)
     except OSError as error:
         elsewhere = delivery.output is not None or delivery.load or push is not None
-        if not elsewhere or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if not elsewhere or error.errno not in READ_ONLY:
             raise
         with tools.phases("cache") as progress:
             progress.tell(f"the cache may only be read: it does not know the image as {name}")

@@ -36,7 +36,7 @@ from kbuild.plan.split import PackageGroup, WheelFacts
 from kbuild.platform import host_platform
 from kbuild.progress import Progress, how_many
 from kbuild.untrusted import parse_json
-from kbuild.verify.before_loading import Guard, check_model
+from kbuild.verify.before_loading import check_model
 from kbuild.workflow.tools import Tools
 
 _Downloads = Mapping[LockedPackage, Path]
@@ -76,8 +76,7 @@ def find_left_out(slimming: Slimming, tools: Tools, workdir: Path, download: Cal
         for package in group.packages
     }
     with tools.phases("slim") as progress:
-        guard = Guard(cache=tools.cache, trusted=tools.trust_model)
-        check_model(made_of.bundle, made_of.lockfile.content, guard, progress)
+        check_model(made_of.bundle, made_of.lockfile.content, tools.guard, progress)
     with tools.phases("slim") as progress, tempfile.TemporaryDirectory(dir=workdir) as folder:
         try:
             left_out = _measure(slimming, facts, downloads, tools, Path(folder), progress)

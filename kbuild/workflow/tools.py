@@ -20,6 +20,7 @@ from kbuild.model.model_reference import ModelReference
 from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.verify.before_loading import Guard
 from kbuild.workflow.once import Shared
 
 
@@ -51,6 +52,11 @@ class Tools:
         """Within it nobody removes what is used of the cache, and the cache stays within its limit; see ``using_cache``
         of ``kbuild.cache.folder`` for what it raises."""
         return using_cache(self.cache, limit=self.cache_limit)
+
+    @property
+    def guard(self) -> Guard:
+        """What may be loaded here, and where that is remembered."""
+        return Guard(cache=self.cache, trusted=self.trust_model)
 
     def sharing(self, place: ImageReference, to: Literal["take", "give"]) -> LayerSharing:
         """An end of the layer cache that builders share there, one for the builds of this process."""

@@ -17,7 +17,6 @@ import pytest
 
 from kbuild.cache.tree import tree_digest
 from kbuild.errors import BaseImageError, HashMismatch, OutputError, ProgramNotFound
-from kbuild.image.base.debian.archive import shown
 from kbuild.image.base.debian.debs import Mirrors, base_record, glibc_version, parse_base_record, resolve_debs_base
 from kbuild.image.base.debian.suites import Suite
 from kbuild.plan.base import BasePackage, ResolvedBase
@@ -328,10 +327,6 @@ def test_a_release_without_inline_signature_is_read(suite: Suite, mirror: Mirror
     with pytest.raises(BaseImageError, match="debian bookworm is not signed"):
         resolve(suite, mirror, tmp_path / "c")
     assert resolve(suite, mirror, tmp_path / "c", allow_unsigned=True).unsigned
-
-
-def test_messages_never_show_credentials() -> None:
-    assert shown("https://me:secret@m/debian/x") == "https://m/debian/x"
 
 
 @pytest.mark.parametrize(

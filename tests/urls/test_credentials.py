@@ -15,6 +15,7 @@ from kbuild.urls.credentials import (
     own_variables,
     split_credentials,
     without_credentials,
+    without_user,
 )
 
 WORDS = st.text("abcXYZ019-_.~%", min_size=1, max_size=12).map(lambda text: f"s3{text}")
@@ -118,6 +119,10 @@ def test_a_password_with_a_dollar_sign_is_a_password() -> None:
     hidden, values = hide_credentials("https://me:$ecret@index.example.org/simple", "INDEX")
     assert "$ecret" not in hidden and "$ecret" in values.values()
     assert split_credentials(hidden, values) == ("https://index.example.org/simple", ("me", "$ecret"))
+
+
+def test_a_url_loses_user_and_password_alone() -> None:
+    assert without_user("https://me:secret@m:8/debian/x?a=b#c") == "https://m:8/debian/x?a=b#c"
 
 
 def test_a_programs_words_lose_their_credentials() -> None:

@@ -9,18 +9,15 @@ import json
 import posixpath
 import re
 import tarfile
-import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-
-import zstandard
 
 from kbuild.digest import digest_bytes, digest_chunks
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import BuiltImage, LayerSummary
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import open_layer, read_layer
+from kbuild.image.oci.compress import DAMAGED, open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
 from kbuild.offered.change import Change, changes_text, find_changes, short_digests
@@ -224,7 +221,7 @@ class _Files:
                     written: set[str] = set()
                     for member in archive:
                         self._add(archive, member, written)
-            except (OSError, tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
+            except (OSError, *DAMAGED) as error:
                 raise InvalidImage(f"layer {layer.digest} of {image.layout} cannot be read: {error}") from error
 
     def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, written: set[str]) -> None:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
-
-import zstandard
 
 from kbuild.audit.image_layers import LayerMember, MemberKind
 from kbuild.audit.secrets import find_in_chunks
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
-from kbuild.image.oci.compress import open_layer, read_layer
+from kbuild.image.oci.compress import DAMAGED, open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout
 
@@ -58,7 +55,7 @@ def read_members(
         return _read_tar(blob, media_type, wants, scans)
     except FileNotFoundError as error:
         raise InvalidImage(f"layer {digest} of the image is missing", hint="build it again") from error
-    except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise InvalidImage(f"layer {digest} of the image cannot be read: {error}") from error
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from kbuild.image.compare.contents import model_path, read_config
 from kbuild.image.compare.layers import normal_path, other_digest
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import open_layer, read_layer
+from kbuild.image.oci.compress import DAMAGED, open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.packages.environment import PREFIX
 from kbuild.plan.make import RUNTIME_PATH
@@ -85,7 +83,7 @@ def _files(blob: Path, digest: Digest, media_type: str, prefix: str, cache: Path
         files = tuple(_read(blob, media_type, prefix))
     except FileNotFoundError as error:
         raise InvalidImage(f"layer {digest} of the image is missing", hint="build it again") from error
-    except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise InvalidImage(f"layer {digest} of the image cannot be read: {error}") from error
     rows = [[each.path, each.size, each.data and base64.b64encode(each.data).decode()] for each in files]
     data = json.dumps(rows, separators=(",", ":")).encode()

@@ -36,6 +36,8 @@ SETTINGS: dict[Compression, str] = {
 _SAMPLE = b"".join(b"%d some text, %d\n" % (number, number * number % 9973) for number in range(4000))
 _GZIPPED = "b113cafb7711ee752f963dd6780876f9b84420ced8b3edebe005c5ed7fbdcf72"
 _READ = 1 << 20
+DAMAGED = (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError)
+"""What reading a layer raises whose bytes are no tar, or are not packed as its media type says."""
 _EXTENDED = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,

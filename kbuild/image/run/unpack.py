@@ -6,15 +6,11 @@ hard links, for as long as somebody needs it. Whoever runs in such a root must n
 
 from __future__ import annotations
 
-import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import zstandard
 
 from kbuild.cache.entries import state_size
 from kbuild.cache.locks import in_use
@@ -25,7 +21,7 @@ from kbuild.digest import Digest, digest_file
 from kbuild.errors import InvalidImage
 from kbuild.image.engine import Bring
 from kbuild.image.oci import layout as layouts
-from kbuild.image.oci.compress import read_layer
+from kbuild.image.oci.compress import DAMAGED, read_layer
 from kbuild.image.oci.descriptor import Descriptor
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.run.layer_tree import RECIPE, lay_layer, unpack_layer
@@ -104,7 +100,7 @@ def _unpacked_layer(
         try:
             with room_for(folder) as room:
                 found = unpack_layer(read_layer(blob, layer_compression(layer.media_type)), folder, room)
-        except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             raise InvalidImage(f"layer {layer.digest} of {layout} cannot be unpacked: {error}") from error
         if found != diff_id:
             raise InvalidImage(f"layer {layer.digest} of {layout} has the diff ID {found}, its config says {diff_id}")

@@ -22,7 +22,7 @@ from kbuild.recording.example import (
 )
 from kbuild.recording.input.forms import carry, describe, refuse_parts
 from kbuild.recording.input.signature import make_carried
-from kbuild.training.described import is_in_memory, is_persisted
+from kbuild.training.described import is_in_memory, is_persisted, load_place
 from kbuild.training.entry import EntryValidator
 
 # Bytes. Loaded once more for the look, and a spreadsheet takes its time.
@@ -156,7 +156,7 @@ def _is_at_hand(dataset: Any) -> bool:
             return bool(dataset.exists())
         if not is_persisted(dataset) or getattr(dataset, "_protocol", "file") not in _LOCAL:
             return False
-        place = Path(str(dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath))
+        place = Path(str(load_place(dataset)))
         return place.is_file() and place.stat().st_size <= _SMALL
     except Exception:  # noqa: BLE001  no version of it, or no file: whoever loads it says so
         return False

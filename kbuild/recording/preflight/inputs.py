@@ -16,7 +16,7 @@ from kbuild.recording.example import is_used, refuse_used
 from kbuild.recording.input.early import check_kind
 from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.served.calls import is_parameter
-from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted
+from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted, load_place
 from kbuild.training.pipeline_ml import PipelineML
 
 _LOCAL = ("file", "local", "")
@@ -165,7 +165,7 @@ def _exists(dataset: Any) -> bool:
 
     try:
         if not is_in_memory(dataset):
-            place = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
+            place = load_place(dataset)
             if Path(str(place)).exists():
                 return True
         return bool(dataset.exists())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
@@ -33,6 +32,7 @@ from kbuild.http import ThreadSessions
 from kbuild.model.bundle import ModelBundle
 from kbuild.process.asking import asking_pool
 from kbuild.progress import Progress
+from kbuild.urls.credentials import without_user
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
 
@@ -142,9 +142,7 @@ def _services(request: AuditRequest, network: Network) -> list[Service]:
     served = [] if network.indexes is None else [url for url in network.indexes.urls if not is_local(url)]
     if not served:
         return []
-    parts = urlsplit(served[0])
-    url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return [make_pypi_service(url, credentials=network.credentials_for, environ=network.environ)]
+    return [make_pypi_service(without_user(served[0]), credentials=network.credentials_for, environ=network.environ)]
 
 
 def _unasked(request: AuditRequest, network: Network) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from kbuild.plan.make import BASE_LAYER
 from kbuild.platform import host_platform
 from kbuild.progress import Progress, how_many
 from kbuild.shipped import archive_files
-from kbuild.verify.before_loading import Guard, check_model
+from kbuild.verify.before_loading import check_model
 from kbuild.workflow.build import check_modules, check_no_credentials, working_folder
 from kbuild.workflow.engines import stage_layers
 from kbuild.workflow.prepare import ImageRequest, Prepared, fetch_model, lock_environment, prepare
@@ -114,8 +114,7 @@ def unpacked_model(request: ImageRequest, tools: Tools) -> Iterator[Unpacked]:
         if prepared.platform != host_platform():
             raise PlatformError(f"this machine is {host_platform()}, and runs nothing of {prepared.platform}")
         with archive.tools.phases("score") as progress:
-            guard = Guard(cache=tools.cache, trusted=tools.trust_model)
-            check_model(prepared.bundle, prepared.locked.lockfile.content, guard, progress)
+            check_model(prepared.bundle, prepared.locked.lockfile.content, tools.guard, progress)
         folder = archive.unpacked()
         with in_use([folder]):
             yield Unpacked(folder=folder, tools=archive.tools, made=archive)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from kbuild.cache.notes import write_whole
 from kbuild.digest import digest_file
@@ -26,6 +26,7 @@ from kbuild.image.base.debian.sources import Archive, read_fields
 from kbuild.plan.base import BasePackage
 from kbuild.process import Runner
 from kbuild.progress import Progress
+from kbuild.urls.credentials import without_user
 
 Fetch = Callable[[str], bytes | None]
 """The bytes at a uri, None where there is nothing; raises BaseImageError when the mirror does not answer."""
@@ -60,20 +61,14 @@ def fetch(uri: str) -> bytes | None:
             answer = session.get(uri, timeout=_TIMEOUT)
     except requests.RequestException as error:
         raise BaseImageError(
-            f"the mirror does not answer: {shown(uri)} ({reason_of(error)})",
+            f"the mirror does not answer: {without_user(uri)} ({reason_of(error)})",
             hint="check the network and the proxy, or set KBUILD_DEBIAN_MIRROR to another mirror",
         ) from error
     if answer.status_code in (404, 410):
         return None
     if not answer.ok:
-        raise BaseImageError(f"{shown(uri)}: the mirror answers {answer.status_code}")
+        raise BaseImageError(f"{without_user(uri)}: the mirror answers {answer.status_code}")
     return answer.content
-
-
-def shown(uri: str) -> str:
-    """The uri without user name and password."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def read_release(
@@ -92,10 +87,10 @@ def read_release(
     if content is None:
         if archive.required:
             raise BaseImageError(
-                f"{shown(archive.uri)} has no suite {archive.pocket}",
+                f"{without_user(archive.uri)} has no suite {archive.pocket}",
                 hint="set KBUILD_DEBIAN_MIRROR to a mirror that has it",
             )
-        progress.tell(f"no {archive.pocket} on {shown(archive.uri)}")
+        progress.tell(f"no {archive.pocket} on {without_user(archive.uri)}")
         return None
     verified = _verify(content, detached, archive, run, progress, allow_unsigned)
     fields = read_fields(_unsigned_text(content) if verified is None else verified.decode("utf-8", "replace"))
@@ -106,7 +101,7 @@ def read_release(
         if len(parts := line.split()) == 3:
             files[parts[2]] = parts[0]
     if not files:
-        raise BaseImageError(f"{shown(base)} has a Release file without sha256 sums")
+        raise BaseImageError(f"{without_user(base)} has a Release file without sha256 sums")
     by_hash = fields.get("acquire-by-hash") == "yes"
     return Release(archive=archive, files=files, by_hash=by_hash, signed=signed)
 
@@ -132,7 +127,7 @@ def read_packages(
                     filename=fields["filename"],
                 )
             except KeyError as error:
-                where = shown(release.archive.uri)
+                where = without_user(release.archive.uri)
                 raise BaseImageError(f"{where} lists {fields['package']} without its {error.args[0]}") from error
             found.append(package)
     return found
@@ -162,7 +157,7 @@ def download_package(package: BasePackage, uris: Iterable[str], cache: Path, fet
         content = fetch(f"{uri}/{package.filename}")
         if content is None:
             continue
-        _check(content, package.sha256, f"{shown(uri)}/{package.filename}")
+        _check(content, package.sha256, f"{without_user(uri)}/{package.filename}")
         write_whole(kept, content)
         return kept
     raise BaseImageError(
@@ -181,9 +176,9 @@ def _index(release: Release, path: str, fetch: Fetch) -> bytes:
         content = fetch(f"{base}/{path}{suffix}") if content is None else content
         if content is None:
             continue
-        _check(content, sha256, f"{shown(base)}/{path}{suffix}")
+        _check(content, sha256, f"{without_user(base)}/{path}{suffix}")
         return unpack(content)
-    raise BaseImageError(f"{shown(base)} has no {path}", hint="the mirror may lack this architecture")
+    raise BaseImageError(f"{without_user(base)} has no {path}", hint="the mirror may lack this architecture")
 
 
 def _check(content: bytes, sha256: str, what: str) -> None:
@@ -198,7 +193,7 @@ def _check_names(fields: Mapping[str, str], archive: Archive) -> None:
     # The security archive of before was called bookworm/updates.
     if stated and archive.pocket not in stated and not stated & {archive.pocket.replace("-security", "/updates")}:
         raise BaseImageError(
-            f"{shown(archive.uri)} gives the Release file of {', '.join(sorted(stated))} for {archive.pocket}",
+            f"{without_user(archive.uri)} gives the Release file of {', '.join(sorted(stated))} for {archive.pocket}",
             hint="name another mirror (KBUILD_DEBIAN_MIRROR)",
         )
 
@@ -208,7 +203,7 @@ def _is_valid(fields: Mapping[str, str], archive: Archive, progress: Progress, a
     stated = fields.get("valid-until")
     if stated is None:
         return True  # a suite that does not change does not say it
-    where = f"{shown(archive.uri)} {archive.pocket}"
+    where = f"{without_user(archive.uri)} {archive.pocket}"
     try:
         until = parsedate_to_datetime(stated)
     except ValueError as error:
@@ -237,7 +232,7 @@ def _verify(
     content: bytes, detached: bytes | None, archive: Archive, run: Runner, progress: Progress, allow_unsigned: bool
 ) -> bytes | None:
     """The signed text, or None where nothing can check it and that is allowed."""
-    where = f"{shown(archive.uri)} {archive.pocket}"
+    where = f"{without_user(archive.uri)} {archive.pocket}"
     if not archive.keyring.is_file():
         _unproved(
             f"the signature of {where} cannot be checked: {archive.keyring} is not installed",
