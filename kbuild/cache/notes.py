@@ -116,6 +116,16 @@ def has_stated_key() -> bool:
     return bool(os.environ.get(KEY_VARIABLE))
 
 
+def check_stated_key() -> None:
+    """Raises ConfigurationError for a stated key that others can guess."""
+    stated = os.environ.get(KEY_VARIABLE)
+    if stated and len(stated) < _SHORTEST:
+        raise ConfigurationError(
+            f"{KEY_VARIABLE} has {len(stated)} characters: who can guess it can vouch for a cache of theirs",
+            hint=f"set it to a random text of {_SHORTEST} or more, as openssl rand -hex 32 prints one, or unset it",
+        )
+
+
 @contextmanager
 def reading_all() -> Iterator[None]:
     """Within it what the cache holds is read whole and compared with its digest, though nobody touched it."""
@@ -137,13 +147,9 @@ def _mark(path: Path, data: bytes) -> bytes:
 
 
 def _key() -> bytes:
+    check_stated_key()
     stated = os.environ.get(KEY_VARIABLE)
     if stated:
-        if len(stated) < _SHORTEST:
-            raise ConfigurationError(
-                f"{KEY_VARIABLE} has {len(stated)} characters: who can guess it can vouch for a cache of theirs",
-                hint=f"set it to a random text of {_SHORTEST} or more, as openssl rand -hex 32 prints one, or unset it",
-            )
         return os.fsencode(stated)
     import platformdirs  # not where wheels are installed in a stage of a Dockerfile
 

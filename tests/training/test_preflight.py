@@ -258,6 +258,19 @@ def test_other_versions_than_train_are_told_and_stop_nothing(
     assert notes[0].startswith(f"pandas<2 is asked for, and training has pandas {metadata.version('pandas')}: ")
 
 
+def test_a_key_that_can_be_guessed_is_told_before_training(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KBUILD_CACHE_KEY", "short")
+    ((about, message, hint),) = told(look(bind(package), catalog, tmp_path))
+    assert (about, message.partition(":")[0]) == ("configuration", "KBUILD_CACHE_KEY has 5 characters")
+    assert "openssl rand -hex 32" in hint
+
+
 def test_a_store_that_cannot_be_written_is_told(
     package: ModuleType,
     catalog: DataCatalog,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kbuild.cache.notes import check_stated_key
 from kbuild.errors import KbuildError
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.preflight.arguments import check_arguments, check_flavors
@@ -58,6 +59,10 @@ def examine(
     findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
     findings += check_code(planned, package_name)
     findings += check_extra(training.ship, package_name)
+    try:
+        check_stated_key()  # a model that is recorded here is noted under it
+    except KbuildError as error:
+        findings.append(Fault(about="configuration", error=error))
     if stores:
         location, wrong = check_tracking(project_path, name, artifact_location)
         findings += wrong
