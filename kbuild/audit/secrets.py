@@ -168,11 +168,6 @@ def find_in_file(path: Path, *, name: str) -> dict[str, int]:
         return find_in_chunks(iter(lambda: file.read(_CHUNK), b""), name=name)
 
 
-def find_in_bytes(data: bytes, *, name: str) -> dict[str, int]:
-    """As ``find_secrets`` for a file's content."""
-    return find_in_chunks(iter([data]), name=name)
-
-
 def find_in_chunks(chunks: Iterator[bytes], *, name: str) -> dict[str, int]:
     """As ``find_secrets`` for a stream. Of what is no text the number of a line says little."""
     found: dict[str, int] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 
 from kbuild.served.calls import is_parameter
-from kbuild.training.value_digest import NoDigest, digest_value
+from kbuild.training.value_digest import find_digest
 
 if TYPE_CHECKING:
     from kbuild.hooks.under_way import Training
@@ -87,7 +87,7 @@ class Probe:
 
 
 def _is_other_value(shown: Any, known: Any) -> bool:
-    return shown is not known and _digest(shown) != _digest(known)
+    return shown is not known and find_digest(shown) != find_digest(known)
 
 
 def find_others(manager: Any) -> frozenset[str]:
@@ -117,16 +117,10 @@ def watching(training: Training | None, others: frozenset[str], spec: str, value
     names = {*binding.inference.datasets(), *binding.input_names}
     if spec in _GIVING:
         training.watched |= names.intersection(values)
-    seen = {name: _digest(value) for name, value in values.items() if name in names}
+    seen = {name: find_digest(value) for name, value in values.items() if name in names}
     yield
-    training.changed |= {name for name, known in seen.items() if known is not None and _digest(values[name]) != known}
-
-
-def _digest(value: Any) -> bytes | None:
-    try:
-        return digest_value(value)
-    except NoDigest:
-        return None
+    told = {name: digest for name, digest in seen.items() if digest is not None}
+    training.changed |= {name for name, digest in told.items() if find_digest(values[name]) != digest}
 
 
 def find_unwatched(training: Training, others: frozenset[str]) -> set[str]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kbuild.recording.input.reads import Reads, observe, plain
 from kbuild.served.calls import CopyMode, Plan, Step, flat_names, is_parameter, spread_outputs
-from kbuild.training.value_digest import NoDigest, digest_value
+from kbuild.training.value_digest import find_digest
 
 if TYPE_CHECKING:
     from kbuild.served.pipeline import ServedPipeline
@@ -142,8 +142,4 @@ class _Watch:
 
 
 def _digest(value: Any) -> bytes | None:
-    """Of what the value holds; None where that cannot be told."""
-    try:
-        return digest_value(plain(value))
-    except NoDigest:
-        return None
+    return find_digest(plain(value))

@@ -23,7 +23,7 @@ from kbuild.training.described import (
 )
 from kbuild.training.entry import EntryValidator
 from kbuild.training.staging import make_passing_folder, rename_doubles, stage_parts, stage_value
-from kbuild.training.value_digest import NoDigest, digest_value
+from kbuild.training.value_digest import find_digest
 
 if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
@@ -148,7 +148,7 @@ def _look(entry: EntryValidator, dataset: Any, captured: Mapping[str, Any], targ
     if not in_memory:
         _check_lasting(name, value)
     parts = not in_memory and is_partitioned(value)
-    digest = None if parts else _digest(value)
+    digest = None if parts else find_digest(value)
     staged = None
     if parts:
         staged = stage_parts(name, value, target)
@@ -184,8 +184,8 @@ def _read_back(seen: _Seen) -> _Found:
             return found
         staged = stage_value(seen.name, _load(seen.entry, seen.dataset), seen.target)
     loaded = load_staged(staged)
-    after = _digest(loaded)
-    if seen.digest != after and after == _digest(loaded):
+    after = find_digest(loaded)
+    if seen.digest != after and after == find_digest(loaded):
         _logger.warning(
             "The input %r holds something else after it was pickled and read again (%s): see that this makes no "
             "difference, or give it a file in the catalog, with a dataset type that can save it.",
@@ -214,7 +214,7 @@ def _find_readable(
             reason = reason or f"{source.type} alone cannot read its file ({type(error).__name__}: {error})"
             continue
         # What cannot be compared is told of by the answers, which are compared in any case.
-        if (wanted is None and type(value) is kind) or (wanted is not None and _digest(value) == wanted):
+        if (wanted is None and type(value) is kind) or (wanted is not None and find_digest(value) == wanted):
             return _Found(source=source, path=path, value=value), ""
         reason = reason or f"{source.type} alone reads another value from its file than the catalog loads"
     return None, " ".join(reason.split())
@@ -232,13 +232,6 @@ def _try_alone(name: str, source: InputSource, path: Path, folder: Path) -> None
     alone = folder / path.name
     alone.symlink_to(path)  # it may be large
     load_input(name, source, str(alone))
-
-
-def _digest(value: Any) -> bytes | None:
-    try:
-        return digest_value(value)
-    except NoDigest:
-        return None
 
 
 class _NoData(Exception):

@@ -40,6 +40,14 @@ def digest_value(value: Any) -> bytes:
         raise NoDigest(f"{type(error).__name__}: {error}") from error
 
 
+def find_digest(value: Any) -> bytes | None:
+    """``digest_value``, None where that cannot be told."""
+    try:
+        return digest_value(value)
+    except NoDigest:
+        return None
+
+
 class _Digester:
     def __init__(self) -> None:
         # Objects on the way down, for those that hold themselves; and what keeps temporary ones alive meanwhile.

@@ -16,7 +16,7 @@ import pytest
 from kbuild.audit.checks.secrets import SecretCheck
 from kbuild.audit.image_facts import Description, ImageFacts, make_image_facts, wants_bytes
 from kbuild.audit.image_layers import ImageLayer, LayerMember
-from kbuild.audit.secrets import find_in_bytes, find_secrets, may_hold_secrets
+from kbuild.audit.secrets import find_in_chunks, find_secrets, may_hold_secrets
 from kbuild.audit.subject import Subject
 from kbuild.digest import digest_bytes
 
@@ -68,7 +68,8 @@ INNOCENT = {
 def test_a_token_is_known_by_its_form_in_text_and_in_a_pickle(kind: str) -> None:
     text = f"first line\n# {SECRETS[kind]} \n"
     assert find_secrets(text) == {kind: 2}
-    assert list(find_in_bytes(pickle.dumps({"a": b"\0\xff" * 5000, "b": SECRETS[kind]}), name="x.pkl")) == [kind]
+    pickled = pickle.dumps({"a": b"\0\xff" * 5000, "b": SECRETS[kind]})
+    assert list(find_in_chunks(iter([pickled]), name="x.pkl")) == [kind]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_a_literal_in_code_is_known_by_its_name(name: str, line: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_is_read(encoding: str) -> None:
     data = f"\ufeffa: ä\ndb_password: hunter22\n{SECRETS['GitHub Token']}\n".encode(encoding)
-    assert find_in_bytes(data, name="a.yml") == {"value of db_password": 2, "GitHub Token": 3}
+    assert find_in_chunks(iter([data]), name="a.yml") == {"value of db_password": 2, "GitHub Token": 3}
 
 
 @pytest.mark.parametrize("line", ["credentials: s3cr3t-9!x", "bearer_token: endoftext", "eos_api_token: hunter22"])

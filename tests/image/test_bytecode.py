@@ -15,7 +15,7 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed
-from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_tree, compile_trees, find_compiler
+from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_trees, find_compiler
 from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.platform import Platform, host_platform
 from kbuild.process import Completed, run
@@ -25,11 +25,11 @@ RUNNING = ".".join(map(str, sys.version_info[:3]))
 BUILD = """
 import pathlib, sys
 from kbuild.digest import Digest
-from kbuild.image.packages.bytecode import Compiler, compile_tree
+from kbuild.image.packages.bytecode import Compiler, compile_trees
 from kbuild.process import run
 
 here = Compiler(python=pathlib.Path(sys.executable), identity=Digest("0" * 64))
-compile_tree(pathlib.Path(sys.argv[1]), "/opt/env", here, run=run, jobs=2)
+compile_trees([pathlib.Path(sys.argv[1])], "/opt/env/lib", here, run=run, jobs=2)
 """
 SOURCES = {
     "a.py": "def f(x):\n    'doc'\n    return [x.append, {'k': (1, 'append')}, x in {'b', 'a', 'c'}]\n",
@@ -56,7 +56,9 @@ def bytecode(root: Path) -> dict[str, bytes]:
 
 def test_bytes_depend_neither_on_the_place_nor_on_the_number_of_processes(tmp_path: Path) -> None:
     one, two = write(tmp_path / "1"), write(tmp_path / "another/place")
-    assert compile_tree(one, "/opt/env", HERE, run=run, jobs=1) == compile_tree(two, "/opt/env", HERE, run=run, jobs=3)
+    assert compile_trees([one], "/opt/env/lib", HERE, run=run, jobs=1) == compile_trees(
+        [two], "/opt/env/lib", HERE, run=run, jobs=3
+    )
     assert bytecode(one) == bytecode(two)
     assert len(bytecode(one)) == 3
 
@@ -72,7 +74,7 @@ def test_bytes_do_not_depend_on_what_is_compiled_together(tmp_path: Path) -> Non
             place = tmp_path / name / "opt/env/lib" / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
-        compile_tree(tmp_path / name, "/opt/env", HERE, run=run)
+        compile_trees([tmp_path / name], "/opt/env/lib", HERE, run=run)
     (only,) = bytecode(tmp_path / "two").values()
     assert only in bytecode(tmp_path / "one").values()
 
@@ -83,14 +85,14 @@ def test_what_several_packages_bring_is_compiled_once_to_the_same_bytes(tmp_path
         (root / "opt/env/lib/b.py").write_text("x = 'another'\n")
         (root / "opt/env/lib/b.more.py").write_text("x = 'no module'\n")
     (roots[3] / "opt/env/lib/b.more.py").unlink()
-    compile_tree(roots[0], "/opt/env", HERE, run=run)
+    compile_trees([roots[0]], "/opt/env/lib", HERE, run=run)
     orders: list[str] = []
 
     def counted(argv: Sequence[str], **more: Any) -> Completed:
         orders.extend(shown for _, shown in json.loads(more["stdin"])["files"])
         return run(argv, **more)
 
-    skipped = compile_trees(roots[1:], "/opt/env", HERE, run=counted, jobs=2)
+    skipped = compile_trees(roots[1:], "/opt/env/lib", HERE, run=counted, jobs=2)
     assert skipped == ("/opt/env/lib/pkg/template.py", "/opt/env/lib/pkg/zero.py")
     assert orders.count("/opt/env/lib/a.py") == 1
     assert orders.count("/opt/env/lib/b.py") == 3  # of the first, and of those that are others than it
@@ -98,7 +100,7 @@ def test_what_several_packages_bring_is_compiled_once_to_the_same_bytes(tmp_path
     for root in roots[2:]:
         again = tmp_path / "again" / root.name
         shutil.copytree(root, again, ignore=shutil.ignore_patterns("__pycache__"))
-        compile_tree(again, "/opt/env", HERE, run=run)
+        compile_trees([again], "/opt/env/lib", HERE, run=run)
         assert bytecode(again) == bytecode(root)
 
 
@@ -109,7 +111,7 @@ def test_the_tests_of_packages_get_none(tmp_path: Path) -> None:
     for name in (*compiled, *without):
         (site / name).parent.mkdir(parents=True, exist_ok=True)
         (site / name).write_text("x = 1\n")
-    compile_tree(tmp_path, "/opt/env", HERE, run=run)
+    compile_trees([tmp_path], "/opt/env/lib", HERE, run=run)
     assert {
         path for path in (*compiled, *without) if Path(importlib.util.cache_from_source(str(site / path))).exists()
     } == set(compiled)
@@ -117,12 +119,12 @@ def test_the_tests_of_packages_get_none(tmp_path: Path) -> None:
 
 
 def test_invalid_sources_get_none_and_are_named(tmp_path: Path) -> None:
-    skipped = compile_tree(write(tmp_path), "/opt/env", HERE, run=run)
+    skipped = compile_trees([write(tmp_path)], "/opt/env/lib", HERE, run=run)
     assert skipped == ("/opt/env/lib/pkg/template.py", "/opt/env/lib/pkg/zero.py")
 
 
 def test_a_file_is_unchecked_hashed_and_names_its_place_in_the_image(tmp_path: Path) -> None:
-    compile_tree(write(tmp_path), "/opt/env", HERE, run=run)
+    compile_trees([write(tmp_path)], "/opt/env/lib", HERE, run=run)
     source = tmp_path / "opt/env/lib/a.py"
     data = Path(importlib.util.cache_from_source(str(source))).read_bytes()
     assert data[:4] == importlib.util.MAGIC_NUMBER
@@ -154,7 +156,7 @@ def test_an_interpreter_that_does_not_run_is_an_error(tmp_path: Path) -> None:
         return Completed((), 1, "", "x\n/lib/libc.so.6: version `GLIBC_2.99' not found\n")
 
     with pytest.raises(BuildFailed, match=r"GLIBC_2\.99"):
-        compile_tree(write(tmp_path), "/opt/env", HERE, run=broken)
+        compile_trees([write(tmp_path)], "/opt/env/lib", HERE, run=broken)
 
 
 def test_for_another_platform_the_running_interpreter_compiles_if_it_is_of_the_same_minor_version(

@@ -7,7 +7,7 @@ import pytest
 
 from kbuild.digest import Digest
 from kbuild.errors import BuildFailed, BytecodeMissing
-from kbuild.image.packages.bytecode import Compiler, compile_tree
+from kbuild.image.packages.bytecode import Compiler, compile_trees
 from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.process import Completed, run
 
@@ -36,21 +36,21 @@ def check(*trees: Path) -> tuple[str, ...]:
 
 def test_a_compiled_tree_passes_and_what_is_no_python_is_named(tmp_path: Path) -> None:
     root = write(tmp_path)
-    compile_tree(root, "/opt/env", HERE, run=run)
+    compile_trees([root], "/opt/env/lib", HERE, run=run)
     assert check(root) == ("/opt/env/lib/pkg/template.py",)
     assert check(tmp_path / "nowhere") == ()
 
 
 def test_what_is_set_for_the_users_own_python_plays_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path)
-    compile_tree(root, "/opt/env", HERE, run=run)
+    compile_trees([root], "/opt/env/lib", HERE, run=run)
     monkeypatch.setenv("PYTHONHOME", str(tmp_path))
     assert check(root) == ("/opt/env/lib/pkg/template.py",)
 
 
 def test_one_file_without_bytecode_fails_the_build_and_is_named(tmp_path: Path) -> None:
     root = write(tmp_path)
-    compile_tree(root, "/opt/env", HERE, run=run)
+    compile_trees([root], "/opt/env/lib", HERE, run=run)
     next(root.rglob("b.*.pyc")).unlink()
     with pytest.raises(BytecodeMissing, match=r"^no bytecode for /opt/env/lib/pkg/b\.py$"):
         check(root)
@@ -58,7 +58,7 @@ def test_one_file_without_bytecode_fails_the_build_and_is_named(tmp_path: Path) 
 
 def test_bytecode_of_another_interpreter_is_none(tmp_path: Path) -> None:
     root = write(tmp_path)
-    compile_tree(root, "/opt/env", HERE, run=run)
+    compile_trees([root], "/opt/env/lib", HERE, run=run)
     with pytest.raises(BytecodeMissing, match=r"a\.py, /opt/env/lib/pkg/b\.py"):
         check_bytecode([root], FOLDERS, "cpython-27", HERE, run=run)
 

@@ -24,6 +24,7 @@ from kbuild.image.oci.media import layer_compression
 from kbuild.plan.base import ResolvedBase
 
 _READ = 1 << 20
+_LARGEST = 64 << 20
 _PULL_AGAIN = "kbuild cache verify --remove takes it out of the cache; it is pulled again when needed"
 _MEMBERS = 1  # changes with what is written down of a layer's members
 
@@ -110,16 +111,14 @@ def _read_layer_members(blob: PackedBlob) -> Iterator[tarfile.TarInfo]:
     return (member for member, _ in layer_files(blob, lambda name: False))
 
 
-def layer_files(
-    blob: PackedBlob, wants: Callable[[str], bool], *, largest: int = 64 << 20
-) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """The members of a layer blob, with the content of regular files that are wanted by name and of at most ``largest``
-    bytes; raises BaseImageError when the blob is damaged."""
+def layer_files(blob: PackedBlob, wants: Callable[[str], bool]) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """The members of a layer blob, with the content of regular files that are wanted by name and of at most 64 MiB;
+    raises BaseImageError when the blob is damaged."""
     try:
         chunks = read_layer(blob.path, layer_compression(blob.media_type))
         with open_layer(chunks) as archive:
             for member in archive:
-                wanted = member.isfile() and member.size <= largest and wants(member.name)
+                wanted = member.isfile() and member.size <= _LARGEST and wants(member.name)
                 file = archive.extractfile(member) if wanted else None
                 yield member, None if file is None else file.read()
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, ValueError, FileNotFoundError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kbuild.cache.notes import read_vouched, write_if_allowed, write_vouched
+from kbuild.environment.lockfile import RUN_FOLDER
 from kbuild.errors import BaseImageError, KbuildError
 from kbuild.files import mark_used
 from kbuild.image.base.debian.debs import base_record, parse_base_record
@@ -33,7 +34,6 @@ class BaseRecords:
 
     store: ModelStore
     cache: Path
-    folder: str = "kbuild"
 
     def read(self, bundle: ModelBundle, platform: Platform, progress: Progress) -> Recorded:
         """What earlier builds used; a record that cannot be read is told in a note and counts as none."""
@@ -43,7 +43,7 @@ class BaseRecords:
             known = _known(here)
             if known is None and run_id is not None:
                 with tempfile.TemporaryDirectory(prefix="kbuild-base-") as scratch:
-                    path = f"{self.folder}/{_name(platform)}"
+                    path = f"{RUN_FOLDER}/{_name(platform)}"
                     found = self.store.download(run_id, path, Path(scratch) / "record")
                     if found is not None:
                         write_if_allowed(here, found.read_bytes())
@@ -77,7 +77,7 @@ class BaseRecords:
             with tempfile.TemporaryDirectory(prefix="kbuild-base-") as scratch:
                 file = Path(scratch) / _name(platform)
                 file.write_bytes(content)
-                self.store.upload(run_id, [file], self.folder)
+                self.store.upload(run_id, [file], RUN_FOLDER)
         except KbuildError as error:
             progress.tell(f"the base could not be recorded with the run: {error.message}")
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from filecmp import cmp
@@ -80,30 +80,16 @@ def goes_without(folder: str) -> bool:
     return re.search(_TESTS, folder) is not None
 
 
-def compile_tree(root: Path, prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
-    """``compile_trees`` for one."""
-    return compile_trees([root], prefix, compiler, run=run, jobs=jobs)
-
-
 def compile_trees(
-    roots: Sequence[Path], prefix: str, compiler: Compiler, *, run: Runner, jobs: int = 1
+    roots: Sequence[Path], folder: str, compiler: Compiler, *, run: Runner, jobs: int = 1
 ) -> tuple[str, ...]:
-    """Write bytecode for the ``.py`` files in the library of ``prefix`` below each root, see ``compile_folder``."""
-    return _compile_all([(root, f"{prefix}/lib") for root in roots], compiler, run, jobs)
-
-
-def compile_folder(root: Path, folder: str, compiler: Compiler, *, run: Runner, jobs: int = 1) -> tuple[str, ...]:
-    """Write bytecode for the ``.py`` files in the in-image ``folder`` below ``root``, which stands for ``/``.
+    """Write bytecode for the ``.py`` files in the in-image ``folder`` below each of ``roots``, which stand for ``/``.
 
     Those that ``goes_without`` tells of get none.
     Returns the in-image paths of files that are not valid Python and got none. The bytes depend neither on
-    ``root`` nor on ``jobs``. Raises BuildFailed when the interpreter does not run.
+    the roots nor on ``jobs``. Raises BuildFailed when the interpreter does not run.
     """
-    return _compile_all([(root, folder)], compiler, run, jobs)
-
-
-def _compile_all(folders: Iterable[tuple[Path, str]], compiler: Compiler, run: Runner, jobs: int) -> tuple[str, ...]:
-    found = [pair for root, folder in folders for pair in _sources(str(root), folder)]
+    found = [pair for root in roots for pair in _sources(str(root), folder)]
     files, copies = _without_copies(found)
     if not files:
         return ()

@@ -22,7 +22,7 @@ from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.environment.replaced import find_replaced
 from kbuild.errors import LockfileInvalid, SourceOnlyPackage
 from kbuild.files import mark_used
-from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_folder, compile_tree, find_compiler
+from kbuild.image.packages.bytecode import Compiler, bytecode_recipe, compile_trees, find_compiler
 from kbuild.image.packages.bytecode_check import check_bytecode
 from kbuild.image.packages.conda import install_conda_packages
 from kbuild.image.packages.replaced import take_out
@@ -61,15 +61,7 @@ class Environment:
     ``into``: then files are links, otherwise copies. Not for several threads.
     """
 
-    def __init__(
-        self,
-        lockfile: Lockfile,
-        platform: Platform,
-        *,
-        cache: Path,
-        prefix: str = PREFIX,
-        run: Runner,
-    ) -> None:
+    def __init__(self, lockfile: Lockfile, platform: Platform, *, cache: Path, run: Runner) -> None:
         """Raises LockfileInvalid (no interpreter, a wheel for another platform) and SourceOnlyPackage."""
         packages = lockfile.for_platform(platform)
         self._conda = [package for package in packages if package.manager == "conda"]
@@ -77,7 +69,7 @@ class Environment:
         python = next((package.version for package in self._conda if package.name == "python"), None)
         if python is None:
             raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
-        self._target = WheelTarget(python=python, platform=platform, prefix=prefix)
+        self._target = WheelTarget(python=python, platform=platform, prefix=PREFIX)
         self.wheels_glibc = _check_wheels([package for package in packages if package.manager == "pip"], self._target)
         self._cache, self._run = cache, run
 
@@ -130,7 +122,7 @@ class Environment:
         compiler = self.compiler(downloads)
         for tree in trees:
             if compiler is not None:
-                compile_folder(tree, "", compiler, run=self._run, jobs=_jobs())
+                compile_trees([tree], "", compiler, run=self._run, jobs=_jobs())
             normalise_tree(tree)
 
     def check_bytecode(
@@ -148,12 +140,12 @@ class Environment:
             progress.note(f"no bytecode of {len(invalid)}, which Python cannot compile: {', '.join(invalid)}")
 
 
-def environment_recipe(python: str, platform: Platform, *, prefix: str = PREFIX) -> Digest:
+def environment_recipe(python: str, platform: Platform) -> Digest:
     """Everything besides the lock that decides the two trees, known before anything is downloaded.
 
     It depends on this machine only in that a foreign platform may get no bytecode here.
     """
-    target = WheelTarget(python=python, platform=platform, prefix=prefix)
+    target = WheelTarget(python=python, platform=platform, prefix=PREFIX)
     return digest_json([str(_interpreter_recipe(target)), str(wheel_key(target, None))])
 
 
@@ -205,7 +197,7 @@ def _lay_interpreter(
             take_out(root / prefix, target.site_packages.removeprefix(f"/{prefix}/"), replaced)
             compiler = find_compiler(root, target.prefix, target.python, target.platform)
             if compiler is not None:
-                compile_tree(root, target.prefix, compiler, run=run, jobs=_jobs())
+                compile_trees([root], f"{target.prefix}/lib", compiler, run=run, jobs=_jobs())
         normalise_tree(root)
 
     return cached_tree(cached_interpreter(conda, target, cache, replaced), make)

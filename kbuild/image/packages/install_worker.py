@@ -20,7 +20,7 @@ from kbuild.environment.index.download import fetch_packages
 from kbuild.environment.index.package_indexes import Indexes
 from kbuild.environment.lockfile import Lockfile, parse_lockfile
 from kbuild.errors import BuildFailed, KbuildError
-from kbuild.image.packages.bytecode import compile_folder, find_compiler
+from kbuild.image.packages.bytecode import compile_trees, find_compiler
 from kbuild.image.packages.environment import PREFIX, Environment, environment_recipe
 from kbuild.plan.split import PackageGroup, read_group
 from kbuild.platform import Platform
@@ -80,7 +80,7 @@ def compile_code(root: Path = Path("/")) -> None:
     compiler = find_compiler(root / order["interpreter"], PREFIX, order["python"], platform)
     for name in sys.argv[2:]:
         if compiler is not None:
-            compile_folder(root / name, "", compiler, run=run, jobs=os.cpu_count() or 1)
+            compile_trees([root / name], "", compiler, run=run, jobs=os.cpu_count() or 1)
         normalise_tree(root / name)
 
 

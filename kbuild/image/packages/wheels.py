@@ -150,7 +150,7 @@ def cached_wheels(
                 check_download(wheels[package], package)
                 written |= _install(wheels[package], wheel_filename(package), target, root)
             if compiler is not None:
-                compile_trees(list(roots.values()), target.prefix, compiler, run=run)
+                compile_trees(list(roots.values()), f"{target.prefix}/lib", compiler, run=run)
             for root in roots.values():
                 normalise_tree(root)
         return written

@@ -109,10 +109,10 @@ def busy_seconds(proc: Path = Path("/proc")) -> float | None:
     return (user + nice + system + sum(others)) / _TICKS
 
 
-def read_model(path: Path = Path("/proc/cpuinfo")) -> str | None:
+def read_model() -> str | None:
     """What the kernel calls the processors; Arm's have no such name."""
     try:
-        lines = path.read_text("utf-8", "replace").splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
     names = (line.partition(":")[2] for line in lines if line.startswith("model name"))

@@ -36,13 +36,13 @@ class Carried:
     given: Any
 
 
-def make_carried(data: Any, known: Any, *, strict: bool = True) -> Carried:
-    """For the training input ``data`` and its example ``known``, which is to arrive as it is where ``strict``.
+def make_carried(data: Any, known: Any) -> Carried:
+    """For the training input ``data`` and its example ``known``, which is to arrive as it is.
 
     Raises RecordingError saying what no request can bring, or what changes on the way, and nothing else.
     """
     try:
-        return _make_carried(data, known, strict)
+        return _make_carried(data, known, True)
     except RecordingError:
         raise
     except Exception as error:  # of pandas, NumPy, MLflow and the classes of the values: there is no end of kinds

@@ -46,9 +46,10 @@ def _check_kpm(binding: Binding) -> Iterator[KbuildError]:
     modes: list[Any] = list(mode.values()) if isinstance(mode, Mapping) else [mode]
     wrong = [each for each in modes if each is not None and each not in COPY_MODES]
     if wrong:
-        listed = ", ".join(sorted(map(repr, wrong)))
+        known_modes = f"it is {', '.join(COPY_MODES[:-1])} or {COPY_MODES[-1]}"
         yield PipelineMLError(
-            f"unknown copy_mode {listed}", hint=did_you_mean(str(wrong[0]), COPY_MODES, f"it is {_either(COPY_MODES)}")
+            f"unknown copy_mode {', '.join(sorted(map(repr, wrong)))}",
+            hint=did_you_mean(str(wrong[0]), COPY_MODES, known_modes),
         )
     known = binding.inference.datasets()
     for name in sorted(set(mode) - known, key=str) if isinstance(mode, Mapping) else ():
@@ -177,7 +178,3 @@ def _is_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -94,7 +94,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
         push = None if delivery.push is None else fill_name(delivery.push, values)
         tag = None if delivery.tag is None else fill_name(delivery.tag, values)
         name = tag or push or ImageReference.parse(f"{values['name'] or 'model'}-modelpack")
-        with _place(delivery.output, workdir, name) as layout:
+        with _place(delivery.output, workdir) as layout:
             with tools.phases("build") as progress:
                 image, manifest = _write(bundle, request, layout, workdir / "files", name)
                 size = image.size + sum(blob.size for blob in {manifest.config, *manifest.layers})
@@ -113,7 +113,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
 
 
 @contextmanager
-def _place(output: Path | None, workdir: Path, name: ImageReference) -> Iterator[Path]:
+def _place(output: Path | None, workdir: Path) -> Iterator[Path]:
     """An empty folder for the layout, which becomes what was asked for at the end of the block."""
     if output is not None and output.suffix != ".tar":
         with writing(output) as folder:

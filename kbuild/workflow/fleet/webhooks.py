@@ -40,7 +40,6 @@ class Doorkeeper:
     """Lets in what is signed with the secret, is new in time, and was not there before. Safe for threads."""
 
     secret: str = field(repr=False)
-    tolerance: float = TOLERANCE
     _seen: dict[str, float] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -52,10 +51,10 @@ class Doorkeeper:
         """
         given = {name.lower(): value.strip() for name, value in headers.items()}
         if MLFLOW_SIGNATURE.lower() in given:
-            id = check_mlflow(self.secret, given, body, now=now, tolerance=self.tolerance)
+            id = check_mlflow(self.secret, given, body, now=now, tolerance=TOLERANCE)
         else:
             kept = {name: given[name.lower()] for name in _STANDARD if name.lower() in given}
-            check_signature(self.secret, kept, body, now=now, tolerance=self.tolerance)
+            check_signature(self.secret, kept, body, now=now, tolerance=TOLERANCE)
             # Told again by hand it has the same id and another time; the body of a replay has the very same.
             id = f"{given[ID_HEADER.lower()]} {given[TIMESTAMP_HEADER.lower()]}"
         hint = read_hint(body)
@@ -64,7 +63,7 @@ class Doorkeeper:
             if id in self._seen:
                 raise Replayed("this delivery was taken before")
             # Beyond that it is too old all the same, from whichever side it was off.
-            self._seen[id] = now + 2 * self.tolerance
+            self._seen[id] = now + 2 * TOLERANCE
         return hint
 
 

@@ -25,7 +25,6 @@ from kbuild.platform import Platform
 from kbuild.process import Runner
 from kbuild.progress import Progress, how_many
 
-_APT = Path("/etc/apt")
 # How many times its bytes a package may need when it is unpacked.
 _UNPACKED = 6
 _PARALLEL = 8
@@ -42,11 +41,10 @@ class Mirrors:
     mirror: str | None = None
     allow_unsigned: bool = False
     fetch: Fetch = archives.fetch
-    apt: Path = _APT
 
     def archives(self, suite: Suite) -> Sequence[Archive]:
         """The archives that have the suite."""
-        return find_archives(suite, mirror=self.mirror or "", apt=self.apt)
+        return find_archives(suite, mirror=self.mirror or "")
 
 
 def resolve_debs_base(
