@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,35 @@ def test_a_built_wheel_names_what_it_was_built_from(make_lock: Any, make_entry: 
     (found,) = IntegrityCheck(Policy()).run(Subject(reference="x", kind="lock", lock=lock)).findings
     assert f"source distribution (sha256 {'c' * 64})" in found.evidence
     assert "x-1-py3-none-any.whl, sha256" in found.evidence and "publish this one" in found.remedy
+
+
+def test_a_wheel_of_a_folder_was_not_built_here(make_lock: Any, make_entry: Any, tmp_path: Path) -> None:
+    """Such is torch's CPU build, and a team's own package: it counts where a folder of pip's configuration has it."""
+    name = "x-1-py3-none-any.whl"
+    flat, index, other = tmp_path / "flat", tmp_path / "simple", tmp_path / "other"
+    for folder, content in ((flat, b"a wheel"), (index / "x", b"a wheel"), (other, b"another")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(content)
+    digest = digest_bytes(b"a wheel").hex
+    url = f"$KBUILD_CHANNEL/wheels/{digest}/{name}"
+    lock = make_lock(make_entry("x", "1", url=url, hash={"sha256": digest}))
+
+    def told(*places: Path, policy: Policy | None = None, **subject: Any) -> CheckResult:
+        check = IntegrityCheck(policy or Policy(), indexes=tuple(each.as_uri() for each in places))
+        return check.run(Subject(reference="x", kind="lock", lock=lock, **subject))
+
+    own = Indexes(urls=("https://index.example/simple",), find_links=(flat.as_uri(),))
+    for result in (told(flat), told(other, index), told(own=(own,))):
+        assert (result.findings, result.unchecked) == ((), ())
+    for result in (told(), told(other), told(tmp_path / "gone")):
+        (unchecked,) = result.unchecked
+        assert result.findings == () and unchecked.where == "pip:x"
+        assert "a folder of the machine that locked it" in unchecked.reason and "PIP_FIND_LINKS" in unchecked.remedy
+    # A policy that states indexes means no other place.
+    allowed = Policy(allowed_indexes=("https://files.example/", flat.as_uri()))
+    assert told(policy=allowed).findings == ()
+    refused = told(flat, policy=Policy(allowed_indexes=("https://files.example/",)))
+    assert [each.id for each in refused.findings] == ["lock-origin"] and refused.unchecked == ()
 
 
 def test_no_secret_is_shown(make_lock: Any, make_entry: Any) -> None:

@@ -510,6 +510,48 @@ def test_a_lock_from_one_folder_is_not_fresh_for_another_that_offers_other_files
     assert bench.lock(channels=(one.as_uri(),), interpreter="captured", locked=True).origin == kept
 
 
+def test_a_wheel_of_a_folder_that_was_made_anew_is_locked_anew_for_the_next_model(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip installs the file that the folder has now, whatever had its name and version before."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    file = wheels / "team-1.0-py3-none-any.whl"
+    found = Indexes(urls=("https://index.example/simple",), find_links=(wheels.as_uri(),))
+    monkeypatch.setattr(locking, "package_indexes", lambda **_: found)
+
+    def resolve(spec: EnvironmentSpec, *, progress: Any) -> Lockfile:
+        bench.resolver.asked.append(spec)
+        content = file.read_bytes()
+        sha256 = digest_bytes(content).hex
+        path = bench.resolver.channel / "wheels" / sha256 / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        document = yaml.safe_load(lock_text(spec))
+        url = f"$KBUILD_CHANNEL/wheels/{sha256}/{file.name}"
+        document["package"][0] = {**wheel_of("team", "1.0"), "url": url, "hash": {"sha256": sha256}}
+        return parse_lockfile(yaml.safe_dump(document).encode(), source="fake")
+
+    bench.resolver.resolve = resolve  # type: ignore[method-assign]
+    file.write_bytes(b"first")
+    assert bench.lock().origin == "resolved"
+    run = bench.store
+    bench.store = RunFiles()  # the next model: of the same requirements, in another run
+    assert bench.lock().origin == "cached"
+    file.write_bytes(b"second")
+    bench.store = RunFiles()
+    anew = bench.lock()
+    assert anew.origin == "resolved"
+    assert digest_bytes(b"second").hex in anew.lockfile.content.decode()
+    # What was locked of a run stays what that run had; and a folder without the file says nothing.
+    bench.store = run
+    kept = bench.lock()
+    assert kept.origin == "stored with the run" and digest_bytes(b"first").hex in kept.lockfile.content.decode()
+    file.unlink()
+    bench.store = RunFiles()
+    assert bench.lock().origin == "cached"
+
+
 SIX = "six-1.17.0-py3-none-any.whl"
 VARIABLES = "${KBUILD_INDEX_INDEX_EXAMPLE_USER}:${KBUILD_INDEX_INDEX_EXAMPLE_PASSWORD}"
 EDITS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from kbuild.audit.checks.of_folders import is_built, judge_folders
 from kbuild.audit.checks.releases import Lookup
 from kbuild.audit.finding import CheckResult, Finding, Severity, Unchecked
 from kbuild.audit.lock_faults import (
@@ -67,7 +68,9 @@ class IntegrityCheck:
             return CheckResult(check=self.id, findings=written, unchecked=(nothing,))
         findings = [finding for entry in lock.entries for finding in self._entry(entry, lock, subject)]
         elsewhere, unknown = self._elsewhere(lock, subject)
-        findings += elsewhere
+        of_folders, not_here = judge_folders(lock, subject, self._policy.allowed_indexes, self._indexes)
+        findings += [*elsewhere, *of_folders]
+        unknown += not_here
         if not (self._policy.allowed_channels or self._channels):
             unknown += find_unvouched(lock, subject, os.environ)
         findings += [
@@ -153,11 +156,12 @@ class IntegrityCheck:
         pinned = f"depend on a released version of {entry.name} from an index, log the model again and lock it"
         if _VCS.match(entry.url):
             yield finding("lock-vcs", "high", f"it comes from version control: {url}", pinned)
-        elif entry.manager == "pip" and entry.url.startswith(LOCAL_URLS):
+        elif is_built(entry):
+            sdist = entry.url.partition(SDIST_MARK)[2] or "not recorded"
             yield finding(
                 "lock-built",
                 "medium",
-                f"its wheel was built here from its source distribution (sha256 {_sdist_of(entry)}), by code that this"
+                f"its wheel was built here from its source distribution (sha256 {sdist}), by code that this"
                 f" distribution brings: {entry.filename}, sha256 {entry.sha256}",
                 f"choose a version of {entry.name} that has a wheel, or publish this one on your index and lock again",
             )
@@ -180,8 +184,8 @@ class IntegrityCheck:
             )
 
     def _origin(self, entry: LockEntry, lock: LockView, url: str, finding: _Maker) -> Iterator[Finding]:
-        if entry.manager == "conda" and entry.url is not None and entry.url.startswith(LOCAL_URLS):
-            return
+        if entry.url is not None and entry.url.startswith(LOCAL_URLS):
+            return  # of wheels judge_folders tells
         if entry.manager == "conda":
             allowed, key = self._policy.allowed_channels or self._channels or lock.channels, "allowed-channels"
             fits = is_of_channel(entry.url or "", allowed, os.environ)
@@ -240,10 +244,6 @@ def _stale(lock: LockView, subject: Subject) -> Iterator[Finding]:
         evidence=evidence,
         remedy=f"make it again: {subject.remake}",
     )
-
-
-def _sdist_of(entry: LockEntry) -> str:
-    return (entry.url or "").partition(SDIST_MARK)[2] or "not recorded"
 
 
 class _Maker(Protocol):

@@ -189,12 +189,12 @@ def find_files(
     wanted = canonicalize_name(name)
     found: list[IndexFile] = []
     for place in indexes.find_links:
-        files = _page_files(flat_page(place)) if is_local(place) else _ask(place, environ, session, near)
+        files = page_files(flat_page(place)) if is_local(place) else _ask(place, environ, session, near)
         found += [file for file in files if _name(file.filename) == wanted]
     for index in indexes.urls:
         if is_local(index):
             page = folder_page(index, wanted)
-            found += [] if page is None else _page_files(page, near)
+            found += [] if page is None else page_files(page, near)
         else:
             found += _ask(f"{index.rstrip('/')}/{wanted}/", environ, session, near)
     return found
@@ -231,10 +231,11 @@ def _files(response: requests.Response, near: Collection[str]) -> list[IndexFile
         files = response.json().get("files", [])
         wanted = [file for file in files if not near or not {file["filename"], _sha256(file)}.isdisjoint(near)]
         return [_json_file(file, response.url) for file in wanted]
-    return _page_files(Page(url=response.url, html=response.text), near)
+    return page_files(Page(url=response.url, html=response.text), near)
 
 
-def _page_files(page: Page, near: Collection[str] = ()) -> list[IndexFile]:
+def page_files(page: Page, near: Collection[str] = ()) -> list[IndexFile]:
+    """The files that a page links to."""
     parser = _Links()
     parser.feed(links_near(page.html, near) or page.html)
     return [_html_file(urljoin(page.url, attributes["href"] or ""), attributes) for attributes in parser.links]

@@ -22,7 +22,7 @@ from kbuild.environment.index.package_indexes import Indexes, check_folders, pac
 from kbuild.environment.lockfile import Lockfile, read_lockfile
 from kbuild.environment.locking.checked import check_channels, check_lock, check_python, check_versions
 from kbuild.environment.locking.kept import cached_lock, side_file, write_file, write_lockfile
-from kbuild.environment.locking.offered import not_offered
+from kbuild.environment.locking.offered import has_other_wheel, not_offered
 from kbuild.environment.locking.stored import (
     CapturedOtherwise,
     LockPlace,
@@ -222,6 +222,6 @@ def _find_fresh(
     for digest, spec in candidates.items():
         if is_vouched_for(cached_lock(cache, digest, spec)):
             cached = read_lockfile(cached_lock(cache, digest, spec))
-            if not_offered(cached, spec) is None:
+            if not_offered(cached, spec) is None and not has_other_wheel(cached, spec):
                 return cached, spec, "cached"
     return None

@@ -1,4 +1,4 @@
-"""Whether a lock's packages of a folder are those that the folders named as channels offer here.
+"""Whether a lock's packages of a folder are those that the folders of channels and of pip's configuration offer here.
 
 A lock's input digest leaves the place of such a folder out: its packages travel with the lock, and others are to find
 it fresh without the folder. But one that is here and offers other files of these names would give another lock.
@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from kbuild.digest import digest_file
+from kbuild.environment.index.folders import digests_here
 from kbuild.environment.links import is_local_channel, local_path
-from kbuild.environment.lockfile import LockedPackage, Lockfile
+from kbuild.environment.lockfile import SDIST_MARK, LockedPackage, Lockfile
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import OutputError
 
@@ -38,6 +41,18 @@ def not_offered(lockfile: Lockfile, spec: EnvironmentSpec) -> str | None:
             places = ", ".join(map(str, folders))
             return f"{package.filename} of the lock (sha256 {package.sha256[:12]}…) is not what {places} has"
     return None
+
+
+def has_other_wheel(lockfile: Lockfile, spec: EnvironmentSpec) -> bool:
+    """Whether a folder of pip's configuration has a wheel of the lock as another file: it was made anew, and is what
+    training has. A folder without the file says nothing."""
+    for package in lockfile.packages:
+        if package.manager == "pip" and package.is_captured and SDIST_MARK not in package.url:
+            name = canonicalize_name(package.name)
+            there = digests_here(name, package.filename, (*spec.find_links, *spec.indexes))
+            if there and package.sha256 not in there:
+                return True
+    return False
 
 
 def _has(folder: Path, package: LockedPackage) -> bool:
