@@ -11,13 +11,13 @@ import contextlib
 import functools
 import json
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
+from listening import listening
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -171,13 +171,5 @@ def serving(server: AdvisoryServer, port: int = 0) -> Iterator[AdvisoryServer]:
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    running = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.url = f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(ThreadingHTTPServer(("127.0.0.1", port), Handler)) as server.url:
         yield server
-    finally:
-        running.shutdown()
-        thread.join()
-        running.server_close()

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier
 from typing import ClassVar
 
 import pytest
 import requests
+from listening import listening
 
 from kbuild import http
 
@@ -50,15 +51,8 @@ def serving(*answers: Answer) -> Iterator[tuple[str, list[bytes]]]:
 
         def log_message(self, *arguments: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield f"{url}/", asked
 
 
 def by_session(method: str, url: str, **options: object) -> requests.Response:
@@ -193,16 +187,11 @@ class Endless(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("path", ["/", "/moved"])
 def test_an_answer_without_end_is_cut_off(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "LARGEST", 1 << 20)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            with http.patient_session() as session, pytest.raises(requests.RequestException, match="more than 1 MiB"):
-                session.get(f"http://127.0.0.1:{server.server_port}{path}", timeout=5)
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+    too_much = pytest.raises(requests.RequestException, match="more than 1 MiB")
+    with listening(server) as url, http.patient_session() as session, too_much:
+        session.get(f"{url}{path}", timeout=5)
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -230,18 +219,13 @@ class Slow(BaseHTTPRequestHandler):
 def test_an_answer_that_drips_is_cut_off(path: str, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "LONGEST_WAIT", 0.3)
     Slow.sent.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            with http.patient_session() as session, pytest.raises(requests.RequestException, match=r"within 0\.3 s"):
-                answer = session.get(f"http://127.0.0.1:{server.server_port}{path}", timeout=5, stream=streamed)
-                assert streamed, "as a whole it is read at once"
-                for _ in http.steady(answer, answer.iter_content(1 << 20)):
-                    pass
-        finally:
-            server.shutdown()
-            thread.join()
+    too_slow = pytest.raises(requests.RequestException, match=r"within 0\.3 s")
+    slow = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    with listening(slow) as url, http.patient_session() as session, too_slow:
+        answer = session.get(f"{url}{path}", timeout=5, stream=streamed)
+        assert streamed, "as a whole it is read at once"
+        for _ in http.steady(answer, answer.iter_content(1 << 20)):
+            pass
     assert len(Slow.sent) < 10_000, "the server saw that nobody reads on"
 
 

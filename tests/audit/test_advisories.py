@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from listening import listening
 
 from kbuild.audit.sources.advisories import read_advisories
 from kbuild.audit.sources.osv import PackageVersion
@@ -61,12 +61,8 @@ def url(folder: Path, tmp_path: Path) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(server) as url:
+        yield url
 
 
 def test_every_form_holds_the_same(folder: Path, tmp_path: Path, url: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from listening import listening
 
 from kbuild.audit.sources.services import IndexService, NotKnown, make_pypi_service
 
@@ -63,13 +63,8 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Any]:
     running: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.seen = []
-    running.url = f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with listening(running) as running.url:
+        yield running
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from listening import listening
 
 # Helpers beside the tests are importable: pytest's importlib mode leaves the folders off sys.path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,14 +42,8 @@ def site() -> Iterator[Site]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    served.url = f"http://127.0.0.1:{server.server_port}"
-    yield served
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as served.url:
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from listening import listening
 
 from kbuild.environment.index.download import fetch_packages, make_session, resolve_url
 from kbuild.environment.index.package_indexes import Indexes
@@ -272,18 +273,13 @@ def test_when_a_page_was_changed_last_is_told(tmp_path: Path) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Changed) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(PackageNotFound, match="its page there was changed last on Fri, 20 Nov 2026 10:00:00 GMT"):
-            fetch(
-                package("x", b"", f"{url}/x-1-py3-none-any.whl"),
-                cache=tmp_path,
-                indexes=Indexes(urls=(f"{url}/simple",)),
-            )
-        server.shutdown()
-        thread.join()
+    told = pytest.raises(PackageNotFound, match="its page there was changed last on Fri, 20 Nov 2026 10:00:00 GMT")
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Changed)) as url, told:
+        fetch(
+            package("x", b"", f"{url}/x-1-py3-none-any.whl"),
+            cache=tmp_path,
+            indexes=Indexes(urls=(f"{url}/simple",)),
+        )
 
 
 def test_a_conda_package_is_taken_from_another_channel(site: Any, tmp_path: Path) -> None:

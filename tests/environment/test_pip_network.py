@@ -4,13 +4,13 @@ import http.server
 import shutil
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from listening import listening
 
 from kbuild.environment.index.download import make_session
 from kbuild.environment.index.pip_settings import network_variables
@@ -30,15 +30,12 @@ class _Answering(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(context: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:
-        server.asked = []  # type: ignore[attr-defined]
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answering)
+    server.asked = []  # type: ignore[attr-defined]
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    with listening(server):
         yield server.server_port, server.asked  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

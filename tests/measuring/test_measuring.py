@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from listening import listening
 
 from kbuild.api.measuring import MeasuredImage
 from kbuild.cli import measure as cli
@@ -62,14 +62,8 @@ def serving(status: int = 200, drop: bool = False) -> Iterator[tuple[str, list[b
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", bodies
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url, bodies
 
 
 def test_each_connection_has_one_request_under_way() -> None:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
+from listening import listening
 from scored import Score, table
 
 from kbuild.scoring.places import Place
@@ -61,10 +61,8 @@ def store() -> Iterator[str]:
         "/in.parquet": frame.to_parquet(index=False),
         "2": other.to_csv(index=False).encode(),
     }
-    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
-        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Store)) as url:
+        yield url
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

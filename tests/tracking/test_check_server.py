@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from listening import listening
 
 from kbuild.doctor import checks
 from kbuild.errors import TrackingRefused, TrackingUnavailable
@@ -53,14 +53,8 @@ def serving(
         context.load_cert_chain(*certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         scheme = "https"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"{scheme}://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(server) as url:
+        yield url.replace("http:", f"{scheme}:"), asked
 
 
 @pytest.fixture(autouse=True)

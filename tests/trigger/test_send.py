@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qs
 
 import pytest
+from listening import listening
 
 from kbuild.errors import DeliveryFailed
 from kbuild.trigger.event import TrainingEvent
@@ -54,14 +55,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
     monkeypatch.setattr("kbuild.trigger.send._BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    served.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield served
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with listening(HTTPServer(("127.0.0.1", 0), Handler)) as served.url:
+        yield served
 
 
 def test_a_webhook_is_signed_and_can_be_told_twice(server: Server, event: TrainingEvent) -> None:

@@ -1,6 +1,5 @@
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from listening import listening
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance
 from kbuild.errors import ContainerFailed, NothingToAsk, RuntimeUnavailable, VerificationFailed
@@ -66,12 +66,8 @@ class Doubler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def image() -> Iterator[FakeImage]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Doubler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield FakeImage(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    with listening(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Doubler)) as url:
+        yield FakeImage(url)
 
 
 def check(image: FakeImage, prediction: str | None = "p.json", tolerance: Tolerance = DEFAULT) -> VerificationReport:
