@@ -1,23 +1,15 @@
 """What an image's own label says of the signatures that its base was made under."""
 
 import pytest
+from bare_image import bare_image
 
 from kbuild.audit.checks.image import BaseCheck
-from kbuild.audit.image_facts import ImageBase, ImageFacts
+from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.subject import Subject
 
 
 def image(**labels: str) -> ImageFacts:
-    return ImageFacts(
-        digest="sha256:" + "0" * 64,
-        subdir="linux-64",
-        labels={name.replace("_", "."): value for name, value in labels.items()},
-        distributions=(),
-        conda=(),
-        unowned=(),
-        model_digest=None,
-        base=ImageBase(ecosystem=None, packages=()),
-    )
+    return bare_image(labels={name.replace("_", "."): value for name, value in labels.items()})
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bare_image import bare_image
 
 from kbuild.audit.base_facts import ImageBase, InstalledPackage, read_base
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
-from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.severity import read_severity
 from kbuild.audit.sources.osv import PackageVersion, fixed_versions, is_affected, is_unimportant
 from kbuild.audit.sources.osv_api import Answer
@@ -222,16 +222,7 @@ class Osv:
 
 
 def check(base: ImageBase, osv: Any, lock: Any) -> Any:
-    image = ImageFacts(
-        digest="sha256:" + "0" * 64,
-        subdir="linux-64",
-        labels={},
-        distributions=(),
-        conda=(),
-        unowned=(),
-        model_digest=None,
-        base=base,
-    )
+    image = bare_image(base=base)
     made = VulnerabilityCheck(database=None, services=(), osv=osv, today=date(2026, 1, 1), max_age=90)
     return made.run(Subject(reference="x", kind="image", lock=lock, image=image))
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bare_image import bare_image
 
 from kbuild.audit.base_facts import ImageBase, read_base
 from kbuild.audit.checks.licences import LicenceCheck
-from kbuild.audit.image_facts import CondaRecord, Distribution, ImageFacts
+from kbuild.audit.image_facts import CondaRecord, Distribution
 from kbuild.audit.licences import LicencePolicy, parse_licence_policy, read_debian_copyright, read_licence
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.subject import Subject
@@ -249,10 +250,7 @@ def record(name: str, licence: str | None, *files: str) -> CondaRecord:
 
 
 def test_what_only_the_image_holds_is_judged(make_lock: Any, make_entry: Any) -> None:
-    image = ImageFacts(
-        digest="sha256:" + "0" * 64,
-        subdir="linux-64",
-        labels={},
+    image = bare_image(
         distributions=(
             installed("met", "1.0", "MIT"),
             installed("extra", "1", "GPLv3"),
@@ -265,8 +263,6 @@ def test_what_only_the_image_holds_is_judged(make_lock: Any, make_entry: Any) ->
             record("added", "GPL-3.0-only"),
             record("byconda", "MIT", "lib/python3.11/site-packages/byconda-1.dist-info/METADATA"),
         ),
-        unowned=(),
-        model_digest=None,
         base=ImageBase(ecosystem=None, packages=(), fault="its packages are in an RPM database"),
     )
     lock = make_lock(make_entry("met", "1"), make_entry("moved", "1"), make_entry("met", "1", "conda"))

@@ -10,13 +10,13 @@ from datetime import date
 from typing import Any
 
 import pytest
+from bare_image import bare_image
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft202012Validator
 
 from kbuild.audit.base_facts import ImageBase, InstalledPackage
 from kbuild.audit.finding import CheckResult, Finding, Source, Unchecked
-from kbuild.audit.image_facts import ImageFacts
 from kbuild.audit.policy import parse_policy
 from kbuild.audit.report.page import page
 from kbuild.audit.report.report import AuditReport, make_report, report_schema
@@ -137,16 +137,7 @@ def test_the_sizes_of_an_image_are_in_the_report_and_drawn_on_its_page(subject: 
 
 
 def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Subject, report: AuditReport) -> None:
-    image = ImageFacts(
-        digest="d",
-        subdir="linux-64",
-        labels={"io.kbuild.slim.left-out": "Jinja2"},
-        distributions=(),
-        conda=(),
-        unowned=(),
-        model_digest=None,
-        base=ImageBase(ecosystem=None, packages=()),
-    )
+    image = bare_image(labels={"io.kbuild.slim.left-out": "Jinja2"})
     bom = json.loads(make_sbom(replace(subject, image=image), report))
     assert [each["name"] for each in bom["components"] if each.get("scope") == "excluded"] == ["jinja2"]
     assert "scope" not in json.loads(make_sbom(subject, report))["components"][0]
@@ -154,16 +145,7 @@ def test_the_sbom_of_a_slim_image_says_what_is_locked_but_not_in_it(subject: Sub
 
 def test_the_sbom_names_the_packages_of_the_base(subject: Subject) -> None:
     libc = InstalledPackage(kind="deb", name="glibc", version="2.36-9+deb12u9", parts=("libc6",))
-    image = ImageFacts(
-        digest="d",
-        subdir="linux-64",
-        labels={},
-        distributions=(),
-        conda=(),
-        unowned=(),
-        model_digest=None,
-        base=ImageBase(ecosystem="Debian:12", packages=(libc,)),
-    )
+    image = bare_image(base=ImageBase(ecosystem="Debian:12", packages=(libc,)))
     finding = Finding(
         id="DSA-1",
         check="vulnerabilities",

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from bare_image import bare_image
 
-from kbuild.audit.base_facts import ImageBase
 from kbuild.audit.checks.vulnerabilities import VulnerabilityCheck
 from kbuild.audit.finding import CheckResult
-from kbuild.audit.image_facts import CondaRecord, ImageFacts
+from kbuild.audit.image_facts import CondaRecord
 from kbuild.audit.lockview import LockView
 from kbuild.audit.sources.advisories import AdvisoryDatabase, read_advisories
 from kbuild.audit.sources.services import NotKnown, Vulnerability
@@ -107,16 +107,7 @@ def test_a_conda_package_is_looked_up_only_under_a_certain_name(database: Any, m
         license=None,
         files=frozenset({"lib/python3.11/site-packages/Jinja2-2.4.1.dist-info/METADATA"}),
     )
-    facts = ImageFacts(
-        digest="sha256:" + "0" * 64,
-        subdir="linux-64",
-        labels={},
-        distributions=(),
-        conda=(record,),
-        unowned=(),
-        model_digest=None,
-        base=ImageBase(ecosystem=None, packages=()),
-    )
+    facts = bare_image(conda=(record,))
     assert check(lock, database, image=facts).unchecked == ()
     # As conda-forge's records of 2026 name it; OpenCV's library is two projects' and so no certain one's.
     for purls, where in (
