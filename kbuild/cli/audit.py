@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from kbuild.api.auditing import AuditOptions, audit, audit_registered, make_request
+from kbuild.api.session import Session
 from kbuild.audit.finding import SEVERITIES
 from kbuild.audit.policy import SERVICES
 from kbuild.audit.report.report import report_schema
@@ -19,14 +20,10 @@ from kbuild.cli.audit_formats import FORMATS, OF_ONE, REPORTS, render, render_al
 from kbuild.cli.config import env_option
 from kbuild.cli.options import complete_either, complete_image, open_here, platform_option
 from kbuild.cli.show import Show
-from kbuild.errors import (
-    OutputError,
-)
+from kbuild.errors import OutputError
 from kbuild.progress import how_many
 from kbuild.workflow.audit.fleet import ask_fleet, make_question
 from kbuild.workflow.audit.request import Audited, raise_for_verdict
-
-_LOCK_SUFFIXES = (".yml", ".yaml")
 
 
 @click.command("audit")
@@ -103,16 +100,10 @@ def command(
     session = open_here(show)
     asked = AuditOptions(**options)
     if affected_by is not None:
-        question = make_question(affected_by, make_request(session.config, asked))
-        with session.tools.using_cache():
-            rows = list(ask_fleet(question, session.tools))
-        _deliver(render_fleet(rows, affected_by, form), output)
-        if not question.met:
-            none = f"no lock names a package that {affected_by} is of: see that it is written rightly"
-            show.complain(none if rows else "no model is registered here: MLFLOW_TRACKING_URI names another server")
-        raise_for_fleet(rows, affected_by)
-        return
-    if not all_registered:
+        _ask_all(affected_by, asked, session, show, form, output)
+    elif all_registered:
+        _audit_all(asked, session, show, form, output)
+    else:
         audited = audit(reference, asked, session=session)
         text = render(audited, form, to_terminal=output is None)
         if text is None:
@@ -129,7 +120,24 @@ def command(
             given = "" if reference is None else f" {shlex.quote(reference)}"
             show.next({f"kbuild audit{given} --format html -o audit.html": "the same as a page, to look into"})
         audited.raise_for_verdict()
-        return
+
+
+def _ask_all(
+    affected_by: str, asked: AuditOptions, session: Session, show: Show, form: str, output: Path | None
+) -> None:
+    """Which registered models an advisory is of; raises what the command ends with."""
+    question = make_question(affected_by, make_request(session.config, asked))
+    with session.tools.using_cache():
+        rows = list(ask_fleet(question, session.tools))
+    _deliver(render_fleet(rows, affected_by, form), output)
+    if not question.met:
+        none = f"no lock names a package that {affected_by} is of: see that it is written rightly"
+        show.complain(none if rows else "no model is registered here: MLFLOW_TRACKING_URI names another server")
+    raise_for_fleet(rows, affected_by)
+
+
+def _audit_all(asked: AuditOptions, session: Session, show: Show, form: str, output: Path | None) -> None:
+    """Every registered model; raises what the command ends with."""
     results = audit_registered(asked, session)
     _deliver(render_all(results, form, to_terminal=output is None), output)
     if not results:

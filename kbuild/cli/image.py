@@ -141,6 +141,7 @@ def command(
         of_model[kind](model, options, as_json=as_json)
         return
     many = all_registered or from_file is not None
+    of_many = jobs is not None or report is not None or shard is not None or len(options.builders) > 1
     if sum((model is not None, all_registered, from_file is not None)) > 1:
         raise click.UsageError("give one of MODEL, --all-registered and --from-file")
     if queue is None and (wait or priority is not None):
@@ -151,7 +152,6 @@ def command(
         raise click.UsageError("--queue needs --push: what is not pushed stays on the machine that built it")
     if queue is not None and report is not None and not wait:
         raise click.UsageError("--report tells what became of them: add --wait")
-    of_many = jobs is not None or report is not None or shard is not None or len(options.builders) > 1
     if of_many and not many and queue is None:
         raise click.UsageError("--jobs, --report, --shard and several --builder are of many models")
     if options.best is not None and model is None:
@@ -170,14 +170,13 @@ def command(
         image_queued(
             models, options, session, show, queue=queue, priority=first, wait=wait, report=report, as_json=as_json
         )
-        return
-    if many:
+    elif many:
         _build_many(from_file, options, session, show, jobs=jobs, report=report, shard=shard, as_json=as_json)
-        return
-    result = build_image(model, options, session=session)
-    show.say(summary(result, show.seconds))
-    show.next(next_commands(result))
-    click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
+    else:
+        result = build_image(model, options, session=session)
+        show.say(summary(result, show.seconds))
+        show.next(next_commands(result))
+        click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
 
 
 def _build_many(

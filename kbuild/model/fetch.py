@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from kbuild.model.find import RegisteredVersion
 
-_log = logging.getLogger(__name__)
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 # About a minute, as kbuild's own questions: a server that is not there at all is told of before MLflow's client asks.
 _PATIENCE = {

@@ -23,7 +23,6 @@ from kbuild.image.oci.compress import open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.plan.base import ResolvedBase
 
-_READ = 1 << 20
 _LARGEST = 64 << 20
 _PULL_AGAIN = "kbuild cache verify --remove takes it out of the cache; it is pulled again when needed"
 _MEMBERS = 1  # changes with what is written down of a layer's members
