@@ -47,7 +47,6 @@ class Loads:
 
 
 EVIL = pickle.dumps(Evil())
-GOOD = pickle.dumps({"a": numpy.arange(9.0), "d": date(2026, 1, 1), "o": OrderedDict(x=1)})
 
 
 def joblib_bytes(value: Any, **options: Any) -> bytes:

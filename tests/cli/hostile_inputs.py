@@ -18,7 +18,6 @@ import yaml
 
 Lay = Callable[[Path], list[str]]
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-CONFIG = "application/vnd.oci.image.config.v1+json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from kbuild.cli.app import cli
 
 ROOT = Path(__file__).parents[2] / "kbuild"
-PUSHED = ("--push", "registry.example/x:1")
 REFUSED: list[tuple[str, str]] = [
     ("image m --all-registered", "give one of MODEL, --all-registered and --from-file"),
     ("image m --from-file f", "give one of MODEL, --all-registered and --from-file"),

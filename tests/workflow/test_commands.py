@@ -557,7 +557,6 @@ def ask_inspect(reference: str | None, **more: Any) -> Callable[[World], dict[st
     return ask
 
 
-NO_MODEL = f"runs:/{'c' * 32}"
 TWINS = {
     "image": Twin(lambda w: ["image", w.model, *given(w), "--tag", "twin:1"], ask_image(tag="twin:1")),
     "another image": Twin(
