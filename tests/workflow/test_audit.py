@@ -16,6 +16,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.workflow.audit.auditor import Auditor
+from kbuild.workflow.audit.recorded import recorded_digests
 from kbuild.workflow.audit.request import Audited, AuditRequest
 from kbuild.workflow.build import build_image
 from kbuild.workflow.delivery import Delivery
@@ -23,7 +24,7 @@ from kbuild.workflow.delivery import Delivery
 REPORT, SBOM = "kbuild/audit.json", "kbuild/sbom.cdx.json"
 
 
-def audit(world: World, *, record: bool = True) -> Audited:
+def audit(world: World, *, record: bool = True, image: BuiltImage | None = None) -> Audited:
     """With no network: what only a service knows stays unchecked."""
     request = AuditRequest(
         policy=Policy(),
@@ -34,7 +35,7 @@ def audit(world: World, *, record: bool = True) -> Audited:
         offline=True,
         record=record,
     )
-    return Auditor(request, world.tools, environ={}).audit_model(ModelReference.parse(world.model))
+    return Auditor(request, world.tools, environ={}).audit_model(ModelReference.parse(world.model), image=image)
 
 
 def test_an_audit_writes_report_sbom_and_tags_to_the_run(world: World) -> None:
@@ -94,6 +95,30 @@ def test_the_image_of_the_run_is_looked_into_too(world: World) -> None:
     audited = audit(world, record=False)
     assert json.dumps(audited.report.to_json()).find(str(result.image.digest)) > 0
     assert "is not here and not audited" not in " ".join(world.heard.notes)
+
+
+def test_the_image_that_is_named_is_audited_whatever_the_run_says_was_built(world: World) -> None:
+    first = build_image(world.request(), Delivery(record=False), world.tools)
+    build_image(world.request(labels=(("team", "till"),)), Delivery(), world.tools)
+    report = audit(world, record=False, image=first.image).report
+    assert dict(report.digests)["image"] == str(first.image.digest)
+
+
+def test_a_secret_among_the_parameters_of_the_run_is_found(world: World) -> None:
+    world.store.parameters = {"rate": "0.1", "db_password": "hunter22"}
+    found = [finding.where for finding in audit(world, record=False).report.findings]
+    assert [where for where in found if "parameter" in where] == ["parameter db_password"]
+
+
+@pytest.mark.parametrize(("verdict", "again"), [("same", True), ("repacked", True), ("differs", False), (None, False)])
+def test_a_rebuilt_digest_counts_where_the_rebuild_gave_the_same(
+    world: World, verdict: str | None, again: bool
+) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    told = {"kbuild.rebuilt_digest": str(image.digest), **({} if verdict is None else {"kbuild.rebuild": verdict})}
+    assert recorded_digests(told, image, world.tools) == ({"kbuild.rebuilt_digest": str(image.digest)}, again)
+    other = {**told, "kbuild.rebuilt_digest": f"sha256:{'e' * 64}"}
+    assert recorded_digests(other, image, world.tools)[1] is False
 
 
 def test_an_image_by_itself_is_audited_with_the_lock_that_it_names(world: World) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,18 +33,20 @@ from kbuild.errors import (
     OutputError,
     PlatformError,
 )
+from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
+from kbuild.model.model_reference import ModelReference
 from kbuild.plan.left_out import LeftOut
 from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
 from kbuild.progress import Progress, Silent
 from kbuild.shipped import image_files
 from kbuild.workflow.build import build_image, lock_model, render_context
-from kbuild.workflow.delivery import Delivery, ImageResult
+from kbuild.workflow.delivery import Delivery, ImageResult, Verified
 from kbuild.workflow.once import Shared
 from kbuild.workflow.stopping import Stoppable
-from kbuild.workflow.tools import Tools
+from kbuild.workflow.tools import Open, Tools
 
 OTHER = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
 SITE = f"opt/env/lib/python{SHORT}/site-packages"
@@ -182,6 +184,28 @@ def test_the_run_is_told_the_image_its_size_its_digests_and_nothing_else(world: 
     assert told[1]["kbuild.image"] == result.reference
     assert told[1]["kbuild.image_digest"] == entry["digest"]
     assert result.untagged is None and result.tagged
+
+
+def test_who_has_a_word_is_shown_each_image_also_one_that_was_there(world: World) -> None:
+    shown: list[list[str]] = []
+
+    class Listening(Open):
+        def built(self, reference: ModelReference, images: Mapping[Platform, BuiltImage]) -> None:
+            shown.append([str(image.digest) for image in images.values()])
+
+    for _ in range(2):
+        made = build_image(world.request(), Delivery(), replace(world.tools, shared=Shared()), gates=Listening())
+    assert made.reused and shown == 2 * [[str(made.image.digest)]]
+
+
+@pytest.mark.parametrize("first", ["the build's", None])
+def test_what_the_run_was_not_told_of_the_verdict_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: str | None
+) -> None:
+    verified = Verified(verdict="passed", untagged="the verdict's")
+    monkeypatch.setattr("kbuild.workflow.build.verify_built", lambda *_, **__: verified)
+    monkeypatch.setattr("kbuild.workflow.delivery.write_tags", lambda *_: first)
+    assert build(world, Delivery(verify=True)).untagged == (first or "the verdict's")
 
 
 def test_a_run_that_takes_no_tags_is_told_and_the_image_is_there(world: World) -> None:

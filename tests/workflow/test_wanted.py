@@ -47,6 +47,9 @@ def test_what_has_no_image_is_built_that_of_an_alias_first_then_the_oldest() -> 
     assert builds(find_wanted(versions, RULES, now=NOW)) == ["churn/3", "fraud/1", "churn/1"]
     only = Rules(push=PUSH, models=("fr*",))
     assert builds(find_wanted(versions, only, now=NOW)) == ["fraud/1"]
+    assert builds(find_wanted(versions, Rules(push=PUSH, since=50.0), now=NOW)) == ["churn/3"], "an alias asks for it"
+    numbers = [version("churn", number) for number in (10, 9)]
+    assert builds(find_wanted(numbers, RULES, now=NOW)) == ["churn/9", "churn/10"]
     late = Rules(push=PUSH, since=35.0)
     assert builds(find_wanted(versions, late, now=NOW)) == ["churn/3"]
 

@@ -82,7 +82,7 @@ def test_what_the_native_engine_cannot_execute_goes_to_buildkit_unless_native_wa
     # All that is copied is there, not only what no earlier build packed.
     assert {f"model/opt/model/{name}" for name in MODEL} <= buildkit.files
     assert any(name.endswith("/two.py") for name in buildkit.files)
-    with pytest.raises(UnsupportedInstruction):
+    with pytest.raises(UnsupportedInstruction, match="RUN"):
         build(world, template=template, engine="native")
     assert buildkit.probed == 1
 

@@ -57,6 +57,7 @@ class FakeStore:
         self.aliases: dict[str, str] = {}
         self.files: dict[tuple[str, str], bytes] = {}
         self.tags: list[tuple[str, dict[str, str], str | None]] = []
+        self.parameters: dict[str, str] = {}
         self.down = False
         self.refuses_tags = False
         self.kept: list[bool] = []
@@ -94,7 +95,7 @@ class FakeStore:
         assert isinstance(run_id, str), "no server has a run without an ID"
         self._asked()
         tags = {key: value for run, given, _ in self.tags if run == run_id for key, value in given.items()}
-        return RunFacts(tags=tags, parameters={})
+        return RunFacts(tags=tags, parameters=self.parameters)
 
     def choose(self, text: str, *, project: str | None) -> Choice:
         if text != LATEST:
