@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import importlib
 import pickle
 import typing
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -159,7 +161,8 @@ def test_what_the_opcodes_of_lists_and_sets_would_call_is_told(make_bundle: Any,
     held = made("sklearn.linear_model._base", "LinearRegression", b"}")
     data = whole(made("collections", "UserDict", pairs(**{name: held})) + code)
     found = scan(make_bundle, {"x.pkl": data}).findings
-    assert [each.evidence for each in found] == [f"loading x.pkl gives an object a {name} of its own"]
+    told = f"loading x.pkl gives an object of collections.UserDict a {name} of its own"
+    assert [each.evidence for each in found] == [told]
 
 
 @pytest.mark.parametrize("code", [b"R", b"\x81"], ids=["REDUCE", "NEWOBJ"])
@@ -185,3 +188,50 @@ def test_a_pair_of_scipys_own_parts_is_a_state() -> None:
     other = made_by(Global("scipy.interpolate._interpolate", "PPoly"))
     other.state = {"k": 3}
     assert odd_state(spline, (other, array)) is not None
+
+
+OWN = """
+from pydantic import BaseModel
+
+class Settings(BaseModel):
+    rate: float
+    inner: "Settings | None" = None
+"""
+
+
+def test_a_model_of_pydantic_is_data(make_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state has its attributes in a ``__dict__`` of their own (pydantic/main.py, ``__getstate__``)."""
+    (tmp_path / "own_settings.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("own_settings")
+    value = module.Settings(rate=0.5, inner=module.Settings(rate=1.0))
+    files = {f"{protocol}.pkl": pickle.dumps(value, protocol) for protocol in (4, 5)}
+    assert pickle.loads(files["5.pkl"]) == value
+    assert scan(make_bundle, {"code/own_settings.py": OWN.encode(), **files}).findings == ()
+
+
+def test_what_a_dict_of_attributes_holds_is_looked_at_as_well(make_bundle: Any) -> None:
+    of_names = pairs(__sklearn_tags__=named("types", "SimpleNamespace") + b")\x81")
+    by_call = call(named("collections", "UserDict"))
+    for inside in (pairs(__dict__=of_names), pairs(__dict__=by_call), pairs(__dict__=pairs(__dict__=b"}"))):
+        found = scan(make_bundle, {"x.pkl": whole(made("sklearn.frozen._frozen", "FrozenEstimator", inside))}).findings
+        assert {each.id for each in found} == {"pickle-unknown"}
+        assert all("of its own" in each.evidence for each in found)
+
+
+@pytest.mark.parametrize(
+    "state, told",
+    [
+        (call(named("collections", "UserDict")), "a state that another call makes"),
+        (pairs(__dict__=call(named("collections", "UserDict"))), "a __dict__ of its own"),
+    ],
+)
+def test_who_allows_a_class_allows_its_state(make_bundle: Any, state: bytes, told: str) -> None:
+    """As geopandas has its arrays pickled: an array beside what makes the coordinate system."""
+    data = whole(made("team.maps", "Places", state))
+    subject = Subject(reference="x", kind="model", bundle=make_bundle(files={"x.pkl": data}))
+    found = PickleCheck().run(subject).findings
+    assert f"loading x.pkl gives an object of team.maps.Places {told}" in {each.evidence for each in found}
+    assert all('{name = "team.maps.Places", reason = "…"}' in each.remedy for each in found)
+    assert PickleCheck(allowed=("team.*",)).run(subject).findings == ()
+    assert len(PickleCheck(allowed=("other.*",)).run(subject).findings) == 2

@@ -229,6 +229,35 @@ def test_what_is_said_of_many_packages_alike_is_one_row(subject: Subject) -> Non
     assert "362 findings" in summary(report) and len(report.to_json()["findings"]) == 362
 
 
+def test_what_a_library_s_models_name_is_one_row(subject: Subject) -> None:
+    """One model of spaCy names eighty of its classes and functions: the row says what is typed for all of them."""
+    names = [f"spacy.lang.en.C{n}" for n in range(80)] + ["thinc.model.Model", "spacyx.Model"]
+    findings = tuple(
+        Finding(
+            id="pickle-unknown", check="pickles", severity="medium", where="artifacts/model.pkl",
+            evidence=f"loading artifacts/model.pkl would import {name}, which is not known to make data",
+            remedy=f'see what it is for, or allow it: allowed-pickles = [{{name = "{name}", reason = "…"}}]',
+        )
+        for name in names
+    )  # fmt: skip
+    report = make_report(
+        subject,
+        [CheckResult(check="pickles", findings=findings)],
+        parse_policy({}, source="test"),
+        today=date(2026, 11, 22),
+        fail_on="low",
+    )
+    shown = table(report, width=200, colour=False)
+    for text in (shown, markdown(report)):
+        assert text.count("pickle-unknown") == 3 and text.count("model.pkl would import") == 3
+        words = " ".join(text.split())
+        assert "import 80 names of spacy: spacy.lang.en.C0, spacy.lang.en.C1, " in words
+        assert " and 74 more, which are not known" in words
+    assert '{name = "spacy.*", reason = "…"}' in " ".join(shown.split())
+    assert '{name = "spacyx.Model", reason = "…"}' in " ".join(shown.split())
+    assert "82 findings" in summary(report) and len(report.to_json()["findings"]) == 82
+
+
 def test_a_check_of_one_thing_names_it_once(subject: Subject) -> None:
     unchecked = (
         Unchecked(check="image", where="image", reason="it lies in a registry", remedy="pull it"),

@@ -20,8 +20,8 @@ from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 from kbuild.audit.checks.flavors import code_of_flavors, fetched_by_flavors, find_references, names_of_flavors
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.pickled.libraries import LIBRARY_NAMES, Libraries
-from kbuild.audit.pickled.ordinary import is_answer, is_ordinary
-from kbuild.audit.pickled.standins import is_importable
+from kbuild.audit.pickled.ordinary import is_answer, is_importable, is_ordinary
+from kbuild.audit.pickled.standins import OfClass
 from kbuild.audit.pickled.unwrap import PickleStream, Unreadable, pickle_streams
 from kbuild.audit.subject import Subject
 from kbuild.digest import digest_file
@@ -141,7 +141,7 @@ class PickleCheck:
                 evidence=f"{place} carries code of its own ({', '.join(makers)}), which no scan can judge",
                 remedy="put these functions and classes into the project's package, which travels as source",
             )
-        unknown = list(stream.problems) if not makers else []
+        unknown = [(told, _class_of(told)) for told in stream.problems if not makers and not self._is_trusted(told)]
         for module, name in sorted(names):
             if module.partition(".")[0] in _CODE_MAKERS or is_ordinary(module, name) or self._is_allowed(module, name):
                 continue
@@ -166,31 +166,42 @@ class PickleCheck:
                     )
                 )
             elif not known and not (makers and module in ("types", "builtins", "abc", "weakref")):
-                unknown.append(f"would import {module}.{name}, which is not known to make data")
+                full = f"{module}.{name}"
+                unknown.append((f"would import {full}, which is not known to make data", full))
         for of, name in stream.bound if not makers else ():
             if of.partition(".")[0] in libraries.own_roots:
                 continue
             if is_answer(name) and libraries.is_data(*of.rpartition(".")[::2]):
-                unknown.append(f"holds the method {name} of {of}")
+                unknown.append((f"holds the method {name} of {of}", ""))
             else:
                 yield _dangerous(path, place, f"builtins.getattr, for {name} of {of}")
         for module, name in stream.constructed:
             if libraries.has_state_only(module, name) and not self._is_allowed(module, name):
-                unknown.append(f"would call the constructor of {module}.{name}, which pickle gives its state instead")
-        for what in unknown:
+                full = f"{module}.{name}"
+                told = f"would call the constructor of {full}, which pickle gives its state instead"
+                unknown.append((told, full))
+        for what, name in unknown:
+            entry = f': allowed-pickles = [{{name = "{name}", reason = "…"}}]' if name else " (allowed-pickles)"
             yield Finding(
                 id="pickle-unknown",
                 check="pickles",
                 severity="medium",
                 where=path,
                 evidence=f"loading {place} {what}",
-                remedy="see what the model keeps it for; keep it out of the pickled objects, or add it to "
-                "allowed-pickles of [tool.kbuild.audit] with a reason",
+                remedy="see what the model keeps it for; keep it out of the pickled objects, or allow it in "
+                f"[tool.kbuild.audit] with a reason{entry}",
             )
+
+    def _is_trusted(self, told: str) -> bool:
+        return isinstance(told, OfClass) and bool(told.of) and self._is_allowed(*told.of.rpartition(".")[::2])
 
     def _is_allowed(self, module: str, name: str) -> bool:
         full = f"{module}.{name}"
         return any(full == each or (each.endswith(".*") and full.startswith(each[:-1])) for each in self._allowed)
+
+
+def _class_of(told: str) -> str:
+    return told.of if isinstance(told, OfClass) else ""
 
 
 def _own_only(roots: set[str], subject: Subject) -> frozenset[str]:

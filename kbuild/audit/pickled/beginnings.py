@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from kbuild.audit.pickled.effort import Effort
-from kbuild.audit.pickled.standins import is_package
+from kbuild.audit.pickled.ordinary import is_package
 
 # Where a pickle may begin: its header, or what names a class or function in the oldest protocols and in the newest.
 # Apart, for together they would be looked for at every byte.

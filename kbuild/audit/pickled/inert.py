@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from kbuild.audit.pickled import opcodes
 from kbuild.audit.pickled.effort import Effort, TooMuch
+from kbuild.audit.pickled.ordinary import is_importable
 from kbuild.audit.pickled.standins import (
     CLASSES,
     EXTENSION,
@@ -31,7 +32,6 @@ from kbuild.audit.pickled.standins import (
     attribute_of,
     called_by_copyreg,
     called_only,
-    is_importable,
     loaded_by,
     made_by,
     never_called,

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kbuild.audit.pickled.standins import MADE_KEY, Encoded, Global, Opaque
+from kbuild.audit.pickled.standins import MADE_KEY, Encoded, Global, Members, Opaque
 
 _Load = Callable[[Any], None]
 
@@ -75,7 +75,7 @@ def _other(key: Any) -> object:
 
 
 def _empty_set(reader: Any) -> None:
-    reader.append(Opaque())
+    reader.append(Members())
 
 
 def _frozenset(reader: Any) -> None:
@@ -121,7 +121,7 @@ def named_by_state(built: Opaque, state: Any) -> tuple[dict[tuple[str, str], Non
         return {}, None
     named: dict[tuple[str, str], None] = {}
     sources = state.get("sources", {})
-    if type(sources) is not dict:
+    if type(sources) is not dict or "__dict__" in state:
         return {}, _UNTOLD
     for name, source in sources.items():
         kind = source.get("type") if type(source) is dict else state

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import builtins
 import re
+import sys
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pkgutil import iter_modules
 
 
 def _names(text: str) -> frozenset[str]:
@@ -230,3 +234,23 @@ def is_method(module: str, kind: str, name: object) -> bool:
 def is_answer(name: str) -> bool:
     """Whether it is a method by which models of scikit-learn's kind answer."""
     return name in _ANSWERS
+
+
+@cache
+def _packages() -> frozenset[str]:
+    return frozenset(sys.stdlib_module_names | {each.name for each in iter_modules()})
+
+
+def is_package(name: str) -> bool:
+    """As ``is_importable``, of any number of names; those that only a finder of its own knows are none."""
+    return name in _packages()
+
+
+@lru_cache(maxsize=4096)
+def is_importable(module: str) -> bool:
+    """Whether there is such a package here, by the first part of the name."""
+    root = module.partition(".")[0]
+    try:
+        return root in sys.stdlib_module_names or find_spec(root) is not None
+    except (ValueError, ImportError):
+        return False

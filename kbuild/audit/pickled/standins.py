@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-from functools import cache, lru_cache
-from importlib.util import find_spec
-from pkgutil import iter_modules
 from typing import Any
 
 from kbuild.audit.pickled.ordinary import is_method, is_never_called
@@ -44,6 +40,7 @@ _ARRAYS = re.compile(r"numpy\._?core\.(multiarray\._reconstruct|numeric\._frombu
 _COMPILED = re.compile(r".*\.__pyx_unpickle_\w+|numpy\.random\._pickle\.\w+")
 # The parts of a pair that a class of scipy has for its state (1.18: scipy/interpolate/_bsplines.py, BSpline).
 _PARTS = re.compile(r"scipy\.interpolate\._bsplines\._BSpline")
+_NAMING = frozenset({"items", "keys", "__dict__"})
 _TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
 # What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
 _RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default"})
@@ -51,6 +48,18 @@ UNPICKLE = "_unpickle_model"
 """By which a model of Keras has itself pickled: a method of its class that loads a file."""
 # Their constructors take names of files.
 OPENERS = frozenset({("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), ("lightgbm.engine", "CVBooster")})
+
+
+class OfClass(str):
+    """What is odd about objects of the class ``of``: who trusts that trusts what it does with its state."""
+
+    of: str
+
+    def __new__(cls, of: str, told: str) -> OfClass:
+        """``told`` is what the pickle gives them."""
+        made = super().__new__(cls, f"gives an object{f' of {of}' if of else ''} {told}")
+        made.of = of
+        return made
 
 
 class Opaque:
@@ -83,6 +92,10 @@ def made_by(called: Global) -> Opaque:
     made = Opaque()
     made.made_by = str(called)
     return made
+
+
+class Members(Opaque):
+    """A set, which is not kept: its members would have to be hashed."""
 
 
 class Stored(Opaque):
@@ -213,15 +226,16 @@ def odd_state(built: Opaque, state: Any) -> str | None:
     pairs = len(parts) == 2 and not _COMPILED.fullmatch(built.made_by)
     made = [state] if state is not built else []  # what holds itself is a dict whose items are its attributes
     made += [part for part in parts if pairs and not _is_part(part)]
-    if any(type(each) is Opaque for each in made):
+    if any(type(each) in (Opaque, Members) for each in made):
         # A mapping, or pairs, of which nobody sees what they hold. Of two the second is for slots.
-        return "gives an object a state that another call makes"
+        return OfClass(built.made_by, "a state that another call makes")
     for key, value in _attributes(state, parts):
-        if key is MADE_KEY or type(key) is Opaque:
-            return "gives an object an attribute whose name another call makes"
+        if key is MADE_KEY or type(key) in (Opaque, Members):
+            return OfClass(built.made_by, "an attribute whose name another call makes")
         special = isinstance(key, str) and _SPECIAL.fullmatch(key) is not None and key not in _TYPED
-        if special and (isinstance(value, Opaque | type) or key == "__dict__"):
-            return f"gives an object a {key} of its own"
+        of_names = key == "__pydantic_fields_set__" and type(value) is Members
+        if special and not of_names and (isinstance(value, Opaque | type) or key == "__dict__"):
+            return OfClass(built.made_by, f"a {key} of its own")
         if key in _SPECIFICATIONS and _may_be_text(value):
             return f"evaluates a formula: the {key} of its state"
         methods = value if isinstance(value, tuple | list) else (value,)
@@ -238,13 +252,13 @@ def _is_part(part: Any) -> bool:
     """Whether no names come of it, though its class has what a mapping has: an attribute of its own would be that."""
     maker = getattr(part, "made_by", "")
     if _PARTS.fullmatch(maker):
-        return type(part.state) is dict and all(type(key) is str and key not in ("items", "keys") for key in part.state)
+        return type(part.state) is dict and all(type(key) is str and key not in _NAMING for key in part.state)
     return _ARRAYS.fullmatch(maker) is not None
 
 
 def _may_be_text(value: Any) -> bool:
     of_formulas = getattr(value, "made_by", "").startswith(("patsy.", "formulaic."))
-    return isinstance(value, str | list) or (type(value) is Opaque and not of_formulas)
+    return isinstance(value, str | list) or (type(value) in (Opaque, Members) and not of_formulas)
 
 
 def attribute_of(of: Any, name: Any) -> Opaque | None:
@@ -269,26 +283,9 @@ def _attributes(state: Any, parts: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]
     """Names and values that a state may set: of dicts, or of pairs, which ``dict.update`` takes as well."""
     for part in parts:
         if isinstance(part, dict):
-            yield from part.items()
+            inner = part.get("__dict__")  # pydantic's __setstate__ makes attributes of what is in it
+            whole = part is state and type(inner) is dict and "__dict__" not in inner
+            yield from (item for item in part.items() if not (whole and item[0] == "__dict__"))
+            yield from inner.items() if type(inner) is dict and whole else ()
     if isinstance(state, list | tuple) and all(isinstance(each, list | tuple) and len(each) == 2 for each in state):
         yield from state
-
-
-@cache
-def _packages() -> frozenset[str]:
-    return frozenset(sys.stdlib_module_names | {each.name for each in iter_modules()})
-
-
-def is_package(name: str) -> bool:
-    """As ``is_importable``, of any number of names; those that only a finder of its own knows are none."""
-    return name in _packages()
-
-
-@lru_cache(maxsize=4096)
-def is_importable(module: str) -> bool:
-    """Whether there is such a package here, by the first part of the name."""
-    root = module.partition(".")[0]
-    try:
-        return root in sys.stdlib_module_names or find_spec(root) is not None
-    except (ValueError, ImportError):
-        return False

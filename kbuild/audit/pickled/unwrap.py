@@ -17,8 +17,9 @@ from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
 from kbuild.audit.pickled.keras import holds_code, names_in_config
 from kbuild.audit.pickled.numbers_alone import NUMPY, after_arrays, is_tensors, other_files
+from kbuild.audit.pickled.ordinary import is_importable
 from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
-from kbuild.audit.pickled.standins import EXTENSION, TOO_DEEP, is_importable
+from kbuild.audit.pickled.standins import EXTENSION, TOO_DEEP
 from kbuild.audit.pickled.texts import decoded, is_written, objects_in
 
 __all__ = ["PickleStream", "Unreadable", "pickle_streams"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,6 +21,9 @@ _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cy
 _MOST_UNCHECKED = 10
 # So many findings that say the same are told in one row.
 _FEWEST = 4
+_MOST_NAMES = 6
+_IMPORTS = "would import "
+_IMPORTED = re.compile(rf"{_IMPORTS}[\w.]+\w")
 _OWN = re.compile(
     r"package\[\d+\]|\bsha256[:= ]?[0-9a-f]{8,64}|\b[0-9a-f]{32,64}\b|https?://\S+|\S+\.(?:whl|conda|tar\.gz|tar\.bz2)"
 )
@@ -87,19 +91,40 @@ def _text(text: str) -> Text:
 
 
 def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, list[str]]]:
-    """Findings of one kind that say the same of many places are one row, with the places."""
+    """Findings of one kind that say the same of many places are one row, with the places; and those of what a pickle
+    names of one package, with what is typed for all of it."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for each in findings:
-        groups.setdefault((each.id, each.severity, _alike(each, each.evidence), _alike(each, each.remedy)), []).append(
-            each
-        )
+        whole = _of_package([each])
+        key = (each.id, each.severity, _alike(each, whole.evidence), _alike(each, whole.remedy))
+        groups.setdefault((*key, each.where) if whole is not each else key, []).append(each)
     rows = []
     for group in groups.values():
         if len(group) < _FEWEST:
-            rows += [(each, [_place(each)]) for each in group]
+            rows += [(each, (each, [_place(each)])) for each in group]
         else:
-            rows.append((group[0], [_place(each) for each in group]))
-    return sorted(rows, key=lambda row: findings.index(row[0]))
+            whole = _of_package(group)
+            places = [_place(each) for each in group]
+            rows.append((group[0], (whole, places if whole is group[0] else places[:1])))
+    order = {id(each): number for number, each in enumerate(findings)}
+    return [row for _, row in sorted(rows, key=lambda row: order[id(row[0])])]
+
+
+def _of_package(findings: Sequence[Finding]) -> Finding:
+    """What these say of one package together; the first itself where it names nothing of one."""
+    named = [_IMPORTED.search(each.evidence) for each in findings]
+    names = [each[0].removeprefix(_IMPORTS) for each in named if each is not None]
+    if not names or len(names) < len(findings):
+        return findings[0]
+    package = names[0].partition(".")[0]
+    told = f"{_IMPORTS}{len(names)} names of {package}: {at_most(names, _MOST_NAMES)}"
+    first = findings[0]
+    evidence = first.evidence.replace(_IMPORTS + names[0], told, 1).replace(", which is ", ", which are ", 1)
+    return replace(
+        first,
+        evidence=evidence if len(names) > 1 else package,
+        remedy=first.remedy.replace(f'"{names[0]}"', f'"{package}.*"'),
+    )
 
 
 def _alike(finding: Finding, text: str) -> str:
