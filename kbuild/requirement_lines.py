@@ -87,11 +87,12 @@ def read_requirement_line(line: str) -> RequirementLine:
 
 
 def _is_version(part: Specifier) -> bool:
-    # Arbitrary equality (PEP 440) takes any text.
-    try:
-        return part.operator != "===" or Version(part.version) is not None
-    except InvalidVersion:
-        return False
+    if part.operator == "===":  # arbitrary equality (PEP 440) takes any text
+        try:
+            Version(part.version)
+        except InvalidVersion:
+            return False
+    return True
 
 
 def find_problem(line: str) -> str | None:

@@ -164,10 +164,7 @@ _LONGEST = 500  # of a label that is worth an annotation
 
 def _find(subject: str, session: Session) -> tuple[str, ImageReference]:
     """A name for what is served, and the image by digest. Raises ImageNotFound where it is in no registry."""
-    try:
-        reference = ImageReference.parse(subject)
-    except InvalidReference:
-        reference = None
+    reference = ImageReference.find(subject)
     if reference is not None and subject.startswith(f"{reference.registry}/"):
         return reference.repository.rpartition("/")[2], _by_digest(reference)
     try:

@@ -101,33 +101,34 @@ def existing_image(
 
     Of an image index it is the one for ``platform``, or for this machine.
     """
-    path = expand_home(text)
-    if is_layout(path):
-        yield _in_layout(path, tools, platform), ImageReference.parse("kbuild-layout")
-    elif path.suffix == ".tar" and path.is_file():
-        with _unpacked(path, tools) as layout:
+    with _layout_at(text, tools) as layout:
+        if layout is None:
+            yield _local(text, tools, platform) or _remote(text, tools, platform)
+        else:
             yield _in_layout(layout, tools, platform), ImageReference.parse("kbuild-layout")
-    else:
-        yield _local(text, tools, platform) or _remote(text, tools, platform)
 
 
 @contextmanager
 def existing_index(text: str, tools: Tools) -> Iterator[BuiltIndex | None]:
     """The image index that ``text`` names in one of these ways, None where it names none."""
+    with _layout_at(text, tools) as layout:
+        yield _index_of(text, tools) if layout is None else _index_in(layout)
+
+
+@contextmanager
+def _layout_at(text: str, tools: Tools) -> Iterator[Path | None]:
+    """The layout that lies at a path, or in a tar there; None where there is neither."""
     path = expand_home(text)
-    if is_layout(path):
-        yield _index_in(path)
-    elif path.suffix == ".tar" and path.is_file():
+    if path.suffix == ".tar" and path.is_file():
         with _unpacked(path, tools) as layout:
-            yield _index_in(layout)
+            yield layout
     else:
-        yield _index_of(text, tools)
+        yield path if is_layout(path) else None
 
 
 def _index_of(text: str, tools: Tools) -> BuiltIndex | None:
-    try:
-        reference = ImageReference.parse(text)
-    except InvalidReference:
+    reference = ImageReference.find(text)
+    if reference is None:
         return None
     images = LocalImages(tools.cache / "images")
     found = images.index_by_reference(reference)
@@ -139,11 +140,8 @@ def _index_of(text: str, tools: Tools) -> BuiltIndex | None:
 
 def _remote(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltImage, ImageReference] | None:
     """The image of a registry; None for what may be meant otherwise. Raises what the registry refuses."""
-    try:
-        reference = ImageReference.parse(text)
-    except InvalidReference:
-        return None
-    if not _is_of_a_registry(text, reference):
+    reference = ImageReference.find(text)
+    if reference is None or not _is_of_a_registry(text, reference):
         return None
     with _asking(text), tools.phases("pull") as progress:
         image = _registries(tools).find(reference, platform, progress)
@@ -194,12 +192,9 @@ def _local(text: str, tools: Tools, platform: Platform | None) -> tuple[BuiltIma
     image = None if digest is None else images.by_digest(digest, platform=platform)
     if image is not None:
         return image, ImageReference.parse("kbuild-image").with_digest(image.digest)
-    try:
-        reference = ImageReference.parse(text)
-    except InvalidReference:
-        return None
-    image = images.by_reference(reference, platform=platform)
-    return None if image is None else (image, reference.with_tag(reference.tag))
+    reference = ImageReference.find(text)
+    image = None if reference is None else images.by_reference(reference, platform=platform)
+    return None if image is None or reference is None else (image, reference.with_tag(reference.tag))
 
 
 def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:

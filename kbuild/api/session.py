@@ -149,11 +149,8 @@ def take_model(text: str | None, session: Session) -> str:
 
 def _reads_as_image(text: str) -> bool:
     """Whether a text has the form NAME:TAG or NAME@DIGEST of an image."""
-    try:
-        reference = ImageReference.parse(text)
-    except InvalidReference:
-        return False
-    return reference.tag is not None or reference.digest is not None
+    reference = ImageReference.find(text)
+    return reference is not None and (reference.tag is not None or reference.digest is not None)
 
 
 def cache_folder(tell: Callable[[str], object]) -> Path:

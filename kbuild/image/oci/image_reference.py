@@ -68,6 +68,14 @@ class ImageReference:
         except InvalidReference as error:
             raise InvalidReference(f"not an image reference: {text!r}: {error.message}", hint=error.hint) from error
 
+    @classmethod
+    def find(cls, text: str) -> ImageReference | None:
+        """As ``parse``; None for what is not a reference."""
+        try:
+            return cls.parse(text)
+        except InvalidReference:
+            return None
+
     def __str__(self) -> str:
         """The reference in full, ``docker.io/library/demo:1``."""
         return f"{self.registry}/{self.repository}{self._version}"
@@ -77,7 +85,7 @@ class ImageReference:
         """The short form that ``docker`` shows, ``demo:1``, where it reads back as this reference; else in full."""
         for short in (self.repository.removeprefix("library/"), self.repository):
             text = f"{short}{self._version}"
-            if self.registry == DEFAULT_REGISTRY and _reads_as(text) == self:
+            if self.registry == DEFAULT_REGISTRY and ImageReference.find(text) == self:
                 return text
         return str(self)
 
@@ -103,10 +111,3 @@ class ImageReference:
 def _names_registry(first: str) -> bool:
     """Whether the part before the first slash is a host, by the distribution project's ``splitDockerDomain``."""
     return "." in first or ":" in first or first == "localhost" or first.lower() != first
-
-
-def _reads_as(text: str) -> ImageReference | None:
-    try:
-        return ImageReference.parse(text)
-    except InvalidReference:
-        return None
