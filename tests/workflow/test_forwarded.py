@@ -361,9 +361,9 @@ def test_packages_are_fetched_by_what_the_lock_was_made_with(hear: Hear, tmp_pat
     given = hear("kbuild.environment.index.download:fetch_packages", {})
     locked: Any = SimpleNamespace(
         environ={"CONDA_CHANNEL_ALIAS": "https://mirror.example"}, channel="the channel", indexes="the indexes",
-        spec=SimpleNamespace(channels=("conda-forge",)),
+        spec=SimpleNamespace(channels=("conda-forge",)), lockfile=SimpleNamespace(digest="its digest"),
     )  # fmt: skip
-    tools: Any = SimpleNamespace(cache=tmp_path, phases=lambda _: nullcontext(Silent()))
+    tools: Any = SimpleNamespace(cache=tmp_path, phases=lambda _: nullcontext(Silent()), shared=Shared())
     assert download_packages(locked, ["a package"], tools) == {}  # type: ignore[list-item]
     expected = {
         "packages": ["a package"], "cache": tmp_path / "downloads", "channel": "the channel",
