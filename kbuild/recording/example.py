@@ -139,10 +139,16 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
     return reads.names, text
 
 
+def _kind_name(kind: type) -> str:
+    """A DataFrame of another library is told from pandas' own."""
+    library = kind.__module__.partition(".")[0]
+    return kind.__name__ if library in ("builtins", "pandas", "numpy") else f"{kind.__name__} of {library}"
+
+
 def refuse_used(name: str, kind: type) -> RecordingError:
     """What is told of the signature "used" for an input that is no table."""
     return RecordingError(
-        f"log_model_kwargs signature 'used' is for tables, and {name!r} is a {kind.__name__}",
+        f"log_model_kwargs signature 'used' is for tables of pandas, and {name!r} is a {_kind_name(kind)}",
         hint="leave the signature out, or say 'auto' there",
     )
 

@@ -82,6 +82,10 @@ def test_answers_are_compared_one_by_one() -> None:
     assert first_difference(rehearsal([200, "a"]), rehearsal([500, "b"])) == (
         "request 0 is answered [500, 'b'] instead of [200, 'a']"
     )
+    one, other = ({"error_code": "BAD_REQUEST", "message": f"{'unexpected ' * 90}{end}"} for end in ("1a", "2b"))
+    told = first_difference(rehearsal([400, json.dumps(one)]), rehearsal([400, json.dumps(other)]))
+    assert told is not None and told.startswith("of request 0, message: expected ")
+    assert "1a" in told and "2b" in told and len(told) < 500
     assert first_difference(rehearsal(1, 2), rehearsal(1)) == "not every request is answered"
 
 

@@ -105,6 +105,14 @@ def test_every_scheme_finds_its_place(tmp_path: Path) -> None:
     assert (root / f"{SITE}/demo/__init__.py").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("folder", ["Demo-1.data", "demo-1.data"])
+def test_a_data_folder_may_be_spelled_otherwise_than_the_file(tmp_path: Path, folder: str) -> None:
+    """pip takes whatever folder ends in ``.data``; one of another project or release is a folder as any other here."""
+    root = install(tmp_path, {f"{folder}/purelib/demo.py": "x = 1\n", "other-1.data/a.py": "", "demo-2.data/b.py": ""})
+    assert (root / f"{SITE}/demo.py").read_text() == "x = 1\n"
+    assert (root / f"{SITE}/other-1.data/a.py").is_file() and (root / f"{SITE}/demo-2.data/b.py").is_file()
+
+
 def test_a_cache_may_be_named_by_a_path_through_its_parent(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     root = install(tmp_path / "a" / "..", {"demo.py": "x = 1\n"})

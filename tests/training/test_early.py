@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import pandas as pd
+import polars
 import pytest
 from kedro.io import AbstractDataset, MemoryDataset
 from kedro_datasets.json.json_dataset import JSONDataset
@@ -136,12 +137,17 @@ def test_an_example_of_other_columns_than_the_catalogs_is_told(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("dataset", "told"), [(MemoryDataset([1, 2]), "'x' is a list"), (MemoryDataset(pd.Series([1])), "is a Series")]
+    ("dataset", "told"),
+    [
+        (MemoryDataset([1, 2]), "'x' is a list"),
+        (MemoryDataset(pd.Series([1])), "is a Series"),
+        (MemoryDataset(polars.DataFrame({"a": [1]})), "is a DataFrame of polars"),
+    ],
 )
 def test_used_columns_of_what_is_no_table_are_refused(dataset: Any, told: str) -> None:
     error = check_kind("x", dataset, {"signature": "used"}, made=False)
     assert error is not None and error.hint
-    assert "signature 'used' is for tables" in error.message and told in error.message
+    assert "signature 'used' is for tables of pandas" in error.message and told in error.message
 
 
 def test_used_columns_of_what_is_declared_as_no_table_are_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from installer.records import Hash, InvalidRecordEntry, RecordEntry
 from installer.sources import WheelContentElement, WheelFile
 from installer.utils import Scheme, copyfileobj_with_hashing, make_file_executable
 from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from kbuild.cache.room import room_for
 from kbuild.cache.tree import cached_trees, normalise_tree
@@ -173,12 +173,32 @@ def wheel_key(target: WheelTarget, compiler: Compiler | None) -> Digest:
     )
 
 
-class _Wheel(WheelFile):
-    """A wheel under its locked name, whatever its file is called, without anybody else's bytecode."""
+class SpelledWheel(WheelFile):
+    """A wheel under its locked name, whatever its file is called.
+
+    Its ``.data`` folder may be spelled otherwise than the file's name, as pip allows (``Team.Tools-1.0.data`` in
+    ``team_tools-1.0-….whl``).
+    """
 
     def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
         archive.filename = filename
         super().__init__(archive)
+        self._tops = {name.partition("/")[0] for name in archive.namelist()}
+
+    @property
+    def data_dir(self) -> str:
+        """See WheelSource."""
+        stated = super().data_dir
+        return next((top for top in sorted(self._tops) if _is_spelled(top, stated)), stated)
+
+
+def _is_spelled(folder: str, stated: str) -> bool:
+    names = [each.removesuffix(".data").rpartition("-") for each in (folder, stated) if each.endswith(".data")]
+    return len(names) == 2 and len({(canonicalize_name(name), version) for name, _, version in names}) == 1
+
+
+class _Wheel(SpelledWheel):
+    """As it is installed: without anybody else's bytecode."""
 
     def get_contents(self) -> Iterator[WheelContentElement]:
         for element in super().get_contents():

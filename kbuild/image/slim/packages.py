@@ -140,8 +140,16 @@ def first_difference(one: Rehearsal, other: Rehearsal, tolerance: Tolerance = DE
     """Which request is answered otherwise; None where all are answered alike."""
     for number, (before, after) in enumerate(zip(one.answers, other.answers, strict=False)):
         if not _is_alike(before, after, tolerance):
-            return f"request {number} is answered {str(after)[:200]} instead of {str(before)[:200]}"
+            return _told(number, before, after)
     return None if len(one.answers) == len(other.answers) else "not every request is answered"
+
+
+def _told(number: int, before: Any, after: Any) -> str:
+    """Of long bodies the part in which they differ."""
+    lists = isinstance(before, list) and isinstance(after, list)
+    if lists and before[:-1] == after[:-1] and (fault := compare_texts(str(before[-1]), str(after[-1])).fault):
+        return f"of request {number}, {fault}"
+    return f"request {number} is answered {str(after)[:200]} instead of {str(before)[:200]}"
 
 
 def _is_alike(one: Any, other: Any, tolerance: Tolerance) -> bool:

@@ -157,7 +157,16 @@ class Sorter:
         if source is None:
             raise RecordingError(f"the code of {top!r} cannot be found, so it cannot travel with the model")
         place = source.parent if source.name == "__init__.py" else source
-        if place.suffix in _COMPILED or (place.is_dir() and any(p.suffix in _COMPILED for p in place.rglob("*"))):
+        files = place.rglob("*") if place.is_dir() else [place]
+        compiled = next((each for each in sorted(files) if each.suffix in _COMPILED), None)
+        if compiled is not None and top == self._package:
+            raise RecordingError(
+                f"the project's own {compiled.relative_to(place.parent)} is compiled for one Python and one processor, "
+                "and a model carries code as source",
+                hint="make a package of its own of it, build its wheel (python3 -m pip wheel), install that from your "
+                "package index or a folder (PIP_FIND_LINKS), and import it from there",
+            )
+        if compiled is not None:
             raise RecordingError(
                 f"{top!r} is installed from {_tell_origin(self._owners.get(top, []))} and is compiled, "
                 "so neither an index nor the model can bring it into an image",

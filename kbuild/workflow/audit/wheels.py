@@ -19,7 +19,6 @@ from pathlib import Path
 
 from installer.exceptions import InstallerError
 from installer.scripts import Script
-from installer.sources import WheelFile
 from installer.utils import parse_entrypoints
 
 from kbuild.audit.image_layers import ImageLayer, LayerMember
@@ -29,7 +28,7 @@ from kbuild.digest import Digest, digest_bytes, digest_file, digest_json
 from kbuild.environment.index.downloads import cache_path
 from kbuild.files import mark_used
 from kbuild.image.packages import wheels
-from kbuild.image.packages.wheels import WheelTarget, hidden_places, wheel_filename
+from kbuild.image.packages.wheels import SpelledWheel, WheelTarget, hidden_places, wheel_filename
 from kbuild.plan.split import PackageGroup
 from kbuild.progress import at_most
 
@@ -166,8 +165,7 @@ def _is_bytecode(path: str, wanted: _Wanted) -> bool:
 
 def _read(path: Path, filename: str, target: WheelTarget, wanted: _Wanted) -> None:
     with zipfile.ZipFile(path) as archive:
-        archive.filename = filename
-        source = WheelFile(archive)
+        source = SpelledWheel(archive, filename)
         schemes = {name: place.lstrip("/") for name, place in target.schemes(source.distribution).items()}
         info, data = source.dist_info_dir, f"{source.data_dir}/"
         recorded = _recorded(archive.read(f"{info}/RECORD").decode("utf-8", errors="replace"))
