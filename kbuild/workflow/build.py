@@ -117,7 +117,7 @@ def build_image(
         for each in missing:
             each.check_base()
             if request.template.file is None:  # which may install more
-                check_modules(each, tools)
+                check_own_modules(each, tools)
         with _asking_of_yanked(locked, [each.platform for each in missing], tools) as yanked:
             done = {each.platform: build(each, images, tools, workdir, reuse=reuse) for each in missing}
         every = {platform: image or done[platform] for platform, image in built.items()}
@@ -153,10 +153,10 @@ def build_image(
     return replace(result, yanked=tuple(yanked), verified=verified)
 
 
-def check_modules(prepared: Prepared, tools: Tools) -> None:
+def check_own_modules(prepared: Prepared, tools: Tools) -> None:
     """Raises InvalidModel for a model whose own code is not all there."""
     from kbuild.image.packages.environment import PREFIX
-    from kbuild.image.packages.lost_modules import check_modules as check
+    from kbuild.image.packages.lost_modules import check_modules
 
     packages = prepared.locked.lockfile.for_platform(prepared.platform)
     environment = prepared.stage.environment
@@ -171,7 +171,7 @@ def check_modules(prepared: Prepared, tools: Tools) -> None:
         found = environment.interpreter(downloads).glob(f"{PREFIX.lstrip('/')}/lib/python*/site-packages/*")
         return [path.name.partition(".")[0] for path in found]
 
-    check(prepared.bundle, [package.name for package in packages], wheels, others)
+    check_modules(prepared.bundle, [package.name for package in packages], wheels, others)
 
 
 def check_no_credentials(bundle: ModelBundle) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kbuild.errors import BuildFailed, TemplateError, UnsupportedInstruction
-from kbuild.image.engines.dockerfile import Instruction, exec_form, parse_dockerfile, split_words, take_flags
+from kbuild.image.engines.dockerfile import Instruction, parse_dockerfile, read_exec_form, split_words, take_flags
 from kbuild.plan.base import BaseFacts, ResolvedBase
 from kbuild.plan.build_plan import BuildPlan
 
@@ -49,13 +49,13 @@ def _check_runs(stage: _Stage, plan: BuildPlan, base: ResolvedBase, facts: BaseF
     sources = {layer.source for layer in plan.layers}
     for instruction in stage.instructions:
         if instruction.name in ("COPY", "ADD"):
-            words = exec_form(take_flags(instruction)[1]) or split_words(take_flags(instruction)[1])
+            words = read_exec_form(take_flags(instruction)[1]) or split_words(take_flags(instruction)[1])
             if {word.strip("/").partition("/")[0] for word in words[:-1]} - sources:
                 return  # who knows what it brings
         if instruction.name != "RUN":
             continue
         command = take_flags(instruction)[1]
-        lacking = _lacking(exec_form(command), base, facts)
+        lacking = _lacking(read_exec_form(command), base, facts)
         if lacking is not None:
             shown = command if len(command) <= _SHOWN else f"{command[: _SHOWN - 1]}…"
             raise TemplateError(

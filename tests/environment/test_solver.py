@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.environment.condalock.rattler_solver import expand_defaults, virtual_packages
+from kbuild.environment.condalock.rattler_solver import expand_defaults, overridden_packages
 from kbuild.environment.condalock.solver import find_solver, write_built_in_solver
 
 
@@ -26,7 +26,7 @@ def test_conda_locks_question_for_the_version_costs_no_solver(tmp_path: Path, mo
 
 def test_virtual_packages_come_from_condas_variables() -> None:
     environ = {"CONDA_OVERRIDE_GLIBC": "2.36", "CONDA_OVERRIDE_ARCHSPEC": "x86_64", "CONDA_OVERRIDE_CUDA": "", "X": "1"}
-    assert virtual_packages(environ) == [("__archspec", "1", "x86_64"), ("__glibc", "2.36", "0")]
+    assert overridden_packages(environ) == [("__archspec", "1", "x86_64"), ("__glibc", "2.36", "0")]
 
 
 def test_defaults_is_a_name_for_several_channels() -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from kbuild.errors import BuildFailed, UnsupportedInstruction
 from kbuild.image.engines.dockerfile import (
     Instruction,
-    exec_form,
     expand,
     key_values,
     parse_dockerfile,
+    read_exec_form,
     split_words,
     take_flags,
 )
@@ -98,10 +98,10 @@ def test_words_split_outside_quotes() -> None:
 
 
 def test_exec_form_is_json_or_nothing() -> None:
-    assert exec_form('["a", "b \\" c"]') == ["a", 'b " c']
-    assert exec_form("a b") is None
-    assert exec_form('["a", 1]') is None
-    assert exec_form("[a]") is None
+    assert read_exec_form('["a", "b \\" c"]') == ["a", 'b " c']
+    assert read_exec_form("a b") is None
+    assert read_exec_form('["a", 1]') is None
+    assert read_exec_form("[a]") is None
 
 
 def test_flags_come_before_the_arguments() -> None:

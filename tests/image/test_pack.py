@@ -15,7 +15,7 @@ from kbuild.image.engine import EngineOutput, RawLayer
 from kbuild.image.oci.layout import read_manifest
 from kbuild.image.oci.media import Compression
 from kbuild.image.oci.tarball import FILE, Entry, tar_chunks
-from kbuild.image.store.pack import PACKED_BY, pack, packing, writing
+from kbuild.image.store.pack import PACKED_BY, pack, packing, replacing
 from kbuild.progress import Silent
 
 # Of 2 MB that both compressors have work with: words by a linear congruential generator, zeros, and noise.
@@ -90,7 +90,7 @@ def test_a_layout_that_cannot_be_replaced_stays_where_it_was(tmp_path: Path, mon
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(OutputError, match="No space left"), writing(tmp_path / "layout") as folder:
+    with pytest.raises(OutputError, match="No space left"), replacing(tmp_path / "layout") as folder:
         (folder / "file").write_text("after")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["layout", "layout/file"]
     assert (tmp_path / "layout/file").read_text() == "before"

@@ -13,7 +13,7 @@ from kbuild.cache.tree import is_damaged
 from kbuild.digest import Digest, digest_file
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.errors import CacheDamaged, LockfileInvalid, SourceOnlyPackage
-from kbuild.image.packages.wheels import WheelTarget, cached_wheels, required_glibc, wheel_filename
+from kbuild.image.packages.wheels import WheelTarget, cached_wheels, promised_glibc, wheel_filename
 from kbuild.platform import Platform
 from kbuild.process import run
 
@@ -238,7 +238,7 @@ def test_of_wheels_laid_out_together_one_that_is_damaged_leaves_nothing(tmp_path
     ],
 )
 def test_fitting_wheels_tell_their_c_library(filename: str, glibc: tuple[int, int] | None) -> None:
-    assert required_glibc(filename, TARGET.supported()) == glibc
+    assert promised_glibc(filename, TARGET.supported()) == glibc
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_fitting_wheels_tell_their_c_library(filename: str, glibc: tuple[int, in
 )
 def test_other_wheels_are_refused(filename: str) -> None:
     with pytest.raises(LockfileInvalid, match="demo"):
-        required_glibc(filename, TARGET.supported())
+        promised_glibc(filename, TARGET.supported())
 
 
 def test_a_source_distribution_is_refused_by_name() -> None:
@@ -269,6 +269,6 @@ def test_a_local_version_is_unquoted() -> None:
 @given(st.text(max_size=40))
 def test_any_name_is_a_wheel_or_refused(text: str) -> None:
     try:
-        required_glibc(f"{text}.whl", TARGET.supported())
+        promised_glibc(f"{text}.whl", TARGET.supported())
     except LockfileInvalid as error:
         assert error.message

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from kbuild.environment.spec import EnvironmentSpec, ModelEnvironment, make_spec
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment import closure as closure_module
-from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
+from kbuild.recording.shipment.closure import find_closure, find_owners, is_in_no_index, pin
 from kbuild.recording.shipment.given import read_conda_env
 from kbuild.recording.shipment.pinning import _read_lines, find_others, make_environment
 
@@ -83,7 +83,7 @@ def test_constraints_are_exact_and_sorted(installed: dict[str, FakeDistribution]
     ],
 )
 def test_what_no_index_has(files: dict[str, str], local: bool) -> None:
-    assert is_local(FakeDistribution("x", files=files)) is local  # type: ignore[arg-type]
+    assert is_in_no_index(FakeDistribution("x", files=files)) is local  # type: ignore[arg-type]
 
 
 def test_a_broken_dependency_is_told(installed: dict[str, FakeDistribution]) -> None:

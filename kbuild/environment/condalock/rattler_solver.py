@@ -63,7 +63,7 @@ async def _solve(channels: Sequence[str], specs: Sequence[str], environ: Mapping
         platforms=[environ["CONDA_SUBDIR"], "noarch"],
         virtual_packages=[
             GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
-            for name, version, build in virtual_packages(environ)
+            for name, version, build in overridden_packages(environ)
         ],
         channel_priority=ChannelPriority.Disabled if disabled else ChannelPriority.Strict,
     )
@@ -95,7 +95,7 @@ def expand_defaults(channels: Sequence[str]) -> list[str]:
     return [url for channel in channels for url in (_DEFAULTS if channel == "defaults" else (channel,))]
 
 
-def virtual_packages(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def overridden_packages(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Name, version and build of each ``CONDA_OVERRIDE_*`` that is set.
 
     ``CONDA_OVERRIDE_ARCHSPEC`` holds a build string, the others hold a version (conda's docs, "Managing virtual

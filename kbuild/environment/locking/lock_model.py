@@ -31,7 +31,7 @@ from kbuild.environment.locking.stored import (
     stored_lock,
     write_back,
 )
-from kbuild.environment.locking.wanted import LockRequest, candidates, read_spec
+from kbuild.environment.locking.wanted import LockRequest, candidates, spec_of
 from kbuild.environment.resolver import Resolver
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import LockfileStale
@@ -84,7 +84,7 @@ def lock_bundle(
     hidden = [hide_credentials(channel, "CHANNEL") for channel in request.channels]
     secrets = {name: value for _, found in hidden for name, value in found.items()}
     environ = {**environ, **indexes.environment, **secrets, **permitted([text for text, _ in hidden])}
-    spec = read_spec(bundle, request, indexes)
+    spec = spec_of(bundle, request, indexes)
     bounds = read_bounds(indexes.constraints, progress)
     channel = cache / "channel"
     place = LockPlace(bundle=bundle, store=store, channel=channel, run=run, environ=environ, progress=progress)

@@ -47,16 +47,16 @@ def fresh_inputs(
 ) -> frozenset[Digest]:
     """The input digests by which a lock of this model counts as fresh here. Raises what reading the spec does."""
     resolver = CondaLockResolver(run=run, channel=cache / "channel", environ=environ, target=request.target)
-    return frozenset(candidates(read_spec(bundle, request, indexes), request, resolver))
+    return frozenset(candidates(spec_of(bundle, request, indexes), request, resolver))
 
 
 def named_indexes(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> Indexes:
     """The indexes and find-links that a lock of this model is made from. Raises what reading the spec does."""
-    spec = read_spec(bundle, request, indexes)
+    spec = spec_of(bundle, request, indexes)
     return replace(indexes, urls=spec.indexes, find_links=spec.find_links)
 
 
-def read_spec(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
+def spec_of(bundle: ModelBundle, request: LockRequest, indexes: Indexes) -> EnvironmentSpec:
     """The model's environment spec, from its own files, the request and the user's indexes."""
     names = ("requirements.txt", "constraints.txt")
     files = {name: text for name in names if (text := read_model_text(bundle.root, name)) is not None}

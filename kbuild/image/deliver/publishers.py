@@ -14,7 +14,7 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.registry.blob_places import BlobPlaces
 from kbuild.image.registry.transfer import push_image
 from kbuild.image.run.docker import DockerDaemon
-from kbuild.image.store.pack import output_error, refuse_other, writing
+from kbuild.image.store.pack import output_error, refuse_other, replacing
 from kbuild.progress import Progress
 
 
@@ -37,7 +37,7 @@ class LayoutPublisher:
         progress.note(f"writing {self.destination}")
         manifest = layouts.read_manifest(image.layout, image.digest)
         descriptor = layouts.find_manifest(image.layout, digest=image.digest)
-        with writing(self.destination) as folder:
+        with replacing(self.destination) as folder:
             (folder / "blobs" / "sha256").mkdir(parents=True)
             for digest in {image.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}:
                 link_or_copy(layouts.blob_path(image.layout, digest), layouts.blob_path(folder, digest))

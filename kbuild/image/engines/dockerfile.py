@@ -72,7 +72,7 @@ def take_flags(instruction: Instruction) -> tuple[dict[str, str], str]:
     return flags, rest
 
 
-def exec_form(text: str) -> list[str] | None:
+def read_exec_form(text: str) -> list[str] | None:
     """The words of a JSON array, or None where the text is not one (it is then shell form or plain words)."""
     if not text.startswith("["):
         return None

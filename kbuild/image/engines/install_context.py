@@ -28,7 +28,7 @@ from kbuild.environment.locking.stored import captured_packages
 from kbuild.errors import BaseImageError, PlatformError
 from kbuild.image.base.choice import parse_base
 from kbuild.image.base.resolve import resolve_layout
-from kbuild.image.engines.dockerfile import exec_form, parse_dockerfile, take_flags
+from kbuild.image.engines.dockerfile import parse_dockerfile, read_exec_form, take_flags
 from kbuild.image.packages.environment import environment_recipe
 from kbuild.model.bundle import ModelBundle
 from kbuild.plan.context import stage_files, stage_runtime
@@ -64,7 +64,7 @@ def context_sources(dockerfile: str) -> frozenset[str]:
         if instruction.name in ("COPY", "ADD"):
             flags, rest = take_flags(instruction)
             if "from" not in flags:
-                words = exec_form(rest) or rest.split()
+                words = read_exec_form(rest) or rest.split()
                 found |= {word.lstrip("./").partition("/")[0] for word in words[:-1]}
     return frozenset(found)
 

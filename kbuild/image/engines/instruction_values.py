@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from kbuild.image.engines.copying import Ownership
-from kbuild.image.engines.dockerfile import Instruction, exec_form, take_flags
+from kbuild.image.engines.dockerfile import Instruction, read_exec_form, take_flags
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -24,7 +24,7 @@ def healthcheck(instruction: Instruction) -> dict[str, Any]:
         return {"Test": ["NONE"]}
     if kind.upper() != "CMD" or not text.strip():
         instruction.fail("is followed by CMD and a command, or by NONE")
-    words = exec_form(text.strip())
+    words = read_exec_form(text.strip())
     check: dict[str, Any] = {"Test": ["CMD-SHELL", text.strip()] if words is None else ["CMD", *words]}
     for flag, key in (("interval", "Interval"), ("timeout", "Timeout"), ("start-period", "StartPeriod")):
         if flag in flags:
@@ -41,7 +41,7 @@ def healthcheck(instruction: Instruction) -> dict[str, Any]:
 
 def command(text: str) -> list[str]:
     """ENTRYPOINT's or CMD's words; those of a shell where it is one text."""
-    words = exec_form(text)
+    words = read_exec_form(text)
     return ["/bin/sh", "-c", text] if words is None else words
 
 

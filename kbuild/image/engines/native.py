@@ -26,10 +26,10 @@ from kbuild.image.engine import (
 from kbuild.image.engines.copying import CopyConflict, FileSystem, Ownership, copy_file, copy_tree, make_folder
 from kbuild.image.engines.dockerfile import (
     Instruction,
-    exec_form,
     expand,
     key_values,
     parse_dockerfile,
+    read_exec_form,
     split_words,
     take_flags,
 )
@@ -105,7 +105,8 @@ def copies_plan(plan: BuildPlan) -> bool:
     """
     instructions = [each for each in parse_dockerfile(plan.dockerfile) if each.name in _LAYER_MAKERS]
     wanted = [[f"{layer.source}/", "/"] for layer in plan.layers]
-    return [exec_form(each.value) for each in instructions] == wanted and all(i.name == "COPY" for i in instructions)
+    copied = [read_exec_form(each.value) for each in instructions if each.name == "COPY"]
+    return copied == wanted and len(copied) == len(instructions)
 
 
 class _Build:
@@ -175,7 +176,7 @@ class _Build:
     def _do_copy(self, instruction: Instruction) -> None:
         flags, rest = take_flags(instruction)
         owner = ownership(instruction, flags)
-        raw = exec_form(rest) or split_words(rest)
+        raw = read_exec_form(rest) or split_words(rest)
         words = [expand(word, self._env, instruction) for word in raw]
         if len(words) < 2:
             instruction.fail("needs a source and a target")

@@ -30,8 +30,8 @@ from kbuild.image.packages.trimming import join_group
 from kbuild.image.packages.wheels import (
     WheelTarget,
     cached_wheels,
+    promised_glibc,
     python_files,
-    required_glibc,
     wheel_filename,
     wheel_key,
 )
@@ -164,7 +164,7 @@ def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> dict[
             hint="lock again with --allow-sdist to build their wheels, or pin versions that have wheels",
         )
     supported = target.supported()
-    needs = {package: required_glibc(wheel_filename(package), supported) for package in wheels}
+    needs = {package: promised_glibc(wheel_filename(package), supported) for package in wheels}
     return {package: need for package, need in needs.items() if need is not None}
 
 

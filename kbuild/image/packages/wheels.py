@@ -106,7 +106,7 @@ def wheel_filename(package: LockedPackage) -> str:
     return name
 
 
-def required_glibc(filename: str, supported: frozenset[Tag]) -> tuple[int, int] | None:
+def promised_glibc(filename: str, supported: frozenset[Tag]) -> tuple[int, int] | None:
     """The oldest C library that the wheel promises to run with, None if it says nothing.
 
     Raises LockfileInvalid when no tag of the wheel is among ``supported``.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kbuild.cache.room import room_for
 from kbuild.cache.scratch import scratch_folder
-from kbuild.cache.tree import writing as telling
+from kbuild.cache.tree import writing
 from kbuild.digest import Digest, digest_bytes, digest_file
 from kbuild.errors import HashMismatch, InvalidImage
 from kbuild.files import link_or_copy, mark_used
@@ -24,7 +24,7 @@ from kbuild.image.oci.descriptor import Descriptor, Manifest, index_from_json, p
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.registry.client import RegistryClient
 from kbuild.image.store.image_index import BuiltIndex, index_in
-from kbuild.image.store.pack import image_in, writing
+from kbuild.image.store.pack import image_in, replacing
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
@@ -74,7 +74,7 @@ class RemoteImages:
         if layouts.is_layout(root / top.digest.hex):
             mark_used(root / top.digest.hex)
             return root / top.digest.hex, top.digest
-        with writing(root / top.digest.hex) as folder:
+        with replacing(root / top.digest.hex) as folder:
             (folder / "blobs" / "sha256").mkdir(parents=True)
             manifest = _write(client, reference, top, data, folder, progress)
             for name, content in layouts.make_entrance(top, manifest, reference.with_tag(reference.tag)).items():
@@ -141,7 +141,7 @@ class _Layers:
                 return
             client = RegistryClient(self.reference)
             with (
-                telling(f"layers of {self.reference.familiar}"),
+                writing(f"layers of {self.reference.familiar}"),
                 scratch_folder(layout.parent, ".layers-") as scratch,
             ):
                 for layer in missing:

@@ -16,7 +16,7 @@ from kbuild.image.registry.blob_places import BlobPlaces
 from kbuild.image.registry.client import RegistryClient
 from kbuild.image.registry.upload import push_blob
 from kbuild.image.store.image_index import BuiltIndex
-from kbuild.image.store.pack import writing
+from kbuild.image.store.pack import replacing
 from kbuild.platform import Platform
 from kbuild.progress import Progress
 
@@ -51,7 +51,7 @@ def pull_image(
         mark_used(target)
         _check_platform(target, manifest, platform, reference)
     else:
-        with room_for(target, sum(blob.size for blob in manifest.layers)), writing(target) as folder:
+        with room_for(target, sum(blob.size for blob in manifest.layers)), replacing(target) as folder:
             (folder / "blobs" / "sha256").mkdir(parents=True)
             for blob in dict.fromkeys((manifest.config, *manifest.layers)):
                 progress.note(f"pulling {blob.digest} of {reference.familiar}")

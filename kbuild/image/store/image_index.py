@@ -17,7 +17,7 @@ from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media
 from kbuild.image.oci.descriptor import Descriptor, make_index
 from kbuild.image.oci.image_reference import ImageReference
-from kbuild.image.store.pack import image_in, refuse_other, writing
+from kbuild.image.store.pack import image_in, refuse_other, replacing
 from kbuild.platform import Platform
 
 
@@ -50,7 +50,7 @@ def write_index(
     The index depends on the images alone. An older layout in the place is replaced. Raises OutputError.
     """
     refuse_other(destination)
-    with writing(destination) as folder:
+    with replacing(destination) as folder:
         (folder / "blobs" / "sha256").mkdir(parents=True)
         entries = [_carry(images[platform], platform, folder) for platform in sorted(images)]
         index = layouts.write_json_blob(folder, make_index(tuple(entries)), media.INDEX)
@@ -87,7 +87,7 @@ def find_index(layout: Path) -> Digest | None:
 def single_image(image: BuiltImage, destination: Path) -> BuiltImage:
     """An image of a layout with several in a layout of its own; raises OutputError."""
     manifest = layouts.read_manifest(image.layout, image.digest)
-    with writing(destination) as folder:
+    with replacing(destination) as folder:
         (folder / "blobs" / "sha256").mkdir(parents=True)
         entry = _carry(image, None, folder)
         for name, data in layouts.make_entrance(entry, manifest, None).items():

@@ -70,7 +70,7 @@ def pack(
     image-spec.
     """
     refuse_other(destination)
-    with writing(destination) as folder:
+    with replacing(destination) as folder:
         blobs = folder / "blobs" / "sha256"
         blobs.mkdir(parents=True)
         layers = _write_layers(output.layers, compression, blobs, progress, cache)
@@ -105,7 +105,7 @@ def pack(
 
 
 @contextmanager
-def writing(destination: Path) -> Iterator[Path]:
+def replacing(destination: Path) -> Iterator[Path]:
     """A new folder beside ``destination`` that takes its place at the end; nothing is left of it after an error.
 
     Raises OutputError for what the disk or its permissions refuse.

@@ -51,7 +51,7 @@ def find_closure(requirements: Iterable[Requirement]) -> Closure:
         except metadata.PackageNotFoundError:
             continue
         _, versions[name], requires = describe(distribution)
-        if is_local(distribution):
+        if is_in_no_index(distribution):
             local.add(name)
         for requirement in _choose(name, requires, extra):
             needed = canonicalize_name(requirement.name)
@@ -92,7 +92,7 @@ def _choose(name: str, requires: tuple[str, ...], extra: str) -> tuple[Requireme
     return tuple(needs)
 
 
-def is_local(distribution: metadata.Distribution) -> bool:
+def is_in_no_index(distribution: metadata.Distribution) -> bool:
     """Whether a distribution came from a folder, a file, a url or version control, where no index can follow.
 
     conda records the folder its package was built in; that package is in a channel nevertheless.

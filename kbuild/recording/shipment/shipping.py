@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbuild.errors import RecordingError
-from kbuild.recording.shipment.closure import find_closure, find_owners, is_local, pin
+from kbuild.recording.shipment.closure import find_closure, find_owners, is_in_no_index, pin
 from kbuild.recording.shipment.deferred_file import write_deferred
 from kbuild.recording.shipment.deferring import Deferral, PutOff, plan_deferral
 from kbuild.recording.shipment.tracing import find_source, follow_imports
@@ -180,7 +180,7 @@ def _tell_origin(owners: list[str]) -> str:
 
 
 def _is_local_name(name: str) -> bool:
-    return is_local(distribution(name))
+    return is_in_no_index(distribution(name))
 
 
 def _has_file(name: str, source: Path) -> bool:

@@ -20,7 +20,7 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
 from kbuild.image.oci.tarball import DIRECTORY, FILE, Entry, tar_chunks
 from kbuild.image.oci.validate import validate_layout
-from kbuild.image.store.pack import PACKED_BY, output_error, packing, refuse_other, writing
+from kbuild.image.store.pack import PACKED_BY, output_error, packing, refuse_other, replacing
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.context import stage_files
@@ -116,7 +116,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
 def _place(output: Path | None, workdir: Path) -> Iterator[Path]:
     """An empty folder for the layout, which becomes what was asked for at the end of the block."""
     if output is not None and output.suffix != ".tar":
-        with writing(output) as folder:
+        with replacing(output) as folder:
             yield folder
         return
     folder = workdir / "modelpack"

@@ -27,7 +27,7 @@ from kbuild.platform import host_platform
 from kbuild.progress import Progress, how_many
 from kbuild.shipped import archive_files
 from kbuild.verify.before_loading import check_model
-from kbuild.workflow.build import check_modules, check_no_credentials, working_folder
+from kbuild.workflow.build import check_no_credentials, check_own_modules, working_folder
 from kbuild.workflow.engines import stage_layers
 from kbuild.workflow.prepare import ImageRequest, Prepared, fetch_model, lock_environment, prepare
 from kbuild.workflow.stopping import stopping_at_signals
@@ -190,7 +190,7 @@ class _Archive:
         """The archive's members; their files lie in the cache and the working folder."""
         prepared, tools = self.prepared, self.tools
         prepared.check_base()
-        check_modules(prepared, tools)
+        check_own_modules(prepared, tools)
         layers = [layer for layer in prepared.plan.layers if layer.name != BASE_LAYER]
         context = stage_layers(prepared, tools, self.workdir / f"context-{purpose}", [layer.name for layer in layers])
         base = prepared.base.path if prepared.base.kind == "debs" else None
