@@ -147,6 +147,11 @@ def take_model(text: str | None, session: Session) -> str:
     return choice.reference
 
 
+def pin_model(text: str | None, session: Session) -> str:
+    """As ``take_model``, and in the place of an alias the version that it names now."""
+    return str(session.tools.store.pin(ModelReference.parse(take_model(text, session))))
+
+
 def _reads_as_image(text: str) -> bool:
     """Whether a text has the form NAME:TAG or NAME@DIGEST of an image."""
     reference = ImageReference.find(text)

@@ -11,6 +11,7 @@ import click
 
 from kbuild.api.building import lock
 from kbuild.api.request import LockOptions
+from kbuild.api.session import pin_model
 from kbuild.cli.options import base_option, json_option, lock_options, open_here, optional_model_argument
 from kbuild.cli.show import Show
 
@@ -36,7 +37,9 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     """
     show = Show()
     asked = LockOptions(**options)
-    locked = lock(model, asked, output=output, base=base, force=force, session=open_here(show))
+    session = open_here(show)
+    pinned = pin_model(model, session)
+    locked = lock(pinned, asked, output=output, base=base, force=force, session=session)
     managers = [package.manager for package in locked.lockfile.packages]
     show.say(f"{managers.count('conda')} conda and {managers.count('pip')} pip packages, each by url and sha256")
     given = "" if model is None else f" {shlex.quote(model)}"
@@ -48,6 +51,7 @@ def command(model: str | None, output: Path, base: str | None, force: bool, as_j
     )
     result = {
         "lockfile": str(output),
+        "model": pinned,
         "digest": str(locked.lockfile.digest),
         "packages": len(managers),
         "origin": locked.origin,

@@ -300,8 +300,14 @@ def test_other_systems_start_the_same_script(push: str | None) -> None:
     assert shlex.split(ast.literal_eval(quoted))[-1] == ODD and 'sh ci/kbuild.sh "$MODEL"' in files[PLACES["jenkins"]]
 
 
-@pytest.mark.parametrize(("fails", "code"), [("nothing", 0), ("audit", 52), ("image", 46)])
-def test_the_job_tells_what_became_of_it(tmp_path: Path, fails: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("fails", "code", "compared"),
+    [
+        ("nothing", 0, "true"), ("nothing", 0, "false"), ("audit", 52, "true"), ("image", 46, "true"),
+        ("lock", 11, "true"),
+    ],
+)  # fmt: skip
+def test_the_job_tells_what_became_of_it(tmp_path: Path, fails: str, code: int, compared: str) -> None:
     """With a kbuild that does as told: the summary is there in any case, and names the step that failed."""
     apply(tmp_path, plan_changes(tmp_path, make_files(request(push="r.example/x:1")), force=False))
     program = tmp_path / "bin" / "kbuild"
@@ -313,6 +319,8 @@ echo "$@" >> "{tmp_path}/asked"
 case $1 in
     audit) while [ "$1" != --reports ]; do shift; done; echo '### clean' > "$2/audit.md"; set -- audit ;;
     image) echo "x@sha256:1" ;;
+    lock) echo '{{"lockfile": "x", "model": "models:/m`x`/7"}}' ;;
+    verify) echo '{{"digest": "sha256:1", "compared": {compared}}}' ;;
 esac
 [ "$1" != {fails} ] || exit {code}
 """)
@@ -324,14 +332,22 @@ esac
         "KBUILD_REGISTRY_PASSWORD": "hush",
         "TMPDIR": str(tmp_path),
     }
-    argv = ["sh", SCRIPT, "models:/m`x`"]
+    argv = ["sh", SCRIPT, "models:/m`x`@prod"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     told = (tmp_path / "summary").read_text()
     assert (tmp_path / "kbuild-output" / "summary.md").read_text() == told and "`x`" not in told
     assert ("The image is built, verified and audited." in told) == (code == 0)
     assert code == 0 or f"exit code {code}: `kbuild help exit-codes#{code}`" in told
-    assert ("- image: `x@sha256:1`" in told, "### clean" in told) == (fails != "image", fails != "image")
+    built = fails not in ("image", "lock")
+    assert ("- image: `x@sha256:1`" in told, "### clean" in told) == (built, built)
+    assert ("- answers as the trained model did: yes\n" in told) == (built and compared == "true")
+    assert ("the model recorded no answer to compare with" in told) == (compared == "false")
+    # The alias may be another version's a moment later: what is verified and audited is what is pushed.
+    asked = [shlex.split(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    named = [(words[0], words[1]) for words in asked if words[0] in ("lock", "image", "audit")]
+    assert named[0] == ("lock", "models:/m`x`@prod")
+    assert {model for _, model in named[1:]} == ({"models:/m`x`/7"} if fails != "lock" else set())
     assert ("--push r.example/x:1" in (tmp_path / "asked").read_text()) == (code == 0)
     assert json.loads((tmp_path / "login").read_text())["auths"] == {"r.example": {"auth": "bWU6aHVzaA=="}}
     assert not [*tmp_path.glob("tmp*")], "the login is not left behind"

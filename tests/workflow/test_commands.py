@@ -171,6 +171,18 @@ def test_a_lock_is_written_where_it_was_asked_for(kbuild: Call, shared: World, t
     assert (result["packages"], result["origin"]) == (3, "given") and "lock" in result["seconds"]
     assert (tmp_path / "here.yml").read_bytes() == shared.lockfile.read_bytes()
     assert "1 conda and 2 pip packages" in done.stderr
+    assert result["model"] == shared.model
+
+
+def test_a_lock_says_which_version_an_alias_led_to(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what follows it in a job is of one model, though somebody moves the alias meanwhile."""
+    monkeypatch.setitem(shared.store.aliases, "prod", "7")
+    monkeypatch.setitem(shared.store.models, "models:/shop/7", shared.store.models[shared.model])
+    done = kbuild("lock", "models:/shop@prod", *given(shared), "--json")
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["model"] == "models:/shop/7"
 
 
 def test_equal_contexts_have_equal_times(kbuild: Call, shared: World, tmp_path: Path) -> None:
