@@ -101,6 +101,10 @@ class Lockfile:
         """The packages of one platform, sorted by manager and name."""
         return tuple(sorted((p for p in self.packages if p.platform == platform), key=lambda p: (p.manager, p.name)))
 
+    def wheels_for(self, platform: Platform) -> tuple[LockedPackage, ...]:
+        """Those of them that pip installs."""
+        return tuple(package for package in self.for_platform(platform) if package.manager == "pip")
+
 
 def read_lockfile(path: Path) -> Lockfile:
     """Read and parse a lockfile; raises LockfileInvalid, also where the file cannot be read."""

@@ -103,10 +103,7 @@ def build_image(
             f"--load takes the image for {host_platform()} from an index", hint="add it to --platform, or use --output"
         )
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
-        # Files and name are of one version, though somebody may move the alias meanwhile.
-        reference = tools.store.pin(ModelReference.parse(request.model))
-        bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
-        check_no_credentials(bundle)
+        reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]
@@ -158,12 +155,10 @@ def check_own_modules(prepared: Prepared, tools: Tools) -> None:
     from kbuild.image.packages.environment import PREFIX
     from kbuild.image.packages.lost_modules import check_modules
 
-    packages = prepared.locked.lockfile.for_platform(prepared.platform)
-    environment = prepared.stage.environment
+    lockfile, environment = prepared.locked.lockfile, prepared.stage.environment
 
     def wheels() -> list[Path]:
-        wanted = [package for package in packages if package.manager == "pip"]
-        return list(download_packages(prepared.locked, wanted, tools).values())
+        return list(download_packages(prepared.locked, lockfile.wheels_for(prepared.platform), tools).values())
 
     def others() -> list[str]:
         missing = environment.missing((), ())
@@ -171,7 +166,17 @@ def check_own_modules(prepared: Prepared, tools: Tools) -> None:
         found = environment.interpreter(downloads).glob(f"{PREFIX.lstrip('/')}/lib/python*/site-packages/*")
         return [path.name.partition(".")[0] for path in found]
 
-    check_modules(prepared.bundle, [package.name for package in packages], wheels, others)
+    names = [package.name for package in lockfile.for_platform(prepared.platform)]
+    check_modules(prepared.bundle, names, wheels, others)
+
+
+def fetch_pinned(model: str, tools: Tools, workdir: Path, *, reuse: bool) -> tuple[ModelReference, ModelBundle]:
+    """Name and files of one version, though somebody may move the alias meanwhile; raises InvalidModel for credentials
+    in them."""
+    reference = tools.store.pin(ModelReference.parse(model))
+    bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
+    check_no_credentials(bundle)
+    return reference, bundle
 
 
 def check_no_credentials(bundle: ModelBundle) -> None:

@@ -71,8 +71,7 @@ def whole_context(prepared: Prepared, tools: Tools, folder: Path) -> BuildContex
 
 def give_layers(place: ImageReference, prepared: Prepared, tools: Tools, *, built: bool) -> None:
     """Have other builders find there what this one's image is made of; ``built`` says that it was built just now."""
-    packages = prepared.locked.lockfile.for_platform(prepared.platform)
-    wheels = tuple(package for package in packages if package.manager == "pip")
+    wheels = prepared.locked.lockfile.wheels_for(prepared.platform)
     layers = LayerCache(root=tools.cache / "layers", compression=prepared.request.compression)
     with tools.phases("cache") as progress:
         tools.sharing(place, "give").give(prepared.plan, wheels, layers, progress, built=built)

@@ -163,7 +163,7 @@ def prepare(
         if template.file is not None:
             # Which packages share a layer is known from their files: what the template itself says is looked at before.
             check_template(plan_with((), NOTHING), base, chosen.facts)
-        wheels = tuple(package for package in packages if package.manager == "pip")
+        wheels = locked.lockfile.wheels_for(platform)
         with tools.shared.leading([f"download {locked.lockfile.digest}"]):
             bring_split(request.cache_from, wheels, tools)
             groups = split_wheels(wheels, cache=tools.cache, download=download)

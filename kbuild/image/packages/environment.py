@@ -70,7 +70,7 @@ class Environment:
         if python is None:
             raise LockfileInvalid(f"the lock has no python for {platform}", hint="make it again with kbuild lock")
         self._target = WheelTarget(python=python, platform=platform, prefix=PREFIX)
-        self.wheels_glibc = _check_wheels([package for package in packages if package.manager == "pip"], self._target)
+        self.wheels_glibc = _check_wheels(lockfile.wheels_for(platform), self._target)
         self._cache, self._run = cache, run
 
     def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
@@ -154,9 +154,8 @@ def _interpreter_recipe(target: WheelTarget) -> Digest:
     return digest_json([_RECIPE, version("py-rattler"), target.prefix, str(target.platform), bytecode])
 
 
-def _check_wheels(wheels: Iterable[LockedPackage], target: WheelTarget) -> dict[LockedPackage, tuple[int, int]]:
+def _check_wheels(wheels: Sequence[LockedPackage], target: WheelTarget) -> dict[LockedPackage, tuple[int, int]]:
     """The C library that each wheel wants which wants any."""
-    wheels = tuple(wheels)
     sdists = sorted(f"{p.name} {p.version}" for p in wheels if not p.filename.endswith(".whl"))
     if sdists:
         raise SourceOnlyPackage(

@@ -69,7 +69,7 @@ def _compare_with(
 ) -> Planned:
     locked = making.lockfile.for_platform(claims.platform)
     python = next((package.version for package in locked if package.name == "python"), "")
-    groups, fault = find_groups(locked, claims, tools)
+    groups, fault = find_groups(making.lockfile, claims, tools)
     plans = possible_plans(making, claims, groups, python)
     known = ((plan, found) for plan in plans if (found := _built(plan, tools)) is not None)
     plan, built = (plans[0], None) if fault else next(known, (plans[0], None))

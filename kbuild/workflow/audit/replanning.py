@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,15 +109,13 @@ def claimed_base(name: str, digest: str, labels: Mapping[str, str]) -> ResolvedB
     )
 
 
-def find_groups(
-    locked: Sequence[LockedPackage], claims: Claims, tools: Tools
-) -> tuple[tuple[PackageGroup, ...], str | None]:
+def find_groups(lockfile: Lockfile, claims: Claims, tools: Tools) -> tuple[tuple[PackageGroup, ...], str | None]:
     """The packages of each layer, or why they are not known here."""
 
     def no_download() -> Mapping[LockedPackage, Path]:
         raise ImageNotFound("how its packages are split into layers is not known here")
 
-    wheels = tuple(package for package in locked if package.manager == "pip")
+    wheels = lockfile.wheels_for(claims.platform)
     try:
         return keep_groups(split_wheels(wheels, cache=tools.cache, download=no_download), claims.left_out), None
     except ImageNotFound as error:

@@ -28,10 +28,9 @@ from kbuild.plan.model_only import EMPTY_BASE, MODELS_PATH, make_model_plan
 from kbuild.plan.split import split_model
 from kbuild.platform import Platform, host_platform
 from kbuild.progress import how_many
-from kbuild.workflow.build import check_no_credentials, working_folder
+from kbuild.workflow.build import fetch_pinned, working_folder
 from kbuild.workflow.delivery import Delivery
 from kbuild.workflow.naming import fill_name, name_values
-from kbuild.workflow.prepare import fetch_model
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 
@@ -76,9 +75,7 @@ def build_model_image(
     check_compressor(request.compression)
     images = LocalImages(tools.cache / "images")
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
-        reference = tools.store.pin(ModelReference.parse(request.model))
-        bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
-        check_no_credentials(bundle)
+        reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
         built: dict[Platform, BuiltImage] = {}
         for platform in request.platforms:
             base = _base(request.base, platform, tools)

@@ -22,15 +22,13 @@ from kbuild.image.oci.tarball import DIRECTORY, FILE, Entry, tar_chunks
 from kbuild.image.oci.validate import validate_layout
 from kbuild.image.store.pack import PACKED_BY, output_error, packing, refuse_other, replacing
 from kbuild.model.bundle import ModelBundle, ModelFile
-from kbuild.model.model_reference import ModelReference
 from kbuild.plan.context import stage_files
 from kbuild.plan.make import check_labels, labels_for_tools, rfc3339
 from kbuild.plan.model_only import EMPTY_BASE, model_labels
 from kbuild.progress import how_many
-from kbuild.workflow.build import check_no_credentials, working_folder
+from kbuild.workflow.build import fetch_pinned, working_folder
 from kbuild.workflow.delivery import Delivery
 from kbuild.workflow.naming import fill_name, name_values
-from kbuild.workflow.prepare import fetch_model
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 
@@ -87,9 +85,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
         refuse_other(delivery.output)
     check_compressor(request.compression)
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
-        reference = tools.store.pin(ModelReference.parse(request.model))
-        bundle = fetch_model(str(reference), tools, workdir, reuse=reuse)
-        check_no_credentials(bundle)
+        reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
         values = name_values(bundle, reference)
         push = None if delivery.push is None else fill_name(delivery.push, values)
         tag = None if delivery.tag is None else fill_name(delivery.tag, values)
