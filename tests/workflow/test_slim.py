@@ -193,7 +193,7 @@ def test_a_damaged_memory_is_made_again(slimming: Slimming, tmp_path: Path) -> N
 def test_another_answer_without_it_keeps_everything_and_says_so(slimming: Slimming, tmp_path: Path) -> None:
     left_out, notes = find(slimming, tmp_path, Program(lambda there: [200, "flask" in there]))
     assert left_out == NOTHING
-    assert "request 0 is answered [200, False] instead of [200, True]; nothing is left out" in notes[-1]
+    assert 'of request 0, the answer: expected "True", got "False"; nothing is left out' in notes[-1]
 
 
 @pytest.mark.parametrize("needed", ["flask", "nothing that is there"])
