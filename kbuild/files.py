@@ -8,12 +8,14 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Literal
 
 BYTES = ("utf-8", "surrogateescape")
 """How names are text in what digests are made of: bytes that are no UTF-8 are U+DC80 to U+DCFF (PEP 383), and go back
 to the same bytes. No letter is ever composed or decomposed."""
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system says where this user may only read, errno(3)."""
+NO_HOME = "this user has no home folder, and HOME is not set"
 
 
 def portable(name: str) -> str:
@@ -29,6 +31,20 @@ def native(name: str) -> str:
 def expand_home(text: str) -> Path:
     """The path with the home for its ``~``; that of a user who is not there stays as it is, and leads nowhere."""
     return Path(os.path.expanduser(text))  # noqa: PTH111  pathlib's own raises for such a user
+
+
+def user_folder(kind: Literal["cache", "state"]) -> Path:
+    """Where this user keeps kbuild's files of that kind; raises FileNotFoundError for a user without a home."""
+    import platformdirs  # not where wheels are installed in a stage of a Dockerfile
+
+    find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_state_dir
+    try:
+        folder = Path(find("kbuild"))
+    except RuntimeError:  # of newer ones; older ones leave the ~
+        folder = Path()
+    if not folder.is_absolute():
+        raise FileNotFoundError(errno.ENOENT, NO_HOME)
+    return folder
 
 
 def link_or_copy(source: Path, target: Path) -> None:

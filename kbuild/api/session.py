@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import platformdirs
-
 from kbuild.api.project import ProjectConfig, project_name, read_project_config, tracking_uri
 from kbuild.cache.folder import own_folder
 from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
-from kbuild.errors import ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
-from kbuild.files import expand_home
+from kbuild.errors import ConfigurationError, ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
+from kbuild.files import expand_home, user_folder
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.shorthand import LATEST
@@ -161,11 +159,17 @@ def _reads_as_image(text: str) -> bool:
 def cache_folder(tell: Callable[[str], object]) -> Path:
     """``KBUILD_CACHE_DIR``, else the user's cache folder; this user's own in it where others may write to that.
 
-    Raises OutputError as ``own_folder`` does.
+    Raises OutputError as ``own_folder`` does, and ConfigurationError.
     """
     stated = os.environ.get("KBUILD_CACHE_DIR")
     # Without "..", but through the links that the user wants it through.
-    absolute = os.path.abspath(stated) if stated else platformdirs.user_cache_dir("kbuild")  # noqa: PTH100
+    try:
+        absolute = os.path.abspath(stated) if stated else str(user_folder("cache"))  # noqa: PTH100
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"there is no place for the cache: {error.strerror}",
+            hint="set KBUILD_CACHE_DIR to a folder that this user may write to",
+        ) from error
     folder, is_new = own_folder(Path(absolute))
     if is_new:
         tell(f"others may write to the cache {absolute}: kbuild keeps its files in {folder}")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kbuild.digest import digest_file
 from kbuild.errors import ConfigurationError
-from kbuild.files import READ_ONLY
+from kbuild.files import NO_HOME, READ_ONLY, user_folder
 
 KEY_VARIABLE = "KBUILD_CACHE_KEY"
 _LOG = logging.getLogger(__name__)
@@ -151,16 +151,20 @@ def _key() -> bytes:
     stated = os.environ.get(KEY_VARIABLE)
     if stated:
         return os.fsencode(stated)
-    import platformdirs  # not where wheels are installed in a stage of a Dockerfile
-
     with _ONE_KEY:  # functools.cache lets several threads in at once, each of which may draw one of its own
-        return _own_key(Path(platformdirs.user_state_dir("kbuild")) / "cache-key")
+        try:
+            folder = user_folder("state")
+        except FileNotFoundError:
+            return _own_key(None)
+        return _own_key(folder / "cache-key")
 
 
 @cache
-def _own_key(path: Path) -> bytes:
+def _own_key(path: Path | None) -> bytes:
     """The key in a file that is this user's alone; one for this process where no such file can be."""
     try:
+        if path is None:
+            raise FileNotFoundError(errno.ENOENT, NO_HOME)
         if not os.path.lexists(path):
             _make_key(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -173,7 +177,7 @@ def _own_key(path: Path) -> bytes:
         reason = error.strerror or str(error)
     _LOG.warning(
         "no key of the cache in %s: %s; what earlier commands made counts for nothing. Set %s to a secret of yours",
-        path,
+        path or "a file",
         reason,
         KEY_VARIABLE,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import Digest, digest_file, digest_json
-from kbuild.files import portable
+from kbuild.files import portable, user_folder
 
 _RECORDED = b"recorded here"
 
@@ -33,9 +33,7 @@ def is_recorded(model: Digest) -> bool:
 
 
 def _folder() -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("kbuild")) / "recorded"
+    return user_folder("state") / "recorded"
 
 
 def _digest_of(root: Path) -> Digest:

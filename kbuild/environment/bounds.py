@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,6 +18,7 @@ from kbuild.environment.lockfile import Lockfile
 from kbuild.environment.requirements import applicable, exact_version, read_requirements
 from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import ConfigurationError
+from kbuild.files import expand_home
 from kbuild.platform import Platform
 from kbuild.progress import Progress, at_most
 from kbuild.untrusted import BrokenText, read_text
@@ -37,7 +37,7 @@ def read_bounds(places: Iterable[str], progress: Progress) -> tuple[str, ...]:
             progress.tell(f"pip's constraint names {shown}, a url, which is not read")
             continue
         try:
-            text = read_text(Path(place).expanduser())
+            text = read_text(expand_home(place))
         except (OSError, BrokenText) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(

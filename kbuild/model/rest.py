@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from kbuild.cache.room import room_for
+from kbuild.files import expand_home
 from kbuild.http import BUSY, ThreadSessions, patient_session, steady, work_patiently
 from kbuild.model.cloud import SCHEMES, CloudFolder
 from kbuild.model.folders import open_local, plain
@@ -87,7 +88,7 @@ def _trust(session: requests.Session, environ: Mapping[str, str]) -> None:
 def _user(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Of MLflow's variables, else of its file ``~/.mlflow/credentials``."""
     parser = configparser.ConfigParser()
-    path = Path("~/.mlflow/credentials").expanduser()
+    path = expand_home("~/.mlflow/credentials")
     try:
         parser.read(path)
         user, password = (

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from kbuild.files import expand_home
 from kbuild.recording.shipment.closure import describe
 
 # C libraries, certificates and time zones: what kbuild's base images have. The first two are links since Debian 12.
@@ -34,7 +35,7 @@ _FILES = {
     "/etc/group": f"root:x:0:\nnonroot:x:{NONROOT}:\n",
 }
 # Prefixes that hold more than an interpreter.
-_SHARED_PREFIXES = {Path("/"), Path("/usr"), Path("/usr/local"), Path.home()}
+_SHARED_PREFIXES = {Path("/"), Path("/usr"), Path("/usr/local"), expand_home("~")}
 # As the image sets them (kbuild/plan/make.py), and what keeps libraries from talking.
 _VARIABLES = {
     "HOME": "/tmp",  # noqa: S108  the only place a read-only container can write to

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.errors import InterpreterCaptureFailed, ProgramNotFound
+from kbuild.files import expand_home
 from kbuild.process import Runner
 
 # Asked of each interpreter by itself; what it says is an ``_Asked``, as JSON.
@@ -104,7 +105,7 @@ def _others(python: str, run: Runner, environ: Mapping[str, str]) -> Iterator[In
 
 def _programs(short: str, environ: Mapping[str, str]) -> Iterator[Path]:
     name = f"python{short}"
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or expand_home("~"))
     data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     roots = [
         Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
