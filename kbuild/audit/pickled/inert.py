@@ -218,9 +218,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self._proper += taken is not None
         if taken is None:
             self._odd += 1
-            self.problems[f"takes the attribute {shown(name)} of {of if isinstance(of, Global) else 'an object'}"] = (
-                None
-            )
+            whose = of if isinstance(of, Global) else "an object"
+            self.problems[f"takes the attribute {shown(name)} of {whose}"] = None
         elif isinstance(taken, Bound):
             self.bound[taken.of, taken.name] = None
         return taken or Opaque()
@@ -236,7 +235,8 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self._reduce(new=True)
 
     def _newobj_ex(self) -> None:
-        self.stack.pop()
+        words = self.stack.pop()
+        self.constructed |= dict.fromkeys(opcodes.constructed(self.stack[-2], () if words == {} else (words,)))
         self._newobj()
 
     def _build(self) -> None:

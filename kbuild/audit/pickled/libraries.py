@@ -18,6 +18,8 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from kbuild.audit.pickled.ordinary import OF_LIBRARIES
+
 Read = Callable[[str], bytes | None]
 """The bytes of a file of a distribution by its path below site-packages, ``""`` for a compiled one; None: no such."""
 
@@ -50,9 +52,14 @@ def _library(distributions: str, parts: str = "", without: str = "") -> _Library
 # run a text out of their own pickle when they are loaded (rv_generic.__setstate__), so no scan can judge them.
 _LIBRARIES: Mapping[str, _Library] = {
     "catboost": _library("catboost", "core"),
+    "category_encoders": _library("category_encoders", without="utils datasets"),
+    "feature_engine": _library("feature_engine", without="_docstrings datasets"),
+    # Its own module has a class that imports what its state names.
+    "imblearn": _library("imbalanced-learn", "base combine ensemble over_sampling pipeline under_sampling"),
     # Models as they pickle themselves: what they are made of again is judged as a file of its own.
     "keras": _library("keras", "src.models src.utils.tracking"),
     "lightgbm": _library("lightgbm", "basic engine sklearn callback"),
+    "networkx": _library("networkx", "classes"),
     "polars": _library("polars polars-lts-cpu polars-u64-idx", "dataframe series datatypes schema"),
     "scipy": _library("scipy", "sparse interpolate spatial optimize special cluster"),
     # What a callback holds connects to any address when it is loaded (sklearn/callback/_transport.py).
@@ -67,47 +74,6 @@ _LIBRARIES: Mapping[str, _Library] = {
 }
 LIBRARY_NAMES = frozenset({*_LIBRARIES, "numpy", "pandas", "joblib", "mlflow", "cloudpickle"})
 """By which a pickle names what counts as data."""
-_FUNCTIONS = {
-    "polars": frozenset({"_restore_dataframe"}),
-    "torch._utils": _names(
-        "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter "
-        "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
-        "_rebuild_device_tensor_from_numpy _rebuild_meta_tensor_no_storage _rebuild_nested_tensor"
-    ),
-    "torch.distributed.checkpoint.filesystem": _names("_StorageInfo"),
-    "torch.distributed.checkpoint.metadata": _names(
-        "BytesStorageMetadata ChunkStorageMetadata Metadata MetadataIndex StorageMeta TensorProperties "
-        "TensorStorageMetadata _MEM_FORMAT_ENCODING"
-    ),
-    "torch.serialization": _names("_get_layout"),
-    "torch.utils.data.dataset": _names("ConcatDataset Subset TensorDataset"),
-    # What it is given is judged as a file of its own.
-    "torch.storage": _names("_load_from_bytes TypedStorage UntypedStorage"),
-    # Its arguments are judged as the call that it makes of them.
-    "torch._tensor": _names("_rebuild_from_type_v2"),
-    "torch.nn.functional": _names("relu gelu"),
-    "torch._C": _names("Generator"),
-    "torch._C._nn": _names("gelu"),
-    "statsmodels.tools.tools": _names("Bunch"),
-    "torch": _names(
-        "BFloat16Storage BoolStorage ByteStorage CharStorage ComplexDoubleStorage ComplexFloatStorage "
-        "DoubleStorage FloatStorage HalfStorage IntStorage LongStorage ShortStorage UntypedStorage Size "
-        "QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage "
-        "ScriptObject Tensor device dtype float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 "
-        "uint16 uint32 uint64 bool complex32 complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3fnuz "
-        "float8_e5m2fnuz float8_e8m0fnu qint8 quint8 qint32 quint4x2 quint2x4 per_tensor_affine per_channel_affine "
-        "per_tensor_symmetric per_channel_symmetric per_channel_affine_float_qparams"
-    ),
-    "sklearn.cluster._kmeans": _names("_kmeans_single_lloyd _kmeans_single_elkan"),
-    "sklearn.metrics._scorer": _names("_passthrough_scorer"),
-    # What interp1d holds is a method of its own.
-    "scipy.interpolate._interpolate": _names(
-        "interp1d._call_linear interp1d._call_linear_np interp1d._call_nearest interp1d._call_previousnext "
-        "interp1d._call_spline interp1d._call_nan_spline"
-    ),
-    "scipy._lib.array_api_compat.numpy._aliases": _names("asarray"),
-    "scipy.special": _names("expit logit erf erfc gamma gammaln logsumexp softmax boxcox inv_boxcox log1p expm1"),
-}
 # Modules whose public functions compute from arrays, and are held by models: scores and steps. Those of
 # sklearn.metrics._scorer call what they are told to of what they are given.
 _COMPUTING = re.compile(
@@ -124,6 +90,8 @@ _ONLY = {
     "catboost.core": re.compile(r"CatBoost\w*|_CatBoostBase"),
     "keras.src.utils.tracking": re.compile("Tracked(Dict|List|Set)"),
     "lightgbm.basic": re.compile("Booster"),
+    # Views of data call methods of the graph that their state names.
+    "networkx.classes.reportviews": re.compile(r"\w*(Node|Edge|Degree)View"),
     "xgboost.core": re.compile("Booster"),
 }
 
@@ -141,7 +109,7 @@ class Libraries:
 
     def is_data(self, module: str, name: str) -> bool | None:
         """Whether it is a class of a known library or of the model's own code; None where no file tells."""
-        if name in _FUNCTIONS.get(module, ()):
+        if name in OF_LIBRARIES.get(module, ()):
             return True
         if not re.fullmatch(r"[A-Za-z_][\w.]*", module) or not re.fullmatch(r"[A-Za-z_][\w.]*", name):
             return False

@@ -98,6 +98,8 @@ def constructed(called: Any, arguments: tuple[Any, ...]) -> tuple[tuple[str, str
         place = (called.module, called.name)
         if place == ("functools", "partial"):
             called, arguments = arguments[0], arguments[1:]
+        elif place[0] in ("copyreg", "copy_reg") and place[1] == "__newobj_ex__":
+            called, arguments = arguments[0], () if arguments[2:] == ({},) else arguments[2:]
         elif place[0] in ("copyreg", "copy_reg"):
             # Of a base, __new__ and __init__ are called with one argument.
             based = place[1] == "_reconstructor" and len(arguments) > 1

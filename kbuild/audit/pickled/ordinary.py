@@ -190,6 +190,50 @@ def _matches(pattern: str, name: str) -> bool:
     return re.fullmatch(pattern, name) is not None
 
 
+OF_LIBRARIES = {
+    "polars": frozenset({"_restore_dataframe"}),
+    "torch._utils": _names(
+        "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter "
+        "_rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
+        "_rebuild_device_tensor_from_numpy _rebuild_meta_tensor_no_storage _rebuild_nested_tensor"
+    ),
+    "torch.distributed.checkpoint.filesystem": _names("_StorageInfo"),
+    "torch.distributed.checkpoint.metadata": _names(
+        "BytesStorageMetadata ChunkStorageMetadata Metadata MetadataIndex StorageMeta TensorProperties "
+        "TensorStorageMetadata _MEM_FORMAT_ENCODING"
+    ),
+    "torch.serialization": _names("_get_layout"),
+    "torch.utils.data.dataset": _names("ConcatDataset Subset TensorDataset"),
+    # What it is given is judged as a file of its own.
+    "torch.storage": _names("_load_from_bytes TypedStorage UntypedStorage"),
+    # Its arguments are judged as the call that it makes of them.
+    "torch._tensor": _names("_rebuild_from_type_v2"),
+    "torch.nn.functional": _names("relu gelu"),
+    "torch._C": _names("Generator"),
+    "torch._C._nn": _names("gelu"),
+    "statsmodels.tools.tools": _names("Bunch"),
+    "torch": _names(
+        "BFloat16Storage BoolStorage ByteStorage CharStorage ComplexDoubleStorage ComplexFloatStorage "
+        "DoubleStorage FloatStorage HalfStorage IntStorage LongStorage ShortStorage UntypedStorage Size "
+        "QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage "
+        "ScriptObject Tensor device dtype float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 "
+        "uint16 uint32 uint64 bool complex32 complex64 complex128 float8_e4m3fn float8_e5m2 float8_e4m3fnuz "
+        "float8_e5m2fnuz float8_e8m0fnu qint8 quint8 qint32 quint4x2 quint2x4 per_tensor_affine per_channel_affine "
+        "per_tensor_symmetric per_channel_symmetric per_channel_affine_float_qparams"
+    ),
+    "sklearn.cluster._kmeans": _names("_kmeans_single_lloyd _kmeans_single_elkan"),
+    "sklearn.metrics._scorer": _names("_passthrough_scorer"),
+    # What interp1d holds is a method of its own.
+    "scipy.interpolate._interpolate": _names(
+        "interp1d._call_linear interp1d._call_linear_np interp1d._call_nearest interp1d._call_previousnext "
+        "interp1d._call_spline interp1d._call_nan_spline"
+    ),
+    "scipy._lib.array_api_compat.numpy._aliases": _names("asarray"),
+    "scipy.special": _names("expit logit erf erfc gamma gammaln logsumexp softmax boxcox inv_boxcox log1p expm1"),
+}
+"""What pickles name of further libraries by its name alone: functions that put their objects together, and the like."""
+
+
 # What models hold and call when they answer: a pickle of data names it, and never calls it. It would call methods of
 # what it is given.
 _FUNCTIONS: tuple[tuple[str, str], ...] = (
