@@ -122,7 +122,8 @@ def test_an_image_of_a_model_folder_names_no_model(tmp_path: Path) -> None:
     with pytest.raises(InvalidImage, match=r"io\.kbuild\.model\.uri") as caught:
         read_claims(nameless)
     assert "--model FOLDER" in str(caught.value.hint)
-    assert read_claims(nameless, model="/models/x").model == "/models/x"
+    for each in (nameless, image):
+        assert read_claims(each, model="/models/x").model == "/models/x"
 
 
 def test_labels_of_the_users_are_told_from_kbuilds_own(tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 import zstandard
-from world import MODEL, SHORT, WHEELS, World, copy_world
+from world import HOST, MODEL, RUN_ID, SHORT, WHEELS, World, copy_world
 
 from kbuild.cache.damage import damaged
-from kbuild.errors import OutputError, PlatformError
+from kbuild.errors import BaseImageError, OutputError, PlatformError
 from kbuild.image.engines.archive import archive_entries
 from kbuild.platform import Platform
+from kbuild.shipped import archive_files
 from kbuild.workflow.batch.packing import PackResult, pack_model, unpacked_model
 from kbuild.workflow.once import Shared
 
@@ -44,6 +46,8 @@ def test_two_machines_pack_the_same_bytes(world: World, built_world: World, tmp_
     again = pack(world, tmp_path / "three.tar.gz")
     assert again.reused and again.digest == one.digest and not one.reused
     assert not any("stage" in note for note in world.heard.notes[world.heard.notes.index("lock:", 5) :])
+    anew = pack(world, tmp_path / "anew.tar.gz", reuse=False)
+    assert not anew.reused and anew.digest == one.digest
     stored = pack(world, tmp_path / "four.tar")
     assert stored.path.read_bytes() == gzip.decompress(data)
     zipped = pack(world, tmp_path / "five.tar.zst").path.read_bytes()
@@ -152,3 +156,44 @@ def test_where_the_output_has_no_room_that_is_where_room_is_made(
         pack(world, tmp_path / "m.tar")
     assert caught.value.message == f"cannot write {tmp_path}/m.tar: No space left on device"
     assert caught.value.hint == "make room there, or name another place with --output"
+
+
+def test_another_scorer_makes_another_archive(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = pack(world, tmp_path / "one.tar")
+    other = tmp_path / "other.py"
+    other.write_text("# another scorer\n")
+    files = {**archive_files(), "kbuild/scoring/other.py": other}
+    monkeypatch.setattr("kbuild.workflow.batch.packing.archive_files", lambda: files)
+    two = pack(world, tmp_path / "two.tar")
+    assert not two.reused and two.digest != one.digest
+    with tarfile.open(two.path) as archive:
+        member = archive.extractfile("kbuild/kbuild/scoring/other.py")
+        assert member is not None and member.read() == b"# another scorer\n"
+
+
+def test_the_base_that_it_took_libraries_from_is_recorded(world: World, tmp_path: Path) -> None:
+    recorded = f"kbuild/bases-{HOST.conda_subdir}.json"
+    assert (RUN_ID, recorded) not in world.store.files
+    pack(world, tmp_path / "m.tar")
+    assert (RUN_ID, recorded) in world.store.files
+
+
+def test_what_the_base_cannot_run_is_not_packed(world: World, tmp_path: Path) -> None:
+    """Also where the base is known, and everything is in the cache."""
+    pack(world, tmp_path / "m.tar")
+    text = world.lockfile.read_text("utf-8")
+    document = yaml.safe_load(text)
+    document["package"][0]["dependencies"] = {"__glibc": ">=99.1"}
+    world.lockfile.write_text(yaml.safe_dump(document), "utf-8")
+    with pytest.raises(BaseImageError, match=r"99\.1"):
+        pack_model(world.request(labels=(("team", "x"),)), world.tools, output=tmp_path / "m.tar")
+
+
+def test_another_machines_archive_is_not_started_here(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Platform("linux", "arm64" if HOST.architecture == "amd64" else "amd64")
+    monkeypatch.setattr("kbuild.workflow.batch.packing.host_platform", lambda: other)
+    with (
+        pytest.raises(PlatformError, match=f"this machine is {other}, and runs nothing of {HOST}"),
+        unpacked_model(world.request(), world.tools),
+    ):
+        pass

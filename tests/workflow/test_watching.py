@@ -162,6 +162,88 @@ def test_two_that_watch_for_two_registries_do_not_undo_each_other() -> None:
     }
 
 
+def test_of_models_that_were_heard_of_the_names_of_all_others_count() -> None:
+    fleet = Fleet(version("churn", 1, "champion"), version("fraud", 1))
+    watch = fleet.watch()
+    watch.run_once()
+    fleet.kept["Churn", "1"] = version("Churn", 1)
+    wanted = watch.reconcile({"Churn"})
+    assert wanted.builds == [], "its image would have the name of another model's"
+    assert [str(each) for each, _ in wanted.refused] == ["models:/Churn/1"]
+
+
+def test_aliases_of_models_that_nothing_was_heard_of_are_left_alone() -> None:
+    fleet = Fleet(version("churn", 1, "champion"), version("fraud", 1, "champion"))
+    watch = fleet.watch()
+    watch.run_once()
+    asked: list[str] = []
+    watch.retag = lambda source, target: not asked.append(target.name)  # type: ignore[func-returns-value]
+    watch.reconcile({"fraud"})
+    assert asked == ["registry.example/fraud"]
+    watch.reconcile()
+    assert sorted(asked) == ["registry.example/churn", "registry.example/fraud", "registry.example/fraud"]
+
+
+def test_a_registry_that_stays_away_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(version("churn", 1))
+    fleet.down = True
+    watch, asked = fleet.watch(every=600.0), list[None]()
+
+    def wait(until: float, *, retry: bool) -> None:
+        asked.append(None)
+        if len(asked) == 4:
+            watch._stopped.set()
+
+    monkeypatch.setattr(watch, "_await", wait)
+    watch._ask_on()
+    assert fleet.told == ["nobody answers"]
+
+
+def test_a_hint_does_not_hurry_a_registry_that_is_away() -> None:
+    watch = Fleet().watch()
+    for retry, heard in ((True, None), (False, {"churn"})):
+        watch.hint("churn")
+        assert watch._await(time.monotonic() + (0.05 if retry else 5), retry=retry) == heard
+
+
+def test_what_another_built_meanwhile_is_not_built_again_and_what_is_being_built_waits_for_nobody() -> None:
+    fleet = Fleet(version("a", 1), version("b", 1))
+    watch = fleet.watch(every=600.0)
+    fleet.held.clear()
+    ending = threading.Event()
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            watch.run()
+
+    building = fleet.build
+
+    def build(model: str) -> Any:
+        if ending.is_set():
+            raise SystemExit
+        return building(model)
+
+    watch.build = build
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    wait_for(lambda: watch.building == "models:/a/1")
+    # Heard of while it is being built, it does not wait as well.
+    fleet.kept["c", "1"] = version("c", 1)
+    watch.hint("c")
+    wait_for(lambda: watch.state()["waiting"] == 2)
+    for name in ("b", "c"):
+        digest = "sha256:" + "c" * 64
+        fleet.tag(fleet.kept[name, "1"], {"kbuild.named": f"registry.example/{name}:1@{digest}"})
+    fleet.held.set()
+    wait_for(lambda: watch.state()["waiting"] == 0 and watch.building is None)
+    assert fleet.built == ["models:/a/1"]
+    fleet.kept["d", "1"] = version("d", 1)
+    ending.set()
+    watch.hint("d")
+    running.join(5)
+    assert not running.is_alive()
+
+
 def test_a_long_message_is_told_once() -> None:
     fleet = Fleet(version("churn", 1, "champion"))
 

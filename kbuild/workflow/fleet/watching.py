@@ -218,7 +218,6 @@ class Watch:
                 self.problem = error.message
                 until = time.monotonic() + min(self.every, pause(failures))
                 failures += 1
-                names = None
             else:
                 if self.problem is not None:
                     self.teller.say("the registry answers again")
