@@ -13,7 +13,7 @@ from kbuild.process import run, start
 from kbuild.project.config import ProjectConfig, find_project
 from kbuild.project.model_settings import default_tracking_uri
 from kbuild.trigger.background import ENDED, ask_mlflow
-from kbuild.trigger.event import make_event
+from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.fire import Site, fire
 from kbuild.urls.credentials import without_credentials
 
@@ -35,7 +35,7 @@ def follow(
         return _next(config, recorded.run_id, tracking_uri)
     kind = config.trigger.kind
     try:
-        event = make_event(
+        event = TrainingEvent(
             run_id=recorded.run_id,
             model_id=recorded.model_id,
             model_uri=recorded.model_uri,
@@ -43,7 +43,8 @@ def follow(
             tracking_uri=tracking_uri,
             project=project,
             env=config.env,
-            git=None if git is None else (git.commit, git.dirty),
+            git_commit=None if git is None else git.commit,
+            git_dirty=None if git is None else git.dirty,
         )
         ended = ask_mlflow(recorded.run_id, tracking_uri) in ENDED
         return f"Trigger {kind}: {fire(config.trigger, event, make_site(config, tracking_uri), ended=ended)}"

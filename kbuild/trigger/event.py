@@ -19,7 +19,8 @@ EVENT_FORMAT = 1
 class TrainingEvent:
     """A logged model and where it came from; ``tracking_uri`` has no credentials in it.
 
-    ``git_commit`` is 40 hexadecimal characters; ``env`` is the Kedro environment.
+    ``git_commit`` is 40 hexadecimal characters, ``git_dirty`` whether files differ from it; ``env`` is the Kedro
+    environment.
     """
 
     run_id: str
@@ -31,6 +32,10 @@ class TrainingEvent:
     env: str | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Nobody's credentials are told to anybody."""
+        object.__setattr__(self, "tracking_uri", without_userinfo(self.tracking_uri))
 
     @property
     def id(self) -> str:
@@ -53,31 +58,6 @@ class TrainingEvent:
         """
         names = ("run_id", "model_id", "model_uri", "model_name", "tracking_uri")
         return re.sub(r"\{(" + "|".join(names) + r")\}", lambda match: str(getattr(self, match[1])), text)
-
-
-def make_event(
-    *,
-    run_id: str,
-    model_id: str,
-    model_uri: str,
-    model_name: str,
-    tracking_uri: str,
-    project: str,
-    env: str | None = None,
-    git: tuple[str, bool] | None = None,
-) -> TrainingEvent:
-    """An event without anybody's credentials; ``git`` is the commit and whether files differ from it."""
-    return TrainingEvent(
-        run_id=run_id,
-        model_id=model_id,
-        model_uri=model_uri,
-        model_name=model_name,
-        tracking_uri=without_userinfo(tracking_uri),
-        project=project,
-        env=env,
-        git_commit=None if git is None else git[0],
-        git_dirty=None if git is None else git[1],
-    )
 
 
 def parse_event(value: object, source: str) -> TrainingEvent:

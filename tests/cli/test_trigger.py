@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from kbuild.cli.trigger import command
 from kbuild.errors import ConfigurationError, DeliveryFailed, KbuildError, SignatureRefused
-from kbuild.trigger.event import TrainingEvent, make_event
+from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.outbox import Outbox
 from kbuild.trigger.signature import make_headers
 
@@ -19,7 +19,7 @@ SECRET = {"KBUILD_WEBHOOK_SECRET": "hush"}
 
 @pytest.fixture
 def event() -> TrainingEvent:
-    return make_event(
+    return TrainingEvent(
         run_id="r1", model_id="m-1", model_uri="models:/m-1", model_name="model", tracking_uri="u", project="shop"
     )
 

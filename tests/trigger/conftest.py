@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kbuild.process import Completed
-from kbuild.trigger.event import TrainingEvent, make_event
+from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.fire import Site
 
 
@@ -35,14 +35,15 @@ class Programs:
 
 @pytest.fixture
 def event() -> TrainingEvent:
-    return make_event(
+    return TrainingEvent(
         run_id="a" * 32,
         model_id="m-" + "b" * 32,
         model_uri="models:/m-" + "b" * 32,
         model_name="model",
         tracking_uri="https://me:secret@mlflow.example/x",
         project="shop",
-        git=("c" * 40, True),
+        git_commit="c" * 40,
+        git_dirty=True,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from kbuild.errors import DeliveryFailed, OutputError, TriggerFailed
 from kbuild.trigger import fire as firing
 from kbuild.trigger.background import read_job
-from kbuild.trigger.event import TrainingEvent, make_event
+from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.fire import Site, fire, flush
 from kbuild.trigger.outbox import Outbox
 from kbuild.trigger.trigger_settings import CommandTrigger, LocalTrigger, WebhookTrigger, make_trigger
@@ -104,7 +104,7 @@ def test_a_server_that_is_down_is_asked_once_for_all_its_messages(
     monkeypatch.setattr(firing, "send", send)
     site = replace(site, remotes={"webhook": HOOK})
     for number in range(3):
-        site.outbox.put("webhook", make_event(**{**FIELDS, "run_id": str(number) * 32, "model_id": f"m-{number}"}))
+        site.outbox.put("webhook", TrainingEvent(**{**FIELDS, "run_id": str(number) * 32, "model_id": f"m-{number}"}))
     flushed = flush(site)
     assert asked == ["0" * 32]
     assert len(flushed.failed) == len(site.outbox.messages()) == 3

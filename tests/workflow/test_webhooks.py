@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from kbuild.errors import ConfigurationError, SignatureRefused
-from kbuild.trigger.event import make_event
+from kbuild.trigger.event import TrainingEvent
 from kbuild.trigger.signature import make_headers
 from kbuild.workflow.fleet.receiver import listening, make_app, parse_address
 from kbuild.workflow.fleet.webhooks import Doorkeeper, NotUnderstood, Replayed, check_mlflow, read_hint
@@ -127,7 +127,7 @@ def test_a_signed_body_that_is_no_webhook_is_refused(site: Site, body: str) -> N
 
 
 def test_what_kbuild_trigger_sends_is_a_hint_too(site: Site) -> None:
-    event = make_event(
+    event = TrainingEvent(
         run_id="r", model_id="m-1", model_uri="models:/m-1", model_name="churn", tracking_uri="http://x", project="p"
     )
     headers = make_headers(SECRET, event.id, NOW, event.body)
