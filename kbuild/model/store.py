@@ -25,7 +25,7 @@ from kbuild.model.sweep import Best
 from kbuild.model.tracking import Run, RunQuery, Tracking, TrainedRun, Unfamiliar, Version, reasons
 from kbuild.tracking.description import NOTE, describe
 from kbuild.tracking.image_tags import Tag
-from kbuild.tracking.preflight import without_userinfo
+from kbuild.tracking.preflight import check_uri, without_userinfo
 from kbuild.tracking.registry import find_model_id, is_of_model
 
 # For so many seconds a run's tags are taken to be those that were read: a build that finds all made takes less.
@@ -213,6 +213,7 @@ class DirectStore:
 
     def _ask(self, lean: Callable[[Tracking], _Answer], otherwise: Callable[[MlflowStore], _Answer]) -> _Answer:
         reached = False
+        check_uri(self.tracking_uri)
         try:
             for reason in reasons(os.environ, self.registry_uri, self.tracking_uri):
                 raise Unfamiliar(reason)

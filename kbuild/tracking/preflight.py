@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kbuild.errors import TrackingRefused, TrackingUnavailable
+from kbuild.errors import ConfigurationError, TrackingRefused, TrackingUnavailable
 
 _TIMEOUT = 10
 _OK = 200
@@ -18,6 +18,7 @@ _UNSURE, _FORBIDDEN = 401, 403
 # Logged models, which a training run makes, came with MLflow 3.
 _OLDEST = 3
 _NAMES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 _CERTIFICATE = re.compile("certificate[ _]verify[ _]failed", re.IGNORECASE)
 
 
@@ -45,6 +46,21 @@ def check_server(uri: str, *, logs_models: bool = False) -> None:
         raise make_unavailable(uri, f"it answers {answer.status_code} {answer.reason}")
 
 
+def check_uri(uri: str) -> None:
+    """Raises ConfigurationError for an http uri whose password has a character that ends the host: what asks it takes
+    the rest of the password for a part of the address, and shows it in its errors."""
+    scheme, _, rest = uri.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if scheme not in ("http", "https") or "@" not in rest[len(authority) :]:
+        return
+    if not _HOST.fullmatch(authority.rpartition("@")[2]):
+        raise ConfigurationError(
+            "the user or the password in MLFLOW_TRACKING_URI has a character that no url can have there",
+            hint="leave them out of it and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; or write @ as "
+            "%40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25",
+        )
+
+
 def reach_server(uri: str) -> None:
     """Ask a server at an http uri for anything: whoever answers is there. Raises TrackingUnavailable."""
     if uri.startswith(("http://", "https://")):
@@ -58,6 +74,8 @@ def _ask(uri: str, path: str, params: Mapping[str, str] | None = None) -> Any:
     from mlflow.utils.rest_utils import http_request
 
     from kbuild.http import ask_patiently
+
+    check_uri(uri)
 
     def ask() -> Any:
         return http_request(
@@ -146,4 +164,4 @@ def one_line(said: object) -> str:
 
 def without_userinfo(text: str) -> str:
     """The text without what uris in it say before an ``@``."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
+    return re.sub(r"//[^/\s]+@", "//", text)

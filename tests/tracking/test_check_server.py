@@ -17,9 +17,11 @@ import pytest
 from listening import listening
 
 from kbuild.doctor import checks
-from kbuild.errors import TrackingRefused, TrackingUnavailable
+from kbuild.errors import ConfigurationError, TrackingRefused, TrackingUnavailable
 from kbuild.model.fetch import MlflowStore
-from kbuild.tracking.preflight import check_server, make_error
+from kbuild.model.model_reference import ModelReference
+from kbuild.model.store import open_store
+from kbuild.tracking.preflight import check_server, make_error, without_userinfo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Answer = tuple[int, str]
@@ -148,3 +150,34 @@ def test_a_folder_that_a_newer_mlflow_refuses_is_named_with_the_ways_out() -> No
     error = make_error("file:///runs", ValueError(said))
     assert error.message.endswith("unless it is told to: file:///runs")
     assert "sqlite:///mlflow.db" in str(error.hint) and "MLFLOW_ALLOW_FILE_STORE=true" in str(error.hint)
+
+
+@pytest.mark.parametrize("password", ["p@:/hunter2", "pa/hunter2", "p#hunter2", "p?hunter2", "p@/hunter 2"])
+def test_a_password_that_ends_the_host_is_told_and_not_shown(password: str, tmp_path: Path) -> None:
+    uri = f"http://admin:{password}@tracking.invalid:5000/mlflow"
+    for ask in (
+        lambda: check_server(uri),
+        lambda: open_store(uri).choose("@latest", project=None),
+        lambda: open_store(uri).fetch(ModelReference.parse("f" * 32), tmp_path),
+        lambda: MlflowStore(tracking_uri=uri).read_run("f" * 32),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            ask()
+        told = f"{caught.value.message} {caught.value.hint}"
+        assert "hunter" not in told and "MLFLOW_TRACKING_PASSWORD" in told and "%40" in told
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:9/a@b", "http://127.0.0.1:9/x?y=a@b", "http://u:p%40%2F@127.0.0.1:9", "http://[::1]:9/a@b",
+        "http://u:p@q@127.0.0.1:9",
+    ],
+)  # fmt: skip
+def test_other_uris_are_asked(uri: str) -> None:
+    with pytest.raises(TrackingUnavailable):
+        check_server(uri)
+
+
+def test_of_a_text_no_part_of_a_password_is_left() -> None:
+    assert without_userinfo("at http://me:p@ss@host:5/x@y") == "at http://host:5/x@y"
