@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
     from kbuild.project.config import ProjectConfig
-    from kbuild.project.tracking_settings import TrackingSettings
     from kbuild.recording.record import RecordedModel
     from kbuild.training.pipeline_ml import PipelineML
 
@@ -81,20 +81,20 @@ class MlflowPipelineHook(Onlooker):
                 return
             project_path = get_project_path(run_params)
             config, wrong = try_config(project_path, run_params.get("env"), self._config_loader)
-            settings = kedro_mlflow.leave_out(config.tracking, self._theirs)
-            untracked = (*settings.disabled, *kedro_mlflow.get_disabled(self._theirs))
+            config = replace(config, tracking=kedro_mlflow.leave_out(config.tracking, self._theirs))
+            untracked = (*config.tracking.disabled, *kedro_mlflow.get_disabled(self._theirs))
             if disabled := find_disabled(run_params, untracked):
                 if planned is not None or tracked:
                     say(f"MLflow is told nothing: disable_tracking names the pipeline {disabled}")
                 attach(pipeline, catalog, None, off=True)
             elif planned is None and self._theirs is not None:
                 self._lent.callback(lend(pipeline, catalog))  # the run is theirs, and active
-            elif planned is not None or tracked or settings.every_run:
+            elif planned is not None or tracked or config.tracking.every_run:
                 if planned is not None:
-                    look_ahead(planned, catalog, project_path, get_package_name(), config, settings, wrong)
+                    look_ahead(planned, catalog, config, project_path, get_package_name(), wrong)
                 elif wrong is not None:
                     raise wrong
-                self._begin(run_params, pipeline, catalog, planned, config, settings)
+                self._begin(run_params, pipeline, catalog, planned, config)
 
     def _plan(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> PipelineML | None:
         """What will train a model that is to be logged; None, and a line that says why, where nothing will."""
@@ -119,7 +119,6 @@ class MlflowPipelineHook(Onlooker):
         catalog: Any,
         planned: PipelineML | None,
         config: ProjectConfig,
-        settings: TrackingSettings,
     ) -> None:
         import mlflow
 
@@ -130,13 +129,12 @@ class MlflowPipelineHook(Onlooker):
         project_path = get_project_path(run_params)
         name = get_package_name() or project_path.name
         git = read_git_state(project_path)
-        tags = {**config.training.tags, **make_tags(run_params, git, name, settings)}
-        run = start_training_run(project_path, name, tags, settings, logs_models=planned is not None)
+        tags = {**config.training.tags, **make_tags(run_params, git, name, config.tracking)}
+        run = start_training_run(project_path, name, tags, config.tracking, logs_models=planned is not None)
         self._training = Training(
             run=run,
             tracking_uri=mlflow.get_tracking_uri(),
             config=config,
-            settings=settings,
             git=git,
             wanted=frozenset() if planned is None else find_released(planned.binding, pipeline, catalog),
             planned=planned,
@@ -144,7 +142,7 @@ class MlflowPipelineHook(Onlooker):
         )
         atexit.register(self._abandon)
         with self._failing():
-            self._training.parameters = log_start(run.run_id, pipeline, catalog, settings)
+            self._training.parameters = log_start(run.run_id, pipeline, catalog, config.tracking)
             attach(pipeline, catalog, run.run_id)
 
     # Wrappers, and the outermost: what other hooks do lies between.
@@ -212,7 +210,7 @@ class MlflowPipelineHook(Onlooker):
             say(f"Recording the inference pipeline as a model{checked}")  # which takes seconds, over a network minutes
             self._probe.artifacts = frozenset(pipeline_ml.inference.inputs()) - set(pipeline_ml.input_names)
             with self._failing():
-                log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
+                log_end(training.run.run_id, pipeline, catalog, training.config.tracking, training.parameters)
                 recorded = record_model(
                     pipeline_ml,
                     catalog,
@@ -242,7 +240,7 @@ class MlflowPipelineHook(Onlooker):
         from kbuild.recording.run.facts import log_end
 
         with self._failing():
-            log_end(training.run.run_id, pipeline, catalog, training.settings, training.parameters)
+            log_end(training.run.run_id, pipeline, catalog, training.config.tracking, training.parameters)
         if problem := self._end("FINISHED"):
             raise RecordingError(problem)
         say(f"Kept in MLflow run {training.run.run_id}")

@@ -10,7 +10,6 @@ from kbuild.hooks.saying import say
 
 if TYPE_CHECKING:
     from kbuild.project.config import ProjectConfig
-    from kbuild.project.tracking_settings import TrackingSettings
     from kbuild.training.pipeline_ml import PipelineML
 
 
@@ -27,25 +26,16 @@ def try_config(project_path: Path, env: str | None, loader: Any) -> tuple[Projec
 def look_ahead(
     planned: PipelineML,
     catalog: Any,
+    config: ProjectConfig,
     project_path: Path,
     package_name: str | None,
-    config: ProjectConfig,
-    settings: TrackingSettings,
     wrong: ConfigurationError | None,
 ) -> None:
     """Raise all that is found at once, ``wrong`` among it; notes are told."""
     from kbuild.recording.preflight.fault import Fault, raise_findings
     from kbuild.recording.preflight.look import examine
 
-    looked = examine(
-        planned,
-        catalog,
-        project_path=project_path,
-        name=settings.experiment or package_name or project_path.name,
-        artifact_location=settings.artifact_location,
-        package_name=package_name,
-        training=config.training,
-    )
+    looked = examine(planned, catalog, config, project_path=project_path, package_name=package_name)
     raise_findings([*([] if wrong is None else [Fault(about="configuration", error=wrong)]), *looked.findings])
     for note in looked.notes:
         say(note)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kbuild.project.tracking_settings import TrackingSettings
-
 if TYPE_CHECKING:
     from kbuild.project.config import ProjectConfig
     from kbuild.recording.mlflow_run import TrainingRun
@@ -25,7 +23,6 @@ class Training:
     run: TrainingRun
     tracking_uri: str
     config: ProjectConfig
-    settings: TrackingSettings
     git: GitState | None
     wanted: frozenset[str]
     planned: PipelineML | None

@@ -19,6 +19,8 @@ from kedro_datasets.pandas.csv_dataset import CSVDataset
 
 from kbuild.datasets.folder_dataset import MlflowModelLocalFileSystemDataset
 from kbuild.errors import PipelineMLError, PreflightFailed, RecordingError, TrackingUnavailable
+from kbuild.project.config import ProjectConfig
+from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.preflight import stores
 from kbuild.recording.preflight.fault import Fault, raise_findings
 from kbuild.recording.preflight.look import Looked, examine
@@ -46,8 +48,8 @@ def bind(package: ModuleType, kpm_kwargs: dict[str, Any] | None = None, **log_mo
 
 
 def look(bound: PipelineML, catalog: DataCatalog, tmp_path: Path, **options: Any) -> Looked:
-    given: dict[str, Any] = {"project_path": tmp_path, "name": "shop", "package_name": "tinyshop", **options}
-    return examine(bound, catalog, **given)
+    config = ProjectConfig(root=tmp_path, tracking=TrackingSettings(experiment="shop"))
+    return examine(bound, catalog, config, project_path=tmp_path, package_name="tinyshop", **options)
 
 
 def told(looked: Looked) -> list[tuple[str, str, str]]:

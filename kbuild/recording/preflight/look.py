@@ -8,7 +8,7 @@ from typing import Any
 
 from kbuild.cache.notes import check_stated_key
 from kbuild.errors import KbuildError
-from kbuild.project.model_settings import TrainingSettings
+from kbuild.project.config import ProjectConfig
 from kbuild.recording.preflight.arguments import check_arguments, check_flavors
 from kbuild.recording.preflight.code import check_code, find_other_versions
 from kbuild.recording.preflight.fault import Fault
@@ -30,22 +30,19 @@ class Looked:
 def examine(
     planned: PipelineML,
     catalog: Any,
+    config: ProjectConfig,
     *,
     project_path: Path,
-    name: str,
-    artifact_location: str | None = None,
     package_name: str | None,
-    training: TrainingSettings | None = None,
     data: bool = True,
     stores: bool = True,
 ) -> Looked:
     """Look at everything that recording will need once ``planned``, the nodes that are to run, have run.
 
-    ``name`` is the experiment's, ``artifact_location`` where a new one would keep artifacts. ``data``: files that no
-    node makes have to be there; ``stores``: servers and disks are asked. Raises what has nothing to do with the model.
+    ``data``: files that no node makes have to be there; ``stores``: servers and disks are asked. Raises what has
+    nothing to do with the model.
     """
-    training = training or TrainingSettings()
-    planned = planned.by_default(signature=training.signature)
+    planned = planned.by_default(signature=config.training.signature)
     findings: list[Fault] = []
     try:
         check_fresh(planned.binding, planned.nodes)
@@ -58,13 +55,14 @@ def examine(
     findings += check_flavors(datasets)
     findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
     findings += check_code(planned, package_name)
-    findings += check_extra(training.ship, package_name)
+    findings += check_extra(config.training.ship, package_name)
     try:
         check_stated_key()  # a model that is recorded here is noted under it
     except KbuildError as error:
         findings.append(Fault(about="configuration", error=error))
     if stores:
-        location, wrong = check_tracking(project_path, name, artifact_location)
+        name = config.tracking.experiment or package_name or project_path.name
+        location, wrong = check_tracking(project_path, name, config.tracking.artifact_location)
         findings += wrong
         if location is not None:
             findings += check_artifacts(location)

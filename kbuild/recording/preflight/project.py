@@ -60,11 +60,9 @@ def check_project(
             looked = examine(
                 bound,
                 context.catalog,
+                config,
                 project_path=project_path,
-                name=config.tracking.experiment or project.PACKAGE_NAME or project_path.name,
-                artifact_location=config.tracking.artifact_location,
                 package_name=project.PACKAGE_NAME,
-                training=config.training,
                 data=data,
                 stores=stores,
             )
