@@ -24,6 +24,7 @@ from kbuild.audit.checks.pickles import PickleCheck
 from kbuild.audit.pickled.libraries import Libraries
 from kbuild.audit.subject import Subject
 
+GETATTR = named("builtins", "getattr")
 SOURCE = "class Model:\n    def __init__(self):\n        self.ask = self.answer\n    def answer(self):\n        pass\n"
 
 
@@ -62,8 +63,49 @@ def test_a_bound_method_of_the_models_own_class_is_its_own_code(
     monkeypatch.setitem(sys.modules, "churning", churning)
     data = pickle.dumps(churning.Model())
     assert b"getattr" in data
-    assert ("pickle-dangerous", "critical") in check(make_bundle, data)
+    assert check(make_bundle, data) == [("pickle-unknown", "medium")]
     assert check(make_bundle, data, churning=SOURCE.encode()) == []
+
+
+FITTER = """
+from functools import partial
+
+class Fitter:
+    def __init__(self):
+        self._penalise = partial(self._add_penalty, self._likelihood, l1=0.5)
+
+    def _add_penalty(self, *given, **named):
+        pass
+
+    def _likelihood(self):
+        pass
+"""
+
+
+def test_who_allows_a_library_allows_the_methods_that_its_objects_hold(
+    make_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lifelines' fitters hold theirs. Loading calls none of them, and to call such a class is unknown, too."""
+    (tmp_path / "fitting.py").write_text(FITTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import fitting  # type: ignore[import-not-found]
+
+    monkeypatch.delitem(sys.modules, "fitting")
+    monkeypatch.setitem(sys.modules, "fitting", fitting)
+    data = pickle.dumps(fitting.Fitter())
+    assert check(make_bundle, data) == [("pickle-unknown", "medium")]
+    subject = Subject(reference="x", kind="model", bundle=make_bundle(files={"x.pkl": data}))
+    told = {each.evidence: each.remedy for each in PickleCheck().run(subject).findings}
+    assert '"fitting.Fitter"' in told["loading x.pkl holds the method _add_penalty of fitting.Fitter"]
+    assert PickleCheck(allowed=("fitting.*",)).run(subject).findings == ()
+    special = call(GETATTR, Code(named("fitting", "Fitter") + b")\x81"), "__reduce_ex__")
+    assert ("pickle-dangerous", "critical") in check(make_bundle, whole(special))
+    held = call(call(GETATTR, Code(named("fitting", "Fitter") + b")\x81"), "_likelihood"))
+    assert "calls what another call returned" in str(
+        PickleCheck(allowed=("fitting.*",))
+        .run(Subject(reference="x", kind="model", bundle=make_bundle(files={"x.pkl": whole(held)})))
+        .findings
+    )
 
 
 def test_the_answer_of_a_librarys_model_is_unknown_and_other_methods_are_dangerous(make_bundle: Any) -> None:
@@ -107,7 +149,6 @@ def test_a_generator_of_torch_is_made_with_its_device() -> None:
     assert not libraries.is_data("torch._C", "PyTorchFileReader")
 
 
-GETATTR = named("builtins", "getattr")
 STR = Code(named("builtins", "str"))
 PATTERN = Code(call(named("re", "_compile"), "a", 0))
 

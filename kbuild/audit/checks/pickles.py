@@ -169,10 +169,12 @@ class PickleCheck:
                 full = f"{module}.{name}"
                 unknown.append((f"would import {full}, which is not known to make data", full))
         for of, name in stream.bound if not makers else ():
-            if of.partition(".")[0] in libraries.own_roots:
+            module, _, kind = of.rpartition(".")
+            strange = _is_strange(module, kind)
+            if of.partition(".")[0] in libraries.own_roots or (strange and self._is_allowed(module, kind)):
                 continue
-            if is_answer(name) and libraries.is_data(*of.rpartition(".")[::2]):
-                unknown.append((f"holds the method {name} of {of}", ""))
+            if strange or (is_answer(name) and libraries.is_data(module, kind)):
+                unknown.append((f"holds the method {name} of {of}", of if strange else ""))
             else:
                 yield _dangerous(path, place, f"builtins.getattr, for {name} of {of}")
         for module, name in stream.constructed:
@@ -198,6 +200,12 @@ class PickleCheck:
     def _is_allowed(self, module: str, name: str) -> bool:
         full = f"{module}.{name}"
         return any(full == each or (each.endswith(".*") and full.startswith(each[:-1])) for each in self._allowed)
+
+
+def _is_strange(module: str, name: str) -> bool:
+    """Whether it is of a package of which nothing counts as data: to call it is unknown, and so are its methods."""
+    known = sys.stdlib_module_names | LIBRARY_NAMES | {"__torch__", "kbuild", "kedro"}
+    return module.partition(".")[0] not in known and not is_ordinary(module, name)
 
 
 def _class_of(told: str) -> str:

@@ -208,7 +208,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.problems[f"has {called} open a file"] = None
         if place in (("builtins", "type"), ("__builtin__", "type")) and len(arguments) != 1:
             self.problems["makes a class"] = None
-        if place == ("functools", "partial") and not (arguments and isinstance(arguments[0], Global | type)):
+        if place == ("functools", "partial") and not (arguments and isinstance(arguments[0], Global | Bound | type)):
             self.problems["prepares a call of what another call returned"] = None
         return made_by(called)
 

@@ -219,7 +219,7 @@ def called_by_copyreg(called: Any, arguments: tuple[Any, ...]) -> tuple[Any, tup
 def odd_state(built: Opaque, state: Any) -> str | None:
     """What is wrong with a state that a class runs, None where nothing is."""
     if built.made_by == "functools.partial" and not (
-        isinstance(state, tuple) and state and isinstance(state[0], Global | type)
+        isinstance(state, tuple) and state and isinstance(state[0], Global | Bound | type)
     ):
         return "prepares a call of what another call returned"
     parts = state if isinstance(state, tuple) else (state,)
@@ -266,7 +266,7 @@ def attribute_of(of: Any, name: Any) -> Opaque | None:
     if isinstance(of, Global):
         known = (of.module, of.name, name) in ATTRIBUTES or name == UNPICKLE or is_method(of.module, of.name, name)
         return Global(of.module, f"{of.name}.{name}") if known else None
-    if not isinstance(of, Opaque) or not of.made_by or type(name) is not str or name.startswith("_"):
+    if not isinstance(of, Opaque) or not of.made_by or type(name) is not str or name.startswith("__"):
         return None
     return Opaque() if is_method(*of.made_by.rpartition(".")[::2], name) else Bound(of.made_by, name)
 
