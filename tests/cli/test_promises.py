@@ -76,6 +76,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr("kbuild.cli.watch.check_extra", lambda *_, **__: None)
+    monkeypatch.setattr("kbuild.cli.lock.pin_model", lambda model, _: model)
     for name in re.findall(r"`(KBUILD_\w+)`", CONFIGURATION):
         if name != "KBUILD_CACHE_DIR":
             monkeypatch.delenv(name, raising=False)
