@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 from kbuild.environment.index.package_indexes import Indexes, find_files
 from kbuild.environment.links import is_local
 from kbuild.environment.lockfile import LockedPackage, Lockfile, conda_build
+from kbuild.environment.locking.wanted import LockRequest
 from kbuild.environment.match_spec import other_python
 from kbuild.environment.origins import find_gaps, find_misfits, is_below, is_of_channel, is_of_index
 from kbuild.environment.requirements import applicable, local_part
@@ -29,30 +30,28 @@ _ALIAS = "set CONDA_CHANNEL_ALIAS=URL"
 def check_lock(
     lockfile: Lockfile,
     spec: EnvironmentSpec,
+    request: LockRequest,
     *,
-    platforms: Sequence[Platform],
-    allowed_indexes: tuple[str, ...],
-    allowed_channels: tuple[str, ...],
     is_here: Callable[[LockedPackage], bool],
     environ: Mapping[str, str],
     remedy: str,
 ) -> None:
-    """Raises LockfileInvalid for packages from elsewhere than the spec's indexes and channels, or than those that are
-    ``allowed`` where any are, and for a lock that lacks what its packages need,
+    """Raises LockfileInvalid for packages from elsewhere than the spec's indexes and channels, or than those that the
+    request allows where it names any, and for a lock that lacks what its packages need,
     or has another version than arbitrary equality asks for.
 
     An index may offer files of another server: whether it does is asked for packages that are not here already.
     """
-    places = (*spec.indexes, *spec.find_links)
+    platforms, places = request.platforms, (*spec.indexes, *spec.find_links)
     strays, elsewhere = [], []
     for package in (each for platform in platforms for each in lockfile.for_platform(platform)):
         if is_local(package.url):
             continue  # nobody is asked for it; the audit says that no other machine has it
         if package.manager == "conda":
-            channels = allowed_channels or spec.channels
+            channels = request.allowed_channels or spec.channels
             fits = is_of_channel(package.url, channels, environ)
-        elif allowed_indexes:
-            fits = package.url.startswith("$") or any(is_below(package.url, place) for place in allowed_indexes)
+        elif request.allowed_indexes:
+            fits = package.url.startswith("$") or any(is_below(package.url, place) for place in request.allowed_indexes)
         else:
             fits = is_of_index(package.url, places)
             if not fits and not is_here(package):

@@ -154,9 +154,7 @@ def _check_found(
         check_lock(
             lockfile,
             spec,
-            platforms=request.platforms,
-            allowed_indexes=request.allowed_indexes,
-            allowed_channels=request.allowed_channels,
+            request,
             is_here=lambda package: cached_package(package, cache / "downloads") is not None,
             environ=place.environ,
             remedy=mend(place.bundle),
@@ -209,7 +207,7 @@ def _find_fresh(
         if (wrong := not_offered(given, candidates[given.input_digest])) is not None:
             raise LockfileStale(f"{request.lockfile} was made from another channel: {wrong}", hint=mend(place.bundle))
         return given, candidates[given.input_digest], "given"
-    stored = stored_lock(place.bundle, place.store, place.progress)
+    stored = stored_lock(place)
     if stored is not None and stored.is_named(request.digest):
         return stored, next(iter(candidates.values())), "stored with the run"
     if stored is not None and stored.input_digest is not None and stored.input_digest in candidates:

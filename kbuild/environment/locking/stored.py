@@ -48,19 +48,19 @@ class LockPlace:
     progress: Progress
 
 
-def stored_lock(bundle: ModelBundle, store: ModelStore, progress: Progress) -> Lockfile | None:
+def stored_lock(place: LockPlace) -> Lockfile | None:
     """The one of the model's run; why there is none is told in a note."""
-    run_id = bundle.facts.run_id
+    run_id = place.bundle.facts.run_id
     if run_id is None:
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="kbuild-lock-") as scratch:
-            path = store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
+            path = place.store.download(run_id, f"{RUN_FOLDER}/{LOCKFILE_NAME}", Path(scratch) / "lock")
             source = f"the lock of run {run_id}"
             return None if path is None else parse_lockfile(lock_bytes(path, source=source), source=source)
     except KbuildError as error:
         # A model fetched from a folder may name a run of a server that is not this one.
-        progress.tell(f"no lock from run {run_id}: {error.message}")
+        place.progress.tell(f"no lock from run {run_id}: {error.message}")
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,16 +77,41 @@ class Environment:
     def missing(self, names: Iterable[str], groups: Sequence[PackageGroup]) -> list[LockedPackage]:
         """The packages whose files are needed to lay these layers out; the interpreter compiles all of them."""
         wanted = set(names)
-        interpreter = cached_interpreter(self._conda, self._target, self._cache, self._replaced)
-        mark_used(interpreter)  # it is taken later, without its packages
-        found = [] if is_sound(interpreter) else list(self._conda)
+        mark_used(self._place)  # it is taken later, without its packages
+        found = [] if is_sound(self._place) else list(self._conda)
         return found + [package for group in groups if group.name in wanted for package in group.packages]
 
     def interpreter(self, downloads: Mapping[LockedPackage, Path]) -> Path:
         """The interpreter and the other conda packages; raises BuildFailed and OutputError."""
+
+        def make(root: Path) -> None:
+            for package in self._conda:
+                check_download(downloads[package], package)
+            scratch = root / "scratch"
+            scratch.mkdir()
+            archives = {package: downloads[package] for package in self._conda}
+            packed = sum(archive.stat().st_size for archive in archives.values())
+            with room_for(root, _UNPACKED * packed):
+                self._install(archives, root, scratch)
+            normalise_tree(root)
+
         with writing("the environment"):
-            replaced = self._replaced
-            return _lay_interpreter(self._conda, downloads, self._target, self._cache, self._run, replaced)
+            return cached_tree(self._place, make)
+
+    def _install(self, archives: Mapping[LockedPackage, Path], root: Path, scratch: Path) -> None:
+        target, prefix = self._target, self._target.prefix.lstrip("/")
+        install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=self._run)
+        take_out(root / prefix, target.site_packages.removeprefix(f"/{prefix}/"), self._replaced)
+        compiler = find_compiler(root, target.prefix, target.python, target.platform)
+        if compiler is not None:
+            compile_trees([root], f"{target.prefix}/lib", compiler, run=self._run, jobs=_jobs())
+
+    @property
+    def _place(self) -> Path:
+        """Where the interpreter's tree is or will be."""
+        parts = [str(_interpreter_recipe(self._target)), sorted(package.sha256 for package in self._conda)]
+        name = digest_json([*parts, self._replaced] if self._replaced else parts)
+        return self._cache / "interpreters" / name.hex
 
     @property
     def _replaced(self) -> tuple[str, ...]:
@@ -106,8 +132,32 @@ class Environment:
         wanted = [package for group in groups for package in group.packages]
         progress.note("installing")
         with writing("the environment"):
-            trees = _lay_wheels(wanted, downloads, self._target, compiler, self._cache, self._run, progress)
+            trees = self._lay_wheels(wanted, downloads, compiler, progress)
             return {group.name: join_group(group, trees, self._target, into, progress) for group in groups}
+
+    def _lay_wheels(
+        self,
+        wheels: Sequence[LockedPackage],
+        downloads: Mapping[LockedPackage, Path],
+        compiler: Compiler | None,
+        progress: Progress,
+    ) -> dict[LockedPackage, Path]:
+        """The cached tree of each wheel; the largest are begun first, to end together."""
+        trees: dict[LockedPackage, Path] = {}
+        sizes = {package: downloads[package].stat().st_size for package in wheels}
+        lay = partial(cached_wheels, target=self._target, compiler=compiler, cache=self._cache, run=self._run)
+        # One more than processors: a thread that waits for its compiler leaves its processor to another one's files.
+        with ThreadPoolExecutor(_jobs() + 1) as pool:
+            batches = _batches(sizes, downloads)
+            futures = [pool.submit(lay, {package: downloads[package] for package in batch}) for batch in batches]
+            try:
+                for future in as_completed(futures):
+                    trees |= future.result()
+                    progress.count(len(trees), len(wheels), "wheels")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return trees
 
     def compiler(self, downloads: Mapping[LockedPackage, Path]) -> Compiler | None:
         """What compiles for the image, None where nothing here can."""
@@ -165,76 +215,6 @@ def _check_wheels(wheels: Sequence[LockedPackage], target: WheelTarget) -> dict[
     supported = target.supported()
     needs = {package: promised_glibc(wheel_filename(package), supported) for package in wheels}
     return {package: need for package, need in needs.items() if need is not None}
-
-
-def cached_interpreter(
-    conda: Iterable[LockedPackage], target: WheelTarget, cache: Path, replaced: tuple[str, ...] = ()
-) -> Path:
-    """Where the interpreter's tree is or will be."""
-    parts = [str(_interpreter_recipe(target)), sorted(package.sha256 for package in conda)]
-    return cache / "interpreters" / digest_json([*parts, replaced] if replaced else parts).hex
-
-
-def _lay_interpreter(
-    conda: Sequence[LockedPackage],
-    downloads: Mapping[LockedPackage, Path],
-    target: WheelTarget,
-    cache: Path,
-    run: Runner,
-    replaced: tuple[str, ...],
-) -> Path:
-    def make(root: Path) -> None:
-        for package in conda:
-            check_download(downloads[package], package)
-        scratch = root / "scratch"
-        scratch.mkdir()
-        archives = {package: downloads[package] for package in conda}
-        packed = sum(archive.stat().st_size for archive in archives.values())
-        with room_for(root, _UNPACKED * packed):
-            install_conda_packages(archives, root=root, prefix=target.prefix, scratch=scratch, run=run)
-            prefix = target.prefix.lstrip("/")
-            take_out(root / prefix, target.site_packages.removeprefix(f"/{prefix}/"), replaced)
-            compiler = find_compiler(root, target.prefix, target.python, target.platform)
-            if compiler is not None:
-                compile_trees([root], f"{target.prefix}/lib", compiler, run=run, jobs=_jobs())
-        normalise_tree(root)
-
-    return cached_tree(cached_interpreter(conda, target, cache, replaced), make)
-
-
-def _lay_wheels(
-    wheels: Sequence[LockedPackage],
-    downloads: Mapping[LockedPackage, Path],
-    target: WheelTarget,
-    compiler: Compiler | None,
-    cache: Path,
-    run: Runner,
-    progress: Progress,
-) -> dict[LockedPackage, Path]:
-    """The cached tree of each wheel; the largest are begun first, to end together."""
-    trees: dict[LockedPackage, Path] = {}
-    sizes = {package: downloads[package].stat().st_size for package in wheels}
-    # One more than processors: a thread that waits for its compiler leaves its processor to another one's files.
-    with ThreadPoolExecutor(_jobs() + 1) as pool:
-        futures = [
-            pool.submit(
-                cached_wheels,
-                {package: downloads[package] for package in batch},
-                target=target,
-                compiler=compiler,
-                cache=cache,
-                run=run,
-            )
-            for batch in _batches(sizes, downloads)
-        ]
-        try:
-            for future in as_completed(futures):
-                trees |= future.result()
-                progress.count(len(trees), len(wheels), "wheels")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return trees
 
 
 def _batches(
