@@ -122,6 +122,17 @@ def test_code_that_a_pickle_brings_is_told_once_whatever_it_takes(make_bundle: A
     assert ("pickle-code", "medium") in check(make_bundle, data)
 
 
+@pytest.mark.parametrize("brought", ["numba.cloudpickle.cloudpickle", "joblib.externals.cloudpickle.cloudpickle"])
+def test_code_by_a_cloudpickle_that_a_library_brings_is_code_too(make_bundle: Any, brought: str) -> None:
+    """numba has its functions pickled by one of its own: those of umap and shap are in their models."""
+    data = cloudpickle.dumps(lambda x: x + 1, protocol=2)
+    assert pickle.loads(data)(1) == 2 and b"ccloudpickle.cloudpickle\n" in data
+    found = check(make_bundle, data.replace(b"ccloudpickle.cloudpickle\n", f"c{brought}\n".encode()))
+    assert found == check(make_bundle, data) == [("pickle-code", "medium")]
+    other = data.replace(b"ccloudpickle.cloudpickle\n", b"cother.cloudpickle.cloudpickle\n")
+    assert ("pickle-unknown", "medium") in check(make_bundle, other)
+
+
 @pytest.mark.parametrize(
     "held",
     [

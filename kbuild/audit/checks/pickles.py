@@ -32,7 +32,9 @@ _EXTENSIONS = frozenset(
 )
 _SURE = frozenset({".cloudpickle", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 # Their functions make functions and classes of bytecode in the pickle: those of notebooks, and lambdas.
-_CODE_MAKERS = frozenset({"cloudpickle", "dill"})
+_CODE_MAKERS = re.compile(
+    r"(cloudpickle|dill|(numba|pyspark|ray|joblib\.externals|loky)\.cloudpickle)(\..*)?", re.DOTALL
+)
 # What runs, opens or imports what its arguments say, in packages that models are served with, beside picklescan's list.
 _RUNNERS = (
     "IPython.utils.*", "joblib.load", "joblib.numpy_pickle*.load*", "kbuild.process.*", "mlflow.*.load_model",
@@ -131,7 +133,7 @@ class PickleCheck:
         names = dict.fromkeys(stream.named)
         if stream.fault is not None:
             names |= dict.fromkeys(_rough(stream.data))
-        makers = sorted({name for module, name in names if module.partition(".")[0] in _CODE_MAKERS})
+        makers = sorted({name for module, name in names if _CODE_MAKERS.fullmatch(module)})
         if makers:
             yield Finding(
                 id="pickle-code",
@@ -139,11 +141,12 @@ class PickleCheck:
                 severity="medium",
                 where=path,
                 evidence=f"{place} carries code of its own ({', '.join(makers)}), which no scan can judge",
-                remedy="put these functions and classes into the project's package, which travels as source",
+                remedy="put these functions and classes into the project's package, which travels as source; those "
+                "that a library has pickled so (numba) can be accepted for a time with an ignore of id pickle-code",
             )
         unknown = [(told, _class_of(told)) for told in stream.problems if not makers and not self._is_trusted(told)]
         for module, name in sorted(names):
-            if module.partition(".")[0] in _CODE_MAKERS or is_ordinary(module, name) or self._is_allowed(module, name):
+            if _CODE_MAKERS.fullmatch(module) or is_ordinary(module, name) or self._is_allowed(module, name):
                 continue
             if makers and name == "getattr":
                 continue  # the code that it carries needs none
