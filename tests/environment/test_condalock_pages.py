@@ -8,11 +8,9 @@ import io
 import json
 import os
 import random
-import re
 import stat
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 import yaml
 from loaded import Loaded
 from packaging.markers import Marker
+from small_wheels import wheel
 
 from kbuild.digest import digest_bytes
 from kbuild.environment.condalock.one_platform import PlatformSolve
@@ -144,22 +143,6 @@ record = {{"name": "python", "version": "3.11.7", "depends": [], "md5": "0" * 32
 record["url"] = "https://conda.example/main/linux-64/python-3.11.7-0.conda"
 print(json.dumps({{"success": True, "actions": {{"FETCH": [record], "LINK": [record]}}}}))
 """
-
-
-def wheel(
-    name: str, version: str, *, tag: str = "py3-none-any", needs: str = "", content: str = ""
-) -> tuple[str, bytes]:
-    """File name and bytes of a wheel that holds its metadata alone; ``needs`` has a requirement a line."""
-    data = io.BytesIO()
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(data, "w") as archive:
-        needed = "".join(f"Requires-Dist: {each}\n" for each in needs.splitlines())
-        needed += "".join(f"Provides-Extra: {each}\n" for each in sorted(set(re.findall("extra == '(.+?)'", needs))))
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
-        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
-        archive.writestr(f"{name}.py", content)
-        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-    return f"{name}-{version}-{tag}.whl", data.getvalue()
 
 
 def sdist(name: str, version: str) -> tuple[str, bytes]:

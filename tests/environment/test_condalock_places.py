@@ -10,13 +10,13 @@ import io
 import json
 import os
 import tarfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loaded import Loaded
+from small_wheels import wheel
 
 ASK = """
 import json, sys
@@ -45,21 +45,6 @@ for text in wanted:
     answers[text] = [str(best.version), pypi_solver._get_stripped_url(link), link.hashes.get("sha256"), needs]
 json.dump(answers, sys.stdout)
 """
-
-
-def wheel(
-    name: str, version: str, *, tag: str = "py3-none-any", needs: str = "", content: str = ""
-) -> tuple[str, bytes]:
-    """File name and bytes of a wheel that holds its metadata alone."""
-    data = io.BytesIO()
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(data, "w") as archive:
-        needed = f"Requires-Dist: {needs}\n" if needs else ""
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
-        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
-        archive.writestr(f"{name}.py", content)
-        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-    return f"{name}-{version}-{tag}.whl", data.getvalue()
 
 
 def serve(site: Any, where: str, wheels: Iterable[tuple[str, bytes]], *, hashes: bool = True, extra: str = "") -> None:
