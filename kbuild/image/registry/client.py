@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
 import requests
@@ -36,6 +36,9 @@ _HOSTS = {DEFAULT_REGISTRY: "registry-1.docker.io"}
 _ACCEPT = ", ".join(sorted(media.INDEXES | media.MANIFESTS))
 _CHUNK = 1 << 20
 _BACKOFF_SECONDS = 0.5
+_BUSY = (429, 500, 502, 503, 504)
+_BREAKS = 5
+_BROKE_OFF = "try again; if it stays, look at the registry's log and at what lies between"
 _REASON = 200  # bytes of an answer in which a server says that it speaks TLS
 _MAX_MANIFEST = 4 << 20  # what the distribution-spec asks registries to take at most
 
@@ -46,21 +49,15 @@ class RegistryClient:
     def __init__(self, reference: ImageReference) -> None:
         self._reference = reference
         self._session = requests.Session()
-        retry = Retry(
-            total=3,
-            connect=1,
-            backoff_factor=_BACKOFF_SECONDS,
-            status_forcelist=(429, 502, 503, 504),
-            allowed_methods=("GET", "HEAD"),
-            raise_on_status=False,
-        )
+        # POST begins an upload, and may begin another one. Blobs are sent again by upload, which can wind them back.
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+            self._session.mount(scheme, _again("GET", "HEAD", "POST"))
         host = _HOSTS.get(reference.registry, reference.registry)
         self._use_root(f"{'http' if _is_loopback(host) else 'https'}://{host}/v2/{reference.repository}/")
 
     def _use_root(self, root: str) -> None:
         self._root = root
+        self._session.mount(urljoin(root, "manifests/"), _again("GET", "HEAD", "PUT"))
         self._auth = RegistryAuth(self._reference.registry, root, self._session)
 
     def close(self) -> None:
@@ -91,7 +88,7 @@ class RegistryClient:
         except HTTPError as error:  # reading past requests, its errors are not requests' either
             raise RegistryError(
                 f"{self._reference.registry} broke off while it sent the manifest of {self._reference}: {error}",
-                hint="try again; if it stays, look at the registry's log and at what lies between",
+                hint=_BROKE_OFF,
             ) from error
         if len(data) > _MAX_MANIFEST:
             raise RegistryError(f"{self._reference.registry} sent a manifest of more than {_MAX_MANIFEST} bytes")
@@ -109,22 +106,39 @@ class RegistryClient:
     def fetch_blob(self, blob: Descriptor, target: Path, progress: Progress) -> None:
         """Download a blob into a file; raises HashMismatch when its digest or size is another, and OSError.
 
-        What is longer than the descriptor says is cut off there: a registry could fill the disk.
+        What is longer than the descriptor says is cut off there: a registry could fill the disk. A download that breaks
+        off goes on where it did, or from the start where the registry knows no ranges.
         """
-        state, size = hashlib.sha256(), 0
-        response = self.request("GET", f"blobs/{blob.digest}", stream=True)
-        with response, target.open("wb") as file:
-            self.expect(response, 200)
-            for chunk in self._chunks(response):
-                state.update(chunk)
-                size += len(chunk)
-                if size > blob.size:
-                    registry = self._reference.registry
-                    raise HashMismatch(f"{registry} sends more than the {blob.size} bytes of blob {blob.digest}")
-                file.write(chunk)
-                progress.count(size, blob.size)
-        if state.hexdigest() != blob.digest.hex or size != blob.size:
-            raise HashMismatch(f"{self._reference.registry} sent {size} bytes for blob {blob.digest} that are not it")
+        registry, retry = self._reference.registry, Retry(total=_BREAKS, backoff_factor=_BACKOFF_SECONDS)
+        with target.open("wb") as file, self.explained():
+            got = _Received(file, blob, registry)
+            while not self._fetch_rest(got, progress):
+                if not retry.total:
+                    raise RegistryError(
+                        f"{registry} broke off after {got.size} of {blob.size} bytes of blob {blob.digest}, "
+                        f"{_BREAKS + 1} times",
+                        hint=_BROKE_OFF,
+                    )
+                retry = retry.increment("GET")
+                retry.sleep()
+        if got.state.hexdigest() != blob.digest.hex or got.size != blob.size:
+            raise HashMismatch(f"{registry} sent {got.size} bytes for blob {blob.digest} that are not it")
+
+    def _fetch_rest(self, got: _Received, progress: Progress) -> bool:
+        """What is lacking of a blob; whether it came to its end."""
+        rest = {"Range": f"bytes={got.size}-"} if got.size else {}
+        response = self.request("GET", f"blobs/{got.blob.digest}", headers=rest, stream=True)
+        with response:
+            self.expect(response, 200, *([206] if rest else []))
+            if response.status_code == 200:
+                got.begin()
+            try:
+                for chunk in steady(response, response.iter_content(_CHUNK)):
+                    got.take(chunk)
+                    progress.count(got.size, got.blob.size)
+            except requests.exceptions.ChunkedEncodingError:
+                return got.size == got.blob.size
+        return True
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the repository holds a blob."""
@@ -181,10 +195,6 @@ class RegistryClient:
             data.rewind()
         return self._session.request(method, url, auth=self._auth, timeout=TIMEOUT, **options)
 
-    def _chunks(self, response: requests.Response) -> Iterator[bytes]:
-        with self.explained():
-            yield from steady(response, response.iter_content(_CHUNK))
-
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn the errors of ``requests`` into a RegistryError with the innermost reason."""
@@ -214,8 +224,49 @@ class RegistryClient:
                 )
             case 404:
                 raise RegistryError(f"registry {registry} has no {name}", hint="check the name and the tag")
+            case code if code < 400:
+                kind = response.headers.get("Content-Type", "").partition(";")[0] or "nothing"
+                raise RegistryError(
+                    f"{registry} does not answer {name} as a registry does: {code} with {kind}",
+                    hint="check the name and the port; a proxy or a page to log in may stand before it",
+                )
             case code:
                 raise RegistryError(f"registry {registry} answered {code} for {name}: {_registry_words(response)}")
+
+
+class _Received:
+    """The bytes of a blob that came so far, in a file."""
+
+    def __init__(self, file: BinaryIO, blob: Descriptor, sender: str) -> None:
+        self._file, self.blob, self._sender = file, blob, sender
+        self.begin()
+
+    def begin(self) -> None:
+        """From the first byte."""
+        self.state, self.size = hashlib.sha256(), 0
+        self._file.seek(0)
+        self._file.truncate()
+
+    def take(self, chunk: bytes) -> None:
+        """Write and count; raises HashMismatch for more than there are."""
+        self.state.update(chunk)
+        self.size += len(chunk)
+        if self.size > self.blob.size:
+            raise HashMismatch(f"{self._sender} sends more than the {self.blob.size} bytes of blob {self.blob.digest}")
+        self._file.write(chunk)
+
+
+def _again(*methods: str) -> HTTPAdapter:
+    """Asks again who is busy, where a request of these methods may be made twice."""
+    retry = Retry(
+        total=3,
+        connect=1,
+        backoff_factor=_BACKOFF_SECONDS,
+        status_forcelist=_BUSY,
+        allowed_methods=methods,
+        raise_on_status=False,
+    )
+    return HTTPAdapter(max_retries=retry)
 
 
 def _is_loopback(host: str) -> bool:
