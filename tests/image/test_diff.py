@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidImage
@@ -13,9 +15,8 @@ from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.media import Compression
 from kbuild.image.store.pack import pack
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig
+from kbuild.plan.build_plan import BuildContext
 from kbuild.plan.left_out import LeftOut
-from kbuild.platform import Platform
 from kbuild.process import run
 from kbuild.progress import Silent
 from kbuild.verify.rebuild import carry_downloads, read_claims
@@ -50,18 +51,7 @@ def build(
     tops = sorted({name.split("/")[0] for name in files})
     dockerfile = "FROM scratch\n" + "".join(f"COPY {top}/ /\n" for top in tops) + LABELS + more
     (context / "Dockerfile").write_text(dockerfile)
-    config = ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=())
-    plan = BuildPlan(
-        base=BASE.digest,
-        base_name="scratch",
-        from_line="scratch",
-        platform=Platform("linux", "amd64"),
-        created=created,
-        layers=(),
-        config=config,
-        annotations=(),
-        dockerfile=dockerfile,
-    )
+    plan = replace(EMPTY, base=BASE.digest, created=created, dockerfile=dockerfile)
     output = make_engine("native", run).build(
         BuildContext(path=context, plan=plan), BASE, workdir=folder, progress=Silent()
     )

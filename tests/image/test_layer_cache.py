@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import BuiltImage, EngineOutput, PackedLayers, RawLayer
@@ -14,8 +15,7 @@ from kbuild.image.oci.validate import validate_layout
 from kbuild.image.store.layer_cache import LayerCache, layer_keys
 from kbuild.image.store.pack import pack
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig, LayerPlan
-from kbuild.platform import Platform
+from kbuild.plan.build_plan import BuildContext, ImageConfig, LayerPlan
 from kbuild.process import run
 from kbuild.progress import Silent
 
@@ -32,18 +32,14 @@ def make_context(folder: Path, trees: dict[str, dict[str, str]]) -> BuildContext
             (folder / name / path).write_text(text)
     dockerfile = "FROM scratch\n" + "".join(f'COPY ["{name}/", "/"]\n' for name in trees)
     (folder / "Dockerfile").write_text(dockerfile)
-    plan = BuildPlan(
+    plan = replace(
+        EMPTY,
         base=BASE.digest,
-        base_name="scratch",
-        from_line="scratch",
-        platform=Platform("linux", "amd64"),
-        created=0,
         layers=tuple(
             LayerPlan(name=name, source=name, content=digest_bytes(str(files).encode()), over=OVER[name])
             for name, files in trees.items()
         ),
         config=CONFIG,
-        annotations=(),
         dockerfile=dockerfile,
     )
     return BuildContext(path=folder, plan=plan)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.cache.notes import read_vouched, write_vouched
 from kbuild.digest import digest_bytes
@@ -21,8 +22,7 @@ from kbuild.image.oci.validate import validate_layout
 from kbuild.image.store import pack as packing
 from kbuild.image.store.pack import image_in, pack
 from kbuild.plan.base import ResolvedBase
-from kbuild.plan.build_plan import BuildContext, BuildPlan, ImageConfig
-from kbuild.platform import Platform
+from kbuild.plan.build_plan import BuildContext, ImageConfig
 from kbuild.process import run
 from kbuild.progress import Silent
 
@@ -44,17 +44,7 @@ def make_context(folder: Path, dockerfile: str, files: dict[str, str], *, from_l
             Path(parent, name).chmod(0o755)
     folder.mkdir(exist_ok=True)
     (folder / "Dockerfile").write_text(dockerfile)
-    plan = BuildPlan(
-        base=SCRATCH.digest,
-        base_name="scratch",
-        from_line=from_line,
-        platform=Platform("linux", "amd64"),
-        created=0,
-        layers=(),
-        config=CONFIG,
-        annotations=(),
-        dockerfile=dockerfile,
-    )
+    plan = replace(EMPTY, base=SCRATCH.digest, from_line=from_line, config=CONFIG, dockerfile=dockerfile)
     return BuildContext(path=folder, plan=plan)
 
 

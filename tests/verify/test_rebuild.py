@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import InvalidImage
@@ -15,8 +16,6 @@ from kbuild.image.oci import compress
 from kbuild.image.oci.layout import blob_path
 from kbuild.image.oci.tarball import FILE, Entry, tar_chunks
 from kbuild.image.store.pack import pack
-from kbuild.plan.build_plan import BuildPlan, ImageConfig
-from kbuild.platform import Platform
 from kbuild.progress import Silent
 from kbuild.verify.rebuild import RebuildReport, carry_downloads, judge, read_claims
 
@@ -40,17 +39,7 @@ class Layer:
 def make(
     target: Path, content: bytes = b"content " * 9000, *, labels: dict[str, str] | None = None, **annotations: str
 ) -> BuiltImage:
-    plan = BuildPlan(
-        base=digest_bytes(b""),
-        base_name="",
-        from_line="scratch",
-        platform=Platform("linux", "amd64"),
-        created=0,
-        layers=(),
-        config=ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=()),
-        annotations=tuple(sorted({**OWN, **annotations}.items())),
-        dockerfile="",
-    )
+    plan = replace(EMPTY, annotations=tuple(sorted({**OWN, **annotations}.items())))
     config: dict[str, Any] = {"Labels": {**OWN, **(labels or {})}}
     layers = (RawLayer(content=Layer(content), created_by="COPY"), RawLayer(content=Layer(b"same"), created_by="COPY"))
     return pack(EngineOutput(layers=layers, config=config), plan, target, engine="x", progress=Silent())

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import EMPTY
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import TemplateError
 from kbuild.plan.base import BaseFacts, ResolvedBase
-from kbuild.plan.build_plan import BuildPlan, ImageConfig, LayerPlan
-from kbuild.platform import Platform
+from kbuild.plan.build_plan import BuildPlan, LayerPlan
 from kbuild.workflow.template_check import check_template
 
 NO_SHELL, SHELL = BaseFacts(glibc="2.36", shell=False), BaseFacts(glibc="2.36", shell=True)  # noqa: S604  no process is started
@@ -20,17 +20,8 @@ REGISTRY = ResolvedBase(
 
 
 def plan(dockerfile: str, from_line: str = "scratch") -> BuildPlan:
-    return BuildPlan(
-        base=DEBS.digest,
-        base_name="",
-        from_line=from_line,
-        platform=Platform("linux", "amd64"),
-        created=0,
-        layers=tuple(LayerPlan(name=n, source=n, content=DEBS.digest) for n in ("base", "interpreter")),
-        config=ImageConfig(user="", entrypoint=(), env=(), exposed_port=1, healthcheck=(), stop_signal="", labels=()),
-        annotations=(),
-        dockerfile=dockerfile,
-    )
+    layers = tuple(LayerPlan(name=n, source=n, content=DEBS.digest) for n in ("base", "interpreter"))
+    return replace(EMPTY, base=DEBS.digest, from_line=from_line, layers=layers, dockerfile=dockerfile)
 
 
 LAYERS = 'FROM scratch\nCOPY ["base/", "/"]\nCOPY ["interpreter/", "/"]\n'
