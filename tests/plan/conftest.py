@@ -6,6 +6,7 @@ from kbuild.digest import Digest, digest_bytes
 from kbuild.environment.lockfile import LockedPackage, Lockfile
 from kbuild.model.bundle import ModelBundle, ModelFacts, ModelFile
 from kbuild.plan.base import ResolvedBase
+from kbuild.plan.make import Ingredients
 from kbuild.platform import Platform
 
 AMD64 = Platform("linux", "amd64")
@@ -70,3 +71,10 @@ def lockfile() -> Lockfile:
 def base(tmp_path: Path) -> ResolvedBase:
     (tmp_path / "base").mkdir()
     return ResolvedBase(kind="debs", name="debian:bookworm", digest=digest("base"), path=tmp_path / "base")
+
+
+@pytest.fixture
+def ingredients(bundle: ModelBundle, lockfile: Lockfile, base: ResolvedBase) -> Ingredients:
+    return Ingredients(
+        bundle=bundle, lockfile=lockfile, base=base, platform=AMD64, runtime=digest("runtime"), recipe="1"
+    )

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidModel
 from kbuild.plan.context import finish_context, stage_files, stage_runtime
-from kbuild.plan.make import Ingredients, make_plan
+from kbuild.plan.make import make_plan
 from kbuild.plan.render import Template
 from kbuild.plan.split import split_model
-from kbuild.platform import Platform
 
 
 def files(root: Path) -> list[str]:
@@ -62,15 +60,7 @@ def test_the_runtime_is_what_serves_and_nothing_that_builds(tmp_path) -> None:
     assert not [name for name in names if "/cli/" in name or "/image/" in name or "/recording/" in name]
 
 
-def test_a_context_tells_where_each_layer_lies(bundle, lockfile, base, tmp_path) -> None:
-    ingredients = Ingredients(
-        bundle=bundle,
-        lockfile=lockfile,
-        base=base,
-        platform=Platform("linux", "amd64"),
-        runtime=digest_bytes(b""),
-        recipe="1",
-    )
+def test_a_context_tells_where_each_layer_lies(ingredients, base, tmp_path) -> None:
     plan = make_plan(ingredients, (), Template())
     context = finish_context(tmp_path / "context", plan, {"base": (base.path,)})
     assert context.roots("base") == (base.path,)

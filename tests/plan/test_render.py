@@ -3,24 +3,14 @@ from pathlib import Path
 import pytest
 from dockerfile_parse import DockerfileParser
 
-from kbuild.digest import digest_bytes
 from kbuild.errors import TemplateError
-from kbuild.plan.make import Ingredients, make_plan
+from kbuild.plan.make import make_plan
 from kbuild.plan.render import SHIPPED, Template, installs_in_container, parse_template
-from kbuild.platform import Platform
 
 
 @pytest.fixture
-def render(bundle, lockfile, base):
+def render(ingredients):
     def render(template: Template = Template()) -> str:  # noqa: B008
-        ingredients = Ingredients(
-            bundle=bundle,
-            lockfile=lockfile,
-            base=base,
-            platform=Platform("linux", "amd64"),
-            runtime=digest_bytes(b""),
-            recipe="1",
-        )
         return make_plan(ingredients, (), template).dockerfile
 
     return render
