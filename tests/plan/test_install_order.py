@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from locked import package
 
-from kbuild.environment.lockfile import LockedPackage
 from kbuild.plan.install_order import install_order
-from kbuild.platform import Platform
 
 NAMES = ("able", "b-aker", "Charlie", "d.og", "easy", "fox", "george")
 GRAPHS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14)
-
-
-def package(name: str, needs: list[str]) -> LockedPackage:
-    return LockedPackage(
-        name=name,
-        version="1",
-        manager="pip",
-        platform=Platform("linux", "amd64"),
-        url=f"https://index.example/{name}-1-py3-none-any.whl",
-        sha256="0" * 64,
-        dependencies=tuple((each, "") for each in needs),
-    )
 
 
 def order_of_pip(edges: list[tuple[str, str]]) -> list[str]:
@@ -45,18 +32,18 @@ def order_of_pip(edges: list[tuple[str, str]]) -> list[str]:
 def test_it_is_pips(pairs: list[tuple[int, int]]) -> None:
     # Who needs whom has no circles.
     edges = sorted({(NAMES[max(pair)], NAMES[min(pair)]) for pair in pairs if pair[0] != pair[1]})
-    packages = [package(name, [needed for one, needed in edges if one == name]) for name in NAMES]
+    packages = [package(name, *(needed for one, needed in edges if one == name)) for name in NAMES]
     assert [each.name for each in install_order(packages)] == order_of_pip(edges)
 
 
 def test_packages_that_need_each_other_come_after_what_they_need() -> None:
     """pip's own page (installation order): a circle is broken at any point."""
     packages = [
-        package("a", ["b"]),
-        package("b", ["a", "c"]),
-        package("c", []),
-        package("d", ["a"]),
-        package("e", ["e"]),
+        package("a", "b"),
+        package("b", "a", "c"),
+        package("c"),
+        package("d", "a"),
+        package("e", "e"),
     ]
     names = [each.name for each in install_order(packages)]
     assert names.index("c") < min(names.index("a"), names.index("b"))

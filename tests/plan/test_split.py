@@ -4,25 +4,13 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from locked import package
 
 from kbuild.digest import digest_bytes
-from kbuild.environment.lockfile import LockedPackage
 from kbuild.model.bundle import ModelBundle, ModelFile
 from kbuild.plan.split import WheelFacts, split_model, split_packages
-from kbuild.platform import Platform
 
 MB = 10**6
-
-
-def package(name: str) -> LockedPackage:
-    return LockedPackage(
-        name=name,
-        version="1",
-        manager="pip",
-        platform=Platform("linux", "amd64"),
-        url=f"https://index.example/{name}-1-py3-none-any.whl",
-        sha256=digest_bytes(name.encode()).hex,
-    )
 
 
 def facts(size: int, *paths: str) -> WheelFacts:
