@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import ConfigurationError, LabelError
+from kbuild.image.base.choice import Assembling
 from kbuild.image.deliver.sharing import parse_place
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.oci.media import Compression
@@ -127,8 +127,7 @@ def make_image_request(
         builder=stated.builders[0] if stated.builders else None,
         network=stated.network,
         base=stated.base or config.base,
-        debian_mirror=config.debian_mirror or os.environ.get("KBUILD_DEBIAN_MIRROR"),
-        allow_unsigned_base=stated.allow_unsigned_base,
+        assembling=Assembling(debian_mirror=config.debian_mirror, allow_unsigned=stated.allow_unsigned_base),
         template=replace(template, install_base=stated.install_base),
         labels=(*config.labels, *map(parse_label, stated.labels)),
         slim=stated.slim or config.slim,

@@ -14,7 +14,7 @@ from kbuild.environment.lockfile import LockedPackage
 from kbuild.environment.locking.lock_model import Locked, lock_bundle
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.environment.target import Target
-from kbuild.image.base.choice import base_name, default_base, parse_base
+from kbuild.image.base.choice import Assembling, base_name, default_base, parse_base
 from kbuild.image.base.look import check_libc, look_into
 from kbuild.image.base.records import BaseRecords, Recorded
 from kbuild.image.base.resolve import resolve_base
@@ -56,8 +56,7 @@ class ImageRequest:
     lock: LockRequest
     engine: str = "auto"
     base: str | None = None
-    debian_mirror: str | None = None
-    allow_unsigned_base: bool = False
+    assembling: Assembling = Assembling()  # noqa: RUF009  frozen
     template: Template = field(default_factory=Template)
     labels: tuple[tuple[str, str], ...] = ()
     compression: Compression = DEFAULT_COMPRESSION
@@ -260,7 +259,7 @@ def _base(request: ImageRequest, bundle: ModelBundle, platform: Platform, tools:
                     platform,
                     recorded=earlier,
                     locked=request.lock.locked,
-                    settings={"debian-mirror": request.debian_mirror, "allow-unsigned": request.allow_unsigned_base},
+                    assembling=request.assembling,
                     cache=tools.cache,
                     run=tools.run,
                     progress=progress,

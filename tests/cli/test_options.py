@@ -87,7 +87,7 @@ LOCK = {
 }
 BUILD = {
     "--base debian:trixie": ("base", "debian:trixie"),
-    "--allow-unsigned-base": ("allow_unsigned_base", True),
+    "--allow-unsigned-base": ("assembling.allow_unsigned", True),
     "--template mine.j2": ("template.file", Path("mine.j2")),
     "--template in-container --install-base oci:x": ("template.install_base", "oci:x"),
     "--label a=b --label c=d=e": ("labels", (("a", "b"), ("c", "d=e"))),
@@ -140,8 +140,8 @@ def test_options_of_what_is_built(call: Any, asked: dict[str, Asked], command: s
     request = asked["build" if command == "image" else "render_context"].request
     name, value = BUILD[typed]
     assert request.model == MODEL and part(request, name) == value
-    default = {"base": None, "allow_unsigned_base": False, "labels": (), "slim": False}
-    assert {key: getattr(request, key) for key in default if key != name} == {
+    default = {"base": None, "assembling.allow_unsigned": False, "labels": (), "slim": False}
+    assert {key: part(request, key) for key in default if key != name} == {
         key: value for key, value in default.items() if key != name
     }
 
@@ -237,7 +237,10 @@ def test_what_the_project_sets_counts_where_nothing_is_typed(
     call("image", MODEL)
     request, delivery = asked["build"].given[-1][0][:2]
     assert (request.base, request.compression, request.slim) == ("debian:bookworm", "gzip", True)
-    assert (request.template.file, request.debian_mirror) == (tmp_path / "mine.j2", "https://mirror.example/debian")
+    assert (request.template.file, request.assembling.debian_mirror) == (
+        tmp_path / "mine.j2",
+        "https://mirror.example/debian",
+    )
     assert (request.lock.channels, request.lock.interpreter) == (("own",), "conda")
     assert request.lock.names == (("pytorch", "torch"),)
     assert request.lock.allowed_indexes == ("https://index.example/",)
@@ -245,7 +248,6 @@ def test_what_the_project_sets_counts_where_nothing_is_typed(
     assert request.labels == (("team", "shop"),)
     # That a project has a place to push to does not push.
     assert (delivery.tag, delivery.push, delivery.verify) == ("shop:{run_id}", None, False)
-    monkeypatch.setenv("KBUILD_DEBIAN_MIRROR", "https://other.example/debian")
     typed = ["--base", "debian:trixie", "--compression", "zstd", "--channel", "other", "--interpreter", "captured"]
     call("image", MODEL, *typed, "--label", "a=b", "--tag", "stall:1", "--verify")
     request, delivery = asked["build"].given[-1][0][:2]
@@ -253,10 +255,9 @@ def test_what_the_project_sets_counts_where_nothing_is_typed(
     assert (request.lock.channels, request.lock.interpreter) == (("other",), "captured")
     assert request.labels == (("team", "shop"), ("a", "b"))
     assert (delivery.tag, delivery.verify) == ("stall:1", True)
-    assert request.debian_mirror == "https://mirror.example/debian"
     (tmp_path / "pyproject.toml").unlink()
     call("image", MODEL)
-    assert asked["build"].request.debian_mirror == "https://other.example/debian"
+    assert asked["build"].request.assembling.debian_mirror is None
     assert asked["build"].given[-1][0][1].verify is True
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbuild.errors import BaseImageError
-from kbuild.image.base.choice import configured_mirror, default_base, parse_base
+from kbuild.image.base.choice import Assembling, default_base, parse_base
 from kbuild.image.base.debian.suites import find_suite, known_suites
 
 PIN = f"sha256:{'a' * 64}"
@@ -73,10 +73,13 @@ def test_the_default_is_this_machines_suite_or_the_newest_debian() -> None:
 def test_the_environment_wins_over_the_project() -> None:
     suite = find_suite("ubuntu", "noble")
     assert suite is not None
-    settings = {"ubuntu-mirror": "http://project/ubuntu"}
-    assert configured_mirror(suite, settings, {}) == "http://project/ubuntu"
-    assert configured_mirror(suite, settings, {"KBUILD_UBUNTU_MIRROR": "http://me/ubuntu"}) == "http://me/ubuntu"
-    assert configured_mirror(suite, {}, {"KBUILD_DEBIAN_MIRROR": "http://me/debian"}) == ""
+    project = Assembling(debian_mirror="http://project/debian")
+    mine = {"KBUILD_DEBIAN_MIRROR": "http://me/debian"}
+    debian = known_suites()[0]
+    assert debian.distribution == "debian"
+    assert (project.mirror(debian, {}), project.mirror(debian, mine)) == ("http://project/debian", "http://me/debian")
+    assert (project.mirror(suite, {}), project.mirror(suite, mine)) == ("", "")
+    assert project.mirror(suite, {"KBUILD_UBUNTU_MIRROR": "http://me/ubuntu"}) == "http://me/ubuntu"
 
 
 def test_every_suite_has_what_an_interpreter_needs() -> None:

@@ -39,7 +39,6 @@ def resolved(text: str, *, recorded: ResolvedBase | None = None, locked: bool = 
         AMD64,
         recorded=recorded,
         locked=locked,
-        settings={},
         cache=Path("/cache"),
         run=nobody,
         progress=Silent(),

@@ -25,6 +25,7 @@ from kbuild.api.running import RunOptions, started
 from kbuild.api.session import Logged, Session
 from kbuild.api.verifying import VerifyOptions, verify
 from kbuild.errors import ConfigurationError, VerificationFailed
+from kbuild.image.base.choice import Assembling
 from kbuild.image.store.local import LocalImages
 from kbuild.platform import Platform
 from kbuild.progress import Silent
@@ -192,12 +193,12 @@ def test_what_run_was_asked_for_reaches_who_starts(world: World, image: Any, hea
 
 def test_what_a_base_is_looked_for_with(world: World, hear: Hear) -> None:
     given = hear("kbuild.workflow.prepare:resolve_base")
-    request = world.request(debian_mirror="https://mirror.example/debian", allow_unsigned_base=True)
+    request = world.request(assembling=Assembling(debian_mirror="https://mirror.example/debian", allow_unsigned=True))
     with pytest.raises(Heard):
         build_image(replace(request, lock=replace(request.lock, locked=True)), Delivery(), world.tools)
     expected = {
         "platform": HOST, "recorded": None, "locked": True, "cache": world.tools.cache,
-        "settings": {"debian-mirror": "https://mirror.example/debian", "allow-unsigned": True},
+        "assembling": request.assembling,
     }  # fmt: skip
     assert part(given, expected) == expected
 

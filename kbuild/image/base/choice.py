@@ -81,13 +81,19 @@ def default_base(os_release: Mapping[str, str] | None = None) -> BaseChoice:
     return BaseChoice(kind="debs", text=str(suite), suite=suite)
 
 
-def configured_mirror(suite: Suite, settings: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> str:
-    """The mirror that the user set: ``KBUILD_DEBIAN_MIRROR``, else ``debian-mirror`` of ``[tool.kbuild]``, else ''.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assembling:
+    """How the packages of an assembled base are found: ``debian_mirror`` is the project's, ``allow_unsigned`` takes
+    lists whose signature cannot be checked."""
 
-    For an Ubuntu suite the names say ubuntu.
-    """
-    name = suite.distribution
-    return environ.get(f"KBUILD_{name.upper()}_MIRROR") or str(settings.get(f"{name}-mirror") or "")
+    debian_mirror: str | None = None
+    allow_unsigned: bool = False
+
+    def mirror(self, suite: Suite, environ: Mapping[str, str] = os.environ) -> str:
+        """What the user set: ``KBUILD_DEBIAN_MIRROR``, else the project's, else ''; for Ubuntu's suites
+        ``KBUILD_UBUNTU_MIRROR``."""
+        projects = self.debian_mirror if suite.distribution == "debian" else None
+        return environ.get(f"KBUILD_{suite.distribution.upper()}_MIRROR") or projects or ""
 
 
 def _this_machine() -> Mapping[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from kbuild.errors import BaseImageError, BaseNotPinned, InvalidImage
-from kbuild.image.base.choice import BaseChoice, base_name, configured_mirror
+from kbuild.image.base.choice import Assembling, BaseChoice, base_name
 from kbuild.image.base.debian.debs import Mirrors, resolve_debs_base
 from kbuild.image.oci import layout as layouts
 from kbuild.plan.base import ResolvedBase
@@ -19,9 +18,9 @@ def resolve_base(
     choice: BaseChoice,
     platform: Platform,
     *,
-    recorded: ResolvedBase | None,
+    recorded: ResolvedBase | None = None,
     locked: bool = False,
-    settings: Mapping[str, object],
+    assembling: Assembling = Assembling(),  # noqa: B008  frozen
     cache: Path,
     run: Runner,
     progress: Progress,
@@ -40,8 +39,8 @@ def resolve_base(
                 cache=cache,
                 run=run,
                 progress=progress,
-                mirror=configured_mirror(suite, settings),
-                allow_unsigned=settings.get("allow-unsigned") is True,
+                mirror=assembling.mirror(suite),
+                allow_unsigned=assembling.allow_unsigned,
             )
             return resolve_debs_base(suite, platform, mirrors, recorded=recorded)
         case BaseChoice(path=path) if path is not None:

@@ -101,9 +101,7 @@ def _base(name: str | None, platform: Platform, tools: Tools) -> ResolvedBase:
             hint="leave --base out, or name an image that has what your server starts in it, such as a shell",
         )
     with tools.phases("base") as progress:
-        return resolve_base(
-            choice, platform, recorded=None, settings={}, cache=tools.cache, run=tools.run, progress=progress
-        )
+        return resolve_base(choice, platform, cache=tools.cache, run=tools.run, progress=progress)
 
 
 def _build(
