@@ -67,9 +67,7 @@ def test_the_files_are_printed_and_what_serves_them_is_said(
 
 
 @pytest.mark.parametrize("reused", [False, True])
-def test_an_archive_is_printed_with_its_digest(
-    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reused: bool
-) -> None:
+def test_an_archive_is_printed_with_its_digest(call: Call, monkeypatch: pytest.MonkeyPatch, reused: bool) -> None:
     asked: list[Any] = []
 
     def pack_model(request: ImageRequest, tools: Any, *, output: Path, reuse: bool) -> PackResult:

@@ -231,7 +231,7 @@ def test_the_environment_is_kedros(
 
 
 def test_what_the_project_sets_counts_where_nothing_is_typed(
-    call: Any, asked: dict[str, Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Any, asked: dict[str, Asked], tmp_path: Path
 ) -> None:
     (tmp_path / "pyproject.toml").write_text(PROJECT)
     call("image", MODEL)

@@ -78,7 +78,7 @@ def test_every_commented_default_is_right_when_its_mark_is_taken_off(tmp_path: P
     assert read_config(tmp_path).training.example_rows == 5
 
 
-def test_the_least_that_a_job_may(tmp_path: Path) -> None:
+def test_the_least_that_a_job_may() -> None:
     workflow = yaml.safe_load(make_files(request(push="ghcr.io/team/x:{run_id}"))[GITHUB])
     assert workflow["permissions"] == {}
     assert workflow["jobs"]["image"]["permissions"] == {

@@ -136,7 +136,7 @@ def test_what_failed_or_was_cancelled_is_told_at_the_end(call: Call) -> None:
     assert json.loads(done.stdout) == {**built("models:/a/1"), "job": 11, "worker": None}
 
 
-def test_two_models_of_one_job_are_waited_for_once(call: Call, tmp_path: Path) -> None:
+def test_two_models_of_one_job_are_waited_for_once(call: Call) -> None:
     a = built("models:/a/1")
     done = call(Board([job(11, "done", entry=a)], same=True), "--wait", "--report", "r.json")
     assert done.exit_code == 0, done.exception

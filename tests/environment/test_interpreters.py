@@ -87,7 +87,7 @@ def test_none_of_that_version(tmp_path: Path) -> None:
     assert find_program("3.97", run=run, environ=environ(tmp_path)) is None
 
 
-def test_a_real_one_beside_the_running_one(tmp_path: Path) -> None:
+def test_a_real_one_beside_the_running_one() -> None:
     """Where pyenv has another version; what that one says of itself is asked of it in another way."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     others = sorted(

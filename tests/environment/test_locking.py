@@ -388,7 +388,7 @@ def test_a_resolver_that_fails_leaves_no_lock(bench: Bench) -> None:
     assert bench.store.files == {}
 
 
-def test_what_decides_the_environment_decides_the_digest(bench: Bench, tmp_path: Path) -> None:
+def test_what_decides_the_environment_decides_the_digest(bench: Bench) -> None:
     first = bench.lock().spec
     (bench.bundle.root / "constraints.txt").write_text("six==1.17.0\n")
     (bench.bundle.root / "requirements.txt").write_text("-c constraints.txt\n")

@@ -182,7 +182,7 @@ def test_columns_are_cast_where_no_bit_is_lost_and_clash_with_nothing(score: Sco
     assert [Path(each["path"]).name for each in manifest["input"]] == ["one.parquet", "two.csv"]
 
 
-def test_processes_share_the_work(score: Score, tmp_path: Path) -> None:
+def test_processes_share_the_work(score: Score) -> None:
     frame = table(600)
     frame.to_parquet("in.parquet", row_group_size=100)
     code, err, manifest = score("in.parquet", "out.parquet", "--part-rows", 100, "--workers", 2)

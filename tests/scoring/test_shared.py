@@ -225,9 +225,7 @@ def test_a_model_that_does_not_load_is_told_by_each_task(
     assert code == 15 and "does not load" in message
 
 
-def test_no_process_is_left_for_an_engine_that_has_ended_before(
-    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_process_is_left_for_an_engine_that_has_ended_before(tasks: Tasks, tmp_path: Path) -> None:
     """As a task that was only starting when its executor was killed: init is its parent then, and never ends."""
     (line, *_) = tasks()
     answer = tmp_path / "answer"
@@ -242,9 +240,7 @@ def test_no_process_is_left_for_an_engine_that_has_ended_before(
     wait_for(lambda: not is_there(loaded))
 
 
-def test_where_nothing_can_be_shared_a_task_loads_the_model_itself(
-    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_can_be_shared_a_task_loads_the_model_itself(tasks: Tasks, tmp_path: Path) -> None:
     """Where another has the name: a process that listens, and answers nobody."""
     from kbuild.scoring import shared
 

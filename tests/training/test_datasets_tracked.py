@@ -161,7 +161,7 @@ outer:
 
 @pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner(), ParallelRunner(max_workers=2)])
 def test_a_run_without_a_model_is_kept_when_it_saves_to_one(
-    store: mlflow.MlflowClient, tmp_path: Path, runner: Any, monkeypatch: pytest.MonkeyPatch
+    store: mlflow.MlflowClient, tmp_path: Path, runner: Any
 ) -> None:
     import yaml
 

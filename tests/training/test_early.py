@@ -115,7 +115,7 @@ def test_data_that_is_there_is_looked_at(tmp_path: Path) -> None:
     assert check_kind("x", None, {}, made=False) is None
 
 
-def test_an_example_of_other_columns_than_the_catalogs_is_told(tmp_path: Path) -> None:
+def test_an_example_of_other_columns_than_the_catalogs_is_told() -> None:
     orders = MemoryDataset(pd.DataFrame({"price": [1.0], "count": [1]}))
 
     def look(example: Any, **kwargs: Any) -> str | None:

@@ -103,7 +103,7 @@ def test_a_file_that_the_model_lacks_is_named_as_the_key_wants_it(project: Path)
     assert name_shippable(f"{model}/x", model, None) is None
 
 
-def test_what_cannot_travel_is_told_before_training(project: Path, tmp_path: Path) -> None:
+def test_what_cannot_travel_is_told_before_training(project: Path) -> None:
     told = [str(each) for each in check_extra([project / "asset", project.parent], PACKAGE)]
     assert "which is not there" in told[0] and "did you mean 'assets'?" in told[0]
     assert "no place" in told[1]

@@ -386,9 +386,7 @@ def test_what_kedro_was_asked_is_tagged(project: Path, store: mlflow.MlflowClien
     assert str(project) not in str(logged.data.tags)
 
 
-def test_a_plain_run_leaves_mlflow_alone(
-    project: Path, store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plain_run_leaves_mlflow_alone(project: Path, store: mlflow.MlflowClient) -> None:
     run(project, pipeline_names=["training"])
     before = len(find_runs(store))
     run(project, pipeline_names=["report"])

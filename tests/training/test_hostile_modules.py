@@ -185,9 +185,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 @pytest.mark.filterwarnings("ignore:.*Add type hints:UserWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # probes leave files open
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
-def test_what_only_this_machine_has_is_seen_before_an_image_is_built(
-    machine: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_only_this_machine_has_is_seen_before_an_image_is_built(machine: dict[str, Any], tmp_path: Path) -> None:
     import mlflow.pyfunc
 
     package = tmp_path / "project" / "src" / "hostile"

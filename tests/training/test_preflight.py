@@ -278,7 +278,6 @@ def test_a_store_that_cannot_be_written_is_told(
     catalog: DataCatalog,
     store: mlflow.MlflowClient,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_text("")
     store.create_experiment("shop", (tmp_path / "file" / "below").as_uri())

@@ -316,7 +316,7 @@ def test_a_store_that_fails_half_way_keeps_no_model(
     assert_nothing_is_left(store)
 
 
-def test_what_cannot_even_be_deleted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_even_be_deleted_is_named() -> None:
     class Client:
         def delete_logged_model(self, model_id: str) -> None:
             raise OSError("gone")

@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -148,7 +147,7 @@ def test_they_are_chosen_where_the_pipelines_are_bound(package: ModuleType) -> N
     assert (model.runner, model._hooks) == ("SequentialRunner", (seen,))
 
 
-def test_logging_stays_as_it_was_and_no_other_model_needs_kedro(tmp_path: Path) -> None:
+def test_logging_stays_as_it_was_and_no_other_model_needs_kedro() -> None:
     code = """
         import logging, sys
         root = logging.getLogger()

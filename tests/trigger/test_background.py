@@ -81,7 +81,7 @@ def test_what_is_no_job(text: str, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_even_a_defect_ends_as_a_line_of_the_log(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path) -> BackgroundJob:
         raise ZeroDivisionError("on purpose")

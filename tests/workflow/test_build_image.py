@@ -298,7 +298,7 @@ def test_what_compresses_is_looked_at_where_bytes_are_given_to_others(
     assert looked == [compression] * asked
 
 
-def test_two_platforms_become_one_index_and_the_tags_name_the_index(world: World, tmp_path: Path) -> None:
+def test_two_platforms_become_one_index_and_the_tags_name_the_index(world: World) -> None:
     def add_other(document: dict) -> None:
         document["metadata"]["platforms"].append(OTHER.conda_subdir)
         document["metadata"]["content_hash"][OTHER.conda_subdir] = "0"

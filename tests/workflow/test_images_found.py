@@ -186,7 +186,7 @@ def test_without_an_image_inspect_takes_the_last_that_was_built(
 
 
 def test_a_damaged_image_is_listed_as_damaged(
-    kbuild: Callable[..., Result], built: BuiltImage, built_world: World, tmp_path: Path
+    kbuild: Callable[..., Result], built: BuiltImage, built_world: World
 ) -> None:
     config = built.layout / "blobs/sha256" / built.config_digest.hex
     kept = config.read_bytes()

@@ -192,9 +192,7 @@ def test_a_wheel_that_is_not_here_or_is_another_file_proves_nothing(
     ],
     ids=["no metadata", "a scheme that there is none of"],
 )
-def test_a_wheel_that_cannot_be_read_proves_nothing(
-    compare: Compare, downloads: Path, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+def test_a_wheel_that_cannot_be_read_proves_nothing(compare: Compare, downloads: Path, files: dict[str, bytes]) -> None:
     if len(files) == 1:
         sha256 = hashlib.sha256(b"no zip").hexdigest()
         (downloads / sha256).mkdir(parents=True, exist_ok=True)
