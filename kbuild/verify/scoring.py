@@ -5,6 +5,7 @@ Protocol: https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally ("In
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -47,7 +48,8 @@ def wait_until_ready(
     progress.note(f"waiting for {running.url} ({running.describe()})")
     while clock() - begin < timeout:
         if not running.alive():
-            raise ContainerFailed(f"the image stopped before it answered: {_last_words(running)}")
+            words = _last_words(running)
+            raise ContainerFailed(f"the image stopped before it answered: {words}", hint=_hint_of(words))
         try:
             if _session().get(f"{running.url}/health", timeout=5).status_code == 200:
                 return
@@ -90,6 +92,14 @@ def _is_reached(url: str) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((parts.hostname or "", parts.port or 80)) == 0
+
+
+def _hint_of(words: str) -> str | None:
+    """Where the dynamic loader of the image's C library lacks a library, which it says in these words (glibc)."""
+    lacking = re.search(r"(\S+\.so[\w.]*): cannot open shared object file", words)
+    if lacking is None:
+        return None
+    return f"a package of the model takes {lacking[1]} from the system: name a base that has it, with --base"
 
 
 def _last_words(running: RunningImage) -> str:

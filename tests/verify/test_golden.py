@@ -10,6 +10,7 @@ import pytest
 from listening import listening
 
 from kbuild.answers import DEFAULT, EXACT, Tolerance
+from kbuild.docs import more_about
 from kbuild.errors import ContainerFailed, NothingToAsk, RuntimeUnavailable, VerificationFailed
 from kbuild.progress import Silent
 from kbuild.verify import verify_image
@@ -201,6 +202,16 @@ def test_whoever_waits_can_be_stopped() -> None:
 def test_an_image_that_stopped_is_reported_with_its_last_words() -> None:
     with pytest.raises(ContainerFailed, match=r"stopped before it answered.*no module named x"):
         wait_until_ready(FakeImage("http://127.0.0.1:1", running=False), timeout=5, progress=Silent())
+
+
+def test_a_library_of_the_system_that_the_base_lacks_is_named() -> None:
+    """As the loader of glibc tells it of rasterio, whose wheel takes libexpat from the system."""
+    words = "kbuild.serving: ImportError: libexpat.so.1: cannot open shared object file: No such file or directory\n"
+    stopped = FakeImage("http://127.0.0.1:1", running=False, wrote=words)
+    with pytest.raises(ContainerFailed, match=r"libexpat\.so\.1") as caught:
+        wait_until_ready(stopped, timeout=5, progress=Silent())
+    assert "takes libexpat.so.1 from the system" in str(caught.value.hint) and "--base" in str(caught.value.hint)
+    assert more_about(caught.value.message, caught.value.exit_code) == "troubleshooting#cannot-open-shared-object-file"
 
 
 def test_an_image_that_never_answers_is_given_up() -> None:
