@@ -141,6 +141,15 @@ def test_a_download_that_breaks_off_goes_on(
     assert (tmp_path / "got").read_bytes() == DATA and registry.sent == asked
 
 
+def test_a_download_that_breaks_often_and_gets_on_comes_to_its_end(
+    registry: Passing, client: RegistryClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_client, "_CHUNK", 1 << 18)
+    registry.cuts = [1 << 18] * 15
+    client.fetch_blob(BLOB, tmp_path / "got", Silent())
+    assert (tmp_path / "got").read_bytes() == DATA and len(registry.sent) == 16
+
+
 def test_a_download_that_always_breaks_off_is_told(registry: Passing, client: RegistryClient, tmp_path: Path) -> None:
     registry.cuts = [1] * 99
     with pytest.raises(RegistryError, match=r"broke off .* of 4194304 bytes") as caught:

@@ -231,6 +231,15 @@ def test_it_gives_up_in_the_end(registry: Flaky, tmp_path: Path) -> None:
     assert sum(text.startswith(("PUT", "PATCH")) for text in registry.asked) == 6
 
 
+def test_a_connection_that_breaks_often_gets_there(
+    registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_upload, "_PROGRESS", 50_000)
+    registry.cuts = [60_000] * 14
+    upload(registry, tmp_path)
+    assert registry.blobs == {str(DIGEST): {"team/new"}} and registry.received == len(DATA)
+
+
 def test_a_refusal_is_told_at_once(registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "do_PUT", lambda self: self.answer(400))
     with pytest.raises(RegistryError, match="answered 400"):

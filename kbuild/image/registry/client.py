@@ -109,14 +109,17 @@ class RegistryClient:
         What is longer than the descriptor says is cut off there: a registry could fill the disk. A download that breaks
         off goes on where it did, or from the start where the registry knows no ranges.
         """
-        registry, retry = self._reference.registry, Retry(total=_BREAKS, backoff_factor=_BACKOFF_SECONDS)
+        registry, reached = self._reference.registry, 0
+        retry = whole = Retry(total=_BREAKS, backoff_factor=_BACKOFF_SECONDS)
         with target.open("wb") as file, self.explained():
             got = _Received(file, blob, registry)
             while not self._fetch_rest(got, progress):
+                if got.size > reached:  # by a whole chunk: it gets on
+                    retry, reached = whole, got.size
                 if not retry.total:
                     raise RegistryError(
                         f"{registry} broke off after {got.size} of {blob.size} bytes of blob {blob.digest}, "
-                        f"{_BREAKS + 1} times",
+                        f"{_BREAKS + 1} times without getting on",
                         hint=_BROKE_OFF,
                     )
                 retry = retry.increment("GET")

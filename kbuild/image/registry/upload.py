@@ -24,7 +24,8 @@ from kbuild.progress import Progress
 
 _READ = 1 << 20
 _PART = 16 << 20
-_RETRIES = 5
+_RETRIES = 5  # one after the other, without getting on
+_PROGRESS = 1 << 20  # bytes more that the registry has: then it gets on
 _BACKOFF_SECONDS = 0.5
 # Too large a request, a part that does not follow the last one, too many requests, and what passes by itself.
 _PASSING = frozenset({413, 416, 429, 500, 502, 503, 504})
@@ -65,9 +66,11 @@ def _start(client: RegistryClient, blob: Descriptor, sources: Sequence[str]) -> 
 
 
 def _upload(client: RegistryClient, blob: Descriptor, file: BinaryIO, place: str, progress: Progress) -> None:
-    retry = Retry(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS)
+    retry, reached = _retries(), 0
     whole, offset = True, 0
     while True:
+        if offset - reached >= _PROGRESS:
+            retry, reached = _retries(), offset
         end = blob.size if whole else min(offset + _PART, blob.size)
         last = whole or offset == blob.size
         lost: requests.RequestException | None = None
@@ -105,6 +108,10 @@ def _upload(client: RegistryClient, blob: Descriptor, file: BinaryIO, place: str
                 lost = error.__cause__  # it is still away
         whole = False
         place, offset = found
+
+
+def _retries() -> Retry:
+    return Retry(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS)
 
 
 def _pause(
