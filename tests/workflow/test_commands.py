@@ -551,8 +551,8 @@ def make_other(world: World) -> Path:
     return folder
 
 
-def ask_rebuild(world: World, **more: Any) -> dict[str, Any]:
-    found = api.rebuild("twin:1", RebuildOptions(lockfile=world.lockfile, **more))
+def ask_rebuild(world: World, image: str = "twin:1", **more: Any) -> dict[str, Any]:
+    found = api.rebuild(image, RebuildOptions(lockfile=world.lockfile, **more))
     assert str(found.digest) in found._repr_html_()
     found.raise_for_verdict()
     kept = found.to_json()
@@ -621,6 +621,9 @@ TWINS = {
     ),
     "verify": Twin(lambda w: ["verify", "twin:1", "--rtol", "0.5"], ask_verify),
     "rebuild": Twin(lambda w: ["verify", "twin:1", "--rebuild", "--lockfile", w.lockfile], ask_rebuild),
+    "rebuild of one that is packed otherwise": Twin(
+        lambda w: ["verify", "twin:2", "--rebuild", "--lockfile", w.lockfile], lambda w: ask_rebuild(w, "twin:2")
+    ),
     "rebuild of another model": Twin(
         lambda w: ["verify", "twin:1", "--rebuild", "--model", make_other(w)],
         lambda w: ask_rebuild(w, model=make_other(w)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from world import World
 
-from kbuild.workflow.audit.difference import _flat
+from kbuild.model.model_reference import ModelReference
+from kbuild.workflow.audit.difference import _flat, compare_models
 
 OPTIONS = {"test_size": 0.2, "features": ["engines", "crew"], "fit": {"solver": "lbfgs"}}
 
@@ -25,3 +27,17 @@ def test_a_mapping_is_compared_key_by_key_as_a_run_names_them() -> None:
 )
 def test_what_is_no_mapping_stays_whole(text: str, shown: str) -> None:
     assert _flat("params:k", text) == {"params:k": shown}
+
+
+def test_metrics_of_two_runs_are_compared(world: World) -> None:
+    """The second is asked for after the first: another value each time."""
+    read = world.store.read_run
+    values = iter([{"rmse": 54.2}, {"rmse": 51.9}])
+
+    def read_run(run_id: str) -> object:
+        world.store.metrics = next(values)
+        return read(run_id)
+
+    world.store.read_run = read_run  # type: ignore[method-assign, assignment]
+    told = compare_models(ModelReference.parse(world.model), ModelReference.parse(world.model), world.tools).to_json()
+    assert "54.2" in json.dumps(told) and "51.9" in json.dumps(told)

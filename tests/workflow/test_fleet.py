@@ -99,6 +99,17 @@ def test_what_is_not_known_is_not_clean(world: World, fleet: list[RegisteredVers
         raise_for_fleet(rows, "jinja2<3")
 
 
+def test_a_version_that_cannot_be_compared_is_not_known(
+    world: World, fleet: list[RegisteredVersion], request_of: AuditRequest
+) -> None:
+    world.store.files["2", "kbuild/conda-lock.yml"] = LOCK.format(version="of-the-day").encode()
+    rows: list[Any] = list(ask_fleet(make_question("jinja2<3", request_of), world.tools))
+    assert rows[0].unknown is None
+    assert (
+        rows[1].affected == () and "nobody can say it of" in str(rows[1].unknown) and "Jinja2" in str(rows[1].unknown)
+    )
+
+
 def test_a_name_that_no_lock_has_is_told(
     world: World, fleet: list[RegisteredVersion], request_of: AuditRequest
 ) -> None:

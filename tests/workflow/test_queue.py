@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -358,6 +358,55 @@ def test_a_worker_that_was_thought_dead_pushes_nothing_and_ends_nothing() -> Non
             assert fleet.status(1) == "doing" and fleet.pushed == []
 
     assert "entry" in run(work).ledger.told[1]
+
+
+def test_an_error_of_a_job_that_was_lost_is_not_written_over_what_another_tells() -> None:
+    async def work(fleet: Fleet) -> None:
+        def build(asked: Asked, **_: Any) -> Any:
+            fleet.connector.jobs[1]["worker_id"] = 99
+            raise InvalidModel("no model")
+
+        fleet.build = build  # type: ignore[method-assign]
+        await fleet.put("a")
+        with suppress(TimeoutError):  # the job stays the other's
+            await asyncio.wait_for(fleet.worker().run(), 1)
+
+    assert run(work).ledger.told[1]["entry"] is None
+
+
+def test_what_a_program_that_was_killed_says_is_no_fault_of_the_model() -> None:
+    async def work(fleet: Fleet) -> None:
+        begun = threading.Event()
+
+        def build(asked: Asked, *, phases: Any, **_: Any) -> Any:
+            begun.set()
+            try:
+                with phases("build") as progress:
+                    while True:
+                        progress.note("building")
+                        time.sleep(0.005)
+            except KeyboardInterrupt:
+                raise InvalidModel("killed") from None
+
+        fleet.build = build  # type: ignore[method-assign]
+        await fleet.put("a")
+        async with working(fleet.worker(once=False)):
+            await until(begun.is_set)
+        assert fleet.status(1) == "todo" and fleet.ledger.told[1]["entry"] is None
+
+    run(work)
+
+
+def test_what_a_watch_wants_is_left_to_it_when_it_fails() -> None:
+    async def work(fleet: Fleet) -> None:
+        fleet.broken = {"a": [RegistryError("away")]}
+        await fleet.put("a", watched=True)
+        await fleet.worker().run()
+        assert fleet.status(1) == "failed"
+
+    fleet = run(work)
+    assert [str(each.error) for each in fleet.watched] == ["away"]
+    assert not [line for line in fleet.told.lines if "tried again" in line]
 
 
 def test_a_worker_that_the_others_forgot_begins_anew() -> None:

@@ -58,6 +58,7 @@ class FakeStore:
         self.files: dict[tuple[str, str], bytes] = {}
         self.tags: list[tuple[str, dict[str, str], str | None]] = []
         self.parameters: dict[str, str] = {}
+        self.metrics: dict[str, float] = {}
         self.down = False
         self.refuses_tags = False
         self.kept: list[bool] = []
@@ -95,7 +96,7 @@ class FakeStore:
         assert isinstance(run_id, str), "no server has a run without an ID"
         self._asked()
         tags = {key: value for run, given, _ in self.tags if run == run_id for key, value in given.items()}
-        return RunFacts(tags=tags, parameters=self.parameters)
+        return RunFacts(tags=tags, parameters=self.parameters, metrics=self.metrics)
 
     def choose(self, text: str, *, project: str | None) -> Choice:
         if text != LATEST:
