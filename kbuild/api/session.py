@@ -129,7 +129,7 @@ def take_model(text: str | None, session: Session) -> str:
         # The newest of a team's whole server is most likely somebody else's.
         raise ModelNotFound("this folder is in no Kedro project, whose newest model would be taken", hint=FORMS)
     try:
-        choice = session.tools.store.choose(LATEST if text is None else text.strip(), project=project)
+        choice = session.tools.store.choose(LATEST if text is None else text, project=project)
     except TrackingUnavailable as error:
         if text is None or not _reads_as_image(text):
             raise

@@ -52,10 +52,12 @@ def choose(client: MlflowClient, text: str, *, project: str | None) -> Choice:
     if back is not None:
         return latest(_OfClient(client), back, project)
     experiments = _experiments(client)
-    wanted = [f"attributes.run_id LIKE '{text}%'"] if _BEGINNING.fullmatch(text) else []
-    wanted += [f"attributes.run_name = {name}"] if (name := quoted(text)) else []
+    typed = text.strip()
+    wanted = [f"attributes.run_id LIKE '{typed}%'"] if _BEGINNING.fullmatch(typed) else []
     # A run may be named like the beginning of another one's id: then either may be meant.
     runs = [run for each in wanted for run in islice(_search(client, experiments, each), RECENT)]
+    # A name may begin and end with blanks; whoever typed one too many meant the name without.
+    runs += _of_name(client, experiments, text) or (_of_name(client, experiments, typed) if typed != text else [])
     found = list({run.info.run_id: run for run in runs}.values())
     if len(found) > 1:
         found = [run for run in found if has_model(client, run, None)] or found
@@ -130,7 +132,7 @@ def latest(runs: Runs, back: int, project: str | None) -> Choice:
 
 def count_back(text: str) -> int | None:
     """How many runs before the newest ``@latest`` or ``@latest~N`` means; None for any other text."""
-    found = _LATEST.fullmatch(text)
+    found = _LATEST.fullmatch(text.strip())
     return None if found is None else int(found[1] or 0)
 
 
@@ -202,6 +204,13 @@ def _search(client: MlflowClient, experiments: Sequence[str], wanted: str) -> It
         token = page.token
         if not token:
             return
+
+
+def _of_name(client: MlflowClient, experiments: Sequence[str], name: str) -> list[Run]:
+    text = quoted(name)
+    # What has both quotation marks can be asked for with a wildcard alone.
+    wanted = "attributes.run_name " + (f"= {text}" if text else f"LIKE '{name.replace(chr(39), '_')}'")
+    return [run for run in islice(_search(client, experiments, wanted), RECENT) if run.info.run_name == name]
 
 
 def _suggestion(client: MlflowClient, experiments: Sequence[str], text: str) -> str | None:

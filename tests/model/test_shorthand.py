@@ -137,6 +137,17 @@ def test_a_run_is_known_by_its_name_and_by_the_beginning_of_its_id(trained: Trai
     assert trained.choose(other[:31], project=None).reference == other
 
 
+def test_a_run_is_known_by_every_name_that_it_may_have(trained: Trained) -> None:
+    both, blanks = trained.add("""it's "odd" %"""), trained.add("  between ")
+    trained.add("""it_s "odd" %"""), trained.add("""it's "odd" too""")
+    assert trained.choose("""it's "odd" %""").reference == both
+    assert trained.choose("  between ").reference == blanks
+    assert trained.choose(f" {both[:12]} ").reference == both
+    one = trained.add("between")
+    assert trained.choose(" between").reference == one, "what was typed with a blank too many"
+    assert trained.choose("  between ").reference == blanks
+
+
 def test_several_runs_of_one_name_are_named(trained: Trained) -> None:
     first, second = trained.add("same"), trained.add("same")
     with pytest.raises(AmbiguousModel, match="'same' means 2 runs") as caught:
