@@ -134,8 +134,9 @@ def test_a_module_of_nowhere_fails_loudly() -> None:
 
 def test_compiled_own_code_fails_loudly(package: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "src" / "tinyshop" / "fast.so").write_bytes(b"")
-    with pytest.raises(RecordingError, match="'tinyshop' is installed from a folder and is compiled"):
+    with pytest.raises(RecordingError, match="'tinyshop' is installed from a folder and is compiled") as caught:
         plan_shipment(["tinyshop"], None)
+    assert "PIP_FIND_LINKS" in str(caught.value.hint)
     # The project itself is not installed, and nobody publishes it.
     with pytest.raises(RecordingError, match=r"the project's own tinyshop/fast\.so is compiled") as caught:
         plan_shipment([], "tinyshop")

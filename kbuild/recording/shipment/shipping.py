@@ -170,13 +170,14 @@ class Sorter:
             raise RecordingError(
                 f"{top!r} is installed from {_tell_origin(self._owners.get(top, []))} and is compiled, "
                 "so neither an index nor the model can bring it into an image",
-                hint="publish it to your package index and install it from there",
+                hint="publish its wheel to your package index, or put it into a folder (export PIP_FIND_LINKS=FOLDER), "
+                "and install it by its name from there",
             )
         return place
 
 
 def _tell_origin(owners: list[str]) -> str:
-    return "a folder" if not owners else f"no index ({', '.join(owners)})"
+    return "a folder" if not owners else f"a folder, file or repository ({', '.join(owners)})"
 
 
 def _is_local_name(name: str) -> bool:
