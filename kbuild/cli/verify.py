@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kbuild.api.verifying import VerifyOptions, verify
+from kbuild.api.verifying import VerifiedImage, VerifyOptions, verify
 from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, open_here, platform_option
 from kbuild.cli.show import SHORT, Show
@@ -91,7 +91,10 @@ def command(
     if model is not None or lockfile is not None:
         raise click.UsageError("--model and --lockfile are for --rebuild")
     asked = VerifyOptions(timeout=timeout, rtol=rtol, atol=atol, exact=exact, platform=platform)
-    verified = verify(image, asked, session=session)
+    _show_verified(verify(image, asked, session=session), show, as_json=as_json)
+
+
+def _show_verified(verified: VerifiedImage, show: Show, *, as_json: bool) -> None:
     report = verified.report
     if report.compared:
         if report.verdict != "passed":
