@@ -9,6 +9,8 @@ from pathlib import Path
 
 from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where a disk, or this user's part of it, is full, errno(3)."""
 _REMEDIES = {
     errno.ENOSPC: "make room there: kbuild cache prune, or a smaller {limit}; or set {variable} to a folder on a "
     "larger disk",
@@ -59,7 +61,7 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
     elif _is_below(path, temporary) or scratch:
         variable, where = "TMPDIR", f"the temporary folder {temporary}"
     size = ""
-    if variable == "KBUILD_CACHE_DIR" and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if variable == "KBUILD_CACHE_DIR" and error.errno in FULL:
         size = f" (it holds {_bytes_in(str(cache)) / 1e9:.2f} GB)"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         where, size = "", ""
@@ -69,7 +71,7 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
     if remedy is None:
         return OutputError(message, hint="check free disk space and permissions")
     if variable is None and "{variable}" in remedy:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in FULL
         remedy = (
             "make room there: kbuild cache prune frees the cache's" if full else "choose another place, or mend this"
         )

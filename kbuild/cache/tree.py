@@ -28,6 +28,7 @@ from kbuild.cache.signature import tree_signature
 from kbuild.digest import Digest, digest_file
 from kbuild.errors import CacheDamaged, OutputError
 from kbuild.files import BYTES, mark_used, portable
+from kbuild.refused import FULL, refused_by_system
 
 SEEN = ".seen"
 """Ends the name of what tells that nobody wrote to a tree since."""
@@ -38,13 +39,17 @@ _NOTHING: Mapping[str, str] = {}
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turn an OSError of the block into an OutputError naming ``what``, the path and the reason."""
+def writing(what: str, cache: Path | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError naming ``what``, the path and the reason; of a ``cache`` that is
+    full also its folder and size."""
     try:
         yield
     except OSError as error:
+        if cache is not None and error.errno in FULL:
+            told = refused_by_system(error, cache=cache)
+            raise OutputError(f"cannot write {what}: {told.message}", hint=told.hint) from error
         where = f" ({error.filename})" if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in FULL
         hint = (
             "make room: kbuild cache prune, a smaller KBUILD_CACHE_LIMIT, or another KBUILD_CACHE_DIR" if full else None
         )

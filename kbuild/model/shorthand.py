@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -15,7 +15,8 @@ from kbuild.errors import AmbiguousModel, ModelNotFound, RunWithoutModel
 from kbuild.model.find import has_model
 from kbuild.model.model_reference import FORMS, ModelReference
 from kbuild.model.sweep import name_of, short_name
-from kbuild.model.tracking import NEWEST_FIRST, RunQuery, TrainedRun, quoted
+from kbuild.model.tracking import NEWEST_FIRST, RunQuery, Tracking, TrainedRun, quoted
+from kbuild.model.tracking import Run as ReadRun
 from kbuild.progress import at_most
 from kbuild.tracking.registry import PROMPT_TAG
 
@@ -150,6 +151,23 @@ class _OfClient:
 
     def has_model(self, run: TrainedRun) -> bool:
         return has_model(self._client, self._seen[run.run_id], None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfTracking:
+    """As a store that is read without MLflow finds them; ``run`` asks it for a run."""
+
+    store: Tracking
+    run: Callable[[Tracking, str], ReadRun]
+
+    def newest(self, wanted: RunQuery) -> Iterator[TrainedRun]:
+        yield from self.store.newest(wanted, RECENT)
+
+    def has_model(self, run: TrainedRun) -> bool:
+        whole = self.run(self.store, run.run_id)
+        logged = (self.store.logged_model(model_id) for model_id in whole.models)
+        ready = any(model is not None and model.ready for model in logged)
+        return ready or self.store.folder(whole.artifact_uri).has_model()
 
 
 def _trained(run: Run) -> TrainedRun:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,10 @@ from kbuild.model.find import RegisteredVersion
 from kbuild.model.folders import is_local
 from kbuild.model.kept import Kept
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.shorthand import RECENT, Choice, count_back, latest
+from kbuild.model.shorthand import Choice, OfTracking, count_back, latest
 from kbuild.model.sweep import Best
-from kbuild.model.tracking import Run, RunQuery, Tracking, TrainedRun, Unfamiliar, Version, reasons
+from kbuild.model.tracking import Run, Tracking, Unfamiliar, Version, reasons
+from kbuild.refused import FULL, refused_by_system
 from kbuild.tracking.description import NOTE, describe
 from kbuild.tracking.image_tags import Tag
 from kbuild.tracking.preflight import check_uri, without_userinfo
@@ -140,7 +141,7 @@ class DirectStore:
             return self._mlflow().choose(text, project=project)
 
         def read(store: Tracking) -> Choice:
-            return latest(_Newest(store=store, run=self._run), back, project)
+            return latest(OfTracking(store=store, run=self._run), back, project)
 
         return self._ask(read, lambda mlflow: mlflow.choose(text, project=project))
 
@@ -221,29 +222,14 @@ class DirectStore:
                 reached = True  # what nobody answers is an error of its own
                 return lean(store)
         except (Unfamiliar, OSError, sqlite3.Error) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise refused_by_system(error, cache=self.cache) from error
             # All that is asked here may be asked twice: reading changes nothing, and writing writes the same.
             _log.debug("asking MLflow's client: %s", error)
         return otherwise(self._mlflow(reached=reached))
 
     def _mlflow(self, *, reached: bool = False) -> MlflowStore:
         return MlflowStore(tracking_uri=self.tracking_uri, registry_uri=self.registry_uri, reached=reached)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Newest:
-    """The ``Runs`` of a store."""
-
-    store: Tracking
-    run: Callable[[Tracking, str], Run]
-
-    def newest(self, wanted: RunQuery) -> Iterator[TrainedRun]:
-        yield from self.store.newest(wanted, RECENT)
-
-    def has_model(self, run: TrainedRun) -> bool:
-        whole = self.run(self.store, run.run_id)
-        logged = (self.store.logged_model(model_id) for model_id in whole.models)
-        ready = any(model is not None and model.ready for model in logged)
-        return ready or self.store.folder(whole.artifact_uri).has_model()
 
 
 def _locate(store: Tracking, reference: ModelReference, run: Callable[[Tracking, str], Run]) -> str:

@@ -350,6 +350,24 @@ def test_a_file_cut_short_is_not_taken(tmp_path: Path) -> None:
         store.folder("mlflow-artifacts:/1/a").place(tmp_path)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_that(
+    logged: Logged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """MLflow's client fills it once more, and says that the path of the artifact is wrong."""
+
+    def copyfile(source: object, target: object) -> None:
+        raise OSError(number, os.strerror(number), str(target))
+
+    (tmp_path / "lock").write_text("x")
+    store = Alone(tracking_uri=logged.uri)
+    store.upload(logged.one, [tmp_path / "lock"], "kbuild")
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    with pytest.raises(OutputError, match=os.strerror(number)) as caught:
+        store.download(logged.one, "kbuild/lock", tmp_path / "out")
+    assert str(tmp_path) in caught.value.message and "make room" in str(caught.value.hint)
+
+
 def test_a_folder_that_cannot_be_written_is_said_as_by_mlflows_client(logged: Logged, tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("x")
     with closing(sqlite3.connect(_database(logged))) as database:

@@ -95,7 +95,7 @@ class Environment:
                 self._install(archives, root, scratch)
             normalise_tree(root)
 
-        with writing("the environment"):
+        with writing("the environment", self._cache):
             return cached_tree(self._place, make)
 
     def _install(self, archives: Mapping[LockedPackage, Path], root: Path, scratch: Path) -> None:
@@ -131,7 +131,7 @@ class Environment:
             progress.tell(f"no Python {self._target.short} here to compile: the image starts slower, without bytecode")
         wanted = [package for group in groups for package in group.packages]
         progress.note("installing")
-        with writing("the environment"):
+        with writing("the environment", self._cache):
             trees = self._lay_wheels(wanted, downloads, compiler, progress)
             return {group.name: join_group(group, trees, self._target, into, progress) for group in groups}
 

@@ -68,7 +68,7 @@ def unpacked_image(
             trees.append(_unpacked_layer(layout, layer, diff_id, there, place, progress, bring))
         stack.enter_context(in_use(trees))
         root = folder / "root"
-        with writing("the unpacked image"), room_for(folder) as room:
+        with writing("the unpacked image", cache), room_for(folder) as room:
             root.mkdir()
             for tree in trees:
                 lay_layer(tree, root, room)
@@ -105,6 +105,6 @@ def _unpacked_layer(
         if found != diff_id:
             raise InvalidImage(f"layer {layer.digest} of {layout} has the diff ID {found}, its config says {diff_id}")
 
-    with writing("the unpacked image"):
+    with writing("the unpacked image", cache):
         # Not sealed: that would read all of it once more.
         return cached_tree(cache / _TREES / diff_id.hex, make, sealed=False)

@@ -56,7 +56,7 @@ def resolve_debs_base(
     its updates are. Raises BaseImageError and HashMismatch.
     """
     cache = mirrors.cache
-    with writing("the base image"):
+    with writing("the base image", cache):
         if recorded is None:
             packages, unsigned = pick_packages(suite, platform, mirrors)
         else:
