@@ -18,7 +18,7 @@ from kbuild.progress import at_most
 from kbuild.untrusted import plain
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
-_MOST_UNCHECKED = 10
+_SHOWN = 10
 # So many findings that say the same are told in one row.
 _FEWEST = 4
 _MOST_NAMES = 6
@@ -53,7 +53,7 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
         for each, places in grouped(report.findings):
             what = _text(_evidence(each, places)).append(plain(f"\n→ {each.remedy}"), style="dim")
             severity = Text(each.severity, style=_STYLES[each.severity])
-            shown.add_row(severity, _text(each.id), _text(at_most(places, _MOST_UNCHECKED)), what)
+            shown.add_row(severity, _text(each.id), _text(at_most(places, _SHOWN)), what)
         console.print(shown)
     for line in _notes(report):
         console.print(_text(line), soft_wrap=not colour)
@@ -67,7 +67,7 @@ def markdown(report: AuditReport) -> str:
     if report.findings:
         lines += ["| severity | id | where | evidence | remedy |", "|---|---|---|---|---|"]
         for each, places in grouped(report.findings):
-            cells = (each.severity, each.id, at_most(places, _MOST_UNCHECKED), _evidence(each, places), each.remedy)
+            cells = (each.severity, each.id, at_most(places, _SHOWN), _evidence(each, places), each.remedy)
             lines.append(f"| {' | '.join(map(cell, cells))} |")
         lines.append("")
     lines += [f"- {cell(line)}" for line in _notes(report)]
@@ -154,7 +154,7 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
         by_reason.setdefault((each.check, each.reason, each.remedy), []).append(each.where)
     unchecked = []
     for (check, reason, remedy), where in by_reason.items():
-        place = "" if where == [check] else f"{at_most(where, _MOST_UNCHECKED)}: "
+        place = "" if where == [check] else f"{at_most(where, _SHOWN)}: "
         unchecked.append(f"({check}): {place}{reason}; {remedy}")
     by_entry: dict[tuple[str, str, str], list[str]] = {}
     for each_accepted in report.accepted:
@@ -162,8 +162,7 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
         key = (each_accepted.until, name, each_accepted.reason)
         by_entry.setdefault(key, []).append(each_accepted.item.where)
     accepted = [
-        f"{until}: {name} of {at_most(where, _MOST_UNCHECKED)}: {reason}"
-        for (until, name, reason), where in by_entry.items()
+        f"{until}: {name} of {at_most(where, _SHOWN)}: {reason}" for (until, name, reason), where in by_entry.items()
     ]
     others = [
         *(
