@@ -235,7 +235,7 @@ def test_a_text_that_is_no_reference_is_asked_for_as_a_name(
     assert taken("models:/churn/3", built_world, none := Asked()) == "models:/churn/3" and none.asked == []
     heard, store = Heard(), Asked()
     assert taken("  nightly ", built_world, store, heard) == "runs:/x/model"
-    assert store.asked == [("nightly", None)] and heard.said == ["taking it"] and heard.complained == []
+    assert store.asked == [("  nightly ", None)] and heard.said == ["taking it"] and heard.complained == []
     # What is somebody else's is told also to who wants quiet.
     assert taken("nightly", built_world, Asked(foreign=True), heard := Heard()) == "runs:/x/model"
     assert heard.complained == ["taking it"]
