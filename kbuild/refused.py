@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
+from kbuild.files import user_folder
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where a disk, or this user's part of it, is full, errno(3)."""
@@ -56,7 +57,7 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
     temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: PTH100, S108  where tempfile looks first
     # Work folders lie in the cache; a full disk is mostly told by a write, which names no file.
     scratch = not path and error.errno == errno.ENOSPC and cache is not None and _is_full(temporary, str(cache))
-    if cache is not None and (_is_below(path, str(cache)) or not path) and not scratch:
+    if cache is not None and (not path or _is_of(path, str(cache))) and not scratch:
         variable, where = "KBUILD_CACHE_DIR", f"the cache {cache}"
     elif _is_below(path, temporary) or scratch:
         variable, where = "TMPDIR", f"the temporary folder {temporary}"
@@ -76,6 +77,21 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
             "make room there: kbuild cache prune frees the cache's" if full else "choose another place, or mend this"
         )
     return OutputError(message, hint=remedy.format(variable=variable, limit="KBUILD_CACHE_LIMIT"))
+
+
+def _cache_of(name: object) -> Path | None:
+    """The cache that this user's commands have, where a path is in it, or on the way to it."""
+    try:
+        cache = os.path.abspath(os.environ.get("KBUILD_CACHE_DIR") or user_folder("cache"))  # noqa: PTH100
+        path = os.fsdecode(name) if isinstance(name, str | bytes) else ""
+    except OSError:
+        return None
+    return Path(cache) if path and _is_of(path, cache) else None
+
+
+def _is_of(path: str, cache: str) -> bool:
+    """Whether it lies in the cache, or is a folder above it that could not be made."""
+    return _is_below(path, cache) or (_is_below(cache, path) and not os.path.lexists(path))
 
 
 def _is_full(one: str, other: str) -> bool:
@@ -117,5 +133,5 @@ def known_error(error: Exception) -> KbuildError:
         return ExtraNotInstalled(f"the Python package {error.name} is not installed")
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:
-        return refused_by_system(error)
+        return refused_by_system(error, cache=_cache_of(error.filename))
     return UnexpectedError(f"{type(error).__name__}: {text}")

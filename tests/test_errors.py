@@ -80,6 +80,25 @@ def test_of_two_disks_the_full_one_is_named(tmp_path: Path, monkeypatch: pytest.
     assert refused_by_system(error, cache=tmp_path).message.startswith(f"the cache {tmp_path} ")
 
 
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("refused", ["", "..", "images/references"])
+def test_a_cache_that_may_not_be_made_or_read_is_named(
+    stated: bool, refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever it came: a command that only looks, or a user whose home is / (a container's)."""
+    cache = tmp_path / "home" / "kbuild"
+    monkeypatch.delenv("KBUILD_CACHE_DIR", raising=False)
+    monkeypatch.setenv(*(("KBUILD_CACHE_DIR", str(cache)) if stated else ("XDG_CACHE_HOME", str(cache.parent))))
+    found = known_error(PermissionError(errno.EACCES, "Permission denied", os.path.normpath(cache / refused)))
+    assert found.message.startswith(f"the cache {cache}: Permission denied") and "KBUILD_CACHE_DIR" in str(found.hint)
+    other = known_error(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "elsewhere" / "x")))
+    assert "the cache" not in other.message and "KBUILD_CACHE_DIR" not in str(other.hint)
+    folder = known_error(IsADirectoryError(errno.EISDIR, "Is a directory", str(tmp_path)))
+    assert "the cache" not in folder.message, "a folder above it is not it"
+    nothing = known_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert "the cache" not in nothing.message, "it may be anybody's"
+
+
 def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/scratch")
     found = known_error(OSError(errno.ENOSPC, "No space left on device", "/scratch/a"))

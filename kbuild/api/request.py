@@ -16,7 +16,7 @@ from kbuild.image.oci.media import Compression
 from kbuild.managers.conda_names import read_names
 from kbuild.plan.render import parse_template
 from kbuild.platform import Platform, host_platform
-from kbuild.workflow import PATIENCE, Delivery, ImageRequest, check_name
+from kbuild.workflow import PATIENCE, Delivery, ImageRequest, check_name, check_push
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +90,10 @@ def make_delivery(config: ProjectConfig, options: ImageOptions) -> Delivery:
         patience=options.verify_timeout,
         cache_to=_place(options.cache_to, config.cache_to, "--cache-to"),
     )
-    for name in (delivery.tag, delivery.push):
-        if name is not None:
-            check_name(name)
+    if delivery.tag is not None:
+        check_name(delivery.tag)
+    if delivery.push is not None:
+        check_push(delivery.push)
     return delivery
 
 

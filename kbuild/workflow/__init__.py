@@ -3,7 +3,7 @@
 from kbuild.workflow.build import build_image, lock_model, render_context
 from kbuild.workflow.delivery import PATIENCE, Delivery, ImageResult
 from kbuild.workflow.many import Outcome, build_many
-from kbuild.workflow.naming import check_name, has_placeholder
+from kbuild.workflow.naming import check_name, check_push, has_placeholder
 from kbuild.workflow.prepare import ImageRequest
 from kbuild.workflow.tools import Phases, Tools
 
@@ -18,6 +18,7 @@ __all__ = [
     "build_image",
     "build_many",
     "check_name",
+    "check_push",
     "has_placeholder",
     "lock_model",
     "render_context",

@@ -14,12 +14,24 @@ PLACEHOLDERS = ("name", "version", "run_id", "model_id")
 """What may stand in braces: the model's name, its registered version, its run, its own id."""
 
 _PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
+_LISTED = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
 _SAMPLE = {"name": "name", "version": "1", "run_id": "0", "model_id": "0"}
 
 
 def check_name(text: str) -> ImageReference:
     """What ``text`` is like once it is filled in; raises InvalidReference, before any work, for what never can be."""
+    other = re.search(r"\{\w*\}", _PLACEHOLDER.sub("", text))
+    if other is not None:
+        raise InvalidReference(f"{text!r}: {other[0]} is not a placeholder", hint=f"there are {_LISTED}")
     return fill_name(text, _SAMPLE)
+
+
+def check_push(text: str) -> None:
+    """As ``check_name`` for a place to push to: a registry alone, which reads as a repository of docker.io, is none."""
+    check_name(text)
+    host = text.partition(":")[0]
+    if "/" not in text and (host == "localhost" or "." in host):
+        raise InvalidReference(f"{text!r} names a registry, and no repository of it", hint=f"--push {text}/NAME")
 
 
 def has_placeholder(text: str) -> bool:
@@ -33,7 +45,7 @@ def fill_name(text: str, values: Mapping[str, str | None]) -> ImageReference:
         if not values.get(name):
             raise InvalidReference(
                 f"{text!r}: the model has no {name.replace('_', ' ')}",
-                hint="use another placeholder: " + ", ".join(f"{{{each}}}" for each in PLACEHOLDERS),
+                hint=f"use another placeholder: {_LISTED}",
             )
     return ImageReference.parse(_PLACEHOLDER.sub(lambda match: str(values[match[1]]), text))
 

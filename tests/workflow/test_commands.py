@@ -164,6 +164,13 @@ def test_a_name_that_none_can_be_is_told_before_anybody_is_asked(kbuild: Call, s
     assert isinstance(done.exception, InvalidReference)
 
 
+@pytest.mark.parametrize("place", ["127.0.0.1:5000", "localhost", "registry.example", "registry.example:5000"])
+def test_a_push_to_a_registry_alone_is_told_before_the_work(kbuild: Call, shared: World, place: str) -> None:
+    """As Docker reads it this is a repository of docker.io, which nobody may push to."""
+    done = kbuild("image", shared.model, *given(shared), "--push", place)
+    assert isinstance(done.exception, InvalidReference) and f"{place}/NAME" in str(done.exception.hint)
+
+
 def test_a_lock_is_written_where_it_was_asked_for(kbuild: Call, shared: World, tmp_path: Path) -> None:
     done = kbuild("lock", shared.model, *given(shared), "-o", tmp_path / "here.yml", "--json")
     assert done.exit_code == 0, done.exception

@@ -44,3 +44,10 @@ def test_other_braces_are_no_placeholders() -> None:
 @pytest.mark.parametrize("name", ["_Churn NL!", "[churn] (nl)", "Churn--NL"])
 def test_signs_around_a_name_are_left_out(tmp_path: Path, name: str) -> None:
     assert str(fill_name("{name}:1", name_values(bundle(tmp_path, name), RUN))) == "docker.io/library/churn-nl:1"
+
+
+@pytest.mark.parametrize("text", ["{foo}", "r.example/{run}:1", "churn:{Version}"])
+def test_a_placeholder_that_is_none_is_told_with_those_there_are(text: str) -> None:
+    with pytest.raises(InvalidReference) as caught:
+        check_name(text)
+    assert "{run_id}" in str(caught.value.hint) and "placeholder" in caught.value.message

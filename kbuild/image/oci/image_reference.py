@@ -14,7 +14,8 @@ from kbuild.errors import InvalidReference
 
 DEFAULT_REGISTRY = "docker.io"
 _LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?", re.ASCII)
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII)
+_LAST_PORT = 65535
 _COMPONENT = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
@@ -32,7 +33,8 @@ class ImageReference:
 
     def __post_init__(self) -> None:
         text = f"{self.registry}/{self.repository}"
-        if not _REGISTRY.fullmatch(self.registry):
+        host = _REGISTRY.fullmatch(self.registry)
+        if not host or not 0 < int(host["port"] or 1) <= _LAST_PORT:
             raise InvalidReference(f"{self.registry!r} is not a registry's host[:port]", hint=_HINT)
         if not _REPOSITORY.fullmatch(self.repository):
             raise InvalidReference(f"{self.repository!r} is not a repository name", hint=_HINT)

@@ -48,6 +48,7 @@ def test_familiar_names_become_full_ones(text: str, full: str) -> None:
         "", ":1", "Demo", "a/Demo", "demo:", "demo:-x", f"demo:{'x' * 129}", "demo@sha256:123", "demo@",
         "a//b", "a/", "/a",
         "a b", "a\nb", "demo:1\n", HEX, "https://ghcr.io/a", f"ghcr.io/{'a' * 250}", "a..b/c", "ghcr.io:port/a", "é",
+        "ghcr.io:65536/a", "ghcr.io:0/a",
     ],
 )  # fmt: skip
 def test_what_is_no_reference_is_refused(text: str) -> None:
