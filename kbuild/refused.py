@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from kbuild.errors import ExtraNotInstalled, KbuildError, OutputError, UnexpectedError
-from kbuild.files import user_folder
+from kbuild.files import expand_home, user_folder
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where a disk, or this user's part of it, is full, errno(3)."""
@@ -82,7 +82,8 @@ def refused_by_system(error: OSError, *, cache: Path | None = None) -> OutputErr
 def _cache_of(name: object) -> Path | None:
     """The cache that this user's commands have, where a path is in it, or on the way to it."""
     try:
-        cache = os.path.abspath(os.environ.get("KBUILD_CACHE_DIR") or user_folder("cache"))  # noqa: PTH100
+        stated = os.environ.get("KBUILD_CACHE_DIR")
+        cache = os.path.abspath(expand_home(stated) if stated else user_folder("cache"))  # noqa: PTH100
         path = os.fsdecode(name) if isinstance(name, str | bytes) else ""
     except OSError:
         return None

@@ -164,7 +164,7 @@ def cache_folder(tell: Callable[[str], object]) -> Path:
     stated = os.environ.get("KBUILD_CACHE_DIR")
     # Without "..", but through the links that the user wants it through.
     try:
-        absolute = os.path.abspath(stated) if stated else str(user_folder("cache"))  # noqa: PTH100
+        absolute = os.path.abspath(expand_home(stated)) if stated else str(user_folder("cache"))  # noqa: PTH100
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"there is no place for the cache: {error.strerror}",

@@ -273,6 +273,13 @@ def test_a_cache_that_everybody_may_write_to_is_refused_and_a_new_one_is_ones_ow
         pass
 
 
+def test_a_home_that_no_shell_filled_in_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a variable of a CI job or of a .env file holds it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KBUILD_CACHE_DIR", "~/.cache/kbuild")
+    assert cache_folder() == tmp_path / ".cache/kbuild"
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_in_a_cache_that_everybody_may_write_to_each_user_has_a_folder(
     tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
