@@ -214,7 +214,8 @@ def test_what_a_dict_of_attributes_holds_is_looked_at_as_well(make_bundle: Any) 
     of_names = pairs(__sklearn_tags__=named("types", "SimpleNamespace") + b")\x81")
     by_call = call(named("collections", "UserDict"))
     for inside in (pairs(__dict__=of_names), pairs(__dict__=by_call), pairs(__dict__=pairs(__dict__=b"}"))):
-        found = scan(make_bundle, {"x.pkl": whole(made("sklearn.frozen._frozen", "FrozenEstimator", inside))}).findings
+        held = made("sklearn.linear_model._base", "LinearRegression", inside)
+        found = scan(make_bundle, {"x.pkl": whole(held)}).findings
         assert {each.id for each in found} == {"pickle-unknown"}
         assert all("of its own" in each.evidence for each in found)
 
