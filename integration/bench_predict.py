@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +203,8 @@ def main() -> None:
     from scoring import train
 
     model = options.model or train()
+    # The model's copy of kbuild comes first on the path once it is loaded, and has no part that trains.
+    import_module("kbuild.training.artifacts")
     # The peer logs each node of each request.
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="kbuild-bench-") as name:
