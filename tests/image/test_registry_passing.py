@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from listening import listening
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import HashMismatch, RegistryError
@@ -90,12 +90,8 @@ class Handler(BaseHTTPRequestHandler):
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Passing]:
     monkeypatch.setattr(registry_client, "_BACKOFF_SECONDS", 0.001)
     server = Passing()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(server):
+        yield server
 
 
 @pytest.fixture

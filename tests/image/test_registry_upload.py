@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from listening import listening
 
 from kbuild.digest import Digest, digest_bytes
 from kbuild.errors import RegistryError
@@ -136,12 +136,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]
     monkeypatch.setattr(registry_upload, "_BACKOFF_SECONDS", 0)
     monkeypatch.setattr(registry_upload, "_PART", 300_000)
     server = Flaky()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(server):
+        yield server
 
 
 def upload(registry: Flaky, tmp_path: Path, *sources: str) -> bool:
