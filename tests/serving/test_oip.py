@@ -13,7 +13,7 @@ import asgi
 import jsonschema
 import models
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from kbuild.serving.answer.limits import Limits
@@ -326,7 +326,37 @@ def test_an_output_has_one_name_everywhere() -> None:
         metadata = json.loads(made._model.body)["outputs"]
         for predictions in (values, []):
             reply = Reply(status=200, body=json.dumps({"predictions": predictions}).encode())
-            question = InferRequest(body=b"", id=None, outputs=(metadata[0]["name"],))
+            question = InferRequest(columns=None, arrays=[], params=None, id=None, outputs=(metadata[0]["name"],))
             (told,) = json.loads(made.write(reply, question).body)["outputs"]
             assert (told["name"], told["datatype"]) == (metadata[0]["name"], metadata[0]["datatype"]), (output, told)
             assert told["datatype"] == "FP32"
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-(2**66), 2**66) | st.floats() | st.text(max_size=5)
+OF_TYPE = {"double": st.floats(), "float": st.floats(width=32), "long": st.integers(-9, 9)}
+OF_TYPE |= {"boolean": st.booleans(), "string": st.text(max_size=5)}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    name=st.sampled_from(["mixed", "numbers", "scored", "optional"]),
+    data=st.data(),
+    params=st.sampled_from([None, None, {"scale": 2.5}, {"scale": "x"}, {"nobody": 1}, {"word": "w", "times": 3}]),
+)
+def test_a_table_that_is_never_written_as_json_is_the_one_that_mlflow_reads(
+    apps: dict[str, Any], name: str, data: st.DataObject, params: dict[str, Any] | None
+) -> None:
+    model = apps[name]._model
+    types = {str(each["name"]): each["type"] for each in model.facts.inputs}
+    rows, names, odd = data.draw(st.integers(0, 3)), [*types], data.draw(st.sampled_from([None, None, *types, "other"]))
+    if data.draw(st.integers(0, 4)) == 0:
+        names = data.draw(st.lists(st.sampled_from([*types, "other"]), min_size=1, unique=True))
+    kinds = {each: PLAIN if each == odd else OF_TYPE[types.get(each, "double")] for each in names}
+    values = {each: data.draw(st.lists(kind, min_size=rows, max_size=rows)) for each, kind in kinds.items()}
+    question = InferRequest(columns=values, arrays=None, params=params, id=None, outputs=None)
+    reply, short = model.answer_columns(values, params, question.as_json)
+    event(f"short way: {short}")
+    if short:
+        theirs = model.slow(question.as_json(), "application/json")
+        # NaN is no number that equals itself.
+        assert (reply.status, str(json.loads(reply.body))) == (theirs.status, str(json.loads(theirs.body)))

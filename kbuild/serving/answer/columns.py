@@ -47,6 +47,15 @@ class TableReader:
             raise Unusual
         else:
             columns = self._records(data) if kind == "instances" else self._inputs(data)
+        return self._make(columns)
+
+    def read_columns(self, columns: Mapping[str, Values]) -> pd.DataFrame:
+        """The table of values as JSON has them, as many in each column; raises Unusual."""
+        if not self._required <= columns.keys() <= self._readers.keys() or not all(columns.values()):
+            raise Unusual
+        return self._make(columns)
+
+    def _make(self, columns: Mapping[str, Values]) -> pd.DataFrame:
         return pd.DataFrame({name: read(columns[name]) for name, read in self._readers.items() if name in columns})
 
     def read_csv(self, text: TextIO) -> pd.DataFrame:

@@ -7,13 +7,13 @@ start, but for the nodes, which have run, so a caller cannot tell which way was 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
 from kbuild.serving.answer.answer import write_predictions
-from kbuild.serving.answer.columns import FORMATS, READERS, TableReader, Unusual
+from kbuild.serving.answer.columns import FORMATS, READERS, TableReader, Unusual, Values
 from kbuild.serving.answer.params import ParamReader
 
 _MODEL = ("kbuild.training.pyfunc", "KedroPipelineModel")
@@ -52,8 +52,15 @@ class FastPath:
 
         Raises RecursionError for JSON too deep.
         """
+        return self._answer(lambda: self.read(body, content_type))
+
+    def answer_columns(self, columns: Mapping[str, Values], params: Any) -> bytes | FastOutcome | None:
+        """The same of a table by its columns, each of as many of JSON's values, and of a request's params."""
+        return self._answer(lambda: (self._reader.read_columns(columns), self._params.read(params)))
+
+    def _answer(self, read: Callable[[], tuple[Any, Any]]) -> bytes | FastOutcome | None:
         try:
-            table, params = self.read(body, content_type)
+            table, params = read()
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001  whatever went wrong, MLflow's path meets it again and says it its way

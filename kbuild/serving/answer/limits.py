@@ -59,14 +59,15 @@ class Limits:
         if kind == _CSV:
             # A table first of rows alone: to count fields takes longer.
             rows = _count_lines(body)
-            return self._check_size(rows, 0) or self._check_size(rows, _count_fields(body, self.columns))
+            return self.check_size(rows, 0) or self.check_size(rows, _count_fields(body, self.columns))
         return self._check_parquet(body) if kind == _PARQUET else None
 
     def guard(self, answer: Callable[..., Reply]) -> Callable[..., Reply]:
         """``answer`` behind the limits."""
         return lambda body, content_type, *known: self.check(body, content_type) or answer(body, content_type, *known)
 
-    def _check_json(self, body: bytes) -> Reply | None:
+    def check_nesting(self, body: bytes) -> Reply | None:
+        """The same of JSON for its depth and its lists and objects alone, before it is parsed."""
         if (encoding := json.detect_encoding(body)) not in ("utf-8", "utf-8-sig"):
             try:
                 body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
@@ -78,6 +79,11 @@ class Limits:
             )
         if body.count(b"[") + body.count(b"{") > self.memory // _CONTAINER:
             return self._too_much()
+        return None
+
+    def _check_json(self, body: bytes) -> Reply | None:
+        if refused := self.check_nesting(body):
+            return refused
         # As many names as values, and as many rows: the table of a request of n values has at most n² cells.
         if body.count(b",") < min(self.rows, self.columns, isqrt(self.memory // _CELL)):
             return None
@@ -90,11 +96,12 @@ class Limits:
         if not isinstance(request, dict):
             return None
         for name in ("dataframe_split", "dataframe_records", "inputs", "instances"):
-            if refused := self._check_size(*_count_table(name, request)):
+            if refused := self.check_size(*_count_table(name, request)):
                 return refused
         return None
 
-    def _check_size(self, rows: int, columns: int) -> Reply | None:
+    def check_size(self, rows: int, columns: int) -> Reply | None:
+        """The refusal of a table of so many rows and columns; None where it may be made."""
         if rows > self.rows:
             return error_reply(413, "REQUEST_LIMIT_EXCEEDED", f"The request has more than {self.rows} rows.")
         if columns > self.columns:
@@ -103,7 +110,7 @@ class Limits:
 
     def _check_parquet(self, body: bytes) -> Reply | None:
         try:
-            return self._check_size(*parquet.measure(body, self.columns, self.memory))
+            return self.check_size(*parquet.measure(body, self.columns, self.memory))
         except parquet.Expanded:
             return self._too_much()
         except parquet.NoParquet:

@@ -6,13 +6,14 @@ Protocol: https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally ("In
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import kbuild
 from kbuild.errors import InvalidModel
+from kbuild.serving.answer.columns import Values
 from kbuild.serving.answer.fast import FastOutcome, FastPath, is_own, make_fast_path
 from kbuild.serving.answer.load_model import LeanModel, load_lean
 from kbuild.serving.answer.mlflow_side import MlflowSide
@@ -47,18 +48,29 @@ class ServedModel:
 
     def answer(self, body: bytes, content_type: str) -> tuple[Reply, bool]:
         """The reply to ``POST /invocations``, and whether the short way gave it."""
-        if self.fast is not None:
-            try:
-                found = self.fast.answer(body, content_type)
-            except RecursionError:
-                return TOO_DEEP, True
-            if isinstance(found, FastOutcome):
-                return self.slow(body, content_type, found), False
-            if found is not None:
-                return Reply(status=200, body=found), True
+        try:
+            found = None if self.fast is None else self.fast.answer(body, content_type)
+        except RecursionError:
+            return TOO_DEEP, True
+        if isinstance(found, bytes):
+            return Reply(status=200, body=found), True
+        return self._answer_slowly(body, content_type, found), False
+
+    def answer_columns(
+        self, columns: Mapping[str, Values], params: Any, as_json: Callable[[], bytes]
+    ) -> tuple[Reply, bool]:
+        """The same of a table by its columns; ``as_json`` writes the question where MLflow has to be asked."""
+        found = None if self.fast is None else self.fast.answer_columns(columns, params)
+        if isinstance(found, bytes):
+            return Reply(status=200, body=found), True
+        return self._answer_slowly(as_json(), JSON, found), False
+
+    def _answer_slowly(self, body: bytes, content_type: str, known: FastOutcome | None) -> Reply:
+        if known is not None:
+            return self.slow(body, content_type, known)
         if self.parameters is not None and (unknown := find_unknown(body, self.parameters)) is not None:
-            return error_reply(400, "BAD_REQUEST", unknown), False
-        return self.slow(body, content_type), False
+            return error_reply(400, "BAD_REQUEST", unknown)
+        return self.slow(body, content_type)
 
 
 def load_model(folder: Path, *, stack_traces: bool = False, import_mlflow: str = "eager") -> ServedModel:

@@ -212,6 +212,14 @@ class ServingApp:
             return refused, False
         return self._model.answer(body, content_type)
 
+    def _ask_question(self, question: InferRequest) -> tuple[Reply, bool]:
+        columns = question.columns
+        if columns is None:
+            return self._ask_model(question.as_json(), JSON)
+        if refused := self._limits.check_size(len(next(iter(columns.values()))), len(columns)):
+            return refused, False
+        return self._model.answer_columns(columns, question.params, question.as_json)
+
     async def _answer(self, ticket: Ticket, body: bytes, content_type: str, timeout: float) -> Answer:
         if self._batcher is not None:
             return await self._batcher.ask(ticket, (body, content_type), timeout=timeout)
@@ -221,7 +229,7 @@ class ServingApp:
     async def _infer(self, ticket: Ticket, body: bytes, headers: Mapping[bytes, bytes], timeout: float) -> Answer:
         """The same by the Open Inference Protocol."""
         if self._batcher is None:
-            work = partial(self._inference.answer, body, headers, self._ask_model)
+            work = partial(self._inference.answer, body, headers, self._ask_question)
             return await self._gate.run(ticket, work, timeout=timeout)
         question: InferRequest | Reply | None = None
         try:
@@ -231,7 +239,7 @@ class ServingApp:
                 ticket.give_back()
         if isinstance(question, Reply):
             return question, False
-        reply, short = await self._batcher.ask(ticket, (question.body, JSON), timeout=timeout)
+        reply, short = await self._batcher.ask(ticket, (question.as_json(), JSON), timeout=timeout)
         return await asyncio.to_thread(self._inference.write, reply, question), short
 
     async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, content_type: str | None) -> Reply:

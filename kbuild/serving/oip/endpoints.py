@@ -9,7 +9,7 @@ from typing import Any
 from kbuild._version import __version__
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model_facts import Facts
-from kbuild.serving.answer.reply import JSON, TOO_DEEP, Reply
+from kbuild.serving.answer.reply import TOO_DEEP, Reply
 from kbuild.serving.oip.question import InferRequest, QuestionReader
 from kbuild.serving.oip.tensors import Refused, declared_type, describe, write_tensor
 from kbuild.serving.pages.about import name_model
@@ -17,7 +17,7 @@ from kbuild.serving.pages.about import name_model
 LIVE, READY, MODEL_READY, INFER = "live", "ready", "model ready", "infer"
 _LENGTH = b"inference-header-content-length"
 _MOST_SAID = 4000
-Ask = Callable[[bytes, str], tuple[Reply, bool]]
+Ask = Callable[[InferRequest], tuple[Reply, bool]]
 
 
 class OpenInference:
@@ -72,7 +72,7 @@ class OpenInference:
         if not size.isdigit() or len(size) > 20 or int(size) > len(body):
             return _error(400, "Inference-Header-Content-Length is not the length of the JSON at the body's start")
         text, binary = body[: int(size)], memoryview(body)[int(size) :]
-        if above := self._limits.check(text, JSON):
+        if above := self._limits.check_nesting(text):
             return in_protocol(above)
         try:
             return self._reader.read(text, binary)
@@ -103,7 +103,7 @@ class OpenInference:
         question = self.read(body, headers)
         if isinstance(question, Reply):
             return question, False
-        reply, short = ask(question.body, JSON)
+        reply, short = ask(question)
         return self.write(reply, question), short
 
     def _outputs(self, predictions: Any) -> tuple[list[dict[str, Any]], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,31 @@ _CLIENTS_OWN = {"content_type", "headers", "binary_data_output", "priority", "ti
 _CLIENTS_OWN |= {"sequence_id", "sequence_start", "sequence_end"}
 _PATHS = {"inputs": list, "parameters": dict, "outputs": list, "id": str}
 _INPUT = {"name": str, "shape": list, "datatype": str}
+_Tensor = tuple[list[Any], list[int]]  # its values in row-major order, and its shape
 _WORDS = {list: "a list", dict: "an object", str: "text"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferRequest:
-    """``body`` is MLflow's JSON; ``outputs`` are those that are asked for, None for all."""
+    """``columns`` of a table, None where ``arrays`` are asked about; ``outputs`` are those asked for, None for all.
 
-    body: bytes
+    What is asked has the values that MLflow's JSON would have.
+    """
+
+    columns: Mapping[str, list[Any]] | None
+    arrays: Any
+    params: Mapping[str, Any] | None
     id: str | None
     outputs: tuple[str, ...] | None
+
+    def as_json(self) -> bytes:
+        """The request that ``/invocations`` takes."""
+        if self.columns is None:
+            asked = {"inputs": self.arrays}
+        else:
+            rows = list(zip(*self.columns.values(), strict=True))
+            asked = {"dataframe_split": {"columns": list(self.columns), "data": rows}}
+        return json.dumps(asked if self.params is None else {**asked, "params": self.params}).encode()
 
 
 class QuestionReader:
@@ -45,7 +60,7 @@ class QuestionReader:
         inputs = request["inputs"]
         if len(inputs) > self._limits.columns:
             raise Refused(f"The request has more than {self._limits.columns} inputs.", 413)
-        found: dict[str, tuple[list[Any], list[int]]] = {}
+        found: dict[str, _Tensor] = {}
         for given in inputs:
             name = given["name"]
             if name in found:
@@ -57,12 +72,16 @@ class QuestionReader:
         if len(binary):
             raise Refused(f"{len(binary)} bytes belong to no input")
         parameters = request.get("parameters") or {}
-        body = self._bring_together(found, parameters.get("content_type"))
-        if params := {n: v for n, v in parameters.items() if n in self._params or n not in _CLIENTS_OWN}:
-            body["params"] = params
+        columns = arrays = None
+        if self._is_table(parameters.get("content_type")):
+            columns = self._table(found)
+        else:
+            arrays = self._arrays(found)
         outputs = request.get("outputs")
         return InferRequest(
-            body=json.dumps(body).encode(),
+            columns=columns,
+            arrays=arrays,
+            params={n: v for n, v in parameters.items() if n in self._params or n not in _CLIENTS_OWN} or None,
             id=request.get("id"),
             outputs=tuple(each["name"] for each in outputs) if outputs else None,
         )
@@ -73,23 +92,29 @@ class QuestionReader:
             return type_of(self._columns[given["name"]])[1]
         return kind if isinstance(kind, str) else None
 
-    def _bring_together(self, found: dict[str, tuple[list[Any], list[int]]], kind: Any) -> dict[str, Any]:
-        """A table where the signature has columns or the request says so, else one array or several by name."""
-        if self._tensors or (kind != "pd" and not self._columns):
-            arrays = {name: nest(*each) for name, each in found.items()}
-            single = self._unnamed or (not self._columns and len(arrays) == 1)
-            if single and len(arrays) != 1:
-                raise Refused(f"The model takes one input, not {len(arrays)}")
-            return {"inputs": next(iter(arrays.values())) if single else arrays}
+    def _is_table(self, kind: Any) -> bool:
+        """Whether the signature has columns, or the request says so."""
+        return not self._tensors and (kind == "pd" or bool(self._columns))
+
+    def _arrays(self, found: Mapping[str, _Tensor]) -> Any:
+        """One array, or several by name."""
+        arrays = {name: nest(*each) for name, each in found.items()}
+        single = self._unnamed or (not self._columns and len(arrays) == 1)
+        if single and len(arrays) != 1:
+            raise Refused(f"The model takes one input, not {len(arrays)}")
+        return next(iter(arrays.values())) if single else arrays
+
+    def _table(self, found: Mapping[str, _Tensor]) -> dict[str, list[Any]]:
+        """Columns of one length."""
         if len(found) == 1 and self._columns and not found.keys() & self._columns.keys():
             return self._split(found)
-        columns = [self._column(name, *each) for name, each in found.items()]
-        lengths = {len(column) for column in columns}
+        columns = {name: self._column(name, *each) for name, each in found.items()}
+        lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise Refused(f"The inputs have different numbers of rows: {', '.join(map(str, sorted(lengths)))}")
-        return self._table(list(found), list(zip(*columns, strict=True)))
+        return columns
 
-    def _split(self, found: Mapping[str, tuple[list[Any], list[int]]]) -> dict[str, Any]:
+    def _split(self, found: Mapping[str, _Tensor]) -> dict[str, list[Any]]:
         """One matrix for all columns, in the signature's order."""
         ((name, (flat, shape)),) = found.items()
         count = len(self._columns)
@@ -97,14 +122,10 @@ class QuestionReader:
             raise Refused(
                 f"The model has no input {name!r}, and a matrix of all its inputs has the shape [-1, {count}]"
             )
-        columns = [
-            _as_whole(flat[n::count]) if each.get("type") in ("long", "integer") else flat[n::count]
-            for n, each in enumerate(self._columns.values())
-        ]
-        return self._table(list(self._columns), list(zip(*columns, strict=True)))
-
-    def _table(self, names: list[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-        return {"dataframe_split": {"columns": names, "data": rows}}
+        return {
+            name: _as_whole(flat[n::count]) if each.get("type") in ("long", "integer") else flat[n::count]
+            for n, (name, each) in enumerate(self._columns.items())
+        }
 
     def _column(self, name: str, flat: list[Any], shape: list[int]) -> list[Any]:
         rows = shape[0] if shape else 1
