@@ -117,6 +117,7 @@ def of_wheels(folder: Path) -> str:
         "demo-1.data/scripts/tool": "#!python\n",
         "demo-1.data/data/share/x": "x",
         "demo-1.data/headers/demo.h": "h",
+        "Demo-1.data/data/share/demo.txt": "spelled as pip allows\n",
         "demo-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1\n",
         "demo-1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "demo-1.dist-info/entry_points.txt": "[console_scripts]\ndemo = demo:main\n",

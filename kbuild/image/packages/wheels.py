@@ -43,7 +43,7 @@ from kbuild.plan.split import PackageGroup
 from kbuild.platform import Platform
 from kbuild.process import Runner
 
-RECIPE = 1
+RECIPE = 2
 """Changes whenever the same wheel would be laid out differently."""
 
 
