@@ -23,6 +23,7 @@ from kbuild.answers import compare_texts
 from kbuild.errors import InvalidModel
 from kbuild.scoring.errors import InputRefused, RowsFailed
 from kbuild.serving.answer.answer import write_predictions
+from kbuild.serving.answer.columns import Unusual
 from kbuild.serving.answer.load_model import LeanModel, load_lean
 from kbuild.serving.answer.model import prefer_model_code
 from kbuild.serving.answer.model_facts import Facts, read_facts
@@ -73,9 +74,11 @@ class Model:
     def _ask_with(self, params: dict[str, Any] | None) -> None:
         self._params = params or None
         self._fast: Callable[[Any], Any] | None = None
-        if self._lean is not None and self._params is None:
-            predict, defaults = self._lean.fast.predict, ParamReader(self.facts.params or None).read(None)
-            self._fast = lambda table: predict(None, table, params=defaults)
+        if self._lean is not None:
+            predict, reader = self._lean.fast.predict, ParamReader(self.facts.params or None)
+            with contextlib.suppress(Unusual):  # MLflow says what is wrong with them
+                reader.read(params or None)
+                self._fast = lambda table: predict(None, table, params=reader.read(params or None))
 
     def check_columns(self, names: list[str], path: str) -> None:
         """Raises InputRefused for a table that lacks columns."""

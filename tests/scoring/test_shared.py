@@ -168,6 +168,7 @@ def test_tasks_of_an_engine_share_a_model_that_is_loaded_once(
 
 def test_parameters_are_those_of_the_job(tasks: Tasks, engine: Engine, tmp_path: Path) -> None:
     said(engine("one", tasks("--params", '{"scale": 10.0}')))
+    assert len(seen(tmp_path, "loaded")) == 1, "nor does MLflow load it once more for them"
     found = pd.concat(pd.read_parquet(path) for path in sorted((tmp_path / "out").glob("part-*")))
     assert found["sum"].tolist() == (table(400)["a"] * 10.0).tolist()
 
