@@ -6,17 +6,13 @@ Used from one event loop only, as the gate is.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from kbuild.serving.answer.batch import Answer, BatchAnswers, Request
 from kbuild.serving.answer.gate import Gate, GateTimeout, Ticket
-from kbuild.serving.watch.logs import LOGGER
 from kbuild.serving.watch.metrics import Metrics
-
-_log = logging.getLogger(LOGGER)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
