@@ -12,7 +12,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest, load_lock, locked_digest
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY, is_as_written, load_lock, locked_digest
 from kbuild.errors import LockfileInvalid
 
 
@@ -87,7 +87,6 @@ def view_lock(content: bytes, *, source: str) -> LockView:
     metadata = _mapping(document.get("metadata"))
     custom = _mapping(metadata.get("custom_metadata"))
     channels = metadata.get("channels")
-    recorded = custom.get(CONTENT_DIGEST_KEY)
     entries = (_entry(entry, f"package[{number}]") for number, entry in enumerate(packages))
     return LockView(
         content=content,
@@ -96,7 +95,7 @@ def view_lock(content: bytes, *, source: str) -> LockView:
         if isinstance(channels, list)
         else (),
         input_digest=_text(custom.get(INPUT_DIGEST_KEY)),
-        content_matches=None if recorded is None else recorded == str(content_digest(packages)),
+        content_matches=is_as_written(metadata, packages),
     )
 
 

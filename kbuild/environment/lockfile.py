@@ -26,7 +26,7 @@ INPUT_DIGEST_KEY = "kbuild_input_digest"
 """Where ``metadata.custom_metadata`` of a lockfile records the digest of what it was made from."""
 
 CONTENT_DIGEST_KEY = "kbuild_content_digest"
-"""Where ``metadata.custom_metadata`` records the digest of the packages, so that a lock edited by hand shows."""
+"""Where ``metadata.custom_metadata`` records the digest of all the rest, so that a lock edited by hand shows."""
 
 CHANNEL_VARIABLE = LOCAL_CHANNEL
 """Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
@@ -175,13 +175,31 @@ def locked_digest(subdir: str, packages: Iterable[tuple[str, str, str, str]]) ->
     return digest_json(["packages", subdir, sorted(map(list, rows))])
 
 
-def content_digest(packages: Sequence[Any]) -> Digest:
-    """The digest of the ``package`` list as it was parsed from YAML.
+def content_digest(metadata: Mapping[str, Any], packages: Sequence[Any]) -> Digest:
+    """The digest of ``metadata``, but for this digest itself, and of the ``package`` list as they are parsed from YAML.
 
-    It shows an edit by hand, not a forgery: whoever edits the list can take its digest anew. What YAML knows and JSON
+    It shows an edit by hand, not a forgery: whoever edits them can take their digest anew. What YAML knows and JSON
     does not (dates) counts by its text.
     """
-    return digest_json(json.loads(json.dumps(packages, default=str)))
+    custom = metadata.get("custom_metadata")
+    if isinstance(custom, Mapping):
+        kept = {name: value for name, value in custom.items() if name != CONTENT_DIGEST_KEY}
+        metadata = {**metadata, "custom_metadata": kept}
+    return _digest_yaml([metadata, packages])
+
+
+def is_as_written(metadata: Mapping[str, Any], packages: Sequence[Any]) -> bool | None:
+    """Whether a lock has what its content digest was taken of; None where it has none."""
+    custom = metadata.get("custom_metadata")
+    recorded = custom.get(CONTENT_DIGEST_KEY) if isinstance(custom, Mapping) else None
+    if recorded is None:
+        return None
+    # The first locks recorded their packages alone.
+    return recorded in (str(content_digest(metadata, packages)), str(_digest_yaml(packages)))
+
+
+def _digest_yaml(value: Any) -> Digest:
+    return digest_json(json.loads(json.dumps(value, default=str)))
 
 
 def _package(entry: Any, path: str, faults: list[str]) -> LockedPackage | None:

@@ -40,17 +40,16 @@ def entry(name: str, version: str, manager: str = "pip", **changes: Any) -> dict
 def lock_bytes(*entries: dict[str, Any], channels: tuple[str, ...] = ("https://conda.example/forge",)) -> bytes:
     """A lockfile as kbuild writes it."""
     packages = list(entries)
-    document = {
-        "version": 1,
-        "metadata": {
-            "content_hash": {},
-            "channels": [{"url": url, "used_env_vars": []} for url in channels],
-            "platforms": [SUBDIR],
-            "sources": [],
-            "custom_metadata": {CONTENT_DIGEST_KEY: str(content_digest(packages))},
-        },
-        "package": packages,
+    metadata: dict[str, Any] = {
+        "content_hash": {},
+        "channels": [{"url": url, "used_env_vars": []} for url in channels],
+        "platforms": [SUBDIR],
+        "sources": [],
     }
+    metadata["custom_metadata"] = {
+        CONTENT_DIGEST_KEY: str(content_digest({**metadata, "custom_metadata": {}}, packages))
+    }
+    document = {"version": 1, "metadata": metadata, "package": packages}
     return yaml.safe_dump(document, sort_keys=False).encode()
 
 

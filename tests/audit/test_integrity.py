@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +152,35 @@ def test_a_lock_edited_by_hand(make_lock_bytes: Any, make_entry: Any) -> None:
     del document["metadata"]["custom_metadata"][CONTENT_DIGEST_KEY]
     assert ids(view_lock(yaml.safe_dump(document).encode(), source="x")) == []
     document["metadata"]["custom_metadata"][INPUT_DIGEST_KEY] = f"sha256:{'0' * 64}"
+    assert ids(view_lock(yaml.safe_dump(document).encode(), source="x")) == ["lock-edited"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda metadata: metadata["channels"].append({"url": "https://elsewhere.example/c", "used_env_vars": []}),
+        lambda metadata: metadata["platforms"].append("linux-aarch64"),
+        lambda metadata: metadata["custom_metadata"].update({INPUT_DIGEST_KEY: f"sha256:{'1' * 64}"}),
+        lambda metadata: metadata.update(sources=["environment.yml"]),
+    ],
+    ids=["channel", "platform", "whose it is", "sources"],
+)
+def test_what_a_lock_says_of_itself_is_edited_by_hand_too(
+    make_lock_bytes: Any, make_entry: Any, edit: Callable[[Any], object]
+) -> None:
+    document = yaml.safe_load(make_lock_bytes(make_entry("six", "1.17.0")))
+    edit(document["metadata"])
+    assert "lock-edited" in ids(view_lock(yaml.safe_dump(document).encode(), source="x"))
+
+
+def test_a_lock_of_before_vouches_for_its_packages(make_lock_bytes: Any, make_entry: Any) -> None:
+    """Its digest is that of the ``package`` list alone."""
+    packages = [make_entry("six", "1.17.0")]
+    document = yaml.safe_load(make_lock_bytes(*packages))
+    text = json.dumps(packages, sort_keys=True, separators=(",", ":"))
+    document["metadata"]["custom_metadata"][CONTENT_DIGEST_KEY] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    assert ids(view_lock(yaml.safe_dump(document).encode(), source="x")) == []
+    document["package"][0]["optional"] = True
     assert ids(view_lock(yaml.safe_dump(document).encode(), source="x")) == ["lock-edited"]
 
 

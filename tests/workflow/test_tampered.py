@@ -208,6 +208,14 @@ TAMPERED: dict[str, tuple[Callable[[Opened], object], str, str]] = {
     "another address of a layer": (
         lambda i: i.manifest["layers"][0].update(urls=["https://evil.example/x"]), "image-manifest", "layers[0].urls",
     ),
+    "note of a layer": (
+        lambda i: i.manifest["layers"][0].update(annotations={"containerd.io/snapshot/stargz/toc.digest": "sha256:0"}),
+        "image-manifest", "layers[0].annotations",
+    ),
+    "note of the config": (
+        lambda i: i.manifest["config"].update(annotations={"a": "b"}), "image-manifest", "config.annotations",
+    ),
+    "field of nobody": (lambda i: i.manifest.update({"x-run": "sh"}), "image-manifest", "x-run"),
     "what it is about": (lambda i: i.manifest.update(subject=i.manifest["config"]), "image-manifest", "subject"),
     "another history": (lambda i: i.config["history"][1].update(created_by="evil"), "image-config", "history"),
 }  # fmt: skip

@@ -273,13 +273,14 @@ def lock_text(packages: list[Path], digest: str) -> str:
                 "optional": False,
             }
         )
-    metadata = {
+    metadata: dict[str, Any] = {
         "content_hash": {HOST.conda_subdir: "0"},
         "channels": [{"url": "conda-forge", "used_env_vars": []}],
         "platforms": [HOST.conda_subdir],
         "sources": [],
-        "custom_metadata": {INPUT_DIGEST_KEY: digest, CONTENT_DIGEST_KEY: str(content_digest(entries))},
+        "custom_metadata": {INPUT_DIGEST_KEY: digest},
     }
+    metadata["custom_metadata"][CONTENT_DIGEST_KEY] = str(content_digest(metadata, entries))
     return yaml.safe_dump({"version": 1, "metadata": metadata, "package": entries})
 
 

@@ -209,7 +209,7 @@ def _edited(lock: LockView, subject: Subject) -> Iterator[Finding]:
     """A lock that is not the one that was made: by the digest inside it, and by those recorded elsewhere."""
     evidence = []
     if lock.content_matches is False:
-        evidence.append("its packages are not those that the content digest inside it was taken of")
+        evidence.append("it is not what the content digest inside it was taken of")
     elif lock.content_matches is None and lock.input_digest is not None:
         evidence.append("it says for which model kbuild made it, and the content digest that kbuild writes is gone")
     evidence += [

@@ -262,19 +262,15 @@ def _join(documents: Sequence[Mapping[str, Any]]) -> bytes:
     """One lockfile of the lockfiles of several platforms, without conda-lock's own comments and file names."""
     first = documents[0]["metadata"]
     packages = [package for each in documents for package in each["package"]]
-    joined = {
-        "version": 1,
-        "metadata": {
-            "content_hash": {
-                key: value for each in documents for key, value in each["metadata"]["content_hash"].items()
-            },
-            "channels": _channels(documents),
-            "platforms": [name for each in documents for name in each["metadata"]["platforms"]],
-            "sources": first["sources"],
-            "custom_metadata": {**first["custom_metadata"], CONTENT_DIGEST_KEY: str(content_digest(packages))},
-        },
-        "package": packages,
+    metadata = {
+        "content_hash": {key: value for each in documents for key, value in each["metadata"]["content_hash"].items()},
+        "channels": _channels(documents),
+        "platforms": [name for each in documents for name in each["metadata"]["platforms"]],
+        "sources": first["sources"],
+        "custom_metadata": first["custom_metadata"],
     }
+    sealed = {**first["custom_metadata"], CONTENT_DIGEST_KEY: str(content_digest(metadata, packages))}
+    joined = {"version": 1, "metadata": {**metadata, "custom_metadata": sealed}, "package": packages}
     return (_HEADER + str(yaml.safe_dump(joined, sort_keys=False))).encode()
 
 

@@ -15,6 +15,9 @@ from kbuild.image.oci import media
 # (moby/buildkit docs/attestations/attestation-storage.md).
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _NOWHERE = ("unknown", "unknown")
+# What an image needs; another address, data, notes of a layer are not it, whatever they are called.
+_OF_MANIFEST = frozenset({"schemaVersion", "mediaType", "config", "layers", "annotations"})
+_OF_BLOB = frozenset({"mediaType", "digest", "size"})
 _MAX_CONFIG = untrusted.LARGEST_JSON  # bytes; a config of 127 layers, the most that engines take, is a hundredth of it
 
 
@@ -121,9 +124,9 @@ class Manifest:
 
 
 def _beside(entry: dict[str, Any]) -> Iterator[str]:
-    yield from (key for key in ("subject", "artifactType") if entry.get(key) is not None)
+    yield from (str(key) for key in entry if key not in _OF_MANIFEST and entry[key] is not None)
     for where, value in (("config", entry["config"]), *((f"layers[{n}]", e) for n, e in enumerate(entry["layers"]))):
-        yield from (f"{where}.{key}" for key in ("urls", "data", "artifactType") if value.get(key) is not None)
+        yield from (f"{where}.{key}" for key in value if key not in _OF_BLOB and value[key] not in (None, {}))
 
 
 def index_from_json(value: Any, where: str = "index") -> tuple[Descriptor, ...]:
