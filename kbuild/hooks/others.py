@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
+from kbuild.hooks.look_ahead import look_at_input
 from kbuild.served.calls import is_parameter
 from kbuild.training.value_digest import find_digest
 
@@ -37,7 +38,8 @@ class Onlooker:
 
     @hook_impl(wrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
     def after_dataset_loaded(self, dataset_name: str, data: Any) -> Generator[None, Any, Any]:
-        """See what other hooks change of data that inference reads too."""
+        """See what other hooks change of data that inference reads too, and whether a request could bring it."""
+        look_at_input(self._training, dataset_name, data)
         with watching(self._training, self._others, "after_dataset_loaded", {dataset_name: data}):
             return (yield)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Training:
     """``captured`` is data of inference inputs that the runner would release. ``ran`` are nodes that were seen to run,
     ``given`` the datasets of which other hooks gave a node another value, ``changed`` those that they changed, and
-    ``watched`` those of which that was looked at."""
+    ``watched`` those of which that was looked at. ``looked_at`` are inputs of a request that a node was given."""
 
     run: TrainingRun
     tracking_uri: str
@@ -33,3 +33,4 @@ class Training:
     given: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
+    looked_at: set[str] = field(default_factory=set)

@@ -15,8 +15,9 @@ from kedro_datasets.pandas.csv_dataset import CSVDataset
 from kedro_datasets.partitions.incremental_dataset import IncrementalDataset
 from kedro_datasets.partitions.partitioned_dataset import PartitionedDataset
 from kedro_datasets.pickle.pickle_dataset import PickleDataset
+from mlflow.models import infer_signature
 
-from kbuild.recording.input.early import check_kind, find_kind
+from kbuild.recording.input.early import check_kind, check_value, find_kind
 
 
 class Picture:
@@ -192,3 +193,16 @@ def test_parts_are_refused_before_they_are_loaded(tmp_path: Path) -> None:
         assert "each is a function that loads it" in parts.message
         assert check_kind("x", PartitionedDataset(**entry), {"signature": None}, made=made) is None
         assert check_kind("x", IncrementalDataset(**entry), {}, made=made) is None
+
+
+def test_a_value_is_judged_as_recording_would() -> None:
+    good = pd.DataFrame({"a": [1.5, 2.5]})
+    assert check_value("rows", good, {}) is None
+    refused = check_value("rows", pd.DataFrame({"a": [1j]}), {})
+    assert refused is not None and "of the type complex128" in refused.message
+    signature = infer_signature(pd.DataFrame({"zz": [1.0]}))
+    chosen = check_value("rows", good, {"signature": signature})
+    assert chosen is not None and "asks for 'zz', which the inference input has not" in chosen.message
+    assert check_value("rows", good, {"signature": infer_signature(good)}) is None
+    example = check_value("rows", good, {"input_example": 5})
+    assert example is not None and "is not like the training data" in example.message

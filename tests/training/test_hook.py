@@ -40,12 +40,16 @@ FILES = {
     """,
     "src/hooked/__init__.py": "",
     "src/hooked/functions.py": """
+        import os
         import pandas as pd
 
+        CLEANED = []
+
         def read():
-            return pd.DataFrame({"x": [1.0, 2.0, 3.0]})
+            return pd.DataFrame({"x": [1.0, 2.0, 3.0]}, dtype=os.environ.get("TYPE_OF_RAW"))
 
         def clean(raw):
+            CLEANED.append(1)
             return raw.dropna()
 
         def fit(table):
@@ -239,6 +243,26 @@ def test_a_run_that_leaves_out_what_follows_is_refused_before_it_starts(
     assert "fit" in (caught.value.hint or "").partition("--nodes=")[2].partition(";")[0]
     assert caught.value.exit_code == 17
     assert find_runs(store) == []
+
+
+@pytest.mark.parametrize("runner", [SequentialRunner, ThreadRunner])
+def test_an_input_that_no_request_brings_is_refused_before_the_first_node_that_is_given_it(
+    project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, runner: type[AbstractRunner]
+) -> None:
+    """Training makes it in memory, so nothing is known of it before; what follows may take hours."""
+    from hooked import functions
+
+    monkeypatch.setenv("TYPE_OF_RAW", "complex64")
+    functions.CLEANED.clear()
+    with pytest.raises(RecordingError, match="no request can bring the input's column 'x', of the type complex64"):
+        run(project, pipeline_names=["training"], runner=runner())
+    assert not functions.CLEANED
+    (failed,) = find_runs(store)
+    assert failed.info.status == "FAILED" and not find_models(store)
+    # Where no model is wanted nothing is asked of it.
+    monkeypatch.setenv("KBUILD_LOG_MODEL", "false")
+    run(project, pipeline_names=["training"])
+    assert functions.CLEANED
 
 
 def test_such_a_run_goes_alone_where_no_model_is_wanted(

@@ -27,6 +27,8 @@ from kbuild.training.entry import EntryValidator
 
 # Bytes. Loaded once more for the look, and a spreadsheet takes its time.
 _SMALL = 4 << 20
+# Rows of what a node is given. The rest is looked at where these are refused: that may be for what they lack.
+_MANY = 10_000
 _SERVED = ("pandas", "polars", "numpy")
 _SERVED_BUILTINS = (dict, list, str, bytes, int, float, bool)
 _LOCAL = ("file", "local", "")
@@ -68,8 +70,20 @@ def check_kind(
     return None
 
 
+def check_value(name: str, value: Any, log_model_kwargs: Mapping[str, Any], *, rows: int = 5) -> RecordingError | None:
+    """The same by the value itself, which a node of training is given; ``rows`` of it are to be the example."""
+
+    def check(data: Any) -> RecordingError | None:
+        if is_chosen(log_model_kwargs):
+            return _check_signature(lambda: data, log_model_kwargs["signature"], log_model_kwargs)
+        used = is_used(log_model_kwargs.get("signature"))
+        return _check_data(name, lambda: data, log_model_kwargs, used=used, rows=rows)
+
+    return check(take_rows(value, _MANY)) and check(value)
+
+
 def _check_data(
-    name: str, load: Callable[[], Any], log_model_kwargs: Mapping[str, Any], *, used: bool
+    name: str, load: Callable[[], Any], log_model_kwargs: Mapping[str, Any], *, used: bool, rows: int = 5
 ) -> RecordingError | None:
     try:
         data = load()
@@ -79,7 +93,7 @@ def _check_data(
         if used and type(data) is not pd.DataFrame:
             return refuse_used(name, type(data))
         # Of "used" the data may have what no request brings, in columns that nobody reads.
-        carried = None if used else make_carried(data, take_rows(data, 5))
+        carried = None if used else make_carried(data, take_rows(data, rows))
         example = get_own_example(log_model_kwargs)
         if example is not None:
             check_columns(example, data, used=used)
