@@ -13,7 +13,7 @@ from typing import Protocol
 
 from kbuild.api.project import ProjectConfig, project_name, read_project_config, tracking_uri
 from kbuild.cache.folder import own_folder
-from kbuild.cache.limit import DEFAULT_LIMIT, parse_size
+from kbuild.cache.limit import DEFAULT_LIMIT, parse_limit
 from kbuild.errors import ConfigurationError, ImageNotFound, InvalidReference, ModelNotFound, TrackingUnavailable
 from kbuild.files import expand_home, user_folder
 from kbuild.image.oci.image_reference import ImageReference
@@ -178,4 +178,4 @@ def cache_folder(tell: Callable[[str], object]) -> Path:
 
 def cache_limit() -> int:
     """Bytes the cache may hold: ``KBUILD_CACHE_LIMIT``; raises ConfigurationError."""
-    return parse_size(os.environ.get("KBUILD_CACHE_LIMIT") or str(DEFAULT_LIMIT))
+    return parse_limit(os.environ.get("KBUILD_CACHE_LIMIT") or str(DEFAULT_LIMIT))

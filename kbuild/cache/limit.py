@@ -22,6 +22,7 @@ DEFAULT_LIMIT = 20 * 10**9
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNASKED = 16 * 10**6
+_FEWEST = 1000
 # Seconds that a measure is believed for, where it leaves much room.
 _BELIEVED = 10.0
 
@@ -111,6 +112,14 @@ class CacheKeeper:
 
     def _taken(self) -> int:
         return sum(entry.size for entry in list_cache(self._cache)) + other_bytes(self._cache)
+
+
+def parse_limit(text: str) -> int:
+    """As ``parse_size`` for what a cache may hold: a few bytes, which nobody means by 5 or 20, are no limit."""
+    size = parse_size(text)
+    if text.strip().isdigit() and 0 < size < _FEWEST:
+        raise ConfigurationError(f"{text!r} is a number of bytes, too few for a cache", hint=f"write it as {size} GB")
+    return size
 
 
 def parse_size(text: str) -> int:

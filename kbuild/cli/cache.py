@@ -11,7 +11,7 @@ from kbuild.api.session import cache_limit
 from kbuild.cache.damage import damaged
 from kbuild.cache.entries import KINDS, list_cache
 from kbuild.cache.folder import using_cache
-from kbuild.cache.limit import parse_size
+from kbuild.cache.limit import parse_limit
 from kbuild.cache.prune import ANSWERS, prune_cache
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.cli.show import Show
@@ -75,7 +75,7 @@ def _rows() -> list[tuple[str, tuple[str, ...]]]:
     return [*((words, (kind,)) for kind, words in WORDS.items()), ("answers, so that nothing is asked twice", ANSWERS)]
 
 
-@command.command("prune")
+@command.command("prune", short_help="Remove the least recently used, down to the limit.")
 @click.option("--limit", metavar="SIZE", help='What may stay, such as "5 GB"; 0 removes all.  [default: the limit]')
 @json_option
 def prune(limit: str | None, as_json: bool) -> None:
@@ -83,7 +83,7 @@ def prune(limit: str | None, as_json: bool) -> None:
 
     Small records (of bases, package lists, registries, slim images, layers) make no room: they go after a year unused.
     """
-    cache, allowed = cache_folder(), cache_limit() if limit is None else parse_size(limit)
+    cache, allowed = cache_folder(), cache_limit() if limit is None else parse_limit(limit)
     removed = prune_cache(cache, limit=allowed)
     freed = sum(entry.size for entry in removed)
     left = sum(entry.size for entry in list_cache(cache))
@@ -95,7 +95,7 @@ def prune(limit: str | None, as_json: bool) -> None:
             click.echo(f"running commands use {left / 1e6:.1f} MB, which stay", err=True)
 
 
-@command.command("verify")
+@command.command("verify", short_help="Read everything and compare it with its digest.")
 @click.option("--remove", is_flag=True, help="Remove what is damaged; it is made or fetched again when needed.")
 @json_option
 def verify(remove: bool, as_json: bool) -> None:

@@ -104,7 +104,7 @@ def show_job(outer: str | None, job: int, queue: str | None) -> None:
     click.echo(json.dumps({**_facts(found[0]), "options": found[0].options}, indent=2))
 
 
-@command.command("retry")
+@command.command("retry", short_help="Have JOBS tried again at once.")
 @click.argument("jobs", nargs=-1, type=click.IntRange(1, _HIGHEST))
 @click.option("--failed", is_flag=True, help="All that have failed.")
 @queue_option

@@ -16,7 +16,7 @@ import pytest
 from kbuild.cache.damage import damaged
 from kbuild.cache.entries import list_cache, other_bytes
 from kbuild.cache.folder import begin_again, using_cache
-from kbuild.cache.limit import parse_size
+from kbuild.cache.limit import parse_limit, parse_size
 from kbuild.cache.locks import in_use
 from kbuild.cache.notes import write_whole
 from kbuild.cache.prune import prune_cache
@@ -312,6 +312,18 @@ def test_a_pulled_base_is_one_entry_and_its_blobs_are_read(tmp_path: Path) -> No
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["5", "20", " 500 "])
+def test_a_number_alone_is_not_taken_for_so_many_bytes_of_cache(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_limit(text)
+    assert caught.value.hint == f"write it as {text.strip()} GB"
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("7b", 7), ("5G", 5 * 10**9), ("1000000", 10**6)])
+def test_zero_units_and_many_bytes_are_limits(text: str, size: int) -> None:
+    assert parse_limit(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "5 parsecs", "1e99", "nan"])
