@@ -29,6 +29,7 @@ from kbuild.platform import Platform, host_platform
 from kbuild.verify.before_loading import check_model, note_model_of
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, give_layers, whole_context
+from kbuild.workflow.naming import name_values
 from kbuild.workflow.prepare import (
     ImageRequest,
     Prepared,
@@ -104,6 +105,7 @@ def build_image(
         )
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
+        delivery.names(name_values(bundle, reference))  # before the work
         locked = lock_environment(bundle, request, tools)
         # What one platform lacks is told before another is built.
         prepared = [prepare(request, bundle, locked, platform, tools, workdir) for platform in platforms]

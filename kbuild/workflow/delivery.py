@@ -61,6 +61,11 @@ class Delivery:
     cache_to: ImageReference | None = None
     once: bool = False
 
+    def names(self, values: Mapping[str, str | None]) -> tuple[ImageReference | None, ImageReference | None]:
+        """The references of ``push`` and ``tag`` for a model; raises InvalidReference where it lacks a value."""
+        push = None if self.push is None else fill_name(self.push, values)
+        return push, None if self.tag is None else fill_name(self.tag, values)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
@@ -203,8 +208,7 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     """
     bundle, images, kept = built.bundle, built.images, LocalImages(tools.cache / "images")
     values = name_values(bundle, built.reference)
-    push = None if delivery.push is None else fill_name(delivery.push, values)
-    tag = None if delivery.tag is None else fill_name(delivery.tag, values)
+    push, tag = delivery.names(values)
     shown = host_platform() if host_platform() in images else min(images)
     image, plan = images[shown], built.plans[shown]
     index = kept.add_index(images) if len(images) > 1 else None

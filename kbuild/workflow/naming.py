@@ -45,7 +45,7 @@ def fill_name(text: str, values: Mapping[str, str | None]) -> ImageReference:
         if not values.get(name):
             raise InvalidReference(
                 f"{text!r}: the model has no {name.replace('_', ' ')}",
-                hint=f"use another placeholder: {_LISTED}",
+                hint=_instead(name, values),
             )
     return ImageReference.parse(_PLACEHOLDER.sub(lambda match: str(values[match[1]]), text))
 
@@ -62,3 +62,9 @@ def make_values(
     """The values by their placeholders; of a name what an image's may have."""
     plain = re.sub("[^a-z0-9]+", "-", (name or "").lower()).strip("-")
     return {"name": plain or None, "version": version, "run_id": run_id, "model_id": model_id}
+
+
+def _instead(lacking: str, values: Mapping[str, str | None]) -> str:
+    others = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS if each != lacking and values.get(each))
+    use = f"use {others}" if others else "write it out"
+    return f"{use}, or name the registered model: models:/NAME, models:/NAME@ALIAS" if lacking == "version" else use

@@ -447,6 +447,7 @@ def test_a_model_that_is_not_there_and_a_name_that_it_cannot_have(world: World) 
     with pytest.raises(InvalidReference, match="version"):
         build(world, Delivery(tag="x:{version}"))
     assert world.store.tags == []
+    assert not list(world.tools.cache.glob("images/*")), "it is told before the work"
 
 
 def test_an_alias_is_the_version_that_it_had_when_the_build_began(world: World) -> None:

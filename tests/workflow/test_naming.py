@@ -29,8 +29,9 @@ def test_placeholders_are_filled_from_the_registered_version(tmp_path: Path) -> 
 def test_what_a_model_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidReference, match="the model has no run id"):
         fill_name("churn:{run_id}", name_values(bundle(tmp_path), RUN))
-    with pytest.raises(InvalidReference, match="the model has no version"):
+    with pytest.raises(InvalidReference, match="the model has no version") as caught:
         fill_name("{name}:{version}", name_values(bundle(tmp_path), RUN))
+    assert caught.value.hint == "use {name}, {model_id}, or name the registered model: models:/NAME, models:/NAME@ALIAS"
 
 
 def test_other_braces_are_no_placeholders() -> None:
