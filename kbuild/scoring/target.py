@@ -17,6 +17,9 @@ from kbuild.scoring.parts import ENDINGS, InputTable, Part
 from kbuild.scoring.places import Place
 from kbuild.scoring.snapshots import ICEBERG
 
+# Endings of files of tables that a person may expect, and that a folder would not have.
+_OTHERS = {".xlsx", ".xls", ".json", ".jsonl", ".tsv", ".feather", ".arrow", ".txt", ".pq", ".gz", ".zip"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreOutput:
@@ -40,6 +43,11 @@ class ScoreOutput:
     def kind(self, asked: str | None, sources: Sequence[InputTable]) -> str:
         """parquet or csv; raises ConfigurationError where the file's name says other than what was asked."""
         if self.single is None:
+            if (ending := Path(self.out.text).suffix.lower()) in _OTHERS:
+                raise ConfigurationError(
+                    f"answers are not written as {ending[1:]}: {self.out.text}",
+                    hint="name a file that ends with .parquet or .csv, or a folder",
+                )
             return asked or ("csv" if sources[0].kind == "csv" else "parquet")
         named = self.single.suffix[1:]
         if asked not in (None, named):

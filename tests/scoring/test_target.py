@@ -142,3 +142,10 @@ def test_a_files_name_and_a_url_of_a_file_say_what_is_written(score: Score, tmp_
     assert code == 3 and "out.parquet is not a name for --format csv" in err
     assert score("in.parquet", f"file://{tmp_path}/o.csv")[0] == 0
     assert (tmp_path / "o.csv").is_file() and len(pd.read_csv("o.csv")) == 5
+
+
+@pytest.mark.parametrize("name", ["out.xlsx", "out.json", "OUT.TSV", "out.csv.gz"])
+def test_a_file_of_another_kind_is_no_folder_for_answers(score: Score, tmp_path: Path, name: str) -> None:
+    table(5).to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", name)
+    assert code != 0 and name in err and ".parquet or .csv" in err and not (tmp_path / name).exists()
