@@ -109,7 +109,7 @@ def _flush(site: Site, *, as_json: bool) -> None:
             hint=first.hint,
         )
     if not done.delivered and not done.busy:
-        click.echo("every message about a finished training was delivered: none waits", err=True)
+        _say_none()
 
 
 def _list(site: Site, *, as_json: bool) -> None:
@@ -120,7 +120,14 @@ def _list(site: Site, *, as_json: bool) -> None:
     for message in messages:
         click.echo(_line(message))
     if not messages:
-        click.echo("every message about a finished training was delivered: none waits", err=True)
+        _say_none()
+
+
+def _say_none() -> None:
+    """Nothing waits; where no trigger is set, nothing ever did."""
+    unset = project_config().trigger is None
+    said = "no message about a finished training waits to be sent"
+    click.echo(f"{said}: no trigger is set (kbuild help triggers)" if unset else said, err=True)
 
 
 def _line(message: Message) -> str:

@@ -127,7 +127,7 @@ def latest(runs: Runs, back: int, project: str | None) -> Choice:
         )
     if len(found) <= back:
         many = f"1 run{of} has" if len(found) == 1 else f"{len(found)} runs{of} have"
-        raise RunWithoutModel(f"only {many} logged a model", hint=f"@latest~{len(found) - 1}")
+        raise RunWithoutModel(f"only {many} logged a model", hint=_further_back(len(found)))
     return _choice(found[back])
 
 
@@ -244,3 +244,8 @@ def _suggestion(client: MlflowClient, experiments: Sequence[str], text: str) -> 
 
 def _asked(nearest: Sequence[str]) -> str | None:
     return f"did you mean {' or '.join(nearest)}?" if nearest else None
+
+
+def _further_back(count: int) -> str:
+    """What to type where there are fewer runs than were asked for."""
+    return "kedro run makes another one; @latest is the one there is" if count == 1 else f"@latest~{count - 1}"

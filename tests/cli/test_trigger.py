@@ -97,3 +97,13 @@ def test_options_that_do_not_go_together(argv: tuple[str, ...], project: Path) -
 
 def test_the_schema_is_printed() -> None:
     assert json.loads(call("--schema").stdout)["properties"]["event"] == {"const": "model.logged"}
+
+
+def test_that_none_waits_is_told_apart_from_that_none_is_made(project: Path) -> None:
+    set_one = call()
+    assert (set_one.exit_code, set_one.stdout) == (0, "")
+    assert set_one.stderr == "no message about a finished training waits to be sent\n"
+    (project / "pyproject.toml").write_text('[tool.kbuild]\ntrigger = "none"\n')
+    for argv in ((), ("--flush",)):
+        none = call(*argv)
+        assert none.exit_code == 0 and none.stderr.endswith(": no trigger is set (kbuild help triggers)\n")

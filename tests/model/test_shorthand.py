@@ -66,8 +66,9 @@ def test_the_newest_runs_with_models_of_the_project_are_counted(trained: Trained
     with pytest.raises(RunWithoutModel, match="only 2 runs of churn have logged a model") as caught:
         trained.choose("@latest~2")
     assert caught.value.hint == "@latest~1"
-    with pytest.raises(RunWithoutModel, match=r"^only 1 run of somebody has logged a model$"):
+    with pytest.raises(RunWithoutModel, match=r"^only 1 run of somebody has logged a model$") as caught:
         trained.choose("@latest~1", project="somebody")
+    assert caught.value.hint == "kedro run makes another one; @latest is the one there is"
 
 
 def test_a_model_that_mlflow_2_kept_counts_and_names_are_as_they_are(trained: Trained) -> None:

@@ -68,7 +68,8 @@ class ImageReference:
         try:
             return cls(registry=registry, repository=repository, tag=tag, digest=digest)
         except InvalidReference as error:
-            raise InvalidReference(f"not an image reference: {text!r}: {error.message}", hint=error.hint) from error
+            said = error.message.replace("'library/", "'") if "library/" not in text else error.message
+            raise InvalidReference(f"not an image reference: {text!r}: {said}", hint=error.hint) from error
 
     @classmethod
     def find(cls, text: str) -> ImageReference | None:

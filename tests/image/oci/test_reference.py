@@ -83,3 +83,9 @@ def test_a_tag_and_a_digest_replace_each_other() -> None:
     tagged = ImageReference.parse("demo:1")
     assert str(tagged.with_digest(Digest(HEX))) == f"docker.io/library/demo@sha256:{HEX}"
     assert tagged.with_digest(Digest(HEX)).with_tag("2").familiar == "demo:2"
+
+
+def test_a_wrong_name_is_told_as_it_was_typed() -> None:
+    with pytest.raises(InvalidReference) as caught:
+        ImageReference.parse("a b")
+    assert caught.value.message == "not an image reference: 'a b': 'a b' is not a repository name"
