@@ -2,7 +2,8 @@
 
 Argument: a JSON file with ``model`` (a folder), ``request`` (a file name in it, or null), ``blocked`` (top-level
 modules that the image would not have), ``shipped`` (those that must come from the model's own code), ``hidden``
-(distributions that the image would not have), ``scrub`` (variables to forget), ``readable`` (null where the rest of
+(distributions that the image would not have), ``places`` (folders of the interpreter, and links to them that it is to
+take for its own), ``scrub`` (variables to forget), ``readable`` (null where the rest of
 this machine is out of reach, else ``binds`` and ``covered`` of what may be read), ``network`` (whether this machine's
 is reached) and ``answer`` (where to write). Writes ``{"response": text}``, or ``{"error": text, "missing": module or
 null, "kind": class, "file": path or null}``, with ``asked``: addresses of other machines.
@@ -18,6 +19,7 @@ import json
 import logging
 import os
 import re
+import site
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -167,6 +169,16 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified or bool(mapped and mapped.is_loopback)
 
 
+def rename_interpreter(places: dict[str, str]) -> None:
+    """Call the interpreter's folders by other names, as the image does: what is in them is found by these, too."""
+    folder = next((each for each in places if sys.executable.startswith(f"{each}/")), None)
+    if folder is not None:
+        sys.executable = places[folder] + sys.executable[len(folder) :]
+    for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
+        setattr(sys, name, places.get(getattr(sys, name), getattr(sys, name)))
+    site.PREFIXES[:] = [places.get(each, each) for each in site.PREFIXES]
+
+
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """Load and predict; errors become the answer, since the caller is another process."""
     model_folder = Path(task["model"])
@@ -225,6 +237,7 @@ if __name__ == "__main__":
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     for name in job["scrub"]:
         os.environ.pop(name, None)
+    rename_interpreter(job["places"])
     if job["readable"] is not None:
         sys.addaudithook(Reach(job["readable"], job["own"]))
     others = OtherMachines()

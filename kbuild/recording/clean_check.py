@@ -84,6 +84,7 @@ def ask_in_clean_process(
             "blocked": sorted(blocked),
             "shipped": sorted({"kbuild", *shipped}),
             "hidden": sorted(around.hidden),
+            "places": _link_interpreter(own / "said"),
             "scrub": LOADER_VARIABLES,
             "readable": None,
             "answer": str(answer),
@@ -115,6 +116,15 @@ def ask_in_clean_process(
     told = {name: said.get(name) for name in ("response", "error", "missing", "kind", "file")}
     asked = tuple(said.get("asked", ())) or (("(unknown)",) if network and said.get("error") is None else ())
     return CleanAnswer(**told, shut_off=shut_off, network=asked)
+
+
+def _link_interpreter(folder: Path) -> dict[str, str]:
+    """Other names for the folders of this interpreter, which lie elsewhere in an image."""
+    prefixes = dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix))
+    places = {prefix: folder / f"python-{number}" for number, prefix in enumerate(prefixes)}
+    for prefix, link in places.items():
+        link.symlink_to(prefix)
+    return {prefix: str(link) for prefix, link in places.items()}
 
 
 def _failed(answer: Path) -> bool:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from kbuild.recording.clean_check import ask_in_clean_process
 from kbuild.recording.shipment.closure import find_closure
 
 HEAD = """
-import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, socket, subprocess, sys, sysconfig
+import builtins, ctypes, getpass, importlib, locale, os, pkgutil, platform, site, socket, subprocess, sys
+import sysconfig
 import tempfile, time
 from importlib import metadata
 from multiprocessing.shared_memory import SharedMemory
@@ -103,6 +105,11 @@ HOSTILE = {
     "the home that an import found": 'float((HOME / "conf.txt").read_text())',
     "data of a module beside the project": "sure(pkgutil.get_data('hostile_side', 'hostile_side.py'))",
     "the machine's name by platform": "sure(platform.node() == {host!r})",
+    "the interpreter's folder": "sure(sys.prefix == {prefix!r})",
+    "the folder of the interpreter below it": "sure(sys.base_exec_prefix == {base!r})",
+    "the interpreter itself": "sure(sys.executable == {executable!r})",
+    "the folder of packages": "sure(site.getsitepackages()[0] == {packages!r})",
+    "the folder of packages by the system's configuration": "sure(sysconfig.get_path('purelib') == {packages!r})",
     "the language": "sure(os.environ['LANG'] == 'de_DE.UTF-8')",
     "writing where training began": "sure(open('written.txt', 'w'))",
     "writing beside the code": "sure((Path(__file__).parent / 'written.txt').write_text('x'))",
@@ -116,6 +123,9 @@ THE_SAME = {
     "a temporary file": "sure(tempfile.NamedTemporaryFile().write(b'x'))",
     "an own server": "own_server()",
     "certificates and time zones": "sure(importlib.import_module('zoneinfo').ZoneInfo('Europe/Berlin'))",
+    "packages in the interpreter's folder": "sure((Path(sysconfig.get_path('purelib')) / 'pandas').is_dir())",
+    "the standard library": "sure((Path(sysconfig.get_path('stdlib')) / 'os.py').is_file())",
+    "another interpreter": "sure(subprocess.run([sys.executable, '-c', 'import pandas'], check=True))",
     "the C library": "sure(ctypes.CDLL(None).getpid())",
 }  # fmt: skip
 
@@ -174,7 +184,16 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         import getpass
 
         yield {
-            "values": {"uid": os.getuid(), "user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid()},
+            "values": {
+                "uid": os.getuid(),
+                "user": getpass.getuser(),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "prefix": sys.prefix,
+                "base": sys.base_exec_prefix,
+                "executable": sys.executable,
+                "packages": sysconfig.get_path("purelib"),
+            },
             "names": {"PORT": port.getsockname()[1], "SOCKET": unique, "SHARED": unique},
         }
     monkeypatch.undo()
