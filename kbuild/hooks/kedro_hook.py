@@ -76,7 +76,8 @@ class MlflowPipelineHook(Onlooker):
         """Refuse what could not be logged, start or find the MLflow run, and see what has to be captured."""
         with one_line_errors():
             planned = self._plan(run_params, pipeline, catalog)
-            tracked = find_tracking_outputs(pipeline, catalog)
+            # Where something is planned, look_ahead tells of the catalog's entries that cannot be made.
+            tracked = planned is not None or find_tracking_outputs(pipeline, catalog)
             if planned is None and not tracked and not hasattr(self._config_loader, "config_patterns"):
                 return
             project_path = get_project_path(run_params)

@@ -245,6 +245,19 @@ def test_a_run_that_leaves_out_what_follows_is_refused_before_it_starts(
     assert find_runs(store) == []
 
 
+def test_an_entry_of_the_catalog_that_cannot_be_made_is_told_in_one_line(
+    project: Path, store: mlflow.MlflowClient
+) -> None:
+    local = project / "conf" / "local" / "catalog.yml"
+    local.write_text("weights: {type: nowhere.Dataset, filepath: data/weights.x}")
+    try:
+        with pytest.raises(RecordingError, match=r"the dataset 'weights' cannot be made: .*No module named 'nowhere'"):
+            run(project, pipeline_names=["training"])
+    finally:
+        local.unlink()
+    assert find_runs(store) == []
+
+
 @pytest.mark.parametrize("runner", [SequentialRunner, ThreadRunner])
 def test_an_input_that_no_request_brings_is_refused_before_the_first_node_that_is_given_it(
     project: Path, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, runner: type[AbstractRunner]
