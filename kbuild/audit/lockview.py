@@ -12,7 +12,8 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from kbuild.digest import Digest, digest_bytes
-from kbuild.environment.lockfile import INPUT_DIGEST_KEY, is_as_written, load_lock, locked_digest
+from kbuild.environment.lock_digests import is_as_written, locked_digest
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY, load_lock
 from kbuild.errors import LockfileInvalid
 
 

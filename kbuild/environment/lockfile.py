@@ -6,17 +6,15 @@ Format: https://conda.github.io/conda-lock/output/#unified-lockfile and conda-lo
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from packaging.utils import canonicalize_name
-
-from kbuild.digest import Digest, digest_bytes, digest_json
+from kbuild.digest import Digest, digest_bytes
+from kbuild.environment.lock_digests import locked_digest
 from kbuild.errors import LockfileInvalid, PlatformError
 from kbuild.platform import Platform
 from kbuild.untrusted import BrokenText, parse_yaml, read_bytes, why
@@ -24,9 +22,6 @@ from kbuild.urls.credentials import LOCAL_CHANNEL, foreign_variables, without_cr
 
 INPUT_DIGEST_KEY = "kbuild_input_digest"
 """Where ``metadata.custom_metadata`` of a lockfile records the digest of what it was made from."""
-
-CONTENT_DIGEST_KEY = "kbuild_content_digest"
-"""Where ``metadata.custom_metadata`` records the digest of all the rest, so that a lock edited by hand shows."""
 
 CHANNEL_VARIABLE = LOCAL_CHANNEL
 """Names the url of the local channel in the urls of captured packages: ``$KBUILD_CHANNEL/linux-64/python-….conda``."""
@@ -162,44 +157,6 @@ def parse_lockfile(content: bytes, *, source: str) -> Lockfile:
 def conda_build(package: LockedPackage) -> str:
     """The build string of a conda package, which the last part of its file's name is (conda's docs, "Packages")."""
     return package.filename.removesuffix(".conda").removesuffix(".tar.bz2").rpartition("-")[2]
-
-
-def locked_digest(subdir: str, packages: Iterable[tuple[str, str, str, str]]) -> Digest:
-    """What packages a platform's image is made of: manager, name, version and sha256 of each, in any order.
-
-    Not where they came from: the same wheels from a mirror make the same image.
-    """
-    rows = (
-        (manager, canonicalize_name(name) if manager == "pip" else name, *rest) for manager, name, *rest in packages
-    )
-    return digest_json(["packages", subdir, sorted(map(list, rows))])
-
-
-def content_digest(metadata: Mapping[str, Any], packages: Sequence[Any]) -> Digest:
-    """The digest of ``metadata``, but for this digest itself, and of the ``package`` list as they are parsed from YAML.
-
-    It shows an edit by hand, not a forgery: whoever edits them can take their digest anew. What YAML knows and JSON
-    does not (dates) counts by its text.
-    """
-    custom = metadata.get("custom_metadata")
-    if isinstance(custom, Mapping):
-        kept = {name: value for name, value in custom.items() if name != CONTENT_DIGEST_KEY}
-        metadata = {**metadata, "custom_metadata": kept}
-    return _digest_yaml([metadata, packages])
-
-
-def is_as_written(metadata: Mapping[str, Any], packages: Sequence[Any]) -> bool | None:
-    """Whether a lock has what its content digest was taken of; None where it has none."""
-    custom = metadata.get("custom_metadata")
-    recorded = custom.get(CONTENT_DIGEST_KEY) if isinstance(custom, Mapping) else None
-    if recorded is None:
-        return None
-    # The first locks recorded their packages alone.
-    return recorded in (str(content_digest(metadata, packages)), str(_digest_yaml(packages)))
-
-
-def _digest_yaml(value: Any) -> Digest:
-    return digest_json(json.loads(json.dumps(value, default=str)))
 
 
 def _package(entry: Any, path: str, faults: list[str]) -> LockedPackage | None:

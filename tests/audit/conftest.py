@@ -14,7 +14,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kbuild.audit.lockview import LockView, view_lock
-from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, content_digest
+from kbuild.environment.lock_digests import CONTENT_DIGEST_KEY, content_digest
 from kbuild.model.bundle import ModelBundle, read_bundle
 
 SUBDIR = "linux-64"

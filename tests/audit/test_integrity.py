@@ -17,7 +17,8 @@ from kbuild.audit.policy import Policy
 from kbuild.audit.subject import KnownDigest, Subject
 from kbuild.digest import digest_bytes
 from kbuild.environment.index.package_indexes import Indexes, IndexFile
-from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY
+from kbuild.environment.lock_digests import CONTENT_DIGEST_KEY
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.errors import InvalidModel, LockfileInvalid
 from kbuild.workflow.build import check_no_credentials
 

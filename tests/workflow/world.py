@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from kbuild.environment.index.package_indexes import package_indexes
-from kbuild.environment.lockfile import CONTENT_DIGEST_KEY, INPUT_DIGEST_KEY, content_digest
+from kbuild.environment.lock_digests import CONTENT_DIGEST_KEY, content_digest
+from kbuild.environment.lockfile import INPUT_DIGEST_KEY
 from kbuild.environment.locking.wanted import LockRequest, fresh_inputs
 from kbuild.errors import ModelNotFound, TrackingUnavailable
 from kbuild.model.bundle import ModelBundle, read_bundle

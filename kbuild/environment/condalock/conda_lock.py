@@ -17,13 +17,12 @@ from kbuild.digest import Digest, digest_file, digest_json
 from kbuild.environment.condalock.failures import source_only_hint
 from kbuild.environment.index.file_choice import BinaryChoice
 from kbuild.environment.links import is_local, is_local_channel, local_path
+from kbuild.environment.lock_digests import CONTENT_DIGEST_KEY, content_digest
 from kbuild.environment.lockfile import (
     CHANNEL_VARIABLE,
-    CONTENT_DIGEST_KEY,
     LockedPackage,
     Lockfile,
     conda_build,
-    content_digest,
     parse_lockfile,
 )
 from kbuild.environment.match_spec import other_python
