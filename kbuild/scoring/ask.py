@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from kbuild.answers import compare_texts
 from kbuild.errors import InvalidModel
+from kbuild.scoring.columns import cast_column, is_of
 from kbuild.scoring.errors import InputRefused, RowsFailed
 from kbuild.serving.answer.answer import write_predictions
 from kbuild.serving.answer.columns import Unusual
@@ -30,7 +31,6 @@ from kbuild.serving.answer.model_facts import Facts, read_facts
 from kbuild.serving.answer.params import ParamReader
 from kbuild.serving.answer.reply import JSON
 
-_DTYPES = {"double": "float64", "float": "float32", "long": "int64", "integer": "int32", "boolean": "bool"}
 _ARROW = {
     "double": pa.float64(),
     "float": pa.float32(),
@@ -41,7 +41,6 @@ _ARROW = {
     "binary": pa.binary(),
     "datetime": pa.timestamp("ns"),
 }
-_EXACT_IN_A_DOUBLE = 2**53
 # What MLflow says first, with the data and the schema; the reason comes after both.
 _ENFORCING = "Failed to enforce schema of data "
 
@@ -162,10 +161,10 @@ class Model:
         if not self.types:
             return frame
         names = [name for name in self.types if name in frame.columns]
-        return pd.DataFrame({name: _cast(frame[name], self.types[name]) for name in names})
+        return pd.DataFrame({name: cast_column(frame[name], self.types[name]) for name in names})
 
     def _is_exact(self, table: Any) -> bool:
-        return all(_is_of(table[name], self.types[name]) for name in table.columns)
+        return all(is_of(table[name], self.types[name]) for name in table.columns)
 
     def _mlflow(self) -> Any:
         if self._loaded is None:
@@ -186,13 +185,15 @@ class Model:
         return InvalidModel(f"the model in {self._folder} does not load: {type(error).__name__}: {reason}")
 
 
-def answer_rows(model: Model, frame: Any) -> tuple[list[int], Any, dict[int, str]]:
+def answer_rows(model: Model, frame: Any, *, to_first: bool = False) -> tuple[list[int], Any, dict[int, str]]:
     """Places of the rows that were answered, their answers in that order (None without any), and why others were not.
 
-    Where a table fails its halves are asked, down to the rows that are the reason.
+    Where a table fails its halves are asked, down to the rows that are the reason; ``to_first`` asks no further than
+    the first row that has no answer.
     """
     unfit = model.find_unfit(frame)
-    left = [place for place in range(len(frame)) if place not in unfit]
+    end = min(unfit, default=len(frame)) if to_first else len(frame)
+    left = [place for place in range(end) if place not in unfit]
     answers: list[Any] = []
     good: list[int] = []
     # No function within this one: it would hold itself, and the table until the collector comes round.
@@ -208,6 +209,8 @@ def answer_rows(model: Model, frame: Any) -> tuple[list[int], Any, dict[int, str
         except Exception as error:  # noqa: BLE001  the model's own code: anything can come out of it
             if len(places) == 1:
                 unfit[places[0]] = _reason(error)
+                if to_first:
+                    break
                 continue
             half = len(places) // 2
             asked += [places[half:], places[:half]]
@@ -250,40 +253,3 @@ def _as_table(answer: Any, rows: int) -> Any:
 
 def _length(value: Any) -> int | None:
     return len(value) if isinstance(value, list | np.ndarray | pd.Series) else None
-
-
-def _cast(column: Any, kind: str) -> Any:
-    """The column with the type that MLflow's name says, where that is exact; else as it is, for MLflow to judge."""
-    values = column.dtype
-    if not isinstance(values, np.dtype):
-        if isinstance(values, pd.CategoricalDtype) and kind == "string":
-            return column.astype(column.cat.categories.dtype)
-        return column
-    whole = values.kind in "iu" and len(column)
-    if kind == "double" and whole and max(abs(int(column.min())), abs(int(column.max()))) <= _EXACT_IN_A_DOUBLE:
-        return column.astype(np.float64)
-    if kind in ("double", "float") and values.kind == "f":
-        return column.astype(_DTYPES[kind])
-    if kind in ("long", "integer") and whole:
-        limits = np.iinfo(_DTYPES[kind])
-        return column.astype(limits.dtype) if limits.min <= column.min() and column.max() <= limits.max else column
-    if values.kind == "O" and kind in ("long", "integer") and {*map(type, column)} == {int}:
-        # Integers of a column in which others were missing.
-        return _cast(pd.Series([*column], index=column.index), kind)
-    if kind in ("long", "integer", "boolean") and values.kind in "fO" and not column.isna().any():
-        # The same of floats and truth values.
-        made = column.astype(_DTYPES[kind]) if kind == "boolean" or values.kind == "f" else column
-        types = {*map(type, column)} if values.kind == "O" else {bool}
-        return made if types <= {bool, np.bool_} and (values.kind == "O" or (made == column).all()) else column
-    if kind == "datetime" and values.kind == "M":
-        return column.astype("datetime64[ns]")
-    return column
-
-
-def _is_of(column: Any, kind: str) -> bool:
-    if kind in _DTYPES:
-        return isinstance(column.dtype, np.dtype) and column.dtype == np.dtype(_DTYPES[kind])
-    if kind == "string":
-        # By the version of pandas this is what a text of a request becomes.
-        return column.dtype == pd.Series(["text"]).dtype and bool(column.map(type).eq(str).all())
-    return kind == "datetime" and column.dtype == np.dtype("datetime64[ns]")

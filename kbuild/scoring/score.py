@@ -77,7 +77,7 @@ def _answer(model: Model, job: Job, batch: Batch) -> tuple[Any, list[Failure]]:
     good: list[int] = []
     answers = None
     if batch.frame is not None:
-        places, answers, failing = answer_rows(model, batch.frame)
+        places, answers, failing = answer_rows(model, batch.frame, to_first=job.on_error == "fail")
         good = [batch.places[place] for place in places]
         unfit |= {batch.places[place]: reason for place, reason in failing.items()}
     failed = list(batch.failed)

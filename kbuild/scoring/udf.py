@@ -33,7 +33,7 @@ def _answer(batch: pd.DataFrame, *, null: bool) -> pd.DataFrame:
     model = _model()
     frame = batch.reset_index(drop=True)
     model.check_columns(list(frame.columns), "what the function is given")
-    good, answers, unfit = answer_rows(model, frame)
+    good, answers, unfit = answer_rows(model, frame, to_first=not null)
     if unfit and not null:
         raise PredictionError(f"a row has no answer: {next(iter(unfit.values()))}")
     return answers_of_all(model, answers, good, len(frame)).to_pandas(integer_object_nulls=True)

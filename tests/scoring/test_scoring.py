@@ -114,11 +114,11 @@ def test_a_batch_that_was_stopped_goes_on_and_does_nothing_twice(
     asked: list[int] = []
     answer = scoring.answer_rows
 
-    def stop(model: Any, rows: Any) -> Any:
+    def stop(model: Any, rows: Any, **more: Any) -> Any:
         asked.append(len(rows))
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return answer(model, rows)
+        return answer(model, rows, **more)
 
     monkeypatch.setattr(scoring, "answer_rows", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -247,3 +247,37 @@ def test_a_batch_is_gone_when_it_is_answered(score: Score, archive: Path) -> Non
     finally:
         gc.enable()
     assert (sorted(good), list(unfit), len(answers)) == ([n for n in range(100) if n != 7], [7], 99)
+
+
+@pytest.mark.parametrize("kept", ["numpy", "nullable", "arrow"])
+def test_numbers_with_gaps_are_asked_as_a_request_would_ask_them(kept: str, archive: Path) -> None:
+    """Parquet of pandas says which of its types a column had; the request has 2 and null, whichever it was."""
+    model = Model(archive / "model")
+    frame = pd.DataFrame({"a": [2, None, 4], "b": [0.5, 1.5, None], "c": [1, 2, 3]})
+    if kept != "numpy":
+        frame = frame.convert_dtypes(dtype_backend="numpy_nullable" if kept == "nullable" else "pyarrow")
+        assert not isinstance(frame["a"].dtype, np.dtype)
+    good, answers, unfit = answer_rows(model, frame)
+    assert (good, unfit) == ([0, 1, 2], {})
+    # What the model does: what is there of a row, twice.
+    assert answers["sum"].to_pylist() == [7.0, 7.0, 14.0]
+
+
+def test_whole_numbers_that_no_double_has_are_left_to_mlflow(archive: Path) -> None:
+    frame = pd.DataFrame({"a": pd.array([2**53 + 1, None], "Int64"), "b": [0.5, 0.5], "c": [1, 1]})
+    assert list(answer_rows(Model(archive / "model"), frame)[2]) == [0]
+
+
+@pytest.mark.parametrize("missing", [None, 3])
+def test_no_row_is_asked_after_the_first_that_fails_where_that_ends_all(missing: int | None, archive: Path) -> None:
+    """A column of a wrong type fails in all rows, and to ask each of them takes minutes."""
+    model = Model(archive / "model")
+    asked: list[int] = []
+    model.ask = lambda table: asked.append(len(table)) or {}["no"]  # type: ignore[method-assign, func-returns-value]
+    frame = table(1024)
+    if missing is not None:
+        frame["c"] = frame["c"].astype("Int64")
+        frame.loc[missing, "c"] = pd.NA
+    good, answers, unfit = answer_rows(model, frame, to_first=True)
+    assert (good, answers, min(unfit)) == ([], None, 0)
+    assert asked == ([1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1] if missing is None else [3, 1])

@@ -79,7 +79,7 @@ def test_whole_numbers_keep_all_bits_beside_nothing(score: Score, archive: Path)
 def test_whole_answers_keep_all_bits_in_spark(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = pa.table({"y": [BIG, 7]})
     monkeypatch.setattr(udf, "_model", lambda: SimpleNamespace(check_columns=lambda *_: None))
-    monkeypatch.setattr(udf, "answer_rows", lambda _model, _frame: ([2, 0], answers, {1: "no"}))
+    monkeypatch.setattr(udf, "answer_rows", lambda _model, _frame, **_: ([2, 0], answers, {1: "no"}))
     (found,) = udf.answer_or_null(iter([pd.DataFrame({"x": [1, 2, 3]})]))
     assert pa.array(found["y"], pa.int64(), from_pandas=True).to_pylist() == [7, None, BIG]
 
