@@ -260,3 +260,12 @@ def test_what_does_harm_is_refused_with_who_tells_more(
     assert (
         caught.value.hint == "find out who wrote it: kbuild audit tells all; KBUILD_TRUST_MODEL=1 loads it all the same"
     )
+
+
+def test_what_other_checks_found_says_nothing_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their code, and the version of the scanner that they ask."""
+    found = {before_loading._rules.__wrapped__()}
+    for name, other in (("digest_file", lambda path: digest_bytes(path.name.encode())), ("version", lambda name: "0")):
+        monkeypatch.setattr(before_loading, name, other)
+        found.add(before_loading._rules.__wrapped__())
+    assert len(found) == 3

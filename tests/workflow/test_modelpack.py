@@ -86,6 +86,15 @@ def test_another_machine_makes_the_same_and_one_tar_holds_it(world: World, tmp_p
     assert labelled.digest != first.digest and read(tmp_path / "one")[0]["annotations"]["team"] == "x"
 
 
+@pytest.mark.parametrize(("stored", "name"), [("shop", "shop-modelpack"), ("", "model-modelpack")])
+def test_without_a_tag_it_has_the_model_s_name(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, name: str
+) -> None:
+    monkeypatch.setattr(modelpack, "name_values", lambda bundle, reference: {"name": stored})
+    made = build(world, Delivery(output=tmp_path / "out"))
+    assert made.reference.split("@")[0].endswith(name)
+
+
 def test_it_is_pushed_by_its_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: list[Any] = []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from kbuild.cli.render import _base_option
 from kbuild.digest import Digest
 from kbuild.plan.build_plan import BASE_CONTEXT
 from kbuild.verify.golden import VerificationReport
+from kbuild.workflow.delivery import ImageResult, Verified
 
 DIGEST = Digest("1" * 64)
 PACKAGE = Path(__file__).parents[2] / "kbuild"
@@ -63,6 +66,24 @@ def test_a_notebook_shows_the_verdict(expected: Any, told: str) -> None:
     )  # fmt: skip
     page = VerifiedImage(image="<till:3>", digest=DIGEST, report=report)._repr_html_()
     assert told in page and str(DIGEST) in page and "&lt;till:3&gt;" in page and "none" in page
+
+
+@pytest.mark.parametrize(
+    ("verified", "told"),
+    [
+        (Verified(verdict="passed"), "passed"),
+        (Verified(verdict="passed", reason="linux/arm64 was not"), "passed"),
+        (Verified(reason="not on linux/amd64"), "not on linux/amd64"),
+        (None, None),
+    ],
+)
+def test_a_notebook_shows_whether_an_image_was_verified(verified: Verified | None, told: str | None) -> None:
+    image: Any = SimpleNamespace(size=1e6, engine="native", digest=DIGEST)
+    fields = {each.name: None for each in dataclasses.fields(ImageResult)}
+    result: Any = ImageResult(**{**fields, "image": image, "verified": verified})  # type: ignore[arg-type]
+    page = re.sub("<[^>]*>", " ", result._repr_html_()).split()
+    assert ("verified" in page) is (told is not None)
+    assert told is None or told.split() == page[page.index("verified") + 1 :][: len(told.split())]
 
 
 def test_docker_build_is_told_of_a_base_that_lies_here(tmp_path: Path) -> None:
