@@ -90,7 +90,7 @@ REFUSED: dict[str, Refused] = {
     "the share of none": (lambda: Shard.parse("0/3"), ConfigurationError, "'0/3' is not a shard",
         "give K/N with K from 1 to N, such as 3/40"),
     "a name": (lambda: fill_name("x:{version}", VALUES), InvalidReference, "'x:{version}': the model has no version",
-        "use another placeholder: {name}, {version}, {run_id}, {model_id}"),
+        "use {name}, {run_id}, or name the registered model: models:/NAME, models:/NAME@ALIAS"),
     "another's name": (claim_twice, InvalidReference,
         f"till:1 is already the name of another of these images, sha256:{'1' * 64}",
         "tell the models apart with more placeholders, such as {name}:{version} or {model_id}"),
