@@ -30,7 +30,7 @@ from kbuild.platform import Platform, host_platform
 from kbuild.progress import how_many
 from kbuild.workflow.build import fetch_pinned, working_folder
 from kbuild.workflow.delivery import Delivery
-from kbuild.workflow.naming import fill_name, name_values
+from kbuild.workflow.naming import name_values
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 
@@ -146,8 +146,7 @@ def _deliver(
     tools: Tools,
 ) -> ModelImage:
     values = name_values(bundle, reference)
-    push = None if delivery.push is None else fill_name(delivery.push, values)
-    tag = None if delivery.tag is None else fill_name(delivery.tag, values)
+    push, tag = delivery.names(values)
     image = built[host_platform() if host_platform() in built else min(built)]
     index = images.add_index(built) if len(built) > 1 else None
     whole = image if index is None else index

@@ -28,7 +28,7 @@ from kbuild.plan.model_only import EMPTY_BASE, model_labels
 from kbuild.progress import how_many
 from kbuild.workflow.build import fetch_pinned, working_folder
 from kbuild.workflow.delivery import Delivery
-from kbuild.workflow.naming import fill_name, name_values
+from kbuild.workflow.naming import name_values
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 
@@ -87,8 +87,7 @@ def build_modelpack(request: ModelPackRequest, delivery: Delivery, tools: Tools,
     with stopping_at_signals(tools) as tools, working_folder(tools) as workdir:
         reference, bundle = fetch_pinned(request.model, tools, workdir, reuse=reuse)
         values = name_values(bundle, reference)
-        push = None if delivery.push is None else fill_name(delivery.push, values)
-        tag = None if delivery.tag is None else fill_name(delivery.tag, values)
+        push, tag = delivery.names(values)
         name = tag or push or ImageReference.parse(f"{values['name'] or 'model'}-modelpack")
         with _place(delivery.output, workdir) as layout:
             with tools.phases("build") as progress:
