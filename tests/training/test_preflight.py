@@ -433,3 +433,89 @@ def test_what_mlflow_would_refuse_to_write_is_told(package: ModuleType, catalog:
     (tmp_path / "c.yml").write_text("a: 1\n")
     bound = bind(package, metadata={"a": [1, None]}, model_config=str(tmp_path / "c.yml"), resources=[], step=3)
     assert told(look(bound, catalog, tmp_path, stores=False)) == []
+
+
+def test_what_training_reads_has_to_be_there(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    training = Pipeline(
+        [
+            node(package.fit, "orders", "factors", name="fit"),
+            node(lambda *_: 1, ["factors", "raw", "params:thrs", "ordes", "blank"], "report", name="tell"),
+        ]
+    )
+    inference = Pipeline([node(package.score, ["orders", "factors", "params:bonus"], "totals", name="score")])
+    catalog["raw"] = CSVDataset(filepath=str(tmp_path / "raws" / "raw.csv"))
+    catalog["blank"] = CSVDataset(filepath=str(tmp_path / "blank.csv"))
+    (tmp_path / "blank.csv").touch()
+    catalog["params:thr"] = MemoryDataset(1)
+    bound = pipeline_ml_factory(training, inference, "orders")
+    empty = ("data", "the file of 'blank' (blank.csv) is empty: No columns to parse from file")
+    told_of = [each[:2] for each in told(look(bound, catalog, tmp_path))]
+    assert told_of == [
+        empty,
+        ("data", "the training node 'tell' reads 'ordes', which no node that runs makes and the catalog has not"),
+        ("parameters", "the training node 'tell' reads 'params:thrs', which is in no parameters file"),
+        (
+            "data",
+            "the training node 'tell' reads 'raw', which has no file yet (raw.csv), and no node that runs makes it",
+        ),
+    ]
+    hints = [hint for *_, hint in told(look(bound, catalog, tmp_path))]
+    assert hints[1:3] == ["did you mean 'orders'?", "did you mean 'params:thr' or 'params:bonus'?"]
+    # Where no data has to be there, the two names are still nowhere.
+    assert [each[:2] for each in told(look(bound, catalog, tmp_path, data=False))] == told_of[1:3]
+    # A part of the pipeline that does not read them trains.
+    assert told(look(bound.only_nodes("fit"), catalog, tmp_path)) == []
+
+
+def test_a_file_that_a_node_may_write_though_it_does_not_say_so(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    def chain(place: str) -> PipelineML:
+        training = Pipeline(
+            [
+                node(package.fit, ["orders"], "factors", name="fit"),
+                node(package.score, ["factors", "params:place", "factors"], "done", name="fetch"),
+                node(package.score, ["done", "raw", "raw"], "report", name="tell"),
+            ]
+        )
+        catalog["params:place"] = MemoryDataset(place)
+        inference = Pipeline([node(package.score, ["orders", "factors", "params:bonus"], "totals", name="score")])
+        return pipeline_ml_factory(training, inference, "orders")
+
+    catalog["raw"] = CSVDataset(filepath=str(tmp_path / "shelf_7" / "lot.csv"))
+    for names_it in ("/x/shelf_7", "of lot.csv"):
+        assert told(look(chain(names_it), catalog, tmp_path)) == []
+    del catalog._datasets["raw"]
+    elsewhere = "shelf_8/lot.csv"
+    catalog["raw"] = CSVDataset(filepath=str(tmp_path / elsewhere))
+    ((about, message, _),) = told(look(chain("nowhere"), catalog, tmp_path))
+    assert (about, "'raw', which has no file yet" in message) == ("data", True)
+    # Under another name a node writes that very file, or the folder that it is in.
+    for place in (tmp_path / elsewhere, (tmp_path / elsewhere).parent):
+        bound = chain("nowhere")
+        saved = Pipeline([node(package.fit, "factors", "saved", name="save")])
+        catalog["saved"] = CSVDataset(filepath=str(place))
+        bound = pipeline_ml_factory(Pipeline([*bound.nodes, *saved.nodes]), bound.inference, "orders")
+        assert told(look(bound, catalog, tmp_path)) == []
+        del catalog._datasets["saved"]
+
+
+def test_an_empty_file_that_inference_reads_and_one_that_may_be_empty(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    from kedro_datasets.text.text_dataset import TextDataset
+
+    for name in ("codes.csv", "note.txt"):
+        (tmp_path / name).touch()
+    catalog["codes"] = CSVDataset(filepath=str(tmp_path / "codes.csv"))
+    catalog["note"] = TextDataset(filepath=str(tmp_path / "note.txt"))
+    training = Pipeline(
+        [node(package.fit, "orders", "factors", name="fit"), node(len, "note", "n"), node(len, "codes", "m")]
+    )
+    inference = Pipeline([node(lambda *_: 1, ["orders", "factors", "codes", "note"], "totals", name="score")])
+    bound = pipeline_ml_factory(training, inference, "orders")
+    assert [each[:2] for each in told(look(bound, catalog, tmp_path))] == [
+        ("input", "the file of 'codes' (codes.csv) is empty: No columns to parse from file")
+    ]

@@ -51,14 +51,14 @@ def check_inputs(
 
     ``stale`` where more nodes have to run than are planned, as is told already.
     """
-    made = {_strip(name) for name in (planned.binding.training if stale else planned).all_outputs()}
+    made = {strip(name) for name in (planned.binding.training if stale else planned).all_outputs()}
     # Of several inputs of a request the inference pipeline names one, which is no dataset.
     for name in sorted((planned.inference.inputs() - {planned.input_name}) | set(planned.input_names)):
         if name not in datasets:
             continue  # its entry cannot be made, which is told already
         is_request = name in planned.input_names
         try:
-            error = _check_input(name, datasets[name], planned, catalog, made=_strip(name) in made, data=data)
+            error = _check_input(name, datasets[name], planned, catalog, made=strip(name) in made, data=data)
         except Exception as fault:  # noqa: BLE001  a dataset of the user's may raise anything: who loads it tells
             _logger.info("The input %r cannot be looked at before training: %s", name, type(fault).__name__)
             continue
@@ -109,7 +109,7 @@ def _needs_data(kwargs: Mapping[str, Any]) -> bool:
 
 def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, data: bool) -> KbuildError | None:
     """An input that no node of this run makes."""
-    known = {*planned.binding.training.datasets(), *_names_of(catalog)}
+    known = {*planned.binding.training.datasets(), *names_of(catalog)}
     if dataset is None and name in planned.binding.training.datasets() and not is_parameter(name):
         return RecordingError(
             f"no data of the inference input {name!r} will be left: no node that runs makes it, and it is in no file",
@@ -135,11 +135,11 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
             ),
         )
     if is_in_memory(dataset):
-        return None if _exists(dataset) else RecordingError(
+        return None if exists(dataset) else RecordingError(
             f"{name!r} has no data in memory, and no node that runs makes it",
             hint=f"run the nodes that make it, or give {name!r} a file in the catalog",
         )  # fmt: skip
-    if data and is_persisted(dataset) and _is_local(dataset) and not _exists(dataset):
+    if data and is_persisted(dataset) and is_local(dataset) and not exists(dataset):
         hint = "put the file there, or run the nodes that make it"
         # A pattern of the catalog has an entry for any name, also for one that is misspelled.
         others = set() if name in (known := planned.binding.training.datasets()) else known
@@ -148,10 +148,28 @@ def _check_there(name: str, dataset: Any, planned: PipelineML, catalog: Any, *, 
             f"{name!r} has no file yet ({Path(str(dataset._filepath)).name}), and no node that runs makes it",
             hint=f"{meant} Else {hint}" if meant else hint,
         )
+    return check_full(name, dataset) if data and is_persisted(dataset) and is_local(dataset) else None
+
+
+def check_full(name: str, dataset: Any) -> KbuildError | None:
+    """What its class says of a file without a byte, which may be what it should be, a text say."""
+    try:
+        place = Path(str(load_place(dataset)))
+        if not place.is_file() or place.stat().st_size:
+            return None
+    except Exception:  # noqa: BLE001  the dataset is the user's code, which may raise anything
+        return None
+    try:
+        dataset.load()
+    except Exception as error:  # noqa: BLE001  as above
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        return RecordingError(
+            f"the file of {name!r} ({place.name}) is empty: {cause}", hint="bring the file again, with its data"
+        )
     return None
 
 
-def _is_local(dataset: Any) -> bool:
+def is_local(dataset: Any) -> bool:
     """Whether it is a file of this machine, and its class says by itself whether that is there."""
     from kedro.io import AbstractDataset
 
@@ -159,7 +177,7 @@ def _is_local(dataset: Any) -> bool:
     return told and getattr(dataset, "_protocol", "file") in _LOCAL and not _URL.match(str(dataset._filepath))
 
 
-def _exists(dataset: Any) -> bool:
+def exists(dataset: Any) -> bool:
     """False only where it is surely not there: what a dataset of the user's raises tells nothing."""
     from kedro.io import DatasetError
 
@@ -195,9 +213,9 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _names_of(catalog: Any) -> set[str]:
+def names_of(catalog: Any) -> set[str]:
     return set(catalog.keys()) if hasattr(catalog, "keys") else set(catalog.list())
 
 
-def _strip(name: str) -> str:
+def strip(name: str) -> str:
     return name.partition("@")[0]

@@ -13,6 +13,7 @@ from kbuild.recording.preflight.arguments import check_arguments, check_flavors
 from kbuild.recording.preflight.code import check_code, find_other_versions
 from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets, find_values
+from kbuild.recording.preflight.read import check_read
 from kbuild.recording.preflight.stores import check_artifacts, check_room, check_tracking
 from kbuild.recording.shipment.extra import check_extra
 from kbuild.training.pipeline_ml import PipelineML
@@ -54,6 +55,7 @@ def examine(
     findings += broken
     findings += check_flavors(datasets)
     findings += check_inputs(planned, datasets, catalog, data=data, stale=stale)
+    findings += check_read(planned, datasets, catalog, data=data, stale=stale)
     findings += check_code(planned, package_name)
     findings += check_extra(config.training.ship, package_name)
     try:
