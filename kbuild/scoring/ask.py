@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from kbuild.answers import compare_texts
 from kbuild.errors import InvalidModel
-from kbuild.scoring.columns import cast_column, is_of
+from kbuild.scoring.columns import Tensor, cast_column, is_of
 from kbuild.scoring.errors import InputRefused, RowsFailed
 from kbuild.serving.answer.answer import write_predictions
 from kbuild.serving.answer.columns import Unusual
@@ -41,6 +41,8 @@ _ARROW = {
     "binary": pa.binary(),
     "datetime": pa.timestamp("ns"),
 }
+_MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}
+"""What people part fields by, too."""
 # What MLflow says first, with the data and the schema; the reason comes after both.
 _ENFORCING = "Failed to enforce schema of data "
 
@@ -60,7 +62,8 @@ class Model:
             raise self._does_not_load(error) from error
         self.facts: Facts = self._lean.facts if self._lean is not None else read_facts(self._mlflow(), folder)
         columns = [each for each in self.facts.inputs or [] if isinstance(each.get("name"), str)]
-        self.types: dict[str, str] = {each["name"]: str(each.get("type")) for each in columns}
+        self._tensors = Tensor.all_of(self.facts.inputs or [])
+        self.types: dict[str, str] = {} if self._tensors else {each["name"]: str(each.get("type")) for each in columns}
         self._required = [each["name"] for each in columns if each.get("required", True)]
         self._ask_with(params)
 
@@ -83,8 +86,12 @@ class Model:
         """Raises InputRefused for a table that lacks columns."""
         missing = [name for name in self._required if name not in names]
         if missing:
+            parted = next((words for mark, words in _MARKS.items() if len(names) == 1 and mark in names[0]), None)
             raise InputRefused(
-                f"{path} lacks columns that the model reads: {', '.join(missing)}", hint=f"it has {', '.join(names)}"
+                f"{path} lacks columns that the model reads: {', '.join(missing)}",
+                hint=f"its fields are parted by {parted}: write it anew with commas"
+                if parted
+                else f"it has {', '.join(names)}",
             )
 
     def check_rows_alone(self) -> str | None:
@@ -126,7 +133,9 @@ class Model:
         return found
 
     def ask(self, frame: Any) -> Any:
-        """The answer as a table of one row for each; raises whatever the model raises."""
+        """The answer as a table of one row for each, of ``chosen`` columns; raises whatever the model raises."""
+        if self._tensors:
+            return _as_table(self._ask_mlflow(self._as_tensors(frame)), len(frame))
         table = self._shaped(frame)
         answer = self._fast(table) if self._fast is not None and self._is_exact(table) else self._ask_mlflow(table)
         return _as_table(answer, len(frame))
@@ -163,6 +172,16 @@ class Model:
         names = [name for name in self.types if name in frame.columns]
         return pd.DataFrame({name: cast_column(frame[name], self.types[name]) for name in names})
 
+    def chosen(self, frame: Any) -> Any:
+        """The table's columns that are the model's tensors, all where it takes tables. Raises InputRefused."""
+        if not self._tensors:
+            return frame
+        return frame[[name for each in self._tensors for name in each.columns_of(frame)]]
+
+    def _as_tensors(self, frame: Any) -> Any:
+        made = {each.name: each.of_table(frame) for each in self._tensors}
+        return made.get(None, made)
+
     def _is_exact(self, table: Any) -> bool:
         return all(is_of(table[name], self.types[name]) for name in table.columns)
 
@@ -191,6 +210,7 @@ def answer_rows(model: Model, frame: Any, *, to_first: bool = False) -> tuple[li
     Where a table fails its halves are asked, down to the rows that are the reason; ``to_first`` asks no further than
     the first row that has no answer.
     """
+    frame = model.chosen(frame)
     unfit = model.find_unfit(frame)
     end = min(unfit, default=len(frame)) if to_first else len(frame)
     left = [place for place in range(end) if place not in unfit]
@@ -245,7 +265,8 @@ def _as_table(answer: Any, rows: int) -> Any:
         elif isinstance(answer, list) and answer and all(isinstance(each, dict) for each in answer):
             answer = pd.DataFrame(answer)
         else:
-            answer = pd.DataFrame({"prediction": list(answer)})
+            each = answer.tolist() if isinstance(answer, np.ndarray) and answer.ndim > 2 else list(answer)
+            answer = pd.DataFrame({"prediction": each})
     if not isinstance(answer, pd.DataFrame) or len(answer) != rows:
         raise InvalidModel(f"the model does not answer with one row for each: {type(answer).__name__} to {rows} rows")
     return answer.rename(columns=str).reset_index(drop=True)

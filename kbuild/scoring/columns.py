@@ -1,11 +1,16 @@
-"""Columns of a table with the types that the signature says, where no bit is lost by that."""
+"""Columns of a table with the types that the signature says, where no bit is lost by that; tensors made of columns."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from kbuild.scoring.errors import InputRefused
 
 _DTYPES = {"double": "float64", "float": "float32", "long": "int64", "integer": "int32", "boolean": "bool"}
 _EXACT_IN_A_DOUBLE = 2**53
@@ -61,3 +66,80 @@ def is_of(column: Any, kind: str) -> bool:
         # By the version of pandas this is what a text of a request becomes.
         return column.dtype == pd.Series(["text"]).dtype and bool(column.map(type).eq(str).all())
     return kind == "datetime" and column.dtype == np.dtype("datetime64[ns]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """An input of the signature (MLflow's ``TensorSpec``): -1 in ``shape`` is any length, its first is that of rows."""
+
+    name: str | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def all_of(cls, inputs: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """Those of a signature's inputs, as MLflow writes them."""
+        specs = [(each.get("name"), each["tensor-spec"]) for each in inputs if each.get("type") == "tensor"]
+        return [cls(name=name, dtype=np.dtype(spec["dtype"]), shape=tuple(spec["shape"])) for name, spec in specs]
+
+    def columns_of(self, frame: Any) -> list[Any]:
+        """The columns of a table that are the tensor. Raises InputRefused for one that has none."""
+        if self.name is not None:
+            return [self.name]
+        lists = [name for name in frame.columns if _has_lists(frame[name])]
+        # Where all of them are missing nothing else tells.
+        lists = lists or [name for name in frame.columns if frame[name].dtype == object and frame[name].isna().all()]
+        if len(lists) == 1:
+            return lists
+        flat = len(self.shape) == 2 and self.shape[1] in (-1, len(frame.columns))
+        if not lists and flat and all(dtype.kind in "iufb" for dtype in frame.dtypes):
+            return list(frame.columns)
+        names = [str(name) for name in lists or frame.columns]
+        raise InputRefused(
+            f"{' and '.join(names)} are both columns of lists"
+            if len(lists) == 2
+            else f"the table has no column that is the model's tensor: it has {', '.join(names)}",
+            hint=f"the model takes one column of lists of the shape {self.shape[1:]}"
+            + (f", or {self.shape[1]} columns of numbers" if len(self.shape) == 2 and self.shape[1] > 0 else ""),
+        )
+
+    def of_table(self, frame: Any) -> Any:
+        """The tensor of so many rows, of a table of its columns alone. Raises ValueError for other values."""
+        if self.name is None and len(frame.columns) > 1:
+            return self._cast(frame.to_numpy(), "the table")
+        return self._of_column(frame[frame.columns[0] if self.name is None else self.name])
+
+    def _of_column(self, column: Any) -> Any:
+        if len(self.shape) == 1 or (len(self.shape) == 2 and self.shape[1] == 1 and column.dtype != object):
+            return self._cast(column.to_numpy(), str(column.name)).reshape((-1, *self.shape[1:]))
+        return self._cast(np.stack([self._cell(value, column.name) for value in column]), str(column.name))
+
+    def _cell(self, value: Any, name: Any) -> Any:
+        if not isinstance(value, np.ndarray | list):
+            raise ValueError(f"{name} is missing" if pd.isna(value) else f"{name} is not a list")
+        cell = _whole(value)
+        shape = self.shape[1:]
+        # Arrow's tensors come flat: what is as long as the shape is of that shape.
+        if cell.ndim == 1 and len(shape) > 1 and -1 not in shape and cell.size == math.prod(shape):
+            cell = cell.reshape(shape)
+        if len(shape) != cell.ndim or any(
+            size not in (-1, there) for size, there in zip(shape, cell.shape, strict=True)
+        ):
+            raise ValueError(f"{name} has {cell.size} values of the shape {cell.shape}, the model takes {shape}")
+        return cell
+
+    def _cast(self, values: Any, name: str) -> Any:
+        if not np.can_cast(values.dtype, self.dtype, casting="same_kind"):
+            raise ValueError(f"{name} is of the type {values.dtype}, the model takes {self.dtype}")
+        return values.astype(self.dtype)
+
+
+def _has_lists(column: Any) -> bool:
+    return column.dtype == object and any(isinstance(value, np.ndarray | list) for value in column)
+
+
+def _whole(value: Any) -> Any:
+    """The array of a list of lists: pandas has one of arrays."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value
+    return np.array([_whole(each) if isinstance(each, np.ndarray | list) else each for each in value])

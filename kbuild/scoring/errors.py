@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from kbuild.errors import KbuildError
 
 
@@ -33,3 +35,17 @@ class WorkerLost(KbuildError):
     """A process that scored was killed; what is finished is kept."""
 
     exit_code = 83
+
+
+def hint_recoding(raw: bytes, path: str) -> str:
+    """What makes UTF-8 of a file of text whose first line this is."""
+    kind = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}.get(raw[:2])
+    kind = kind or ("UTF-16LE" if raw[1:2] == b"\0" else "UTF-16BE" if raw[:1] == b"\0" else "ISO-8859-1")
+    return f"CSV is read as UTF-8: iconv -f {kind} -t UTF-8 {shlex.quote(path)} > utf8.csv"
+
+
+def hint_unpacking(path: str) -> str | None:
+    """What unpacks a file with such a name; None where it does not look packed."""
+    if path.lower().endswith(".gz"):
+        return f"unpack it first: gunzip -k {shlex.quote(path)}"
+    return "unpack it first" if path.lower().endswith((".zip", ".bz2", ".xz", ".zst", ".lz4")) else None

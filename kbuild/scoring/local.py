@@ -65,8 +65,12 @@ def score_here(
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for each in finished:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            failed = next((place for place, each in enumerate(futures) if each.done() and each.exception()), len(todo))
+            for each in futures[failed + 1 :]:
+                each.cancel()
+            # What fails in a part before it comes first, though it may come later.
+            for each in futures[: failed + 1]:
                 each.result()
         except BrokenProcessPool as error:
             raise WorkerLost(

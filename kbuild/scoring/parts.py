@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from kbuild.scoring import snapshots
-from kbuild.scoring.errors import InputRefused
+from kbuild.scoring.errors import InputRefused, hint_recoding, hint_unpacking
 from kbuild.scoring.places import Place, without_queries, without_query
 
 ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
@@ -94,7 +94,7 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
         # Of a url its path counts, or else the end of its query, which may name the file.
         kind = _kind_of(place.shown) or _kind_of(path)
         if kind is None:
-            hint = f"files end with {', '.join(ENDINGS)}"
+            hint = hint_unpacking(place.shown) or f"files end with {', '.join(ENDINGS)}"
             raise InputRefused(f"{place.shown} is not a table that can be read", hint=hint)
         try:
             stamp, content = place.stamp(), place.content()
@@ -155,8 +155,11 @@ def read_header(file: IO[bytes], source: InputTable) -> tuple[bytes, list[str]]:
     raw = b"".join(next(records(file), []))
     try:
         names = next(csv.reader([raw.removeprefix(_BOM).decode()], strict=True), [])
+        if "\0" in names[0][:2]:
+            raise UnicodeDecodeError("utf-8", raw, 1, 2, "every other byte is 0")
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputRefused(f"the header of {source.shown} cannot be read: {error}") from error
+        hint = None if isinstance(error, csv.Error) else hint_recoding(raw, source.shown)
+        raise InputRefused(f"the header of {source.shown} cannot be read: {error}", hint=hint) from error
     _refuse_twice(names, source)
     return raw, names
 

@@ -136,6 +136,28 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 
+def _lists_as_json(table: Any) -> Any:
+    """The table with its lists and structs as texts that a reader can take back."""
+    for place, column in enumerate(table.schema):
+        if pa.types.is_nested(column.type):
+            # What JSON does not have is text: dates and bytes as str() gives them, no finite number as null.
+            texts = [None if value is None else _json(value) for value in table.column(place).to_pylist()]
+            table = table.set_column(place, column.name, pa.array(texts, pa.string()))
+    return table
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class _Writer:
     """A file of Parquet or CSV, written batch by batch."""
 
@@ -150,7 +172,7 @@ class _Writer:
     def write(self, table: Any) -> None:
         if self._kind == "csv":
             # Else whole numbers beside nothing become floats, which have no room for all of them.
-            frame = table.to_pandas(integer_object_nulls=True)
+            frame = _lists_as_json(table).to_pandas(integer_object_nulls=True)
             frame.to_csv(self._path, mode="a" if self.begun else "w", header=not self.begun, index=False)
         else:
             if self._parquet is None:

@@ -227,5 +227,5 @@ def counted(chunks: Iterator[bytes], total: int, progress: Progress) -> Iterator
     progress.note("packing")
     for chunk in chunks:
         done += len(chunk)
-        progress.count(done, total)
+        progress.count(min(done, total), total)  # headers and padding come on top
         yield chunk

@@ -1,0 +1,190 @@
+"""Tensors as columns of lists, lists in CSV, tables of no rows, and files that are nearly CSV."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scored import Score, table
+
+mlflow_pyfunc = pytest.importorskip("mlflow.pyfunc")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Sums(mlflow_pyfunc.PythonModel):
+    """Weighs the places of a tensor, so that another order of its numbers is another answer."""
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        if isinstance(model_input, dict):
+            return model_input["image"].sum(axis=(1, 2)) + model_input["age"]
+        flat = model_input.reshape(len(model_input), -1)
+        return flat @ np.arange(1, flat.shape[1] + 1) + (model_input.dtype == np.float32)
+
+
+class Doubles(mlflow_pyfunc.PythonModel):
+    """Answers with tensors."""
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        return model_input * 2
+
+
+def saved(folder: Path, model: Any, *tensors: dict[str, Any]) -> Path:
+    import cloudpickle
+    from mlflow.models.signature import ModelSignature
+
+    cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
+    signature = ModelSignature.from_dict({"inputs": json.dumps(tensors)})
+    mlflow_pyfunc.save_model(folder / "model", python_model=model, signature=signature, pip_requirements=["mlflow"])
+    (folder / "archive.json").write_text('{"model_digest": "sha256:1", "lock_digest": "sha256:2"}')
+    return folder / "model"
+
+
+def tensor(dtype: str, *shape: int, name: str | None = None) -> dict[str, Any]:
+    named = {} if name is None else {"name": name}
+    return {"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": list(shape)}} | named
+
+
+@pytest.fixture
+def asked(score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(model: Any, *tensors: dict[str, Any]) -> Score:
+        monkeypatch.setenv("KBUILD_MODEL", str(saved(tmp_path / "archive", model, *tensors)))
+        return score
+
+    (tmp_path / "archive").mkdir()
+    return call
+
+
+def test_a_tensor_is_a_column_of_lists(asked: Any) -> None:
+    score = asked(Sums(), tensor("float32", -1, 2, 2))
+    nested = pa.array([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 1.0]]])
+    pq.write_table(pa.table({"id": ["x", "y"], "image": nested}), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--keep", "id")
+    assert code == 0, err
+    # 1 + 4 + 9 + 16, and 4; 1 more for the type that the signature says.
+    assert pd.read_parquet("out.parquet").to_dict("list") == {"id": ["x", "y"], "prediction": [31.0, 5.0]}
+
+
+def test_a_row_whose_list_does_not_fit_is_a_row_without_an_answer(asked: Any) -> None:
+    score = asked(Sums(), tensor("float64", -1, 2))
+    lists = pa.array([[1.0, 2.0], [1.0, 2.0, 3.0], None, [0.0, 1.0]])
+    pq.write_table(pa.table({"image": lists}), "in.parquet")
+    code, err, told = score("in.parquet", "out.parquet", "--on-error", "null", "--keep", "none")
+    assert code == 0, err
+    answers = pd.read_parquet("out.parquet")["prediction"]
+    assert answers.dropna().tolist() == [5.0, 2.0] and answers.isna().tolist() == [False, True, True, False]
+    reasons = list(told["reasons"])
+    assert any("image" in each and "3 values" in each for each in reasons), reasons
+    assert any("image is missing" in each for each in reasons), reasons
+
+
+def test_a_flat_tensor_is_as_many_columns_of_numbers(asked: Any) -> None:
+    score = asked(Sums(), tensor("float64", -1, 2))
+    Path("in.csv").write_text("a,b\n1,2\n0.5,1\n", encoding="utf-8")
+    code, err, _ = score("in.csv", "out.csv", "--keep", "none")
+    assert code == 0, err
+    assert pd.read_csv("out.csv")["prediction"].tolist() == [5.0, 2.5]
+
+
+def test_named_tensors_are_columns_of_these_names(asked: Any) -> None:
+    score = asked(Sums(), tensor("int64", -1, 2, 2, name="image"), tensor("float64", -1, name="age"))
+    nested = pa.array([[[1, 2], [3, 4]], [[0, 0], [0, 1]]])
+    pq.write_table(pa.table({"age": [0.5, 0.25], "image": nested, "other": ["x", "y"]}), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--keep", "other")
+    assert code == 0, err
+    assert pd.read_parquet("out.parquet")["prediction"].tolist() == [10.5, 1.25]
+    pq.write_table(pa.table({"age": [0.5]}), "less.parquet")
+    code, err, _ = score("less.parquet", "out2.parquet")
+    assert code == 80 and "lacks columns that the model reads: image" in err
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": ["x", "y"]}, "it has text"),
+        ({"a": [[1.0, 2.0]] * 2, "b": [[1.0, 2.0]] * 2}, "a and b are both columns of lists"),
+        ({"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [1.0, 2.0]}, "it has a, b, c"),
+    ],
+)
+def test_a_table_without_a_tensor_is_refused_in_words(asked: Any, columns: Any, words: str) -> None:
+    score = asked(Sums(), tensor("float64", -1, 2))
+    pq.write_table(pa.table(columns), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--on-error", "null")
+    assert code == 80 and words in err and "one column of lists" in err
+    assert not Path("out.parquet").exists()
+
+
+def test_answers_that_are_tensors_are_lists(asked: Any) -> None:
+    score = asked(Doubles(), tensor("float64", -1, 2, 2))
+    pq.write_table(pa.table({"image": [[[1.0, 2.0], [3.0, 4.0]]]}), "in.parquet")
+    for name in ("out.parquet", "out.csv"):
+        code, err, _ = score("in.parquet", name, "--keep", "none")
+        assert code == 0, err
+    assert pq.read_table("out.parquet").to_pylist() == [{"prediction": [[2.0, 4.0], [6.0, 8.0]]}]
+    with Path("out.csv").open(encoding="utf-8", newline="") as file:
+        assert [json.loads(row["prediction"]) for row in csv.DictReader(file)] == [[[2.0, 4.0], [6.0, 8.0]]]
+
+
+def test_lists_and_structs_in_csv_are_json(score: Score) -> None:
+    rows = table(3).assign(tags=[["ä", 'b"'], [], None], place=[{"x": 1.5}, {"x": None}, None])
+    rows.to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", "out.csv", "--keep", "tags,place")
+    assert code == 0, err
+    with Path("out.csv").open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["tags"] and json.loads(row["tags"]) for row in read] == [["ä", 'b"'], [], ""]
+    assert [row["place"] and json.loads(row["place"]) for row in read] == [{"x": 1.5}, {"x": None}, ""]
+
+
+def test_a_table_of_no_rows_is_told_as_that(score: Score) -> None:
+    nothing = pa.table({"a": pa.nulls(0), "b": pa.array([], pa.float32()), "c": pa.array([], pa.int64())})
+    pq.write_table(nothing, "in.parquet")
+    code, err, _ = score("in.parquet", "out")
+    assert code == 80 and "in.parquet has no rows" in err
+    # pandas writes a row group of none.
+    table(0).assign(a=None).to_parquet("pandas.parquet")
+    code, err, _ = score("pandas.parquet", "out")
+    assert code == 80 and "pandas.parquet has no rows" in err
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("a,b,c,größe\n1,2,3,4\n".encode("latin-1"), "iconv -f ISO-8859-1 -t UTF-8 '{folder}/my table.csv'"),
+        ("a,b,c\n1,2,3\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8 '{folder}/my table.csv'"),
+        ("a,b,c\n1,2,3\n".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 '{folder}/my table.csv'"),
+        (b"a;b;c\n1;2;3\n", "its fields are parted by ';'"),
+        (b"a\tb\tc\n1\t2\t3\n", "its fields are parted by tabs"),
+    ],
+)
+def test_what_is_nearly_csv_is_told_with_what_to_do(score: Score, tmp_path: Path, written: bytes, words: str) -> None:
+    Path("my table.csv").write_bytes(written)
+    code, err, _ = score("my table.csv", "out")
+    assert code == 80 and words.format(folder=tmp_path) in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("in.csv.gz", "gunzip -k {folder}/in.csv.gz"), ("in.csv.zst", "unpack it first")]
+)
+def test_a_packed_csv_is_told_with_how_to_unpack_it(score: Score, tmp_path: Path, name: str, words: str) -> None:
+    Path(name).write_bytes(gzip.compress(b"a,b,c\n1,2,3\n"))
+    code, err, _ = score(name, "out")
+    assert code == 80 and words.format(folder=tmp_path) in err
+
+
+def test_the_first_row_without_an_answer_is_told_whoever_finds_one_first(score: Score) -> None:
+    rows = table(4000)
+    # The later part fails at once, the earlier one at its end.
+    rows.loc[[999, 1001], "a"] = 13
+    rows.to_csv("in.csv", index=False)
+    for _ in range(3):
+        code, err, _ = score("in.csv", "out", "--workers", "2", "--part-rows", "1000", "--batch-rows", "20")
+        assert code == 81 and "line 1001:" in err, err
