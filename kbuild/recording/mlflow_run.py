@@ -19,6 +19,7 @@ from kbuild.project.model_settings import default_artifact_uri, default_tracking
 from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.run.git import NAMES as GIT_TAGS
 from kbuild.recording.run.git import GitState, git_tags
+from kbuild.recording.run.named import check_experiment, find_place
 from kbuild.tracking.preflight import check_server, find_refusal, make_refusal, one_line
 from kbuild.urls.credentials import without_credentials
 from kbuild.urls.secret_names import hide_secrets
@@ -135,7 +136,7 @@ def _start(
     if not any(os.environ.get(f"MLFLOW_{name}") for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")):
         experiment_id = _ensure_experiment(project_path, settings.experiment or name, default_store, settings)
         return mlflow.start_run(**given, experiment_id=experiment_id)
-    _check_named_experiment()
+    find_place(mlflow.MlflowClient(), settings, name)
     return mlflow.start_run(**given)
 
 
@@ -165,30 +166,8 @@ def _ensure_experiment(project_path: Path, name: str, default_store: bool, setti
     if found.lifecycle_stage == "deleted" and settings.restore_if_deleted:
         client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    _check_experiment(found)
+    check_experiment(found)
     return str(found.experiment_id)
-
-
-def _check_named_experiment() -> None:
-    """The experiment that MLflow's variables name; one that is not there is MLflow's to tell."""
-    import mlflow
-
-    name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{each}") for each in ("NAME", "ID"))
-    client = mlflow.MlflowClient()
-    if os.environ.get("MLFLOW_RUN_ID"):
-        return
-    found = client.get_experiment_by_name(name) if name else client.get_experiment(number) if number else None
-    if found is not None:
-        _check_experiment(found)
-
-
-def _check_experiment(experiment: Any) -> None:
-    if experiment.lifecycle_stage != "active":
-        raise TrackingUnavailable(
-            f"the MLflow experiment {experiment.name!r} was deleted, so no run can be started in it",
-            hint=f"mlflow experiments restore --experiment-id {experiment.experiment_id}, "
-            "or MLFLOW_EXPERIMENT_NAME=NAME chooses another",
-        )
 
 
 def end_training_run(run: TrainingRun, status: str) -> str | None:

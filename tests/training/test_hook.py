@@ -519,10 +519,11 @@ def test_trainings_that_begin_together_share_the_experiment_that_one_of_them_mak
 
     def find_later(self: Any, name: str) -> Any:
         asked.append(name)
-        return None if len(asked) == 1 else find(self, name)  # it was not there yet
+        return None if len(asked) <= 2 else find(self, name)  # not yet when it was looked ahead, and when it began
 
     monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", find_later)
     run(project)
+    assert len(asked) == 3
     assert [each.info.experiment_id for each in store.search_runs([number])] == [number]
 
 

@@ -519,3 +519,71 @@ def test_an_empty_file_that_inference_reads_and_one_that_may_be_empty(
     assert [each[:2] for each in told(look(bound, catalog, tmp_path))] == [
         ("input", "the file of 'codes' (codes.csv) is empty: No columns to parse from file")
     ]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a store", "a store that the run would make"])
+def test_a_run_or_an_experiment_that_is_named_and_not_there_is_told(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: bool,
+) -> None:
+    if not there:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    bound = bind(package)
+
+    def found(**tracking: Any) -> list[tuple[str, str, str]]:
+        config = ProjectConfig(root=tmp_path, tracking=TrackingSettings(**{"experiment": "shop", **tracking}))
+        return told(examine(bound, catalog, config, project_path=tmp_path, package_name="tinyshop"))
+
+    assert found() == []
+    ((about, message, hint),) = found(run_id="0" * 32)
+    assert (about, message) == (
+        "tracking",
+        f"kbuild.yml (tracking: run: id) names the run {'0' * 32}, which is not there",
+    )
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "99")
+    ((about, message, hint),) = found()
+    assert (about, message) == ("tracking", "MLFLOW_EXPERIMENT_ID names the experiment '99', which is not there")
+    assert "MLFLOW_EXPERIMENT_NAME=NAME" in hint
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "any")  # MLflow makes it, and then the two do not agree
+    monkeypatch.setenv("MLFLOW_RUN_ID", "zz")
+    ((about, message, hint),) = found()
+    assert (about, message) == ("tracking", "MLFLOW_RUN_ID names the run zz, which is not there")
+    assert "unset MLFLOW_RUN_ID" in hint
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    assert found() == []
+
+
+def test_what_was_deleted_is_told_with_what_brings_it_back(
+    package: ModuleType,
+    catalog: DataCatalog,
+    store: mlflow.MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = store.create_experiment("shop")
+    gone = store.create_run("0").info.run_id
+    store.delete_experiment(number)
+    store.delete_run(gone)
+    bound = bind(package)
+    ((about, message, hint),) = told(look(bound, catalog, tmp_path))
+    assert (about, message) == ("tracking", "the MLflow experiment 'shop' was deleted, so no run can be started in it")
+    assert f"mlflow experiments restore --experiment-id {number}" in hint
+    settings = TrackingSettings(experiment="shop", restore_if_deleted=True)
+    config = ProjectConfig(root=tmp_path, tracking=settings)
+    assert examine(bound, catalog, config, project_path=tmp_path, package_name="tinyshop").findings == ()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+    assert "'shop' was deleted" in told(look(bound, catalog, tmp_path))[0][1]
+    monkeypatch.setenv("MLFLOW_RUN_ID", gone)
+    ((about, message, hint),) = told(look(bound, catalog, tmp_path))
+    assert (about, message) == ("tracking", f"the MLflow run {gone}, which MLFLOW_RUN_ID names, was deleted")
+    assert f"mlflow runs restore --run-id {gone}" in hint
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "Default")
+    ((about, message, hint),) = told(look(bound, catalog, tmp_path))
+    assert (about, "does not match" in message or "is not that of" in message) == ("tracking", True)

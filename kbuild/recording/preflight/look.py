@@ -63,8 +63,7 @@ def examine(
     except KbuildError as error:
         findings.append(Fault(about="configuration", error=error))
     if stores:
-        name = config.tracking.experiment or package_name or project_path.name
-        location, wrong = check_tracking(project_path, name, config.tracking.artifact_location)
+        location, wrong = check_tracking(project_path, package_name or project_path.name, config.tracking)
         findings += wrong
         if location is not None:
             findings += check_artifacts(location)

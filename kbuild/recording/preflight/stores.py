@@ -15,8 +15,10 @@ from urllib.request import url2pathname
 
 from kbuild.errors import KbuildError, OutputError, TrackingUnavailable
 from kbuild.project.model_settings import default_artifact_uri, default_tracking_uri
+from kbuild.project.tracking_settings import TrackingSettings
 from kbuild.recording.mlflow_run import patience, quiet_mlflow
 from kbuild.recording.preflight.fault import Fault
+from kbuild.recording.run.named import find_place
 from kbuild.tracking.preflight import check_server, make_error, one_line, without_userinfo
 from kbuild.training.described import is_persisted
 
@@ -30,17 +32,19 @@ _LOCAL_SCHEMES = ("", "file")
 _PROBE = ".kbuild-probe"
 
 
-def check_tracking(project_path: Path, experiment: str, location: str | None = None) -> tuple[str | None, list[Fault]]:
+def check_tracking(
+    project_path: Path, experiment: str, settings: TrackingSettings | None = None
+) -> tuple[str | None, list[Fault]]:
     """Where the experiment keeps artifacts, None where that is not known yet; and what is wrong with the server.
 
-    ``location`` is what an experiment that is not there yet would be made with.
-
-    Nothing is made or changed there.
+    ``experiment`` is the one of a project that names none. Nothing is made or changed there.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     uri = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else default_tracking_uri(project_path)
+    settings = settings or TrackingSettings()
+    location = settings.artifact_location
     if location is None and uri == default_tracking_uri(project_path):
         location = default_artifact_uri(project_path)
     try:
@@ -48,25 +52,17 @@ def check_tracking(project_path: Path, experiment: str, location: str | None = N
         if path is not None:
             _check_writable(path if uri.startswith(_SQLITE) else path / "x", "MLflow's database")
             if not path.exists():
+                find_place(None, settings, experiment)
                 return location, []
         with quiet_mlflow(), patience(1):
             check_server(uri, logs_models=True)
-            if (run := mlflow.active_run()) is not None:
+            if (run := mlflow.active_run()) is not None and not settings.nested:
                 return str(run.info.artifact_uri), []
-            client = mlflow.MlflowClient(uri)
-            number = os.environ.get("MLFLOW_EXPERIMENT_ID")
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
-            if os.environ.get("MLFLOW_RUN_ID"):
-                return str(client.get_run(os.environ["MLFLOW_RUN_ID"]).info.artifact_uri), []
-            found = client.get_experiment(number) if number else client.get_experiment_by_name(name)
+            return find_place(mlflow.MlflowClient(uri), settings, experiment) or location, []
     except KbuildError as error:
         return None, [Fault(about="tracking", error=error)]
     except (MlflowException, OSError) as error:
         return None, [Fault(about="tracking", error=make_error(uri, error))]
-    if found is None:
-        return location, []
-    # A deleted one is told when the run is started, with how to restore it.
-    return str(found.artifact_location), []
 
 
 def check_artifacts(location: str) -> Iterator[Fault]:
