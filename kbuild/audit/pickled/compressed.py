@@ -1,6 +1,6 @@
 """Opens what is compressed as one stream, by its content. What is damaged is read as far as it goes.
 
-Formats: RFC 1950, 1951, 1952; RFC 8878; lz4's frame format.
+Formats: RFC 1950, 1951, 1952; RFC 8878; lz4's frame format; xz's file format 1.2.1 and its ``lzma-file-format.txt``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ DAMAGE = (
 )
 # gzip, bz2, xz, zstd and lz4, by what random bytes seldom are.
 PACKED = re.compile(rb"\x1f\x8b\x08[\0-\x1f]|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18")
-_ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+# A frame that carries nothing for readers of zstd and lz4 (RFC 8878, 3.1.2): what anybody has put there.
+_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+_ZERO = re.compile(rb"\0*+")
+_ALONE = 13  # bytes of the header of LZMA's oldest format: properties, size of the dictionary, size of the content
+_PROPERTIES, _LONGEST, _UNKNOWN = 225, 1 << 38, (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,44 +53,81 @@ class PackedPart:
     fault: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """What came out of the frames that follow each other, and the frames between them that readers skip, by their
+    places. ``rest`` bytes come after all of them. ``sure`` tells that it is compressed, and may be nothing else."""
+
+    part: PackedPart
+    skipped: tuple[tuple[int, bytes], ...]
+    rest: int
+    sure: bool
+
+
 def is_zlib(data: bytes) -> bool:
     """Whether it begins as a zlib stream of any window (RFC 1950): one of 500 beginnings does."""
     return len(data) > 5 and data[0] & 0x0F == 8 and data[0] <= 0x78 and int.from_bytes(data[:2], "big") % 31 == 0
 
 
-def decompress(data: bytes, effort: Effort) -> tuple[PackedPart, int] | None:
-    """What comes out, and how many bytes are left after it; None for what is not compressed."""
-    make: Callable[[], Any] | None = None
-    sure = True
-    if data.startswith(b"\x1f\x8b"):
-        make = partial(zlib.decompressobj, 31)
-    elif data.startswith(b"BZh"):
-        make = bz2.BZ2Decompressor
-    elif data.startswith((b"\xfd7zXZ\x00", b"]\x00")):
-        make = lzma.LZMADecompressor
-    elif data.startswith(b"\x28\xb5\x2f\xfd") or _ZSTD_SKIPPED.match(data):
-        make = zstandard.ZstdDecompressor().decompressobj
-        data = _without_skipped(data)
-    elif data.startswith(b"\x04\x22\x4d\x18"):
-        make = _lz4()
-    elif is_zlib(data):
-        make, sure = zlib.decompressobj, False
-    if make is None:
-        return None
+def is_lzma_alone(data: bytes, at: int = 0) -> bool:
+    """Whether LZMA's oldest format may begin there, which has no sign: by its sizes and a zero."""
+    if data[at + _ALONE : at + _ALONE + 1] != b"\0" or data[at] >= _PROPERTIES:
+        return False
+    size = int.from_bytes(data[at + 5 : at + _ALONE], "little")
+    return size == _UNKNOWN or size < _LONGEST
+
+
+def decompress(data: bytes, effort: Effort) -> Opened | None:
+    """None for what is not compressed. Frames of one file may be of several formats, with zeros between them: each
+    reader takes some of that for one content."""
     whole, fault, view = io.BytesIO(), None, memoryview(data)
-    rest = len(data)
-    while rest:
+    skipped: list[tuple[int, bytes]] = []
+    at, sure, frames = 0, False, 0
+    while at < len(data) and fault is None:
         effort.open()  # of frames that hold nothing there may be any number
-        piece, fault, rest = run(make, view[len(data) - rest :], effort)
-        whole.write(piece)
-        if fault is not None or view[len(data) - rest :][:2] != data[:2]:
+        if _SKIPPED.match(data, at):
+            begin = at + 8
+            at = min(begin + int.from_bytes(data[at + 4 : begin], "little"), len(data))
+            skipped.append((begin, taken(data[begin:at], effort)))
+            sure = True
+            continue
+        end = _ZERO.match(data, at).end() if frames else at  # type: ignore[union-attr]  # it matches nothing, too
+        make, known = _reader(data, end)
+        if make is None:
+            at = end
             break
+        piece, fault, rest = run(make, view[end:], effort)
+        if not known and (fault is not None or not (piece or frames)):
+            fault, at = None, end
+            break  # bytes that only look like a beginning
+        whole.write(piece)
+        at, sure, frames = len(data) - rest, sure or known, frames + 1
     content = whole.getvalue()
-    if not sure and (fault is not None or not content):
-        return None  # two bytes that only look like a zlib header
-    if not content and fault is not None:
+    if not sure and not content:
+        return None
+    if not content and fault is not None and not skipped:
         raise Unreadable(f"it cannot be decompressed: {fault}")
-    return PackedPart(name="", data=content, fault=fault), rest
+    part = PackedPart(name="", data=content, fault=fault)
+    return Opened(part=part, skipped=tuple(skipped), rest=len(data) - at, sure=sure)
+
+
+def _reader(data: bytes, at: int) -> tuple[Callable[[], Any] | None, bool]:
+    """What reads the frame that begins there, and whether that is sure."""
+    if data.startswith(b"\x1f\x8b", at):
+        return partial(zlib.decompressobj, 31), True
+    if data.startswith(b"BZh", at):
+        return bz2.BZ2Decompressor, True
+    if data.startswith((b"\xfd7zXZ\x00", b"]\x00"), at):
+        return lzma.LZMADecompressor, True
+    if data.startswith(b"\x28\xb5\x2f\xfd", at):
+        return zstandard.ZstdDecompressor().decompressobj, True
+    if data.startswith(b"\x04\x22\x4d\x18", at):
+        return _lz4(), True
+    if is_zlib(data[at : at + 6]):
+        return zlib.decompressobj, False
+    if at < len(data) and is_lzma_alone(data, at):
+        return partial(lzma.LZMADecompressor, lzma.FORMAT_ALONE), False
+    return None, False
 
 
 def may_inflate(data: bytes) -> bool:
@@ -136,14 +177,6 @@ def run(make: Callable[[], Any], view: memoryview, effort: Effort) -> tuple[byte
             return found.getvalue(), None, len(reader.unused_data or b"") + len(view) - end
         at = end
     return found.getvalue(), "it has no proper end", 0
-
-
-def _without_skipped(data: bytes) -> bytes:
-    """zstd's skippable frames carry nothing (RFC 8878, 3.1.2)."""
-    at = 0
-    while _ZSTD_SKIPPED.match(data, at):
-        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-    return data[at:]
 
 
 def _lz4() -> Callable[[], Any]:

@@ -21,7 +21,16 @@ from typing import Any
 
 import zstandard
 
-from kbuild.audit.pickled.compressed import DAMAGE, PACKED, PackedPart, decompress, inflate_alone, run, taken
+from kbuild.audit.pickled.compressed import (
+    DAMAGE,
+    PACKED,
+    Opened,
+    PackedPart,
+    decompress,
+    inflate_alone,
+    run,
+    taken,
+)
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 
 # What only looks like a beginning is rare (gzip's: 32 in 2**32 places), and each takes time to see through.
@@ -32,7 +41,14 @@ _ANY_ZIP = re.compile(rb"PK(?:\x03\x04|\x01\x02|\x07\x08|\x05\x06)")
 _OVERLAPPING = 4  # how often the bytes of an archive may be read because its directory says so
 _DESCRIPTOR, _ENCRYPTED, _UTF_8 = 0x08, 0x01, 0x800
 _STORED = 0
-_CLOSED = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc"}
+_CLOSED = {
+    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\x89LZO\x00": "lzo", b"BLOSC": "blosc",
+    b"\x9e\xa8b2frame\0": "blosc2", b"LZIP\x01": "lzip", b"LRZI\0": "lrzip", b"zPQ": "zpaq", b"MSCF\0\0\0\0": "cab",
+    b"\xff\x06\0\0sNaPpY": "snappy", b"\xce\xb2\xcf\x81": "brotli", b"xar!\0\x1c\0": "xar",
+    b"\x02\x21\x4c\x18": "lz4 of its oldest format",
+    **dict.fromkeys((bytes([n]) + b"\xb5\x2f\xfd" for n in (0x1E, *range(0x22, 0x28))), "zstd of before 0.8"),
+    **dict.fromkeys((b"\x1f\x9d" + bytes([0x80 | bits]) for bits in range(9, 17)), "compress"),
+}  # fmt: skip
 _ZFILE = 21  # bytes of its header
 
 
@@ -53,14 +69,27 @@ def _parts(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     if is_tar(data):
         yield from _tar_members(data, effort)
         return
-    opened = decompress(_after_zfile_header(data), effort)
+    content = _after_zfile_header(data)
+    opened = decompress(content, effort)
     if opened is not None:
-        yield opened[0]
+        yield opened.part
+        yield from _apart(content, opened)
+        if opened.sure:
+            return
     elif _ZIP not in data:
         alone = inflate_alone(data, effort)
         if alone is not None:
             yield PackedPart(name="", data=alone)
-    yield from _packed_later(data, 1 if opened is None else len(data) - opened[1], effort)
+    yield from _packed_later(data, 1, effort)
+
+
+def _apart(data: bytes, opened: Opened) -> Iterator[PackedPart]:
+    """What readers of the frames pass over, each as a file of its own."""
+    for place, content in opened.skipped:
+        yield PackedPart(name=f"@{place}", data=content)
+    if opened.rest:
+        place = len(data) - opened.rest
+        yield PackedPart(name=f"@{place}", data=data[place:])
 
 
 def _after_zfile_header(data: bytes) -> bytes:
@@ -76,13 +105,15 @@ def _packed_later(data: bytes, begin: int, effort: Effort) -> Iterator[PackedPar
         if number == _ATTEMPTS:
             raise Unreadable(f"compressed data may begin in more than {_ATTEMPTS} places of it: not all are tried")
         try:
-            part = decompress(data[match.start() :], effort)
+            opened = decompress(data[match.start() :], effort)
         except TooMuch:
             raise
         except Unreadable:
             continue  # bytes that only look like a beginning
-        if part is not None and part[0].data:
-            yield PackedPart(name=f"@{match.start()}", data=part[0].data)
+        if opened is not None:
+            if opened.part.data:
+                yield PackedPart(name=f"@{match.start()}", data=opened.part.data)
+            yield from (PackedPart(name=f"@{match.start() + place}", data=each) for place, each in opened.skipped)
 
 
 def is_tar(data: bytes) -> bool:

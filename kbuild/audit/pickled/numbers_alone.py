@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from kbuild.audit.pickled.compressed import PACKED
+from kbuild.audit.pickled.compressed import PACKED, is_zlib
 from kbuild.audit.pickled.containers import is_tar
 
 NUMPY = b"\x93NUMPY"
@@ -48,7 +48,8 @@ def is_tensors(data: bytes) -> bool:
 
 def _is_packed_too(data: bytes) -> bool:
     # A zip archive is found by its end, behind which a comment may stand.
-    return PACKED.match(data) is not None or is_tar(data) or data.rfind(b"PK\x05\x06", max(0, len(data) - 2**17)) >= 0
+    packed = PACKED.match(data) is not None or is_zlib(data) or is_tar(data)
+    return packed or data.rfind(b"PK\x05\x06", max(0, len(data) - 2**17)) >= 0
 
 
 def after_arrays(data: bytes) -> tuple[int, bool]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 from kbuild.audit.pickled.beginnings import find_beginnings
-from kbuild.audit.pickled.compressed import PackedPart, is_zlib, may_inflate
+from kbuild.audit.pickled.compressed import PackedPart, is_lzma_alone, is_zlib, may_inflate
 from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
@@ -30,7 +30,7 @@ _MAX_DEPTH = 8
 # where no pickle names copyreg. Else what is packed, and other formats.
 _SIGN = re.compile(
     rb"[ci][A-Za-z_][\w.]*\n|PK\x03\x04|\x1f\x8b\x08|\xfd7zXZ|\A\]\0|BZh|\x28\xb5\x2f\xfd"
-    rb"|\x04\x22\x4d\x18|\"class_name|ustar|ZF0x"
+    rb"|\x04\x22\x4d\x18|[\x50-\x5f]\x2a\x4d\x18|\"class_name|ustar|ZF0x"
 )
 _STRING = re.compile(rb"[\x8c\x8dXVSUT]")
 
@@ -265,7 +265,7 @@ def _kept(stream: PickleStream) -> PickleStream | None:
 
 def _may_hold_pickles(data: bytes) -> bool:
     """Whether anything in it is worth a look: most texts are words, and there may be millions of them."""
-    if _SIGN.search(data) is not None or is_zlib(data) or may_inflate(data):
+    if _SIGN.search(data) is not None or is_zlib(data) or may_inflate(data) or is_lzma_alone(data):
         return True
     named = data.rfind(b"\x93")
     return named >= 0 and _STRING.search(data, 0, named) is not None
