@@ -21,6 +21,7 @@ from kbuild.cache.scratch import work_folder
 from kbuild.digest import Digest
 from kbuild.errors import InvalidModel, PackedOtherwise, VerificationFailed
 from kbuild.image.engine import BuiltImage
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import read_bundle
 from kbuild.offered.shown import html_table
 from kbuild.platform import Platform
@@ -118,6 +119,7 @@ def rebuild(
 
 def _one(image: BuiltImage, options: RebuildOptions, session: Session) -> RebuildReport:
     report = _build_again(image, options, session)
+    Verdicts(session.tools.cache / "images").write_rebuild(image.digest, report.verdict)
     untagged = write_rebuild_verdict(image, report.verdict, session.tools.store)
     if options.model is None:
         tell_untagged(session, untagged)

@@ -14,8 +14,10 @@ import click
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.image.store.listing import ListedImage, list_here
 from kbuild.plan.make import LABEL_RUN_ID
+from kbuild.verify.judging import NOTHING
 
-_TITLES = ("IMAGE", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN")
+_TITLES = ("IMAGE", "MODEL", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN", "VERIFIED", "REBUILT", "AUDIT", "PUSHED")
+_NARROW = ("DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN", "VERIFIED", "AUDIT")
 _LEAST = len("sha256:") + 8  # by so much of a digest the other commands find an image
 
 
@@ -24,7 +26,9 @@ _LEAST = len("sha256:") + 8  # by so much of a digest the other commands find an
 def command(as_json: bool) -> None:
     """The images that were built on this machine and are still here, the newest first.
 
-    Sizes are of the packed image; images share what they have in common. "kbuild inspect" tells more of one.
+    Of which registered version and run each is, what "kbuild verify" and "kbuild audit" last said of it on this
+    machine, and where it was pushed. Sizes are of the packed image; images share what they have in common. "kbuild
+    inspect" tells more of one.
     """
     found = list_here(cache_folder() / "images")
     if as_json:
@@ -33,13 +37,9 @@ def command(as_json: bool) -> None:
     if not found:
         click.echo("no image was built here yet; kbuild image builds one", err=True)
         return
-    rows = [_TITLES, *map(_row, found)]
-    lines = _lines(rows)
-    width = shutil.get_terminal_size().columns
-    if sys.stdout.isatty() and max(map(len, lines)) > width:
-        lines = _lines([_TITLES, *(row for each in found for row in _narrow(each))])
-        if max(map(len, lines)) > width:
-            lines = _below(found)
+    lines = _lines([_TITLES, *map(_row, found)])
+    if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:
+        lines = _below(found)
     for line in lines:
         click.echo(line)
 
@@ -49,35 +49,53 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _narrow(image: ListedImage) -> Iterator[tuple[str, ...]]:
-    """A row for each name, and of a digest and a run as much as other commands need."""
-    _, digest, platform, size, built, run = _row(image)
-    names = image.names or ("-",)
-    yield names[0], digest[:_LEAST], platform.replace("linux/", ""), size, built.partition(" ")[0], run[:8]
-    yield from ((name, *[""] * (len(_TITLES) - 1)) for name in names[1:])
-
-
 def _below(found: Sequence[ListedImage]) -> list[str]:
-    """Each image's facts, and below them its names, which may be long."""
-    title, *facts = _lines([_TITLES[1:], *(next(_narrow(each))[1:] for each in found)])
-    names = (tuple(f"  {name}" for name in each.names) for each in found)
-    return [title, *(line for fact, theirs in zip(facts, names, strict=True) for line in (fact, *theirs))]
+    """Each image's facts, of a digest and a run as much as other commands need, and below them what may be long."""
+    title, *facts = _lines([_NARROW, *map(_narrow, found)])
+    return [title, *(line for fact, image in zip(facts, found, strict=True) for line in (fact, *_long(image)))]
+
+
+def _narrow(image: ListedImage) -> tuple[str, ...]:
+    row = dict(zip(_TITLES, _row(image), strict=True))
+    short = {
+        "DIGEST": row["DIGEST"][:_LEAST],
+        "PLATFORM": ",".join(each.removeprefix("linux/") for each in image.platforms) or "damaged",
+        "BUILT": row["BUILT"].partition(" ")[0],
+        "RUN": row["RUN"][:8],
+        "VERIFIED": "no example" if row["VERIFIED"] == NOTHING else row["VERIFIED"].partition(":")[0],
+    }
+    return tuple(short.get(title, row[title]) for title in _NARROW)
+
+
+def _long(image: ListedImage) -> Iterator[str]:
+    yield from (f"  {name}" for name in image.names)
+    yield from (f"  of models:/{model}" for model in image.said.models)
+    if image.said.rebuild is not None:
+        yield f"  built again: {image.said.rebuild}"
+    yield from (f"  pushed to {name}" for name in image.said.pushed)
+    if image.damaged is not None:
+        yield f"  damaged: {image.damaged}"
 
 
 def _row(image: ListedImage) -> tuple[str, ...]:
-    names = ", ".join(image.names) or "-"
-    built = datetime.datetime.fromtimestamp(image.built).astimezone()
+    built, said = datetime.datetime.fromtimestamp(image.built).astimezone(), image.said
     return (
-        names,
+        ", ".join(image.names) or "-",
+        ", ".join(said.models) or "-",
         f"sha256:{image.digest.hex[:12]}",
         ", ".join(image.platforms) or f"damaged: {image.damaged}",
         f"{image.size / 1e6:.0f} MB",
         f"{built:%Y-%m-%d %H:%M}",
         image.labels.get(LABEL_RUN_ID, "-"),
+        said.verdict or "-",
+        said.rebuild or "-",
+        said.audit or "-",
+        ", ".join(said.pushed) or "-",
     )
 
 
 def _facts(image: ListedImage) -> dict[str, Any]:
+    said = image.said
     return {
         "names": list(image.names),
         "digest": str(image.digest),
@@ -86,4 +104,10 @@ def _facts(image: ListedImage) -> dict[str, Any]:
         "built": datetime.datetime.fromtimestamp(image.built, datetime.UTC).isoformat(timespec="seconds"),
         "damaged": image.damaged,
         "labels": dict(image.labels),
+        "models": list(said.models),
+        "verified": said.verdict,
+        "rebuilt": said.rebuild,
+        "audit": said.audit,
+        "audit_date": said.audit_date,
+        "pushed": list(said.pushed),
     }

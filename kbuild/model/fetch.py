@@ -86,10 +86,11 @@ class ModelStore(Protocol):
     def fleet(self) -> list[RegisteredVersion]:
         """The same versions with what the registry tells of them."""
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         """Tag the run, and the registered versions whose source is the model of this uri, through copies; else none.
 
-        A deleted run cannot be tagged: there its model's versions are, where there are any.
+        Returns these versions, as NAME/VERSION. A deleted run cannot be tagged: there its model's versions are, where
+        there are any.
         """
 
 
@@ -176,12 +177,13 @@ class MlflowStore:
         with self.speaking("the registered models"):
             return list(find_fleet(self.client()))
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         """See ModelStore. Raises ModelNotFound where the store has no such run, or TrackingUnavailable."""
         with self.speaking(run_id):
             client = self.client()
             versions = [] if model_uri is None else versions_of(client, run_id, model_uri)
             write_told(client, run_id, tags, versions, model_uri)
+            return tuple(f"{version.name}/{version.version}" for version in versions)
 
     def _download(self, uri: str, into: Path) -> Path:
         import mlflow.artifacts

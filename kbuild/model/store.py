@@ -153,10 +153,10 @@ class DirectStore:
         """See ModelStore."""
         return self._mlflow().fleet()
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         """See ModelStore. Tags that say so already are not written again."""
 
-        def write(store: Tracking) -> None:
+        def write(store: Tracking) -> tuple[str, ...]:
             run = self._run(store, run_id, since=_FRESH)
             versions = [
                 version
@@ -179,9 +179,10 @@ class DirectStore:
             model_id = find_model_id(model_uri) if noted and model_uri is not None else None
             if model_id is not None and (text := describe(store.model_tags(model_id).get(NOTE), told, model_uri)):
                 store.set_model_tags(model_id, {NOTE: text})
+            return tuple(f"{version.name}/{version.version}" for version in versions)
 
         try:
-            self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))
+            return self._ask(write, lambda mlflow: mlflow.set_tags(run_id, tags, model_uri=model_uri))
         finally:
             self._runs.pop(run_id, None)
 
@@ -271,15 +272,24 @@ def _changed(tags: Mapping[str, str], present: Mapping[str, str]) -> dict[str, s
     return {name: value for name, value in tags.items() if present.get(name) != value}
 
 
-def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_uri: str | None, store: ModelStore) -> str | None:
-    """Tag the run of a model and the versions of the model at this uri; returns None, or why that could not be.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """``refused`` is None, or why nothing could be written; ``versions`` are those of the model, as NAME/VERSION."""
 
-    Not an error: an image is whole without them, and a model from a folder may name a run of another server.
+    refused: str | None = None
+    versions: tuple[str, ...] = ()
+
+
+def write_tags(tags: Mapping[Tag, str], run_id: str | None, model_uri: str | None, store: ModelStore) -> Written:
+    """Tag the run of a model and the versions of the model at this uri.
+
+    That it could not be is no error: an image is whole without, and a model from a folder may name a run of another
+    server.
     """
     if run_id is None:
-        return "the model names no run"
+        return Written(refused="the model names no run")
     try:
-        store.set_tags(run_id, {str(tag): value for tag, value in tags.items()}, model_uri=model_uri)
+        texts = {str(tag): value for tag, value in tags.items()}
+        return Written(versions=store.set_tags(run_id, texts, model_uri=model_uri))
     except KbuildError as error:
-        return error.message
-    return None
+        return Written(refused=error.message)

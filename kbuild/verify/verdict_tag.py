@@ -27,4 +27,4 @@ def _write(tags: dict[Tag, str], image: BuiltImage, store: ModelStore) -> str | 
     labels = (inner.get("Labels") if isinstance(inner, dict) else None) or {}
     if labels.get(LABEL_CONTENTS) == "model":
         return "the image has a model's files alone, and the run's verdict is of the one that serves"
-    return write_tags(tags, labels.get(LABEL_RUN_ID), labels.get(LABEL_MODEL_URI), store)
+    return write_tags(tags, labels.get(LABEL_RUN_ID), labels.get(LABEL_MODEL_URI), store).refused

@@ -27,7 +27,7 @@ from kbuild.image.store.local import LocalImages
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
-from kbuild.model.store import write_tags
+from kbuild.model.store import Written, write_tags
 from kbuild.offered.shown import html_table
 from kbuild.plan.build_plan import BuildPlan
 from kbuild.platform import Platform, host_platform
@@ -216,14 +216,8 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
     for given in {str(each) for each in (push, tag) if each is not None}:
         tools.shared.claim(given, whole.digest)
     name = tag or push or ImageReference.parse(values["name"] or "model")
-    try:
-        kept.name(whole, name)
-    except OSError as error:
-        elsewhere = delivery.output is not None or delivery.load or push is not None
-        if not elsewhere or error.errno not in READ_ONLY:
-            raise
-        with tools.phases("cache") as progress:
-            progress.tell(f"the cache may only be read: it does not know the image as {name}")
+    if name != push:
+        _name(whole, name, delivery, tools)
     pushed = None if push is None else push.with_digest(whole.digest).familiar
     if delivery.output is not None or delivery.load or push is not None:
         # Docker's SDK and requests take as long to import as the rest of a build that finds everything made.
@@ -240,6 +234,8 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
             tools=tools,
             once=delivery.once,
         )
+    if name == push:  # by which nobody finds what was not pushed
+        _name(whole, name, delivery, tools)
     written = delivery.output if delivery.output is not None and delivery.output.is_dir() else whole.layout
     packages = built.lockfile.packages_digest(shown)
     own_name = name.with_digest(whole.digest).familiar
@@ -251,7 +247,12 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
         Tag.LOCK_DIGEST: str(packages),
         **({} if pushed is None else {Tag.PUSHED: pushed}),
     }
-    untagged = write_tags(tags, bundle.facts.run_id, bundle.facts.uri, tools.store) if delivery.record else None
+    written_tags = Written()
+    if delivery.record:
+        written_tags = write_tags(tags, bundle.facts.run_id, bundle.facts.uri, tools.store)
+    version = built.reference
+    models = (f"{version.name}/{version.version}",) if version.kind == "registered" else written_tags.versions
+    Verdicts(kept.root).add(whole.digest, pushed=() if push is None else (push.familiar,), models=models)
     return ImageResult(
         image=image,
         reference=own_name,
@@ -261,7 +262,18 @@ def deliver(built: Built, delivery: Delivery, tools: Tools) -> ImageResult:
         lock_digest=packages,
         reused=built.reused,
         pushed=pushed,
-        untagged=untagged,
-        tagged=delivery.record and untagged is None,
+        untagged=written_tags.refused,
+        tagged=delivery.record and written_tags.refused is None,
         index=index,
     )
+
+
+def _name(image: BuiltImage | BuiltIndex, name: ImageReference, delivery: Delivery, tools: Tools) -> None:
+    try:
+        LocalImages(tools.cache / "images").name(image, name)
+    except OSError as error:
+        elsewhere = delivery.output is not None or delivery.load or delivery.push is not None
+        if not elsewhere or error.errno not in READ_ONLY:
+            raise
+        with tools.phases("cache") as progress:
+            progress.tell(f"the cache may only be read: it does not know the image as {name}")

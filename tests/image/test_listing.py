@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
 from kbuild.image.store.pack import pack
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.platform import Platform
 from kbuild.progress import Silent
 
@@ -65,10 +67,49 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     image = add(images, b"x" * 100, 86400)
     images.name(image, ImageReference.parse("churn:1"))
     title, row = CliRunner().invoke(command, env=environment).stdout.splitlines()
-    assert title.split() == ["IMAGE", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN"]
-    assert row.split()[:2] == ["churn:1", str(image.digest)[:19]]
+    assert title.split() == [
+        "IMAGE", "MODEL", "DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN", "VERIFIED", "REBUILT", "AUDIT", "PUSHED",
+    ]  # fmt: skip
+    assert row.split()[:3] == ["churn:1", "-", str(image.digest)[:19]] and row.split()[-4:] == ["-"] * 4
     (facts,) = json.loads(CliRunner().invoke(command, ["--json"], env=environment).stdout)
     assert facts["built"] == "1970-01-02T00:00:00+00:00" and facts["digest"] == str(image.digest)
+    assert [facts[key] for key in ("models", "verified", "rebuilt", "audit", "audit_date", "pushed")] == [
+        [], None, None, None, None, [],
+    ]  # fmt: skip
+
+
+def test_what_commands_said_of_an_image_is_told(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    image, verdicts = add(images, b"x" * 100, 86400), Verdicts(images.root)
+    verdicts.add(image.digest, pushed=["registry.example/churn:1"], models=["churn/1"])
+    verdicts.add(image.digest, pushed=["registry.example/churn:new"], models=["churn/1", "churn/2"])
+    verdicts.write(image.digest, "passed")
+    verdicts.write_rebuild(image.digest, "same")
+    verdicts.write_audit(image.digest, "findings", "2026-11-29")
+    verdicts.write_audit(image.digest, "clean", "2026-11-30")
+    assert verdicts.read(image.digest) == "passed"
+    environment = {"KBUILD_CACHE_DIR": str(tmp_path)}
+    _, row = CliRunner().invoke(command, env=environment).stdout.splitlines()
+    cells = re.split("  +", row)
+    assert (cells[1], cells[-4:-1]) == ("churn/1, churn/2", ["passed", "same", "clean"])
+    assert cells[-1] == "registry.example/churn:1, registry.example/churn:new"
+    (facts,) = json.loads(CliRunner().invoke(command, ["--json"], env=environment).stdout)
+    assert facts["models"] == ["churn/1", "churn/2"] and len(facts["pushed"]) == 2
+    assert (facts["verified"], facts["rebuilt"]) == ("passed", "same")
+    assert (facts["audit"], facts["audit_date"]) == ("clean", "2026-11-30")
+
+
+def test_a_verdict_on_some_images_of_an_index_says_on_how_many(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    one, other = add(images, b"one", 1), add(images, b"other", 2)
+    index = images.add_index({Platform("linux", "amd64"): one, Platform("linux", "arm64"): other})
+    verdicts = Verdicts(images.root)
+    verdicts.write(one.digest, "passed")
+    for image in (one, other):
+        verdicts.write_audit(image.digest, "clean", "2026-11-30")
+    verdicts.add(index.digest, pushed=["registry.example/both:1"])
+    (said,) = [each.said for each in list_here(images.root) if each.digest == index.digest]
+    assert (said.verdict, said.audit, said.pushed) == ("1/2 passed", "clean", ("registry.example/both:1",))
 
 
 def test_a_digest_can_be_shortened_as_it_is_shown(tmp_path: Path) -> None:
@@ -84,7 +125,7 @@ def test_a_digest_can_be_shortened_as_it_is_shown(tmp_path: Path) -> None:
     assert images.beginning_with(text[:15]) is images.beginning_with(text[7:15]) is None
 
 
-def test_in_a_narrow_terminal_each_name_has_a_row(
+def test_in_a_narrow_terminal_names_stand_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = LocalImages(tmp_path / "images")
@@ -92,17 +133,24 @@ def test_in_a_narrow_terminal_each_name_has_a_row(
     names = ("model:latest", "spaceflights:1", "spaceflights:latest")
     for name in names:
         images.name(built, ImageReference.parse(name))
+    verdicts = Verdicts(images.root)
+    verdicts.add(built.digest, pushed=["registry.example/spaceflights:1"], models=["spaceflights/1"])
+    verdicts.write(built.digest, "nothing to ask")
+    verdicts.write_audit(built.digest, "incomplete", "2026-11-30")
+    verdicts.write_rebuild(built.digest, "same")
     monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     command.main([], standalone_mode=False)
-    _, first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{names[0]} ") and len(first) <= 80
+    title, first, *others = capsys.readouterr().out.splitlines()
+    assert max(map(len, (title, first))) <= 80
     assert " 1970-01-01 " in first, "the day as ISO 8601 writes it"
-    assert tuple(others) == names[1:]
+    assert first.endswith("no example  incomplete")
+    more = ["of models:/spaceflights/1", "built again: same", "pushed to registry.example/spaceflights:1"]
+    assert others == [f"  {each}" for each in [*names, *more]]
     (short,) = [word for word in first.split() if word.startswith("sha256:")]
     assert images.beginning_with(short) == built.digest
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     command.main([], standalone_mode=False)
     assert len(capsys.readouterr().out.splitlines()) == 2
 
@@ -122,5 +170,5 @@ def test_names_that_leave_no_room_stand_below_their_image(
     command.main([], standalone_mode=False)
     title, newest, *lines = capsys.readouterr().out.splitlines()
     assert max(map(len, (title, newest, *lines))) <= 80
-    assert title.split() == ["DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN"] and "sha256:" in newest
+    assert title.split() == ["DIGEST", "PLATFORM", "SIZE", "BUILT", "RUN", "VERIFIED", "AUDIT"] and "sha256:" in newest
     assert lines[0].startswith(str(built.digest)[:15]) and lines[1:] == [f"  {name}" for name in names]

@@ -7,7 +7,7 @@ import pytest
 
 from kbuild.errors import ModelNotFound
 from kbuild.model.fetch import MlflowStore
-from kbuild.model.store import write_tags
+from kbuild.model.store import DirectStore, Written, write_tags
 from kbuild.tracking.image_tags import Tag
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,7 +37,8 @@ def test_the_run_and_the_versions_of_that_model_are_tagged(client: mlflow.Mlflow
     register(client, "old", run_id, None)
     register(client, "other", client.create_run("0").info.run_id, None)
     store = MlflowStore(tracking_uri=client.tracking_uri)
-    assert write_tags(TAGS, run_id, f"models:/{ids[0]}", store) is None
+    for each in (store, DirectStore(tracking_uri=client.tracking_uri)):
+        assert write_tags(TAGS, run_id, f"models:/{ids[0]}", each) == Written(versions=("one/1",))
     expected = {"kbuild.image_digest": "sha256:1", "kbuild.verify": "passed"}
     assert client.get_run(run_id).data.tags.items() >= expected.items()
     tagged = {name for name in ("one", "two", "old", "other") if client.get_model_version(name, "1").tags == expected}
@@ -46,8 +47,8 @@ def test_the_run_and_the_versions_of_that_model_are_tagged(client: mlflow.Mlflow
 
 def test_what_cannot_be_tagged_is_a_reason_and_no_error(client: mlflow.MlflowClient, tmp_path: Path) -> None:
     store = MlflowStore(tracking_uri=client.tracking_uri)
-    assert write_tags(TAGS, None, None, store) == "the model names no run"
-    reason = write_tags(TAGS, "f" * 32, None, store)
+    assert write_tags(TAGS, None, None, store) == Written(refused="the model names no run")
+    reason = write_tags(TAGS, "f" * 32, None, store).refused
     assert reason is not None and "f" * 32 in reason
     with pytest.raises(ModelNotFound):
         MlflowStore(tracking_uri=f"sqlite:///{tmp_path}/no.db").ping()

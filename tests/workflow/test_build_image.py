@@ -37,6 +37,7 @@ from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
 from kbuild.model.model_reference import ModelReference
+from kbuild.model.store import Written
 from kbuild.plan.left_out import LeftOut
 from kbuild.platform import Platform
 from kbuild.process import RunnerGroup
@@ -204,7 +205,7 @@ def test_what_the_run_was_not_told_of_the_verdict_is_told(
 ) -> None:
     verified = Verified(verdict="passed", untagged="the verdict's")
     monkeypatch.setattr("kbuild.workflow.build.verify_built", lambda *_, **__: verified)
-    monkeypatch.setattr("kbuild.workflow.delivery.write_tags", lambda *_: first)
+    monkeypatch.setattr("kbuild.workflow.delivery.write_tags", lambda *_: Written(refused=first))
     assert build(world, Delivery(verify=True)).untagged == (first or "the verdict's")
 
 

@@ -223,7 +223,7 @@ def test_built_again_from_what_it_says_it_is_the_same(
 ) -> None:
     monkeypatch.chdir(shared.folder)  # an image names a base that is a folder by that folder's own name
     image = build(kbuild, shared, "--label", "team=a")
-    before = {path.name for path in (shared.tools.cache / "images").iterdir()}
+    before = {path.name for path in (shared.tools.cache / "images").iterdir()} | {"verdicts"}
     shared.store.tags.clear()
     report = tmp_path / "proof.json"
     options = ["--rebuild", "--lockfile", shared.lockfile, "--report", report, "--json"]
@@ -233,6 +233,8 @@ def test_built_again_from_what_it_says_it_is_the_same(
     assert proof == json.loads(report.read_text())
     assert (proof["same"], proof["verdict"], proof["rebuilt"]) == (True, "same", image["digest"])
     assert told(shared) == {"kbuild.rebuild": "same", "kbuild.rebuilt_digest": image["digest"]}
+    rows = json.loads(kbuild("list", "--json").stdout)
+    assert {each["digest"]: each["rebuilt"] for each in rows}[image["digest"]] == "same"
     # In a cache of its own, which is gone.
     assert {path.name for path in (shared.tools.cache / "images").iterdir()} == before
     assert not list(shared.tools.cache.glob("work-*"))

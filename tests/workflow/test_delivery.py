@@ -14,8 +14,9 @@ from unpacked import blob
 from world import HOST, RUN_ID, World
 
 from kbuild.environment.lockfile import read_lockfile
-from kbuild.errors import OutputError
+from kbuild.errors import OutputError, RegistryError
 from kbuild.image.engine import BuiltImage
+from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import read_bundle
 from kbuild.model.model_reference import ModelReference
@@ -94,6 +95,8 @@ def test_of_several_platforms_everything_names_the_index(
     assert told[1]["kbuild.image_digest"] == digest
     (call,) = published
     assert str(call["index"].digest) == digest
+    (listed,) = [each for each in list_here(world.tools.cache / "images") if str(each.digest) == digest]
+    assert listed.said.pushed == listed.names == ("registry.example/till:1",)
     assert call["push"].tag == "1"
 
 
@@ -121,6 +124,29 @@ def test_one_platform_is_published_as_it_is(world: World, published: list[dict[s
     found = LocalImages(world.tools.cache / "images").by_reference(call["name"])
     assert found is not None
     assert found.digest == result.image.digest
+    (listed,) = list_here(world.tools.cache / "images")
+    assert (listed.names, listed.said.pushed) == (("till:2",), (call["push"].familiar,))
+
+
+@pytest.mark.parametrize("tag", [None, "till:2"])
+def test_what_no_registry_took_is_not_called_by_its_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, tag: str | None
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RegistryError("no")
+
+    monkeypatch.setattr("kbuild.workflow.publishing.publish", refuse)
+    with pytest.raises(RegistryError):
+        build_image(world.request(), Delivery(tag=tag, push="registry.example/till:1"), world.tools)
+    (listed,) = list_here(world.tools.cache / "images")
+    assert (listed.names, listed.said.pushed) == (() if tag is None else (tag,), ())
+
+
+def test_the_registered_version_that_it_was_built_of_is_remembered(world: World) -> None:
+    world.store.models["models:/till/4"] = world.store.models[world.model]
+    build_image(replace(world.request(), model="models:/till/4"), Delivery(record=False), world.tools)
+    (listed,) = list_here(world.tools.cache / "images")
+    assert listed.said.models == ("till/4",)
 
 
 def test_what_goes_elsewhere_needs_no_name_in_a_cache_that_may_only_be_read(

@@ -97,7 +97,8 @@ def test_an_image_is_told_as_its_layout_has_it(kbuild: Call, placed: World, tmp_
     assert datetime.datetime.now(datetime.UTC) - built < datetime.timedelta(hours=1)
     assert row == {
         "names": ["till:7"], "digest": digest, "platforms": [str(HOST)], "size": told["size"], "damaged": None,
-        "labels": labels,
+        "labels": labels, "models": [], "verified": None, "rebuilt": None, "audit": None, "audit_date": None,
+        "pushed": [],
     }  # fmt: skip
     seen, _ = kbuild("inspect", "till:7")
     layers = [{**each, "created_by": each["by"]} for each in told["layers"]]

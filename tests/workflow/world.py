@@ -108,11 +108,12 @@ class FakeStore:
         self._asked()
         return sorted(name for name in self.models if name.startswith("models:/"))
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str], *, model_uri: str | None = None) -> tuple[str, ...]:
         self._asked()
         if self.refuses_tags:
             raise TrackingUnavailable("read only")
         self.tags.append((run_id, dict(tags), model_uri))
+        return ()
 
 
 @dataclass

@@ -31,7 +31,7 @@ from kbuild.tracking.image_tags import Tag
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.images import ReadImage, read_image
 from kbuild.workflow.audit.planned import find_planned
-from kbuild.workflow.audit.recorded import write_back
+from kbuild.workflow.audit.recorded import note_verdict, write_back
 from kbuild.workflow.audit.replanning import Sources
 from kbuild.workflow.audit.request import Audited, AuditRequest
 from kbuild.workflow.audit.run_checks import find_network, make_checks, run_checks
@@ -131,6 +131,8 @@ class Auditor:
             subject, on, fail_on = gathered.subject, request.today, request.fail_on
             report = make_report(subject, results, request.policy, today=on, fail_on=fail_on, vex=self._vex)
             audited = Audited(report=report, subject=subject)
+            if request.record:
+                note_verdict(audited, self._tools.cache)
             if not request.record or gathered.run_id is None:
                 return audited
             into = gathered.run_id, gathered.model_uri, self._tools, progress

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from kbuild.audit.sizes.treemap import draw
 from kbuild.cache.scratch import work_folder
@@ -15,6 +16,7 @@ from kbuild.errors import KbuildError
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
 from kbuild.image.store.local import LocalImages
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.store import write_tags
 from kbuild.offered.change import short_digests
 from kbuild.progress import Progress
@@ -58,10 +60,18 @@ def write_back(
     lock = dict(report.digests).get("lock")
     stated = {Tag.AUDIT: str(report.verdict), Tag.AUDIT_DATE: report.date.isoformat(), Tag.AUDIT_REPORT: identity}
     stated |= {} if lock is None else {Tag.AUDITED_LOCK: lock}
-    refused = write_tags(stated, run_id, model_uri, tools.store)
+    refused = write_tags(stated, run_id, model_uri, tools.store).refused
     if refused is not None:
         progress.tell(f"run {run_id} could not be tagged: {refused}")
     return replace(audited, recorded_in=run_id)
+
+
+def note_verdict(audited: Audited, cache: Path) -> None:
+    """Remember on this machine what was said of an image."""
+    report, image = audited.report, audited.subject.image
+    if image is not None:
+        date = report.date.isoformat()
+        Verdicts(cache / "images").write_audit(Digest.parse(str(image.digest)), str(report.verdict), date)
 
 
 def recorded_digests(tags: Mapping[str, str], image: BuiltImage, tools: Tools) -> tuple[dict[str, str], bool]:
