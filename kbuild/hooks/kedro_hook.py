@@ -77,20 +77,20 @@ class MlflowPipelineHook(Onlooker):
         with one_line_errors():
             planned = self._plan(run_params, pipeline, catalog)
             # Where something is planned, look_ahead tells of the catalog's entries that cannot be made.
-            tracked = planned is not None or find_tracking_outputs(pipeline, catalog)
-            if planned is None and not tracked and not hasattr(self._config_loader, "config_patterns"):
+            asked = planned is not None or find_tracking_outputs(pipeline, catalog)
+            if not asked and not hasattr(self._config_loader, "config_patterns"):
                 return
             project_path = get_project_path(run_params)
             config, wrong = try_config(project_path, run_params.get("env"), self._config_loader)
             config = replace(config, tracking=kedro_mlflow.leave_out(config.tracking, self._theirs))
             untracked = (*config.tracking.disabled, *kedro_mlflow.get_disabled(self._theirs))
             if disabled := find_disabled(run_params, untracked):
-                if planned is not None or tracked:
+                if asked:
                     say(f"MLflow is told nothing: disable_tracking names the pipeline {disabled}")
                 attach(pipeline, catalog, None, off=True)
             elif planned is None and self._theirs is not None:
                 self._lent.callback(lend(pipeline, catalog))  # the run is theirs, and active
-            elif planned is not None or tracked or config.tracking.every_run:
+            elif asked or config.tracking.every_run:
                 if planned is not None:
                     look_ahead(planned, catalog, config, project_path, get_package_name(), wrong)
                 elif wrong is not None:

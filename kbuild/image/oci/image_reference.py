@@ -36,8 +36,7 @@ class ImageReference:
         host = _REGISTRY.fullmatch(self.registry)
         if not host or not 0 < int(host["port"] or 1) <= _LAST_PORT:
             raise InvalidReference(f"{self.registry!r} is not a registry's host[:port]", hint=_HINT)
-        if not _REPOSITORY.fullmatch(self.repository):
-            raise InvalidReference(f"{self.repository!r} is not a repository name", hint=_HINT)
+        _check_repository(self.repository)
         if len(text) > 255:
             raise InvalidReference(f"the image name is longer than 255 characters: {text[:60]}…", hint=_HINT)
         if self.tag is not None and not _TAG.fullmatch(self.tag):
@@ -63,13 +62,13 @@ class ImageReference:
             registry, repository = DEFAULT_REGISTRY, name
         if registry == "index.docker.io":
             registry = DEFAULT_REGISTRY
-        if registry == DEFAULT_REGISTRY and "/" not in repository:
-            repository = f"library/{repository}"
         try:
+            _check_repository(repository)
+            if registry == DEFAULT_REGISTRY and "/" not in repository:
+                repository = f"library/{repository}"
             return cls(registry=registry, repository=repository, tag=tag, digest=digest)
         except InvalidReference as error:
-            said = error.message.replace("'library/", "'") if "library/" not in text else error.message
-            raise InvalidReference(f"not an image reference: {text!r}: {said}", hint=error.hint) from error
+            raise InvalidReference(f"not an image reference: {text!r}: {error.message}", hint=error.hint) from error
 
     @classmethod
     def find(cls, text: str) -> ImageReference | None:
@@ -109,6 +108,11 @@ class ImageReference:
     def _version(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"
         return tag if self.digest is None else f"{tag}@{self.digest}"
+
+
+def _check_repository(text: str) -> None:
+    if not _REPOSITORY.fullmatch(text):
+        raise InvalidReference(f"{text!r} is not a repository name", hint=_HINT)
 
 
 def _names_registry(first: str) -> bool:
