@@ -41,7 +41,12 @@ def find_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[C
 
 def changes_text(title: str, changes: Iterable[Change], *, shown: int | None = None) -> list[str]:
     """A heading and a line each, of more than ``shown`` how many are left out; nothing where nothing differs."""
-    lines = [f"  {change.to_text()}" for change in changes]
+    return listed(title, (change.to_text() for change in changes), shown=shown)
+
+
+def listed(title: str, texts: Iterable[str], *, shown: int | None = None) -> list[str]:
+    """As ``changes_text``, of changes that are texts already."""
+    lines = [f"  {text}" for text in texts]
     if not lines:
         return []
     kept = lines if shown is None else lines[:shown]

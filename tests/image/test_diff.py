@@ -97,15 +97,78 @@ def test_what_matters_first_is_told_and_the_rest_counted(tmp_path: Path) -> None
         "model",
         "  ~ MLmodel",
         "config",
-        "  + config.Labels.why",
+        "  + label why",
         "kbuild's own part of the image",
         "3 layers and 2 more files (kbuild diff --all)",
     ]
     whole = diff.to_text(everything=True)
     assert str(before.digest) in whole and "a.pyc" in whole and "/opt/env/z" in whole
+    config = [change for change in diff.config if change.name != "history"]
     assert len(whole.splitlines()) == 1 + sum(
-        len(part) + bool(part) for part in (diff.packages, diff.config, diff.layers, diff.files)
+        len(part) + bool(part) for part in (diff.packages, config, diff.layers, diff.files)
     )
+    assert "~ /opt/model/MLmodel: size 3 -> 5, content sha256:" in whole and " -> content " not in whole
+
+
+def told(folder: Path, before: str, after: str, *, everything: bool = False) -> list[str]:
+    one, other = build(folder / "a", FILES, more=before), build(folder / "b", FILES, more=after, created=7)
+    text = diff_images(one, other, Silent()).to_text(everything=everything)
+    return [line.strip() for line in text.partition("config\n")[2].splitlines() if line.startswith("  ~ ")]
+
+
+def test_a_fact_that_an_image_states_several_times_is_told_once(tmp_path: Path) -> None:
+    def more(model: str, time: str) -> str:
+        return (
+            f'LABEL "io.kbuild.model.uri"="models:/m-{model}" "org.opencontainers.image.version"="m-{model}"'
+            f' "org.opencontainers.image.created"="{time}" "team"="{model}"\n'
+            f'ENV KBUILD_MODEL_URI="models:/m-{model}" TEAM="{model}" KBUILD_OTHER="{model}"\n'
+        )
+
+    lines = told(tmp_path, more("5", "1970-01-01T00:00:00Z"), more("6", "1970-01-01T00:00:07Z"))
+    assert lines == [
+        "~ label io.kbuild.model.uri: models:/m-5 -> models:/m-6",
+        "~ label team: 5 -> 6",
+        "~ created: 1970-01-01T00:00:00Z -> 1970-01-01T00:00:07Z",
+        "~ variable TEAM: 5 -> 6",
+        "~ variable KBUILD_OTHER: 5 -> 6",
+    ]
+
+
+def test_the_same_names_with_other_values_are_told(tmp_path: Path) -> None:
+    """An image that somebody else made may say one thing in its label and another in its variable."""
+    before = 'LABEL "io.kbuild.model.uri"="a" "org.opencontainers.image.version"="1"\nENV KBUILD_MODEL_URI=a\n'
+    after = 'LABEL "io.kbuild.model.uri"="b" "org.opencontainers.image.version"="2"\nENV KBUILD_MODEL_URI=c\n'
+    lines = told(tmp_path, before, after)
+    assert [line.split(":")[0] for line in lines] == [
+        "~ label io.kbuild.model.uri",
+        "~ created",
+        "~ variable KBUILD_MODEL_URI",
+        "~ label org.opencontainers.image.version",
+    ]
+
+
+def test_a_signature_is_told_by_its_columns_and_a_command_as_it_is_typed(tmp_path: Path) -> None:
+    def more(signature: object, command: str) -> str:
+        text = json.dumps(json.dumps(signature))
+        return f'LABEL "io.kbuild.signature"={text}\nENTRYPOINT ["python", "{command}"]\nEXPOSE 80\n'
+
+    def column(name: str, kind: str, **more: object) -> dict[str, object]:
+        return {"name": name, "type": kind, **more}
+
+    before = {"inputs": [column("age", "long"), column("sex", "string")], "outputs": [column("y", "double")]}
+    after = {"inputs": [column("age", "double"), column("sex", "string", required=False)], "outputs": None}
+    one = build(tmp_path / "a", FILES, more=more(before, "a b"))
+    other = build(tmp_path / "b", FILES, more=more(after, "c").replace("80", "81"))
+    for everything in (True, False):
+        text = diff_images(one, other, Silent()).to_text(everything=everything)
+        assert [line.strip() for line in text.splitlines() if line.startswith("  ")] == [
+            "~ signature inputs.age: long -> double",
+            "~ signature inputs.sex: string -> string, may be left out",
+            "- signature outputs.y: double",
+            "~ Entrypoint: python 'a b' -> python c",
+            "- ExposedPorts.80/tcp: {}",
+            "+ ExposedPorts.81/tcp: {}",
+        ]
 
 
 def test_packages_of_all_three_kinds(tmp_path: Path) -> None:

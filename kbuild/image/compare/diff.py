@@ -15,12 +15,13 @@ from typing import Any
 
 from kbuild.digest import digest_bytes, digest_chunks
 from kbuild.errors import InvalidImage
+from kbuild.image.compare.told import config_lines, file_line
 from kbuild.image.engine import BuiltImage, LayerSummary
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci.compress import DAMAGED, open_layer, read_layer
 from kbuild.image.oci.media import layer_compression
 from kbuild.image.oci.whiteouts import read_whiteout, with_parents
-from kbuild.offered.change import Change, changes_text, find_changes, short_digests
+from kbuild.offered.change import Change, changes_text, find_changes, listed, short_digests
 from kbuild.offered.shown import html_text
 from kbuild.progress import Progress, how_many
 
@@ -73,14 +74,17 @@ class ImageDiff:
     def to_text(self, *, everything: bool = False) -> str:
         """Lines for people: packages, code, model and config, and how much else; ends with a newline.
 
-        With ``everything`` layers and all files too, and digests in full.
+        With ``everything`` layers and all files too, and digests in full. A fact that an image states several times is
+        told once; ``config`` has all of them.
         """
         if self.same:
             return f"the same image: {self.before}\n"
         lines = [f"{self.before} -> {self.after}"]
         if everything:
-            for part in _PARTS:
-                lines += changes_text(part, getattr(self, part))
+            lines += changes_text("packages", self.packages)
+            lines += listed("config", config_lines(self.config))
+            lines += changes_text("layers", self.layers)
+            lines += listed("files", map(file_line, self.files))
             return "\n".join(lines) + "\n"
         lines += changes_text("packages", self.packages, shown=_SHOWN)
         # Bytecode follows its source, a folder what is in it.
@@ -93,9 +97,8 @@ class ImageDiff:
             inside = [change for change in told if change.name.startswith(folder)]
             told = [change for change in told if not change.name.startswith(folder)]
             named = (replace(change, name=change.name.removeprefix(folder)) for change in inside)
-            lines += changes_text(title, named, shown=_SHOWN)
-        config = [change for change in self.config if change.name != "history"]  # tells of layers
-        lines += changes_text("config", config, shown=_SHOWN)
+            lines += listed(title, map(file_line, named), shown=_SHOWN)
+        lines += listed("config", config_lines(self.config), shown=_SHOWN)
         runtime = sum(change.name.startswith(f"{_RUNTIME}/") for change in told)
         if runtime:
             lines.append(f"kbuild's own part of the image: {how_many(runtime, 'file')} (kbuild diff --all)")
@@ -158,7 +161,7 @@ def _config_facts(image: BuiltImage) -> dict[str, str]:
 
 
 def _flatten(path: str, value: Any, into: dict[str, str]) -> None:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             _flatten(f"{path}.{key}" if path else str(key), inner, into)
     elif path.endswith("Env") and isinstance(value, list):
