@@ -3,6 +3,8 @@
 File(NAME, "w", libver=LIBVER)["e"] = ExternalLink("/etc/hostname", "/x")
 File(NAME, "w", libver=LIBVER).create_dataset("w", (20,), "u1", external=[("/etc/hostname", 0, 10), ("other.raw", …)])
 own: a dataset of ones, a soft link to it, and an attribute
+NAME: create_dataset("d", data=arange(64, dtype="i4") % 9, chunks=(64,), **FILTERS); links: twelve soft links
+virtual: a VirtualLayout of /etc/hostname
 """
 
 from __future__ import annotations
@@ -46,6 +48,31 @@ def test_hdf5_whose_addresses_have_another_width_is_told(make_bundle: Any) -> No
     bundle = make_bundle(files={"artifacts/x.h5": bytes(data)})
     found = PickleCheck().run(Subject(reference="x", kind="model", bundle=bundle)).findings
     assert any("addresses of 4 bytes" in each.evidence for each in found)
+
+
+def test_hdf5_whose_dataset_lies_in_another_file_is_told(make_bundle: Any) -> None:
+    assert read_files(make_bundle, (HDF5 / "virtual-latest.h5").read_bytes()) == {"/etc/hostname"}
+
+
+@pytest.mark.parametrize("writer", ["earliest", "latest"])
+@pytest.mark.parametrize("name", ["gzip", "lzf", "shuffle", "scaled", "chunks", "checksum"])
+def test_hdf5_that_is_packed_by_filters_is_unchecked(make_bundle: Any, tmp_path: Path, name: str, writer: str) -> None:
+    data = (HDF5 / f"{name}-{writer}.h5").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+        archive.writestr("model.weights.h5", data)
+    whole = {"a": data, "b": bytes(512) + data, "c": (tmp_path / "x.keras").read_bytes()}
+    result = PickleCheck().run(Subject(reference="x", kind="model", bundle=make_bundle(files=whole)))
+    hidden = name not in ("chunks", "checksum")
+    assert {each.where for each in result.unchecked if "HDF5" in each.reason} == (set(whole) if hidden else set())
+    assert not result.findings
+
+
+def test_hdf5_whose_links_are_packed_is_unchecked(make_bundle: Any) -> None:
+    data = (HDF5 / "links-latest.h5").read_bytes()
+    heap = data.index(b"FRHP") + 7  # the length of what its filters are told
+    files = {"a": data, "b": data[:heap] + b"\x08\0" + data[heap + 2 :]}
+    result = PickleCheck().run(Subject(reference="x", kind="model", bundle=make_bundle(files=files)))
+    assert [each.where for each in result.unchecked] == ["b"]
 
 
 def field(number: int, data: bytes) -> bytes:

@@ -98,11 +98,25 @@ def _is_numbers(descr: object) -> bool:
 
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_BASES = (0, *(512 << n for n in range(20)))
 # A link to another file: version 1, flags that say that its kind is written, the kind 64.
 _LINK = re.compile(rb"\x01([\x08-\x1f])\x40")
 # Where the numbers of a dataset lie in other files: version 1, slots, those in use, the heap of their names.
 _EXTERNAL = re.compile(rb"\x01\0\0\0(?=(?!\0\0)(..)(?!\0\0)(..)(.{6}\0\0))", re.DOTALL)
 _HEAP = b"HEAP"
+# Where a dataset's numbers lie in datasets of other files: version 4 of a layout, the class 3, the heap of their names.
+_VIRTUAL = re.compile(rb"\x04\x03(?=(.{8})(.{4}))", re.DOTALL)
+_COLLECTION = b"GCOL"
+# How chunks of a dataset are packed: the message's type, and by its header of three forms the version and the number of
+# filters after it.
+_FILTERS = re.compile(rb"\x0b(?=(?:.{3}|.{5}|\0.{6})[\1\2][\1-\x20])", re.DOTALL)
+_HEADERS = ((1, 4), (1, 6), (2, 8))  # where the size stands, and where the message begins
+_MOST_FILTERS = 32
+# HDF5's own by how many values each takes (None: as many as the first says); those of PyTables, and registered ones.
+_KINDS = {1: 1, 2: 1, 3: 0, 4: 4, 5: None, 6: 20}
+_OTHER_KINDS = {305, 307, *range(32_000, 1 << 16)}
+_CHECKSUM, _NAMED_FILTERS = 3, 256  # what that filter gets is there as it is; of those below names are left out
+_LINKS = re.compile(rb"FRHP\0..(?!\0\0)", re.DOTALL)  # the heap of links, behind filters
 _WIDTHS = (b"\x02", b"\x04", b"\x10", b"\x20")  # of addresses, beside 8, which everybody writes
 # ONNX' TensorProto.external_data, a key and its value: texts with their lengths.
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])")
@@ -114,13 +128,13 @@ def other_files(data: bytes) -> Iterator[str]:
     problems (HDF5 File Format Specification 3.0, IV.A.2.g and h; onnx.proto, ``external_data``)."""
     found: dict[bytes, None] = {}
     # Before it may be anything of 512 bytes, or twice, four times … as many.
-    base = next((each for each in (0, *(512 << n for n in range(20))) if data.startswith(_HDF5, each)), None)
+    base = next((each for each in _BASES if data.startswith(_HDF5, each)), None)
     if base is not None:
         inside = data[base:] if base else data
         width = inside[13:14] if inside[8:9] in (b"\0", b"\1") else inside[9:10]
         if width in _WIDTHS:
             yield f"has addresses of {width[0]} bytes, by which HDF5 is not read here"
-        found |= dict.fromkeys((*_linked(inside), *_external(inside)))
+        found |= dict.fromkeys((*_linked(inside), *_external(inside), *_virtual(inside)))
     for match in _LOCATION.finditer(data):
         size = match[1][0] if len(match[1]) == 1 else (match[1][0] & 0x7F) | match[1][1] << 7
         name = data[match.end() : match.end() + size]
@@ -128,6 +142,45 @@ def other_files(data: bytes) -> Iterator[str]:
             found[name] = None
     for name in found:
         yield f"reads the file {name.decode('utf-8', 'replace')[:_SHOWN]!r}, which is not of the model"
+
+
+def is_filtered(data: bytes) -> bool:
+    """Whether a file of HDF5 keeps anything packed by its filters, in which it cannot be seen (HDF5 File Format
+    Specification 3.0, III.G and IV.A.2.l)."""
+    if not any(data.startswith(_HDF5, each) for each in _BASES):
+        return False
+    found = (
+        (match.start() + size, match.start() + body) for match in _FILTERS.finditer(data) for size, body in _HEADERS
+    )
+    return _LINKS.search(data) is not None or any(
+        _packs(data, body, body + int.from_bytes(data[size : size + 2], "little")) for size, body in found
+    )
+
+
+def _packs(data: bytes, at: int, end: int) -> bool:
+    """Whether that is a list of filters, and has one that leaves nothing as it is."""
+    version, number = data[at : at + 1], int.from_bytes(data[at + 1 : at + 2], "little")
+    if version not in (b"\1", b"\2") or not 0 < number <= _MOST_FILTERS:
+        return False
+    is_first = version == b"\1"
+    at += 8 if is_first else 2
+    kinds: list[int] = []
+    for _ in range(number):
+        kind = int.from_bytes(data[at : at + 2], "little")
+        at += 2
+        name = 0
+        if is_first or kind >= _NAMED_FILTERS:
+            name = int.from_bytes(data[at : at + 2], "little")
+            at += 2
+        flags, values = struct.unpack_from("<2H", data[at : at + 4].ljust(4, b"\xff"))
+        at += 4 + name
+        first = int.from_bytes(data[at : at + 4], "little")
+        at += 4 * (values + (values % 2 if is_first else 0))
+        kinds.append(kind)
+        known = kind in _OTHER_KINDS or (kind in _KINDS and values == (first if _KINDS[kind] is None else _KINDS[kind]))
+        if not known or flags > 0xFF or at > min(end, len(data)):
+            return False
+    return any(kind != _CHECKSUM for kind in kinds)
 
 
 def _linked(data: bytes) -> Iterator[bytes]:
@@ -156,3 +209,25 @@ def _external(data: bytes) -> Iterator[bytes]:
             name = data[begin : begin + _LONGEST_NAME].partition(b"\0")[0]
             if name:
                 yield name
+
+
+def _virtual(data: bytes) -> Iterator[bytes]:
+    for match in _VIRTUAL.finditer(data):
+        heap, index = (int.from_bytes(each, "little") for each in match.groups())
+        if data[heap : heap + 4] != _COLLECTION:
+            continue
+        end = heap + int.from_bytes(data[heap + 8 : heap + 16], "little")
+        at = heap + 16
+        while at + 16 <= min(end, len(data)):
+            size = int.from_bytes(data[at + 8 : at + 16], "little")
+            if int.from_bytes(data[at : at + 2], "little") == index:
+                yield from _sources(data[at + 16 : at + 16 + size])
+                break
+            at += 16 + size + -size % 8
+
+
+def _sources(mapping: bytes) -> Iterator[bytes]:
+    """Of a virtual dataset: a version, the number of its parts, and of the first the name of its file."""
+    name = mapping[9:].partition(b"\0")[0][:_LONGEST_NAME]
+    if name != b".":  # the file itself
+        yield name

@@ -16,7 +16,7 @@ from kbuild.audit.pickled.containers import open_container
 from kbuild.audit.pickled.effort import Effort, TooMuch, Unreadable
 from kbuild.audit.pickled.inert import InertReader
 from kbuild.audit.pickled.keras import holds_code, names_in_config
-from kbuild.audit.pickled.numbers_alone import NUMPY, after_arrays, is_tensors, other_files
+from kbuild.audit.pickled.numbers_alone import NUMPY, after_arrays, is_filtered, is_tensors, other_files
 from kbuild.audit.pickled.ordinary import is_importable
 from kbuild.audit.pickled.programs import CONSTANTS, SOURCE, calls_of, graph_calls, names_files
 from kbuild.audit.pickled.standins import EXTENSION, TOO_DEEP
@@ -112,6 +112,8 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
                 yield stream
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
+    if refused is None and is_filtered(data):
+        refused = Unreadable("HDF5 keeps some of it packed by its filters, which are not read")
     names, problems = names_in_config(data, at.effort)
     problems |= dict.fromkeys((*names_files(data), *graph_calls(data), *other_files(data)))
     others, odd = objects_in(data, at.effort)
