@@ -132,6 +132,18 @@ def _of_text(read: Callable[[str], Any]) -> Callable[[pd.Series, Column], pd.Ser
     return restore
 
 
+def _arrow(values: pd.Series, column: Column) -> pd.Series:
+    """Of pyarrow's type, made of the column of pandas' that brings the same values."""
+    import pyarrow as pa
+
+    dtype = pd.ArrowDtype(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(column["type"]))).field(0).type)
+    made = restore_column(values, column["base"])
+    if made.dtype != object:
+        return made.astype(dtype)
+    cells = [None if is_missing(each) else each for each in made]
+    return pd.Series(pd.array(pa.array(cells, type=dtype.pyarrow_dtype), dtype=dtype), index=values.index)
+
+
 def _bytes(values: pd.Series, column: Column) -> pd.Series:
     def make(each: Any) -> bytes:
         return base64.b64decode(each) if isinstance(each, str) else bytes(each)
@@ -152,6 +164,7 @@ def to_python(value: Any) -> Any:
 
 RESTORERS: dict[str, Callable[[pd.Series, Column], pd.Series]] = {
     "plain": lambda values, _: values,
+    "arrow": _arrow,
     "number": _number,
     "truth": _truth,
     "text": _text,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 PAGE = Path(__file__).parents[2] / "kbuild" / "docs" / "inputs.md"
 HEAD = """# What an inference input may be
@@ -44,10 +45,16 @@ answer is that of Kedro's own run of the inference pipeline; what is refused is 
 D = decimal.Decimal
 STAMP = uuid.UUID("12345678-1234-5678-1234-567812345678")
 TIME = datetime.datetime(2024, 1, 31, 12)
+CODED = pa.dictionary(pa.int32(), pa.string())
 
 
 def table(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(columns)
+
+
+def arrow(kind: pa.DataType, *values: Any) -> pd.Series:
+    """A column as ``pandas.read_parquet(…, dtype_backend="pyarrow")`` gives it."""
+    return pd.Series(pd.array([*values], dtype=pd.ArrowDtype(kind)))
 
 
 def make_served() -> dict[str, Any]:
@@ -85,6 +92,28 @@ def make_served() -> dict[str, Any]:
         ),
         "lists and dicts in cells": table(a=[[1, "x"], []], b=[{"k": 1}, {"m": 2.5}]),
         "arrays in cells": table(a=[np.array([1.0, 2.0], "float32"), np.array([3.0], "float32")]),
+        "pyarrow's numbers and truth values": table(
+            a=arrow(pa.int64(), 1, None), b=arrow(pa.float64(), 1.5, None), c=arrow(pa.bool_(), True, None)
+        ),
+        "pyarrow's texts": table(
+            a=arrow(pa.string(), "x", None), b=arrow(pa.large_string(), "y", "z"), c=arrow(CODED, "k", None)
+        ),
+        "pyarrow's times": table(
+            a=arrow(pa.timestamp("us"), TIME, None),
+            b=arrow(pa.timestamp("ns", "Europe/Berlin"), TIME.astimezone(), None),
+            c=arrow(pa.duration("ms"), datetime.timedelta(hours=26), None),
+        ),
+        "pyarrow's dates and times of day": table(
+            a=arrow(pa.date32(), TIME.date(), None), b=arrow(pa.time64("us"), TIME.time(), None)
+        ),
+        "pyarrow's decimals and bytes": table(
+            a=arrow(pa.decimal128(10, 2), D("1.10"), None), b=arrow(pa.binary(), b"\x89PNG\xff", None)
+        ),
+        "pyarrow's lists and structs": table(
+            a=arrow(pa.list_(pa.int64()), [1, 2], None),
+            b=arrow(pa.struct([("k", pa.int64()), ("m", pa.string())]), {"k": 1, "m": None}, {"k": 2, "m": "x"}),
+        ),
+        "an index of pyarrow's texts": table(a=[1]).set_index(pd.Index(arrow(pa.string(), "id-7"), name="id")),
         "a time index": table(a=[1, 2]).set_index(pd.date_range("2024-01-31", periods=2, name="when")),
         "times as column names": pd.DataFrame([[1, 2.5]], columns=pd.date_range("2024-01-31", periods=2)),
         "categories as column names": pd.DataFrame([[1, 2.5]], columns=pd.CategoricalIndex(["b", "a"])),
@@ -146,6 +175,8 @@ def make_refused() -> dict[str, Any]:
         "arrays with a mask": np.ma.array([1, 2], mask=[0, 1]),
         "complex numbers": table(z=[1j]),
         "intervals": table(i=pd.interval_range(0, 1)),
+        "pyarrow's maps": table(m=arrow(pa.map_(pa.string(), pa.int64()), [("k", 1)])),
+        "pyarrow's lists of dates": table(d=arrow(pa.list_(pa.date32()), [TIME.date()])),
         "sparse columns": table(s=pd.arrays.SparseArray([0, 1])),
         "a time index with a frequency of its own making": pd.Series(
             [1.5, 2.5], index=pd.date_range("2024-01-31", periods=2, freq=pd.DateOffset(months=1, day=31))

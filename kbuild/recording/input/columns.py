@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kbuild.errors import RecordingError
+from kbuild.recording.input.arrow import find_base, is_arrow, to_base, write_type
 from kbuild.served.columns import EXACT_INTEGERS, MISSING
 
 # Types that MLflow's schema keeps as they are.
@@ -43,12 +44,24 @@ def describe_column(label: Any, wire: str, values: pd.Series) -> dict[str, Any]:
         return column | _describe_objects(label, values)
     if isinstance(dtype, pd.CategoricalDtype):
         return column | _describe_categories(label, dtype)
+    if is_arrow(dtype):
+        return column | _describe_arrow(label, values, wire)
     for kind, is_kind in _KINDS.items():
         if is_kind(dtype):
             if kind == "number":
                 _check_whole(label, values)
             return column | {"as": kind}
     raise _refuse(label, f"of the type {dtype}")
+
+
+def _describe_arrow(label: Any, values: pd.Series, wire: str) -> dict[str, Any]:
+    """``base`` describes the column that brings the same values."""
+    found = find_base(values.dtype)
+    if found is None:
+        raise _refuse(label, f"of pyarrow's type {values.dtype.pyarrow_dtype}")
+    kind, dtype = found
+    base = {"wire": wire, "as": kind, "dtype": dtype, "gaps": bool(values.isna().any()), "none": True}
+    return {"as": "arrow", "type": write_type(values.dtype), "base": base}
 
 
 def _is_number(dtype: Any) -> bool:
@@ -178,6 +191,7 @@ def carry_column(values: pd.Series, column: dict[str, Any]) -> pd.Series:
 
 def carries_any(column: dict[str, Any]) -> bool:
     """Whether MLflow has no type for it: truth values with gaps."""
+    column = column.get("base", column)
     return column["gaps"] and (
         column["as"] in ("truth", "flag") or (column["as"] == "category" and bool in map(type, column["categories"]))
     )
@@ -225,7 +239,12 @@ def _real(values: pd.Series, column: dict[str, Any]) -> pd.Series:
     return values.astype(object).where(values.notna(), float("nan")).astype("float64")
 
 
+def _arrow(values: pd.Series, column: dict[str, Any]) -> pd.Series:
+    return carry_column(to_base(values, column["base"]["dtype"]), column["base"])
+
+
 _CARRIERS: dict[str, Callable[[pd.Series, dict[str, Any]], pd.Series]] = {
+    "arrow": _arrow,
     "number": _number,
     "truth": _truth,
     "flag": _truth,

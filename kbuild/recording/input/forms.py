@@ -263,4 +263,5 @@ def find_any(form: Mapping[str, Any] | None, *, nested: bool = False) -> list[st
     if not table or "columns" not in table:
         return []
     columns = [*table["index"], *table["columns"]]
-    return [each["wire"] for each in columns if carries_any(each) or (nested and each["as"] in ("json", "array"))]
+    cells = ("json", "array")
+    return [each["wire"] for each in columns if carries_any(each) or (nested and each.get("base", each)["as"] in cells)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kbuild.recording.input.arrow import find_base, is_arrow, to_base
 from kbuild.recording.input.labels import find_levels
 from kbuild.recording.input.polars import is_polars, to_frame, to_pandas
 
@@ -62,5 +63,7 @@ def _times(data: Any) -> Iterator[tuple[str, pd.Series]]:
     table = data.to_frame() if isinstance(data, pd.Series) else data
     columns = ((table.columns[place], table.iloc[:, place]) for place in range(table.shape[1]))
     for name, values in (*find_levels(table).items(), *columns):
+        if is_arrow(values.dtype) and (base := find_base(values.dtype)) is not None and base[0] == "time":
+            values = to_base(values, base[1])
         if isinstance(values.dtype, np.dtype) and values.dtype.kind == "M":
             yield str(name), values
