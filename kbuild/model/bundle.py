@@ -141,7 +141,7 @@ def _read_facts(root: Path) -> ModelFacts:
     model_id, run_id = _text(mlmodel.get("model_id")), _text(mlmodel.get("run_id"))
     return ModelFacts(
         uri=f"models:/{model_id}" if model_id else _run_uri(run_id, _text(mlmodel.get("artifact_path"))),
-        name=_name(_text(mlmodel.get("artifact_path")), _text(mlmodel.get("name"))),
+        name=_name(_text(mlmodel.get("artifact_path")), _text(record.get("registered_as") or mlmodel.get("name"))),
         run_id=run_id,
         model_id=model_id,
         created=_created(mlmodel.get("utc_time_created")),

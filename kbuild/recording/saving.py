@@ -120,6 +120,8 @@ def _make_metadata(draft: Draft) -> dict[str, Any]:
         record["tolerance"] = draft.tolerance.to_json()
     if draft.reused:
         record["reused_inputs"] = list(draft.reused)
+    if registered := draft.log_model_kwargs.get("registered_model_name"):
+        record["registered_as"] = registered
     if draft.git is not None:
         record |= {"git_commit": draft.git.commit, "git_dirty": draft.git.dirty}
         if draft.git.source is not None:

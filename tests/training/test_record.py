@@ -21,11 +21,15 @@ from kbuild.answers import Tolerance
 from kbuild.cache.recorded import is_recorded
 from kbuild.errors import RecordingError
 from kbuild.model.bundle import read_bundle
+from kbuild.model.model_reference import ModelReference
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording import log as publish
 from kbuild.recording.record import RecordedModel, record_model
 from kbuild.recording.run.git import GitState
+from kbuild.serving.answer.model_facts import read_facts
+from kbuild.serving.pages.about import name_model
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
+from kbuild.workflow.naming import name_values
 
 # MLflow and pandas warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -335,12 +339,24 @@ def test_what_was_recorded_here_is_known_by_what_is_fetched(
     assert not is_recorded(read_bundle(fetched).digest)
 
 
-def test_a_registered_model(package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient) -> None:
+def test_a_registered_model(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
     recorded = record(bind(package.score, package, registered_model_name="shop"), catalog)
     version = store.get_model_version("shop", "1")
     assert version.run_id == recorded.run_id
     answer = mlflow.pyfunc.load_model("models:/shop/1").predict(package.make_orders())
     assert isinstance(answer, pd.DataFrame)
+    # What is made of its run is called as it is called, not as its place in the run.
+    folder = Path(mlflow.artifacts.download_artifacts("models:/shop/1", dst_path=str(tmp_path / "fetched")))
+    bundle = read_bundle(folder)
+    assert bundle.facts.name == "shop"
+    run = ModelReference.parse(recorded.run_id)
+    assert name_values(bundle, run) == {
+        "name": "shop", "version": None, "run_id": recorded.run_id, "model_id": recorded.model_id,
+    }  # fmt: skip
+    facts = read_facts(mlflow.pyfunc.load_model(str(folder)), folder)
+    assert name_model(facts, {"KBUILD_MODEL_URI": recorded.model_uri}) == ("shop", recorded.model_id)
 
 
 def test_a_machine_without_namespaces_checks_all_the_same_and_says_what_it_could_not_see(

@@ -43,7 +43,7 @@ def make_facts(
         example=_content(folder, example),
         recorded=_content(folder, record.get("prediction")),
         tolerance=Tolerance.from_json(record.get("tolerance")),
-        name=mlmodel.get("artifact_path"),
+        name=record.get("registered_as") or mlmodel.get("artifact_path"),
     )
 
 
