@@ -1,8 +1,9 @@
 """One retry policy for servers that are busy or restart: they are asked again for up to a minute, and then told of.
 
 A burst of 429, 502, 503 or 504 passes, as does a connection that is reset; ``Retry-After`` is honoured (RFC 9110,
-10.2.3) where it ends in time. A server that is not there does not come back: it gets a few seconds. Names that nobody
-knows, certificates that are not trusted and answers that take longer than the timeout are not asked for again.
+10.2.3) where it ends in time. A server that is not there does not come back, and one that answers 500 has a fault more
+often than a moment's trouble: they get a few seconds. Names that nobody knows, certificates that are not trusted and
+answers that take longer than the timeout are not asked for again.
 
 Only for requests that may be made twice.
 """
@@ -41,7 +42,8 @@ LARGEST = 128 << 20
 LONGEST_WAIT = 300.0
 """Seconds for an answer that is read as a whole, and for each piece of a streamed one, however few bytes it sends."""
 
-_REFUSED = 5.0  # seconds in which a server that restarts listens again
+_PASSING = 5.0  # seconds in which a server that restarts listens again, or its database does
+_FAULT = 500
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST"})
 _BACKOFF, _LONGEST = 0.5, 15.0
 _MANY = 1000  # time decides, not a number
@@ -52,7 +54,7 @@ class Patience(Retry):
     """The policy, as urllib3 and requests take it; the first failure of a request starts its time."""
 
     until: float | None = None
-    refused_until: float | None = None
+    passing_until: float | None = None
 
     @classmethod
     def make(cls, methods: Collection[str] = ()) -> Patience:
@@ -61,7 +63,7 @@ class Patience(Retry):
             total=_MANY,
             redirect=30,
             allowed_methods=_METHODS.union(methods),
-            status_forcelist=BUSY,
+            status_forcelist=BUSY | {_FAULT},
             backoff_factor=_BACKOFF,
             backoff_max=_LONGEST,
             backoff_jitter=_BACKOFF,
@@ -70,7 +72,7 @@ class Patience(Retry):
 
     def new(self, **values: Any) -> Self:
         made = super().new(**values)
-        made.until, made.refused_until = self.until, self.refused_until
+        made.until, made.passing_until = self.until, self.passing_until
         return made
 
     def get_retry_after(self, response: Any) -> float | None:
@@ -96,11 +98,11 @@ class Patience(Retry):
         end, wait = following.until, following.get_backoff_time() + _BACKOFF
         if error is None:
             wait = following.get_retry_after(response) or wait
-        elif _is_refused(error):
-            following.refused_until = now + _REFUSED if self.refused_until is None else self.refused_until
-            end = following.refused_until
-        elif not isinstance(error, ProtocolError):
+        elif not _is_refused(error) and not isinstance(error, ProtocolError):
             raise MaxRetryError(_pool, str(url), error) from error
+        if _is_refused(error) if error is not None else getattr(response, "status", None) == _FAULT:
+            following.passing_until = now + _PASSING if self.passing_until is None else self.passing_until
+            end = min(end, following.passing_until)
         if now + wait > end:
             raise MaxRetryError(_pool, str(url), error) from error
         return following

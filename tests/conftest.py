@@ -144,7 +144,7 @@ def servers_that_are_down_stay_down() -> Iterator[None]:
     from kbuild.image.registry import client, upload
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "_REFUSED", 0.3)
+        patch.setattr(http, "_PASSING", 0.3)
         patch.setattr(http, "_BACKOFF", 0.01)
         patch.setattr(client, "_BACKOFF_SECONDS", 0.01)
         patch.setattr(upload, "_BACKOFF_SECONDS", 0.01)

@@ -101,11 +101,27 @@ def test_retry_after_is_honoured_where_it_ends_in_time(wait: str, times: int) ->
     assert (time.monotonic() - begin >= 1) == (wait == "1")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 501])
 def test_other_answers_are_taken_as_they_are(status: int) -> None:
     with serving((status, {}), GOOD) as (url, asked):
         assert by_session("GET", url).status_code == status
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("ask", [by_session, by_other_means])
+def test_a_fault_of_the_server_may_pass_but_is_believed_soon(
+    ask: Callable[..., requests.Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "PATIENCE", 60.0)
+    monkeypatch.setattr(http, "_PASSING", 5.0)
+    with serving((500, {}), (500, {}), GOOD) as (url, asked):
+        assert ask("GET", url).text == "good"
+    assert len(asked) == 3
+    monkeypatch.setattr(http, "_PASSING", 1.0)
+    begin = time.monotonic()
+    with serving((500, {})) as (url, asked):
+        assert ask("GET", url).status_code == 500
+    assert len(asked) > 1 and time.monotonic() - begin < 5
 
 
 def test_what_may_not_be_done_twice_is_not() -> None:

@@ -474,7 +474,7 @@ def test_no_lock_is_made_without_an_index_that_the_model_names(
 ) -> None:
     """Its names would be taken from a public index; a port of this machine that nobody listens at has none."""
     monkeypatch.setattr("kbuild.http.PATIENCE", 0.0)
-    monkeypatch.setattr("kbuild.http._REFUSED", 0.0)
+    monkeypatch.setattr("kbuild.http._PASSING", 0.0)
     site.pages |= {"/simple/": (200, "", b""), "/busy/": (503, "", b""), "/broken/": (500, "", b"")}
     site.pages["/closed/"] = (401, "", b"")
     variables = "${KBUILD_INDEX_A_INVALID_USER}:${KBUILD_INDEX_A_INVALID_PASSWORD}@"
