@@ -165,4 +165,81 @@ def test_a_configuration_that_is_not_read_is_unchecked(
     large = json.dumps({"auto_map": AUTO, "pad": "x" * (1 << 20)}).encode()
     result = check({"transformers": {}}, {"model/config.json": large})
     assert ("model/config.json", True) in [(each.where, "larger" in each.reason) for each in result.unchecked]
-    assert check({"sklearn": {}}, files).unchecked == ()
+    assert check({"sklearn": {}}, {"model/config.json": large.replace(b"auto_map", b"automaps")}).unchecked == ()
+
+
+@pytest.mark.parametrize("named", ["configuration_it.ItConfig", "some/where--configuration_it.ItConfig", "os.system"])
+@pytest.mark.parametrize(
+    "file, make",
+    [
+        ("config.json", lambda named: {"text_config": {"auto_map": {"AutoConfig": named}}}),
+        ("modules.json", lambda named: [{"idx": 0, "path": "", "type": named}]),
+        ("2_Dense/config.json", lambda named: {"activation_function": named}),
+    ],
+)
+def test_code_that_other_flavors_may_trust_is_unchecked(
+    check: Callable[..., Any], file: str, make: Callable[[str], Any], named: str
+) -> None:
+    """It is the model's own code that says trust_remote_code there, or does not."""
+    files = {f"artifacts/bert/{file}": json.dumps(make(named)).encode(), "artifacts/bert/configuration_it.py": b""}
+    result = check({}, files)
+    assert [(each.where, named.rpartition("--")[2] in each.reason) for each in result.unchecked] == [
+        (f"artifacts/bert/{file}", True)
+    ]
+
+
+def test_what_only_looks_like_a_name_of_code_is_none(check: Callable[..., Any]) -> None:
+    own = json.dumps({"type": "os.system", "activation_function": "torch.nn.modules.Tanh"}).encode()
+    assert check({}, {"artifacts/x.json": own}).unchecked == ()
+
+
+PIPELINE = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.30.0",
+    "requires_safety_checker": True,
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "feature_extractor": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({}, []),
+        ({"vae": ["os", "system"]}, [("pickle-dangerous", "critical")]),
+        ({"vae": ["antigravity", "Vae"]}, [("pickle-unknown", "medium")]),
+        ({"vae": ["own_vae", "Vae"]}, [("model-code-outside", "medium")]),
+        ({"_class_name": ["own_pipeline", "Own"]}, [("pickle-unknown", "medium")]),
+    ],
+)
+@pytest.mark.parametrize("name", ["model_index.json", "modular_model_index.json"])
+def test_modules_that_diffusers_imports_are_judged_in_any_flavor(
+    check: Callable[..., Any], name: str, change: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    """``DiffusionPipeline.from_pretrained`` imports the first of two texts (``pipeline_loading_utils.py``)."""
+    files = {f"artifacts/sd/{name}": json.dumps(PIPELINE | change).encode(), "artifacts/sd/own_vae.py": b""}
+    assert told(check({}, files)) == expected
+
+
+def test_the_module_that_peft_imports_is_judged(check: Callable[..., Any]) -> None:
+    for module, expected in (
+        ("transformers.models.bert.modeling_bert", []),
+        ("os", [("pickle-dangerous", "critical")]),
+    ):
+        mapping = {"parent_library": module, "base_model_class": "system"}
+        files = {"artifacts/lora/adapter_config.json": json.dumps({"auto_mapping": mapping}).encode()}
+        assert told(check({}, files)) == expected
+    assert told(check({}, {"artifacts/lora/adapter_config.json": b'{"auto_mapping": null, "r": 8}'})) == []
+
+
+def test_kernels_of_the_hub_are_code_of_it(check: Callable[..., Any]) -> None:
+    for name, expected in (("sdpa", []), ("some/kernels@v1:flash", [("model-remote-code", "critical")])):
+        files = {"model/config.json": json.dumps({"attn_implementation": name}).encode()}
+        assert told(check({"transformers": {"model_binary": "model"}}, files)) == expected
+
+
+def test_the_model_that_diffusers_flavor_adapts_is_unchecked(check: Callable[..., Any]) -> None:
+    result = check({"diffusers": {"base_model": "some/where", "adapter_weights": "adapter_weights"}})
+    assert [(each.where, "some/where" in each.reason) for each in result.unchecked] == [("MLmodel", True)]

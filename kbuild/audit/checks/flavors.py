@@ -3,7 +3,9 @@
 MLflow 3.17: ``mlflow/xgboost`` calls ``model_class``, ``mlflow/tensorflow`` imports ``keras_module``, and
 ``mlflow/pytorch`` the module for pickles that a file of its own names. ``mlflow/transformers/model_io.py`` and
 ``mlflow/sentence_transformers`` load configurations with ``trust_remote_code``: these name modules that lie beside
-them, or in a repository of the Hub (``REPOSITORY--MODULE.CLASS``), and both are run.
+them, or in a repository of the Hub (``REPOSITORY--MODULE.CLASS``), and both are run. In models of other flavors it is
+their own code that loads such folders, and says whether they are trusted. ``model_index.json`` of diffusers and
+``adapter_config.json`` of peft have modules imported by whoever loads them (``_load_sub_model``, ``AutoPeftModel``).
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from kbuild.untrusted import BrokenText, parse_json
 
 _TRUSTING = ("transformers", "sentence_transformers")  # flavors
 _LARGEST = 64 << 20  # bytes; what is larger is no configuration that anybody wrote
-_KEYS = re.compile(rb'"(auto_map|type|types|activation_f\w+|sbert_\w+)"')
+_KEYS = re.compile(rb'"(auto_map|type|types|activation_f\w+|sbert_\w+|_?attn_implementation)"')
+# What is loaded as it says, without being told to trust it.
+_IMPORTING = frozenset({"adapter_config.json", "model_index.json", "modular_model_index.json"})
+_OF_DIFFUSERS = re.compile(r"(diffusers|transformers)(\.\w+)*")
+# Folders of diffusers' pipelines that have classes of their own, by which pipelines name them.
+_PIPELINES = re.compile(
+    "amused|audioldm2|blip_diffusion|deepfloyd_if|i2vgen_xl|kandinsky|latent_diffusion|ledits_pp|musicldm|paint_by_example"
+    "|shap_e|stable_audio|stable_cascade|stable_diffusion(_safe)?|unclip|unidiffuser|wuerstchen"
+)
 _REFERENCE = re.compile(r"([\w./-]+--)?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.([A-Za-z_]\w*)")
 # What MLflow itself writes into the files that name a module, and the flavors' key for the same.
 _MODULES: Mapping[str, frozenset[str]] = {
@@ -94,14 +104,18 @@ def code_of_flavors(references: Iterable[Reference]) -> Iterator[Finding]:
 
 def fetched_by_flavors(bundle: ModelBundle) -> Iterator[Unchecked]:
     """What MLflow takes from elsewhere when it loads the model."""
-    flavor = _of(bundle.facts.stated, "transformers")
-    if flavor.get("local_base_model_path"):
+    flavor, adapted = _of(bundle.facts.stated, "transformers"), _of(bundle.facts.stated, "diffusers").get("base_model")
+    if adapted is not None:
+        reason = f"it adapts {adapted}, which is fetched or read when it is loaded, with the modules that it names"
+    elif flavor.get("local_base_model_path"):
         reason = f"its weights are taken from {flavor['local_base_model_path']} of the machine that loads it"
     elif flavor.get("source_model_revision"):
         reason = f"its weights are fetched from the Hub when it is loaded: {flavor.get('source_model_name')}"
     else:
         return
-    remedy = "log the model with its weights: save_pretrained=True"
+    remedy = (
+        "log the model with its weights: save_pretrained=True" if adapted is None else "look at that model by itself"
+    )
     yield Unchecked(check="pickles", where="MLmodel", reason=f"{reason:.300}", remedy=remedy)
 
 
@@ -119,34 +133,52 @@ def _named(text: str) -> PickleStream:
 
 def find_references(bundle: ModelBundle) -> tuple[tuple[Reference, ...], tuple[Unchecked, ...]]:
     """What configurations have imported, and those that may name something and cannot be read."""
-    if not any(name in bundle.facts.stated for name in _TRUSTING):
-        return (), ()
+    is_trusting = any(name in bundle.facts.stated for name in _TRUSTING)
     files = {file.path for file in bundle.files}
     found: dict[Reference, None] = {}
-    unread: list[Unchecked] = []
+    unread: dict[Unchecked, None] = {}
     for file in bundle.files:
         if not file.path.endswith(".json"):
             continue
+        name = PurePosixPath(file.path).name
         if file.size > _LARGEST:
-            unread.append(_unread(file.path, f"it is larger than {_LARGEST >> 20} MiB"))
+            if is_trusting or name in _IMPORTING:
+                unread[_unread(file.path, f"it is larger than {_LARGEST >> 20} MiB")] = None
             continue
         data = (bundle.root / file.path).read_bytes()
-        if _KEYS.search(unescaped(data)) is None:
+        if name not in _IMPORTING and _KEYS.search(unescaped(data)) is None:
             continue
         try:
             value = parse_json(data)
         except BrokenText as error:
-            unread.append(_unread(file.path, str(error)))
+            if is_trusting or name in _IMPORTING or b"auto_map" in unescaped(data):
+                unread[_unread(file.path, str(error))] = None
             continue
-        for text in _named_in(value, PurePosixPath(file.path).name):
-            match = _REFERENCE.fullmatch(text)
-            if match is not None and not text.startswith("sentence_transformers."):
-                source = _source(files, file.path, match[2])
-                repository = match[1] or ""
-                found[
-                    Reference(where=file.path, repository=repository, module=match[2], name=match[3], source=source)
-                ] = None
+        for text in _imported(value, name):
+            found[_refer(files, file.path, text)] = None
+        for text in _trusted(value, name):
+            if text.startswith("sentence_transformers.") or _REFERENCE.fullmatch(text) is None:
+                continue
+            each = _refer(files, file.path, text)
+            if is_trusting:
+                found[each] = None
+            elif not text.startswith("torch."):  # what computes there
+                unread[_maybe(each)] = None
     return tuple(found), tuple(unread)
+
+
+def _refer(files: Set[str], where: str, text: str) -> Reference:
+    match = _REFERENCE.fullmatch(text)
+    repository, module, name = match.groups() if match is not None else ("", *text.rpartition(".")[::2])
+    source = _source(files, where, module)
+    return Reference(where=where, repository=repository or "", module=module, name=name, source=source)
+
+
+def _maybe(each: Reference) -> Unchecked:
+    what = f"{each.module}.{each.name}" + (f" of {each.repository[:-2]} on the Hub" if each.repository else "")
+    reason = f"it names code, {what:.200}, which is run where the model's own code loads it with trust_remote_code"
+    remedy = "see how the model's own code loads it; save it without that code, or accept it with an ignore"
+    return Unchecked(check="pickles", where=each.where, reason=reason, remedy=remedy)
 
 
 def _unread(path: str, reason: str) -> Unchecked:
@@ -154,8 +186,25 @@ def _unread(path: str, reason: str) -> Unchecked:
     return Unchecked(check="pickles", where=path, reason=f"what it has imported is not known: {reason}", remedy=remedy)
 
 
-def _named_in(value: Any, file: str) -> Iterator[str]:
-    """Texts that are references: under ``auto_map`` anywhere, and where sentence-transformers looks for classes."""
+def _imported(value: Any, file: str) -> Iterator[str]:
+    """What is imported whoever loads it, ``MODULE.CLASS``: parts of diffusers' pipelines, and what peft adapts."""
+    if file not in _IMPORTING or not isinstance(value, dict):
+        return
+    for named in (value.get("auto_mapping"),) if file == "adapter_config.json" else value.values():
+        if isinstance(named, dict):
+            module, name = named.get("parent_library"), named.get("base_model_class")
+        elif isinstance(named, list) and len(named) > 1:
+            module, name = named[:2]
+        else:
+            continue
+        known = isinstance(module, str) and (_OF_DIFFUSERS.fullmatch(module) or _PIPELINES.fullmatch(module))
+        if isinstance(module, str) and not known:
+            yield f"{module}.{name}"
+
+
+def _trusted(value: Any, file: str) -> Iterator[str]:
+    """Texts that are references: under ``auto_map`` anywhere, and where sentence-transformers looks for classes; and
+    kernels of the Hub that a model is to compute with."""
     pending = [value]
     while pending:
         each = pending.pop()
@@ -170,6 +219,10 @@ def _named_in(value: Any, file: str) -> Iterator[str]:
         for key, named in each.items():
             if key.startswith(("activation_f", "sbert_")):
                 yield from _texts(named)
+            elif key.endswith("attn_implementation"):
+                yield from (
+                    f"{text.partition('@')[0].partition(':')[0]}--kernel.code" for text in _texts(named) if "/" in text
+                )
 
 
 def _texts(value: Any) -> Iterator[str]:
