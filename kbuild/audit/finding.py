@@ -13,6 +13,25 @@ UNCHECKED_ID = "unchecked"
 UNFIXED_ID = "unfixed"
 """The id by which an ignore accepts what the distribution of the base has published no fix for."""
 
+_KINDS = """
+base-unsigned
+code-bytecode code-name
+drift-base drift-files drift-image drift-interpreter drift-lock drift-missing drift-model drift-not-locked
+drift-not-trained drift-trained drift-unowned
+image-annotation image-base image-bytecode image-config image-device image-diff-id image-digest image-entrypoint
+image-env image-hard-link image-healthcheck image-label image-layer image-layer-added image-layer-missing
+image-manifest image-over image-platform image-port image-setuid image-startup image-through-link image-user
+image-whiteout image-world-writable
+index-hash
+licence secret yanked
+lock-built lock-conflict lock-credentials lock-edited lock-gap lock-no-sha256 lock-no-url lock-origin
+lock-other-file lock-path lock-plain-http lock-sdist lock-stale lock-twice lock-url lock-vcs
+model-code model-code-outside model-credentials model-loader model-remote-code
+pickle-code pickle-dangerous pickle-unknown
+"""
+KINDS = frozenset(_KINDS.split())
+"""All ids of findings that are no advisory's."""
+
 
 def is_at_least(severity: Severity, threshold: Severity) -> bool:
     """Whether ``severity`` is as bad as ``threshold`` or worse."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 from packaging.utils import canonicalize_name
 
-from kbuild.audit.finding import SEVERITIES, UNCHECKED_ID, UNFIXED_ID, Finding, Severity, Unchecked
+from kbuild.audit.finding import KINDS, SEVERITIES, UNCHECKED_ID, UNFIXED_ID, Finding, Severity, Unchecked
 from kbuild.audit.licences import LicencePolicy, parse_licence_policy
 from kbuild.errors import ConfigurationError
 from kbuild.progress import at_most
@@ -23,6 +24,9 @@ _KEYS = (*_LISTS, *_TEXTS, "allowed-pickles", "ignore", "licences", "max-advisor
 _SHOWN = 3
 _PICKLED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.([A-Za-z_]\w*|\*)")
 _IGNORE_KEYS = ("id", "package", "reason", "expires", "justification")
+# Those of databases are of one: CVE-2024-1, GHSA-…, PYSEC-…, sonatype-…; kinds of findings are words.
+_ADVISORY = re.compile(r"(?=.*\d)[A-Za-z][\w.:/-]*|[A-Z][\w.:-]*")
+_IN_CAPITALS = re.compile(r"(?i:cve|pysec|ghsa|osv|dsa|dla|debian-cve|alpine-cve|ubuntu-cve|usn|mal)-(?=.*\d)")
 JUSTIFICATIONS = (
     "component_not_present",
     "vulnerable_code_not_present",
@@ -134,6 +138,8 @@ def parse_policy(table: Mapping[str, Any], *, source: str = "pyproject.toml, [to
     severities = table.get("severities", {})
     if not isinstance(severities, Mapping) or not all(each in SEVERITIES for each in severities.values()):
         faults.append(f"severities has to be a table of ids, each with one of {', '.join(SEVERITIES)}")
+    else:
+        faults += [f"severities.{fault}" for each in severities if (fault := _unknown(str(each), KINDS)) is not None]
     licences = parse_licence_policy(table.get("licences"), faults)
     pickles = _allowed_pickles(table.get("allowed-pickles", []), faults)
     ignores = [_ignore(each, f"ignore[{number}]", source, faults) for number, each in enumerate(listed)]
@@ -182,6 +188,8 @@ def _ignore(value: Any, place: str, source: str, faults: list[str]) -> Ignore | 
         for key in ("id", "reason")
         if not isinstance(value.get(key), str) or not value[key].strip()
     ]
+    if not found and (fault := _unknown(value["id"], KINDS | {UNCHECKED_ID, UNFIXED_ID})) is not None:
+        found.append(f"{place}.id {fault}")
     named = value.get("package", [])
     packages = [named] if isinstance(named, str) else named
     if not isinstance(packages, list) or not all(isinstance(each, str) and each.strip() for each in packages):
@@ -206,6 +214,18 @@ def _ignore(value: Any, place: str, source: str, faults: list[str]) -> Ignore | 
         source=source,
         justification=justification,
     )
+
+
+def _unknown(id: str, kinds: Set[str]) -> str | None:
+    """Why no finding can have that id; None for a kind of finding, and for what may be an advisory's."""
+    if id in kinds:
+        return None
+    capital = id[: match.end()].upper() + id[match.end() :] if (match := _IN_CAPITALS.match(id)) else id
+    meant = [capital] if capital != id else get_close_matches(id, sorted(kinds), n=1, cutoff=0.8)
+    if not meant and _ADVISORY.fullmatch(id):
+        return None
+    meant = meant or get_close_matches(id, sorted(kinds), n=1)
+    return f"{id:.60} is unknown" + (f": did you mean {meant[0]}?" if meant else "")
 
 
 def _date(value: Any) -> datetime.date | None:

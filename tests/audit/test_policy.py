@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import ast
+import re
 import tomllib
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kbuild.audit.finding import CheckResult, Finding, Unchecked
+from kbuild.audit import finding as finding_module
+from kbuild.audit.finding import KINDS, CheckResult, Finding, Unchecked
 from kbuild.audit.policy import join_policies, parse_policy
 from kbuild.audit.report.report import AuditReport, make_report
 from kbuild.audit.subject import Subject
@@ -166,3 +170,55 @@ def test_a_kind_counts_as_bad_as_the_policy_says() -> None:
     for wrong in ({"yanked": "bad"}, ["yanked"], {"yanked": 1}, {"yanked": ["low"]}):
         with pytest.raises(ConfigurationError, match="severities has to be a table of ids"):
             parse_policy({"severities": wrong})
+
+
+# Of their databases' own pages.
+ADVISORIES = [
+    "CVE-2024-1", "GHSA-h75v-3vvj-5mfj", "PYSEC-2014-8", "DSA-5532-1", "DEBIAN-CVE-2024-1", "MAL-2024-1", "USN-1-1",
+    "sonatype-2020-0026", "SNYK-PYTHON-JINJA2-6150717", "RHSA-2024:0252", "X",
+]  # fmt: skip
+
+
+def test_ids_that_a_policy_names_are_those_that_findings_have() -> None:
+    for id in [*KINDS, *ADVISORIES]:
+        parse_policy({"severities": {id: "low"}, "ignore": [{"id": id, "reason": "r", "expires": "2027-01-01"}]})
+
+
+@pytest.mark.parametrize(
+    ("id", "told"),
+    [
+        ("pickel-unknown", "pickel-unknown is unknown: did you mean pickle-unknown?"),
+        ("Yanked", "Yanked is unknown: did you mean yanked?"),
+        ("lock-no-sha265", "did you mean lock-no-sha256?"),
+        ("secrets", "did you mean secret?"),
+        ("cve-2024-1", "did you mean CVE-2024-1?"),
+        ("ghsa-h75v-3vvj-5mfj", "did you mean GHSA-h75v-3vvj-5mfj?"),
+        ("vulnerability", "vulnerability is unknown"),
+    ],
+)
+def test_an_id_that_no_finding_has_is_an_error_that_names_the_nearest(id: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_policy({"severities": {id: "low"}})
+    assert f"severities.{id}" in caught.value.message and told in caught.value.message
+    with pytest.raises(ConfigurationError) as caught:
+        parse_policy({"ignore": [{"id": id, "reason": "r", "expires": "2027-01-01"}]})
+    assert f"ignore[0].id {id}" in caught.value.message and told in caught.value.message
+
+
+def test_what_an_ignore_alone_names_has_no_severity() -> None:
+    for id in ("unchecked", "unfixed"):
+        parse_policy({"ignore": [{"id": id, "reason": "r", "expires": "2027-01-01"}]})
+        with pytest.raises(ConfigurationError, match=f"severities.{id} is unknown"):
+            parse_policy({"severities": {id: "low"}})
+
+
+def test_all_kinds_that_checks_find_are_known() -> None:
+    folder = Path(finding_module.__file__).parent
+    form = re.compile(r"(base|code|drift|image|index|lock|model|pickle)-[a-z0-9-]+|secret|licence|yanked")
+    texts = {
+        node.value
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert {each for each in texts if form.fullmatch(each)} == KINDS
