@@ -13,13 +13,13 @@ import pandas as pd
 
 from kbuild.answers import compare_texts
 from kbuild.errors import KbuildError, RecordingError
-from kbuild.recording.answer import tell_index, write_answer
 from kbuild.recording.input.delivery import deliver, find_change, silent_mlflow, without_spark_connect
 from kbuild.recording.input.forms import carry
 from kbuild.recording.input.polars import is_polars
 from kbuild.recording.input.reads import observe, plain
 from kbuild.recording.input.rows import take_first, tell_times
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
+from kbuild.recording.output.answer import advise_array, tell_index, write_answer
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -283,13 +283,17 @@ def _ask(model: KedroPipelineModel, known: Any, params: Any) -> Any:
 
 def _infer(model: KedroPipelineModel, inputs: Schema, output: Any) -> ModelSignature:
     from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import Schema
 
     try:
         with silent_mlflow(), without_spark_connect():
             rest = infer_signature(None, output, get_signature_parameters(model, model.loaded_inputs) or None)
+            if rest.outputs is not None:
+                Schema.from_json(rest.outputs.to_json())  # whoever loads the model has to read it
     except Exception as error:  # MLflow raises anything of what it was not made for
         text = " ".join(str(getattr(error, "message", None) or error).split())
         raise RecordingError(
-            f"MLflow cannot infer a signature of the answer, a {type(output).__name__}: {text}", hint=_NO_DATA_HINT
+            f"MLflow cannot infer a signature of the answer, a {type(output).__name__}: {text}",
+            hint=advise_array(output) or _NO_DATA_HINT,
         ) from error
     return ModelSignature(inputs=inputs, outputs=rest.outputs, params=rest.params)

@@ -51,7 +51,7 @@ def _number(values: pd.Series, column: Column) -> pd.Series:
         if beyond.any():
             raise PredictionError(f"column {column['wire']!r} has whole numbers beyond 2**53, which come inexactly")
     with np.errstate(over="ignore"):
-        made = values.astype(kind)
+        made = _with_nan(values, kind) if column.get("nan") else values.astype(kind)
     narrow = isinstance(kind, np.dtype) and kind.kind == "f" and kind.itemsize < 8
     if narrow and (np.isinf(made) & np.isfinite(values.astype("float64"))).any():
         raise PredictionError(f"column {column['wire']!r} has values too large for the type {column['dtype']}")
@@ -61,6 +61,14 @@ def _number(values: pd.Series, column: Column) -> pd.Series:
         if not same.all():
             raise PredictionError(f"column {column['wire']!r} has values that are not of type {column['dtype']}")
     return made
+
+
+def _with_nan(values: pd.Series, kind: Any) -> pd.Series:
+    """Of pyarrow's type, with NaN for null: pandas would make these missing values."""
+    import pyarrow as pa
+
+    floats = pa.array(values.to_numpy("float64"), type=kind.pyarrow_dtype)
+    return pd.Series(pd.array(floats, dtype=kind), index=values.index)
 
 
 def _truth(values: pd.Series, column: Column) -> pd.Series:
@@ -73,6 +81,8 @@ def _truth(values: pd.Series, column: Column) -> pd.Series:
 
 
 def _text(values: pd.Series, column: Column) -> pd.Series:
+    if "storage" in column:
+        return values.astype(pd.StringDtype(column["storage"], pd.NA if column["na"] == "NA" else np.nan))
     if column["dtype"] != "object":
         return values.astype(pd.api.types.pandas_dtype(column["dtype"]))
     return _objects(values, lambda each: each, column)

@@ -102,8 +102,10 @@ def _polars(form: Form, value: Any) -> Any:
 
     table = _table(form["table"], value)
     types = {name: _polars_type(kind) for name, kind in form["schema"].items()}
+    missing = {name: float("nan") if kind.get("nan") else None for name, kind in form["schema"].items()}
     data = {
-        name: [None if is_missing(each) else each for each in table.iloc[:, place]] for place, name in enumerate(types)
+        name: [missing[name] if is_missing(each) else each for each in table.iloc[:, place]]
+        for place, name in enumerate(types)
     }
     try:
         made = polars.DataFrame(data, schema=types)

@@ -54,7 +54,7 @@ def table(**columns: Any) -> pd.DataFrame:
 
 def arrow(kind: pa.DataType, *values: Any) -> pd.Series:
     """A column as ``pandas.read_parquet(…, dtype_backend="pyarrow")`` gives it."""
-    return pd.Series(pd.array([*values], dtype=pd.ArrowDtype(kind)))
+    return pd.Series(pd.array(pa.array([*values], type=kind), dtype=pd.ArrowDtype(kind)))
 
 
 def make_served() -> dict[str, Any]:
@@ -75,6 +75,10 @@ def make_served() -> dict[str, Any]:
         "boolean with gaps": table(n=pd.array([True, None], dtype="boolean")),
         "Float64 with gaps": table(n=pd.array([1.5, None], dtype="Float64")),
         "string with gaps": table(n=pd.array(["a", None], dtype="string")),
+        "string, kept by Python": table(
+            n=pd.array(["a", None], dtype=pd.StringDtype("python")),
+            m=pd.array(["a", None], dtype=pd.StringDtype("python", na_value=float("nan"))),
+        ),
         "int8, uint16, uint64, float16": table(
             a=np.array([1], "int8"), b=np.array([1], "uint16"), c=np.array([1], "uint64"), d=np.array([1.1], "float16")
         ),
@@ -95,12 +99,13 @@ def make_served() -> dict[str, Any]:
         "pyarrow's numbers and truth values": table(
             a=arrow(pa.int64(), 1, None), b=arrow(pa.float64(), 1.5, None), c=arrow(pa.bool_(), True, None)
         ),
+        "pyarrow's NaN": table(a=arrow(pa.float64(), 1.5, float("nan")), b=arrow(pa.float32(), 1.5, None)),
         "pyarrow's texts": table(
             a=arrow(pa.string(), "x", None), b=arrow(pa.large_string(), "y", "z"), c=arrow(CODED, "k", None)
         ),
         "pyarrow's times": table(
             a=arrow(pa.timestamp("us"), TIME, None),
-            b=arrow(pa.timestamp("ns", "Europe/Berlin"), TIME.astimezone(), None),
+            b=arrow(pa.timestamp("ns", "Europe/Berlin"), TIME.replace(tzinfo=datetime.UTC), None),
             c=arrow(pa.duration("ms"), datetime.timedelta(hours=26), None),
         ),
         "pyarrow's dates and times of day": table(
@@ -160,6 +165,7 @@ def make_polars() -> dict[str, Any]:
                 "c": polars.Series(["x"], dtype=polars.Enum(["x", "y"])),
             }
         ),
+        "polars NaN": polars.DataFrame({"a": [float("nan"), 1.5], "b": [None, 1.5]}),
         "polars Series": polars.Series("a", [1.5]),
     }
 
@@ -175,6 +181,7 @@ def make_refused() -> dict[str, Any]:
         "arrays with a mask": np.ma.array([1, 2], mask=[0, 1]),
         "complex numbers": table(z=[1j]),
         "intervals": table(i=pd.interval_range(0, 1)),
+        "pyarrow's NaN beside missing values": table(a=arrow(pa.float64(), 1.5, float("nan"), None)),
         "pyarrow's maps": table(m=arrow(pa.map_(pa.string(), pa.int64()), [("k", 1)])),
         "pyarrow's lists of dates": table(d=arrow(pa.list_(pa.date32()), [TIME.date()])),
         "sparse columns": table(s=pd.arrays.SparseArray([0, 1])),
@@ -190,6 +197,16 @@ def make_refused() -> dict[str, Any]:
         "tuple": (1, 2),
         "date": TIME.date(),
         "an object of another class": object(),
+    }
+
+
+def make_refused_polars() -> dict[str, Any]:
+    """The same of polars, where that is installed."""
+    import polars
+
+    return {
+        "polars NaN beside null": polars.DataFrame({"a": [1.5, float("nan"), None]}),
+        "polars Int128": polars.DataFrame({"a": polars.Series([1], dtype=polars.Int128)}),
     }
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import json
+import re
+import uuid
 from decimal import Decimal
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
+from matplotlib.figure import Figure
 
 from kbuild.errors import PredictionError, RecordingError
 from kbuild.project.model_settings import TrainingSettings
-from kbuild.recording.answer import tell_index, write_answer
+from kbuild.recording.output.answer import tell_index, write_answer
 from kbuild.recording.record import record_model
 from kbuild.training.pipeline_ml import pipeline_ml_factory
 
+ROUND: list[Any] = []
+ROUND.append(ROUND)
 TWICE = pd.DataFrame([[1, 2, 3]], columns=["price", "price", "other"])
 
 
@@ -53,16 +61,50 @@ def test_a_table_among_several_outputs_loses_no_column(store: mlflow.MlflowClien
         )
 
 
+class Colour(enum.Enum):
+    RED = 1
+
+
 @pytest.mark.parametrize(
     ("answer", "told", "hint"),
     [
-        ({"a": pl.DataFrame({"a": [1]})}, "a dict, cannot be written", "a dict of plain values"),
-        (pd.DataFrame({"good": [1], "price": [Decimal("1.10")]}), r"\(column 'price'\)", "astype(float)"),
+        ({"a": pl.DataFrame({"a": [1]})}, "its ['a'] is a DataFrame of polars", "to_dicts()"),
+        ({"t": pd.DataFrame({"a": [1]}), "n": 1}, "its ['t'] is a DataFrame", "to_dict('records')"),
+        (
+            pd.DataFrame({"good": [1], "price": [Decimal("1.10")]}),
+            "its column 'price' holds a Decimal",
+            "['price'].astype(float)",
+        ),
+        (pd.DataFrame({"id": [uuid.UUID(int=1)]}), "its column 'id' holds a UUID", "['id'].astype(str)"),
+        (
+            pd.DataFrame({"d": pd.to_timedelta([None, "1h"])}),
+            "its column 'd' holds a Timedelta",
+            "['d'].dt.total_seconds()",
+        ),
+        (
+            pd.DataFrame({"p": pd.PeriodIndex(["2024-01"], freq="M")}),
+            "its column 'p' holds a Period",
+            "['p'].astype(str)",
+        ),
+        (pd.DataFrame({"x": np.array([1], np.longdouble)}), "its column 'x' holds a longdouble", "['x'].astype(float)"),
+        (pd.Series([Decimal("1")], name="s"), "it holds a Decimal", "astype(float)"),
+        (np.array([1], np.longdouble), "it holds a longdouble", "astype(float)"),
+        (np.longdouble(1), "it is a longdouble", "float(answer)"),
+        (np.array([1j]), "it holds a complex", "real"),
+        (np.array([1], "m8[s]"), "it holds a timedelta", "astype(float)"),
+        ([1, {"a": [0, Decimal("1")]}], "its [1]['a'][1] is a Decimal", "float(…)"),
+        ({"a": 1, "c": Colour.RED}, "its ['c'] is a Colour", ".value"),
+        ({"a": {2}}, "its ['a'] is a set", "sorted(…)"),
+        ((each for each in [1]), "it is a generator", "list(answer)"),
+        ({"a": {(1, 2): 3}}, "its ['a'] has the key (1, 2)", "texts"),
+        (datetime.timedelta(1), "it is a timedelta", ".total_seconds()"),
+        (Figure(), "it is a Figure", "plain values"),
+        (ROUND, "its [0] holds itself", "plain values"),
     ],
-    ids=["within", "Decimal"],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )
 def test_what_cannot_be_written_is_told_with_what_can(answer: Any, told: str, hint: str) -> None:
-    with pytest.raises(RecordingError, match=told) as caught:
+    with pytest.raises(RecordingError, match=re.escape(told)) as caught:
         write_answer(answer)
     assert hint in str(caught.value.hint)
 
@@ -87,3 +129,24 @@ def test_an_index_that_no_server_sends_is_told(index: pd.Index, told: str | None
     for answer in (pd.DataFrame({"price": [1.0, 2.0]}, index=index), pd.Series([1.0, 2.0], index=index)):
         notes = tell_index(answer)
         assert (len(notes) == 1 and told in notes[0]) if told else notes == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (np.array(["a"], np.dtypes.StringDType()), "answer.astype(str)"),
+        (np.array([(1, 2.0)], [("a", int), ("b", float)]), "pandas.DataFrame(answer)"),
+    ],
+    ids=["texts of any length", "structured"],
+)
+def test_an_array_whose_type_no_model_can_state_is_told_with_what_to_give(
+    store: mlflow.MlflowClient, answer: Any, hint: str
+) -> None:
+    training = Pipeline([node(lambda rows: 1.0, "rows", "weight", name="fit")])
+    inference = Pipeline([node(lambda rows, weight: answer, ["rows", "weight"], "out", name="ask")])
+    catalog = DataCatalog({"rows": MemoryDataset([1]), "weight": MemoryDataset(1.0)})
+    bound = pipeline_ml_factory(training, inference, "rows")
+    run_id = store.create_run("0").info.run_id
+    with pytest.raises(RecordingError, match="signature of the answer, a ndarray") as caught:
+        record_model(bound, catalog, run_id=run_id, settings=TrainingSettings(check=False))
+    assert hint in str(caught.value.hint)

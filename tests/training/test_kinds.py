@@ -10,8 +10,10 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import polars
+import pyarrow as pa
 import pytest
-from input_kinds import make_polars, make_refused, make_served
+from input_kinds import arrow, make_polars, make_refused, make_refused_polars, make_served, table
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from mlflow.models.utils import _enforce_schema
@@ -29,7 +31,7 @@ from kbuild.training.pipeline_ml import pipeline_ml_factory
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SERVED = make_served()
-REFUSED = make_refused()
+REFUSED = {**make_refused(), **make_refused_polars()}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -84,6 +86,33 @@ def test_a_null_is_none_or_nan_as_training_had_it() -> None:
         assert (null is None if last["p"] is None else null != null) and number == 2.5
     with pytest.raises(RecordingError, match="'p' is None in some and NaN in others"):
         make_carried([{"p": 1.5}, {"p": None}, {"p": float("nan")}], [{"p": 1.5}])
+
+
+NAN = float("nan")
+LATE = {
+    "pyarrow": (table(a=arrow(pa.float64(), *[1.5] * 9, NAN)), table(a=arrow(pa.float64(), *[1.5] * 9, None))),
+    "polars": (polars.DataFrame({"a": [1.5] * 9 + [NAN]}), polars.DataFrame({"a": [1.5] * 9 + [None]})),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_null_is_nan_or_missing_as_late_rows_of_training_had_it(name: str) -> None:
+    for data in LATE[name]:
+        carried = make_carried(data, take_rows(data, 5))
+        request = json.loads(json.dumps({"dataframe_records": [{"a": None}, {"a": 1.5}]}))
+        assert carried.schema is not None and carried.form is not None
+        value = _enforce_schema(infer_and_parse_data(request, carried.schema), carried.schema)
+        rest = data[-2:][::-1] if name == "polars" else data.iloc[[9, 0]]
+        if name == "polars":
+            assert restore(carried.form, value).equals(rest)
+        else:
+            assert pa.array(restore(carried.form, value)["a"].array) == pa.array(rest["a"].array) or (
+                str(restore(carried.form, value)["a"].tolist()) == str(rest["a"].tolist())
+            )
+    both = [1.5] * 9 + [NAN, None]
+    mixed = polars.DataFrame({"a": both}) if name == "polars" else table(a=arrow(pa.float64(), *both))
+    with pytest.raises(RecordingError, match="column 'a', whose missing values are NaN and null: both come as null"):
+        make_carried(mixed, take_rows(mixed, 5))
 
 
 @pytest.mark.parametrize("last", [{"a": 2.5}, {"a": 1.5, "b": "x"}], ids=["a float", "and another key"])

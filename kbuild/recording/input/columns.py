@@ -50,7 +50,8 @@ def describe_column(label: Any, wire: str, values: pd.Series) -> dict[str, Any]:
         if is_kind(dtype):
             if kind == "number":
                 _check_whole(label, values)
-            return column | {"as": kind}
+            note = _KEPT_BY.get(kind)
+            return column | {"as": kind} | (note(label, values) if note else {})
     raise _refuse(label, f"of the type {dtype}")
 
 
@@ -77,6 +78,37 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "time": lambda dtype: isinstance(dtype, np.dtype) and dtype.kind == "M",
     "text": lambda dtype: isinstance(dtype, pd.StringDtype),
 }
+
+
+def _note_nan(label: Any, values: pd.Series) -> dict[str, Any]:
+    """Whether null stands for NaN, which pyarrow's columns keep apart from missing values."""
+    if not isinstance(values.dtype, pd.ArrowDtype) or not pd.api.types.is_float_dtype(values.dtype):
+        return {}
+    nan = bool((values.dropna() != values.dropna()).any())
+    return note_nan(label, nan=nan, null=bool(values.isna().any()))
+
+
+def note_nan(label: Any, *, nan: bool, null: bool) -> dict[str, Any]:
+    """The same of a column that has NaN, null; raises RecordingError for one that has both."""
+    if nan and null:
+        raise RecordingError(
+            f"no request can bring the input's column {label!r}, whose missing values are NaN and null: both come as "
+            "null",
+            hint="let the catalog, or the node that makes it, have one of them: polars' fill_nan(None), or "
+            "where(data == data, None) with pandas",
+        )
+    return {"nan": True} if nan else {}
+
+
+def _note_storage(label: Any, values: pd.Series) -> dict[str, Any]:
+    """Where the type's name means another one: pandas has texts of pyarrow's and of Python's under one name."""
+    kind = values.dtype
+    if pd.api.types.pandas_dtype(str(kind)) == kind:
+        return {}
+    return {"storage": kind.storage, "na": "NaN" if kind.na_value is not pd.NA else "NA"}
+
+
+_KEPT_BY: dict[str, Callable[[Any, pd.Series], dict[str, Any]]] = {"number": _note_nan, "text": _note_storage}
 
 
 def _check_whole(label: Any, values: pd.Series) -> None:

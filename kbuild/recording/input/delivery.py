@@ -177,8 +177,9 @@ def _find_label_change(known: pd.Index, given: pd.Index, where: str, *, typed: b
 
 def _same_values(known: pd.Series, given: pd.Series) -> bool:
     one, other = known.reset_index(drop=True), given.reset_index(drop=True)
-    if one.dtype != object:
+    if one.dtype != object and (one.equals(other) or not isinstance(one.dtype, pd.ArrowDtype)):
         return bool(one.equals(other))
+    # So are pyarrow's NaN, which equal nothing.
     return all(_same_object(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kbuild.errors import RecordingError
+from kbuild.recording.input.columns import note_nan
 
 # Of types without arguments, those whose values have a type in pandas.
 _CARRIED = (
@@ -46,6 +47,9 @@ def describe_schema(frame: Any) -> dict[str, Any]:
                 hint="let the first inference node make it of columns of text or numbers",
             )
         schema[name] = {"name": named, "arguments": arguments}
+        if kind.is_float():
+            values = frame[name]
+            schema[name] |= note_nan(name, nan=bool(values.is_nan().any()), null=values.null_count() > 0)
     return schema
 
 
@@ -54,7 +58,7 @@ def to_pandas(frame: Any) -> pd.DataFrame:
     made = {}
     for name in frame.columns:
         values, kind = frame[name].to_list(), type(frame.schema[name]).__name__
-        if kind.startswith(("Int", "UInt")):
+        if kind.startswith(("Int", "UInt")) and kind in _CARRIED:
             made[name] = pd.Series(pd.array(values, dtype=kind))
         elif kind.startswith("Float"):
             made[name] = pd.Series(values, dtype="float64")

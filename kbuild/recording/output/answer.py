@@ -9,12 +9,9 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from kbuild.errors import RecordingError
+from kbuild.recording.output.unwritable import find_unwritable
 
-_PLAIN_HINT = "let the last inference node give a table, an array, a list or a dict of plain values"
-_COLUMN_HINT = (
-    "let the last inference node give what JSON has: astype(float) or astype(str) for decimals and the like, "
-    "one name for a column of a MultiIndex"
-)
+_HINT = "let the last inference node give a table, an array, a list or a dict of plain values"
 _ONCE_HINT = "let the last inference node give each of them a name of its own"
 
 
@@ -33,13 +30,22 @@ def write_answer(output: Any) -> str:
     try:
         predictions_to_json(output, text)
     except Exception as error:  # the output is the user's, of any type
+        found = find_unwritable(output)
+        cause = " ".join(str(error).split())[:300] if found is None else found.told
         raise RecordingError(
-            f"the inference pipeline's answer, a {type(output).__name__}, cannot be written as JSON: "
-            f"{error}{_name_column(output)}",
-            hint=_COLUMN_HINT if isinstance(output, pd.DataFrame) else _PLAIN_HINT,
+            f"the inference pipeline's answer, a {type(output).__name__}, cannot be written as JSON: {cause}",
+            hint=_HINT if found is None else found.hint,
         ) from error
     json.loads(text.getvalue(), object_pairs_hook=_refuse_twice)
     return text.getvalue()
+
+
+def advise_array(output: Any) -> str | None:
+    """What to give in place of an array whose type a signature cannot state; None where that is not the cause."""
+    given = {"T": "answer.astype(str)", "V": "pandas.DataFrame(answer)"}.get(
+        getattr(getattr(output, "dtype", None), "kind", "")
+    )
+    return f"let the last inference node give {given}" if given else None
 
 
 def tell_index(output: Any) -> tuple[str, ...]:
@@ -64,17 +70,3 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
 
 def _refuse(what: str) -> NoReturn:
     raise RecordingError(f"the inference pipeline's answer {what}, of which a server hands on one", hint=_ONCE_HINT)
-
-
-def _name_column(output: Any) -> str:
-    """Which column of a table it is, where that is a matter of its values."""
-    if not isinstance(output, pd.DataFrame):
-        return ""
-    from mlflow.pyfunc.scoring_server import predictions_to_json
-
-    for label in output.columns:
-        try:
-            predictions_to_json(output[label].to_frame("column"), io.StringIO())
-        except Exception:  # noqa: BLE001 - as above
-            return f" (column {label!r})"
-    return ""
