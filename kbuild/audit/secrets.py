@@ -112,6 +112,9 @@ _PLACEHOLDER = re.compile(
     re.I | re.S,
 )
 _SHORTEST = 6
+_PRINTED = re.compile(rb"[\t\n\r\x20-\x7e]{8,}")
+# Without their first letter: what begins with a zero is looked for quickly.
+_WIDELY = re.compile(rb"\0[\x20-\x7e](?:\0[\x20-\x7e]){6,}|\0\0\0[\x20-\x7e](?:\0\0\0[\x20-\x7e]){6,}")
 # Kedro's catalog names an entry of credentials.yml; tokenizers call the marks of their texts so.
 _CREDENTIALS_BY_NAME = re.compile(r"(.*[_.\-/ ])?credentials?=[a-z_]\w*", re.I)
 
@@ -148,8 +151,7 @@ def _by_name(text: str, name: str) -> Iterator[tuple[str, int]]:
         return
     for match in _IN_JSON.finditer(text):
         key, value = match.groups()
-        worded = _OF_TEXT.fullmatch(key) is not None and _OF_TOKEN.fullmatch(value) is None
-        if (key == "auth" and _is_userinfo(value)) or (not worded and is_secret(key, value)):
+        if (key == "auth" and _is_userinfo(value)) or is_named_secret(key, value):
             yield f"value of {key}", match.start()
 
 
@@ -178,12 +180,20 @@ def find_in_chunks(chunks: Iterator[bytes], *, name: str) -> dict[str, int]:
             binary = not wide and b"\0" in chunk[:8192]
         # Of UTF-16 the letters that secrets are written in: what else there is does not matter.
         chunk = chunk.translate(None, b"\0") if wide else chunk
-        text = (before + chunk).decode("latin-1" if binary else "utf-8", errors="replace")
+        text = _printed(before + chunk) if binary else (before + chunk).decode("utf-8", errors="replace")
         for kind, line in find_secrets(text, name="" if binary else name).items():
             found.setdefault(kind, lines + line)
         lines += chunk.count(b"\n")
         before = chunk[-_OVERLAP:]
     return found
+
+
+def _printed(data: bytes) -> str:
+    """The texts in what is none: a secret is of printed characters, one byte each, or two or four as numpy has them."""
+    found = _PRINTED.findall(data)
+    wide = (data[max(match.start() - 1, 0) : match.end()] for match in _WIDELY.finditer(data))
+    found += (each.translate(None, b"\0") for each in wide)
+    return b"\n".join(found).decode("latin-1")
 
 
 def may_hold_secrets(path: str) -> bool:
@@ -208,6 +218,12 @@ def is_secret(name: str, value: str) -> bool:
     if _CREDENTIALS_BY_NAME.fullmatch(f"{name}={value}"):
         return False
     return names_secret(name) and len(value) >= _SHORTEST and _PLACEHOLDER.fullmatch(value) is None
+
+
+def is_named_secret(name: str, value: str) -> bool:
+    """As ``is_secret`` of names that stand in data, where texts have tokens."""
+    worded = _OF_TEXT.fullmatch(name) is not None and _OF_TOKEN.fullmatch(value) is None
+    return not worded and is_secret(name, value)
 
 
 def find_in_values(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from kbuild.audit.checks.packed_secrets import Fits, find_in_packed
 from kbuild.audit.finding import CheckResult, Finding, Unchecked
 from kbuild.audit.image_facts import ImageFacts
+from kbuild.audit.pickled.effort import TooMuch
 from kbuild.audit.secrets import (
     find_in_file,
     find_in_values,
@@ -23,9 +25,12 @@ _URL = "password in a url"
 
 
 class SecretCheck:
-    """A ``Check`` of every text that others get with the model or its image."""
+    """A ``Check`` of every text that others get with the model or its image; ``fits`` as ``find_in_packed`` has it."""
 
     id = "secrets"
+
+    def __init__(self, *, fits: Fits | None = None) -> None:
+        self._fits = fits
 
     def run(self, subject: Subject) -> CheckResult:
         """See Check."""
@@ -34,7 +39,7 @@ class SecretCheck:
         looked_at = 0
         if subject.bundle is not None:
             looked_at += len(subject.bundle.files)
-            found += _in_model(subject.bundle, unchecked)
+            found += _in_model(subject.bundle, unchecked, self._fits)
         if subject.parameters:
             looked_at += len(subject.parameters)
             found += [(f"parameter {name}", kind, _MODEL) for name, kind in find_in_values(subject.parameters)]
@@ -60,7 +65,7 @@ class SecretCheck:
         return CheckResult(check=self.id, findings=findings, unchecked=tuple(unchecked), looked_at=looked_at)
 
 
-def _in_model(bundle: ModelBundle, unchecked: list[Unchecked]) -> Iterator[tuple[str, str, str]]:
+def _in_model(bundle: ModelBundle, unchecked: list[Unchecked], fits: Fits | None) -> Iterator[tuple[str, str, str]]:
     for file in bundle.files:
         try:
             kinds = find_in_file(bundle.root / file.path, name=file.path)
@@ -70,8 +75,16 @@ def _in_model(bundle: ModelBundle, unchecked: list[Unchecked]) -> Iterator[tuple
             continue
         if is_key_store(file.path):
             kinds["key store"] = 1
-        for told in _told(kinds):
-            yield file.path, told, _MODEL
+        packed: dict[str, str] = {}
+        try:
+            for place, inner in find_in_packed((bundle.root / file.path).read_bytes(), name=file.path, fits=fits):
+                packed |= {kind: place for kind in inner if kind not in {*kinds, *packed}}
+        except TooMuch as error:
+            remedy = "keep it out of the model, or see by yourself that it holds no secret and accept it with an ignore"
+            unchecked.append(Unchecked(check="secrets", where=file.path, reason=str(error), remedy=remedy))
+        told = [*_told(kinds), *(f"{kind} (packed, at {place or 'a pickle'})" for kind, place in packed.items())]
+        if told:
+            yield file.path, ", ".join(told), _MODEL
 
 
 def _in_config(image: ImageFacts) -> Iterator[tuple[str, str, str]]:

@@ -35,6 +35,7 @@ from kbuild.progress import Progress
 from kbuild.urls.credentials import without_user
 from kbuild.workflow import Tools
 from kbuild.workflow.audit.request import AuditRequest
+from kbuild.workflow.audit.tables import fits
 
 _ASKING = (VulnerabilityCheck, ReleaseCheck)
 
@@ -105,7 +106,7 @@ def make_checks(request: AuditRequest, network: Network, progress: Progress, *, 
             unavailable=unavailable,
             offline=request.offline,
         ),
-        SecretCheck(),
+        SecretCheck(fits=fits),
         ReleaseCheck(_lookup(request, network), unasked=_unasked(request, network)),
         PickleCheck(downloads=downloads, allowed=allowed),
         CodeCheck(allowed=allowed),
