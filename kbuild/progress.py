@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 
@@ -47,3 +49,55 @@ def at_most(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """``a, b and 3 more``: at most so many of the names."""
     more = len(names) - most
     return separator.join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+Voice = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a named phase of the work and shows what happens inside."""
+
+_PATIENCE = 1.0  # seconds after which work is worth a word, and between two
+
+
+@contextmanager
+def telling(progress: Progress, text: str) -> Iterator[None]:
+    """Note ``text`` again and again while the block works, which says nothing itself: a log is told that it goes on."""
+
+    def tell(done: threading.Event) -> None:
+        while True:
+            progress.note(text)
+            if done.wait(_PATIENCE):
+                return
+
+    with _beside(tell):
+        yield
+
+
+@contextmanager
+def saying(voice: Voice, phase: str, text: str) -> Iterator[None]:
+    """Open a phase, which has made ``text``, if the block takes longer than one waits without a word."""
+
+    def tell(done: threading.Event) -> None:
+        if not done.wait(_PATIENCE):
+            with voice(phase) as progress, telling(progress, text):
+                done.wait()
+                progress.made(text)
+
+    with _beside(tell):
+        yield
+
+
+@contextmanager
+def _beside(tell: Callable[[threading.Event], None]) -> Iterator[None]:
+    done = threading.Event()
+
+    def run() -> None:
+        # Words may stop the work that says them; this says them for what goes on, such as what removes its files.
+        with suppress(BaseException):
+            tell(done)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

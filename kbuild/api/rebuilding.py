@@ -135,7 +135,7 @@ def _build_again(image: BuiltImage, options: RebuildOptions, session: Session) -
             f"{model} is another model than the image's: its digest is {found}, not {claims.model_digest}",
             hint="give the folder that the image was built from, unchanged",
         )
-    with work_folder(tools.cache, "work-rebuild-") as clean:
+    with work_folder(tools.cache, "work-rebuild-", voice=voice) as clean:
         if options.reuse_downloads:
             with voice("check") as progress:
                 progress.made(f"{how_many(carry_downloads(tools.cache, clean), 'package')} still have their sha256")

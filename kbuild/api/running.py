@@ -17,6 +17,7 @@ from typing import Any
 
 from kbuild.api.find import found_image
 from kbuild.api.session import Session, open_session
+from kbuild.cache.scratch import OWN_FILES
 from kbuild.digest import Digest
 from kbuild.errors import ContainerFailed
 from kbuild.image.oci.image_reference import ImageReference
@@ -24,6 +25,7 @@ from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
+from kbuild.progress import saying
 from kbuild.verify.before_loading import check_image
 from kbuild.verify.scoring import post_invocations, wait_until_ready
 from kbuild.verify.verify_image import read_example
@@ -149,7 +151,8 @@ def started(
                     running=running, reference=reference, digest=built.digest, platform=platform, seconds=seconds
                 )
             finally:
-                running.stop()
+                with saying(session.voice, "tidy", OWN_FILES):
+                    running.stop()
 
 
 def _check_free(port: int | None) -> None:

@@ -8,29 +8,38 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from kbuild.progress import Voice, saying
+
+OWN_FILES = "files of this command alone"
+"""What is removed at the end of a command that had many."""
 
 
 @contextmanager
-def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder below ``parent``, removed after the block; raises OSError."""
+def scratch_folder(parent: Path, prefix: str, *, voice: Voice | None = None) -> Iterator[Path]:
+    """A new folder below ``parent``, removed after the block; raises OSError.
+
+    ``voice`` says so where that takes long, as of the tens of thousands of files of an environment.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     folder, held = _locked(parent, prefix)
     try:
         yield folder
     finally:
-        remove_tree(folder)
+        with nullcontext() if voice is None else saying(voice, "tidy", OWN_FILES):
+            remove_tree(folder)
         os.close(held)
 
 
 @contextmanager
-def work_folder(cache: Path, prefix: str) -> Iterator[Path]:
+def work_folder(cache: Path, prefix: str, *, voice: Voice | None = None) -> Iterator[Path]:
     """A scratch folder in the cache, where links to what it holds can be made; where this user may only read the cache
     it lies where temporary files do."""
     readable = cache.is_dir() and not os.access(cache, os.W_OK | os.X_OK)
     parent, name = (Path(tempfile.gettempdir()), f"kbuild-{prefix}") if readable else (cache, prefix)
-    with scratch_folder(parent, name) as folder:
+    with scratch_folder(parent, name, voice=voice) as folder:
         yield folder
 
 

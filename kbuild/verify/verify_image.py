@@ -13,7 +13,7 @@ from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.plan.make import MODEL_PATH
 from kbuild.process import Runner
-from kbuild.progress import Progress
+from kbuild.progress import Progress, telling
 from kbuild.untrusted import BrokenText, parse_yaml
 from kbuild.verify.golden import VerificationReport, verify_predictions
 from kbuild.verify.scoring import wait_until_ready
@@ -57,7 +57,8 @@ def verify_image(
                 timeout=timeout,
             )
         finally:
-            running.stop()
+            with telling(progress, "stopping it"):
+                running.stop()
 
 
 def read_example(running: RunningImage) -> bytes | None:

@@ -5,12 +5,14 @@ What only some builds need is imported where it is needed: most builds find near
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from kbuild.cache.notes import reading_all
@@ -26,6 +28,7 @@ from kbuild.model.bundle import ModelBundle, find_credentials
 from kbuild.model.model_reference import ModelReference
 from kbuild.plan.build_plan import BuildContext
 from kbuild.platform import Platform, host_platform
+from kbuild.progress import Progress, how_many, telling
 from kbuild.verify.before_loading import check_model, note_model_of
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, give_layers, whole_context
@@ -73,14 +76,29 @@ def render_context(request: ImageRequest, tools: Tools, *, output: Path) -> Buil
         prepared.check_base()
         context = whole_context(prepared, tools, workdir / "context")
         try:
-            # Copies, not links: the user may change them, and their times are set.
-            shutil.copytree(context.path, output, symlinks=True, dirs_exist_ok=True)
-            stamp_times(output)
+            with tools.phases("write") as progress:
+                _copy(context.path, output, progress)
+                with telling(progress, "giving the files times made from their content"):
+                    stamp_times(output)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(output, ignore_errors=True)
             raise OutputError(f"cannot write {output}: {_reason(error)}") from error
         prepared.record_base(tools)
     return BuildContext(path=output, plan=context.plan)
+
+
+def _copy(source: Path, output: Path, progress: Progress) -> None:
+    """Copies, not links: the user may change them, and their times are set."""
+    total = sum(len(names) for _, _, names in os.walk(source))
+    copied = count(1)
+
+    def copy(one: str, other: str) -> None:
+        shutil.copy2(one, other)
+        progress.count(next(copied), total, "files")
+
+    progress.note("copying")
+    shutil.copytree(source, output, symlinks=True, dirs_exist_ok=True, copy_function=copy)
+    progress.made(how_many(total, "file"))
 
 
 def build_image(
@@ -225,7 +243,7 @@ def working_folder(tools: Tools) -> Iterator[Path]:
     with (
         reading_all() if tools.verify_cache else nullcontext(),
         tools.using_cache(),
-        work_folder(tools.cache, "work-") as folder,
+        work_folder(tools.cache, "work-", voice=tools.phases) as folder,
     ):
         yield folder
 

@@ -11,6 +11,7 @@ import yaml
 
 from kbuild.answers import Tolerance
 from kbuild.errors import InvalidImage
+from kbuild.progress import Silent
 from kbuild.verify import verify_image as verifying
 from kbuild.verify.verify_image import read_example, verify_image
 
@@ -100,7 +101,7 @@ def test_the_image_is_asked_by_what_its_model_recorded(
     monkeypatch.setattr(verifying, "verify_predictions", compare)
     image, wide = SimpleNamespace(), Tolerance(relative=1.0)
     report: Any = verify_image(
-        image, "run", cache=tmp_path, timeout=7.0, progress=None, option="--patience",  # type: ignore[arg-type]
+        image, "run", cache=tmp_path, timeout=7.0, progress=Silent(), option="--patience",
         choose=lambda given: wide if given == own else pytest.fail(f"{given}"),
     )  # fmt: skip
     assert report == "the report" and running.stopped == 1

@@ -195,7 +195,7 @@ class Machine:
         line = re.sub(r"sha256:[0-9a-f]{12,64}", "sha256:…", line)
         line = re.sub(r"\b\d+(\.\d+)? (-> \d+ )?(kB|MB|GB|s|%)(?!\w)", r"_ \3", line)
         line = re.sub(r"\b20(2[4-9]|[3-9]\d)-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?", "TODAY", line)
-        line = re.sub(r"\bpack +\d+ files", "pack _ files", line)
+        line = re.sub(r"\b(pack|write) +\d+ files", r"\1 _ files", line)
         line = re.sub("[0-9a-f]{60,64}", "DIGEST", line)
         line = re.sub(r"libzstd [\d.]+", "libzstd _", line).replace(
             f"io.kbuild.version={__version__}", "io.kbuild.version=_"
