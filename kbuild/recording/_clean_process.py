@@ -48,15 +48,19 @@ class ShippedImports(importlib.abc.MetaPathFinder):
 class HiddenImports:
     """Another finder, which no longer finds certain top-level modules: as if they were not installed."""
 
-    def __init__(self, finder: Any, hidden: set[str], distributions: set[str], code: Path) -> None:
+    def __init__(
+        self, finder: Any, hidden: set[str], distributions: set[str], code: Path, asked: set[str] | None = None
+    ) -> None:
         self._finder = finder
         self._hidden = hidden
         self._distributions = distributions
         self._code = code
+        self._asked = set() if asked is None else asked
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """What the other finder says, None for what is hidden."""
+        """What the other finder says; None for what is hidden, which ``asked`` gets the name of."""
         if path is None and fullname in self._hidden:
+            self._asked.add(fullname)
             return None
         found: importlib.machinery.ModuleSpec | None = self._finder.find_spec(fullname, path, target)
         return found
@@ -186,8 +190,9 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     shipped = ShippedImports(model_folder / "code", task["shipped"])
     distributions = set(task["hidden"])
     code = model_folder / "code"
+    asked: set[str] = set()
     sys.meta_path[:] = [
-        shipped, *(HiddenImports(finder, hidden, distributions, code) for finder in sys.meta_path)
+        shipped, *(HiddenImports(finder, hidden, distributions, code, asked) for finder in sys.meta_path)
     ]  # fmt: skip
     gc.disable()  # a quarter of the time of these imports goes into looking for what they do not leave behind
     try:
@@ -206,7 +211,7 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
             model.metadata.get_input_schema(),
         )
     except BaseException as error:  # noqa: BLE001 - told to the caller, whatever it is
-        return {**find_cause(error), "missing": find_missing(error), "traceback": traceback.format_exc()}
+        return {**find_cause(error), "missing": find_missing(error, asked), "traceback": traceback.format_exc()}
     if response.status != 200:
         return {"error": response.response, "missing": None, "traceback": ""}
     return {"response": response.response}
@@ -223,11 +228,16 @@ def find_cause(error: BaseException) -> dict[str, Any]:
     return {"error": text, "kind": type(last).__name__, "file": named}
 
 
-def find_missing(error: BaseException | None) -> str | None:
-    """The top-level module whose import failed, if that is the cause."""
+def find_missing(error: BaseException | None, asked: Iterable[str] = ()) -> str | None:
+    """The top-level module whose import failed, if that is the cause: libraries that do without say so in words of their
+    own, in which one of those that were ``asked`` for is named."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             return error.name.partition(".")[0]
+        if isinstance(error, ImportError):
+            named = [name for name in sorted(asked) if re.search(rf"\b{re.escape(name)}\b", str(error))]
+            if named:
+                return named[0]
         error = error.__cause__ or error.__context__
     return None
 

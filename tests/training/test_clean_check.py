@@ -294,4 +294,16 @@ def test_advice_names_the_file() -> None:
 def test_module_is_named(package: ModuleType) -> None:
     error = ModuleNotFoundError("No module named 'a'", name="a.b")
     assert process.find_missing(error) == "a"
+
+
+def test_a_package_that_a_library_asked_for_and_names_in_its_error_is_missing() -> None:
+    asked: set[str] = set()
+    finder = process.HiddenImports(Finder(), {"lxml", "numba", "pkg"}, set(), Path("/model/code"), asked)
+    assert (finder.find_spec("lxml"), finder.find_spec("numba")) == (None, None)
+    assert asked == {"lxml", "numba"}
+    # As pandas' read_xml says it.
+    error = ImportError("lxml not found, please install or use the etree parser.")
+    assert process.find_missing(error, asked) == "lxml"
+    assert process.find_missing(ImportError("pkg is broken"), asked) is None  # nobody asked for it
+    assert process.find_missing(ValueError("lxml not found"), asked) is None
     assert process.find_cause(FileNotFoundError(2, "gone", "/x"))["file"] == "/x"
