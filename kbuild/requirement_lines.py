@@ -28,6 +28,7 @@ _COMMENT = re.compile(r"(^|\s)#.*$")
 _ARCHIVES = r"\.(whl|zip|tar|tgz|tbz|txz|tlz|tar\.(gz|bz2|xz|lz|lzma))"
 _NOT_FROM_AN_INDEX = re.compile(rf"(\w+\+)?\w+://|[./~]|[^@;\[]*[/\\]|.*{_ARCHIVES}$", re.IGNORECASE)
 _ONE_EQUALS = re.compile(r"[\w.-]+(\[[^\]]*\])?\s*=\s*[\w.]+")  # conda's way
+_SWAPPED = re.compile(r"=([<>!~])(?!=)")  # the signs of >= in the other order
 _OPTIONS = re.compile(r"\s+(?=--[a-z])")
 _HASH = re.compile(r"--hash[= ]\s*(?P<kind>\w+):(?P<digest>[0-9a-fA-F]+)")
 _SHA256 = 64
@@ -39,15 +40,21 @@ INSTEAD = (
 """What to do about a requirement that no index has."""
 TWO_EQUALS = "pip names a version by two equal signs"
 """What is wrong with conda's ``numpy=2.1``."""
+RESPELL = "requirements are written NAME, NAME==VERSION or NAME>=VERSION,<VERSION (PEP 508)"
+"""What to do about a line that is no requirement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequirementLine:
-    """``requirement`` None and a ``problem`` where a lock cannot hold it; ``hashes`` are sha256, in small letters."""
+    """``requirement`` None and a ``problem`` where a lock cannot hold it; ``hashes`` are sha256, in small letters.
+
+    ``misspelt`` where the line is no requirement of anything.
+    """
 
     requirement: Requirement | None = None
     hashes: tuple[str, ...] = ()
     problem: str | None = None
+    misspelt: bool = False
 
 
 def logical_lines(lines: Iterable[str]) -> Iterator[str]:
@@ -76,8 +83,14 @@ def read_requirement_line(line: str) -> RequirementLine:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         if _ONE_EQUALS.match(text):
-            return RequirementLine(problem=f"{TWO_EQUALS}: {text.replace('=', '==', 1)}")
-        return RequirementLine(problem=str(error).splitlines()[0])
+            return RequirementLine(problem=f"{TWO_EQUALS}: {text.replace('=', '==', 1)}", misspelt=True)
+        meant = _SWAPPED.sub(r"\1=", text)
+        try:
+            Requirement(meant)
+        except InvalidRequirement:
+            told = f"it is no requirement as pip reads it: {str(error).splitlines()[0]}"
+            return RequirementLine(problem=told, misspelt=True)
+        return RequirementLine(problem=f"write {meant}", misspelt=True)
     if requirement.url is not None:
         return RequirementLine(problem="only packages of an index can be locked, no urls or version control")
     odd = next((each.version for each in requirement.specifier if not _is_version(each)), None)

@@ -229,8 +229,10 @@ def find_cause(error: BaseException) -> dict[str, Any]:
 
 
 def find_missing(error: BaseException | None, asked: Iterable[str] = ()) -> str | None:
-    """The top-level module whose import failed, if that is the cause: libraries that do without say so in words of their
-    own, in which one of those that were ``asked`` for is named."""
+    """The top-level module whose import failed, if that is the cause.
+
+    Libraries that do without say so in words of their own, in which one of those that were ``asked`` for is named.
+    """
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             return error.name.partition(".")[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,6 @@ def test_hashes_are_kept_with_their_requirement(tmp_path: Path) -> None:
         "six --config-settings=a=b",
         "six --hash=md5:" + "0" * 32,
         "six --hash=sha256:12",
-        "six =!= 1",
     ],
 )
 @pytest.mark.parametrize("way", ["pip_requirements", "extra_pip_requirements", "conda_env"])
@@ -362,3 +362,25 @@ def test_other_versions_than_train_are_named_but_of_what_travels() -> None:
     assert found.startswith("pandas<2 is asked for, and training has pandas ")
     assert find_others(asked, travelling=["Pandas"]) == []
     assert find_others({}) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("six=>1", "write six>=1"),
+        ("six =< 2", "write six <= 2"),
+        ("six>1,=!1.5", "write six>1,!=1.5"),
+        ("six =!= 1", "it is no requirement as pip reads it"),
+        ("six>>1", "it is no requirement as pip reads it"),
+        ("six 1.16.0", "it is no requirement as pip reads it"),
+    ],
+)
+def test_a_line_that_is_misspelled_is_told_as_that(tmp_path: Path, line: str, told: str) -> None:
+    with pytest.raises(RecordingError, match=re.escape(told)) as caught:
+        make(tmp_path, extra_pip_requirements=[line])
+    assert "package index" not in str(caught.value.hint)
+    assert "NAME>=VERSION" in str(caught.value.hint)
+    # Beside what no lock can hold there is a remedy for that, too.
+    with pytest.raises(RecordingError, match=re.escape(told)) as caught:
+        make(tmp_path, extra_pip_requirements=[line, "./mine"])
+    assert "package index" in str(caught.value.hint)

@@ -587,3 +587,21 @@ def test_what_was_deleted_is_told_with_what_brings_it_back(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "Default")
     ((about, message, hint),) = told(look(bound, catalog, tmp_path))
     assert (about, "does not match" in message or "is not that of" in message) == ("tracking", True)
+
+
+def test_a_package_that_is_asked_for_and_not_installed_is_told_and_stops_nothing(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    looked = look(bind(package, extra_pip_requirements=["pandsa", "kbuild", "pandas"]), catalog, tmp_path)
+    assert looked == Looked(
+        findings=(),
+        notes=(
+            "The requirements name 'pandsa', which is not installed here: no version of it is pinned, and the lock is "
+            "the first to see whether an index has it; did you mean 'pandas'?",
+        ),
+    )
+    looked = look(bind(package, extra_pip_requirements=["qqxyz==1"]), catalog, tmp_path)
+    assert looked.notes == (
+        "The requirements name 'qqxyz', which is not installed here: the lock is the first to see whether an index has "
+        "it.",
+    )

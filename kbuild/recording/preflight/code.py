@@ -14,7 +14,7 @@ from packaging.version import Version
 from kbuild.errors import KbuildError, RecordingError
 from kbuild.recording.preflight.fault import Fault
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, name_of, read_conda_env, version_of
-from kbuild.recording.shipment.pinning import PinnedEnvironment, find_given, find_others, make_environment
+from kbuild.recording.shipment.pinning import PinnedEnvironment, find_absent, find_given, find_others, make_environment
 from kbuild.recording.shipment.shipping import Shipment, Sorter, brings_kedro, find_distributions_of, plan_shipment
 from kbuild.recording.shipment.tracing import (
     find_pickled_modules,
@@ -58,18 +58,22 @@ def check_code(planned: PipelineML, package_name: str | None) -> Iterator[Fault]
 
 
 def find_other_versions(planned: PipelineML, package_name: str | None) -> Iterator[str]:
-    """A note for each version that the user asks for and that is not the one that trains; it is their word."""
+    """A note for each version that the user asks for and that is not the one that trains, or is none here; it is their
+    word."""
     tops = [
         *([package_name] if package_name else []),
         *(Path(path).stem for path in _paths_of(planned.log_model_kwargs)),
     ]
     try:
         # A line that names the project stands for the code that travels.
-        found = find_others(planned.log_model_kwargs, travelling=find_distributions_of(tops, package_name))
+        travelling = find_distributions_of(tops, package_name)
+        found = find_others(planned.log_model_kwargs, travelling=travelling)
+        absent = find_absent(planned.log_model_kwargs, travelling=travelling)
     except RecordingError:
         return  # a finding says so
     for each in found:
         yield f"{each}: an image gets what is asked for, and kbuild image is the first to see what it answers with that"
+    yield from absent
 
 
 def _paths_of(kwargs: Mapping[str, Any]) -> list[str]:

@@ -5,9 +5,10 @@ Formats: conda's environment.yml, and pip's requirements and constraints files, 
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata as metadata
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from packaging.utils import canonicalize_name
 from kbuild.errors import RecordingError
 from kbuild.recording.shipment.closure import Closure, find_closure
 from kbuild.recording.shipment.given import ENVIRONMENT_KWARGS, MLFLOW_NAMES, GivenEnvironment, name_of, read_conda_env
-from kbuild.requirement_lines import INSTEAD, TWO_EQUALS, find_problem, logical_lines, read_requirement_line
+from kbuild.requirement_lines import (
+    INSTEAD,
+    RESPELL,
+    TWO_EQUALS,
+    find_problem,
+    logical_lines,
+    read_requirement_line,
+)
 from kbuild.urls.credentials import hide_in_text, without_credentials
 
 _FRAME = {"name": "kbuild-model", "channels": ["conda-forge"]}
@@ -111,10 +119,37 @@ def find_given(log_model_kwargs: Mapping[str, Any]) -> str | None:
 
 def find_others(log_model_kwargs: Mapping[str, Any], *, travelling: Iterable[str] = ()) -> list[str]:
     """What the user asks for that is not what trains, each with a reason. Raises as ``make_environment`` does."""
+    found = []
+    for each, installed in _find_asked(log_model_kwargs, travelling):
+        if installed is not None and not each.specifier.contains(installed, prereleases=True):
+            found.append(f"{each} is asked for, and training has {each.name} {installed}")
+    return found
+
+
+def find_absent(log_model_kwargs: Mapping[str, Any], *, travelling: Iterable[str] = ()) -> list[str]:
+    """What the user asks for that is not installed here, each in a line for the user. Raises as above."""
+    absent = [each for each, installed in _find_asked(log_model_kwargs, travelling) if installed is None]
+    known = {each.name for each in metadata.distributions() if each.name} if absent else set()
+    told = []
+    for each in absent:
+        close = difflib.get_close_matches(each.name, sorted(known), n=1, cutoff=0.8)
+        pinned = any(part.operator in ("==", "===") for part in each.specifier)
+        told.append(
+            f"The requirements name {each.name!r}, which is not installed here: "
+            f"{'' if pinned else 'no version of it is pinned, and '}the lock is the first to see whether an index has "
+            f"it{f'; did you mean {close[0]!r}?' if close else '.'}"
+        )
+    return told
+
+
+def _find_asked(
+    log_model_kwargs: Mapping[str, Any], travelling: Iterable[str]
+) -> Iterator[tuple[Requirement, str | None]]:
+    """The user's own requirements, each with the version that is installed."""
     passed_over = {"kbuild", *map(canonicalize_name, travelling)}
     given = find_given(log_model_kwargs)
     if given is None:
-        return []
+        return
     source, brought = log_model_kwargs[given], dict[str, SpecifierSet | None]()
     if given == "conda_env":
         environment = read_conda_env(source)
@@ -123,30 +158,30 @@ def find_others(log_model_kwargs: Mapping[str, Any], *, travelling: Iterable[str
         each.name: each for each in _parse(list(_read_lines(source))) if each.marker is None or each.marker.evaluate()
     }
     asked |= {name: Requirement(f"{name}{version or ''}") for name, version in brought.items() if name not in asked}
-    found = []
     for name, each in asked.items():
         if canonicalize_name(name) in passed_over:
             continue
         try:
-            installed = metadata.version(name)
+            yield each, metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # nothing that is served may import it
-        if not each.specifier.contains(installed, prereleases=True):
-            found.append(f"{each} is asked for, and training has {name} {installed}")
-    return found
+            yield each, None  # nothing that is served may import it
 
 
-def _check_lines(lines: Iterable[str]) -> None:
+def _check_lines(lines: Sequence[str]) -> None:
     """What no lock can hold is told now, not after the model has been trained and somebody wants its image."""
     problems = [
         f"{without_credentials(repr(line))}: {problem}" for line in lines if (problem := find_problem(line)) is not None
     ]
-    if problems:
-        spelled = all(TWO_EQUALS in each for each in problems)
-        raise RecordingError(
-            f"the model's requirements cannot be locked: {'; '.join(problems)}",
-            hint="write it so, or under dependencies of a conda_env with channels" if spelled else INSTEAD,
-        )
+    if not problems:
+        return
+    wrong = [line for line in lines if find_problem(line) is not None]
+    misspelt = [not line.startswith("-") and read_requirement_line(line).misspelt for line in wrong]
+    hint = INSTEAD if not all(misspelt) else RESPELL
+    if all(TWO_EQUALS in each for each in problems):
+        hint = "write it so, or under dependencies of a conda_env with channels"
+    elif any(misspelt) and not all(misspelt):
+        hint = f"{RESPELL}; for what no index has: {INSTEAD}"
+    raise RecordingError(f"the model's requirements cannot be locked: {'; '.join(problems)}", hint=hint)
 
 
 def _leave_to_user(
