@@ -1,9 +1,8 @@
 """One retry policy for servers that are busy or restart: they are asked again for up to a minute, and then told of.
 
 A burst of 429, 502, 503 or 504 passes, as does a connection that is reset; ``Retry-After`` is honoured (RFC 9110,
-10.2.3) where it ends in time. A server that is not there does not come back, and one that answers 500 has a fault more
-often than a moment's trouble: they get a few seconds. Names that nobody knows, certificates that are not trusted and
-answers that take longer than the timeout are not asked for again.
+10.2.3) where it ends in time. A server that is not there does not come back, and one that answers 500 has a fault: they
+get a few seconds. Names that nobody knows, certificates that are not trusted and timeouts are not asked for again.
 
 Only for requests that may be made twice.
 """
