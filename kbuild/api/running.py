@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,11 +33,14 @@ from kbuild.verify.verify_image import read_example
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """``port`` is one of 127.0.0.1, None a free one; ``timeout`` are the seconds to get ready."""
+    """``port`` is one of 127.0.0.1, None a free one; ``timeout`` are the seconds to get ready; ``variables`` are the
+    server's, and of this process's own it gets none.
+    """
 
     port: int | None = None
     timeout: float = 120.0
     platform: Platform | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +133,7 @@ def started(
                 running = start_image(
                     built,
                     port=asked.port,
-                    environment=environment,
+                    environment={**asked.variables, **environment},
                     cache=tools.cache,
                     log=Path(folder) / "log",
                     run=tools.run,

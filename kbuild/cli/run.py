@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import signal
 import tempfile
@@ -22,29 +24,60 @@ from kbuild.verify.verify_image import read_example
 from kbuild.workflow.demo import REQUEST_NAME
 
 _LONGEST_LINE = 300  # characters of a request that are still shown in the line to type
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Where it listens is this command's to say, and that it is ready is asked without TLS.
+_OWN = {
+    **dict.fromkeys(("KBUILD_HOST", "KBUILD_PORT", "AIP_HTTP_PORT", "PORT"), "is for --port to say"),
+    **dict.fromkeys(("KBUILD_TLS_CERT", "KBUILD_TLS_KEY"), "is not for 127.0.0.1: docker run -e has it"),
+}
+
+
+def _read_variables(texts: tuple[str, ...]) -> dict[str, str]:
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            raise click.BadParameter(f"{text!r} names no variable; write NAME=VALUE, or NAME for that of this shell")
+        if name in _OWN:
+            raise click.BadParameter(f"{name} {_OWN[name]}")
+        if not equals and name not in os.environ:
+            raise click.BadParameter(f"{name} is not set here; write {name}=VALUE")
+        given[name] = value if equals else os.environ[name]
+    return given
 
 
 @click.command("run")
 @image_argument
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: a free one]")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds to get ready.")
+@click.option(
+    "--variable",
+    "variables",
+    metavar="NAME[=VALUE]",
+    multiple=True,
+    callback=lambda _context, _option, texts: _read_variables(texts),
+    help="A variable of the server or the model (kbuild help serving), NAME alone with this shell's value; repeat.",
+)
 @platform_option
 @env_option
-def command(image: str | None, port: int | None, timeout: float, platform: Platform | None) -> None:
+def command(
+    image: str | None, port: int | None, timeout: float, variables: dict[str, str], platform: Platform | None
+) -> None:
     """Serve IMAGE on this machine until Ctrl-C; print its url when it is ready.
 
     IMAGE is a name or digest that "kbuild image" printed, here or in a registry, an OCI layout, its tar, or a model
     (built first if need be). Without one it is the image of the newest trained run.
-    Docker runs it where there is one, else namespaces do (bubblewrap or unshare; KBUILD_RUNTIME chooses).
+    Docker runs it where there is one, else namespaces do (bubblewrap or unshare; KBUILD_RUNTIME chooses). Of this
+    shell's variables the server gets those that --variable names.
     """
     show = Show()
-    asked = RunOptions(port=port, timeout=timeout, platform=platform)
+    asked = RunOptions(port=port, timeout=timeout, platform=platform, variables=variables)
     with tempfile.TemporaryDirectory() as folder, run(image, asked, session=open_here(show)) as client:
         # From here on; until it is ready a signal ends the command as it ends any other.
         stopped = _Stopped()
         click.echo(client.url)
         show.say(f"{client.running.describe()} serves {client.reference.familiar}; Ctrl-C stops it")
-        for line in _how_to_ask(client.running, Path(folder) / REQUEST_NAME):
+        for line in _how_to_ask(client.running, Path(folder) / REQUEST_NAME, token="KBUILD_TOKEN" in variables):
             show.say(line)
         show.say(f"what the server writes: {client.running.log_command()}")
         while not stopped.asked:
@@ -53,7 +86,7 @@ def command(image: str | None, port: int | None, timeout: float, platform: Platf
             time.sleep(0.2)
 
 
-def _how_to_ask(running: RunningImage, file: Path) -> list[str]:
+def _how_to_ask(running: RunningImage, file: Path, *, token: bool = False) -> list[str]:
     """What to type, with the model's own example; a long one is written to ``file``."""
     example = read_example(running)
     if example is None:
@@ -62,10 +95,11 @@ def _how_to_ask(running: RunningImage, file: Path) -> list[str]:
     if len(text) > _LONGEST_LINE or "\n" in text:
         file.write_bytes(example)
         text = f"@{file}"
+    bearer = ' -H "Authorization: Bearer $KBUILD_TOKEN"' if token else ""
     return [
         f"try it in a browser: {running.url}/, and {running.url}/docs for programs",
         "ask it, with the model's own example, in another terminal:",
-        f"  curl -H 'Content-Type: application/json' -d {shlex.quote(text)} {running.url}/invocations",
+        f"  curl -H 'Content-Type: application/json'{bearer} -d {shlex.quote(text)} {running.url}/invocations",
     ]
 
 

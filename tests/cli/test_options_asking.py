@@ -109,6 +109,10 @@ def test_options_of_building_again(call: Any, asked: list[Any], typed: str, opti
         ("--port 8123", RunOptions(port=8123)),
         ("--timeout 7", RunOptions(timeout=7.0)),
         ("--platform linux/arm64", RunOptions(platform=ARM)),
+        (
+            "--variable KBUILD_TIMEOUT=5 --variable KBUILD_CORS_ORIGINS=https://a=b --variable EMPTY=",
+            RunOptions(variables={"KBUILD_TIMEOUT": "5", "KBUILD_CORS_ORIGINS": "https://a=b", "EMPTY": ""}),
+        ),
     ],
 )
 def test_options_of_run(call: Any, asked: list[Any], typed: str, options: RunOptions) -> None:

@@ -57,6 +57,7 @@ WORDS: dict[str, tuple[str, Any]] = {
     "canary": ("churn:2=20", ("churn:2", 20)),
     "gateway": ("infra/web", Gateway(name="web", namespace="infra")),
     "connections": ("2,16", (2, 16)),
+    "variables": ("KBUILD_TIMEOUT=5", {"KBUILD_TIMEOUT": "5"}),
     "params": ('{"a": 1}', {"a": 1}),
     "spark_settings": ("spark.a=b=c", {"spark.a": "b=c"}),
     "every": ("90s", 90.0),

@@ -15,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from kbuild.api.running import RunOptions
 from kbuild.cli.run import _how_to_ask, command
 from kbuild.errors import ContainerFailed
 from kbuild.image.run.running import RunningImage
@@ -92,6 +93,8 @@ def test_the_line_to_type_asks_with_the_models_own_example(tmp_path: Path) -> No
     line = _how_to_ask(cast("RunningImage", Asked(long)), tmp_path / "request.json")[-1]
     assert shlex.split(line)[-2] == f"@{tmp_path}/request.json"
     assert (tmp_path / "request.json").read_bytes() == long
+    line = _how_to_ask(cast("RunningImage", Asked(short)), tmp_path / "request.json", token=True)[-1]
+    assert "Authorization: Bearer $KBUILD_TOKEN" in shlex.split(line)
     assert "without an example" in _how_to_ask(cast("RunningImage", Asked(None)), tmp_path / "x")[0]
 
 
@@ -152,3 +155,37 @@ def test_it_serves_until_a_signal_or_its_own_end(
     assert "process 7 serves till:3; Ctrl-C stops it" in told.err
     assert "what the server writes: tail -f log" in told.err, "a model's own error is nowhere else"
     assert "-d '{\"inputs\": [1]}' http://127.0.0.1:8080/invocations" in told.err
+
+
+def test_a_variable_without_a_value_is_this_shells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("KBUILD_TOKEN", "s3cret")
+    monkeypatch.delenv("KBUILD_QUEUE", raising=False)
+    given = []
+
+    @contextmanager
+    def run(image: object, asked: RunOptions, session: object) -> Iterator[Client]:
+        given.append(asked.variables)
+        yield Client(None)
+
+    monkeypatch.setattr("kbuild.cli.run.run", run)
+    monkeypatch.setattr("kbuild.cli.run.read_example", lambda running: b'{"inputs": [1]}')
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        command.main(["image:1", "--variable", "KBUILD_TOKEN"], standalone_mode=False)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert given == [{"KBUILD_TOKEN": "s3cret"}]
+    for typed, told in (
+        ("KBUILD_QUEUE", "KBUILD_QUEUE is not set here"),
+        ("=5", "'=5' names no variable"),
+        ("a b=5", "'a b=5' names no variable"),
+        ("KBUILD_PORT=80", "KBUILD_PORT is for --port to say"),
+        ("PORT=80", "PORT is for --port to say"),
+        ("KBUILD_HOST=::", "KBUILD_HOST is for --port to say"),
+        ("KBUILD_TLS_CERT=c.pem", "KBUILD_TLS_CERT"),
+    ):
+        result = CliRunner().invoke(command, ["image:1", "--variable", typed])
+        assert result.exit_code == 2 and told in " ".join(result.output.split()), (typed, result.output)

@@ -176,7 +176,7 @@ def test_what_run_was_asked_for_reaches_who_starts(world: World, image: Any, hea
     start = hear("kbuild.api.running:start_image", running)
     wait = hear("kbuild.api.running:wait_until_ready", *([None] if ready else []))
     session = session_of(world)
-    asked = RunOptions(port=None, timeout=2.5)
+    asked = RunOptions(port=None, timeout=2.5, variables={"KBUILD_QUEUE": "3", "A": "x"})
     with (
         pytest.raises(Heard) if not ready else nullcontext(),
         started("till:1", asked, session, environment={"A": "b"}, processors=1.5) as found,
@@ -184,7 +184,8 @@ def test_what_run_was_asked_for_reaches_who_starts(world: World, image: Any, hea
         assert not stopped and found.digest == image.digest and found.platform == str(HOST)
         assert found.reference.familiar == "till:1"
     expected = {
-        "port": None, "environment": {"A": "b"}, "cache": session.tools.cache, "run": session.tools.run,
+        "port": None, "environment": {"A": "b", "KBUILD_QUEUE": "3"}, "cache": session.tools.cache,
+        "run": session.tools.run,
         "processors": 1.5,
     }  # fmt: skip
     assert part(start, expected) == expected and stopped == ["stopped"]
