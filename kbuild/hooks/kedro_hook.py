@@ -31,6 +31,7 @@ from kbuild.hooks.saying import complain, say
 from kbuild.hooks.under_way import Training
 from kbuild.project.tracking_settings import find_disabled
 from kbuild.training.one_line import one_line_errors
+from kbuild.training.plugins import BEFORE_LOADING
 from kbuild.training.staleness import LOG_VARIABLE
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class MlflowPipelineHook(Onlooker):
                 self._lent.callback(lend(pipeline, catalog))  # the run is theirs, and active
             elif asked or config.tracking.every_run:
                 if planned is not None:
-                    look_ahead(planned, catalog, config, project_path, get_package_name(), wrong)
+                    data = BEFORE_LOADING not in self._others
+                    look_ahead(planned, catalog, config, project_path, get_package_name(), wrong, data=data)
                 elif wrong is not None:
                     raise wrong
                 self._begin(run_params, pipeline, catalog, planned, config)

@@ -35,12 +35,14 @@ def look_ahead(
     project_path: Path,
     package_name: str | None,
     wrong: ConfigurationError | None,
+    *,
+    data: bool,
 ) -> None:
-    """Raise all that is found at once, ``wrong`` among it; notes are told."""
+    """Raise all that is found at once, ``wrong`` among it; notes are told. Without ``data`` no file has to be there."""
     from kbuild.recording.preflight.fault import Fault, raise_findings
     from kbuild.recording.preflight.look import examine
 
-    looked = examine(planned, catalog, config, project_path=project_path, package_name=package_name)
+    looked = examine(planned, catalog, config, project_path=project_path, package_name=package_name, data=data)
     raise_findings([*([] if wrong is None else [Fault(about="configuration", error=wrong)]), *looked.findings])
     for note in looked.notes:
         say(note)

@@ -7,20 +7,18 @@ import inspect
 import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
 from kbuild.hooks.look_ahead import look_at_input
 from kbuild.served.calls import is_parameter
+from kbuild.training.plugins import BEFORE_LOADING, find_foreign, is_foreign
 from kbuild.training.value_digest import find_digest
 
 if TYPE_CHECKING:
     from kbuild.hooks.under_way import Training
 
-# Whose hooks are known to leave data as it is.
-_HARMLESS = ("kbuild", "kedro", "kedro_mlflow", "kedro_telemetry", "kedro_viz")
 _SPECS = ("after_dataset_loaded", "before_node_run", "after_node_run", "before_dataset_saved", "after_dataset_saved")
 _logger = logging.getLogger(__name__)
 # Those that come between the catalog and a node.
@@ -66,7 +64,7 @@ class Probe:
     def __init__(self, manager: Any) -> None:
         found = [] if manager is None else manager.hook.before_node_run.get_hookimpls()
         self._asked = [
-            each for each in found if _is_other(each.plugin) and not inspect.isgeneratorfunction(each.function)
+            each for each in found if is_foreign(each.plugin) and not inspect.isgeneratorfunction(each.function)
         ]
         self.artifacts: frozenset[str] = frozenset()
         self.given: set[str] = set()
@@ -93,17 +91,8 @@ def _is_other_value(shown: Any, known: Any) -> bool:
 
 
 def find_others(manager: Any) -> frozenset[str]:
-    """Of the hooks that see data on its way from node to node, those that somebody else has a say in."""
-    if manager is None:
-        return frozenset()
-    return frozenset(
-        spec for spec in _SPECS if any(_is_other(each.plugin) for each in getattr(manager.hook, spec).get_hookimpls())
-    )
-
-
-def _is_other(plugin: Any) -> bool:
-    module = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
-    return module.partition(".")[0] not in _HARMLESS
+    """Of the hooks before data is loaded, and that see it on its way, those that somebody else has a say in."""
+    return find_foreign(manager, (BEFORE_LOADING, *_SPECS))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import click
 import mlflow
 import pytest
+from kedro.framework.hooks import hook_impl
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
@@ -144,6 +145,9 @@ FILES = {
                     kept + Pipeline([node(f.measure, "weights", "size", name="size")]), answer, "table"
                 ),
                 "wrapped": pipeline(bound, namespace="night"),
+                "fetched": pipeline_ml_factory(
+                    kept + Pipeline([node(f.measure, "fetched", "size", name="size")]), answer, "table"
+                ),
             }
     """,
     "conf/base/catalog.yml": """
@@ -153,9 +157,13 @@ FILES = {
         weights:
           type: json.JSONDataset
           filepath: data/weights.json
+        fetched:
+          type: json.JSONDataset
+          filepath: data/fetched.json
     """,
     "conf/base/parameters.yml": "scale: 2.0\n",
     "conf/local/.gitkeep": "",
+    "data/fetched.json": '{"mean": 1.0}',
 }
 
 
@@ -564,6 +572,27 @@ def test_the_check_without_training_finds_what_a_run_would(
     assert caught.value.hint == "did you mean 'training'?"
     with pytest.raises(PipelineMLError, match="report logs a model"):
         check_project(project, names=["report"])
+
+
+def test_a_file_that_a_hook_brings_when_it_is_loaded_need_not_be_there_before(
+    project: Path, store: mlflow.MlflowClient
+) -> None:
+    """Kedro's own hook specification: before_dataset_loaded is called right before the file is read."""
+
+    class Fetching:
+        @hook_impl  # type: ignore[untyped-decorator]
+        def before_dataset_loaded(self, dataset_name: str) -> None:
+            if dataset_name == "fetched":
+                (project / "data/fetched.json").write_text('{"mean": 1.0}', encoding="utf-8")
+
+    (project / "data/fetched.json").unlink()
+    with pytest.raises(RecordingError, match=r"'fetched', which has no file yet \(fetched.json\)"):
+        run(project, pipeline_names=["fetched"])
+    with KedroSession.create(project_path=project) as session:
+        session._hook_manager.register(Fetching())
+        name = "pipeline_names" if "pipeline_names" in inspect.signature(KedroSession.run).parameters else None
+        session.run(**({name: ["fetched"]} if name else {"pipeline_name": "fetched"}))
+    assert len(find_models(store)) == 1
 
 
 def test_errors_are_one_line_on_kedro_command_line(project: Path, store: mlflow.MlflowClient) -> None:

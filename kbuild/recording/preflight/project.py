@@ -36,6 +36,7 @@ def check_project(
 
     from kbuild.project.config import ProjectConfig, read_config
     from kbuild.recording.preflight.look import examine
+    from kbuild.training.plugins import BEFORE_LOADING, find_foreign
 
     bootstrap_project(project_path)
     try:
@@ -51,6 +52,7 @@ def check_project(
     findings: dict[tuple[str, str], tuple[str, Fault]] = {}
     with KedroSession.create(project_path=project_path, env=env) as session:
         context = session.load_context()
+        data = data and not find_foreign(getattr(context, "_hook_manager", None), [BEFORE_LOADING])
         config = ProjectConfig(root=project_path, env=env)
         try:
             config = read_config(project_path, env=env, loader=context.config_loader)
