@@ -125,6 +125,8 @@ def score(
     ``kbuild pack`` ends with.
     """
     asked = options or ScoreOptions()
+    if asked.spark is None:
+        _check_tables(str(input), str(output))
     session = session or open_session()
     model = take_model(model, session)
     request = make_image_request(session.config, model, options=asked)
@@ -145,3 +147,21 @@ def score(
 
         return score_on_spark(request, batch, asked.spark, asked.spark_settings, session.tools)
     return score_tables(request, batch, session.tools)
+
+
+def _check_tables(input: str, output: str) -> None:
+    """What is seen of tables of this machine at once; all else the model's own packages look at, once they are there.
+
+    Raises InputRefused and ConfigurationError, as scoring would.
+    """
+    from kbuild.scoring.errors import no_table
+    from kbuild.scoring.parts import ENDINGS
+    from kbuild.scoring.places import Place
+    from kbuild.scoring.target import ScoreOutput
+
+    if "://" not in output.removeprefix("file://"):
+        ScoreOutput.of(output).check_name()
+    if "://" not in input.removeprefix("file://"):
+        place = Place(input)
+        if not place.exists() and not place.tables(tuple(ENDINGS)):
+            raise no_table(f"{place.shown} {place.lacks()}", ENDINGS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbuild.api.project import ProjectConfig
 from kbuild.audit.policy import join_policies
 from kbuild.environment.locking.wanted import LockRequest
-from kbuild.errors import ConfigurationError, LabelError
+from kbuild.errors import ConfigurationError, LabelError, OutputError
 from kbuild.image.base.choice import Assembling
 from kbuild.image.deliver.sharing import parse_place
 from kbuild.image.oci.image_reference import ImageReference
@@ -17,6 +18,9 @@ from kbuild.managers.conda_names import read_names
 from kbuild.plan.render import parse_template
 from kbuild.platform import Platform, host_platform
 from kbuild.workflow import PATIENCE, Delivery, ImageRequest, check_name, check_push
+
+# Endings of archives that a person may expect, and that a folder would not have.
+_ARCHIVES = {".zip", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".7z"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +84,8 @@ class ImageOptions(BuildOptions):
 
 
 def make_delivery(config: ProjectConfig, options: ImageOptions) -> Delivery:
-    """Where the image goes; raises InvalidReference for a name that none can be, before the work and not after it."""
+    """Where the image goes; raises, before the work and not after it, InvalidReference for a name that none can be and
+    OutputError for a file that is not written."""
     delivery = Delivery(
         tag=options.tag or config.tag,
         output=options.output,
@@ -94,7 +99,19 @@ def make_delivery(config: ProjectConfig, options: ImageOptions) -> Delivery:
         check_name(delivery.tag)
     if delivery.push is not None:
         check_push(delivery.push)
+    if delivery.output is not None:
+        _check_output(delivery.output)
     return delivery
+
+
+def _check_output(path: Path) -> None:
+    """Raises OutputError for the name of an archive that is not written: a folder of that name would be."""
+    if path.suffix.lower() in _ARCHIVES and not path.is_dir():
+        tar = path.with_name(path.name.partition(".")[0] + ".tar")
+        raise OutputError(
+            f"{path} would be a folder: images are written as an OCI layout folder, or as .tar",
+            hint=f"--output {shlex.quote(str(tar))}",
+        )
 
 
 def make_lock_request(config: ProjectConfig, options: LockOptions) -> LockRequest:

@@ -26,16 +26,45 @@ from kbuild.untrusted import folded, plain
 _ALIASES = {"images": "list", "build": "image"}
 _NAMES = max(map(len, COMMANDS))
 _UTF8 = "utf8"
+_FEW = 10  # commands that are told one after the other
 _BELOW = 2  # columns of what belongs to the line above
 
 
 def suggest_command(error: click.UsageError, typed: str, known: Iterable[str], ctx: click.Context) -> click.UsageError:
-    """The error with the command that may have been meant."""
+    """The error with the command that may have been meant, or with those that there are."""
+    known = sorted(known)
     nearest = get_close_matches(typed, known, n=1)
-    return click.UsageError(f"{error.message.rstrip('.')}. Did you mean {nearest[0]}?", ctx) if nearest else error
+    if not nearest and len(known) > _FEW:
+        return error
+    told = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(known)}."
+    message = f"{error.message.rstrip('.')}. {told}"
+    return click.UsageError(message, ctx)
 
 
-class _LazyGroup(click.Group):
+class Suggesting(click.Group):
+    """A group that answers a wrong command with those that there are."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, and with the command that may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise suggest_command(error, args[0], self.list_commands(ctx), ctx) from error
+
+
+def suggest_choice(error: click.NoSuchOption) -> click.UsageError:
+    """``--html`` of what has ``--format html`` is told so."""
+    wanted = error.option_name.lstrip("-")
+    for param in error.ctx.command.params if error.ctx is not None else ():
+        if isinstance(param, click.Option) and isinstance(param.type, click.Choice) and wanted in param.type.choices:
+            message = f"No such option '{error.option_name}'. Did you mean '{param.opts[0]} {wanted}'?"
+            return click.UsageError(message, error.ctx)
+    return error
+
+
+class _LazyGroup(Suggesting):
     """Knows its commands by name, so that ``kbuild --help`` imports no engine."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,14 +83,12 @@ class _LazyGroup(click.Group):
             talk_options(command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, and with the command that may have been meant."""
+    def invoke(self, ctx: click.Context) -> object:
+        """As click does, and with the choice that may have been meant."""
         try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise suggest_command(error, args[0], COMMANDS, ctx) from error
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise suggest_choice(error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in GROUPS.items():

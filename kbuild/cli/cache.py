@@ -13,6 +13,7 @@ from kbuild.cache.entries import KINDS, list_cache
 from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import parse_limit
 from kbuild.cache.prune import ANSWERS, prune_cache
+from kbuild.cli.app import Suggesting
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.cli.show import Show
 from kbuild.errors import CacheDamaged
@@ -35,7 +36,7 @@ WORDS = {
 }
 
 
-@click.group("cache")
+@click.group("cache", cls=Suggesting)
 def command() -> None:
     """Look at, shrink and check what kbuild keeps between builds.
 

@@ -15,7 +15,7 @@ from kbuild.recording.preflight.project import Checked, check_project
 from kbuild.untrusted import folded
 
 
-@click.command("check")
+@click.command("check", short_help="Say what would fail a training at its end, before it.")
 @click.option("--pipeline", "-p", "names", multiple=True, help="A registered pipeline; repeat.  [default: all]")
 @click.option("--env", "-e", help="Kedro's configuration environment.")
 @click.option(

@@ -14,7 +14,9 @@ import click
 
 from kbuild.docs import GROUPS, headings, read_pages, section, slug, title_of
 from kbuild.errors import OutputError
+from kbuild.progress import at_most
 
+_SHOWN = 8
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>kbuild: {title}</title>
@@ -88,7 +90,10 @@ def _listed(pages: dict[str, str]) -> str:
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
-    return f"no {what} {name!r}; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}")
+    if close:
+        return f"no {what} {name!r}; did you mean {close[0]}?"
+    listed = "kbuild help lists them" if what == "page" else f"there are {at_most(known, _SHOWN)}"
+    return f"no {what} {name!r}; {listed}"
 
 
 def _show(text: str) -> None:

@@ -174,7 +174,7 @@ def command(
         _build_many(from_file, options, session, show, jobs=jobs, report=report, shard=shard, as_json=as_json)
     else:
         result = build_image(model, options, session=session)
-        show.say(summary(result, show.seconds))
+        show.say(summary(result, show.seconds, options.output))
         show.next(next_commands(result))
         click.echo(json.dumps(to_json(result, show.seconds)) if as_json else result.reference)
 
@@ -240,13 +240,14 @@ def parse_best(text: str) -> Measure:
     return Measure(metric=metric.strip(), lowest=direction == "min")
 
 
-def summary(result: ImageResult, seconds: dict[str, float]) -> str:
+def summary(result: ImageResult, seconds: dict[str, float], output: Path | None = None) -> str:
     """What was built, and where it is."""
     platforms = ", ".join(map(str, result.index.images)) if result.index is not None else str(result.plan.platform)
     kept = f"pushed as {result.pushed}" if result.pushed else "kept on this machine"
     took = "" if result.reused else f", in {sum(seconds.values()):.1f} s"
     size = f"{result.image.size / 1e6:.0f} MB for {platforms}"
-    return f"{size}, built by the {result.image.engine} engine{took}; {kept}"
+    written = "" if output is None else f", written to {output}"
+    return f"{size}, built by the {result.image.engine} engine{took}; {kept}{written}"
 
 
 def next_commands(result: ImageResult) -> dict[str, str]:

@@ -11,6 +11,7 @@ import importlib
 
 import click
 
+from kbuild.cli.listed import COMMANDS
 from kbuild.errors import ExtraNotInstalled
 
 # Those of the kbuild program that are about the project at hand, and three that only a project can have.
@@ -39,6 +40,9 @@ class _ProjectGroup(click.Group):
             if error.name is None or error.name.partition(".")[0] == "kbuild":
                 raise
             return _make_stub(cmd_name, error.name)
+        listed = COMMANDS.get(cmd_name)
+        if listed is not None and command.short_help is None:
+            command.short_help = listed.summary  # the program's own list has it, too
         return command
 
     def resolve_command(

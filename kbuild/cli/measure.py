@@ -14,6 +14,7 @@ from kbuild.cli.config import env_option
 from kbuild.cli.options import image_argument, json_option, open_here, platform_option
 from kbuild.cli.show import Show
 from kbuild.measuring.profile import LoadFound, Profile, told_size
+from kbuild.offered.change import short_digests
 from kbuild.platform import Platform
 from kbuild.untrusted import folded
 
@@ -98,14 +99,16 @@ def _lines(name: str, profile: Profile) -> list[str]:
     host = profile.host
     kept = f"kept to that by {host.runtime}" if host.held else f"nothing in {host.runtime} keeps it to that"
     digest = "" if str(profile.digest) in name else f"{profile.digest}, "
+    image = short_digests(f"image    {name} ({digest}{profile.platform})")
+    memory = f"memory   {told_size(profile.idle)} idle, {told_size(profile.peak)} at most under load ({host.memory_by})"
     rows = [_TITLES, *map(_row, profile.loads)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        *folded(f"image    {name} ({digest}{profile.platform})", sys.stdout, indent=_BELOW).split("\n"),
+        *folded(image, sys.stdout, indent=_BELOW).split("\n"),
         *folded(f"machine  {profile.where}", sys.stdout, indent=_BELOW).split("\n"),
         f"cpu      {profile.cpu}, worker processes: {profile.workers} ({kept})",
         f"start    {profile.start:.1f} s until it was ready",
-        f"memory   {told_size(profile.idle)} idle, {told_size(profile.peak)} at most under load ({host.memory_by})",
+        *folded(memory, sys.stdout, indent=_BELOW).split("\n"),
         f"request  {profile.request:,} bytes",
         "",
         *("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows),

@@ -15,7 +15,7 @@ from kbuild.recording.modelify import ModelifyRequest, modelify
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
-@click.command("modelify")
+@click.command("modelify", short_help="Log a pipeline as a model without training.")
 @click.option("--pipeline", "-p", required=True, help="The registered inference pipeline.")
 @click.option("--input-name", "-i", required=True, help="Its input that a request brings.")
 @click.option("--training", help="The registered training pipeline that makes its other inputs.")

@@ -14,6 +14,7 @@ from typing import Any, cast
 import click
 
 from kbuild.api.fleet.queueing import open_queue
+from kbuild.cli.app import Suggesting
 from kbuild.cli.extras import check_extra
 from kbuild.cli.options import json_option, queue_option
 from kbuild.cli.queued import entry_of
@@ -29,7 +30,7 @@ _TITLES = ("JOB", "STATUS", "MODEL", "BY", "WHAT OF IT")
 _HIGHEST = 2**63 - 1
 
 
-@click.group("queue", invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
+@click.group("queue", cls=Suggesting, invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @click.option("--serve", is_flag=True, help="Serve a page of it, and /metrics, until Ctrl-C.")
 @click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:8091", show_default=True, help="With --serve: where.")
 @queue_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 from kbuild.errors import KbuildError
 
@@ -49,3 +50,8 @@ def hint_unpacking(path: str) -> str | None:
     if path.lower().endswith(".gz"):
         return f"unpack it first: gunzip -k {shlex.quote(path)}"
     return "unpack it first" if path.lower().endswith((".zip", ".bz2", ".xz", ".zst", ".lz4")) else None
+
+
+def no_table(message: str, endings: Iterable[str]) -> InputRefused:
+    """What is raised where a place has no table."""
+    return InputRefused(message, hint=f"a file, folder or pattern of {', '.join(endings)} files")

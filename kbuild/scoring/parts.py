@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from kbuild.scoring import snapshots
-from kbuild.scoring.errors import InputRefused, hint_recoding, hint_unpacking
+from kbuild.scoring.errors import InputRefused, hint_recoding, hint_unpacking, no_table
 from kbuild.scoring.places import Place, without_queries, without_query
 
 ENDINGS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
@@ -85,8 +85,7 @@ def find_sources(text: str, begun: Callable[[], Mapping[str, str]] = dict) -> li
     except Exception as error:  # a url's driver raises what it likes
         raise InputRefused(f"{place.shown} cannot be read: {_reason(error)}") from error
     if not found:
-        hint = f"a file, folder or pattern of {', '.join(ENDINGS)} files"
-        raise InputRefused(f"{place.shown} {place.lacks()}", hint=hint)
+        raise no_table(f"{place.shown} {place.lacks()}", ENDINGS)
     sources = []
     given = place
     for path in found:

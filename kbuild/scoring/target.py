@@ -40,14 +40,18 @@ class ScoreOutput:
             return cls(out=Place(text), single=None)
         return cls(out=Place(str(path.with_name(f".{path.name}.kbuild"))), single=path)
 
+    def check_name(self) -> None:
+        """Raises ConfigurationError for a name that a person would not give a folder."""
+        if self.single is None and (ending := Path(self.out.text).suffix.lower()) in _OTHERS:
+            raise ConfigurationError(
+                f"answers are not written as {ending[1:]}: {self.out.text}",
+                hint="name a file that ends with .parquet or .csv, or a folder",
+            )
+
     def kind(self, asked: str | None, sources: Sequence[InputTable]) -> str:
         """parquet or csv; raises ConfigurationError where the file's name says other than what was asked."""
+        self.check_name()
         if self.single is None:
-            if (ending := Path(self.out.text).suffix.lower()) in _OTHERS:
-                raise ConfigurationError(
-                    f"answers are not written as {ending[1:]}: {self.out.text}",
-                    hint="name a file that ends with .parquet or .csv, or a folder",
-                )
             return asked or ("csv" if sources[0].kind == "csv" else "parquet")
         named = self.single.suffix[1:]
         if asked not in (None, named):

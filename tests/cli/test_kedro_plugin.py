@@ -38,6 +38,7 @@ def test_the_commands_are_those_of_the_program() -> None:
     assert result.exit_code == 0, result.output
     for name in ("audit", "check", "image", "init", "modelify", "ui"):
         assert name in result.output
+    assert "..." not in result.output.partition("Commands:")[2], "a sentence that is cut tells nobody anything"
     group: Any = kedro_plugin.kbuild_group
     with click.Context(group) as context:
         for name in ("audit", "image", "init"):

@@ -62,6 +62,13 @@ REFUSED: list[tuple[str, str]] = [
     ("audit m --affected-by x", "--affected-by goes with --all-registered"),
     ("audit --all-registered --affected-by x --format html", "--affected-by has the formats table and json"),
     ("iamge m", "No such command 'iamge'. Did you mean image?"),
+    ("audit m --html", "No such option '--html'. Did you mean '--format html'?"),
+    ("cache foo", "No such command 'foo'. There are info, prune, verify."),
+    ("cache prne", "No such command 'prne'. Did you mean prune?"),
+    ("queue foo", "No such command 'foo'. There are cancel, list, prune, retry, show."),
+    ("help nope", "no page 'nope'; kbuild help lists them"),
+    ("help tutoral", "no page 'tutoral'; did you mean tutorial?"),
+    ("help exit-codes#xyz", "no heading 'xyz'; there are exit-codes, what-to-do, 3, 4, 5, 6, 7, 8 and 5"),
 ]
 
 

@@ -28,6 +28,8 @@ def scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scorer:
     """An archive whose scorer is this shell script; it writes down what it was given."""
     starter = tmp_path / "archive/bin/kbuild-score"
     starter.parent.mkdir(parents=True)
+    for name in ("in", "in1.csv"):
+        (tmp_path / name).touch()
 
     @contextmanager
     def unpacked(request: Any, tools: Any) -> Iterator[SimpleNamespace]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -20,16 +21,17 @@ from kbuild.answers import DEFAULT, EXACT
 from kbuild.api.fleet.options import carry_options
 from kbuild.api.fleet.queueing import build_asked, work
 from kbuild.api.packing import ScoreOptions, image_of_files, modelpack, pack, score
-from kbuild.api.request import BuildOptions, ImageOptions
+from kbuild.api.request import BuildOptions, ImageOptions, make_delivery
 from kbuild.api.running import RunOptions, started
 from kbuild.api.session import Logged, Session
 from kbuild.api.verifying import VerifyOptions, verify
-from kbuild.errors import ConfigurationError, VerificationFailed
+from kbuild.errors import ConfigurationError, OutputError, VerificationFailed
 from kbuild.image.base.choice import Assembling
 from kbuild.image.store.local import LocalImages
 from kbuild.platform import Platform
 from kbuild.progress import Silent
 from kbuild.project.config import ProjectConfig
+from kbuild.scoring.errors import InputRefused
 from kbuild.verify.judging import judge_image
 from kbuild.verify.verify_image import verify_image
 from kbuild.workflow import Delivery, build_image
@@ -278,18 +280,61 @@ def vars_of(value: Any) -> dict[str, Any]:
     return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
-def test_what_a_table_is_scored_with(world: World, hear: Hear) -> None:
+def test_what_a_table_is_scored_with(world: World, hear: Hear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = hear("kbuild.api.packing:score_tables")
     stated = {
         "workers": 3, "on_error": "null", "keep": "a,b", "format": "csv", "overwrite": True, "part_rows": 7,
         "batch_rows": 5,
     }  # fmt: skip
     asked = ScoreOptions(params={"k": 1}, base="debian:bookworm", **stated)
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("a\n1\n", encoding="utf-8")
     with pytest.raises(Heard):
         score("models:/m/1", "in.csv", Path("out"), asked, session=session_of(world))
     batch = {"input": "in.csv", "output": "out", "params": '{"k": 1}', **stated}
     assert vars_of(given["batch"]) == batch
     assert (given["request"].model, given["request"].base) == ("models:/m/1", "debian:bookworm")
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (("nix.csv", "out"), "nix.csv is not there"),
+        (("file:///nix/in.csv", "out"), "/nix/in.csv is not there"),
+        (("nix*.csv", "out"), "fits no table"),
+        (("in.csv", "out.xlsx"), "not written as xlsx"),
+    ],
+)
+def test_what_is_wrong_with_tables_of_this_machine_is_told_before_the_model_is_packed(
+    world: World, hear: Hear, tables: tuple[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear("kbuild.api.packing:score_tables")
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("a\n1\n", encoding="utf-8")
+    with pytest.raises((InputRefused, ConfigurationError), match=re.escape(said)):
+        score("models:/m/1", *tables, session=session_of(world))
+
+
+@pytest.mark.parametrize("given", ["in*.csv", "folder", "s3://lake/in"])
+def test_what_only_the_models_packages_can_tell_is_left_to_them(
+    world: World, hear: Hear, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear("kbuild.api.packing:score_tables")
+    monkeypatch.chdir(tmp_path)
+    Path("in1.csv").write_text("a\n1\n", encoding="utf-8")
+    Path("folder/_delta_log").mkdir(parents=True)
+    with pytest.raises(Heard):
+        score("models:/m/1", given, "out", session=session_of(world))
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.TGZ"])
+def test_an_image_is_not_written_as_what_its_name_promises_and_it_is_not(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="would be a folder") as caught:
+        make_delivery(ProjectConfig(), ImageOptions(output=tmp_path / name))
+    assert caught.value.hint == f"--output {tmp_path}/x.tar"
+    (tmp_path / name).mkdir()
+    for each in (name, "x.tar", "x", "churn-1.2"):
+        assert make_delivery(ProjectConfig(), ImageOptions(output=tmp_path / each)).output == tmp_path / each
 
 
 def test_on_a_cluster_a_table_is_scored_with_its_settings(world: World, hear: Hear) -> None:

@@ -49,7 +49,7 @@ def this_host(runtime: str) -> Host:
         model=read_model(),
         kernel=f"{names.system} {names.release}",
         runtime=runtime,
-        memory_by="PSS of its processes",
+        memory_by="what its processes share counts once",
         held=False,
         here=True,
     )
