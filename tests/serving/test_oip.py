@@ -120,8 +120,12 @@ def test_binary_tensors_as_triton_sends_them_and_one_matrix_for_all(apps: dict[s
     ]
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
     length = {"inference_header_content_length": str(len(head))}
-    status, _, told = ask(apps["numbers"], "POST", INFER, head + b"".join(raw), **length)
-    assert (status, columns_of(told)) == (200, expected)
+    named = {name.replace("_", "-"): value for name, value in length.items()}
+    status, told, answer = asyncio.run(asgi.call(apps["numbers"], "POST", INFER, head + b"".join(raw), named))
+    size = int(told["inference-header-content-length"])
+    assert (status, [each["name"] for each in json.loads(answer[:size])["outputs"]]) == (200, [*expected])
+    floats, whole, truths = (expected[name] for name in ("a", "c", "big"))
+    assert answer[size:] == struct.pack("<2d2d2q2d2?", *floats, *expected["b"], *whole, *expected["sum"], *truths)
     matrix = {"name": "input-0", "datatype": "FP64", "shape": [2, 3], "data": [[1.5, 0.5, 3], [2, 2.5, 4]]}
     assert columns_of(infer(apps["numbers"], [matrix])[1]) == expected
     for body in (head + b"".join(raw)[:-1], head + b"".join(raw) + b"x"):

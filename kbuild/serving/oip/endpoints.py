@@ -11,11 +11,12 @@ from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.answer.reply import TOO_DEEP, Reply
 from kbuild.serving.oip.question import InferRequest, QuestionReader
-from kbuild.serving.oip.tensors import Refused, declared_type, describe, write_tensor
+from kbuild.serving.oip.tensors import Refused, declared_type, describe, pack, write_json, write_tensor
 from kbuild.serving.pages.about import name_model
 
 LIVE, READY, MODEL_READY, INFER = "live", "ready", "model ready", "infer"
 _LENGTH = b"inference-header-content-length"
+_BINARY = "application/octet-stream"
 _MOST_SAID = 4000
 Ask = Callable[[InferRequest], tuple[Reply, bool]]
 
@@ -85,9 +86,7 @@ class OpenInference:
         """The model's answer as the protocol has it."""
         if reply.status != 200:
             return in_protocol(reply)
-        # Python writes what is no JSON; the protocol's libraries read null for it.
-        told = json.loads(reply.body, parse_constant=lambda _: None)
-        outputs, kind = self._outputs(told["predictions"])
+        outputs, kind = self._outputs(json.loads(reply.body)["predictions"])
         if question.outputs is not None:
             by_name = {each["name"]: each for each in outputs}
             if unknown := [name for name in question.outputs if name not in by_name]:
@@ -95,8 +94,17 @@ class OpenInference:
             outputs = [by_name[name] for name in question.outputs]
         version = {"model_version": self._version} if self._version else {}
         given = {"id": question.id} if question.id is not None else {}
-        parameters = {"content_type": kind}
-        return _reply({"model_name": self._name, **version, **given, "parameters": parameters, "outputs": outputs})
+        told = {"model_name": self._name, **version, **given, "parameters": {"content_type": kind}}
+        packed = b""
+        for n, each in enumerate(outputs):
+            if question.binary is True or (question.binary and each["name"] in question.binary):
+                outputs[n], raw = pack(each)
+                packed += raw
+        head = write_json({**told, "outputs": outputs}).encode()
+        if not question.binary:
+            return Reply(status=200, body=head)
+        length = (_LENGTH.decode(), str(len(head)))
+        return Reply(status=200, body=head + packed, content_type=_BINARY, headers=(length,))
 
     def answer(self, body: bytes, headers: Mapping[bytes, bytes], ask: Ask) -> tuple[Reply, bool]:
         """Read, ask and write; also whether the short way answered."""
@@ -131,6 +139,9 @@ class OpenInference:
             [describe(each, name) for name, each in named]
             for named in (_named(facts.inputs, "input", 0), _named(facts.outputs, "output", 1))
         )
+        for each in outputs:
+            # As answers have it, and MLServer's.
+            each["shape"] = each["shape"] if len(each["shape"]) > 1 else [*each["shape"], 1]
         versions = {"versions": [self._version]} if self._version else {}
         return {"name": self._name, **versions, "platform": "mlflow_pyfunc", "inputs": inputs, "outputs": outputs}
 

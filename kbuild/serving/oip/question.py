@@ -25,7 +25,8 @@ _WORDS = {list: "a list", dict: "an object", str: "text"}
 class InferRequest:
     """``columns`` of a table, None where ``arrays`` are asked about; ``outputs`` are those asked for, None for all.
 
-    What is asked has the values that MLflow's JSON would have.
+    ``binary`` are those of them that are to come in binary, True for all of them. What is asked has the values that
+    MLflow's JSON would have.
     """
 
     columns: Mapping[str, list[Any]] | None
@@ -33,6 +34,7 @@ class InferRequest:
     params: Mapping[str, Any] | None
     id: str | None
     outputs: tuple[str, ...] | None
+    binary: frozenset[str] | bool = frozenset()
 
     def as_json(self) -> bytes:
         """The request that ``/invocations`` takes."""
@@ -78,12 +80,15 @@ class QuestionReader:
         else:
             arrays = self._arrays(found)
         outputs = request.get("outputs")
+        packed = parameters.get("binary_data_output") is True
+        wanted = {each["name"] for each in outputs or () if (each.get("parameters") or {}).get("binary_data", packed)}
         return InferRequest(
             columns=columns,
             arrays=arrays,
             params={n: v for n, v in parameters.items() if n in self._params or n not in _CLIENTS_OWN} or None,
             id=request.get("id"),
             outputs=tuple(each["name"] for each in outputs) if outputs else None,
+            binary=True if packed and not outputs else frozenset(wanted),
         )
 
     def _kind_of(self, given: Mapping[str, Any]) -> str | None:
@@ -98,11 +103,18 @@ class QuestionReader:
 
     def _arrays(self, found: Mapping[str, _Tensor]) -> Any:
         """One array, or several by name."""
-        arrays = {name: nest(*each) for name, each in found.items()}
+        arrays = {name: self._array(name, *each) for name, each in found.items()}
         single = self._unnamed or (not self._columns and len(arrays) == 1)
         if single and len(arrays) != 1:
             raise Refused(f"The model takes one input, not {len(arrays)}")
         return next(iter(arrays.values())) if single else arrays
+
+    def _array(self, name: str, flat: list[Any], shape: list[int]) -> list[Any]:
+        if self._tensors and len(shape) > 1 and not shape[0]:
+            raise Refused(f"Input {name!r} has no rows, and nothing tells the model its shape {shape} then")
+        if len(self._unnamed) == 1 and not self._tensors:
+            return self._column(name, flat, shape)
+        return nest(flat, shape)
 
     def _table(self, found: Mapping[str, _Tensor]) -> dict[str, list[Any]]:
         """Columns of one length."""
@@ -131,7 +143,8 @@ class QuestionReader:
         rows = shape[0] if shape else 1
         if math.prod(shape[1:]) == 1:
             return flat
-        if self._columns.get(name, {}).get("type") not in ("array", None):
+        spec = self._columns.get(name) or (self._unnamed or [{}])[0]
+        if spec.get("type") not in ("array", None):
             raise Refused(f"Input {name!r} has the shape {shape}; it has one value a row: [{rows}] or [{rows}, 1]")
         return nest(flat, shape)
 
@@ -158,6 +171,8 @@ def _parse(text: bytes | memoryview) -> dict[str, Any]:
     for number, given in enumerate(request.get("outputs") or ()):
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
             raise Refused(f"outputs[{number}] is not an object with a name", 422)
+        if not isinstance(given.get("parameters") or {}, dict):
+            raise Refused(f"outputs[{number}].parameters is not an object", 422)
     return request
 
 

@@ -30,6 +30,8 @@ _TYPES = {
 }
 _NUMPY = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"}
 _NUMPY |= {name: datatype for datatype, name in _WHOLE.items()}
+_PACKED: dict[str, Any] = {**_FLOATS, **_WHOLE, "BOOL": np.bool_}
+_NOT_NUMBERS = {"boolean", "string", "binary", "datetime"}
 _MOST_DIMENSIONS = 32
 
 
@@ -97,8 +99,15 @@ def nest(flat: Sequence[Any], shape: Sequence[int]) -> list[Any]:
 
 
 def write_tensor(name: str, values: list[Any], shape: list[int], declared: str | None) -> dict[str, Any]:
-    """An output of plain values; ``declared`` is the signature's type, which counts where the values are of it."""
+    """An output of plain values; ``declared`` is the signature's type, which counts where the values are of it.
+
+    Floats may be those that JSON has not: ``pack`` keeps them, ``write_json`` writes null.
+    """
     kinds = {*map(type, values)}
+    if float in kinds and declared in _NOT_NUMBERS:
+        # NaN is how pandas says that a text is missing.
+        values = [None if value != value else value for value in values]
+        kinds = {*map(type, values)}
     datatype, kind = "BYTES", None
     if not kinds:
         datatype, kind = _TYPES.get(str(declared), ("FP64", "np"))
@@ -106,15 +115,49 @@ def write_tensor(name: str, values: list[Any], shape: list[int], declared: str |
         datatype = "BOOL"
     elif kinds == {int} and declared not in ("float", "double"):
         datatype = _whole_type(values, declared)
-    elif kinds <= {int, float, type(None)} and kinds & {int, float}:
+    elif kinds <= {int, float, type(None)} and (kinds & {int, float} or declared in ("float", "double")):
         datatype = "FP32" if declared == "float" else "FP64"
     elif kinds == {str}:
         kind = _TYPES[declared][1] if declared in ("datetime", "binary") else "str"
         values = [value.replace("\n", "") for value in values] if kind == "base64" else values
     else:
-        values, kind = [json.dumps(value) for value in values], "pd_json"
+        values, kind = [write_json(value) for value in values], "pd_json"
     tensor = {"name": name, "shape": shape, "datatype": datatype, "data": values}
     return {**tensor, "parameters": {"content_type": kind}} if datatype == "BYTES" else tensor
+
+
+def pack(tensor: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """An output as Triton's clients ask for it: without its values, and their bytes, which follow the JSON."""
+    told = {name: value for name, value in tensor.items() if name != "data"}
+    values, kind = tensor["data"], _PACKED.get(tensor["datatype"])
+    if kind is None:
+        texts = [value.encode("utf-8", "surrogatepass") for value in values]
+        raw = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+    else:
+        try:
+            with np.errstate(over="ignore"):
+                raw = np.array(values, np.dtype(kind).newbyteorder("<")).tobytes()
+        except OverflowError:
+            # A whole number that no float can be: JSON has it.
+            return {**tensor}, b""
+    return {**told, "parameters": {**tensor.get("parameters", {}), "binary_data_size": len(raw)}}, raw
+
+
+def _as_json_has_it(value: Any) -> Any:
+    """The value with null for the floats that JSON has not, as MLServer writes them and the libraries read them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _as_json_has_it(each) for name, each in value.items()}
+    return [_as_json_has_it(each) for each in value] if isinstance(value, list) else value
+
+
+def write_json(value: Any) -> str:
+    """JSON without what is none of its numbers."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_as_json_has_it(value))
 
 
 def _whole_type(values: Sequence[int], declared: str | None) -> str:
