@@ -180,6 +180,12 @@ class PickleCheck:
                 unknown.append((f"holds the method {name} of {of}", of if strange else ""))
             else:
                 yield _dangerous(path, place, f"builtins.getattr, for {name} of {of}")
+        for of in stream.filled if not makers else ():
+            module, _, kind = of.rpartition(".")
+            own = module.partition(".")[0] in libraries.own_roots
+            if not own and not (of and (_is_strange(module, kind) or self._is_allowed(module, kind))):
+                what = f"an object of {of}" if of else "what another call returned"
+                unknown.append((f"sets items of {what}, which has a way of its own", of))
         for module, name in stream.constructed:
             if libraries.has_state_only(module, name) and not self._is_allowed(module, name):
                 full = f"{module}.{name}"

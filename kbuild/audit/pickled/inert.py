@@ -51,11 +51,11 @@ _Unpickler: Any = pickle._Unpickler
 class InertReader(_Unpickler):  # type: ignore[misc]
     """Reads the one pickle that begins at ``begin``; with ``skip`` as joblib does, else as pickle does.
 
-    ``position`` is where it ends, ``named`` what it would import, ``constructed`` what of it gets arguments,
-    ``bound`` methods that it holds of objects, by what made those, ``problems`` what it does that data never does,
-    ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``loaded`` those that it loads, by their
-    identity; ``skipped`` whether there were raw arrays. ``begun`` is what was odd before it named none that is here.
-    ``same`` are the places where it was as at its beginning: a pickle that begins there reads the same.
+    ``position`` is where it ends, ``named`` what it would import, ``constructed`` what of it gets arguments, ``bound``
+    methods that it holds of objects, and ``filled`` objects, by what made those, ``problems`` what it does that data
+    never does, ``calls`` how often it calls; ``texts`` are the bytes and texts in it, ``loaded`` those that it loads,
+    by their identity; ``skipped`` whether there were raw arrays. ``begun`` is what was odd before it named none that
+    is here. ``same`` are the places where it was as at its beginning: a pickle that begins there reads the same.
     Pickles of arrays of objects that joblib wrote into it count as part of it. With ``probe`` long texts are not read:
     most places where a pickle may begin are none, and take random lengths for theirs. What it builds counts as
     ``effort``; what has to be hashed is not kept: the keys of a dict that are no texts, and sets. Raises TooMuch.
@@ -71,7 +71,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         self._effort, self.paid, self.longest = effort, 0, len(data)
         self.position, self.calls = begin, 0
         self.named, self.constructed = dict[tuple[str, str], None](), dict[tuple[str, str], None]()
-        self.problems, self.bound = dict[str, None](), dict[tuple[str, str], None]()
+        self.problems, self.bound, self.filled = dict[str, None](), dict[tuple[str, str], None](), dict[str, None]()
         self.texts: list[bytes | str] = []
         self.loaded, self.same = dict[int, bytes](), set[int]()
         self.skipped = self.objects = False  # ``objects``: an array that is a pickle, to read which is another memo
@@ -269,7 +269,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
             self.objects = True
             inner = InertReader(self._data, at, self._effort)
             error = inner.run()
-            for kept in ("named", "constructed", "problems", "loaded", "bound"):
+            for kept in ("named", "constructed", "problems", "loaded", "bound", "filled"):
                 getattr(self, kept).update(getattr(inner, kept))
             self.texts += inner.texts
             self.calls += inner.calls

@@ -6,12 +6,14 @@ The reader is pickle's own in Python, with ``push``, ``texts``, ``longest``, ``p
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kbuild.audit.pickled.standins import MADE_KEY, Encoded, Global, Members, Opaque
 
 _Load = Callable[[Any], None]
+_READ: Mapping[int, _Load] = pickle._Unpickler.dispatch
 
 _PUSHED = (pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.DUP)
 _TEXTS = (
@@ -42,7 +44,33 @@ _WORDS = {
 }
 
 
+# What pickle itself fills: its own containers, and classes of libraries that are one of these. All others have a method
+# of their own called with what is in the pickle: pandas' tables call a key that can be called.
+_CONTAINERS = re.compile(
+    r"(builtins|__builtin__)\.(dict|list|set|bytearray)|collections\.(OrderedDict|defaultdict|Counter|deque)"
+    r"|sklearn\.utils(\._?bunch)?\.Bunch|statsmodels\.tools\.tools\.Bunch|pandas\.(core\.indexes\.frozen|api\.typing)\.FrozenList"
+    r"|scipy\.optimize\._?optimize\.OptimizeResult|scipy\._lib\._util\._RichResult"
+    r"|keras\.src\.utils\.tracking\.Tracked(Dict|List|Set)"
+)
 _OTHER_KEY = object()
+
+
+def _filling(load: _Load, depth: int) -> _Load:
+    """What is filled lies ``depth`` below the top of the stack, or 0 below the mark."""
+
+    def fill(reader: Any) -> None:
+        below = reader.stack if depth else reader.metastack[-1] if reader.metastack else ()
+        into = below[-depth or -1] if len(below) >= max(depth, 1) else None
+        if isinstance(into, Opaque) and not _is_container(into):
+            reader.filled[str(into) if isinstance(into, Global) else into.made_by] = None
+        load(reader)
+
+    return fill
+
+
+def _is_container(into: Opaque) -> bool:
+    """After a state it may have attributes of any name."""
+    return type(into) is Members or (into.state is None and _CONTAINERS.fullmatch(into.made_by) is not None)
 
 
 def _setitem(reader: Any) -> None:
@@ -153,8 +181,11 @@ def size_of_state(state: Any) -> int:
 
 BOUNDED: Mapping[int, _Load] = {
     pickle.DICT[0]: _dict,
-    pickle.SETITEM[0]: _setitem,
-    pickle.SETITEMS[0]: _setitems,
+    pickle.SETITEM[0]: _filling(_setitem, 3),
+    pickle.SETITEMS[0]: _filling(_setitems, 0),
+    pickle.APPEND[0]: _filling(_READ[pickle.APPEND[0]], 2),
+    pickle.APPENDS[0]: _filling(_READ[pickle.APPENDS[0]], 0),
+    pickle.ADDITEMS[0]: _filling(_READ[pickle.ADDITEMS[0]], 0),
     pickle.EMPTY_SET[0]: _empty_set,
     pickle.FROZENSET[0]: _frozenset,
     pickle.BYTEARRAY8[0]: _bytearray8,

@@ -26,8 +26,7 @@ _BUILTINS = _names(
 ) | {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
 _MATH = (
     "abs add and_ concat contains countOf eq floordiv ge getitem gt index inv invert is_ is_not le lshift lt "
-    "matmul mod "
-    "mul ne neg not_ or_ pos pow rshift sub truediv truth xor itemgetter iadd isub imul itruediv"
+    "matmul mod mul ne neg not_ or_ pos pow rshift sub truediv truth xor itemgetter iadd isub imul itruediv"
 )
 _NUMBERS = (
     "acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist erf erfc exp exp2 expm1 fabs "
@@ -84,6 +83,7 @@ _LIBRARY: dict[str, str] = {
     "pyarrow.lib": "Field Schema _reconstruct_record_batch _reconstruct_table _restore_array binary chunked_array "
     "decimal128 decimal256 decimal32 decimal64 dictionary duration field large_list large_list_view list_ list_view "
     "map_ py_buffer run_end_encoded schema struct time32 time64 timestamp type_for_alias",
+    "pandas.api.typing": "FrozenList",
     "pytz": "_UTC _p",
     # TorchScript's: they return what they are given.
     "torch.jit._pickle": "build_boollist build_doublelist build_intlist build_tensor_from_id build_tensorlist "

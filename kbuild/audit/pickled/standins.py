@@ -43,7 +43,8 @@ _PARTS = re.compile(r"scipy\.interpolate\._bsplines\._BSpline")
 _NAMING = frozenset({"items", "keys", "__dict__"})
 _TYPED = frozenset({"__orig_class__", "__wrapped__", "__type_params__"})
 # What scorers of scikit-learn call of a model (sklearn/metrics/_scorer.py, _BaseScorer).
-_RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default"})
+_METHODS = re.compile("_?response_method|(stack|chain)_method_?|_prediction_method")
+_RESPONSES = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function", "default", "auto", None})
 UNPICKLE = "_unpickle_model"
 """By which a model of Keras has itself pickled: a method of its class that loads a file."""
 # Their constructors take names of files.
@@ -222,6 +223,8 @@ def odd_state(built: Opaque, state: Any) -> str | None:
         isinstance(state, tuple) and state and isinstance(state[0], Global | Bound | type)
     ):
         return "prepares a call of what another call returned"
+    if built.made_by == "logging.getLogger":
+        return "gives a logger of the process a state, which it keeps"
     parts = state if isinstance(state, tuple) else (state,)
     pairs = len(parts) == 2 and not _COMPILED.fullmatch(built.made_by)
     made = [state] if state is not built else []  # what holds itself is a dict whose items are its attributes
@@ -239,7 +242,11 @@ def odd_state(built: Opaque, state: Any) -> str | None:
         if key in _SPECIFICATIONS and _may_be_text(value):
             return f"evaluates a formula: the {key} of its state"
         methods = value if isinstance(value, tuple | list) else (value,)
-        if key == "_response_method" and not all(type(each) is str and each in _RESPONSES for each in methods):
+        if (
+            type(key) is str
+            and _METHODS.fullmatch(key)
+            and not all(type(each) in (str, type(None)) and each in _RESPONSES for each in methods)
+        ):
             return f"has the method {shown(value)} called of what it is given"
     if not built.made_by.startswith("statsmodels.base.data."):
         return None

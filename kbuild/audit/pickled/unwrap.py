@@ -38,7 +38,8 @@ _STRING = re.compile(rb"[\x8c\x8dXVSUT]")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PickleStream:
     """One pickle: ``named`` are the modules and names that loading it would import, ``constructed`` what of it
-    gets arguments, ``bound`` the methods that it holds, by what made their objects, ``problems`` what else is odd.
+    gets arguments, ``bound`` the methods that it holds, by what made their objects, ``filled`` what made objects
+    of which items are set, ``problems`` what else is odd.
 
     ``place`` is the way to it inside the file; ``fault`` says why it has no proper end, ``data`` is then the rest.
     With ``closed`` it is a container that could not be opened whole. ``other`` tells that it is how another loader than
@@ -51,6 +52,7 @@ class PickleStream:
     problems: tuple[str, ...] = ()
     constructed: tuple[tuple[str, str], ...] = ()
     bound: tuple[tuple[str, str], ...] = ()
+    filled: tuple[str, ...] = ()
     fault: str | None = None
     data: bytes = b""
     closed: bool = False
@@ -174,8 +176,8 @@ def _told(reader: InertReader, data: bytes, begin: int, fault: str | None, at: _
         problems = tuple(plain.problems)
         if reader.objects and plain.begun is not None:
             problems = plain.begun  # joblib counts the memo anew there: what is read takes other objects for its own
-        more = set(plain.named) - set(reader.named) or set(plain.bound) - set(reader.bound)
-        if more or set(problems) - set(reader.problems):
+        found = ((plain.named, reader.named), (plain.bound, reader.bound), (plain.filled, reader.filled))
+        if any(set(more) - set(known) for more, known in found) or set(problems) - set(reader.problems):
             other = replace(_stream(plain, at.name, None), problems=problems)
             yield replace(other, other=True, noisy=reader.objects)
         for text in plain.texts if fault is not None else ():
@@ -190,8 +192,8 @@ def _told(reader: InertReader, data: bytes, begin: int, fault: str | None, at: _
 
 def _stream(reader: InertReader, place: str, fault: str | None, data: bytes = b"") -> PickleStream:
     named, made = tuple(reader.named), tuple(reader.constructed)
-    odd, bound = tuple(reader.problems), tuple(reader.bound)
-    return PickleStream(place=place, named=named, constructed=made, bound=bound, problems=odd, fault=fault, data=data)
+    read = PickleStream(place=place, named=named, constructed=made, bound=tuple(reader.bound), fault=fault, data=data)
+    return replace(read, problems=tuple(reader.problems), filled=tuple(reader.filled))
 
 
 def _later(data: bytes, begin: int, at: _Place, told: Set[tuple[str, str]]) -> Iterator[PickleStream]:
