@@ -148,6 +148,7 @@ def test_where_the_output_has_no_room_that_is_where_room_is_made(
 
     def full(source: Path, target: Path, **how: Any) -> Any:
         if Path(target).parent == tmp_path:
+            Path(target).write_bytes(b"as far as there was room")
             raise OSError(errno.ENOSPC, "No space left on device", str(source))
         return copy(source, target, **how)
 
@@ -156,6 +157,7 @@ def test_where_the_output_has_no_room_that_is_where_room_is_made(
         pack(world, tmp_path / "m.tar")
     assert caught.value.message == f"cannot write {tmp_path}/m.tar: No space left on device"
     assert caught.value.hint == "make room there, or name another place with --output"
+    assert not list(tmp_path.glob("*m.tar*")), "what was written is in nobody's way"
 
 
 def test_another_scorer_makes_another_archive(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from world import MODEL, World
 
-from kbuild.errors import UnsupportedInstruction
+from kbuild.errors import TemplateError, UnsupportedInstruction
 from kbuild.image.engine import make_engine
 from kbuild.plan.render import Template, parse_template
 from kbuild.resources import data_path
@@ -85,6 +86,18 @@ def test_what_the_native_engine_cannot_execute_goes_to_buildkit_unless_native_wa
     with pytest.raises(UnsupportedInstruction, match="RUN"):
         build(world, template=template, engine="native")
     assert buildkit.probed == 1
+
+
+def test_a_step_that_the_base_cannot_run_is_told_before_a_package_is_fetched(
+    world: World, buildkit: BuildKit, tmp_path: Path
+) -> None:
+    place = own(world, tmp_path).file
+    assert place is not None
+    place.write_text(place.read_text("utf-8").replace('RUN ["/opt/env/bin/python", "-V"]', "RUN python -V"), "utf-8")
+    shutil.rmtree(world.tools.cache / "downloads", ignore_errors=True)
+    with pytest.raises(TemplateError, match="shell"):
+        build(world, template=parse_template(place))
+    assert not (world.tools.cache / "downloads").exists() and buildkit.probed == 0
 
 
 def test_buildkit_is_asked_with_the_builder_and_network_of_the_request(world: World, buildkit: BuildKit) -> None:
