@@ -28,7 +28,9 @@ def test_what_the_hour_types_binds_a_project_of_the_starter(tmp_path: Path, monk
     monkeypatch.chdir(made)
     monkeypatch.syspath_prepend(Path(made) / "src")
     part = PAGE[PAGE.index("## The hour, measured") :]
-    for path, text in re.findall(r"^`(src/spaceflights/\S+)`:\n\n```python\n(.*?)```", part, re.DOTALL | re.MULTILINE):
+    for path, text in re.findall(
+        r"^`(src/spaceflights/\S+)`[^`]*:\n\n```python\n(.*?)```", part, re.DOTALL | re.MULTILINE
+    ):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")
     base = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in Path("conf/base").iterdir()}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What makes rich take any stream for a terminal.
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 _TALK = "kbuild.talk"
+_USUAL = 60  # characters of a command
 _SILENCE = 10.0  # seconds after which a log is told that the work goes on
 SHORT = 12  # figures of a digest that name an image of this machine, as kbuild list shows them
 _COLUMN = 10  # where what a phase made begins
@@ -54,7 +55,8 @@ class Show:
 
     def next(self, commands: Mapping[str, str]) -> None:
         """What may be typed next, with what it does; never broken, so that it can be copied."""
-        width = max(map(len, commands))
+        # One with a digest would send what the others do out of sight.
+        width = max((len(each) for each in commands if len(each) <= _USUAL), default=0)
         lines = [f"  {command.ljust(width)}  # {does}" for command, does in commands.items()]
         if self._console is not None and max(map(len, lines)) > self._console.width:
             lines = [line for command, does in commands.items() for line in (f"  {command}", f"      # {does}")]

@@ -275,6 +275,16 @@ def test_a_narrow_terminal_breaks_between_words_and_never_a_command(
     ]
 
 
+def test_a_long_command_moves_nothing_but_its_own_note(capsys: pytest.CaptureFixture[str]) -> None:
+    show, pull = Show(), f"docker run registry.example/churn@sha256:{'0' * 64}"
+    show.next({"kbuild run sha256:0": "here", pull: "anywhere", "kbuild audit sha256:0": "what is in it"})
+    assert capsys.readouterr().err.splitlines() == [
+        "  kbuild run sha256:0    # here",
+        f"  {pull}  # anywhere",
+        "  kbuild audit sha256:0  # what is in it",
+    ]
+
+
 def test_every_style_is_one_that_rich_and_click_know() -> None:
     """A file or pipe is shown none, so that only a terminal would find out."""
     package = Path(__file__).parents[2] / "kbuild"
