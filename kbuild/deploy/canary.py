@@ -35,7 +35,7 @@ class Gateway:
         """Read ``NAME`` or ``NAMESPACE/NAME``; raises ConfigurationError."""
         namespace, _, name = text.rpartition("/")
         check_name("--gateway", name)
-        check_name("--namespace", namespace or None)
+        check_name("--namespace", namespace or None, option="--gateway")
         # Its first label may be a wildcard.
         check_name("--hostname", hostname.removeprefix("*.") if hostname else hostname)
         return cls(name=name, namespace=namespace or None, hostname=hostname)

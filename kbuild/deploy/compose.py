@@ -24,15 +24,8 @@ def make_compose(made: Deployment, *, port: int | None = None) -> Files:
         "stop_grace_period": f"{GRACE + 5}s",
         **({} if made.user is None else {"user": str(made.user)}),
         "cpus": float(made.size.cpus),
-        "mem_limit": _bytes(made.size.memory),
+        # Compose's ``1g`` is 2**30 bytes, Kubernetes' 10**9: in bytes it is the same everywhere.
+        "mem_limit": made.size.memory_bytes,
         **({"labels": labels} if labels else {}),
     }
     return {"compose.yaml": [{"name": made.name, "services": {made.name: service}}]}
-
-
-def _bytes(quantity: str) -> int:
-    """Compose's ``1g`` is 2**30 bytes, Kubernetes' 10**9: in bytes it is the same everywhere."""
-    number = quantity.rstrip("kKMGTi")
-    unit = quantity[len(number) :]
-    power = " KMGT".index(unit[:1].upper() or " ")
-    return int(float(number) * (1024 if unit.endswith("i") else 1000) ** power)

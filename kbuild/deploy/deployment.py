@@ -83,15 +83,31 @@ class Size:
             raise ConfigurationError(
                 f"{self.memory!r} is not an amount of memory", hint="such as --memory 512Mi or 2Gi"
             )
-        if not 1 <= self.least <= self.most:
+        if not 0 <= self.least <= self.most or self.most == 0:
             raise ConfigurationError(
                 f"{self.least}..{self.most} are not replicas", hint="such as --replicas 2..10, or 3 for always three"
+            )
+
+    def check_awake(self) -> None:
+        """Raises ConfigurationError where nothing may run: an autoscaler of Kubernetes' own wakes nobody up."""
+        if self.least == 0:
+            raise ConfigurationError(
+                f"{self.least}..{self.most} are not replicas that Kubernetes itself can scale to",
+                hint=f"--replicas 1..{self.most}, or --to knative, or --to kserve --serverless",
             )
 
     @property
     def cpus(self) -> Decimal:
         """Processors."""
         return Decimal(self.cpu[:-1]) / 1000 if self.cpu.endswith("m") else Decimal(self.cpu)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the quantity is."""
+        number = self.memory.rstrip("kKMGTi")
+        unit = self.memory[len(number) :]
+        power = " KMGT".index(unit[:1].upper() or " ")
+        return int(float(number) * (1024 if unit.endswith("i") else 1000) ** power)
 
     @property
     def workers(self) -> int:
@@ -135,12 +151,13 @@ class Deployment:
         return {"KBUILD_WORKERS": str(self.size.workers), "KBUILD_GRACE": str(GRACE)}
 
 
-def check_name(what: str, text: str | None) -> None:
-    """Raises ConfigurationError for a name that no cluster takes; ``what`` is the option it came by."""
+def check_name(what: str, text: str | None, *, option: str | None = None) -> None:
+    """Raises ConfigurationError for a name that no cluster takes; ``what`` is the option it came by, or is part of."""
     rule = _NAMES[what]
     if text is not None and not (len(text) <= rule.longest and rule.pattern.fullmatch(text)):
+        example = make_label(text) if text else "models"
         raise ConfigurationError(
-            f"{what} {text!r} is not a {rule.kind}", hint=rule.hint.format(rule.longest, make_label(text))
+            f"{option or what} {text!r} is not a {rule.kind}", hint=rule.hint.format(rule.longest, example)
         )
 
 

@@ -26,15 +26,16 @@ def make_kubernetes(made: Deployment, *, canary: Canary | None = None, gateway: 
     A canary has its own ones. With a gateway an HTTPRoute shares the requests out between both Services; else both have
     one Service, and the numbers of their replicas share them out. Raises ConfigurationError where those cannot.
     """
+    made.size.check_awake()
+    both = {_TRACKS: made.name, **COMPONENT}
     if canary is None:
-        files = _files(made, [_service(made)], "")
+        files = _files(made, [_service(made)], "", both)
     elif gateway is None:
-        both = {_TRACKS: made.name, **COMPONENT}
-        files = _files(made, [_service(made, both)], "", tracks=made.name)
-        files |= _files(by_replicas(made, canary), [], "canary-", tracks=made.name)
+        files = _files(made, [_service(made, both)], "", both)
+        files |= _files(by_replicas(made, canary), [], "canary-", both)
     else:
         other = separate(canary)
-        files = {**_files(made, [_service(made)], ""), **_files(other, [_service(other)], "canary-")}
+        files = {**_files(made, [_service(made)], "", both), **_files(other, [_service(other)], "canary-", both)}
     if gateway is not None:
         files["httproute.yaml"] = [_route(made, canary, gateway)]
     resources = sorted(name for name in files if "/" not in name)
@@ -47,13 +48,14 @@ def make_kubernetes(made: Deployment, *, canary: Canary | None = None, gateway: 
     return files
 
 
-# The label of the pods that one Service has, a canary's among them.
+# The label of the pods that one Service has, a canary's among them. All have it, also without a canary: pods that run
+# are then chosen at once when one is added, and none of them starts anew.
 _TRACKS = "app.kubernetes.io/part-of"
 
 
-def _files(made: Deployment, services: list[dict[str, Any]], prefix: str, tracks: str | None = None) -> Files:
+def _files(made: Deployment, services: list[dict[str, Any]], prefix: str, labels: dict[str, str]) -> Files:
     files: Files = {
-        f"{prefix}deployment.yaml": [_deployment(made, {} if tracks is None else {_TRACKS: tracks})],
+        f"{prefix}deployment.yaml": [_deployment(made, labels)],
         f"{prefix}networkpolicy.yaml": [_network_policy(made)],
         f"{prefix}poddisruptionbudget.yaml": [_budget(made)],
     }

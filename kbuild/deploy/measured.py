@@ -43,6 +43,10 @@ def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, rep
             f"measured with {profile.cpu} processors, so nothing of that is taken for {cpu}: kbuild measure --cpu {cpu}"
         )
         return Sized(size=default, told=told)
+    if memory is not None and profile.peak is not None and default.memory_bytes < profile.peak:
+        little = f"; {memory} is less than the {profile.peak / _MI:.0f} MiB that it took, and what takes more is killed"
+    else:
+        little = ""
     period, times = _start(profile.start)
     taken = {f"start {profile.start:.1f} s": f"{period * times} s to start"}
     if memory is None and profile.peak is not None:
@@ -63,6 +67,7 @@ def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, rep
     told = f"measured {profile.measured} on {profile.where}, which says nothing of other machines: {made}"
     if profile.disturbed:
         told += f"; rates are not taken, for other work had {profile.disturbed:.1f} processors of it"
+    told += little
     return Sized(size=size, told=told, fact=f"{', '.join(taken)}, with {profile.cpu} of {profile.where}")
 
 

@@ -11,6 +11,13 @@ from kbuild.deploy.deployment import GRACE, Deployment
 
 # Between being taken from the Service and SIGTERM: endpoints take a moment to be known everywhere.
 _UNKNOWN = 5
+LIFECYCLE: dict[str, Any] = {"lifecycle": {"preStop": {"sleep": {"seconds": _UNKNOWN}}}}
+"""Of a container: the image has no shell to sleep in, and the kubelet does it, from Kubernetes 1.30 on."""
+OF_ITSELF: dict[str, Any] = {
+    "terminationGracePeriodSeconds": GRACE + _UNKNOWN + 5,
+    "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+}
+"""Of a pod that no Knative makes."""
 
 
 def make_container(made: Deployment, *, name: str, port_name: str) -> dict[str, Any]:
@@ -46,12 +53,7 @@ def make_probes(made: Deployment) -> dict[str, Any]:
 
 def make_pod(made: Deployment) -> dict[str, Any]:
     """The spec of a pod of a Deployment."""
-    container = {
-        **make_container(made, name="model", port_name="http"),
-        **make_probes(made),
-        # The image has no shell to sleep in; the kubelet does it, from Kubernetes 1.30 on.
-        "lifecycle": {"preStop": {"sleep": {"seconds": _UNKNOWN}}},
-    }
+    container = {**make_container(made, name="model", port_name="http"), **make_probes(made), **LIFECYCLE}
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -60,8 +62,7 @@ def make_pod(made: Deployment) -> dict[str, Any]:
     }
     return {
         **make_pod_rest(made),
-        "terminationGracePeriodSeconds": GRACE + _UNKNOWN + 5,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        **OF_ITSELF,
         "topologySpreadConstraints": [spread],
         "containers": [container],
     }

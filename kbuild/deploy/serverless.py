@@ -15,7 +15,7 @@ from typing import Any
 from kbuild.deploy.canary import Canary
 from kbuild.deploy.deployment import Deployment
 from kbuild.deploy.kubernetes import Files, make_kustomization, make_metadata
-from kbuild.deploy.pod import make_container, make_pod_rest, make_probes
+from kbuild.deploy.pod import LIFECYCLE, OF_ITSELF, make_container, make_pod_rest, make_probes
 from kbuild.digest import digest_bytes
 
 BEFORE = "before-canary"
@@ -90,18 +90,19 @@ def _kserve(made: Deployment, *, serverless: bool) -> dict[str, Any]:
     mode = {"serving.kserve.io/deploymentMode": "Serverless" if serverless else "RawDeployment"}
     metadata["annotations"] = dict(sorted({**metadata.get("annotations", {}), **mode}.items()))
     container = make_container(made, name="kserve-container", port_name="http1")
-    probes = make_probes(made)
-    pod: dict[str, Any] = {"securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}}
+    rest, pod = {**make_probes(made), **LIFECYCLE}, OF_ITSELF
     if serverless:
-        # Which Knative takes only where flags of its features say so.
-        pod.clear()
-        del probes["startupProbe"]
+        # Which Knative takes only where flags of its features say so, or not at all.
+        pod = {}
+        del rest["startupProbe"], rest["lifecycle"]
+    else:
+        made.size.check_awake()
     predictor = {
         "minReplicas": made.size.least,
         "maxReplicas": made.size.most,
         **make_pod_rest(made),
         **pod,
-        "containers": [{**container, **probes}],
+        "containers": [{**container, **rest}],
     }
     return {
         "apiVersion": "serving.kserve.io/v1beta1",

@@ -1,0 +1,107 @@
+"""What whoever runs the cluster meets: a canary beside what runs, pods that end, services that sleep, little memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from kbuild.deploy.canary import Canary, Gateway
+from kbuild.deploy.deployment import GRACE, Deployment, Size
+from kbuild.deploy.kubernetes import make_kubernetes
+from kbuild.deploy.measured import size_by
+from kbuild.deploy.serverless import make_knative, make_kserve
+from kbuild.errors import ConfigurationError
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.measuring.profile import Profile
+
+IMAGES = [ImageReference.parse(f"registry.example/churn@sha256:{letter * 64}") for letter in "ab"]
+
+
+def made(**more: Any) -> Deployment:
+    return Deployment(**{"name": "churn", "image": IMAGES[0], "user": 65532, **more})
+
+
+def has(labels: dict[str, str], selector: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+NINE = made(size=Size(least=9, most=9))
+
+
+@pytest.mark.parametrize("gateway", [None, Gateway(name="edge")])
+def test_a_canary_restarts_nothing_and_its_service_has_the_pods_that_run(gateway: Gateway | None) -> None:
+    """A Service whose selector no running pod has sends every request to nobody until new pods are ready."""
+    [plain] = make_kubernetes(NINE)["deployment.yaml"]
+    new_one = Canary(deployment=dataclasses.replace(NINE, image=IMAGES[1]), percent=10)
+    files = make_kubernetes(NINE, canary=new_one, gateway=gateway)
+    [kept], [service] = files["deployment.yaml"], files["service.yaml"]
+    assert kept == plain
+    assert has(plain["spec"]["template"]["metadata"]["labels"], service["spec"]["selector"])
+    # And back: what is applied to promote or drop the canary finds its own pods at once.
+    [alone] = make_kubernetes(NINE)["service.yaml"]
+    assert has(kept["spec"]["template"]["metadata"]["labels"], alone["spec"]["selector"])
+    [new] = files["canary-deployment.yaml"]
+    assert not has(new["spec"]["template"]["metadata"]["labels"], alone["spec"]["selector"])
+
+
+def test_kserves_pods_have_the_time_to_drain() -> None:
+    """30 seconds are Kubernetes' own, and the server's too: what it still answers then is killed."""
+    [raw] = make_kserve(NINE)["inferenceservice.yaml"]
+    predictor = raw["spec"]["predictor"]
+    [deployment] = make_kubernetes(NINE)["deployment.yaml"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"] > GRACE
+    assert predictor["containers"][0]["lifecycle"] == pod["containers"][0]["lifecycle"]
+    # Knative takes neither: it drains by itself, for as long as a request may take.
+    [serverless] = make_kserve(NINE, serverless=True)["inferenceservice.yaml"]
+    inside = serverless["spec"]["predictor"]
+    assert "terminationGracePeriodSeconds" not in inside and "lifecycle" not in inside["containers"][0]
+
+
+def test_knative_may_scale_to_nothing_and_kubernetes_may_not() -> None:
+    sleeping = made(size=Size(least=0, most=4))
+    [service] = make_knative(sleeping)["service.yaml"]
+    assert service["spec"]["template"]["metadata"]["annotations"] == {
+        "autoscaling.knative.dev/max-scale": "4",
+        "autoscaling.knative.dev/min-scale": "0",
+    }
+    [inference] = make_kserve(sleeping, serverless=True)["inferenceservice.yaml"]
+    assert inference["spec"]["predictor"]["minReplicas"] == 0
+    for make in (make_kubernetes, make_kserve):
+        with pytest.raises(ConfigurationError, match=r"0\.\.4 are not replicas that Kubernetes") as told:
+            make(sleeping)
+        assert told.value.hint is not None and "--to knative" in told.value.hint
+    with pytest.raises(ConfigurationError, match=r"0\.\.0 are not replicas"):
+        Size(least=0, most=0)
+
+
+def profile(**more: Any) -> Profile:
+    value: dict[str, Any] = {
+        "format": 1, "digest": "sha256:" + "a" * 64, "platform": "linux/amd64", "cpu": "1", "workers": 1,
+        "measured": "2026-11-29T12:00:00Z", "start_seconds": 0.8, "request_bytes": 10, "idle_bytes": 100 * 2**20,
+        "peak_bytes": 111 * 2**20, "loads": [],
+        "host": {"processors": 2, "architecture": "x86_64", "model": "Xeon", "kernel": "Linux 6.1",
+                 "runtime": "Docker 26.1.5", "memory_by": "its cgroup", "held": True, "here": True},
+    }  # fmt: skip
+    load = {
+        "connections": 1, "seconds": 1.0, "answers": 1, "failed": 0, "rate": 1.0, "p50_ms": 1.0, "p90_ms": 1.0,
+        "p99_ms": 1.0, "worst_ms": 1.0, "used": 0.7, "others": 0.0,
+    }  # fmt: skip
+    return Profile.from_json({**value, "loads": [load], **more}, "it")
+
+
+@pytest.mark.parametrize(("memory", "little"), [("10Mi", True), ("110M", True), ("111Mi", False), ("1Gi", False)])
+def test_less_memory_than_it_was_seen_to_take_is_told(memory: str, little: bool) -> None:
+    sized = size_by(profile(), cpu=None, memory=memory, replicas=(2, 10))
+    assert sized.size.memory == memory
+    assert (f"{memory} is less than the 111 MiB that it took" in sized.told) == little
+
+
+def test_an_error_names_the_option_that_was_typed() -> None:
+    with pytest.raises(ConfigurationError, match=r"^--gateway 'a/b' is not a DNS label"):
+        Gateway.parse("a/b/c", None)
+    with pytest.raises(ConfigurationError) as told:
+        dataclasses.replace(made(), namespace="")
+    assert told.value.hint is not None and told.value.hint.endswith("such as models")
