@@ -138,6 +138,23 @@ def test_a_profile_is_what_the_loads_found() -> None:
     assert Profile.from_json(json.loads(json.dumps(profile.to_json())), "it") == profile
 
 
+def test_the_most_memory_is_what_workers_take_that_were_asked_something_wrong_too() -> None:
+    """A worker imports MLflow at its first request that only MLflow answers: anybody's wrong one is enough."""
+    with serving() as (url, bodies):
+
+        class Importing(Running):
+            def usage(self) -> Usage:
+                wrong = any(body != b"{}" for body in list(bodies))
+                return Usage(memory=1_000_000 if wrong else 100, processor=0.0)
+
+        profile = measured(Importing(url))
+    assert (profile.idle, profile.peak) == (100, 1_000_000)
+    wrong = {body for body in bodies if body != b"{}"}
+    assert len(wrong) == 1 and bodies.index(*wrong) > bodies.count(b"{}") / 2, (
+        "after the loads, whose rates it may not touch"
+    )
+
+
 def test_memory_that_nobody_tells_is_unknown_and_not_nothing() -> None:
     with serving() as (url, _):
         profile = measured(Running(url, memory=None))
