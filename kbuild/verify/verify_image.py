@@ -57,7 +57,7 @@ def verify_image(
                 timeout=timeout,
             )
         finally:
-            with telling(progress, "stopping it"):
+            with telling(progress, "stopping it, and removing its files"):
                 running.stop()
 
 

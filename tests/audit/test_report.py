@@ -327,3 +327,29 @@ def test_in_a_pipe_a_line_is_a_line_and_a_terminal_breaks_between_words() -> Non
     shown = re.sub(r"\x1b\[[0-9;]*m", "", table(long, width=60, colour=True)).splitlines()
     assert max(map(len, shown)) <= 60
     assert " ".join(" ".join(shown).split()).count(" nobody answers for it") == 12
+
+
+def test_a_command_in_a_note_stays_in_one_piece_and_a_note_is_told_from_the_next() -> None:
+    note = "base, interpreter and bytecode are what this machine built: kbuild verify --rebuild makes them again"
+    said = make_report(
+        Subject(reference="x", kind="lock"), [CheckResult(check="releases", notes=(note, "second"))], parse_policy({}),
+        today=date(2026, 1, 1), fail_on="low",
+    )  # fmt: skip
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", table(said, width=75, colour=True)).splitlines()
+    assert "  kbuild verify --rebuild makes them again" in shown and "second" in shown
+
+
+def test_an_ignore_of_what_another_model_has_unchecked_is_not_told() -> None:
+    entry = {"reason": "r", "expires": "2027-01-01"}
+    entries = [
+        {"id": "unchecked", "package": ["readline"], **entry},
+        {"id": "unchecked", **entry},
+        {"id": "CVE-1", "package": "jinja2", **entry},
+    ]
+    said = make_report(
+        Subject(reference="x", kind="lock"), [CheckResult(check="releases")], parse_policy({"ignore": entries}),
+        today=date(2026, 1, 1), fail_on="low",
+    )  # fmt: skip
+    shown = table(said, width=80, colour=False)
+    assert "readline" not in shown and len(said.to_json()["unused_ignores"]) == 3
+    assert "the ignore of unchecked covers" in shown and "the ignore of CVE-1 of jinja2 covers" in shown

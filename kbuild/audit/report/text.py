@@ -15,7 +15,7 @@ from rich.text import Text
 from kbuild.audit.finding import UNCHECKED_ID, Finding
 from kbuild.audit.report.report import AuditReport
 from kbuild.progress import at_most
-from kbuild.untrusted import plain
+from kbuild.untrusted import fold, plain
 
 _STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 _SHOWN = 10
@@ -56,7 +56,7 @@ def table(report: AuditReport, *, width: int, colour: bool) -> str:
             shown.add_row(severity, _text(each.id), _text(at_most(places, _SHOWN)), what)
         console.print(shown)
     for line in _notes(report):
-        console.print(_text(line), soft_wrap=not colour)
+        console.print(Text(fold(plain(line), width, indent=2) if colour else plain(line)), soft_wrap=True)
     console.print(Text(summary(report), style="green" if report.verdict == "clean" else "bold"))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
@@ -169,7 +169,12 @@ def noted(report: AuditReport) -> tuple[list[str], list[str], list[str]]:
             f"the ignore of {ignore} expired on {ignore.expires} and counts no more: {ignore.reason}"
             for ignore in report.expired
         ),
-        *(f"the ignore of {ignore} covers nothing here" for ignore in report.unused),
+        # Packages that may be unchecked, where another model has them: kbuild init writes such a list.
+        *(
+            f"the ignore of {ignore} covers nothing here"
+            for ignore in report.unused
+            if not (ignore.id == UNCHECKED_ID and ignore.packages)
+        ),
         *report.notes,
     ]
     for source in report.sources:
