@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from kbuild.cache.notes import read_vouched, write_if_allowed
@@ -169,6 +169,9 @@ def _look(bundle: ModelBundle, lock: bytes | None, guard: Guard) -> _Loading:
     result = check.run(Subject(reference=str(bundle.root), kind="model", bundle=bundle, lock=view))
     unread = [f"{each.where} was not looked into: {each.reason}" for each in result.unchecked]
     code = {file.path.split("/")[1] for file in bundle.files if file.path.startswith("code/")}
+    # A model that is code: MLflow runs the file of that name (mlflow/pyfunc/loaders/code_model.py), wherever it lay.
+    stated = [each for each in bundle.facts.stated.values() if isinstance(each, dict)]
+    code |= {PurePosixPath(str(each["model_code_path"])).name for each in stated if each.get("model_code_path")}
     return _Loading(
         harm=tuple(each.evidence for each in result.findings if each.severity == "critical")[:_KEPT],
         odd=tuple([*(each.evidence for each in result.findings if each.severity != "critical"), *unread][:_KEPT]),

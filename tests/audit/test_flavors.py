@@ -243,3 +243,56 @@ def test_kernels_of_the_hub_are_code_of_it(check: Callable[..., Any]) -> None:
 def test_the_model_that_diffusers_flavor_adapts_is_unchecked(check: Callable[..., Any]) -> None:
     result = check({"diffusers": {"base_model": "some/where", "adapter_weights": "adapter_weights"}})
     assert [(each.where, "some/where" in each.reason) for each in result.unchecked] == [("MLmodel", True)]
+
+
+STAGE = {"class": "org.apache.spark.ml.feature.VectorAssembler", "timestamp": 1, "uid": "u", "paramMap": {}}
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("org.apache.spark.ml.feature.VectorAssembler", []),
+        ("pyspark.ml.pipeline.PipelineModel", []),
+        ("churn.stages.Own", []),
+        ("os.system", [("pickle-dangerous", "critical")]),
+        ("antigravity.X", [("pickle-unknown", "medium")]),
+        ("org.apache.sparkling.X", [("pickle-unknown", "medium")]),
+    ],
+)
+def test_the_class_of_a_stage_of_spark_is_judged(
+    check: Callable[..., Any], kind: str, expected: list[tuple[str, str]]
+) -> None:
+    """``DefaultParamsReader.loadParamsInstance`` imports it, whatever lies in the folder is its first line."""
+    files = {"code/churn/__init__.py": b"", "code/churn/stages.py": b"class Own:\n    pass\n"}
+    for place in ("sparkml/metadata/part-00000", "sparkml/stages/0_x/metadata/anything.txt"):
+        data = json.dumps({**STAGE, "class": kind}).encode() + b"\nmore\n"
+        assert told(check({"spark": {"model_data": "sparkml"}}, {**files, place: data})) == expected
+        files[place] = b"{}"
+
+
+def test_a_stage_of_spark_that_cannot_be_read_is_told(check: Callable[..., Any]) -> None:
+    files = {"sparkml/metadata/part-00000.gz": b"\x1f\x8b"}
+    assert told(check({"spark": {}}, files)) == [("pickle-unknown", "medium")]
+
+
+def test_other_metadata_is_none_of_spark(check: Callable[..., Any]) -> None:
+    files = {"artifacts/metadata/a.json": b'{"class": "dog"}', "artifacts/metadata/b.txt": b"words"}
+    assert told(check({}, files)) == []
+
+
+@pytest.mark.parametrize(
+    "file, stated, found",
+    [
+        (".zarray", {"filters": [{"id": "pickle", "protocol": 5}]}, True),
+        (".zmetadata", {"metadata": {"a/.zarray": {"filters": [{"id": "pickle"}]}}}, True),
+        ("zarr.json", {"codecs": [{"name": "numcodecs.pickle"}]}, True),
+        (".zarray", {"filters": None, "compressor": {"id": "blosc"}}, False),
+        ("x.json", {"id": "pickle"}, False),
+    ],
+)
+def test_arrays_of_zarr_that_are_pickles_are_told(
+    check: Callable[..., Any], file: str, stated: dict[str, Any], found: bool
+) -> None:
+    """numcodecs' Pickle: what an array's own text names, ``zarr.open`` reads by."""
+    result = told(check({}, {f"artifacts/z/{file}": json.dumps(stated).encode()}))
+    assert result == ([("pickle-unknown", "medium")] if found else [])

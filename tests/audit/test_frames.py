@@ -6,14 +6,18 @@ zstandard's stream that reads across frames.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import lzma
 import os
 import pickle
+import sqlite3
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lz4.frame
@@ -139,6 +143,60 @@ def test_tensors_that_are_a_zlib_stream_as_well_are_no_tensors_alone() -> None:
     header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(0x9C78)
     assert not numbers_alone.is_tensors(struct.pack("<Q", len(header)) + header)
     assert numbers_alone.is_tensors(struct.pack("<Q", len(header) + 1) + header + b" ")
+
+
+def tarred(data: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("x")
+        member.size, member.type = len(data), kind
+        archive.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [tarfile.CONTTYPE, b"Z", b"8"])
+def test_members_of_types_that_tar_does_not_know_are_files(make_bundle: Any, kind: bytes) -> None:
+    data = tarred(zlib.compress(PICKLE), kind)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        content = archive.extractfile(archive.getmembers()[0])
+        assert content is not None and zlib.decompress(content.read()) == PICKLE
+    assert find(make_bundle, data) == {"pickle-dangerous"}
+
+
+def test_an_archive_after_the_end_of_another_is_read(make_bundle: Any) -> None:
+    data = tarred(OWN) + tarred(zlib.compress(PICKLE))
+    with tarfile.open(fileobj=io.BytesIO(data), ignore_zeros=True) as archive:
+        assert len(archive.getmembers()) == 2
+    assert find(make_bundle, data) == {"pickle-dangerous"}
+
+
+@pytest.mark.parametrize("inner", [PICKLE[2:-1], zlib.compress(PICKLE)], ids=["pickle", "zlib"])
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_what_sqlite_cuts_into_pages_is_read_whole(
+    make_bundle: Any, tmp_path: Path, inner: bytes, journal: str
+) -> None:
+    for number, size in enumerate(range(900, 1500, 60)):
+        value = inner if inner.startswith(b"x") else b"\x80\x04X\xc8\0\0\0" + b"A" * 200 + b"0" + inner
+        value += bytes(size) if inner.startswith(b"x") else b"0X" + struct.pack("<I", size) + b"A" * size + b"."
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{number}.db")) as opened:
+            opened.execute("PRAGMA page_size = 512")
+            opened.execute(f"PRAGMA journal_mode = {journal}")
+            opened.execute('CREATE TABLE "a ""b" (k INTEGER PRIMARY KEY, v BLOB)')
+            opened.execute('INSERT INTO "a ""b" VALUES (1, ?)', (value,))
+            opened.commit()
+        assert find(make_bundle, (tmp_path / f"{number}.db").read_bytes()) == {"pickle-dangerous"}
+
+
+def test_sqlite_that_is_broken_is_unchecked_and_one_of_words_is_clean(make_bundle: Any, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as opened:
+        opened.execute("CREATE TABLE t (v TEXT)")
+        opened.executemany("INSERT INTO t VALUES (?)", [("words " * each,) for each in range(1500)])
+        opened.execute("CREATE VIEW w AS SELECT load_extension('x') FROM t")
+        opened.commit()
+    data = (tmp_path / "x.db").read_bytes()
+    files = {"a.db": data, "b.db": data[:200] + b"\xff" * 4000 + data[4200:], "c.db": data[:20]}
+    result = PickleCheck().run(Subject(reference="x", kind="model", bundle=make_bundle(files=files)))
+    assert {each.where for each in result.unchecked} == {"b.db", "c.db"} and not result.findings
 
 
 # Of gzip's manual, snappy's framing_format.txt, lz4_Frame_format.md ("Legacy frame"), lzip's and zstd's manuals.

@@ -248,6 +248,27 @@ def test_what_a_foreign_model_loads_is_one_line(
     assert told == [FOREIGN + said] * 2
 
 
+def test_a_model_that_is_code_is_code_of_its_own(make_model: Any, tmp_path: Path) -> None:
+    """``mlflow.pyfunc.save_model(python_model="agent.py")``: MLflow runs that file."""
+    root, told = make_model, list[str]()
+    progress: Any = types.SimpleNamespace(note=lambda _: None, tell=told.append)
+    check_model(read_bundle(root), None, Guard(cache=tmp_path / "cache", trusted=False), progress)
+    assert "loads code of its own (agent)" in told[0]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Path:
+    from mlflow.pyfunc import save_model
+
+    (tmp_path / "agent.py").write_text(
+        "import mlflow\n\n\nclass Agent(mlflow.pyfunc.PythonModel):\n"
+        "    def predict(self, model_input, params=None):\n        return model_input\n\n\n"
+        "mlflow.models.set_model(Agent())\n"
+    )
+    save_model(path=str(tmp_path / "saved"), python_model=str(tmp_path / "agent.py"), pip_requirements=["mlflow"])
+    return tmp_path / "saved"
+
+
 @pytest.mark.parametrize(("harm", "said"), [(("one",), "one"), (("one", "two"), "one (and 1 more)")])
 def test_what_does_harm_is_refused_with_who_tells_more(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, harm: tuple[str, ...], said: str

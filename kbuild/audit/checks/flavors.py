@@ -27,6 +27,11 @@ _LARGEST = 64 << 20  # bytes; what is larger is no configuration that anybody wr
 _KEYS = re.compile(rb'"(auto_map|type|types|activation_f\w+|sbert_\w+|_?attn_implementation)"')
 # What is loaded as it says, without being told to trust it.
 _IMPORTING = frozenset({"adapter_config.json", "model_index.json", "modular_model_index.json"})
+# Spark's pipelines: what a stage is of, in a file of its metadata (``pyspark/ml/util.py``, DefaultParamsReader).
+_STAGE = re.compile(r"(?:.*/)?metadata/[^_./][^/]*", re.DOTALL)
+_OF_SPARK = re.compile(r"(org\.apache\.spark|pyspark)(\.\w+)+")
+_OF_ZARR = re.compile(r"(?:.*/)?(?:\.zarray|\.zmetadata|zarr\.json)", re.DOTALL)
+_UNPICKLES = re.compile(rb'"(?:id|name)"\s*:\s*"(?:numcodecs[./])?pickle"')
 _OF_DIFFUSERS = re.compile(r"(diffusers|transformers)(\.\w+)*")
 # Folders of diffusers' pipelines that have classes of their own, by which pipelines name them.
 _PIPELINES = re.compile(
@@ -67,6 +72,13 @@ def names_of_flavors(
     stated = [("MLmodel", _of(flavors, "tensorflow").get("keras_module"), "keras_module.txt")]
     for file in bundle.files:
         name = PurePosixPath(file.path).name
+        if _STAGE.fullmatch(file.path):
+            yield from _of_stage(bundle, file.path, own)
+        if _OF_ZARR.fullmatch(file.path):
+            data = unescaped((bundle.root / file.path).read_bytes())
+            if _UNPICKLES.search(data) is not None:
+                told = "unpickles its arrays as they are read: their codec is pickle"
+                yield file.path, PickleStream(place="", named=(), problems=(told,))
         if name in _MODULES:
             text = (bundle.root / file.path).read_bytes()[:200].decode("utf-8", "replace")
             stated.append((file.path, text, name))
@@ -76,6 +88,19 @@ def names_of_flavors(
     for each in references:
         if not each.repository and each.source is None:
             yield each.where, PickleStream(place="", named=((each.module, each.name),))
+
+
+def _of_stage(bundle: ModelBundle, path: str, own: Set[str]) -> Iterator[tuple[str, PickleStream]]:
+    line = (bundle.root / path).read_bytes()[:_LARGEST].partition(b"\n")[0]
+    try:
+        stated = parse_json(line)
+    except BrokenText as error:
+        if "spark" in bundle.facts.stated:
+            yield path, PickleStream(place="", named=(), problems=(f"imports what cannot be told: {error}",))
+        return
+    kind = stated.get("class") if isinstance(stated, dict) and "uid" in stated else None
+    if isinstance(kind, str) and _OF_SPARK.fullmatch(kind) is None and kind.partition(".")[0] not in own:
+        yield path, _named(kind)
 
 
 def code_of_flavors(references: Iterable[Reference]) -> Iterator[Finding]:

@@ -2,15 +2,18 @@
 
 A loader of pickles stops reading at their end. So a wrong checksum, a flag that says "encrypted", bytes before or after
 the archive, or another name in its directory keep a scanner out, and not the loader: none of them counts here.
-Formats: RFC 1950, 1952; PKWARE's APPNOTE.TXT 4.3.7; RFC 8878; POSIX.1 "ustar Interchange Format".
+Formats: RFC 1950, 1952; PKWARE's APPNOTE.TXT 4.3.7; RFC 8878; POSIX.1 "ustar Interchange Format";
+SQLite's fileformat2.html.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import lzma
 import re
+import sqlite3
 import struct
 import tarfile
 import zipfile
@@ -49,6 +52,7 @@ _CLOSED = {
     **dict.fromkeys((bytes([n]) + b"\xb5\x2f\xfd" for n in (0x1E, *range(0x22, 0x28))), "zstd of before 0.8"),
     **dict.fromkeys((b"\x1f\x9d" + bytes([0x80 | bits]) for bits in range(9, 17)), "compress"),
 }  # fmt: skip
+_SQLITE = b"SQLite format 3\0"
 _ZFILE = 21  # bytes of its header
 
 
@@ -66,6 +70,8 @@ def _parts(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     if _ZIP in data:
         yield from _zip_members(data, effort)
         yield from _otherwise_packed(data, effort)
+    if data.startswith(_SQLITE):
+        yield from _overflowing(data, effort)
     if is_tar(data):
         yield from _tar_members(data, effort)
         return
@@ -131,7 +137,9 @@ def _tar_members(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
-                content = tar.extractfile(member) if member.isreg() else None
+                # What is of no type that it knows is a file to it.
+                is_file = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+                content = tar.extractfile(member) if is_file else None
                 if content is not None:
                     yield PackedPart(name=f"!{member.name}", data=taken(content.read(effort.left + 1), effort))
             end = tar.offset
@@ -139,7 +147,34 @@ def _tar_members(data: bytes, effort: Effort) -> Iterator[PackedPart]:
         raise
     except DAMAGE as error:
         raise Unreadable(f"the archive cannot be read: {error}") from error
-    yield from _packed_later(data, end, effort)
+    rest = data[end:].lstrip(b"\0")
+    if rest:
+        yield PackedPart(name=f"@{len(data) - len(rest)}", data=taken(rest, effort))
+
+
+def _overflowing(data: bytes, effort: Effort) -> Iterator[PackedPart]:
+    """Values of SQLite that do not fit into a page, which it cuts (``fileformat2.html``, 1.6); others lie there whole.
+
+    Of a database that others wrote only its own tables are read, and nothing that its schema would have called.
+    """
+    size = int.from_bytes(data[16:18], "big")
+    least = (65_536 if size == 1 else size) - int.from_bytes(data[20:21], "big") - 35
+    with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+        opened.text_factory = bytes
+        try:
+            # A journal of the other kind would be looked for in another file.
+            opened.deserialize(data[:18] + b"\1\1" + data[20:])
+            opened.execute("PRAGMA trusted_schema = OFF")
+            opened.execute("PRAGMA query_only = ON")
+            wanted = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0"
+            for (name,) in opened.execute(wanted).fetchall():
+                table = name.replace(b'"', b'""').decode("utf-8", "surrogateescape")
+                for row in opened.execute(f'SELECT * FROM "{table}"'):  # noqa: S608  a name, quoted
+                    values = [each for each in row if isinstance(each, bytes)]
+                    if sum(map(len, values)) + 9 * len(row) > least:
+                        yield from (PackedPart(name=f"!{table}", data=taken(each, effort)) for each in values)
+        except (sqlite3.Error, UnicodeError, OverflowError) as error:
+            raise Unreadable(f"SQLite does not read it: {error}") from error
 
 
 def _zip_members(data: bytes, effort: Effort) -> Iterator[PackedPart]:

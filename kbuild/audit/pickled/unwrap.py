@@ -30,7 +30,7 @@ _MAX_DEPTH = 8
 # where no pickle names copyreg. Else what is packed, and other formats.
 _SIGN = re.compile(
     rb"[ci][A-Za-z_][\w.]*\n|PK\x03\x04|\x1f\x8b\x08|\xfd7zXZ|\A\]\0|BZh|\x28\xb5\x2f\xfd"
-    rb"|\x04\x22\x4d\x18|[\x50-\x5f]\x2a\x4d\x18|\"class_name|ustar|ZF0x"
+    rb"|\x04\x22\x4d\x18|[\x50-\x5f]\x2a\x4d\x18|\"class_name|ustar|ZF0x|SQLite"
 )
 _STRING = re.compile(rb"[\x8c\x8dXVSUT]")
 
