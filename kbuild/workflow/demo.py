@@ -16,7 +16,8 @@ from kbuild.image.oci.image_reference import ImageReference
 from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.resources import data_path
-from kbuild.verify.verify_image import verify_image
+from kbuild.verify.judging import judge_image
+from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow import Delivery, ImageRequest, ImageResult, Tools, build_image
 
 IMAGE = ImageReference.parse("diabetes:demo")
@@ -92,10 +93,16 @@ def find_last_words(stderr: str, stdout: str) -> str:
 
 
 def score(result: ImageResult, tools: Tools, progress: Progress) -> tuple[Any, Any, str]:
-    """The served prediction, the recorded one and what ran the image; raises VerificationFailed if they differ."""
+    """The served prediction, the recorded one and what ran the image; raises VerificationFailed if they differ.
+
+    What ``kbuild list`` and the run tell of it is as after ``kbuild verify``.
+    """
+
+    def tell(verdict: str) -> None:
+        write_verdict(result.image, verdict, tools.store)
+
     with tools.using_cache():
-        report = verify_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress)
-    report.check()
+        report = judge_image(result.image, tools.run, cache=tools.cache, timeout=180, progress=progress, tell=tell)
     return report.prediction, report.expected, report.runtime
 
 

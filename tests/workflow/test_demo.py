@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 from kbuild.cli import demo as demo_command
+from kbuild.digest import digest_bytes
 from kbuild.errors import OutputError, RecordingError
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.process import Completed
 from kbuild.progress import Silent
 from kbuild.workflow import Delivery, demo
@@ -144,13 +146,15 @@ def test_the_demo_is_told_with_what_to_type_next(tmp_path: Path, monkeypatch: py
 def test_the_whole_of_the_demo_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training needs the project, the image the run that was trained, and the answer the image."""
     folder, done = tmp_path / "here", list[Any]()
-    progress, image = Silent(), SimpleNamespace(digest="sha256:1")
-    built = SimpleNamespace(reference="diabetes@sha256:1", image=image)
+    digest = digest_bytes(b"an image")
+    progress, image = Silent(), SimpleNamespace(digest=digest)
+    built = SimpleNamespace(reference=f"diabetes@{digest}", image=image)
     tools: Any = SimpleNamespace(
         phases=lambda phase: contextlib.nullcontext(progress),
         run="runner",
         cache=tmp_path / "cache",
         using_cache=contextlib.nullcontext,
+        store="store",
     )
 
     def train(where: Path, run: Any, told: Any) -> str:
@@ -162,20 +166,28 @@ def test_the_whole_of_the_demo_in_its_order(tmp_path: Path, monkeypatch: pytest.
         done.append(("build", request, delivery, given is tools))
         return built
 
-    def verify_image(asked: Any, run: Any, *, cache: Path, timeout: float, progress: Any) -> Any:
+    def verify_image(asked: Any, run: Any, *, cache: Path, timeout: float, progress: Any, **_: Any) -> Any:
         done.append(("verify", asked, run, cache, timeout >= 60))
-        return SimpleNamespace(check=lambda: done.append("compared"), prediction=[1.5], expected=[1.25], runtime="here")
+        return SimpleNamespace(
+            check=lambda: done.append("compared"), prediction=[1.5], expected=[1.25], runtime="here", verdict="passed"
+        )
+
+    def write_verdict(*written: Any) -> None:
+        done.append(("tag", *written))
 
     monkeypatch.setattr(demo, "train", train)
     monkeypatch.setattr(demo, "build_image", build_image)
-    monkeypatch.setattr(demo, "verify_image", verify_image)
+    monkeypatch.setattr("kbuild.verify.judging.verify_image", verify_image)
+    monkeypatch.setattr(demo, "write_verdict", write_verdict)
     result = demo.run_demo(folder, lambda run_id: f"a request for {run_id}", lambda where: tools)  # type: ignore[arg-type, return-value]
     assert done == [
         ("train", folder, "runner"),
         ("build", f"a request for {RUN}", Delivery(tag="diabetes:demo"), True),
         ("verify", image, "runner", tmp_path / "cache", True),
+        ("tag", image, "passed", "store"),
         "compared",
     ]
+    assert Verdicts(tmp_path / "cache/images").read(digest) == "passed", "kbuild list tells it"
     assert (result.folder, result.run_id, result.image) == (folder, RUN, built)
     assert (result.prediction, result.expected, result.runtime) == ([1.5], [1.25], "here")
 
