@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import inspect
 import os
 from collections.abc import Generator, Iterator
@@ -28,6 +27,7 @@ from kbuild.hooks.planned import (
     lend,
 )
 from kbuild.hooks.saying import complain, say
+from kbuild.hooks.terminated import Guard, Terminated
 from kbuild.hooks.under_way import Training
 from kbuild.project.tracking_settings import find_disabled
 from kbuild.training.one_line import one_line_errors
@@ -142,8 +142,9 @@ class MlflowPipelineHook(Onlooker):
             wanted=frozenset() if planned is None else find_released(planned.binding, pipeline, catalog),
             planned=planned,
             detach=partial(attach, pipeline, catalog, None),
+            guard=Guard(self._abandon),
         )
-        atexit.register(self._abandon)
+        self._training.guard.install()
         with self._failing():
             self._training.parameters = log_start(run.run_id, pipeline, catalog, config.tracking)
             attach(pipeline, catalog, run.run_id)
@@ -195,6 +196,8 @@ class MlflowPipelineHook(Onlooker):
         training = self._training
         if training is None:
             return None
+        if training.guard.came:  # a node caught it, and went on
+            raise Terminated
         with one_line_errors():
             if training.planned is None:
                 self._finish(training, pipeline, catalog)
@@ -234,8 +237,7 @@ class MlflowPipelineHook(Onlooker):
                 )
         reused = f" ({', '.join(recorded.reused)} from an earlier run)" if recorded.reused else ""
         neighbour = kedro_mlflow.WE_LOG if self._theirs is not None else ""
-        say(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}")
-        say(*recorded.notes)
+        say(f"Logged model {recorded.model_uri} in run {recorded.run_id}{reused}{neighbour}", *recorded.notes)
         return recorded
 
     def _finish(self, training: Training, pipeline: Pipeline, catalog: Any) -> None:
@@ -256,7 +258,7 @@ class MlflowPipelineHook(Onlooker):
         self._tell(self._end("FAILED"))
 
     def _abandon(self) -> None:
-        # Interrupted: neither of the hooks above was called, and MLflow would call the run finished.
+        # Interrupted: no hook was called, and MLflow would call the run finished.
         self._keep()
         self._tell(self._end("KILLED"))
 
@@ -275,8 +277,8 @@ class MlflowPipelineHook(Onlooker):
         from kbuild.recording.mlflow_run import end_training_run
 
         training.detach()
-        atexit.unregister(self._abandon)
-        return end_training_run(training.run, status)
+        with training.guard:
+            return end_training_run(training.run, status)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -287,8 +289,8 @@ class MlflowPipelineHook(Onlooker):
             if problem := self._end("FAILED"):
                 raise type(error)(f"{error.message}; {problem}", hint=error.hint) from error
             raise
-        except BaseException:
-            self._tell(self._end("FAILED"))
+        except BaseException as error:
+            self._tell(self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
             raise
 
     def _tell(self, problem: str | None) -> None:

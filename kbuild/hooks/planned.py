@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kbuild.errors import PipelineMLError
-
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
     from kedro.pipeline.node import Node
@@ -19,15 +17,10 @@ if TYPE_CHECKING:
 
 def find_pipeline_ml(pipeline: Pipeline) -> PipelineML | None:
     """The pipeline if it is a PipelineML that trains; raises PipelineMLError when one was lost on the way."""
-    from kbuild.training.pipeline_ml import PipelineML, find_lost_nodes
+    from kbuild.training.pipeline_ml import PipelineML, refuse_lost
 
-    lost = find_lost_nodes(pipeline)
-    if lost:
-        raise PipelineMLError(
-            f"the training nodes {', '.join(lost)} run without their inference pipeline, so no model could be logged",
-            hint="wrap training and inference with Pipeline() or pipeline() first, "
-            "and call pipeline_ml_factory() on the results",
-        )
+    if (error := refuse_lost(pipeline)) is not None:
+        raise error
     return pipeline if isinstance(pipeline, PipelineML) and pipeline.trains else None
 
 

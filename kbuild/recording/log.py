@@ -71,6 +71,10 @@ def log_checked_files(
         with patience(1):
             left = _delete(mlflow.MlflowClient(), files.model_id)
         raise RecordingError(f"the model could not be logged: {one_line(error)}{left}") from error
+    except BaseException:  # Ctrl-C, or SIGTERM
+        with patience(1):
+            _delete(mlflow.MlflowClient(), files.model_id)
+        raise
     return str(files.model_id)
 
 

@@ -281,6 +281,17 @@ def find_lost_nodes(pipeline: Pipeline) -> list[str]:
     return sorted(node.name for node in pipeline.nodes if TRAINING_TAG in node.tags and node.name not in owned)
 
 
+def refuse_lost(pipeline: Pipeline) -> PipelineMLError | None:
+    """What to say of such nodes, None where there are none."""
+    if not (lost := find_lost_nodes(pipeline)):
+        return None
+    return PipelineMLError(
+        f"the training nodes {', '.join(lost)} run without their inference pipeline, so no model could be logged",
+        hint="wrap training and inference with Pipeline() or pipeline() first, "
+        "and call pipeline_ml_factory() on the results",
+    )
+
+
 def _plain(pipeline: Pipeline) -> list[Node]:
     return pipeline._plain_nodes if isinstance(pipeline, PipelineML) else list(pipeline.nodes)
 

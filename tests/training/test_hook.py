@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
+import os
+import signal
 import subprocess
 import textwrap
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +25,7 @@ from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner, Threa
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError, TrackingUnavailable
 from kbuild.hooks.kedro_hook import MlflowPipelineHook
+from kbuild.hooks.terminated import Terminated
 from kbuild.recording.mlflow_run import make_tags, read_licence
 from kbuild.recording.preflight.project import check_project
 from kbuild.recording.run.git import GitState, read_git_state
@@ -564,9 +569,14 @@ def test_the_check_without_training_finds_what_a_run_would(
     checked = check_project(project, names=["training", "in_memory"])
     assert (checked.findings, checked.pipelines) == ((), ("training", "in_memory"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    (only,) = check_project(project).findings  # once, though all of the pipelines would meet it
+    lost, only = check_project(project).findings  # once, though all of the pipelines would meet it
     assert isinstance(only[1].error, TrackingUnavailable)
-    assert check_project(project, stores=False).findings == ()
+    # Of this one a run says so.
+    assert (lost[0], type(lost[1].error)) == ("wrapped", PipelineMLError)
+    assert "night.fit" in lost[1].error.message and "without their inference pipeline" in lost[1].error.message
+    assert (
+        check_project(project, stores=False).findings == (lost,) == check_project(project, names=["wrapped"]).findings
+    )
     with pytest.raises(PipelineMLError, match="no pipeline 'trainin'") as caught:
         check_project(project, names=["trainin"])
     assert caught.value.hint == "did you mean 'training'?"
@@ -616,6 +626,28 @@ def test_a_run_that_is_abandoned_is_killed(project: Path, store: mlflow.MlflowCl
     hook._abandon()
     hook._abandon()
     assert [each.info.status for each in find_runs(store)] == ["KILLED"]
+
+
+def test_a_run_that_sigterm_ends_is_killed_though_a_node_goes_on(project: Path, store: mlflow.MlflowClient) -> None:
+    from kedro.framework.project import pipelines
+
+    hook = MlflowPipelineHook()
+    catalog = DataCatalog({"raw": MemoryDataset(), "params:scale": MemoryDataset(2.0)})
+    bound = Pipeline([]) + pipelines["training"]
+    asked: dict[str, Any] = {"run_params": {"project_path": str(project)}, "pipeline": bound, "catalog": catalog}
+    before = signal.getsignal(signal.SIGTERM)
+    hook.before_pipeline_run(**asked)
+    assert hook._training is not None
+    atexit.unregister(hook._training.guard._finish)  # which would end this process
+    with pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    with pytest.raises(Terminated):
+        next(hook.after_pipeline_run(**asked))
+    hook._abandon()
+    assert [each.info.status for each in find_runs(store)] == ["KILLED"]
+    assert find_models(store) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_state_of_a_repository(tmp_path: Path) -> None:

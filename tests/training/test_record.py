@@ -320,6 +320,18 @@ def test_a_store_that_fails_half_way_keeps_no_model(
     assert_nothing_is_left(store)
 
 
+def test_one_that_is_interrupted_half_way_keeps_no_model(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        record(bind(package.score, package), catalog)
+    assert_nothing_is_left(store)
+
+
 def test_what_cannot_even_be_deleted_is_named() -> None:
     class Client:
         def delete_logged_model(self, model_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +48,11 @@ def check_project(
         raised = ConfigurationError(f"the pipelines cannot be registered: {type(error).__name__}: {text}")
         return Checked(pipelines=(), findings=(("", Fault(about="pipeline_registry", error=raised)),), notes=())
     notes: list[str] = []
-    chosen = _choose(registered, names, notes)
-    findings: dict[tuple[str, str], tuple[str, Fault]] = {}
+    findings: dict[tuple[str, str], tuple[str, Fault]] = {
+        ("pipeline", error.message): (name, Fault(about="pipeline", error=error))
+        for name, error in _find_lost(registered, names)
+    }
+    chosen = _choose(registered, names, notes, others=bool(findings))
     with KedroSession.create(project_path=project_path, env=env) as session:
         context = session.load_context()
         data = data and not find_foreign(getattr(context, "_hook_manager", None), [BEFORE_LOADING])
@@ -76,7 +79,19 @@ def check_project(
     )  # fmt: skip
 
 
-def _choose(registered: dict[str, object], names: Sequence[str], notes: list[str]) -> dict[str, PipelineML]:
+def _find_lost(registered: dict[str, object], names: Sequence[str]) -> Iterator[tuple[str, PipelineMLError]]:
+    """What ``kedro run`` says of pipelines that have training nodes and no longer the inference pipeline of these."""
+    from kbuild.training.pipeline_ml import refuse_lost
+
+    for name, pipeline in registered.items():
+        if (not names or name in names) and (error := refuse_lost(pipeline)) is not None:
+            yield name, error
+
+
+def _choose(
+    registered: dict[str, object], names: Sequence[str], notes: list[str], *, others: bool
+) -> dict[str, PipelineML]:
+    """``others`` where something is found of other pipelines."""
     from kbuild.training.pipeline_ml import PipelineML
 
     for name in names:
@@ -99,7 +114,7 @@ def _choose(registered: dict[str, object], names: Sequence[str], notes: list[str
         # A default pipeline that is the sum of the others shows nothing new.
         if names or not any(pipeline == other and binding is other.binding for other in chosen.values()):
             chosen[name] = pipeline
-    if not chosen:
+    if not chosen and not others:
         raise PipelineMLError(
             f"none of the pipelines {', '.join(names or sorted(registered))} logs a model",
             hint="bind training and inference with kbuild.pipeline_ml_factory in pipeline_registry.py",
