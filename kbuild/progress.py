@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
@@ -77,9 +78,11 @@ def saying(voice: Voice, phase: str, text: str) -> Iterator[None]:
 
     def tell(done: threading.Event) -> None:
         if not done.wait(_PATIENCE):
+            begin = time.monotonic()
             with voice(phase) as progress, telling(progress, text):
                 done.wait()
-                progress.made(text)
+                if time.monotonic() - begin >= _PATIENCE:
+                    progress.made(text)
 
     with _beside(tell):
         yield

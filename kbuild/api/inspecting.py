@@ -18,6 +18,7 @@ from kbuild.image.compare.sizes import has_layers, read_sizes
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.layout import read_manifest
 from kbuild.image.store.listing import list_here
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.offered.shown import html_table
@@ -110,6 +111,7 @@ def _image(image: BuiltImage, session: Session, packages: bool | None) -> Inspec
             for layer in image.layers
         ],
         "packages": None if sizes is None else sizes.to_json()["packages"],
+        **Verdicts(session.tools.cache / "images").said(image.digest).to_json(),
     }
     return Inspected(kind="image", facts=facts, sizes=sizes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -12,7 +13,7 @@ from kbuild.cli.options import complete_either, json_option, open_here, platform
 from kbuild.cli.show import Show
 from kbuild.image.compare.diff import ImageDiff
 from kbuild.platform import Platform
-from kbuild.untrusted import plain
+from kbuild.untrusted import folded, plain
 
 
 @click.command("diff")
@@ -37,4 +38,4 @@ def command(before: str, after: str, everything: bool, platform: Platform | None
         click.echo(json.dumps(found.to_json()))
     else:
         text = found.to_text(everything=everything) if isinstance(found, ImageDiff) else found.to_text()
-        click.echo(plain(text), nl=False)
+        click.echo(folded(plain(text.rstrip("\n")), sys.stdout, indent=6))

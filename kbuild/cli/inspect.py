@@ -64,6 +64,7 @@ def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     starts = facts["entrypoint"]
     yield _line("entrypoint", shlex.join(map(str, starts)) if isinstance(starts, list) else starts)
     yield _line("user", facts["user"])
+    yield from _said(facts)
     served = _signature(facts["labels"].get(LABEL_SIGNATURE))
     yield from _columns(served)
     for kind in ("labels", "annotations"):
@@ -72,6 +73,19 @@ def _image_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         told = [(key, value) for key, value in sorted(facts[kind].items()) if known.get(key) != value]
         told = [(key, value) for key, value in told if key != LABEL_SIGNATURE or not served]
         yield from [kind, *(f"  {key}={value}" for key, value in told)] if told else []
+
+
+def _said(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What commands of this machine said of it; nothing of what none did."""
+    date = f", {facts['audit_date']}" if facts["audit_date"] else ""
+    told = {
+        "of": ", ".join(f"models:/{each}" for each in facts["models"]),
+        "verified": facts["verified"],
+        "built again": facts["rebuilt"],
+        "audit": facts["audit"] and f"{facts['audit']}{date}",
+        "pushed to": ", ".join(facts["pushed"]),
+    }
+    yield from (_line(name, value) for name, value in told.items() if value)
 
 
 def _sizes(found: Inspected, *, every: bool) -> list[str]:

@@ -38,8 +38,11 @@ def command(as_json: bool) -> None:
         click.echo("no image was built here yet; kbuild image builds one", err=True)
         return
     lines = _lines([_TITLES, *map(_row, found)])
-    if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:
-        lines = _below(found)
+    width = shutil.get_terminal_size().columns
+    if sys.stdout.isatty() and max(map(len, lines)) > width:
+        lines = _lines([_TITLES, *(row for each in found for row in _tall(each))])
+        if max(map(len, lines)) > width:
+            lines = _below(found)
     for line in lines:
         click.echo(line)
 
@@ -49,6 +52,17 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _tall(image: ListedImage) -> Iterator[tuple[str, ...]]:
+    """Rows with a name in each, and of a digest and a run as much as other commands need."""
+    row = {**dict(zip(_TITLES, _row(image), strict=True)), **_shortened(image)}
+    several = {"IMAGE": image.names, "MODEL": image.said.models, "PUSHED": image.said.pushed}
+    for number in range(max(1, *map(len, several.values()))):
+        held = {title: values[number] if number < len(values) else "" for title, values in several.items()}
+        if number == 0:
+            held = {title: value or "-" for title, value in held.items()}
+        yield tuple(held.get(title, row[title] if number == 0 else "") for title in _TITLES)
+
+
 def _below(found: Sequence[ListedImage]) -> list[str]:
     """Each image's facts, of a digest and a run as much as other commands need, and below them what may be long."""
     title, *facts = _lines([_NARROW, *map(_narrow, found)])
@@ -56,15 +70,19 @@ def _below(found: Sequence[ListedImage]) -> list[str]:
 
 
 def _narrow(image: ListedImage) -> tuple[str, ...]:
-    row = dict(zip(_TITLES, _row(image), strict=True))
-    short = {
-        "DIGEST": row["DIGEST"][:_LEAST],
+    row = {**dict(zip(_TITLES, _row(image), strict=True)), **_shortened(image)}
+    return tuple(row[title] for title in _NARROW)
+
+
+def _shortened(image: ListedImage) -> dict[str, str]:
+    verdict = image.said.verdict or "-"
+    return {
+        "DIGEST": f"sha256:{image.digest.hex}"[:_LEAST],
         "PLATFORM": ",".join(each.removeprefix("linux/") for each in image.platforms) or "damaged",
-        "BUILT": row["BUILT"].partition(" ")[0],
-        "RUN": row["RUN"][:8],
-        "VERIFIED": "no example" if row["VERIFIED"] == NOTHING else row["VERIFIED"].partition(":")[0],
+        "BUILT": f"{datetime.datetime.fromtimestamp(image.built).astimezone():%Y-%m-%d}",
+        "RUN": image.labels.get(LABEL_RUN_ID, "-")[:8],
+        "VERIFIED": "no example" if verdict == NOTHING else verdict.partition(":")[0],
     }
-    return tuple(short.get(title, row[title]) for title in _NARROW)
 
 
 def _long(image: ListedImage) -> Iterator[str]:
@@ -95,7 +113,6 @@ def _row(image: ListedImage) -> tuple[str, ...]:
 
 
 def _facts(image: ListedImage) -> dict[str, Any]:
-    said = image.said
     return {
         "names": list(image.names),
         "digest": str(image.digest),
@@ -104,10 +121,5 @@ def _facts(image: ListedImage) -> dict[str, Any]:
         "built": datetime.datetime.fromtimestamp(image.built, datetime.UTC).isoformat(timespec="seconds"),
         "damaged": image.damaged,
         "labels": dict(image.labels),
-        "models": list(said.models),
-        "verified": said.verdict,
-        "rebuilt": said.rebuild,
-        "audit": said.audit,
-        "audit_date": said.audit_date,
-        "pushed": list(said.pushed),
+        **image.said.to_json(),
     }

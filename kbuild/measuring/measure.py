@@ -64,7 +64,7 @@ def measure_image(
             progress.tell(f"{answers.failed} requests were not answered; the last: {answers.words}")
         loads.append(_found(each, answers, used=used, others=others))
     # A worker's first one has it import MLflow, which stays in its memory; nobody can keep callers from that.
-    progress.note("requests that are none")
+    progress.note("asking what is no request, which takes memory of its own")
     many = min(_MOST_WRONG, _PER_WORKER * what.workers)
     ask_for(running.url, _WRONG, connections=many, seconds=min(_SETTLE, seconds), look=seen.look)
     seen.look()

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from kbuild.cli.inspect import _image_lines
+from kbuild.image.store.verdicts import Said
 
 SIGNATURE = {
     "inputs": [
@@ -25,6 +26,7 @@ SIGNATURE = {
 def _lines(label: str) -> list[str]:
     labels = {"io.kbuild.run.id": "b1f3", "io.kbuild.signature": label}
     facts = {"digest": "sha256:1", "config_digest": "sha256:2", "platform": "linux/amd64", "unpacked": None, "size": 1}
+    facts |= Said().to_json()
     return [*_image_lines({**facts, "layers": [], "entrypoint": [], "user": "1", "labels": labels, "annotations": {}})]
 
 

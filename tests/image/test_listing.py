@@ -150,6 +150,13 @@ def test_in_a_narrow_terminal_names_stand_below(
     assert others == [f"  {each}" for each in [*names, *more]]
     (short,) = [word for word in first.split() if word.startswith("sha256:")]
     assert images.beginning_with(short) == built.digest
+    monkeypatch.setenv("COLUMNS", "160")
+    command.main([], standalone_mode=False)
+    title, first, *rest = capsys.readouterr().out.splitlines()
+    assert title.split() == ["IMAGE", "MODEL", *title.split()[2:]] and max(map(len, (title, first, *rest))) <= 160
+    assert first.startswith("model:latest ") and "spaceflights/1 " in first
+    assert first.endswith(" same     incomplete  registry.example/spaceflights:1")
+    assert [line.split() for line in rest] == [[names[1]], [names[2]]]
     monkeypatch.setenv("COLUMNS", "300")
     command.main([], standalone_mode=False)
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -29,6 +29,7 @@ from kbuild.errors import (
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.local import LocalImages
+from kbuild.image.store.verdicts import Verdicts
 from kbuild.platform import Platform
 from kbuild.project.config import ProjectConfig
 from kbuild.workflow import Delivery, build_image
@@ -161,6 +162,18 @@ def test_list_and_inspect_tell_what_lies_here(
     assert str(built.digest) in text and MODEL_ID in facts["labels"].values() and MODEL_ID in text
     for layer in manifest["layers"]:
         assert layer["digest"].removeprefix("sha256:")[:12] in text
+    # What no label can tell, since it came later.
+    said = Verdicts(built_world.tools.cache / "images")
+    said.write(built.digest, "passed")
+    said.write_audit(built.digest, "findings", "2026-11-30")
+    said.add(built.digest, pushed=["registry.example/till:3"], models=["till/3"])
+    lines = [" ".join(line.split()) for line in kbuild("inspect", "till:3", "--no-packages").stdout.splitlines()]
+    told = {"of models:/till/3", "verified passed", "audit findings, 2026-11-30", "pushed to registry.example/till:3"}
+    assert told <= {*lines} and not [line for line in lines if line.startswith("built again")]
+    facts = json.loads(kbuild("inspect", "till:3", "--json", "--no-packages").stdout)
+    row = {each["digest"]: each for each in json.loads(kbuild("list", "--json").stdout)}[str(built.digest)]
+    for key in ("models", "verified", "rebuilt", "audit", "audit_date", "pushed"):
+        assert facts[key] == row[key]
 
 
 def json_bytes(image: BuiltImage) -> bytes:

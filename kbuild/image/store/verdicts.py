@@ -30,6 +30,17 @@ class Said:
     pushed: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "models": list(self.models),
+            "verified": self.verdict,
+            "rebuilt": self.rebuild,
+            "audit": self.audit,
+            "audit_date": self.audit_date,
+            "pushed": list(self.pushed),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
