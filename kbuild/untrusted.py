@@ -10,6 +10,8 @@ import shutil
 import stat
 import textwrap
 import unicodedata
+from collections.abc import Set
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -109,10 +111,11 @@ def _written(character: str) -> str:
     return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Raises BrokenText."""
+def parse_json(text: str | bytes, *, fields: Set[str] = frozenset()) -> Any:
+    """Raises BrokenText; with ``fields`` also for a key that an object has twice, which one of them is taken of differs
+    from reader to reader: those of Go take these, in small letters, in letters of any kind."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=partial(_once, fields=fields) if fields else None)
     except RecursionError as error:
         raise BrokenText(_TOO_DEEP) from error
     except ValueError as error:
@@ -121,6 +124,17 @@ def parse_json(text: str | bytes) -> Any:
     if isinstance(value, list | dict) and _is_deep(value):
         raise BrokenText(_TOO_DEEP)
     return value
+
+
+def _once(pairs: list[tuple[str, Any]], fields: Set[str]) -> dict[str, Any]:
+    found = dict[str, str]()
+    for key, _ in pairs:
+        folded = key.casefold() if key.casefold() in fields else key
+        if folded in found:
+            other = "" if found[folded] == key else f" and {found[folded]!r:.60}"
+            raise BrokenText(f"it has the key {key!r:.60}{other}{'' if other else ' twice'} in one object")
+        found[folded] = key
+    return dict(pairs)
 
 
 def _is_deep(value: list[Any] | dict[str, Any]) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import joblib
+import numpy
 import pandas
 import pyarrow
 import pytest
@@ -50,6 +52,13 @@ def test_methods_of_built_in_types_and_patterns_are_data(make_bundle: Any, held:
     data = pickle.dumps(held, protocol)
     assert b"getattr" in data
     assert check(make_bundle, data) == []
+
+
+@pytest.mark.parametrize("compress", [0, ("zlib", 3)])
+def test_a_method_beside_arrays_of_joblib_is_data(make_bundle: Any, tmp_path: Path, compress: Any) -> None:
+    """The arrays' bytes are read as code as well, which has no end."""
+    joblib.dump([str.split, numpy.arange(3000.0), str.lower], tmp_path / "x", compress=compress)
+    assert check(make_bundle, (tmp_path / "x").read_bytes()) == []
 
 
 def test_a_bound_method_of_the_models_own_class_is_its_own_code(

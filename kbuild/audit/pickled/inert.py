@@ -88,7 +88,7 @@ class InertReader(_Unpickler):  # type: ignore[misc]
         for name, often in self._handed.items():
             if often:
                 self.problems[f"hands on {name} for something else to call"] = None
-        if self._proper and not self._odd and error is None:
+        if self._proper and not self._odd and (error is None or not self._skip):
             for each in _GETATTR:
                 self.named.pop(each, None)
         return error

@@ -18,6 +18,11 @@ _NOWHERE = ("unknown", "unknown")
 # What an image needs; another address, data, notes of a layer are not it, whatever they are called.
 _OF_MANIFEST = frozenset({"schemaVersion", "mediaType", "config", "layers", "annotations"})
 _OF_BLOB = frozenset({"mediaType", "digest", "size"})
+# Keys that readers written in Go take in letters of any kind (its encoding/json), the last of them.
+_FIELDS = frozenset(
+    {"cmd", "config", "diff_ids", "digest", "entrypoint", "env", "history", "layers", "manifests", "mediatype"}
+    | {"platform", "rootfs", "schemaversion", "size"}
+)
 _MAX_CONFIG = untrusted.LARGEST_JSON  # bytes; a config of 127 layers, the most that engines take, is a hundredth of it
 
 
@@ -149,9 +154,9 @@ def make_index(manifests: tuple[Descriptor, ...]) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """Decode JSON; raises InvalidImage naming ``where``."""
+    """Decode JSON; raises InvalidImage naming ``where``, also where readers would differ over what it says."""
     try:
-        return untrusted.parse_json(data)
+        return untrusted.parse_json(data, fields=_FIELDS)
     except untrusted.BrokenText as error:
         raise InvalidImage(f"{where} is not JSON: {error}") from error
 
