@@ -136,6 +136,13 @@ def test_what_failed_or_was_cancelled_is_told_at_the_end(call: Call) -> None:
     assert json.loads(done.stdout) == {**built("models:/a/1"), "job": 11, "worker": None}
 
 
+def test_one_name_for_several_models_is_refused_before_a_job_is_put_there(call: Call) -> None:
+    board = Board()
+    done = call(board, "--tag", "shop:1")
+    assert done.exit_code == 2 and "--tag shop:1 would be the name of 2 images" in done.stderr
+    assert board.asked == [] and board.priority is None, "nothing was put there"
+
+
 def test_two_models_of_one_job_are_waited_for_once(call: Call) -> None:
     a = built("models:/a/1")
     done = call(Board([job(11, "done", entry=a)], same=True), "--wait", "--report", "r.json")
