@@ -27,7 +27,7 @@ from kbuild.hooks.planned import (
     lend,
 )
 from kbuild.hooks.saying import complain, say
-from kbuild.hooks.terminated import Guard, Terminated
+from kbuild.hooks.terminated import EndWatch, Terminated
 from kbuild.hooks.under_way import Training
 from kbuild.project.tracking_settings import find_disabled
 from kbuild.training.one_line import one_line_errors
@@ -142,7 +142,7 @@ class MlflowPipelineHook(Onlooker):
             wanted=frozenset() if planned is None else find_released(planned.binding, pipeline, catalog),
             planned=planned,
             detach=partial(attach, pipeline, catalog, None),
-            guard=Guard(self._abandon),
+            guard=EndWatch(self._abandon),
         )
         self._training.guard.install()
         with self._failing():
@@ -210,8 +210,7 @@ class MlflowPipelineHook(Onlooker):
             from kbuild.recording.record import record_model
             from kbuild.recording.run.facts import log_end
 
-            unwatched = find_unwatched(training, self._others)
-            say(*tell_others(training.given, training.changed, unwatched))
+            say(*tell_others(training.given, training.changed, find_unwatched(training, self._others)))
             checked = ", and asking it in a clean process" if training.config.training.check else ""
             say(f"Recording the inference pipeline as a model{checked}")  # which takes seconds, over a network minutes
             self._probe.artifacts = frozenset(pipeline_ml.inference.inputs()) - set(pipeline_ml.input_names)
@@ -257,8 +256,7 @@ class MlflowPipelineHook(Onlooker):
         self._keep()
         self._tell(self._end("FAILED"))
 
-    def _abandon(self) -> None:
-        # Interrupted: no hook was called, and MLflow would call the run finished.
+    def _abandon(self) -> None:  # interrupted: no hook was called, and MLflow would call the run finished
         self._keep()
         self._tell(self._end("KILLED"))
 

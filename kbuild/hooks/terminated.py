@@ -28,7 +28,7 @@ class Terminated(KeyboardInterrupt):
     """Unwinds as Ctrl-C does, so that temporary files go and nothing stays half logged."""
 
 
-class Guard:
+class EndWatch:
     """Between ``install`` and ``remove`` the end of the process calls ``mark``.
 
     SIGTERM raises Terminated in the main thread; ``came`` says that it did. Where that does not unwind in time, since
@@ -117,7 +117,7 @@ class Guard:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-_installed: weakref.WeakSet[Guard] = weakref.WeakSet()
+_installed: weakref.WeakSet[EndWatch] = weakref.WeakSet()
 
 
 _blocked = threading.local()

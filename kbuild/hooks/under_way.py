@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kbuild.hooks.terminated import Guard
+    from kbuild.hooks.terminated import EndWatch
     from kbuild.project.config import ProjectConfig
     from kbuild.recording.mlflow_run import TrainingRun
     from kbuild.recording.run.git import GitState
@@ -28,7 +28,7 @@ class Training:
     wanted: frozenset[str]
     planned: PipelineML | None
     detach: Callable[[], None]
-    guard: Guard
+    guard: EndWatch
     parameters: Parameters | None = None
     captured: dict[str, Any] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)

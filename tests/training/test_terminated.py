@@ -14,7 +14,7 @@ import pytest
 HEAD = """
     import asyncio, os, signal, sys, threading, time
     from pathlib import Path
-    from kbuild.hooks.terminated import Guard, Terminated
+    from kbuild.hooks.terminated import EndWatch, Terminated
     def mark():
         Path(sys.argv[1]).write_text("marked")
     def term(): os.kill(os.getpid(), signal.SIGTERM)
@@ -37,7 +37,7 @@ def run(code: str, folder: Path) -> tuple[int, str, str | None, float]:
 def test_it_unwinds_and_then_ends_by_the_signal(tmp_path: Path) -> None:
     status, out, marked, _ = run(
         """
-        guard = Guard(mark, patience=20); guard.install()
+        guard = EndWatch(mark, patience=20); guard.install()
         try:
             term(); time.sleep(30)
         except Terminated:
@@ -61,7 +61,7 @@ def test_it_unwinds_and_then_ends_by_the_signal(tmp_path: Path) -> None:
 def test_what_does_not_stop_is_stopped_and_the_run_is_marked(stuck: str, tmp_path: Path) -> None:
     status, _, marked, seconds = run(
         f"""
-        guard = Guard(mark, patience=0.5); guard.install()
+        guard = EndWatch(mark, patience=0.5); guard.install()
         threading.Timer(0.2, term).start()
         try:
             {stuck}
@@ -78,7 +78,7 @@ def test_what_does_not_stop_is_stopped_and_the_run_is_marked(stuck: str, tmp_pat
 def test_another_one_ends_it_at_once(tmp_path: Path) -> None:
     status, _, marked, _ = run(
         """
-        guard = Guard(mark, patience=20); guard.install()
+        guard = EndWatch(mark, patience=20); guard.install()
         try:
             term(); time.sleep(30)
         except Terminated:
@@ -92,7 +92,7 @@ def test_another_one_ends_it_at_once(tmp_path: Path) -> None:
 def test_a_process_that_was_forked_ends_by_it_alone(tmp_path: Path) -> None:
     status, out, marked, _ = run(
         """
-        guard = Guard(mark, patience=0.2); guard.install()
+        guard = EndWatch(mark, patience=0.2); guard.install()
         ends = set()
         for _ in range(50):
             child = os.fork()
@@ -120,7 +120,7 @@ def test_a_signal_that_is_somebodys_stays_theirs(theirs: str, tmp_path: Path) ->
         f"""
         {theirs}
         before = signal.getsignal(signal.SIGTERM)
-        guard = Guard(mark, patience=0.2); guard.install()
+        guard = EndWatch(mark, patience=0.2); guard.install()
         assert signal.getsignal(signal.SIGTERM) is before
         term(); time.sleep(0.5); guard.remove()
         assert signal.getsignal(signal.SIGTERM) is before
@@ -133,7 +133,7 @@ def test_a_signal_that_is_somebodys_stays_theirs(theirs: str, tmp_path: Path) ->
 def test_an_event_loop_of_a_node_takes_what_tells_of_signals_and_gives_it_back(tmp_path: Path) -> None:
     status, out, marked, _ = run(
         """
-        guard = Guard(mark, patience=20); guard.install()
+        guard = EndWatch(mark, patience=20); guard.install()
         async def main():
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: print("usr1", flush=True))
             os.kill(os.getpid(), signal.SIGUSR1)
@@ -151,7 +151,7 @@ def test_an_event_loop_of_a_node_takes_what_tells_of_signals_and_gives_it_back(t
 
 
 def test_an_end_without_a_signal_marks_it_too(tmp_path: Path) -> None:
-    status, _, marked, _ = run("guard = Guard(mark); guard.install(); raise KeyboardInterrupt", tmp_path)
+    status, _, marked, _ = run("guard = EndWatch(mark); guard.install(); raise KeyboardInterrupt", tmp_path)
     assert (status, marked) == (-signal.SIGINT, "marked")
-    status, _, marked, _ = run("guard = Guard(mark); guard.install(); guard.remove()", tmp_path / "..")
+    status, _, marked, _ = run("guard = EndWatch(mark); guard.install(); guard.remove()", tmp_path / "..")
     assert (status, marked) == (0, None)
