@@ -86,6 +86,8 @@ class Tensor:
         """The columns of a table that are the tensor. Raises InputRefused for one that has none."""
         if self.name is not None:
             return [self.name]
+        if len(self.shape) == 1 and len(frame.columns) == 1:
+            return list(frame.columns)
         lists = [name for name in frame.columns if _has_lists(frame[name])]
         # Where all of them are missing nothing else tells.
         lists = lists or [name for name in frame.columns if frame[name].dtype == object and frame[name].isna().all()]
@@ -99,7 +101,8 @@ class Tensor:
             f"{' and '.join(names)} are both columns of lists"
             if len(lists) == 2
             else f"the table has no column that is the model's tensor: it has {', '.join(names)}",
-            hint=f"the model takes one column of lists of the shape {self.shape[1:]}"
+            hint="the model takes one column of "
+            + (f"lists of the shape {self.shape[1:]}" if len(self.shape) > 1 else "values, and no other")
             + (f", or {self.shape[1]} columns of numbers" if len(self.shape) == 2 and self.shape[1] > 0 else ""),
         )
 
@@ -129,7 +132,12 @@ class Tensor:
         return cell
 
     def _cast(self, values: Any, name: str) -> Any:
-        if not np.can_cast(values.dtype, self.dtype, casting="same_kind"):
+        if self.dtype.kind in "iu" and values.dtype.kind in "iu":
+            room = np.iinfo(self.dtype)
+            for value in (int(values.min()), int(values.max())) if values.size else ():
+                if not room.min <= value <= room.max:
+                    raise ValueError(f"{name} has {value}, which {self.dtype} has not")
+        elif not np.can_cast(values.dtype, self.dtype, casting="same_kind"):
             raise ValueError(f"{name} is of the type {values.dtype}, the model takes {self.dtype}")
         return values.astype(self.dtype)
 

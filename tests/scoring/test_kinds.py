@@ -122,6 +122,53 @@ def test_a_table_without_a_tensor_is_refused_in_words(asked: Any, columns: Any, 
     assert not Path("out.parquet").exists()
 
 
+class Same(mlflow_pyfunc.PythonModel):
+    """Answers with what it is given, wider."""
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        return model_input.astype("int64").reshape(len(model_input), -1).sum(axis=1)
+
+
+def test_a_tensor_of_one_value_a_row_is_a_column_of_values(asked: Any) -> None:
+    score = asked(Same(), tensor("int8", -1))
+    pq.write_table(pa.table({"n": pa.array([1, -2, 127], pa.int64())}), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet")
+    assert code == 0, err
+    assert pq.read_table("out.parquet").to_pydict() == {"n": [1, -2, 127], "prediction": [1, -2, 127]}
+    pq.write_table(pa.table({"id": [1], "n": [2]}), "two.parquet")
+    code, err, _ = score("two.parquet", "out2.parquet")
+    assert code == 80 and "it has id, n" in err and "the model takes one column of values" in err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "value"),
+    [
+        ("int8", pa.int64(), 300),
+        ("uint8", pa.int16(), -1),
+        ("int64", pa.uint64(), 2**63),
+        ("int32", pa.int64(), -(2**40)),
+    ],
+)
+def test_a_whole_number_that_the_tensor_has_no_room_for_is_no_other_number(
+    asked: Any, dtype: str, kind: Any, value: int
+) -> None:
+    """MLflow's server refuses it too; NumPy's own cast goes round the corner, 300 is 44."""
+    score = asked(Same(), tensor(dtype, -1, 2))
+    pq.write_table(pa.table({"x": pa.array([[1, 2], [1, value], [3, 4]], pa.list_(kind))}), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet")
+    assert code == 81 and f"row 2: ValueError: x has {value}, which {dtype} has not" in err
+    code, err, _ = score("in.parquet", "kept.parquet", "--on-error", "reject")
+    assert code == 0 and pq.read_table("kept.parquet").column("prediction").to_pylist() == [3, 7]
+
+
+def test_pictures_of_bytes_are_whole_numbers_of_any_type(asked: Any) -> None:
+    score = asked(Same(), tensor("uint8", -1, 2))
+    pq.write_table(pa.table({"x": pa.array([[0, 255], [7, 8]], pa.list_(pa.int64()))}), "in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--keep", "none")
+    assert code == 0, err
+    assert pq.read_table("out.parquet").to_pydict() == {"prediction": [255, 15]}
+
+
 def test_answers_that_are_tensors_are_lists(asked: Any) -> None:
     score = asked(Doubles(), tensor("float64", -1, 2, 2))
     pq.write_table(pa.table({"image": [[[1.0, 2.0], [3.0, 4.0]]]}), "in.parquet")
