@@ -75,14 +75,16 @@ def test_an_image_goes_where_it_was_asked_to(world: World, sent: list[tuple[Any,
 def test_the_tag_of_an_index_is_pushed_after_its_images(
     world: World, sent: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    image = build_image(world.request(), Delivery(record=False), world.tools).image
-    index = LocalImages(world.tools.cache / "images").add_index({HOST: image, OTHER: image})
+    image, other = (
+        build_image(world.request(labels=(("for", name),)), Delivery(record=False), world.tools).image
+        for name in ("here", "elsewhere")
+    )
+    index = LocalImages(world.tools.cache / "images").add_index({HOST: image, OTHER: other})
     for output in (tmp_path / "layout", tmp_path / "both.tar"):
         publish(world, image, index=index, load=True, push=PUSHED, output=output)
-        one = ("push", str(image.digest), str(PUSHED.with_digest(image.digest)), None)
-        assert sent == [
-            ("load", str(image.digest), str(NAME)), one, one, ("index", str(index.digest), str(PUSHED))
-        ]  # fmt: skip
+        each = [("push", str(one.digest), str(PUSHED.with_digest(one.digest)), None) for one in (image, other)]
+        assert sent[0] == ("load", str(image.digest), str(NAME))
+        assert sorted(sent[1:-1]) == sorted(each) and sent[-1] == ("index", str(index.digest), str(PUSHED))
         sent.clear()
     entrance = json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
     assert [each["digest"] for each in entrance] == [str(index.digest)]
