@@ -16,6 +16,8 @@ from kbuild.cli.image import command
 from kbuild.errors import BaseImageError, LabelError
 from kbuild.image.engine import PackedLayers
 from kbuild.image.engines.native import NativeEngine
+from kbuild.image.oci.image_reference import ImageReference
+from kbuild.image.store.local import LocalImages
 from kbuild.platform import Platform
 from kbuild.verify.verdict_tag import write_verdict
 from kbuild.workflow.batch.model_image import ModelImage, ModelImageRequest, build_model_image
@@ -83,6 +85,18 @@ def test_the_image_that_serves_keeps_its_name(world: World) -> None:
     server = build_image(world.request(), Delivery(record=False), replace(world.tools, shared=Shared()))
     made = build(world)
     assert made.reference.partition("@")[0] == server.reference.partition("@")[0] + "-files"
+
+
+def test_it_is_named_by_the_tag_and_pushed_by_the_other_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "kbuild.workflow.publishing.publish", lambda image, name, *, push, **_: sent.append((str(name), str(push)))
+    )
+    made = build(world, Delivery(tag="mine:1", push="registry.example/theirs:2"))
+    assert sent == [(str(ImageReference.parse("mine:1")), "registry.example/theirs:2")]
+    assert made.reference == f"mine@{made.digest}" and made.pushed == f"registry.example/theirs@{made.digest}"
+    images = LocalImages(world.tools.cache / "images")
+    assert images.by_reference(ImageReference.parse("registry.example/theirs:2")) is None
 
 
 def test_for_two_platforms_it_is_an_index_of_the_same_layers(world: World, tmp_path: Path) -> None:
