@@ -169,6 +169,32 @@ def test_where_there_is_nothing_to_build_that_is_said(tmp_path: Path, monkeypatc
     assert done.stderr == "asking for the registered models\nno model is registered\n"
 
 
+def test_a_size_that_is_stated_counts_and_not_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that see the folder in different states share by what all of them read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name, size in (("grown", 900_000_000), ("small", 10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "MLmodel").touch()
+        with (tmp_path / name / "weights").open("wb") as file:
+            file.truncate(size)
+    (tmp_path / "refs.txt").write_text("grown\t10\nsmall\nmodels:/a/1\t500 MB\n")
+    built: list[list[str]] = []
+
+    def build_many(requests: Any, *args: Any, **options: Any) -> Any:
+        built.append([request.model for request in requests])
+        yield from ()
+
+    monkeypatch.setattr(many, "build_many", build_many)
+    for number in (1, 2):
+        assert (
+            CliRunner().invoke(image_command.command, ["--from-file", "refs.txt", "--shard", f"{number}/2"]).exit_code
+            == 0
+        )
+    assert sorted(built) == [["grown", "small"], ["models:/a/1"]]
+
+
 def test_shares_of_a_file_fit_together_and_names_are_checked_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
