@@ -53,6 +53,14 @@ def test_what_is_written_is_named_and_a_second_time_nothing_changes(project: Pat
     assert {name: (project / name).read_bytes() for name in files(project)} == before
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_policy_of_ones_own_stays_the_only_one(project: Path, own: bool) -> None:
+    if own:
+        (project / "pyproject.toml").write_text(PROJECT + '[tool.kbuild.audit]\nfail-on = "high"\n')
+    assert call().exit_code == 0
+    assert ("audit" in yaml.safe_load((project / "conf/base/kbuild.yml").read_text())) is not own
+
+
 def test_a_dry_run_prints_the_files_and_writes_none(project: Path) -> None:
     done = call("--dry-run")
     assert done.exit_code == 0 and files(project) == set()

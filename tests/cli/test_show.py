@@ -55,8 +55,16 @@ def test_verbose_keeps_every_step(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    lock(Show(quiet=True))
+    show = Show(quiet=True)
+    lock(show)
+    show.say("44 MB")
+    show.next({"kbuild run x": "serve it here"})
     assert lines_of(capsys) == []
+
+
+def test_what_may_be_typed_next_stands_in_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    Show().next({"kbuild run x": "serve it here", "kbuild audit x": "what is in it"})
+    assert lines_of(capsys) == ["  kbuild run x    # serve it here", "  kbuild audit x  # what is in it"]
 
 
 def test_a_phase_that_made_nothing_and_took_no_time_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
