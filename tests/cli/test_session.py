@@ -19,3 +19,22 @@ def test_models_are_trusted_where_that_is_said_outright(
     if stated is not None:
         monkeypatch.setenv("KBUILD_TRUST_MODEL", stated)
     assert open_session().tools.trust_model is trusted
+
+
+@pytest.mark.parametrize(
+    ("stated", "variable", "tag"),
+    [("prod", "dev", "of:prod"), (None, "dev", "of:dev"), ("prod", None, "of:prod"), (None, None, "of:local")],
+)
+def test_the_environment_that_is_asked_for_goes_before_the_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stated: str | None, variable: str | None, tag: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kedro]\npackage_name = "shop"\nproject_name = "Shop"\n')
+    for env in ("local", "dev", "prod"):
+        (tmp_path / "conf" / env).mkdir(parents=True)
+        (tmp_path / "conf" / env / "kbuild.yml").write_text(f"tag: of:{env}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KBUILD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("KEDRO_ENV", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("KEDRO_ENV", variable)
+    assert open_session(stated).config.tag == tag

@@ -113,6 +113,7 @@ def test_a_worker_tells_the_version_what_became_of_it(monkeypatch: pytest.Monkey
         reference=f"churn@{DIGEST}", digest=DIGEST, pushed=f"registry.example/churn@{DIGEST}", reused=False
     )
     watching.tell_version("models:/churn/1", result, ImageOptions(push=PUSH), session)
+    assert fleet.kept["2"].tags == {}  # nothing of another version's image
     watching.tell_version("models:/churn/2", InvalidModel("no model"), ImageOptions(push=PUSH), session)
     assert fleet.kept["1"].tags[Tag.NAMED] == f"registry.example/churn:1@{DIGEST}"
     assert fleet.kept["2"].tags[Tag.ERROR] == "no model" and fleet.kept["2"].tags[Tag.ATTEMPTS] == "1"
