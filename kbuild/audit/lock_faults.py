@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from kbuild.audit.finding import Finding, Unchecked
 from kbuild.audit.lockview import LockEntry, LockView
@@ -13,7 +14,17 @@ from kbuild.environment.origins import is_of_channel
 from kbuild.environment.requirements import allows
 from kbuild.managers.conda_names import pip_name
 from kbuild.model.bundle import find_credentials
+from kbuild.progress import at_most
 from kbuild.urls.credentials import holds_credentials, without_credentials
+
+_SUBDIR = re.compile(r"(linux|osx|win|freebsd|emscripten|wasi|zos)-\w+")
+# Of conda's platforms, what wheels for them are for (PyPA's "Platform compatibility tags").
+_SYSTEMS = {
+    "linux-64": re.compile(r"(many|musl)?linux\w*_x86_64"),
+    "linux-aarch64": re.compile(r"(many|musl)?linux\w*_aarch64"),
+    "osx-": re.compile("macosx_"),
+    "win-": re.compile("win"),
+}
 
 
 def find_gaps(lock: LockView, subject: Subject) -> Iterator[Finding]:
@@ -119,3 +130,21 @@ def find_written_credentials(subject: Subject) -> Iterator[Finding]:
             evidence=f"credentials are written in it: {line}",
             remedy="change them on that server, and log the model again: kbuild writes names of variables",
         )
+
+
+def of_another_kind(entry: LockEntry) -> str | None:
+    """What of it is of no manager that is known, or by its file's own words of another platform."""
+    if entry.manager not in ("conda", "pip"):
+        return f"it is of {entry.manager:.40}, neither of conda nor of pip"
+    if entry.manager == "conda":
+        folder = (entry.url or "").split("?")[0].rsplit("/", 2)[:-1][-1:]
+        other = [each for each in folder if _SUBDIR.fullmatch(each) and each not in (entry.subdir, "noarch")]
+        return f"it is locked for {entry.subdir}, and its file lies in {other[0]}" if other else None
+    try:
+        tags = {tag.platform for tag in parse_wheel_filename(entry.filename)[3]}
+    except InvalidWheelFilename:
+        return None
+    system = next((each for name, each in _SYSTEMS.items() if entry.subdir.startswith(name)), None)
+    if system is None or any(each == "any" or system.match(each) for each in tags):
+        return None
+    return f"it is locked for {entry.subdir}, and its file is for {at_most(sorted(tags), 2)}"

@@ -22,6 +22,7 @@ from kbuild.audit.lock_faults import (
     find_twice,
     find_unvouched,
     find_written_credentials,
+    of_another_kind,
 )
 from kbuild.audit.lockview import LockEntry, LockView
 from kbuild.audit.policy import Policy
@@ -173,6 +174,9 @@ class IntegrityCheck:
         if named is not None and named != (entry.canonical, entry.version):
             said = f"{entry.name} {entry.version}"
             yield finding("lock-other-file", "high", f"it says {said}, but its file is {entry.filename}")
+        strange = of_another_kind(entry)
+        if strange is not None:
+            yield finding("lock-other-file", "high", strange)
         if url != entry.url:
             yield finding("lock-credentials", "high", f"credentials are written in its url: {url}")
         if entry.manager == "pip" and not entry.filename.endswith(".whl") and not _VCS.match(entry.url):
