@@ -93,17 +93,22 @@ class Tensor:
         lists = lists or [name for name in frame.columns if frame[name].dtype == object and frame[name].isna().all()]
         if len(lists) == 1:
             return lists
-        flat = len(self.shape) == 2 and self.shape[1] in (-1, len(frame.columns))
-        if not lists and flat and all(dtype.kind in "iufb" for dtype in frame.dtypes):
-            return list(frame.columns)
+        numbers = [name for name, dtype in frame.dtypes.items() if dtype.kind in "iufb"]
+        wanted = {1: 1, 2: self.shape[-1]}.get(len(self.shape), 0)
+        if not lists and numbers and (len(numbers) == wanted or (wanted == -1 and len(numbers) == len(frame.columns))):
+            return numbers
         names = [str(name) for name in lists or frame.columns]
+        ways = [f"one column of lists of the shape {self.shape[1:]}"] if len(self.shape) > 1 else []
+        ways += (
+            [f"{wanted} column{'s' * (wanted > 1)} of {'texts' if self.dtype.kind == 'U' else 'numbers'}"]
+            if wanted > 0
+            else []
+        )
         raise InputRefused(
             f"{' and '.join(names)} are both columns of lists"
             if len(lists) == 2
             else f"the table has no column that is the model's tensor: it has {', '.join(names)}",
-            hint="the model takes one column of "
-            + (f"lists of the shape {self.shape[1:]}" if len(self.shape) > 1 else "values, and no other")
-            + (f", or {self.shape[1]} columns of numbers" if len(self.shape) == 2 and self.shape[1] > 0 else ""),
+            hint=f"the model takes {', or '.join(ways)}; write a table of these alone",
         )
 
     def of_table(self, frame: Any) -> Any:
@@ -132,6 +137,8 @@ class Tensor:
         return cell
 
     def _cast(self, values: Any, name: str) -> Any:
+        if self.dtype.kind == "U" and all(isinstance(each, str) for each in values.flat):
+            return values.astype(str)
         if self.dtype.kind in "iu" and values.dtype.kind in "iu":
             room = np.iinfo(self.dtype)
             for value in (int(values.min()), int(values.max())) if values.size else ():

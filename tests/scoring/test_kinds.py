@@ -94,6 +94,25 @@ def test_a_flat_tensor_is_as_many_columns_of_numbers(asked: Any) -> None:
     assert pd.read_csv("out.csv")["prediction"].tolist() == [5.0, 2.5]
 
 
+def test_a_tensor_of_one_number_a_row_is_the_column_of_numbers(asked: Any) -> None:
+    score = asked(Doubles(), tensor("float64", -1))
+    pd.DataFrame({"id": ["x", "y"], "n": [1, 2]}).to_parquet("in.parquet")
+    code, err, _ = score("in.parquet", "out.parquet", "--keep", "id")
+    assert code == 0, err
+    assert pd.read_parquet("out.parquet").to_dict("list") == {"id": ["x", "y"], "prediction": [2.0, 4.0]}
+    pd.DataFrame({"n": [1, 2], "m": [1, 2]}).to_parquet("two.parquet")
+    code, err, _ = score("two.parquet", "out2.parquet")
+    assert code == 80 and "the model takes 1 column of numbers" in err and "lists" not in err
+
+
+def test_columns_of_numbers_beside_others_are_the_tensor(asked: Any) -> None:
+    score = asked(Sums(), tensor("float64", -1, 2))
+    Path("in.csv").write_text("id,a,b\nx,1,2\ny,0.5,1\n", encoding="utf-8")
+    code, err, _ = score("in.csv", "out.csv", "--keep", "id")
+    assert code == 0, err
+    assert pd.read_csv("out.csv").to_dict("list") == {"id": ["x", "y"], "prediction": [5.0, 2.5]}
+
+
 def test_named_tensors_are_columns_of_these_names(asked: Any) -> None:
     score = asked(Sums(), tensor("int64", -1, 2, 2, name="image"), tensor("float64", -1, name="age"))
     nested = pa.array([[[1, 2], [3, 4]], [[0, 0], [0, 1]]])
@@ -137,7 +156,7 @@ def test_a_tensor_of_one_value_a_row_is_a_column_of_values(asked: Any) -> None:
     assert pq.read_table("out.parquet").to_pydict() == {"n": [1, -2, 127], "prediction": [1, -2, 127]}
     pq.write_table(pa.table({"id": [1], "n": [2]}), "two.parquet")
     code, err, _ = score("two.parquet", "out2.parquet")
-    assert code == 80 and "it has id, n" in err and "the model takes one column of values" in err
+    assert code == 80 and "it has id, n" in err and "the model takes 1 column of numbers" in err
 
 
 @pytest.mark.parametrize(
