@@ -90,6 +90,8 @@ def _kserve(made: Deployment, *, serverless: bool) -> dict[str, Any]:
     mode = {"serving.kserve.io/deploymentMode": "Serverless" if serverless else "RawDeployment"}
     metadata["annotations"] = dict(sorted({**metadata.get("annotations", {}), **mode}.items()))
     container = make_container(made, name="kserve-container", port_name="http1")
+    # By which KServe's clients and transformers ask at /v2/models/NAME.
+    container["env"] = [*container["env"], {"name": "KBUILD_MODEL_NAME", "value": made.name}]
     rest, pod = {**make_probes(made), **LIFECYCLE}, OF_ITSELF
     if serverless:
         # Which Knative takes only where flags of its features say so, or not at all.

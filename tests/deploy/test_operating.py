@@ -60,6 +60,15 @@ def test_kserves_pods_have_the_time_to_drain() -> None:
     assert "terminationGracePeriodSeconds" not in inside and "lifecycle" not in inside["containers"][0]
 
 
+def test_kserves_clients_ask_for_the_model_by_the_services_name() -> None:
+    """``/v2/models/NAME/infer``, as KServe's samples and its transformers do; a canary has the same one."""
+    canary = Canary(deployment=dataclasses.replace(NINE, image=IMAGES[1]), percent=10)
+    for files in (make_kserve(NINE), make_kserve(NINE, serverless=True), make_kserve(NINE, canary=canary)):
+        [service] = files["inferenceservice.yaml"]
+        [container] = service["spec"]["predictor"]["containers"]
+        assert {"name": "KBUILD_MODEL_NAME", "value": service["metadata"]["name"]} in container["env"]
+
+
 def test_knative_may_scale_to_nothing_and_kubernetes_may_not() -> None:
     sleeping = made(size=Size(least=0, most=4))
     [service] = make_knative(sleeping)["service.yaml"]
