@@ -66,9 +66,10 @@ def read_references(source: str, named: Callable[[str], str] | None = None) -> d
             if len(bad) > _MOST_FAULTS:
                 break  # what is no list of models has as many faults as lines
     if bad:
-        many = f"more than {_MOST_FAULTS}" if len(bad) > _MOST_FAULTS else len(bad)
+        many = f"more than {_MOST_FAULTS} lines" if len(bad) > _MOST_FAULTS else how_many(len(bad), "line")
         shown = "; ".join(bad[:_MOST_FAULTS])
-        raise InvalidReference(f"{source} has {many} lines that name no model: {shown}", hint=FORMS)
+        names = "names" if len(bad) == 1 else "name"
+        raise InvalidReference(f"{source} has {many} that {names} no model: {shown}", hint=FORMS)
     return found
 
 
@@ -133,7 +134,7 @@ def image_many(
     ).items():
         show.complain(f"not verified: {', '.join(unverified)}: {reason}", style="yellow")
     for model, error in failed.items():
-        show.complain(f"{model}: {error.message}")
+        show.complain(f"{model}: {error.message.removeprefix(model + ': ')}")
     if failed:
         built = len(told) - len(failed)
         raise SomeFailed(

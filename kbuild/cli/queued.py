@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOVED: tuple[Status, ...] = ("building", "done", "failed", "cancelled")
 _EVERY = 1.0  # seconds between two looks
+_MOST_NAMED = 20  # jobs in a hint
 _GONE = 10  # looks, of one of which is asked whether all are there still
 
 
@@ -64,12 +65,20 @@ def image_queued(
         write_report(entries, report, {})
     failed = [entry for entry in entries if entry["status"] in ("failed", "stopped")]
     for entry in failed:
-        show.complain(f"{entry['model']}: {entry.get('error', {}).get('message', 'it was cancelled')}")
+        message = entry.get("error", {}).get("message", "it was cancelled")
+        show.complain(f"{entry['model']}: {message.removeprefix(entry['model'] + ': ')}")
     if failed:
         raise SomeFailed(
-            f"{len(failed)} of {how_many(len(entries), 'model')} have no image",
-            hint="kbuild queue retry --failed has them tried again",
+            f"{len(failed)} of {how_many(len(entries), 'model')} have no image", hint=_again(ended.values())
         )
+
+
+def _again(ended: Collection[JobState]) -> str:
+    """What has them tried again: ``--failed`` leaves those that somebody cancelled."""
+    jobs = sorted(each.id for each in ended if each.status in ("failed", "cancelled"))
+    if len(jobs) <= _MOST_NAMED and any(each.status == "cancelled" for each in ended):
+        return f"kbuild queue retry {' '.join(map(str, jobs))}"
+    return "kbuild queue retry --failed has them tried again"
 
 
 def entry_of(job: JobState) -> dict[str, Any]:

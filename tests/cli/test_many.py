@@ -53,7 +53,7 @@ def test_a_line_may_name_a_run_as_the_argument_does(tmp_path: Path) -> None:
     file.write_text("@latest\t2 MB\nspring sweep\nmodels:/churn/3\n")
     assert read_references(str(file), named) == {RUN: 2_000_000, "f" * 32: None, "models:/churn/3": None}
     file.write_text("@latest\ngone\n")
-    with pytest.raises(InvalidReference, match="line 2: no run is called 'gone'"):
+    with pytest.raises(InvalidReference, match="has 1 line that names no model: line 2: no run is called 'gone'"):
         read_references(str(file), named)
 
 

@@ -128,7 +128,7 @@ def test_what_failed_or_was_cancelled_is_told_at_the_end(call: Call) -> None:
     failed = {"model": "models:/a/1", "status": "failed", "seconds": 1.0, "error": error}
     done = call(Board([job(11, "failed", entry=failed), job(12, "cancelled")]), "--wait", "--json")
     assert isinstance(done.exception, SomeFailed) and "2 of 2 models have no image" in done.exception.message
-    assert "kbuild queue retry --failed" in str(done.exception.hint)
+    assert done.exception.hint == "kbuild queue retry 11 12"
     assert done.stdout == "", "only an image is an answer"
     assert "models:/a/1: it has no lock\n" in done.stderr and "models:/b/2: it was cancelled\n" in done.stderr
     done = call(Board([job(11, "done", entry=built("models:/a/1")), job(12, "cancelled")]), "--wait", "--json")
@@ -141,6 +141,15 @@ def test_one_name_for_several_models_is_refused_before_a_job_is_put_there(call: 
     done = call(board, "--tag", "shop:1")
     assert done.exit_code == 2 and "--tag shop:1 would be the name of 2 images" in done.stderr
     assert board.asked == [] and board.priority is None, "nothing was put there"
+
+
+def test_the_hint_has_what_failed_tried_again_and_what_was_cancelled_where_there_is_any(call: Call) -> None:
+    error = {"message": "models:/a/1: no such version", "hint": None, "exit_code": 11}
+    failed = {"model": "models:/a/1", "status": "failed", "seconds": 1.0, "error": error}
+    done = call(Board([job(11, "failed", entry=failed), job(12, "done", entry=built("models:/b/2"))]), "--wait")
+    assert isinstance(done.exception, SomeFailed)
+    assert done.exception.hint == "kbuild queue retry --failed has them tried again"
+    assert "models:/a/1: no such version\n" in done.stderr and "models:/a/1: models:/a/1" not in done.stderr
 
 
 def test_two_models_of_one_job_are_waited_for_once(call: Call) -> None:

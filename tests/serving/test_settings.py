@@ -124,3 +124,11 @@ def test_when_mlflow_is_imported_is_one_of_three() -> None:
     assert Settings.from_environment({"KBUILD_IMPORT_MLFLOW": "Eager"}).import_mlflow == "eager"
     with pytest.raises(ConfigurationError, match="KBUILD_IMPORT_MLFLOW is 'never', not one of lazy, background, eager"):
         Settings.from_environment({"KBUILD_IMPORT_MLFLOW": "never"})
+
+
+def test_the_url_of_kbuilds_own_queue_is_not_repeated_in_a_log() -> None:
+    """``kbuild worker`` has a variable of the same name, with a password in it."""
+    with pytest.raises(ConfigurationError) as told:
+        Settings.from_environment({"KBUILD_QUEUE": "postgresql://kbuild:secret@db.example/kbuild"})
+    assert "secret" not in told.value.message and "KBUILD_QUEUE" in told.value.message
+    assert "of kbuild worker" in told.value.message

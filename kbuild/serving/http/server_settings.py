@@ -137,7 +137,9 @@ def _whole(environment: Mapping[str, str], name: str, default: int | None, lowes
     if text is None:
         return default or 0
     if not text.isascii() or not text.isdigit() or len(text) > 20 or not lowest <= int(text) <= highest:
-        raise ConfigurationError(f"{name} is {text!r}, not a whole number from {lowest} to {highest}")
+        # There may be a password in it.
+        told = "a url, such as that of kbuild worker's queue" if "://" in text else repr(text)
+        raise ConfigurationError(f"{name} is {told}, not a whole number from {lowest} to {highest}")
     return int(text)
 
 

@@ -254,7 +254,7 @@ class Worker:
         loop = asyncio.get_running_loop()
 
         def end() -> None:
-            self.teller.say("ending; what is being built goes to another worker")
+            self.teller.say("ending; what is being built goes to another worker" if self._running else "ending")
             self.end()
 
         try:
