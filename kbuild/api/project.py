@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kbuild.audit.policy import join_policies
 from kbuild.project.config import ProjectConfig as ProjectConfig
 from kbuild.project.config import find_project as find_project
 from kbuild.project.config import read_config, read_pyproject
@@ -20,6 +19,10 @@ def read_project_config(start: Path, env: str | None = None) -> ProjectConfig:
     if root is None:
         return ProjectConfig(env=env)
     config = read_config(root, env=env)
+    try:
+        from kbuild.audit.policy import join_policies
+    except ModuleNotFoundError:
+        return config  # nothing audits without the build tools
     # Told by every command: a job gets to its audit only after it has built.
     join_policies(config.audit)
     return config

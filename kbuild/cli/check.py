@@ -8,9 +8,8 @@ from pathlib import Path
 
 import click
 
-from kbuild.api.project import find_project
-from kbuild.cli.options import json_option
 from kbuild.errors import PreflightFailed
+from kbuild.project.config import find_project
 from kbuild.recording.preflight.project import Checked, check_project
 from kbuild.untrusted import folded
 
@@ -24,7 +23,7 @@ from kbuild.untrusted import folded
     type=click.Choice(["data", "stores"]),
     help="data: no file has to be there yet; stores: ask no server, write nowhere. Repeat for both.",
 )
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(names: tuple[str, ...], env: str | None, skip: tuple[str, ...], as_json: bool) -> None:
     """Say what would fail the project's trainings at their end, without training: all of it, each with a remedy.
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from kbuild.api.project import find_project
 from kbuild.cli.config import env_option, project_config
 from kbuild.errors import ConfigurationError
 from kbuild.init.installed import InstallSource, find_install_source, find_project_install, read_direct_url
@@ -28,7 +27,7 @@ from kbuild.init.project_files import (
     plan_changes,
 )
 from kbuild.process import run
-from kbuild.project.config import read_pyproject
+from kbuild.project.config import find_project, read_pyproject
 from kbuild.trigger.trigger_settings import LocalTrigger
 from kbuild.untrusted import folded
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from kbuild.api.project import find_project
 from kbuild.errors import ConfigurationError
+from kbuild.project.config import find_project
 from kbuild.recording.modelify import ModelifyRequest, modelify
 
 _FILE = click.Path(exists=True, dir_okay=False)

@@ -83,6 +83,34 @@ def test_without_the_build_tools_the_rest_is_still_there(monkeypatch: pytest.Mon
     assert result.stderr.startswith("error: kbuild's build tools are not installed (docker is missing)")
 
 
+# What the extra "build" alone brings: neither Kedro nor MLflow has it.
+OF_BUILDS = (
+    *("license_expression", "conda_lock", "cvss", "cyclonedx", "detect_secrets", "dockerfile_parse", "installer"),
+    *("picklescan", "platformdirs", "elftools", "rattler", "zstandard"),
+)
+
+
+@pytest.mark.parametrize("name", ["check", "modelify", "ui", "init"])
+def test_what_a_project_needs_while_it_trains_is_there_without_the_build_tools(name: str) -> None:
+    code = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in {OF_BUILDS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+from click.testing import CliRunner
+from kbuild.cli import kedro_plugin
+result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", {name!r}, "--help"])
+print(result.output)
+result = CliRunner().invoke(kedro_plugin.commands, ["kbuild", "--help"])
+print([line for line in result.output.splitlines() if line.split()[:1] == [{name!r}]])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "not installed" not in done.stdout, done.stdout
+    assert "Options:" in done.stdout
+
+
 def test_modelify_says_only_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
