@@ -20,6 +20,7 @@ _END = "<!-- kbuild: end -->"
 _OURS = re.compile(rf"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
 # What MLflow's databases have room for (``model_versions.description``, values of tags in its older ones).
 _ROOM = 5000
+_FIGURES = len("sha256:") + 12
 
 
 def describe(present: str | None, tags: Mapping[str, str], model_uri: str | None) -> str | None:
@@ -54,7 +55,7 @@ def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
         "size": tags.get(Tag.IMAGE_SIZE),
         "packages": _code(tags.get(Tag.LOCK_DIGEST)),
         # Of a model that was trained without kbuild there is no answer to compare with.
-        "answers its example" if tags.get(Tag.VERIFY) == "answered" else "answers as in training": _verdict(tags),
+        "answers its example" if tags.get(Tag.VERIFY) == "answered" else "verified": _verdict(tags),
         "audit": _audit(tags),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
@@ -82,7 +83,12 @@ def _make(tags: Mapping[str, str], model_uri: str | None) -> str:
 
 
 def _code(text: str | None) -> str | None:
-    return None if text is None else f"lock `{text}`"
+    return None if text is None else f"lock `{_short(text)}`"
+
+
+def _short(digest: str) -> str:
+    """As Docker shows digests: the whole one is among the tags, and two of them make the page wider than a window."""
+    return digest[:_FIGURES]
 
 
 def _verdict(tags: Mapping[str, str]) -> str | None:
@@ -99,5 +105,5 @@ def _audit(tags: Mapping[str, str]) -> str | None:
         return None
     date = f", {tags[Tag.AUDIT_DATE]}" if Tag.AUDIT_DATE in tags else ""
     # The file's digest, where the image's is of its packages: which of them it is true of is for the reader to see.
-    lock = f", of the lock file `{tags[Tag.AUDITED_LOCK]}`" if Tag.AUDITED_LOCK in tags else ""
+    lock = f", of the lock file `{_short(tags[Tag.AUDITED_LOCK])}`" if Tag.AUDITED_LOCK in tags else ""
     return f"{tags[Tag.AUDIT]}{date}{lock}"
