@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import marshal
 import shutil
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -240,6 +242,23 @@ def test_what_was_changed_is_named_once(built: Built, tmp_path: Path) -> None:
         if [each.id for each in findings] != [id] or named not in text or "kbuild image" not in findings[0].remedy:
             told[done] = [(each.id, each.where, each.evidence) for each in findings]
     assert told == {}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_bytes_in_frames_that_every_reader_skips_are_told(built: Built, tmp_path: Path, first: bool) -> None:
+    frame = struct.pack("<II", 0x184D2A50, 4) + b"evil"
+
+    def edit(image: Opened) -> None:
+        descriptor = image.manifest["layers"][image.named(RUNTIME)]
+        blob = blobs / descriptor["digest"].removeprefix("sha256:")
+        data = frame + blob.read_bytes() if first else blob.read_bytes() + frame
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        descriptor.update(digest=f"sha256:{digest}", size=len(data))
+
+    blobs = tmp_path / "image" / "blobs" / "sha256"
+    findings, _ = built.here.checked(tamper(built.image, tmp_path / "image", edit), tmp_path / "of it")
+    assert [(each.id, "skipped" in each.evidence) for each in findings] == [("image-manifest", True)]
 
 
 def test_where_nothing_was_built_they_are_told_by_their_looks_or_not_proved(built: Built, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _stated(image: ImageFacts) -> Iterator[Finding]:
             evidence = f"its config says that layer {number} unpacks to {layer.stated}, it unpacks to {layer.diff_id}"
             yield _finding("image-diff-id", "critical", f"layer {number}", evidence)
     if image.beside:
-        evidence = f"it says what no image of kbuild's says: {at_most(image.beside, _SHOWN)}"
+        evidence = f"it has what no image of kbuild's has: {at_most(image.beside, _SHOWN)}"
         yield _finding("image-manifest", "medium", "manifest", evidence)
 
 

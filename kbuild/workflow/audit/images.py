@@ -16,6 +16,9 @@ from kbuild.image.compare.known_layers import KnownLayers
 from kbuild.image.compare.sizes import image_places
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci import layout as layouts
+from kbuild.image.oci.descriptor import Manifest
+from kbuild.image.oci.media import layer_compression
+from kbuild.image.oci.skipped import skipped_bytes
 from kbuild.progress import Progress
 
 _BASE = "io.kbuild.base.name"
@@ -59,7 +62,7 @@ def read_image(
         labels=contents.labels,
         config=whole,
         annotations=dict(manifest.annotations),
-        beside=manifest.beside,
+        beside=(*manifest.beside, *_skipped(image.layout, manifest)),
         layers=contents.layers,
         measured=cache_answer(lambda: measure(_layer_files(image, contents), places)),
     )
@@ -67,6 +70,14 @@ def read_image(
     facts = make_image_facts(contents.files, described, prefix=prefix, model_path=model_path(config), release=release)
     has_model = model_into is not None and (model_into / "MLmodel").is_file()
     return ReadImage(facts=facts, read=known.read), model_into if has_model else None
+
+
+def _skipped(layout: Path, manifest: Manifest) -> Iterator[str]:
+    for number, layer in enumerate(manifest.layers):
+        if layer_compression(layer.media_type) == "zstd":
+            size = skipped_bytes(layouts.blob_path(layout, layer.digest))
+            if size:
+                yield f"layers[{number}], {size} bytes in frames that are skipped"
 
 
 def _layer_files(image: BuiltImage, contents: ImageContents) -> Iterator[LayerSizes]:
