@@ -63,13 +63,19 @@ def _next(config: ProjectConfig, run_id: str, tracking_uri: str) -> str:
         project = find_project(root)
     command = f"kbuild image {run_id}" if project is None else "kbuild image"
     found = _variable_at_start() or default_tracking_uri(root)
-    if tracking_uri == found:
+    if _absolute(tracking_uri) == _absolute(found):
         return f"Next: {command} builds its image and checks it"
     uri = shlex.quote(without_credentials(tracking_uri))
     return (
         f"Next: {_VARIABLE}={uri} {command} builds its image and checks it "
         f"(without the variable commands look in {without_credentials(found)})"
     )
+
+
+def _absolute(uri: str) -> str:
+    """A database of this machine by its whole path; what is typed next is typed here."""
+    scheme = "sqlite:///"
+    return f"{scheme}{Path(uri.removeprefix(scheme)).resolve().as_posix()}" if uri.startswith(scheme) else uri
 
 
 def _variable_at_start() -> str | None:

@@ -52,6 +52,7 @@ print(follow(ProjectConfig(root=Path(sys.argv[2])), Recorded, tracking_uri=sys.a
     ("shell", "uri", "typed"),
     [
         (None, "sqlite:///{root}/mlflow.db", "kbuild image"),
+        (None, "sqlite:///mlflow.db", "kbuild image"),  # the same, as seen from the project
         ("http://127.0.0.1:9", "http://127.0.0.1:9", "kbuild image"),
         # kedro-mlflow's mlflow.yml, or the project's settings: no command that is typed next knows of it.
         (None, "sqlite:///other store.db", "MLFLOW_TRACKING_URI='sqlite:///other store.db' kbuild image"),
@@ -66,12 +67,12 @@ def test_without_a_trigger_what_is_typed_next_finds_the_model(
     environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environ |= {} if shell is None else {"MLFLOW_TRACKING_URI": shell}
     argv = [sys.executable, "-c", NAMED, uri.format(root=tmp_path), tmp_path]
-    line = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
+    line = subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert line.startswith(f"Next: {typed} builds its image and checks it")
     assert "hush" not in line
     # A project that was installed has no folder of its own.
     (tmp_path / "pyproject.toml").unlink()
-    installed = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
+    installed = subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert installed == line.replace("kbuild image", "kbuild image ab07")
     assert line.endswith("it\n") or f"commands look in {shell or f'sqlite:///{tmp_path}/mlflow.db'})" in line
 
