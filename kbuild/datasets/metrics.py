@@ -60,7 +60,7 @@ class _OneMetric(TrackedDataset):
     def _load_history(self) -> list[Point]:
         key = self._get_key()
         with open_store() as client:
-            run_id = self.find_run()
+            run_id = self.find_run(ended=True)
             history = find_history(client, run_id, key)
         if not history:
             raise DatasetError(f"run {run_id} has no metric {key!r}")
@@ -184,7 +184,7 @@ class MlflowMetricsHistoryDataset(TrackedDataset):
     def load(self) -> dict[str, Any]:
         """All metrics of that prefix; raises DatasetError where the run has none."""
         with one_line_errors(self, "the metrics cannot be loaded"), open_store() as client:
-            run_id = self.find_run()
+            run_id = self.find_run(ended=True)
             names = self._find_names(client, run_id)
             if not names:
                 raise DatasetError(f"run {run_id} has no metrics{self._told('that begin with ')}")
@@ -219,7 +219,7 @@ class MlflowMetricsHistoryDataset(TrackedDataset):
     def _exists(self) -> bool:
         try:
             with open_store() as client:
-                return bool(self._find_names(client, self.find_run()))
+                return bool(self._find_names(client, self.find_run(ended=True)))
         except DatasetError:
             return False
 

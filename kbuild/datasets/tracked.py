@@ -24,24 +24,28 @@ class TrackedDataset(AbstractDataset[Any, Any]):  # type: ignore[misc]
     _run_id: str | None = None
     entry: str | None = None
     _attached: str | None = None
+    _ended: str | None = None
 
     off: bool = False
 
     def attach(self, name: str, run_id: str | None = None, *, off: bool = False) -> None:
         """Be told the entry's name, and the run under way, none when it is over; ``off``: nothing is to be logged."""
+        self._ended = self._attached or self._ended
         self.entry, self._attached, self.off = name, run_id, off
 
     def take_version(self, load_version: str | None, save_version: str | None) -> None:
         """Be told the versions of the Kedro run under way."""
 
-    def find_run(self) -> str:
-        """The id of the run; raises DatasetError where there is none."""
+    def find_run(self, *, ended: bool = False) -> str:
+        """The id of the run; with ``ended`` also of the last one, to load from. Raises DatasetError for none."""
         if self._run_id is not None or self._attached is not None:
             return str(self._run_id or self._attached)
         active = get_active_run()
-        if active is None:
-            raise DatasetError(_NO_RUN)
-        return str(active.info.run_id)
+        if active is not None:
+            return str(active.info.run_id)
+        if ended and self._ended is not None:
+            return self._ended
+        raise DatasetError(_NO_RUN)
 
 
 def check_run_id(run_id: Any) -> str | None:

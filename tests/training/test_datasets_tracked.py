@@ -202,6 +202,27 @@ def test_a_run_without_a_model_is_kept_when_it_saves_to_one(
         catalog.save("one", 1.0)
 
 
+def test_what_a_run_wrote_is_loaded_when_it_is_over(store: mlflow.MlflowClient) -> None:
+    """As a notebook does with what ``session.run()`` gives back."""
+    one, many = MlflowMetricDataset(), MlflowMetricsHistoryDataset()
+    first, second = (store.create_run("0").info.run_id for _ in range(2))
+    for run_id, value in ((first, 0.5), (second, 0.75)):
+        one.attach("one", run_id)
+        many.attach("many", run_id)
+        one.save(value)
+        many.save({"f1": value})
+        one.attach("one")
+        many.attach("many")
+        assert (one.load(), one.exists(), many.exists()) == (value, True, True)
+        assert many.load() == {"many.f1": {"step": 0, "value": value}}
+        with pytest.raises(DatasetError, match="no active MLflow run"):
+            one.save(0.1)
+    # A run that somebody else begins counts more.
+    with mlflow.start_run(run_id=first):
+        assert one.load() == 0.5
+    assert one.load() == 0.75
+
+
 def test_what_is_not_to_be_tracked_is_saved_and_not_logged(
     store: mlflow.MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
