@@ -11,6 +11,8 @@ from kbuild.deploy.deployment import GRACE, Deployment
 
 # Between being taken from the Service and SIGTERM: endpoints take a moment to be known everywhere.
 _UNKNOWN = 5
+# Seconds for an answer to a probe: reading large requests holds one up for some of them.
+_PATIENCE = 5
 LIFECYCLE: dict[str, Any] = {"lifecycle": {"preStop": {"sleep": {"seconds": _UNKNOWN}}}}
 """Of a container: the image has no shell to sleep in, and the kubelet does it, from Kubernetes 1.30 on."""
 OF_ITSELF: dict[str, Any] = {
@@ -43,11 +45,11 @@ def make_container(made: Deployment, *, name: str, port_name: str) -> dict[str, 
 
 def make_probes(made: Deployment) -> dict[str, Any]:
     """/livez answers while the model loads, /readyz once it has answered its own example."""
-    period, times = made.size.start_period, made.size.start_times
+    size = made.size
     return {
-        "startupProbe": {"httpGet": _get(made, "/readyz"), "periodSeconds": period, "failureThreshold": times},
-        "readinessProbe": {"httpGet": _get(made, "/readyz"), "periodSeconds": 5, "failureThreshold": 2},
-        "livenessProbe": {"httpGet": _get(made, "/livez"), "periodSeconds": 10, "failureThreshold": 3},
+        "startupProbe": _probe(made, "/readyz", period=size.start_period, times=size.start_times),
+        "readinessProbe": _probe(made, "/readyz", period=5, times=2),
+        "livenessProbe": _probe(made, "/livez", period=10, times=3),
     }
 
 
@@ -79,5 +81,6 @@ def make_pod_rest(made: Deployment) -> dict[str, Any]:
     }
 
 
-def _get(made: Deployment, path: str) -> dict[str, Any]:
-    return {"path": path, "port": made.port}
+def _probe(made: Deployment, path: str, *, period: int, times: int) -> dict[str, Any]:
+    asked = {"path": path, "port": made.port}
+    return {"httpGet": asked, "periodSeconds": period, "timeoutSeconds": _PATIENCE, "failureThreshold": times}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -67,6 +68,24 @@ def test_kserves_clients_ask_for_the_model_by_the_services_name() -> None:
         [service] = files["inferenceservice.yaml"]
         [container] = service["spec"]["predictor"]["containers"]
         assert {"name": "KBUILD_MODEL_NAME", "value": service["metadata"]["name"]} in container["env"]
+
+
+def test_probes_wait_for_what_large_requests_may_hold_up() -> None:
+    """Four requests of 52 MiB, of the 64 that a server takes, have it answer /livez after 2.5 s; the default is 1."""
+    for files in (make_kubernetes(NINE), make_knative(NINE), make_kserve(NINE), make_kserve(NINE, serverless=True)):
+        for several in files.values():
+            for probe in probes_in(several):
+                assert probe["timeoutSeconds"] >= 5
+    assert len(list(probes_in(make_kubernetes(NINE)["deployment.yaml"]))) == 3
+
+
+def probes_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        for each in value:
+            yield from probes_in(each)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from [each] if name.endswith("Probe") else probes_in(each)
 
 
 def test_knative_may_scale_to_nothing_and_kubernetes_may_not() -> None:

@@ -105,6 +105,7 @@ def test_a_number_that_is_too_large_for_a_float_stays_in_json() -> None:
         ({"parameters": {"binary_data_output": True}}, True),
         ({"parameters": {"binary_data_output": False}, "outputs": [{"name": "x"}]}, frozenset()),
         ({"outputs": [{"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}]}, frozenset({"x"})),
+        ({"outputs": [{"name": "x", "parameters": {"binary_data": "no"}}, {"name": "y"}]}, frozenset()),
         (
             {
                 "parameters": {"binary_data_output": True},

@@ -81,7 +81,9 @@ class QuestionReader:
             arrays = self._arrays(found)
         outputs = request.get("outputs")
         packed = parameters.get("binary_data_output") is True
-        wanted = {each["name"] for each in outputs or () if (each.get("parameters") or {}).get("binary_data", packed)}
+        wanted = {
+            each["name"] for each in outputs or () if (each.get("parameters") or {}).get("binary_data", packed) is True
+        }
         return InferRequest(
             columns=columns,
             arrays=arrays,
