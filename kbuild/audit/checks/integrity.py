@@ -35,6 +35,7 @@ from kbuild.process.asking import asking_pool
 from kbuild.urls.credentials import check_variables, without_credentials
 
 _AT_ONCE = 8
+_FOLDER = re.compile(r"(file:(//)?|\.{0,2})/(?!/)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VCS = re.compile(r"(?i)(git|hg|svn|bzr)(\+\w+)?:|.*\.git(@|#|$)")
 
@@ -149,7 +150,8 @@ class IntegrityCheck:
         if entry.url is None:
             yield finding("lock-no-url", "high", "it has no url")
             return
-        url = without_credentials(entry.url)
+        # Of a folder nobody asks a server: one that is called t is no token's.
+        url = entry.url if _FOLDER.match(entry.url) else without_credentials(entry.url)
         try:
             check_variables(entry.url)
         except ConfigurationError as error:
