@@ -15,6 +15,7 @@ from kbuild.errors import KbuildError, ModelNotFound, TrackingUnavailable
 from kbuild.image.engine import BuiltImage
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.model_reference import ModelReference
+from kbuild.workflow.audit import auditor
 from kbuild.workflow.audit.auditor import Auditor
 from kbuild.workflow.audit.recorded import recorded_digests
 from kbuild.workflow.audit.request import Audited, AuditRequest
@@ -170,9 +171,15 @@ def test_a_lock_that_was_edited_by_hand_is_found(world: World, what: str) -> Non
     assert after - before
 
 
-def audit_image(world: World, image: BuiltImage) -> Audited:
+def audit_image(world: World, image: BuiltImage, *, lockfile: Path | None = None) -> Audited:
     request = AuditRequest(
-        policy=Policy(), today=date(2026, 11, 1), fail_on="high", lock=world.lock_request(), offline=True, record=False
+        policy=Policy(),
+        today=date(2026, 11, 1),
+        fail_on="high",
+        lock=world.lock_request(),
+        lockfile=lockfile,
+        offline=True,
+        record=False,
     )
     return Auditor(request, world.tools, environ={}).audit_image(image, "model")
 
@@ -197,6 +204,31 @@ def test_of_the_locks_that_are_there_an_image_is_audited_with_the_one_it_names(w
     world.store.files[RUN_ID, "kbuild/conda-lock.yml"] = own
     kept.write_bytes(other)
     assert packages(audit_image(world, image)) == {"one", "two"}
+
+
+def test_an_image_without_a_model_is_audited_with_the_lock_that_is_given(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lock it names: who gives one says that it counts."""
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    given = tmp_path / "conda-lock.yml"
+    given.write_bytes(world.lockfile.read_bytes().replace(b"name: two", b"name: three").replace(b"two-1-", b"three-1-"))
+    read = auditor.read_image
+    monkeypatch.setattr(auditor, "read_image", lambda *asked, **more: (read(*asked, **more)[0], None))
+    audited = audit_image(world, image, lockfile=given)
+    assert packages(audited) >= {"one", "three"}
+    assert [each.reason for each in audited.report.unchecked if each.where == "model"] == [
+        "there is no model in the image"
+    ]
+
+
+def test_an_image_with_another_model_than_the_one_that_is_audited_is_found(world: World) -> None:
+    image = build_image(world.request(), Delivery(record=False), world.tools).image
+    assert "drift-model" not in {each.id for each in audit(world, record=False, image=image).report.findings}
+    weights = world.store.models[world.model] / "artifacts/weights.bin"
+    weights.write_bytes(b"of a later training")
+    (found,) = [each for each in audit(world, record=False, image=image).report.findings if each.id == "drift-model"]
+    assert (found.severity, found.where) == ("critical", "model") and world.model in found.evidence
 
 
 @pytest.mark.parametrize("same", [True, False])
