@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -296,6 +297,22 @@ def test_a_lock_is_for_the_base_that_the_image_will_have(
     assert asked == [typed or "debian:trixie"]
 
 
+@pytest.mark.parametrize("of_a_run", [True, False])
+def test_that_a_run_takes_no_verdict_is_told_where_the_image_is_of_one(
+    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch, of_a_run: bool
+) -> None:
+    """Whoever gives the model's folder has no run, as it is."""
+    image = build(kbuild, shared)
+    monkeypatch.setattr(shared.store, "refuses_tags", True)
+    claims = SimpleNamespace(platform=HOST)
+    again = SimpleNamespace(verdict="same", claims=claims, same=True, to_json=dict)
+    monkeypatch.setattr(rebuilding, "_build_again", lambda *_: again)
+    more = () if of_a_run else ("--model", shared.store.models[shared.model])
+    done = kbuild("verify", image["reference"], "--rebuild", *more)
+    assert done.exit_code == 0, done.exception
+    assert ("the verdict is not written to MLflow" in done.stderr) is of_a_run
+
+
 def test_another_model_than_the_images_is_no_proof(kbuild: Call, shared: World, tmp_path: Path) -> None:
     image = build(kbuild, shared)
     other = tmp_path / "model"
@@ -395,6 +412,8 @@ def test_images_are_compared_by_what_is_in_them(kbuild: Call, shared: World) -> 
     one, other = build(kbuild, shared), build(kbuild, shared, "--label", "team=b")
     done = kbuild("diff", one["reference"], other["reference"], "--json")
     assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert (found["before"], found["after"]) == (one["digest"], other["digest"])
     text = kbuild("diff", one["reference"], other["reference"]).stdout
     assert "team" in text and one["digest"] in done.stdout and other["digest"] in done.stdout
     whole = kbuild("diff", one["reference"], other["reference"], "--all").stdout
