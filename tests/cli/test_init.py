@@ -75,7 +75,9 @@ def test_a_file_that_was_edited_is_kept_until_it_is_forced(project: Path) -> Non
     written = edited.read_bytes()
     edited.write_text("mine: true\n")
     kept = call()
-    assert "is kept" in kept.stderr and edited.read_text() == "mine: true\n"
+    assert (
+        "is kept" in kept.stderr and "-mine: true" in kept.stderr + kept.stdout and edited.read_text() == "mine: true\n"
+    )
     assert json.loads(call("--json").stdout)[".github/workflows/kbuild.yml"] == "kept"
     assert call("--force").exit_code == 0 and edited.read_bytes() == written
 

@@ -9,8 +9,10 @@ from click.testing import CliRunner, Result
 
 from kbuild.cli.trigger import command
 from kbuild.errors import ConfigurationError, DeliveryFailed, KbuildError, SignatureRefused
+from kbuild.trigger import fire
 from kbuild.trigger.event import TrainingEvent
-from kbuild.trigger.outbox import Outbox
+from kbuild.trigger.fire import Site
+from kbuild.trigger.outbox import Message, Outbox
 from kbuild.trigger.signature import make_headers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -78,6 +80,22 @@ def test_the_outbox_is_listed_and_stays_when_nobody_answers(project: Path, event
     answer = json.loads(result.stdout)
     assert answer["delivered"] == [] and "does not answer" in answer["failed"][0]["error"]
     assert json.loads(call("--json").stdout)[0]["id"] == event.id
+
+
+def test_where_one_server_takes_its_message_and_another_does_not_the_other_waits_and_is_the_exit_code(
+    project: Path, event: TrainingEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deliver(message: Message, site: Site) -> KbuildError | None:
+        return None if message.kind == "github" else DeliveryFailed("nobody there")
+
+    monkeypatch.setattr(fire, "_deliver", deliver)
+    outbox = Outbox(project / ".kbuild" / "outbox")
+    for kind in ("webhook", "github"):
+        outbox.put(kind, event)
+    done = call("--flush", env=SECRET)
+    assert done.stdout == f"github {event.id} models:/m-1 run r1\n"
+    assert "1 of 2 messages wait to be sent again: nobody there" in failure(done).message
+    assert [each.kind for each in outbox.messages()] == ["webhook"]
 
 
 def test_what_another_process_is_sending_is_left_to_it(project: Path, event: TrainingEvent) -> None:

@@ -8,6 +8,7 @@ import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -105,6 +106,12 @@ def test_it_is_pushed_by_its_name(world: World, monkeypatch: pytest.MonkeyPatch)
     made = build(world, Delivery(push="registry.example/models/churn:3"))
     assert pushed == [(made.digest, "registry.example/models/churn:3", "application/vnd.cncf.model.manifest.v1+json")]
     assert made.pushed == made.reference == f"registry.example/models/churn@{made.digest}" and made.layout is None
+
+
+@pytest.mark.parametrize(("files", "layers"), [(50, 50), (51, 1)])
+def test_up_to_fifty_files_of_a_folder_have_a_layer_each(files: int, layers: int) -> None:
+    bundle: Any = SimpleNamespace(files=[SimpleNamespace(path=f"weights/{number}.bin") for number in range(files)])
+    assert len(modelpack.split(bundle)) == layers
 
 
 def test_a_folder_of_very_many_files_is_one_layer(
