@@ -14,7 +14,7 @@ from unpacked import blob
 from world import HOST, RUN_ID, World
 
 from kbuild.environment.lockfile import read_lockfile
-from kbuild.errors import OutputError, RegistryError
+from kbuild.errors import InvalidReference, OutputError, RegistryError
 from kbuild.image.engine import BuiltImage
 from kbuild.image.store.listing import list_here
 from kbuild.image.store.local import LocalImages
@@ -98,6 +98,12 @@ def test_of_several_platforms_everything_names_the_index(
     (listed,) = [each for each in list_here(world.tools.cache / "images") if str(each.digest) == digest]
     assert listed.said.pushed == listed.names == ("registry.example/till:1",)
     assert call["push"].tag == "1"
+
+
+def test_the_name_of_an_index_is_no_other_images_not_even_of_one_in_it(world: World, tmp_path: Path) -> None:
+    result = deliver_both(world, Delivery(tag="till:1"), tmp_path)
+    with pytest.raises(InvalidReference, match=f"already the name of another of these images, {result.digest}"):
+        build_image(world.request(), Delivery(tag="till:1"), world.tools)
 
 
 @pytest.mark.parametrize("second", [Platform("linux", "386"), Platform("linux", "zz")], ids=["before", "after"])
