@@ -55,7 +55,10 @@ def test_a_lock_of_kbuild_is_clean(make_lock: Any, make_entry: Any) -> None:
         # A folder that is called t is none of conda's tokens, but a server's /t/TOKEN/ is.
         ({"url": "file:///srv/t/wheels/x-1-py3-none-any.whl"}, ["lock-path"]),
         ({"url": "/srv/t/wheels/x-1-py3-none-any.whl"}, ["lock-path"]),
-        ({"manager": "conda", "url": "https://conda.example/t/secret/forge/linux-64/x-1-h1_0.conda"}, ["lock-credentials"]),
+        (
+            {"manager": "conda", "url": "https://conda.example/t/secret/forge/linux-64/x-1-h1_0.conda"},
+            ["lock-credentials"],
+        ),
         ({"url": "https://files.example/x-1.tar.gz"}, ["lock-sdist"]),
         ({"url": f"$KBUILD_CHANNEL/wheels/{'d' * 64}/x-1-py3-none-any.whl#sdist-sha256={'c' * 64}"}, ["lock-built"]),
         ({"url": "http://files.example/x-1-py3-none-any.whl"}, ["lock-plain-http"]),
