@@ -75,9 +75,10 @@ def test_an_image_is_meant_by_name_digest_layout_tar_and_model(
     assert image.digest == digest and name.tag is None
 
 
-def test_of_another_platform_than_the_images_is_none(built: BuiltImage, built_world: World) -> None:
+@pytest.mark.parametrize("text", ["till@sha256:{0}", "till:3", "sha256:{0}", "{0:.12}", "{1}"])
+def test_of_another_platform_than_the_images_is_none(built: BuiltImage, built_world: World, text: str) -> None:
     with pytest.raises(InvalidImage, match=str(OTHER)) as caught:
-        found(f"till@{built.digest}", built_world, OTHER)
+        found(text.format(built.digest.hex, built.layout), built_world, OTHER)
     assert f"it is for {HOST}" in str(caught.value.hint)
 
 
