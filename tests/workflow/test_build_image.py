@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from unpacked import blob, read_image
 from world import HOST, MODEL, MODEL_ID, RUN_ID, SHORT, STDLIB_TEXT, VERSION, WHEELS, World
 
 from kbuild.digest import digest_file
+from kbuild.environment.index.withdrawn import Withdrawn
 from kbuild.errors import (
     BaseImageError,
     HashMismatch,
@@ -553,3 +555,19 @@ def test_a_model_with_a_password_in_it_is_not_built(world: World, name: str) -> 
         build(world)
     assert "secret" not in str(caught.value)
     assert not list((world.tools.cache / "images").rglob("index.json"))
+
+
+def test_a_built_image_waits_but_a_moment_for_an_index_that_does_not_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kbuild.workflow.build._PATIENCE", 0.05)
+    stopped: list[bool] = []
+
+    def find(*_: object, stop: threading.Event, **__: object) -> Withdrawn:
+        stopped.append(stop.wait(5))
+        return Withdrawn(unasked="the index does not answer")
+
+    monkeypatch.setattr("kbuild.environment.index.withdrawn.find_withdrawn", find)
+    result = build_image(world.request(), Delivery(record=False), world.tools, reuse=False)
+    assert stopped == [True] and result.yanked == ()
+    assert "build: whether a release was yanked is not known: the index does not answer" in world.heard.notes
