@@ -160,6 +160,16 @@ def test_an_image_is_read_once_and_its_label_is_not_believed(
             check_image(other, guard, progress)
 
 
+def test_of_an_image_that_was_built_here_it_is_known_which_model_it_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a layer is opened before it is started."""
+    image = build(world).image
+    note_recorded(world.store.models[world.model])
+    monkeypatch.setattr("kbuild.image.compare.contents.read_contents", lambda *_, **__: pytest.fail("layers are read"))
+    check_image(image, world.tools.guard, Silent())
+
+
 def test_only_what_this_user_noted_counts(harmful: World, recorded: Path, tmp_path: Path) -> None:
     folder, guard = harmful.store.models[harmful.model], Guard(cache=tmp_path / "cache", trusted=False)
     digest, other = read_bundle(folder).digest, digest_bytes(b"another model")
