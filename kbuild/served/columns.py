@@ -80,9 +80,16 @@ def _truth(values: pd.Series, column: Column) -> pd.Series:
     ).astype(pd.api.types.pandas_dtype(column["dtype"]))
 
 
+def _string_type(storage: str, missing: str) -> Any:
+    """A type of texts by where pandas keeps them and what is missing in them; before 2.3 it has no word for that."""
+    if missing == "NA" or storage == "pyarrow_numpy":
+        return pd.StringDtype(storage)
+    return pd.StringDtype(storage, np.nan)
+
+
 def _text(values: pd.Series, column: Column) -> pd.Series:
     if "storage" in column:
-        return values.astype(pd.StringDtype(column["storage"], pd.NA if column["na"] == "NA" else np.nan))
+        return values.astype(_string_type(column["storage"], column["na"]))
     if column["dtype"] != "object":
         return values.astype(pd.api.types.pandas_dtype(column["dtype"]))
     return _objects(values, lambda each: each, column)

@@ -188,4 +188,4 @@ def test_a_variable_without_a_value_is_this_shells(monkeypatch: pytest.MonkeyPat
         ("KBUILD_TLS_CERT=c.pem", "KBUILD_TLS_CERT"),
     ):
         result = CliRunner().invoke(command, ["image:1", "--variable", typed])
-        assert result.exit_code == 2 and told in " ".join(result.output.split()), (typed, result.output)
+        assert result.exit_code == 2 and told in " ".join(result.stderr.split()), (typed, result.stderr)

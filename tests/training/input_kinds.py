@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import inspect
 import uuid
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def arrow(kind: pa.DataType, *values: Any) -> pd.Series:
 def make_served() -> dict[str, Any]:
     """By name, values that are served as training knows them."""
     days = pd.to_datetime(["2024-01-31T12:00:00.5", None])
+    of_nan: dict[str, Any] = {}
+    if "na_value" in inspect.signature(pd.StringDtype).parameters:  # pandas 2.3
+        of_nan["m"] = pd.array(["a", None], dtype=pd.StringDtype("python", na_value=float("nan")))
     return {
         "DataFrame": table(a=[1, 2], b=["x", None], c=[1.5, None], d=[True, False]),
         "integer column names, in any order": pd.DataFrame([[2.0, 100.0, 1.0]], columns=[2, 0, 1]),
@@ -75,10 +79,7 @@ def make_served() -> dict[str, Any]:
         "boolean with gaps": table(n=pd.array([True, None], dtype="boolean")),
         "Float64 with gaps": table(n=pd.array([1.5, None], dtype="Float64")),
         "string with gaps": table(n=pd.array(["a", None], dtype="string")),
-        "string, kept by Python": table(
-            n=pd.array(["a", None], dtype=pd.StringDtype("python")),
-            m=pd.array(["a", None], dtype=pd.StringDtype("python", na_value=float("nan"))),
-        ),
+        "string, kept by Python": table(n=pd.array(["a", None], dtype=pd.StringDtype("python")), **of_nan),
         "int8, uint16, uint64, float16": table(
             a=np.array([1], "int8"), b=np.array([1], "uint16"), c=np.array([1], "uint64"), d=np.array([1.1], "float16")
         ),
@@ -204,10 +205,10 @@ def make_refused_polars() -> dict[str, Any]:
     """The same of polars, where that is installed."""
     import polars
 
-    return {
-        "polars NaN beside null": polars.DataFrame({"a": [1.5, float("nan"), None]}),
-        "polars Int128": polars.DataFrame({"a": polars.Series([1], dtype=polars.Int128)}),
-    }
+    refused = {"polars NaN beside null": polars.DataFrame({"a": [1.5, float("nan"), None]})}
+    if hasattr(polars, "Int128"):  # polars 1.18
+        refused["polars Int128"] = polars.DataFrame({"a": polars.Series([1], dtype=polars.Int128)})
+    return refused
 
 
 def make_kept() -> dict[str, tuple[Any, dict[str, Any]]]:
