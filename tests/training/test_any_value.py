@@ -188,8 +188,8 @@ def test_polars_types_without_a_like_in_pandas_are_refused() -> None:
         wide = polars.DataFrame({"c": polars.Series([1], dtype=polars.Int128)})
         with pytest.raises(RecordingError, match="'c', of polars' type Int128"):
             make_carried(wide, wide)
-    split = polars.DataFrame({"a": [1.0], "c": [NAN]})
-    with pytest.raises(RecordingError, match="the column 'c' of the input"):
+    split = polars.DataFrame({"a": [1.0, 2.0], "c": [NAN, None]})
+    with pytest.raises(RecordingError, match="the input's column 'c', whose missing values are NaN and null"):
         make_carried(split, split)
     unnamed = polars.Series("", ["a"])
     assert make_carried(unnamed, unnamed).given.equals(unnamed)

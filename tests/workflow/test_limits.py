@@ -115,7 +115,7 @@ def test_a_list_of_models_may_be_so_large(
 
 
 @pytest.mark.parametrize(
-    ("faults", "told"), [(1, "1 lines"), (20, "20 lines"), (21, "more than 20 lines"), (60, "more than 20 lines")]
+    ("faults", "told"), [(1, "1 line that"), (20, "20 lines"), (21, "more than 20 lines"), (60, "more than 20 lines")]
 )
 def test_of_what_is_no_list_some_lines_are_told(tmp_path: Path, faults: int, told: str) -> None:
     (tmp_path / "list").write_text("models:/m/1\n" + "not a model\n" * faults)
