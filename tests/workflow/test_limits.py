@@ -122,7 +122,7 @@ def test_of_what_is_no_list_some_lines_are_told(tmp_path: Path, faults: int, tol
     with pytest.raises(InvalidReference) as caught:
         read_references(str(tmp_path / "list"))
     assert f"list has {told}" in caught.value.message
-    assert caught.value.message.count("line ") == min(faults, 20) and "line 2: " in caught.value.message
+    assert caught.value.message.count("'not a model' names") == min(faults, 20) and "line 2: " in caught.value.message
 
 
 @pytest.mark.parametrize(("signs", "written"), [(300, False), (301, True)])
