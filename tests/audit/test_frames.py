@@ -199,6 +199,20 @@ def test_sqlite_that_is_broken_is_unchecked_and_one_of_words_is_clean(make_bundl
     assert {each.where for each in result.unchecked} == {"b.db", "c.db"} and not result.findings
 
 
+@pytest.mark.parametrize(
+    "column",
+    ["zeroblob(900000000)", "printf('%.*c', 900000, 'x')", "hex(zeroblob(500000))"],
+    ids=["large", "text", "hex"],
+)
+def test_what_sqlite_would_compute_is_bounded(make_bundle: Any, tmp_path: Path, column: str) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as opened:
+        opened.execute(f"CREATE TABLE t (a, b BLOB GENERATED ALWAYS AS ({column}) VIRTUAL)")
+        opened.executemany("INSERT INTO t VALUES (?)", [(each,) for each in range(2000)])
+        opened.commit()
+    subject = Subject(reference="x", kind="model", bundle=make_bundle(files={"a.db": (tmp_path / "x.db").read_bytes()}))
+    assert [each.where for each in PickleCheck().run(subject).unchecked] == ["a.db"]
+
+
 # Of gzip's manual, snappy's framing_format.txt, lz4_Frame_format.md ("Legacy frame"), lzip's and zstd's manuals.
 @pytest.mark.parametrize(
     "begin",

@@ -67,6 +67,12 @@ def test_hdf5_that_is_packed_by_filters_is_unchecked(make_bundle: Any, tmp_path:
     assert not result.findings
 
 
+def test_hdf5_that_is_made_to_look_packed_everywhere_is_given_up(make_bundle: Any) -> None:
+    data = b"\x89HDF\r\n\x1a\n" + b"\x0b\x20\0\0\x01\x20" * (1 << 20)
+    result = PickleCheck().run(Subject(reference="x", kind="model", bundle=make_bundle(files={"a": data})))
+    assert [each.where for each in result.unchecked] == ["a"] and "too many ways" in result.unchecked[0].reason
+
+
 def test_hdf5_whose_links_are_packed_is_unchecked(make_bundle: Any) -> None:
     data = (HDF5 / "links-latest.h5").read_bytes()
     heap = data.index(b"FRHP") + 7  # the length of what its filters are told

@@ -308,6 +308,16 @@ def test_the_server_refuses_before_the_model_is_asked(tmp_path: Path, path: str)
     assert asyncio.run(ask({"inputs": nested(10)}))[0] == 400
 
 
+def test_an_error_does_not_repeat_all_that_was_sent(tmp_path: Path) -> None:
+    """MLflow's tells the names of columns five times over."""
+    app = asgi.serve(models.make_model("numbers", tmp_path), tmp_path)
+    body = json.dumps({"dataframe_split": {"columns": ["a" * 1_000_000], "data": [[1]]}}).encode()
+    asked = asgi.call(app, "POST", "/invocations", body, {"content-type": "application/json"})
+    answer = asyncio.run(asked)
+    assert answer[0] == 400 and len(answer[2]) < 200_000
+    assert "Model is missing inputs" in json.loads(answer[2])["message"] or "aaa" in json.loads(answer[2])["message"]
+
+
 TABLES = {
     "split": lambda rows: {"dataframe_split": {"columns": ["a"], "data": [[1]] * rows}},
     "records": lambda rows: {"dataframe_records": [{"a": 1}] * rows},

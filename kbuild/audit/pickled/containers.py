@@ -11,6 +11,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import io
+import itertools
 import lzma
 import re
 import sqlite3
@@ -52,6 +53,7 @@ _CLOSED = {
     **dict.fromkeys((bytes([n]) + b"\xb5\x2f\xfd" for n in (0x1E, *range(0x22, 0x28))), "zstd of before 0.8"),
     **dict.fromkeys((b"\x1f\x9d" + bytes([0x80 | bits]) for bits in range(9, 17)), "compress"),
 }  # fmt: skip
+_STEPS = 50_000  # thousands of steps of SQLite's machine
 _SQLITE = b"SQLite format 3\0"
 _ZFILE = 21  # bytes of its header
 
@@ -159,8 +161,13 @@ def _overflowing(data: bytes, effort: Effort) -> Iterator[PackedPart]:
     """
     size = int.from_bytes(data[16:18], "big")
     least = (65_536 if size == 1 else size) - int.from_bytes(data[20:21], "big") - 35
+    left = len(data)
     with contextlib.closing(sqlite3.connect(":memory:")) as opened:
         opened.text_factory = bytes
+        # What its schema has computed is bounded: the size of a value, and the steps of all.
+        opened.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(len(data), 1 << 20))
+        steps = itertools.count()
+        opened.set_progress_handler(lambda: next(steps) >= _STEPS, 1000)
         try:
             # A journal of the other kind would be looked for in another file.
             opened.deserialize(data[:18] + b"\1\1" + data[20:])
@@ -171,6 +178,9 @@ def _overflowing(data: bytes, effort: Effort) -> Iterator[PackedPart]:
                 table = name.replace(b'"', b'""').decode("utf-8", "surrogateescape")
                 for row in opened.execute(f'SELECT * FROM "{table}"'):  # noqa: S608  a name, quoted
                     values = [each for each in row if isinstance(each, bytes)]
+                    left -= sum(map(len, values))
+                    if left < 0:
+                        raise TooMuch("its tables have values that are not in it")
                     if sum(map(len, values)) + 9 * len(row) > least:
                         yield from (PackedPart(name=f"!{table}", data=taken(each, effort)) for each in values)
         except (sqlite3.Error, UnicodeError, OverflowError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from kbuild.audit.pickled.compressed import PACKED, is_zlib
 from kbuild.audit.pickled.containers import is_tar
+from kbuild.audit.pickled.effort import Effort
 
 NUMPY = b"\x93NUMPY"
 # safetensors: a format that holds numbers alone, https://github.com/huggingface/safetensors#format.
@@ -112,6 +113,7 @@ _COLLECTION = b"GCOL"
 _FILTERS = re.compile(rb"\x0b(?=(?:.{3}|.{5}|\0.{6})[\1\2][\1-\x20])", re.DOTALL)
 _HEADERS = ((1, 4), (1, 6), (2, 8))  # where the size stands, and where the message begins
 _MOST_FILTERS = 32
+_LOOKS = 32  # that each of what may be such a list takes
 # HDF5's own by how many values each takes (None: as many as the first says); those of PyTables, and registered ones.
 _KINDS = {1: 1, 2: 1, 3: 0, 4: 4, 5: None, 6: 20}
 _OTHER_KINDS = {305, 307, *range(32_000, 1 << 16)}
@@ -144,17 +146,19 @@ def other_files(data: bytes) -> Iterator[str]:
         yield f"reads the file {name.decode('utf-8', 'replace')[:_SHOWN]!r}, which is not of the model"
 
 
-def is_filtered(data: bytes) -> bool:
+def is_filtered(data: bytes, effort: Effort) -> bool:
     """Whether a file of HDF5 keeps anything packed by its filters, in which it cannot be seen (HDF5 File Format
-    Specification 3.0, III.G and IV.A.2.l)."""
+    Specification 3.0, III.G and IV.A.2.l). Raises TooMuch."""
     if not any(data.startswith(_HDF5, each) for each in _BASES):
         return False
-    found = (
-        (match.start() + size, match.start() + body) for match in _FILTERS.finditer(data) for size, body in _HEADERS
-    )
-    return _LINKS.search(data) is not None or any(
-        _packs(data, body, body + int.from_bytes(data[size : size + 2], "little")) for size, body in found
-    )
+    if _LINKS.search(data) is not None:
+        return True
+    for match in _FILTERS.finditer(data):
+        effort.look(_LOOKS)
+        for size, body in ((match.start() + size, match.start() + body) for size, body in _HEADERS):
+            if _packs(data, body, body + int.from_bytes(data[size : size + 2], "little")):
+                return True
+    return False
 
 
 def _packs(data: bytes, at: int, end: int) -> bool:

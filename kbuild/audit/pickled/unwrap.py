@@ -114,7 +114,7 @@ def _streams(data: bytes, at: _Place, *, expected: bool = False) -> Iterator[Pic
                 yield stream
     except Unreadable as error:
         refused = error  # it may be a pickle all the same
-    if refused is None and is_filtered(data):
+    if refused is None and is_filtered(data, at.effort):
         refused = Unreadable("HDF5 keeps some of it packed by its filters, which are not read")
     names, problems = names_in_config(data, at.effort)
     problems |= dict.fromkeys((*names_files(data), *graph_calls(data), *other_files(data)))

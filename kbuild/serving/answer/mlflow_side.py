@@ -30,6 +30,7 @@ _PAGES = ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
 # Seconds. To find out again that MLflow cannot serve the model takes some, and all that wait for it.
 _RETRY_AFTER = 60.0
 _NOT_FOUND = Reply(status=404, body=b'{"detail":"Not Found"}')
+_LONGEST = 100_000  # letters of an error that somebody reads
 
 
 class MlflowSide:
@@ -176,6 +177,9 @@ def make_slow_path(loaded: Any, *, stack_traces: bool) -> Callable[..., Reply]:
             with nullcontext() if replay is None else replay.of(known):
                 made = scoring_server.invocations(body, content_type, loaded, schema)
         except MlflowException as error:
+            if len(error.message) > _LONGEST:
+                # It repeats what was sent, some of it several times, and would be copied again and again.
+                error.message = error.message[:_LONGEST] + "…"
             told = json.loads(error.serialize_as_json())
             # MLflow hides what a model says; what kbuild says of a request is meant for who asked.
             if type(error.__context__).__name__ == "PredictionError":
