@@ -59,8 +59,10 @@ def make_steps(pipeline: Pipeline) -> list[Step]:
             if maker != name:
                 raise PipelineMLError(f"inference node {node.name!r} reads {name!r} but it is written as {maker!r}")
         made |= {name.partition("@")[0]: name for name in node.outputs}
+        # What takes a dict of several inputs apart copies it, by a name of which an audit knows that it makes data.
+        func = dict if node.func is copy.copy and isinstance(node._outputs, dict) else node.func
         # Kedro keeps how a node binds its names in these two attributes only.
-        steps.append(Step(name=node.name, func=node.func, inputs=node._inputs, outputs=node._outputs))
+        steps.append(Step(name=node.name, func=func, inputs=node._inputs, outputs=node._outputs))
     return steps
 
 

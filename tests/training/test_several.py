@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 
+from kbuild.audit.checks.pickles import PickleCheck
+from kbuild.audit.subject import Subject
 from kbuild.errors import PipelineMLError
+from kbuild.model.bundle import read_bundle
 from kbuild.project.model_settings import TrainingSettings
 from kbuild.recording.preflight.inputs import check_inputs, find_datasets
 from kbuild.recording.record import record_model
@@ -72,6 +76,15 @@ def test_tables_are_served_as_the_pipeline_knows_them(store: mlflow.MlflowClient
     for wrong in ({"orders": rows["orders"]}, {**rows, "orders": [{"kind": "a"}]}, {**rows, "rates": 3}):
         reply, _ = server.answer(json.dumps({"inputs": wrong}).encode(), "application/json")
         assert reply.status == 400, reply.body
+
+
+def test_an_audit_finds_nothing_in_what_takes_them_apart(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    """It is kbuild's own node: whoever is asked to allow it wrote nothing of it."""
+    bundle = read_bundle(record(bind("orders", "rates"), {"orders": ORDERS, "rates": RATES}, tmp_path))
+    # Not the code that travels: here that are these tests.
+    bundle = replace(bundle, files=tuple(file for file in bundle.files if file.path == "python_model.pkl"))
+    result = PickleCheck(allowed=(f"{__name__}.*",)).run(Subject(reference="x", kind="model", bundle=bundle))
+    assert (result.findings, result.unchecked, result.looked_at) == ((), (), 1)
 
 
 def test_an_array_goes_beside_tables(store: mlflow.MlflowClient, tmp_path: Path) -> None:
