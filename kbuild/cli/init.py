@@ -30,6 +30,7 @@ from kbuild.process import run
 from kbuild.project.config import find_project, read_pyproject
 from kbuild.trigger.trigger_settings import LocalTrigger
 from kbuild.untrusted import folded
+from kbuild.workflow import check_push
 
 _ACCEPTED = datetime.timedelta(days=180)
 """How long the policy that is written accepts what it names."""
@@ -75,11 +76,13 @@ def command(
     if root is None or "kedro" not in read_pyproject(root):
         raise ConfigurationError("there is no Kedro project here", hint="go to the folder of its pyproject.toml")
     config = project_config()
+    if push := push or config.push:
+        check_push(push)
     is_local = isinstance(config.trigger, LocalTrigger)
     source = find_install_source(root, run=run, direct_url=read_direct_url())
     today = datetime.datetime.now(datetime.UTC).date()
     request = InitRequest(
-        push=push or config.push,
+        push=push,
         trigger=trigger or ("local" if is_local else "none"),
         python=python or ".".join(platform.python_version_tuple()[:2]),
         install=install or source.requirement,

@@ -91,6 +91,8 @@ def make_files(request: InitRequest) -> dict[str, str]:
         "ghcr": registry == "ghcr.io",
         "python": request.python,
         "install": request.install,
+        # pip asks for it, and Python's images of the kind "slim" have none.
+        "git": bool(re.search(r"\bgit\+", request.install)),
         "project": "".join(f"{each} " for each in request.project),
     }
     files = {CONFIG: make_config(request), SCRIPT: _render("job.sh.j2", values)}

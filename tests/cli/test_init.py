@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from kbuild.cli import init
-from kbuild.errors import ConfigurationError
+from kbuild.errors import ConfigurationError, InvalidReference
 from kbuild.init.installed import InstallSource
 
 PROJECT = '[tool.kedro]\npackage_name = "shop"\nproject_name = "Shop"\nkedro_init_version = "1.0.0"\n'
@@ -51,6 +51,15 @@ def test_what_is_written_is_named_and_a_second_time_nothing_changes(project: Pat
     again = call("--python", "3.12")
     assert {line.split(" ", 1)[0] for line in again.stdout.splitlines()} == {"unchanged"}, again.stdout
     assert {name: (project / name).read_bytes() for name in files(project)} == before
+
+
+@pytest.mark.parametrize("config", [False, True])
+def test_a_place_to_push_to_that_can_never_be_is_told_before_anything_is_written(project: Path, config: bool) -> None:
+    if config:
+        (project / "pyproject.toml").write_text(PROJECT + '[tool.kbuild]\npush = "r.example/x:{versoin}"\n')
+    done = call(*(() if config else ("--push", "r.example/x:{versoin}")))
+    assert isinstance(done.exception, InvalidReference) and "{versoin} is not a placeholder" in done.exception.message
+    assert files(project) == set()
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -82,12 +82,17 @@ def test_the_least_that_a_job_may() -> None:
     workflow = yaml.safe_load(make_files(request(push="ghcr.io/team/x:{run_id}"))[GITHUB])
     assert workflow["permissions"] == {}
     assert workflow["jobs"]["image"]["permissions"] == {
+        "actions": "read",
         "contents": "read",
         "packages": "write",
         "security-events": "write",
     }
     other = yaml.safe_load(make_files(request(push="r.example/x:1"))[GITHUB])
-    assert other["jobs"]["image"]["permissions"] == {"contents": "read", "security-events": "write"}
+    assert other["jobs"]["image"]["permissions"] == {
+        "actions": "read",  # upload-sarif asks for it in a private repository
+        "contents": "read",
+        "security-events": "write",
+    }
     # What an event brings must never become part of a command.
     for step in workflow["jobs"]["image"]["steps"]:
         assert "${{" not in step.get("run", "")
@@ -119,7 +124,7 @@ def test_a_pull_request_is_checked_and_builds_nothing(tmp_path: Path) -> None:
 def test_a_reference_is_quoted_for_shell_and_yaml() -> None:
     files = make_files(request(push="r.example/it's:1"))
     assert "push='r.example/it'\"'\"'s:1'\n" in files[SCRIPT]
-    assert '{"auths": {"r.example": ' in files[GITLAB]
+    assert yaml.safe_load(files[GITLAB])["kbuild"]["script"][1].count(" = r.example ]") == 1
     assert yaml.safe_load(files[CONFIG])["push"] == "r.example/it's:1"
 
 
@@ -351,6 +356,69 @@ esac
     assert ("--push r.example/x:1" in (tmp_path / "asked").read_text()) == (code == 0)
     assert json.loads((tmp_path / "login").read_text())["auths"] == {"r.example": {"auth": "bWU6aHVzaA=="}}
     assert not [*tmp_path.glob("tmp*")], "the login is not left behind"
+
+
+def test_a_job_that_is_stopped_leaves_no_login_behind(tmp_path: Path) -> None:
+    """POSIX leaves it to the shell whether a signal runs the trap of EXIT; dash, Debian's sh, does not."""
+    apply(tmp_path, plan_changes(tmp_path, make_files(request(push="r.example/x:1")), force=False))
+    program, old = tmp_path / "bin" / "kbuild", tmp_path / "kbuild-output" / "audit.sarif"
+    program.parent.mkdir()
+    program.write_text("""#!/bin/sh
+case $1 in
+    audit) ls -d "$DOCKER_CONFIG" > seen; kill -TERM "$PPID" ;;
+    image) echo "x@sha256:1" ;;
+    lock) echo '{"model": "models:/m/7"}' ;;
+    verify) echo '{"compared": true}' ;;
+esac
+""")
+    program.chmod(0o755)
+    old.parent.mkdir()
+    old.write_text("of another model")
+    path = f"{program.parent}:/usr/local/bin:/usr/bin:/bin"
+    environment = {"PATH": path, "KBUILD_REGISTRY_PASSWORD": "hush", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(["sh", SCRIPT, "m"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 143 and "Ended from outside, at **audit**." in done.stderr
+    assert (tmp_path / "seen").read_text().startswith(f"{tmp_path}/tmp")
+    assert not [*tmp_path.glob("tmp*")] and not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "told"),
+    [
+        ("r.example:5050", {}, "job:token"), ("gitlab.example:5050", {}, ":"), ("", {}, ":"),
+        ("r.example:5050", {"KBUILD_REGISTRY_USERNAME": "me", "KBUILD_REGISTRY_PASSWORD": "hush"}, "me:hush"),
+    ],
+)  # fmt: skip
+def test_gitlabs_login_is_told_to_its_own_registry_alone(own: str, given: dict[str, str], told: str) -> None:
+    _, login, start = yaml.safe_load(make_files(request(push="r.example:5050/x:1"))[GITLAB])["kbuild"]["script"]
+    assert start == f"sh {SCRIPT}"
+    ask = 'printf %s "${KBUILD_REGISTRY_USERNAME:-}:${KBUILD_REGISTRY_PASSWORD:-}"'
+    variables = {"CI_REGISTRY": own, "CI_REGISTRY_USER": "job", "CI_REGISTRY_PASSWORD": "token", **given}
+    done = subprocess.run(["sh", "-euc", f"{login}\n{ask}"], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, told), done.stderr
+
+
+def test_a_registry_that_asks_nobody_needs_no_login() -> None:
+    workflow = yaml.safe_load(make_files(request(push="r.example/x:1"))[GITHUB])
+    [login] = [each["run"] for each in workflow["jobs"]["image"]["steps"] if "log in" in each.get("name", "").lower()]
+    for password, code in (("", 0), ("hush", 127)):
+        variables = {"PATH": "/nowhere", "REGISTRY_USERNAME": "", "REGISTRY_PASSWORD": password}
+        assert subprocess.run(["/bin/bash", "-ec", login], env=variables, capture_output=True).returncode == code
+
+
+@pytest.mark.parametrize(("install", "asked"), [("kbuild @ git+https://h/r@1", True), ("kbuild[build]==1", False)])
+def test_where_an_image_has_no_git_it_is_installed_for_pip(install: str, asked: bool) -> None:
+    files = make_files(request(install=install, kinds=CI_KINDS))
+    gitlab = yaml.safe_load(files[GITLAB])
+    [argo] = yaml.safe_load(files[PLACES["argo"]])["spec"]["templates"]
+    for script in (gitlab["kbuild"]["script"], gitlab["kbuild-check"]["script"], [argo["container"]["args"][0]]):
+        before, _, after = "\n".join(script).partition("pip install")
+        assert ("apt-get install" in before and " git\n" in before) == asked and "apt-get" not in after
+
+
+def test_jenkins_traces_no_command_with_a_password() -> None:
+    script = make_files(request(push="r.example/x:1", kinds=CI_KINDS))[PLACES["jenkins"]].partition("sh '''")[2]
+    assert script.split()[:2] == ["set", "+x"] and "MLFLOW_PSW" in script
 
 
 @pytest.mark.parametrize(
