@@ -25,10 +25,10 @@ from kbuild.image.oci.layout import read_manifest, read_platform
 from kbuild.image.run.running import RunningImage
 from kbuild.image.run.start import start_image
 from kbuild.platform import Platform
-from kbuild.progress import saying
+from kbuild.progress import saying, telling
 from kbuild.verify.before_loading import check_image
 from kbuild.verify.scoring import post_invocations, wait_until_ready
-from kbuild.verify.verify_image import read_example
+from kbuild.verify.verify_image import STOPPING, read_example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +146,8 @@ def started(
                     progress.made("ready")
                     platform = read_platform(built.layout, read_manifest(built.layout, built.digest))
                 except BaseException:
-                    running.stop()
+                    with telling(progress, STOPPING):
+                        running.stop()
                     raise
             try:
                 working.close()  # what runs needs its own files alone, which are held for it

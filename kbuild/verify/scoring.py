@@ -61,7 +61,7 @@ def wait_until_ready(
                 f"{running.describe()} runs, and {running.url} does not reach it: its Docker is of another machine",
                 hint="KBUILD_RUNTIME=unshare runs it without Docker",
             )
-        progress.count(int(clock() - begin), None, "seconds")  # where a signal stops the work
+        progress.count(int(clock() - begin), None, "s")  # where a signal stops the work
         sleep(0.1)
     raise ContainerFailed(
         f"the image did not answer /health within {timeout:g} s: {_last_words(running)}",

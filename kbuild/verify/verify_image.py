@@ -18,6 +18,9 @@ from kbuild.untrusted import BrokenText, parse_yaml
 from kbuild.verify.golden import VerificationReport, verify_predictions
 from kbuild.verify.scoring import wait_until_ready
 
+STOPPING = "stopping it, and removing its files"
+"""What is done with an image that ran, which takes some seconds on a busy disk."""
+
 
 def verify_image(
     image: BuiltImage,
@@ -57,7 +60,7 @@ def verify_image(
                 timeout=timeout,
             )
         finally:
-            with telling(progress, "stopping it, and removing its files"):
+            with telling(progress, STOPPING):
                 running.stop()
 
 

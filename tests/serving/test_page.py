@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 def test_the_name_comes_first_and_each_field_has_its_label_and_example() -> None:
     page = Page(make_site().page)
-    assert page.texts["h1"] == "churn version m-1" and page.texts["title"] == "churn: try it"
+    assert page.texts["h1"] == "churn model m-1" and page.texts["title"] == "churn: try it"
     assert [page.attributes[f"i{n}"].get("value") for n in (0, 1, 3)] == ["1.5", "9007199254740993", "</script>"]
     assert [page.texts[f"label of i{n}"] for n in range(4)] == [
         "x",

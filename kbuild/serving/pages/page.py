@@ -48,7 +48,8 @@ def _document(here: str, facts: Facts, style: str, content: str) -> bytes:
     links = "".join(
         f"<a href='{path}'{' aria-current=page' if path == here else ''}>{words}</a>" for path, words in _NAV
     )
-    heading = escape(name) + (f" <small>version {escape(version)}</small>" if version else "")
+    kind = "model" if version == facts.model_id else "version"  # one that no registry numbered
+    heading = escape(name) + (f" <small>{kind} {escape(version)}</small>" if version else "")
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'><link rel='icon' href='data:,'>"
