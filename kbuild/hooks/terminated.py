@@ -106,6 +106,9 @@ class EndWatch:
         marking = threading.Thread(target=self._mark, daemon=True)
         marking.start()
         marking.join(_MARKING)
+        if "multiprocessing" in sys.modules:
+            for worker in sys.modules["multiprocessing"].active_children():
+                worker.terminate()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(_STATUS)

@@ -75,6 +75,26 @@ def test_what_does_not_stop_is_stopped_and_the_run_is_marked(stuck: str, tmp_pat
     assert seconds < 15
 
 
+def test_workers_of_a_run_that_does_not_stop_are_stopped_too(tmp_path: Path) -> None:
+    status, out, marked, seconds = run(
+        """
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        guard = EndWatch(mark, patience=0.5); guard.install()
+        pool = ProcessPoolExecutor(1, mp_context=get_context("fork"))
+        print(pool.submit(os.getpid).result(), flush=True)
+        busy = pool.submit(time.sleep, 20)
+        threading.Timer(0.2, term).start()
+        busy.result()
+        """,
+        tmp_path,
+    )
+    # The pipe that it printed to is closed when the last of them ends.
+    assert (status, marked) == (128 + signal.SIGTERM, "marked") and seconds < 15
+    state = Path("/proc", out.strip(), "stat")  # nobody may have asked yet how it ended
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 def test_another_one_ends_it_at_once(tmp_path: Path) -> None:
     status, _, marked, _ = run(
         """
