@@ -605,3 +605,20 @@ def test_a_package_that_is_asked_for_and_not_installed_is_told_and_stops_nothing
         "The requirements name 'qqxyz', which is not installed here: the lock is the first to see whether an index has "
         "it.",
     )
+
+
+def test_a_file_that_an_mlflow_run_has_need_not_be_here(
+    package: ModuleType, catalog: DataCatalog, store: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    class OfARun(CSVDataset):
+        """As kedro-mlflow 2.0.3 makes its MlflowArtifactDataset: of the wrapped class, with the run as an attribute."""
+
+        run_id = "0" * 32
+
+    catalog["raw"] = OfARun(filepath=str(tmp_path / "raw.csv"))
+    training = Pipeline([node(package.fit, "orders", "factors", name="fit"), node(len, "raw", "n", name="count")])
+    inference = Pipeline([node(package.score, ["orders", "factors", "params:bonus"], "totals", name="score")])
+    bound = pipeline_ml_factory(training, inference, "orders")
+    assert told(look(bound, catalog, tmp_path)) == []
+    OfARun.run_id = None
+    assert [each[0] for each in told(look(bound, catalog, tmp_path))] == ["data"]

@@ -173,6 +173,8 @@ def is_local(dataset: Any) -> bool:
     """Whether it is a file of this machine, and its class says by itself whether that is there."""
     from kedro.io import AbstractDataset
 
+    if getattr(dataset, "run_id", None) is not None:
+        return False  # kedro-mlflow's, which brings it from that run
     told = getattr(type(dataset), "_exists", AbstractDataset._exists) is not AbstractDataset._exists
     return told and getattr(dataset, "_protocol", "file") in _LOCAL and not _URL.match(str(dataset._filepath))
 
