@@ -92,7 +92,7 @@ def test_workers_of_a_run_that_does_not_stop_are_stopped_too(tmp_path: Path) -> 
     # The pipe that it printed to is closed when the last of them ends.
     assert (status, marked) == (128 + signal.SIGTERM, "marked") and seconds < 15
     state = Path("/proc", out.strip(), "stat")  # nobody may have asked yet how it ended
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
 def test_another_one_ends_it_at_once(tmp_path: Path) -> None:
