@@ -177,3 +177,21 @@ def test_every_signature_has_pages(name: str, tmp_path: Path) -> None:
     app = asgi.serve(models.make_model(name, tmp_path), tmp_path)
     for path in ("/", "/docs", "/openapi.json"):
         assert asyncio.run(asgi.call(app, "GET", path))[0] == 200
+
+
+def test_several_inputs_have_their_example_and_columns_and_no_table_to_paste() -> None:
+    """As a model of two tables has them: each is a list of its rows, and one request brings both."""
+    row = {"day": {"type": "string", "required": True}, "count": {"type": "long", "required": True}}
+    rows = {"type": "array", "items": {"type": "object", "properties": row}, "required": True}
+    example = b'{"inputs": {"orders": [{"day": "2026-01-31", "count": 5}], "rates": [{"day": "x", "count": 1}]}}'
+    inputs = [{**rows, "name": "orders"}, {**rows, "name": "rates"}]
+    site = make_site(replace(FACTS, inputs=inputs, example=example))
+    page = Page(site.page)
+    assert json.loads(page.texts["i0"]) == [{"day": "2026-01-31", "count": 5}]
+    assert json.loads(page.texts["i1"]) == [{"day": "x", "count": 1}]
+    assert page.texts["label of i0"] == "orders list of {day: text, count: whole number}"
+    assert "rows" not in page.attributes and page.texts["h2"].startswith("One request")
+    assert [each["filled"] for each in json.loads(page.texts["facts"])["inputs"]] == [True, True]
+    docs = Page(site.docs)
+    assert "batch" not in docs.attributes and "list of {day: text, count: whole number}" in docs.texts["table"]
+    assert json.loads(docs.texts["curl"].partition("JSON'\n")[2].rpartition("\nJSON")[0]) == json.loads(example)

@@ -10,7 +10,7 @@ from typing import Any
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.pages.openapi import is_table
-from kbuild.serving.pages.parts import parsed, pretty, read_table, said_type, table, text_of
+from kbuild.serving.pages.parts import parsed, pretty, read_named, read_table, said_type, table, text_of
 
 _ERRORS = (
     ("400", "The request is wrong: a column is missing, a value has another type. The body's message says which."),
@@ -66,13 +66,13 @@ with requests.Session() as session:
 
 def describe(facts: Facts, openapi: Mapping[str, Any], limits: ToldLimits) -> str:
     """The page's content."""
-    request = _first_row(facts)
+    request, given = _first_row(facts), read_named(facts.example)
     parts = [
         "<p id='said' class='soft' role='status'></p>",
-        _card("Ask it", "".join(_examples(request, limits, table_like=is_table(facts.inputs)))),
+        _card("Ask it", "".join(_examples(request, limits, table_like=is_table(facts.inputs) and not given[0]))),
     ]
     names, rows = read_table(facts.example)
-    example = dict(zip(names, rows[0], strict=False)) if rows else {}
+    example = dict(zip(names, rows[0], strict=False)) if rows else dict(zip(*given, strict=True))
     if facts.inputs:
         columns = [_column(each, example.get(str(each.get("name")))) for each in facts.inputs]
         parts.append(_card("Inputs", table("Inputs", ("name", "type", "required", "example"), columns)))

@@ -10,7 +10,7 @@ from typing import Any
 from kbuild.serving.answer.model_facts import Facts
 from kbuild.serving.pages.limits import ToldLimits
 from kbuild.serving.pages.openapi import is_table
-from kbuild.serving.pages.parts import parsed, read_table, said_type, text_of
+from kbuild.serving.pages.parts import parsed, read_named, read_table, said_type, text_of
 
 Column = Mapping[str, Any]
 # MLflow's types by how they are typed in; any other is typed in as JSON.
@@ -30,7 +30,7 @@ _MOST_FIELDS = 300
 
 def make_values(facts: Facts, limits: ToldLimits) -> dict[str, Any]:
     """What the page's script knows of the model. Values are texts: JavaScript would round whole numbers."""
-    names, rows = read_table(facts.example)
+    names, rows = _example(facts)
     return {
         "inputs": [_field(column) for column in _columns(facts)],
         "params": [_field(param) for param in facts.params or ()],
@@ -42,16 +42,19 @@ def make_values(facts: Facts, limits: ToldLimits) -> dict[str, Any]:
 def make_form(facts: Facts) -> str:
     """The page's content."""
     columns, params = _columns(facts), list(facts.params or ())
-    names, rows = read_table(facts.example)
+    names, rows = _example(facts)
+    # Each input by its name is one request: no row of a table has them.
+    named = bool(read_named(facts.example)[0])
     parts = [
         "<noscript><p class='card'>This page needs JavaScript. <a href='docs'>How to ask without it</a>.</p></noscript>"
     ]
     few = 0 < len(columns) <= _MOST_FIELDS
     if few:
-        parts.append(_row_form(columns, params, dict(zip(names, rows[0], strict=False)) if rows else {}, len(rows)))
+        first = dict(zip(names, rows[0], strict=False)) if rows else {}
+        parts.append(_row_form(columns, params, first, 0 if named else len(rows), "request" if named else "row"))
     elif params:
         parts.append(f"<section class='card'><h2>Parameters</h2>{_params(params)}</section>")
-    if columns:
+    if columns and not named:
         parts.append(_rows_form(params, few=few, example=bool(rows)))
     request = json.dumps(parsed(facts.example), ensure_ascii=False) if facts.example else '{"inputs": []}'
     parts.append(
@@ -65,6 +68,11 @@ def make_form(facts: Facts) -> str:
     return "".join(parts)
 
 
+def _example(facts: Facts) -> tuple[list[str], list[list[Any]]]:
+    names, values = read_named(facts.example)
+    return (names, [values]) if names else read_table(facts.example)
+
+
 def _columns(facts: Facts) -> list[Column]:
     return list(facts.inputs or ()) if is_table(facts.inputs) else []
 
@@ -76,10 +84,14 @@ def _kind(column: Column) -> str:
 def _field(column: Column) -> dict[str, Any]:
     required = "default" not in column and bool(column.get("required", True))
     bits = 32 if column.get("type") == "integer" else 64
-    return {"name": str(column["name"]), "kind": _kind(column), "required": required, "bits": bits}
+    # What null is no value of, as it is of MLflow's Any.
+    filled = required and column.get("type") in ("array", "object", "map")
+    return {"name": str(column["name"]), "kind": _kind(column), "required": required, "bits": bits, "filled": filled}
 
 
-def _row_form(columns: Sequence[Column], params: Sequence[Column], values: Mapping[str, Any], examples: int) -> str:
+def _row_form(
+    columns: Sequence[Column], params: Sequence[Column], values: Mapping[str, Any], examples: int, one: str
+) -> str:
     choice = ""
     if examples:
         options = "".join(f"<option value='{n}'>row {n + 1} of the example</option>" for n in range(examples))
@@ -91,7 +103,7 @@ def _row_form(columns: Sequence[Column], params: Sequence[Column], values: Mappi
     inputs = "".join(_group(words, found) for words, found in groups.items())
     return (
         "<form id='row' class='card' novalidate autocomplete='off'>"
-        f"<div class='head'><h2>One row</h2>{choice}</div>{inputs}{_params(params) if params else ''}"
+        f"<div class='head'><h2>One {one}</h2>{choice}</div>{inputs}{_params(params) if params else ''}"
         "<div class='actions'><button>Predict</button></div><div class='result' aria-live='polite'></div></form>"
     )
 

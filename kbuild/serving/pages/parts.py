@@ -17,6 +17,7 @@ _WORDS = {
     "datetime": "date and time",
     "binary": "base64",
 }
+_MOST_SAID = 20
 
 
 def said_type(column: Mapping[str, Any]) -> str:
@@ -29,6 +30,10 @@ def said_type(column: Mapping[str, Any]) -> str:
     if kind == "tensor":
         spec = column.get("tensor-spec") or {}
         return f"tensor of {spec.get('dtype')}, shape {json.dumps(spec.get('shape'))}"
+    if kind == "object" and column.get("properties"):
+        inner = [f"{name}: {said_type(each)}" for name, each in column["properties"].items()]
+        more = [f"{len(inner) - _MOST_SAID} more"] if len(inner) > _MOST_SAID else []
+        return f"{{{', '.join([*inner[:_MOST_SAID], *more])}}}"
     return _WORDS.get(kind, kind)
 
 
@@ -51,6 +56,13 @@ def read_table(example: bytes | None) -> tuple[list[str], list[list[Any]]]:
     if not isinstance(table, dict) or not table.get("columns") or not table.get("data"):
         return [], []
     return [str(name) for name in table["columns"]], table["data"]
+
+
+def read_named(example: bytes | None) -> tuple[list[str], list[Any]]:
+    """Names and values of an example that brings each input by its name, as of several inputs; none of any other."""
+    found = parsed(example)
+    named = found.get("inputs") if isinstance(found, dict) else None
+    return ([str(name) for name in named], [*named.values()]) if isinstance(named, dict) else ([], [])
 
 
 def pretty(value: Any, depth: int = 0) -> str:

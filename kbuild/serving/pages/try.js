@@ -39,6 +39,7 @@ function literal(column, text, comma = false) {
       throw new Error(typed ? `“${short}” is neither true nor false` : "true or false is missing");
     }
     default:
+      if (!typed && column.filled) throw new Error("JSON is missing");
       if (!typed) return "null";
       try { JSON.parse(typed); } catch { throw new Error(`“${short}” is not JSON`); }
       return typed;
@@ -81,7 +82,7 @@ async function ask(body) {
   try { detail = JSON.parse(text).message ?? text; } catch { /* some errors are plain text */ }
   const error = new Error(STATUS[answer.status] ?? `The server answered ${answer.status}.`);
   // MLflow tells the whole table and the whole signature before what is wrong.
-  error.detail = String(detail).replace(/^.*\bError: (?=[A-Z][a-z]+ )/s, "").replace(/^(Invalid input\. |Data is not compatible with model signature\. )+/, "");
+  error.detail = String(detail).replace(/^.*Failed to convert column (\S+) to type .*'MlflowException\((["'])(.*)\2\)'$/s, "'$1': $3").replace(/^.*\bError: (?=[A-Z][a-z]+ )/s, "").replace(/^(Invalid input\. |Data is not compatible with model signature\. )+/, "");
   throw error;
 }
 
