@@ -33,7 +33,7 @@ COVERED = 78
 NEEDED_DISK = 30
 # Short modules of them, and the tests that are quick to say what a mutant of each breaks.
 MUTATED = {
-    "kbuild/workflow/naming.py": ("tests/workflow/test_naming.py",),
+    "kbuild/image/deliver/naming.py": ("tests/image/test_naming.py",),
     "kbuild/workflow/once.py": ("tests/workflow/test_shared.py",),
     "kbuild/workflow/large.py": ("tests/workflow/test_large.py",),
     "kbuild/workflow/base_check.py": ("tests/workflow/test_base_check.py",),
@@ -128,7 +128,7 @@ def cover(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Small faults put into composing modules one by one, and those listed that no test sees (cosmic-ray); an hour.
 
-    ``-- kbuild/workflow/naming.py`` takes some of them. The checkout stays as it is: a copy is changed.
+    ``-- kbuild/image/deliver/naming.py`` takes some of them. The checkout stays as it is: a copy is changed.
     """
     install(session, "build", "demo", "test")
     session.install("--quiet", "cosmic-ray>=8.3")

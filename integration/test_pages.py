@@ -118,6 +118,63 @@ def test_a_person_tries_the_model_with_the_keyboard(
     assert window.complaints() == []
 
 
+SEVERAL = """
+import sys, warnings
+warnings.filterwarnings("ignore")
+import mlflow, pandas as pd
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+from kbuild import pipeline_ml_factory
+from kbuild.recording.record import record_model
+
+def fit(orders, rates):
+    return 2.0
+
+def price(orders, rates, factor):
+    joined = orders.merge(rates, on="kind")
+    return pd.DataFrame({"price": joined["count"] * joined["rate"] * factor})
+
+mlflow.set_tracking_uri(f"sqlite:///{sys.argv[1]}/mlflow.db")
+data = {
+    "orders": pd.DataFrame({"kind": ["a", "b"], "count": [3, 5]}),
+    "rates": pd.DataFrame({"kind": ["a", "b"], "rate": [1.5, 2.0]}),
+}
+bound = pipeline_ml_factory(
+    Pipeline([node(fit, ["orders", "rates"], "factor")]),
+    Pipeline([node(price, ["orders", "rates", "factor"], "prices")]),
+    ["orders", "rates"],
+)
+run = mlflow.MlflowClient().create_run("0")
+catalog = DataCatalog({**{name: MemoryDataset(each) for name, each in data.items()}, "factor": MemoryDataset(2.0)})
+recorded = record_model(bound, catalog, run_id=run.info.run_id)
+print(mlflow.artifacts.download_artifacts(recorded.model_uri))
+"""
+
+
+def test_a_model_of_several_inputs_is_asked_from_its_page(window: Browser, axe: str, tmp_path: Path) -> None:
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL)
+    done = subprocess.run([BIN / "python", script, tmp_path], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with ours(Path(done.stdout.splitlines()[-1]), tmp_path, KBUILD_WORKERS="1") as (url, _):
+        window.go(url)
+        assert window.text("#row h2") == "One request"
+        orders = json.loads(window.run("return document.getElementById('i0').value"))
+        assert orders == [{"kind": "a", "count": 3}, {"kind": "b", "count": 5}]
+        window.click("#row .actions button")
+        window.wait(answered("#row"))
+        # Rows 1 and 2: 3 * 1.5 * 2 and 5 * 2 * 2.
+        assert window.text("#row .result tbody").split() == ["1", "9", "2", "20"]
+        window.type("#i1", "")
+        window.click("#row .actions button")
+        window.wait(refused("#row"))
+        assert window.text("#i1-wrong") == "JSON is missing"
+        assert find_violations(window, axe) == {} and window.complaints() == []
+        window.go(f"{url}/docs")
+        assert "kind: text" in window.text("table") and "rate: number" in window.text("table")
+        assert find_violations(window, axe) == {} and window.complaints() == []
+
+
 def test_tables_go_in_and_come_out(
     server: str, window: Browser, trained: Trained, recorded: list[dict[str, Any]], axe: str, downloads: Path
 ) -> None:

@@ -13,6 +13,7 @@ import click
 
 from kbuild.cli.config import env_option, project_config
 from kbuild.errors import ConfigurationError
+from kbuild.image.deliver.naming import check_push
 from kbuild.init.installed import InstallSource, find_install_source, find_project_install, read_direct_url
 from kbuild.init.project_files import (
     CI_KINDS,
@@ -30,7 +31,6 @@ from kbuild.process import run
 from kbuild.project.config import find_project, read_pyproject
 from kbuild.trigger.trigger_settings import LocalTrigger
 from kbuild.untrusted import folded
-from kbuild.workflow import check_push
 
 _ACCEPTED = datetime.timedelta(days=180)
 """How long the policy that is written accepts what it names."""

@@ -22,6 +22,7 @@ from kbuild.environment.locking.kept import write_lockfile
 from kbuild.environment.locking.lock_model import Locked
 from kbuild.environment.locking.wanted import LockRequest
 from kbuild.errors import InvalidModel, OutputError, PlatformError
+from kbuild.image.deliver.naming import name_values
 from kbuild.image.oci.compress import check_compressor
 from kbuild.image.store.local import LocalImages
 from kbuild.model.bundle import ModelBundle, find_credentials
@@ -32,7 +33,6 @@ from kbuild.progress import Progress, how_many, telling
 from kbuild.verify.before_loading import check_model, note_model_of
 from kbuild.workflow.delivery import Built, Delivery, ImageResult, Verified, deliver, verify_built
 from kbuild.workflow.engines import build, find_built, give_layers, whole_context
-from kbuild.workflow.naming import name_values
 from kbuild.workflow.prepare import (
     ImageRequest,
     Prepared,

@@ -20,6 +20,7 @@ from kbuild.errors import (
     VerificationFailed,
 )
 from kbuild.files import READ_ONLY
+from kbuild.image.deliver.naming import fill_name, name_values
 from kbuild.image.engine import BuiltImage
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.image.store.image_index import BuiltIndex
@@ -34,7 +35,6 @@ from kbuild.platform import Platform, host_platform
 from kbuild.progress import Progress
 from kbuild.tracking.image_tags import Tag
 from kbuild.verify.verdict_tag import write_verdict
-from kbuild.workflow.naming import fill_name, name_values
 from kbuild.workflow.tools import Tools
 
 PATIENCE = 300.0

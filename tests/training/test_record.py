@@ -20,6 +20,7 @@ from kedro_datasets.json.json_dataset import JSONDataset
 from kbuild.answers import Tolerance
 from kbuild.cache.recorded import is_recorded
 from kbuild.errors import RecordingError
+from kbuild.image.deliver.naming import name_values
 from kbuild.model.bundle import read_bundle
 from kbuild.model.model_reference import ModelReference
 from kbuild.project.model_settings import TrainingSettings
@@ -29,7 +30,6 @@ from kbuild.recording.run.git import GitState
 from kbuild.serving.answer.model_facts import read_facts
 from kbuild.serving.pages.about import name_model
 from kbuild.training.pipeline_ml import PipelineML, pipeline_ml_factory
-from kbuild.workflow.naming import name_values
 
 # MLflow and pandas warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -42,6 +42,7 @@ from kbuild.errors import (
     RegistryError,
     VerificationFailed,
 )
+from kbuild.image.deliver.naming import fill_name, make_values
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.init.project_files import USUAL, InitRequest, make_files
 from kbuild.model.bundle import read_bundle
@@ -59,7 +60,6 @@ from kbuild.workflow.fleet.receiver import listening, parse_address
 from kbuild.workflow.fleet.retag import retag
 from kbuild.workflow.fleet.shard import Shard
 from kbuild.workflow.fleet.wanted import Rules, find_wanted
-from kbuild.workflow.naming import fill_name, make_values
 from kbuild.workflow.once import Shared
 
 OTHER = "linux/arm64" if HOST.architecture == "amd64" else "linux/amd64"

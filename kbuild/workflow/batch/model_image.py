@@ -10,6 +10,7 @@ from kbuild.digest import Digest, digest_json
 from kbuild.errors import BaseImageError
 from kbuild.image.base.choice import parse_base
 from kbuild.image.base.resolve import resolve_base
+from kbuild.image.deliver.naming import name_values
 from kbuild.image.engine import BuiltImage, PackedLayers
 from kbuild.image.engines.native import NativeEngine
 from kbuild.image.oci.compress import check_compressor
@@ -30,7 +31,6 @@ from kbuild.platform import Platform, host_platform
 from kbuild.progress import how_many
 from kbuild.workflow.build import fetch_pinned, working_folder
 from kbuild.workflow.delivery import Delivery
-from kbuild.workflow.naming import name_values
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 

@@ -12,6 +12,7 @@ from kbuild.cache.room import room_for
 from kbuild.digest import Digest
 from kbuild.errors import OutputError
 from kbuild.files import native
+from kbuild.image.deliver.naming import name_values
 from kbuild.image.oci import layout as layouts
 from kbuild.image.oci import media, modelpack
 from kbuild.image.oci.compress import check_compressor, write_blob
@@ -28,7 +29,6 @@ from kbuild.plan.model_only import EMPTY_BASE, model_labels
 from kbuild.progress import how_many
 from kbuild.workflow.build import fetch_pinned, working_folder
 from kbuild.workflow.delivery import Delivery
-from kbuild.workflow.naming import name_values
 from kbuild.workflow.stopping import stopping_at_signals
 from kbuild.workflow.tools import Tools
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kbuild.errors import ConfigurationError, InvalidReference, KbuildError
+from kbuild.image.deliver.naming import fill_name, make_values
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.fleet.failed import read_failed
-from kbuild.workflow.naming import fill_name, make_values
 
 _MOST_NAMED = 4500  # characters: MLflow takes 5000 of a tag
 

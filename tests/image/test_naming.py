@@ -4,9 +4,9 @@ import pytest
 
 from kbuild.digest import digest_bytes
 from kbuild.errors import InvalidReference
+from kbuild.image.deliver.naming import check_name, fill_name, has_placeholder, name_values
 from kbuild.model.bundle import ModelBundle, ModelFacts, ModelFile
 from kbuild.model.model_reference import ModelReference
-from kbuild.workflow.naming import check_name, fill_name, has_placeholder, name_values
 
 RUN = ModelReference.parse("runs:/0123456789abcdef0123456789abcdef/model")
 
