@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from kbuild.cli.listed import COMMANDS
 from kbuild.docs import GROUPS, headings, read_pages, section, slug, title_of
 from kbuild.errors import OutputError
 from kbuild.progress import at_most
@@ -36,10 +37,17 @@ vertical-align: top }}</style></head>
 def command(topic: str | None, html: bool) -> None:
     """Show a page of the documentation, or a part of one, or which pages there are.
 
-    A heading is named as links do: in small letters, with - for spaces.
+    A heading is named as links do: in small letters, with - for spaces. A command and an exit code are found, too.
     """
     pages = read_pages()
     name, _, heading = (topic or "").partition("#")
+    if name in COMMANDS and name not in pages:
+        from kbuild.cli.app import cli
+
+        cli.main([name, "--help"], prog_name="kbuild")
+    if name.isdecimal() and name in headings(pages["exit-codes"]):
+        name, heading = "exit-codes", name
+        topic = f"{name}#{heading}"
     if topic is not None and name not in pages:
         raise click.BadParameter(_unknown("page", name, list(pages)), param_hint="PAGE")
     if heading and heading not in headings(pages[name]):

@@ -153,6 +153,14 @@ def refuse_used(name: str, kind: type) -> RecordingError:
     )
 
 
+def refuse_used_for(names: Sequence[str]) -> RecordingError:
+    """The same for several inputs, whose columns nothing leaves out of a request."""
+    return RecordingError(
+        f"log_model_kwargs signature 'used' is for one table, and this model has the inputs {', '.join(names)}",
+        hint="leave the signature out; datasets of the columns that inference reads ask a request for no others",
+    )
+
+
 def get_own_example(log_model_kwargs: Mapping[str, Any]) -> Any:
     """The user's own ``input_example`` without parameters beside it; None for none."""
     given = log_model_kwargs.get("input_example", "auto")

@@ -103,3 +103,11 @@ def test_every_refusal_is_in_the_table() -> None:
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "click.UsageError":
                 words = [str(each.value) for each in ast.walk(call) if isinstance(each, ast.Constant)]
                 assert not words or any(each[:12] in said for each in words if len(each) > 5), f"{path.name}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("topic", "begins"), [("image", "Usage: kbuild image [OPTIONS] [MODEL]\n"), ("52", "### 52\n"), ("audit", "# ")]
+)
+def test_help_of_a_command_and_of_an_exit_code_is_found(topic: str, begins: str) -> None:
+    done = CliRunner().invoke(cli, ["help", topic])
+    assert (done.exit_code, done.stdout[: len(begins)]) == (0, begins)

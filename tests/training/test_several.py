@@ -99,12 +99,14 @@ def test_an_array_goes_beside_tables(store: mlflow.MlflowClient, tmp_path: Path)
 
 def test_the_preflight_looks_at_each_of_them() -> None:
     bound = bind("orders", "rates")
+    options: dict[str, Any] = {}
     good = {"orders": MemoryDataset(ORDERS), "rates": MemoryDataset(RATES)}
 
     def check(datasets: dict[str, Any]) -> list[str]:
         catalog = DataCatalog(datasets)
-        found, _ = find_datasets(bound, catalog)
-        return [f"{each.about}: {each.error.message}" for each in check_inputs(bound, found, catalog)]
+        asked = bound.by_default(**options)
+        found, _ = find_datasets(asked, catalog)
+        return [f"{each.about}: {each.error.message}" for each in check_inputs(asked, found, catalog)]
 
     assert check(good) == []
     mixed = MemoryDataset(pd.DataFrame({"mixed": pd.Series([1, "a"], dtype=object)}))
@@ -112,6 +114,10 @@ def test_the_preflight_looks_at_each_of_them() -> None:
     assert told.startswith("input_name: no request can bring the input's column 'mixed'")
     (told,) = check({"orders": good["orders"]})
     assert "'rates'" in told
+    options["signature"] = "used"
+    for told in check(good):
+        assert "signature 'used' is for one table, and this model has the inputs orders, rates" in told
+    assert check(good)
 
 
 def test_names_that_do_not_fit_are_told() -> None:

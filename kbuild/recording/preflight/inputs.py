@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
-from kbuild.recording.example import is_used, refuse_used
+from kbuild.recording.example import is_used, refuse_used_for
 from kbuild.recording.input.early import check_kind
 from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.served.calls import is_parameter
@@ -78,7 +78,7 @@ def _check_input(
     if error is None and name in planned.input_names:
         if len(planned.input_names) > 1:
             if is_used(kwargs.pop("signature", "auto")):
-                return refuse_used(planned.input_name, dict)
+                return refuse_used_for(planned.input_names)
             kwargs.pop("input_example", None)  # of all of them
         error = check_kind(name, dataset, kwargs, made=made or not data, catalog=catalog)
     return error
