@@ -19,6 +19,7 @@ from kbuild.recording.input.polars import is_polars
 from kbuild.recording.input.reads import observe, plain
 from kbuild.recording.input.rows import take_first, tell_times
 from kbuild.recording.input.signature import Carried, make_carried, try_carried
+from kbuild.recording.input.used import is_used, refuse_used
 from kbuild.recording.output.answer import advise_array, tell_index, write_answer
 
 if TYPE_CHECKING:
@@ -139,28 +140,6 @@ def _find_used(model: KedroPipelineModel, known: Any, params: Any) -> tuple[list
     return reads.names, text
 
 
-def _kind_name(kind: type) -> str:
-    """A DataFrame of another library is told from pandas' own."""
-    library = kind.__module__.partition(".")[0]
-    return kind.__name__ if library in ("builtins", "pandas", "numpy") else f"{kind.__name__} of {library}"
-
-
-def refuse_used(name: str, kind: type) -> RecordingError:
-    """What is told of the signature "used" for an input that is no table."""
-    return RecordingError(
-        f"log_model_kwargs signature 'used' is for tables of pandas, and {name!r} is a {_kind_name(kind)}",
-        hint="leave the signature out, or say 'auto' there",
-    )
-
-
-def refuse_used_for(names: Sequence[str]) -> RecordingError:
-    """The same for several inputs, whose columns nothing leaves out of a request."""
-    return RecordingError(
-        f"log_model_kwargs signature 'used' is for one table, and this model has the inputs {', '.join(names)}",
-        hint="leave the signature out; datasets of the columns that inference reads ask a request for no others",
-    )
-
-
 def get_own_example(log_model_kwargs: Mapping[str, Any]) -> Any:
     """The user's own ``input_example`` without parameters beside it; None for none."""
     given = log_model_kwargs.get("input_example", "auto")
@@ -268,11 +247,6 @@ def _fits_signature(value: Any) -> bool:
 
 def _is_auto(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value == "auto")
-
-
-def is_used(value: Any) -> bool:
-    """Whether a signature is to be of the columns that the pipeline reads."""
-    return isinstance(value, str) and value == "used"
 
 
 def _ask(model: KedroPipelineModel, known: Any, params: Any) -> Any:

@@ -91,8 +91,18 @@ def test_workers_of_a_run_that_does_not_stop_are_stopped_too(tmp_path: Path) -> 
     )
     # The pipe that it printed to is closed when the last of them ends.
     assert (status, marked) == (128 + signal.SIGTERM, "marked") and seconds < 15
-    state = Path("/proc", out.strip(), "stat")  # nobody may have asked yet how it ended
-    assert not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+    until = time.monotonic() + 10
+    while _is_alive(int(out)) and time.monotonic() < until:
+        time.sleep(0.02)  # an end closes the pipe first, and the process is gone a moment later
+    assert not _is_alive(int(out))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state.rpartition(")")[2].split()[0] not in ("Z", "X")  # nobody may have asked yet how it ended
 
 
 def test_another_one_ends_it_at_once(tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from kbuild.recording.example import (
     check_columns,
     get_own_example,
     is_chosen,
-    is_used,
     read_own,
-    refuse_used,
     take_rows,
 )
 from kbuild.recording.input.forms import carry, describe, refuse_parts
 from kbuild.recording.input.signature import make_carried
+from kbuild.recording.input.used import is_used, refuse_used
 from kbuild.training.described import is_in_memory, is_persisted, load_place
 from kbuild.training.entry import EntryValidator
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kbuild.errors import KbuildError, PipelineMLError, RecordingError
-from kbuild.recording.example import is_used, refuse_used_for
 from kbuild.recording.input.early import check_kind
+from kbuild.recording.input.used import is_used, refuse_used_for
 from kbuild.recording.preflight.fault import Fault, did_you_mean
 from kbuild.served.calls import is_parameter
 from kbuild.training.described import describe, find_dataset, is_in_memory, is_persisted, load_place
