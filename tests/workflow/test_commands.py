@@ -524,6 +524,7 @@ def ask_image(model: str | None = None, **more: Any) -> Callable[[World], dict[s
 
 def ask_lock(world: World) -> dict[str, Any]:
     locked = api.lock(world.model, LockOptions(lockfile=world.lockfile), base=f"oci:{world.base}")
+    assert f"<td>{locked.lockfile.digest}</td>" in locked._repr_html_()
     return {"digest": str(locked.lockfile.digest), "packages": len(locked.lockfile.packages), "origin": locked.origin}
 
 

@@ -37,6 +37,7 @@ from kbuild.environment.spec import EnvironmentSpec
 from kbuild.errors import LockfileStale
 from kbuild.model.bundle import ModelBundle
 from kbuild.model.fetch import ModelStore
+from kbuild.offered.shown import html_table
 from kbuild.process import Runner
 from kbuild.progress import Progress
 from kbuild.urls.credentials import hide_credentials, permitted
@@ -58,6 +59,10 @@ class Locked:
     channel: Path
     indexes: Indexes = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        platforms = ", ".join(f"{each}: {len(self.lockfile.for_platform(each))}" for each in self.lockfile.platforms)
+        return html_table({"lock": self.lockfile.digest, "packages": platforms, "origin": self.origin})
 
 
 def lock_bundle(
