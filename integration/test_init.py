@@ -23,7 +23,7 @@ FILES = [
     ".gitlab-ci.yml",
     ".gitignore",
 ]
-PUSHES = ["", "ghcr.io/team/churn:{run_id}", "registry.example:5000/it's/odd:1"]
+PUSHES = ["", "ghcr.io/team/churn:{run_id}", "registry.example:5000/its.own/odd__one:{version}"]
 
 
 @pytest.fixture
