@@ -10,14 +10,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
-from difflib import get_close_matches
 from types import FrameType
 
 import click
 
 from kbuild._version import __version__
 from kbuild.cli.listed import COMMANDS, GROUPS
+from kbuild.cli.suggesting import Suggesting
 from kbuild.docs import more_about
 from kbuild.process.asking import is_asking
 from kbuild.refused import known_error
@@ -26,32 +25,7 @@ from kbuild.untrusted import folded, plain
 _ALIASES = {"images": "list", "build": "image"}
 _NAMES = max(map(len, COMMANDS))
 _UTF8 = "utf8"
-_FEW = 10  # commands that are told one after the other
 _BELOW = 2  # columns of what belongs to the line above
-
-
-def suggest_command(error: click.UsageError, typed: str, known: Iterable[str], ctx: click.Context) -> click.UsageError:
-    """The error with the command that may have been meant, or with those that there are."""
-    known = sorted(known)
-    nearest = get_close_matches(typed, known, n=1)
-    if not nearest and len(known) > _FEW:
-        return error
-    told = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(known)}."
-    message = f"{error.message.rstrip('.')}. {told}"
-    return click.UsageError(message, ctx)
-
-
-class Suggesting(click.Group):
-    """A group that answers a wrong command with those that there are."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, and with the command that may have been meant."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise suggest_command(error, args[0], self.list_commands(ctx), ctx) from error
 
 
 def suggest_choice(error: click.NoSuchOption) -> click.UsageError:

@@ -13,9 +13,9 @@ from kbuild.cache.entries import KINDS, list_cache
 from kbuild.cache.folder import using_cache
 from kbuild.cache.limit import parse_limit
 from kbuild.cache.prune import ANSWERS, prune_cache
-from kbuild.cli.app import Suggesting
 from kbuild.cli.options import cache_folder, json_option
 from kbuild.cli.show import Show
+from kbuild.cli.suggesting import Suggesting
 from kbuild.errors import CacheDamaged
 from kbuild.model.kept import is_damaged_model
 from kbuild.progress import how_many

@@ -12,6 +12,7 @@ import importlib
 import click
 
 from kbuild.cli.listed import COMMANDS
+from kbuild.cli.suggesting import Suggesting
 from kbuild.errors import ExtraNotInstalled
 
 # Those of the kbuild program that are about the project at hand, and three that only a project can have.
@@ -25,7 +26,7 @@ _COMMANDS = {
 }
 
 
-class _ProjectGroup(click.Group):
+class _ProjectGroup(Suggesting):
     """The same commands as of the kbuild program, with its one-line errors and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -44,16 +45,6 @@ class _ProjectGroup(click.Group):
         if listed is not None and command.short_help is None:
             command.short_help = listed.summary  # the program's own list has it, too
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from kbuild.cli.app import suggest_command
-
-            raise suggest_command(error, args[0], _COMMANDS, ctx) from error
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -14,10 +14,10 @@ from typing import Any, cast
 import click
 
 from kbuild.api.fleet.queueing import open_queue
-from kbuild.cli.app import Suggesting
 from kbuild.cli.extras import check_extra
 from kbuild.cli.options import json_option, queue_option
 from kbuild.cli.queued import entry_of
+from kbuild.cli.suggesting import Suggesting
 from kbuild.errors import JobNotFound
 from kbuild.process import run
 from kbuild.progress import how_many

@@ -16,6 +16,7 @@ def is_arrow(dtype: Any) -> bool:
 
 
 def is_decimal(dtype: pd.ArrowDtype) -> bool:
+    """Whether its values are Decimals, which pandas counts among numbers."""
     import pyarrow as pa
 
     return bool(pa.types.is_decimal(dtype.pyarrow_dtype))
