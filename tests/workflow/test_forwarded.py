@@ -178,7 +178,7 @@ def test_what_run_was_asked_for_reaches_who_starts(world: World, image: Any, hea
     start = hear("kbuild.api.running:start_image", running)
     wait = hear("kbuild.api.running:wait_until_ready", *([None] if ready else []))
     session = session_of(world)
-    asked = RunOptions(port=None, timeout=2.5, variables={"KBUILD_QUEUE": "3", "A": "x"})
+    asked = RunOptions(port=None, timeout=2.5, variables={"KBUILD_MAX_QUEUE": "3", "A": "x"})
     with (
         pytest.raises(Heard) if not ready else nullcontext(),
         started("till:1", asked, session, environment={"A": "b"}, processors=1.5) as found,
@@ -186,7 +186,7 @@ def test_what_run_was_asked_for_reaches_who_starts(world: World, image: Any, hea
         assert not stopped and found.digest == image.digest and found.platform == str(HOST)
         assert found.reference.familiar == "till:1"
     expected = {
-        "port": None, "environment": {"A": "b", "KBUILD_QUEUE": "3"}, "cache": session.tools.cache,
+        "port": None, "environment": {"A": "b", "KBUILD_MAX_QUEUE": "3"}, "cache": session.tools.cache,
         "run": session.tools.run,
         "processors": 1.5,
     }  # fmt: skip

@@ -79,7 +79,7 @@ class Settings:
             log_level=level,
             workers=_whole(environment, "KBUILD_WORKERS", None, 1, 1024) or count_cpus(),
             threads=_whole(environment, "KBUILD_THREADS", 1, 1, 1024),
-            queue=_whole(environment, "KBUILD_QUEUE", 64, 0, 1_000_000),
+            queue=_whole(environment, "KBUILD_MAX_QUEUE", 64, 0, 1_000_000),
             max_batch=_whole(environment, "KBUILD_MAX_BATCH", 1, 1, 10_000),
             max_delay=_whole(environment, "KBUILD_MAX_DELAY_MS", 0, 0, 60_000) / 1000,
             timeout=patience,
@@ -115,7 +115,7 @@ def limits_of(settings: Settings) -> ToldLimits:
         ("Levels of nested JSON", f"{settings.max_depth:,}", "KBUILD_MAX_DEPTH"),
         ("Seconds for an answer", f"{settings.timeout:g}", "KBUILD_TIMEOUT"),
         ("Predictions at the same time", f"{at_once:,}", "KBUILD_WORKERS, KBUILD_THREADS"),
-        ("Requests that may wait, a worker", f"{settings.queue:,}", "KBUILD_QUEUE"),
+        ("Requests that may wait, a worker", f"{settings.queue:,}", "KBUILD_MAX_QUEUE"),
         ("Requests that are answered together", batch, "KBUILD_MAX_BATCH, KBUILD_MAX_DELAY_MS"),
     )
     address = f"{'http' if settings.certificate is None else 'https'}://localhost:{settings.port}{settings.root_path}"
@@ -137,9 +137,7 @@ def _whole(environment: Mapping[str, str], name: str, default: int | None, lowes
     if text is None:
         return default or 0
     if not text.isascii() or not text.isdigit() or len(text) > 20 or not lowest <= int(text) <= highest:
-        # There may be a password in it.
-        told = "a url, such as that of kbuild worker's queue" if "://" in text else repr(text)
-        raise ConfigurationError(f"{name} is {told}, not a whole number from {lowest} to {highest}")
+        raise ConfigurationError(f"{name} is {text!r}, not a whole number from {lowest} to {highest}")
     return int(text)
 
 
