@@ -154,6 +154,25 @@ def test_texts_truths_dates_and_bytes(apps: dict[str, Any]) -> None:
     assert told["small dtype"] == ["int32"] and told["when dtype"] == ["datetime64[ns]"]
 
 
+def test_base64_of_a_column_of_texts_is_the_text(apps: dict[str, Any]) -> None:
+    """As MLServer's codec: what is base64 is what it encodes, anything else is itself."""
+    packed = {"content_type": "base64"}
+    inputs = [tensor("x", "FP64", [1.0, 2, 3]), tensor("n", "INT64", [1, 2, 3]), tensor("flag", "BOOL", [True] * 3)]
+    texts = tensor("text", "BYTES", ["aGk=", "w6k=", "not it"], parameters=packed)
+    assert columns_of(infer(apps["mixed"], [*inputs, texts])[1])["text"] == ["hi", "é", "not it"]
+    status, told = infer(apps["mixed"], [*inputs, tensor("text", "BYTES", ["/w==", "", ""], parameters=packed)])
+    assert status == 400 and "'text'" in told["error"] and "base64" in told["error"]
+
+
+def test_metadata_tells_the_parameters_and_their_defaults(apps: dict[str, Any]) -> None:
+    told = ask(apps["mixed"], "GET", "/v2/models/model")[2]
+    schema = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+    jsonschema.validate(told["parameters"], schema)
+    defaults = {each["name"]: each["default"] for each in models.PARAMS}
+    assert told["parameters"] == defaults and defaults["word"] == "é"
+    assert "parameters" not in ask(apps["tensor"], "GET", "/v2/models/model")[2]
+
+
 def test_arrays_go_to_models_without_columns(apps: dict[str, Any]) -> None:
     matrix = {"name": "any", "datatype": "FP64", "shape": [2, 2], "data": [1, 2, 3, 4]}
     told = infer(apps["tensor"], [matrix])[1]

@@ -143,7 +143,11 @@ class OpenInference:
             # As answers have it, and MLServer's.
             each["shape"] = each["shape"] if len(each["shape"]) > 1 else [*each["shape"], 1]
         versions = {"versions": [self._version]} if self._version else {}
-        return {"name": self._name, **versions, "platform": "mlflow_pyfunc", "inputs": inputs, "outputs": outputs}
+        told = {"name": self._name, **versions, "platform": "mlflow_pyfunc", "inputs": inputs, "outputs": outputs}
+        # With their defaults; the protocol's parameters are texts, numbers or truth values.
+        params = {str(each["name"]): each.get("default") for each in facts.params or ()}
+        plain = {n: each if isinstance(each, str | int | float) else write_json(each) for n, each in params.items()}
+        return {**told, "parameters": plain} if plain else told
 
 
 def _named(columns: Sequence[Mapping[str, Any]] | None, side: str, first: int) -> list[tuple[str, Mapping[str, Any]]]:

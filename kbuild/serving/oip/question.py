@@ -10,7 +10,7 @@ from typing import Any
 
 from kbuild.serving.answer.limits import Limits
 from kbuild.serving.answer.model_facts import Facts
-from kbuild.serving.oip.tensors import Refused, nest, read_tensor, type_of
+from kbuild.serving.oip.tensors import BASE64_TEXT, Refused, nest, read_tensor, type_of
 
 # What clients send beside a model's own: for the codec, the binary extension, and schedulers that are not here.
 _CLIENTS_OWN = {"content_type", "headers", "binary_data_output", "priority", "timeout"}
@@ -95,9 +95,14 @@ class QuestionReader:
 
     def _kind_of(self, given: Mapping[str, Any]) -> str | None:
         kind = (given.get("parameters") or {}).get("content_type")
+        if kind == "base64" and self._spec(given["name"]).get("type") == "string":
+            return BASE64_TEXT
         if kind is None and given["name"] in self._columns:
             return type_of(self._columns[given["name"]])[1]
         return kind if isinstance(kind, str) else None
+
+    def _spec(self, name: str) -> Mapping[str, Any]:
+        return self._columns.get(name) or (self._unnamed or [{}])[0]
 
     def _is_table(self, kind: Any) -> bool:
         """Whether the signature has columns, or the request says so."""
@@ -145,8 +150,7 @@ class QuestionReader:
         rows = shape[0] if shape else 1
         if math.prod(shape[1:]) == 1:
             return flat
-        spec = self._columns.get(name) or (self._unnamed or [{}])[0]
-        if spec.get("type") not in ("array", None):
+        if self._spec(name).get("type") not in ("array", None):
             raise Refused(f"Input {name!r} has the shape {shape}; it has one value a row: [{rows}] or [{rows}, 1]")
         return nest(flat, shape)
 

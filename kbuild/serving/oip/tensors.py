@@ -33,6 +33,8 @@ _NUMPY |= {name: datatype for datatype, name in _WHOLE.items()}
 _PACKED: dict[str, Any] = {**_FLOATS, **_WHOLE, "BOOL": np.bool_}
 _NOT_NUMBERS = {"boolean", "string", "binary", "datetime"}
 _MOST_DIMENSIONS = 32
+BASE64_TEXT = "base64 of text"
+"""A content type of ours: base64 for a column of texts."""
 
 
 class Refused(Exception):
@@ -227,6 +229,8 @@ def _texts(name: str, flat: list[Any], kind: str | None) -> list[Any]:
     try:
         if kind == "base64":
             return [None if value is None else _as_base64(value) for value in flat]
+        if kind == BASE64_TEXT:
+            return [None if value is None else base64.b64decode(_as_base64(value)).decode() for value in flat]
         texts = [value.decode() if isinstance(value, bytes) else value for value in flat]
         return [None if text is None else json.loads(text) for text in texts] if kind == "pd_json" else texts
     except ValueError as error:
