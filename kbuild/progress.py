@@ -9,6 +9,16 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 
+class Teller(Protocol):
+    """Who hears of what was done; ``complain`` is for what went wrong."""
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """A line of interest."""
+
+    def complain(self, text: str, *, style: str = "red") -> None:
+        """A line about what went wrong."""
+
+
 class Progress(Protocol):
     """Receives what happens inside one phase. Every text is one line without a final full stop."""
 

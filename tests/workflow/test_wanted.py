@@ -109,8 +109,9 @@ def test_two_models_never_get_one_name() -> None:
     versions = [version("churn", 1), version("Churn", 1), version("churn", 2, "1", built=True)]
     wanted = find_wanted(versions, RULES, now=NOW)
     assert builds(wanted) == ["churn/1"]
-    assert sorted(str(each) for each, _ in wanted.refused) == ["models:/Churn/1", "models:/churn/2"]
+    assert [str(each) for each, _ in wanted.refused] == ["models:/Churn/1"]
     assert "is what the image of models:/churn/1 is called" in str(wanted.refused[0][1].message)
+    assert [(str(each), alias) for each, alias, _ in wanted.unnamed] == [("models:/churn/2", "1")]
     assert wanted.retags == []
 
 

@@ -406,6 +406,22 @@ def test_a_version_that_cannot_have_a_name_says_so_and_is_tried_again_in_time() 
     assert any("models:/churn/1 has no image: " in line and "attempt 1" in line for line in fleet.told)
 
 
+def test_an_alias_that_is_no_tag_takes_nothing_from_the_image_and_its_other_aliases() -> None:
+    """MLflow takes letters of any language for an alias, a registry's tag those of ASCII alone."""
+    fleet = Fleet(version("churn", 1, "käse", "champion"))
+    watch = fleet.watch()
+    assert [each.error for each in watch.run_once()] == [None]
+    watch.reconcile()
+    assert list(fleet.names) == ["registry.example/churn:champion"]
+    tags = fleet.kept["churn", "1"].tags
+    assert "käse does not name models:/churn/1: " in tags["kbuild.error"] and "kbuild.attempts" not in tags
+    told = [line for line in fleet.told if "käse" in line]
+    assert len(told) == 1 and "no image" not in told[0]
+    fleet.alias("churn", "1", "champion")
+    watch.reconcile()
+    assert "kbuild.error" not in fleet.kept["churn", "1"].tags
+
+
 @pytest.mark.parametrize(("hints", "whole"), [(2, False), (3, True)])
 def test_of_very_many_hints_the_whole_registry_is_asked(
     monkeypatch: pytest.MonkeyPatch, hints: int, whole: bool

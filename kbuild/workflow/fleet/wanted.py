@@ -69,12 +69,14 @@ class Retag:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """``builds`` in the order in which they are worth most; ``refused`` cannot be named; ``mended`` say they failed
-    and have all they should; ``again`` is when the first failed one is tried again, in seconds since 1970."""
+    """``builds`` in the order in which they are worth most; ``refused`` cannot be named; ``unnamed`` have their image,
+    which one of their aliases cannot name; ``mended`` say they failed and have all they should; ``again`` is when the
+    first failed one is tried again, in seconds since 1970."""
 
     builds: list[RegisteredVersion] = field(default_factory=list)
     retags: list[Retag] = field(default_factory=list)
     refused: list[tuple[RegisteredVersion, KbuildError]] = field(default_factory=list)
+    unnamed: list[tuple[RegisteredVersion, str, KbuildError]] = field(default_factory=list)
     mended: list[RegisteredVersion] = field(default_factory=list)
     again: float | None = None
 
@@ -83,7 +85,8 @@ def find_wanted(versions: Sequence[RegisteredVersion], rules: Rules, *, now: flo
     """What is to be built, retagged and told, of all versions of the models that are looked at."""
     builds: list[RegisteredVersion] = []
     retags: list[Retag] = []
-    troubled: dict[str, tuple[RegisteredVersion, KbuildError]] = {}
+    troubled: list[tuple[RegisteredVersion, KbuildError]] = []
+    unnamed: list[tuple[RegisteredVersion, str, KbuildError]] = []
     owners: dict[str, RegisteredVersion] = {}
     watched = [each for each in versions if each.ready and each.version is not None and rules.takes(each.name)]
     built = []
@@ -92,7 +95,7 @@ def find_wanted(versions: Sequence[RegisteredVersion], rules: Rules, *, now: flo
             name = expected_name(version, rules)
             _claim(owners, name, version)
         except InvalidReference as error:
-            troubled[str(version)] = version, error
+            troubled.append((version, error))
             continue
         if is_built(version, name):
             built.append(version)
@@ -106,18 +109,20 @@ def find_wanted(versions: Sequence[RegisteredVersion], rules: Rules, *, now: flo
                 # Not PUSHED: that is whatever anybody pushed last, by another name or with other options.
                 source = find_named(version, str(expected_name(version, rules)))
             except InvalidReference as error:
-                troubled[str(version)] = version, error
+                unnamed.append((version, alias, error))
                 continue
             if source is not None:
                 retags.append(Retag(version=version, alias=alias, source=source, target=target))
     # What an alias waits for is about to serve; of the others the one that has waited longest.
     builds.sort(key=lambda each: (not rules.followed(each), each.created, each.name, int(each.version or 0)))
-    waiting = [*builds, *(version for version, _ in troubled.values())]
+    waiting = [*builds, *(version for version, _ in troubled)]
+    lacking = {str(version) for version, _, _ in unnamed}
     return Wanted(
         builds=[each for each in builds if _due(each, now)],
         retags=retags,
-        refused=[(version, error) for version, error in troubled.values() if _due(version, now)],
-        mended=[each for each in built if Tag.ERROR in each.tags and str(each) not in troubled],
+        refused=[(version, error) for version, error in troubled if _due(version, now)],
+        unnamed=unnamed,
+        mended=[each for each in built if Tag.ERROR in each.tags and str(each) not in lacking],
         again=min((when for each in waiting if (when := _again(each)) is not None and when > now), default=None),
     )
 

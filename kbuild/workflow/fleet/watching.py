@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from kbuild.errors import KbuildError
 from kbuild.image.oci.image_reference import ImageReference
 from kbuild.model.find import RegisteredVersion
 from kbuild.model.registry import Registry
+from kbuild.progress import Teller
 from kbuild.refused import known_error
 from kbuild.tracking.image_tags import Tag
 from kbuild.workflow.delivery import ImageResult
@@ -36,16 +36,6 @@ from kbuild.workflow.fleet.wanted import (
 
 _LONGEST = 450  # signs of a message in a tag
 _MANY = 100  # hints at once: from here on the whole registry is asked
-
-
-class Teller(Protocol):
-    """Who hears of what was done; ``complain`` is for what went wrong."""
-
-    def say(self, text: str, *, style: str | None = None) -> None:
-        """A line of interest."""
-
-    def complain(self, text: str, *, style: str = "red") -> None:
-        """A line about what went wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +100,8 @@ class Watch:
         wanted = find_wanted(versions, self.rules, now=self.clock())
         for version, error in wanted.refused:
             self._fail(version, error)
+        for version, alias, error in wanted.unnamed:
+            self._tell_unnamed(version, alias, error)
         unnamed = {
             str(each.version)
             for each in wanted.retags
@@ -253,12 +245,15 @@ class Watch:
             if self.retag(wanted.source, wanted.target):
                 self.teller.say(f"{wanted.target.familiar} is {wanted.version}: {wanted.source.familiar}")
         except KbuildError as error:
-            told = f"{wanted.target.familiar} does not name {wanted.version}: {error.message}"[:_LONGEST]
-            if wanted.version.tags.get(Tag.ERROR) != told:
-                self.teller.complain(told)
-                self._write(wanted.version, {Tag.ERROR: told})
+            self._tell_unnamed(wanted.version, wanted.target.familiar, error)
             return False
         return True
+
+    def _tell_unnamed(self, version: RegisteredVersion, name: str, error: KbuildError) -> None:
+        told = f"{name} does not name {version}: {error.message}"[:_LONGEST]
+        if version.tags.get(Tag.ERROR) != told:
+            self.teller.complain(told)
+            self._write(version, {Tag.ERROR: told})
 
     def _fail(self, version: RegisteredVersion, error: KbuildError) -> None:
         failed = make_failed(error, read_failed(version.tags), now=self.clock())

@@ -21,8 +21,8 @@ from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.job_context import AbortReason
 
 from kbuild.errors import BuildFailed, KbuildError
+from kbuild.progress import Teller
 from kbuild.workflow.fleet.report import make_entry
-from kbuild.workflow.fleet.watching import Teller
 from kbuild.workflow.many import Outcome, Watcher
 from kbuild.workflow.queue.asked import Asked, printable
 from kbuild.workflow.queue.database import QUEUE, TASK, is_away
