@@ -12,7 +12,7 @@ from kbuild.api.fleet.watching import open_registry
 from kbuild.api.session import Session, open_session, take_model
 from kbuild.deploy.canary import Canary, Gateway
 from kbuild.deploy.compose import make_compose
-from kbuild.deploy.deployment import Deployment, Size, make_label
+from kbuild.deploy.deployment import MAX_BODY, Deployment, Size, make_label
 from kbuild.deploy.kubernetes import Files, make_kubernetes
 from kbuild.deploy.measured import size_by
 from kbuild.deploy.serverless import make_knative, make_kserve
@@ -133,7 +133,8 @@ def _deployment(
         _, config = read_config(found[0].layout, digest)
     is_of_it = stated is not None and stated.digest == digest
     profile = stated if is_of_it else Profiles(tools.cache / "images").read(digest)
-    sized = size_by(profile, cpu=asked.cpu, memory=asked.memory, replicas=asked.replicas)
+    bounded = any(str(each).startswith(f"{MAX_BODY}=") for each in config.get("Env") or ())
+    sized = size_by(profile, cpu=asked.cpu, memory=asked.memory, replicas=asked.replicas, bounded=bounded)
     session.voice.say(f"{image.familiar}: {sized.told}")
     labels = {str(key): str(value) for key, value in (config.get("Labels") or {}).items()}
     facts = {key: value for key, value in labels.items() if key.startswith(_FACTS) and len(value) <= _LONGEST}

@@ -17,6 +17,8 @@ LONGEST = 50
 """Signs of a name: a label has 63 (RFC 1123), and Knative and ReplicaSets add to it."""
 GRACE = 30
 """Seconds the server drains for, ``KBUILD_GRACE``."""
+MAX_BODY = "KBUILD_MAX_BODY_BYTES"
+"""The server's variable for what it takes of a request."""
 COMPONENT = {"app.kubernetes.io/component": "model-server"}
 """A label of all pods."""
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123, as apimachinery's util/validation has it
@@ -64,7 +66,8 @@ class Size:
     """``cpu`` and ``memory`` as Kubernetes writes quantities; ``least`` to ``most`` replicas.
 
     It is asked whether it has started every ``start_period`` seconds, ``start_times`` times; at ``busy`` percent of its
-    processors there are more replicas.
+    processors there are more replicas. ``max_body`` bytes are what its memory has room for in a request, None where
+    that is as much as the server takes by itself, or not known.
     """
 
     cpu: str = "1"
@@ -75,6 +78,7 @@ class Size:
     start_period: int = 5
     start_times: int = 120
     busy: int = 70
+    max_body: int | None = None
 
     def __post_init__(self) -> None:
         if not _CPU.fullmatch(self.cpu) or self.cpus == 0:
@@ -148,7 +152,8 @@ class Deployment:
     @property
     def variables(self) -> dict[str, str]:
         """Of the server: a cgroup's quota is not told everywhere."""
-        return {"KBUILD_WORKERS": str(self.size.workers), "KBUILD_GRACE": str(GRACE)}
+        bound = {} if self.size.max_body is None else {MAX_BODY: str(self.size.max_body)}
+        return {"KBUILD_WORKERS": str(self.size.workers), "KBUILD_GRACE": str(GRACE), **bound}
 
 
 def check_name(what: str, text: str | None, *, option: str | None = None) -> None:

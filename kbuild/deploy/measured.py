@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kbuild.deploy.deployment import Size
 from kbuild.measuring.profile import Profile
@@ -15,6 +15,8 @@ _PATIENCE = 10  # times the start that was measured: another machine, its disk c
 _SHORTEST = 60.0  # seconds that a start may take whatever was measured
 _BUSY = 0.7  # of what was busy at the highest rate
 _LEAST_BUSY = 10  # percent
+_PER_BYTE = 17  # bytes of memory that a byte of a request takes while it is read: rows of text
+_SERVERS = 64 * _MI  # of a request, by itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +29,17 @@ class Sized:
     fact: str | None = None
 
 
-def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, replicas: tuple[int, int]) -> Sized:
+def size_by(
+    profile: Profile | None,
+    *,
+    cpu: str | None,
+    memory: str | None,
+    replicas: tuple[int, int],
+    bounded: bool = False,
+) -> Sized:
     """What was stated counts; the rest is by the profile where it is of as many processors, else the defaults.
 
-    Raises ConfigurationError for amounts that are none.
+    ``bounded`` says that the image itself bounds its requests. Raises ConfigurationError for amounts that are none.
     """
     least, most = replicas
     default = Size(cpu=cpu or Size().cpu, memory=memory or Size().memory, least=least, most=most)
@@ -61,12 +70,15 @@ def size_by(profile: Profile | None, *, cpu: str | None, memory: str | None, rep
         start_times=times,
         busy=_busy(profile),
     )
+    size = size if bounded else replace(size, max_body=_max_body(profile, size))
     if not profile.disturbed:
         taken[profile.best.told] = f"more replicas at {size.busy} % of the processors"
     made = ", ".join(f"{what}: {given}" for what, given in taken.items())
     told = f"measured {profile.measured} on {profile.where}, which says nothing of other machines: {made}"
     if profile.disturbed:
         told += f"; rates are not taken, for other work had {profile.disturbed:.1f} processors of it"
+    if size.max_body is not None:
+        told += f"; requests of at most {size.max_body / _MI:.1f} MiB, for more of one there is no memory"
     told += little
     return Sized(size=size, told=told, fact=f"{', '.join(taken)}, with {profile.cpu} of {profile.where}")
 
@@ -86,3 +98,12 @@ def _busy(profile: Profile) -> int:
         return Size().busy
     full = min(1.0, profile.best.used / float(Size(cpu=profile.cpu).cpus))
     return max(_LEAST_BUSY, round(100 * _BUSY * full))
+
+
+def _max_body(profile: Profile, size: Size) -> int | None:
+    """What each worker may be sent at once besides the request that was measured; whoever sends more ends the pod."""
+    if profile.peak is None:
+        return None
+    room = max(0, size.memory_bytes - profile.peak)
+    bound = max(_MI, int(profile.request) + room // (_PER_BYTE * size.workers))
+    return None if bound >= _SERVERS else bound

@@ -197,6 +197,8 @@ def test_resources_probes_and_autoscaler_are_as_measured_and_it_says_on_which_ma
     amounts = {"cpu": "2", "memory": "640Mi"}
     assert container["resources"] == {"limits": amounts, "requests": amounts}
     assert {"name": "KBUILD_WORKERS", "value": "2"} in container["env"]
+    # 140 MiB for two workers' requests of text, 17 bytes of memory for each of theirs, and what was asked: 9 bytes.
+    assert {"name": "KBUILD_MAX_BODY_BYTES", "value": str(140 * 2**20 // 34 + 9)} in container["env"]
     probe = container["startupProbe"]
     assert (probe["periodSeconds"], probe["failureThreshold"]) == (3, 100)
     scaler = yaml.safe_load((tmp_path / "out/horizontalpodautoscaler.yaml").read_text())["spec"]
@@ -207,6 +209,15 @@ def test_resources_probes_and_autoscaler_are_as_measured_and_it_says_on_which_ma
     assert pod_of(tmp_path / "out")["resources"]["limits"] == {"cpu": "1", "memory": "1Gi"}
     deploy(IMAGE, tmp_path / "out", DeployOptions(memory="2Gi"), session=session)
     assert pod_of(tmp_path / "out")["resources"]["limits"] == {"cpu": "2", "memory": "2Gi"}
+
+
+def test_an_images_own_bound_of_requests_is_left(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Profiles(session.tools.cache / "images").write(Profile.from_json(profile(), "it"))
+    own = {"Env": ["PATH=/bin", "KBUILD_MAX_BODY_BYTES=1000000"]}
+    monkeypatch.setattr(deploying, "read_config", lambda layout, digest: (None, own))
+    deploy(IMAGE, tmp_path / "out", session=session)
+    assert "KBUILD_MAX_BODY_BYTES" not in {each["name"] for each in pod_of(tmp_path / "out")["env"]}
+    assert "requests of at most" not in session.said[-1]
 
 
 def test_a_profile_of_another_machine_is_taken_from_its_file(session: Any, tmp_path: Path) -> None:

@@ -127,6 +127,25 @@ def test_less_memory_than_it_was_seen_to_take_is_told(memory: str, little: bool)
     assert (f"{memory} is less than the 111 MiB that it took" in sized.told) == little
 
 
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "request_bytes", "most"),
+    # What is left above the peak, shared by the workers, of which text takes 17 bytes for each that it has.
+    [(None, 1, 0, 81 * MIB // 17), (None, 2, 0, 81 * MIB // 34), ("1Gi", 1, 0, 913 * MIB // 17), ("2Gi", 1, 0, None),
+     ("64Mi", 1, 0, MIB), (None, 1, 20 * MIB, 20 * MIB + 81 * MIB // 17)],
+)  # fmt: skip
+def test_a_pod_takes_no_larger_requests_than_its_memory_has_room_for(
+    memory: str | None, workers: int, request_bytes: int, most: int | None
+) -> None:
+    measured = profile(cpu=str(workers), workers=workers, request_bytes=request_bytes)
+    sized = size_by(measured, cpu=None, memory=memory, replicas=(2, 10))
+    assert made(size=sized.size).variables.get("KBUILD_MAX_BODY_BYTES") == (None if most is None else str(most))
+    assert ("requests of at most" in sized.told) == (most is not None)
+    assert size_by(None, cpu=None, memory="64Mi", replicas=(2, 10)).size.max_body is None, "nothing is known of it"
+
+
 def test_an_error_names_the_option_that_was_typed() -> None:
     with pytest.raises(ConfigurationError, match=r"^--gateway 'a/b' is not a DNS label"):
         Gateway.parse("a/b/c", None)
