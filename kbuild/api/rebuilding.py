@@ -147,12 +147,12 @@ def _build_again(image: BuiltImage, options: RebuildOptions, session: Session) -
             allow_unsigned_base=True,  # the digest that comes out proves more than who signed its package list
             compression=claims.compression,
             lockfile=options.lockfile or kept,
-            labels=tuple(f"{key}={value}" for key, value in claims.labels),
         )
         request = make_image_request(session.config, claims.model, "native", asked)
         # The very lock that the image names, even where today's channels or indexes would make another.
         lock = replace(request.lock, digest=claims.lock_digest)
-        request = replace(request, lock=lock, slim=False, left_out=claims.left_out)
+        # What the project says today of labels and of what is left out is of other images.
+        request = replace(request, lock=lock, labels=claims.labels, slim=False, left_out=claims.left_out)
         result = build_image(request, Delivery(record=False), replace(tools, cache=clean), reuse=False)
         versions = {
             "python": platform.python_version(),

@@ -186,6 +186,10 @@ def test_the_run_is_told_the_image_its_size_its_digests_and_nothing_else(world: 
     assert told[1]["kbuild.image_size"] == f"{result.image.size / 1e6:.0f} MB"
     assert told[1]["kbuild.image"] == result.reference
     assert told[1]["kbuild.image_digest"] == entry["digest"]
+    # What they are made of stands in both alike: who reads the run finds the image, and the other way round.
+    labels = read_image(result.layout).config["config"]["Labels"]
+    for kind in ("lock", "model"):
+        assert told[1][f"kbuild.{kind}_digest"] == labels[f"io.kbuild.{kind}.digest"]
     assert result.untagged is None and result.tagged
 
 
@@ -383,6 +387,31 @@ def test_a_filled_folder_is_not_overwritten(world: World, tmp_path: Path) -> Non
         assert [path.name for path in place.iterdir()] == ["letter.txt"]
     (empty := tmp_path / "empty").mkdir()
     assert (render_context(world.request(), world.tools, output=empty).path / "Dockerfile").is_file()
+
+
+def test_a_file_is_not_taken_for_a_new_folder(world: World, tmp_path: Path) -> None:
+    """It is told before the store is asked for anything."""
+    (letter := tmp_path / "letter.txt").write_text("mine")
+    world.store.down = True
+    with pytest.raises(OutputError, match=r"letter\.txt is there already"):
+        render_context(world.request(), world.tools, output=letter)
+    assert letter.read_text() == "mine"
+
+
+def test_a_users_model_that_changes_while_it_is_built_is_not_built(world: World) -> None:
+    """Its files are not a copy of ours: each is compared with what was read before."""
+    model = world.store.models[world.model]
+    (model / "model.txt").write_bytes(b"no layer is there of this\n")
+
+    @contextmanager
+    def phases(phase: str) -> Iterator[Progress]:
+        if phase == "stage":
+            (model / "model.txt").write_bytes(b"edited meanwhile\n")
+        yield Silent()
+
+    with pytest.raises(InvalidModel, match=r"model\.txt"):
+        build_image(world.request(), Delivery(), replace(world.tools, phases=phases))
+    assert not any((world.tools.cache / "images").rglob("index.json"))
 
 
 def test_what_is_rendered_is_what_is_built(world: World, tmp_path: Path) -> None:

@@ -242,9 +242,14 @@ def test_built_again_from_what_it_says_it_is_the_same(
 
 
 def test_what_is_built_again_is_asked_for_by_what_the_image_says(
-    kbuild: Call, shared: World, monkeypatch: pytest.MonkeyPatch
+    kbuild: Call, shared: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = build(kbuild, shared)
+    image = build(kbuild, shared, "--label", "team=a")
+    # What the project says today is of images that it builds from now on.
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.kbuild]\nslim = true\ncompression = "gzip"\nbase = "debian:trixie"\n'
+        'labels = { team = "b", cost-centre = "7" }\n'
+    )
     left_out = LeftOut(packages=("two",))
     asked: dict[str, Any] = {}
 
@@ -259,6 +264,7 @@ def test_what_is_built_again_is_asked_for_by_what_the_image_says(
     assert isinstance(done.exception, VerificationFailed)
     request: ImageRequest = asked["request"]
     assert (request.left_out, request.slim, request.engine) == (left_out, False, "native")
+    assert (request.labels, request.compression, request.base) == ((("team", "a"),), "zstd", f"oci:{shared.base.name}")
     assert (request.lock.locked, request.lock.digest) == (True, image["lock_digest"])
     # Nothing from before, nothing for others to find, nothing told to anybody.
     assert asked["cache"] != shared.tools.cache and not asked["cache"].exists()

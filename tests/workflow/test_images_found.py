@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from kbuild.image.store.local import LocalImages
 from kbuild.image.store.verdicts import Verdicts
 from kbuild.platform import Platform
 from kbuild.project.config import ProjectConfig
-from kbuild.workflow import Delivery, build_image
+from kbuild.workflow import Delivery, ImageRequest, build_image
 
 OTHER = Platform.parse("linux/arm64" if HOST.architecture == "amd64" else "linux/amd64")
 
@@ -73,6 +74,24 @@ def test_an_image_is_meant_by_name_digest_layout_tar_and_model(
         patch.setattr(find, "make_image_request", lambda config, model, options: replace(request, model=model))
         image, name = found(built_world.model, built_world)
     assert image.digest == digest and name.tag is None
+
+
+@pytest.mark.parametrize("platform", [None, OTHER])
+def test_a_models_image_is_built_for_the_platform_that_is_asked_for_and_given_to_nobody(
+    built: BuiltImage, built_world: World, platform: Platform | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[ImageRequest, Delivery]] = []
+
+    def build(request: ImageRequest, delivery: Delivery, tools: Any) -> Any:
+        asked.append((request, delivery))
+        return SimpleNamespace(image=built, reference=f"till:3@{built.digest}")
+
+    monkeypatch.setattr(find, "build_image", build)
+    image, name = found(built_world.model, built_world, platform)
+    ((request, delivery),) = asked
+    assert (request.model, request.lock.platforms) == (built_world.model, (platform or HOST,))
+    assert (delivery.tag, delivery.push, delivery.output, delivery.load) == (None, None, None, False)
+    assert (image.digest, name.familiar) == (built.digest, "till")
 
 
 @pytest.mark.parametrize("text", ["till@sha256:{0}", "till:3", "sha256:{0}", "{0:.12}", "{1}"])

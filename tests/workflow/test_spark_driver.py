@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -250,6 +252,24 @@ def test_tasks_that_begin_at_once_unpack_one_archive(tmp_path: Path) -> None:
         f"line {number}\n--pipe\n" for number in range(3)
     ]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["x", "x.packed"]
+
+
+def test_what_another_task_unpacked_meanwhile_is_not_unpacked_again(tmp_path: Path) -> None:
+    """It was not there when this one looked, and is when this one has the lock."""
+    scorer = tmp_path / "made/bin/kbuild-score"
+    scorer.parent.mkdir(parents=True)
+    scorer.write_text("#!/bin/sh\necho scored\n")
+    scorer.chmod(0o755)
+    late = tmp_path / "programs/ln"
+    late.parent.mkdir()
+    late.write_text(f'#!/bin/sh\nmv "$PWD/made" "$PWD/x" && exec {shutil.which("ln")} "$@"\n')
+    late.chmod(0o755)
+    (tmp_path / "x.packed").write_bytes(b"nothing of gzip")
+    words = ["sh", "-c", spark._START, "sh", "./x", "./x.packed"]
+    env = {"PATH": f"{late.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("scored\n", 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["programs", "x", "x.packed"]
 
 
 def test_what_a_task_that_was_killed_has_half_unpacked_is_made_anew(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ here=$1 archive=$2
 shift 2
 until [ -d "$here" ]; do
   if ln -s $$ "$here.lock" 2> /dev/null; then
-    rm -rf "$here.$$" && mkdir "$here.$$" && gzip -dc "$archive" | tar -xf - -C "$here.$$" || exit 42
-    [ -d "$here" ] || mv "$here.$$" "$here"
+    if [ ! -d "$here" ]; then
+      rm -rf "$here.$$" && mkdir "$here.$$" && gzip -dc "$archive" | tar -xf - -C "$here.$$" || exit 42
+      [ -d "$here" ] || mv "$here.$$" "$here"
+    fi
     rm -f "$here.lock"
   elif kill -0 "$(readlink "$here.lock")" 2> /dev/null; then
     sleep 0.5
