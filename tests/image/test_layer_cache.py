@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from plans import EMPTY
 
+from kbuild.cache.notes import reading_all
 from kbuild.digest import digest_bytes
 from kbuild.image.engine import BuiltImage, EngineOutput, PackedLayers, RawLayer
 from kbuild.image.engines.native import NativeEngine, copies_plan
@@ -96,6 +97,18 @@ def test_a_damaged_blob_is_made_anew(tmp_path: Path, cache: LayerCache, damage: 
     again, hits = build(make_context(tmp_path / "b", TREES), tmp_path / "image2", cache)
     assert (hits, again.digest) == (2, first.digest)
     assert blob.read_bytes() == data
+
+
+def test_a_blob_that_was_dated_back_is_found_where_all_is_read(tmp_path: Path, cache: LayerCache) -> None:
+    context = make_context(tmp_path / "a", TREES)
+    first, _ = build(context, tmp_path / "image1", cache)
+    blob, key = cache.blobs / first.layers[0].digest.hex, layer_keys(context.plan)["base"]
+    before, data = blob.stat(), blob.read_bytes()
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # which nobody but its owner can
+    assert cache.get(key) is not None
+    with reading_all():
+        assert cache.get(key) is None
 
 
 def test_a_touched_blob_is_read_once_more_and_kept(tmp_path: Path, cache: LayerCache) -> None:

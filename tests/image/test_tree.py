@@ -15,7 +15,7 @@ import pytest
 from kbuild.cache import notes, tree
 from kbuild.cache.folder import own_folder, using_cache
 from kbuild.cache.linking import check_roots, link_roots, link_tree
-from kbuild.cache.notes import read_vouched, write_vouched
+from kbuild.cache.notes import read_vouched, reading_all, write_vouched
 from kbuild.cache.tree import cached_tree, make_directory, normalise_tree, tree_digest, writing
 from kbuild.cli.options import cache_folder
 from kbuild.errors import CacheDamaged, ConfigurationError, LockfileInvalid, OutputError
@@ -249,6 +249,10 @@ def test_a_tree_is_read_again_only_where_somebody_may_have_written(
     for _ in range(3):
         cached_tree(path, _make_one)
     assert len(read) == 1
+    with reading_all():
+        cached_tree(path, Mock(side_effect=AssertionError))
+    assert len(read) == 2
+    read.pop()
     # As a cache that a job restores: other inodes, other times of change.
     shutil.copytree(tmp_path / "wheels", tmp_path / "other/wheels", symlinks=True)
     shutil.copytree(tmp_path / "seals", tmp_path / "other/seals")

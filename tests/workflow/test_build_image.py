@@ -236,6 +236,10 @@ def test_a_base_is_recorded_once_an_image_stands_on_it(world: World, monkeypatch
             render_context(world.request(), world.tools, output=world.tools.cache.parent / "context")
     assert (RUN_ID, recorded) not in world.store.files
     assert not list((world.tools.cache / "base-records").glob("*"))
+    render_context(world.request(), world.tools, output=world.tools.cache.parent / "rendered")
+    assert (RUN_ID, recorded) in world.store.files
+    world.store.files.clear()
+    shutil.rmtree(world.tools.cache / "base-records")
     build(world)
     assert (RUN_ID, recorded) in world.store.files
 

@@ -16,6 +16,7 @@ from installer.sources import WheelFile
 
 from kbuild.audit.image_layers import ImageLayer, LayerMember
 from kbuild.audit.planned import PlannedLayer
+from kbuild.cache.notes import reading_all
 from kbuild.digest import Digest, digest_bytes
 from kbuild.environment.lockfile import LockedPackage
 from kbuild.image.packages import wheels as image_wheels
@@ -257,6 +258,16 @@ def test_what_other_rules_proved_is_proved_again(
         assert prove(package, extra, downloads, layer) == ((replace(layer, other=("/opt/env/bin/extra",)),), None)
     finally:
         wheels._rules.cache_clear()
+
+
+def test_who_has_all_read_is_told_nothing_that_was_proved_before(
+    package: LockedPackage, members: list[LayerMember], downloads: Path
+) -> None:
+    layer = PlannedLayer(name="dependencies", diff_id=DIFF_ID)
+    assert prove(package, members, downloads, layer) == ((layer,), None)
+    extra = [*members, LayerMember(path="opt/env/bin/extra", kind="file", digest=DIFF_ID)]
+    with reading_all():
+        assert prove(package, extra, downloads, layer) == ((replace(layer, other=("/opt/env/bin/extra",)),), None)
 
 
 def test_where_it_cannot_be_known_the_fault_says_why(
